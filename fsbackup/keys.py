@@ -1,0 +1,140 @@
+"""What a key may be, and the one reversible encoding of keys to names that every backend shares.
+
+A *key* is what people write (``backups/full/2025/10/db.sql.gz``); a *name* is what a backend stores. Nearly
+always they are the same text, so that other tools find the files under their own names. Only what some
+backend, shell or URL would misread is percent-encoded: ``% ? * [ ] \\``, a doubled colon, bytes that are not
+UTF-8, and letters that Unicode normalisation would change (R2 stores names NFC-normalised, so two spellings
+of one word would become one object).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from urllib.parse import unquote_to_bytes
+
+#: Longest name in bytes: S3 allows 1,024, and a manifest's name adds its own prefix and suffix.
+MAX_NAME_BYTES = 900
+#: Longest segment in bytes: Linux allows 255, and a manifest's name adds its suffix.
+MAX_SEGMENT_BYTES = 240
+
+#: No key's segment may contain this word: it marks everything of our own.
+RESERVED = ".fsbackup"
+META_PREFIX = f"{RESERVED}/"
+MANIFESTS = f"{META_PREFIX}manifests/"
+PENDING = f"{META_PREFIX}pending/"
+MANIFEST_SUFFIX = f"{RESERVED}.json"
+#: The ending of an unfinished local or generic write; listings hide it, repair clears it.
+TEMP_SUFFIX = f"{RESERVED}-tmp"
+
+_UNSAFE = re.compile(r"[%?*\[\]\\]|::")
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
+
+
+def check_key(key: str) -> str:
+    """Return `key` when it is a legal key.
+
+    Raises
+    ------
+    ValueError
+        With the rule that the key breaks: it must be relative, without empty, ``.`` or ``..`` segments,
+        control characters or segments containing ``.fsbackup``, and not too long.
+    """
+    if not isinstance(key, str):
+        raise ValueError(f"a key must be a string, not {type(key).__name__}")
+    if not key:
+        raise ValueError("a key must not be empty")
+    for problem in _problems(key):
+        raise ValueError(f"key {key!r} cannot be used: {problem}")
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` (a key or the leading segments of keys, with or without a trailing slash) when legal."""
+    if prefix:
+        check_key(prefix.removesuffix("/"))
+    return prefix
+
+
+def _problems(key: str) -> list[str]:
+    segments = key.split("/")
+    found = []
+    if "" in segments:
+        found.append("it starts or ends with '/' or has an empty segment")
+    if "." in segments or ".." in segments:
+        found.append("'.' and '..' are not allowed as segments")
+    if _FORBIDDEN.search(key):
+        found.append("it has control characters")
+    if RESERVED in key:
+        found.append(f"{RESERVED!r} is reserved for fsbackup's own records")
+    return found or _encoding_problems(key)
+
+
+def _encoding_problems(key: str) -> list[str]:
+    try:
+        if key.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") != key:
+            return ["it has surrogates that stand for valid UTF-8"]
+    except UnicodeEncodeError:
+        return ["it has surrogates that stand for no byte"]
+    name = encode_key(key).encode()
+    if len(name) > MAX_NAME_BYTES:
+        return [f"it takes {len(name)} bytes, more than {MAX_NAME_BYTES}"]
+    longest = max(len(segment) for segment in name.split(b"/"))
+    if longest > MAX_SEGMENT_BYTES:
+        return [f"one segment takes {longest} bytes, more than {MAX_SEGMENT_BYTES}"]
+    return []
+
+
+def encode_key(key: str) -> str:
+    """Return the name under which backends store `key`; `decode_name` gives it back."""
+    if key.isascii() and not _UNSAFE.search(key):
+        return key
+    return "/".join(_encode_segment(segment) for segment in key.split("/"))
+
+
+def _encode_segment(segment: str) -> str:
+    segment = _UNSAFE.sub(lambda found: _percent(found[0]), segment)
+    stable = unicodedata.is_normalized("NFC", segment)
+    return "".join(_encode_letter(letter, stable) for letter in segment)
+
+
+def _encode_letter(letter: str, stable: bool) -> str:
+    plain = letter.isascii() or (stable and not "\ud800" <= letter <= "\udfff")
+    return letter if plain else _percent(letter)
+
+
+def _percent(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogateescape"))
+
+
+def decode_name(name: str) -> str | None:
+    """Return the key stored under `name`, or None for a name that no key encodes to (put there by others)."""
+    if name.startswith(META_PREFIX):
+        return None
+    key = unquote_to_bytes(name).decode("utf-8", "surrogateescape") if "%" in name else name
+    try:
+        return check_key(key) if encode_key(key) == name else None
+    except ValueError:
+        return None
+
+
+def manifest_name(key: str) -> str:
+    """Return the name of the manifest of `key`."""
+    return f"{MANIFESTS}{encode_key(key)}{MANIFEST_SUFFIX}"
+
+
+def pending_name(key: str) -> str:
+    """Return the name of the record that announces a replacement of `key` before its data changes."""
+    return f"{PENDING}{encode_key(key)}{MANIFEST_SUFFIX}"
+
+
+def manifest_key(name: str) -> str | None:
+    """Return the key whose manifest is stored under `name`, or None when it is no manifest's name."""
+    if not (name.startswith(MANIFESTS) and name.endswith(MANIFEST_SUFFIX)):
+        return None
+    return decode_name(name[len(MANIFESTS) : -len(MANIFEST_SUFFIX)])
+
+
+def in_prefix(key: str, prefix: str) -> bool:
+    """Tell whether `key` is `prefix` itself or lies below it, whole segments compared."""
+    return not prefix or key == prefix or key.startswith(prefix.removesuffix("/") + "/")

@@ -1,0 +1,128 @@
+"""The small JSON record that says what an object is, and the tombstone that says it was deleted. No I/O.
+
+A record carries a checksum over itself, so that a damaged one is recognised and never believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from fsbackup.errors import IntegrityError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an object was made from: host name, and the source file's mtime in epoch seconds (None: a stream)."""
+
+    host: str
+    mtime: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What one version of one object is.
+
+    Parameters
+    ----------
+    key
+        The object's key.
+    size
+        Bytes.
+    sha256
+        Of the whole object, lower-case hex.
+    block_size, blocks
+        Bytes per block (the last may be shorter) and each block's SHA-256, lower-case hex.
+    generation
+        Counts the versions of this key from 1; a replacement has a higher one, whatever the clocks say.
+    replaces
+        SHA-256 of the version before, None for the first.
+    created_at
+        ISO 8601 in UTC.
+    source
+        Host and mtime it was made from.
+    part_size
+        Bytes per multipart part, the same on every replica.
+    fsbackup_version
+        The version that wrote it.
+    etag, version_id
+        What this manifest's own replica answered when it stored the data; None where it has no such thing.
+    """
+
+    key: str
+    size: int
+    sha256: str
+    block_size: int
+    blocks: tuple[str, ...]
+    generation: int
+    replaces: str | None
+    created_at: str
+    source: Origin
+    part_size: int
+    fsbackup_version: str
+    etag: str | None = None
+    version_id: str | None = None
+
+    def stored_as(self, etag: str | None, version_id: str | None) -> Manifest:
+        """Return this manifest as one replica keeps it."""
+        return replace(self, etag=etag, version_id=version_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """A delete that not every replica has confirmed: the last generation, and when it was deleted (ISO 8601 UTC)."""
+
+    key: str
+    generation: int
+    deleted_at: str
+
+
+Record = Manifest | Tombstone
+
+
+def order(record: Record) -> tuple[int, bool]:
+    """Return the sort key of versions: by generation, and a delete comes after the version it deleted."""
+    return record.generation, isinstance(record, Tombstone)
+
+
+def dump(record: Record) -> bytes:
+    """Return `record` as the JSON bytes a backend stores."""
+    fields = {"format": FORMAT, "kind": type(record).__name__.lower(), **asdict(record)}
+    return json.dumps({**fields, "checksum": _checksum(fields)}, ensure_ascii=True).encode()
+
+
+def load(data: bytes) -> Record:
+    """Return the record in `data`.
+
+    Raises
+    ------
+    IntegrityError
+        When it is damaged, or written by a newer format than this version reads.
+    """
+    try:
+        fields = json.loads(data)
+        claimed = fields.pop("checksum")
+        if claimed != _checksum(fields):
+            raise IntegrityError("the manifest is damaged: its checksum does not match")
+        if fields.pop("format") != FORMAT:
+            raise IntegrityError("the manifest has a newer format", hint="upgrade fsbackup")
+        return _build(fields.pop("kind"), fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"the manifest cannot be read: {type(error).__name__}") from error
+
+
+def _build(kind: str, fields: dict[str, Any]) -> Record:
+    if kind == "tombstone":
+        return Tombstone(**fields)
+    source, blocks = Origin(**fields.pop("source")), tuple(fields.pop("blocks"))
+    return Manifest(source=source, blocks=blocks, **fields)
+
+
+def _checksum(fields: Mapping[str, Any]) -> str:
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,230 @@
+"""The object I/O that a backend provides: stat, read a range, write, list, remove. All of it asynchronous.
+
+Everything above (uploads, downloads, manifests, replication) is written once against these classes. They
+speak of *names*, the encoded form of keys (see `fsbackup.keys`), and know nothing of manifests.
+
+What every implementation must keep
+-----------------------------------
+- A name is the old object or the new one at every instant, also across a crash; never a part.
+- `ObjectNotFoundError` (or None from `stat`) only for the backend's own clear "no such key". An outage, a
+  refusal, a missing bucket or a missing base directory is another `BackendError`.
+- Errors are `BackendError`s and carry backend, operation, name and a hint; secrets never appear in them.
+- Retries are the implementation's own, one layer, for transient failures only, and within `timeout`.
+- `timeout` is the longest silence in seconds (no byte moved), never a limit on the total.
+- Cancellation cleans up: temp files and unfinished uploads of the operation are gone afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+from fsbackup.sizing import DEFAULT_PART_SIZE
+
+#: Seconds of silence after which a backend counts as unavailable.
+DEFAULT_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStat:
+    """What a backend says of one object.
+
+    Parameters
+    ----------
+    name
+        Its name in the backend.
+    size
+        Bytes.
+    modified
+        Epoch seconds, None where the backend does not say.
+    etag, version_id
+        The backend's own, without quotes; None where it has no such thing.
+    metadata
+        The tags stored with it; empty in listings.
+    """
+
+    name: str
+    size: int
+    modified: float | None = None
+    etag: str | None = None
+    version_id: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of consecutive bytes of one object; the same `data` object is handed to every replica.
+
+    `number` counts from 1, `offset` is where it starts, `last` says that the object ends with it.
+    """
+
+    number: int
+    offset: int
+    data: bytes
+    last: bool
+
+    @cached_property
+    def md5(self) -> bytes:
+        """The MD5 of `data` (16 bytes), computed once however many replicas ask."""
+        return hashlib.md5(self.data, usedforsecurity=False).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class WritePlan:
+    """What a writer is told before the first byte.
+
+    Parameters
+    ----------
+    size
+        Bytes, None for a stream of unknown length.
+    part_size
+        Bytes of every part but the last.
+    metadata
+        Lower-case ASCII tags to store with the object, where the backend can.
+    mtime_ns, mode
+        The source's modification time and permission bits, for backends that keep them; None for a stream.
+    create_only
+        Refuse with `ConflictError` at `commit` when the name exists, atomically where
+        `Capabilities.conditional_create` says so, otherwise by asking first.
+    """
+
+    size: int | None
+    part_size: int = DEFAULT_PART_SIZE
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    mtime_ns: int | None = None
+    mode: int | None = None
+    create_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do, as facts to decide by.
+
+    Parameters
+    ----------
+    conditional_create
+        `create_only` is atomic even against other writers.
+    wants_md5
+        Writers use `Part.md5`, so it is worth computing beside the other hashes.
+    removes_versions
+        Removing an object also removes its older versions (they would be billed otherwise).
+    """
+
+    conditional_create: bool = False
+    wants_md5: bool = False
+    removes_versions: bool = False
+
+
+class ObjectWriter(ABC):
+    """One object on its way into one backend. Nothing is visible under its name before `commit`.
+
+    Used by one task at a time, except that up to `concurrency` calls of `write` may run at once.
+    """
+
+    #: How many `write` calls may run side by side; with 1 the parts come in order.
+    concurrency: int = 1
+
+    @abstractmethod
+    async def write(self, part: Part) -> None:
+        """Take one part. Calls the `moved` callback of `ObjectStore.writer` as its bytes move."""
+
+    @abstractmethod
+    async def commit(self) -> ObjectStat:
+        """Make the object visible under its name, durably, and confirm it; every part has been written.
+
+        Returns what the backend itself says of the stored object after the last byte. Where the answer of
+        the committing call was lost, settles by asking whether the object is there.
+
+        Raises
+        ------
+        ConflictError
+            With `create_only`, when the name exists.
+        IntegrityError
+            When size or checksum of what was stored is not what was sent; nothing wrong stays visible.
+        BackendError
+            For what else the backend did.
+        """
+
+    @abstractmethod
+    async def abort(self) -> None:
+        """Throw away what was written (a no-op after `commit`). Never raises: what stays is logged."""
+
+    async def reread(self, offset: int, length: int) -> bytes | None:
+        """Return bytes already written, for another replica that fell behind; None where that cannot be done."""
+        return None
+
+
+class ObjectStore(ABC):
+    """One backend's objects.
+
+    Parameters
+    ----------
+    name
+        The backend's name, as in results, logs and errors.
+    timeout
+        Longest silence in seconds.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def __init__(self, name: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        self.name = name
+        self.timeout = timeout
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where the objects are, for people: a path or URL without secrets."""
+
+    @property
+    @abstractmethod
+    def filesystem(self) -> Any:
+        """The fsspec filesystem that this backend wraps, made on first use."""
+
+    @abstractmethod
+    async def stat(self, name: str) -> ObjectStat | None:
+        """Return what the backend says of `name`, None only when it says that there is no such key."""
+
+    @abstractmethod
+    async def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
+        """Return the bytes from `start` up to, not including, `end` (None: to the last).
+
+        Exactly `end - start` bytes, fewer only where the object ends before `end`; b"" when `start` is at or
+        after the object's end or not before `end`. Raises `ObjectNotFoundError` when there is no such key.
+        """
+
+    @abstractmethod
+    def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> ObjectWriter:
+        """Return a writer for one object; it calls `moved(bytes)` on the loop as bytes leave. Does no I/O itself."""
+
+    @abstractmethod
+    def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
+        """Yield every object whose name starts with the text `prefix` and sorts after `start_after`.
+
+        In ascending order of the names' UTF-8 bytes (so ``a.b`` comes before ``a/b``), each once, streaming.
+        Raises when any of it cannot be listed: a listing is complete or an error. Temp files of unfinished
+        writes are left out; our own records under ``.fsbackup/`` are yielded when `prefix` asks for them
+        and left out otherwise.
+        """
+
+    @abstractmethod
+    async def remove(self, name: str) -> None:
+        """Remove exactly this one object, durably; a missing one is success. Never expands patterns."""
+
+    async def put(self, name: str, data: bytes, *, create_only: bool = False) -> ObjectStat:
+        """Store a small object in one go."""
+        plan = WritePlan(size=len(data), create_only=create_only)
+        writer = self.writer(name, plan, lambda _: None)
+        try:
+            await writer.write(Part(1, 0, data, last=True))
+            return await writer.commit()
+        except BaseException:
+            await writer.abort()
+            raise
+
+    async def close(self) -> None:  # noqa: B027 - most backends hold nothing to close
+        """Release connections. The store can be used again afterwards."""
