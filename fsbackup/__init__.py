@@ -1,3 +1,56 @@
-"""Keep every backup file in several places at once, each copy provable."""
+"""Keep every backup file in several places at once, each copy provable, and read whichever copy is alive.
+
+The public names are loaded on first use, so that ``import fsbackup`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fsbackup.backends.b2 import BackblazeB2Storage
+    from fsbackup.backends.base import StorageBackend
+    from fsbackup.backends.generic import GenericStorage
+    from fsbackup.backends.local import LocalStorage
+    from fsbackup.backends.r2 import CloudflareR2Storage
+    from fsbackup.backends.s3 import S3Storage
+    from fsbackup.config import load_config
+    from fsbackup.factory import get_storage_backend
+    from fsbackup.replication.storage import ReplicatedStorage
+
+_WHERE = {
+    "BackblazeB2Storage": "fsbackup.backends.b2",
+    "CloudflareR2Storage": "fsbackup.backends.r2",
+    "GenericStorage": "fsbackup.backends.generic",
+    "LocalStorage": "fsbackup.backends.local",
+    "ReplicatedStorage": "fsbackup.replication.storage",
+    "S3Storage": "fsbackup.backends.s3",
+    "StorageBackend": "fsbackup.backends.base",
+    "get_storage_backend": "fsbackup.factory",
+    "load_config": "fsbackup.config",
+}
+
+__all__ = [
+    "BackblazeB2Storage",
+    "CloudflareR2Storage",
+    "GenericStorage",
+    "LocalStorage",
+    "ReplicatedStorage",
+    "S3Storage",
+    "StorageBackend",
+    "get_storage_backend",
+    "load_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'fsbackup' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])

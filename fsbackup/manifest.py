@@ -18,10 +18,11 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an object was made from: host name, and the source file's mtime in epoch seconds (None: a stream)."""
+    """Where an object was made from: host, and the file's mtime (epoch seconds) and mode bits (None: a stream)."""
 
     host: str
     mtime: float | None = None
+    mode: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """A delete that not every replica has confirmed: the last generation, and when it was deleted (ISO 8601 UTC)."""
+    """A delete not every replica has confirmed: the last generation, and when it was deleted (ISO 8601 UTC)."""
 
     key: str
     generation: int

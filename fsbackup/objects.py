@@ -153,8 +153,11 @@ class ObjectWriter(ABC):
     async def abort(self) -> None:
         """Throw away what was written (a no-op after `commit`). Never raises: what stays is logged."""
 
-    async def reread(self, offset: int, length: int) -> bytes | None:
-        """Return bytes already written, for another replica that fell behind; None where that cannot be done."""
+    #: Whether `reread` works, so that a slower replica of a stream can be served from what this one wrote.
+    keeps: bool = False
+
+    async def reread(self, offset: int, length: int) -> bytes | None:  # noqa: ARG002
+        """Return bytes already written, also after `commit`; None where that cannot be done."""
         return None
 
 
@@ -199,7 +202,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> ObjectWriter:
-        """Return a writer for one object; it calls `moved(bytes)` on the loop as bytes leave. Does no I/O itself."""
+        """Return a writer for one object, without I/O. `moved(bytes)` is called on the loop as bytes leave."""
 
     @abstractmethod
     def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:

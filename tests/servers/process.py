@@ -21,11 +21,11 @@ _POLL = 0.05
 _ATTEMPTS = 4
 
 
-class ServerDied(RuntimeError):
+class ServerDiedError(RuntimeError):
     """The server ended before it answered: most often somebody else has taken its port."""
 
 
-class ServerSilent(RuntimeError):
+class ServerSilentError(RuntimeError):
     """The server runs but did not answer in time."""
 
 
@@ -58,6 +58,8 @@ class ServerSpec:
         Variables to add to the environment.
     timeout
         Seconds after which a server that does not answer is an error, shown with the tail of its log.
+    grace
+        Seconds it gets to end by itself before it is killed.
     """
 
     command: Callable[[Workplace], Sequence[str]]
@@ -66,6 +68,7 @@ class ServerSpec:
     with_grpc: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
     timeout: float = START_TIMEOUT
+    grace: float = STOP_TIMEOUT
 
 
 def find_binary(name: str) -> str:
@@ -82,21 +85,19 @@ def log_tail(log: Path, lines: int = 25) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def stop(process: subprocess.Popen[bytes], timeout: float = STOP_TIMEOUT) -> None:
-    """End one process by its own id: ask first, kill after `timeout` seconds."""
+def stop(process: subprocess.Popen[bytes], grace: float = STOP_TIMEOUT) -> None:
+    """End one process by its own id: ask first, kill after `grace` seconds."""
     if process.stdin:
         process.stdin.close()
     process.terminate()
     try:
-        process.wait(timeout)
+        process.wait(grace)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
-def _start(
-    command: Sequence[str], folder: Path, env: Mapping[str, str]
-) -> tuple[subprocess.Popen[bytes], Path]:
+def _start(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], Path]:
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -111,18 +112,16 @@ def _start(
     return process, log
 
 
-def _await_answer(
-    process: subprocess.Popen[bytes], log: Path, probe: Callable[[], None], timeout: float
-) -> None:
+def _await_answer(process: subprocess.Popen[bytes], log: Path, probe: Callable[[], None], timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while True:
         if process.poll() is not None:
-            raise ServerDied(f"exit code {process.returncode}:\n{log_tail(log)}")
+            raise ServerDiedError(f"exit code {process.returncode}:\n{log_tail(log)}")
         try:
             return probe()
-        except Exception as error:  # whatever the protocol's client raises while nobody is there yet
+        except Exception as error:  # whatever the client raises while nobody is there
             if time.monotonic() > deadline:
-                raise ServerSilent(f"{error!r}\n{log_tail(log)}") from error
+                raise ServerSilentError(f"{error!r}\n{log_tail(log)}") from error
         time.sleep(_POLL)
 
 
@@ -138,14 +137,14 @@ def _one_attempt(spec: ServerSpec) -> Iterator[Workplace]:
             _await_answer(process, log, lambda: spec.probe(place), spec.timeout)
             yield place
         finally:
-            stop(process)
+            stop(process, spec.grace)
 
 
 def _start_somewhere(spec: ServerSpec, stack: ExitStack) -> Workplace:
     for remaining in reversed(range(_ATTEMPTS)):
         try:
             return stack.enter_context(_one_attempt(spec))
-        except ServerDied:  # its port was taken between our look and its bind: try others
+        except ServerDiedError:  # its port was taken between our look and its bind: try others
             if not remaining:
                 raise
     raise AssertionError("unreachable")

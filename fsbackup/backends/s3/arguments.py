@@ -1,0 +1,42 @@
+"""Arguments that may come from the environment: all that are missing are named at once."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from fsbackup.errors import ConfigError
+
+
+class Argument(NamedTuple):
+    """A value as it was given, and the environment variable it comes from otherwise."""
+
+    value: str | None
+    variable: str | None = None
+
+
+def resolve(backend: str, **arguments: Argument) -> dict[str, str]:
+    """Return the value of each argument, from the environment where it was not given.
+
+    Raises
+    ------
+    ConfigError
+        When some have no value; it names all of them, and their variables.
+    """
+    found = {name: _value(argument) for name, argument in arguments.items()}
+    missing = [_named(name, arguments[name]) for name, value in found.items() if not value]
+    if missing:
+        raise ConfigError(
+            f"missing: {', '.join(missing)}", backend=backend, hint="pass the arguments, or set the variables"
+        )
+    return {name: value for name, value in found.items() if value}
+
+
+def _value(argument: Argument) -> str | None:
+    if argument.value is not None or argument.variable is None:
+        return argument.value
+    return os.environ.get(argument.variable)
+
+
+def _named(name: str, argument: Argument) -> str:
+    return f"{name} ({argument.variable})" if argument.variable else name

@@ -1,0 +1,57 @@
+"""A part's bytes on their way out, handed over in chunks so that progress and stalls can be seen."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+#: Bytes handed to the transport at a time: what it cannot send at once it copies, so this bounds that copy.
+CHUNK = 256 * 1024
+
+
+class Progress:
+    """Tells upwards how far a part has got: each byte once, however often it has to be sent again.
+
+    Parameters
+    ----------
+    moved
+        Called with the number of new bytes, and with 0 as a sign of life while bytes are repeated.
+    """
+
+    def __init__(self, moved: Callable[[int], None]) -> None:
+        self._moved = moved
+        self._furthest = 0
+        self.alive: Callable[[], None] = lambda: None
+
+    def at(self, position: int) -> None:
+        """Note that the first `position` bytes have left."""
+        self.alive()
+        new = max(0, position - self._furthest)
+        self._furthest += new
+        self._moved(new)
+
+
+class Body(io.BytesIO):
+    """Bytes to send, shared with everybody else who holds them, never copied whole.
+
+    Given plain ``bytes``, the transport would take them in one piece: Python 3.11 copies the unsent rest, and
+    nothing can be seen of how it goes.
+    """
+
+    def __init__(self, data: bytes, progress: Progress) -> None:
+        super().__init__(data)
+        self._data = data
+        self._progress = progress
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next chunk, at most `CHUNK` bytes unless everything is asked for."""
+        if size is None or size < 0:
+            return super().read()
+        chunk = super().read(min(size, CHUNK))
+        if chunk:
+            self._progress.at(self.tell())
+        return chunk
+
+    def getbuffer(self) -> memoryview:
+        """Return a view of the bytes; the inherited one would copy them first."""
+        return memoryview(self._data)

@@ -1,0 +1,116 @@
+"""The s3fs filesystem that one store wraps, and the boto client in it, on fsbackup's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from fsbackup import __version__
+from fsbackup.backends.s3.secret import Secret
+from fsbackup.loop import get_loop
+
+#: Connections per store. More than are ever in flight, because a call that waits for one counts as silent.
+POOL = 64
+_CONNECT_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where the service is and how to sign in; `timeout` in seconds, `ca_bundle` a file of certificates."""
+
+    endpoint_url: str | None
+    region: str
+    access_key_id: Secret
+    secret_access_key: Secret
+    timeout: float
+    ca_bundle: str | None = None
+
+
+class Connection:
+    """Makes the filesystem on first use, and a new one after a fork, where the loop is a new one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._made: tuple[asyncio.AbstractEventLoop, Any] | None = None
+        self._prepared: Any = None
+        self._inherited: list[Any] = []
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The texts that no error may show."""
+        return (self._settings.secret_access_key.reveal(), self._settings.access_key_id.reveal())
+
+    @property
+    def filesystem(self) -> Any:
+        """The ``s3fs.S3FileSystem``."""
+        loop = get_loop()
+        if self._made is None or self._made[0] is not loop:
+            # A forked child must neither use nor close its parent's sockets: it only keeps them from being freed.
+            self._inherited.append(self._made)
+            self._made = loop, _filesystem(self._settings, loop)
+        return self._made[1]
+
+    async def client(self) -> Any:
+        """Return the boto client; to be awaited on fsbackup's loop."""
+        client = await self.filesystem.set_session()
+        if client is not self._prepared:
+            client.meta.events.register_last("before-call.s3", _without_expect)
+            self._prepared = client
+        return client
+
+    async def close(self) -> None:
+        """Close the connections; the next use makes new ones."""
+        if self._made is not None and self._made[0] is get_loop():
+            made, self._made, self._prepared = self._made[1], None, None
+            await (await made.set_session()).close()
+
+
+def _without_expect(params: dict[str, Any], **_: Any) -> None:
+    """Send bodies at once: R2 does not support ``Expect: 100-continue``, and aiohttp would wait for its answer."""
+    params["headers"].pop("Expect", None)
+
+
+def _filesystem(settings: Settings, loop: asyncio.AbstractEventLoop) -> Any:
+    from aiobotocore.session import AioSession
+    from s3fs import S3FileSystem
+
+    # Credentials are put into the session and not into the filesystem, whose `storage_options` show all they get.
+    session = AioSession()
+    session.set_credentials(settings.access_key_id.reveal(), settings.secret_access_key.reveal())
+    filesystem = S3FileSystem(
+        anon=False,
+        session=session,
+        endpoint_url=settings.endpoint_url,
+        client_kwargs=_client_options(settings),
+        config_kwargs=_config_options(settings),
+        fixed_upload_size=True,  # R2 wants parts of one size
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        default_cache_type="none",
+        asynchronous=False,
+        loop=loop,
+    )
+    filesystem.retries = 1
+    return filesystem
+
+
+def _client_options(settings: Settings) -> dict[str, Any]:
+    trusted = {"verify": settings.ca_bundle} if settings.ca_bundle else {}
+    return {"region_name": settings.region, **trusted}
+
+
+def _config_options(settings: Settings) -> dict[str, Any]:
+    return {
+        # R2 and B2 refuse the checksum headers that botocore adds by itself; every body has its Content-MD5.
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+        "retries": {"total_max_attempts": 1},  # ours are the only ones
+        "connect_timeout": min(_CONNECT_TIMEOUT, settings.timeout),
+        "read_timeout": settings.timeout,
+        "max_pool_connections": POOL,
+        "signature_version": "s3v4",
+        # Not hashed a second time: Content-MD5 and the ETag in the answer protect the body.
+        "s3": {"payload_signing_enabled": False, "addressing_style": "path"},
+        "user_agent": f"fsbackup/{__version__}",  # botocore's own is put together anew for every call
+    }

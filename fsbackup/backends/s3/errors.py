@@ -1,0 +1,209 @@
+"""What a failed S3 call means: one flat table from the service's codes to our errors, each with a hint."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from fsbackup.errors import (
+    AccessDeniedError,
+    BackendError,
+    BackendUnavailableError,
+    ConflictError,
+    FsbackupError,
+    ObjectNotFoundError,
+    OutOfSpaceError,
+    TransientError,
+)
+
+
+class Meaning(NamedTuple):
+    """The error class of a code, and what a person can do about it."""
+
+    kind: type[BackendError]
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The place of a call, for its errors, and the longest silence allowed there in seconds."""
+
+    backend: str
+    operation: str
+    key: str
+    timeout: float
+
+    def error(self, kind: type[FsbackupError], message: str, hint: str | None = None) -> Any:
+        """Return an error of `kind` at this place."""
+        return kind(message, backend=self.backend, operation=self.operation, key=self.key, hint=hint)
+
+
+_KEYS = "check that the access key belongs to this endpoint and may read, write, list and delete in the bucket"
+_SECRET = "the secret access key does not belong to the access key id, or the region is wrong"
+_CHECKSUMS = (
+    "check the keys; if these keys work elsewhere, something on the way adds checksum headers"
+    " (x-amz-checksum-*), which R2 refuses in this way"
+)
+_LOCKED = "a bucket lock keeps this object until its retention ends"
+_BUCKET = "create the bucket, or correct its name, the account and the endpoint"
+_ROOM = "raise the provider's storage cap, free space, or shorten the retention"
+_UPLOAD = "the upload was aborted by somebody else or by the bucket's lifecycle rule; run it again"
+
+_DENIED = Meaning(AccessDeniedError, _KEYS)
+_SPACE = Meaning(OutOfSpaceError, _ROOM)
+_AGAIN = Meaning(TransientError)
+_TAKEN = Meaning(ConflictError)
+_LIMITED = Meaning(TransientError, "the provider limits the rate of requests: lower max_concurrency")
+_HURT = Meaning(TransientError, "bytes were damaged on the way: check memory and network")
+_ABSENT = Meaning(ObjectNotFoundError)
+
+#: Sources: "Error responses" of the Amazon S3 API reference, R2's "Error codes", Backblaze's S3-compatible API
+#: pages, and the servers' own sources where they differ.
+CODES: dict[str, Meaning] = {
+    "NoSuchKey": _ABSENT,
+    "NoSuchBucket": Meaning(BackendError, _BUCKET),
+    "NoSuchUpload": Meaning(BackendError, _UPLOAD),
+    "InvalidBucketName": Meaning(BackendError, _BUCKET),
+    "AccessDenied": _DENIED,
+    "AllAccessDisabled": _DENIED,
+    "AccountProblem": Meaning(AccessDeniedError, "sign in to the provider: the account needs attention"),
+    "InvalidAccessKeyId": Meaning(AccessDeniedError, "the provider does not know this access key id"),
+    "InvalidSecurity": _DENIED,
+    "SignatureDoesNotMatch": Meaning(AccessDeniedError, _SECRET),
+    "AuthorizationHeaderMalformed": Meaning(AccessDeniedError, "check the region"),
+    "ExpiredToken": Meaning(AccessDeniedError, "the token has expired: make a new one"),
+    "InvalidToken": Meaning(AccessDeniedError, "the token is not valid: make a new one"),
+    "RequestTimeTooSkewed": Meaning(AccessDeniedError, "this machine's clock is wrong: synchronise it (NTP)"),
+    "RequestExpired": Meaning(AccessDeniedError, "this machine's clock is wrong: synchronise it (NTP)"),
+    "Unauthorized": Meaning(AccessDeniedError, _CHECKSUMS),
+    "ObjectLockedByBucketPolicy": Meaning(AccessDeniedError, _LOCKED),
+    "ObjectLocked": Meaning(AccessDeniedError, _LOCKED),
+    "QuotaExceeded": _SPACE,
+    "ServiceQuotaExceededException": _SPACE,
+    "StorageCapExceeded": _SPACE,
+    "InsufficientStorage": _SPACE,
+    "XMinioStorageFull": _SPACE,
+    "XMinioAdminBucketQuotaExceeded": _SPACE,
+    "PreconditionFailed": _TAKEN,
+    "ConditionalRequestConflict": _TAKEN,
+    "OperationAborted": _AGAIN,
+    "InternalError": _AGAIN,
+    "ServiceUnavailable": _AGAIN,
+    "SlowDown": _LIMITED,
+    "TooManyRequests": _LIMITED,
+    "RequestTimeout": _AGAIN,
+    "RequestTimeoutException": _AGAIN,
+    "Throttling": _AGAIN,
+    "ThrottlingException": _AGAIN,
+    "RequestThrottled": _AGAIN,
+    "IncompleteBody": _AGAIN,
+    "BadDigest": _HURT,
+    "XAmzContentSHA256Mismatch": _HURT,
+}
+
+#: For answers without a body (HEAD), and for codes that are not in the table.
+STATUSES: dict[int, Meaning] = {
+    401: Meaning(AccessDeniedError, _CHECKSUMS),
+    403: _DENIED,
+    408: _AGAIN,
+    412: _TAKEN,
+    429: _AGAIN,
+    501: Meaning(BackendError, "the provider does not implement this"),
+    505: Meaning(BackendError),
+    507: _SPACE,
+}
+#: A 404 with one of these says "no such key", or it is a HEAD's, which cannot say what is missing.
+_BARE_404 = frozenset({"404", "NotFound"})
+
+
+def code_of(error: BaseException | None) -> str:
+    """Return the service's error code behind one of our errors (or botocore's own), "" when there is none."""
+    answer = getattr(error, "response", None) or getattr(error.__cause__ if error else None, "response", None)
+    return str(answer["Error"].get("Code", "")) if isinstance(answer, dict) and "Error" in answer else ""
+
+
+def retry_after(error: BaseException) -> float | None:
+    """Return the seconds that the service asks to wait before the next try, None when it does not say."""
+    answer = getattr(error.__cause__, "response", None)
+    if not isinstance(answer, dict):
+        return None
+    text = str(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", ""))
+    return float(text) if text.isdecimal() else None
+
+
+def translate(error: Exception, where: Where, secrets: tuple[str, ...]) -> FsbackupError:
+    """Return our error for what a call raised; raise it ``from`` the original, from which secrets are removed."""
+    from botocore.exceptions import ClientError
+
+    if isinstance(error, FsbackupError):
+        return error
+    if isinstance(error, ClientError):
+        return _of_answer(error, where, secrets)
+    return _of_failure(error, where)
+
+
+def _of_answer(error: Any, where: Where, secrets: tuple[str, ...]) -> FsbackupError:
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    code, text = _cleaned(error, secrets)
+    meaning = _meaning(code, status)
+    said = f"{code}: {text}" if code != str(status) else f"HTTP {status}"
+    message = "no such key" if meaning.kind is ObjectNotFoundError else f"the service answered {said}"
+    made: FsbackupError = where.error(meaning.kind, message, meaning.hint)
+    return made
+
+
+def _meaning(code: str, status: int) -> Meaning:
+    if code in CODES:
+        return CODES[code]
+    if status == 404 and code in _BARE_404:
+        return _ABSENT
+    return STATUSES.get(status) or (_AGAIN if status >= 500 else Meaning(BackendError))
+
+
+def _cleaned(error: Any, secrets: tuple[str, ...]) -> tuple[str, str]:
+    """Strip from `error` itself what could identify the credentials: it is shown in tracebacks as the cause."""
+    code, text = (_without(str(error.response.get("Error", {}).get(part, "")), secrets) for part in _SHOWN)
+    error.response["Error"] = {"Code": code, "Message": text}
+    error.args = tuple(_without(str(part), secrets) for part in error.args)
+    return code, text
+
+
+_SHOWN = ("Code", "Message")
+
+
+def _without(text: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+def _of_failure(error: Exception, where: Where) -> FsbackupError:
+    """Classify what was raised without any answer from the service."""
+    from aiohttp import ClientError as TransportError
+    from botocore.exceptions import HTTPClientError, IncompleteReadError
+    from botocore.parsers import ResponseParserError
+
+    _forget_request(error)
+    kind: type[FsbackupError] = BackendError
+    hint = None
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        hint = "the endpoint's certificate is not trusted: check endpoint_url, or set ca_bundle"
+    elif isinstance(error, (HTTPClientError, TransportError, asyncio.TimeoutError, OSError)):
+        kind, hint = BackendUnavailableError, "check the network and the endpoint"
+    elif isinstance(error, (IncompleteReadError, ResponseParserError)):
+        kind = TransientError
+    made: FsbackupError = where.error(kind, _one_line(error), hint)
+    return made
+
+
+def _forget_request(error: Any) -> None:
+    """botocore keeps the signed request in some errors; its headers name the access key id."""
+    if isinstance(getattr(error, "kwargs", None), dict):
+        error.kwargs.pop("request", None)
+    if hasattr(error, "request"):
+        error.request = None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,83 @@
+"""Listing a bucket: complete, in order, or an error."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fsbackup.backends.s3.calls import Answer
+from fsbackup.backends.s3.target import Target, etag_of
+from fsbackup.errors import BackendError
+from fsbackup.keys import META_PREFIX, RESERVED
+from fsbackup.objects import ObjectStat
+
+#: Sorts behind all names under META_PREFIX and before every other key that a key can be ("0" follows "/").
+_BEHIND_OWN = f"{RESERVED}0"
+
+
+async def list_objects(target: Target, prefix: str, start_after: str) -> AsyncIterator[ObjectStat]:
+    """Yield the objects whose names start with `prefix` and sort after `start_after`, in ascending order."""
+    hidden = not prefix.startswith(RESERVED)
+    last = start_after
+    async for item in _items(target, prefix, start_after, hidden):
+        name = item["Key"].removeprefix(target.prefix)
+        if name <= last and last:
+            raise _disordered(target, prefix, f"{name!r} comes after {last!r}")
+        last = name
+        if not (hidden and name.startswith(META_PREFIX)):
+            yield _stat(name, item)
+
+
+async def _items(target: Target, prefix: str, after: str, hidden: bool) -> AsyncIterator[dict[str, Any]]:
+    """Yield what the pages hold, leaving our own records out as early as a page shows them."""
+    token: str | None = None
+    while True:
+        page = await _page(target, prefix, after, token)
+        items = page.get("Contents", [])
+        for item in items:
+            yield item
+        if not page.get("IsTruncated"):
+            return
+        if hidden and items and items[-1]["Key"].startswith(target.prefix + META_PREFIX):
+            after, token = _BEHIND_OWN, None
+            continue
+        token = _next(target, prefix, page, token)
+
+
+async def _page(target: Target, prefix: str, after: str, token: str | None) -> Answer:
+    start = {"ContinuationToken": token} if token else {"StartAfter": target.prefix + after} if after else {}
+    page = await target.calls.request(
+        target.where("list", prefix),
+        "list_objects_v2",
+        Bucket=target.bucket,
+        Prefix=target.prefix + prefix,
+        MaxKeys=1000,
+        **start,
+    )
+    target.seen()
+    return page
+
+
+def _next(target: Target, prefix: str, page: Answer, token: str | None) -> str:
+    following = page.get("NextContinuationToken")
+    if not following or following == token:
+        raise _disordered(target, prefix, "it says that there is more, but not where")
+    return str(following)
+
+
+def _stat(name: str, item: dict[str, Any]) -> ObjectStat:
+    return ObjectStat(
+        name=name,
+        size=item["Size"],
+        modified=item["LastModified"].timestamp() if "LastModified" in item else None,
+        etag=etag_of(item),
+    )
+
+
+def _disordered(target: Target, prefix: str, what: str) -> BackendError:
+    error: BackendError = target.where("list", prefix).error(
+        BackendError,
+        f"the service's listing cannot be trusted: {what}",
+        "the listing would be incomplete; report this to the provider",
+    )
+    return error

@@ -1,0 +1,132 @@
+"""`S3Objects`: the object I/O of `fsbackup.objects` in a bucket of any S3 service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NoReturn
+
+from fsbackup.backends.s3.calls import Calls
+from fsbackup.backends.s3.client import Connection, Settings
+from fsbackup.backends.s3.listing import list_objects
+from fsbackup.backends.s3.profile import GENERIC, Profile
+from fsbackup.backends.s3.reading import read_range
+from fsbackup.backends.s3.removing import remove_object
+from fsbackup.backends.s3.secret import Secret
+from fsbackup.backends.s3.target import Target, stat_of
+from fsbackup.backends.s3.writer import S3Writer
+from fsbackup.keys import check_prefix, encode_key
+from fsbackup.objects import DEFAULT_TIMEOUT, Capabilities, ObjectStat, ObjectStore, ObjectWriter, WritePlan
+
+DEFAULT_CONCURRENCY = 4
+
+
+class S3Objects(ObjectStore):
+    """Objects in one bucket.
+
+    Parameters
+    ----------
+    name
+        The backend's name, as in results, logs and errors.
+    bucket
+        The bucket, which must exist.
+    endpoint_url
+        Where the service is; None for Amazon S3 itself.
+    region
+        The region to sign for.
+    access_key_id, secret_access_key
+        How to sign in; neither is ever shown.
+    prefix
+        Leading segments under which all names are stored, invisible above.
+    profile
+        The provider's facts.
+    timeout
+        Longest silence in seconds: no byte moved and no answer.
+    max_concurrency
+        Parts of one object that are sent at once.
+    ca_bundle
+        A file of certificates to trust instead of the system's.
+
+    Raises
+    ------
+    ValueError
+        When `prefix` could not be the beginning of a key.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        bucket: str,
+        endpoint_url: str | None = None,
+        region: str,
+        access_key_id: str,
+        secret_access_key: str,
+        prefix: str = "",
+        profile: Profile = GENERIC,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_concurrency: int = DEFAULT_CONCURRENCY,
+        ca_bundle: str | None = None,
+    ) -> None:
+        super().__init__(name, timeout=timeout)
+        self.endpoint_url = endpoint_url
+        self.bucket = bucket
+        self.max_concurrency = max_concurrency
+        self._connection = Connection(
+            Settings(endpoint_url, region, Secret(access_key_id), Secret(secret_access_key), timeout, ca_bundle)
+        )
+        folder = f"{encode_key(check_prefix(prefix)).removesuffix('/')}/" if prefix else ""
+        self._target = Target(Calls(name, self._connection, timeout), bucket, folder, profile)
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]  # a fact of the provider, not of the class
+        """What this provider can do; `conditional_create` ends when the service refuses the condition."""
+        profile = self._target.profile
+        return Capabilities(
+            conditional_create=profile.condition == "atomic" and not self._target.refuses_condition,
+            wants_md5=True,
+            removes_versions=profile.removes_versions,
+        )
+
+    @property
+    def location(self) -> str:
+        """Where the objects are, as ``r2://bucket/prefix at https://...``."""
+        path = f"{self._target.profile.scheme}://{self.bucket}/{self._target.prefix}".removesuffix("/")
+        return f"{path} at {self.endpoint_url}" if self.endpoint_url else path
+
+    @property
+    def filesystem(self) -> Any:
+        """The ``s3fs.S3FileSystem``, ready for synchronous use."""
+        return self._connection.filesystem
+
+    async def stat(self, name: str) -> ObjectStat | None:
+        """Ask by one HEAD; the first missing key also has the bucket proven."""
+        answer = await self._target.head(name)
+        return None if answer is None else stat_of(name, answer)
+
+    async def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
+        """Read by one GET."""
+        if end is not None and start >= end:
+            return b""
+        return await read_range(self._target, name, start, end)
+
+    def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> ObjectWriter:
+        """Return a writer; `moved` is also called with 0, as a sign of life, while bytes are sent again."""
+        return S3Writer(self._target, name, plan, moved, self.max_concurrency)
+
+    def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
+        """List by pages of 1,000."""
+        return list_objects(self._target, prefix, start_after)
+
+    async def remove(self, name: str) -> None:
+        """Remove by one DELETE, or one per version where the bucket keeps versions."""
+        await remove_object(self._target, name)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._connection.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.location!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a backend holds credentials and connections: make it anew from the configuration")

@@ -1,0 +1,70 @@
+"""Reading a range of an object: exactly the bytes that were asked for, or an error."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+from fsbackup.backends.s3.body import CHUNK
+from fsbackup.backends.s3.calls import Answer
+from fsbackup.backends.s3.errors import Where, code_of
+from fsbackup.backends.s3.target import Target
+from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_NOTHING_THERE = "InvalidRange"
+
+
+async def read_range(target: Target, name: str, start: int, end: int | None) -> bytes:
+    """Return the bytes from `start` up to `end` (None: to the last); see `ObjectStore.read`."""
+    where = target.where("read", name)
+    params = {**target.at(name), **_range(start, end)}
+
+    async def once(watch: asyncio.Timeout) -> bytes:
+        client = await target.calls.connection.client()
+        answer = await client.get_object(**params)
+        async with answer["Body"] as body:
+            expected = _expected(answer, where, start, end)
+            return await _content(target, body, expected, where, watch)
+
+    try:
+        data = await target.calls.run(where, once)
+    except ObjectNotFoundError:
+        await target.prove(where)
+        raise
+    except BackendError as error:
+        if code_of(error) != _NOTHING_THERE:
+            raise
+        data = b""
+    target.seen()
+    return data
+
+
+def _range(start: int, end: int | None) -> dict[str, str]:
+    if start == 0 and end is None:
+        return {}  # an empty object has no range at all
+    return {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
+
+
+def _expected(answer: Answer, where: Where, start: int, end: int | None) -> int:
+    """Return how many bytes have to come, after checking that they are the ones that were asked for."""
+    if start == 0 and end is None:
+        return int(answer["ContentLength"])
+    found = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
+    if found:
+        first, last, size = map(int, found.groups())
+        if first == start and last == (size if end is None else min(end, size)) - 1:
+            return last - first + 1
+    raise where.error(TransientError, "the service answered with another range than was asked for")
+
+
+async def _content(target: Target, body: Any, expected: int, where: Where, watch: asyncio.Timeout) -> bytes:
+    chunks, size = [], 0
+    while chunk := await body.read(CHUNK):
+        target.calls.moved(watch)
+        chunks.append(chunk)
+        size += len(chunk)
+    if size != expected:
+        raise where.error(TransientError, f"{size} bytes came instead of {expected}")
+    return b"".join(chunks)

@@ -1,0 +1,72 @@
+"""Removing one object, with all its versions where the bucket keeps them."""
+
+from __future__ import annotations
+
+from fsbackup.backends.s3.calls import Answer
+from fsbackup.backends.s3.errors import code_of
+from fsbackup.backends.s3.target import Target
+from fsbackup.errors import BackendError, ObjectNotFoundError
+from fsbackup.events import log
+
+
+async def remove_object(target: Target, name: str) -> None:
+    """Remove exactly this one object; a missing one is success, a missing bucket is not."""
+    if target.profile.removes_versions:
+        await _remove_versions(target, name)
+    else:
+        await _delete(target, name)
+
+
+async def _delete(target: Target, name: str, **version: str) -> None:
+    where = target.where("remove", name)
+    try:
+        await target.calls.request(where, "delete_object", **target.at(name), **version)
+    except ObjectNotFoundError:
+        await target.prove(where)
+    except BackendError as error:
+        if not version or code_of(error) != "NoSuchVersion":
+            raise
+    else:
+        target.seen()
+
+
+async def _remove_versions(target: Target, name: str) -> None:
+    """Remove the oldest version first: an older one never shows in place of the newest."""
+    versions = await _versions(target, name)
+    for version in reversed(versions):
+        await _delete(target, name, VersionId=version)
+    log.debug("%s: removed %d version(s) of %r", target.calls.name, len(versions), name)
+
+
+async def _versions(target: Target, name: str) -> list[str]:
+    """Return the ids of all versions and delete markers of exactly this name, newest first."""
+    found: list[tuple[bool, float, str]] = []
+    start: dict[str, str] = {}
+    while True:
+        page = await target.calls.request(
+            target.where("remove", name),
+            "list_object_versions",
+            Bucket=target.bucket,
+            Prefix=target.prefix + name,
+            **start,
+        )
+        target.seen()
+        entries = page.get("Versions", []) + page.get("DeleteMarkers", [])
+        mine = [item for item in entries if item["Key"] == target.prefix + name]
+        found += [(item["IsLatest"], item["LastModified"].timestamp(), item["VersionId"]) for item in mine]
+        # The name itself sorts before all others that start with it: a page with another one is the last.
+        if not page.get("IsTruncated") or len(mine) < len(entries):
+            return [version for _, _, version in sorted(found, reverse=True)]
+        start = _next(target, name, page, start)
+
+
+def _next(target: Target, name: str, page: Answer, start: dict[str, str]) -> dict[str, str]:
+    following = {
+        "KeyMarker": page.get("NextKeyMarker", ""),
+        "VersionIdMarker": page.get("NextVersionIdMarker", ""),
+    }
+    if not following["KeyMarker"] or following == start:
+        raise target.where("remove", name).error(
+            BackendError, "the service's listing of versions cannot be trusted: it does not go on"
+        )
+    return {key: value for key, value in following.items() if value}

@@ -1,0 +1,215 @@
+"""One object on its way into a bucket: one PUT when it is one part, a multipart upload otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fsbackup.backends.s3.body import Progress
+from fsbackup.backends.s3.calls import Answer
+from fsbackup.backends.s3.commit import Commit, Sent
+from fsbackup.backends.s3.errors import code_of
+from fsbackup.backends.s3.target import Target, comparable
+from fsbackup.errors import BackendError, FsbackupError, IntegrityError, ObjectNotFoundError
+from fsbackup.events import log
+from fsbackup.objects import ObjectStat, ObjectWriter, Part, WritePlan
+
+#: Seconds for throwing away an unfinished upload.
+_ABORT = 20.0
+#: Never guessed from the name, and never with a Content-Encoding, which R2 would undo on the way out.
+_TYPE = {"ContentType": "application/octet-stream"}
+
+
+class S3Writer(ObjectWriter):
+    """Writes one object; see `fsbackup.objects.ObjectWriter`.
+
+    The bytes of a PUT and of each part go with their Content-MD5, which the service checks, and the ETag it
+    answers is compared with the MD5 again. After a multipart upload, HEAD confirms the size, and the ETag where
+    the provider documents what it is made of.
+
+    When what was stored is not what was sent, `commit` raises `IntegrityError` and removes the wrong version,
+    or the wrong object where nothing was there before (`create_only`). Where an object without versions was
+    replaced the wrong one stays, since removing it would leave nothing.
+    """
+
+    def __init__(
+        self, target: Target, name: str, plan: WritePlan, moved: Callable[[int], None], concurrency: int
+    ) -> None:
+        self.concurrency = concurrency
+        self._target = target
+        self._name = name
+        self._where = target.where("write", name)
+        self._moved = moved
+        self._commit = Commit(target, name, plan)
+        self._whole: Part | None = None
+        self._done: dict[int, _Done] = {}
+        self._creation: asyncio.Task[str] | None = None
+        self._running: set[asyncio.Task[_Done]] = set()
+        self._loose = False
+        self._over = False
+
+    async def write(self, part: Part) -> None:
+        """Send one part; an object's only part is kept, and `commit` sends it."""
+        if part.number == 1 and part.last:
+            self._whole = part
+            return
+        sending = asyncio.ensure_future(self._send(part))
+        self._running.add(sending)
+        try:
+            self._done[part.number] = await sending
+        finally:
+            self._running.discard(sending)
+
+    async def commit(self) -> ObjectStat:
+        """Store the object under its name and confirm it."""
+        stat = await (self._put(self._whole) if self._whole else self._complete())
+        self._over = True
+        return stat
+
+    async def abort(self) -> None:
+        """Throw away what was written, also when cancelled meanwhile; what stays is logged."""
+        if not self._over:
+            self._over = True
+            await _to_the_end(self._throw_away())
+
+    async def _put(self, part: Part) -> ObjectStat:
+        progress = Progress(self._moved)
+
+        async def call(**condition: str) -> Answer:
+            return await self._target.calls.send(
+                self._where,
+                "put_object",
+                part.data,
+                progress,
+                **self._target.at(self._name),
+                **_TYPE,
+                **condition,
+                ContentMD5=_base64(part.md5),
+                Metadata=self._commit.metadata,
+            )
+
+        return await self._commit.run(Sent(len(part.data), part.md5.hex()), call)
+
+    async def _send(self, part: Part) -> _Done:
+        upload_id = await self._upload_id()
+        try:
+            answer = await self._target.calls.send(
+                self._where,
+                "upload_part",
+                part.data,
+                Progress(self._moved),
+                **self._target.at(self._name),
+                UploadId=upload_id,
+                PartNumber=part.number,
+                ContentMD5=_base64(part.md5),
+            )
+        except BaseException:
+            self._loose = True  # it may still land, even after the abort
+            raise
+        self._target.seen()
+        if comparable(answer) not in (None, part.md5.hex()):
+            raise self._where.error(
+                IntegrityError, f"part {part.number} was stored with other bytes than were sent"
+            )
+        return _Done(part, answer["ETag"])
+
+    async def _upload_id(self) -> str:
+        """Return the upload's id. The first part starts it; cancelling that part does not lose it."""
+        if self._creation is None:
+            self._creation = asyncio.ensure_future(self._create())
+        return await asyncio.shield(self._creation)
+
+    async def _create(self) -> str:
+        answer = await self._target.calls.request(
+            self._where,
+            "create_multipart_upload",
+            **self._target.at(self._name),
+            **_TYPE,
+            Metadata=self._commit.metadata,
+        )
+        return str(answer["UploadId"])
+
+    async def _complete(self) -> ObjectStat:
+        parts = [self._done[number] for number in sorted(self._done)]
+        if [done.number for done in parts] != list(range(1, len(parts) + 1)) or not parts or not parts[-1].last:
+            raise self._where.error(BackendError, "parts are missing, nothing was stored")
+        upload_id = await self._upload_id()
+        listed = {"Parts": [{"PartNumber": done.number, "ETag": done.etag} for done in parts]}
+
+        async def call(**condition: str) -> Answer:
+            return await self._target.calls.request(
+                self._where,
+                "complete_multipart_upload",
+                **self._target.at(self._name),
+                **condition,
+                UploadId=upload_id,
+                MultipartUpload=listed,
+            )
+
+        return await self._commit.run(_sent(parts), call)
+
+    async def _throw_away(self) -> None:
+        for sending in self._running:
+            sending.cancel()
+        try:
+            async with asyncio.timeout(_ABORT):
+                await asyncio.gather(*self._running, return_exceptions=True)
+                await self._abort_upload()
+        except (FsbackupError, TimeoutError) as error:
+            log.warning("%s: an unfinished upload of %r stays: %s", self._target.calls.name, self._name, error)
+
+    async def _abort_upload(self) -> None:
+        if self._creation is None:
+            return
+        try:
+            upload_id = await self._creation
+        except FsbackupError:
+            return  # it was never made, or nobody knows its id
+        for _ in range(2 if self._loose else 1):  # Amazon S3, AbortMultipartUpload: a part in flight may need it
+            try:
+                await self._target.calls.request(
+                    self._where,
+                    "abort_multipart_upload",
+                    **self._target.at(self._name),
+                    UploadId=upload_id,
+                )
+            except BackendError as error:
+                if code_of(error) != "NoSuchUpload" and not isinstance(error, ObjectNotFoundError):
+                    raise
+                return
+
+
+class _Done:
+    """What is kept of a part that has been sent: not its bytes."""
+
+    __slots__ = ("etag", "last", "md5", "number", "size")
+
+    def __init__(self, part: Part, etag: str) -> None:
+        self.number = part.number
+        self.size = len(part.data)
+        self.md5 = part.md5
+        self.last = part.last
+        self.etag = etag
+
+
+def _sent(parts: list[_Done]) -> Sent:
+    md5s = b"".join(done.md5 for done in parts)
+    etag = f"{hashlib.md5(md5s, usedforsecurity=False).hexdigest()}-{len(parts)}"
+    return Sent(sum(done.size for done in parts), etag, parts=True)
+
+
+def _base64(md5: bytes) -> str:
+    return base64.b64encode(md5).decode()
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work` to its end, also when cancelled meanwhile; the cancellation is raised afterwards."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise

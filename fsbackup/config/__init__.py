@@ -1,0 +1,48 @@
+"""The configuration: a YAML file and the environment, checked as a whole before anything is done.
+
+It only says what is wanted. Backends are made from it by the factory, destinations are rendered by jobs.
+"""
+
+from fsbackup.config.backends import (
+    BACKEND_TYPES,
+    B2Config,
+    BackendConfig,
+    FsspecConfig,
+    LocalConfig,
+    R2Config,
+    RetentionConfig,
+    S3Config,
+)
+from fsbackup.config.loading import find_config, load_config, parse_config
+from fsbackup.config.models import Config, JobConfig, ReplicationConfig, SourceConfig, SpoolConfig
+from fsbackup.config.problems import InvalidConfigError, Problem
+from fsbackup.config.schema import config_schema
+from fsbackup.config.units import format_duration, format_size, parse_duration, parse_size
+from fsbackup.config.variables import ENVIRONMENT
+
+__all__ = [
+    "BACKEND_TYPES",
+    "ENVIRONMENT",
+    "B2Config",
+    "BackendConfig",
+    "Config",
+    "FsspecConfig",
+    "InvalidConfigError",
+    "JobConfig",
+    "LocalConfig",
+    "Problem",
+    "R2Config",
+    "ReplicationConfig",
+    "RetentionConfig",
+    "S3Config",
+    "SourceConfig",
+    "SpoolConfig",
+    "config_schema",
+    "find_config",
+    "format_duration",
+    "format_size",
+    "load_config",
+    "parse_config",
+    "parse_duration",
+    "parse_size",
+]

@@ -1,0 +1,216 @@
+"""The settings of each type of backend. They say where and how; opening one is the factory's business."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Secret, ValidationInfo
+
+from fsbackup.config.problems import broken_rule
+from fsbackup.config.values import (
+    Bucket,
+    Count,
+    Credential,
+    Duration,
+    Endpoint,
+    FilePath,
+    Flag,
+    HostPart,
+    Model,
+    PositiveCount,
+    Prefix,
+    S3PartSize,
+    Seconds,
+    Size,
+    Url,
+)
+from fsbackup.config.variables import ENVIRONMENT
+
+
+class RetentionConfig(Model):
+    """How long a backend keeps backups. What any of the rules keeps is kept."""
+
+    max_age: Duration = Field(
+        description="Backups younger than this are kept. Nothing is let go before this age.",
+        examples=["30d", "365d"],
+    )
+    keep_last: PositiveCount = Field(
+        default=1, description="The newest so many backups are kept at any age.", examples=[7]
+    )
+    keep_daily: Count = Field(default=0, description="One backup of each of so many days.", examples=[14])
+    keep_weekly: Count = Field(default=0, description="One backup of each of so many weeks.", examples=[8])
+    keep_monthly: Count = Field(default=0, description="One backup of each of so many months.", examples=[12])
+    keep_yearly: Count = Field(default=0, description="One backup of each of so many years.", examples=[3])
+
+
+class _Backend(Model):
+    # Each type narrows it; declared here so that it comes first in what is shown.
+    type: str
+
+    timeout: Seconds = Field(
+        default=60.0,
+        description="The longest silence allowed, no byte moved, before the backend counts as away. Not a total.",
+        examples=["60s", "5m"],
+        json_schema_extra={"default": "60s"},
+    )
+    part_size: Size | None = Field(
+        default=None,
+        description="Bytes sent at a time. Left out, it grows with the file, from 8MiB.",
+        examples=["16MiB"],
+    )
+    max_concurrency: PositiveCount = Field(
+        default=4, description="Parts on their way to this backend at once.", examples=[4]
+    )
+    retention: RetentionConfig | None = Field(
+        default=None,
+        description="How long this backend keeps backups. Left out, it keeps them all.",
+        examples=[{"max_age": "30d", "keep_last": 7}],
+    )
+
+
+class LocalConfig(_Backend):
+    """A directory on this machine."""
+
+    type: Literal["local"] = Field(description="A directory.", examples=["local"])
+    path: FilePath = Field(
+        default="/var/backups/jewelry-shop",
+        description="The directory. A relative one starts at this file's own directory; ~ is the home directory. "
+        "Left out, it is $BACKUP_LOCAL_PATH.",
+        examples=["/var/backups/jewelry-shop", "${BACKUP_LOCAL_PATH:-/var/backups/jewelry-shop}"],
+    )
+    create: Flag = Field(
+        default=True,
+        description="Make the directory when it is missing. False for a mount that may be absent.",
+        examples=[True],
+    )
+
+
+class _Bucket(_Backend):
+    bucket: Bucket = Field(description="The bucket, which must exist.", examples=["securesyntax"])
+    access_key_id: Credential = Field(description="The access key's id.", examples=["${ACCESS_KEY_ID}"])
+    secret_access_key: Credential = Field(
+        description="The secret of the access key.", examples=["${SECRET_ACCESS_KEY}"]
+    )
+    prefix: Prefix = Field(
+        default="", description="Put before every key, to share a bucket.", examples=["shop/backups"]
+    )
+    ca_bundle: FilePath | None = Field(
+        default=None,
+        description="PEM file of the authorities to trust instead of the system's. A relative path starts at this "
+        "file's own directory.",
+        examples=["/etc/ssl/our-ca.pem"],
+    )
+    part_size: S3PartSize | None = Field(
+        default=None,
+        description="Bytes of one part of an upload, 5MiB to 5GiB. Left out, it grows with the file, from 8MiB.",
+        examples=["16MiB"],
+    )
+
+
+def _left_out(kind: str) -> ConfigDict:
+    """Return the settings of a model whose environment variables make fields optional in the file."""
+
+    def loosen(schema: dict[str, Any]) -> None:
+        for name, variable in ENVIRONMENT[kind].items():
+            schema["properties"][name]["description"] += f" Left out, it is ${variable}."
+            schema["required"] = [required for required in schema["required"] if required != name]
+
+    return ConfigDict(json_schema_extra=loosen)
+
+
+def _account_or_endpoint(value: str | None, info: ValidationInfo) -> str | None:
+    if value is None and "endpoint_url" in info.data and info.data["endpoint_url"] is None:
+        raise broken_rule("is missing", "set R2_ACCOUNT_ID, or write it or endpoint_url here")
+    return value
+
+
+class R2Config(_Bucket):
+    """A bucket of Cloudflare R2."""
+
+    model_config = _left_out("r2")
+
+    type: Literal["r2"] = Field(description="Cloudflare R2.", examples=["r2"])
+    endpoint_url: Endpoint | None = Field(
+        default=None,
+        description="Instead of the account's own endpoint, for example one of a jurisdiction.",
+        examples=["https://b7900eeee7c415345d86ea859c9dad47.eu.r2.cloudflarestorage.com"],
+    )
+    # Declared after endpoint_url, which its rule looks at.
+    account_id: Annotated[HostPart | None, AfterValidator(_account_or_endpoint)] = Field(
+        default=None,
+        validate_default=True,
+        description="The account's id. Not needed with endpoint_url.",
+        examples=["b7900eeee7c415345d86ea859c9dad47"],
+    )
+
+
+class B2Config(_Bucket):
+    """A bucket of Backblaze B2, through its S3 interface."""
+
+    model_config = _left_out("b2")
+
+    type: Literal["b2"] = Field(description="Backblaze B2.", examples=["b2"])
+    region: HostPart = Field(description="The bucket's region.", examples=["us-east-005"])
+    endpoint_url: Endpoint | None = Field(
+        default=None,
+        description="Instead of the region's own endpoint.",
+        examples=["https://s3.us-east-005.backblazeb2.com"],
+    )
+
+
+class S3Config(_Bucket):
+    """A bucket of any other S3 service."""
+
+    type: Literal["s3"] = Field(description="Any S3 service.", examples=["s3"])
+    region: HostPart = Field(default="us-east-1", description="The region to sign for.", examples=["eu-central-1"])
+    endpoint_url: Endpoint | None = Field(
+        default=None, description="The service's URL. Left out, it is AWS.", examples=["http://127.0.0.1:9000"]
+    )
+
+
+class FsspecConfig(_Backend):
+    """Anything fsspec has a filesystem for."""
+
+    type: Literal["fsspec"] = Field(description="Any fsspec filesystem.", examples=["fsspec"])
+    url: Url = Field(
+        description="The fsspec URL of the directory, without a password.", examples=["sftp://nas/backups"]
+    )
+    options: Mapping[str, Secret[Any]] = Field(
+        default_factory=dict,
+        description="What the filesystem is opened with. Every value is treated as a secret.",
+        examples=[{"username": "backup", "password": "${NAS_PASSWORD}"}],
+        json_schema_extra={"default": {}},
+    )
+    confirm: Literal["checksum", "size"] = Field(
+        default="checksum",
+        description="How a stored copy is confirmed: read back and compared, or by its size alone.",
+        examples=["size"],
+    )
+
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        """`options` with their values in the clear, for opening the filesystem and nothing else."""
+        return {name: value.get_secret_value() for name, value in self.options.items()}
+
+
+def _lower_type(value: Any) -> Any:
+    if isinstance(value, dict) and isinstance(value.get("type"), str):
+        return {**value, "type": value["type"].lower()}
+    return value
+
+
+#: The settings of a backend of any type; `type` says which.
+BackendConfig = Annotated[
+    Annotated[LocalConfig | R2Config | B2Config | S3Config | FsspecConfig, Field(discriminator="type")],
+    BeforeValidator(_lower_type),
+]
+
+#: By type name.
+BACKEND_TYPES: Mapping[str, type[Model]] = {
+    "local": LocalConfig,
+    "r2": R2Config,
+    "b2": B2Config,
+    "s3": S3Config,
+    "fsspec": FsspecConfig,
+}

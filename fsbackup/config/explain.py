@@ -1,0 +1,115 @@
+"""pydantic's errors in plain words: what must be so, and what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from fsbackup.config.backends import BACKEND_TYPES, RetentionConfig
+from fsbackup.config.models import Config, JobConfig, ReplicationConfig, SourceConfig, SpoolConfig
+from fsbackup.config.problems import OWN_RULE, Finding, Loc, nearest
+from fsbackup.config.variables import environment_of
+
+_INNER: Mapping[str, type[BaseModel]] = {
+    "retention": RetentionConfig,
+    "spool": SpoolConfig,
+    "source": SourceConfig,
+}
+_ENTRIES: Mapping[str, type[BaseModel]] = {"replication": ReplicationConfig, "jobs": JobConfig}
+
+_WORDS = {
+    "string_type": "must be text, in quotes where it looks like something else",
+    "dict_type": "must be a mapping",
+    "mapping_type": "must be a mapping",
+    "model_type": "must be a mapping of settings",
+    "model_attributes_type": "must be a mapping of settings",
+    "tuple_type": "must be a list",
+    "literal_error": "must be {expected}",
+    "too_short": "must have at least one entry",
+}
+#: Where a mapping or list is meant, the text found instead may be anything, also a secret: it is not quoted.
+_STRUCTURE = frozenset({"dict_type", "mapping_type", "model_type", "model_attributes_type", "tuple_type"})
+
+
+def explain(error: ValidationError, data: Any) -> list[Finding]:
+    """Return the mistakes in `data` (a file's values) that pydantic found."""
+    details = error.errors(include_url=False, include_input=False)
+    # The factory of a default that follows another field was not called: that field has its own error.
+    return [_finding(one, data) for one in details if one["type"] != "default_factory_not_called"]
+
+
+def _finding(error: ErrorDetails, data: Any) -> Finding:
+    kind, context = error["type"], error.get("ctx", {})
+    loc = _file_loc(error["loc"])
+    if kind == "missing":
+        return Finding(loc, "is missing", _how_to_give(loc, data))
+    if kind == "extra_forbidden":
+        return Finding(loc, "is not a setting here", nearest(str(loc[-1]), _settings(loc[:-1], data)))
+    if kind.startswith("union_tag"):
+        return _unknown_type(loc, data)
+    wrong = context["wrong"] if kind == OWN_RULE else _WORDS.get(kind, "is not valid").format_map(context)
+    if value_at(data, loc) is None and wrong.startswith("must"):
+        return Finding(loc, "is empty", _how_to_give(loc, data))
+    if kind in _STRUCTURE:
+        return Finding(loc, wrong, _how_to_give(loc, data))
+    return Finding(loc, wrong, context.get("right", ""), shows_value=True)
+
+
+def _file_loc(loc: Loc) -> Loc:
+    """Return pydantic's location as the file has it: without the backend's type and marks of its own."""
+    if loc[:1] == ("backends",) and len(loc) > 2:
+        loc = loc[:2] + loc[3:] if loc[2] in BACKEND_TYPES else loc
+    return loc[:-1] if loc[-1:] == ("[key]",) else loc
+
+
+def value_at(data: Any, loc: Loc) -> Any:
+    """Return the value at `loc`, None where there is none."""
+    for part in loc:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data
+
+
+def _unknown_type(loc: Loc, data: Any) -> Finding:
+    kind = value_at(data, (*loc, "type"))
+    right = ", ".join(BACKEND_TYPES)
+    if kind is None:
+        return Finding((*loc, "type"), "is missing", f"one of {right}")
+    return Finding((*loc, "type"), "must be the type of a backend", f"one of {right}", shows_value=True)
+
+
+def _how_to_give(loc: Loc, data: Any) -> str:
+    name = str(loc[-1])
+    variable = environment_of(value_at(data, loc[:-1])).get(name)
+    if variable:
+        return f"set {variable}, or write it here"
+    model = _model(loc[:-1], data)
+    field = model.model_fields.get(name) if model is not None else None
+    return f"for example {name}: {_written(field.examples[0])}" if field is not None and field.examples else ""
+
+
+def _written(example: Any) -> str:
+    if isinstance(example, Mapping):
+        return "{" + ", ".join(f"{key}: {_written(value)}" for key, value in example.items()) + "}"
+    return f"[{', '.join(map(str, example))}]" if isinstance(example, list) else str(example)
+
+
+def _settings(loc: Loc, data: Any) -> list[str]:
+    model = _model(loc, data)
+    return list(model.model_fields) if model is not None else []
+
+
+def _model(loc: Loc, data: Any) -> type[BaseModel] | None:
+    """Return the model of the settings at `loc`."""
+    if not loc:
+        return Config
+    if len(loc) != 2:
+        return _INNER.get(str(loc[2])) if len(loc) == 3 else None
+    if loc[0] == "backends":
+        return BACKEND_TYPES.get(str(value_at(data, (*loc, "type"))).lower())
+    return _ENTRIES.get(str(loc[0]))

@@ -1,0 +1,169 @@
+"""From a file to a `Config`, or to one error that lists everything wrong with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fsbackup.config.document import MAX_CHARACTERS, Document, read_document
+from fsbackup.config.explain import explain, value_at
+from fsbackup.config.models import Config
+from fsbackup.config.problems import Finding, InvalidConfigError, Loc, Problem, dotted
+from fsbackup.config.references import check_references
+from fsbackup.config.variables import Expanded, expand
+from fsbackup.errors import ConfigError
+
+#: The settings whose value is never quoted, wherever it came from.
+_NEVER_SHOWN = frozenset({"access_key_id", "secret_access_key", "options", "url", "endpoint_url"})
+_LONGEST_QUOTE = 60
+
+
+def load_config(path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = None) -> Config:
+    """Read a configuration file.
+
+    Parameters
+    ----------
+    path
+        The YAML file. Relative paths in it start at its own directory.
+    environ
+        Where ``${NAME}`` and settings that were left out are looked up; the process's environment by default.
+
+    Raises
+    ------
+    InvalidConfigError
+        A `ConfigError` that lists every mistake as ``file:line: field: what is wrong (what is right)``.
+    """
+    source = os.fspath(path)
+    directory = Path(source).expanduser().parent.resolve()
+    return parse_config(_read(source), source=source, environ=environ, directory=directory)
+
+
+def parse_config(
+    text: str,
+    *,
+    source: str = "<string>",
+    environ: Mapping[str, str] | None = None,
+    directory: str | os.PathLike[str] | None = None,
+) -> Config:
+    """Read a configuration from text.
+
+    Parameters
+    ----------
+    text
+        YAML.
+    source
+        What errors call the text.
+    environ
+        Where ``${NAME}`` and settings that were left out are looked up; the process's environment by default.
+    directory
+        Where relative paths start; the current directory by default.
+
+    Raises
+    ------
+    InvalidConfigError
+        As `load_config` does.
+    """
+    environ = os.environ if environ is None else environ
+    document = read_document(text)
+    expanded = expand(document.data, environ)
+    findings = [*document.findings, *expanded.findings]
+    config = None
+    if document.usable:
+        config, wrong = _validate(expanded.data, environ, Path.cwd() if directory is None else Path(directory))
+        findings += _new(wrong, expanded.broken | document.unread)
+    if config is None or findings:
+        # Raised here, outside every `except`: pydantic's error underneath would hold the values.
+        raise InvalidConfigError(_problems(findings, source, document, expanded))
+    return config
+
+
+def _read(source: str) -> str:
+    reason = ""
+    try:
+        with open(Path(source).expanduser(), encoding="utf-8-sig") as file:
+            return file.read(MAX_CHARACTERS + 1)
+    except UnicodeDecodeError:
+        reason = "is not UTF-8 text"
+    except (OSError, ValueError) as error:
+        reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    raise InvalidConfigError([Problem(source, None, "", reason)])
+
+
+def _validate(data: Any, environ: Mapping[str, str], directory: Path) -> tuple[Config | None, list[Finding]]:
+    findings = check_references(data)
+    context = {"directory": directory.absolute(), "home": environ.get("HOME")}
+    try:
+        return Config.model_validate(data, context=context), findings
+    except ValidationError as error:
+        # An error of the whole is about references, which were found above with their places.
+        return None, findings + [found for found in explain(error, data) if found.loc or not findings]
+
+
+def _new(findings: Iterable[Finding], broken: set[Loc]) -> list[Finding]:
+    """Return the findings that do not merely follow from a value that could not be found out."""
+    return [
+        found
+        for found in findings
+        if not any(found.loc[:length] in broken for length in range(len(found.loc) + 1))
+    ]
+
+
+@dataclass
+class _Quotes:
+    """What may be quoted in a message: short plain values that stand in the file itself and cannot be secret."""
+
+    expanded: Expanded
+
+    def of(self, loc: Loc) -> str:
+        value = value_at(self.expanded.data, loc)
+        if loc in self.expanded.from_environment or not _NEVER_SHOWN.isdisjoint(loc):
+            return ""
+        if value in (None, "") or isinstance(value, dict | list):
+            return ""
+        text = str(value).lower() if isinstance(value, bool) else repr(value)
+        return f", not {text}" if len(text) <= _LONGEST_QUOTE else ""
+
+
+def _problems(findings: Iterable[Finding], source: str, document: Document, expanded: Expanded) -> list[Problem]:
+    quotes = _Quotes(expanded)
+    problems = []
+    for found in findings:
+        quote = quotes.of(found.loc) if found.shows_value and found.wrong.startswith("must") else ""
+        message = f"{found.wrong}{quote}" + (f" ({found.right})" if found.right else "")
+        problems.append(Problem(source, found.line or document.line(found.loc), dotted(found.loc), message))
+    return sorted(problems, key=lambda problem: problem.line or 0)
+
+
+def find_config(explicit: str | None = None, environ: Mapping[str, str] | None = None) -> Path:
+    """Return the configuration file to use.
+
+    `explicit` (what ``-c`` gave), else ``$FSBACKUP_CONFIG``, else the first that exists of ``./fsbackup.yaml``,
+    ``$XDG_CONFIG_HOME/fsbackup/config.yaml`` (``~/.config`` by default) and ``/etc/fsbackup/config.yaml``.
+
+    Raises
+    ------
+    ConfigError
+        When there is none, with the places that were looked at; or when the one that was named is missing.
+    """
+    environ = os.environ if environ is None else environ
+    named = explicit or environ.get("FSBACKUP_CONFIG")
+    candidates = [Path(named).expanduser()] if named else _usual_places(environ)
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    if named:
+        who = "" if explicit else " ($FSBACKUP_CONFIG)"
+        raise ConfigError(f"there is no configuration file {named}{who}")
+    looked = ", ".join(map(str, candidates))
+    raise ConfigError(f"no configuration file; looked for {looked}", hint="name one with -c or $FSBACKUP_CONFIG")
+
+
+def _usual_places(environ: Mapping[str, str]) -> list[Path]:
+    home = Path(environ.get("HOME") or Path.home())
+    personal = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
+    return [Path("fsbackup.yaml"), personal / "fsbackup/config.yaml", Path("/etc/fsbackup/config.yaml")]

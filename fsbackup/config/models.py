@@ -1,0 +1,185 @@
+"""The configuration as a whole: backends, replication sets, jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+
+from fsbackup.config.backends import BackendConfig
+from fsbackup.config.problems import broken_rule, dotted
+from fsbackup.config.references import check_references
+from fsbackup.config.template import PER_FILE, check_template
+from fsbackup.config.values import FilePath, Flag, Model, Name, PositiveCount, Size, SourcePath, Text, between
+from fsbackup.sizing import MIB, STREAM_PART_SIZE
+
+
+def _each_once(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise broken_rule("must name at least one backend")
+    if len(set(value)) < len(value):
+        raise broken_rule("must name each backend once")
+    return value
+
+
+def _within_set(value: int, info: ValidationInfo) -> int:
+    backends = info.data.get("backends", ())
+    if backends and value > len(backends):
+        raise broken_rule(f"must be at most {len(backends)}", "the number of backends in the set")
+    return value
+
+
+def _same_backends(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    backends = info.data.get("backends")
+    if backends and sorted(backends) != sorted(value):
+        raise broken_rule("must name every backend of the set, each once, and no other")
+    return value
+
+
+class SpoolConfig(Model):
+    """Room on disk for a stream that a slow backend could not take yet."""
+
+    dir: FilePath = Field(
+        description="The directory. A relative one starts at this file's own directory; ~ is the home directory.",
+        examples=["/var/tmp/fsbackup"],
+    )
+    max_bytes: Size = Field(description="The most it may take.", examples=["20GiB"])
+
+
+class ReplicationConfig(Model):
+    """A named list of backends that each hold a copy."""
+
+    backends: Annotated[tuple[str, ...], AfterValidator(_each_once)] = Field(
+        description="The backends, by name.", examples=[["local", "r2", "b2"]]
+    )
+    min_copies: Annotated[PositiveCount, AfterValidator(_within_set)] = Field(
+        default_factory=lambda data: len(data["backends"]),
+        description="Confirmed copies that make success. Left out, it is all of them.",
+        examples=[2],
+    )
+    read_order: Annotated[tuple[str, ...], AfterValidator(_same_backends)] = Field(
+        default_factory=lambda data: tuple(data["backends"]),
+        description="Which replica to ask first. Left out, it is the order of `backends`.",
+        examples=[["local", "r2", "b2"]],
+    )
+    memory: Annotated[Size, between(STREAM_PART_SIZE)] = Field(
+        default=64 * MIB,
+        description="Bytes of parts in flight for the whole set, at least 16MiB and one part of each backend.",
+        examples=["64MiB"],
+        json_schema_extra={"default": "64MiB"},
+    )
+    spool: SpoolConfig | None = Field(
+        default=None,
+        description="Where a stream waits for a backend that fell behind. Left out, the stream is slowed instead.",
+        examples=[{"dir": "/var/tmp/fsbackup", "max_bytes": "20GiB"}],
+    )
+
+
+class SourceConfig(Model):
+    """What a job backs up."""
+
+    path: SourcePath = Field(
+        description="A file, a directory (all files below it) or a glob. A relative path starts at this file's "
+        "own directory; ~ is the home directory.",
+        examples=["/srv/dumps/db.sql.gz", "/srv/tenants/", "/srv/dumps/*.gz"],
+    )
+    exclude: tuple[Text, ...] = Field(
+        default=(),
+        description="Globs of what to leave out, matched with the path below the directory and with each name "
+        "in it.",
+        examples=[["*.tmp", ".git"]],
+        json_schema_extra={"default": []},
+    )
+
+    @property
+    def names_many(self) -> bool:
+        """Whether it is plain from the settings alone that more than one file is meant.
+
+        False says nothing of a path that turns out to be a directory: only a look at the disk can.
+        """
+        return self.path.endswith("/") or bool(self.exclude) or any(letter in self.path for letter in "*?[")
+
+
+def _tells_files_apart(value: str, info: ValidationInfo) -> str:
+    used = check_template(value)
+    source = info.data.get("source")
+    if source is not None and source.names_many and not used & PER_FILE:
+        raise broken_rule(
+            "must have {name} or {relpath}", "the source can be many files, and each needs its own key"
+        )
+    return value
+
+
+class JobConfig(Model):
+    """Source to replication set, as one entry."""
+
+    source: SourceConfig = Field(description="What to back up.", examples=[{"path": "/srv/dumps/db.sql.gz"}])
+    destination: Annotated[Text, AfterValidator(_tells_files_apart)] = Field(
+        description="The key of each file, with the fields {now:%Y/%m} (any strftime format), {name}, {relpath} "
+        "(keeps a directory's tree), {hostname} and {job}.",
+        examples=["backups/full/{now:%Y/%m}/{name}", "wal/{relpath}"],
+    )
+    replication: Text = Field(description="The replication set, by name.", examples=["triple"])
+    overwrite: Flag = Field(
+        default=False,
+        description="Replace other content under the same key instead of refusing.",
+        examples=[False],
+    )
+
+
+def _version(value: Any) -> Any:
+    if value != 1 or isinstance(value, bool):
+        raise broken_rule("must be 1", "this fsbackup reads version 1 of the configuration only")
+    return 1
+
+
+class Config(Model):
+    """A whole configuration. Made by `load_config` and `parse_config`.
+
+    Relative paths in it have become absolute, variables their values, and every name in it exists.
+    """
+
+    version: Annotated[Literal[1], BeforeValidator(_version)] = Field(
+        description="The version of this file's format.", examples=[1]
+    )
+    backends: Mapping[Name, BackendConfig] = Field(
+        min_length=1,
+        description="The storage places, by name.",
+        examples=[{"disk": {"type": "local", "path": "/var/backups"}}],
+    )
+    replication: Mapping[Name, ReplicationConfig] = Field(
+        default_factory=dict,
+        description="The replication sets, by name.",
+        examples=[{"triple": {"backends": ["local", "r2", "b2"], "min_copies": 2}}],
+        json_schema_extra={"default": {}},
+    )
+    jobs: Mapping[Name, JobConfig] = Field(
+        default_factory=dict,
+        description="What `fsbackup run` does, by name.",
+        examples=[
+            {
+                "nightly": {
+                    "source": {"path": "/srv/dumps/db.sql.gz"},
+                    "destination": "backups/full/{now:%Y/%m}/{name}",
+                    "replication": "triple",
+                }
+            }
+        ],
+        json_schema_extra={"default": {}},
+    )
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Config:
+        # A file's are found before this, with its other mistakes; this is for a Config made in Python.
+        findings: Sequence[Any] = check_references(self.model_dump())
+        if findings:
+            raise broken_rule("; ".join(f"{dotted(found.loc)} {found.wrong}" for found in findings))
+        return self
+
+    def show(self) -> dict[str, Any]:
+        """Return the resolved configuration as plain values, every secret as ``**********``.
+
+        Defaults are filled in, durations and sizes written as in a file, settings without a value left out.
+        """
+        return self.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,83 @@
+"""The rules between parts of a configuration: names that must exist, and parts that must fit each other.
+
+They look at plain values, not at models, so that they hold for a file whose other mistakes are still in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fsbackup.config.problems import Finding, nearest
+from fsbackup.config.units import format_size, parse_size
+from fsbackup.sizing import MIB
+
+_PLACE = ("path", "url", "endpoint_url", "account_id", "region", "bucket", "prefix")
+
+
+def check_references(data: Any) -> list[Finding]:
+    """Return what does not fit in `data`, a configuration as plain values. Malformed parts are passed over."""
+    backends = _mapping(data, "backends")
+    sets = _mapping(data, "replication")
+    findings: list[Finding] = []
+    for name, entry in sets.items():
+        findings += _check_set(("replication", name), entry, backends)
+    for name, entry in _mapping(data, "jobs").items():
+        findings += _check_job(("jobs", name), entry, sets)
+    return findings
+
+
+def _mapping(data: Any, key: str) -> Mapping[str, Any]:
+    value = data.get(key) if isinstance(data, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def _check_job(loc: tuple[str, str], job: Any, sets: Mapping[str, Any]) -> Iterator[Finding]:
+    wanted = job.get("replication") if isinstance(job, Mapping) else None
+    if isinstance(wanted, str) and wanted and wanted not in sets:
+        right = nearest(wanted, sets)
+        yield Finding((*loc, "replication"), "must be the name of a replication set", right, shows_value=True)
+
+
+def _check_set(loc: tuple[str, str], entry: Any, backends: Mapping[str, Any]) -> Iterator[Finding]:
+    names = _texts(entry.get("backends") if isinstance(entry, Mapping) else None)
+    for index, name in enumerate(names):
+        if name and name not in backends:
+            right = nearest(name, backends)
+            yield Finding((*loc, "backends", index), "must be the name of a backend", right, shows_value=True)
+    known = {name: backends[name] for name in names if isinstance(backends.get(name), Mapping)}
+    yield from _check_places((*loc, "backends"), known)
+    yield from _check_memory((*loc, "memory"), entry, known)
+
+
+def _texts(value: Any) -> list[str]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return []
+    return [item if isinstance(item, str) else "" for item in value]
+
+
+def _check_places(loc: tuple[str, ...], backends: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    """Two copies in one place are one copy, whatever `min_copies` says."""
+    seen: dict[str, str] = {}
+    for name, backend in backends.items():
+        place = repr([str(backend.get("type")).lower(), *(backend.get(part) or "" for part in _PLACE)])
+        if any(backend.get(part) for part in ("path", "url", "bucket")) and place in seen:
+            yield Finding(loc, f"must be different places: {seen[place]!r} and {name!r} are the same one")
+        seen.setdefault(place, name)
+
+
+def _check_memory(
+    loc: tuple[str, ...], entry: Any, backends: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Finding]:
+    memory = _bytes(entry.get("memory", 64 * MIB)) if isinstance(entry, Mapping) else None
+    for name, backend in backends.items():
+        part = _bytes(backend.get("part_size"))
+        if memory is not None and part is not None and part > memory:
+            yield Finding(loc, f"must hold one part of {name!r}, which is {format_size(part)}")
+
+
+def _bytes(value: Any) -> int | None:
+    try:
+        return parse_size(str(value))
+    except ValueError:
+        return None

@@ -1,0 +1,127 @@
+"""From types and configuration to backends and replication sets: the one place that wires things together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from fsbackup.backends.base import ErrorMode, SingleBackend
+from fsbackup.errors import ConfigError
+from fsbackup.replication.storage import ReplicatedStorage
+from fsbackup.transfer.replicas import Spool
+
+if TYPE_CHECKING:
+    from fsbackup.config import BackendConfig, Config
+
+#: Each type's class, loaded on first use: a local backup needs no S3 library.
+_CLASSES: Mapping[str, tuple[str, str]] = {
+    "local": ("fsbackup.backends.local", "LocalStorage"),
+    "r2": ("fsbackup.backends.r2", "CloudflareR2Storage"),
+    "b2": ("fsbackup.backends.b2", "BackblazeB2Storage"),
+    "s3": ("fsbackup.backends.s3", "S3Storage"),
+    "fsspec": ("fsbackup.backends.generic", "GenericStorage"),
+}
+
+
+def get_storage_backend(backend_type: str, **options: Any) -> SingleBackend:
+    """Return a backend by its type.
+
+    Parameters
+    ----------
+    backend_type
+        ``"local"``, ``"r2"``, ``"b2"``, ``"s3"`` or ``"fsspec"``, in any case.
+    **options
+        The arguments of its class. What is left out comes from the environment: ``BACKUP_LOCAL_PATH``;
+        ``R2_ACCOUNT_ID``, ``R2_BUCKET_NAME``, ``R2_ACCESS_KEY_ID``, ``R2_SECRET_ACCESS_KEY``;
+        ``B2_BUCKET_NAME``, ``B2_REGION``, ``B2_ACCESS_KEY_ID``, ``B2_SECRET_ACCESS_KEY``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown type, naming the known ones, an unknown option, or missing credentials.
+    """
+    known = _CLASSES.get(str(backend_type).lower())
+    if known is None:
+        raise ConfigError(f"unknown backend type {backend_type!r}", hint=f"known types: {', '.join(_CLASSES)}")
+    make = cast(Callable[..., SingleBackend], getattr(import_module(known[0]), known[1]))
+    try:
+        return make(**options)
+    except TypeError as error:
+        # Python's own message names the argument; the options' values are not in it.
+        raise ConfigError(
+            f"backend type {backend_type!r}: {error}".replace(f"{known[1]}.__init__() ", "")
+        ) from None
+
+
+def open_backend(config: Config, name: str, *, errors: ErrorMode = "return") -> SingleBackend:
+    """Return the backend `name` of a loaded configuration."""
+    if name not in config.backends:
+        raise ConfigError(f"no backend is called {name!r}", hint=f"there are: {', '.join(config.backends)}")
+    settings = config.backends[name]
+    return get_storage_backend(settings.type, name=name, errors=errors, **_arguments(settings))
+
+
+def open_set(
+    config: Config | str | os.PathLike[str], name: str, *, errors: ErrorMode = "return"
+) -> ReplicatedStorage:
+    """Return the replication set `name` of a configuration, loaded or as a path.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such set, or the file is wrong.
+    """
+    if isinstance(config, (str, os.PathLike)):
+        from fsbackup.config import load_config
+
+        config = load_config(config)
+    if name not in config.replication:
+        known = ", ".join(config.replication) or "none"
+        raise ConfigError(f"no replication set is called {name!r}", hint=f"there are: {known}")
+    settings = config.replication[name]
+    sizes = [config.backends[each].part_size for each in settings.backends]
+    spool = settings.spool
+    return ReplicatedStorage(
+        [open_backend(config, each) for each in settings.backends],
+        min_copies=settings.min_copies,
+        read_order=settings.read_order,
+        name=name,
+        errors=errors,
+        # One part size for all replicas, so that their copies can be compared: the largest that one asks for.
+        part_size=max((size for size in sizes if size is not None), default=None),
+        memory=settings.memory,
+        spool=Spool(Path(spool.dir), spool.max_bytes) if spool else None,
+    )
+
+
+def _arguments(settings: BackendConfig) -> dict[str, Any]:
+    """Return the constructor's arguments for one backend's settings, secrets in the clear."""
+    given = {name: getattr(settings, name) for name in type(settings).model_fields}
+    for elsewhere in ("type", "part_size", "retention"):
+        given.pop(elsewhere)
+    translate = _TRANSLATE.get(settings.type)
+    plain = _reveal(given)
+    return translate(plain, settings) if translate else plain
+
+
+def _reveal(given: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.get_secret_value() if hasattr(value, "get_secret_value") else value
+        for name, value in given.items()
+    }
+
+
+def _local(given: dict[str, Any], _settings: Any) -> dict[str, Any]:
+    given.pop("max_concurrency")
+    return {**given, "base_path": given.pop("path")}
+
+
+def _fsspec(given: dict[str, Any], settings: Any) -> dict[str, Any]:
+    given.pop("max_concurrency")
+    return {**given, "options": settings.storage_options}
+
+
+_TRANSLATE: Mapping[str, Callable[[dict[str, Any], Any], dict[str, Any]]] = {"local": _local, "fsspec": _fsspec}

@@ -1,0 +1,174 @@
+"""Many uploads side by side under one memory budget, asking as little as possible beforehand."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import BinaryIO
+
+from fsbackup.errors import BackendUnavailableError, FsbackupError
+from fsbackup.keys import MANIFESTS, encode_key, manifest_name
+from fsbackup.objects import ObjectStore
+from fsbackup.transfer import records
+from fsbackup.transfer.records import Finding
+from fsbackup.transfer.replicas import MemoryBudget, ReplicaSet
+from fsbackup.transfer.results import Report
+from fsbackup.transfer.source import open_source
+from fsbackup.transfer.upload import Progress, upload
+
+#: Objects on their way at once; their parts share the set's memory.
+WORKERS = 24
+#: From this many objects on, one listing is cheaper than asking for each.
+LIST_FROM = 50
+#: Names read per wanted object before a listing is given up as larger than it is worth.
+LIST_WORTH = 20
+#: Seconds for which a backend that did not answer is not asked again within a batch.
+COOL_DOWN = 30.0
+
+SourceLike = str | os.PathLike[str] | BinaryIO
+
+
+@dataclass(frozen=True)
+class Item:
+    """One object of a batch: where it comes from and its key."""
+
+    source: SourceLike
+    key: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one item fared: a report, or the error that kept it from being read."""
+
+    item: Item
+    report: Report | None = None
+    error: FsbackupError | ValueError | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.report)
+
+
+class Batch:
+    """Uploads of many items to one set.
+
+    Parameters
+    ----------
+    targets, overwrite
+        As for one upload.
+    progress
+        Makes the progress hearer of an item, or None.
+    """
+
+    def __init__(
+        self, targets: ReplicaSet, *, overwrite: bool, progress: Callable[[Item], Progress | None]
+    ) -> None:
+        self._targets = targets
+        self._overwrite = overwrite
+        self._progress = progress
+        self._budget = MemoryBudget(targets.memory)
+        self._down: dict[str, tuple[float, FsbackupError]] = {}
+        #: Per backend the wanted names that it has; None: it was not listed.
+        self._names: dict[str, frozenset[str] | None] = {}
+
+    async def run(self, items: Sequence[Item]) -> AsyncGenerator[Outcome, None]:
+        """Yield each item's outcome as it is known."""
+        if len(items) >= LIST_FROM:
+            await self._list(items)
+        pending: set[asyncio.Task[Outcome]] = set()
+        rest = iter(items)
+        try:
+            while True:
+                while len(pending) < WORKERS and (item := next(rest, None)) is not None:
+                    pending.add(asyncio.create_task(self._one(item)))
+                if not pending:
+                    return
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield task.result()
+        finally:
+            for task in pending:
+                task.cancel()
+            if pending:
+                await asyncio.wait(pending)
+
+    async def _one(self, item: Item) -> Outcome:
+        try:
+            source = await asyncio.to_thread(open_source, item.source)
+        except (FsbackupError, ValueError) as error:
+            return Outcome(item, error=error)
+        try:
+            need = self._targets.memory if source.size is None else source.size
+            async with self._budget.reserve(need):
+                report = await upload(
+                    self._targets,
+                    item.key,
+                    source,
+                    overwrite=self._overwrite,
+                    findings=await self._find(item.key),
+                    progress=self._progress(item),
+                )
+        except (FsbackupError, ValueError) as error:
+            return Outcome(item, error=error)
+        finally:
+            source.close()
+        self._note_outages(report)
+        return Outcome(item, report)
+
+    async def _find(self, key: str) -> list[Finding]:
+        return list(await asyncio.gather(*(self._find_in(store, key) for store in self._targets.stores)))
+
+    async def _find_in(self, store: ObjectStore, key: str) -> Finding:
+        until, error = self._down.get(store.name, (0.0, None))
+        if error is not None and asyncio.get_running_loop().time() < until:
+            return Finding(store, error=error)
+        names = self._names.get(store.name)
+        if names is not None and not {encode_key(key), manifest_name(key)} & names:
+            return Finding(store)
+        finding = await records.find(store, key)
+        if finding.error is not None:
+            self._note(store.name, finding.error)
+        return finding
+
+    def _note_outages(self, report: Report) -> None:
+        for name, result in report.replicas.items():
+            if result.exception is not None:
+                self._note(name, result.exception)
+
+    def _note(self, name: str, error: FsbackupError) -> None:
+        """Do not wait for a backend that is away once per object."""
+        now = asyncio.get_running_loop().time()
+        if isinstance(error, BackendUnavailableError) and now >= self._down.get(name, (0.0, None))[0]:
+            self._down[name] = (now + COOL_DOWN, error)
+
+    async def _list(self, items: Sequence[Item]) -> None:
+        wanted = {encode_key(item.key) for item in items} | {manifest_name(item.key) for item in items}
+        common = _common_prefix([encode_key(item.key) for item in items])
+        stores = self._targets.stores
+        found = await asyncio.gather(*(self._list_one(store, common, wanted) for store in stores))
+        self._names = {store.name: names for store, names in zip(stores, found, strict=True)}
+
+    async def _list_one(self, store: ObjectStore, common: str, wanted: set[str]) -> frozenset[str] | None:
+        there: set[str] = set()
+        budget = LIST_WORTH * len(wanted)
+        try:
+            for prefix in (common, f"{MANIFESTS}{common}"):
+                async for stat in store.list(prefix):
+                    budget -= 1
+                    if budget < 0:
+                        return None
+                    if stat.name in wanted:
+                        there.add(stat.name)
+        except FsbackupError as error:
+            self._note(store.name, error)
+            return None
+        return frozenset(there)
+
+
+def _common_prefix(names: list[str]) -> str:
+    """Return the longest text that all names start with, up to a slash."""
+    low, high = min(names), max(names)
+    same = "".join(a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
+    return same[: same.rfind("/") + 1]

@@ -1,0 +1,40 @@
+"""Progress through fsspec's `Callback`: bytes read on the callback itself, bytes sent on one child per replica."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fsspec.callbacks import Callback
+
+
+class CallbackProgress:
+    """Feeds a callback. It is called on the I/O thread, so what it shows must not mind that.
+
+    Parameters
+    ----------
+    callback
+        Gets the size (None for a stream) and the bytes read; its children, made by
+        ``callback.branched(source, "backend:key")``, get the bytes sent to each backend.
+    source, key
+        What is backed up, and as what.
+    """
+
+    def __init__(self, callback: Callback, source: str, key: str) -> None:
+        self._callback = callback
+        self._source = source
+        self._key = key
+        self._children: dict[str, Callback] = {}
+
+    def begin(self, size: int | None, stores: list[str]) -> None:
+        self._callback.set_size(size)
+        for store in stores:
+            child = self._callback.branched(self._source, f"{store}:{self._key}")
+            child.set_size(size)
+            self._children[store] = child
+
+    def read(self, amount: int) -> None:
+        self._callback.relative_update(amount)
+
+    def sent(self, store: str, amount: int) -> None:
+        self._children[store].relative_update(amount)

@@ -1,0 +1,282 @@
+"""`ReplicatedStorage`: several backends as one, with a result for each."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+
+from fsbackup.backends.base import ErrorMode, SingleBackend, StorageBackend
+from fsbackup.errors import ConfigError
+from fsbackup.keys import check_key, check_prefix
+from fsbackup.loop import run
+from fsbackup.replication.batch import Batch, Item, Outcome, SourceLike
+from fsbackup.replication.listing import Listing, ObjectEntry
+from fsbackup.replication.progress import CallbackProgress
+from fsbackup.replication.status import SetStatus, status
+from fsbackup.transfer import remove, restore, upload
+from fsbackup.transfer.replicas import DEFAULT_MEMORY, ReplicaSet, Spool
+from fsbackup.transfer.results import DownloadReport, Report
+from fsbackup.transfer.source import open_source
+
+if TYPE_CHECKING:
+    from fsspec.callbacks import Callback
+
+T = TypeVar("T")
+
+#: Entries fetched per step of a listing's iterator.
+_PAGE = 1000
+
+
+class ReplicatedStorage(StorageBackend):
+    """A set of backends that hold the same objects.
+
+    The five methods of `StorageBackend` work over the set: `upload` is true when at least `min_copies`
+    replicas confirmed, `exists` when any replica proves the object, `delete` when all confirmed.
+
+    Parameters
+    ----------
+    backends
+        Single backends with distinct names.
+    min_copies
+        Confirmed copies that make success; all of them by default.
+    read_order
+        Backend names, the one to read from first; the order of `backends` by default.
+    name
+        The set's name.
+    errors
+        See `StorageBackend`.
+    part_size
+        Bytes per multipart part, the same on every replica; by default it follows the object's size.
+    memory
+        Bytes of parts held at once, over all uploads of one call; 64 MiB by default.
+    spool
+        Where a stream's bytes may be kept for a replica that falls behind.
+
+    Raises
+    ------
+    ConfigError
+        When names repeat, `min_copies` does not fit, or `read_order` names other backends.
+    """
+
+    def __init__(
+        self,
+        backends: Sequence[SingleBackend],
+        *,
+        min_copies: int | None = None,
+        read_order: Sequence[str] | None = None,
+        name: str = "replicated",
+        errors: ErrorMode = "return",
+        part_size: int | None = None,
+        memory: int = DEFAULT_MEMORY,
+        spool: Spool | None = None,
+    ) -> None:
+        super().__init__(name, errors=errors)
+        self.backends: Mapping[str, SingleBackend] = {backend.name: backend for backend in backends}
+        if not backends or len(self.backends) != len(backends):
+            raise ConfigError(f"set {name!r}: a set needs backends with distinct names")
+        copies = len(backends) if min_copies is None else min_copies
+        if not 1 <= copies <= len(backends):
+            raise ConfigError(f"set {name!r}: min_copies must be between 1 and {len(backends)}, not {copies}")
+        order = list(read_order) if read_order is not None else list(self.backends)
+        if sorted(order) != sorted(self.backends):
+            raise ConfigError(f"set {name!r}: read_order must name each of {', '.join(self.backends)} once")
+        stores = tuple(self.backends[each].objects for each in order)
+        self._set = ReplicaSet(stores, copies, part_size, memory, spool)
+        self._origin: tuple[str, str] | None = None
+
+    @classmethod
+    def from_config(
+        cls, path: str | os.PathLike[str], name: str, *, errors: ErrorMode = "return"
+    ) -> ReplicatedStorage:
+        """Return the replication set `name` of a configuration file.
+
+        The result can be pickled: the pickle holds the path and the name, never a secret.
+
+        Raises
+        ------
+        ConfigError
+            With every problem of the file, or when it has no such set.
+        """
+        from fsbackup.factory import open_set
+
+        store = open_set(path, name, errors=errors)
+        store._origin = (os.path.abspath(os.fspath(path)), name)
+        return store
+
+    @property
+    def replica_set(self) -> ReplicaSet:
+        return self._set
+
+    @property
+    def min_copies(self) -> int:
+        """Confirmed copies that make success."""
+        return self._set.min_copies
+
+    def replicate(
+        self,
+        source: SourceLike,
+        remote_path: str,
+        *,
+        overwrite: bool = False,
+        callback: Callback | None = None,
+    ) -> Report:
+        """Store a file or a binary stream in every replica at once, read once, each with its own result.
+
+        Parameters
+        ----------
+        source
+            A path (a FIFO or device is read as a stream), or an open binary file of any length.
+        remote_path
+            The key.
+        overwrite
+            Replace other content. By default the same content again is success with nothing sent, and other
+            content is a `ConflictError` in the report.
+        callback
+            Gets the bytes read; one child per replica gets the bytes sent.
+
+        Returns
+        -------
+        Report
+            True unless fewer than `min_copies` replicas confirmed. Never raises for what a service did.
+
+        Raises
+        ------
+        SourceError
+            When the source cannot be read or changed meanwhile; nothing of it is committed.
+        ValueError
+            For a directory, or a key that is not legal.
+        """
+        key = check_key(remote_path)
+        return run(self._replicate(source, key, overwrite, self._progress(callback, source, key)))
+
+    def replicate_many(
+        self,
+        items: Iterable[tuple[SourceLike, str]],
+        *,
+        overwrite: bool = False,
+        callback: Callable[[SourceLike, str], Callback | None] | None = None,
+    ) -> Iterator[Outcome]:
+        """Store many files side by side under the set's memory budget; yield each outcome as it is known.
+
+        A source that cannot be read is an outcome with an `error`, and the rest go on. `callback` makes the
+        callback for each (source, key), or None.
+        """
+        todo = [Item(source, check_key(key)) for source, key in items]
+        make = callback or (lambda _source, _key: None)
+        batch = Batch(
+            self._set,
+            overwrite=overwrite,
+            progress=lambda item: self._progress(make(item.source, item.key), item.source, item.key),
+        )
+        return _iterate(batch.run(todo), 1)
+
+    def restore(
+        self,
+        remote_path: str,
+        target: str | os.PathLike[str] | BinaryIO,
+        *,
+        callback: Callback | None = None,
+    ) -> DownloadReport:
+        """Read an object into a file or binary stream, proven block by block, from whichever replica is alive.
+
+        A file appears whole or stays as it was. A stream gets only proven bytes, but may end in an error.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            When every replica says that there is no such key.
+        IntegrityError, NoHealthyReplicaError
+            When no replica could give proven bytes; the message names what each one said.
+        """
+        key = check_key(remote_path)
+        if hasattr(target, "write"):
+            return run(restore.copy_to(self._set, key, cast(BinaryIO, target)))
+        path = Path(os.fspath(cast("os.PathLike[str]", target)))
+        if path.is_dir():
+            raise ValueError(f"{path} is a directory where a file is meant")
+        return run(restore.download(self._set, key, path, progress=_hear(callback)))
+
+    def remove(self, remote_path: str) -> Report:
+        """Delete exactly one key from every replica, and report on each.
+
+        While a replica is away the others keep a small tombstone, so that no repair brings the object back.
+        """
+        return run(remove.delete(self._set, check_key(remote_path)))
+
+    def ls(self, prefix: str = "") -> Iterator[ObjectEntry]:
+        """Yield the objects at or below `prefix`, in order, each with what every replica has of it.
+
+        Streams: a million objects need no million entries in memory. A replica that cannot be listed is
+        ``"unknown"`` in the entries and logged; when none can, `NoHealthyReplicaError` is raised.
+        """
+        return _iterate(Listing(self._set.stores, check_prefix(prefix)).entries(), _PAGE)
+
+    def status(self, prefix: str = "") -> SetStatus:
+        """Compare what all replicas list at or below `prefix`: one LIST per 1,000 keys and replica.
+
+        Raises
+        ------
+        NoHealthyReplicaError
+            When no replica can be listed.
+        """
+        return run(status(self._set.stores, check_prefix(prefix), self._set.min_copies))
+
+    async def _replicate(
+        self, source: SourceLike, key: str, overwrite: bool, progress: CallbackProgress | None
+    ) -> Report:
+        opened = await asyncio.to_thread(open_source, source)
+        try:
+            return await upload.upload(self._set, key, opened, overwrite=overwrite, progress=progress)
+        finally:
+            opened.close()
+
+    @staticmethod
+    def _progress(callback: Callback | None, source: SourceLike, key: str) -> CallbackProgress | None:
+        return CallbackProgress(callback, str(getattr(source, "name", source)), key) if callback else None
+
+    def __reduce__(self) -> Any:
+        if self._origin is None:
+            return super().__reduce__()
+        return _reopen, (*self._origin, self.errors)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.name!r}, backends={list(self.backends)}, min_copies={self.min_copies})"
+        )
+
+
+def _reopen(path: str, name: str, errors: ErrorMode) -> ReplicatedStorage:
+    return ReplicatedStorage.from_config(path, name, errors=errors)
+
+
+def _hear(callback: Callback | None) -> Callable[[int, int], None] | None:
+    """Return a hearer that feeds fsspec's callback."""
+    if callback is None:
+        return None
+
+    def hear(so_far: int, size: int) -> None:
+        callback.set_size(size)
+        callback.absolute_update(so_far)
+
+    return hear
+
+
+def _iterate(source: AsyncGenerator[T, None], page: int) -> Iterator[T]:
+    """Walk an asynchronous generator from synchronous code, `page` values per step."""
+
+    async def step() -> list[T]:
+        values: list[T] = []
+        async for value in source:
+            values.append(value)
+            if len(values) == page:
+                break
+        return values
+
+    try:
+        while values := run(step()):
+            yield from values
+    finally:
+        run(source.aclose())

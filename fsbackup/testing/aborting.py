@@ -1,0 +1,113 @@
+"""The contract of `ObjectWriter.abort` and of cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from fsbackup.loop import run
+from fsbackup.objects import Part, WritePlan
+from fsbackup.testing.driving import Contract, cut, feed, noise, write
+from fsbackup.testing.place import ObjectPlace
+
+
+class AbortingContract(Contract):
+    """What is not committed leaves nothing behind, and the old object stays."""
+
+    @pytest.mark.parametrize("written", [0, 1, 2, 3])
+    def test_abort_leaves_nothing(self, place: ObjectPlace, written: int) -> None:
+        """An abort after any number of parts leaves nothing."""
+
+        async def scenario() -> None:
+            writer = place.store.writer(
+                "dir/aborted", WritePlan(3 * self.part_size, self.part_size), lambda _: None
+            )
+            await feed(writer, cut(noise(3 * self.part_size), self.part_size)[:written])
+            await writer.abort()
+
+        run(scenario())
+        assert place.door.remains() == set()
+
+    def test_abort_of_a_replacement_keeps_the_old_object(self, place: ObjectPlace) -> None:
+        """An aborted replacement changes nothing."""
+
+        async def scenario() -> None:
+            writer = place.store.writer("kept", WritePlan(5, self.part_size), lambda _: None)
+            await writer.write(Part(1, 0, b"newer", last=True))
+            await writer.abort()
+
+        place.door.put("kept", b"old")
+        run(scenario())
+        assert (place.door.remains(), place.door.get("kept")) == ({"kept"}, b"old")
+
+    def test_abort_twice(self, place: ObjectPlace) -> None:
+        """A second abort does nothing and does not fail."""
+
+        async def scenario() -> None:
+            writer = place.store.writer("twice", WritePlan(None, self.part_size), lambda _: None)
+            await feed(writer, cut(noise(2 * self.part_size), self.part_size))
+            await writer.abort()
+            await writer.abort()
+
+        run(scenario())
+        assert place.door.remains() == set()
+
+    @pytest.mark.parametrize("parts", [1, 2])
+    def test_abort_after_commit_does_nothing(self, place: ObjectPlace, parts: int) -> None:
+        """What is committed stays, whatever is called afterwards."""
+
+        async def scenario() -> None:
+            writer = place.store.writer("done", WritePlan(len(data), self.part_size), lambda _: None)
+            await feed(writer, cut(data, self.part_size))
+            await writer.commit()
+            await writer.abort()
+
+        data = noise(parts * self.part_size)
+        run(scenario())
+        assert place.door.get("done") == data
+
+    @pytest.mark.parametrize("steps", [0, 1, 2, 4, 8, 16])
+    def test_cancellation_leaves_nothing_or_the_whole(self, place: ObjectPlace, steps: int) -> None:
+        """A write cancelled early or late leaves the old object or the new one, and nothing beside it."""
+
+        async def scenario() -> None:
+            task = asyncio.create_task(write(place.store, "dir/cancelled", new, self.part_size))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+        new = noise(3 * self.part_size, seed=1)
+        place.door.put("dir/cancelled", b"old")
+        run(scenario())
+        assert place.door.get("dir/cancelled") in (b"old", new)
+        assert place.door.remains() == {"dir/cancelled"}
+
+    @pytest.mark.parametrize("after", [1, 2])
+    def test_cancellation_between_bytes_keeps_the_old_object(self, place: ObjectPlace, after: int) -> None:
+        """A write cancelled after some of its bytes have moved leaves the old object and nothing else."""
+
+        async def scenario() -> None:
+            bytes_moved = asyncio.Event()
+            moves = iter(range(after - 1))
+            task = asyncio.create_task(
+                write(
+                    place.store,
+                    "dir/cancelled",
+                    noise(4 * self.part_size, seed=1),
+                    self.part_size,
+                    moved=lambda _: bytes_moved.set() if next(moves, None) is None else None,
+                )
+            )
+            await bytes_moved.wait()
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+
+        place.door.put("dir/cancelled", b"old")
+        run(scenario())
+        assert place.door.get("dir/cancelled") == b"old"
+        assert place.door.remains() == {"dir/cancelled"}

@@ -1,0 +1,88 @@
+"""The contract of names: every key's name is stored as itself, whatever it looks like."""
+
+from __future__ import annotations
+
+import pytest
+
+from fsbackup.keys import encode_key
+from fsbackup.loop import run
+from fsbackup.testing.driving import Contract, collect
+from fsbackup.testing.place import ObjectPlace
+
+#: Keys that shells, URLs, globs, XML, Unicode or careless clients trip over.
+ODD_KEYS = (
+    "a b",
+    " lead and trail ",
+    "a+b",
+    "100%",
+    "%20",
+    "%2F",
+    "a%2Fb",
+    "a#b",
+    "a?b",
+    "x?versionId=7",
+    "x?y=1&z=2",
+    "a*",
+    "[1]",
+    "a[!b]",
+    "{a,b}",
+    "back\\slash",
+    "a::b",
+    "c:/d",
+    "~",
+    "~root/x",
+    "$HOME",
+    "-rf",
+    "'single'",
+    '"double"',
+    "`tick`",
+    "<a>&amp;</a>",
+    "a;b|c",
+    "a=b,c@d",
+    "(a)^b",
+    "...",
+    "..a/b..",
+    "d/.hidden",
+    "dir.with.dots/x.tar.gz",
+    "caf\u00e9",
+    "cafe\u0301",
+    "\u65e5\u672c\u8a9e/\u540d",
+    "\U0001f4e6 box",
+    "\u202eright-to-left",
+    "\ufb01ligature",
+    "A",
+    "a",
+    "not-utf8-\udcff\udcfe",
+    "x" * 240,
+    "/".join(["y" * 99] * 9),
+)
+
+
+class NamingContract(Contract):
+    """What is stored is stored under its name and no other."""
+
+    @pytest.mark.parametrize("key", ODD_KEYS)
+    def test_odd_key_round_trips(self, place: ObjectPlace, key: str) -> None:
+        """An oddly named object can be written, seen, read, listed and removed, and stands alone."""
+        name = encode_key(key)
+        run(place.store.put(name, b"odd"))
+        assert (place.door.names(), place.door.get(name)) == ({name}, b"odd")
+        found = run(place.store.stat(name))
+        assert found is not None
+        assert (found.name, run(place.store.read(name))) == (name, b"odd")
+        assert run(collect(place.store.list())) == [name]
+        run(place.store.remove(name))
+        assert place.door.names() == set()
+
+    def test_odd_keys_side_by_side(self, place: ObjectPlace) -> None:
+        """Names that look alike are different objects, and removing one leaves all others."""
+        names = {encode_key(key) for key in ODD_KEYS}
+        assert len(names) == len(ODD_KEYS)
+        for name in names:
+            place.door.put(name, name.encode())
+        assert run(collect(place.store.list())) == sorted(names, key=str.encode)
+        for name in sorted(names):
+            assert run(place.store.read(name)) == name.encode()
+            run(place.store.remove(name))
+            names.remove(name)
+            assert place.door.names() == names

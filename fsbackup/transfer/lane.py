@@ -1,0 +1,148 @@
+"""One store's side of an upload, and the order of its steps.
+
+Creating: data, then manifest. A reader in between finds an object without a manifest, and says so. Replacing:
+announcement, data, manifest, announcement removed. The data changes in one atomic step of the store. Before it
+the old manifest proves the old data, after it the announcement proves the new data, so there is no instant and
+no crash after which neither can be read and proven.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from fsbackup.errors import BackendError, ConflictError, FsbackupError
+from fsbackup.keys import encode_key, manifest_name
+from fsbackup.manifest import Manifest
+from fsbackup.objects import ObjectStat, ObjectWriter, WritePlan
+from fsbackup.transfer import records
+from fsbackup.transfer.records import Finding
+from fsbackup.transfer.window import PartWindow
+
+T = TypeVar("T")
+
+
+class StoreLane:
+    """Takes parts from the window into one store, then commits and records the object there.
+
+    Parameters
+    ----------
+    finding
+        What the store knew of the key before.
+    key, plan
+        The object.
+    moved
+        Called with bytes as they leave.
+    """
+
+    def __init__(self, finding: Finding, key: str, plan: WritePlan, moved: Callable[[int], None]) -> None:
+        self.store = finding.store
+        self.finding = finding
+        self.bytes_sent = 0
+        self.aborted = False
+        self._key = key
+        self._moved = moved
+        self._last_move = asyncio.get_running_loop().time()
+        self.writer: ObjectWriter = self.store.writer(encode_key(key), plan, self._count)
+
+    def _count(self, amount: int) -> None:
+        self._last_move = asyncio.get_running_loop().time()
+        self.bytes_sent += amount
+        self._moved(amount)
+
+    async def send(self, window: PartWindow, workers: int) -> None:
+        """Send every part, up to `workers` of them side by side."""
+        place = window.lane()
+
+        async def work() -> None:
+            while (part := await window.take(place)) is not None:
+                try:
+                    await self._watched(self.writer.write(part))
+                finally:
+                    window.give_back(part)
+
+        try:
+            await _all_or_cancel([work() for _ in range(workers)])
+        finally:
+            window.close(place)
+
+    async def commit(self, manifest: Manifest) -> None:
+        """Make the object visible and record what it is; every part has been sent."""
+        replacing = self.finding.manifest is not None and self.finding.stat is not None
+        if replacing:
+            await self._watched(records.announce(self.store, manifest))
+        stored = await self._watched(self.writer.commit())
+        await self.record(manifest, stored)
+        if replacing:
+            await self._watched(records.unannounce(self.store, self._key))
+
+    async def record(self, manifest: Manifest, stored: ObjectStat) -> None:
+        """Write the manifest, last of all; where another writer may have been at it too, compare."""
+        first = self.finding.record is None and not self.finding.damaged
+        own = manifest.stored_as(stored.etag, stored.version_id)
+        try:
+            await self._watched(records.write_record(self.store, own, create_only=first))
+        except ConflictError:
+            await self._compare(manifest)
+        else:
+            if not (first and self.store.capabilities.conditional_create):
+                await self._compare(manifest)
+
+    async def _compare(self, manifest: Manifest) -> None:
+        """Refuse to call it stored when another writer's manifest is what stands there now."""
+        found, _ = await self._watched(records.read_record(self.store, manifest_name(self._key)))
+        if isinstance(found, Manifest) and found.sha256 == manifest.sha256:
+            return
+        raise ConflictError(
+            "another writer stored other content under this key at the same time",
+            backend=self.store.name,
+            operation="upload",
+            key=self._key,
+            hint="decide which one is right and store it again with overwrite",
+        )
+
+    async def abort(self) -> None:
+        """Throw away what was sent."""
+        self.aborted = True
+        await self.writer.abort()
+
+    async def _watched(self, work: Awaitable[T]) -> T:
+        """Give up on a store that has moved no byte and not even failed for longer than its own timeout."""
+        task = asyncio.ensure_future(work)
+        clock = asyncio.get_running_loop()
+        silence = self.store.timeout + records.BACKSTOP
+        started = clock.time()
+        try:
+            while True:
+                rest = max(started, self._last_move) + silence - clock.time()
+                if rest <= 0:
+                    raise records.unanswered(self.store, "upload", self._key)
+                done, _ = await asyncio.wait({task}, timeout=rest)
+                if done:
+                    return await task
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=records.BACKSTOP)
+
+
+async def _all_or_cancel(work: list[Awaitable[None]]) -> None:
+    """Run all; on the first error cancel the others and wait for them, so that nothing runs on behind it."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
+
+
+def as_backend_error(error: Exception, backend: str, key: str) -> FsbackupError:
+    """Return `error` as one of ours: what a store raises beyond its contract still only fails that store."""
+    if isinstance(error, FsbackupError):
+        return error
+    wrapped = BackendError(f"{type(error).__name__}: {error}", backend=backend, operation="upload", key=key)
+    wrapped.__cause__ = error
+    return wrapped

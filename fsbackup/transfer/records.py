@@ -1,0 +1,134 @@
+"""Manifests, tombstones and announced replacements, as they lie in one store."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from fsbackup.errors import (
+    BackendUnavailableError,
+    FsbackupError,
+    IntegrityError,
+    ObjectNotFoundError,
+)
+from fsbackup.keys import encode_key, manifest_name, pending_name
+from fsbackup.manifest import Manifest, Record, dump, load
+from fsbackup.objects import ObjectStat, ObjectStore
+
+#: Seconds beyond a store's own timeout after which a call that does not even fail is given up.
+BACKSTOP = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one store knows of one key.
+
+    Parameters
+    ----------
+    store
+        The store that was asked.
+    record
+        Its manifest or tombstone, None when it has none that can be believed.
+    damaged
+        It has a manifest that cannot be believed.
+    stat
+        Its data object, None when it says that there is none.
+    error
+        Why it could not be asked; then nothing else is known.
+    """
+
+    store: ObjectStore
+    record: Record | None = None
+    damaged: bool = False
+    stat: ObjectStat | None = None
+    error: FsbackupError | None = None
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The record when it is a manifest."""
+        return self.record if isinstance(self.record, Manifest) else None
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Tell whether this store has the content of `manifest`: its own record says so, and the data fits it."""
+        own = self.manifest
+        if own is None or self.stat is None or (own.sha256, own.size) != (manifest.sha256, manifest.size):
+            return False
+        known = own.etag is not None and self.stat.etag is not None
+        return self.stat.size == own.size and (not known or own.etag == self.stat.etag)
+
+
+async def survey(stores: tuple[ObjectStore, ...], key: str, *, with_stat: bool = True) -> list[Finding]:
+    """Ask all stores at once what they know of `key`; each answers or fails for itself."""
+    return list(await asyncio.gather(*(find(store, key, with_stat=with_stat) for store in stores)))
+
+
+async def find(store: ObjectStore, key: str, *, with_stat: bool = True) -> Finding:
+    """Ask one store what it knows of `key`: its manifest, and with `with_stat` its data object."""
+
+    async def look() -> Finding:
+        if not with_stat:
+            record, damaged = await read_record(store, manifest_name(key))
+            return Finding(store, record, damaged)
+        (record, damaged), stat = await asyncio.gather(
+            read_record(store, manifest_name(key)), store.stat(encode_key(key))
+        )
+        return Finding(store, record, damaged, stat)
+
+    try:
+        async with asyncio.timeout(store.timeout + BACKSTOP):
+            return await look()
+    except FsbackupError as error:
+        return Finding(store, error=error)
+    except TimeoutError:
+        return Finding(store, error=unanswered(store, "stat", key))
+
+
+def unanswered(store: ObjectStore, operation: str, key: str) -> BackendUnavailableError:
+    """Return the error for a store that did not even fail in time."""
+    return BackendUnavailableError(
+        f"no answer for {store.timeout:g} s",
+        backend=store.name,
+        operation=operation,
+        key=key,
+        hint=f"check {store.location}",
+    )
+
+
+async def read_record(store: ObjectStore, name: str) -> tuple[Record | None, bool]:
+    """Return the record stored under `name` (None: there is none), and whether one is there but damaged."""
+    try:
+        return load(await store.read(name)), False
+    except ObjectNotFoundError:
+        return None, False
+    except IntegrityError:
+        return None, True
+
+
+async def write_record(store: ObjectStore, record: Record, *, create_only: bool = False) -> None:
+    """Store `record` as the manifest of its key."""
+    await store.put(manifest_name(record.key), dump(record), create_only=create_only)
+
+
+async def remove_record(store: ObjectStore, key: str) -> None:
+    """Remove the manifest or tombstone of `key`."""
+    await store.remove(manifest_name(key))
+
+
+async def announce(store: ObjectStore, manifest: Manifest) -> None:
+    """Say, before the data changes, what it changes to.
+
+    Between a replacement's data and its manifest the old manifest no longer fits the data. A reader that
+    finds so looks here, and can prove the new version; a crash in between loses neither.
+    """
+    await store.put(pending_name(manifest.key), dump(manifest))
+
+
+async def unannounce(store: ObjectStore, key: str) -> None:
+    """Remove the announcement once the manifest says the same."""
+    await store.remove(pending_name(key))
+
+
+async def announced(store: ObjectStore, key: str) -> Manifest | None:
+    """Return the replacement that was announced but not finished, if any."""
+    record, _ = await read_record(store, pending_name(key))
+    return record if isinstance(record, Manifest) else None

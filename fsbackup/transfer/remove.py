@@ -1,0 +1,71 @@
+"""Delete: a tombstone first, then the data, then the tombstone where every replica confirmed.
+
+The tombstone is the one atomic step: after it the object counts as deleted, also when a crash comes before the
+data is gone or a replica is down. Without it, repair would take a deleted object for a lost one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from fsbackup import events
+from fsbackup.errors import FsbackupError
+from fsbackup.keys import encode_key
+from fsbackup.manifest import Tombstone
+from fsbackup.transfer import records, versions
+from fsbackup.transfer.records import Finding
+from fsbackup.transfer.replicas import ReplicaSet
+from fsbackup.transfer.results import ReplicaResult, Report
+
+log = logging.getLogger("fsbackup.storage")
+
+
+async def delete(targets: ReplicaSet, key: str) -> Report:
+    """Delete `key` from every store. A key that is nowhere is success, and deletes are idempotent."""
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    findings = await records.survey(targets.stores, key)
+    stone = _tombstone(key, findings)
+    errors = await asyncio.gather(*(_delete_one(finding, key, stone) for finding in findings))
+    if stone is not None and all(error is None for error in errors):
+        await asyncio.gather(*(_forget(finding, key) for finding in findings))
+    seconds = clock() - started
+    replicas = {}
+    for finding, error in zip(findings, errors, strict=True):
+        name = finding.store.name
+        replicas[name] = ReplicaResult(name, error is None, seconds, exception=error)
+        events.outcome("delete", name, key, seconds=seconds, error=error)
+    # A delete is done only when all confirmed: one copy left is an object that is still there.
+    return Report("delete", key, len(targets.stores), replicas, seconds)
+
+
+def _tombstone(key: str, findings: list[Finding]) -> Tombstone | None:
+    """Return the tombstone for what was found; an object that never had a manifest counts as generation 0."""
+    top = versions.newest(finding.record for finding in findings)
+    if top is None and not any(finding.stat or finding.damaged for finding in findings):
+        return None
+    return Tombstone(key, top.generation if top else 0, versions.now())
+
+
+async def _delete_one(finding: Finding, key: str, stone: Tombstone | None) -> FsbackupError | None:
+    if finding.error is not None:
+        return finding.error
+    try:
+        if stone is not None:
+            await records.write_record(finding.store, stone)
+        if finding.stat is not None:
+            await finding.store.remove(encode_key(key))
+    except FsbackupError as error:
+        return error
+    return None
+
+
+async def _forget(finding: Finding, key: str) -> None:
+    """Remove the tombstone, which nobody needs once every replica has confirmed the delete."""
+    try:
+        if finding.manifest is not None:
+            await records.unannounce(finding.store, key)
+        await records.remove_record(finding.store, key)
+    except FsbackupError as error:
+        log.warning("a tombstone stays behind, which does no harm: %s", error)

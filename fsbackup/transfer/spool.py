@@ -1,0 +1,64 @@
+"""Where a stream's bytes can be had again for a replica that falls behind the others."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+
+from fsbackup.errors import SourceError
+from fsbackup.objects import Part
+from fsbackup.transfer.lane import StoreLane
+from fsbackup.transfer.replicas import Spool
+
+
+class LaneKeeper:
+    """The temp file of a local replica: it holds, in order, what was sent to it."""
+
+    def __init__(self, lane: StoreLane) -> None:
+        self._lane = lane
+
+    @property
+    def kept(self) -> int:
+        return self._lane.bytes_sent if not self._lane.aborted else 0
+
+    async def keep(self, part: Part) -> None:
+        """Nothing to do: the replica writes for itself."""
+
+    async def reread(self, offset: int, length: int) -> bytes | None:
+        return await self._lane.writer.reread(offset, length)
+
+    def close(self) -> None:
+        """Nothing to do: the temp file belongs to the replica."""
+
+
+class SpoolFile:
+    """An unnamed temp file that takes a stream's first `max_bytes`; the system removes it whatever happens."""
+
+    def __init__(self, spool: Spool) -> None:
+        try:
+            self._file = tempfile.TemporaryFile(dir=spool.directory)  # noqa: SIM115 - closed by the source
+        except OSError as error:
+            raise SourceError(f"spool {spool.directory}: {error.strerror}", hint="check spool.dir") from error
+        self._room = spool.max_bytes
+        self.kept = 0
+
+    async def keep(self, part: Part) -> None:
+        """Append `part` while there is room for all of it; what does not fit stays in memory as long as needed."""
+        if self.kept == part.offset and part.offset + len(part.data) <= self._room:
+            await asyncio.to_thread(self._append, part.data)
+
+    def _append(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+            self._file.flush()
+        except OSError:
+            self._room = 0  # a full spool is no reason to fail the backup: slow replicas slow the stream
+        else:
+            self.kept += len(data)
+
+    async def reread(self, offset: int, length: int) -> bytes | None:
+        return await asyncio.to_thread(os.pread, self._file.fileno(), length, offset)
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,84 @@
+"""Where an S3 server is and how to sign in, and a plain boto3 client for it."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.handlers import add_expect_header
+
+ADDRESSING = {"addressing_style": "path"}
+
+
+@dataclass(frozen=True)
+class S3Endpoint:
+    """An S3 server on loopback, with one bucket that exists.
+
+    Attributes
+    ----------
+    name
+        What kind of server it is.
+    endpoint_url, access_key_id, secret_access_key, region, bucket
+        As an S3 client wants them. The credentials are made up.
+    ca_bundle
+        The certificate authority to trust, where the server speaks TLS.
+    """
+
+    name: str
+    endpoint_url: str
+    access_key_id: str
+    secret_access_key: str
+    region: str
+    bucket: str
+    ca_bundle: Path | None = None
+
+
+def new_credentials() -> tuple[str, str]:
+    """Return an access key id and a secret that no other server of this run knows."""
+    return f"test{secrets.token_hex(8)}", secrets.token_hex(20)
+
+
+@lru_cache(maxsize=64)
+def client(endpoint: S3Endpoint) -> Any:
+    """Return a boto3 client that sends only what it must and never tries twice."""
+    return _client(endpoint, request_checksum_calculation="when_required")
+
+
+def default_client(endpoint: S3Endpoint) -> Any:
+    """Return a boto3 client with botocore's own checksum defaults, as a careless program has it."""
+    return _client(endpoint, request_checksum_calculation="when_supported")
+
+
+def _client(endpoint: S3Endpoint, **config: str) -> Any:
+    session = boto3.session.Session()  # boto3's default session is not safe to share between threads
+    made = session.client(
+        "s3",
+        endpoint_url=endpoint.endpoint_url,
+        aws_access_key_id=endpoint.access_key_id,
+        aws_secret_access_key=endpoint.secret_access_key,
+        region_name=endpoint.region,
+        verify=str(endpoint.ca_bundle) if endpoint.ca_bundle else None,
+        config=Config(
+            s3=ADDRESSING,
+            retries={"total_max_attempts": 1},
+            connect_timeout=5,
+            read_timeout=30,
+            response_checksum_validation=config["request_checksum_calculation"],
+            **config,
+        ),
+    )
+    # R2 documents that it never says "100 Continue". A client that asks for it waits for ever.
+    made.meta.events.unregister("before-call.s3", add_expect_header)
+    return made
+
+
+def fresh_bucket(endpoint: S3Endpoint) -> S3Endpoint:
+    """Make a new, empty bucket on the same server and return the endpoint that names it."""
+    bucket = f"bucket-{secrets.token_hex(8)}"
+    client(endpoint).create_bucket(Bucket=bucket)
+    return replace(endpoint, bucket=bucket)
