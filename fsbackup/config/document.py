@@ -104,7 +104,7 @@ class _Builder:
         self.values = 0
 
     def document(self, root: Node | None) -> Document:
-        if root is None:
+        if root is None or root.tag == f"{_TAG}null":
             return _failed("is empty", 1)
         if not isinstance(root, MappingNode):
             return _failed("must be a mapping of settings", _line(root))

@@ -20,7 +20,7 @@ MAX_BYTES = (1 << 63) - 1
 
 # Twelve digits are plenty, and Python refuses to read thousands of them with an error of its own.
 _DURATION = re.compile(r"([0-9]{1,12})\s*([smhdwy])")
-_SIZE = re.compile(r"([0-9]{1,18})\s*([a-z]*)", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,19})\s*([a-z]*)", re.IGNORECASE)
 
 
 def parse_duration(text: str) -> timedelta:

@@ -13,7 +13,8 @@ an `fsbackup.StorageBackend`. Both need pytest, which nothing else of this packa
 
 import pytest
 
-pytest.register_assert_rewrite("fsbackup.testing")
+_MODULES = ("aborting", "creating", "listing", "methods", "naming", "racing", "reading", "removing", "writing")
+pytest.register_assert_rewrite(*(f"fsbackup.testing.{module}" for module in _MODULES))
 
 from fsbackup.testing.aborting import AbortingContract  # noqa: E402 - rewriting must come first
 from fsbackup.testing.creating import CreatingContract  # noqa: E402

@@ -146,7 +146,7 @@ async def locate(stores: tuple[ObjectStore, ...], key: str) -> Reading:
     NoHealthyReplicaError
         When none has it and not all could be asked.
     """
-    findings = await records.survey(stores, key)
+    findings = await records.survey_in_time(stores, key)
     top = versions.newest(finding.record for finding in findings)
     errors = {f.store.name: f.error for f in findings if f.error is not None}
     if isinstance(top, Manifest):

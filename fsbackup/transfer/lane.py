@@ -18,6 +18,7 @@ from fsbackup.manifest import Manifest
 from fsbackup.objects import ObjectStat, ObjectWriter, WritePlan
 from fsbackup.transfer import records
 from fsbackup.transfer.records import Finding
+from fsbackup.transfer.together import all_or_none
 from fsbackup.transfer.window import PartWindow
 
 T = TypeVar("T")
@@ -63,7 +64,7 @@ class StoreLane:
                     window.give_back(part)
 
         try:
-            await _all_or_cancel([work() for _ in range(workers)])
+            await all_or_none([work() for _ in range(workers)])
         finally:
             window.close(place)
 
@@ -80,14 +81,14 @@ class StoreLane:
     async def record(self, manifest: Manifest, stored: ObjectStat) -> None:
         """Write the manifest, last of all; where another writer may have been at it too, compare."""
         first = self.finding.record is None and not self.finding.damaged
+        exclusive = first and self.store.capabilities.conditional_create
         own = manifest.stored_as(stored.etag, stored.version_id)
         try:
-            await self._watched(records.write_record(self.store, own, create_only=first))
+            await self._watched(records.write_record(self.store, own, create_only=exclusive))
         except ConflictError:
+            exclusive = False
+        if not exclusive:
             await self._compare(manifest)
-        else:
-            if not (first and self.store.capabilities.conditional_create):
-                await self._compare(manifest)
 
     async def _compare(self, manifest: Manifest) -> None:
         """Refuse to call it stored when another writer's manifest is what stands there now."""
@@ -125,18 +126,6 @@ class StoreLane:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task}, timeout=records.BACKSTOP)
-
-
-async def _all_or_cancel(work: list[Awaitable[None]]) -> None:
-    """Run all; on the first error cancel the others and wait for them, so that nothing runs on behind it."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        raise
 
 
 def as_backend_error(error: Exception, backend: str, key: str) -> FsbackupError:

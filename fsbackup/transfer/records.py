@@ -17,6 +17,8 @@ from fsbackup.objects import ObjectStat, ObjectStore
 
 #: Seconds beyond a store's own timeout after which a call that does not even fail is given up.
 BACKSTOP = 5.0
+#: Seconds that the other stores get to answer a reader once one has shown a manifest (or thrice its time).
+LATE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,33 @@ class Finding:
         return self.stat.size == own.size and (not known or own.etag == self.stat.etag)
 
 
-async def survey(stores: tuple[ObjectStore, ...], key: str, *, with_stat: bool = True) -> list[Finding]:
+async def survey(stores: tuple[ObjectStore, ...], key: str) -> list[Finding]:
     """Ask all stores at once what they know of `key`; each answers or fails for itself."""
-    return list(await asyncio.gather(*(find(store, key, with_stat=with_stat) for store in stores)))
+    return list(await asyncio.gather(*(find(store, key) for store in stores)))
+
+
+async def survey_in_time(stores: tuple[ObjectStore, ...], key: str) -> list[Finding]:
+    """Ask all stores, but do not let a slow one hold up a reader once another has shown a manifest."""
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    asked = {asyncio.create_task(find(store, key)): store for store in stores}
+    waiting, rest = set(asked), None
+    while waiting:
+        done, waiting = await asyncio.wait(waiting, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+        if rest is not None and not done:
+            break
+        if any(task.result().manifest for task in asked if task.done()):
+            rest = max(LATE, 3 * (clock() - started)) if rest is None else rest
+    for task in waiting:
+        task.cancel()
+    if waiting:
+        await asyncio.wait(waiting)
+    return [_late(store) if task.cancelled() else task.result() for task, store in asked.items()]
+
+
+def _late(store: ObjectStore) -> Finding:
+    error = BackendUnavailableError("did not answer in time", backend=store.name, operation="stat")
+    return Finding(store, error=error)
 
 
 async def find(store: ObjectStore, key: str, *, with_stat: bool = True) -> Finding:

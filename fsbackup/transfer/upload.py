@@ -11,7 +11,7 @@ from fsbackup.errors import ConflictError, FsbackupError, SourceError
 from fsbackup.keys import encode_key
 from fsbackup.manifest import Manifest
 from fsbackup.objects import WritePlan
-from fsbackup.sizing import part_size
+from fsbackup.sizing import part_count, part_size
 from fsbackup.transfer import records, versions
 from fsbackup.transfer.content import content_hash
 from fsbackup.transfer.lane import StoreLane, as_backend_error
@@ -20,6 +20,7 @@ from fsbackup.transfer.replicas import ReplicaSet
 from fsbackup.transfer.results import ReplicaResult, Report
 from fsbackup.transfer.source import Source, StreamSource
 from fsbackup.transfer.spool import LaneKeeper, SpoolFile
+from fsbackup.transfer.together import all_or_none
 from fsbackup.transfer.window import PartWindow, in_flight, slots
 
 
@@ -132,11 +133,11 @@ class _Upload:
         self._keep_stream(lanes)
         if self._progress:
             self._progress.begin(self._source.size, [lane.store.name for lane in lanes])
-        await _all([self._run_lane(lane, len(lanes)) for lane in lanes])
+        await all_or_none([self._run_lane(lane, len(lanes)) for lane in lanes])
         if has or strangers:
             await self._window.drain()
-            await _all([self._run_finding(f, self._confirm_same()) for f in has])
-            await _all([self._run_finding(f, self._adopt(f)) for f in strangers])
+            same = [self._run_finding(f, self._confirm_same()) for f in has]
+            await all_or_none(same + [self._run_finding(f, self._adopt(f)) for f in strangers])
 
     def _is_stranger(self, finding: Finding) -> bool:
         """Tell whether data is there that no manifest speaks for; a create-only upload must not replace it."""
@@ -149,9 +150,19 @@ class _Upload:
             metadata=self._tags(),
             mtime_ns=self._source.mtime_ns,
             mode=self._source.mode,
-            create_only=finding.stat is None and not self._overwrite,
+            create_only=self._must_be_new(finding),
         )
         return StoreLane(finding, self._key, plan, self._counter(finding.store.name))
+
+    def _must_be_new(self, finding: Finding) -> bool:
+        """Tell whether the writer has to refuse what came since the store was asked.
+
+        Where the store cannot refuse atomically the writer asks again before it commits; after a short upload
+        that would only repeat the question.
+        """
+        long = self._source.size is None or self._source.size > self._part_size
+        atomic = finding.store.capabilities.conditional_create
+        return finding.stat is None and not self._overwrite and (atomic or long)
 
     def _tags(self) -> dict[str, str]:
         """Return what the object itself is tagged with: its hash where it is known before the first byte."""
@@ -178,7 +189,7 @@ class _Upload:
 
     async def _run_lane(self, lane: StoreLane, lanes: int) -> None:
         try:
-            await lane.send(self._window, in_flight(lane.writer.concurrency, lanes, self._slots))
+            await lane.send(self._window, self._workers(lane, lanes))
             await lane.commit(self._proven())
         except SourceError:
             await lane.abort()
@@ -191,6 +202,11 @@ class _Upload:
             raise
         else:
             self._settle(lane.finding, None, sent=lane.bytes_sent)
+
+    def _workers(self, lane: StoreLane, lanes: int) -> int:
+        """Return how many parts the lane may have in flight; no more than there are."""
+        most = in_flight(lane.writer.concurrency, lanes, self._slots)
+        return most if self._source.size is None else min(most, part_count(self._source.size, self._part_size))
 
     async def _run_finding(self, finding: Finding, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -265,16 +281,3 @@ class _Upload:
             sha256=manifest.sha256 if manifest else None,
             generation=manifest.generation if manifest else None,
         )
-
-
-async def _all(work: list[Coroutine[Any, Any, None]]) -> None:
-    """Run all side by side; when one raises (the source broke, or cancellation), end the others first."""
-    tasks = [asyncio.create_task(each) for each in work]
-    try:
-        await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        raise

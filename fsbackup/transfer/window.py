@@ -30,7 +30,7 @@ MOST_SLOTS = 16
 
 
 def slots(memory: int, part_size: int, lanes: int) -> int:
-    """Return how many parts of `part_size` fit `memory` bytes; at least one for each lane, and one to go on with."""
+    """Return how many parts fit `memory` bytes; at least one for each lane, and one to go on with."""
     return max(lanes + 1, 3, min(MOST_SLOTS, memory // part_size))
 
 

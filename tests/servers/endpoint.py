@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,10 @@ import boto3
 from botocore.config import Config
 from botocore.handlers import add_expect_header
 
-ADDRESSING = {"addressing_style": "path"}
+# One session, because reading botocore's service models takes most of the time that a client needs;
+# and a lock, because a session may make only one client at a time.
+_SESSION = boto3.session.Session()
+_SESSION_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,15 @@ def default_client(endpoint: S3Endpoint) -> Any:
 
 
 def _client(endpoint: S3Endpoint, **config: str) -> Any:
-    session = boto3.session.Session()  # boto3's default session is not safe to share between threads
-    made = session.client(
+    with _SESSION_LOCK:
+        made = _make_client(endpoint, config)
+    # R2 documents that it never says "100 Continue". A client that asks for it waits for ever.
+    made.meta.events.unregister("before-call.s3", add_expect_header)
+    return made
+
+
+def _make_client(endpoint: S3Endpoint, config: dict[str, str]) -> Any:
+    return _SESSION.client(
         "s3",
         endpoint_url=endpoint.endpoint_url,
         aws_access_key_id=endpoint.access_key_id,
@@ -64,7 +75,7 @@ def _client(endpoint: S3Endpoint, **config: str) -> Any:
         region_name=endpoint.region,
         verify=str(endpoint.ca_bundle) if endpoint.ca_bundle else None,
         config=Config(
-            s3=ADDRESSING,
+            s3={"addressing_style": "path"},
             retries={"total_max_attempts": 1},
             connect_timeout=5,
             read_timeout=30,
@@ -72,9 +83,6 @@ def _client(endpoint: S3Endpoint, **config: str) -> Any:
             **config,
         ),
     )
-    # R2 documents that it never says "100 Continue". A client that asks for it waits for ever.
-    made.meta.events.unregister("before-call.s3", add_expect_header)
-    return made
 
 
 def fresh_bucket(endpoint: S3Endpoint) -> S3Endpoint:

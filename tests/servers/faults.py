@@ -146,15 +146,20 @@ class FaultProxy:
         """Return how many requests of that kind came."""
         return sum(operation in ("any", one.operation) and key in one.key for one in self.requests)
 
+    def cut_connections(self) -> None:
+        """Cut every open connection, stalled and held ones too; new ones are served."""
+        self._loop.call_soon_threadsafe(self._cancel_all)
+
     def start(self) -> None:
         """Start to serve."""
         self._thread.start()
         self._ready.wait()
 
     def stop(self) -> None:
-        """Cut every connection and end the thread."""
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        """Cut every connection and end the thread; once stopped, do nothing."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -162,9 +167,12 @@ class FaultProxy:
         self._ready.set()
         await self._stop.wait()
         server.close()
+        self._cancel_all()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _cancel_all(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with self._lock:

@@ -45,7 +45,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
     provider = make_provider(arguments.provider, Settings())
     state = State(provider, {arguments.bucket: Bucket()})
     known = Credentials(arguments.access_key_id, arguments.secret_access_key, provider.regions)
-    runner = web.ServerRunner(web.Server(StrictServer(state, known)))
+    # A metadata header that is too long must reach our own check.
+    runner = web.ServerRunner(web.Server(StrictServer(state, known), max_field_size=64 * 1024))
     await runner.setup()
     tls = _tls(arguments.host, arguments.ca_file)
     await web.TCPSite(runner, arguments.host, arguments.port, ssl_context=tls, shutdown_timeout=0.1).start()

@@ -1,0 +1,48 @@
+"""What a contender is asked to do, as it is passed from the benchmark to the contender's own process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from tests.servers.endpoint import S3Endpoint
+
+
+@dataclass(frozen=True)
+class Task:
+    """Store `files` below `source` under the same keys in each bucket, and in the directory `local` if given.
+
+    `scratch` is an empty directory for whatever the contender needs besides. `roles` says as which provider
+    fsbackup treats each endpoint.
+    """
+
+    source: Path
+    files: Sequence[str]
+    endpoints: Sequence[S3Endpoint]
+    roles: Sequence[str]
+    local: Path | None
+    scratch: Path
+
+    def paths(self) -> list[Path]:
+        """Return the files' paths."""
+        return [self.source / name for name in self.files]
+
+    def dump(self) -> str:
+        """Return the task as JSON."""
+        return json.dumps(asdict(self), default=str)
+
+
+def load(text: str) -> Task:
+    """Return the task in `text`."""
+    fields = json.loads(text)
+    endpoints = [S3Endpoint(**endpoint) for endpoint in fields.pop("endpoints")]
+    paths = {name: Path(fields.pop(name)) for name in ("source", "scratch")}
+    local = fields.pop("local")
+    return Task(endpoints=endpoints, local=local and Path(local), **paths, **fields)
+
+
+def with_buckets(task: Task, endpoints: Sequence[S3Endpoint]) -> Task:
+    """Return the task for other buckets."""
+    return replace(task, endpoints=endpoints)
