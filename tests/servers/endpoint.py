@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
@@ -40,6 +40,9 @@ class S3Endpoint:
     region: str
     bucket: str
     ca_bundle: Path | None = None
+
+
+AnyEndpoint = TypeVar("AnyEndpoint", bound=S3Endpoint)
 
 
 def new_credentials() -> tuple[str, str]:
@@ -85,7 +88,7 @@ def _make_client(endpoint: S3Endpoint, config: dict[str, str]) -> Any:
     )
 
 
-def fresh_bucket(endpoint: S3Endpoint) -> S3Endpoint:
+def fresh_bucket(endpoint: AnyEndpoint) -> AnyEndpoint:
     """Make a new, empty bucket on the same server and return the endpoint that names it."""
     bucket = f"bucket-{secrets.token_hex(8)}"
     client(endpoint).create_bucket(Bucket=bucket)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.fault_kinds import AnsweredError, CutError, Fault, FrozenError
 from tests.servers.operations import Operation, S3Request
-from tests.servers.wire import PIECE, Head, answer_pieces, read_head, request_pieces
+from tests.servers.wire import PIECE, Head, answer_pieces, finish, read_head, request_pieces
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -28,7 +28,8 @@ class Record:
     status
         The status the client was given; None when it got no answer.
     started, ended
-        `time.monotonic` readings, to see what ran at the same time.
+        `time.monotonic` readings, to see what ran at the same time. `ended` is None while the request is
+        going on, and for a moment after the client has its answer.
     """
 
     operation: Operation
@@ -86,7 +87,7 @@ class Exchange:
         except FrozenError:
             await asyncio.Event().wait()
         except (CutError, OSError, asyncio.IncompleteReadError):
-            self._client[1].transport.abort()
+            pass  # our caller closes the connection
         finally:
             self.record.ended = time.monotonic()
         return False
@@ -114,7 +115,7 @@ class Exchange:
             await self._receive_answer(server[0])
             return sent_all and not self.answer.closes
         finally:
-            server[1].transport.abort()
+            await finish(server[1])
 
     async def _send_request(self, server: asyncio.StreamWriter) -> bool:
         await self._invite_body()
@@ -138,11 +139,11 @@ class Exchange:
             for fault in self._faults:
                 piece = await fault.on_request_piece(self, piece)
         except CutError as error:
-            await _to_server(server, self._head.frame(error.last))
             self.record.request_bytes += len(error.last)
+            await _to_server(server, self._head.frame(error.last))
             raise
+        self.record.request_bytes += len(piece)  # first, so that the test never sees less than the client
         await _to_server(server, self._head.frame(piece))
-        self.record.request_bytes += len(piece)
 
     async def _receive_answer(self, server: asyncio.StreamReader) -> None:
         self.answer = await self._final_head(server)
@@ -174,11 +175,11 @@ class Exchange:
             for fault in self._faults:
                 piece = await fault.on_answer_piece(self, piece)
         except CutError as error:
-            await self._to_client(self.answer.frame(error.last))
             self.record.answer_bytes += len(error.last)
+            await self._to_client(self.answer.frame(error.last))
             raise
-        await self._to_client(self.answer.frame(piece))
         self.record.answer_bytes += len(piece)
+        await self._to_client(self.answer.frame(piece))
 
     async def _answer_ourselves(self, error: AnsweredError) -> bool:
         await self._invite_body()

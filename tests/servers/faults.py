@@ -35,7 +35,7 @@ from tests.servers.fault_kinds import (
 )
 from tests.servers.operations import Operation, parse_request
 from tests.servers.ports import LOOPBACK
-from tests.servers.wire import Head, read_head
+from tests.servers.wire import Head, finish, read_head
 
 __all__ = [
     "Corrupt",
@@ -193,7 +193,7 @@ class FaultProxy:
         except OSError:
             pass  # the client has gone away: nothing left to tell it
         finally:
-            client[1].transport.abort()
+            await finish(client[1])
 
     def _exchange(self, client: Stream, head: Head) -> Exchange:
         method, target, _ = head.start.split(" ", 2)

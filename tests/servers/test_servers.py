@@ -137,9 +137,9 @@ def test_a_server_that_dies_shows_its_log() -> None:
         pass
 
 
-def test_a_server_that_stays_silent_shows_its_log() -> None:
-    spec = _python("print('thinking', flush=True); input()", timeout=1)
-    with pytest.raises(ServerSilentError, match="thinking"), running_server(spec):
+def test_a_server_that_stays_silent_is_given_up() -> None:
+    spec = _python("input()", timeout=0.2)
+    with pytest.raises(ServerSilentError, match="nothing answers"), running_server(spec):
         pass
 
 

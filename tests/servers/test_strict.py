@@ -190,6 +190,26 @@ class TestBoth:
         elsewhere = replace(either, bucket="no-such-bucket")
         assert s3.error_of(lambda: s3.read_bytes(elsewhere, "key")) == (404, "NoSuchBucket")
 
+    def test_copies(self, either: StrictEndpoint) -> None:
+        s3.put_bytes(either, "old ü", b"data", Metadata={"a": "b"})
+        connection, source = s3.client(either), {"Bucket": either.bucket, "Key": "old ü"}
+        connection.copy_object(Bucket=either.bucket, Key="new", CopySource=source)
+        found = s3.head(either, "new")
+        assert found is not None
+        assert (found.size, found.metadata) == (4, {"a": "b"})
+
+    def test_bulk_delete_needs_an_md5(self, either: StrictEndpoint) -> None:
+        s3.put_bytes(either, "key", b"data")
+        connection = s3.client(replace(either, name="bulk"))
+        more: dict[str, str] = {}
+        connection.meta.events.register("before-sign.s3", lambda request, **_: _without_crc(request, more))
+        arguments = {"Bucket": either.bucket, "Delete": {"Objects": [{"Key": "key"}]}}
+        refused = s3.error_of(lambda: connection.delete_objects(**arguments))
+        assert refused == (400, "MissingContentMD5")
+        body = b'<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Object><Key>key</Key></Object></Delete>'
+        more["Content-MD5"] = s3.content_md5(body)
+        assert connection.delete_objects(**arguments)["Deleted"] == [{"Key": "key"}]
+
     def test_the_control_counts(self, either: StrictEndpoint) -> None:
         s3.put_bytes(either, "key", b"data")
         s3.head(either, "none")
@@ -200,6 +220,13 @@ class TestBoth:
         either.control.reset()
         assert either.control.report().requests == {}
         assert s3.list_keys(either) == {}
+
+
+def _without_crc(request: Any, more: dict[str, str]) -> None:
+    del request.headers["x-amz-checksum-crc32"]
+    del request.headers["x-amz-sdk-checksum-algorithm"]
+    for name, value in more.items():
+        request.headers[name] = value
 
 
 class TestR2:

@@ -80,6 +80,18 @@ async def read_head(reader: asyncio.StreamReader) -> Head | None:
         return None
 
 
+async def finish(writer: asyncio.StreamWriter) -> None:
+    """Close a connection after what was written has gone out, but do not wait for long."""
+    try:
+        writer.close()
+        async with asyncio.timeout(1):
+            await writer.wait_closed()
+    except (OSError, TimeoutError):
+        pass  # the peer has gone, or does not read
+    finally:
+        writer.transport.abort()
+
+
 def request_pieces(reader: asyncio.StreamReader, head: Head, size: int) -> AsyncIterator[bytes]:
     """Yield the body of a request in pieces of at most `size` bytes, without its framing."""
     return _chunked(reader, size) if head.is_chunked else _sized(reader, head.length or 0, size)
