@@ -107,6 +107,14 @@ jobs:
     assert caught.value.__context__ is None
 
 
+def test_no_error_holds_what_the_environment_filled_in() -> None:
+    """A setting that was left out and came from a variable is not quoted when it is wrong."""
+    with pytest.raises(InvalidConfigError) as caught:
+        parse_config("version: 1\nbackends: {b: {type: b2}}", environ={"B2_BUCKET_NAME": f"{SECRET}/"})
+    assert "backends.b.bucket: must be a bucket's name" in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
 def test_the_error_itself_can_be_pickled() -> None:
     """The error crosses process borders with its problems."""
     error = InvalidConfigError([Problem("c.yaml", 3, "jobs.a", "is wrong")])

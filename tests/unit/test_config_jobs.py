@@ -1,0 +1,126 @@
+"""The rules of jobs, each with the exact place and words of its error."""
+
+from __future__ import annotations
+
+import pytest
+
+from fsbackup.config import InvalidConfigError, parse_config
+
+DATE = " (for example {now:%Y/%m} or {now:%Y-%m-%dT%H%M%S})"
+
+
+def mistakes(text: str) -> list[str]:
+    """Return the mistakes in `text`, one line each, without the file's name."""
+    with pytest.raises(InvalidConfigError) as caught:
+        parse_config(text, source="c", environ={})
+    return [line.removeprefix("c:") for line in str(caught.value).splitlines()]
+
+
+def one_job(source: str, destination: str, more: str = "") -> str:
+    """Return a configuration whose line 5 is a job."""
+    return f"""version: 1
+backends: {{a: {{type: local}}}}
+replication: {{s: {{backends: [a]}}}}
+jobs:
+  j: {{source: {source}, destination: '{destination}', replication: s{more}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("destination", "expected"),
+    [
+        ("", "must not be empty"),
+        ("{nam}", "must use known fields only, not '{nam}' (did you mean 'name'?)"),
+        ("{}", "must use known fields only, not '{}' (there are: now, name, relpath, hostname, job)"),
+        (
+            "{now.year}",
+            "must use known fields only, not '{now.year}' (there are: now, name, relpath, hostname, job)",
+        ),
+        ("{job[0]}", "must use known fields only, not '{job[0]}' (did you mean 'job'?)"),
+        ("a/{name", "must have its braces in pairs, not 'a/{name' (for example backups/{now:%Y/%m}/{name})"),
+        ("a}/b", "must have its braces in pairs, not 'a}/b' (for example backups/{now:%Y/%m}/{name})"),
+        ("{name:>9}", "must use {name} as it is, not '{name:>9}' (only {now} takes a format)"),
+        ("{name!r}", "must use {name} as it is, not '{name!r}' (only {now} takes a format)"),
+        ("{now}", "must give {now} a date format, not '{now}'" + DATE),
+        ("{now:YYYY}", "must give {now} a date format, not '{now:YYYY}'" + DATE),
+        ("{now:%!}", "must give {now} a date format, not '{now:%!}'" + DATE),
+        ("{now:%Y{job}}", "must give {now} a date format, not '{now:%Y{job}}'" + DATE),
+        (
+            "/a/{name}",
+            "must make a legal key, not '/a/{name}' (it starts or ends with '/' or has an empty segment)",
+        ),
+        ("a/../{name}", "must make a legal key, not 'a/../{name}' ('.' and '..' are not allowed as segments)"),
+        (
+            ".fsbackup/{name}",
+            "must make a legal key, not '.fsbackup/{name}' ('.fsbackup' is reserved for fsbackup's own records)",
+        ),
+    ],
+)
+def test_destinations(destination: str, expected: str) -> None:
+    """A template has known fields, a date format for {now} only, and makes legal keys."""
+    assert mistakes(one_job("{path: /x}", destination)) == [f"5: jobs.j.destination: {expected}"]
+
+
+@pytest.mark.parametrize(
+    "destination",
+    [
+        "backups/full/{now:%Y/%m}/{name}",
+        "wal/{relpath}",
+        "{hostname}/{job}/{{literal}}/{now:%Y-%m-%dT%H:%M}",
+        "x.gz",
+    ],
+)
+def test_good_destinations_are_kept_as_written(destination: str) -> None:
+    """A template is validated, not rendered."""
+    config = parse_config(one_job("{path: /x/db.gz}", destination), environ={})
+    assert config.jobs["j"].destination == destination
+
+
+@pytest.mark.parametrize("source", ["{path: /x/}", "{path: ..}", "{path: '/x/*.gz'}", "{path: /x, exclude: [a]}"])
+def test_many_files_need_many_keys(source: str) -> None:
+    """Where the source is plainly a directory or glob, the template must tell its files apart."""
+    assert mistakes(one_job(source, "a/{now:%Y}")) == [
+        "5: jobs.j.destination: must have {name} or {relpath}, not 'a/{now:%Y}' "
+        "(the source can be many files, and each needs its own key)"
+    ]
+    for field in ("{name}", "{relpath}"):
+        assert parse_config(one_job(source, f"a/{field}"), environ={}).jobs["j"].source.names_many
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            one_job("/x", "a"),
+            "source: must be a mapping of settings (for example source: {path: /srv/dumps/db.sql.gz})",
+        ),
+        (one_job("{}", "a"), "source.path: is missing (for example path: /srv/dumps/db.sql.gz)"),
+        (
+            one_job("{path: /x, exclude: a}", "a"),
+            "source.exclude: must be a list (for example exclude: [*.tmp, .git])",
+        ),
+        (one_job("{path: /x, exclude: ['']}", "{name}"), "source.exclude[0]: must not be empty"),
+        (
+            one_job("{path: /x, exlude: [a]}", "a"),
+            "source.exlude: is not a setting here (did you mean 'exclude'?)",
+        ),
+        (one_job("{path: /x}", "a", ", overwrite: maybe"), "overwrite: must be true or false, not 'maybe'"),
+        (
+            one_job("{path: /x}", "a").replace("replication: s}", "replication: t}"),
+            "replication: must be the name of a replication set, not 't' (there are: s)",
+        ),
+        (
+            one_job("{path: /x}", "a").replace(", replication: s}", "}"),
+            "replication: is missing (for example replication: triple)",
+        ),
+    ],
+)
+def test_jobs(text: str, expected: str) -> None:
+    """A job has a source, a destination and an existing set."""
+    assert mistakes(text) == [f"5: jobs.j.{expected}"]
+
+
+def test_a_job_has_defaults() -> None:
+    """Nothing is excluded and nothing overwritten unless it says so."""
+    job = parse_config(one_job("{path: /x}", "a"), environ={}).jobs["j"]
+    assert (job.source.path, job.source.exclude, job.overwrite, job.replication) == ("/x", (), False, "s")
