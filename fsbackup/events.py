@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 
 log = logging.getLogger("fsbackup.storage")
+# Without a handler of ours Python would print warnings by itself; where lines go is the application's choice.
+logging.getLogger("fsbackup").addHandler(logging.NullHandler())
 
 #: Names of the structured fields, in the order in which text formats show them.
 FIELDS = ("backend", "operation", "key", "size", "seconds", "outcome", "error_type", "error")

@@ -116,7 +116,7 @@ def _reveal(given: dict[str, Any]) -> dict[str, Any]:
 
 def _local(given: dict[str, Any], _settings: Any) -> dict[str, Any]:
     given.pop("max_concurrency")
-    return {**given, "base_path": given.pop("path")}
+    return {"base_path": given.pop("path"), **given}
 
 
 def _fsspec(given: dict[str, Any], settings: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from fsbackup.errors import ConfigError
 from fsbackup.keys import check_key, check_prefix
 from fsbackup.loop import run
 from fsbackup.replication.batch import Batch, Item, Outcome, SourceLike
+from fsbackup.replication.inspect import ObjectInfo, inspect
 from fsbackup.replication.listing import Listing, ObjectEntry
 from fsbackup.replication.progress import CallbackProgress
 from fsbackup.replication.status import SetStatus, status
@@ -213,6 +214,18 @@ class ReplicatedStorage(StorageBackend):
         ``"unknown"`` in the entries and logged; when none can, `NoHealthyReplicaError` is raised.
         """
         return _iterate(Listing(self._set.stores, check_prefix(prefix)).entries(), _PAGE)
+
+    def stat(self, remote_path: str) -> ObjectInfo:
+        """Return what one object is, and what every replica has of it: from manifests and metadata, not the data.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            When every replica says that there is no such key.
+        NoHealthyReplicaError
+            When none has it and not all could be asked.
+        """
+        return run(inspect(self._set, check_key(remote_path)))
 
     def status(self, prefix: str = "") -> SetStatus:
         """Compare what all replicas list at or below `prefix`: one LIST per 1,000 keys and replica.

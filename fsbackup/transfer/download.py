@@ -105,10 +105,8 @@ class Reading:
         good = len(data) == end - start
         if good and self.manifest is not None:
             block, view = self.manifest.block_size, memoryview(data)
-            good = all(
-                hashlib.sha256(view[at : at + block]).hexdigest() == self.manifest.blocks[(start + at) // block]
-                for at in range(0, len(data), block)
-            )
+            found = [hashlib.sha256(view[at : at + block]).hexdigest() for at in range(0, len(data), block)]
+            good = found == list(self.manifest.blocks[start // block : -(-end // block)])
         if not good:
             raise IntegrityError(
                 f"bytes {start} to {end} are not the ones that were stored",
@@ -157,6 +155,13 @@ async def locate(stores: tuple[ObjectStore, ...], key: str) -> Reading:
         return Reading(key, top.size, top, current + rest, failed=errors)
     bare = [f for f in findings if f.stat is not None]
     if bare and top is None:
+        if any(f.damaged for f in findings):
+            raise IntegrityError(
+                "its manifest is damaged wherever there is one, so that nothing proves its bytes",
+                operation="download",
+                key=key,
+                hint="compare the copies by hand; they are plain files under their own names",
+            )
         return _unverified(key, bare, errors)
     raise _absent(key, errors, "it was deleted" if isinstance(top, Tombstone) else "no such key")
 

@@ -121,13 +121,18 @@ def unanswered(store: ObjectStore, operation: str, key: str) -> BackendUnavailab
 
 
 async def read_record(store: ObjectStore, name: str) -> tuple[Record | None, bool]:
-    """Return the record stored under `name` (None: there is none), and whether one is there but damaged."""
+    """Return the record stored under `name` (None: there is none), and whether one is there but damaged.
+
+    A record of another key, put there by a hand that mixed files up, counts as damaged.
+    """
     try:
-        return load(await store.read(name)), False
+        record = load(await store.read(name))
     except ObjectNotFoundError:
         return None, False
     except IntegrityError:
         return None, True
+    misplaced = name not in (manifest_name(record.key), pending_name(record.key))
+    return (None, True) if misplaced else (record, False)
 
 
 async def write_record(store: ObjectStore, record: Record, *, create_only: bool = False) -> None:

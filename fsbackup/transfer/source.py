@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import stat
 import threading
 from abc import ABC, abstractmethod
@@ -13,6 +14,7 @@ from typing import BinaryIO, Protocol, TypeVar, cast
 
 from fsbackup.errors import SourceChangedError, SourceError, SourceNotFoundError
 from fsbackup.objects import Part
+from fsbackup.sizing import BLOCK_SIZE
 from fsbackup.transfer.hashing import Digest, ObjectHasher
 
 T = TypeVar("T")
@@ -103,12 +105,18 @@ class FileSource(Source):
             mtime_ns=self._before.st_mtime_ns,
             mode=stat.S_IMODE(self._before.st_mode),
         )
+        # A small file is read in the same trip to a worker thread that opens it: most of its cost is the trips.
+        small = self._before.st_size <= BLOCK_SIZE
+        self._ready = self._next(BLOCK_SIZE, md5=True) if small else None
 
     @property
     def kept(self) -> int:
         return self._before.st_size
 
     async def next_part(self, length: int, *, md5: bool) -> Part:
+        if self._ready is not None:
+            part, self._ready = self._ready, None
+            return part
         return await asyncio.to_thread(self._next, length, md5)
 
     async def reread(self, offset: int, length: int) -> bytes | None:
@@ -191,12 +199,18 @@ class StreamSource(Source):
         """Read until `length` bytes or the end; a pipe hands out far less per call."""
         pieces = []
         try:
-            while length and (piece := self._stream.read(length)):
+            while length and (piece := self._read_some(length)):
                 pieces.append(piece)
                 length -= len(piece)
         except (OSError, ValueError) as error:
             raise SourceError(f"{self.label}: cannot be read: {error}") from error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _read_some(self, length: int) -> bytes:
+        """Read once, waiting where the stream does not: a non-blocking one says None for "nothing yet"."""
+        while (piece := self._stream.read(length)) is None:
+            select.select([self._stream], [], [])
+        return piece
 
 
 def open_source(source: str | os.PathLike[str] | BinaryIO) -> Source:

@@ -13,14 +13,16 @@ from fsbackup.transfer.replicas import Spool
 
 
 class LaneKeeper:
-    """The temp file of a local replica: it holds, in order, what was sent to it."""
+    """The temp file of a local replica: it holds what was sent to it."""
 
-    def __init__(self, lane: StoreLane) -> None:
+    def __init__(self, lane: StoreLane, part_size: int) -> None:
         self._lane = lane
+        #: Parts under way may end out of order, so that the last bytes sent are not yet the last in a row.
+        self._unsure = lane.writer.concurrency * part_size
 
     @property
     def kept(self) -> int:
-        return self._lane.bytes_sent if not self._lane.aborted else 0
+        return 0 if self._lane.aborted else max(0, self._lane.bytes_sent - self._unsure)
 
     async def keep(self, part: Part) -> None:
         """Nothing to do: the replica writes for itself."""

@@ -183,7 +183,7 @@ class _Upload:
             return
         keeper = next((lane for lane in lanes if lane.writer.keeps), None)
         if keeper is not None:
-            self._source.keeper = LaneKeeper(keeper)
+            self._source.keeper = LaneKeeper(keeper, self._part_size)
         elif self._targets.spool is not None:
             self._source.keeper = SpoolFile(self._targets.spool)
 

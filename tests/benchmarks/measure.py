@@ -8,11 +8,12 @@ import select
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_SAMPLE = 0.02
+_SAMPLE_MS = 20
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Cost:
     cpu
         User and system seconds of all, start and imports included.
     rss
-        Each one's own peak resident memory in MiB, added up.
+        Each one's own peak of resident memory in MiB, added up.
     said
         What a reporting process reported.
     """
@@ -48,33 +49,64 @@ class Cost:
     wall: float
     cpu: float
     rss: float
-    said: Mapping[str, Any]
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
 class FailedError(RuntimeError):
-    """A contender's process failed."""
+    """A contender's process failed; the message is what it printed."""
 
 
 def run(commands: Sequence[Command], scratch: Path) -> Cost:
     """Run `commands` side by side to their ends."""
     os.sync()  # what an earlier contender left to be written is not this one's burden
-    started = time.monotonic()
-    running = [_Process(command, scratch / f"{number}") for number, command in enumerate(commands)]
-    for process in running:
-        process.watch(started)
-    said = {key: value for process in running for key, value in process.said.items()}
-    wall = said.get("wall", max(process.wall for process in running))
-    return Cost(wall, sum(each.cpu for each in running), sum(each.peak for each in running) / 1024, said)
+    logs = [scratch / f"process-{number}" for number in range(len(commands))]
+    with ThreadPoolExecutor(len(commands)) as pool:
+        costs = list(pool.map(_run_one, commands, logs))
+    return Cost(
+        wall=max(cost.wall for cost in costs),
+        cpu=sum(cost.cpu for cost in costs),
+        rss=sum(cost.rss for cost in costs),
+        said={key: value for cost in costs for key, value in cost.said.items()},
+    )
 
 
-class _Process:
-    """One process, whose memory is sampled from its start in a thread-free way: all are polled together."""
+def _run_one(command: Command, log: Path) -> Cost:
+    output, errors = log.with_suffix(".out"), log.with_suffix(".err")
+    given = log.with_suffix(".in")
+    given.write_text(command.stdin)
+    with given.open() as stdin, output.open("w") as stdout, errors.open("w") as stderr:
+        started = time.monotonic()
+        process = subprocess.Popen(
+            command.argv, stdin=stdin, stdout=stdout, stderr=stderr, env={**os.environ, **command.env}
+        )
+        peak, usage = _watch(process)
+    wall = time.monotonic() - started
+    if process.returncode:
+        raise FailedError(f"{command.argv[:4]}: {errors.read_text()[-4000:]}{output.read_text()[-1000:]}")
+    said = json.loads(output.read_text().splitlines()[-1]) if command.reports else {}
+    return Cost(said.get("wall", wall), usage, peak / 1024, said)
 
-    _all: list[_Process] = []  # noqa: RUF012
 
-    def __init__(self, command: Command, log: Path) -> None:
-        self.wall = self.cpu = 0.0
-        self.peak = 0
-        self.said: dict[str, Any] = {}
-        self._command = command
-        self._log = log
+def _watch(process: subprocess.Popen[bytes]) -> tuple[int, float]:
+    """Wait for the process; return its peak memory in KiB and its CPU seconds.
+
+    The peak is sampled from /proc: the kernel's own ``ru_maxrss`` begins with the memory of whoever started
+    the process.
+    """
+    peak = 0
+    handle = os.pidfd_open(process.pid)
+    waiting = select.poll()
+    waiting.register(handle, select.POLLIN)
+    try:
+        while not waiting.poll(_SAMPLE_MS):
+            peak = max(peak, _peak_of(process.pid))
+    finally:
+        os.close(handle)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return peak, usage.ru_utime + usage.ru_stime
+
+
+def _peak_of(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)

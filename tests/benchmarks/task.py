@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.servers.endpoint import S3Endpoint
@@ -38,11 +38,7 @@ def load(text: str) -> Task:
     """Return the task in `text`."""
     fields = json.loads(text)
     endpoints = [S3Endpoint(**endpoint) for endpoint in fields.pop("endpoints")]
-    paths = {name: Path(fields.pop(name)) for name in ("source", "scratch")}
-    local = fields.pop("local")
-    return Task(endpoints=endpoints, local=local and Path(local), **paths, **fields)
-
-
-def with_buckets(task: Task, endpoints: Sequence[S3Endpoint]) -> Task:
-    """Return the task for other buckets."""
-    return replace(task, endpoints=endpoints)
+    source, scratch, local = (fields.pop(name) for name in ("source", "scratch", "local"))
+    return Task(
+        source=Path(source), scratch=Path(scratch), local=local and Path(local), endpoints=endpoints, **fields
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
+
 from fsbackup.testing import SideDoor
 
 
@@ -19,3 +21,13 @@ def directory_door(base: Path) -> SideDoor:
 def _put(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
+
+
+def memory_door(root: str) -> SideDoor:
+    """Return the side door into fsspec's memory filesystem: the dictionary that it is."""
+    store, prefix = MemoryFileSystem.store, f"/{root}/"
+    return SideDoor(
+        put=lambda name, data: MemoryFile(MemoryFileSystem(), prefix + name, data).commit(),
+        get=lambda name: store[prefix + name].getvalue() if prefix + name in store else None,
+        names=lambda: {name.removeprefix(prefix) for name in store if name.startswith(prefix)},
+    )

@@ -26,6 +26,7 @@ class LocalWriter(ObjectWriter):
     """
 
     concurrency = 2
+    keeps = True
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fsbackup.errors import ConfigError
 
@@ -15,8 +15,8 @@ class Argument(NamedTuple):
     variable: str | None = None
 
 
-def resolve(backend: str, **arguments: Argument) -> dict[str, str]:
-    """Return the value of each argument, from the environment where it was not given.
+def resolve(backend: str, **arguments: Argument) -> dict[str, Any]:
+    """Return the value of each argument (a text), from the environment where it was not given.
 
     Raises
     ------

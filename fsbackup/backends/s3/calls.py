@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsbackup.backends.s3.body import CHUNK, Body, Progress
 from fsbackup.backends.s3.client import Connection
 from fsbackup.backends.s3.errors import Where, code_of, retry_after, translate
+from fsbackup.backends.s3.watch import Watch
 from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError, TransientError
+from fsbackup.events import log
+
+if TYPE_CHECKING:
+    from tenacity import AsyncRetrying, RetryCallState
 
 T = TypeVar("T")
 Answer = dict[str, Any]
 
+#: Waits grow from 0.1 s twofold, each with up to half a second more: two seconds in all, so that R2's limit of
+#: one write per second and key is waited out.
 _ATTEMPTS = 5
-_FIRST_WAIT = 0.1
-_LONGEST_WAIT = 5.0
+_FIRST_WAIT, _LONGEST_WAIT, _JITTER = 0.1, 5.0, 0.5
 #: Codes that say that the bytes arrived damaged: worth another try, but never merely "unavailable" in the end.
 _DAMAGED = frozenset({"BadDigest", "XAmzContentSHA256Mismatch"})
 
@@ -31,7 +36,7 @@ class Calls:
     connection
         Gives the client.
     timeout
-        Longest silence in seconds: no byte moved and no answer, over all tries of one call and the waits between.
+        Longest silence in seconds: no byte moved, over all tries of one call and the waits between them.
     """
 
     def __init__(self, name: str, connection: Connection, timeout: float) -> None:
@@ -42,7 +47,7 @@ class Calls:
     async def request(self, where: Where, method: str, **params: Any) -> Answer:
         """Call one method of the client and return its answer."""
 
-        async def once(_: asyncio.Timeout) -> Answer:
+        async def once(_: Watch) -> Answer:
             client = await self.connection.client()
             answer: Answer = await getattr(client, method)(**params)
             return answer
@@ -52,8 +57,8 @@ class Calls:
     async def send(self, where: Where, method: str, data: bytes, progress: Progress, **params: Any) -> Answer:
         """Call a method that takes a body."""
 
-        async def once(watch: asyncio.Timeout) -> Answer:
-            progress.alive = lambda: self.moved(watch)
+        async def once(watch: Watch) -> Answer:
+            progress.alive = watch.moved
             client = await self.connection.client()
             body: Any = Body(data, progress) if len(data) > CHUNK else data
             answer: Answer = await getattr(client, method)(Body=body, **params)
@@ -62,60 +67,61 @@ class Calls:
 
         return await self.run(where, once)
 
-    async def run(self, where: Where, once: Callable[[asyncio.Timeout], Awaitable[T]]) -> T:
+    async def run(self, where: Where, once: Callable[[Watch], Awaitable[T]]) -> T:
         """Await `once`, again after transient failures, until it has been silent for too long."""
-        last: list[Exception] = []
+        failures: list[BaseException] = []
         try:
-            async with asyncio.timeout(where.timeout) as watch:
-                return await self._retried(where, lambda: once(watch), last)
+            async with Watch(where.timeout) as watch:
+                return await _retrying(where, failures)(self._translated, where, once, watch)
         except TransientError as error:
             if code_of(error) in _DAMAGED:
                 raise _damaged(where) from error
             raise
         except TimeoutError as error:
-            raise _silent(where, last) from (last[-1] if last else error)
+            raise _silent(where, failures) from (failures[-1] if failures else error)
 
-    async def _retried(self, where: Where, once: Callable[[], Awaitable[T]], last: list[Exception]) -> T:
-        from stamina import retry_context
-
-        def again(error: Exception) -> bool | float:
-            last[:] = [error]
-            return _wait_for(error, where.timeout)
-
-        async for attempt in retry_context(
-            again, attempts=_ATTEMPTS, timeout=None, wait_initial=_FIRST_WAIT, wait_max=_LONGEST_WAIT
-        ):
-            with attempt:
-                return await self._translated(where, once)
-        raise AssertionError("a retry context ends with a result or an error")
-
-    async def _translated(self, where: Where, once: Callable[[], Awaitable[T]]) -> T:
+    async def _translated(self, where: Where, once: Callable[[Watch], Awaitable[T]], watch: Watch) -> T:
         try:
-            return await once()
+            return await once(watch)
         except Exception as error:
             raise translate(error, where, self.connection.secrets) from error
 
-    def moved(self, watch: asyncio.Timeout) -> None:
-        """Note that a byte moved: the call may be silent for `timeout` seconds from now."""
-        watch.reschedule(asyncio.get_running_loop().time() + self.timeout)
+
+def _retrying(where: Where, failures: list[BaseException]) -> AsyncRetrying:
+    from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
+
+    backoff = wait_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT) + wait_random(0, _JITTER)
+
+    def wait(state: RetryCallState) -> float:
+        asked = retry_after(failures[-1])
+        return backoff(state) if asked is None else asked
+
+    def again(error: BaseException) -> bool:
+        failures[:] = [error]
+        # A wait that the service asks for and that is longer than the silence allowed would end in nothing.
+        return isinstance(error, TransientError) and (retry_after(error) or 0.0) < where.timeout
+
+    def note(state: RetryCallState) -> None:
+        log.info("trying again in %.1f s: %s", state.upcoming_sleep, failures[-1])
+
+    return AsyncRetrying(
+        stop=stop_after_attempt(_ATTEMPTS),
+        retry=retry_if_exception(again),
+        wait=wait,
+        before_sleep=note,
+        reraise=True,
+    )
 
 
-def _silent(where: Where, last: list[Exception]) -> FsbackupError:
-    before = f", after: {last[-1].message}" if last and isinstance(last[-1], FsbackupError) else ""
+def _silent(where: Where, failures: list[BaseException]) -> FsbackupError:
+    last = failures[-1] if failures else None
+    before = f" (before that: {last.message})" if isinstance(last, FsbackupError) else ""
     made: FsbackupError = where.error(
         BackendUnavailableError,
         f"no byte moved for {where.timeout:g} s{before}",
-        "check the network and the provider's status page; a longer timeout helps only a slow service",
+        "check the network and the provider's status page; a longer timeout helps only with a slow service",
     )
     return made
-
-
-def _wait_for(error: Exception, silence: float) -> bool | float:
-    """Tell whether to try again; a number is the wait that the service itself asks for, in seconds."""
-    if not isinstance(error, TransientError):
-        return False
-    asked = retry_after(error)
-    return True if asked is None else asked if asked < silence else False
 
 
 def _damaged(where: Where) -> FsbackupError:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +16,12 @@ from fsbackup.loop import get_loop
 #: Connections per store. More than are ever in flight, because a call that waits for one counts as silent.
 POOL = 64
 _CONNECT_TIMEOUT = 10.0
+#: Seconds after which an idle connection is not used again; servers close theirs later.
+_KEEPALIVE = 12.0
+#: Bytes that the kernel may hold unsent. By itself it takes 4 MiB per connection: on a slow line those would leave
+#: long after we have counted them as moved, and look like a stall.
+_UNSENT = 128 * 1024
+_AWS_FILES = {"profile": None, "config_file": os.devnull, "credentials_file": os.devnull}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +81,11 @@ def _without_expect(params: dict[str, Any], **_: Any) -> None:
 
 
 def _filesystem(settings: Settings, loop: asyncio.AbstractEventLoop) -> Any:
-    from aiobotocore.session import AioSession
     from s3fs import S3FileSystem
 
-    # Credentials are put into the session and not into the filesystem, whose `storage_options` show all they get.
-    session = AioSession()
-    session.set_credentials(settings.access_key_id.reveal(), settings.secret_access_key.reveal())
     filesystem = S3FileSystem(
         anon=False,
-        session=session,
+        session=_session(settings),
         endpoint_url=settings.endpoint_url,
         client_kwargs=_client_options(settings),
         config_kwargs=_config_options(settings),
@@ -93,6 +98,17 @@ def _filesystem(settings: Settings, loop: asyncio.AbstractEventLoop) -> Any:
     )
     filesystem.retries = 1
     return filesystem
+
+
+def _session(settings: Settings) -> Any:
+    """Hold the credentials outside the filesystem, whose `storage_options` show all that they are given."""
+    from aiobotocore.session import AioSession
+
+    # Nothing of what this machine's AWS configuration says is meant for us; a profile may not even exist.
+    nothing = {name: (None, None, value, None) for name, value in _AWS_FILES.items()}
+    session = AioSession(session_vars=nothing)
+    session.set_credentials(settings.access_key_id.reveal(), settings.secret_access_key.reveal())
+    return session
 
 
 def _client_options(settings: Settings) -> dict[str, Any]:
@@ -109,8 +125,18 @@ def _config_options(settings: Settings) -> dict[str, Any]:
         "connect_timeout": min(_CONNECT_TIMEOUT, settings.timeout),
         "read_timeout": settings.timeout,
         "max_pool_connections": POOL,
+        "connector_args": {"socket_factory": _socket, "keepalive_timeout": _KEEPALIVE},
         "signature_version": "s3v4",
         # Not hashed a second time: Content-MD5 and the ETag in the answer protect the body.
         "s3": {"payload_signing_enabled": False, "addressing_style": "path"},
         "user_agent": f"fsbackup/{__version__}",  # botocore's own is put together anew for every call
     }
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    """Make the socket of one connection; `address` is as from `socket.getaddrinfo`."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    with suppress(AttributeError, OSError):  # not every system has it
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+    return made

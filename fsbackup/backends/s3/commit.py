@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fsbackup.backends.s3.calls import Answer
 from fsbackup.backends.s3.errors import Where, code_of
-from fsbackup.backends.s3.target import Target, comparable, etag_of
+from fsbackup.backends.s3.target import Target, comparable, etag_of, version_of
 from fsbackup.errors import (
     BackendError,
     ConflictError,
@@ -55,9 +55,7 @@ class Commit:
         answer, head = await self._called(sent, call)
         self._target.seen()
         if head is None and (sent.parts or not comparable(answer)):
-            head = await self._target.head(self._name, "write")
-            if head is None:
-                raise self._wrong("it is not there after it was stored")
+            head = await self._confirmation(answer)
         if problem := self._difference(sent, answer, head):
             await self._take_back(answer)
             raise self._wrong(problem)
@@ -65,9 +63,20 @@ class Commit:
             name=self._name,
             size=sent.size,
             etag=etag_of(head or answer),
-            version_id=answer.get("VersionId"),
+            version_id=version_of(answer),
             metadata=self.metadata,
         )
+
+    async def _confirmation(self, answer: Answer) -> Answer | None:
+        """Return what HEAD says of this very upload, None when another writer has replaced it meanwhile."""
+        head = await self._target.head(self._name, "write", version=version_of(answer))
+        if head is None:
+            raise self._wrong("it is not there after it was stored")
+        if head.get("Metadata", {}).get(UPLOAD_TAG, self._tag) == self._tag:
+            return head
+        if self._plan.create_only:
+            raise self._where.error(ConflictError, "another writer got the name at the same time")
+        return None
 
     async def _called(self, sent: Sent, call: Callable[..., Awaitable[Answer]]) -> tuple[Answer, Answer | None]:
         """Return the call's answer, and HEAD's where it had to be asked what became of the call."""
@@ -94,7 +103,7 @@ class Commit:
     async def _ours(self, sent: Sent) -> Answer | None:
         """Return what HEAD says when it shows this very upload, None otherwise or when nobody answers."""
         try:
-            head = await self._target.head(self._name, "write", min(_SETTLE, self._target.calls.timeout))
+            head = await self._target.head(self._name, "write", timeout=min(_SETTLE, self._target.calls.timeout))
         except FsbackupError as error:
             log.debug("cannot find out whether %s is stored: %s", self._name, error)
             return None
@@ -121,7 +130,7 @@ class Commit:
 
     async def _take_back(self, answer: Answer) -> None:
         """Remove a wrong object: its version where it has one (the older one shows again), or a new object."""
-        version = {"VersionId": answer["VersionId"]} if answer.get("VersionId", "null") != "null" else {}
+        version = {"VersionId": found} if (found := version_of(answer)) else {}
         if not version and not self._plan.create_only:
             return
         try:

@@ -39,7 +39,10 @@ class Where:
         return kind(message, backend=self.backend, operation=self.operation, key=self.key, hint=hint)
 
 
-_KEYS = "check that the access key belongs to this endpoint and may read, write, list and delete in the bucket"
+_KEYS = (
+    "check that the access key belongs to this endpoint and may read, write, list and delete in the bucket,"
+    " and that this machine's clock is right"
+)
 _SECRET = "the secret access key does not belong to the access key id, or the region is wrong"
 _CHECKSUMS = (
     "check the keys; if these keys work elsewhere, something on the way adds checksum headers"
@@ -53,7 +56,7 @@ _UPLOAD = "the upload was aborted by somebody else or by the bucket's lifecycle 
 _DENIED = Meaning(AccessDeniedError, _KEYS)
 _SPACE = Meaning(OutOfSpaceError, _ROOM)
 _AGAIN = Meaning(TransientError)
-_TAKEN = Meaning(ConflictError)
+_TAKEN = Meaning(ConflictError, "another object has this name, or is just getting it")
 _LIMITED = Meaning(TransientError, "the provider limits the rate of requests: lower max_concurrency")
 _HURT = Meaning(TransientError, "bytes were damaged on the way: check memory and network")
 _ABSENT = Meaning(ObjectNotFoundError)
@@ -173,7 +176,7 @@ _SHOWN = ("Code", "Message")
 
 
 def _without(text: str, secrets: tuple[str, ...]) -> str:
-    for secret in secrets:
+    for secret in filter(None, secrets):
         text = text.replace(secret, "***")
     return text
 

@@ -51,7 +51,7 @@ async def _page(target: Target, prefix: str, after: str, token: str | None) -> A
         "list_objects_v2",
         Bucket=target.bucket,
         Prefix=target.prefix + prefix,
-        MaxKeys=1000,
+        MaxKeys=target.page_size,
         **start,
     )
     target.seen()

@@ -9,10 +9,10 @@ from fsbackup.backends.s3.calls import Calls
 from fsbackup.backends.s3.client import Connection, Settings
 from fsbackup.backends.s3.listing import list_objects
 from fsbackup.backends.s3.profile import GENERIC, Profile
-from fsbackup.backends.s3.reading import read_range
+from fsbackup.backends.s3.reading import read_range, require
 from fsbackup.backends.s3.removing import remove_object
 from fsbackup.backends.s3.secret import Secret
-from fsbackup.backends.s3.target import Target, stat_of
+from fsbackup.backends.s3.target import PAGE_SIZE, Target, stat_of
 from fsbackup.backends.s3.writer import S3Writer
 from fsbackup.keys import check_prefix, encode_key
 from fsbackup.objects import DEFAULT_TIMEOUT, Capabilities, ObjectStat, ObjectStore, ObjectWriter, WritePlan
@@ -45,6 +45,8 @@ class S3Objects(ObjectStore):
         Parts of one object that are sent at once.
     ca_bundle
         A file of certificates to trust instead of the system's.
+    page_size
+        Names per page of a listing; the services' own limit, 1,000, is the default.
 
     Raises
     ------
@@ -66,6 +68,7 @@ class S3Objects(ObjectStore):
         timeout: float = DEFAULT_TIMEOUT,
         max_concurrency: int = DEFAULT_CONCURRENCY,
         ca_bundle: str | None = None,
+        page_size: int = PAGE_SIZE,
     ) -> None:
         super().__init__(name, timeout=timeout)
         self.endpoint_url = endpoint_url
@@ -75,7 +78,7 @@ class S3Objects(ObjectStore):
             Settings(endpoint_url, region, Secret(access_key_id), Secret(secret_access_key), timeout, ca_bundle)
         )
         folder = f"{encode_key(check_prefix(prefix)).removesuffix('/')}/" if prefix else ""
-        self._target = Target(Calls(name, self._connection, timeout), bucket, folder, profile)
+        self._target = Target(Calls(name, self._connection, timeout), bucket, folder, profile, page_size)
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]  # a fact of the provider, not of the class
@@ -104,9 +107,9 @@ class S3Objects(ObjectStore):
         return None if answer is None else stat_of(name, answer)
 
     async def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
-        """Read by one GET."""
-        if end is not None and start >= end:
-            return b""
+        """Read by one GET (an empty range by one HEAD)."""
+        if end is not None and start >= end:  # HTTP has no empty range, but the object must be there
+            return await require(self._target, name)
         return await read_range(self._target, name, start, end)
 
     def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> ObjectWriter:

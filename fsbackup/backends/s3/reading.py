@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any
 
@@ -10,6 +9,7 @@ from fsbackup.backends.s3.body import CHUNK
 from fsbackup.backends.s3.calls import Answer
 from fsbackup.backends.s3.errors import Where, code_of
 from fsbackup.backends.s3.target import Target
+from fsbackup.backends.s3.watch import Watch
 from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -21,12 +21,12 @@ async def read_range(target: Target, name: str, start: int, end: int | None) -> 
     where = target.where("read", name)
     params = {**target.at(name), **_range(start, end)}
 
-    async def once(watch: asyncio.Timeout) -> bytes:
+    async def once(watch: Watch) -> bytes:
         client = await target.calls.connection.client()
         answer = await client.get_object(**params)
         async with answer["Body"] as body:
             expected = _expected(answer, where, start, end)
-            return await _content(target, body, expected, where, watch)
+            return await _content(body, expected, where, watch)
 
     try:
         data = await target.calls.run(where, once)
@@ -39,6 +39,19 @@ async def read_range(target: Target, name: str, start: int, end: int | None) -> 
         data = b""
     target.seen()
     return data
+
+
+async def require(target: Target, name: str) -> bytes:
+    """Return nothing of an object that is there.
+
+    Raises
+    ------
+    ObjectNotFoundError
+        When it is not.
+    """
+    if await target.head(name, "read") is None:
+        raise target.where("read", name).error(ObjectNotFoundError, "no such key")
+    return b""
 
 
 def _range(start: int, end: int | None) -> dict[str, str]:
@@ -59,10 +72,10 @@ def _expected(answer: Answer, where: Where, start: int, end: int | None) -> int:
     raise where.error(TransientError, "the service answered with another range than was asked for")
 
 
-async def _content(target: Target, body: Any, expected: int, where: Where, watch: asyncio.Timeout) -> bytes:
+async def _content(body: Any, expected: int, where: Where, watch: Watch) -> bytes:
     chunks, size = [], 0
     while chunk := await body.read(CHUNK):
-        target.calls.moved(watch)
+        watch.moved()
         chunks.append(chunk)
         size += len(chunk)
     if size != expected:

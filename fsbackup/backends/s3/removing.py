@@ -48,6 +48,7 @@ async def _versions(target: Target, name: str) -> list[str]:
             "list_object_versions",
             Bucket=target.bucket,
             Prefix=target.prefix + name,
+            MaxKeys=target.page_size,
             **start,
         )
         target.seen()

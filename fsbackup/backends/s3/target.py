@@ -11,6 +11,8 @@ from fsbackup.backends.s3.profile import Profile
 from fsbackup.errors import BackendError, ObjectNotFoundError
 from fsbackup.objects import ObjectStat
 
+#: The most names that Amazon S3, R2 and B2 put on one page of a listing.
+PAGE_SIZE = 1000
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _MD5_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
 #: With these the ETag is no MD5 of the content (Amazon S3 API reference, "Object": ETag).
@@ -20,11 +22,14 @@ _OPAQUE_ENCRYPTION = frozenset({"aws:kms", "aws:kms:dsse"})
 class Target:
     """A bucket, the prefix in it, and how to call its service."""
 
-    def __init__(self, calls: Calls, bucket: str, prefix: str, profile: Profile) -> None:
+    def __init__(
+        self, calls: Calls, bucket: str, prefix: str, profile: Profile, page_size: int = PAGE_SIZE
+    ) -> None:
         self.calls = calls
         self.bucket = bucket
         self.prefix = prefix
         self.profile = profile
+        self.page_size = page_size
         #: Set once the service has refused ``If-None-Match`` as not implemented.
         self.refuses_condition = False
         self._exists = False
@@ -37,11 +42,14 @@ class Target:
         """Return the place of a call; `timeout` (seconds of silence) is the store's own unless given."""
         return Where(self.calls.name, operation, name, self.calls.timeout if timeout is None else timeout)
 
-    async def head(self, name: str, operation: str = "stat", timeout: float | None = None) -> Answer | None:
+    async def head(
+        self, name: str, operation: str = "stat", *, version: str | None = None, timeout: float | None = None
+    ) -> Answer | None:
         """Return the answer to HEAD; None only when there is no such key in a bucket that exists."""
+        params = {**self.at(name), "VersionId": version} if version else self.at(name)
         where = self.where(operation, name, timeout)
         try:
-            answer = await self.calls.request(where, "head_object", **self.at(name))
+            answer = await self.calls.request(where, "head_object", **params)
         except ObjectNotFoundError:
             await self.prove(where)
             return None
@@ -90,7 +98,7 @@ def stat_of(name: str, answer: Answer) -> ObjectStat:
         size=answer["ContentLength"],
         modified=answer["LastModified"].timestamp() if "LastModified" in answer else None,
         etag=etag_of(answer),
-        version_id=answer.get("VersionId"),
+        version_id=version_of(answer),
         metadata=answer.get("Metadata", {}),
     )
 
@@ -98,6 +106,12 @@ def stat_of(name: str, answer: Answer) -> ObjectStat:
 def etag_of(answer: Answer) -> str | None:
     """Return the ETag without quotes, None when there is none."""
     return answer.get("ETag", "").strip('"') or None
+
+
+def version_of(answer: Answer) -> str | None:
+    """Return the version's id, None in a bucket without versions."""
+    version = answer.get("VersionId", "null")
+    return None if version == "null" else str(version)
 
 
 def comparable(answer: Answer, *, parts: bool = False) -> str | None:

@@ -56,6 +56,8 @@ class S3Writer(ObjectWriter):
         if part.number == 1 and part.last:
             self._whole = part
             return
+        if self._over:
+            raise self._where.error(BackendError, "the upload is over: it was committed or aborted")
         sending = asyncio.ensure_future(self._send(part))
         self._running.add(sending)
         try:
@@ -114,7 +116,7 @@ class S3Writer(ObjectWriter):
             raise self._where.error(
                 IntegrityError, f"part {part.number} was stored with other bytes than were sent"
             )
-        return _Done(part, answer["ETag"])
+        return _Done(part, str(answer.get("ETag", "")))
 
     async def _upload_id(self) -> str:
         """Return the upload's id. The first part starts it; cancelling that part does not lose it."""

@@ -1,0 +1,30 @@
+"""Cuts a call in which nothing moves. aiohttp has no timeout of its own while a body is being sent."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+
+class Watch:
+    """A context that ends with `TimeoutError` when nothing has moved for `silence` seconds."""
+
+    def __init__(self, silence: float) -> None:
+        self._silence = silence
+        self._timer = asyncio.timeout(silence)
+        self._left = False
+
+    async def __aenter__(self) -> Watch:
+        await self._timer.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._left = True
+        await self._timer.__aexit__(kind, error, trace)
+
+    def moved(self) -> None:
+        """Note that something moved. Too late is no error: the transport may go on with a body for a while."""
+        if not self._left and not self._timer.expired():
+            self._timer.reschedule(asyncio.get_running_loop().time() + self._silence)

@@ -1,0 +1,71 @@
+"""`fsbackup ls`: the objects of a set."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from fsbackup.cli import context, exits, output, text
+from fsbackup.cli.command import Command, add_set, prefix
+
+if TYPE_CHECKING:
+    from fsbackup.replication.listing import ObjectEntry
+    from fsbackup.replication.storage import ReplicatedStorage
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "prefix", nargs="?", default="", metavar="PREFIX", type=prefix, help="a key, or the first segments of keys"
+    )
+    parser.add_argument("-l", "--long", action="store_true", help="size, date and a column for each replica too")
+    add_set(parser)
+
+
+def _execute(args: Namespace) -> int:
+    store = context.open_set(args)
+    names = list(store.backends)
+    complete, found = True, False
+    if args.long and not args.json:
+        output.say(_columns("size", "modified", names, names, "key"))
+    for entry in store.ls(args.prefix):
+        found = True
+        complete = complete and entry.copies == len(names)
+        _print(args, entry, names)
+    if not found:
+        complete = _all_answer(store, args.prefix)
+        output.note(f"nothing is stored{f' at or below {args.prefix}' if args.prefix else ''}")
+    return exits.COMPLETE if complete else exits.DEGRADED
+
+
+def _all_answer(store: ReplicatedStorage, wanted: str) -> bool:
+    """Tell whether every replica says that there is nothing: no answer is not that answer."""
+    return not any(each.error for each in store.status(wanted).backends.values())
+
+
+def _print(args: Namespace, entry: ObjectEntry, names: list[str]) -> None:
+    if args.json:
+        output.json_line(entry.as_dict())
+    elif args.long:
+        states: list[str] = [entry.replicas[name] for name in names]
+        output.say(_columns(text.size(entry.size), text.when(entry.modified), names, states, entry.key))
+    else:
+        output.say(entry.key)
+
+
+def _columns(size: str, when: str, names: list[str], states: list[str], key: str) -> str:
+    """Return one line of the long form; widths are fixed, since a listing may have a million lines."""
+    cells = [state.ljust(max(len(name), len("size differs"))) for name, state in zip(names, states, strict=True)]
+    return "  ".join([size.rjust(10), when.ljust(16), *cells, key])
+
+
+COMMAND = Command(
+    name="ls",
+    summary="list objects, and which replicas have them",
+    description="Lists the objects at or below a prefix, from the replicas' own listings, in order. With -l: "
+    "size, date, and for each replica present, missing, size differs or unknown (it could not be listed). With "
+    "--json: one JSON object per line. The exit code is 3 when something listed is not everywhere.",
+    examples=("fsbackup ls", "fsbackup ls -l backups/2025/10", "fsbackup ls --json | jq -r .key"),
+    arguments=_arguments,
+    execute=_execute,
+)

@@ -1,0 +1,98 @@
+"""Globs of a source, and the ones it leaves out. Pure: they look at names, never at the disk."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable
+from glob import has_magic
+
+#: Where a match stands: which segments of the pattern may come next. Empty: nothing below can match.
+State = frozenset[int]
+
+_NOTHING = re.compile(r"(?!)")
+
+
+class PathPattern:
+    """A glob over path segments.
+
+    ``*``, ``?`` and ``[...]`` match within one name, also one that starts with a dot: what a backup leaves out
+    is said by `exclude`, not by its spelling. ``**`` matches any number of directories. A directory that matches
+    is matched with everything below it.
+
+    Parameters
+    ----------
+    segments
+        The pattern's segments; none at all matches everything.
+    only_directories
+        Match no file itself, only directories (the pattern ends with a slash).
+    """
+
+    def __init__(self, segments: Iterable[str], *, only_directories: bool = False) -> None:
+        self._segments = [None if each == "**" else _compile(each) for each in segments]
+        self._end = len(self._segments)
+        self._only_directories = only_directories
+        self.start: State = self._closed({0})
+
+    def step(self, state: State, name: str, *, is_directory: bool) -> State:
+        """Return the state after the entry `name`; for a file it is of use only when `matches`."""
+        if self.matches(state):
+            return state
+        after = set()
+        for at in state:
+            segment = self._segments[at]
+            if segment is None and is_directory:
+                after.add(at)
+            elif segment is not None and segment.match(name):
+                after.add(at + 1)
+        if self._only_directories and not is_directory:
+            after.discard(self._end)
+        return self._closed(after)
+
+    def matches(self, state: State) -> bool:
+        """Tell whether the whole pattern was matched on the way to `state`."""
+        return self._end in state
+
+    def _closed(self, state: set[int]) -> State:
+        """Add what ``**`` reaches by matching no directory at all."""
+        for at in sorted(state):
+            while at < self._end and self._segments[at] is None:
+                at += 1
+                state.add(at)
+        return frozenset(state)
+
+
+EVERYTHING = PathPattern(())
+
+
+class Excludes:
+    """Globs of what to leave out, matched with the path below the source and with the last name of it.
+
+    A pattern that ends with a slash leaves out directories only.
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        cleaned = [pattern.removeprefix("./") for pattern in patterns]
+        self._any = _union(pattern for pattern in cleaned if not pattern.endswith("/"))
+        self._directories = _union(pattern.rstrip("/") for pattern in cleaned if pattern.endswith("/"))
+
+    def __call__(self, relpath: str, *, is_directory: bool) -> bool:
+        name = relpath.rpartition("/")[2]
+        wanted = (self._any, self._directories) if is_directory else (self._any,)
+        return any(pattern.match(relpath) or pattern.match(name) for pattern in wanted)
+
+
+def split_glob(path: str) -> tuple[str, list[str]]:
+    """Return the fixed directory that a glob starts from, and the segments of the glob below it."""
+    segments = [segment for segment in path.split("/") if segment]
+    first = next(index for index, segment in enumerate(segments) if has_magic(segment))
+    return "/" + "/".join(segments[:first]), segments[first:]
+
+
+def _compile(glob: str) -> re.Pattern[str]:
+    return re.compile(fnmatch.translate(glob))
+
+
+def _union(globs: Iterable[str]) -> re.Pattern[str]:
+    patterns = [fnmatch.translate(glob) for glob in globs]
+    return re.compile("|".join(patterns)) if patterns else _NOTHING

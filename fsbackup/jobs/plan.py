@@ -1,0 +1,100 @@
+"""What a run of a job will do: every file with its key, and what speaks against it, before anything is sent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from fsbackup.errors import ConfigError, SourceError
+from fsbackup.jobs.found import Found, Missed, Skipped, SourceFile
+from fsbackup.jobs.sources import find_files
+from fsbackup.jobs.template import Destination, local_now
+
+if TYPE_CHECKING:
+    from fsbackup.config import Config, JobConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A file and the key it is to be stored under."""
+
+    path: str
+    key: str
+
+
+def plan_job(config: Config, name: str, *, now: datetime | None = None) -> Iterator[Planned | Missed | Skipped]:
+    """Yield what a run of the job would store, streaming; touches no backend.
+
+    Files that would share a key are all `Missed`, none of them wins. Finding them takes a look at the whole source
+    first, unless the destination has ``{relpath}``.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such job.
+    """
+    job = job_of(config, name)
+    destination = Destination(job.destination, job=name, now=now or local_now())
+    keep_out = _own_places(config, job)
+    return _plan(job, destination, keep_out)
+
+
+def job_of(config: Config, name: str) -> JobConfig:
+    """Return the settings of job `name`.
+
+    Raises
+    ------
+    ConfigError
+        When there is none, naming those there are.
+    """
+    if name not in config.jobs:
+        raise ConfigError(f"no job is called {name!r}", hint=f"there are: {', '.join(config.jobs) or 'none'}")
+    return config.jobs[name]
+
+
+def _plan(
+    job: JobConfig, destination: Destination, keep_out: frozenset[str]
+) -> Iterator[Planned | Missed | Skipped]:
+    shared = _shared_keys(job, destination, keep_out)
+    for found in find_files(job.source, keep_out=keep_out):
+        yield _planned(found, destination, shared)
+
+
+def _planned(found: Found, destination: Destination, shared: frozenset[str]) -> Planned | Missed | Skipped:
+    if not isinstance(found, SourceFile):
+        return found
+    try:
+        key = destination.key(found)
+    except SourceError as error:
+        return Missed(found.path, error)
+    return Missed(found.path, _shares(found.path, key)) if key in shared else Planned(found.path, key)
+
+
+def _shares(path: str, key: str) -> SourceError:
+    hint = "use {relpath} in the job's destination, which tells them apart"
+    return SourceError(f"{path}: another file would be stored under the same key {key!r}", hint=hint)
+
+
+def _shared_keys(job: JobConfig, destination: Destination, keep_out: frozenset[str]) -> frozenset[str]:
+    """Return the keys that several files would have. Hashes stand for the keys: there may be a million."""
+    if destination.tells_apart:
+        return frozenset()
+    seen: set[int] = set()
+    shared: set[str] = set()
+    for found in find_files(job.source, keep_out=keep_out):
+        planned = _planned(found, destination, frozenset())
+        if isinstance(planned, Planned):
+            if hash(planned.key) in seen:
+                shared.add(planned.key)
+            seen.add(hash(planned.key))
+    return frozenset(shared)
+
+
+def _own_places(config: Config, job: JobConfig) -> frozenset[str]:
+    """Return the directories of the job's own local backends, or each run would back up the run before."""
+    names = config.replication[job.replication].backends
+    paths = (getattr(config.backends[name], "path", None) for name in names)
+    return frozenset(os.path.realpath(path) for path in paths if path)

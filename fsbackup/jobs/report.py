@@ -1,0 +1,165 @@
+"""How a job fared, as a whole and file by file: frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fsbackup.transfer.results import Report, Status
+
+#: `"stored"`: sent and confirmed in every place; `"already"`: every place had it, nothing was sent;
+#: `"degraded"`: enough copies, not all; `"failed"`: not backed up.
+FileStatus = Literal["stored", "already", "degraded", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileOutcome:
+    """How one file of a job fared.
+
+    Parameters
+    ----------
+    path
+        The file.
+    key
+        What it is stored as; None when it got none.
+    status
+        See `FileStatus`.
+    report
+        What each replica did; None when the file could not be read.
+    error
+        Why it is degraded or failed, None otherwise.
+    error_type
+        The name of the exception's class, None without an error.
+    """
+
+    path: str
+    key: str | None
+    status: FileStatus
+    report: Report | None = field(default=None, repr=False)
+    error: str | None = None
+    error_type: str | None = None
+
+    def as_dict(self, *, brief: bool = False) -> dict[str, Any]:
+        """Return the outcome as plain JSON types, with `brief` without what each replica did."""
+        fields: dict[str, Any] = {
+            "path": self.path,
+            "key": self.key,
+            "status": self.status,
+            "error": self.error,
+            "error_type": self.error_type,
+        }
+        if brief:
+            return fields
+        report = self.report
+        return {
+            **fields,
+            "size": report.size if report else None,
+            "sha256": report.sha256 if report else None,
+            "replicas": report.as_dict()["replicas"] if report else {},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class BackendTally:
+    """One backend's part in a job.
+
+    Parameters
+    ----------
+    location
+        Where it keeps its copies, for people.
+    stored, already, failed
+        Files sent to it and confirmed, files it had already, files it could not take.
+    bytes_sent
+        Bytes sent to it.
+    seconds
+        From the job's start to its last file.
+    error
+        The first of its errors, None without one.
+    """
+
+    location: str
+    stored: int
+    already: int
+    failed: int
+    bytes_sent: int
+    seconds: float
+    error: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the tally as plain JSON types."""
+        return {
+            "location": self.location,
+            "stored": self.stored,
+            "already": self.already,
+            "failed": self.failed,
+            "bytes_sent": self.bytes_sent,
+            "seconds": round(self.seconds, 3),
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """How a job fared; true unless it failed.
+
+    Parameters
+    ----------
+    job, replication
+        The job, and the set it stores to.
+    stored, already, degraded, failed
+        Files by their status; together all files of the job.
+    skipped
+        What is no file to back up: links to directories, FIFOs, sockets, devices, the backends' own directories.
+    bytes_read
+        Bytes of the files that were read to their end.
+    seconds
+        Wall time.
+    backends
+        Each backend's part, by name.
+    problems
+        The first failed and degraded files (at most 100); the counts have them all.
+    """
+
+    job: str
+    replication: str
+    stored: int
+    already: int
+    degraded: int
+    failed: int
+    skipped: int
+    bytes_read: int
+    seconds: float
+    backends: Mapping[str, BackendTally]
+    problems: tuple[FileOutcome, ...]
+
+    @property
+    def files(self) -> int:
+        """How many files the job has, a directory that cannot be read counting as one."""
+        return self.stored + self.already + self.degraded + self.failed
+
+    @property
+    def status(self) -> Status:
+        """``"complete"``: every file in every place; ``"degraded"``: in enough of them; else ``"failed"``."""
+        return "failed" if self.failed else "degraded" if self.degraded else "complete"
+
+    def __bool__(self) -> bool:
+        return self.status != "failed"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain JSON types."""
+        return {
+            "job": self.job,
+            "replication": self.replication,
+            "status": self.status,
+            "files": self.files,
+            "stored": self.stored,
+            "already": self.already,
+            "degraded": self.degraded,
+            "failed": self.failed,
+            "skipped": self.skipped,
+            "bytes_read": self.bytes_read,
+            "seconds": round(self.seconds, 3),
+            "backends": {name: tally.as_dict() for name, tally in self.backends.items()},
+            "problems": [problem.as_dict(brief=True) for problem in self.problems],
+        }

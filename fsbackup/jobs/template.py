@@ -1,0 +1,58 @@
+"""From a file to its key: a job's `destination`, filled in. Its fields were checked when the file was loaded."""
+
+from __future__ import annotations
+
+import socket
+import string
+from datetime import datetime
+
+from fsbackup.errors import SourceError
+from fsbackup.jobs.found import SourceFile
+from fsbackup.keys import check_key
+
+
+def local_now() -> datetime:
+    """Return the time for ``{now}``: local, with its zone, as whoever looks for last night's backup expects.
+
+    ``TZ=UTC`` in the environment makes it UTC.
+    """
+    return datetime.now().astimezone()
+
+
+class Destination:
+    """A job's destination for one run: every file of the run gets the same ``{now}``.
+
+    Parameters
+    ----------
+    template
+        As in the configuration, checked there.
+    job
+        The job's name.
+    now
+        The time of the run.
+    hostname
+        This machine's name by default.
+    """
+
+    def __init__(self, template: str, *, job: str, now: datetime, hostname: str | None = None) -> None:
+        self._template = template
+        self._same_for_all = {"job": job, "now": now, "hostname": hostname or socket.gethostname()}
+        fields = {name for _, name, _, _ in string.Formatter().parse(template)}
+        #: Whether no two files of one source can get the same key.
+        self.tells_apart = "relpath" in fields
+
+    def key(self, file: SourceFile) -> str:
+        """Return the key of `file`.
+
+        Raises
+        ------
+        SourceError
+            When it would not be a legal key.
+        """
+        name = file.relpath.rpartition("/")[2]
+        key = self._template.format(**self._same_for_all, name=name, relpath=file.relpath)
+        try:
+            return check_key(key)
+        except ValueError as error:
+            hint = "rename it, or add it to the job's exclude"
+            raise SourceError(f"{file.path!r} cannot be stored: {error}", hint=hint) from None

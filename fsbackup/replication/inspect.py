@@ -1,0 +1,156 @@
+"""`stat`: what one object is, and what each replica has of it. Reads manifests and metadata, never the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
+from fsbackup.manifest import Manifest, Record, Tombstone
+from fsbackup.transfer import records, versions
+from fsbackup.transfer.records import Finding
+from fsbackup.transfer.replicas import ReplicaSet
+from fsbackup.transfer.results import Status
+
+#: What a replica has of an object: the newest version; an older one; another one under the same generation; data
+#: that is not what its manifest says; data without a manifest; a deleted object's data; nothing; or no answer.
+ReplicaState = Literal["present", "stale", "conflict", "damaged", "unproven", "deleted", "missing", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaInfo:
+    """What one replica has of an object, None where it has or says nothing."""
+
+    backend: str
+    state: ReplicaState
+    size: int | None
+    modified: float | None
+    generation: int | None
+    etag: str | None
+    version_id: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object of a set.
+
+    Parameters
+    ----------
+    key
+        Its key.
+    manifest
+        Of the newest version; None when no replica has one, or it was deleted.
+    size
+        Bytes.
+    deleted_at
+        When it was deleted, where a replica still has its data; None otherwise.
+    min_copies
+        How many copies the set asks for.
+    replicas
+        What each backend has of it, by name.
+    """
+
+    key: str
+    manifest: Manifest | None
+    size: int
+    deleted_at: str | None
+    min_copies: int
+    replicas: Mapping[str, ReplicaInfo]
+
+    @property
+    def status(self) -> Status:
+        """``"complete"``: every replica has the newest version; ``"degraded"``: enough do; else ``"failed"``."""
+        good = sum(info.state == "present" for info in self.replicas.values())
+        if good == len(self.replicas):
+            return "complete"
+        return "degraded" if good >= self.min_copies else "failed"
+
+    def __bool__(self) -> bool:
+        return self.status != "failed"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON types."""
+        known = self.manifest
+        return {
+            "key": self.key,
+            "status": self.status,
+            "size": self.size,
+            "sha256": known.sha256 if known else None,
+            "generation": known.generation if known else None,
+            "replaces": known.replaces if known else None,
+            "created_at": known.created_at if known else None,
+            "source": asdict(known.source) if known else None,
+            "deleted_at": self.deleted_at,
+            "replicas": {name: asdict(info) for name, info in self.replicas.items()},
+        }
+
+
+async def inspect(targets: ReplicaSet, key: str) -> ObjectInfo:
+    """Ask every replica what it has of `key`.
+
+    Raises
+    ------
+    ObjectNotFoundError
+        When every replica says that there is no such key, or that it was deleted.
+    NoHealthyReplicaError
+        When none has it and not all could be asked.
+    """
+    findings = await records.survey(targets.stores, key)
+    top = versions.newest(finding.record for finding in findings)
+    if not any(finding.stat is not None for finding in findings):
+        raise _absent(key, findings, top)
+    return ObjectInfo(
+        key=key,
+        manifest=top if isinstance(top, Manifest) else None,
+        size=top.size if isinstance(top, Manifest) else next(f.stat.size for f in findings if f.stat is not None),
+        deleted_at=top.deleted_at if isinstance(top, Tombstone) else None,
+        min_copies=targets.min_copies,
+        replicas={finding.store.name: _info(finding, top) for finding in findings},
+    )
+
+
+def _info(finding: Finding, top: Record | None) -> ReplicaInfo:
+    stat = finding.stat
+    return ReplicaInfo(
+        backend=finding.store.name,
+        state=_state(finding, top),
+        size=stat.size if stat else None,
+        modified=stat.modified if stat else None,
+        generation=finding.record.generation if finding.record else None,
+        etag=stat.etag if stat else None,
+        version_id=stat.version_id if stat else None,
+        error=str(finding.error) if finding.error else None,
+    )
+
+
+def _state(finding: Finding, top: Record | None) -> ReplicaState:
+    own = finding.manifest
+    if finding.error is not None:
+        return "unknown"
+    if finding.stat is None:
+        return "missing"
+    if isinstance(top, Tombstone):
+        return "deleted"
+    if finding.damaged:
+        return "damaged"
+    if own is None or top is None:
+        return "unproven"
+    if own.generation < top.generation:
+        return "stale"
+    if own.sha256 != top.sha256:
+        return "conflict"
+    return "present" if finding.holds(top) else "damaged"
+
+
+def _absent(key: str, findings: list[Finding], top: Record | None) -> FsbackupError:
+    errors = [str(finding.error) for finding in findings if finding.error is not None]
+    if errors:
+        reasons = "; ".join(errors)
+        return NoHealthyReplicaError(f"not all replicas could be asked: {reasons}", operation="stat", key=key)
+    if isinstance(top, Manifest):
+        why = "its manifest is there, but its data is gone from every replica"
+    else:
+        why = f"it was deleted on {top.deleted_at}" if top is not None else "no such key"
+    return ObjectNotFoundError(why, operation="stat", key=key)

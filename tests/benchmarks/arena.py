@@ -1,0 +1,93 @@
+"""Where contenders meet: two SeaweedFS servers, fresh buckets for every run, and a look at what was stored."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.measure import Cost, run
+from tests.benchmarks.task import Task
+from tests.servers.endpoint import S3Endpoint, client, fresh_bucket
+from tests.servers.s3 import put_bytes, seaweedfs_server
+
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Two servers and a folder."""
+
+    servers: Sequence[S3Endpoint]
+    folder: Path
+
+    @contextmanager
+    def task(self, source: Path, files: Sequence[str], roles: Sequence[str], *, local: bool) -> Iterator[Task]:
+        """Yield the task to store files in fresh places, one bucket for each role, removed afterwards."""
+        endpoints = [_warm(fresh_bucket(server)) for server, _ in zip(self.servers, roles, strict=False)]
+        scratch = Path(tempfile.mkdtemp(dir=self.folder))
+        target = scratch / "local"
+        target.mkdir()
+        try:
+            yield Task(source, files, endpoints, roles, target if local else None, scratch)
+        finally:
+            shutil.rmtree(scratch)
+            for endpoint in endpoints:
+                client(endpoint).delete_bucket(Bucket=endpoint.bucket)  # SeaweedFS frees the disk at once
+
+
+@contextmanager
+def arena() -> Iterator[Arena]:
+    """Run the servers."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-"))
+        servers = [stack.enter_context(seaweedfs_server()) for _ in range(2)]
+        yield Arena(servers, Path(folder))
+
+
+def compete(task: Task, contender: Contender) -> Cost:
+    """Have one contender do a task."""
+    return run(contender(task), task.scratch)
+
+
+def differences(task: Task) -> list[str]:
+    """Return the places where a file is missing or not byte for byte what it should be."""
+    hashes = {name: _hash_of_file(path) for name, path in zip(task.files, task.paths(), strict=True)}
+    with ThreadPoolExecutor(4) as pool:
+        places = [(endpoint, name) for endpoint in task.endpoints for name in task.files]
+        stored = pool.map(lambda place: _hash_in_bucket(*place), places)
+        found = zip(places, stored, strict=True)
+        wrong = [f"{where.endpoint_url}/{name}" for (where, name), hash_ in found if hash_ != hashes[name]]
+    if task.local:
+        wrong += [f"local/{name}" for name in task.files if _hash_of_file(task.local / name) != hashes[name]]
+    return wrong
+
+
+def _warm(endpoint: S3Endpoint) -> S3Endpoint:
+    """Have SeaweedFS make the bucket's first volume now."""
+    put_bytes(endpoint, ".warm", b"warm")
+    return endpoint
+
+
+def _hash_in_bucket(endpoint: S3Endpoint, name: str) -> str | None:
+    try:
+        body = client(endpoint).get_object(Bucket=endpoint.bucket, Key=name)["Body"]
+    except client(endpoint).exceptions.NoSuchKey:
+        return None
+    digest = hashlib.sha256()
+    for piece in body.iter_chunks(_PIECE):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _hash_of_file(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,64 @@
+"""fsbackup with everything on: manifests, confirmation, a result per replica."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import botocore.session
+import s3fs
+import stamina
+from aiobotocore.session import AioSession
+
+from fsbackup.backends.b2 import BackblazeB2Storage
+from fsbackup.backends.base import SingleBackend
+from fsbackup.backends.local import LocalStorage
+from fsbackup.backends.r2 import CloudflareR2Storage
+from fsbackup.replication.storage import ReplicatedStorage
+from fsbackup.transfer.results import Report
+from tests.benchmarks.task import Task
+from tests.servers.endpoint import S3Endpoint
+
+# Loaded lazily by fsbackup, and not timed for the others either.
+__all__ = ["AioSession", "botocore", "many", "one", "s3fs", "stamina"]
+
+
+def one(task: Task) -> dict[str, Any]:
+    """Store one file in all places."""
+    report = _set(task).replicate(task.paths()[0], task.files[0])
+    _demand(report)
+    return {"seconds": {name: result.seconds for name, result in report.replicas.items()}}
+
+
+def many(task: Task) -> dict[str, Any]:
+    """Store many files in all places, and say how many were there already."""
+    already = 0
+    for outcome in _set(task).replicate_many(zip(task.paths(), task.files, strict=True)):
+        if outcome.report is None:
+            raise RuntimeError(f"{outcome.item.key}: {outcome.error}")
+        _demand(outcome.report)
+        already += outcome.report.already
+    return {"already": already}
+
+
+def _demand(report: Report) -> None:
+    if report.status != "complete":
+        raise RuntimeError(str(report.as_dict()))
+
+
+def _set(task: Task) -> ReplicatedStorage:
+    local = [LocalStorage(base_path=os.fspath(task.local))] if task.local else []
+    clouds = [_cloud(role, endpoint) for role, endpoint in zip(task.roles, task.endpoints, strict=True)]
+    return ReplicatedStorage([*local, *clouds])
+
+
+def _cloud(role: str, endpoint: S3Endpoint) -> SingleBackend:
+    signed_in: dict[str, Any] = {
+        "bucket": endpoint.bucket,
+        "access_key_id": endpoint.access_key_id,
+        "secret_access_key": endpoint.secret_access_key,
+        "endpoint_url": endpoint.endpoint_url,
+    }
+    if role == "r2":
+        return CloudflareR2Storage(**signed_in)
+    return BackblazeB2Storage(**signed_in, region=endpoint.region)

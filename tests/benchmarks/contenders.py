@@ -1,0 +1,42 @@
+"""Who takes part, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from tests.benchmarks import programs
+from tests.benchmarks.measure import Command
+from tests.benchmarks.task import Task
+from tests.benchmarks.worker import command
+
+Contender = Callable[[Task], list[Command]]
+
+#: What the others are compared with: today's practice, and the quickest library there is.
+PRACTICE = "boto3 in turn"
+QUICKEST = "obstore"
+
+
+def _python(module: str, function: str) -> Contender:
+    return lambda task: [command(module, function, task)]
+
+
+#: One large file to a directory and two buckets.
+LARGE: Mapping[str, Contender] = {
+    "fsbackup": _python("ours", "one"),
+    PRACTICE: _python("boto", "in_turn"),
+    "boto3 in threads": _python("boto", "in_threads"),
+    "s3fs in threads": _python("s3fs_client", "in_threads"),
+    "rclone union": programs.rclone_union,
+    "three rclone": programs.rclone_three,
+    "s5cmd": programs.s5cmd,
+    QUICKEST: _python("obstore_client", "in_threads"),
+}
+
+#: Many small files to one bucket.
+SMALL: Mapping[str, Contender] = {
+    "fsbackup": _python("ours", "many"),
+    PRACTICE: _python("boto", "in_turn"),
+    "s3fs": _python("s3fs_client", "many"),
+    "rclone": programs.rclone_many,
+    QUICKEST: _python("obstore_client", "many"),
+}

@@ -1,0 +1,25 @@
+"""What holds for every test: the servers' fixtures, and that a CI run leaves no test out silently."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["tests.servers.fixtures"]
+
+#: The beginnings of the reasons for which a test may be left out where everything has to run.
+_ALLOWED_SKIPS = ("needs the right to mount", "only measured on request")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:  # noqa: ARG001 - the hook's
+    """Where ``CI`` is set, turn a skip for any other reason into a failure."""
+    report: pytest.TestReport = yield
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not reason.removeprefix("Skipped: ").startswith(_ALLOWED_SKIPS):
+            report.outcome = "failed"
+            report.longrepr = f"skipped in CI, where every test has to run: {reason}"
+    return report

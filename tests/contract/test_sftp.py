@@ -1,0 +1,36 @@
+"""The contract suites over SFTP, against a real server."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from fsbackup.backends.generic import GenericObjects
+from fsbackup.loop import run
+from fsbackup.testing import ObjectPlace, ObjectStoreContract, Place
+from tests.contract.doors import directory_door
+from tests.servers.sftp_or_ftp import SftpServer, sftp_server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SftpServer]:
+    """Return a running server."""
+    with sftp_server() as running:
+        yield running
+
+
+class TestSftpObjects(ObjectStoreContract):
+    """Files on a server."""
+
+    part_size = 64 * 1024
+    nested_names = False
+
+    @pytest.fixture
+    def place(self, server: SftpServer) -> Iterator[ObjectPlace]:
+        """Return a directory of the server that nobody else uses."""
+        root = secrets.token_hex(8)
+        store = GenericObjects(server.url + root, options=server.storage_options)
+        yield Place(store, directory_door(server.directory / root))
+        run(store.close())

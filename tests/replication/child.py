@@ -1,0 +1,63 @@
+"""An operation in a process of its own, to be killed at a step of the test's choosing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from tests.replication.world import Places
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload([__name__, "s3fs", "fsbackup.backends.local", "fsbackup.backends.s3"])
+
+#: The exit code of an operation that Ctrl-C ended.
+INTERRUPTED = 130
+
+
+def _act(places: Places, action: str, key: str, source: Path | None) -> None:
+    store = places.store()
+    try:
+        if action == "delete":
+            store.remove(key)
+        else:
+            assert source is not None
+            store.replicate(source, key, overwrite=action == "overwrite")
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)
+
+
+@contextmanager
+def running(places: Places, action: str, key: str, source: Path | None = None) -> Iterator[ForkServerProcess]:
+    """Run ``create``, ``overwrite`` or ``delete`` in a child process, which does not outlive the block."""
+    process = _CONTEXT.Process(target=_act, args=(places, action, key, source))
+    process.start()
+    try:
+        yield process
+    finally:
+        kill(process)
+
+
+def kill(process: ForkServerProcess) -> None:
+    """End a child as kill -9 does."""
+    process.kill()
+    process.join()
+
+
+def interrupt(process: ForkServerProcess) -> None:
+    """Press Ctrl-C in a child."""
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+
+
+def in_thread(work: object) -> threading.Thread:
+    """Start a callable in a thread."""
+    assert callable(work)
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread

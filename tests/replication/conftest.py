@@ -1,0 +1,29 @@
+"""The worlds that the replication tests run in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.replication.world import World, make_world
+
+#: Which server plays R2 and which plays B2: each in both roles, and the strict ones over TLS in their own.
+PAIRS = [("moto", "seaweedfs"), ("seaweedfs", "moto"), ("strict_r2", "strict_b2")]
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """Return three replicas behind proxies, R2 at moto and B2 at SeaweedFS."""
+    r2, b2 = request.getfixturevalue("moto"), request.getfixturevalue("seaweedfs")
+    with make_world(r2, b2, tmp_path, proxied=True) as made:
+        yield made
+
+
+@pytest.fixture(params=PAIRS, ids="+".join)
+def each_world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """Return three replicas without proxies, at each pair of servers in turn."""
+    r2, b2 = (request.getfixturevalue(name) for name in request.param)
+    with make_world(r2, b2, tmp_path, proxied=False) as made:
+        yield made

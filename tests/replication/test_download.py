@@ -1,0 +1,239 @@
+"""Reading back: whichever replica lies, dies or stalls, the bytes are the ones that were stored, or an error."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
+from tests.replication.eyes import Eye, manifest_name, sealed
+from tests.replication.world import MIB, World, content
+from tests.servers.faults import Drop, Fault, Stall, Status
+
+KEY = "backups/db.dump"
+OTHER = "backups/other.dump"
+SIZE = 9 * MIB + 321
+NAMES = ("local", "r2", "b2")
+
+
+def _flip(eye: Eye, data: bytes) -> None:
+    eye.put(KEY, data[: MIB + 5] + bytes([data[MIB + 5] ^ 1]) + data[MIB + 6 :])
+
+
+def _swap(eye: Eye, data: bytes) -> None:
+    other = eye.get(OTHER)
+    assert other is not None
+    eye.put(KEY, other)
+    eye.put(OTHER, data)
+
+
+def _swap_with_manifests(eye: Eye, data: bytes) -> None:
+    _swap(eye, data)
+    mine, other = eye.get(manifest_name(KEY)), eye.get(manifest_name(OTHER))
+    assert mine is not None
+    assert other is not None
+    eye.put(manifest_name(KEY), other)
+    eye.put(manifest_name(OTHER), mine)
+
+
+def _edit_manifest(eye: Eye, **fields: object) -> None:
+    record = eye.manifest(KEY)
+    assert record is not None
+    import json
+
+    eye.put(manifest_name(KEY), json.dumps({**record, **fields}).encode())
+
+
+def _forge(eye: Eye, **fields: object) -> None:
+    record = eye.manifest(KEY)
+    assert record is not None
+    eye.set_manifest(KEY, sealed({**record, **fields}))
+
+
+DAMAGE: dict[str, Callable[[Eye, bytes], None]] = {
+    "flipped": _flip,
+    "truncated": lambda eye, data: eye.put(KEY, data[:-1]),
+    "cut at a block": lambda eye, data: eye.put(KEY, data[: 8 * MIB]),
+    "extended": lambda eye, data: eye.put(KEY, data + b"x"),
+    "emptied": lambda eye, _: eye.put(KEY, b""),
+    "swapped": _swap,
+    "swapped with manifests": _swap_with_manifests,
+    "deleted": lambda eye, _: eye.drop(KEY),
+    "flipped, no manifest": lambda eye, data: (_flip(eye, data), eye.drop(manifest_name(KEY)))[0],
+    "flipped, empty manifest": lambda eye, data: (_flip(eye, data), eye.put(manifest_name(KEY), b""))[0],
+    "flipped, edited manifest": lambda eye, data: (_flip(eye, data), _edit_manifest(eye, generation=7))[0],
+    "flipped, manifest of nonsense": lambda eye, data: (_flip(eye, data), eye.put(manifest_name(KEY), b"[[1]]"))[
+        0
+    ],
+    "flipped, manifest without blocks": lambda eye, data: (_flip(eye, data), _forge(eye, blocks=[]))[0],
+}
+#: An extended object still holds the right bytes at the right places.
+HARMLESS = {"extended"}
+
+
+@pytest.fixture
+def stored(world: World) -> World:
+    """Return a world that holds two objects everywhere."""
+    store = world.store()
+    path = world.file(content(SIZE))
+    path.chmod(0o604)
+    os.utime(path, ns=(1, 1_600_000_000_123_456_789))
+    assert store.replicate(path, KEY).status == "complete"
+    assert store.replicate(world.file(content(SIZE, seed=5), "other"), OTHER).status == "complete"
+    return world
+
+
+def assert_untouched(world: World, names: tuple[str, ...], expected: type[FsbackupError]) -> None:
+    """Check that a download fails with this error, and leaves the target and its directory as they were."""
+    target = world.tmp / "target"
+    target.write_bytes(b"before")
+    before = set(os.listdir(world.tmp))
+    with pytest.raises(FsbackupError) as caught:
+        world.store(names=names, timeout=5).restore(KEY, target)
+    assert type(caught.value) is expected, repr(caught.value)
+    assert target.read_bytes() == b"before"
+    assert set(os.listdir(world.tmp)) == before
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_one_damaged_replica_is_passed_over_whichever_it_is(stored: World, damage: str) -> None:
+    """With any one replica damaged in any way, the file that comes back is the one that was stored."""
+    data = content(SIZE)
+    for name in NAMES:
+        raw = {
+            each: stored.eyes[name].get(each) for each in (KEY, OTHER, manifest_name(KEY), manifest_name(OTHER))
+        }
+        DAMAGE[damage](stored.eyes[name], data)
+        target = stored.tmp / f"back-{name}"
+        order = (name, *(each for each in NAMES if each != name))
+        report = stored.store(names=order).restore(KEY, target)
+        assert target.read_bytes() == data
+        assert report.verified
+        stream = io.BytesIO()
+        stored.store(names=order).restore(KEY, stream)
+        assert stream.getvalue() == data
+        for each, old in raw.items():
+            assert old is not None
+            stored.eyes[name].put(each, old)
+
+
+@pytest.mark.parametrize("damage", [each for each in DAMAGE if each not in HARMLESS])
+def test_all_but_one_damaged_is_still_enough(stored: World, damage: str) -> None:
+    """The last whole replica, read last, still gives the right bytes."""
+    for name in ("local", "r2"):
+        DAMAGE[damage](stored.eyes[name], content(SIZE))
+    target = stored.tmp / "back"
+    stored.store().restore(KEY, target)
+    assert target.read_bytes() == content(SIZE)
+
+
+@pytest.mark.parametrize(
+    "damage", [each for each in DAMAGE if each not in {*HARMLESS, "deleted", "flipped, no manifest"}]
+)
+def test_all_damaged_is_an_integrity_error_and_never_data(stored: World, damage: str) -> None:
+    """When no replica has the right bytes the caller gets `IntegrityError`; target and directory stay as they were."""
+    for eye in stored.eyes.values():
+        DAMAGE[damage](eye, content(SIZE))
+    assert_untouched(stored, NAMES, IntegrityError)
+    stream = io.BytesIO()
+    with pytest.raises(IntegrityError):
+        stored.store().restore(KEY, stream)
+    assert content(SIZE).startswith(stream.getvalue())
+
+
+FAULTS: dict[str, Callable[[], Fault]] = {
+    "500": lambda: Status(500, "InternalError"),
+    "403": lambda: Status(403, "AccessDenied"),
+    "stalled in the body": lambda: Stall(answer_bytes=3 * MIB),
+    "cut in the body": lambda: Drop(answer_bytes=3 * MIB),
+    "never answers": lambda: Stall(),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_replica_that_fails_in_the_middle_is_replaced(stored: World, fault: str) -> None:
+    """A data GET that fails, stalls or is cut costs nothing but a switch to the next replica."""
+    stored.proxies["r2"].add(FAULTS[fault](), on="get", key=f"{stored.prefix}/{KEY}")
+    target = stored.tmp / "back"
+    report = stored.store(names=("r2", "b2"), timeout=5).restore(KEY, target)
+    assert target.read_bytes() == content(SIZE)
+    assert list(report.failed) == ["r2"]
+    assert report.replicas["b2"] > 0
+
+
+def test_mode_and_time_come_back(stored: World) -> None:
+    """The restored file has the mode bits and the modification time of the one that was backed up."""
+    target = stored.tmp / "deep" / "er" / "back"
+    stored.store().restore(KEY, target)
+    assert target.stat().st_mode & 0o7777 == 0o604
+    assert abs(target.stat().st_mtime_ns - 1_600_000_000_123_456_789) < 1000
+
+
+def test_without_a_manifest_it_reads_and_says_so(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """An object that others put there is read, with a warning and `verified` false."""
+    world.eyes["b2"].put(KEY, b"by others")
+    target = world.tmp / "back"
+    with caplog.at_level(logging.WARNING, "fsbackup"):
+        report = world.store().restore(KEY, target)
+    assert target.read_bytes() == b"by others"
+    assert not report.verified
+    assert "unverified" in caplog.text
+
+
+def test_absent_everywhere_is_not_found(world: World) -> None:
+    """Only when every replica says that there is no such key is it `ObjectNotFoundError`."""
+    assert_untouched(world, NAMES, ObjectNotFoundError)
+
+
+@pytest.mark.parametrize("fault", ["500", "403", "never answers"])
+def test_an_error_beside_absences_is_never_absence(world: World, fault: str) -> None:
+    """One replica that cannot be asked may have the object: not "not found", whatever the others say."""
+    world.proxies["r2"].add(FAULTS[fault]())
+    assert_untouched(world, NAMES, NoHealthyReplicaError)
+    store = world.store(timeout=5)
+    for ask in (store.exists, store.get_size):
+        with pytest.raises(NoHealthyReplicaError):
+            ask(KEY)
+
+
+def test_a_missing_bucket_is_never_absence(world: World) -> None:
+    """A bucket that is not there says nothing about the objects that were in it."""
+    store = world.store()
+    for role in ("r2", "b2"):
+        backend = world.backend(role, bucket="no-such-bucket-here", errors="raise")
+        for call in (lambda b=backend: b.exists(KEY), lambda b=backend: b.download(KEY, world.tmp / "x")):
+            with pytest.raises(OSError) as caught:
+                call()
+            assert not isinstance(caught.value, FileNotFoundError), role
+    assert not store.exists(KEY)
+
+
+def test_a_missing_base_directory_is_never_absence(world: World) -> None:
+    """A disk that may be unmounted (`create=False`) is an outage, not an empty backend."""
+    local = world.backend("local", create=False, errors="raise")
+    with pytest.raises(OSError) as caught:
+        local.exists(KEY)
+    assert not isinstance(caught.value, FileNotFoundError)
+
+
+def test_a_full_target_disk_leaves_no_temp_file(stored: World, tmp_path: Path) -> None:
+    """A target that cannot take the bytes fails the download, and the half-written temp file is gone."""
+    import subprocess
+    import sys
+
+    folder = tmp_path / "small"
+    folder.mkdir()
+    base = tmp_path / "base"
+    code = (
+        "import resource, sys; from fsbackup import LocalStorage\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        f"print(LocalStorage({str(base)!r}).download({KEY!r}, {str(folder / 'back')!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False"
+    assert os.listdir(folder) == []

@@ -1,0 +1,157 @@
+"""One replica fails in every way there is: the others complete, it is named, and nothing of ours is left on it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.replication.eyes import manifest_name, pending_name
+from tests.replication.world import MIB, PART, World, content
+from tests.servers.faults import Drop, Fault, LoseResponse, Refuse, Stall, Status, WrongEtag
+
+KEY = "backups/db.dump"
+SMALL, LARGE = 2000, 2 * PART + 99
+
+#: fault: (how to make it, the error types that may name it).
+FAULTS: dict[str, tuple[Callable[[], Fault], set[str]]] = {
+    "refused": (Refuse, {"BackendUnavailableError"}),
+    "stalled": (Stall, {"BackendUnavailableError"}),
+    "403": (lambda: Status(403, "AccessDenied"), {"AccessDeniedError"}),
+    "500": (lambda: Status(500, "InternalError"), {"TransientError", "BackendUnavailableError"}),
+    "SlowDown": (lambda: Status(503, "SlowDown"), {"TransientError", "BackendUnavailableError"}),
+    "quota": (lambda: Status(403, "QuotaExceeded"), {"OutOfSpaceError"}),
+}
+DATA_FAULTS: dict[str, tuple[Callable[[], Fault], set[str]]] = {
+    **FAULTS,
+    "dropped in the middle": (lambda: Drop(request_bytes=1000), {"BackendUnavailableError", "TransientError"}),
+    "stalled in the middle": (lambda: Stall(request_bytes=1000), {"BackendUnavailableError"}),
+    "wrong ETag": (WrongEtag, {"IntegrityError"}),
+}
+
+
+def assert_degraded(world: World, report: object, failed: str, types: set[str], data: bytes) -> None:
+    """Check the report and, by hand, that the other replicas hold the object."""
+    assert report.status == "degraded", report.as_dict()  # type: ignore[attr-defined]
+    results = report.replicas  # type: ignore[attr-defined]
+    assert [name for name, result in results.items() if not result.ok] == [failed]
+    assert results[failed].error_type in types, results[failed].error
+    for name, eye in world.eyes.items():
+        if name != failed:
+            assert eye.provable(KEY) == data, name
+            assert eye.names() == {KEY, manifest_name(KEY)}, name
+        assert eye.unfinished() == [], name
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("fault", DATA_FAULTS)
+@pytest.mark.parametrize("overwrite", [False, True], ids=["create", "overwrite"])
+def test_a_fault_on_the_data_fails_only_that_replica(world: World, fault: str, size: int, overwrite: bool) -> None:
+    """The data of one replica cannot be sent: the rest is stored, and that replica has the old object or none."""
+    old = content(size, seed=9) if overwrite else None
+    if old is not None:
+        world.store().replicate(world.file(old, "old"), KEY)
+    make, types = DATA_FAULTS[fault]
+    operation = "put_object" if size == SMALL else "upload_part"
+    world.proxies["r2"].add(make(), on=operation, key=f"{world.prefix}/{KEY}")  # type: ignore[arg-type]
+    report = world.store(min_copies=2, timeout=4).replicate(world.file(content(size)), KEY, overwrite=overwrite)
+    assert_degraded(world, report, "r2", types, content(size))
+    if fault == "wrong ETag" and size == SMALL:
+        assert world.eyes["r2"].get(KEY) in (old, content(size))  # what was stored was right, only its ETag lied
+    else:
+        assert world.eyes["r2"].get(KEY) == old
+    world.proxies["r2"].clear()
+    again = world.store().replicate(world.file(content(size)), KEY, overwrite=overwrite)
+    assert again.status == "complete", again.as_dict()
+    world.clean(KEY)
+
+
+@pytest.mark.parametrize("step", [pending_name(KEY), manifest_name(KEY)], ids=["announcement", "manifest"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_on_a_record_fails_only_that_replica(world: World, fault: str, step: str) -> None:
+    """Announcement or manifest of a replacement cannot be written: one of the two versions stays provable there."""
+    old = content(SMALL, seed=9)
+    world.store().replicate(world.file(old, "old"), KEY)
+    make, types = FAULTS[fault]
+    world.proxies["r2"].add(make(), on="put_object", key=step)
+    report = world.store(min_copies=2, timeout=4).replicate(world.file(content(SMALL)), KEY, overwrite=True)
+    assert_degraded(world, report, "r2", types, content(SMALL))
+    assert world.eyes["r2"].provable(KEY) in (old, content(SMALL))
+    world.proxies["r2"].clear()
+    assert world.store().replicate(world.file(content(SMALL)), KEY, overwrite=True).status == "complete"
+    world.clean(KEY)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_on_the_tombstone_is_told_and_the_object_counts_as_deleted(world: World, fault: str) -> None:
+    """A delete that one replica cannot note is not success, and for readers the object is gone all the same."""
+    world.store().replicate(world.file(content(SMALL)), KEY)
+    make, types = FAULTS[fault]
+    world.proxies["r2"].add(make(), on="put_object", key=manifest_name(KEY))
+    report = world.store(timeout=4).remove(KEY)
+    assert report.status == "failed"
+    assert report.replicas["r2"].error_type in types
+    world.proxies["r2"].clear()
+    assert world.eyes["r2"].get(KEY) == content(SMALL)
+    assert world.store().exists(KEY) is False
+    with pytest.raises(FileNotFoundError):
+        world.store().restore(KEY, world.tmp / "back")
+    assert world.store().remove(KEY).status == "complete"
+    world.clean()
+
+
+@pytest.mark.parametrize(("size", "operation"), [(SMALL, "put_object"), (LARGE, "complete")])
+def test_a_lost_answer_is_settled_as_success(world: World, size: int, operation: str) -> None:
+    """The server did it and its answer was lost: found out by asking, not failed and not done twice."""
+    world.proxies["r2"].add(LoseResponse(), on=operation, times=1)  # type: ignore[arg-type]
+    report = world.store().replicate(world.file(content(size)), KEY)
+    assert report.status == "complete", report.as_dict()
+    world.clean(KEY)
+
+
+def test_too_few_copies_is_failed(world: World) -> None:
+    """With two of three replicas down and `min_copies` 2 the report says failed, and the third has its copy."""
+    for proxy in world.proxies.values():
+        proxy.add(Refuse())
+    report = world.store(min_copies=2, timeout=4).replicate(world.file(content(SMALL)), KEY)
+    assert report.status == "failed"
+    assert world.eyes["local"].provable(KEY) == content(SMALL)
+
+
+@pytest.fixture
+def small_disk(world: World) -> Iterator[World]:
+    """Mount a disk of 8 MiB as the local replica's base."""
+    world.base.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", world.base], capture_output=True)
+    if done.returncode:
+        pytest.skip("needs the right to mount")
+    yield world
+    subprocess.run(["umount", world.base], check=True)
+
+
+@pytest.mark.parametrize("kind", ["file", "stream"])
+def test_a_full_disk_fails_only_the_local_replica(small_disk: World, kind: str) -> None:
+    """No room on the local disk, known beforehand (a file) or met on the way (a stream): the buckets complete."""
+    path = small_disk.file(content(LARGE))
+    store = small_disk.store(min_copies=2)
+    if kind == "file":
+        report = store.replicate(path, KEY)
+    else:
+        with path.open("rb") as stream:
+            report = store.replicate(stream, KEY)
+    assert_degraded(small_disk, report, "local", {"OutOfSpaceError"}, content(LARGE))
+    assert small_disk.eyes["local"].names() == set()
+    assert list(small_disk.base.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["a file", "under a file"])
+def test_an_unusable_base_fails_only_the_local_replica(world: World, kind: str) -> None:
+    """A base path that is a file, or below one, fails that replica and no other."""
+    Path(world.base if kind == "a file" else world.base).write_bytes(b"in the way")
+    report = world.store(min_copies=2).replicate(world.file(content(MIB)), KEY)
+    assert report.status == "degraded"
+    assert report.replicas["local"].error_type is not None
+    for name in ("r2", "b2"):
+        assert world.eyes[name].provable(KEY) == content(MIB)

@@ -1,0 +1,215 @@
+"""Storing one object everywhere: every size, from files and streams, byte for byte and provable."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from fsbackup.replication.storage import ReplicatedStorage
+from tests.replication.eyes import BucketEye, proves
+from tests.replication.world import MIB, PART, World, content
+
+SIZES = [0, 1, PART - 1, PART, PART + 1, 2 * PART + 12_345]
+KEY = "backups/full/db.sql.gz"
+
+
+@contextmanager
+def pipe(data: bytes) -> Iterator[BinaryIO]:
+    """Yield the reading end of a pipe into which a thread writes, as standard input is."""
+    reading, writing = os.pipe()
+
+    def feed() -> None:
+        with open(writing, "wb", buffering=0) as out:
+            view = memoryview(data)
+            while view:
+                view = view[out.write(view[:MIB]) :]
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    try:
+        with open(reading, "rb") as stream:
+            yield stream
+    finally:
+        thread.join()
+
+
+def assert_stored(world: World, key: str, data: bytes, generation: int, replaces: str | None = None) -> None:
+    """Check every replica by hand: the bytes, and each field of the manifest that follows from them."""
+    for name, eye in world.eyes.items():
+        assert eye.get(key) == data, name
+        record = eye.manifest(key)
+        assert record is not None, name
+        assert proves(record, data), name
+        assert (record["kind"], record["key"], record["generation"]) == ("manifest", key, generation)
+        assert record["replaces"] == replaces
+        assert record["block_size"] == MIB
+        if isinstance(eye, BucketEye):
+            assert record["etag"] == eye.etag(key), name
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_file_is_stored_whole_and_provable_on_every_replica(each_world: World, size: int) -> None:
+    """A file of any size has the same bytes and a right manifest everywhere, and nothing else is left."""
+    data, path = content(size), each_world.file(content(size))
+    path.chmod(0o640)
+    os.utime(path, ns=(10**18, 1_700_000_000_000_000_000))
+    report = each_world.store().replicate(path, KEY)
+    assert report.status == "complete", report.as_dict()
+    assert {name: result.bytes_sent for name, result in report.replicas.items()} == dict.fromkeys(
+        each_world.eyes, size
+    )
+    assert_stored(each_world, KEY, data, 1)
+    each_world.clean(KEY)
+    record = each_world.eyes["local"].manifest(KEY)
+    assert record is not None
+    assert record["source"]["mode"] == 0o640
+    assert record["source"]["mtime"] == 1_700_000_000.0
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_stream_is_stored_like_a_file(each_world: World, size: int) -> None:
+    """What comes out of a pipe, of a length nobody knows, is stored whole and provable everywhere."""
+    data = content(size)
+    with pipe(data) as stream:
+        report = each_world.store().replicate(stream, KEY)
+    assert report.status == "complete", report.as_dict()
+    assert_stored(each_world, KEY, data, 1)
+    each_world.clean(KEY)
+
+
+def test_a_stream_that_is_not_ready_is_not_at_its_end(each_world: World) -> None:
+    """A non-blocking pipe says "nothing yet" between its bytes; taking that for the end would lose the rest."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    asked = threading.Event()
+
+    class Slow(io.FileIO):
+        def read(self, size: int = -1, /) -> bytes | None:  # type: ignore[override]
+            data = super().read(size)
+            if data is None:
+                asked.set()
+            return data
+
+    def feed() -> None:
+        os.write(writing, b"first half, ")
+        asked.wait(10)
+        os.write(writing, b"second half")
+        os.close(writing)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    with Slow(reading, "rb") as stream:
+        try:
+            report = each_world.store().replicate(stream, KEY)  # type: ignore[arg-type]
+        except OSError:
+            thread.join()
+            assert all(eye.get(KEY) is None for eye in each_world.eyes.values())
+        else:
+            thread.join()
+            assert report.status == "complete"
+            assert_stored(each_world, KEY, b"first half, second half", 1)
+
+
+@pytest.mark.parametrize("size", [0, 1000, 2 * PART + 1])
+def test_the_same_again_sends_nothing(world: World, size: int) -> None:
+    """A second run with the same content is success and reports `already`, with not one PUT or POST."""
+    path = world.file(content(size))
+    world.store().replicate(path, KEY)
+    for proxy in world.proxies.values():
+        proxy.forget()
+    report = world.store().replicate(path, KEY)
+    assert report.status == "complete"
+    assert report.already
+    assert sum(result.bytes_sent for result in report.replicas.values()) == 0
+    for proxy in world.proxies.values():
+        assert {each.method for each in proxy.requests} <= {"GET", "HEAD"}
+    assert_stored(world, KEY, content(size), 1)
+
+
+def test_the_strict_providers_see_no_write_when_the_same_comes_again(each_world: World) -> None:
+    """A stream of the same content again is read to its end, and changes nothing anywhere."""
+    data = content(PART + 77)
+    with pipe(data) as stream:
+        each_world.store().replicate(stream, KEY)
+    before = {name: eye.manifest(KEY) for name, eye in each_world.eyes.items()}
+    with pipe(data) as stream:
+        report = each_world.store().replicate(stream, KEY)
+    assert report.already, report.as_dict()
+    assert {name: eye.manifest(KEY) for name, eye in each_world.eyes.items()} == before
+
+
+@pytest.mark.parametrize("size", [1000, 999, PART + 1])
+def test_other_content_is_a_conflict_and_changes_nothing(world: World, size: int) -> None:
+    """Create-only: other bytes under an existing key, also of the same size, are refused by every replica."""
+    store = world.store()
+    store.replicate(world.file(content(1000)), KEY)
+    report = store.replicate(world.file(content(size, seed=1)), KEY)
+    assert report.status == "failed"
+    assert {result.error_type for result in report.replicas.values()} == {"ConflictError"}
+    assert_stored(world, KEY, content(1000), 1)
+    world.clean(KEY)
+    with pipe(content(size, seed=1)) as stream:
+        report = store.replicate(stream, KEY)
+    assert {result.error_type for result in report.replicas.values()} == {"ConflictError"}
+    assert_stored(world, KEY, content(1000), 1)
+    world.clean(KEY)
+
+
+@pytest.mark.parametrize("size", [1000, 10, 2 * PART + 5])
+def test_a_replacement_is_the_next_generation(each_world: World, size: int) -> None:
+    """`overwrite` replaces everywhere, counts the generation up and names what it replaced."""
+    store: ReplicatedStorage = each_world.store()
+    old = store.replicate(each_world.file(content(1000)), KEY)
+    report = store.replicate(each_world.file(content(size, seed=1)), KEY, overwrite=True)
+    assert report.status == "complete", report.as_dict()
+    assert report.generation == 2
+    assert_stored(each_world, KEY, content(size, seed=1), 2, replaces=old.sha256)
+    each_world.clean(KEY)
+
+
+def test_the_source_is_read_once(world: World) -> None:
+    """However many replicas there are, each byte is asked of the source once, and a FIFO is opened once."""
+    data = content(2 * PART + 999)
+
+    class Counted(io.BytesIO):
+        given = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            got = super().read(size)
+            self.given += len(got)
+            return got
+
+        def seek(self, *_: int) -> int:
+            raise AssertionError("a stream was rewound")
+
+    stream = Counted(data)
+    assert world.store().replicate(stream, KEY).status == "complete"
+    assert stream.given == len(data)
+    fifo = world.tmp / "fifo"
+    os.mkfifo(fifo)
+    thread = threading.Thread(target=lambda: fifo.write_bytes(data))
+    thread.start()
+    assert world.store().replicate(fifo, "from/fifo").status == "complete"
+    thread.join()
+    assert_stored(world, "from/fifo", data, 1)
+
+
+def test_a_file_is_read_once(world: World) -> None:
+    """The kernel's own count of the bytes read by this process grows by one file, not by one per replica."""
+    size = 4 * PART
+
+    def count() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    store = world.store(names=("local",))
+    path = world.file(content(size))
+    before = count()
+    assert store.replicate(path, KEY).status == "complete"
+    assert size <= count() - before < 2 * size
