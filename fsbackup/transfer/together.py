@@ -9,14 +9,22 @@ from typing import Any
 
 async def all_or_none(work: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Run all; when one raises or this is cancelled, cancel the others and wait until they have ended."""
-    if len(work) == 1:
-        await work[0]
+    if len(work) < 2:
+        for each in work:
+            await each
         return
     tasks = [asyncio.create_task(each) for each in work]
     try:
-        await asyncio.gather(*tasks)
-    except BaseException:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        # Once each, which is why this is not `gather`: that cancels them too when it is cancelled, and a second
+        # cancel would cut short how they clean up after the first.
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        raise
+    errors = [task.exception() for task in tasks if not task.cancelled()]
+    for error in errors:
+        if error is not None:
+            raise error
+    if len(errors) < len(tasks):
+        raise asyncio.CancelledError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
@@ -53,11 +52,3 @@ def interrupt(process: ForkServerProcess) -> None:
     """Press Ctrl-C in a child."""
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)
-
-
-def in_thread(work: object) -> threading.Thread:
-    """Start a callable in a thread."""
-    assert callable(work)
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread

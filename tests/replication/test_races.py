@@ -56,7 +56,7 @@ def told_or_agreed(world: World, writers: list[Writer], names: tuple[str, ...], 
 @pytest.mark.parametrize("overwrite", [False, True], ids=["create", "overwrite"])
 @pytest.mark.parametrize("step", [KEY, manifest_name(KEY)], ids=["data", "manifest"])
 def test_the_second_writer_overtakes_the_first(world: World, role: str, overwrite: bool, step: str) -> None:
-    """One writer is held before a step while the other does everything: nobody is told of bytes that are not there."""
+    """One writer is held before a step while the other does all: nobody is told of bytes that are not there."""
     if overwrite:
         world.store(names=(role,)).replicate(world.file(content(77), "first"), KEY)
     first, second = (Writer(world, data, (role,), overwrite=overwrite) for data in (ONE, TWO))

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -91,7 +91,7 @@ def test_a_stream_that_is_not_ready_is_not_at_its_end(each_world: World) -> None
     asked = threading.Event()
 
     class Slow(io.FileIO):
-        def read(self, size: int = -1, /) -> bytes | None:  # type: ignore[override]
+        def read(self, size: int | None = -1, /) -> Any:
             data = super().read(size)
             if data is None:
                 asked.set()
@@ -107,7 +107,7 @@ def test_a_stream_that_is_not_ready_is_not_at_its_end(each_world: World) -> None
     thread.start()
     with Slow(reading, "rb") as stream:
         try:
-            report = each_world.store().replicate(stream, KEY)  # type: ignore[arg-type]
+            report = each_world.store().replicate(stream, KEY)
         except OSError:
             thread.join()
             assert all(eye.get(KEY) is None for eye in each_world.eyes.values())

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 
 #: Bytes handed to the transport at a time: what it cannot send at once it copies, so this bounds that copy.
-CHUNK = 256 * 1024
+CHUNK = 128 * 1024
 
 
 class Progress:

@@ -1,0 +1,309 @@
+"""Every command as a real process: what it does, what it prints, as text and as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import fsbackup
+from tests.integration.cli_kit import Cli
+
+DISKS = ("disk1", "disk2", "disk3")
+COMMANDS = ("run", "put", "get", "ls", "stat", "rm", "status", "config")
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Return the command line in a directory of its own."""
+    return Cli(tmp_path)
+
+
+class TestHelp:
+    """A page that a person learns it from."""
+
+    def test_the_page_names_everything(self, cli: Cli) -> None:
+        """Every command, every exit code, the environment, and where the configuration is looked for."""
+        done = cli("--help")
+        assert (done.code, done.err) == (0, "")
+        for word in (*COMMANDS, "0 ", "1 ", "2 ", "3 ", "130 ", "$FSBACKUP_CONFIG", "/etc/fsbackup/config.yaml"):
+            assert f"  {word}" in done.out or word in done.out
+        assert done.out.count("\n  fsbackup ") + done.out.count("| fsbackup ") >= 3
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_each_command_has_an_example(self, cli: Cli, command: str) -> None:
+        """One that begins like what a person types."""
+        done = cli(command, "--help")
+        assert done.code == 0
+        assert f"fsbackup {command}" in done.out.partition("examples:")[2]
+
+    def test_version(self, cli: Cli) -> None:
+        """The package's own."""
+        assert cli("--version").out == f"fsbackup {fsbackup.__version__}\n"
+
+
+class TestRun:
+    """`run`: jobs."""
+
+    def test_it_stores_everything_everywhere_and_then_nothing(self, cli: Cli) -> None:
+        """What the README's first command does, twice; standard error stays empty."""
+        first, second = cli("run", "tree"), cli("run", "tree")
+        assert (first.code, first.err) == (second.code, second.err) == (0, "")
+        expected = {f"t/{name}": (name * 100).encode() for name in ("a", "b/c", "b/d")}
+        assert all(cli.stored(disk) == expected for disk in DISKS)
+        assert first.out.splitlines()[-1] == "complete: 3 files, 700 B, every copy confirmed in 3 places"
+        assert second.out.splitlines()[-1] == "complete: all 3 files were in 3 places already, nothing was sent"
+        for disk in DISKS:
+            assert str(cli.home / disk) in first.out
+
+    def test_json_lines(self, cli: Cli) -> None:
+        """One line per file, one per job, and one summary."""
+        lines = cli("run", "--all", "--json").lines()
+        assert [line["kind"] for line in lines] == ["file"] * 3 + ["job", "file", "job", "summary"]
+        files = {line["key"]: line for line in lines if line["kind"] == "file"}
+        assert files["t/b/c"]["sha256"] == hashlib.sha256(b"b/c" * 100).hexdigest()
+        assert all(replica["ok"] for replica in files["t/b/c"]["replicas"].values())
+        assert lines[3]["stored"] == 3
+        assert lines[-1] == {
+            "kind": "summary",
+            "status": "complete",
+            "jobs": {"tree": "complete", "note": "complete"},
+        }
+
+    def test_a_dry_run_says_what_would_go_where_and_does_nothing(self, cli: Cli) -> None:
+        """As text and as JSON; not even the disks' directories are made."""
+        done = cli("run", "tree", "--dry-run")
+        assert done.code == 0
+        assert f"{cli.home}/source/b/c -> t/b/c" in done.out
+        assert "3 files would be stored in disk1, disk2, disk3" in done.out
+        plan = [line for line in cli("run", "tree", "--dry-run", "--json").lines() if line["kind"] == "plan"]
+        assert [line["key"] for line in plan] == ["t/a", "t/b/c", "t/b/d"]
+        assert plan[0]["backends"] == list(DISKS)
+        assert not any((cli.home / disk).exists() for disk in DISKS)
+
+    def test_a_file_that_cannot_be_read_is_named_and_the_rest_go_on(self, cli: Cli) -> None:
+        """Exit code 1; the name is in the result and in the log."""
+        (cli.home / "source/dangling").symlink_to("nowhere")
+        done = cli("run", "tree")
+        assert done.code == 1
+        assert f"not backed up: {cli.home}/source/dangling" in done.out
+        assert f"{cli.home}/source/dangling" in done.err
+        assert done.out.splitlines()[-1].startswith("failed: 1 of 4 files not backed up")
+        assert len(cli.stored("disk1")) == 3
+
+    def test_one_failed_job_does_not_keep_the_others(self, cli: Cli) -> None:
+        """Each job's status is told, and the exit code is the worst."""
+        (cli.home / "note").unlink()
+        done = cli("run", "note", "tree")
+        assert done.code == 1
+        assert done.out.splitlines()[-1] == "note: failed, tree: complete"
+        assert len(cli.stored("disk1")) == 3
+
+    def test_quiet_is_silent_on_success_and_only_then(self, cli: Cli) -> None:
+        """What cron mails is what went wrong."""
+        done = cli("run", "--all", "-q")
+        assert (done.code, done.out, done.err) == (0, "", "")
+        (cli.home / "note").unlink()
+        done = cli("run", "--all", "-q")
+        assert (done.code, done.out) == (1, "")
+        assert f"{cli.home}/note" in done.err
+
+    def test_verbose_names_every_file(self, cli: Cli) -> None:
+        """On standard output by key, on standard error with every replica's outcome."""
+        done = cli("run", "tree", "-v")
+        assert "  stored   t/b/c" in done.out
+        assert "INFO    upload ok: disk2 t/b/c size=300" in done.err
+
+    def test_names_that_are_no_text_come_out_as_they_are(self, cli: Cli) -> None:
+        """Bytes in, the same bytes out, and back again by that name."""
+        name = os.fsdecode(b"caf\xe9")
+        (cli.home / "source" / name).write_bytes(b"latin")
+        assert cli("run", "tree", "-v").code == 0
+        assert f"t/{name}" in cli("ls").out.splitlines()
+        assert cli("get", f"t/{name}", "-").out == "latin"
+
+
+class TestPutAndGet:
+    """One object in and out."""
+
+    def test_a_file_there_and_back(self, cli: Cli) -> None:
+        """With its mode and time, into a file and into a directory."""
+        os.utime(cli.home / "note", (1_600_000_000, 1_600_000_000))
+        done = cli("put", "note", "x/note")
+        assert done.code == 0
+        assert done.out.splitlines()[-1] == "complete: x/note (6 B), confirmed in 3 of 3 places"
+        done = cli("get", "x/note", "back")
+        assert (done.code, done.err) == (0, "")
+        assert "every byte proven" in done.out
+        assert (cli.home / "back").read_text() == "a note"
+        assert (cli.home / "back").stat().st_mtime == 1_600_000_000
+        cli("get", "x/note", "source")
+        assert (cli.home / "source/note").read_text() == "a note"
+
+    def test_20_mib_through_pipes(self, cli: Cli) -> None:
+        """Standard input to standard output, and nothing but the bytes on it."""
+        data = os.urandom(20 << 20)
+        put = cli.start("put", "-", "big")
+        out, err = put.communicate(data)
+        assert (put.returncode, err) == (0, b"")
+        assert b"complete: big (20.0 MiB), confirmed in 3 of 3 places" in out
+        get = cli.start("get", "big", "-")
+        out, err = get.communicate()
+        assert (get.returncode, err) == (0, b"")
+        assert hashlib.sha256(out).digest() == hashlib.sha256(data).digest()
+
+    def test_json(self, cli: Cli) -> None:
+        """Both report as one document."""
+        put = cli("put", "note", "k", "--json").json()
+        assert (put["status"], put["size"], sorted(put["replicas"])) == ("complete", 6, list(DISKS))
+        get = cli("get", "k", "back", "--json").json()
+        assert (get["verified"], get["sha256"], get["target"]) == (True, put["sha256"], "back")
+
+    def test_the_same_again_sends_nothing_and_other_content_is_refused(self, cli: Cli) -> None:
+        """Until it is asked for."""
+        cli("put", "note", "k")
+        assert cli("put", "note", "k").out.count("already there") == 3
+        refused = cli("put", "fsbackup.yaml", "k")
+        assert refused.code == 1
+        assert "other content is stored under this key" in refused.out
+        assert cli("put", "fsbackup.yaml", "k", "--overwrite").code == 0
+        assert cli.stored("disk2")["k"] == (cli.home / "fsbackup.yaml").read_bytes()
+
+
+class TestLooking:
+    """`ls`, `stat`, `status`."""
+
+    def test_ls(self, cli: Cli) -> None:
+        """Keys in order; with -l one column per replica; with --json one object per line."""
+        assert cli("ls").err == "nothing is stored\n"
+        cli("run", "--all")
+        assert cli("ls").out == "n/note\nt/a\nt/b/c\nt/b/d\n"
+        assert cli("ls", "t/b").out == "t/b/c\nt/b/d\n"
+        (cli.home / "disk2/t/b/d").unlink()
+        head, first, second = cli("ls", "-l", "t/b").out.splitlines()
+        assert head.split() == ["size", "modified", *DISKS, "key"]
+        assert first.split()[4:] == ["present", "present", "present", "t/b/c"]
+        assert second.split()[4:] == ["present", "missing", "present", "t/b/d"]
+        lines = cli("ls", "t/b", "--json").lines()
+        assert [line["replicas"]["disk2"] for line in lines] == ["present", "missing"]
+
+    def test_stat(self, cli: Cli) -> None:
+        """What the manifest says, and the state of each replica."""
+        cli("put", "note", "k")
+        good = cli("stat", "k")
+        assert good.code == 0
+        assert hashlib.sha256(b"a note").hexdigest() in good.out
+        (cli.home / "disk1/k").unlink()
+        (cli.home / "disk3/k").write_text("rotten")
+        (cli.home / "disk3/.fsbackup/manifests/k.fsbackup.json").unlink()
+        found = cli("stat", "k", "--json")
+        assert found.code == 1
+        states = {name: each["state"] for name, each in found.json()["replicas"].items()}
+        assert states == {"disk1": "missing", "disk2": "present", "disk3": "unproven"}
+        assert (found.json()["generation"], found.json()["size"]) == (1, 6)
+
+    def test_a_stale_replica(self, cli: Cli) -> None:
+        """It slept through a replacement: an older generation, and still enough copies."""
+        cli("put", "note", "k")
+        done = cli("put", "fsbackup.yaml", "k", "--overwrite", **cli.break_third())
+        assert done.code == 3
+        found = cli("stat", "k", "--json")
+        assert found.code == 3
+        replicas = found.json()["replicas"]
+        assert [(each["state"], each["generation"]) for each in replicas.values()] == [
+            ("present", 2),
+            ("present", 2),
+            ("stale", 1),
+        ]
+
+    def test_status(self, cli: Cli) -> None:
+        """Counts per backend, the newest object, and by name what is not everywhere."""
+        cli("run", "--all")
+        good = cli("status")
+        assert good.code == 0
+        assert good.out.splitlines()[-1] == "complete: all 4 objects in every place"
+        (cli.home / "disk2/t/b/d").unlink()
+        found = cli("status")
+        assert found.code == 3
+        assert "not everywhere: t/b/d (disk2: missing)" in found.out
+        found = cli("status", "t", "--json")
+        assert found.code == 3
+        triple = found.json()["sets"]["triple"]
+        assert (triple["objects"], triple["complete"], triple["backends"]["disk2"]["missing"]) == (3, 2, 1)
+
+
+class TestRm:
+    """Exactly the keys that were named."""
+
+    def test_it_deletes_from_every_replica_and_nothing_else(self, cli: Cli) -> None:
+        """Patterns are names like any other, and a key that was not there is said to be so."""
+        cli("run", "tree")
+        done = cli("rm", "t/b/c", "t/b/*", "t/b")
+        assert done.code == 0
+        assert done.out.splitlines() == [
+            "t/b/c: deleted from disk1, disk2, disk3",
+            "t/b/*: was not there (asked disk1, disk2, disk3)",
+            "t/b: was not there (asked disk1, disk2, disk3)",
+        ]
+        assert all(sorted(cli.stored(disk)) == ["t/a", "t/b/d"] for disk in DISKS)
+
+    def test_a_replica_that_is_away_is_named(self, cli: Cli) -> None:
+        """One copy left is an object that is still there: exit code 1, and what to do."""
+        cli("run", "tree")
+        done = cli("rm", "t/a", "--json", **cli.break_third())
+        assert done.code == 1
+        [result] = done.json()["objects"]
+        assert {name: each["ok"] for name, each in result["replicas"].items()} == {
+            "disk1": True,
+            "disk2": True,
+            "disk3": False,
+        }
+        assert cli("rm", "t/a").out == "t/a: deleted from disk1, disk2, disk3\n"
+        assert "t/a" not in cli.stored("disk3")
+
+
+class TestConfig:
+    """`config check`, `show`, `schema`."""
+
+    def test_check(self, cli: Cli) -> None:
+        """What there is; as JSON by name."""
+        assert cli("config", "check").out == "fsbackup.yaml: ok: 3 backends, 1 replication set, 2 jobs\n"
+        assert cli("config", "check", "--json").json() == {
+            "file": "fsbackup.yaml",
+            "ok": True,
+            "backends": list(DISKS),
+            "replication": ["triple"],
+            "jobs": ["tree", "note"],
+        }
+
+    def test_every_mistake_on_a_line_of_its_own(self, cli: Cli) -> None:
+        """File, line and field, as editors read them."""
+        (cli.home / "bad.yaml").write_text("version: 1\nbackends:\n  a: {type: local, pth: /tmp}\njobs: 3\n")
+        done = cli("config", "check", "-c", "bad.yaml", "--json")
+        assert done.code == 2
+        lines = done.err.splitlines()
+        assert lines[0].startswith("bad.yaml:3: backends.a.pth: ")
+        assert lines[1].startswith("bad.yaml:4: jobs: ")
+        assert [each["line"] for each in done.json()["error"]["problems"]] == [3, 4]
+
+    def test_show_masks_secrets(self, cli: Cli) -> None:
+        """Text and JSON, with the defaults filled in."""
+        (cli.home / "s3.yaml").write_text(
+            "version: 1\nbackends:\n  r2: {type: r2, account_id: abc, bucket: bbb,"
+            " access_key_id: '${KEY}', secret_access_key: '${SECRET}'}\n"
+        )
+        secrets = {"KEY": "the-key-id", "SECRET": "the-secret"}
+        text = cli("config", "show", "-c", "s3.yaml", **secrets)
+        plain = cli("config", "show", "-c", "s3.yaml", "--json", **secrets)
+        assert text.code == plain.code == 0
+        assert plain.json()["backends"]["r2"]["secret_access_key"] == "**********"
+        assert "timeout: 1m" in text.out
+        assert not any(secret in text.out + plain.out for secret in secrets.values())
+
+    def test_schema(self, cli: Cli) -> None:
+        """A JSON Schema, without any configuration."""
+        (cli.home / "fsbackup.yaml").unlink()
+        assert json.loads(cli("config", "schema").out)["title"] == "fsbackup configuration"

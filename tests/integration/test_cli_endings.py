@@ -1,0 +1,262 @@
+"""How a command ends: its exit code, what it leaves behind, and what a person gets to read."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli_kit import PATIENCE, Cli, wait_until
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Return the command line in a directory of its own."""
+    return Cli(tmp_path)
+
+
+class TestDegraded:
+    """One of three places is away, two copies are wanted: 3, and what to do."""
+
+    def test_run(self, cli: Cli) -> None:
+        """The others hold everything; the dead one is named in the table and in the last line."""
+        done = cli("run", "tree", **cli.break_third())
+        assert done.code == 3
+        assert sorted(cli.stored("disk1")) == sorted(cli.stored("disk2")) == ["t/a", "t/b/c", "t/b/d"]
+        last = done.out.splitlines()[-1]
+        assert last.startswith("degraded: all 3 files are stored, 3 of them not in every place")
+        assert "disk3" in last
+        assert "run the job again" in last
+
+    def test_running_again_sends_only_what_is_missing(self, cli: Cli) -> None:
+        """Once the place is back."""
+        cli("run", "tree", **cli.break_third())
+        job = cli("run", "tree", "--json").lines()[-2]
+        assert job["status"] == "complete"
+        assert [job["backends"][disk]["stored"] for disk in ("disk1", "disk2", "disk3")] == [0, 0, 3]
+
+    @pytest.mark.parametrize(
+        "command", [("put", "note", "k"), ("ls",), ("ls", "nothing"), ("stat", "t/a"), ("status",)]
+    )
+    def test_other_commands(self, cli: Cli, command: tuple[str, ...]) -> None:
+        """The same number for the same thing; no answer never counts as "nothing there"."""
+        cli("run", "tree")
+        assert cli(*command, **cli.break_third()).code == 3
+
+    def test_get_is_complete_when_the_bytes_are(self, cli: Cli) -> None:
+        """A restore that worked must not stop a script at the very moment it matters."""
+        cli("run", "tree")
+        done = cli("get", "t/a", "-", **cli.break_third())
+        assert (done.code, done.out) == (0, "a" * 100)
+
+
+class TestFailed:
+    """1, a message without a traceback, and the hint."""
+
+    @pytest.mark.parametrize(
+        ("command", "message"),
+        [
+            (("get", "k", "x"), "fsbackup: download 'k': no such key"),
+            (("stat", "k"), "fsbackup: stat 'k': no such key"),
+            (("put", "nothing", "k"), "fsbackup: nothing: no such file"),
+            (("get", "t/a", "note/x"), "fsbackup: note: File exists"),
+        ],
+    )
+    def test_message(self, cli: Cli, command: tuple[str, ...], message: str) -> None:
+        """One line each."""
+        cli("run", "tree")
+        done = cli(*command)
+        assert (done.code, done.out) == (1, "")
+        assert done.err == f"{message}\n"
+
+    def test_a_message_as_json(self, cli: Cli) -> None:
+        """A script finds the type and the key on standard output."""
+        done = cli("stat", "k", "--json")
+        assert done.code == 1
+        assert done.json()["error"]["type"] == "ObjectNotFoundError"
+        assert done.json()["error"]["key"] == "k"
+
+    @pytest.mark.parametrize("how", [("-vv", ""), ("-q", "1")])
+    def test_a_traceback_for_who_asks(self, cli: Cli, how: tuple[str, str]) -> None:
+        """With -vv, or with FSBACKUP_DEBUG where the command line cannot be changed."""
+        done = cli("stat", "k", how[0], FSBACKUP_DEBUG=how[1])
+        assert done.code == 1
+        assert "Traceback" in done.err
+
+    def test_output_that_cannot_be_written(self, cli: Cli) -> None:
+        """A full disk under a redirect is no success."""
+        with open("/dev/full", "wb") as full:
+            process = cli.start("config", "schema", stdout=full)
+            _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 1
+        assert b"No space left on device" in err
+
+
+class TestUsage:
+    """2: nothing was done."""
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            (),
+            ("unknown",),
+            ("run",),
+            ("run", "--all", "tree"),
+            ("run", "nope"),
+            ("put", "note"),
+            ("put", "note", "a//b"),
+            ("put", "note", "../a"),
+            ("put", "source", "k"),
+            ("put", "note", "k", "--set", "nope"),
+            ("rm", ""),
+            ("rm", "a/"),
+            ("get", "k", "-", "--json"),
+            ("config", "eat"),
+            ("ls", "-c", "nope.yaml"),
+            ("ls", "--log-form", "json"),
+        ],
+    )
+    def test_code(self, cli: Cli, command: tuple[str, ...]) -> None:
+        """With a message on standard error, without a traceback."""
+        done = cli(*command)
+        assert done.code == 2, done
+        assert done.err
+        assert "Traceback" not in done.err
+        assert not (cli.home / "disk1").exists()
+
+    def test_without_a_configuration_it_says_where_it_looked(self, cli: Cli) -> None:
+        """And how to name one."""
+        (cli.home / "fsbackup.yaml").unlink()
+        done = cli("ls")
+        assert done.code == 2
+        assert ".config/fsbackup/config.yaml" in done.err
+        assert "-c" in done.err
+
+    def test_several_sets_have_to_be_chosen_from(self, cli: Cli) -> None:
+        """Never guessed."""
+        path = cli.home / "fsbackup.yaml"
+        path.write_text(path.read_text().replace("jobs:", "  one: {backends: [disk1]}\njobs:"))
+        done = cli("ls")
+        assert done.code == 2
+        assert "triple, one" in done.err
+        assert cli("put", "note", "k", "--set", "one").code == 0
+        assert not (cli.home / "disk2").exists()
+
+
+class TestInterrupted:
+    """Ctrl-C and SIGTERM: uploads are aborted, nothing is committed, nothing is left, one line says so."""
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_a_stream(self, cli: Cli, number: signal.Signals, code: int) -> None:
+        """While the producer of standard input is still alive and silent."""
+        process = cli.start("put", "-", "big")
+        assert process.stdin is not None
+        process.stdin.write(bytes(40 << 20))
+        process.stdin.flush()
+        wait_until(cli.unfinished)
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == code
+        self.assert_nothing_left(cli, process)
+
+    def test_a_job(self, cli: Cli) -> None:
+        """Its source is a FIFO whose writer has not finished."""
+        (cli.home / "note").unlink()
+        os.mkfifo(cli.home / "note")
+        process = cli.start("run", "note", "-q")
+        with (cli.home / "note").open("wb") as writer:
+            writer.write(bytes(40 << 20))
+            wait_until(cli.unfinished)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == 130
+        self.assert_nothing_left(cli, process)
+
+    @staticmethod
+    def assert_nothing_left(cli: Cli, process: subprocess.Popen[bytes]) -> None:
+        """Check the disks, and that standard error has one line."""
+        assert process.stderr is not None
+        assert len(process.stderr.read().splitlines()) == 1
+        for stream in (process.stdin, process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()
+        assert cli.unfinished() == []
+        assert [cli.stored(f"disk{number}") for number in (1, 2, 3)] == [{}, {}, {}]
+        assert not list(cli.home.glob("disk?/.fsbackup/manifests/**/*.json"))
+
+    def test_a_read_that_nobody_takes(self, cli: Cli) -> None:
+        """Blocked on a full pipe, it still ends at once."""
+        (cli.home / "note").write_bytes(bytes(8 << 20))
+        cli("put", "note", "big")
+        process = cli.start("get", "big", "-")
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+        process.communicate()
+
+
+def test_a_reader_that_goes_away_is_no_error(cli: Cli) -> None:
+    """``fsbackup get … - | head``: quiet, and the exit code any other program has then."""
+    (cli.home / "note").write_bytes(bytes(8 << 20))
+    cli("put", "note", "big")
+    process = cli.start("get", "big", "-")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.wait(PATIENCE) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_a_terminal_gets_progress_and_a_pipe_does_not(cli: Cli) -> None:
+    """One line per backend, gone at the end; standard output has the results alone."""
+    (cli.home / "note").write_bytes(bytes(8 << 20))
+    terminal, other_end = pty.openpty()
+    process = cli.start("put", "note", "big", stderr=other_end)
+    os.close(other_end)
+    shown = b""
+    while piece := _read(terminal):
+        shown += piece
+    os.close(terminal)
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert b"disk1" in shown
+    assert b"8.4/8.4" in shown or b"8.0/8.0 MiB" in shown
+    assert b"\x1b" not in out
+    assert out.splitlines()[-1].startswith(b"complete: ")
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:  # how Linux says that the other end was closed
+        return b""
+
+
+def test_no_secret_in_any_output(cli: Cli) -> None:
+    """A place that refuses connections, the most talkative levels, text and JSON."""
+    (cli.home / "s3.yaml").write_text(
+        """
+version: 1
+backends:
+  disk: {type: local, path: disk1}
+  s3:
+    type: s3
+    endpoint_url: http://127.0.0.1:9
+    bucket: bbb
+    access_key_id: "${KEY}"
+    secret_access_key: "${SECRET}"
+    timeout: 2s
+replication: {pair: {backends: [disk, s3], min_copies: 1}}
+"""
+    )
+    secrets = {"KEY": "the-key-id", "SECRET": "the-secret/with+signs"}
+    for form in ("text", "json"):
+        done = cli("put", "note", f"k-{form}", "-vv", "-c", "s3.yaml", "--log-format", form, **secrets)
+        assert done.code == 3, done
+        assert "s3" in done.err
+        assert not any(secret in done.out + done.err for secret in secrets.values())

@@ -1,0 +1,47 @@
+"""What is loaded when: nothing that is not needed, so that the first answer comes at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fsbackup
+from tests.integration.cli_kit import Cli
+
+_HEAVY = ("s3fs", "fsspec", "pydantic", "yaml", "botocore", "aiobotocore", "rich", "asyncio")
+
+
+def loaded(code: str, cwd: Path, *modules: str) -> set[str]:
+    """Return which of `modules` a fresh interpreter has loaded after `code`."""
+    script = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint(*sys.modules, file=sys.stderr)"
+    environ = {"PYTHONPATH": str(Path(fsbackup.__file__).parents[1]), "HOME": str(cwd)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=cwd, env=environ, check=True)
+    return set(modules) & set(done.stderr.decode().split())
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Return the command line in a directory of its own."""
+    return Cli(tmp_path)
+
+
+def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
+    """Whoever imports it for one name pays for that name."""
+    assert loaded("import fsbackup", tmp_path, *_HEAVY) == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"], ["unknown"]])
+def test_help_loads_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
+    """It is there at once, also on a slow machine."""
+    code = f"from fsbackup.cli import main; main({arguments!r})"
+    assert loaded(code, tmp_path, *_HEAVY) == set()
+
+
+def test_a_local_backup_loads_no_s3_library(cli: Cli) -> None:
+    """Nor what draws progress, where there is no terminal."""
+    code = "from fsbackup.cli import main; main(['run', 'tree'])"
+    assert loaded(code, cli.home, "s3fs", "botocore", "rich") == set()
+    assert len(cli.stored("disk1")) == 3
