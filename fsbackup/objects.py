@@ -90,6 +90,8 @@ class WritePlan:
     create_only
         Refuse with `ConflictError` at `commit` when the name exists, atomically where
         `Capabilities.conditional_create` says so, otherwise by asking first.
+    fresh
+        The name did not exist when the store was asked, so that a wrong object may be removed without loss.
     """
 
     size: int | None
@@ -98,6 +100,7 @@ class WritePlan:
     mtime_ns: int | None = None
     mode: int | None = None
     create_only: bool = False
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,12 @@ class ObjectWriter(ABC):
     @abstractmethod
     async def abort(self) -> None:
         """Throw away what was written (a no-op after `commit`). Never raises: what stays is logged."""
+
+    async def revoke(self) -> None:  # noqa: B027 - most backends keep no older version
+        """Take back what `commit` stored, where the store kept what was there before; otherwise do nothing.
+
+        For a writer that finds out that another one was at the same name at the same time.
+        """
 
     #: Whether `reread` works, so that a slower replica of a stream can be served from what this one wrote.
     keeps: bool = False

@@ -53,8 +53,8 @@ class Reading:
     taken: Counter[str] = field(default_factory=Counter)
     failed: dict[str, FsbackupError] = field(default_factory=dict)
 
-    async def spans(self) -> AsyncGenerator[bytes, None]:
-        """Yield the object's bytes in order, verified where there is a manifest.
+    async def spans(self, start: int = 0) -> AsyncGenerator[bytes, None]:
+        """Yield the object's bytes from `start` on (a whole number of blocks), verified where there is a manifest.
 
         Raises
         ------
@@ -64,12 +64,12 @@ class Reading:
             When no replica could be read.
         """
         step = self._step()
-        starts = iter(range(0, self.size, step))
+        starts = iter(range(start, self.size, step))
         ahead: deque[asyncio.Task[bytes]] = deque()
         try:
             while True:
-                while len(ahead) < AHEAD and (start := next(starts, None)) is not None:
-                    ahead.append(asyncio.create_task(self._span(start, min(start + step, self.size))))
+                while len(ahead) < AHEAD and (at := next(starts, None)) is not None:
+                    ahead.append(asyncio.create_task(self._span(at, min(at + step, self.size))))
                 if not ahead:
                     return
                 yield await ahead.popleft()
@@ -147,6 +147,10 @@ async def locate(stores: tuple[ObjectStore, ...], key: str) -> Reading:
     findings = await records.survey_in_time(stores, key)
     top = versions.newest(finding.record for finding in findings)
     errors = {f.store.name: f.error for f in findings if f.error is not None}
+    if versions.contradicts([finding.record for finding in findings], top):
+        log.warning(
+            "%s has two contents under generation %d: one of them is read", key, top.generation if top else 0
+        )
     if isinstance(top, Manifest):
         current = [f.store for f in findings if _has_version(f, top)]
         rest = [f.store for f in findings if f.error is None and f.stat is not None and f.store not in current]
@@ -193,16 +197,39 @@ def _absent(key: str, errors: dict[str, FsbackupError], why: str) -> FsbackupErr
     )
 
 
-async def announced_successor(reading: Reading) -> Reading | None:
-    """Return the replacement that a crash left announced, if its data is what the replicas hold now."""
+async def successor(stores: tuple[ObjectStore, ...], reading: Reading) -> Reading | None:
+    """Return the version that replaced the one in `reading` while it was read, None when there is none.
+
+    Either its manifest is there by now, or a crash left it announced with its data in place.
+
+    Raises
+    ------
+    ObjectNotFoundError, NoHealthyReplicaError
+        When the object is gone by now.
+    """
+    if reading.manifest is None:
+        return None
+    again = await locate(stores, reading.key)
+    if again.manifest is not None and again.manifest.sha256 != reading.manifest.sha256:
+        return again
+    return await _announced(stores, reading.manifest)
+
+
+async def _announced(stores: tuple[ObjectStore, ...], current: Manifest) -> Reading | None:
     found = await asyncio.gather(
-        *(records.announced(store, reading.key) for store in reading.stores), return_exceptions=True
+        *(records.announced(store, current.key) for store in stores), return_exceptions=True
     )
-    pairs = [
-        (each, store) for each, store in zip(found, reading.stores, strict=True) if isinstance(each, Manifest)
-    ]
-    newer = [each for each, _ in pairs if reading.manifest and each.generation > reading.manifest.generation]
+    pairs = [(each, store) for each, store in zip(found, stores, strict=True) if isinstance(each, Manifest)]
+    newer = [each for each, _ in pairs if each.generation > current.generation]
     top = max(newer, key=lambda each: each.generation, default=None)
     if top is None:
         return None
-    return Reading(reading.key, top.size, top, [store for each, store in pairs if each.sha256 == top.sha256])
+    return Reading(current.key, top.size, top, [store for each, store in pairs if each.sha256 == top.sha256])
+
+
+def same_beginning(one: Reading, other: Reading, length: int) -> bool:
+    """Tell whether both versions start with the same `length` bytes, as far as their manifests can tell."""
+    if one.manifest is None or other.manifest is None or one.manifest.block_size != other.manifest.block_size:
+        return length == 0
+    whole, rest = divmod(length, one.manifest.block_size)
+    return rest == 0 and one.manifest.blocks[:whole] == other.manifest.blocks[:whole]

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from fsbackup.errors import BackendError, ConflictError, FsbackupError
 from fsbackup.keys import encode_key, manifest_name
-from fsbackup.manifest import Manifest
+from fsbackup.manifest import Manifest, Record
 from fsbackup.objects import ObjectStat, ObjectWriter, WritePlan
 from fsbackup.transfer import records
 from fsbackup.transfer.records import Finding
@@ -76,7 +76,7 @@ class StoreLane:
         stored = await self._watched(self.writer.commit())
         await self.record(manifest, stored)
         if replacing:
-            await self._watched(records.unannounce(self.store, self._key))
+            await self._watched(records.unannounce(self.store, manifest))
 
     async def record(self, manifest: Manifest, stored: ObjectStat) -> None:
         """Write the manifest, last of all; where another writer may have been at it too, compare."""
@@ -88,13 +88,17 @@ class StoreLane:
         except ConflictError:
             exclusive = False
         if not exclusive:
-            await self._compare(manifest)
+            await self._compare(manifest, stored)
 
-    async def _compare(self, manifest: Manifest) -> None:
-        """Refuse to call it stored when another writer's manifest is what stands there now."""
-        found, _ = await self._watched(records.read_record(self.store, manifest_name(self._key)))
-        if isinstance(found, Manifest) and found.sha256 == manifest.sha256:
+    async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
+        """Refuse to call it stored when another writer's manifest, or data, is what stands there now."""
+        found, stat = await self._watched(self._look_again())
+        own_record = isinstance(found, Manifest) and found.sha256 == manifest.sha256
+        own_data = stat is not None and (stat.size, stat.etag) == (stored.size, stored.etag)
+        if own_record and own_data:
             return
+        if not own_record:
+            await self._watched(self.writer.revoke())
         raise ConflictError(
             "another writer stored other content under this key at the same time",
             backend=self.store.name,
@@ -102,6 +106,12 @@ class StoreLane:
             key=self._key,
             hint="decide which one is right and store it again with overwrite",
         )
+
+    async def _look_again(self) -> tuple[Record | None, ObjectStat | None]:
+        (found, _), stat = await asyncio.gather(
+            records.read_record(self.store, manifest_name(self._key)), self.store.stat(encode_key(self._key))
+        )
+        return found, stat
 
     async def abort(self) -> None:
         """Throw away what was sent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 
 from fsbackup.errors import (
@@ -14,6 +15,8 @@ from fsbackup.errors import (
 from fsbackup.keys import encode_key, manifest_name, pending_name
 from fsbackup.manifest import Manifest, Record, dump, load
 from fsbackup.objects import ObjectStat, ObjectStore
+
+log = logging.getLogger("fsbackup.storage")
 
 #: Seconds beyond a store's own timeout after which a call that does not even fail is given up.
 BACKSTOP = 5.0
@@ -154,9 +157,17 @@ async def announce(store: ObjectStore, manifest: Manifest) -> None:
     await store.put(pending_name(manifest.key), dump(manifest))
 
 
-async def unannounce(store: ObjectStore, key: str) -> None:
-    """Remove the announcement once the manifest says the same."""
-    await store.remove(pending_name(key))
+async def unannounce(store: ObjectStore, manifest: Manifest) -> None:
+    """Remove the announcement of `manifest` once the manifest says the same; another writer's stays.
+
+    A failure is only logged: the object is stored and proven, and the next replacement or repair clears it.
+    """
+    try:
+        found = await announced(store, manifest.key)
+        if found is not None and found.sha256 == manifest.sha256:
+            await store.remove(pending_name(manifest.key))
+    except FsbackupError as error:
+        log.warning("an announcement stays behind, which does no harm: %s", error)
 
 
 async def announced(store: ObjectStore, key: str) -> Manifest | None:

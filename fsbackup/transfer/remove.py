@@ -11,7 +11,7 @@ import logging
 
 from fsbackup import events
 from fsbackup.errors import FsbackupError
-from fsbackup.keys import encode_key
+from fsbackup.keys import encode_key, pending_name
 from fsbackup.manifest import Tombstone
 from fsbackup.transfer import records, versions
 from fsbackup.transfer.records import Finding
@@ -65,7 +65,7 @@ async def _forget(finding: Finding, key: str) -> None:
     """Remove the tombstone, which nobody needs once every replica has confirmed the delete."""
     try:
         if finding.manifest is not None:
-            await records.unannounce(finding.store, key)
+            await finding.store.remove(pending_name(key))
         await records.remove_record(finding.store, key)
     except FsbackupError as error:
         log.warning("a tombstone stays behind, which does no harm: %s", error)

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fsbackup import events
-from fsbackup.errors import IntegrityError
+from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError
 from fsbackup.keys import TEMP_SUFFIX
 from fsbackup.manifest import Manifest
-from fsbackup.transfer.download import Reading, announced_successor, locate
+from fsbackup.transfer.download import Reading, locate, same_beginning, successor
 from fsbackup.transfer.replicas import ReplicaSet
 from fsbackup.transfer.results import DownloadReport
 
 Hear = Callable[[int, int], None]
+
+#: How often a reader follows replacements that overtake it.
+_FOLLOWED = 3
 
 
 async def download(targets: ReplicaSet, key: str, target: Path, *, progress: Hear | None = None) -> DownloadReport:
@@ -38,49 +41,80 @@ async def download(targets: ReplicaSet, key: str, target: Path, *, progress: Hea
     started = asyncio.get_running_loop().time()
     reading = await locate(targets.stores, key)
     async with _temp_beside(target) as file:
-        reading, sha256 = await _proven_copy(reading, file, progress)
-        await asyncio.to_thread(_finish, file, reading.manifest)
+        copy = _Copy(targets, reading, file, progress, rewindable=True)
+        sha256 = await copy.run()
+        await asyncio.to_thread(_finish, file, copy.reading.manifest)
         await asyncio.to_thread(_place, Path(file.name), target)
-    report = _report(reading, sha256, asyncio.get_running_loop().time() - started)
+    report = _report(copy.reading, sha256, asyncio.get_running_loop().time() - started)
     for name in report.replicas:
         events.outcome("download", name, key, size=report.size, seconds=report.seconds)
     return report
 
 
-async def _proven_copy(reading: Reading, file: BinaryIO, progress: Hear | None) -> tuple[Reading, str]:
-    """Copy the object; when a crash in the middle of a replacement left only the new version, copy that."""
-    try:
-        return reading, await _copy(reading, file, progress)
-    except IntegrityError:
-        successor = await announced_successor(reading)
-        if successor is None:
-            raise
-        await asyncio.to_thread(_rewind, file)
-        return successor, await _copy(successor, file, progress)
+async def copy_to(targets: ReplicaSet, key: str, out: BinaryIO) -> DownloadReport:
+    """Write `key` to the stream `out`, each block proven before it is written; an error may come half-way."""
+    started = asyncio.get_running_loop().time()
+    copy = _Copy(targets, await locate(targets.stores, key), out, None, rewindable=False)
+    sha256 = await copy.run()
+    await asyncio.to_thread(out.flush)
+    return _report(copy.reading, sha256, asyncio.get_running_loop().time() - started)
 
 
-async def _copy(reading: Reading, file: BinaryIO, progress: Hear | None) -> str:
-    whole, so_far = hashlib.sha256(), 0
-    async with contextlib.aclosing(reading.spans()) as spans:
-        async for span in spans:
-            await asyncio.to_thread(_append, file, whole.update, span)
-            so_far += len(span)
-            if progress:
-                progress(so_far, reading.size)
-    found = whole.hexdigest()
-    if reading.manifest is not None and found != reading.manifest.sha256:
-        raise IntegrityError("the blocks are right but the whole is not", operation="download", key=reading.key)
-    return found
+class _Copy:
+    """Copies one object, and follows it when it is replaced (or found half replaced) in the meantime."""
 
+    def __init__(
+        self, targets: ReplicaSet, reading: Reading, out: BinaryIO, progress: Hear | None, *, rewindable: bool
+    ) -> None:
+        self.reading = reading
+        self._stores = targets.stores
+        self._out = out
+        self._progress = progress
+        self._rewindable = rewindable
+        self._whole = hashlib.sha256()
+        self._done = 0
 
-def _append(file: BinaryIO, update: Callable[[bytes], None], span: bytes) -> None:
-    update(span)
-    file.write(span)
+    async def run(self) -> str:
+        """Return the SHA-256 of what was copied; `reading` is the version that it is."""
+        for _ in range(_FOLLOWED):
+            try:
+                return await self._copy()
+            except (IntegrityError, NoHealthyReplicaError) as error:
+                await self._follow(error)
+        return await self._copy()
 
+    async def _copy(self) -> str:
+        async with contextlib.aclosing(self.reading.spans(self._done)) as spans:
+            async for span in spans:
+                await asyncio.to_thread(self._append, span)
+                if self._progress:
+                    self._progress(self._done, self.reading.size)
+        found, manifest = self._whole.hexdigest(), self.reading.manifest
+        if manifest is not None and found != manifest.sha256:
+            key = self.reading.key
+            raise IntegrityError("the blocks are right but the whole is not", operation="download", key=key)
+        return found
 
-def _rewind(file: BinaryIO) -> None:
-    file.seek(0)
-    file.truncate()
+    def _append(self, span: bytes) -> None:
+        self._whole.update(span)
+        self._out.write(span)
+        self._done += len(span)
+
+    async def _follow(self, error: FsbackupError) -> None:
+        """Go on with the version that came in between; raise `error` when there is none, or it is too late."""
+        after = await successor(self._stores, self.reading)
+        if after is None:
+            raise error
+        if not same_beginning(self.reading, after, self._done):
+            if not self._rewindable:
+                raise error
+            await asyncio.to_thread(self._rewind)
+        self.reading = after
+
+    def _rewind(self) -> None:
+        self._out.seek(0)
+        self._out.truncate()
+        self._whole, self._done = hashlib.sha256(), 0
 
 
 @contextlib.asynccontextmanager
@@ -91,8 +125,10 @@ async def _temp_beside(target: Path) -> AsyncIterator[BinaryIO]:
     try:
         yield file
     finally:
-        file.close()
         path.unlink(missing_ok=True)
+        # A close that fails on a full disk has nothing left to lose: what counts was flushed and synced before.
+        with contextlib.suppress(OSError):
+            file.close()
 
 
 def _create(path: Path) -> BinaryIO:
@@ -131,12 +167,3 @@ def _report(reading: Reading, sha256: str, seconds: float) -> DownloadReport:
         failed={name: str(error) for name, error in reading.failed.items()},
         seconds=seconds,
     )
-
-
-async def copy_to(targets: ReplicaSet, key: str, out: BinaryIO) -> DownloadReport:
-    """Write `key` to the stream `out`, each block proven before it is written; an error may come half-way."""
-    started = asyncio.get_running_loop().time()
-    reading = await locate(targets.stores, key)
-    sha256 = await _copy(reading, out, None)
-    await asyncio.to_thread(out.flush)
-    return _report(reading, sha256, asyncio.get_running_loop().time() - started)

@@ -151,6 +151,7 @@ class _Upload:
             mtime_ns=self._source.mtime_ns,
             mode=self._source.mode,
             create_only=self._must_be_new(finding),
+            fresh=finding.stat is None,
         )
         return StoreLane(finding, self._key, plan, self._counter(finding.store.name))
 

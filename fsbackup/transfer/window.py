@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
-from fsbackup.errors import BackendError, SourceChangedError
+from fsbackup.errors import BackendError
 from fsbackup.objects import Part
 from fsbackup.transfer.source import Source
 
@@ -203,7 +203,12 @@ class PartWindow:
             )
         part = Part(number, offset, data, last=number == self._total)
         if await asyncio.to_thread(lambda: part.md5) != self._seen[number - 1]:
-            raise SourceChangedError(f"{self._source.label}: changed while it was read")
+            # The others have what was read first, proven unchanged then; only this store cannot have it any more.
+            raise BackendError(
+                f"{self._source.label} changed before this slow store got to its end",
+                operation="upload",
+                hint="run the same again",
+            )
         return part
 
     def _make_room(self) -> bool:

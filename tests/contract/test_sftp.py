@@ -11,13 +11,14 @@ from fsbackup.backends.generic import GenericObjects
 from fsbackup.loop import run
 from fsbackup.testing import ObjectPlace, ObjectStoreContract, Place
 from tests.contract.doors import directory_door
-from tests.servers.sftp_or_ftp import SftpServer, sftp_server
+from tests.contract.sftpd import running_sftpd
+from tests.servers.sftp_or_ftp import SftpServer
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[SftpServer]:
     """Return a running server."""
-    with sftp_server() as running:
+    with running_sftpd() as running:
         yield running
 
 

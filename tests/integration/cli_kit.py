@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,23 +71,29 @@ class Cli:
             (home / "source" / name).parent.mkdir(parents=True, exist_ok=True)
             (home / "source" / name).write_text(name * 100)
 
-    def __call__(self, *arguments: str, stdin: bytes = b"", **environ: str) -> Done:
+    def __call__(self, *arguments: str, env: Mapping[str, str] | None = None) -> Done:
         """Run a command to its end."""
         done = subprocess.run(
             self.command(*arguments),
             cwd=self.home,
-            env={**self.environ, **environ},
-            input=stdin,
+            env={**self.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
             timeout=PATIENCE,
         )
         return Done(done.returncode, os.fsdecode(done.stdout), os.fsdecode(done.stderr))
 
-    def start(self, *arguments: str, **pipes: Any) -> subprocess.Popen[bytes]:
-        """Start a command whose end is yet to come; all its standard streams are pipes unless given."""
+    @contextmanager
+    def started(self, *arguments: str, **pipes: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a command that the block ends; its standard streams are unbuffered pipes unless given."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
-        return subprocess.Popen(self.command(*arguments), cwd=self.home, env=self.environ, **pipes)
+        command = self.command(*arguments)
+        with subprocess.Popen(command, cwd=self.home, env=self.environ, bufsize=0, **pipes) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     @staticmethod
     def command(*arguments: str) -> list[str]:

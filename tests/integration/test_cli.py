@@ -146,12 +146,12 @@ class TestPutAndGet:
     def test_20_mib_through_pipes(self, cli: Cli) -> None:
         """Standard input to standard output, and nothing but the bytes on it."""
         data = os.urandom(20 << 20)
-        put = cli.start("put", "-", "big")
-        out, err = put.communicate(data)
+        with cli.started("put", "-", "big") as put:
+            out, err = put.communicate(data)
         assert (put.returncode, err) == (0, b"")
         assert b"complete: big (20.0 MiB), confirmed in 3 of 3 places" in out
-        get = cli.start("get", "big", "-")
-        out, err = get.communicate()
+        with cli.started("get", "big", "-") as get:
+            out, err = get.communicate()
         assert (get.returncode, err) == (0, b"")
         assert hashlib.sha256(out).digest() == hashlib.sha256(data).digest()
 
@@ -208,7 +208,7 @@ class TestLooking:
     def test_a_stale_replica(self, cli: Cli) -> None:
         """It slept through a replacement: an older generation, and still enough copies."""
         cli("put", "note", "k")
-        done = cli("put", "fsbackup.yaml", "k", "--overwrite", **cli.break_third())
+        done = cli("put", "fsbackup.yaml", "k", "--overwrite", env=cli.break_third())
         assert done.code == 3
         found = cli("stat", "k", "--json")
         assert found.code == 3
@@ -253,7 +253,7 @@ class TestRm:
     def test_a_replica_that_is_away_is_named(self, cli: Cli) -> None:
         """One copy left is an object that is still there: exit code 1, and what to do."""
         cli("run", "tree")
-        done = cli("rm", "t/a", "--json", **cli.break_third())
+        done = cli("rm", "t/a", "--json", env=cli.break_third())
         assert done.code == 1
         [result] = done.json()["objects"]
         assert {name: each["ok"] for name, each in result["replicas"].items()} == {
@@ -296,8 +296,8 @@ class TestConfig:
             " access_key_id: '${KEY}', secret_access_key: '${SECRET}'}\n"
         )
         secrets = {"KEY": "the-key-id", "SECRET": "the-secret"}
-        text = cli("config", "show", "-c", "s3.yaml", **secrets)
-        plain = cli("config", "show", "-c", "s3.yaml", "--json", **secrets)
+        text = cli("config", "show", "-c", "s3.yaml", env=secrets)
+        plain = cli("config", "show", "-c", "s3.yaml", "--json", env=secrets)
         assert text.code == plain.code == 0
         assert plain.json()["backends"]["r2"]["secret_access_key"] == "**********"
         assert "timeout: 1m" in text.out

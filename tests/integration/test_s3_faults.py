@@ -127,7 +127,7 @@ TRANSIENT_IDS = [
 
 
 @pytest.mark.parametrize("fault", TRANSIENT, ids=TRANSIENT_IDS)
-@pytest.mark.parametrize("operation", ["put_object", "head", "get", "delete", "list"])
+@pytest.mark.parametrize("operation", ["put_object", "get", "delete", "list"])
 def test_what_may_pass_is_tried_again(
     store: S3Objects, direct: S3Endpoint, proxy: FaultProxy, operation: Operation, fault: Callable[[], Fault]
 ) -> None:
@@ -143,6 +143,17 @@ def test_what_may_pass_is_tried_again(
     assert names(store) == ["new", "there"]
     assert s3.read_bytes(direct, "new") == DATA
     assert proxy.count(operation) == 3
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 520])
+def test_head_is_tried_again_by_its_status(
+    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy, status: int
+) -> None:
+    s3.put_bytes(direct, "there", DATA)
+    proxy.add(Status(status, "NobodySeesThis"), on="head", times=2)
+    found = run(store.stat("there"))
+    assert found is not None
+    assert (found.size, proxy.count("head")) == (len(DATA), 3)
 
 
 @pytest.mark.parametrize("fault", TRANSIENT, ids=TRANSIENT_IDS)
@@ -192,7 +203,7 @@ def test_a_listing_is_tried_again_page_by_page(direct: S3Endpoint, proxy: FaultP
 
 def test_tries_end_with_the_error_and_its_cause(store: S3Objects, proxy: FaultProxy) -> None:
     proxy.add(Status(503, "SlowDown"), on="head")
-    with pytest.raises(TransientError, match="SlowDown") as caught:
+    with pytest.raises(TransientError, match="503") as caught:
         run(store.stat("any"))
     assert proxy.count("head") == 5
     assert (caught.value.backend, caught.value.operation, caught.value.key) == (store.name, "stat", "any")
@@ -252,7 +263,7 @@ def test_what_will_not_pass_is_not_tried_again(
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(401, AccessDeniedError), (403, AccessDeniedError), (400, BackendError), (501, BackendError)],
+    [(401, AccessDeniedError), (403, AccessDeniedError), (405, BackendError), (501, BackendError)],
 )
 def test_head_has_only_a_status_to_go_by(
     store: S3Objects, proxy: FaultProxy, status: int, kind: type[BackendError]
@@ -327,9 +338,7 @@ def test_a_put_whose_answers_are_all_lost_is_found_stored(
     assert s3.read_bytes(direct, "lost") == DATA
 
 
-def test_an_old_object_of_the_same_content_is_not_taken_for_ours(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy
-) -> None:
+def test_an_old_object_of_the_same_content_is_not_taken_for_ours(store: S3Objects, proxy: FaultProxy) -> None:
     run(store.put("same", DATA))
     proxy.add(Drop(), on="put_object")
     with pytest.raises(BackendUnavailableError):
@@ -443,15 +452,15 @@ def test_tries_share_one_silence(hasty: S3Objects, proxy: FaultProxy) -> None:
     """A failure and a stall after it are one silence, and the error tells of both."""
     proxy.add(Status(503, "SlowDown"), on="head", times=1)
     proxy.add(Stall(), on="head", first=2)
-    with pytest.raises(BackendUnavailableError, match="SlowDown"):
+    with pytest.raises(BackendUnavailableError, match="503"):
         run(hasty.stat("any"))
 
 
 def test_a_slow_upload_is_never_cut(proxy: FaultProxy, direct: S3Endpoint) -> None:
     """Far longer than the timeout in all, and far more than the kernel could swallow, but never silent."""
-    proxy.add(Throttle(up=500_000), on="put_object")
-    store = connect(proxy.endpoint, timeout=1.5)
-    data = hashlib.shake_128(b"slow").digest(2 * MIB)
+    proxy.add(Throttle(up=1_000_000), on="put_object")
+    store = connect(proxy.endpoint, timeout=2.0)
+    data = hashlib.shake_128(b"slow").digest(5 * MIB)
     run(store.put("slow", data))
     run(store.close())
     assert s3.read_bytes(direct, "slow") == data
@@ -520,7 +529,8 @@ def test_a_whole_with_another_etag_is_an_error(
 
 
 def test_an_etag_of_another_kind_is_not_compared(store: S3Objects, proxy: FaultProxy) -> None:
-    proxy.add(WrongEtag('"opaque"'))
+    for operation in ("put_object", "complete", "head"):
+        proxy.add(WrongEtag('"opaque"'), on=operation)
     assert run(store.put("one", DATA)).etag == "opaque"
     assert proxy.count("head") == 1  # which confirms the size instead
     assert upload(store, "many", BIG).size == len(BIG)

@@ -144,5 +144,9 @@ def _read_committed(base: Base, name: str, committed: os.stat_result, offset: in
 
 
 def object_stat(name: str, found: os.stat_result) -> ObjectStat:
-    """Return what the disk says of an object."""
-    return ObjectStat(name, found.st_size, found.st_mtime)
+    """Return what the disk says of an object.
+
+    The ETag tells versions of one size apart: a manifest that remembers it is not taken for another version's
+    when a crash came between a file and its manifest. Copies that keep the mtime keep it.
+    """
+    return ObjectStat(name, found.st_size, found.st_mtime, etag=f"{found.st_size:x}-{found.st_mtime_ns:x}")

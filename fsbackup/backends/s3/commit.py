@@ -87,7 +87,7 @@ class Commit:
             if condition and code_of(error) == "NotImplemented":
                 self._target.refuses_condition = True
                 return await self._called(sent, call)
-            if not _may_be_stored(error) or (head := await self._ours(sent)) is None:
+            if not _may_be_stored(error) or (head := await self._ours()) is None:
                 raise
             return head, head
 
@@ -100,18 +100,14 @@ class Commit:
             raise self._where.error(ConflictError, "the name exists")
         return {} if kind == "none" else {"IfNoneMatch": "*"}
 
-    async def _ours(self, sent: Sent) -> Answer | None:
+    async def _ours(self) -> Answer | None:
         """Return what HEAD says when it shows this very upload, None otherwise or when nobody answers."""
         try:
             head = await self._target.head(self._name, "write", timeout=min(_SETTLE, self._target.calls.timeout))
         except FsbackupError as error:
             log.debug("cannot find out whether %s is stored: %s", self._name, error)
             return None
-        if head is None or head["ContentLength"] != sent.size:
-            return None
-        tag = head.get("Metadata", {}).get(UPLOAD_TAG)
-        same = tag == self._tag if tag else comparable(head, parts=sent.parts) == sent.etag
-        return head if same else None
+        return head if head and head.get("Metadata", {}).get(UPLOAD_TAG) == self._tag else None
 
     def _difference(self, sent: Sent, answer: Answer, head: Answer | None) -> str | None:
         """Return how what is stored differs from what was sent; only ETags made in the same way are compared."""

@@ -184,19 +184,21 @@ def _without(text: str, secrets: tuple[str, ...]) -> str:
 def _of_failure(error: Exception, where: Where) -> FsbackupError:
     """Classify what was raised without any answer from the service."""
     from aiohttp import ClientError as TransportError
+    from botocore.exceptions import ConnectionError as UnreachableError
     from botocore.exceptions import HTTPClientError, IncompleteReadError
     from botocore.parsers import ResponseParserError
 
+    text = _described(error)
     _forget_request(error)
     kind: type[FsbackupError] = BackendError
     hint = None
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         hint = "the endpoint's certificate is not trusted: check endpoint_url, or set ca_bundle"
-    elif isinstance(error, (HTTPClientError, TransportError, asyncio.TimeoutError, OSError)):
+    elif isinstance(error, (HTTPClientError, UnreachableError, TransportError, asyncio.TimeoutError, OSError)):
         kind, hint = BackendUnavailableError, "check the network and the endpoint"
     elif isinstance(error, (IncompleteReadError, ResponseParserError)):
         kind = TransientError
-    made: FsbackupError = where.error(kind, _one_line(error), hint)
+    made: FsbackupError = where.error(kind, text, hint)
     return made
 
 
@@ -208,5 +210,8 @@ def _forget_request(error: Any) -> None:
         error.request = None
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _described(error: Exception) -> str:
+    """Say what went wrong in one line, with what is underneath: botocore's own words are the same for much of it."""
+    beneath = getattr(error, "kwargs", {}).get("error")
+    texts = [str(one) or type(one).__name__ for one in (error, beneath) if one is not None]
+    return " ".join(": ".join(dict.fromkeys(texts)).split())
