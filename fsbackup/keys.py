@@ -27,7 +27,7 @@ MANIFEST_SUFFIX = f"{RESERVED}.json"
 #: The ending of an unfinished local or generic write; listings hide it, repair clears it.
 TEMP_SUFFIX = f"{RESERVED}-tmp"
 
-_UNSAFE = re.compile(r"[%?*\[\]\\]|::")
+_UNSAFE = re.compile(r"[%?*\[\]\\\udc80-\udcff]|::")
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 
 
@@ -94,13 +94,10 @@ def encode_key(key: str) -> str:
 
 def _encode_segment(segment: str) -> str:
     segment = _UNSAFE.sub(lambda found: _percent(found[0]), segment)
-    stable = unicodedata.is_normalized("NFC", segment)
-    return "".join(_encode_letter(letter, stable) for letter in segment)
-
-
-def _encode_letter(letter: str, stable: bool) -> str:
-    plain = letter.isascii() or (stable and not "\ud800" <= letter <= "\udfff")
-    return letter if plain else _percent(letter)
+    # Asked of the encoded text: a mark that stood alone after a "]" may combine with the last digit of its "%5D".
+    if unicodedata.is_normalized("NFC", segment):
+        return segment
+    return "".join(letter if letter.isascii() else _percent(letter) for letter in segment)
 
 
 def _percent(text: str) -> str:
@@ -111,8 +108,8 @@ def decode_name(name: str) -> str | None:
     """Return the key stored under `name`, or None for a name that no key encodes to (put there by others)."""
     if name.startswith(META_PREFIX):
         return None
-    key = unquote_to_bytes(name).decode("utf-8", "surrogateescape") if "%" in name else name
     try:
+        key = unquote_to_bytes(name).decode("utf-8", "surrogateescape") if "%" in name else name
         return check_key(key) if encode_key(key) == name else None
     except ValueError:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fsbackup.errors import IntegrityError
@@ -93,8 +93,14 @@ def order(record: Record) -> tuple[int, bool]:
 
 def dump(record: Record) -> bytes:
     """Return `record` as the JSON bytes a backend stores."""
-    fields = {"format": FORMAT, "kind": type(record).__name__.lower(), **asdict(record)}
+    fields = {"format": FORMAT, "kind": type(record).__name__.lower(), **_plain(record)}
     return json.dumps({**fields, "checksum": _checksum(fields)}, ensure_ascii=True).encode()
+
+
+def _plain(record: Record | Origin) -> dict[str, Any]:
+    """Return the fields by name; `dataclasses.asdict` would copy every block's hash one by one."""
+    fields = {each: getattr(record, each) for each in type(record).__slots__}
+    return {**fields, "source": _plain(fields["source"])} if "source" in fields else fields
 
 
 def load(data: bytes) -> Record:
@@ -113,7 +119,7 @@ def load(data: bytes) -> Record:
         if fields.pop("format") != FORMAT:
             raise IntegrityError("the manifest has a newer format", hint="upgrade fsbackup")
         return _build(fields.pop("kind"), fields)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"the manifest cannot be read: {type(error).__name__}") from error
 
 

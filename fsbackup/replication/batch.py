@@ -73,26 +73,37 @@ class Batch:
         #: Per backend the wanted names that it has; None: it was not listed.
         self._names: dict[str, frozenset[str] | None] = {}
 
-    async def run(self, items: Sequence[Item]) -> AsyncGenerator[Outcome, None]:
-        """Yield each item's outcome as it is known."""
+    async def run(self, items: Sequence[Item]) -> AsyncGenerator[list[Outcome], None]:
+        """Yield outcomes as they are known, those that came together at once."""
         if len(items) >= LIST_FROM:
             await self._list(items)
-        pending: set[asyncio.Task[Outcome]] = set()
+        known: list[Outcome] = []
+        news = asyncio.Event()
         rest = iter(items)
+
+        async def work() -> None:
+            # Each worker goes on by itself: waiting for the caller between two objects would leave it idle.
+            try:
+                for item in rest:
+                    known.append(await self._one(item))
+                    news.set()
+            finally:
+                news.set()
+
+        workers = [asyncio.create_task(work()) for _ in range(min(WORKERS, len(items)))]
         try:
-            while True:
-                while len(pending) < WORKERS and (item := next(rest, None)) is not None:
-                    pending.add(asyncio.create_task(self._one(item)))
-                if not pending:
-                    return
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    yield task.result()
+            while known or not all(worker.done() for worker in workers):
+                await news.wait()
+                news.clear()
+                ready, known[:] = known[:], []
+                if ready:
+                    yield ready
+            await asyncio.gather(*workers)
         finally:
-            for task in pending:
-                task.cancel()
-            if pending:
-                await asyncio.wait(pending)
+            for worker in workers:
+                worker.cancel()
+            if workers:
+                await asyncio.wait(workers)
 
     async def _one(self, item: Item) -> Outcome:
         try:

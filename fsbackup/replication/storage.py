@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
@@ -172,7 +173,7 @@ class ReplicatedStorage(StorageBackend):
             overwrite=overwrite,
             progress=lambda item: self._progress(make(item.source, item.key), item.source, item.key),
         )
-        return _iterate(batch.run(todo), 1)
+        return _flatten(_iterate(batch.run(todo), 1))
 
     def restore(
         self,
@@ -277,7 +278,7 @@ def _hear(callback: Callback | None) -> Callable[[int, int], None] | None:
     return hear
 
 
-def _iterate(source: AsyncGenerator[T, None], page: int) -> Iterator[T]:
+def _iterate(source: AsyncGenerator[T, None], page: int) -> Generator[T, None, None]:
     """Walk an asynchronous generator from synchronous code, `page` values per step."""
 
     async def step() -> list[T]:
@@ -293,3 +294,9 @@ def _iterate(source: AsyncGenerator[T, None], page: int) -> Iterator[T]:
             yield from values
     finally:
         run(source.aclose())
+
+
+def _flatten(pages: Generator[list[T], None, None]) -> Iterator[T]:
+    with closing(pages):
+        for page in pages:
+            yield from page

@@ -19,6 +19,7 @@ pytest.register_assert_rewrite(*(f"fsbackup.testing.{module}" for module in _MOD
 from fsbackup.testing.aborting import AbortingContract  # noqa: E402 - rewriting must come first
 from fsbackup.testing.creating import CreatingContract  # noqa: E402
 from fsbackup.testing.listing import ListingContract  # noqa: E402
+from fsbackup.testing.methods import StorageBackendContract  # noqa: E402
 from fsbackup.testing.naming import ODD_KEYS, NamingContract  # noqa: E402
 from fsbackup.testing.place import BackendPlace, ObjectPlace, Place, SideDoor  # noqa: E402
 from fsbackup.testing.racing import RacingContract  # noqa: E402
@@ -47,4 +48,5 @@ __all__ = [
     "ObjectStoreContract",
     "Place",
     "SideDoor",
+    "StorageBackendContract",
 ]

@@ -9,8 +9,9 @@ no crash after which neither can be read and proven.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from fsbackup.errors import BackendError, ConflictError, FsbackupError
 from fsbackup.keys import encode_key, manifest_name
@@ -19,9 +20,7 @@ from fsbackup.objects import ObjectStat, ObjectWriter, WritePlan
 from fsbackup.transfer import records
 from fsbackup.transfer.records import Finding
 from fsbackup.transfer.together import all_or_none
-from fsbackup.transfer.window import PartWindow
-
-T = TypeVar("T")
+from fsbackup.transfer.window import Lane, PartWindow
 
 
 class StoreLane:
@@ -42,6 +41,7 @@ class StoreLane:
         self.finding = finding
         self.bytes_sent = 0
         self.aborted = False
+        self._calls = 0
         self._key = key
         self._moved = moved
         self._last_move = asyncio.get_running_loop().time()
@@ -52,31 +52,55 @@ class StoreLane:
         self.bytes_sent += amount
         self._moved(amount)
 
-    async def send(self, window: PartWindow, workers: int) -> None:
-        """Send every part, up to `workers` of them side by side."""
+    async def deliver(self, window: PartWindow, workers: int, proven: Callable[[], Manifest]) -> None:
+        """Send every part, up to `workers` side by side, then commit what `proven` says that they are.
+
+        Raises
+        ------
+        BackendUnavailableError
+            Also for a store that moves no byte and does not even fail for longer than its own timeout.
+        """
+        await self._watched(self._deliver(window, workers, proven))
+
+    async def _deliver(self, window: PartWindow, workers: int, proven: Callable[[], Manifest]) -> None:
+        await self._send(window, workers)
+        manifest = proven()
+        with self._at_work():
+            await self._commit(manifest)
+
+    async def _send(self, window: PartWindow, workers: int) -> None:
         place = window.lane()
 
         async def work() -> None:
-            while (part := await window.take(place)) is not None:
-                try:
-                    await self._watched(self.writer.write(part))
-                finally:
-                    window.give_back(part)
+            # One call per part: a name for it here would keep its bytes alive while the next one is waited for.
+            while await self._send_next(window, place):
+                pass
 
         try:
             await all_or_none([work() for _ in range(workers)])
         finally:
             window.close(place)
 
-    async def commit(self, manifest: Manifest) -> None:
-        """Make the object visible and record what it is; every part has been sent."""
+    async def _send_next(self, window: PartWindow, place: Lane) -> bool:
+        """Send the next part, and say whether there was one."""
+        part = await window.take(place)
+        if part is None:
+            return False
+        try:
+            with self._at_work():
+                await self.writer.write(part)
+        finally:
+            window.give_back(part)
+        return True
+
+    async def _commit(self, manifest: Manifest) -> None:
         replacing = self.finding.manifest is not None and self.finding.stat is not None
         if replacing:
-            await self._watched(records.announce(self.store, manifest))
-        stored = await self._watched(self.writer.commit())
+            await records.announce(self.store, manifest)
+        stored = await self.writer.commit()
         await self.record(manifest, stored)
         if replacing:
-            await self._watched(records.unannounce(self.store, manifest))
+            await records.unannounce(self.store, manifest)
 
     async def record(self, manifest: Manifest, stored: ObjectStat) -> None:
         """Write the manifest, last of all; where another writer may have been at it too, compare."""
@@ -84,7 +108,7 @@ class StoreLane:
         exclusive = first and self.store.capabilities.conditional_create
         own = manifest.stored_as(stored.etag, stored.version_id)
         try:
-            await self._watched(records.write_record(self.store, own, create_only=exclusive))
+            await records.write_record(self.store, own, create_only=exclusive)
         except ConflictError:
             exclusive = False
         if not exclusive:
@@ -92,13 +116,13 @@ class StoreLane:
 
     async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
         """Refuse to call it stored when another writer's manifest, or data, is what stands there now."""
-        found, stat = await self._watched(self._look_again())
+        found, stat = await self._look_again()
         own_record = isinstance(found, Manifest) and found.sha256 == manifest.sha256
         own_data = stat is not None and (stat.size, stat.etag) == (stored.size, stored.etag)
         if own_record and own_data:
             return
         if not own_record:
-            await self._watched(self.writer.revoke())
+            await self.writer.revoke()
         raise ConflictError(
             "another writer stored other content under this key at the same time",
             backend=self.store.name,
@@ -118,20 +142,27 @@ class StoreLane:
         self.aborted = True
         await self.writer.abort()
 
-    async def _watched(self, work: Awaitable[T]) -> T:
-        """Give up on a store that has moved no byte and not even failed for longer than its own timeout."""
-        task = asyncio.ensure_future(work)
-        clock = asyncio.get_running_loop()
-        silence = self.store.timeout + records.BACKSTOP
-        started = clock.time()
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Count the store's silence from here on; while a lane waits for a part, it is not the store's."""
+        self._last_move = asyncio.get_running_loop().time()
+        self._calls += 1
         try:
-            while True:
-                rest = max(started, self._last_move) + silence - clock.time()
+            yield
+        finally:
+            self._calls -= 1
+
+    async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        clock = asyncio.get_running_loop().time
+        silence = self.store.timeout + records.BACKSTOP
+        try:
+            while not task.done():
+                rest = self._last_move + silence - clock() if self._calls else silence
                 if rest <= 0:
                     raise records.unanswered(self.store, "upload", self._key)
-                done, _ = await asyncio.wait({task}, timeout=rest)
-                if done:
-                    return await task
+                await asyncio.wait({task}, timeout=rest)
+            task.result()
         finally:
             if not task.done():
                 task.cancel()

@@ -190,8 +190,7 @@ class _Upload:
 
     async def _run_lane(self, lane: StoreLane, lanes: int) -> None:
         try:
-            await lane.send(self._window, self._workers(lane, lanes))
-            await lane.commit(self._proven())
+            await lane.deliver(self._window, self._workers(lane, lanes), self._proven)
         except SourceError:
             await lane.abort()
             raise

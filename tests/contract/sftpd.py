@@ -24,16 +24,16 @@ from tests.servers.sftp_or_ftp import SftpServer
 _USER, _PASSWORD = "tester", "correct horse battery staple"
 
 
-class _Gate(paramiko.ServerInterface):
+class _Gate(paramiko.ServerInterface):  # type: ignore[misc]
     def __init__(self, user: str, password: str) -> None:
         self._expected = (user, password)
 
     def check_auth_password(self, username: str, password: str) -> int:
         good = (username, password) == self._expected
-        return paramiko.AUTH_SUCCESSFUL if good else paramiko.AUTH_FAILED
+        return int(paramiko.AUTH_SUCCESSFUL if good else paramiko.AUTH_FAILED)
 
     def check_channel_request(self, kind: str, chanid: int) -> int:  # noqa: ARG002 - paramiko's signature
-        return paramiko.OPEN_SUCCEEDED
+        return int(paramiko.OPEN_SUCCEEDED)
 
 
 def _answer(call: Callable[[], Any]) -> Any:
@@ -44,7 +44,7 @@ def _answer(call: Callable[[], Any]) -> Any:
     return paramiko.SFTP_OK if result is None else result
 
 
-class _Files(paramiko.SFTPServerInterface):
+class _Files(paramiko.SFTPServerInterface):  # type: ignore[misc]
     def __init__(self, server: paramiko.ServerInterface, root: Path) -> None:
         super().__init__(server)
         self._root = str(root)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects
-from fsbackup.testing import ObjectPlace, ObjectStoreContract, Place
+from fsbackup.backends.local import LocalObjects, LocalStorage
+from fsbackup.testing import BackendPlace, ObjectPlace, ObjectStoreContract, Place, StorageBackendContract
 from tests.contract.doors import directory_door
 
 
@@ -19,6 +19,20 @@ class TestLocalObjects(ObjectStoreContract):
 
     @pytest.fixture
     def place(self, tmp_path: Path) -> ObjectPlace:
-        """Return an empty directory that is not there yet."""
+        """Return a directory that is not there yet."""
         base = tmp_path / "base"
         return Place(LocalObjects(base, page_size=7), directory_door(base))
+
+
+class TestLocalStorage(StorageBackendContract):
+    """The five methods; broken is a disk that is not mounted."""
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> BackendPlace:
+        """Return a directory that is not there yet."""
+        base, unmounted = tmp_path / "base", tmp_path / "unmounted"
+        return BackendPlace(
+            backend=lambda errors: LocalStorage(base, errors=errors),
+            broken=lambda errors: LocalStorage(unmounted, errors=errors, create=False),
+            door=directory_door(base),
+        )

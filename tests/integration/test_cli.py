@@ -45,6 +45,15 @@ class TestHelp:
         assert cli("--version").out == f"fsbackup {fsbackup.__version__}\n"
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_common_options_stand_before_or_after_the_command(cli: Cli, before: bool) -> None:
+    """What was said before the command is not forgotten after it."""
+    (cli.home / "fsbackup.yaml").rename(cli.home / "other.yaml")
+    options, command = ("-c", "other.yaml", "--json", "-q"), ("config", "check")
+    done = cli(*options, *command) if before else cli(*command, *options)
+    assert done.json()["file"] == "other.yaml"
+
+
 class TestRun:
     """`run`: jobs."""
 
@@ -121,8 +130,10 @@ class TestRun:
         """Bytes in, the same bytes out, and back again by that name."""
         name = os.fsdecode(b"caf\xe9")
         (cli.home / "source" / name).write_bytes(b"latin")
-        assert cli("run", "tree", "-v").code == 0
-        assert f"t/{name}" in cli("ls").out.splitlines()
+        strict = {"PYTHONIOENCODING": "utf-8:strict"}
+        assert cli("run", "tree", "-v", env=strict).code == 0
+        assert f"t/{name}" in cli("ls", env=strict).out.splitlines()
+        assert "t/caf\\udce9" in cli("ls", env={"PYTHONIOENCODING": "ascii"}).out.splitlines()
         assert cli("get", f"t/{name}", "-").out == "latin"
 
 

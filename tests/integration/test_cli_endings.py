@@ -89,9 +89,8 @@ class TestFailed:
 
     def test_output_that_cannot_be_written(self, cli: Cli) -> None:
         """A full disk under a redirect is no success."""
-        with open("/dev/full", "wb") as full:
-            with cli.started("config", "schema", stdout=full) as process:
-                _, err = process.communicate(timeout=PATIENCE)
+        with open("/dev/full", "wb") as full, cli.started("config", "schema", stdout=full) as process:
+            _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1
         assert b"No space left on device" in err
 

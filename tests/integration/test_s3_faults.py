@@ -44,7 +44,7 @@ DATA = bytes(range(256)) * 64
 PARTS = [b"a" * PART, b"b" * PART, b"tail"]
 BIG = b"".join(PARTS)
 #: Silence that the tests of stalls wait for; everything else answers much sooner, or the test says why not.
-SHORT = 0.7
+SHORT = 1.0
 
 
 @pytest.fixture
@@ -70,8 +70,10 @@ def store(proxy: FaultProxy) -> Iterator[S3Objects]:
 
 @pytest.fixture
 def hasty(proxy: FaultProxy) -> Iterator[S3Objects]:
-    """A store that waits for a short time only."""
+    """A store that waits for a short time only; its connection is already there."""
     made = connect(proxy.endpoint, profile=R2, timeout=SHORT)
+    assert run(made.stat("any")) is None
+    proxy.forget()
     yield made
     run(made.close())
 
@@ -407,14 +409,23 @@ def test_nobody_to_ask_leaves_the_first_error(store: S3Objects, proxy: FaultProx
 
 @pytest.mark.parametrize(
     "fault",
-    [Stall(), Stall(request_bytes=300_000), Stall(request_bytes=4 * MIB), Stall(answer_bytes=0)],
-    ids=["at-once", "in-the-body", "after-the-body", "no-answer"],
+    [Stall(), Stall(request_bytes=300_000), Stall(request_bytes=4 * MIB - 1)],
+    ids=["at-once", "in-the-body", "before-the-last-byte"],
 )
 def test_an_upload_that_stalls_is_cut(hasty: S3Objects, proxy: FaultProxy, fault: Fault) -> None:
     proxy.add(fault, on="put_object")
-    with pytest.raises(BackendUnavailableError, match=r"no byte moved for 0\.7 s") as caught:
+    with pytest.raises(BackendUnavailableError, match=r"no byte moved for 1 s") as caught:
         run(hasty.put("stalled", b"x" * 4 * MIB))
     assert caught.value.hint
+
+
+def test_an_upload_without_an_answer_is_found_stored(proxy: FaultProxy, direct: S3Endpoint) -> None:
+    store = connect(proxy.endpoint, timeout=3.0)
+    proxy.add(Stall(answer_bytes=0), on="put_object")
+    run(store.put("stored", DATA))
+    run(store.close())
+    assert s3.read_bytes(direct, "stored") == DATA
+    assert proxy.count("put_object") == 1
 
 
 def test_a_part_that_stalls_is_cut_and_its_upload_aborted(
@@ -468,10 +479,10 @@ def test_a_slow_upload_is_never_cut(proxy: FaultProxy, direct: S3Endpoint) -> No
 
 
 def test_a_slow_download_is_never_cut(proxy: FaultProxy, direct: S3Endpoint) -> None:
-    s3.put_bytes(direct, "slow", DATA * 16)
+    s3.put_bytes(direct, "slow", DATA * 25)
     proxy.add(Throttle(down=100_000), on="get")
-    store = connect(proxy.endpoint, timeout=1.0)
-    assert run(store.read("slow")) == DATA * 16
+    store = connect(proxy.endpoint, timeout=2.0)
+    assert run(store.read("slow")) == DATA * 25
     run(store.close())
     assert proxy.count("get") == 1
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fsbackup.transfer import records
+from tests.replication.memory import PartCount
 from tests.replication.world import World, make_world
 
 #: Which server plays R2 and which plays B2: each in both roles, and the strict ones over TLS in their own.
@@ -27,3 +29,13 @@ def each_world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World
     r2, b2 = (request.getfixturevalue(name) for name in request.param)
     with make_world(r2, b2, tmp_path, proxied=False) as made:
         yield made
+
+
+@pytest.fixture
+def count(monkeypatch: pytest.MonkeyPatch) -> PartCount:
+    """Count the parts alive, and give up on a silent store after its own timeout."""
+    counted = PartCount()
+    monkeypatch.setattr("fsbackup.transfer.source.Part", counted)
+    monkeypatch.setattr("fsbackup.transfer.window.Part", counted)
+    monkeypatch.setattr(records, "BACKSTOP", 0.1)
+    return counted

@@ -113,7 +113,14 @@ backends:
         )
     )
     log = logging.getLogger("fsbackup.x")
-    for secret in (SECRET, quote(SECRET, safe=""), repr(SECRET), "the-access-key", "the-password"):
+    for secret in (
+        SECRET,
+        quote(SECRET, safe=""),
+        repr(SECRET),
+        json.dumps(SECRET),
+        "the-access-key",
+        "the-password",
+    ):
         log.error("message %s", secret, extra={"error": secret, "key": secret})
         try:
             raise ValueError(secret)

@@ -104,8 +104,8 @@ def read(filesystem: Any, path: str, start: int, end: int | None) -> bytes:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, IndexError):
-        # Some refuse a range after the end, and each in its own words.
-        if start and start >= _require(filesystem, path):
+        # A directory, or a range after the end: some refuse them, and each in its own words.
+        if start >= _require(filesystem, path) and start:
             return b""
         raise
     return data if end is None else _whole(filesystem, path, data, start, end)

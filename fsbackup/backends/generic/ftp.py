@@ -25,6 +25,9 @@ class StrictFTPFileSystem(FTPFileSystem):  # type: ignore[misc]
             listed = list(self.ftp.mlsd(path))
         except error_perm as error:
             raise self._meaning(path, error, directory=True) from error
+        # Of a file, some servers list the file itself, which looks like a directory with a file of its name.
+        if [name for name, _ in listed] == [path.rpartition("/")[2]] and self.info(path)["type"] == "file":
+            raise NotADirectoryError(path)
         found = [_entry(path, name, facts) for name, facts in listed if facts["type"] not in ("cdir", "pdir")]
         return found if detail else [entry["name"] for entry in found]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from fsbackup.errors import ConfigError
 
@@ -40,3 +41,20 @@ def _value(argument: Argument) -> str | None:
 
 def _named(name: str, argument: Argument) -> str:
     return f"{name} ({argument.variable})" if argument.variable else name
+
+
+def check_endpoint(backend: str, url: str | None) -> str | None:
+    """Return `url` when it is a plain web address: it is shown to people, so it must not hold a password."""
+    parts = urlsplit(url or "https://any")
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ConfigError(
+            "endpoint_url must be http(s)://host[:port], without a user or password", backend=backend
+        )
+    return url
+
+
+def check_positive(backend: str, **numbers: float) -> None:
+    """Refuse numbers that are not above zero."""
+    for name, value in numbers.items():
+        if value <= 0:
+            raise ConfigError(f"{name} must be above zero, not {value:g}", backend=backend)

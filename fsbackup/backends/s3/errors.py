@@ -55,7 +55,7 @@ _UPLOAD = "the upload was aborted by somebody else or by the bucket's lifecycle 
 
 _DENIED = Meaning(AccessDeniedError, _KEYS)
 _SPACE = Meaning(OutOfSpaceError, _ROOM)
-_AGAIN = Meaning(TransientError)
+_AGAIN = Meaning(TransientError, "the service is busy or at fault: see its status page, and try again later")
 _TAKEN = Meaning(ConflictError, "another object has this name, or is just getting it")
 _LIMITED = Meaning(TransientError, "the provider limits the rate of requests: lower max_concurrency")
 _HURT = Meaning(TransientError, "bytes were damaged on the way: check memory and network")
@@ -211,7 +211,7 @@ def _forget_request(error: Any) -> None:
 
 
 def _described(error: Exception) -> str:
-    """Say what went wrong in one line, with what is underneath: botocore's own words are the same for much of it."""
+    """Say in one line what went wrong, with what is underneath: botocore has the same words for much of it."""
     beneath = getattr(error, "kwargs", {}).get("error")
     texts = [str(one) or type(one).__name__ for one in (error, beneath) if one is not None]
     return " ".join(": ".join(dict.fromkeys(texts)).split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
 
+from fsbackup.backends.s3.arguments import check_endpoint, check_positive
 from fsbackup.backends.s3.calls import Calls
 from fsbackup.backends.s3.client import Connection, Settings
 from fsbackup.backends.s3.listing import list_objects
@@ -50,6 +51,8 @@ class S3Objects(ObjectStore):
 
     Raises
     ------
+    ConfigError
+        When `endpoint_url` is no plain web address, or a number is not above zero.
     ValueError
         When `prefix` could not be the beginning of a key.
     """
@@ -70,8 +73,9 @@ class S3Objects(ObjectStore):
         ca_bundle: str | None = None,
         page_size: int = PAGE_SIZE,
     ) -> None:
+        check_positive(name, timeout=timeout, max_concurrency=max_concurrency, page_size=page_size)
         super().__init__(name, timeout=timeout)
-        self.endpoint_url = endpoint_url
+        self.endpoint_url = check_endpoint(name, endpoint_url)
         self.bucket = bucket
         self.max_concurrency = max_concurrency
         self._connection = Connection(

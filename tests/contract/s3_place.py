@@ -1,0 +1,54 @@
+"""A place of the contract suites in a bucket: the store under a prefix of its own, and boto3 as the side door."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fsbackup.backends.s3 import Profile, S3Objects
+from fsbackup.loop import run
+from fsbackup.testing import ObjectPlace, Place, SideDoor
+from tests.servers import bucket
+from tests.servers.endpoint import S3Endpoint
+
+#: Few enough that the suite's larger listings take several pages.
+PAGE_SIZE = 7
+
+
+def bucket_door(endpoint: S3Endpoint, prefix: str) -> SideDoor:
+    """Return the side door to what lies under a prefix."""
+
+    def get(name: str) -> bytes | None:
+        there = bucket.head(endpoint, prefix + name)
+        return None if there is None else bucket.read_bytes(endpoint, prefix + name)
+
+    def put(name: str, data: bytes) -> None:
+        bucket.put_bytes(endpoint, prefix + name, data)
+
+    return SideDoor(
+        put=put,
+        get=get,
+        names=lambda: {key.removeprefix(prefix) for key in bucket.list_keys(endpoint, prefix)},
+        leftovers=lambda: [upload.key.removeprefix(prefix) for upload in bucket.list_uploads(endpoint, prefix)],
+    )
+
+
+@contextmanager
+def object_place(endpoint: S3Endpoint, profile: Profile) -> Iterator[ObjectPlace]:
+    """Yield a place that nobody else uses."""
+    prefix = secrets.token_hex(8)
+    store = S3Objects(
+        endpoint.name,
+        bucket=endpoint.bucket,
+        endpoint_url=endpoint.endpoint_url,
+        region=endpoint.region,
+        access_key_id=endpoint.access_key_id,
+        secret_access_key=endpoint.secret_access_key,
+        prefix=prefix,
+        profile=profile,
+        ca_bundle=str(endpoint.ca_bundle) if endpoint.ca_bundle else None,
+        page_size=PAGE_SIZE,
+    )
+    yield Place(store, bucket_door(endpoint, f"{prefix}/"))
+    run(store.close())

@@ -1,0 +1,22 @@
+"""The contract suite against a server with the rules of Backblaze B2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from fsbackup.backends.b2 import B2
+from fsbackup.testing import ObjectPlace, ObjectStoreContract
+from tests.contract.s3_place import object_place
+from tests.servers.endpoint import S3Endpoint
+
+
+class TestStrictB2Objects(ObjectStoreContract):
+    """Objects in a bucket."""
+
+    @pytest.fixture
+    def place(self, strict_b2: S3Endpoint) -> Iterator[ObjectPlace]:
+        """Return a prefix that nobody else uses."""
+        with object_place(strict_b2, B2) as place:
+            yield place

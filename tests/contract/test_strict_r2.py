@@ -1,0 +1,22 @@
+"""The contract suite against a server with the rules of Cloudflare R2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from fsbackup.backends.r2 import R2
+from fsbackup.testing import ObjectPlace, ObjectStoreContract
+from tests.contract.s3_place import object_place
+from tests.servers.endpoint import S3Endpoint
+
+
+class TestStrictR2Objects(ObjectStoreContract):
+    """Objects in a bucket."""
+
+    @pytest.fixture
+    def place(self, strict_r2: S3Endpoint) -> Iterator[ObjectPlace]:
+        """Return a prefix that nobody else uses."""
+        with object_place(strict_r2, R2) as place:
+            yield place

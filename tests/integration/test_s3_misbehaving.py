@@ -1,0 +1,220 @@
+"""Services that answer, but wrongly: each is noticed, and none makes us store, list or read the wrong thing."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from fsbackup.backends.s3 import Profile, S3Objects
+from fsbackup.errors import AccessDeniedError, BackendError, BackendUnavailableError, TransientError
+from fsbackup.loop import run
+from tests.integration.s3_kit import connect, names
+from tests.servers.endpoint import S3Endpoint
+from tests.servers.operations import S3Request, parse_request
+
+SECRET, KEY_ID = "s3cr3t-s3cr3t-s3cr3t", "AKIDENTIFIER"
+
+
+@dataclass
+class Answer:
+    """What the scripted server says."""
+
+    body: bytes = b""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+Script = Callable[[S3Request], Answer]
+
+
+@contextmanager
+def scripted(script: Script, **options: Any) -> Iterator[S3Objects]:
+    """Give a store whose server answers as a function says; it never sends ``100 Continue``."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_expect_100(self) -> bool:
+            return True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def _answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            answer = script(parse_request(self.command, self.path))
+            self.send_response(answer.status)
+            for name, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(answer.body if self.command != "HEAD" else b"")
+
+        do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _answer  # noqa: N815 - the names are the class's
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    endpoint = S3Endpoint(
+        "scripted", f"http://127.0.0.1:{server.server_port}", KEY_ID, SECRET, "us-east-1", "bucket"
+    )
+    store = connect(endpoint, **options)
+    try:
+        yield store
+    finally:
+        run(store.close())
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _page(keys: list[str], *, more: bool = False, token: str = "") -> Answer:
+    items = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in keys)
+    following = f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    truncated = f"<IsTruncated>{str(more).lower()}</IsTruncated>"
+    return Answer(f"<ListBucketResult>{truncated}{following}{items}</ListBucketResult>".encode())
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [_page(["b", "a"])],
+        [_page(["a", "a"])],
+        [_page(["a", "b"], more=True, token="1"), _page(["a", "b"])],
+        [_page(["a", "c"], more=True, token="1"), _page(["b", "d"])],
+        [_page(["a"], more=True)],
+        [_page(["a"], more=True, token="1"), _page(["b"], more=True, token="1")],
+        [_page(["a"], more=True, token="1"), _page([], more=True, token="1")],
+    ],
+    ids=["backwards", "twice", "page-again", "overlap", "no-token", "same-token", "same-token-empty"],
+)
+def test_a_listing_that_cannot_be_trusted_is_an_error(pages: list[Answer]) -> None:
+    answers = iter(pages)
+    with (
+        scripted(lambda _: next(answers)) as store,
+        pytest.raises(BackendError, match="cannot be trusted"),
+    ):
+        names(store)
+
+
+def test_an_empty_page_is_not_the_end() -> None:
+    answers = iter([_page([], more=True, token="1"), _page(["a"], more=True, token="2"), _page(["b"])])
+    with scripted(lambda _: next(answers)) as store:
+        assert names(store) == ["a", "b"]
+
+
+def test_our_own_records_are_jumped_over() -> None:
+    """Thousands of manifests sort before most names: they cost one page and not all of theirs."""
+    asked: list[dict[str, str]] = []
+
+    def script(request: S3Request) -> Answer:
+        asked.append(request.query)
+        if len(asked) == 1:
+            return _page([".a", ".fsbackup/manifests/1", ".fsbackup/manifests/2"], more=True, token="1")
+        return _page(["a", "b"])
+
+    with scripted(script) as store:
+        assert names(store) == [".a", "a", "b"]
+    assert [query.get("start-after") for query in asked] == [None, ".fsbackup0"]
+    assert "continuation-token" not in asked[1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(b"x" * 1000),
+        Answer(b"x" * 10, 206),
+        Answer(b"x" * 10, 206, {"Content-Range": "bytes 0-9/1000"}),
+        Answer(b"x" * 20, 206, {"Content-Range": "bytes 100-119/1000"}),
+        Answer(b"x" * 5, 206, {"Content-Range": "bytes 100-104/1000"}),
+        Answer(b"x" * 5, 206, {"Content-Range": "bytes 100-109/1000"}),
+        Answer(b"x" * 15, 206, {"Content-Range": "bytes 100-109/1000"}),
+        Answer(b"x" * 10, 206, {"Content-Range": "bytes 100-109/*"}),
+    ],
+    ids=["ignored", "no-range", "elsewhere", "more", "less", "short-body", "long-body", "unknown-size"],
+)
+def test_another_range_than_asked_for_is_an_error(answer: Answer) -> None:
+    with scripted(lambda _: answer) as store, pytest.raises(TransientError):
+        run(store.read("any", 100, 110))
+
+
+def test_a_range_past_the_end_may_be_shorter() -> None:
+    answer = Answer(b"x" * 5, 206, {"Content-Range": "bytes 100-104/105"})
+    with scripted(lambda _: answer) as store:
+        assert run(store.read("any", 100, 110)) == b"x" * 5
+        assert run(store.read("any", 100)) == b"x" * 5
+
+
+def test_an_answer_that_is_no_xml_is_transient() -> None:
+    with scripted(lambda _: Answer(b"<html>gateway")) as store, pytest.raises(TransientError):
+        names(store)
+
+
+def test_a_bucket_without_versions_has_none() -> None:
+    head = Answer(b"", 200, {"x-amz-version-id": "null", "ETag": '"x"'})
+    with scripted(lambda _: head) as store:
+        found = run(store.stat("any"))
+    assert found is not None
+    assert (found.version_id, found.etag, found.modified) == (None, "x", None)
+
+
+def test_a_body_does_not_wait_to_be_invited() -> None:
+    """The server never says ``100 Continue``: a client that waited for it would send nothing, for ever."""
+    data = b"x" * (1 << 20)
+    stored = Answer(headers={"ETag": f'"{hashlib.md5(data).hexdigest()}"'})
+    with scripted(lambda _: stored, timeout=5.0) as store:
+        assert run(store.put("large", data)).size == len(data)
+
+
+def test_versions_that_do_not_go_on_are_an_error() -> None:
+    stuck = Answer(
+        b"<ListVersionsResult><IsTruncated>true</IsTruncated>"
+        b"<NextKeyMarker>a</NextKeyMarker><NextVersionIdMarker>1</NextVersionIdMarker></ListVersionsResult>"
+    )
+    profile = Profile(scheme="b2", removes_versions=True)
+    with (
+        scripted(lambda _: stuck, profile=profile) as store,
+        pytest.raises(BackendError, match="cannot be trusted"),
+    ):
+        run(store.remove("a"))
+
+
+@pytest.mark.parametrize("status", [400, 403, 500])
+def test_what_a_service_says_of_the_keys_is_never_repeated(status: int) -> None:
+    """Some answer with the key id in their message, and with more of the signature beside it."""
+    told = f"<Message>key {KEY_ID} with {SECRET}</Message><AWSAccessKeyId>{KEY_ID}</AWSAccessKeyId>"
+    said = f"<Error><Code>Odd</Code>{told}</Error>"
+    shown = []
+    with scripted(lambda _: Answer(said.encode(), status)) as store:
+        for work in (store.read("a"), store.put("a", b"x"), store.remove("a")):
+            with pytest.raises(BackendError) as caught:
+                run(work)
+            error: BaseException | None = caught.value
+            while error is not None:
+                shown += [str(error), repr(error), repr(vars(error))]
+                error = error.__cause__ or error.__context__
+    assert not [text for text in shown if SECRET in text or KEY_ID in text]
+    assert [text for text in shown if "key *** with ***" in text]
+
+
+def test_a_dropped_request_is_not_kept_in_the_error() -> None:
+    """botocore keeps the signed request, and with it the key id, in some of its errors."""
+
+    def script(_: S3Request) -> Answer:
+        return Answer(b"", 200, {"Content-Length": "10"})
+
+    shown = []
+    with scripted(script, timeout=1.0) as store:
+        with pytest.raises((BackendUnavailableError, AccessDeniedError)) as caught:
+            names(store)
+        error: BaseException | None = caught.value
+        while error is not None:
+            shown += [str(error), repr(error), repr(vars(error))]
+            error = error.__cause__ or error.__context__
+    assert not [text for text in shown if KEY_ID in text]

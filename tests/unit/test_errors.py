@@ -1,0 +1,110 @@
+"""The exception tree: what each error is, says, and keeps."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import os
+import pickle
+
+import pytest
+
+from fsbackup import errors
+from fsbackup.errors import BackendError, FsbackupError, from_os_error
+
+ALL = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, FsbackupError)]
+
+PARENTS = {
+    "FsbackupError": (Exception,),
+    "ConfigError": (FsbackupError, ValueError),
+    "SourceError": (FsbackupError, OSError),
+    "SourceNotFoundError": (errors.SourceError, FileNotFoundError),
+    "SourceChangedError": (errors.SourceError,),
+    "BackendError": (FsbackupError, OSError),
+    "ObjectNotFoundError": (BackendError, FileNotFoundError),
+    "AccessDeniedError": (BackendError, PermissionError),
+    "OutOfSpaceError": (BackendError,),
+    "ConflictError": (BackendError, FileExistsError),
+    "TransientError": (BackendError,),
+    "BackendUnavailableError": (errors.TransientError,),
+    "IntegrityError": (FsbackupError, OSError),
+    "ReplicationError": (FsbackupError, OSError),
+    "NoHealthyReplicaError": (errors.ReplicationError,),
+    "TooFewCopiesError": (errors.ReplicationError,),
+}
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_errors_are_the_built_in_ones_too(kind: type[FsbackupError]) -> None:
+    """Each error is what the tree says, and the exception that a Python programmer would catch."""
+    assert kind.__bases__ == PARENTS[kind.__name__]
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_only_a_missing_object_or_source_is_file_not_found(kind: type[FsbackupError]) -> None:
+    """An outage is never taken for an absence."""
+    absent = kind.__name__ in ("ObjectNotFoundError", "SourceNotFoundError")
+    assert issubclass(kind, FileNotFoundError) is absent
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_text_says_where_what_and_what_to_do(kind: type[FsbackupError]) -> None:
+    """The text has backend, operation, key, message and hint."""
+    error = kind("it broke", backend="r2", operation="read", key="a/b", hint="mend it")
+    assert str(error) == "r2: read 'a/b': it broke - mend it"
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "it broke"),
+        ({"backend": "r2"}, "r2: it broke"),
+        ({"operation": "list"}, "list: it broke"),
+        ({"key": "a"}, "'a': it broke"),
+        ({"hint": "mend it"}, "it broke - mend it"),
+    ],
+)
+def test_text_leaves_out_what_is_unknown(fields: dict[str, str], text: str) -> None:
+    """What an error does not know leaves no trace in its text."""
+    assert str(FsbackupError("it broke", **fields)) == text
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_errors_survive_pickling(kind: type[FsbackupError]) -> None:
+    """An error from a worker process arrives with all it had."""
+    error = kind("it broke", backend="r2", operation="read", key="a/b", hint="mend it")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind
+    fields = ("message", "backend", "operation", "key", "hint", "args")
+    assert [getattr(again, name) for name in fields] == [getattr(error, name) for name in fields]
+    assert str(again) == str(error)
+
+
+def test_cause() -> None:
+    """The error underneath is at hand."""
+    underneath = OSError(errno.EIO, "bad sector")
+    with pytest.raises(BackendError) as caught:
+        raise BackendError("it broke") from underneath
+    assert caught.value.cause is underneath
+    assert BackendError("it broke").cause is None
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOENT, errors.ObjectNotFoundError),
+        (errno.EACCES, errors.AccessDeniedError),
+        (errno.EPERM, errors.AccessDeniedError),
+        (errno.EROFS, errors.AccessDeniedError),
+        (errno.ENOSPC, errors.OutOfSpaceError),
+        (errno.EDQUOT, errors.OutOfSpaceError),
+        (errno.EFBIG, errors.OutOfSpaceError),
+        (errno.EIO, BackendError),
+        (errno.ENOTDIR, BackendError),
+    ],
+)
+def test_operating_system_errors(number: int, kind: type[BackendError]) -> None:
+    """An operating-system error becomes the backend error of the same meaning."""
+    error = from_os_error(OSError(number, os.strerror(number)), backend="local", operation="write", key="a/b")
+    assert type(error) is kind
+    assert (error.backend, error.operation, error.key) == ("local", "write", "a/b")

@@ -1,0 +1,177 @@
+"""What a key may be, and that its name gives it back."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from fsbackup import keys
+
+#: Any text that `os.fsdecode` can return, rich in what has to be encoded.
+_LETTERS = st.one_of(
+    st.sampled_from("abAF059%?*[]\\:.~ +&"),
+    st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"),
+    st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=["Cs"]),
+    st.sampled_from("\u0300\u0301\u0307\u0327\u0338\u212b\ufb01\u1e69"),
+)
+_SEGMENTS = st.text(_LETTERS, min_size=1, max_size=12)
+
+
+@st.composite
+def legal_keys(draw: st.DrawFn) -> str:
+    """Return a key that `check_key` takes."""
+    key = "/".join(draw(st.lists(_SEGMENTS, min_size=1, max_size=4)))
+    try:
+        return keys.check_key(key)
+    except ValueError:
+        assume(False)
+        raise
+
+
+@given(legal_keys())
+@example("]\u0307")
+@example("\udcfa\u0301")
+@example("%25")
+@example("a::::b")
+@example("/".join(["é" * 20] * 3))
+def test_name_gives_the_key_back(key: str) -> None:
+    """Encoding loses nothing."""
+    assert keys.decode_name(keys.encode_key(key)) == key
+
+
+@given(legal_keys())
+@example("]\u0307")
+@example("\udcfa\u0301")
+@example("\u0338/\u0338")
+def test_names_are_safe(key: str) -> None:
+    """A name is UTF-8, means nothing to globs and URLs, and stays itself when a service normalises it."""
+    name = keys.encode_key(key)
+    assert name.encode().decode() == name
+    assert not re.search(r"[?*\[\]\\]|::", name)
+    for prefix in ("", keys.MANIFESTS, "some/prefix/"):
+        assert unicodedata.normalize("NFC", prefix + name) == prefix + name
+    assert name.count("/") == key.count("/")
+
+
+@given(legal_keys())
+def test_encoding_is_not_repeated(key: str) -> None:
+    """A key that looks like an encoded name is another key and has another name."""
+    name = keys.encode_key(f"*{key}")
+    assert name.startswith("%2A")
+    assert keys.encode_key(name).startswith("%252A")
+
+
+@given(st.text(st.one_of(_LETTERS, st.sampled_from("/%5Bd")), max_size=20))
+@example("100%\udcff")
+@example("%5b")
+@example("%41")
+@example("caf\u0065\u0301")
+@example("a/../b")
+@example("%2E%2E/b")
+@example("a%2Fb")
+def test_decoding_is_canonical(name: str) -> None:
+    """A name is either the only one of its key, or nobody's."""
+    key = keys.decode_name(name)
+    assert key is None or keys.encode_key(key) == name
+
+
+@pytest.mark.parametrize("key", ["backups/full/2025/10/db.sql.gz", "a", "a b+c=d,e@f", "日本語/é", "...", "-x/~y"])
+def test_usual_keys_are_their_own_names(key: str) -> None:
+    """Other tools find the files under the names people gave them."""
+    assert keys.encode_key(key) == key
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        ("", "must not be empty"),
+        ("/", "starts or ends with '/'"),
+        ("/a", "starts or ends with '/'"),
+        ("a/", "starts or ends with '/'"),
+        ("a//b", "empty segment"),
+        (".", "not allowed as segments"),
+        ("a/./b", "not allowed as segments"),
+        ("..", "not allowed as segments"),
+        ("a/../b", "not allowed as segments"),
+        ("a\nb", "control characters"),
+        ("a\0", "control characters"),
+        ("a\x7f", "control characters"),
+        ("a\x85", "control characters"),
+        ("a\uffff", "control characters"),
+        (".fsbackup", "reserved"),
+        (".fsbackup/manifests/x", "reserved"),
+        ("a/.fsbackup-tmp", "reserved"),
+        ("a/x.fsbackup.json", "reserved"),
+        ("\ud800", "surrogates that stand for no byte"),
+        ("\udcc3\udca9", "surrogates that stand for valid UTF-8"),
+        ("x" * 241, "more than 240"),
+        ("é" * 121, "more than 240"),
+        ("%" * 81, "more than 240"),
+        ("/".join(["x" * 90] * 10), "more than 900"),
+    ],
+)
+def test_refused_keys(key: str, problem: str) -> None:
+    """A key that breaks a rule is a ValueError that says which."""
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        keys.check_key(key)
+    assert keys.decode_name(key) is None
+
+
+@pytest.mark.parametrize("key", [None, b"a", 7, ["a"]])
+def test_keys_are_text(key: object) -> None:
+    """Anything but text is a ValueError that says so."""
+    with pytest.raises(ValueError, match="must be a string"):
+        keys.check_key(key)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["x" * 240, "%" * 80, "é" * 120, "/".join(["x" * 99] * 9) + "y"])
+def test_longest_keys(key: str) -> None:
+    """A key as long as allowed fits, with its manifest's name, into what disks and S3 take."""
+    keys.check_key(key)
+    for name in (keys.manifest_name(key), keys.pending_name(key)):
+        assert len(name.encode()) <= 1024
+        assert max(len(segment.encode()) for segment in name.split("/")) <= 255
+
+
+@given(legal_keys())
+def test_manifest_names(key: str) -> None:
+    """A manifest's name says whose it is, and is no object's."""
+    name = keys.manifest_name(key)
+    assert keys.manifest_key(name) == key
+    assert keys.decode_name(name) is None
+    assert keys.manifest_key(keys.pending_name(key)) is None
+    assert keys.manifest_key(keys.encode_key(key)) is None
+
+
+@pytest.mark.parametrize("prefix", ["", "a", "a/", "a/b", "a/b/"])
+def test_legal_prefixes(prefix: str) -> None:
+    """A prefix is a key, with or without a slash at its end, or nothing."""
+    assert keys.check_prefix(prefix) == prefix
+
+
+@pytest.mark.parametrize("prefix", ["/", "//", "a//", "../a", "/a", ".fsbackup/"])
+def test_refused_prefixes(prefix: str) -> None:
+    """A prefix that no key has is a ValueError."""
+    with pytest.raises(ValueError, match="key"):
+        keys.check_prefix(prefix)
+
+
+@pytest.mark.parametrize(
+    ("key", "prefix", "inside"),
+    [
+        ("a/b", "", True),
+        ("a/b", "a", True),
+        ("a/b", "a/", True),
+        ("a/b", "a/b", True),
+        ("a/bc", "a/b", False),
+        ("ab", "a", False),
+        ("a", "a/", False),
+    ],
+)
+def test_in_prefix(key: str, prefix: str, inside: bool) -> None:
+    """A key is in a prefix by whole segments."""
+    assert keys.in_prefix(key, prefix) is inside

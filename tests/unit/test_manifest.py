@@ -1,0 +1,148 @@
+"""Manifests and tombstones as bytes: nothing lost, and nothing damaged believed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fsbackup import manifest
+from fsbackup.errors import IntegrityError
+from fsbackup.manifest import Manifest, Origin, Record, Tombstone
+
+_TEXT = st.text(
+    st.one_of(
+        st.characters(exclude_categories=["Cs"]),
+        st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=["Cs"]),
+    ),
+    max_size=20,
+)
+_HASH = st.text("0123456789abcdef", min_size=64, max_size=64)
+_OPTIONAL = st.none() | _TEXT
+
+MANIFESTS = st.builds(
+    Manifest,
+    key=_TEXT,
+    size=st.integers(0, 5 << 40),
+    sha256=_HASH,
+    block_size=st.integers(1, 1 << 40),
+    blocks=st.lists(_HASH, max_size=4).map(tuple),
+    generation=st.integers(1, 1 << 60),
+    replaces=st.none() | _HASH,
+    created_at=_TEXT,
+    source=st.builds(Origin, host=_TEXT, mtime=st.none() | st.floats(allow_nan=False)),
+    part_size=st.integers(1, 5 << 30),
+    fsbackup_version=_TEXT,
+    etag=_OPTIONAL,
+    version_id=_OPTIONAL,
+)
+TOMBSTONES = st.builds(Tombstone, key=_TEXT, generation=st.integers(1, 1 << 60), deleted_at=_TEXT)
+
+EXAMPLE = Manifest(
+    key="backups/caf\u00e9/db.sql.gz",
+    size=1_048_577,
+    sha256="ab" * 32,
+    block_size=1_048_576,
+    blocks=("cd" * 32, "ef" * 32),
+    generation=3,
+    replaces="01" * 32,
+    created_at="2025-10-01T12:00:00+00:00",
+    source=Origin("db1", 1_759_320_000.25),
+    part_size=8_388_608,
+    fsbackup_version="1.0",
+    etag="abc-2",
+)
+
+
+@given(MANIFESTS | TOMBSTONES)
+def test_round_trip(record: Record) -> None:
+    """What is loaded is what was dumped."""
+    assert manifest.load(manifest.dump(record)) == record
+
+
+@given(MANIFESTS)
+def test_dumped_bytes_are_plain_json(record: Manifest) -> None:
+    """Without this package, any JSON reader finds size and checksum, in ASCII."""
+    fields = json.loads(manifest.dump(record).decode("ascii"))
+    assert (fields["size"], fields["sha256"], fields["key"]) == (record.size, record.sha256, record.key)
+
+
+def test_damage_of_any_byte_is_found() -> None:
+    """Any byte changed, missing or doubled is an `IntegrityError`, or changes nothing of what is said."""
+    data = manifest.dump(EXAMPLE)
+    for at in range(len(data)):
+        for damaged in (
+            data[:at] + bytes([data[at] ^ 0x01]) + data[at + 1 :],
+            data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :],
+            data[:at] + b"\0" + data[at + 1 :],
+            data[:at] + data[at + 1 :],
+            data[: at + 1] + data[at:],
+        ):
+            assert _is_refused(damaged) or manifest.load(damaged) == EXAMPLE
+
+
+def test_truncation_is_found() -> None:
+    """A part of a manifest is an `IntegrityError`, however long."""
+    data = manifest.dump(EXAMPLE)
+    assert all(_is_refused(data[:length]) for length in range(len(data)))
+
+
+@given(
+    st.binary(max_size=40)
+    | st.recursive(st.none() | st.integers() | _TEXT, st.lists).map(lambda v: json.dumps(v).encode())
+)
+def test_other_bytes_are_refused(data: bytes) -> None:
+    """What is no manifest is an `IntegrityError` and nothing else."""
+    assert _is_refused(data)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"[]", b"null", b"7", b'"x"', b"[" * 100_000, b'{"checksum": 1}', b"\xff\xfe"]
+)
+def test_bytes_that_break_parsers_are_refused(data: bytes) -> None:
+    """Not even what JSON readers stumble over is anything but an `IntegrityError`."""
+    assert _is_refused(data)
+
+
+@pytest.mark.parametrize(
+    "change", [{"size": 0}, {"sha256": "00" * 32}, {"generation": 9}, {"blocks": []}, {"extra": 1}]
+)
+def test_a_changed_field_is_found(change: dict[str, object]) -> None:
+    """A field edited by hand no longer matches the checksum."""
+    fields = {**json.loads(manifest.dump(EXAMPLE)), **change}
+    with pytest.raises(IntegrityError, match="damaged"):
+        manifest.load(json.dumps(fields).encode())
+
+
+def test_a_newer_format_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record of a later version is refused with the hint to upgrade, not called damaged."""
+    monkeypatch.setattr(manifest, "FORMAT", 99)
+    data = manifest.dump(EXAMPLE)
+    monkeypatch.undo()
+    with pytest.raises(IntegrityError, match="newer format") as caught:
+        manifest.load(data)
+    assert caught.value.hint == "upgrade fsbackup"
+
+
+@given(MANIFESTS, st.integers(1, 1 << 60))
+def test_order(record: Manifest, generation: int) -> None:
+    """Versions are ordered by generation, and a delete comes after the version that it deleted."""
+    stone = Tombstone(record.key, generation, "2025-10-01T12:00:00+00:00")
+    assert (manifest.order(stone) > manifest.order(record)) is (generation >= record.generation)
+
+
+def test_stored_as() -> None:
+    """Each replica's manifest differs in what that replica answered, and in nothing else."""
+    stored = EXAMPLE.stored_as("other", "v1")
+    assert (stored.etag, stored.version_id) == ("other", "v1")
+    assert stored.stored_as(EXAMPLE.etag, EXAMPLE.version_id) == EXAMPLE
+
+
+def _is_refused(data: bytes) -> bool:
+    try:
+        manifest.load(data)
+    except IntegrityError:
+        return True
+    return False
