@@ -9,9 +9,9 @@ no crash after which neither can be read and proven.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from fsbackup.errors import BackendError, ConflictError, FsbackupError
 from fsbackup.keys import encode_key, manifest_name
@@ -21,6 +21,8 @@ from fsbackup.transfer import records
 from fsbackup.transfer.records import Finding
 from fsbackup.transfer.together import all_or_none
 from fsbackup.transfer.window import Lane, PartWindow
+
+T = TypeVar("T")
 
 
 class StoreLane:
@@ -64,9 +66,7 @@ class StoreLane:
 
     async def _deliver(self, window: PartWindow, workers: int, proven: Callable[[], Manifest]) -> None:
         await self._send(window, workers)
-        manifest = proven()
-        with self._at_work():
-            await self._commit(manifest)
+        await self._commit(proven())
 
     async def _send(self, window: PartWindow, workers: int) -> None:
         place = window.lane()
@@ -96,11 +96,11 @@ class StoreLane:
     async def _commit(self, manifest: Manifest) -> None:
         replacing = self.finding.manifest is not None and self.finding.stat is not None
         if replacing:
-            await records.announce(self.store, manifest)
-        stored = await self.writer.commit()
+            await self._step(records.announce(self.store, manifest))
+        stored = await self._step(self.writer.commit())
         await self.record(manifest, stored)
         if replacing:
-            await records.unannounce(self.store, manifest)
+            await self._step(records.unannounce(self.store, manifest))
 
     async def record(self, manifest: Manifest, stored: ObjectStat) -> None:
         """Write the manifest, last of all; where another writer may have been at it too, compare."""
@@ -108,7 +108,7 @@ class StoreLane:
         exclusive = first and self.store.capabilities.conditional_create
         own = manifest.stored_as(stored.etag, stored.version_id)
         try:
-            await records.write_record(self.store, own, create_only=exclusive)
+            await self._step(records.write_record(self.store, own, create_only=exclusive))
         except ConflictError:
             exclusive = False
         if not exclusive:
@@ -116,13 +116,13 @@ class StoreLane:
 
     async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
         """Refuse to call it stored when another writer's manifest, or data, is what stands there now."""
-        found, stat = await self._look_again()
+        found, stat = await self._step(self._look_again())
         own_record = isinstance(found, Manifest) and found.sha256 == manifest.sha256
         own_data = stat is not None and (stat.size, stat.etag) == (stored.size, stored.etag)
         if own_record and own_data:
             return
         if not own_record:
-            await self.writer.revoke()
+            await self._step(self.writer.revoke())
         raise ConflictError(
             "another writer stored other content under this key at the same time",
             backend=self.store.name,
@@ -141,6 +141,11 @@ class StoreLane:
         """Throw away what was sent."""
         self.aborted = True
         await self.writer.abort()
+
+    async def _step(self, work: Awaitable[T]) -> T:
+        """Do one step that has the store's whole patience for itself."""
+        with self._at_work():
+            return await work
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+import threading
 
 from fsbackup.errors import SourceError
 from fsbackup.objects import Part
@@ -39,10 +40,13 @@ class SpoolFile:
 
     def __init__(self, spool: Spool) -> None:
         try:
-            self._file = tempfile.TemporaryFile(dir=spool.directory)  # noqa: SIM115 - closed by the source
+            # Without a buffer, closing it has nothing left to write and so nothing to fail at.
+            self._file = tempfile.TemporaryFile(dir=spool.directory, buffering=0)  # noqa: SIM115 - closed by the source
         except OSError as error:
             raise SourceError(f"spool {spool.directory}: {error.strerror}", hint="check spool.dir") from error
         self._room = spool.max_bytes
+        #: A write that was given up goes on in its thread, and must not meet another file under a closed number.
+        self._in_use = threading.Lock()
         self.kept = 0
 
     async def keep(self, part: Part) -> None:
@@ -51,16 +55,20 @@ class SpoolFile:
             await asyncio.to_thread(self._append, part.data)
 
     def _append(self, data: bytes) -> None:
+        view, at = memoryview(data), self.kept
         try:
-            self._file.write(data)
-            self._file.flush()
+            with self._in_use:
+                while view:
+                    written = os.pwrite(self._file.fileno(), view, at)
+                    view, at = view[written:], at + written
         except OSError:
             self._room = 0  # a full spool is no reason to fail the backup: slow replicas slow the stream
         else:
-            self.kept += len(data)
+            self.kept = at
 
     async def reread(self, offset: int, length: int) -> bytes | None:
         return await asyncio.to_thread(os.pread, self._file.fileno(), length, offset)
 
     def close(self) -> None:
-        self._file.close()
+        with self._in_use:
+            self._file.close()

@@ -6,11 +6,14 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from botocore.exceptions import ClientError
+
 from fsbackup.backends.s3 import Profile, S3Objects
 from fsbackup.loop import run
 from fsbackup.testing import ObjectPlace, Place, SideDoor
 from tests.servers import bucket
 from tests.servers.endpoint import S3Endpoint
+from tests.servers.s3 import StrictEndpoint
 
 #: Few enough that the suite's larger listings take several pages.
 PAGE_SIZE = 7
@@ -30,8 +33,27 @@ def bucket_door(endpoint: S3Endpoint, prefix: str) -> SideDoor:
         put=put,
         get=get,
         names=lambda: {key.removeprefix(prefix) for key in bucket.list_keys(endpoint, prefix)},
-        leftovers=lambda: [upload.key.removeprefix(prefix) for upload in bucket.list_uploads(endpoint, prefix)],
+        leftovers=lambda: [key.removeprefix(prefix) for key in _uploads(endpoint, prefix)],
     )
+
+
+def _uploads(endpoint: S3Endpoint, prefix: str) -> list[str]:
+    try:
+        return [upload.key for upload in bucket.list_uploads(endpoint, prefix)]
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "NoSuchUpload":  # rclone, as long as there was none in the bucket
+            return []
+        raise
+
+
+@contextmanager
+def strict_place(endpoint: StrictEndpoint, profile: Profile) -> Iterator[ObjectPlace]:
+    """Yield a place on a strict server that takes small parts, writes in a row, and is never too busy."""
+    endpoint.control.reset()
+    endpoint.control.configure(min_part_size=1, write_interval=0, unavailable_every=0)
+    with object_place(endpoint, profile) as place:
+        yield place
+    endpoint.control.reset()
 
 
 @contextmanager

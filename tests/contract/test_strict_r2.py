@@ -8,15 +8,17 @@ import pytest
 
 from fsbackup.backends.r2 import R2
 from fsbackup.testing import ObjectPlace, ObjectStoreContract
-from tests.contract.s3_place import object_place
-from tests.servers.endpoint import S3Endpoint
+from tests.contract.s3_place import strict_place
+from tests.servers.s3 import StrictEndpoint
 
 
 class TestStrictR2Objects(ObjectStoreContract):
     """Objects in a bucket."""
 
+    part_size = 64 * 1024
+
     @pytest.fixture
-    def place(self, strict_r2: S3Endpoint) -> Iterator[ObjectPlace]:
+    def place(self, strict_r2: StrictEndpoint) -> Iterator[ObjectPlace]:
         """Return a prefix that nobody else uses."""
-        with object_place(strict_r2, R2) as place:
+        with strict_place(strict_r2, R2) as place:
             yield place

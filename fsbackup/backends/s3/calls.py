@@ -69,16 +69,34 @@ class Calls:
 
     async def run(self, where: Where, once: Callable[[Watch], Awaitable[T]]) -> T:
         """Await `once`, again after transient failures, until it has been silent for too long."""
-        failures: list[BaseException] = []
+        failures: list[TransientError] = []
+        await self.connection.client()  # making it takes a while, which is not the service's silence
         try:
             async with Watch(where.timeout) as watch:
-                return await _retrying(where, failures)(self._translated, where, once, watch)
+                return await self._tried(where, once, watch, failures)
         except TransientError as error:
             if code_of(error) in _DAMAGED:
                 raise _damaged(where) from error
             raise
         except TimeoutError as error:
             raise _silent(where, failures) from (failures[-1] if failures else error)
+
+    async def _tried(
+        self, where: Where, once: Callable[[Watch], Awaitable[T]], watch: Watch, failures: list[BaseException]
+    ) -> T:
+        try:
+            return await self._translated(where, once, watch)
+        except TransientError as error:
+            # Only now: the machinery of retries costs as much as a tenth of a small request.
+            first = [error]
+            failures[:] = first
+
+        async def again() -> T:
+            if first:
+                raise first.pop()
+            return await self._translated(where, once, watch)
+
+        return await _retrying(where, failures)(again)
 
     async def _translated(self, where: Where, once: Callable[[Watch], Awaitable[T]], watch: Watch) -> T:
         try:
@@ -87,7 +105,7 @@ class Calls:
             raise translate(error, where, self.connection.secrets) from error
 
 
-def _retrying(where: Where, failures: list[BaseException]) -> AsyncRetrying:
+def _retrying(where: Where, failures: list[TransientError]) -> AsyncRetrying:
     from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
     backoff = wait_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT) + wait_random(0, _JITTER)
@@ -97,9 +115,11 @@ def _retrying(where: Where, failures: list[BaseException]) -> AsyncRetrying:
         return backoff(state) if asked is None else asked
 
     def again(error: BaseException) -> bool:
+        if not isinstance(error, TransientError):
+            return False
         failures[:] = [error]
         # A wait that the service asks for and that is longer than the silence allowed would end in nothing.
-        return isinstance(error, TransientError) and (retry_after(error) or 0.0) < where.timeout
+        return (retry_after(error) or 0.0) < where.timeout
 
     def note(state: RetryCallState) -> None:
         log.info("trying again in %.1f s: %s", state.upcoming_sleep, failures[-1])
@@ -113,9 +133,8 @@ def _retrying(where: Where, failures: list[BaseException]) -> AsyncRetrying:
     )
 
 
-def _silent(where: Where, failures: list[BaseException]) -> FsbackupError:
-    last = failures[-1] if failures else None
-    before = f" (before that: {last.message})" if isinstance(last, FsbackupError) else ""
+def _silent(where: Where, failures: list[TransientError]) -> FsbackupError:
+    before = f" (before that: {failures[-1].message})" if failures else ""
     made: FsbackupError = where.error(
         BackendUnavailableError,
         f"no byte moved for {where.timeout:g} s{before}",

@@ -122,6 +122,7 @@ def _config_options(settings: Settings) -> dict[str, Any]:
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
         "retries": {"total_max_attempts": 1},  # ours are the only ones
+        "parameter_validation": False,  # they are our own, and checking them takes a tenth of a small request
         "connect_timeout": min(_CONNECT_TIMEOUT, settings.timeout),
         "read_timeout": settings.timeout,
         "max_pool_connections": POOL,
