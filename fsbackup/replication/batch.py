@@ -129,15 +129,25 @@ class Batch:
         return Outcome(item, report)
 
     async def _find(self, key: str) -> list[Finding]:
-        return list(await asyncio.gather(*(self._find_in(store, key) for store in self._targets.stores)))
+        known = [self._known(store, key) for store in self._targets.stores]
+        if None not in known:
+            return [finding for finding in known if finding is not None]
+        pairs = zip(known, self._targets.stores, strict=True)
+        return list(await asyncio.gather(*(self._ask(finding, store, key) for finding, store in pairs)))
 
-    async def _find_in(self, store: ObjectStore, key: str) -> Finding:
+    def _known(self, store: ObjectStore, key: str) -> Finding | None:
+        """Return what is known of a store without asking it: that it is away, or that it has no such name."""
         until, error = self._down.get(store.name, (0.0, None))
         if error is not None and asyncio.get_running_loop().time() < until:
             return Finding(store, error=error)
         names = self._names.get(store.name)
         if names is not None and not {encode_key(key), manifest_name(key)} & names:
             return Finding(store)
+        return None
+
+    async def _ask(self, known: Finding | None, store: ObjectStore, key: str) -> Finding:
+        if known is not None:
+            return known
         finding = await records.find(store, key)
         if finding.error is not None:
             self._note(store.name, finding.error)

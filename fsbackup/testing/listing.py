@@ -97,6 +97,7 @@ class ListingContract(Contract):
         for name in records + objects:
             place.door.put(name, b"x")
         assert run(collect(place.store.list())) == objects
+        assert run(collect(place.store.list(META_PREFIX.removesuffix("/")))) == records
         assert run(collect(place.store.list(META_PREFIX))) == records
         assert run(collect(place.store.list(MANIFESTS))) == records[1:]
         assert run(collect(place.store.list(MANIFESTS, f"{MANIFESTS}a/b.json"))) == records[2:]

@@ -57,16 +57,21 @@ class ObjectHasher:
     def __init__(self, size: int | None) -> None:
         sizes = (BLOCK_SIZE, STREAM_BLOCK_SIZE) if size is None else (block_size(size),)
         self._whole = hashlib.sha256()
+        # The one block of a small object is the object: its hash is the same and not computed twice.
+        self._single = size is not None and size <= BLOCK_SIZE
         self._blocks = [BlockHasher(each) for each in sizes]
         self._size = 0
 
     def update(self, data: bytes) -> None:
         self._whole.update(data)
         self._size += len(data)
-        for hasher in self._blocks:
+        for hasher in self._blocks if not self._single else ():
             hasher.update(data)
 
     def digest(self) -> Digest:
+        if self._single and self._size <= BLOCK_SIZE:
+            sha256 = self._whole.hexdigest()
+            return Digest(self._size, sha256, BLOCK_SIZE, (sha256,) if self._size else ())
         fits = self._size <= MAX_BLOCKS * self._blocks[0].size
         chosen = self._blocks[0 if fits else -1]
         return Digest(self._size, self._whole.hexdigest(), chosen.size, chosen.blocks())

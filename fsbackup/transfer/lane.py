@@ -54,23 +54,23 @@ class StoreLane:
         self.bytes_sent += amount
         self._moved(amount)
 
-    async def deliver(self, window: PartWindow, workers: int, proven: Callable[[], Manifest]) -> None:
-        """Send every part, up to `workers` side by side, then commit what `proven` says that they are.
+    async def deliver(self, window: PartWindow, place: Lane, workers: int, proven: Callable[[], Manifest]) -> None:
+        """Send every part that `place` meets, up to `workers` at once, then commit what `proven` says they are.
 
         Raises
         ------
         BackendUnavailableError
             Also for a store that moves no byte and does not even fail for longer than its own timeout.
         """
-        await self._watched(self._deliver(window, workers, proven))
+        await self._watched(self._deliver(window, place, workers, proven))
 
-    async def _deliver(self, window: PartWindow, workers: int, proven: Callable[[], Manifest]) -> None:
-        await self._send(window, workers)
+    async def _deliver(
+        self, window: PartWindow, place: Lane, workers: int, proven: Callable[[], Manifest]
+    ) -> None:
+        await self._send(window, place, workers)
         await self._commit(proven())
 
-    async def _send(self, window: PartWindow, workers: int) -> None:
-        place = window.lane()
-
+    async def _send(self, window: PartWindow, place: Lane, workers: int) -> None:
         async def work() -> None:
             # One call per part: a name for it here would keep its bytes alive while the next one is waited for.
             while await self._send_next(window, place):

@@ -63,6 +63,10 @@ class Source(ABC):
     async def next_part(self, length: int, *, md5: bool) -> Part:
         """Read, hash and return the next part; the one that ends the object says `last`."""
 
+    def ready_part(self) -> Part | None:
+        """Return the next part if it has been read already, so that nobody needs to wait for it."""
+        return None
+
     @abstractmethod
     async def reread(self, offset: int, length: int) -> bytes | None:
         """Return bytes read before, or None when this source cannot go back."""
@@ -114,10 +118,12 @@ class FileSource(Source):
         return self._before.st_size
 
     async def next_part(self, length: int, *, md5: bool) -> Part:
-        if self._ready is not None:
-            part, self._ready = self._ready, None
-            return part
-        return await asyncio.to_thread(self._next, length, md5)
+        ready = self.ready_part()
+        return ready if ready is not None else await asyncio.to_thread(self._next, length, md5)
+
+    def ready_part(self) -> Part | None:
+        part, self._ready = self._ready, None
+        return part
 
     async def reread(self, offset: int, length: int) -> bytes | None:
         return await asyncio.to_thread(self._pread, offset, length)

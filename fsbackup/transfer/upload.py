@@ -15,13 +15,14 @@ from fsbackup.sizing import part_count, part_size
 from fsbackup.transfer import records, versions
 from fsbackup.transfer.content import content_hash
 from fsbackup.transfer.lane import StoreLane, as_backend_error
+from fsbackup.transfer.memory import give_back_parts
 from fsbackup.transfer.records import Finding
 from fsbackup.transfer.replicas import ReplicaSet
 from fsbackup.transfer.results import ReplicaResult, Report
 from fsbackup.transfer.source import Source, StreamSource
 from fsbackup.transfer.spool import LaneKeeper, SpoolFile
 from fsbackup.transfer.together import all_or_none
-from fsbackup.transfer.window import PartWindow, in_flight, slots
+from fsbackup.transfer.window import Lane, PartWindow, in_flight, slots
 
 
 class Progress(Protocol):
@@ -91,6 +92,8 @@ class _Upload:
         self._expected: Manifest | None = None
         self._part_size = part_size(source.size, targets.part_size)
         wants_md5 = any(finding.store.capabilities.wants_md5 for finding in findings)
+        if source.size is None or source.size > self._part_size:
+            give_back_parts()
         on_read = progress.read if progress else None
         self._slots = slots(targets.memory, self._part_size, len(findings))
         self._window = PartWindow(source, self._part_size, slots=self._slots, md5=wants_md5, on_read=on_read)
@@ -133,7 +136,9 @@ class _Upload:
         self._keep_stream(lanes)
         if self._progress:
             self._progress.begin(self._source.size, [lane.store.name for lane in lanes])
-        await all_or_none([self._run_lane(lane, len(lanes)) for lane in lanes])
+        # All have their place before the first part is read: a part stays for those that still want it.
+        places = [self._window.lane() for _ in lanes]
+        await all_or_none([self._run_lane(*pair, len(lanes)) for pair in zip(lanes, places, strict=True)])
         if has or strangers:
             await self._window.drain()
             same = [self._run_finding(f, self._confirm_same()) for f in has]
@@ -188,9 +193,9 @@ class _Upload:
         elif self._targets.spool is not None:
             self._source.keeper = SpoolFile(self._targets.spool)
 
-    async def _run_lane(self, lane: StoreLane, lanes: int) -> None:
+    async def _run_lane(self, lane: StoreLane, place: Lane, lanes: int) -> None:
         try:
-            await lane.deliver(self._window, self._workers(lane, lanes), self._proven)
+            await lane.deliver(self._window, place, self._workers(lane, lanes), self._proven)
         except SourceError:
             await lane.abort()
             raise

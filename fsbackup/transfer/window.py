@@ -151,7 +151,9 @@ class PartWindow:
             change = self._change
             if number in self._parts:
                 return self._parts[number]
-            if number in self._reading:
+            if number == 1 and (ready := self._source.ready_part()) is not None:
+                self._parts[number] = self._accept(ready)
+            elif number in self._reading:
                 await asyncio.shield(self._reading[number])
             elif number <= len(self._seen) + 1 and self._make_room():
                 self._start_reading(number)
@@ -177,15 +179,18 @@ class PartWindow:
         if self._broken is not None:
             raise self._broken
         try:
-            return await self._read_first_time()
+            return self._accept(await self._source.next_part(self._part_size, md5=self._needs_md5))
         except Exception as error:
             self._broken = error
             raise
 
-    async def _read_first_time(self) -> Part:
-        # Where a lane may fall behind, the MD5 proves that what is read again is what was read first.
-        part = await self._source.next_part(self._part_size, md5=self._md5 or len(self._lanes) > 1)
-        self._seen.append(part.md5 if self._md5 or len(self._lanes) > 1 else b"")
+    @property
+    def _needs_md5(self) -> bool:
+        """Where a lane may fall behind, the MD5 proves that what is read again is what was read first."""
+        return self._md5 or len(self._lanes) > 1
+
+    def _accept(self, part: Part) -> Part:
+        self._seen.append(part.md5 if self._needs_md5 else b"")
         if part.last:
             self._total = part.number
         if self._on_read:

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 from botocore.exceptions import ClientError
 
-from fsbackup.backends.s3 import Profile, S3Objects
+from fsbackup.backends.base import ErrorMode
+from fsbackup.backends.s3 import Profile, S3Objects, S3Storage
 from fsbackup.loop import run
-from fsbackup.testing import ObjectPlace, Place, SideDoor
+from fsbackup.testing import BackendPlace, ObjectPlace, Place, SideDoor
 from tests.servers import bucket
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.s3 import StrictEndpoint
@@ -74,3 +75,24 @@ def object_place(endpoint: S3Endpoint, profile: Profile) -> Iterator[ObjectPlace
     )
     yield Place(store, bucket_door(endpoint, f"{prefix}/"))
     run(store.close())
+
+
+def backend_place(endpoint: S3Endpoint) -> BackendPlace:
+    """Return a place that nobody else uses for the five methods; broken is a bucket that does not exist."""
+    prefix = secrets.token_hex(8)
+
+    def storage(bucket: str, errors: ErrorMode) -> S3Storage:
+        return S3Storage(
+            bucket,
+            access_key_id=endpoint.access_key_id,
+            secret_access_key=endpoint.secret_access_key,
+            endpoint_url=endpoint.endpoint_url,
+            prefix=prefix,
+            errors=errors,
+        )
+
+    return BackendPlace(
+        backend=lambda errors: storage(endpoint.bucket, errors),
+        broken=lambda errors: storage("no-such-bucket", errors),
+        door=bucket_door(endpoint, f"{prefix}/"),
+    )

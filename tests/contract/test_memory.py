@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 
 import pytest
 
-from fsbackup.backends.generic import GenericObjects
-from fsbackup.testing import ObjectPlace, ObjectStoreContract, Place
+from fsbackup.backends.generic import GenericObjects, GenericStorage
+from fsbackup.testing import BackendPlace, ObjectPlace, ObjectStoreContract, Place, StorageBackendContract
 from tests.contract.doors import memory_door
+from tests.servers.ports import LOOPBACK, claimed_ports
 
 
 class TestMemoryObjects(ObjectStoreContract):
@@ -22,3 +24,18 @@ class TestMemoryObjects(ObjectStoreContract):
         """Return a directory that nobody else uses."""
         root = secrets.token_hex(8)
         return Place(GenericObjects(f"memory://{root}"), memory_door(root))
+
+
+class TestMemoryStorage(StorageBackendContract):
+    """The five methods; broken is a server where nobody listens."""
+
+    @pytest.fixture
+    def place(self) -> Iterator[BackendPlace]:
+        """Return a directory that nobody else uses."""
+        root = secrets.token_hex(8)
+        with claimed_ports(1) as (port,):
+            yield BackendPlace(
+                backend=lambda errors: GenericStorage(f"memory://{root}", errors=errors),
+                broken=lambda errors: GenericStorage(f"ftp://{LOOPBACK}:{port}/", errors=errors),
+                door=memory_door(root),
+            )

@@ -1,4 +1,4 @@
-"""The contract suite against moto's server."""
+"""The contract suites against moto's server."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from fsbackup.backends.s3.profile import GENERIC
-from fsbackup.testing import ObjectPlace, ObjectStoreContract
-from tests.contract.s3_place import object_place
+from fsbackup.testing import BackendPlace, ObjectPlace, ObjectStoreContract, StorageBackendContract
+from tests.contract.s3_place import backend_place, object_place
 from tests.servers.endpoint import S3Endpoint
 
 
@@ -20,3 +20,12 @@ class TestMotoObjects(ObjectStoreContract):
         """Return a prefix that nobody else uses."""
         with object_place(moto, GENERIC) as place:
             yield place
+
+
+class TestMotoStorage(StorageBackendContract):
+    """The five methods; broken is a bucket that does not exist."""
+
+    @pytest.fixture
+    def place(self, moto: S3Endpoint) -> BackendPlace:
+        """Return a prefix that nobody else uses."""
+        return backend_place(moto)

@@ -32,6 +32,11 @@ class TestSeaweedFsObjects(ObjectStoreContract):
             place.door.put(name, name.encode())
         return names
 
+    @pytest.mark.parametrize("after", ["", "a", "a!", "a.", "aa", "b", "bd", "\u00e9", "~"])
+    def test_list_starts_after(self, place: ObjectPlace, tree: list[str], after: str) -> None:
+        """A listing starts after a name; one with a slash SeaweedFS takes for a path to walk to."""
+        super().test_list_starts_after(place, tree, after)
+
     def test_wrong_order_is_an_error(self, place: ObjectPlace) -> None:
         """A listing that comes in another order than the names' is refused, not passed on with gaps."""
         for name in ("a.b", "a/b/c", "a/b.c", "a0"):

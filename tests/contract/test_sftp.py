@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsbackup.backends.generic import GenericObjects
+from fsbackup.backends.generic import GenericObjects, GenericStorage
 from fsbackup.loop import run
-from fsbackup.testing import ObjectPlace, ObjectStoreContract, Place
+from fsbackup.testing import BackendPlace, ObjectPlace, ObjectStoreContract, Place, StorageBackendContract
 from tests.contract.doors import directory_door
 from tests.contract.sftpd import running_sftpd
 from tests.servers.sftp_or_ftp import SftpServer
@@ -35,3 +35,18 @@ class TestSftpObjects(ObjectStoreContract):
         store = GenericObjects(server.url + root, options=server.storage_options)
         yield Place(store, directory_door(server.directory / root))
         run(store.close())
+
+
+class TestSftpStorage(StorageBackendContract):
+    """The five methods; broken is a wrong password."""
+
+    @pytest.fixture
+    def place(self, server: SftpServer) -> BackendPlace:
+        """Return a directory of the server that nobody else uses."""
+        root, options = secrets.token_hex(8), server.storage_options
+        wrong = {**options, "password": "wrong"}
+        return BackendPlace(
+            backend=lambda errors: GenericStorage(server.url + root, options=options, errors=errors),
+            broken=lambda errors: GenericStorage(server.url + root, options=wrong, errors=errors),
+            door=directory_door(server.directory / root),
+        )

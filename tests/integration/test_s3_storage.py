@@ -221,11 +221,14 @@ def test_a_program_may_end_without_closing(moto: S3Endpoint) -> None:
 def test_a_forked_child_makes_its_own_connections(moto: S3Endpoint) -> None:
     code = f"""{_CONNECT}
     import gc
+    async def clean_up():
+        gc.collect()
+        await asyncio.sleep(0.1)
     run(store.put("a", b"parent"))
     child = os.fork()
     if not child:
         run(store.put("b", run(store.read("a")) + b" and child"))
-        gc.collect()
+        run(clean_up())  # must not close what is the parent's
         run(store.close())
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0

@@ -45,9 +45,18 @@ def assert_degraded(world: World, report: Report, failed: str, types: set[str], 
         assert eye.unfinished() == [], name
 
 
-@pytest.mark.parametrize("size", [SMALL, LARGE])
-@pytest.mark.parametrize("fault", DATA_FAULTS)
-@pytest.mark.parametrize("overwrite", [False, True], ids=["create", "overwrite"])
+#: Every fault once, and those that depend on how the data is sent in the other way too: (fault, size, overwrite).
+DATA_CASES = [
+    *((fault, LARGE if number % 2 else SMALL, number % 3 == 0) for number, fault in enumerate(DATA_FAULTS)),
+    ("stalled in the middle", SMALL, True),
+    ("dropped in the middle", LARGE, True),
+    ("wrong ETag", LARGE, True),
+    ("wrong ETag", SMALL, True),
+    ("403", SMALL, True),
+]
+
+
+@pytest.mark.parametrize(("fault", "size", "overwrite"), DATA_CASES)
 def test_a_fault_on_the_data_fails_only_that_replica(world: World, fault: str, size: int, overwrite: bool) -> None:
     """The data of one replica cannot be sent: the rest is stored, and that replica has the old object or none."""
     old = content(size, seed=9) if overwrite else None
@@ -56,7 +65,7 @@ def test_a_fault_on_the_data_fails_only_that_replica(world: World, fault: str, s
     make, types = DATA_FAULTS[fault]
     operation = "put_object" if size == SMALL else "upload_part"
     world.proxies["r2"].add(make(), on=operation, key=f"{world.prefix}/{KEY}")  # type: ignore[arg-type]
-    report = world.store(min_copies=2, timeout=4).replicate(world.file(content(size)), KEY, overwrite=overwrite)
+    report = world.store(min_copies=2, timeout=8).replicate(world.file(content(size)), KEY, overwrite=overwrite)
     assert_degraded(world, report, "r2", types, content(size))
     if fault == "wrong ETag" and size == SMALL:
         assert world.eyes["r2"].get(KEY) in (old, content(size))  # what was stored was right, only its ETag lied
@@ -69,14 +78,14 @@ def test_a_fault_on_the_data_fails_only_that_replica(world: World, fault: str, s
 
 
 @pytest.mark.parametrize("step", [pending_name(KEY), manifest_name(KEY)], ids=["announcement", "manifest"])
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", ["403", "stalled"])
 def test_a_fault_on_a_record_fails_only_that_replica(world: World, fault: str, step: str) -> None:
     """Announcement or manifest of a replacement cannot be written: one version stays provable."""
     old = content(SMALL, seed=9)
     world.store().replicate(world.file(old, "old"), KEY)
     make, types = FAULTS[fault]
     world.proxies["r2"].add(make(), on="put_object", key=step)
-    report = world.store(min_copies=2, timeout=4).replicate(world.file(content(SMALL)), KEY, overwrite=True)
+    report = world.store(min_copies=2, timeout=8).replicate(world.file(content(SMALL)), KEY, overwrite=True)
     assert_degraded(world, report, "r2", types, content(SMALL))
     assert world.eyes["r2"].provable(KEY) in (old, content(SMALL))
     world.proxies["r2"].clear()
@@ -84,13 +93,13 @@ def test_a_fault_on_a_record_fails_only_that_replica(world: World, fault: str, s
     world.clean(KEY)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", ["403", "500"])
 def test_a_fault_on_the_tombstone_is_told_and_the_object_counts_as_deleted(world: World, fault: str) -> None:
     """A delete that one replica cannot note is not success, and for readers the object is gone all the same."""
     world.store().replicate(world.file(content(SMALL)), KEY)
     make, types = FAULTS[fault]
     world.proxies["r2"].add(make(), on="put_object", key=manifest_name(KEY))
-    report = world.store(timeout=4).remove(KEY)
+    report = world.store(timeout=8).remove(KEY)
     assert report.status == "failed"
     assert report.replicas["r2"].error_type in types
     world.proxies["r2"].clear()
@@ -115,7 +124,7 @@ def test_too_few_copies_is_failed(world: World) -> None:
     """With two of three replicas down and `min_copies` 2 the report says failed, and the third has its copy."""
     for proxy in world.proxies.values():
         proxy.add(Refuse())
-    report = world.store(min_copies=2, timeout=4).replicate(world.file(content(SMALL)), KEY)
+    report = world.store(min_copies=2, timeout=8).replicate(world.file(content(SMALL)), KEY)
     assert report.status == "failed"
     assert world.eyes["local"].provable(KEY) == content(SMALL)
 

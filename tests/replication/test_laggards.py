@@ -1,4 +1,4 @@
-"""What a slow replica meets when it comes too late: a changed source, a full spool, a local replica that is gone."""
+"""What a slow replica meets when it comes too late: a changed source, a full spool, a local replica gone."""
 
 from __future__ import annotations
 

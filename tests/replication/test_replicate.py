@@ -16,7 +16,7 @@ from fsbackup.replication.storage import ReplicatedStorage
 from tests.replication.eyes import BucketEye, proves
 from tests.replication.world import MIB, PART, World, content
 
-SIZES = [0, 1, PART - 1, PART, PART + 1, 2 * PART + 12_345]
+SIZES = [0, 1, PART, PART + 1, 2 * PART + 12_345]
 KEY = "backups/full/db.sql.gz"
 
 
@@ -73,7 +73,7 @@ def test_a_file_is_stored_whole_and_provable_on_every_replica(each_world: World,
     assert record["source"]["mtime"] == 1_700_000_000.0
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [0, PART, 2 * PART + 12_345])
 def test_a_stream_is_stored_like_a_file(each_world: World, size: int) -> None:
     """What comes out of a pipe, of a length nobody knows, is stored whole and provable everywhere."""
     data = content(size)
@@ -117,7 +117,7 @@ def test_a_stream_that_is_not_ready_is_not_at_its_end(each_world: World) -> None
             assert_stored(each_world, KEY, b"first half, second half", 1)
 
 
-@pytest.mark.parametrize("size", [0, 1000, 2 * PART + 1])
+@pytest.mark.parametrize("size", [0, PART + 1])
 def test_the_same_again_sends_nothing(world: World, size: int) -> None:
     """A second run with the same content is success and reports `already`, with not one PUT or POST."""
     path = world.file(content(size))
@@ -162,7 +162,7 @@ def test_other_content_is_a_conflict_and_changes_nothing(world: World, size: int
     world.clean(KEY)
 
 
-@pytest.mark.parametrize("size", [1000, 10, 2 * PART + 5])
+@pytest.mark.parametrize("size", [1000, PART + 5])
 def test_a_replacement_is_the_next_generation(each_world: World, size: int) -> None:
     """`overwrite` replaces everywhere, counts the generation up and names what it replaced."""
     store: ReplicatedStorage = each_world.store()

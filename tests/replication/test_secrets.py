@@ -1,4 +1,4 @@
-"""No secret in anything that people see or that is stored, and a set that crosses into another process without one."""
+"""No secret in anything that people see or that is stored; a set crosses into another process without one."""
 
 from __future__ import annotations
 
@@ -63,6 +63,14 @@ def told(error: BaseException) -> str:
     return f"{lines}{error!r}{vars(error)}{pickle.dumps(error)!r}"
 
 
+def dumped(dump: Callable[..., Any], *things: Any) -> str:
+    """Return what a dump says, or how it refuses."""
+    try:
+        return repr(dump(*things))
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        return told(error)
+
+
 def test_success_shows_no_secret(world: World, shown: Callable[[], str]) -> None:
     """Store, list, ask, read and delete: nothing logged, reported, printed or stored has a secret in it."""
     store = world.store()
@@ -71,7 +79,7 @@ def test_success_shows_no_secret(world: World, shown: Callable[[], str]) -> None
     for name in ("r2", "b2"):
         backend = store.backends[name]
         seen += [repr(backend), str(backend), backend.location, repr(backend.objects), repr(backend.fs)]
-        seen += [str(backend.fs.storage_options), backend.fs.to_json(include_password=False)]
+        seen += [str(backend.fs.storage_options), dumped(backend.fs.to_json), dumped(pickle.dumps, backend.fs)]
         manifest = world.eyes[name].get(f".fsbackup/manifests/{KEY}.fsbackup.json")
         assert manifest is not None
         seen.append(manifest.decode())
@@ -97,13 +105,12 @@ def test_a_server_that_refuses_the_keys_shows_none(
     assert_hidden(_every_failure(backend, world.file(b"x"), world.tmp / "back") + shown(), bad, sea)
 
 
-@pytest.mark.parametrize("role", ["r2", "b2"])
-def test_a_server_that_is_away_shows_no_secret(world: World, shown: Callable[[], str], role: str) -> None:
+def test_a_server_that_is_away_shows_no_secret(world: World, shown: Callable[[], str]) -> None:
     """Refused connections end in errors, logs and reports without a secret."""
-    world.proxies[role].add(Refuse())
-    backend = world.backend(role, errors="raise", timeout=2)
+    world.proxies["r2"].add(Refuse())
+    backend = world.backend("r2", errors="raise", timeout=0.5)
     text = _every_failure(backend, world.file(b"x"), world.tmp / "back") + shown()
-    assert_hidden(text, world.endpoints[role])
+    assert_hidden(text, world.endpoints["r2"])
 
 
 def _every_failure(backend: SingleBackend, source: Path, target: Path) -> str:

@@ -36,7 +36,7 @@ class Upload(threading.Thread):
     def run(self) -> None:
         try:
             self._report = self._set.replicate(self._source, KEY)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised again by `report`
             self._error = error
 
     def report(self) -> Report:

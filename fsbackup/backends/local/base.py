@@ -122,21 +122,25 @@ class Base:
             ) from error
         except BaseException:
             os.close(fd)
+            self.prune(segments[:depth], keep=existing)
             raise
         return fd, existing
 
     def _enter_or_make(self, fd: int, segments: list[bytes]) -> tuple[int, bool]:
-        made = False
+        made, name = False, b"/".join(segments)
         try:
             child = _enter(fd, segments)
         except FileNotFoundError:
             made = _mkdir(fd, segments[-1])
             child = _enter(fd, segments)
-        name = b"/".join(segments)
-        if made or name not in self._durable:
-            # Another writer may have made it and not got to this yet; objects are as durable as their directory.
-            fsync_directory(fd)
-            self._remember(name)
+        try:
+            if made or name not in self._durable:
+                # Another writer may have made it and not got to this; objects are as durable as their directory.
+                fsync_directory(fd)
+                self._remember(name)
+        except BaseException:
+            os.close(child)
+            raise
         return child, made
 
     def _remember(self, name: bytes) -> None:
@@ -150,7 +154,9 @@ class Base:
             try:
                 with self.opened(segments[: depth - 1]) as parent:
                     os.rmdir(segments[depth - 1], dir_fd=parent)
-            except (OSError, AccessDeniedError):
+            except FileNotFoundError:
+                continue
+            except OSError:
                 return  # not empty, or not ours to remove
             self._durable.discard(b"/".join(segments[:depth]))
 
@@ -209,12 +215,18 @@ def _is_link(fd: int, segment: bytes) -> bool:
     return stat.S_ISLNK(os.lstat(segment, dir_fd=fd).st_mode)
 
 
-def lstat_object(fd: int, segments: list[bytes]) -> os.stat_result | None:
-    """Return what the directory `fd` says of the object, None when there is none (also for FIFO, device, ...)."""
+def lstat_entry(fd: int, segments: list[bytes]) -> os.stat_result | None:
+    """Return what the directory `fd` says of its entry, None when there is none; a link is an error."""
     try:
         found = os.stat(segments[-1], dir_fd=fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
     if stat.S_ISLNK(found.st_mode):
         raise link_error(segments)
-    return found if stat.S_ISREG(found.st_mode) else None
+    return found
+
+
+def lstat_object(fd: int, segments: list[bytes]) -> os.stat_result | None:
+    """Return `lstat_entry` of an object; a directory, FIFO or device is none."""
+    found = lstat_entry(fd, segments)
+    return found if found is not None and stat.S_ISREG(found.st_mode) else None

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from fsbackup import keys
 from fsbackup.backends.local import publish
-from fsbackup.backends.local.base import ATTEMPTS, Base, fsync_directory, lstat_object, show, split_name
+from fsbackup.backends.local.base import ATTEMPTS, Base, fsync_directory, lstat_entry, show, split_name
 from fsbackup.backends.local.threads import pulse
 from fsbackup.errors import BackendError, ConflictError, IntegrityError, OutOfSpaceError
 from fsbackup.events import log
@@ -46,6 +47,7 @@ class NewFile:
         self._lock = threading.Lock()
         self._running = 0
         self._stopped = False
+        self._failure: BaseException | None = None
         self._directory = self._file = -1
         self._existing = len(self._segments)  # levels of directories that are not ours to remove
         self._temp = b""
@@ -61,8 +63,7 @@ class NewFile:
                 view, offset = view[done:], offset + done
                 self._account(done)
                 moved(done)
-                if self._stopped:
-                    raise StoppedError("the write was stopped")
+                self._check_stopped()
 
     def _account(self, done: int) -> None:
         pulse()
@@ -107,19 +108,15 @@ class NewFile:
         pulse()
 
     def _check_target(self) -> None:
-        if lstat_object(self._directory, self._segments) is None:
-            try:
-                os.stat(self._segments[-1], dir_fd=self._directory, follow_symlinks=False)
-            except FileNotFoundError:
-                return
+        there = lstat_entry(self._directory, self._segments)
+        if there is not None and not stat.S_ISREG(there.st_mode):
             raise ConflictError(
                 f"{show(self._segments)!r} is a directory or special file here, which an object cannot replace",
                 hint="remove or rename one of the two",
             )
 
     def _rename(self) -> None:
-        if self._stopped:
-            raise StoppedError("the write was stopped")
+        self._check_stopped()
         rename = publish.create if self._plan.create_only else publish.replace
         try:
             rename(self._directory, self._temp, self._segments[-1])
@@ -133,6 +130,15 @@ class NewFile:
         """Give the write up, unless its rename has begun. Returns at once, whatever the disk does."""
         self._stopped = True
 
+    def _fail(self, error: BaseException) -> None:
+        """Stop because of an error; the calls that run beside report it too, not that they were stopped."""
+        self._failure = self._failure or error
+        self._stopped = True
+
+    def _check_stopped(self) -> None:
+        if self._stopped:
+            raise self._failure or StoppedError("the write was stopped")
+
     def discard(self) -> None:
         """Stop, and clean up now unless a running call will."""
         self.stop()
@@ -143,15 +149,14 @@ class NewFile:
     @contextmanager
     def _call(self) -> Iterator[None]:
         with self._lock:
-            if self._stopped:
-                raise StoppedError("the write was stopped")
+            self._check_stopped()
             if self._file < 0:
                 self._open()
             self._running += 1
         try:
             yield
-        except BaseException:
-            self._stopped = True
+        except BaseException as error:
+            self._fail(error)
             raise
         finally:
             with self._lock:
@@ -163,8 +168,8 @@ class NewFile:
         try:
             self._open_temp()
             self._check_space()
-        except BaseException:
-            self._stopped = True
+        except BaseException as error:
+            self._fail(error)
             self._clean()
             raise
 

@@ -41,7 +41,7 @@ class Window:
 
     def enters(self, directory: bytes) -> bool:
         """Tell whether objects below `directory` may belong into the listing."""
-        if directory == keys.META_PREFIX.encode() and not self.prefix.startswith(directory):
+        if directory == keys.META_PREFIX.encode() and not self.prefix.startswith(directory[:-1]):
             return False
         related = directory.startswith(self.prefix) or self.prefix.startswith(directory)
         return related and (directory > self.start_after or self.start_after.startswith(directory))

@@ -70,10 +70,11 @@ class Calls:
     async def run(self, where: Where, once: Callable[[Watch], Awaitable[T]]) -> T:
         """Await `once`, again after transient failures, until it has been silent for too long."""
         failures: list[TransientError] = []
-        await self.connection.client()  # making it takes a while, which is not the service's silence
+        # Making the client takes a while, which is not the service's silence.
+        await self._translated(where, self.connection.client)
         try:
             async with Watch(where.timeout) as watch:
-                return await self._tried(where, once, watch, failures)
+                return await self._tried(where, lambda: once(watch), failures)
         except TransientError as error:
             if code_of(error) in _DAMAGED:
                 raise _damaged(where) from error
@@ -81,26 +82,26 @@ class Calls:
         except TimeoutError as error:
             raise _silent(where, failures) from (failures[-1] if failures else error)
 
-    async def _tried(
-        self, where: Where, once: Callable[[Watch], Awaitable[T]], watch: Watch, failures: list[BaseException]
-    ) -> T:
+    async def _tried(self, where: Where, call: Callable[[], Awaitable[T]], failures: list[TransientError]) -> T:
         try:
-            return await self._translated(where, once, watch)
+            return await self._translated(where, call)
         except TransientError as error:
             # Only now: the machinery of retries costs as much as a tenth of a small request.
             first = [error]
-            failures[:] = first
+            failures.append(error)
 
         async def again() -> T:
             if first:
                 raise first.pop()
-            return await self._translated(where, once, watch)
+            return await self._translated(where, call)
 
         return await _retrying(where, failures)(again)
 
-    async def _translated(self, where: Where, once: Callable[[Watch], Awaitable[T]], watch: Watch) -> T:
+    async def _translated(self, where: Where, call: Callable[[], Awaitable[T]]) -> T:
         try:
-            return await once(watch)
+            return await call()
+        except FsbackupError:
+            raise
         except Exception as error:
             raise translate(error, where, self.connection.secrets) from error
 

@@ -121,7 +121,9 @@ def _config_options(settings: Settings) -> dict[str, Any]:
         # R2 and B2 refuse the checksum headers that botocore adds by itself; every body has its Content-MD5.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
-        "retries": {"total_max_attempts": 1},  # ours are the only ones
+        # Ours are the only ones, but that aiohttp repeats a PUT, GET, HEAD or DELETE once whose connection broke.
+        # That cannot be switched off, and does no harm: all may be repeated, and creates carry our own tag.
+        "retries": {"total_max_attempts": 1},
         "parameter_validation": False,  # they are our own, and checking them takes a tenth of a small request
         "connect_timeout": min(_CONNECT_TIMEOUT, settings.timeout),
         "read_timeout": settings.timeout,

@@ -139,8 +139,6 @@ def translate(error: Exception, where: Where, secrets: tuple[str, ...]) -> Fsbac
     """Return our error for what a call raised; raise it ``from`` the original, from which secrets are removed."""
     from botocore.exceptions import ClientError
 
-    if isinstance(error, FsbackupError):
-        return error
     if isinstance(error, ClientError):
         return _of_answer(error, where, secrets)
     return _of_failure(error, where)

@@ -1,0 +1,180 @@
+"""Many small files at once: as few requests as can be, one wait for a dead replica, and nothing left behind."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fsbackup import ReplicatedStorage
+from fsbackup.replication.batch import Outcome
+from tests.replication.eyes import manifest_name
+from tests.replication.memory import MemoryStore, backend
+from tests.replication.uploads import Upload
+from tests.replication.world import World
+from tests.servers.faults import FaultProxy, Hold, Refuse, Stall
+
+COUNT = 300
+
+
+@pytest.fixture
+def many(world: World) -> list[tuple[Path, str]]:
+    """Return small files with different content, in a directory of the batch's own."""
+    folder = world.tmp / "many"
+    folder.mkdir()
+    items = []
+    for number in range(COUNT):
+        path = folder / f"{number:04}.bin"
+        path.write_bytes(f"content of {number}".encode() * (number % 7))
+        items.append((path, f"batch/{number % 5}/{number:04}.bin"))
+    return items
+
+
+def operations(proxy: FaultProxy) -> Counter[str]:
+    """Return how often each operation was asked of a server."""
+    return Counter(record.operation for record in proxy.requests)
+
+
+def assert_stored(world: World, items: list[tuple[Path, str]], names: tuple[str, ...]) -> None:
+    """Check with the independent eye that the named replicas hold every file, each manifest and nothing else."""
+    wanted = {each for _, key in items for each in (key, manifest_name(key))}
+    for name in names:
+        eye = world.eyes[name]
+        assert eye.names() == wanted, name
+        for path, key in items[::37]:
+            assert eye.provable(key) == path.read_bytes(), (name, key)
+
+
+def test_a_fresh_batch_asks_nothing_twice(world: World, many: list[tuple[Path, str]]) -> None:
+    """R2: two PUTs per file and two listings. B2, which refuses no overwrite, may also look at what it stored."""
+    outcomes = list(world.store().replicate_many(many))
+    assert len(outcomes) == COUNT
+    assert all(outcome.report and outcome.report.status == "complete" for outcome in outcomes)
+    assert_stored(world, many, ("local", "r2", "b2"))
+    asked = operations(world.proxies["r2"])
+    assert asked.keys() <= {"put_object", "list"}, asked
+    assert asked["put_object"] == 2 * COUNT
+    assert asked["list"] <= 2
+    asked = operations(world.proxies["b2"])
+    assert asked.keys() <= {"put_object", "list", "get", "head"}, asked
+    assert asked["put_object"] == 2 * COUNT
+    assert asked["list"] <= 2
+    assert max(asked["get"], asked["head"]) <= COUNT  # once afterwards each, to meet another writer
+
+
+def test_the_same_batch_again_writes_nothing(world: World, many: list[tuple[Path, str]]) -> None:
+    """All is there: each object is asked for once, and nothing is sent."""
+    assert all(world.store().replicate_many(many))
+    for proxy in world.proxies.values():
+        proxy.forget()
+    outcomes = list(world.store().replicate_many(many))
+    assert all(outcome.report and outcome.report.already for outcome in outcomes)
+    for proxy in world.proxies.values():
+        asked = operations(proxy)
+        assert asked.keys() <= {"list", "get", "head"}, asked
+        assert asked["list"] <= 2
+        assert asked["get"] <= COUNT
+        assert asked["head"] <= COUNT
+
+
+def test_a_batch_with_one_file_more_sends_one_file(world: World, many: list[tuple[Path, str]]) -> None:
+    """What is new among what is there is found, and only it is sent."""
+    assert all(world.store().replicate_many(many[1:]))
+    for proxy in world.proxies.values():
+        proxy.forget()
+    assert all(world.store().replicate_many(many))
+    for proxy in world.proxies.values():
+        assert operations(proxy)["put_object"] == 2
+    assert_stored(world, many, ("local", "r2", "b2"))
+
+
+@pytest.mark.parametrize("fault", [Refuse, Stall])
+def test_a_dead_replica_costs_one_timeout_not_one_per_file(
+    world: World, many: list[tuple[Path, str]], fault: type[Refuse | Stall]
+) -> None:
+    """A replica that is down from the start is tried a few times and then left alone; every file says so."""
+    struck = world.proxies["r2"].add(fault())
+    outcomes = list(world.store(min_copies=2, timeout=2).replicate_many(many))
+    assert {outcome.report.status for outcome in outcomes if outcome.report} == {"degraded"}
+    assert len(outcomes) == COUNT
+    for outcome in outcomes:
+        assert outcome.report is not None
+        assert outcome.report.replicas["r2"].error_type == "BackendUnavailableError"
+    assert struck.hits <= 20
+    assert_stored(world, many, ("local", "b2"))
+
+
+def test_a_replica_that_dies_on_the_way_is_left_alone(world: World, many: list[tuple[Path, str]]) -> None:
+    """After a hundred writes nobody answers any more: what was on its way waits once, the rest not at all."""
+    struck = world.proxies["r2"].add(Stall(), first=100)
+    outcomes = list(world.store(min_copies=2, timeout=2).replicate_many(many))
+    assert all(outcomes)
+    assert 0 < struck.hits <= 120  # 24 files at once, each with a few tries; not 200 times a few
+    assert_stored(world, many, ("local", "b2"))
+
+
+def test_what_cannot_be_read_is_an_outcome_and_the_rest_go_on(world: World, many: list[tuple[Path, str]]) -> None:
+    """A vanished file, a directory and a closed stream are told by name; all other files are stored."""
+    many[3][0].unlink()
+    many[50][0].unlink()
+    many[50][0].mkdir()
+    closed = io.BytesIO(b"x")
+    closed.close()
+    outcomes = list(world.store(names=("local", "r2")).replicate_many([*many, (closed, "batch/closed")]))
+    failed = {outcome.item.key: outcome for outcome in outcomes if not outcome}
+    assert set(failed) == {many[3][1], many[50][1], "batch/closed"}
+    assert type(failed[many[3][1]].error).__name__ == "SourceNotFoundError"
+    assert isinstance(failed[many[50][1]].error, ValueError)
+    assert str(many[3][0]) in str(failed[many[3][1]].error)
+    assert all(outcome.report is None for outcome in failed.values())
+    rest = [item for item in many if item[1] not in failed]
+    assert_stored(world, rest, ("local", "r2"))
+
+
+def test_a_batch_closed_early_leaves_nothing_behind(world: World, many: list[tuple[Path, str]]) -> None:
+    """The caller walks away after the first outcome: what was on its way is cleaned up, all else is whole."""
+    large = world.file(bytes(range(256)) * 50_000, "large")
+    hold = world.proxies["r2"].add(Hold(), on="upload_part")
+    batch = world.store().replicate_many([(large, "batch/large"), *many])
+    assert isinstance(next(batch), Outcome)
+    hold.wait_reached()
+    batch.close()  # type: ignore[attr-defined]
+    world.proxies["r2"].clear()
+    for name, eye in world.eyes.items():
+        assert eye.unfinished() == [], name
+        assert not [each for each in eye.names() if each.endswith("-tmp")]
+        for key in ("batch/large", *(key for _, key in many[:60])):
+            eye.provable(key)
+    assert world.eyes["r2"].get("batch/large") is None
+    assert all(world.store().replicate_many([(large, "batch/large"), *many]))
+    assert_stored(world, [(large, "batch/large"), *many], ("local", "r2", "b2"))
+
+
+def test_one_key_twice_in_a_batch_is_never_hidden(world: World) -> None:
+    """Two files for one key: one is stored everywhere, and the other one's outcome is a conflict."""
+    items = [(world.file(b"one", "one"), "batch/same"), (world.file(b"two", "two"), "batch/same")]
+    outcomes = list(world.store(names=("local", "r2")).replicate_many(items))
+    good = [outcome for outcome in outcomes if outcome]
+    assert len(good) <= 1
+    for name in ("local", "r2"):
+        stored = world.eyes[name].provable("batch/same")
+        for outcome in good:
+            assert stored == Path(str(outcome.item.source)).read_bytes()
+
+
+def test_a_wrong_key_stops_the_batch_before_it_starts() -> None:
+    """A key that is not legal is a mistake in the call: told before anything is stored."""
+    store = MemoryStore("only")
+    with pytest.raises(ValueError, match="not allowed"):
+        ReplicatedStorage([backend(store)]).replicate_many([(io.BytesIO(b"x"), "good"), (io.BytesIO(), "../bad")])
+    assert store.objects == {}
+
+
+def test_nothing_to_do_is_nothing(tmp_path: Path) -> None:
+    """An empty batch ends at once, and so does an upload of an empty stream."""
+    store = MemoryStore("only")
+    assert list(ReplicatedStorage([backend(store)]).replicate_many([])) == []
+    assert Upload([MemoryStore("a")], io.BytesIO()).report().size == 0
+    assert list(tmp_path.iterdir()) == []
