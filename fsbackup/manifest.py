@@ -127,7 +127,10 @@ def _build(kind: str, fields: dict[str, Any]) -> Record:
     if kind == "tombstone":
         return Tombstone(**fields)
     source, blocks = Origin(**fields.pop("source")), tuple(fields.pop("blocks"))
-    return Manifest(source=source, blocks=blocks, **fields)
+    manifest = Manifest(source=source, blocks=blocks, **fields)
+    if len(blocks) != -(-manifest.size // manifest.block_size):
+        raise IntegrityError("the manifest has hashes for another size than its own")
+    return manifest
 
 
 def _checksum(fields: Mapping[str, Any]) -> str:

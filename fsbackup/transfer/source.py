@@ -14,10 +14,13 @@ from typing import BinaryIO, Protocol, TypeVar, cast
 
 from fsbackup.errors import SourceChangedError, SourceError, SourceNotFoundError
 from fsbackup.objects import Part
-from fsbackup.sizing import BLOCK_SIZE
+from fsbackup.sizing import KIB
 from fsbackup.transfer.hashing import Digest, ObjectHasher
 
 T = TypeVar("T")
+
+#: Bytes up to which a file is read when it is opened. Few, since that is before it gets its share of the memory.
+_SMALL = 256 * KIB
 
 
 class Keeper(Protocol):
@@ -110,8 +113,8 @@ class FileSource(Source):
             mode=stat.S_IMODE(self._before.st_mode),
         )
         # A small file is read in the same trip to a worker thread that opens it: most of its cost is the trips.
-        small = self._before.st_size <= BLOCK_SIZE
-        self._ready = self._next(BLOCK_SIZE, md5=True) if small else None
+        small = self._before.st_size <= _SMALL
+        self._ready = self._next(_SMALL, md5=True) if small else None
 
     @property
     def kept(self) -> int:

@@ -44,6 +44,7 @@ class Commit:
         self._plan = plan
         self._where: Where = target.where("write", name)
         self._tag = secrets.token_hex(16)
+        self._version: str | None = None
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -54,6 +55,7 @@ class Commit:
         """Make the call, with the condition as its arguments, and return what is stored now."""
         answer, head = await self._called(sent, call)
         self._target.seen()
+        self._version = version_of(answer)
         if head is None and (sent.parts or not comparable(answer)):
             head = await self._confirmation(answer)
         if problem := self._difference(sent, answer, head):
@@ -77,6 +79,13 @@ class Commit:
         if self._plan.create_only:
             raise self._where.error(ConflictError, "another writer got the name at the same time")
         return None
+
+    async def revoke(self) -> None:
+        """Remove the version that `run` stored, where the bucket keeps versions: the one before shows again."""
+        if self._version is not None:
+            await self._target.calls.request(
+                self._where, "delete_object", **self._target.at(self._name), VersionId=self._version
+            )
 
     async def _called(self, sent: Sent, call: Callable[..., Awaitable[Answer]]) -> tuple[Answer, Answer | None]:
         """Return the call's answer, and HEAD's where it had to be asked what became of the call."""
@@ -127,7 +136,7 @@ class Commit:
     async def _take_back(self, answer: Answer) -> None:
         """Remove a wrong object: its version where it has one (the older one shows again), or a new object."""
         version = {"VersionId": found} if (found := version_of(answer)) else {}
-        if not version and not self._plan.create_only:
+        if not version and not (self._plan.create_only or self._plan.fresh):
             return
         try:
             await self._target.calls.request(

@@ -19,13 +19,27 @@ async def list_objects(target: Target, prefix: str, start_after: str) -> AsyncIt
     """Yield the objects whose names start with `prefix` and sort after `start_after`, in ascending order."""
     hidden = not prefix.startswith(RESERVED)
     last = start_after
-    async for item in _items(target, prefix, start_after, hidden):
+    if target.profile.lists_in_order:
+        items = _items(target, prefix, start_after, hidden)
+    else:
+        items = _sorted(_items(target, prefix, "", hidden), target, start_after)
+    async for item in items:
         name = item["Key"].removeprefix(target.prefix)
         if name <= last and last:
             raise _disordered(target, prefix, f"{name!r} comes after {last!r}")
         last = name
         if not (hidden and name.startswith(META_PREFIX)):
             yield _stat(name, item)
+
+
+async def _sorted(
+    items: AsyncIterator[dict[str, Any]], target: Target, after: str
+) -> AsyncIterator[dict[str, Any]]:
+    """Bring a whole listing into order, in memory: what such a server lists first says nothing of what comes."""
+    found = [item async for item in items]
+    for item in sorted(found, key=lambda item: str(item["Key"]).encode("utf-8", "surrogateescape")):
+        if not after or item["Key"].removeprefix(target.prefix) > after:
+            yield item
 
 
 async def _items(target: Target, prefix: str, after: str, hidden: bool) -> AsyncIterator[dict[str, Any]]:

@@ -21,14 +21,20 @@ class Profile:
         An ETag of the form ``<hex>-<parts>`` is the MD5 of the parts' MD5s, so that it can be compared.
     removes_versions
         The bucket keeps every version, and a plain delete frees no space: remove them one by one.
+    lists_in_order
+        Listings ascend by the names' UTF-8 bytes, as Amazon S3 documents it for ListObjectsV2. Servers that keep
+        objects in directories list ``a/b`` before ``a b``.
     """
 
     scheme: str
     condition: Literal["atomic", "try", "none"] = "try"
     multipart_etag_is_md5: bool = True
     removes_versions: bool = False
+    lists_in_order: bool = True
 
 
-#: Any other S3 endpoint, by the documentation of Amazon S3 (PutObject, CompleteMultipartUpload, "Checking object
+#: By the documentation of Amazon S3 (PutObject, CompleteMultipartUpload, "Checking object
 #: integrity": the ETag of a multipart object is computed from the MD5s of its parts).
-GENERIC = Profile(scheme="s3")
+AMAZON = Profile(scheme="s3")
+#: A server of which nothing more is known than that it speaks S3.
+GENERIC = Profile(scheme="s3", lists_in_order=False)

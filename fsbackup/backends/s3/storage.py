@@ -5,7 +5,7 @@ from __future__ import annotations
 from fsbackup.backends.base import ErrorMode, SingleBackend
 from fsbackup.backends.s3.arguments import Argument, resolve
 from fsbackup.backends.s3.objects import DEFAULT_CONCURRENCY, S3Objects
-from fsbackup.backends.s3.profile import GENERIC
+from fsbackup.backends.s3.profile import AMAZON, GENERIC
 from fsbackup.objects import DEFAULT_TIMEOUT
 
 
@@ -83,7 +83,7 @@ class S3Storage(S3Backend):
             region=region,
             endpoint_url=endpoint_url,
             prefix=prefix,
-            profile=GENERIC,
+            profile=GENERIC if endpoint_url else AMAZON,
             timeout=timeout,
             max_concurrency=max_concurrency,
             ca_bundle=ca_bundle,

@@ -71,6 +71,10 @@ class S3Writer(ObjectWriter):
         self._over = True
         return stat
 
+    async def revoke(self) -> None:
+        """Remove the version that `commit` stored, where the bucket keeps versions."""
+        await self._commit.revoke()
+
     async def abort(self) -> None:
         """Throw away what was written, also when cancelled meanwhile; what stays is logged."""
         if not self._over:
