@@ -119,7 +119,7 @@ def load(data: bytes) -> Record:
         if fields.pop("format") != FORMAT:
             raise IntegrityError("the manifest has a newer format", hint="upgrade fsbackup")
         return _build(fields.pop("kind"), fields)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise IntegrityError(f"the manifest cannot be read: {type(error).__name__}") from error
 
 

@@ -108,7 +108,7 @@ class StoreLane:
         exclusive = first and self.store.capabilities.conditional_create
         own = manifest.stored_as(stored.etag, stored.version_id)
         try:
-            await self._step(records.write_record(self.store, own, create_only=exclusive))
+            await self._step(records.write_record(self.store, own, create_only=first))
         except ConflictError:
             exclusive = False
         if not exclusive:

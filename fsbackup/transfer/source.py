@@ -70,6 +70,10 @@ class Source(ABC):
         """Return the next part if it has been read already, so that nobody needs to wait for it."""
         return None
 
+    def known_sha256(self) -> str | None:
+        """Return the SHA-256 of the whole when it is known before anything is sent."""
+        return None
+
     @abstractmethod
     async def reread(self, offset: int, length: int) -> bytes | None:
         """Return bytes read before, or None when this source cannot go back."""
@@ -127,6 +131,9 @@ class FileSource(Source):
     def ready_part(self) -> Part | None:
         part, self._ready = self._ready, None
         return part
+
+    def known_sha256(self) -> str | None:
+        return self.digest().sha256 if self._ready is not None else None
 
     async def reread(self, offset: int, length: int) -> bytes | None:
         return await asyncio.to_thread(self._pread, offset, length)

@@ -175,9 +175,8 @@ class _Upload:
         tags = {"fsbackup-version": __version__}
         if self._source.mtime_ns is not None:
             tags["mtime"] = f"{self._source.mtime_ns / 1e9:.9f}"
-        if self._expected is not None:
-            tags["sha256"] = self._expected.sha256
-        return tags
+        known = self._expected.sha256 if self._expected else self._source.known_sha256()
+        return {**tags, "sha256": known} if known else tags
 
     def _counter(self, store: str) -> Callable[[int], None]:
         progress = self._progress

@@ -73,6 +73,7 @@ class _Files(paramiko.SFTPServerInterface):  # type: ignore[misc]
         handle = paramiko.SFTPHandle(flags)
         file = os.fdopen(fd, "wb" if flags & os.O_WRONLY else "rb", buffering=0)
         handle.readfile = handle.writefile = file
+        handle.chattr = lambda attr: _answer(lambda: os.fchmod(fd, attr.st_mode))
         handle.stat = lambda: paramiko.SFTPAttributes.from_stat(os.fstat(fd))
         return handle
 
@@ -105,6 +106,7 @@ def main(directory: str, port: str, user: str, password: str) -> None:
     def accept() -> None:
         while True:
             client, _ = listener.accept()
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             _serve(client, Path(directory), user, password, key)
 
     threading.Thread(target=accept, daemon=True).start()

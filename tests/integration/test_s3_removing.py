@@ -58,13 +58,16 @@ def test_what_is_hidden_already_is_removed_too(store: S3Objects, b2: s3.StrictEn
 
 
 @pytest.mark.parametrize("sibling", ["kept.old", "kept/below", "kept0", "kept ", "kep", "Kept"])
-def test_no_other_name_is_touched(store: S3Objects, b2: s3.StrictEndpoint, sibling: str) -> None:
+def test_no_other_name_is_touched(
+    store: S3Objects, b2: s3.StrictEndpoint, proxy: FaultProxy, sibling: str
+) -> None:
     for _ in range(4):
         s3.put_bytes(b2, "kept", b"x")
         s3.put_bytes(b2, sibling, b"y")
     run(store.remove("kept"))
     assert {version.key for version in s3.list_versions(b2)} == {sibling}
     assert len(s3.list_versions(b2)) == 4
+    assert proxy.count("delete") == 4
 
 
 def test_an_older_version_never_shows_in_between(

@@ -200,7 +200,7 @@ _CONNECT = """
     from fsbackup.loop import run
     url, bucket, key_id, secret, region = sys.argv[1:]
     store = S3Objects("x", bucket=bucket, endpoint_url=url, region=region, access_key_id=key_id,
-                      secret_access_key=secret)
+                      secret_access_key=secret, timeout=20)
 """
 
 
@@ -218,7 +218,8 @@ def test_a_program_may_end_without_closing(moto: S3Endpoint) -> None:
     assert _python(code, *_arguments(s3.fresh_bucket(moto))) == "x"
 
 
-def test_a_forked_child_makes_its_own_connections(moto: S3Endpoint) -> None:
+def test_a_forked_child_makes_its_own_connections(seaweedfs: S3Endpoint) -> None:
+    """And leaves its parent's alone, which are kept alive and share what the kernel knows of them."""
     code = f"""{_CONNECT}
     import gc
     async def clean_up():
@@ -235,7 +236,7 @@ def test_a_forked_child_makes_its_own_connections(moto: S3Endpoint) -> None:
     print(run(store.read("b")).decode(), run(store.read("a")).decode())
     run(store.close())
     """
-    assert _python(code, *_arguments(s3.fresh_bucket(moto))) == "parent and child parent"
+    assert _python(code, *_arguments(s3.fresh_bucket(seaweedfs))) == "parent and child parent"
 
 
 def test_the_filesystem_works_in_a_notebook(seaweedfs: S3Endpoint) -> None:

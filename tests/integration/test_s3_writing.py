@@ -178,16 +178,14 @@ def test_the_abort_is_repeated_when_a_part_was_in_flight(store: S3Objects, proxy
 
 
 def test_an_abort_goes_on_when_it_is_cancelled(store: S3Objects, direct: S3Endpoint, proxy: FaultProxy) -> None:
-    hold = proxy.add(Hold(), on="abort")
+    busy = proxy.add(Status(503, "SlowDown"), on="abort", times=1)
 
     async def scenario() -> None:
         writer = store.writer("stopped", WritePlan(None), lambda _: None)
         await writer.write(cut(BIG)[0])
         aborting = asyncio.create_task(writer.abort())
-        await asyncio.to_thread(hold.wait_reached)
+        await asyncio.to_thread(busy.wait_reached)
         aborting.cancel()
-        await asyncio.sleep(0)
-        hold.release()
         await aborting
 
     assert isinstance(outcome(scenario()), asyncio.CancelledError)
@@ -214,7 +212,7 @@ def test_an_abort_that_fails_is_logged_and_no_error(
     assert proxy.count("abort") == 1
 
 
-def test_a_part_after_the_end_is_refused(store: S3Objects, direct: S3Endpoint) -> None:
+def test_a_part_after_the_end_is_refused(store: S3Objects, direct: S3Endpoint, proxy: FaultProxy) -> None:
     async def scenario() -> None:
         writer = store.writer("stopped", WritePlan(None), lambda _: None)
         first, second, *_ = cut(BIG)
@@ -223,6 +221,7 @@ def test_a_part_after_the_end_is_refused(store: S3Objects, direct: S3Endpoint) -
         await writer.write(second)
 
     assert isinstance(outcome(scenario()), BackendError)
+    assert proxy.count("upload_part") == 1
     assert s3.list_uploads(direct) == []
 
 

@@ -23,6 +23,14 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
         yield made
 
 
+@pytest.fixture
+def contested(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """Return three replicas behind proxies, with a B2 that keeps versions as the real one does."""
+    r2, b2 = request.getfixturevalue("moto"), request.getfixturevalue("strict_b2")
+    with make_world(r2, b2, tmp_path, proxied=True) as made:
+        yield made
+
+
 @pytest.fixture(params=PAIRS, ids="+".join)
 def each_world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """Return three replicas without proxies, at each pair of servers in turn."""

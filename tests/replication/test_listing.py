@@ -124,7 +124,7 @@ def test_a_replica_that_is_down_is_unknown_not_empty(odd: World) -> None:
 def test_a_server_that_lists_by_directories_is_merged_in_the_order_of_names(
     seaweedfs: S3Endpoint, tmp_path: Path
 ) -> None:
-    """SeaweedFS lists the directory `a/` before `a b`; as a server of unknown kind it is sorted before the merge."""
+    """SeaweedFS lists the directory `a/` before `a b`; as a server of unknown kind it is sorted first."""
     there = fresh_bucket(seaweedfs)
     server = S3Storage(
         there.bucket,

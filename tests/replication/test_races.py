@@ -55,8 +55,9 @@ def told_or_agreed(world: World, writers: list[Writer], names: tuple[str, ...], 
 @pytest.mark.parametrize("role", ["r2", "b2"])
 @pytest.mark.parametrize("overwrite", [False, True], ids=["create", "overwrite"])
 @pytest.mark.parametrize("step", [KEY, manifest_name(KEY)], ids=["data", "manifest"])
-def test_the_second_writer_overtakes_the_first(world: World, role: str, overwrite: bool, step: str) -> None:
+def test_the_second_writer_overtakes_the_first(contested: World, role: str, overwrite: bool, step: str) -> None:
     """One writer is held before a step while the other does all: nobody is told of bytes that are not there."""
+    world = contested
     if overwrite:
         world.store(names=(role,)).replicate(world.file(content(77), "first"), KEY)
     first, second = (Writer(world, data, (role,), overwrite=overwrite) for data in (ONE, TWO))
@@ -70,9 +71,9 @@ def test_the_second_writer_overtakes_the_first(world: World, role: str, overwrit
     told_or_agreed(world, [first, second], (role,), create=not overwrite)
 
 
-def test_two_threads_create_one_key_many_times(world: World) -> None:
+def test_two_threads_create_one_key_many_times(contested: World) -> None:
     """In any interleaving of two creators on three replicas, no replica disagrees with itself silently."""
-    names = ("local", "r2", "b2")
+    world, names = contested, ("local", "r2", "b2")
     for _ in range(8):
         writers = [Writer(world, data, names) for data in (ONE, TWO)]
         for writer in writers:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import paramiko
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -294,6 +296,60 @@ def test_sftp_connection_that_drops(server: SftpServer, root: str) -> None:
     run(scenario())
     assert (door.names(), door.get("kept")) == ({"kept"}, b"older")
     run(store.close())
+
+
+@pytest.mark.parametrize(("mode", "kept"), [(None, 0o600), (0o106644, 0o644)])
+def test_sftp_files_are_private(server: SftpServer, root: str, mode: int | None, kept: int) -> None:
+    """On the server, too, a file is its owner's only unless its source said otherwise, from its first byte on."""
+    directory = server.directory / root
+
+    async def scenario() -> list[int]:
+        store = GenericObjects(server.url + root, options=server.storage_options)
+        writer = store.writer("a", WritePlan(None, 10, mode=mode), lambda _: None)
+        await writer.write(Part(1, 0, b"x", last=True))
+        unfinished = [path.stat().st_mode & 0o777 for path in directory.iterdir()]
+        await writer.commit()
+        await store.close()
+        return unfinished
+
+    assert run(scenario()) == [kept]
+    assert (directory / "a").stat().st_mode & 0o777 == kept
+
+
+def test_sftp_requests_are_sent_at_once(server: SftpServer, root: str) -> None:
+    """Small requests do not wait for each other in the kernel."""
+    store = GenericObjects(server.url + root, options=server.storage_options)
+    run(store.stat("a"))
+    sock = store._connection.session._filesystem.client.get_transport().sock
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    run(store.close())
+
+
+def test_sftp_errors_of_pipelined_writes(server: SftpServer, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes that nobody waited for one by one are waited for at the end of their part, errors and all."""
+    answers = iter([paramiko.SFTPError("disk full")])
+    convert = paramiko.SFTPClient._convert_status
+
+    def failing(self: paramiko.SFTPClient, message: Any) -> None:
+        convert(self, message)
+        if armed.is_set() and (error := next(answers, None)):
+            raise OSError(str(error))
+
+    async def scenario() -> None:
+        store = GenericObjects(server.url + root, options=server.storage_options, confirm="size")
+        writer = store.writer("a", WritePlan(None, 1 << 20), lambda _: None)
+        await writer.write(Part(1, 0, bytes(1 << 20), last=False))
+        armed.set()
+        with pytest.raises(TransientError, match="disk full"):
+            await writer.write(Part(2, 1 << 20, bytes(1 << 20), last=True))
+        armed.clear()
+        await writer.abort()
+        await store.close()
+
+    armed = threading.Event()
+    monkeypatch.setattr(paramiko.SFTPClient, "_convert_status", failing)
+    run(scenario())
+    assert directory_door(server.directory / root).names() == set()
 
 
 def test_sftp_after_a_fork(server: SftpServer, root: str) -> None:

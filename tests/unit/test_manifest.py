@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,23 +23,36 @@ _TEXT = st.text(
 )
 _HASH = st.text("0123456789abcdef", min_size=64, max_size=64)
 _OPTIONAL = st.none() | _TEXT
-
-MANIFESTS = st.builds(
-    Manifest,
-    key=_TEXT,
-    size=st.integers(0, 5 << 40),
-    sha256=_HASH,
-    block_size=st.integers(1, 1 << 40),
-    blocks=st.lists(_HASH, max_size=4).map(tuple),
-    generation=st.integers(1, 1 << 60),
-    replaces=st.none() | _HASH,
-    created_at=_TEXT,
-    source=st.builds(Origin, host=_TEXT, mtime=st.none() | st.floats(allow_nan=False)),
-    part_size=st.integers(1, 5 << 30),
-    fsbackup_version=_TEXT,
-    etag=_OPTIONAL,
-    version_id=_OPTIONAL,
+_ORIGINS = st.builds(
+    Origin,
+    host=_TEXT,
+    mtime=st.none() | st.floats(allow_nan=False),
+    mode=st.none() | st.integers(0, 0o7777),
 )
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> Manifest:
+    """Return any manifest; its blocks are as many as its size has."""
+    block_size, blocks = draw(st.integers(1, 1 << 40)), tuple(draw(st.lists(_HASH, max_size=4)))
+    last = draw(st.integers(1, block_size)) if blocks else 0
+    return Manifest(
+        key=draw(_TEXT),
+        size=max(len(blocks) - 1, 0) * block_size + last,
+        sha256=draw(_HASH),
+        block_size=block_size,
+        blocks=blocks,
+        generation=draw(st.integers(1, 1 << 60)),
+        replaces=draw(st.none() | _HASH),
+        created_at=draw(_TEXT),
+        source=draw(_ORIGINS),
+        part_size=draw(st.integers(1, 5 << 30)),
+        fsbackup_version=draw(_TEXT),
+        etag=draw(_OPTIONAL),
+        version_id=draw(_OPTIONAL),
+    )
+
+
 TOMBSTONES = st.builds(Tombstone, key=_TEXT, generation=st.integers(1, 1 << 60), deleted_at=_TEXT)
 
 EXAMPLE = Manifest(
@@ -56,13 +71,13 @@ EXAMPLE = Manifest(
 )
 
 
-@given(MANIFESTS | TOMBSTONES)
+@given(manifests() | TOMBSTONES)
 def test_round_trip(record: Record) -> None:
     """What is loaded is what was dumped."""
     assert manifest.load(manifest.dump(record)) == record
 
 
-@given(MANIFESTS)
+@given(manifests())
 def test_dumped_bytes_are_plain_json(record: Manifest) -> None:
     """Without this package, any JSON reader finds size and checksum, in ASCII."""
     fields = json.loads(manifest.dump(record).decode("ascii"))
@@ -116,6 +131,15 @@ def test_a_changed_field_is_found(change: dict[str, object]) -> None:
         manifest.load(json.dumps(fields).encode())
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"size": 0}, {"size": 5 << 20}, {"block_size": 1}, {"block_size": 0}, {"block_size": -1}, {"blocks": ()}],
+)
+def test_hashes_for_another_size_are_refused(change: dict[str, Any]) -> None:
+    """A record whose blocks do not add up to its size is refused even when its checksum is right."""
+    assert _is_refused(manifest.dump(replace(EXAMPLE, **change)))
+
+
 def test_a_newer_format_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record of a later version is refused with the hint to upgrade, not called damaged."""
     monkeypatch.setattr(manifest, "FORMAT", 99)
@@ -126,7 +150,7 @@ def test_a_newer_format_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.hint == "upgrade fsbackup"
 
 
-@given(MANIFESTS, st.integers(1, 1 << 60))
+@given(manifests(), st.integers(1, 1 << 60))
 def test_order(record: Manifest, generation: int) -> None:
     """Versions are ordered by generation, and a delete comes after the version that it deleted."""
     stone = Tombstone(record.key, generation, "2025-10-01T12:00:00+00:00")

@@ -23,6 +23,9 @@ class GenericStorage(SingleBackend):
     - ``memory``: a copy that appears in one step, then the temp file is removed. Gone with the process.
     - Object stores (``gcs``, ``abfs``, ...): a copy on the server, which appears in one step.
 
+    Over ``sftp`` files get the source's permission bits, 0600 without a source. fsspec trusts any host key unless
+    ``options`` say ``host_key_policy: reject``.
+
     ``create_only`` asks first and is not atomic against other writers. One connection serves all operations of
     a backend, one after the other. A missing base directory is an empty backend: nothing tells an unmounted disk
     of the server from a new one.

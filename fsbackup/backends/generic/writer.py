@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from fsbackup import keys
 from fsbackup.backends.generic import files
 from fsbackup.backends.generic.connection import Connection
+from fsbackup.backends.local.newfile import DEFAULT_MODE
 from fsbackup.backends.local.threads import pulse
 from fsbackup.errors import BackendError, ConflictError, FsbackupError, IntegrityError
 from fsbackup.events import log
@@ -71,7 +72,7 @@ class GenericWriter(ObjectWriter):
         for start in range(0, len(data), _SLICE):
             self._check()
             piece = data[start : start + _SLICE]
-            _send(self._handle, piece)
+            _send(self._handle, piece, drain=start + _SLICE >= len(data))
             self._size += len(piece)
             pulse()
             moved(len(piece))
@@ -85,6 +86,7 @@ class GenericWriter(ObjectWriter):
             # Somebody may have removed a directory that was there a moment ago.
             with suppress(FileNotFoundError):
                 self._handle = filesystem.open(self._temp, "wb")
+                _restrict(self._handle, DEFAULT_MODE if self._plan.mode is None else self._plan.mode & 0o777)
                 return
         raise BackendError("its directory cannot be made")
 
@@ -155,12 +157,22 @@ class GenericWriter(ObjectWriter):
         return await self._connection.call("write", self._name, call, session=self._session, again=again)
 
 
-def _send(handle: Any, data: bytes) -> None:
+def _send(handle: Any, data: bytes, *, drain: bool) -> None:
+    """Write to a handle; over SFTP without a round trip per 32 KiB, and waiting for all answers with `drain`."""
     if not hasattr(handle, "set_pipelined"):
         handle.write(data)
         return
-    # SFTP waits for an answer per 32 KiB. Pipelined it does not; the last byte, sent the old way, waits for all.
+    kept = 1 if drain else 0
     handle.set_pipelined(True)
-    handle.write(data[:-1])
-    handle.set_pipelined(False)
-    handle.write(data[-1:])
+    handle.write(data[: len(data) - kept])
+    if drain:
+        # The last byte, sent the old way, collects the answers, among them the errors, of all before it.
+        handle.set_pipelined(False)
+        handle.write(data[-kept:])
+
+
+def _restrict(handle: Any, mode: int) -> None:
+    """Set the permission bits before there is anything to read, where the protocol has them."""
+    if hasattr(handle, "chmod"):
+        with suppress(OSError):  # the server does not let us; who may log in may read then
+            handle.chmod(mode)

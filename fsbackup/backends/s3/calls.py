@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsbackup.backends.s3.body import CHUNK, Body, Progress
@@ -81,6 +82,8 @@ class Calls:
             raise
         except TimeoutError as error:
             raise _silent(where, failures) from (failures[-1] if failures else error)
+        finally:
+            failures.clear()  # or they and this frame keep each other, and the part, alive
 
     async def _tried(self, where: Where, call: Callable[[], Awaitable[T]], failures: list[TransientError]) -> T:
         try:
@@ -95,7 +98,11 @@ class Calls:
                 raise first.pop()
             return await self._translated(where, call)
 
-        return await _retrying(where, failures)(again)
+        try:
+            return await _retrying(where, failures)(again)
+        except BaseException as error:
+            clear_frames(error.__traceback__)  # the same, inside the machinery
+            raise
 
     async def _translated(self, where: Where, call: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -103,6 +110,8 @@ class Calls:
         except FsbackupError:
             raise
         except Exception as error:
+            # Whoever keeps the error would keep the bytes of a part, and the credentials, that are in its frames.
+            clear_frames(error.__traceback__)
             raise translate(error, where, self.connection.secrets) from error
 
 

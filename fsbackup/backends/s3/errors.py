@@ -202,8 +202,6 @@ def _of_failure(error: Exception, where: Where) -> FsbackupError:
 
 def _forget_request(error: Any) -> None:
     """botocore keeps the signed request in some errors; its headers name the access key id."""
-    if isinstance(getattr(error, "kwargs", None), dict):
-        error.kwargs.pop("request", None)
     if hasattr(error, "request"):
         error.request = None
 

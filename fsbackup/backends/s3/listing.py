@@ -21,8 +21,8 @@ async def list_objects(target: Target, prefix: str, start_after: str) -> AsyncIt
     last = start_after
     if target.profile.lists_in_order:
         items = _items(target, prefix, start_after, hidden)
-    else:
-        items = _sorted(_items(target, prefix, "", hidden), target, start_after)
+    else:  # and nothing of it jumped over: where such a server goes on after a name is its own affair
+        items = _sorted(_items(target, prefix, "", hidden=False), target, start_after)
     async for item in items:
         name = item["Key"].removeprefix(target.prefix)
         if name <= last and last:
@@ -45,17 +45,20 @@ async def _sorted(
 async def _items(target: Target, prefix: str, after: str, hidden: bool) -> AsyncIterator[dict[str, Any]]:
     """Yield what the pages hold, leaving our own records out as early as a page shows them."""
     token: str | None = None
+    seen: set[str] = set()
     while True:
         page = await _page(target, prefix, after, token)
         items = page.get("Contents", [])
         for item in items:
+            if not item["Key"].startswith(target.prefix + prefix):
+                raise _disordered(target, prefix, f"{item['Key']!r} was not asked for")
             yield item
         if not page.get("IsTruncated"):
             return
         if hidden and items and items[-1]["Key"].startswith(target.prefix + META_PREFIX):
             after, token = _BEHIND_OWN, None
             continue
-        token = _next(target, prefix, page, token)
+        token = _next(target, prefix, page, seen)
 
 
 async def _page(target: Target, prefix: str, after: str, token: str | None) -> Answer:
@@ -72,11 +75,12 @@ async def _page(target: Target, prefix: str, after: str, token: str | None) -> A
     return page
 
 
-def _next(target: Target, prefix: str, page: Answer, token: str | None) -> str:
-    following = page.get("NextContinuationToken")
-    if not following or following == token:
+def _next(target: Target, prefix: str, page: Answer, seen: set[str]) -> str:
+    token = str(page.get("NextContinuationToken", ""))
+    if not token or token in seen:
         raise _disordered(target, prefix, "it says that there is more, but not where")
-    return str(following)
+    seen.add(token)
+    return token
 
 
 def _stat(name: str, item: dict[str, Any]) -> ObjectStat:

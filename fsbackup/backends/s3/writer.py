@@ -64,6 +64,7 @@ class S3Writer(ObjectWriter):
             self._done[part.number] = await sending
         finally:
             self._running.discard(sending)
+            del sending  # its error and this frame would keep each other alive
 
     async def commit(self) -> ObjectStat:
         """Store the object under its name and confirm it."""
