@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import hashlib
 import logging
 import tracemalloc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -15,11 +17,11 @@ from fsbackup.backends.r2 import R2
 from fsbackup.backends.s3 import S3Objects
 from fsbackup.errors import BackendError, ConflictError
 from fsbackup.loop import run
-from fsbackup.objects import WritePlan
+from fsbackup.objects import Part, WritePlan
 from tests.integration.s3_kit import MIB, PART, connect, cut, outcome, upload, write
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
-from tests.servers.faults import FaultProxy, Hold, Record, Status, Throttle, fault_proxy
+from tests.servers.faults import Drop, Fault, FaultProxy, Hold, Record, Stall, Status, Throttle, fault_proxy
 from tests.servers.operations import Operation
 
 PARTS = [b"a" * PART, b"b" * PART, b"tail"]
@@ -138,6 +140,46 @@ def test_a_body_is_never_copied_whole(store: S3Objects, proxy: FaultProxy) -> No
     finally:
         tracemalloc.stop()
     assert peak < 4 * MIB
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["put", "part"])
+@pytest.mark.parametrize(
+    "fault",
+    [Status(403, "AccessDenied"), Status(503, "SlowDown", {"Retry-After": "0"}), Drop(request_bytes=1), Stall()],
+    ids=["refused", "busy", "dropped", "stalled"],
+)
+def test_a_failed_part_is_let_go_at_once(proxy: FaultProxy, fault: Fault, last: bool) -> None:
+    """Not when the garbage collector comes round, and not as long as somebody keeps the error."""
+
+    failing = connect(proxy.endpoint, profile=R2, timeout=1.0 if isinstance(fault, Stall) else 60.0)
+
+    async def scenario() -> tuple[BaseException | None, Part | None]:
+        part = Part(1, 0, bytes(PART), last=last)
+        watched = weakref.ref(part)
+        writer = failing.writer("failed", WritePlan(None), lambda _: None)
+        error: BaseException | None = None
+        try:
+            await writer.write(part)
+            await writer.commit()
+        except BackendError as caught:
+            error = caught.with_traceback(None)
+        await writer.abort()
+        del writer, part
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return error, watched()
+
+    run(failing.stat("warm"))
+    proxy.add(fault, on="put_object" if last else "upload_part")
+    gc.collect()
+    gc.disable()
+    try:
+        error, kept = run(scenario())
+    finally:
+        gc.enable()
+    run(failing.close())
+    assert error is not None
+    assert kept is None
 
 
 # --- stopped half-way -----------------------------------------------------------------------------------------

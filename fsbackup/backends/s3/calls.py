@@ -81,6 +81,7 @@ class Calls:
                 raise _damaged(where) from error
             raise
         except TimeoutError as error:
+            clear_frames(error.__traceback__)
             raise _silent(where, failures) from (failures[-1] if failures else error)
         finally:
             failures.clear()  # or they and this frame keep each other, and the part, alive

@@ -11,20 +11,21 @@ class Watch:
 
     def __init__(self, silence: float) -> None:
         self._silence = silence
-        self._timer = asyncio.timeout(silence)
-        self._left = False
+        self._timer: asyncio.Timeout | None = None
 
     async def __aenter__(self) -> Watch:
-        await self._timer.__aenter__()
+        self._timer = await asyncio.timeout(self._silence).__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._left = True
-        await self._timer.__aexit__(kind, error, trace)
+        # It knows its task, which will keep the error, which keeps the frame that knows us.
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            await timer.__aexit__(kind, error, trace)
 
     def moved(self) -> None:
         """Note that something moved. Too late is no error: the transport may go on with a body for a while."""
-        if not self._left and not self._timer.expired():
+        if self._timer is not None and not self._timer.expired():
             self._timer.reschedule(asyncio.get_running_loop().time() + self._silence)

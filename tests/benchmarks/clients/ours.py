@@ -7,7 +7,7 @@ from typing import Any
 
 import botocore.session
 import s3fs
-import stamina
+import tenacity
 from aiobotocore.session import AioSession
 
 from fsbackup.backends.b2 import BackblazeB2Storage
@@ -20,7 +20,7 @@ from tests.benchmarks.task import Task
 from tests.servers.endpoint import S3Endpoint
 
 # Loaded lazily by fsbackup, and not timed for the others either.
-__all__ = ["AioSession", "botocore", "many", "one", "s3fs", "stamina"]
+__all__ = ["AioSession", "botocore", "many", "one", "s3fs", "tenacity"]
 
 
 def one(task: Task) -> dict[str, Any]:
