@@ -79,7 +79,8 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch, protocol: str) -> None
     """A protocol whose package is not installed names the package and the extra that has it."""
     monkeypatch.setitem(sys.modules, "paramiko", None)
     monkeypatch.delitem(sys.modules, "fsspec.implementations.sftp", raising=False)
-    monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})  # as if it had never been asked for
+    # As if it had never been asked for: fsspec keeps the classes that it has loaded.
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, protocol, raising=False)
     with pytest.raises(ConfigError, match="paramiko") as caught:
         GenericStorage(f"{protocol}://nas/backups")
     assert caught.value.hint == 'pip install "fsbackup[sftp]"'
