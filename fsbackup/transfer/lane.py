@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from fsbackup.errors import BackendError, ConflictError, FsbackupError
-from fsbackup.keys import encode_key, manifest_name
-from fsbackup.manifest import Manifest, Record
+from fsbackup.keys import encode_key
+from fsbackup.manifest import Manifest
 from fsbackup.objects import ObjectStat, ObjectWriter, WritePlan
 from fsbackup.transfer import records
 from fsbackup.transfer.records import Finding
@@ -116,9 +116,9 @@ class StoreLane:
 
     async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
         """Refuse to call it stored when another writer's manifest, or data, is what stands there now."""
-        found, stat = await self._step(self._look_again())
-        own_record = isinstance(found, Manifest) and found.sha256 == manifest.sha256
-        own_data = stat is not None and (stat.size, stat.etag) == (stored.size, stored.etag)
+        there = await self._step(records.look(self.store, self._key))
+        own_record = there.manifest is not None and there.manifest.sha256 == manifest.sha256
+        own_data = there.stat is not None and (there.stat.size, there.stat.etag) == (stored.size, stored.etag)
         if own_record and own_data:
             return
         if not own_record:
@@ -130,12 +130,6 @@ class StoreLane:
             key=self._key,
             hint="decide which one is right and store it again with overwrite",
         )
-
-    async def _look_again(self) -> tuple[Record | None, ObjectStat | None]:
-        (found, _), stat = await asyncio.gather(
-            records.read_record(self.store, manifest_name(self._key)), self.store.stat(encode_key(self._key))
-        )
-        return found, stat
 
     async def abort(self) -> None:
         """Throw away what was sent."""

@@ -94,22 +94,23 @@ def _late(store: ObjectStore) -> Finding:
 async def find(store: ObjectStore, key: str, *, with_stat: bool = True) -> Finding:
     """Ask one store what it knows of `key`: its manifest, and with `with_stat` its data object."""
 
-    async def look() -> Finding:
-        if not with_stat:
-            record, damaged = await read_record(store, manifest_name(key))
-            return Finding(store, record, damaged)
-        (record, damaged), stat = await asyncio.gather(
-            read_record(store, manifest_name(key)), store.stat(encode_key(key))
-        )
-        return Finding(store, record, damaged, stat)
-
     try:
         async with asyncio.timeout(store.timeout + BACKSTOP):
-            return await look()
+            if with_stat:
+                return await look(store, key)
+            return Finding(store, *await read_record(store, manifest_name(key)))
     except FsbackupError as error:
         return Finding(store, error=error)
     except TimeoutError:
         return Finding(store, error=unanswered(store, "stat", key))
+
+
+async def look(store: ObjectStore, key: str) -> Finding:
+    """Read one store's manifest and stat its data object at once; raises what the store raises."""
+    (record, damaged), stat = await asyncio.gather(
+        read_record(store, manifest_name(key)), store.stat(encode_key(key))
+    )
+    return Finding(store, record, damaged, stat)
 
 
 def unanswered(store: ObjectStore, operation: str, key: str) -> BackendUnavailableError:
