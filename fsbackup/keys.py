@@ -13,9 +13,9 @@ import re
 import unicodedata
 from urllib.parse import unquote_to_bytes
 
-#: Longest name in bytes: S3 allows 1,024, and a manifest's name adds its own prefix and suffix.
+#: Longest name in bytes: S3 allows 1,024, and a manifest's name adds a prefix.
 MAX_NAME_BYTES = 900
-#: Longest segment in bytes: Linux allows 255, and a manifest's name adds its suffix.
+#: Longest segment in bytes: Linux allows 255, and other tools' temp names need some.
 MAX_SEGMENT_BYTES = 240
 
 #: No key's segment may contain this word: it marks everything of our own.
@@ -23,7 +23,6 @@ RESERVED = ".fsbackup"
 META_PREFIX = f"{RESERVED}/"
 MANIFESTS = f"{META_PREFIX}manifests/"
 PENDING = f"{META_PREFIX}pending/"
-MANIFEST_SUFFIX = f"{RESERVED}.json"
 #: The ending of an unfinished local or generic write; listings hide it, repair clears it.
 TEMP_SUFFIX = f"{RESERVED}-tmp"
 
@@ -116,20 +115,21 @@ def decode_name(name: str) -> str | None:
 
 
 def manifest_name(key: str) -> str:
-    """Return the name of the manifest of `key`."""
-    return f"{MANIFESTS}{encode_key(key)}{MANIFEST_SUFFIX}"
+    """Return the name of the manifest of `key`.
+
+    Nothing is appended, so that manifests are listed in the order of their objects.
+    """
+    return f"{MANIFESTS}{encode_key(key)}"
 
 
 def pending_name(key: str) -> str:
     """Return the name of the record that announces a replacement of `key` before its data changes."""
-    return f"{PENDING}{encode_key(key)}{MANIFEST_SUFFIX}"
+    return f"{PENDING}{encode_key(key)}"
 
 
 def manifest_key(name: str) -> str | None:
     """Return the key whose manifest is stored under `name`, or None when it is no manifest's name."""
-    if not (name.startswith(MANIFESTS) and name.endswith(MANIFEST_SUFFIX)):
-        return None
-    return decode_name(name[len(MANIFESTS) : -len(MANIFEST_SUFFIX)])
+    return decode_name(name.removeprefix(MANIFESTS)) if name.startswith(MANIFESTS) else None
 
 
 def in_prefix(key: str, prefix: str) -> bool:

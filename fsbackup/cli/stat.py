@@ -72,9 +72,9 @@ COMMAND = Command(
     name="stat",
     summary="show one object: size, hash, and what each replica has of it",
     description="Shows what an object's manifest says, and what each replica has: present, missing, stale (an "
-    "older version), conflict (another version under the same generation), damaged, unproven (no manifest), "
-    "deleted (its data is still to be removed) or unknown (it did not answer). Reads no data; the exit code is "
-    "3 when not all have it.",
+    "older version), conflict (two contents under one generation), size differs, damaged, no manifest, deleted "
+    "elsewhere (its data is still to be removed) or unknown (it did not answer). Reads no data; the exit code "
+    "is 3 when not all have it.",
     examples=("fsbackup stat backups/shop.sql.gz", "fsbackup stat backups/shop.sql.gz --json | jq -r .sha256"),
     arguments=_arguments,
     execute=_execute,

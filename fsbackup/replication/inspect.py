@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.manifest import Manifest, Record, Tombstone
-from fsbackup.transfer import records, versions
+from fsbackup.replication.states import ReplicaState, Verdict, judge
+from fsbackup.transfer import records
 from fsbackup.transfer.records import Finding
 from fsbackup.transfer.replicas import ReplicaSet
 from fsbackup.transfer.results import Status
-
-#: What a replica has of an object: the newest version; an older one; another one under the same generation; data
-#: that is not what its manifest says; data without a manifest; a deleted object's data; nothing; or no answer.
-ReplicaState = Literal["present", "stale", "conflict", "damaged", "unproven", "deleted", "missing", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +95,8 @@ async def inspect(targets: ReplicaSet, key: str) -> ObjectInfo:
         When none has it and not all could be asked.
     """
     findings = await records.survey(targets.stores, key)
-    top = versions.newest(finding.record for finding in findings)
+    verdict = judge(key, findings)
+    top = verdict.top
     if not any(finding.stat is not None for finding in findings):
         raise _absent(key, findings, top)
     return ObjectInfo(
@@ -107,15 +105,15 @@ async def inspect(targets: ReplicaSet, key: str) -> ObjectInfo:
         size=top.size if isinstance(top, Manifest) else next(f.stat.size for f in findings if f.stat is not None),
         deleted_at=top.deleted_at if isinstance(top, Tombstone) else None,
         min_copies=targets.min_copies,
-        replicas={finding.store.name: _info(finding, top) for finding in findings},
+        replicas={finding.store.name: _info(finding, verdict) for finding in findings},
     )
 
 
-def _info(finding: Finding, top: Record | None) -> ReplicaInfo:
+def _info(finding: Finding, verdict: Verdict) -> ReplicaInfo:
     stat = finding.stat
     return ReplicaInfo(
         backend=finding.store.name,
-        state=_state(finding, top),
+        state=verdict.states[finding.store.name],
         size=stat.size if stat else None,
         modified=stat.modified if stat else None,
         generation=finding.record.generation if finding.record else None,
@@ -123,25 +121,6 @@ def _info(finding: Finding, top: Record | None) -> ReplicaInfo:
         version_id=stat.version_id if stat else None,
         error=str(finding.error) if finding.error else None,
     )
-
-
-def _state(finding: Finding, top: Record | None) -> ReplicaState:
-    own = finding.manifest
-    if finding.error is not None:
-        return "unknown"
-    if finding.stat is None:
-        return "missing"
-    if isinstance(top, Tombstone):
-        return "deleted"
-    if finding.damaged:
-        return "damaged"
-    if own is None or top is None:
-        return "unproven"
-    if own.generation < top.generation:
-        return "stale"
-    if own.sha256 != top.sha256:
-        return "conflict"
-    return "present" if finding.holds(top) else "damaged"
 
 
 def _absent(key: str, findings: list[Finding], top: Record | None) -> FsbackupError:

@@ -1,17 +1,15 @@
-"""The objects of a set: every replica's sorted listing, merged. One LIST per 1,000 keys and replica, no more."""
+"""`ls`: the objects of a set and which replicas list them, from their listings alone."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fsbackup.errors import FsbackupError, NoHealthyReplicaError
-from fsbackup.keys import decode_name, encode_key, in_prefix
+from fsbackup.errors import FsbackupError
 from fsbackup.objects import ObjectStat, ObjectStore
-
-log = logging.getLogger("fsbackup.storage")
+from fsbackup.replication.walk import Listed, Seen, Walk
 
 #: `"unknown"`: the replica could not be listed, which says nothing about the object.
 Presence = Literal["present", "missing", "size differs", "unknown"]
@@ -48,44 +46,16 @@ class ObjectEntry:
         return {"key": self.key, "size": self.size, "modified": self.modified, "replicas": dict(self.replicas)}
 
 
-class _Cursor:
-    """One replica's place in its listing; `error` says that it could not be listed (any further)."""
-
-    def __init__(self, store: ObjectStore, prefix: str) -> None:
-        self.store = store
-        self.head: tuple[str, ObjectStat] | None = None
-        self.error: FsbackupError | None = None
-        self._prefix = prefix
-        self._rest: AsyncIterator[ObjectStat] = store.list(encode_key(prefix.removesuffix("/")) + _slash(prefix))
-
-    async def advance(self) -> None:
-        """Move to the next object with a key, past names that no key encodes to."""
-        self.head = None
-        try:
-            async for stat in self._rest:
-                key = decode_name(stat.name)
-                if key is not None and in_prefix(key, self._prefix):
-                    self.head = (key, stat)
-                    return
-        except FsbackupError as error:
-            self.error = error
-            log.error("%s cannot be listed: %s", self.store.name, error)
-
-
-def _slash(prefix: str) -> str:
-    return "/" if prefix.endswith("/") else ""
-
-
 class Listing:
     """A walk over the objects of a set below `prefix`, in the order of their encoded names."""
 
     def __init__(self, stores: tuple[ObjectStore, ...], prefix: str) -> None:
-        self._cursors = [_Cursor(store, prefix) for store in stores]
+        self._walk = Walk(stores, prefix, records=False)
 
     @property
     def errors(self) -> dict[str, FsbackupError]:
         """Why a replica could not be listed, by name; complete once the walk is over."""
-        return {cursor.store.name: cursor.error for cursor in self._cursors if cursor.error is not None}
+        return self._walk.errors
 
     async def entries(self) -> AsyncGenerator[ObjectEntry, None]:
         """Yield each object once.
@@ -95,31 +65,20 @@ class Listing:
         NoHealthyReplicaError
             When no replica can be listed.
         """
-        for cursor in self._cursors:
-            await cursor.advance()
-        while heads := [cursor for cursor in self._cursors if cursor.head is not None]:
-            yield self._entry(min(_order(cursor) for cursor in heads))
-            least = min(_order(cursor) for cursor in heads)
-            for cursor in heads:
-                if _order(cursor) == least:
-                    await cursor.advance()
-        if len(self.errors) == len(self._cursors):
-            reasons = "; ".join(str(error) for error in self.errors.values())
-            raise NoHealthyReplicaError(f"no replica can be listed: {reasons}", operation="list")
-
-    def _entry(self, order: bytes) -> ObjectEntry:
-        here = {c.store.name: c.head for c in self._cursors if c.head is not None and _order(c) == order}
-        key, first = next(iter(here.values()))
-        replicas: dict[str, Presence] = {}
-        for cursor in self._cursors:
-            found = here.get(cursor.store.name)
-            if found is not None:
-                replicas[cursor.store.name] = "present" if found[1].size == first.size else "size differs"
-            else:
-                replicas[cursor.store.name] = "unknown" if cursor.error else "missing"
-        return ObjectEntry(key, first.size, first.modified, replicas)
+        async with aclosing(self._walk.keys()) as keys:
+            async for seen in keys:
+                yield _entry(seen)
 
 
-def _order(cursor: _Cursor) -> bytes:
-    assert cursor.head is not None
-    return cursor.head[1].name.encode("utf-8", "surrogateescape")
+def _entry(seen: Seen) -> ObjectEntry:
+    first = next(listed.data for listed in seen.replicas.values() if listed and listed.data)
+    replicas = {name: _presence(listed, first) for name, listed in seen.replicas.items()}
+    return ObjectEntry(seen.key, first.size, first.modified, replicas)
+
+
+def _presence(listed: Listed | None, first: ObjectStat) -> Presence:
+    if listed is None:
+        return "unknown"
+    if listed.data is None:
+        return "missing"
+    return "present" if listed.data.size == first.size else "size differs"

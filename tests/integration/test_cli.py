@@ -209,11 +209,11 @@ class TestLooking:
         assert hashlib.sha256(b"a note").hexdigest() in good.out
         (cli.home / "disk1/k").unlink()
         (cli.home / "disk3/k").write_text("rotten")
-        (cli.home / "disk3/.fsbackup/manifests/k.fsbackup.json").unlink()
+        (cli.home / "disk3/.fsbackup/manifests/k").unlink()
         found = cli("stat", "k", "--json")
         assert found.code == 1
         states = {name: each["state"] for name, each in found.json()["replicas"].items()}
-        assert states == {"disk1": "missing", "disk2": "present", "disk3": "unproven"}
+        assert states == {"disk1": "missing", "disk2": "present", "disk3": "no manifest"}
         assert (found.json()["generation"], found.json()["size"]) == (1, 6)
 
     def test_a_stale_replica(self, cli: Cli) -> None:

@@ -16,7 +16,6 @@ from tests.servers import s3
 
 MANIFESTS = ".fsbackup/manifests/"
 PENDING = ".fsbackup/pending/"
-_SUFFIX = ".fsbackup.json"
 
 
 class Eye(ABC):
@@ -48,11 +47,11 @@ class Eye(ABC):
 
     def manifest(self, key: str) -> dict[str, Any] | None:
         """Return the record of a key as parsed JSON."""
-        return _json(self.get(f"{MANIFESTS}{key}{_SUFFIX}"))
+        return _json(self.get(f"{MANIFESTS}{key}"))
 
     def announced(self, key: str) -> dict[str, Any] | None:
         """Return the announced replacement of a key as parsed JSON."""
-        return _json(self.get(f"{PENDING}{key}{_SUFFIX}"))
+        return _json(self.get(f"{PENDING}{key}"))
 
     def set_manifest(self, key: str, fields: dict[str, Any]) -> None:
         """Store a record, with the checksum that fits it."""
@@ -126,12 +125,12 @@ class BucketEye(Eye):
 
 def manifest_name(key: str) -> str:
     """Return where the record of a (plain) key is."""
-    return f"{MANIFESTS}{key}{_SUFFIX}"
+    return f"{MANIFESTS}{key}"
 
 
 def pending_name(key: str) -> str:
     """Return where the announcement of a (plain) key is."""
-    return f"{PENDING}{key}{_SUFFIX}"
+    return f"{PENDING}{key}"
 
 
 def proves(record: dict[str, Any], data: bytes) -> bool:

@@ -181,10 +181,10 @@ def test_a_listing_that_breaks_off_is_unknown_from_there(many: World) -> None:
 
 
 def test_a_listing_given_up_early_ends(many: World) -> None:
-    """Whoever looks at the first entry only costs one page per replica."""
+    """Whoever looks at the first entry only costs that page, and the one that is read ahead."""
     for proxy in many.proxies.values():
         proxy.forget()
     entries = many.store().ls()
     assert next(entries).key == "many/00000"
     entries.close()  # type: ignore[attr-defined]
-    assert all(proxy.count("list") == 1 for proxy in many.proxies.values())
+    assert all(1 <= proxy.count("list") <= 2 for proxy in many.proxies.values())

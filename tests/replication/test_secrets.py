@@ -80,7 +80,7 @@ def test_success_shows_no_secret(world: World, shown: Callable[[], str]) -> None
         backend = store.backends[name]
         seen += [repr(backend), str(backend), backend.location, repr(backend.objects), repr(backend.fs)]
         seen += [str(backend.fs.storage_options), dumped(backend.fs.to_json), dumped(pickle.dumps, backend.fs)]
-        manifest = world.eyes[name].get(f".fsbackup/manifests/{KEY}.fsbackup.json")
+        manifest = world.eyes[name].get(f".fsbackup/manifests/{KEY}")
         assert manifest is not None
         seen.append(manifest.decode())
     seen += [repr(list(store.ls())), repr(store.status()), repr(store.stat(KEY))]

@@ -80,7 +80,7 @@ class World(Places):
     def clean(self, *keys: str) -> None:
         """Assert that nothing but these keys and their manifests is anywhere."""
         for name, eye in self.eyes.items():
-            wanted = {each for key in keys for each in (key, f".fsbackup/manifests/{key}.fsbackup.json")}
+            wanted = {each for key in keys for each in (key, f".fsbackup/manifests/{key}")}
             assert eye.names() == wanted, name
             assert eye.unfinished() == [], name
 
