@@ -94,6 +94,7 @@ def open_set(
         part_size=max((size for size in sizes if size is not None), default=None),
         memory=settings.memory,
         spool=Spool(Path(spool.dir), spool.max_bytes) if spool else None,
+        stall_timeout=settings.stall_timeout,
     )
 
 

@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from fsbackup.sizing import DEFAULT_PART_SIZE
 
@@ -115,11 +115,73 @@ class Capabilities:
         Writers use `Part.md5`, so it is worth computing beside the other hashes.
     removes_versions
         Removing an object also removes its older versions (they would be billed otherwise).
+    content_etags
+        Which ETags are made of the content alone, so that two such stores list the same for the same content:
+        ``"single"``: of objects stored in one request; ``"all"``: also of those stored in equal parts.
     """
 
     conditional_create: bool = False
     wants_md5: bool = False
     removes_versions: bool = False
+    content_etags: Literal["none", "single", "all"] = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a store can find out about its place beyond its objects; None: not known.
+
+    Parameters
+    ----------
+    clock_ahead
+        Seconds that the place's clock is ahead of ours, to about a second.
+    conditional_create
+        Whether the place itself refuses to create a name that exists, tried just now.
+    keeps_versions
+        Whether what is replaced or removed is kept, and billed, as an older version.
+    uploads, oldest_upload
+        Unfinished multipart uploads (of the first 1,000), and when the oldest was begun in epoch seconds.
+    expires
+        Days after which the place's own rules delete objects, one per rule; empty when there is no such rule.
+    free, total
+        Bytes.
+    access
+        What to check when the place does not let us in.
+    unknown
+        Why a fact is not known, by its name.
+    """
+
+    clock_ahead: float | None = None
+    conditional_create: bool | None = None
+    keeps_versions: bool | None = None
+    uploads: int | None = None
+    oldest_upload: float | None = None
+    expires: tuple[int, ...] | None = None
+    free: int | None = None
+    total: int | None = None
+    access: str | None = None
+    unknown: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What a write of ours left behind that never ended, as after a kill or a power cut.
+
+    Parameters
+    ----------
+    name
+        What the store calls it: no object's name.
+    started
+        When it was begun, or last moved where that is all there is to know, in epoch seconds.
+    size
+        Bytes that it takes; None where the backend does not say.
+    what
+        What it is, for people.
+    """
+
+    name: str
+    started: float
+    size: int | None
+    what: str
 
 
 class ObjectWriter(ABC):
@@ -202,8 +264,13 @@ class ObjectStore(ABC):
         """Return what the backend says of `name`, None only when it says that there is no such key."""
 
     @abstractmethod
-    async def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
+    async def read(
+        self, name: str, start: int = 0, end: int | None = None, *, moved: Callable[[int], None] | None = None
+    ) -> bytes:
         """Return the bytes from `start` up to, not including, `end` (None: to the last).
+
+        A store that can tell how its bytes arrive calls `moved` with 0 when it begins, and then with their number
+        as they come; one that cannot never calls it.
 
         Exactly `end - start` bytes, fewer only where the object ends before `end`; b"" when `start` is at or
         after the object's end or not before `end`. Raises `ObjectNotFoundError` when there is no such key.
@@ -238,5 +305,24 @@ class ObjectStore(ABC):
             await writer.abort()
             raise
 
+    def leftovers(self, older_than: float) -> AsyncIterator[Leftover]:  # noqa: ARG002 - most leave none
+        """Yield what writes of ours left behind and nothing has moved in for `older_than` seconds.
+
+        Only what is certainly ours; and an age longer than any pause of a live write keeps those safe.
+        """
+        return _nothing()
+
+    async def discard(self, leftover: Leftover) -> None:  # noqa: B027 - most leave none
+        """Remove what `leftovers` found; nothing when it is gone already. `ValueError` for anything else."""
+
+    async def facts(self, probe: str | None = None) -> Facts:  # noqa: ARG002 - most backends have nothing to try
+        """Find out about the place. Never raises for what it does not say; may replace the object `probe`."""
+        return Facts()
+
     async def close(self) -> None:  # noqa: B027 - most backends hold nothing to close
         """Release connections. The store can be used again afterwards."""
+
+
+async def _nothing() -> AsyncIterator[Leftover]:
+    for leftover in list[Leftover]():
+        yield leftover

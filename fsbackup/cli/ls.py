@@ -49,7 +49,7 @@ def _print(args: Namespace, entry: ObjectEntry, names: list[str]) -> None:
     elif args.long:
         states: list[str] = [entry.replicas[name] for name in names]
         output.say(_columns(text.size(entry.size), text.when(entry.modified), names, states, entry.key))
-    else:
+    elif not entry.deleted:
         output.say(entry.key)
 
 
@@ -63,8 +63,9 @@ COMMAND = Command(
     name="ls",
     summary="list objects, and which replicas have them",
     description="Lists the objects at or below a prefix, from the replicas' own listings, in order. With -l: "
-    "size, date, and for each replica present, missing, size differs or unknown (it could not be listed). With "
-    "--json: one JSON object per line. The exit code is 3 when something listed is not everywhere.",
+    "size, date, and for each replica present, missing, size differs or unknown (it could not be listed); also "
+    "what was deleted while a replica was away that still has it (deleted elsewhere). With --json: one JSON "
+    "object per line. The exit code is 3 when something listed is not everywhere.",
     examples=("fsbackup ls", "fsbackup ls -l backups/2025/10", "fsbackup ls --json | jq -r .key"),
     arguments=_arguments,
     execute=_execute,

@@ -6,12 +6,13 @@ import argparse
 from textwrap import fill
 
 from fsbackup import __version__
-from fsbackup.cli import config, exits, get, ls, put, rm, run, stat, status
+from fsbackup.cli import config, doctor, exits, get, ls, put, repair, rm, run, stat, status, verify
 from fsbackup.cli.command import Command
 
 _GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ("Back up", (run.COMMAND, put.COMMAND)),
-    ("Look", (ls.COMMAND, stat.COMMAND, status.COMMAND)),
+    ("Look", (ls.COMMAND, stat.COMMAND, status.COMMAND, verify.COMMAND, doctor.COMMAND)),
+    ("Mend", (repair.COMMAND,)),
     ("Get back", (get.COMMAND,)),
     ("Delete", (rm.COMMAND,)),
     ("Set up", (config.COMMAND,)),

@@ -1,9 +1,10 @@
-"""`fsbackup status`: how much each backend holds, and what is not everywhere."""
+"""`fsbackup status`: how much each backend holds, what is not everywhere, and whether backups still come."""
 
 from __future__ import annotations
 
 import argparse
 from argparse import Namespace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from fsbackup.cli import context, exits, failures, output, text
@@ -11,8 +12,8 @@ from fsbackup.cli.command import Command, add_set, prefix
 from fsbackup.errors import ConfigError, NoHealthyReplicaError
 
 if TYPE_CHECKING:
+    from fsbackup.replication.holdings import BackendStatus, Group, SetStatus
     from fsbackup.replication.listing import ObjectEntry
-    from fsbackup.replication.status import BackendStatus, SetStatus
     from fsbackup.replication.storage import ReplicatedStorage
 
 #: Incomplete objects named; `ls -l` names them all.
@@ -23,7 +24,35 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "prefix", nargs="?", default="", metavar="PREFIX", type=prefix, help="a key, or the first segments of keys"
     )
+    parser.add_argument(
+        "--depth",
+        type=_depth,
+        default=1,
+        metavar="N",
+        help="segments below PREFIX to group objects by (default: 1)",
+    )
+    parser.add_argument(
+        "--max-age",
+        type=_duration,
+        metavar="AGE",
+        help="fail when the newest object of a group is older (26h, 8d), or there is none",
+    )
     add_set(parser, otherwise="all of the configuration, one after the other")
+
+
+def _depth(value: str) -> int:
+    if not value.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number is meant, not {value!r}")
+    return int(value)
+
+
+def _duration(value: str) -> timedelta:
+    from fsbackup.config import parse_duration
+
+    try:
+        return parse_duration(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"an age like 26h or 8d is meant, not {value!r}") from None
 
 
 def _execute(args: Namespace) -> int:
@@ -43,12 +72,12 @@ def _execute(args: Namespace) -> int:
 
 def _one(args: Namespace, name: str, store: ReplicatedStorage) -> dict[str, Any]:
     try:
-        status = store.status(args.prefix)
+        status = store.status(args.prefix, depth=args.depth, max_age=args.max_age)
     except NoHealthyReplicaError as error:
         if not args.json:
             output.say(f"{name}: failed: {failures.message(error)}")
         return {"status": "failed", "error": failures.as_dict(error)}
-    if not args.json:
+    if not args.json and not (args.quiet and status.status == "complete"):
         _print(name, store, status)
     return status.as_dict()
 
@@ -56,55 +85,87 @@ def _one(args: Namespace, name: str, store: ReplicatedStorage) -> dict[str, Any]
 def _print(name: str, store: ReplicatedStorage, status: SetStatus) -> None:
     where = f" at or below {status.prefix}" if status.prefix else ""
     output.say(f"{name}: {text.count(status.objects, 'object')}{where}, min_copies {store.min_copies}")
-    rows = [["backend", "objects", "size", "missing", "size differs", "status", "location"]]
+    rows = [["backend", "objects", "size", "status", "location"]]
     rows += [
         [backend, *_cells(each), store.backends[backend].location] for backend, each in status.backends.items()
     ]
-    output.table(rows, right=(1, 2, 3, 4))
+    output.table(rows, right=(1, 2))
+    if status.groups:
+        output.say()
+        rows = [["prefix", "objects", "size", "newest", "age", "key"], *map(_group, status.groups)]
+        output.table(rows, right=(1, 2, 4))
+    output.say()
     lacking = [entry for entry in status.incomplete if _lacking(entry)]
     for entry in lacking[:_NAMED]:
-        output.say(f"not everywhere: {entry.key} ({_lacking(entry)})")
-    if status.newest:
-        output.say(f"newest: {status.newest.key}, {text.when(status.newest.modified)}")
+        output.say(f"not everywhere: {text.one_line(entry.key)} ({_lacking(entry)})")
     output.say(_verdict(status))
 
 
 def _cells(each: BackendStatus) -> list[str]:
     if each.error:
-        return ["?", "?", "?", "?", f"not listed: {each.error}"]
-    state = "ok" if not each.missing + each.differing else "incomplete"
-    return [f"{each.objects:,}", text.size(each.bytes), f"{each.missing:,}", f"{each.differing:,}", state]
+        return ["?", "?", f"not listed: {each.error}"]
+    wrong = [f"{number:,} {state}" for state, number in each.states.items() if state not in ("present", "expired")]
+    return [f"{each.objects:,}", text.size(each.bytes), ", ".join(wrong) or "ok"]
+
+
+def _group(group: Group) -> list[str]:
+    newest = group.newest
+    when, age, key = (text.when(newest.modified), _age(newest.age), newest.key) if newest else ("-", "-", "-")
+    return [group.prefix or "(top)", f"{group.objects:,}", text.size(group.bytes), when, age, key]
+
+
+def _age(seconds: float) -> str:
+    """Return an age as people say it: ``40m``, ``26h``, ``12d``."""
+    minutes = max(0, int(seconds // 60))
+    if minutes < 120:
+        return f"{minutes}m"
+    return f"{minutes // 60}h" if minutes < 72 * 60 else f"{minutes // 1440}d"
 
 
 def _lacking(entry: ObjectEntry) -> str:
-    """Return the replicas that said that they lack it; one that could not be asked said nothing."""
-    known = {name: state for name, state in entry.replicas.items() if state not in ("present", "unknown")}
-    return ", ".join(f"{name}: {state}" for name, state in known.items())
+    """Return the replicas that said that it is not there as it should be; one that was not asked said nothing."""
+    fine = ("present", "expired", "unknown", *(["missing"] if entry.deleted else []))
+    return ", ".join(f"{name}: {state}" for name, state in entry.replicas.items() if state not in fine)
 
 
 def _verdict(status: SetStatus) -> str:
     if status.status == "complete":
         return f"complete: all {text.count(status.objects, 'object')} in every place"
+    reasons = [
+        *(f"nothing new for {_long(group)} in {group.prefix or 'the set'}" for group in status.too_old),
+        *([f"{text.count(status.short, 'object')} with too few copies"] if status.short else []),
+    ]
     unlisted = [name for name, each in status.backends.items() if each.error]
+    incomplete = status.objects - status.complete
     if unlisted:
-        return f"{status.status}: what {' and '.join(unlisted)} should hold is not known{_short(status)}"
-    incomplete = text.count(status.objects - status.complete, "object")
-    again = "`fsbackup ls -l` names them; run their job again to send what is missing"
-    return f"{status.status}: {incomplete} not in every place{_short(status)}. {again}"
+        reasons.append(f"what {' and '.join(unlisted)} should hold is not known")
+    elif incomplete:
+        reasons.append(f"{text.count(incomplete, 'object')} not in every place")
+    if status.deleted:
+        reasons.append(f"{text.count(status.deleted, 'deleted object')} still in some place")
+    return f"{status.status}: {', '.join(reasons)}.{_next(status, bool(unlisted))}"
 
 
-def _short(status: SetStatus) -> str:
-    return f", {text.count(status.short, 'object')} with too few copies" if status.short else ""
+def _long(group: Group) -> str:
+    return _age(group.newest.age) if group.newest else "ever"
+
+
+def _next(status: SetStatus, unlisted: bool) -> str:
+    """Return what to do next."""
+    if unlisted or (status.complete == status.objects and not status.deleted):
+        return ""
+    return " `fsbackup ls -l` names them, `fsbackup repair` mends them"
 
 
 COMMAND = Command(
     name="status",
     summary="compare what the replicas hold, from their listings",
-    description="Counts objects and bytes of every backend and names objects that are not everywhere, from "
-    "listings alone: one request per 1,000 objects and backend. It sees missing and short copies, not rotten "
-    "ones. The exit code is 3 when something is not everywhere or a backend cannot be listed, 1 when an object "
-    "has too few copies.",
-    examples=("fsbackup status", "fsbackup status backups/2025/10 --set triple --json"),
+    description="Counts objects and bytes of every backend and of every group of keys, with the newest object of "
+    "each, and names objects that are not everywhere. It reads listings alone, two requests per 1,000 objects and "
+    "backend, and asks only about objects whose listings look wrong; in what copies of one size differ, verify "
+    "finds. The exit code is 3 when something is not everywhere or a backend cannot be listed, 1 when an object "
+    "has too few copies or, with --max-age, a group got nothing new: a backup that stopped is the commonest loss.",
+    examples=("fsbackup status", "fsbackup status backups --max-age 26h -q", "fsbackup status --depth 2 --json"),
     arguments=_arguments,
     execute=_execute,
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Secret, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Secret, ValidationInfo, model_validator
 
 from fsbackup.config.problems import broken_rule
 from fsbackup.config.values import (
@@ -23,25 +24,56 @@ from fsbackup.config.values import (
     S3PartSize,
     Seconds,
     Size,
+    Text,
     Url,
 )
 from fsbackup.config.variables import ENVIRONMENT
 
 
-class RetentionConfig(Model):
-    """How long a backend keeps backups. What any of the rules keeps is kept."""
+def _names_series(value: str) -> str:
+    try:
+        groups = re.compile(value).groups
+    except re.error as error:
+        raise broken_rule("must be a regular expression", str(error)) from None
+    if not groups:
+        raise broken_rule("must have a group", "put what names the series in parentheses")
+    return value
 
-    max_age: Duration = Field(
-        description="Backups younger than this are kept. Nothing is let go before this age.",
+
+class RetentionConfig(Model):
+    """How long a backend keeps the backups of each series, a key without its date. What any rule keeps stays."""
+
+    max_age: Duration | None = Field(
+        default=None,
+        description="Backups up to this age are kept. With it, a backup is let go when it is older and no keep_* "
+        "holds it. Left out, whatever no keep_* holds is let go at any age.",
         examples=["30d", "365d"],
     )
     keep_last: PositiveCount = Field(
-        default=1, description="The newest so many backups are kept at any age.", examples=[7]
+        default=1,
+        description="The newest so many backups of each series are kept at any age. Alone it lets nothing go.",
+        examples=[7],
     )
-    keep_daily: Count = Field(default=0, description="One backup of each of so many days.", examples=[14])
-    keep_weekly: Count = Field(default=0, description="One backup of each of so many weeks.", examples=[8])
-    keep_monthly: Count = Field(default=0, description="One backup of each of so many months.", examples=[12])
-    keep_yearly: Count = Field(default=0, description="One backup of each of so many years.", examples=[3])
+    keep_daily: Count = Field(
+        default=0,
+        description="The newest backup of each day is kept, for the newest so many days (UTC) that have any.",
+        examples=[14],
+    )
+    keep_weekly: Count = Field(default=0, description="The same with weeks, which begin on Monday.", examples=[8])
+    keep_monthly: Count = Field(default=0, description="The same with months.", examples=[12])
+    keep_yearly: Count = Field(default=0, description="The same with years.", examples=[3])
+    series: Annotated[Text, AfterValidator(_names_series)] | None = Field(
+        default=None,
+        description="A regular expression, searched in the key: what its groups match names the series. Left out, "
+        "and for keys it is not found in, it is the key without its date, and a key that has none is kept.",
+        examples=["^backups/([^/]+)/.*/([^/]+)$"],
+    )
+
+    @model_validator(mode="after")
+    def _lets_something_go(self) -> RetentionConfig:
+        if not (self.max_age or self.keep_daily or self.keep_weekly or self.keep_monthly or self.keep_yearly):
+            raise broken_rule("must say what to let go", "max_age: 30d, or keep_daily, keep_weekly and so on")
+        return self
 
 
 class _Backend(Model):

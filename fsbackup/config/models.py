@@ -11,7 +11,18 @@ from fsbackup.config.backends import BackendConfig
 from fsbackup.config.problems import broken_rule, dotted
 from fsbackup.config.references import check_references
 from fsbackup.config.template import PER_FILE, check_template
-from fsbackup.config.values import FilePath, Flag, Model, Name, PositiveCount, Size, SourcePath, Text, between
+from fsbackup.config.values import (
+    FilePath,
+    Flag,
+    Model,
+    Name,
+    PositiveCount,
+    Seconds,
+    Size,
+    SourcePath,
+    Text,
+    between,
+)
 from fsbackup.sizing import MIB, STREAM_PART_SIZE
 
 
@@ -68,6 +79,12 @@ class ReplicationConfig(Model):
         description="Bytes of parts in flight for the whole set, at least 16MiB and one part of each backend.",
         examples=["64MiB"],
         json_schema_extra={"default": "64MiB"},
+    )
+    stall_timeout: Seconds = Field(
+        default=10.0,
+        description="The longest silence of a replica while it is read, before another one is asked.",
+        examples=["10s"],
+        json_schema_extra={"default": "10s"},
     )
     spool: SpoolConfig | None = Field(
         default=None,

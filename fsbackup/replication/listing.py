@@ -1,18 +1,26 @@
-"""`ls`: the objects of a set and which replicas list them, from their listings alone."""
+"""`ls`: the objects of a set and what each replica has of them, from their listings.
+
+A key that every replica lists costs nothing more. From the first key that one of them lacks, that replica's
+records are listed too, because a record without data may say that the object was deleted; only then is anybody
+asked.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from fsbackup.errors import FsbackupError
-from fsbackup.objects import ObjectStat, ObjectStore
-from fsbackup.replication.walk import Listed, Seen, Walk
+from fsbackup.objects import ObjectStat
+from fsbackup.replication.examine import Examiner
+from fsbackup.replication.states import ReplicaState
+from fsbackup.replication.walk import LateRecords, Listed, Seen, Walk
+from fsbackup.transfer.replicas import ReplicaSet
 
-#: `"unknown"`: the replica could not be listed, which says nothing about the object.
-Presence = Literal["present", "missing", "size differs", "unknown"]
+log = logging.getLogger("fsbackup.storage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +36,24 @@ class ObjectEntry:
     modified
         When that replica stored it, epoch seconds; None where it does not say.
     replicas
-        What each backend has of it, by name.
+        What each backend has of it, by name: ``"unknown"`` when it could not be listed, which says nothing about
+        the object.
     """
 
     key: str
     size: int
     modified: float | None
-    replicas: Mapping[str, Presence]
+    replicas: Mapping[str, ReplicaState]
 
     @property
     def copies(self) -> int:
         """How many replicas list it with this size."""
-        return sum(presence == "present" for presence in self.replicas.values())
+        return sum(state == "present" for state in self.replicas.values())
+
+    @property
+    def deleted(self) -> bool:
+        """It was deleted, and what is left is data on a replica that slept through that."""
+        return "deleted elsewhere" in self.replicas.values()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the entry as plain JSON types."""
@@ -47,10 +61,13 @@ class ObjectEntry:
 
 
 class Listing:
-    """A walk over the objects of a set below `prefix`, in the order of their encoded names."""
+    """A walk over the objects of a set at or below `prefix`, in the order of their encoded names."""
 
-    def __init__(self, stores: tuple[ObjectStore, ...], prefix: str) -> None:
-        self._walk = Walk(stores, prefix, records=False)
+    def __init__(self, targets: ReplicaSet, prefix: str) -> None:
+        self._walk = Walk(targets.stores, prefix, records=False)
+        self._late = {store.name: LateRecords(store, prefix) for store in targets.stores}
+        self._unsure: dict[str, FsbackupError] = {}
+        self._examiner = Examiner(targets)
 
     @property
     def errors(self) -> dict[str, FsbackupError]:
@@ -65,20 +82,36 @@ class Listing:
         NoHealthyReplicaError
             When no replica can be listed.
         """
-        async with aclosing(self._walk.keys()) as keys:
-            async for seen in keys:
-                yield _entry(seen)
+        try:
+            async with aclosing(self._walk.keys()) as keys:
+                async for seen in keys:
+                    yield await self._entry(seen)
+        finally:
+            for each in self._late.values():
+                await each.stop()
 
+    async def _entry(self, seen: Seen) -> ObjectEntry:
+        first = next(listed.data for listed in seen.replicas.values() if listed and listed.data)
+        lacking = [name for name, listed in seen.replicas.items() if listed and listed.data is None]
+        if any([await self._has_record(name, seen.key) for name in lacking]):
+            states = (await self._examiner.examine(seen.key, {**self.errors, **self._unsure})).states
+        else:
+            states = {name: self._state(name, listed, first) for name, listed in seen.replicas.items()}
+        return ObjectEntry(seen.key, first.size, first.modified, states)
 
-def _entry(seen: Seen) -> ObjectEntry:
-    first = next(listed.data for listed in seen.replicas.values() if listed and listed.data)
-    replicas = {name: _presence(listed, first) for name, listed in seen.replicas.items()}
-    return ObjectEntry(seen.key, first.size, first.modified, replicas)
+    async def _has_record(self, name: str, key: str) -> bool:
+        if name in self._unsure:
+            return False
+        try:
+            return await self._late[name].has(key)
+        except FsbackupError as error:
+            self._unsure[name] = error
+            log.error("%s cannot be listed: %s", name, error)
+            return False
 
-
-def _presence(listed: Listed | None, first: ObjectStat) -> Presence:
-    if listed is None:
-        return "unknown"
-    if listed.data is None:
-        return "missing"
-    return "present" if listed.data.size == first.size else "size differs"
+    def _state(self, name: str, listed: Listed | None, first: ObjectStat) -> ReplicaState:
+        if listed is None or (listed.data is None and name in self._unsure):
+            return "unknown"
+        if listed.data is None:
+            return "missing"
+        return "present" if listed.data.size == first.size else "size differs"

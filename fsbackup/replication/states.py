@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from fsbackup.manifest import Manifest, Record, Tombstone
@@ -36,24 +37,68 @@ class Verdict:
         The record of its newest version, None when no replica has a record.
     states
         What each replica has, by backend name.
+    findings
+        What each replica said, by backend name.
+    details
+        What is wrong with a replica, for people; no entry where there is nothing to say.
+    bytes_read
+        Bytes of data read to find out.
     """
 
     key: str
     top: Record | None
     states: Mapping[str, ReplicaState]
+    findings: Mapping[str, Finding] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
+    bytes_read: int = 0
 
     @property
     def manifest(self) -> Manifest | None:
         """The newest version's manifest; None when there is none, or it was deleted."""
         return self.top if isinstance(self.top, Manifest) else None
 
+    @property
+    def deleted(self) -> bool:
+        """The newest that is known of it is that it was deleted."""
+        return isinstance(self.top, Tombstone)
 
-def judge(key: str, findings: Sequence[Finding]) -> Verdict:
-    """Return what the replicas have of `key`, from their records and metadata."""
+    @property
+    def copies(self) -> int:
+        """How many replicas have the newest version."""
+        return sum(state == "present" for state in self.states.values())
+
+
+#: Whether a backend's own retention has let a key go: its name, the key, and when that was stored (epoch seconds).
+Expired = Callable[[str, str, float | None], bool]
+
+
+def judge(key: str, findings: Sequence[Finding], expired: Expired | None = None) -> Verdict:
+    """Return what the replicas have of `key`, from their records and metadata.
+
+    `expired` is asked about a replica that has nothing.
+    """
     known = [finding.record for finding in findings]
     top = versions.newest(known)
     disputed = versions.contradicts(known, top)
-    return Verdict(key, top, {each.store.name: _state(each, top, disputed=disputed) for each in findings})
+    stored = _stored(findings, top)
+    states: dict[str, ReplicaState] = {}
+    for each in findings:
+        name, state = each.store.name, _state(each, top, disputed=disputed)
+        asked = expired is not None and state == "missing" and not isinstance(top, Tombstone)
+        states[name] = "expired" if asked and expired and expired(name, key, stored) else state
+    said = {each.store.name: _detail(each, states[each.store.name], top) for each in findings}
+    details = {name: detail for name, detail in said.items() if detail}
+    return Verdict(key, top, states, {each.store.name: each for each in findings}, details)
+
+
+def _stored(findings: Sequence[Finding], top: Record | None) -> float | None:
+    """Return when the object was stored, by its manifest or else by its oldest copy."""
+    try:
+        if isinstance(top, Manifest):
+            return datetime.fromisoformat(top.created_at).timestamp()
+    except (TypeError, ValueError):
+        pass  # it was written by another hand
+    return min((each.stat.modified for each in findings if each.stat and each.stat.modified), default=None)
 
 
 def _state(finding: Finding, top: Record | None, *, disputed: bool) -> ReplicaState:
@@ -75,3 +120,27 @@ def _state(finding: Finding, top: Record | None, *, disputed: bool) -> ReplicaSt
     if finding.stat.size != own.size:
         return "size differs"
     return "present" if finding.holds(own) else "damaged"
+
+
+def _detail(finding: Finding, state: ReplicaState, top: Record | None) -> str:
+    """Return what is wrong, in words."""
+    own, stat = finding.manifest, finding.stat
+    if state == "unknown":
+        return str(finding.error)
+    if state == "missing":
+        return "its manifest is there, its data is not" if own is not None else ""
+    if isinstance(top, Tombstone):
+        return f"deleted on {top.deleted_at}, its data is still there"
+    if state == "no manifest":
+        return "its manifest is gone" if top is not None else "nothing proves it"
+    if finding.damaged:
+        return "its manifest is damaged or another object's"
+    if own is None or stat is None or top is None or state == "present":
+        return ""
+    if state == "stale":
+        return f"generation {own.generation}, the newest is {top.generation}"
+    if state == "conflict":
+        return f"generation {own.generation} has other content elsewhere (sha256 here: {own.sha256})"
+    if state == "size differs":
+        return f"{stat.size:,} bytes, its manifest says {own.size:,}"
+    return f"written or touched since it was stored: its ETag is {stat.etag}, not {own.etag}"

@@ -1,126 +1,171 @@
-"""`status`: how many objects a set holds, and which replicas lack some, from listings alone."""
+"""`status`: how much a set holds, what is not everywhere, and how old the newest of each kind is.
+
+From listings alone while they agree: one LIST per 1,000 names for the objects of each replica and one for their
+manifests. Replicas are asked only about keys that look wrong: sizes that differ, a manifest without its data (the
+object may have been deleted), manifests of different lengths, ETags that differ between services that make them of
+the content. Everything else of a same-size replacement that a replica slept through, a disk's above all, only
+`verify` sees.
+"""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-from fsbackup.objects import ObjectStore
-from fsbackup.replication.listing import Listing, ObjectEntry
-from fsbackup.transfer.results import Status
+from fsbackup.errors import FsbackupError
+from fsbackup.replication.compare import stored, told
+from fsbackup.replication.examine import Examiner
+from fsbackup.replication.holdings import BackendStatus, Group, Newest, SetStatus
+from fsbackup.replication.listing import ObjectEntry
+from fsbackup.replication.problems import FINE, is_gone
+from fsbackup.replication.spread import for_each
+from fsbackup.replication.states import Expired, ReplicaState, Verdict
+from fsbackup.replication.walk import Seen, Walk
+from fsbackup.transfer.replicas import ReplicaSet
 
 #: Incomplete objects that a status names; it counts them all.
 NAMED = 100
+#: Objects that look wrong asked about at once.
+WORKERS = 16
+#: What a replica that has some version of an object may be in.
+_COPIES: frozenset[ReplicaState] = frozenset({"present", "no manifest"})
 
 
-@dataclass(frozen=True, slots=True)
-class BackendStatus:
-    """What one backend holds: objects and bytes, how many it lacks or has in another size, why it is unknown."""
+async def status(
+    targets: ReplicaSet,
+    prefix: str,
+    *,
+    depth: int = 1,
+    max_age: float | None = None,
+    expired: Expired | None = None,
+) -> SetStatus:
+    """Compare all replicas' listings at or below `prefix`, streaming.
 
-    objects: int
-    bytes: int
-    missing: int
-    differing: int
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class SetStatus:
-    """The state of a set below a prefix.
-
-    Parameters
-    ----------
-    prefix
-        What was looked at.
-    objects, complete
-        How many objects there are, and how many of them every replica lists alike.
-    short
-        How many have fewer copies than `min_copies`.
-    backends
-        Each backend's part, by name.
-    newest
-        The object stored last, None when there is none.
-    incomplete
-        The first incomplete objects (at most 100).
+    Raises
+    ------
+    NoHealthyReplicaError
+        When no replica can be listed.
     """
+    run = _Run(targets, prefix, depth, expired)
+    await for_each(run.wrong(), run.ask, WORKERS)
+    return run.result(max_age)
 
-    prefix: str
-    objects: int
-    complete: int
-    short: int
-    backends: Mapping[str, BackendStatus]
-    newest: ObjectEntry | None
-    incomplete: tuple[ObjectEntry, ...]
 
-    @property
-    def status(self) -> Status:
-        """``"complete"``, ``"degraded"`` (enough copies, not all) or ``"failed"`` (some object has too few)."""
-        if self.short:
-            return "failed"
-        healthy = self.complete == self.objects and not any(each.error for each in self.backends.values())
-        return "complete" if healthy else "degraded"
+class _Run:
+    def __init__(self, targets: ReplicaSet, prefix: str, depth: int, expired: Expired | None) -> None:
+        names = [store.name for store in targets.stores]
+        self._prefix = prefix
+        self._level = (prefix.removesuffix("/").count("/") + 1 if prefix else 0) + depth
+        self._min_copies = targets.min_copies
+        self._expired = expired
+        self._capabilities = {store.name: store.capabilities for store in targets.stores}
+        self._walk = Walk(targets.stores, prefix)
+        self._examiner = Examiner(targets, expired=expired)
+        self._totals: Counter[Literal["objects", "deleted", "complete", "short"]] = Counter()
+        self._states: dict[str, Counter[ReplicaState]] = {name: Counter() for name in names}
+        self._objects: Counter[str] = Counter(dict.fromkeys(names, 0))
+        self._bytes: Counter[str] = Counter(dict.fromkeys(names, 0))
+        self._incomplete: list[ObjectEntry] = []
+        self._groups: dict[str, _Tally] = {}
 
-    def __bool__(self) -> bool:
-        return self.status != "failed"
+    async def wrong(self) -> AsyncGenerator[tuple[Seen, Mapping[str, FsbackupError]], None]:
+        """Yield the keys that must be asked about, and count the others."""
+        async with aclosing(self._walk.keys()) as keys:
+            async for seen in keys:
+                states = told(seen, self._capabilities, self._expired)
+                if states is None:
+                    yield seen, self._walk.errors
+                else:
+                    self._count(seen, states)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the status as plain JSON types."""
-        return {
-            "prefix": self.prefix,
-            "status": self.status,
-            "objects": self.objects,
-            "complete": self.complete,
-            "short": self.short,
-            "newest": self.newest.as_dict() if self.newest else None,
-            "incomplete": [entry.as_dict() for entry in self.incomplete],
-            "backends": {
-                name: {
-                    "objects": each.objects,
-                    "bytes": each.bytes,
-                    "missing": each.missing,
-                    "differing": each.differing,
-                    "error": each.error,
-                }
-                for name, each in self.backends.items()
+    async def ask(self, each: tuple[Seen, Mapping[str, FsbackupError]]) -> None:
+        seen, away = each
+        verdict = await self._examiner.examine(seen.key, away)
+        if not is_gone(verdict):
+            self._count(seen, verdict.states, verdict)
+
+    def _count(self, seen: Seen, states: Mapping[str, ReplicaState], verdict: Verdict | None = None) -> None:
+        for name, state in states.items():
+            listed = seen.replicas[name]
+            if listed is not None and listed.data is not None:
+                self._objects[name] += 1
+                self._bytes[name] += listed.data.size
+            if not (verdict and verdict.deleted and state == "missing"):
+                self._states[name][state] += 1
+        entry = ObjectEntry(seen.key, _size(seen, verdict), stored(seen), states)
+        if verdict and verdict.deleted:
+            self._totals["deleted"] += 1
+        else:
+            self._count_object(entry)
+        if not FINE.issuperset(states.values()) and len(self._incomplete) < NAMED:
+            self._incomplete.append(entry)
+
+    def _count_object(self, entry: ObjectEntry) -> None:
+        states = list(entry.replicas.values())
+        copies = sum(state in _COPIES for state in states)
+        needed = min(self._min_copies, len(states) - states.count("expired"))
+        self._totals["objects"] += 1
+        self._totals["complete"] += FINE.issuperset(states)
+        self._totals["short"] += copies + states.count("unknown") < needed
+        group = "".join(f"{segment}/" for segment in entry.key.split("/")[:-1][: self._level])
+        if group not in self._groups:
+            self._groups[group] = _Tally()
+        self._groups[group].add(entry)
+
+    def result(self, max_age: float | None) -> SetStatus:
+        now, errors = time.time(), self._walk.errors
+        if not self._groups and max_age is not None:
+            self._groups[self._prefix] = _Tally()  # nothing at all is too old, too
+        return SetStatus(
+            prefix=self._prefix,
+            objects=self._totals["objects"],
+            complete=self._totals["complete"],
+            deleted=self._totals["deleted"],
+            short=self._totals["short"],
+            backends={
+                name: BackendStatus(
+                    self._objects[name],
+                    self._bytes[name],
+                    dict(states),
+                    str(errors[name]) if name in errors else None,
+                )
+                for name, states in self._states.items()
             },
-        }
-
-
-async def status(stores: tuple[ObjectStore, ...], prefix: str, min_copies: int) -> SetStatus:
-    """Compare all replicas' listings below `prefix`, streaming."""
-    listing = Listing(stores, prefix)
-    seen: dict[str, Counter[str]] = {store.name: Counter() for store in stores}
-    sizes: Counter[str] = Counter()
-    totals: Counter[str] = Counter()
-    newest: ObjectEntry | None = None
-    incomplete: list[ObjectEntry] = []
-    async with aclosing(listing.entries()) as entries:
-        async for entry in entries:
-            totals["objects"] += 1
-            for name, presence in entry.replicas.items():
-                seen[name][presence] += 1
-                sizes[name] += entry.size if presence == "present" else 0
-            unknown = sum(presence == "unknown" for presence in entry.replicas.values())
-            totals["short"] += entry.copies + unknown < min_copies
-            if entry.copies == len(stores):
-                totals["complete"] += 1
-            elif len(incomplete) < NAMED:
-                incomplete.append(entry)
-            if newest is None or (entry.modified or 0) > (newest.modified or 0):
-                newest = entry
-    backends = {
-        name: BackendStatus(
-            objects=counts["present"] + counts["size differs"],
-            bytes=sizes[name],
-            missing=counts["missing"],
-            differing=counts["size differs"],
-            error=str(listing.errors[name]) if name in listing.errors else None,
+            groups=tuple(tally.group(name, now, max_age) for name, tally in sorted(self._groups.items())),
+            incomplete=tuple(sorted(self._incomplete, key=lambda entry: entry.key)),
         )
-        for name, counts in seen.items()
-    }
-    return SetStatus(
-        prefix, totals["objects"], totals["complete"], totals["short"], backends, newest, tuple(incomplete)
-    )
+
+
+class _Tally:
+    """What is known of one group so far."""
+
+    __slots__ = ("bytes", "newest", "objects")
+
+    def __init__(self) -> None:
+        self.objects = 0
+        self.bytes = 0
+        self.newest: ObjectEntry | None = None
+
+    def add(self, entry: ObjectEntry) -> None:
+        self.objects += 1
+        self.bytes += entry.size
+        if self.newest is None or (entry.modified or 0) > (self.newest.modified or 0):
+            self.newest = entry
+
+    def group(self, prefix: str, now: float, max_age: float | None) -> Group:
+        last = self.newest
+        newest = (
+            None if last is None or last.modified is None else Newest(last.key, last.modified, now - last.modified)
+        )
+        too_old = max_age is not None and (newest is None or newest.age > max_age)
+        return Group(prefix, self.objects, self.bytes, newest, too_old)
+
+
+def _size(seen: Seen, verdict: Verdict | None) -> int:
+    """Return the size of the newest version, or else of the first copy that is listed."""
+    if verdict is not None and verdict.manifest is not None:
+        return verdict.manifest.size
+    return next((each.data.size for each in seen.replicas.values() if each and each.data), 0)

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
@@ -14,12 +15,19 @@ from fsbackup.errors import ConfigError
 from fsbackup.keys import check_key, check_prefix
 from fsbackup.loop import run
 from fsbackup.replication.batch import Batch, Item, Outcome, SourceLike
+from fsbackup.replication.fetch import Fetched, TreeReport, fetch
+from fsbackup.replication.holdings import SetStatus
 from fsbackup.replication.inspect import ObjectInfo, inspect
 from fsbackup.replication.listing import Listing, ObjectEntry
+from fsbackup.replication.problems import Problem
 from fsbackup.replication.progress import CallbackProgress
-from fsbackup.replication.status import SetStatus, status
+from fsbackup.replication.repair import Options, RepairReport, Step, repair
+from fsbackup.replication.sample import parse_sample
+from fsbackup.replication.states import Expired
+from fsbackup.replication.status import status
+from fsbackup.replication.verify import VerifyReport, verify
 from fsbackup.transfer import remove, restore, upload
-from fsbackup.transfer.replicas import DEFAULT_MEMORY, ReplicaSet, Spool
+from fsbackup.transfer.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, Spool
 from fsbackup.transfer.results import DownloadReport, Report
 from fsbackup.transfer.source import open_source
 
@@ -56,6 +64,8 @@ class ReplicatedStorage(StorageBackend):
         Bytes of parts held at once, over all uploads of one call; 64 MiB by default.
     spool
         Where a stream's bytes may be kept for a replica that falls behind.
+    stall_timeout
+        Seconds without a byte after which a read asks another replica; 10 by default.
 
     Raises
     ------
@@ -74,6 +84,7 @@ class ReplicatedStorage(StorageBackend):
         part_size: int | None = None,
         memory: int = DEFAULT_MEMORY,
         spool: Spool | None = None,
+        stall_timeout: float = DEFAULT_STALL,
     ) -> None:
         super().__init__(name, errors=errors)
         self.backends: Mapping[str, SingleBackend] = {backend.name: backend for backend in backends}
@@ -86,7 +97,9 @@ class ReplicatedStorage(StorageBackend):
         if sorted(order) != sorted(self.backends):
             raise ConfigError(f"set {name!r}: read_order must name each of {', '.join(self.backends)} once")
         stores = tuple(self.backends[each].objects for each in order)
-        self._set = ReplicaSet(stores, copies, part_size, memory, spool)
+        if stall_timeout <= 0:
+            raise ConfigError(f"set {name!r}: stall_timeout must be more than 0 seconds, not {stall_timeout}")
+        self._set = ReplicaSet(stores, copies, part_size, memory, spool, stall_timeout)
         self._origin: tuple[str, str] | None = None
 
     @classmethod
@@ -201,6 +214,55 @@ class ReplicatedStorage(StorageBackend):
             raise ValueError(f"{path} is a directory where a file is meant")
         return run(restore.download(self._set, key, path, progress=_hear(callback)))
 
+    def restore_tree(
+        self,
+        prefix: str,
+        directory: str | os.PathLike[str],
+        *,
+        hear: Callable[[Fetched], None] | None = None,
+        callback: Callable[[str], Callback | None] | None = None,
+    ) -> TreeReport:
+        """Read every object at or below `prefix` into `directory`, many side by side under the set's memory.
+
+        Each becomes a file under its key without the prefix, as with `restore`. Resumable: a file that is there
+        with the right bytes, proven by its manifest, is not read again. One that cannot be had is in the report,
+        and the rest go on.
+
+        Parameters
+        ----------
+        hear
+            Called with each object as it is done, on the I/O thread.
+        callback
+            Makes fsspec's callback for a key, or None.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            When there is nothing at or below `prefix`, and that is proven.
+        NoHealthyReplicaError
+            When no replica can be listed.
+        """
+        progress = (lambda key: _hear(callback(key))) if callback else None
+        return run(fetch(self._set, check_prefix(prefix), Path(directory), hear=hear, progress=progress))
+
+    def read(self, remote_path: str, start: int = 0, end: int | None = None) -> bytes:
+        """Return an object's bytes from `start` up to `end` (None: to the last), all of one version.
+
+        Whole blocks around the range are read and proven by the manifest, from whichever replica is alive.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            When every replica says that there is no such key.
+        IntegrityError, NoHealthyReplicaError
+            When no replica could give proven bytes.
+        ValueError
+            For a negative `start` or `end`.
+        """
+        if start < 0 or (end is not None and end < 0):
+            raise ValueError(f"a range counts from the object's beginning, and starts at 0: got {start} to {end}")
+        return run(restore.read_range(self._set, check_key(remote_path), start, end))
+
     def remove(self, remote_path: str) -> Report:
         """Delete exactly one key from every replica, and report on each.
 
@@ -214,7 +276,7 @@ class ReplicatedStorage(StorageBackend):
         Streams: a million objects need no million entries in memory. A replica that cannot be listed is
         ``"unknown"`` in the entries and logged; when none can, `NoHealthyReplicaError` is raised.
         """
-        return _iterate(Listing(self._set.stores, check_prefix(prefix)).entries(), _PAGE)
+        return _iterate(Listing(self._set, check_prefix(prefix)).entries(), _PAGE)
 
     def stat(self, remote_path: str) -> ObjectInfo:
         """Return what one object is, and what every replica has of it: from manifests and metadata, not the data.
@@ -228,15 +290,98 @@ class ReplicatedStorage(StorageBackend):
         """
         return run(inspect(self._set, check_key(remote_path)))
 
-    def status(self, prefix: str = "") -> SetStatus:
-        """Compare what all replicas list at or below `prefix`: one LIST per 1,000 keys and replica.
+    def repair(
+        self,
+        prefix: str = "",
+        *,
+        dry_run: bool = False,
+        deep: bool = False,
+        adopt: bool = False,
+        expired: Expired | None = None,
+        hear: Callable[[Step], None] | None = None,
+    ) -> RepairReport:
+        """Make right what is wrong with the objects at or below `prefix`, from replicas that prove them.
+
+        Missing, short, rotten and stale copies are refilled, each block proven. Replacements, deletes and
+        uploads that never ended are finished or cleared. A copy stays until proven bytes take its place; what no
+        replica proves is not touched. Safe beside uploads, deletes and other repairs, and to run again.
+
+        Parameters
+        ----------
+        dry_run
+            Only say what would be done.
+        deep
+            Read every byte of every copy first; otherwise manifests and metadata are compared.
+        adopt
+            Give data without a manifest on any replica one, where all copies are the same.
+        expired
+            `expired(backend, key, modified)`: whether a backend's own retention let a key go, which is then not
+            missing there.
+        hear
+            Hears of every step as it is done, on the I/O thread.
 
         Raises
         ------
         NoHealthyReplicaError
             When no replica can be listed.
         """
-        return run(status(self._set.stores, check_prefix(prefix), self._set.min_copies))
+        options = Options(check_prefix(prefix), dry_run, deep, adopt, expired)
+        return run(repair(self._set, options, hear))
+
+    def status(self, prefix: str = "", *, depth: int = 1, max_age: timedelta | None = None) -> SetStatus:
+        """Compare what all replicas list at or below `prefix`: two LISTs per 1,000 keys and replica.
+
+        Replicas are asked only about keys whose listings look wrong. In what copies of one size differ, `verify`
+        finds.
+
+        Parameters
+        ----------
+        prefix
+            A key, or the first segments of keys.
+        depth
+            How many segments below `prefix` make a group of the result.
+        max_age
+            Fail when the newest object of a group is older, or there is no object at all.
+
+        Raises
+        ------
+        NoHealthyReplicaError
+            When no replica can be listed.
+        """
+        age = None if max_age is None else max_age.total_seconds()
+        return run(status(self._set, check_prefix(prefix), depth=depth, max_age=age))
+
+    def verify(
+        self,
+        prefix: str = "",
+        *,
+        deep: bool = False,
+        sample: str | None = None,
+        hear: Callable[[Problem], None] | None = None,
+    ) -> VerifyReport:
+        """Examine every object at or below `prefix` on every replica; change nothing.
+
+        Parameters
+        ----------
+        prefix
+            A key, or the first segments of keys.
+        deep
+            Read every byte of every copy. By default manifests and metadata are compared, which finds all but
+            bytes that rotted in place.
+        sample
+            ``"1/30"``: only today's thirtieth of the objects, another one each day, all of them in thirty days.
+        hear
+            Gets each problem as it is found, on another thread.
+
+        Raises
+        ------
+        NoHealthyReplicaError
+            When no replica can be listed.
+        ValueError
+            When `sample` is not of the form ``1/N``.
+        """
+        share = None if sample is None else parse_sample(sample)
+        return run(verify(self._set, check_prefix(prefix), deep=deep, sample=share, hear=hear))
 
     async def _replicate(
         self, source: SourceLike, key: str, overwrite: bool, progress: CallbackProgress | None

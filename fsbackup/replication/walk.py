@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import dataclass
 
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
-from fsbackup.keys import MANIFESTS, decode_name, encode_key, in_prefix, manifest_key
+from fsbackup.keys import MANIFESTS, decode_name, encode_key, in_prefix, manifest_key, manifest_name
 from fsbackup.objects import ObjectStat, ObjectStore
 
 log = logging.getLogger("fsbackup.storage")
@@ -83,6 +83,33 @@ class Walk:
         return Seen(key, {each.name: each.listed(least) for each in self._replicas})
 
 
+class LateRecords:
+    """The records that one replica lists, from the first key that is asked about; keys come in ascending order."""
+
+    def __init__(self, store: ObjectStore, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._names: _Names | None = None
+
+    async def has(self, key: str) -> bool:
+        """Tell whether the replica lists a record of `key`; raises what its listing raises."""
+        order = _order(key)
+        if self._names is None:
+            # What sorts just before the key's own name: the same without its last letter.
+            names = self._store.list(MANIFESTS + _below(self._prefix), manifest_name(key)[:-1])
+            self._names = _Names(names, self._prefix, manifest_key)
+            self._names.start()
+            await self._names.advance()
+        while self._names.order and self._names.order < order:
+            await self._names.advance()
+        return self._names.order == order
+
+    async def stop(self) -> None:
+        """End the listing."""
+        if self._names is not None:
+            await self._names.stop()
+
+
 class _Replica:
     """One replica's place in the walk: the heads of its listings."""
 
@@ -91,7 +118,7 @@ class _Replica:
         self.error: FsbackupError | None = None
         self.order = b""
         self.key = ""
-        below = encode_key(prefix.removesuffix("/")) + ("/" if prefix.endswith("/") else "") if prefix else ""
+        below = _below(prefix)
         self._data = _Names(store.list(below), prefix, decode_name)
         self._records = _Names(store.list(MANIFESTS + below), prefix, manifest_key) if records else None
         self._listings = [self._data, *([self._records] if self._records else [])]
@@ -155,7 +182,7 @@ class _Names:
             key = self._key_of(stat.name)
             if key is not None and in_prefix(key, self._prefix):
                 self.key, self.stat = key, stat
-                self.order = encode_key(key).encode("utf-8", "surrogateescape")
+                self.order = _order(key)
                 return
         self.order, self.stat = b"", None
 
@@ -186,3 +213,13 @@ class _Names:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait({self._reading})
+
+
+def _below(prefix: str) -> str:
+    """Return the text that all names of keys at or below `prefix` start with."""
+    return encode_key(prefix.removesuffix("/")) + ("/" if prefix.endswith("/") else "") if prefix else ""
+
+
+def _order(key: str) -> bytes:
+    """Return what keys are sorted by."""
+    return encode_key(key).encode("utf-8", "surrogateescape")

@@ -13,11 +13,12 @@ an `fsbackup.StorageBackend`. Both need pytest, which nothing else of this packa
 
 import pytest
 
-_MODULES = ("aborting", "creating", "listing", "methods", "naming", "racing", "reading", "removing", "writing")
-pytest.register_assert_rewrite(*(f"fsbackup.testing.{module}" for module in _MODULES))
+_MODULES = "aborting creating leftovers listing methods naming racing reading removing writing"
+pytest.register_assert_rewrite(*(f"fsbackup.testing.{module}" for module in _MODULES.split()))
 
 from fsbackup.testing.aborting import AbortingContract  # noqa: E402 - rewriting must come first
 from fsbackup.testing.creating import CreatingContract  # noqa: E402
+from fsbackup.testing.leftovers import LeftoversContract  # noqa: E402
 from fsbackup.testing.listing import ListingContract  # noqa: E402
 from fsbackup.testing.methods import StorageBackendContract  # noqa: E402
 from fsbackup.testing.naming import ODD_KEYS, NamingContract  # noqa: E402
@@ -37,6 +38,7 @@ class ObjectStoreContract(
     RemovingContract,
     NamingContract,
     RacingContract,
+    LeftoversContract,
 ):
     """Every sentence of `fsbackup.objects` that a test can break. See `Contract` for the knobs."""
 

@@ -1,31 +1,32 @@
 """Reading an object from whichever replica proves its bytes.
 
-All replicas are asked for the manifest at once; the highest generation among the answers is what is read. Bytes
-come in spans of whole blocks, a few at a time and in order; each block is checked against the manifest before
-it is handed on. A replica that fails or lies is passed over for that span, and the next one is asked.
+All replicas are asked for the manifest at once; the highest generation among the answers is what is read, from
+all replicas that have it (see `fsbackup.transfer.stripes`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.keys import encode_key
 from fsbackup.manifest import Manifest, Tombstone
 from fsbackup.objects import ObjectStat, ObjectStore
-from fsbackup.sizing import DEFAULT_PART_SIZE
+from fsbackup.sizing import MIB
 from fsbackup.transfer import records, versions
 from fsbackup.transfer.records import Finding
+from fsbackup.transfer.replicas import DEFAULT_MEMORY, DEFAULT_STALL
+from fsbackup.transfer.stripes import Stripes
 
 log = logging.getLogger("fsbackup.storage")
 
-#: Spans on their way at once: bounds memory, and hides a request's latency behind the one before.
-AHEAD = 4
+#: Bytes asked for at a time: small, so that replicas share an object evenly; large beside a request's cost.
+SPAN = 4 * MIB
 
 
 @dataclass
@@ -39,22 +40,31 @@ class Reading:
     manifest
         None when no replica has one: then the bytes are unverified.
     stores
-        The replicas to ask, best first.
+        The replicas that say they have it, best first.
+    spare
+        Replicas that hold something else by what they say, asked only for what no other can give.
     taken
         Bytes had from each backend.
     failed
         The last error of each backend that was passed over.
+    memory
+        Bytes that may be held at once.
+    stall
+        Seconds without a byte after which another replica is asked.
     """
 
     key: str
     size: int
     manifest: Manifest | None
     stores: list[ObjectStore]
+    spare: list[ObjectStore] = field(default_factory=list)
     taken: Counter[str] = field(default_factory=Counter)
     failed: dict[str, FsbackupError] = field(default_factory=dict)
+    memory: int = DEFAULT_MEMORY
+    stall: float = DEFAULT_STALL
 
-    async def spans(self, start: int = 0) -> AsyncGenerator[bytes, None]:
-        """Yield the object's bytes from `start` on (a whole number of blocks), verified where there is a manifest.
+    async def spans(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes from `start` (a whole number of blocks) up to `end`, in order and proven.
 
         Raises
         ------
@@ -63,58 +73,55 @@ class Reading:
         NoHealthyReplicaError
             When no replica could be read.
         """
-        step = self._step()
-        starts = iter(range(start, self.size, step))
-        ahead: deque[asyncio.Task[bytes]] = deque()
-        try:
-            while True:
-                while len(ahead) < AHEAD and (at := next(starts, None)) is not None:
-                    ahead.append(asyncio.create_task(self._span(at, min(at + step, self.size))))
-                if not ahead:
-                    return
-                yield await ahead.popleft()
-        finally:
-            for task in ahead:
-                task.cancel()
-            if ahead:
-                await asyncio.wait(ahead)
+        async with aclosing(self.pieces(start, end, ordered=True)) as pieces:
+            async for _, data in pieces:
+                yield data
 
-    def _step(self) -> int:
-        """Return the bytes per span: whole blocks, near the size of a part."""
-        block = self.manifest.block_size if self.manifest else DEFAULT_PART_SIZE
-        return block * max(1, DEFAULT_PART_SIZE // block)
+    async def pieces(
+        self, start: int = 0, end: int | None = None, *, ordered: bool = False
+    ) -> AsyncGenerator[tuple[int, bytes], None]:
+        """Yield (offset, bytes) as `spans` does, but by default in the order in which they come."""
+        stop = self.size if end is None else min(end, self.size)
+        left = stop - start
+        async with aclosing(self._stripes(start, stop).pieces(ordered=ordered)) as pieces:
+            async for offset, data in pieces:
+                left -= len(data)
+                yield offset, data
+        if left > 0:
+            raise self.failure()
 
-    async def _span(self, start: int, end: int) -> bytes:
-        for store in sorted(self.stores, key=lambda store: store.name in self.failed):
-            try:
-                async with asyncio.timeout(None) as limit:
-                    limit.reschedule(asyncio.get_running_loop().time() + _patience(store, end - start))
-                    data = await store.read(encode_key(self.key), start, end)
-                await asyncio.to_thread(self._check, store, data, start, end)
-            except FsbackupError as error:
-                self._pass_over(store, error)
-            except TimeoutError:
-                self._pass_over(store, records.unanswered(store, "download", self.key))
-            else:
-                self.taken[store.name] += len(data)
-                return data
-        raise self.failure()
+    async def range(self, start: int, end: int) -> bytes:
+        """Return the bytes from `start` up to `end`; whole blocks around them are read and proven."""
+        end = min(end, self.size)
+        if start >= end:
+            return b""
+        block = self.manifest.block_size if self.manifest else 1
+        low = start // block * block
+        # Blocks are proven whole; without a manifest there is nothing to prove, and nothing more is read.
+        high = min(-(-end // block) * block, self.size)
+        pieces = [data async for data in self.spans(low, high)]
+        return b"".join(pieces)[start - low : end - low]
 
-    def _check(self, store: ObjectStore, data: bytes, start: int, end: int) -> None:
-        """Refuse a short span, and any block that is not the one the manifest names."""
-        good = len(data) == end - start
-        if good and self.manifest is not None:
-            block, view = self.manifest.block_size, memoryview(data)
-            found = [hashlib.sha256(view[at : at + block]).hexdigest() for at in range(0, len(data), block)]
-            good = found == list(self.manifest.blocks[start // block : -(-end // block)])
-        if not good:
-            raise IntegrityError(
-                f"bytes {start} to {end} are not the ones that were stored",
-                backend=store.name,
-                operation="download",
-                key=self.key,
-                hint="run verify, then repair",
-            )
+    def _stripes(self, start: int, end: int) -> Stripes:
+        block = self.manifest.block_size if self.manifest else SPAN
+        step = block * max(1, SPAN // block)
+        return Stripes(
+            self.stores,
+            self.spare,
+            self.key,
+            encode_key(self.key),
+            self.manifest,
+            start,
+            end,
+            step=step,
+            slots=max(2, self.memory // step),
+            stall=self.stall,
+            passed_over=self._pass_over,
+            taken=self._count,
+        )
+
+    def _count(self, store: ObjectStore, amount: int) -> None:
+        self.taken[store.name] += amount
 
     def _pass_over(self, store: ObjectStore, error: FsbackupError) -> None:
         if store.name not in self.failed:
@@ -129,13 +136,10 @@ class Reading:
         return kind(f"no replica gave the right bytes: {reasons}", operation="download", key=self.key)
 
 
-def _patience(store: ObjectStore, length: int) -> float:
-    """Return how long one read may take: its store's silence, and time for the bytes at a crawl (16 KiB/s)."""
-    return store.timeout + records.BACKSTOP + length / 16_384
-
-
-async def locate(stores: tuple[ObjectStore, ...], key: str) -> Reading:
-    """Find out what `key` is and which replicas to read it from.
+async def locate(
+    stores: tuple[ObjectStore, ...], key: str, *, memory: int = DEFAULT_MEMORY, stall: float = DEFAULT_STALL
+) -> Reading:
+    """Find out what `key` is and which replicas to read it from; `memory` and `stall` are those of `Reading`.
 
     Raises
     ------
@@ -152,11 +156,11 @@ async def locate(stores: tuple[ObjectStore, ...], key: str) -> Reading:
             "%s has two contents under generation %d: one of them is read", key, top.generation if top else 0
         )
     if isinstance(top, Manifest):
-        current = [f.store for f in findings if _has_version(f, top)]
-        rest = [f.store for f in findings if f.error is None and f.stat is not None and f.store not in current]
-        if not current and not rest:
+        current = [f.store for f in findings if f.holds(top)]
+        spare = [f.store for f in findings if f.error is None and f.stat is not None and f.store not in current]
+        if not current and not spare:
             raise _absent(key, errors, "its manifest is there, but its data is gone")
-        return Reading(key, top.size, top, current + rest, failed=errors)
+        return Reading(key, top.size, top, current, spare, failed=errors, memory=memory, stall=stall)
     bare = [f for f in findings if f.stat is not None]
     if bare and top is None:
         if any(f.damaged for f in findings):
@@ -166,13 +170,10 @@ async def locate(stores: tuple[ObjectStore, ...], key: str) -> Reading:
                 key=key,
                 hint="compare the copies by hand; they are plain files under their own names",
             )
-        return _unverified(key, bare, errors)
+        reading = _unverified(key, bare, errors)
+        reading.memory, reading.stall = memory, stall
+        return reading
     raise _absent(key, errors, "it was deleted" if isinstance(top, Tombstone) else "no such key")
-
-
-def _has_version(finding: Finding, top: Manifest) -> bool:
-    own = finding.manifest
-    return own is not None and finding.stat is not None and own.sha256 == top.sha256
 
 
 def _unverified(key: str, bare: list[Finding], errors: dict[str, FsbackupError]) -> Reading:
@@ -209,13 +210,13 @@ async def successor(stores: tuple[ObjectStore, ...], reading: Reading) -> Readin
     """
     if reading.manifest is None:
         return None
-    again = await locate(stores, reading.key)
+    again = await locate(stores, reading.key, memory=reading.memory, stall=reading.stall)
     if again.manifest is not None and again.manifest.sha256 != reading.manifest.sha256:
         return again
-    return await _announced(stores, reading.manifest)
+    return await _announced(stores, reading, reading.manifest)
 
 
-async def _announced(stores: tuple[ObjectStore, ...], current: Manifest) -> Reading | None:
+async def _announced(stores: tuple[ObjectStore, ...], reading: Reading, current: Manifest) -> Reading | None:
     found = await asyncio.gather(
         *(records.announced(store, current.key) for store in stores), return_exceptions=True
     )
@@ -224,7 +225,8 @@ async def _announced(stores: tuple[ObjectStore, ...], current: Manifest) -> Read
     top = max(newer, key=lambda each: each.generation, default=None)
     if top is None:
         return None
-    return Reading(current.key, top.size, top, [store for each, store in pairs if each.sha256 == top.sha256])
+    having = [store for each, store in pairs if each.sha256 == top.sha256]
+    return Reading(current.key, top.size, top, having, memory=reading.memory, stall=reading.stall)
 
 
 def same_beginning(one: Reading, other: Reading, length: int) -> bool:

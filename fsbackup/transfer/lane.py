@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from fsbackup.errors import BackendError, ConflictError, FsbackupError
 from fsbackup.keys import encode_key
-from fsbackup.manifest import Manifest
+from fsbackup.manifest import Manifest, Tombstone
 from fsbackup.objects import ObjectStat, ObjectWriter, WritePlan
 from fsbackup.transfer import records
 from fsbackup.transfer.records import Finding
@@ -94,13 +94,27 @@ class StoreLane:
         return True
 
     async def _commit(self, manifest: Manifest) -> None:
-        replacing = self.finding.manifest is not None and self.finding.stat is not None
-        if replacing:
-            await self._step(records.announce(self.store, manifest))
+        if self.announces:
+            await self._announce(manifest)
+        await self._check(manifest)
         stored = await self._step(self.writer.commit())
+        await self._check(manifest, stored)
         await self.record(manifest, stored)
-        if replacing:
+        await self._check(manifest, stored)
+        if self.announces:
             await self._step(records.unannounce(self.store, manifest))
+
+    @property
+    def announces(self) -> bool:
+        """Whether others have to know beforehand: something is replaced, or comes after a delete."""
+        replaces = self.finding.manifest is not None and self.finding.stat is not None
+        return replaces or isinstance(self.finding.record, Tombstone)
+
+    async def _announce(self, manifest: Manifest) -> None:
+        await self._step(records.announce(self.store, manifest))
+
+    async def _check(self, manifest: Manifest, stored: ObjectStat | None = None) -> None:
+        """Hook before the data, before the manifest and after it: raise when the object must not be here (now)."""
 
     async def record(self, manifest: Manifest, stored: ObjectStat) -> None:
         """Write the manifest, last of all; where another writer may have been at it too, compare."""

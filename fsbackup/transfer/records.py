@@ -173,5 +173,10 @@ async def unannounce(store: ObjectStore, manifest: Manifest) -> None:
 
 async def announced(store: ObjectStore, key: str) -> Manifest | None:
     """Return the replacement that was announced but not finished, if any."""
-    record, _ = await read_record(store, pending_name(key))
-    return record if isinstance(record, Manifest) else None
+    return (await announcement(store, key))[0]
+
+
+async def announcement(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
+    """Return the announced replacement, and whether there is an announcement at all, readable or not."""
+    record, damaged = await read_record(store, pending_name(key))
+    return (record if isinstance(record, Manifest) else None), damaged or record is not None

@@ -10,9 +10,10 @@ import asyncio
 import logging
 
 from fsbackup import events
-from fsbackup.errors import FsbackupError
-from fsbackup.keys import encode_key, pending_name
-from fsbackup.manifest import Tombstone
+from fsbackup.errors import ConflictError, FsbackupError
+from fsbackup.keys import encode_key, manifest_name, pending_name
+from fsbackup.manifest import Record, Tombstone
+from fsbackup.objects import ObjectStore
 from fsbackup.transfer import records, versions
 from fsbackup.transfer.records import Finding
 from fsbackup.transfer.replicas import ReplicaSet
@@ -54,11 +55,67 @@ async def _delete_one(finding: Finding, key: str, stone: Tombstone | None) -> Fs
     try:
         if stone is not None:
             await records.write_record(finding.store, stone)
-        if finding.stat is not None:
+            # Also where nothing was seen: a repair may have put it there since; from now on it would not.
             await finding.store.remove(encode_key(key))
     except FsbackupError as error:
         return error
     return None
+
+
+async def finish(finding: Finding, stone: Tombstone) -> None:
+    """Do on one replica the delete that it missed: the tombstone, then the data.
+
+    Raises
+    ------
+    ConflictError
+        When somebody is storing, or has stored, a newer version there.
+    BackendError
+        What the store did.
+    """
+    store, key = finding.store, stone.key
+    await _require(store, key, stone, finding.record)
+    if finding.record != stone:
+        await records.write_record(store, stone)
+    await _require(store, key, stone, stone)
+    await store.remove(encode_key(key))
+
+
+async def forget(store: ObjectStore, key: str, stone: Tombstone) -> None:
+    """Remove the tombstone from one replica, now that every replica has confirmed the delete.
+
+    Raises
+    ------
+    ConflictError
+        When it is not a tombstone that stands there, or data came since.
+    BackendError
+        What the store did.
+    """
+    there, announced = await asyncio.gather(records.look(store, key), records.announced(store, key))
+    if there.stat is not None or announced is not None:
+        raise _overtaken(store, key)
+    if isinstance(there.record, Tombstone) and there.record.generation <= stone.generation:
+        await records.remove_record(store, key)
+    elif there.record is not None:
+        raise _overtaken(store, key)
+
+
+async def _require(store: ObjectStore, key: str, stone: Tombstone, expected: Record | None) -> None:
+    """Refuse to go on unless the record is the expected one, and nobody has announced a newer version."""
+    (record, _), announced = await asyncio.gather(
+        records.read_record(store, manifest_name(key)), records.announced(store, key)
+    )
+    if record != expected or (announced is not None and announced.generation > stone.generation):
+        raise _overtaken(store, key)
+
+
+def _overtaken(store: ObjectStore, key: str) -> ConflictError:
+    return ConflictError(
+        "somebody stored it again meanwhile, and that counts",
+        backend=store.name,
+        operation="delete",
+        key=key,
+        hint="repair again when the others are done",
+    )
 
 
 async def _forget(finding: Finding, key: str) -> None:

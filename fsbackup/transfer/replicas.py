@@ -14,6 +14,9 @@ from fsbackup.sizing import MIB
 
 #: Eight parts of the default size.
 DEFAULT_MEMORY = 64 * MIB
+#: Seconds without a byte after which a reader asks another replica: far more than any healthy service needs, and
+#: little enough for somebody who waits.
+DEFAULT_STALL = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class ReplicaSet:
         Bytes of parts that one upload may hold, whatever the file's size and the number of stores.
     spool
         None: a stream waits for its slowest replica, unless a local one keeps its bytes.
+    stall
+        Seconds without a byte after which a reader asks another replica.
     """
 
     stores: tuple[ObjectStore, ...]
@@ -47,6 +52,7 @@ class ReplicaSet:
     part_size: int | None = None
     memory: int = DEFAULT_MEMORY
     spool: Spool | None = None
+    stall: float = DEFAULT_STALL
 
 
 class MemoryBudget:

@@ -7,14 +7,16 @@ import contextlib
 import hashlib
 import os
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from fsbackup import events
-from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError
+from fsbackup.errors import IntegrityError, NoHealthyReplicaError
 from fsbackup.keys import TEMP_SUFFIX
 from fsbackup.manifest import Manifest
+from fsbackup.sizing import MIB
 from fsbackup.transfer.download import Reading, locate, same_beginning, successor
 from fsbackup.transfer.replicas import ReplicaSet
 from fsbackup.transfer.results import DownloadReport
@@ -23,13 +25,17 @@ Hear = Callable[[int, int], None]
 
 #: How often a reader follows replacements that overtake it.
 _FOLLOWED = 3
+#: Bytes after which what is written so far is flushed.
+_FLUSH = 64 * MIB
 
 
-async def download(targets: ReplicaSet, key: str, target: Path, *, progress: Hear | None = None) -> DownloadReport:
+async def download(
+    targets: ReplicaSet, key: str, target: Path, *, progress: Hear | None = None, keep: bool = False
+) -> DownloadReport:
     """Read `key` into the file `target`, replacing it only when everything has arrived and is proven.
 
     `progress` hears (bytes so far, all bytes). Modification time and mode are those of the file that was
-    backed up, where the manifest knows them.
+    backed up, where the manifest knows them. With `keep`, a file that has exactly these bytes is left as it is.
 
     Raises
     ------
@@ -39,13 +45,16 @@ async def download(targets: ReplicaSet, key: str, target: Path, *, progress: Hea
         When `target` cannot be written.
     """
     started = asyncio.get_running_loop().time()
-    reading = await locate(targets.stores, key)
+    clock = asyncio.get_running_loop().time
+    reading = await _locate(targets, key)
+    if keep and reading.manifest is not None and await asyncio.to_thread(_is_there, target, reading.manifest):
+        return _report(reading, reading.manifest.sha256, clock() - started, already=True)
     async with _temp_beside(target) as file:
-        copy = _Copy(targets, reading, file, progress, rewindable=True)
+        copy = _ToFile(targets, reading, file, progress)
         sha256 = await copy.run()
         await asyncio.to_thread(_finish, file, copy.reading.manifest)
         await asyncio.to_thread(_place, Path(file.name), target)
-    report = _report(copy.reading, sha256, asyncio.get_running_loop().time() - started)
+    report = _report(copy.reading, sha256, clock() - started)
     for name in report.replicas:
         events.outcome("download", name, key, size=report.size, seconds=report.seconds)
     return report
@@ -54,25 +63,40 @@ async def download(targets: ReplicaSet, key: str, target: Path, *, progress: Hea
 async def copy_to(targets: ReplicaSet, key: str, out: BinaryIO) -> DownloadReport:
     """Write `key` to the stream `out`, each block proven before it is written; an error may come half-way."""
     started = asyncio.get_running_loop().time()
-    copy = _Copy(targets, await locate(targets.stores, key), out, None, rewindable=False)
+    copy = _ToStream(targets, await _locate(targets, key), out)
     sha256 = await copy.run()
     await asyncio.to_thread(out.flush)
     return _report(copy.reading, sha256, asyncio.get_running_loop().time() - started)
 
 
-class _Copy:
-    """Copies one object, and follows it when it is replaced (or found half replaced) in the meantime."""
+async def read_range(targets: ReplicaSet, key: str, start: int, end: int | None) -> bytes:
+    """Return bytes of `key` from `start` up to `end` (None: to the last), proven, all of one version."""
+    reading = await _locate(targets, key)
+    for _ in range(_FOLLOWED):
+        try:
+            return await reading.range(start, reading.size if end is None else end)
+        except (IntegrityError, NoHealthyReplicaError):
+            after = await successor(targets.stores, reading)
+            if after is None:
+                raise
+            reading = after
+    return await reading.range(start, reading.size if end is None else end)
 
-    def __init__(
-        self, targets: ReplicaSet, reading: Reading, out: BinaryIO, progress: Hear | None, *, rewindable: bool
-    ) -> None:
+
+async def _locate(targets: ReplicaSet, key: str) -> Reading:
+    return await locate(targets.stores, key, memory=targets.memory, stall=targets.stall)
+
+
+class _Copy(ABC):
+    """Copies one object, and follows it when it is replaced (or found half replaced) in the meantime.
+
+    Each block is proven by the manifest, whose own checksum binds the blocks to the whole: that is not hashed
+    again.
+    """
+
+    def __init__(self, targets: ReplicaSet, reading: Reading) -> None:
         self.reading = reading
         self._stores = targets.stores
-        self._out = out
-        self._progress = progress
-        self._rewindable = rewindable
-        self._whole = hashlib.sha256()
-        self._done = 0
 
     async def run(self) -> str:
         """Return the SHA-256 of what was copied; `reading` is the version that it is."""
@@ -80,41 +104,97 @@ class _Copy:
             try:
                 return await self._copy()
             except (IntegrityError, NoHealthyReplicaError) as error:
-                await self._follow(error)
+                after = await successor(self._stores, self.reading)
+                if after is None or not await self._turn_to(after):
+                    raise error
+                self.reading = after
         return await self._copy()
+
+    @abstractmethod
+    async def _copy(self) -> str:
+        """Copy what is left to copy of `reading`, and return the SHA-256 of the whole."""
+
+    @abstractmethod
+    async def _turn_to(self, after: Reading) -> bool:
+        """Prepare to go on with another version; false where it is too late for that."""
+
+
+class _ToStream(_Copy):
+    """Writes the bytes in their order."""
+
+    def __init__(self, targets: ReplicaSet, reading: Reading, out: BinaryIO) -> None:
+        super().__init__(targets, reading)
+        self._out = out
+        self._done = 0
+        #: Only of what no manifest proves.
+        self._whole = hashlib.sha256()
 
     async def _copy(self) -> str:
         async with contextlib.aclosing(self.reading.spans(self._done)) as spans:
             async for span in spans:
                 await asyncio.to_thread(self._append, span)
-                if self._progress:
-                    self._progress(self._done, self.reading.size)
-        found, manifest = self._whole.hexdigest(), self.reading.manifest
-        if manifest is not None and found != manifest.sha256:
-            key = self.reading.key
-            raise IntegrityError("the blocks are right but the whole is not", operation="download", key=key)
-        return found
+        manifest = self.reading.manifest
+        return manifest.sha256 if manifest else self._whole.hexdigest()
 
     def _append(self, span: bytes) -> None:
-        self._whole.update(span)
+        if self.reading.manifest is None:
+            self._whole.update(span)
         self._out.write(span)
         self._done += len(span)
 
-    async def _follow(self, error: FsbackupError) -> None:
-        """Go on with the version that came in between; raise `error` when there is none, or it is too late."""
-        after = await successor(self._stores, self.reading)
-        if after is None:
-            raise error
-        if not same_beginning(self.reading, after, self._done):
-            if not self._rewindable:
-                raise error
-            await asyncio.to_thread(self._rewind)
-        self.reading = after
+    async def _turn_to(self, after: Reading) -> bool:
+        return same_beginning(self.reading, after, self._done)
 
-    def _rewind(self) -> None:
-        self._out.seek(0)
-        self._out.truncate()
-        self._whole, self._done = hashlib.sha256(), 0
+
+class _ToFile(_Copy):
+    """Writes the bytes as they come, each at its place."""
+
+    def __init__(self, targets: ReplicaSet, reading: Reading, file: BinaryIO, progress: Hear | None) -> None:
+        super().__init__(targets, reading)
+        self._file = file
+        self._progress = progress
+        self._written = 0
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def _copy(self) -> str:
+        try:
+            async with contextlib.aclosing(self.reading.pieces()) as pieces:
+                async for offset, data in pieces:
+                    await asyncio.to_thread(self._write, offset, data)
+                    self._flush_behind(len(data))
+                    if self._progress:
+                        self._progress(self._written, self.reading.size)
+        finally:
+            if self._flushing is not None:
+                await asyncio.wait({self._flushing})  # it still needs the file
+        if self._flushing is not None:
+            self._flushing.result()
+        manifest = self.reading.manifest
+        return manifest.sha256 if manifest else await asyncio.to_thread(self._hash)
+
+    def _flush_behind(self, length: int) -> None:
+        """Have the disk begin while bytes still come, so that the last flush, which counts, is a short one."""
+        if self._flushing is not None and self._flushing.done():
+            self._flushing.result()  # the system tells of a failed write only once
+            self._flushing = None
+        if self._flushing is None and self._written % _FLUSH < length:
+            self._flushing = asyncio.create_task(asyncio.to_thread(os.fdatasync, self._file.fileno()))
+
+    def _write(self, offset: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            count = os.pwrite(self._file.fileno(), view, offset)
+            view, offset = view[count:], offset + count
+        self._written += len(data)
+
+    def _hash(self) -> str:
+        with open(self._file.fileno(), "rb", closefd=False) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    async def _turn_to(self, after: Reading) -> bool:  # noqa: ARG002 - it begins anew with whatever it is
+        await asyncio.to_thread(self._file.truncate, 0)
+        self._written = 0
+        return True
 
 
 @contextlib.asynccontextmanager
@@ -157,7 +237,18 @@ def _place(temp: Path, target: Path) -> None:
         os.close(directory)
 
 
-def _report(reading: Reading, sha256: str, seconds: float) -> DownloadReport:
+def _is_there(target: Path, manifest: Manifest) -> bool:
+    """Tell whether a file has the manifest's bytes."""
+    try:
+        with target.open("rb") as file:
+            if os.fstat(file.fileno()).st_size != manifest.size:
+                return False
+            return hashlib.file_digest(file, "sha256").hexdigest() == manifest.sha256
+    except OSError:
+        return False
+
+
+def _report(reading: Reading, sha256: str, seconds: float, *, already: bool = False) -> DownloadReport:
     return DownloadReport(
         key=reading.key,
         size=reading.size,
@@ -166,4 +257,5 @@ def _report(reading: Reading, sha256: str, seconds: float) -> DownloadReport:
         replicas=dict(reading.taken),
         failed={name: str(error) for name, error in reading.failed.items()},
         seconds=seconds,
+        already=already,
     )

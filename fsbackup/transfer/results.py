@@ -150,6 +150,8 @@ class DownloadReport:
         Why a replica was passed over, by name.
     seconds
         Wall time.
+    already
+        The file was there with exactly these bytes, proven, and nothing was read from any replica.
     """
 
     key: str
@@ -159,6 +161,7 @@ class DownloadReport:
     replicas: Mapping[str, int]
     failed: Mapping[str, str]
     seconds: float
+    already: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON types."""
@@ -167,6 +170,7 @@ class DownloadReport:
             "size": self.size,
             "sha256": self.sha256,
             "verified": self.verified,
+            "already": self.already,
             "replicas": dict(self.replicas),
             "failed": dict(self.failed),
             "seconds": round(self.seconds, 3),

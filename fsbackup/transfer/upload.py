@@ -6,23 +6,22 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from fsbackup import __version__, events
-from fsbackup.errors import ConflictError, FsbackupError, SourceError
+from fsbackup import events
+from fsbackup.errors import ConflictError, FsbackupError
 from fsbackup.keys import encode_key
 from fsbackup.manifest import Manifest
 from fsbackup.objects import WritePlan
-from fsbackup.sizing import part_count, part_size
+from fsbackup.sizing import part_size
 from fsbackup.transfer import records, versions
 from fsbackup.transfer.content import content_hash
+from fsbackup.transfer.fanout import FanOut, tags
 from fsbackup.transfer.lane import StoreLane, as_backend_error
-from fsbackup.transfer.memory import give_back_parts
 from fsbackup.transfer.records import Finding
 from fsbackup.transfer.replicas import ReplicaSet
 from fsbackup.transfer.results import ReplicaResult, Report
 from fsbackup.transfer.source import Source, StreamSource
 from fsbackup.transfer.spool import LaneKeeper, SpoolFile
 from fsbackup.transfer.together import all_or_none
-from fsbackup.transfer.window import Lane, PartWindow, in_flight, slots
 
 
 class Progress(Protocol):
@@ -91,12 +90,14 @@ class _Upload:
         #: The content that must come out of the source for this to be "the same again".
         self._expected: Manifest | None = None
         self._part_size = part_size(source.size, targets.part_size)
-        wants_md5 = any(finding.store.capabilities.wants_md5 for finding in findings)
-        if source.size is None or source.size > self._part_size:
-            give_back_parts()
-        on_read = progress.read if progress else None
-        self._slots = slots(targets.memory, self._part_size, len(findings))
-        self._window = PartWindow(source, self._part_size, slots=self._slots, md5=wants_md5, on_read=on_read)
+        self._fan = FanOut(
+            key,
+            source,
+            self._part_size,
+            memory=targets.memory,
+            stores=[finding.store for finding in findings],
+            on_read=progress.read if progress else None,
+        )
 
     async def run(self) -> Report:
         for finding in self._findings:
@@ -108,7 +109,7 @@ class _Upload:
         except ConflictError as error:
             self._fail_rest(error)
         finally:
-            await self._window.stop()
+            await self._fan.window.stop()
         return self._report()
 
     async def _expect(self) -> None:
@@ -136,11 +137,9 @@ class _Upload:
         self._keep_stream(lanes)
         if self._progress:
             self._progress.begin(self._source.size, [lane.store.name for lane in lanes])
-        # All have their place before the first part is read: a part stays for those that still want it.
-        places = [self._window.lane() for _ in lanes]
-        await all_or_none([self._run_lane(*pair, len(lanes)) for pair in zip(lanes, places, strict=True)])
+        await self._fan.run(lanes, self._proven, self._settle)
         if has or strangers:
-            await self._window.drain()
+            await self._fan.window.drain()
             same = [self._run_finding(f, self._confirm_same()) for f in has]
             await all_or_none(same + [self._run_finding(f, self._adopt(f)) for f in strangers])
 
@@ -171,12 +170,8 @@ class _Upload:
         return finding.stat is None and not self._overwrite and (atomic or long)
 
     def _tags(self) -> dict[str, str]:
-        """Return what the object itself is tagged with: its hash where it is known before the first byte."""
-        tags = {"fsbackup-version": __version__}
-        if self._source.mtime_ns is not None:
-            tags["mtime"] = f"{self._source.mtime_ns / 1e9:.9f}"
         known = self._expected.sha256 if self._expected else self._source.known_sha256()
-        return {**tags, "sha256": known} if known else tags
+        return tags(self._source.mtime_ns, known)
 
     def _counter(self, store: str) -> Callable[[int], None]:
         progress = self._progress
@@ -192,30 +187,10 @@ class _Upload:
         elif self._targets.spool is not None:
             self._source.keeper = SpoolFile(self._targets.spool)
 
-    async def _run_lane(self, lane: StoreLane, place: Lane, lanes: int) -> None:
-        try:
-            await lane.deliver(self._window, place, self._workers(lane, lanes), self._proven)
-        except SourceError:
-            await lane.abort()
-            raise
-        except Exception as error:  # noqa: BLE001 - one store's failure is its result, never another's
-            await lane.abort()
-            self._settle(lane.finding, as_backend_error(error, lane.store.name, self._key), sent=lane.bytes_sent)
-        except BaseException:
-            await lane.abort()
-            raise
-        else:
-            self._settle(lane.finding, None, sent=lane.bytes_sent)
-
-    def _workers(self, lane: StoreLane, lanes: int) -> int:
-        """Return how many parts the lane may have in flight; no more than there are."""
-        most = in_flight(lane.writer.concurrency, lanes, self._slots)
-        return most if self._source.size is None else min(most, part_count(self._source.size, self._part_size))
-
     async def _run_finding(self, finding: Finding, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - one store's failure is its result, never another's
             self._settle(finding, as_backend_error(error, finding.store.name, self._key))
         else:
             self._settle(finding, None, already=True)

@@ -11,6 +11,7 @@ from typing import Any
 from tests.benchmarks import __doc__ as about
 from tests.benchmarks.arena import Arena, arena
 from tests.benchmarks.large import lag, memory, upload
+from tests.benchmarks.restore import restore
 from tests.benchmarks.small import small
 from tests.benchmarks.sources import size_of
 
@@ -19,6 +20,7 @@ Benchmark = Callable[[Arena, argparse.Namespace], tuple[str, dict[str, Any]]]
 _BENCHMARKS: dict[str, Benchmark] = {
     "upload": lambda place, given: upload(place, given.size, given.rounds),
     "small": lambda place, given: small(place, given.rounds),
+    "restore": lambda place, given: restore(place, given.size, given.rounds),
     "memory": lambda place, _: memory(place),
     "lag": lambda place, _: lag(place),
 }
@@ -41,7 +43,9 @@ def _arguments() -> argparse.Namespace:
         prog="python -m tests.benchmarks", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", nargs="?", default="all", choices=[*_BENCHMARKS, "all"])
-    parser.add_argument("--size", type=size_of, default=size_of("512MiB"), help="of the file of `upload`")
+    parser.add_argument(
+        "--size", type=size_of, default=size_of("512MiB"), help="of the file of `upload` and `restore`"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="medians are taken over so many")
     parser.add_argument("--json", type=Path, help="where to write all figures")
     return parser.parse_args()

@@ -22,15 +22,18 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Arena:
-    """Two servers and a folder."""
+    """Two servers and a folder; a SeaweedFS is warmed up for each new bucket."""
 
     servers: Sequence[S3Endpoint]
     folder: Path
+    warm: bool = True
 
     @contextmanager
     def task(self, source: Path, files: Sequence[str], roles: Sequence[str], *, local: bool) -> Iterator[Task]:
         """Yield the task to store files in fresh places, one bucket for each role, removed afterwards."""
-        endpoints = [_warm(fresh_bucket(server)) for server, _ in zip(self.servers, roles, strict=False)]
+        endpoints = [fresh_bucket(server) for server, _ in zip(self.servers, roles, strict=False)]
+        for endpoint in endpoints if self.warm else ():
+            _warm(endpoint)
         scratch = Path(tempfile.mkdtemp(dir=self.folder))
         target = scratch / "local"
         target.mkdir()
@@ -69,10 +72,15 @@ def differences(task: Task) -> list[str]:
     return wrong
 
 
-def _warm(endpoint: S3Endpoint) -> S3Endpoint:
+def same_content(one: Path, other: Path) -> bool:
+    """Tell whether two files are there and hold the same bytes."""
+    found = _hash_of_file(one)
+    return found is not None and found == _hash_of_file(other)
+
+
+def _warm(endpoint: S3Endpoint) -> None:
     """Have SeaweedFS make the bucket's first volume now."""
     put_bytes(endpoint, ".warm", b"warm")
-    return endpoint
 
 
 def _hash_in_bucket(endpoint: S3Endpoint, name: str) -> str | None:

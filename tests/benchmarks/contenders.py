@@ -14,6 +14,7 @@ Contender = Callable[[Task], list[Command]]
 #: What the others are compared with: today's practice, and the quickest library there is.
 PRACTICE = "boto3 in turn"
 QUICKEST = "obstore"
+BACK_PRACTICE = "boto3"
 
 
 def _python(module: str, function: str) -> Contender:
@@ -39,4 +40,13 @@ SMALL: Mapping[str, Contender] = {
     "s3fs": _python("s3fs_client", "many"),
     "rclone": programs.rclone_many,
     QUICKEST: _python("obstore_client", "many"),
+}
+
+#: One large file back from two buckets; the others read from one of them.
+BACK: Mapping[str, Contender] = {
+    "fsbackup": _python("ours", "back"),
+    BACK_PRACTICE: _python("boto", "back"),
+    "rclone": programs.rclone_back,
+    "s5cmd": programs.s5cmd_back,
+    QUICKEST: _python("obstore_client", "back"),
 }

@@ -34,22 +34,32 @@ def rclone_many(task: Task) -> list[Command]:
     return [_rclone(task, "copy", *at_once, os.fspath(task.source), _bucket(0, task.endpoints[0]))]
 
 
+def rclone_back(task: Task) -> list[Command]:
+    """Return one rclone that reads a file back from the first endpoint."""
+    return [_rclone(task, "copyto", f"{_bucket(0, task.endpoints[0])}/{task.files[0]}", os.fspath(task.back))]
+
+
+def s5cmd_back(task: Task) -> list[Command]:
+    """Return one s5cmd that reads a file back from the first endpoint."""
+    endpoint = task.endpoints[0]
+    return [_s5cmd(endpoint, f"s3://{endpoint.bucket}/{task.files[0]}", os.fspath(task.back))]
+
+
 def s5cmd(task: Task) -> list[Command]:
     """Return one s5cmd for each endpoint, and dd for the local copy."""
     source, name = os.fspath(task.paths()[0]), task.files[0]
-    commands = [_s5cmd(endpoint, source, name) for endpoint in task.endpoints]
+    commands = [_s5cmd(endpoint, source, f"s3://{endpoint.bucket}/{name}") for endpoint in task.endpoints]
     if task.local:
         commands.append(Command(["dd", f"if={source}", f"of={task.local / name}", "bs=4M", "conv=fsync"]))
     return commands
 
 
-def _s5cmd(endpoint: S3Endpoint, source: str, name: str) -> Command:
+def _s5cmd(endpoint: S3Endpoint, source: str, target: str) -> Command:
     env = {
         "AWS_ACCESS_KEY_ID": endpoint.access_key_id,
         "AWS_SECRET_ACCESS_KEY": endpoint.secret_access_key,
         "AWS_REGION": endpoint.region,
     }
-    target = f"s3://{endpoint.bucket}/{name}"
     return Command(
         [find_binary("s5cmd"), f"--endpoint-url={endpoint.endpoint_url}", "cp", source, target], env=env
     )

@@ -29,6 +29,11 @@ class Task:
         """Return the files' paths."""
         return [self.source / name for name in self.files]
 
+    @property
+    def back(self) -> Path:
+        """Where a file that is read back goes."""
+        return self.scratch / "back"
+
     def dump(self) -> str:
         """Return the task as JSON."""
         return json.dumps(asdict(self), default=str)

@@ -13,7 +13,7 @@ import fsbackup
 from tests.integration.cli_kit import Cli
 
 DISKS = ("disk1", "disk2", "disk3")
-COMMANDS = ("run", "put", "get", "ls", "stat", "rm", "status", "config")
+COMMANDS = ("run", "put", "get", "ls", "stat", "rm", "status", "verify", "repair", "doctor", "config")
 
 
 @pytest.fixture

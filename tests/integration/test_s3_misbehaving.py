@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -16,7 +16,7 @@ from fsbackup.backends.s3 import Profile, S3Objects
 from fsbackup.backends.s3.profile import AMAZON, GENERIC
 from fsbackup.errors import BackendError, BackendUnavailableError, IntegrityError, TransientError
 from fsbackup.loop import run
-from tests.integration.s3_kit import connect, names
+from tests.integration.s3_kit import PART, connect, names, upload
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.operations import S3Request, parse_request
 
@@ -52,7 +52,8 @@ def scripted(script: Script, **options: Any) -> Iterator[S3Objects]:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             answer = script(parse_request(self.command, self.path))
             self.send_response(answer.status)
-            for name, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
+            sized = {} if "Transfer-Encoding" in answer.headers else {"Content-Length": str(len(answer.body))}
+            for name, value in {**sized, **answer.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(answer.body if self.command != "HEAD" else b"")
@@ -235,6 +236,52 @@ def test_another_size_than_was_sent_is_an_error(size: int) -> None:
         pytest.raises(IntegrityError, match=f"4 bytes were sent, {size} are stored"),
     ):
         run(store.put("any", b"1234"))
+
+
+@pytest.mark.parametrize(
+    ("missing", "operation", "page"),
+    [
+        ("Size", "list", b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>"),
+        ("Key", "list", b"<ListBucketResult><Contents><Size>1</Size></Contents></ListBucketResult>"),
+        ("Key", "remove", b"<ListVersionsResult><Version><VersionId>1</VersionId></Version></ListVersionsResult>"),
+        ("LastModified", "remove", b"<ListVersionsResult><Version><Key>a</Key></Version></ListVersionsResult>"),
+    ],
+)
+@pytest.mark.parametrize("profile", [AMAZON, GENERIC])
+def test_a_listing_that_leaves_something_out_says_so(
+    profile: Profile, missing: str, operation: str, page: bytes
+) -> None:
+    versioned = replace(profile, removes_versions=True)
+    with (
+        scripted(lambda _: Answer(page), profile=versioned) as store,
+        pytest.raises(BackendError, match=f"no {missing}") as caught,
+    ):
+        names(store, "a") if operation == "list" else run(store.remove("a"))
+    assert (caught.value.backend, caught.value.operation, caught.value.key) == (store.name, operation, "a")
+
+
+@pytest.mark.parametrize("missing", ["UploadId", "ETag"])
+def test_an_upload_whose_answers_leave_something_out_says_so(missing: str) -> None:
+    told = b"" if missing == "UploadId" else b"<UploadId>1</UploadId>"
+    answers = {"create_multipart": Answer(b"<Begun>" + told + b"</Begun>"), "abort": Answer(status=204)}
+    with (
+        scripted(lambda request: answers.get(request.operation, Answer())) as store,
+        pytest.raises(BackendError, match=f"no {missing}") as caught,
+    ):
+        upload(store, "a", bytes(PART + 1))
+    assert (caught.value.backend, caught.value.operation, caught.value.key) == (store.name, "write", "a")
+
+
+def test_a_put_whose_answer_has_no_etag_is_confirmed_otherwise() -> None:
+    with scripted(lambda request: Answer(b"1234" if request.operation == "head" else b"")) as store:
+        assert run(store.put("a", b"1234")).etag is None
+
+
+def test_an_object_of_unknown_size_is_an_error() -> None:
+    chunked = Answer(b"4\r\n1234\r\n0\r\n\r\n", headers={"Transfer-Encoding": "chunked"})
+    with scripted(lambda _: chunked) as store, pytest.raises(BackendError, match="no ContentLength") as caught:
+        run(store.read("a"))
+    assert (caught.value.operation, caught.value.key) == ("read", "a")
 
 
 def test_versions_that_do_not_go_on_are_an_error() -> None:

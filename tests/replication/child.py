@@ -24,6 +24,8 @@ def _act(places: Places, action: str, key: str, source: Path | None) -> None:
     try:
         if action == "delete":
             store.remove(key)
+        elif action == "repair":
+            store.repair(key)
         else:
             assert source is not None
             store.replicate(source, key, overwrite=action == "overwrite")
@@ -33,7 +35,7 @@ def _act(places: Places, action: str, key: str, source: Path | None) -> None:
 
 @contextmanager
 def running(places: Places, action: str, key: str, source: Path | None = None) -> Iterator[ForkServerProcess]:
-    """Run ``create``, ``overwrite`` or ``delete`` in a child process, which does not outlive the block."""
+    """Run ``create``, ``overwrite``, ``delete`` or ``repair`` in a child that does not outlive the block."""
     process = _CONTEXT.Process(target=_act, args=(places, action, key, source))
     process.start()
     try:

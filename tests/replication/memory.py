@@ -93,7 +93,7 @@ class MemoryStore(ObjectStore):
     async def stat(self, name: str) -> ObjectStat | None:
         return ObjectStat(name, len(self.objects[name])) if name in self.objects else None
 
-    async def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
+    async def read(self, name: str, start: int = 0, end: int | None = None, **_: object) -> bytes:
         if name not in self.objects:
             raise ObjectNotFoundError("no such key", backend=self.name, key=name)
         return self.objects[name][start:end]

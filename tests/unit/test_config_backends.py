@@ -87,7 +87,10 @@ def backend(settings: str) -> str:
             "type: fsspec, url: 'memory://x', options: [a]",
             "options: must be a mapping (for example options: {username: backup, password: ${NAS_PASSWORD}})",
         ),
-        ("type: local, retention: {keep_last: 7}", "retention.max_age: is missing (for example max_age: 30d)"),
+        (
+            "type: local, retention: {keep_last: 7}",
+            "retention: must say what to let go (max_age: 30d, or keep_daily, keep_weekly and so on)",
+        ),
         ("type: local, retention: {max_age: 30}", f"retention.max_age: must be a duration, not 30 {DURATION}"),
         ("type: local, retention: {max_age: 0d}", "retention.max_age: must be longer than nothing, not '0d'"),
         (

@@ -51,7 +51,8 @@ def one_set(settings: str) -> str:
         ("backends: [a], spool: {dir: /s, max_bytes: 0}", "spool.max_bytes: must be at least 1, not 0"),
         (
             "backends: [a], overwrite: true",
-            "overwrite: is not a setting here (there are: backends, min_copies, read_order, memory, spool)",
+            "overwrite: is not a setting here "
+            "(there are: backends, min_copies, read_order, memory, stall_timeout, spool)",
         ),
     ],
 )

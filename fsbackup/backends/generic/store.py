@@ -7,10 +7,13 @@ from typing import Any, NoReturn, TypeVar
 
 from fsbackup.backends.generic import address, files
 from fsbackup.backends.generic.connection import Connection
+from fsbackup.backends.generic.facts import PLACE
+from fsbackup.backends.generic.leftovers import old_temp
 from fsbackup.backends.generic.writer import Confirm, GenericWriter
+from fsbackup.backends.local.leftovers import EVERYWHERE, check_temp
 from fsbackup.backends.local.window import Window, to_bytes, to_name
 from fsbackup.errors import AccessDeniedError, ConfigError
-from fsbackup.objects import DEFAULT_TIMEOUT, ObjectStat, ObjectStore, WritePlan
+from fsbackup.objects import DEFAULT_TIMEOUT, Facts, Leftover, ObjectStat, ObjectStore, WritePlan
 
 T = TypeVar("T")
 
@@ -74,7 +77,14 @@ class GenericObjects(ObjectStore):
         found = await self._call("stat", name, lambda filesystem: files.file_info(filesystem, path))
         return None if found is None else ObjectStat(name, int(found["size"]), files.modified(found))
 
-    async def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
+    async def read(
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        moved: Callable[[int], None] | None = None,  # noqa: ARG002 - a range comes in one go
+    ) -> bytes:
         path = self._path(name)
         return await self._call("read", name, lambda filesystem: files.read(filesystem, path, start, end))
 
@@ -131,6 +141,17 @@ class GenericObjects(ObjectStore):
                 hint="put the directory itself there",
             )
         return found if found is not None and found["type"] == "file" else None
+
+    async def leftovers(self, older_than: float) -> AsyncIterator[Leftover]:
+        async for item in self._walk(EVERYWHERE, b""):
+            if (leftover := old_temp(item, older_than)) is not None:
+                yield leftover
+
+    async def discard(self, leftover: Leftover) -> None:
+        await self.remove(check_temp(leftover))
+
+    async def facts(self, probe: str | None = None) -> Facts:  # noqa: ARG002 - nothing is tried
+        return PLACE
 
     async def close(self) -> None:
         await self._connection.close()

@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 from fsbackup.backends.local.base import Base, fsync_directory, lstat_object, split_name
 from fsbackup.backends.local.errors import located
+from fsbackup.backends.local.facts import disk_facts, unknown_facts
+from fsbackup.backends.local.leftovers import check_temp, find_temps
 from fsbackup.backends.local.listing import Listing
 from fsbackup.backends.local.threads import Workers, pulse
 from fsbackup.backends.local.window import Window
 from fsbackup.backends.local.writer import LocalWriter, object_stat
-from fsbackup.errors import ConfigError
-from fsbackup.objects import DEFAULT_TIMEOUT, Capabilities, ObjectStat, ObjectStore, WritePlan
+from fsbackup.errors import ConfigError, FsbackupError
+from fsbackup.objects import DEFAULT_TIMEOUT, Capabilities, Facts, Leftover, ObjectStat, ObjectStore, WritePlan
 from fsbackup.sizing import MIB
 
 T = TypeVar("T")
@@ -84,7 +86,14 @@ class LocalObjects(ObjectStore):
         found = await self._run("stat", name, lambda: _stat(self._base, name))
         return None if found is None else object_stat(name, found)
 
-    async def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
+    async def read(
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        moved: Callable[[int], None] | None = None,  # noqa: ARG002 - a range comes in one go
+    ) -> bytes:
         return await self._run("read", name, lambda: _read(self._base, name, start, end))
 
     def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> LocalWriter:
@@ -98,6 +107,22 @@ class LocalObjects(ObjectStore):
 
     async def remove(self, name: str) -> None:
         await self._run("remove", name, lambda: _remove(self._base, name))
+
+    async def leftovers(self, older_than: float) -> AsyncIterator[Leftover]:
+        found = find_temps(self._base, older_than)
+        while page := await self._run("list", "", lambda: list(islice(found, self._page_size))):
+            for leftover in page:
+                yield leftover
+
+    async def discard(self, leftover: Leftover) -> None:
+        name = check_temp(leftover)
+        await self._run("discard", name, lambda: _remove(self._base, name))
+
+    async def facts(self, probe: str | None = None) -> Facts:  # noqa: ARG002 - every write tries it
+        try:
+            return await self._run("examine", "", lambda: disk_facts(self._base))
+        except FsbackupError as error:
+            return unknown_facts(error.message)
 
     async def _run(self, operation: str, name: str, call: Callable[[], T]) -> T:
         with located(self.name, operation, name):

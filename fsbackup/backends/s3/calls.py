@@ -49,8 +49,8 @@ class Calls:
         """Call one method of the client and return its answer."""
 
         async def once(_: Watch) -> Answer:
-            client = await self.connection.client()
-            answer: Answer = await getattr(client, method)(**params)
+            call = await self.connection.method(method)
+            answer: Answer = await call(**params)
             return answer
 
         return await self.run(where, once)
@@ -60,9 +60,9 @@ class Calls:
 
         async def once(watch: Watch) -> Answer:
             progress.alive = watch.moved
-            client = await self.connection.client()
+            call = await self.connection.method(method)
             body: Any = Body(data, progress) if len(data) > CHUNK else data
-            answer: Answer = await getattr(client, method)(Body=body, **params)
+            answer: Answer = await call(Body=body, **params)
             progress.at(len(data))
             return answer
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from fsbackup import __version__
+from fsbackup.backends.s3.put import DirectPut
 from fsbackup.backends.s3.secret import Secret
 from fsbackup.loop import get_loop
 
@@ -43,7 +45,10 @@ class Connection:
         self._settings = settings
         self._made: tuple[asyncio.AbstractEventLoop, Any] | None = None
         self._prepared: Any = None
+        self._put: DirectPut | None = None
         self._inherited: list[Any] = []
+        #: The HTTP sessions of the clients made, the latest last.
+        self._sessions: list[Any] = []
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -57,7 +62,8 @@ class Connection:
         if self._made is None or self._made[0] is not loop:
             # A forked child must neither use nor close its parent's sockets: it only keeps them from being freed.
             self._inherited.append(self._made)
-            self._made = loop, _filesystem(self._settings, loop)
+            self._sessions.clear()
+            self._made = loop, _filesystem(self._settings, loop, _remembering(self._sessions))
         return self._made[1]
 
     async def client(self) -> Any:
@@ -65,13 +71,25 @@ class Connection:
         client = await self.filesystem.set_session()
         if client is not self._prepared:
             client.meta.events.register_last("before-call.s3", _without_expect)
-            self._prepared = client
+            self._prepared, self._put = client, self._direct(client)
         return client
+
+    async def method(self, name: str) -> Callable[..., Awaitable[Any]]:
+        """Return one of the client's methods; ``put_object`` is our own where the endpoint is given."""
+        client = await self.client()
+        found: Callable[..., Awaitable[Any]] = getattr(client, name)
+        return self._put if self._put and name == "put_object" else found
+
+    def _direct(self, client: Any) -> DirectPut | None:
+        settings = self._settings
+        if settings.endpoint_url is None:  # Amazon's own, where the bucket decides on the host
+            return None
+        return DirectPut(client, self._sessions[-1], settings.access_key_id, settings.secret_access_key)
 
     async def close(self) -> None:
         """Close the connections; the next use makes new ones."""
         if self._made is not None and self._made[0] is get_loop():
-            made, self._made, self._prepared = self._made[1], None, None
+            made, self._made, self._prepared, self._put = self._made[1], None, None, None
             await (await made.set_session()).close()
 
 
@@ -80,7 +98,19 @@ def _without_expect(params: dict[str, Any], **_: Any) -> None:
     params["headers"].pop("Expect", None)
 
 
-def _filesystem(settings: Settings, loop: asyncio.AbstractEventLoop) -> Any:
+def _remembering(sessions: list[Any]) -> type:
+    """Return the class of the HTTP sessions that clients make, which notes each of them."""
+    from aiobotocore.httpsession import AIOHTTPSession
+
+    class Session(AIOHTTPSession):  # type: ignore[misc]  # the library has no types
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            sessions.append(self)
+
+    return Session
+
+
+def _filesystem(settings: Settings, loop: asyncio.AbstractEventLoop, session_class: type) -> Any:
     from s3fs import S3FileSystem
 
     filesystem = S3FileSystem(
@@ -88,7 +118,7 @@ def _filesystem(settings: Settings, loop: asyncio.AbstractEventLoop) -> Any:
         session=_session(settings),
         endpoint_url=settings.endpoint_url,
         client_kwargs=_client_options(settings),
-        config_kwargs=_config_options(settings),
+        config_kwargs={**_config_options(settings), "http_session_cls": session_class},
         fixed_upload_size=True,  # R2 wants parts of one size
         use_listings_cache=False,
         skip_instance_cache=True,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fsbackup.backends.s3.calls import Answer
-from fsbackup.backends.s3.target import Target, etag_of
+from fsbackup.backends.s3.target import Target, etag_of, told
 from fsbackup.errors import BackendError
 from fsbackup.keys import META_PREFIX, RESERVED
 from fsbackup.objects import ObjectStat
@@ -46,11 +46,13 @@ async def _items(target: Target, prefix: str, after: str, hidden: bool) -> Async
     """Yield what the pages hold, leaving our own records out as early as a page shows them."""
     token: str | None = None
     seen: set[str] = set()
+    where = target.where("list", prefix)
     while True:
         page = await _page(target, prefix, after, token)
         items = page.get("Contents", [])
         for item in items:
-            if not item["Key"].startswith(target.prefix + prefix):
+            told(item, "Size", where)
+            if not told(item, "Key", where).startswith(target.prefix + prefix):
                 raise _disordered(target, prefix, f"{item['Key']!r} was not asked for")
             yield item
         if not page.get("IsTruncated"):

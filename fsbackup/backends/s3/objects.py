@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 from fsbackup.backends.s3.arguments import check_endpoint, check_positive
 from fsbackup.backends.s3.calls import Calls
 from fsbackup.backends.s3.client import Connection, Settings
+from fsbackup.backends.s3.facts import service_facts
+from fsbackup.backends.s3.leftovers import discard_upload, find_uploads
 from fsbackup.backends.s3.listing import list_objects
 from fsbackup.backends.s3.profile import GENERIC, Profile
 from fsbackup.backends.s3.reading import read_range, require
@@ -16,7 +18,16 @@ from fsbackup.backends.s3.secret import Secret
 from fsbackup.backends.s3.target import PAGE_SIZE, Target, stat_of
 from fsbackup.backends.s3.writer import S3Writer
 from fsbackup.keys import check_prefix, encode_key
-from fsbackup.objects import DEFAULT_TIMEOUT, Capabilities, ObjectStat, ObjectStore, ObjectWriter, WritePlan
+from fsbackup.objects import (
+    DEFAULT_TIMEOUT,
+    Capabilities,
+    Facts,
+    Leftover,
+    ObjectStat,
+    ObjectStore,
+    ObjectWriter,
+    WritePlan,
+)
 
 DEFAULT_CONCURRENCY = 4
 
@@ -92,6 +103,7 @@ class S3Objects(ObjectStore):
             conditional_create=profile.condition == "atomic" and not self._target.refuses_condition,
             wants_md5=True,
             removes_versions=profile.removes_versions,
+            content_etags="all" if profile.multipart_etag_is_md5 else "single",
         )
 
     @property
@@ -110,11 +122,13 @@ class S3Objects(ObjectStore):
         answer = await self._target.head(name)
         return None if answer is None else stat_of(name, answer)
 
-    async def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
+    async def read(
+        self, name: str, start: int = 0, end: int | None = None, *, moved: Callable[[int], None] | None = None
+    ) -> bytes:
         """Read by one GET (an empty range by one HEAD)."""
         if end is not None and start >= end:  # HTTP has no empty range, but the object must be there
             return await require(self._target, name)
-        return await read_range(self._target, name, start, end)
+        return await read_range(self._target, name, start, end, moved or (lambda _: None))
 
     def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> ObjectWriter:
         """Return a writer; `moved` is also called with 0, as a sign of life, while bytes are sent again."""
@@ -127,6 +141,18 @@ class S3Objects(ObjectStore):
     async def remove(self, name: str) -> None:
         """Remove by one DELETE, or one per version where the bucket keeps versions."""
         await remove_object(self._target, name)
+
+    def leftovers(self, older_than: float) -> AsyncIterator[Leftover]:
+        """Find unfinished multipart uploads by our own records of them; those of others stay unseen."""
+        return find_uploads(self._target, older_than)
+
+    async def discard(self, leftover: Leftover) -> None:
+        """Abort the upload and remove its record."""
+        await discard_upload(self._target, leftover)
+
+    async def facts(self, probe: str | None = None) -> Facts:
+        """Ask the service for its time, and for the bucket's versions, rules and unfinished uploads."""
+        return await service_facts(self._target, probe)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
-from fsbackup.backends.s3.body import CHUNK
 from fsbackup.backends.s3.calls import Answer
 from fsbackup.backends.s3.errors import Where, code_of
-from fsbackup.backends.s3.target import Target
+from fsbackup.backends.s3.target import Target, told
 from fsbackup.backends.s3.watch import Watch
 from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+#: More than the kernel hands over at a time: then nothing is cut and joined again on the way.
+_AT_ONCE = 1 << 20
 _NOTHING_THERE = "InvalidRange"
 
 
-async def read_range(target: Target, name: str, start: int, end: int | None) -> bytes:
+async def read_range(
+    target: Target, name: str, start: int, end: int | None, moved: Callable[[int], None]
+) -> bytes:
     """Return the bytes from `start` up to `end` (None: to the last); see `ObjectStore.read`."""
     where = target.where("read", name)
     params = {**target.at(name), **_range(start, end)}
 
     async def once(watch: Watch) -> bytes:
+        moved(0)
         client = await target.calls.connection.client()
         answer = await client.get_object(**params)
         async with answer["Body"] as body:
             expected = _expected(answer, where, start, end)
-            return await _content(body, expected, where, watch)
+            return await _content(body, expected, where, watch, moved)
 
     try:
         data = await target.calls.run(where, once)
@@ -63,7 +68,7 @@ def _range(start: int, end: int | None) -> dict[str, str]:
 def _expected(answer: Answer, where: Where, start: int, end: int | None) -> int:
     """Return how many bytes have to come, after checking that they are the ones that were asked for."""
     if start == 0 and end is None:
-        return int(answer["ContentLength"])
+        return int(told(answer, "ContentLength", where))
     found = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
     if found:
         first, last, size = map(int, found.groups())
@@ -72,10 +77,11 @@ def _expected(answer: Answer, where: Where, start: int, end: int | None) -> int:
     raise where.error(TransientError, "the service answered with another range than was asked for")
 
 
-async def _content(body: Any, expected: int, where: Where, watch: Watch) -> bytes:
+async def _content(body: Any, expected: int, where: Where, watch: Watch, moved: Callable[[int], None]) -> bytes:
     chunks, size = [], 0
-    while chunk := await body.read(CHUNK):
+    while chunk := await body.read(_AT_ONCE):
         watch.moved()
+        moved(len(chunk))
         chunks.append(chunk)
         size += len(chunk)
     if size != expected:

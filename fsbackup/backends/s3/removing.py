@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fsbackup.backends.s3.calls import Answer
-from fsbackup.backends.s3.errors import code_of
-from fsbackup.backends.s3.target import Target
+from fsbackup.backends.s3.errors import Where, code_of
+from fsbackup.backends.s3.target import Target, told
 from fsbackup.errors import BackendError, ObjectNotFoundError
 from fsbackup.events import log
 
@@ -42,9 +42,10 @@ async def _versions(target: Target, name: str) -> list[str]:
     """Return the ids of all versions and delete markers of exactly this name, newest first."""
     found: list[tuple[bool, float, str]] = []
     start: dict[str, str] = {}
+    where = target.where("remove", name)
     while True:
         page = await target.calls.request(
-            target.where("remove", name),
+            where,
             "list_object_versions",
             Bucket=target.bucket,
             Prefix=target.prefix + name,
@@ -53,12 +54,17 @@ async def _versions(target: Target, name: str) -> list[str]:
         )
         target.seen()
         entries = page.get("Versions", []) + page.get("DeleteMarkers", [])
-        mine = [item for item in entries if item["Key"] == target.prefix + name]
-        found += [(item["IsLatest"], item["LastModified"].timestamp(), item["VersionId"]) for item in mine]
+        mine = [item for item in entries if told(item, "Key", where) == target.prefix + name]
+        found += [_version(item, where) for item in mine]
         # The name itself sorts before all others that start with it: a page with another one is the last.
         if not page.get("IsTruncated") or len(mine) < len(entries):
             return [version for _, _, version in sorted(found, reverse=True)]
         start = _next(target, name, page, start)
+
+
+def _version(item: Answer, where: Where) -> tuple[bool, float, str]:
+    modified = told(item, "LastModified", where).timestamp()
+    return bool(told(item, "IsLatest", where)), modified, str(told(item, "VersionId", where))
 
 
 def _next(target: Target, name: str, page: Answer, start: dict[str, str]) -> dict[str, str]:

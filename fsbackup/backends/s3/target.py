@@ -54,6 +54,7 @@ class Target:
             await self.prove(where)
             return None
         self._exists = True
+        told(answer, "ContentLength", where)
         return answer
 
     def seen(self) -> None:
@@ -89,6 +90,24 @@ class Target:
             "create the bucket, or correct its name, the account and the endpoint",
         )
         return error
+
+
+def told(answer: Answer, field: str, where: Where) -> Any:
+    """Return what an answer must say.
+
+    Raises
+    ------
+    BackendError
+        When the service left it out.
+    """
+    value = answer.get(field)
+    if value is None or value == "":
+        raise where.error(
+            BackendError,
+            f"the service's answer has no {field}",
+            "what answers is no complete S3 service: check endpoint_url, or report this to the provider",
+        )
+    return value
 
 
 def stat_of(name: str, answer: Answer) -> ObjectStat:

@@ -11,21 +11,34 @@ class Watch:
 
     def __init__(self, silence: float) -> None:
         self._silence = silence
-        self._timer: asyncio.Timeout | None = None
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
+        self._timeout: asyncio.Timeout | None = None
+        self._look: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Watch:
-        self._timer = await asyncio.timeout(self._silence).__aenter__()
+        self._timeout = await asyncio.timeout(None).__aenter__()
+        self._last = self._loop.time()
+        self._look = self._loop.call_at(self._last + self._silence, self._check)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._look is not None:
+            self._look.cancel()
         # It knows its task, which will keep the error, which keeps the frame that knows us.
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            await timer.__aexit__(kind, error, trace)
+        timeout, self._timeout = self._timeout, None
+        if timeout is not None:
+            await timeout.__aexit__(kind, error, trace)
 
     def moved(self) -> None:
-        """Note that something moved. Too late is no error: the transport may go on with a body for a while."""
-        if self._timer is not None and not self._timer.expired():
-            self._timer.reschedule(asyncio.get_running_loop().time() + self._silence)
+        """Note that something moved; the timer sees it when it looks. The transport may call this afterwards."""
+        self._last = self._loop.time()
+
+    def _check(self) -> None:
+        due = self._last + self._silence
+        if due > self._loop.time():
+            self._look = self._loop.call_at(due, self._check)
+        elif self._timeout is not None:
+            self._timeout.reschedule(due)

@@ -11,9 +11,9 @@ from typing import Any
 from fsbackup.backends.s3.body import Progress
 from fsbackup.backends.s3.calls import Answer
 from fsbackup.backends.s3.commit import Commit, Sent
-from fsbackup.backends.s3.errors import code_of
-from fsbackup.backends.s3.target import Target, comparable
-from fsbackup.errors import BackendError, FsbackupError, IntegrityError, ObjectNotFoundError
+from fsbackup.backends.s3.target import Target, comparable, told
+from fsbackup.backends.s3.uploads import Upload, abort, begin, forget
+from fsbackup.errors import BackendError, FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.objects import ObjectStat, ObjectWriter, Part, WritePlan
 
@@ -46,7 +46,7 @@ class S3Writer(ObjectWriter):
         self._commit = Commit(target, name, plan)
         self._whole: Part | None = None
         self._done: dict[int, _Done] = {}
-        self._creation: asyncio.Task[str] | None = None
+        self._creation: asyncio.Task[Upload] | None = None
         self._running: set[asyncio.Task[_Done]] = set()
         self._loose = False
         self._over = False
@@ -101,7 +101,7 @@ class S3Writer(ObjectWriter):
         return await self._commit.run(Sent(len(part.data), part.md5.hex()), call)
 
     async def _send(self, part: Part) -> _Done:
-        upload_id = await self._upload_id()
+        upload = await self._upload()
         try:
             answer = await self._target.calls.send(
                 self._where,
@@ -109,7 +109,7 @@ class S3Writer(ObjectWriter):
                 part.data,
                 Progress(self._moved),
                 **self._target.at(self._name),
-                UploadId=upload_id,
+                UploadId=upload.id,
                 PartNumber=part.number,
                 ContentMD5=_base64(part.md5),
             )
@@ -121,29 +121,20 @@ class S3Writer(ObjectWriter):
             raise self._where.error(
                 IntegrityError, f"part {part.number} was stored with other bytes than were sent"
             )
-        return _Done(part, str(answer.get("ETag", "")))
+        return _Done(part, str(told(answer, "ETag", self._where)))
 
-    async def _upload_id(self) -> str:
-        """Return the upload's id. The first part starts it; cancelling that part does not lose it."""
+    async def _upload(self) -> Upload:
+        """Return the upload. The first part starts it; cancelling that part does not lose it."""
         if self._creation is None:
-            self._creation = asyncio.ensure_future(self._create())
+            beginning = begin(self._target, self._name, **_TYPE, Metadata=self._commit.metadata)
+            self._creation = asyncio.ensure_future(beginning)
         return await asyncio.shield(self._creation)
-
-    async def _create(self) -> str:
-        answer = await self._target.calls.request(
-            self._where,
-            "create_multipart_upload",
-            **self._target.at(self._name),
-            **_TYPE,
-            Metadata=self._commit.metadata,
-        )
-        return str(answer["UploadId"])
 
     async def _complete(self) -> ObjectStat:
         parts = [self._done[number] for number in sorted(self._done)]
         if [done.number for done in parts] != list(range(1, len(parts) + 1)) or not parts or not parts[-1].last:
             raise self._where.error(BackendError, "parts are missing, nothing was stored")
-        upload_id = await self._upload_id()
+        upload = await self._upload()
         listed = {"Parts": [{"PartNumber": done.number, "ETag": done.etag} for done in parts]}
 
         async def call(**condition: str) -> Answer:
@@ -152,11 +143,16 @@ class S3Writer(ObjectWriter):
                 "complete_multipart_upload",
                 **self._target.at(self._name),
                 **condition,
-                UploadId=upload_id,
+                UploadId=upload.id,
                 MultipartUpload=listed,
             )
 
-        return await self._commit.run(_sent(parts), call)
+        stat = await self._commit.run(_sent(parts), call)
+        try:
+            await forget(self._target, self._where, upload)
+        except FsbackupError as error:  # the object is stored; whoever looks for leftovers removes the record
+            log.info("%s: the record of an upload of %r stays: %s", self._target.calls.name, self._name, error)
+        return stat
 
     async def _throw_away(self) -> None:
         for sending in self._running:
@@ -172,21 +168,13 @@ class S3Writer(ObjectWriter):
         if self._creation is None:
             return
         try:
-            upload_id = await self._creation
+            upload = await self._creation
         except FsbackupError:
             return  # it was never made, or nobody knows its id
         for _ in range(2 if self._loose else 1):  # Amazon S3, AbortMultipartUpload: a part in flight may need it
-            try:
-                await self._target.calls.request(
-                    self._where,
-                    "abort_multipart_upload",
-                    **self._target.at(self._name),
-                    UploadId=upload_id,
-                )
-            except BackendError as error:
-                if code_of(error) != "NoSuchUpload" and not isinstance(error, ObjectNotFoundError):
-                    raise
-                return
+            if not await abort(self._target, self._where, upload.record):
+                break
+        await forget(self._target, self._where, upload)
 
 
 class _Done:

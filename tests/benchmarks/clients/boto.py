@@ -29,6 +29,12 @@ def in_threads(task: Task) -> None:
         copying.result()
 
 
+def back(task: Task) -> None:
+    """Read one file back from the first place."""
+    endpoint = task.endpoints[0]
+    _client(endpoint).download_file(endpoint.bucket, task.files[0], str(task.back))
+
+
 def _send(task: Task, endpoint: S3Endpoint) -> None:
     client = _client(endpoint)
     for name, path in zip(task.files, task.paths(), strict=True):

@@ -25,6 +25,13 @@ def in_threads(task: Task) -> None:
         copying.result()
 
 
+def back(task: Task) -> None:
+    """Read one file back from the first place, as a stream."""
+    with task.back.open("wb") as out:
+        for piece in obstore.get(_store(task.endpoints[0]), task.files[0]).stream(min_chunk_size=8 << 20):
+            out.write(piece)
+
+
 def many(task: Task) -> None:
     """Store many files from a pool of threads."""
     for endpoint in task.endpoints:

@@ -30,6 +30,12 @@ def one(task: Task) -> dict[str, Any]:
     return {"seconds": {name: result.seconds for name, result in report.replicas.items()}}
 
 
+def back(task: Task) -> dict[str, Any]:
+    """Read one file back from all places at once, every block proven."""
+    report = _set(task).restore(task.files[0], task.back)
+    return {"taken": dict(report.replicas), "failed": dict(report.failed)}
+
+
 def many(task: Task) -> dict[str, Any]:
     """Store many files in all places, and say how many were there already."""
     already = 0

@@ -1,0 +1,11 @@
+"""`repair`: what `verify` finds, made right from replicas that prove it.
+
+- `evidence` is what a decision needs: the verdict, announcements, and what doubtful data really is;
+- `plan` decides, purely; `act` does one round of it; `run` walks the set and counts;
+- `results` is what they say.
+"""
+
+from fsbackup.replication.repair.results import Action, RepairReport, Step
+from fsbackup.replication.repair.run import Options, repair
+
+__all__ = ["Action", "Options", "RepairReport", "Step", "repair"]

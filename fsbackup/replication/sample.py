@@ -1,0 +1,49 @@
+"""Which objects are looked at today, so that a month of daily runs looks at each exactly once. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+_FRACTION = re.compile(r"1/([1-9][0-9]{0,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One `of`-th of all keys: those whose hash, modulo `of`, is the day's number modulo `of`.
+
+    Days are those of UTC, numbered from the first of January of year 1. Any `of` consecutive days take each key
+    exactly once, whatever other keys come and go; a day that is left out is made up for `of` days later.
+    """
+
+    of: int
+    day: int
+
+    def takes(self, key: str) -> bool:
+        """Tell whether `key` belongs to this day's share."""
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        return int.from_bytes(digest[:8]) % self.of == self.day % self.of
+
+    def __str__(self) -> str:
+        return f"1/{self.of}"
+
+
+def parse_sample(text: str) -> Sample:
+    """Return today's share of the form ``1/30``.
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+    """
+    found = _FRACTION.fullmatch(text)
+    if found is None:
+        raise ValueError(f"a sample is written as 1/N, for example 1/30, not {text!r}")
+    return Sample(int(found[1]), today().toordinal())
+
+
+def today() -> date:
+    """Return the day in UTC."""
+    return datetime.now(UTC).date()

@@ -1,0 +1,148 @@
+"""A backend's rule of retention, and which of a series' times each part of it picks. Pure arithmetic."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from fsbackup.errors import ConfigError
+
+_DAY = 86_400
+
+
+def _day(when: float) -> int:
+    return int(when // _DAY)
+
+
+def _week(when: float) -> int:
+    # The epoch began on a Thursday; weeks begin on Monday, as in ISO 8601.
+    return int((when // _DAY + 3) // 7)
+
+
+def _month(when: float) -> int:
+    date = time.gmtime(when)
+    return date.tm_year * 12 + date.tm_mon
+
+
+def _year(when: float) -> int:
+    return time.gmtime(when).tm_year
+
+
+def _instant(when: float) -> float:
+    return when
+
+
+#: Each counting rule: its field, the period it counts (in UTC), and how its choice is told.
+_PERIODS: tuple[tuple[str, Callable[[float], float], str], ...] = (
+    ("keep_last", _instant, "{newest} of its series"),
+    ("keep_daily", _day, "the newest of its day"),
+    ("keep_weekly", _week, "the newest of its week"),
+    ("keep_monthly", _month, "the newest of its month"),
+    ("keep_yearly", _year, "the newest of its year"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long a backend keeps the objects of each series. What any part of it keeps is kept.
+
+    With `max_age`, what is older goes unless a `keep_*` holds it. With `keep_daily`, `keep_weekly`,
+    `keep_monthly` or `keep_yearly` and no `max_age`, whatever none of them (nor `keep_last`) holds goes at any
+    age. With neither, everything stays: `keep_last` is a floor and lets nothing go by itself.
+
+    Parameters
+    ----------
+    max_age
+        Objects up to this age stay. None: age keeps nothing.
+    keep_last
+        The newest so many of each series stay at any age; at least 1, the default. Objects of one instant
+        count once, since nothing says which of them is newer.
+    keep_daily, keep_weekly, keep_monthly, keep_yearly
+        The newest object of each of the newest so many days, weeks (from Monday), months and years *that have
+        any*, in UTC, stays. 0 by default.
+    series
+        A regular expression whose groups name a key's series, see `series_of`; None: the key without its date.
+
+    Raises
+    ------
+    ConfigError
+        For a number or an age below its least, or a `series` that is no regular expression with a group.
+    """
+
+    max_age: timedelta | None = None
+    keep_last: int = 1
+    keep_daily: int = 0
+    keep_weekly: int = 0
+    keep_monthly: int = 0
+    keep_yearly: int = 0
+    series: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_age is not None and self.max_age <= timedelta():
+            raise ConfigError(f"max_age must be longer than nothing, not {self.max_age}")
+        for name, _, _ in _PERIODS:
+            least = 1 if name == "keep_last" else 0
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        _ = self.pattern
+
+    @property
+    def pattern(self) -> re.Pattern[str] | None:
+        """`series` compiled, None when there is none."""
+        if self.series is None:
+            return None
+        try:
+            pattern = re.compile(self.series)
+        except re.error as error:
+            raise ConfigError(f"series is no regular expression: {error}") from None
+        if not pattern.groups:
+            raise ConfigError("series must have a group", hint="put what names the series in parentheses")
+        return pattern
+
+    @property
+    def lets_go(self) -> bool:
+        """Whether it ever lets anything go."""
+        return self.max_age is not None or any(getattr(self, name) for name, _, _ in _PERIODS[1:])
+
+    @property
+    def most(self) -> int:
+        """How many times of one series `choose` can pick."""
+        return sum(getattr(self, name) for name, _, _ in _PERIODS)
+
+    def choose(self, times: Iterable[float]) -> dict[float, int]:
+        """Return the times (epoch seconds) that a `keep_*` picks, each with its rules as bits for `told`.
+
+        Choosing again from what was chosen, with any more times, picks the same as choosing from all times at
+        once: no time needs to be remembered that was not chosen.
+        """
+        newest_first = sorted(set(times), reverse=True)
+        chosen: dict[float, int] = {}
+        for bit, (name, period, _) in enumerate(_PERIODS):
+            for when in _newest_of_each(newest_first, getattr(self, name), period):
+                chosen[when] = chosen.get(when, 0) | 1 << bit
+        return chosen
+
+    def told(self, bits: int) -> list[str]:
+        """Return in words the rules that `choose` gave as `bits`."""
+        words = [text for bit, (_, _, text) in enumerate(_PERIODS) if bits >> bit & 1]
+        return [each.format(newest=_newest(self.keep_last)) for each in words]
+
+
+def _newest(count: int) -> str:
+    return "the newest" if count == 1 else f"one of the newest {count}"
+
+
+def _newest_of_each(
+    newest_first: Iterable[float], count: int, period: Callable[[float], float]
+) -> Iterable[float]:
+    last: float | None = None
+    for when in newest_first:
+        current = period(when)
+        if current != last:
+            if not count:
+                return
+            yield when
+            last, count = current, count - 1

@@ -1,0 +1,73 @@
+"""One large file back from two servers: as fast as they are, and each on a line of so many bytes per second."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.arena import Arena, compete, same_content
+from tests.benchmarks.contenders import BACK, BACK_PRACTICE, LARGE, Contender
+from tests.benchmarks.results import Series, as_dict, ratio, table
+from tests.benchmarks.rounds import show_progress
+from tests.benchmarks.sources import random_file
+from tests.benchmarks.task import Task
+from tests.servers.s3 import rclone_s3_server
+
+ROLES = ("r2", "b2")
+#: Of each server's line, and the file that crosses it.
+_LINE, _LINE_SIZE = "20M", 128 << 20
+
+
+def restore(arena: Arena, size: int, count: int) -> tuple[str, dict[str, Any]]:
+    """Compare all contenders, on servers without a limit and on limited ones."""
+    source = random_file(arena.folder / "back.bin", size)
+    free = _compare(arena, source, count)
+    source = random_file(arena.folder / "line.bin", _LINE_SIZE)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(rclone_s3_server("--bwlimit", _LINE)) for _ in ROLES]
+        limited = _compare(Arena(servers, arena.folder, warm=False), source, count)
+    text = "\n\n".join(
+        [
+            _table(f"restore: {size >> 20} MiB from two buckets (others: from one), {count} rounds", free),
+            _table(f"restore: {_LINE_SIZE >> 20} MiB, each server at {_LINE}iB/s, {count} rounds", limited),
+        ]
+    )
+    return text, {"free": as_dict(free), "limited": as_dict(limited)}
+
+
+def _compare(arena: Arena, source: Path, count: int) -> dict[str, Series]:
+    series = {name: Series(name) for name in BACK}
+    with arena.task(source.parent, [source.name], ROLES, local=False) as task:
+        compete(task, LARGE["fsbackup"])
+        for number in range(count):
+            for name, contender in _turned(BACK, number):
+                series[name].costs.append(compete(task, contender))
+                _check(task, name)
+                show_progress(f"round {number + 1}/{count} {name}: {series[name].costs[-1].wall:.2f} s")
+    return series
+
+
+def _turned(contenders: Mapping[str, Contender], number: int) -> list[tuple[str, Contender]]:
+    everybody = list(contenders.items())
+    shift = number % len(everybody)
+    return everybody[shift:] + everybody[:shift]
+
+
+def _check(task: Task, name: str) -> None:
+    if not same_content(task.back, task.paths()[0]):
+        raise AssertionError(f"{name} did not bring back what was stored")
+    task.back.unlink()
+
+
+def _table(title: str, series: dict[str, Series]) -> str:
+    best = min((each for name, each in series.items() if name != "fsbackup"), key=lambda each: each.wall)
+    head = ["", "wall s", f"x {BACK_PRACTICE}", f"x best ({best.name})", "CPU s", "RSS MiB"]
+    ranked = sorted(series.values(), key=lambda each: each.wall)
+    return table(title, head, [_row(each, series[BACK_PRACTICE], best) for each in ranked])
+
+
+def _row(each: Series, practice: Series, best: Series) -> list[str]:
+    compared = [ratio(each, practice), ratio(each, best)]
+    return [each.name, f"{each.wall:.2f}", *compared, f"{each.cpu:.2f}", f"{each.rss:.0f}"]

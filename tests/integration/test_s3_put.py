@@ -1,0 +1,167 @@
+"""Whole objects go past boto's machinery: nothing of that shows, on the wire or in what is raised."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+import pytest
+
+from fsbackup.backends.s3 import S3Objects
+from fsbackup.backends.s3.errors import code_of
+from fsbackup.errors import AccessDeniedError, BackendError, TransientError
+from fsbackup.keys import encode_key
+from fsbackup.loop import run
+from fsbackup.testing import ODD_KEYS
+from tests.integration.s3_kit import connect, outcome
+from tests.integration.test_s3_misbehaving import KEY_ID, SECRET, Answer, scripted
+from tests.servers import s3
+from tests.servers.endpoint import S3Endpoint
+from tests.servers.exchange import Record
+from tests.servers.faults import FaultProxy, Status
+from tests.servers.operations import S3Request
+
+DATA = b"x" * 1000
+#: The signature and its time, what boto tells of its own tries, and the tag that differs for each write.
+_OWN = {"authorization", "x-amz-date", "amz-sdk-invocation-id", "amz-sdk-request", "x-amz-meta-fsbackup-upload"}
+
+
+async def _by_boto(store: S3Objects, name: str, **more: str) -> dict[str, Any]:
+    """Store `DATA` by the client's own method, with all that our writers give."""
+    client = await store.filesystem.set_session()
+    answer: dict[str, Any] = await client.put_object(
+        Bucket=store.bucket,
+        Key=name,
+        Body=DATA,
+        ContentType="application/octet-stream",
+        ContentMD5=base64.b64encode(hashlib.md5(DATA).digest()).decode(),
+        Metadata={"fsbackup-upload": "0" * 32},
+        **more,
+    )
+    return answer
+
+
+def _said(record: Record) -> dict[str, str]:
+    return {name.lower(): value for name, value in record.headers if name.lower() not in _OWN}
+
+
+@pytest.mark.parametrize("create_only", [False, True])
+def test_the_same_headers_as_botos(store: S3Objects, proxy: FaultProxy, create_only: bool) -> None:
+    run(store.put("ours", DATA, create_only=create_only))
+    run(_by_boto(store, "botos", **({"IfNoneMatch": "*"} if create_only else {})))
+    ours, botos = proxy.requests
+    assert (ours.method, ours.bucket, ours.query) == (botos.method, botos.bucket, botos.query)
+    assert _said(ours) == _said(botos)
+    assert _said(ours)["user-agent"].startswith("fsbackup/")
+    assert "amz-sdk-request" not in {name.lower() for name, _ in ours.headers}  # or this was boto's as well
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_every_name_is_signed_as_the_service_reads_it(seaweedfs: S3Endpoint, key: str) -> None:
+    """The server checks signatures over the path that it was asked for."""
+    endpoint = s3.fresh_bucket(seaweedfs)
+    store = connect(endpoint)
+    name = encode_key(key)
+    run(store.put(name, DATA))
+    run(store.close())
+    assert s3.read_bytes(endpoint, name) == DATA
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(403, "AccessDenied"), (400, "InvalidArgument"), (503, "SlowDown"), (412, "PreconditionFailed")],
+)
+def test_the_same_errors_as_botos(store: S3Objects, proxy: FaultProxy, status: int, code: str) -> None:
+    proxy.add(Status(status, code, {"Retry-After": "0"}), on="put_object")
+    ours, botos = outcome(store.put("any", DATA)), outcome(_by_boto(store, "any"))
+    assert isinstance(ours, BackendError)
+    assert isinstance(botos, Exception)
+    assert (code_of(ours), type(ours.__cause__)) == (code, type(botos))
+    mine, theirs = (getattr(one, "response", {}) for one in (ours.__cause__, botos))
+    told = str(botos).replace(" (reached max retries: 0)", "")  # the tries are not boto's
+    assert (mine["Error"]["Code"], str(ours.__cause__)) == (theirs["Error"]["Code"], told)
+    assert mine["ResponseMetadata"]["HTTPStatusCode"] == theirs["ResponseMetadata"]["HTTPStatusCode"] == status
+    assert mine["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "0"
+
+
+def test_an_error_under_a_200_is_no_success() -> None:
+    asked: list[S3Request] = []
+    stored = {"ETag": f'"{hashlib.md5(DATA).hexdigest()}"'}
+
+    def script(request: S3Request) -> Answer:
+        asked.append(request)
+        failed = Answer(b"<Error><Code>InternalError</Code><Message>sorry</Message></Error>", 200, stored)
+        return failed if len(asked) < 3 else Answer(headers=stored)
+
+    with scripted(script) as store:
+        run(store.put("any", DATA))
+    assert [one.operation for one in asked] == ["put_object"] * 3
+
+
+def test_a_bad_gateway_that_speaks_html_is_transient() -> None:
+    with scripted(lambda _: Answer(b"<html>502 Bad Gateway</html>", 502)) as store, pytest.raises(TransientError):
+        run(store.put("any", DATA))
+
+
+def test_another_region_is_left_to_boto() -> None:
+    """It finds the region in the answer, signs for it, and remembers."""
+    asked: list[str] = []
+    wrong = (
+        b"<Error><Code>AuthorizationHeaderMalformed</Code><Message>x</Message><Region>eu-west-1</Region></Error>"
+    )
+
+    def script(request: S3Request) -> Answer:
+        asked.append(request.operation)
+        if len(asked) < 3:
+            return Answer(wrong, 400)
+        return Answer(headers={"ETag": f'"{hashlib.md5(DATA).hexdigest()}"'})
+
+    with scripted(script) as store:
+        run(store.put("first", DATA))
+        run(store.put("second", DATA))
+    assert asked == ["put_object"] * 4  # ours, boto's, boto's again, and the second one at once
+
+
+def test_a_region_that_stays_wrong_says_so() -> None:
+    wrong = b"<Error><Code>AuthorizationHeaderMalformed</Code><Message>wrong region</Message></Error>"
+    with scripted(lambda _: Answer(wrong, 400)) as store, pytest.raises(AccessDeniedError) as caught:
+        run(store.put("any", DATA))
+    assert caught.value.hint == "check the region"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"), [("/base", [("base", "bucket/any")]), ("/base/", [("base", "bucket/any")]), ("?x=1", [])]
+)
+def test_an_endpoint_may_have_a_path_and_nothing_else(path: str, expected: list[tuple[str, str]]) -> None:
+    asked: list[S3Request] = []
+
+    def script(request: S3Request) -> Answer:
+        asked.append(request)
+        return Answer(headers={"ETag": f'"{hashlib.md5(DATA).hexdigest()}"'})
+
+    with scripted(script) as plain:
+        assert plain.endpoint_url is not None
+        store = S3Objects(
+            "below",
+            bucket="bucket",
+            endpoint_url=plain.endpoint_url + path,
+            region="us-east-1",
+            access_key_id=KEY_ID,
+            secret_access_key=SECRET,
+        )
+        assert isinstance(outcome(store.put("any", DATA)), BackendError) == (not expected)
+        run(store.close())
+    assert [(one.bucket, one.key) for one in asked] == expected
+
+
+def test_a_tls_certificate_is_checked(strict_r2: s3.StrictEndpoint) -> None:
+    """The bundle that is trusted, and nothing else."""
+    strict_r2.control.reset()
+    trusting, wary = connect(strict_r2), connect(strict_r2, ca_bundle=None)
+    run(trusting.put("any", DATA))
+    error = outcome(wary.put("any", DATA))
+    run(trusting.close())
+    run(wary.close())
+    assert isinstance(error, BackendError)
+    assert "ca_bundle" in (error.hint or "")

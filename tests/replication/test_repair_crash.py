@@ -1,0 +1,124 @@
+"""kill -9 of a repair between any two steps: what was proven stays proven, and a second repair completes it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from fsbackup.loop import run
+from fsbackup.replication.repair import Options, repair
+from tests.replication.child import kill, running
+from tests.replication.eyes import manifest_name, pending_name, proves
+from tests.replication.test_repair import drop_all, replace_while_away, switched_off, unfinish
+from tests.replication.world import PART, World, content
+from tests.servers.faults import Hold
+from tests.servers.operations import Operation
+
+KEY = "backups/2025/shop.dump"
+OLD, NEW = content(2 * PART + 100, seed=1), content(2 * PART + 100, seed=2)
+DATA: list[tuple[Operation, str]] = [("create_multipart", KEY), ("upload_part", KEY), ("complete", KEY)]
+MANIFEST: tuple[Operation, str] = ("put_object", manifest_name(KEY))
+ANNOUNCE: tuple[Operation, str] = ("put_object", pending_name(KEY))
+UNANNOUNCE: tuple[Operation, str] = ("delete", pending_name(KEY))
+#: Every changing request that a repair sends to the one replica that needs it.
+STEPS: dict[str, list[tuple[Operation, str]]] = {
+    "missing": [*DATA, MANIFEST],
+    "stale": [*DATA[:2], ANNOUNCE, DATA[2], MANIFEST, UNANNOUNCE],
+    "rotten": [*DATA[:2], ANNOUNCE, DATA[2], MANIFEST, UNANNOUNCE],
+    "no manifest": [MANIFEST],
+    "unfinished": [MANIFEST, UNANNOUNCE],
+    "deleted": [MANIFEST, ("delete", f"/{KEY}"), ("delete", manifest_name(KEY))],
+}
+CASES = [(harm, step, when) for harm, steps in STEPS.items() for step in steps for when in ("before", "after")]
+#: One side of a step is hardly another moment than the other side of the one next to it.
+CASES = [case for number, case in enumerate(CASES) if case[2] == "after" or number % 4 == 0]
+
+
+def harmed(world: World, harm: str) -> tuple[bytes | None, ...]:
+    """Make something for repair to do at R2; return what the object may be from here on, the final state last."""
+    world.store().replicate(world.file(OLD, "old"), KEY)
+    if harm == "missing":
+        drop_all(world, "r2")
+    elif harm == "stale":
+        replace_while_away(world, "r2", NEW)
+        return OLD, NEW
+    elif harm == "rotten":
+        world.eyes["r2"].put(KEY, bytes(len(OLD)))
+    elif harm == "no manifest":
+        world.eyes["r2"].drop(manifest_name(KEY))
+    elif harm == "unfinished":
+        unfinish(world, "r2")
+        return OLD, NEW
+    else:
+        with switched_off(world, "r2"):
+            world.store().remove(KEY)
+        return OLD, None
+    return (OLD,)
+
+
+@pytest.mark.parametrize(("harm", "step", "when"), CASES, ids=lambda each: str(each))
+def test_killed_at_any_step(
+    world: World, harm: str, step: tuple[Operation, str], when: Literal["before", "after"]
+) -> None:
+    """A repair killed before or after any request leaves each replica as it was or right, the object readable."""
+    states = harmed(world, harm)
+    hold = world.proxies["r2"].add(Hold(when), on=step[0], key=step[1])
+    with running(world.places, "repair", KEY) as process:
+        hold.wait_reached(30)
+        kill(process)
+    world.proxies["r2"].clear()
+    for name in ("local", "b2") if harm in ("rotten", "missing") else world.eyes:
+        assert world.eyes[name].provable(KEY) in states, name
+    if harm == "rotten":
+        assert world.eyes["r2"].get(KEY) in (bytes(len(OLD)), OLD)
+    elif harm == "missing":
+        assert world.eyes["r2"].get(KEY) in (None, OLD)
+    assert_readable(world, states)
+    report = run(repair(world.store().replica_set, Options(safe_age=0.0)))
+    assert report.status == "complete", report.as_dict()
+    assert_final(world, states[-1])
+
+
+def assert_readable(world: World, states: tuple[bytes | None, ...]) -> None:
+    target = world.tmp / "back"
+    try:
+        world.store().restore(KEY, target)
+    except FileNotFoundError:
+        assert None in states
+    else:
+        assert target.read_bytes() in states
+
+
+def assert_final(world: World, data: bytes | None) -> None:
+    if data is None:
+        world.clean()
+        return
+    world.clean(KEY)
+    for name, eye in world.eyes.items():
+        record = eye.manifest(KEY)
+        assert eye.get(KEY) == data, name
+        assert record is not None
+        assert proves(record, data), name
+
+
+@pytest.mark.parametrize("harm", ["missing", "rotten"])
+def test_killed_while_a_disk_is_refilled(world: World, harm: str) -> None:
+    """A repair of the local replica killed while it reads: what is there stays, and nothing torn appears."""
+    world.store().replicate(world.file(OLD, "old"), KEY)
+    rotten = bytes(len(OLD))
+    if harm == "missing":
+        drop_all(world, "local")
+    else:
+        world.eyes["local"].put(KEY, rotten)
+    holds = [proxy.add(Hold(), on="get", key=f"{world.prefix}/{KEY}", first=2) for proxy in world.proxies.values()]
+    with running(world.places, "repair", KEY) as process:
+        holds[0].wait_reached(30)
+        kill(process)
+    for proxy in world.proxies.values():
+        proxy.clear()
+    assert world.eyes["local"].get(KEY) == (None if harm == "missing" else rotten)
+    assert_readable(world, (OLD,))
+    report = run(repair(world.store().replica_set, Options(safe_age=0.0)))
+    assert report.status == "complete", report.as_dict()
+    assert_final(world, OLD)

@@ -1,0 +1,256 @@
+"""`status` and `ls`: what listings tell, what is asked about, and what stays cheap however much there is."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from fsbackup import LocalStorage, ReplicatedStorage
+from fsbackup.loop import run
+from fsbackup.objects import ObjectStat
+from fsbackup.replication import status as status_module
+from fsbackup.replication.compare import told
+from fsbackup.replication.holdings import SetStatus
+from fsbackup.replication.walk import Listed, Seen
+from tests.replication.eyes import manifest_name
+from tests.replication.world import World, content
+from tests.servers.faults import Refuse
+
+NAMES = ("local", "r2", "b2")
+KEYS = ("backups/full/a", "backups/full/b", "backups/tenants/one/a", "wal/1", "top")
+
+
+@pytest.fixture
+def stored(world: World) -> World:
+    """Return a world with five objects of ten bytes everywhere, its record of requests empty."""
+    path = world.file(b"0123456789")
+    assert all(world.store().replicate_many([(path, key) for key in KEYS]))
+    for proxy in world.proxies.values():
+        proxy.forget()
+    return world
+
+
+def states(status: SetStatus) -> dict[str, dict[str, str]]:
+    """Return the incomplete objects' states."""
+    return {entry.key: dict(entry.replicas) for entry in status.incomplete}
+
+
+def test_a_sound_set_costs_two_listings(stored: World) -> None:
+    """Objects and manifests, and nothing is asked; all of it is counted by backend."""
+    status = stored.store().status()
+    assert (status.status, status.objects, status.complete, status.deleted) == ("complete", 5, 5, 0)
+    for name, each in status.backends.items():
+        assert (each.objects, each.bytes, dict(each.states), each.error) == (5, 50, {"present": 5}, None), name
+    for name, proxy in stored.proxies.items():
+        assert [record.operation for record in proxy.requests] == ["list", "list"], name
+
+
+def test_groups(stored: World) -> None:
+    """By the segments below the prefix: objects, bytes of one copy each, and the newest."""
+    store = stored.store()
+    groups = {group.prefix: (group.objects, group.bytes) for group in store.status().groups}
+    assert groups == {"": (1, 10), "backups/": (3, 30), "wal/": (1, 10)}
+    assert [group.prefix for group in store.status("backups").groups] == ["backups/full/", "backups/tenants/"]
+    assert [group.prefix for group in store.status(depth=3).groups] == [
+        "",
+        "backups/full/",
+        "backups/tenants/one/",
+        "wal/",
+    ]
+    assert [group.prefix for group in store.status(depth=0).groups] == [""]
+    newest = store.status("wal").newest
+    assert newest is not None
+    assert newest.key == "wal/1"
+    assert abs(newest.modified - time.time()) < 120
+
+
+def test_a_backup_that_stopped_is_a_failure(stored: World) -> None:
+    """The newest object of any group older than asked, or nothing at all; the source's own age does not count."""
+    store, day = stored.store(), timedelta(hours=26)
+    old = stored.file(b"x")
+    os.utime(old, (1, 1))
+    assert store.replicate(old, "wal/2")
+    assert store.status(max_age=day).status == "complete"
+    for key in ("wal/1", "wal/2"):
+        os.utime(stored.base / manifest_name(key), (1, 1))
+    status = store.status(max_age=day)
+    assert (status.status, [group.prefix for group in status.too_old]) == ("failed", ["wal/"])
+    assert store.status().status == "complete"
+    assert store.status("backups", max_age=day).status == "complete"
+    assert store.status("nothing", max_age=day).status == "failed"
+    assert store.status("nothing").status == "complete"
+
+
+def test_a_copy_that_was_put_there_today_does_not_make_a_backup_younger(stored: World) -> None:
+    """The replica that has had it longest says when it was stored, not the one that was mended last."""
+    base = stored.base
+    for key in ("wal/1",):
+        os.utime(base / manifest_name(key), (1000, 1000))
+    newest = stored.store().status("wal").newest
+    assert newest is not None
+    assert newest.modified == 1000
+
+
+def test_what_looks_wrong_is_asked_about_and_nothing_else(stored: World) -> None:
+    """A size, a lost copy, a slept-through delete: three objects asked about, each replica twice."""
+    stored.eyes["r2"].put("wal/1", b"short")
+    stored.eyes["b2"].drop("top")
+    stored.proxies["b2"].add(Refuse())
+    stored.store(timeout=2).remove("backups/full/a")
+    stored.proxies["b2"].clear()
+    for proxy in stored.proxies.values():
+        proxy.forget()
+    status = stored.store(min_copies=2).status()
+    assert states(status) == {
+        "backups/full/a": {"local": "missing", "r2": "missing", "b2": "deleted elsewhere"},
+        "top": {"local": "present", "r2": "present", "b2": "missing"},
+        "wal/1": {"local": "present", "r2": "size differs", "b2": "present"},
+    }
+    assert (status.status, status.objects, status.complete, status.deleted) == ("degraded", 4, 2, 1)
+    assert dict(status.backends["b2"].states) == {"present": 3, "missing": 1, "deleted elsewhere": 1}
+    assert status.backends["b2"].bytes == 40
+    for proxy in stored.proxies.values():
+        asked = {record.key.partition("/")[2].removeprefix(".fsbackup/manifests/") for record in proxy.requests}
+        assert asked - {""} == {"backups/full/a", "top", "wal/1"} | ({"wal/1"} & asked) | _pending(asked)
+
+
+def _pending(asked: set[str]) -> set[str]:
+    return {key for key in asked if key.startswith(".fsbackup/pending/")}
+
+
+def test_a_new_replica_is_missing_everything_for_no_request(stored: World) -> None:
+    """What has neither data nor manifest on a replica that lists well is missing there; nobody is asked."""
+    disk = LocalStorage(stored.tmp / "new", name="new")
+    store = ReplicatedStorage([*(stored.backend(name) for name in NAMES), disk], min_copies=2)
+    status = store.status()
+    assert dict(status.backends["new"].states) == {"missing": 5}
+    assert (status.status, status.complete) == ("degraded", 0)
+    for proxy in stored.proxies.values():
+        assert [record.operation for record in proxy.requests] == ["list", "list"]
+
+
+def test_manifests_that_are_gone_or_broken(stored: World) -> None:
+    """Data that nothing proves, and a manifest that was cut off, are not complete."""
+    stored.eyes["r2"].drop(manifest_name("top"))
+    stored.eyes["local"].put(manifest_name("wal/1"), b"{")
+    stored.eyes["b2"].put("foreign", b"of others")
+    status = stored.store(min_copies=1).status()
+    assert states(status) == {
+        "foreign": {"local": "missing", "r2": "missing", "b2": "no manifest"},
+        "top": {"local": "present", "r2": "no manifest", "b2": "present"},
+        "wal/1": {"local": "damaged", "r2": "present", "b2": "present"},
+    }
+    assert status.status == "degraded"
+
+
+def test_a_service_that_slept_through_a_replacement_of_the_same_size(stored: World) -> None:
+    """Two services that make ETags of the content disagree in their listings, and are asked."""
+    stored.proxies["b2"].add(Refuse())
+    away = stored.store(min_copies=2, timeout=2)
+    assert away.replicate(stored.file(b"9876543210"), "top", overwrite=True)
+    stored.proxies["b2"].clear()
+    status = stored.store(min_copies=2).status()
+    assert states(status) == {"top": {"local": "present", "r2": "present", "b2": "stale"}}
+
+
+def test_a_replacement_under_way_is_not_damage(stored: World) -> None:
+    """Data of the next version beside the manifest of this one, announced: it is told as what it is."""
+    eye = stored.eyes["local"]
+    record = eye.manifest("top")
+    assert record is not None
+    data = content(11)
+    eye.put("top", data)
+    next_one = {**record, "generation": 2, "size": 11}
+    eye.put(".fsbackup/pending/top", json.dumps(_sealed(next_one)).encode())
+    report = stored.store(min_copies=1).verify("top")
+    assert [each.backend for each in report.problems] == ["local"]
+    assert "generation 2) was begun, not finished" in report.problems[0].detail
+
+
+def _sealed(record: dict[str, object]) -> dict[str, object]:
+    from tests.replication.eyes import sealed
+
+    return sealed(record)
+
+
+def test_what_retention_let_go_is_expired_not_missing(stored: World) -> None:
+    """Whether a backend's own retention let a key go is asked with its age; it is then complete without it."""
+    for key in ("wal/1", "top"):
+        stored.eyes["local"].drop(key)
+        stored.eyes["local"].drop(manifest_name(key))
+    asked: list[tuple[str, str, float | None]] = []
+
+    def expired(backend: str, key: str, when: float | None) -> bool:
+        asked.append((backend, key, when))
+        return key == "wal/1"
+
+    status = run(status_module.status(stored.store(min_copies=3).replica_set, "", expired=expired))
+    assert states(status) == {"top": {"local": "missing", "r2": "present", "b2": "present"}}
+    assert dict(status.backends["local"].states) == {"present": 3, "expired": 1, "missing": 1}
+    assert (status.complete, status.short) == (4, 1)
+    assert sorted((backend, key) for backend, key, _ in asked) == [("local", "top"), ("local", "wal/1")]
+    assert all(when is not None and abs(when - time.time()) < 120 for _, _, when in asked)
+
+
+def test_ls_tells_a_deleted_object_from_one_that_is_there(stored: World) -> None:
+    """It costs nothing while all replicas list the same; a copy that slept through a delete is called that."""
+    entries = list(stored.store().ls())
+    assert [entry.key for entry in entries] == sorted(KEYS)
+    assert all(entry.copies == 3 and not entry.deleted for entry in entries)
+    for proxy in stored.proxies.values():
+        assert [record.operation for record in proxy.requests] == ["list"]
+    stored.proxies["b2"].add(Refuse())
+    stored.store(timeout=2).remove("backups/full/b")
+    stored.proxies["b2"].clear()
+    stored.eyes["r2"].drop("wal/1")
+    stored.eyes["r2"].drop(manifest_name("wal/1"))
+    found = {entry.key: entry for entry in stored.store().ls()}
+    assert found["backups/full/b"].deleted
+    assert dict(found["backups/full/b"].replicas) == {
+        "local": "missing",
+        "r2": "missing",
+        "b2": "deleted elsewhere",
+    }
+    assert dict(found["wal/1"].replicas) == {"local": "present", "r2": "missing", "b2": "present"}
+    assert not found["wal/1"].deleted
+    assert [key for key, entry in found.items() if entry.copies == 3] == ["backups/full/a", *sorted(KEYS)[2:4]]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "asked"),
+    [
+        ("d41d8cd98f00b204e9800998ecf8427e", "d41d8cd98f00b204e9800998ecf8427e", False),
+        ("d41d8cd98f00b204e9800998ecf8427e", "00000000000000000000000000000000", True),
+        ("d41d8cd98f00b204e9800998ecf8427e-2", "00000000000000000000000000000000-2", True),
+        ("d41d8cd98f00b204e9800998ecf8427e-2", "00000000000000000000000000000000-3", False),
+        ("d41d8cd98f00b204e9800998ecf8427e", "00000000000000000000000000000000-3", False),
+        ("d41d8cd98f00b204e9800998ecf8427e", "opaque", False),
+        (None, "00000000000000000000000000000000", False),
+    ],
+)
+def test_only_etags_made_alike_are_compared(world: World, one: str | None, other: str, asked: bool) -> None:
+    """Stores that document their ETags, for objects stored in one request or in as many parts."""
+    place = world.backend("r2").objects.capabilities
+    etags = {"a": one, "b": other}
+    listed = {name: Listed(ObjectStat("k", 1, etag=etag), ObjectStat("m", 500)) for name, etag in etags.items()}
+    assert (told(Seen("k", listed), {"a": place, "b": place}) is None) is asked
+    b2 = world.backend("b2").objects.capabilities
+    in_parts = "-" in other
+    assert (told(Seen("k", listed), {"a": place, "b": b2}) is None) is (asked and not in_parts)
+    disk = world.backend("local").objects.capabilities
+    assert told(Seen("k", listed), {"a": place, "b": disk}) is not None
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a directory for very many files, which does not outlive the test."""
+    import shutil
+
+    yield tmp_path / "disk"
+    shutil.rmtree(tmp_path / "disk")

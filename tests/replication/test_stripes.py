@@ -1,0 +1,178 @@
+"""The striped reader: all replicas at once, and whatever one of them does costs nobody the bytes."""
+
+from __future__ import annotations
+
+import io
+import random
+
+import pytest
+
+from fsbackup.errors import ConfigError, IntegrityError, ObjectNotFoundError
+from tests.replication.world import MIB, World, content
+from tests.servers.faults import Drop, Hold, Stall, Status, Throttle
+
+KEY = "backups/db.dump"
+SIZE = 40 * MIB + 321
+CLOUDS = ("r2", "b2")
+
+
+@pytest.fixture
+def stored(world: World) -> World:
+    """Return a world that holds one object everywhere, with the requests so far forgotten."""
+    assert world.store().replicate(world.file(content(SIZE)), KEY).status == "complete"
+    for proxy in world.proxies.values():
+        proxy.forget()
+    return world
+
+
+def flip(world: World, name: str, *positions: int) -> None:
+    """Flip a bit of a replica's data at each position."""
+    data = bytearray(world.eyes[name].get(KEY) or b"")
+    for position in positions:
+        data[position] ^= 1
+    world.eyes[name].put(KEY, bytes(data))
+
+
+def data_gets(world: World, name: str) -> int:
+    """Return how many requests for data a replica has seen."""
+    return world.proxies[name].count("get", key=f"{world.prefix}/{KEY}")
+
+
+def test_all_replicas_share_the_work(stored: World) -> None:
+    target = stored.tmp / "back"
+    report = stored.store().restore(KEY, target)
+    assert target.read_bytes() == content(SIZE)
+    assert all(report.replicas[name] > 0 for name in ("local", *CLOUDS)), report.replicas
+    assert sum(report.replicas.values()) == SIZE
+    assert not report.failed
+
+
+def test_a_faster_replica_carries_more(stored: World) -> None:
+    stored.proxies["r2"].add(Throttle(down=4 * MIB), on="any")
+    report = stored.store(names=CLOUDS).restore(KEY, stored.tmp / "back")
+    assert report.replicas["b2"] > 3 * report.replicas.get("r2", 0)
+    assert (stored.tmp / "back").read_bytes() == content(SIZE)
+    assert not report.failed  # slow is not wrong
+
+
+def test_blocks_that_are_rotten_in_different_places_make_a_whole_object(stored: World) -> None:
+    """No replica is whole, and no block is rotten everywhere, also within one request's span."""
+    flip(stored, "local", 5, 9 * MIB)
+    flip(stored, "r2", MIB + 5, 20 * MIB)
+    flip(stored, "b2", 2 * MIB + 5, SIZE - 1)
+    target = stored.tmp / "back"
+    report = stored.store().restore(KEY, target)
+    assert target.read_bytes() == content(SIZE)
+    assert sum(report.replicas.values()) == SIZE
+    assert set(report.failed) <= {"local", *CLOUDS}
+    assert report.failed
+    stream = io.BytesIO()
+    stored.store().restore(KEY, stream)
+    assert stream.getvalue() == content(SIZE)
+
+
+def test_one_block_rotten_everywhere_is_an_integrity_error(stored: World) -> None:
+    for name in stored.eyes:
+        flip(stored, name, 17 * MIB + 3)
+    with pytest.raises(IntegrityError, match="bytes 17825792 to 18874368"):
+        stored.store().restore(KEY, stored.tmp / "back")
+    assert not (stored.tmp / "back").exists()
+
+
+def test_a_silent_replica_is_given_up_after_the_stall_timeout(stored: World) -> None:
+    """Alone with a replica that is silent for good, the other one does all, long before the backend's timeout."""
+    stored.proxies["r2"].add(Stall(answer_bytes=100_000), on="get", key=f"{stored.prefix}/{KEY}")
+    store = stored.store(names=CLOUDS, timeout=300, stall_timeout=0.5)
+    target = stored.tmp / "back"
+    report = store.restore(KEY, target)
+    assert target.read_bytes() == content(SIZE)
+    assert "sent no byte" in report.failed["r2"]
+
+
+def test_a_replica_that_keeps_failing_is_left_out(stored: World) -> None:
+    """Three spans tell enough: the other ten are not tried there."""
+    stored.proxies["r2"].add(Status(403, "AccessDenied"), on="get", key=f"{stored.prefix}/{KEY}")
+    report = stored.store(names=CLOUDS).restore(KEY, stored.tmp / "back")
+    assert (stored.tmp / "back").read_bytes() == content(SIZE)
+    assert data_gets(stored, "r2") <= 3
+    assert "AccessDenied" in report.failed["r2"]
+
+
+def test_a_replica_of_rotten_blocks_only_is_left_out(stored: World) -> None:
+    stored.eyes["r2"].put(KEY, content(SIZE, seed=9))
+    report = stored.store(names=CLOUDS).restore(KEY, stored.tmp / "back")
+    assert (stored.tmp / "back").read_bytes() == content(SIZE)
+    assert "r2" not in report.replicas
+    assert data_gets(stored, "r2") <= 3
+
+
+def test_a_stale_replica_is_not_even_asked(stored: World) -> None:
+    """Its own manifest says that it has another version."""
+    stored.proxies["r2"].add(Status(503, "ServiceUnavailable"), on="any")
+    new = stored.file(content(SIZE, seed=2), "new")
+    report = stored.store(min_copies=2, timeout=2).replicate(new, KEY, overwrite=True)
+    assert report.status == "degraded"
+    stored.proxies["r2"].clear()
+    stored.proxies["r2"].forget()
+    target = stored.tmp / "back"
+    stored.store(names=CLOUDS).restore(KEY, target)
+    assert target.read_bytes() == content(SIZE, seed=2)
+    assert data_gets(stored, "r2") == 0
+
+
+def test_a_replica_that_dies_half_way_is_replaced(stored: World) -> None:
+    stored.proxies["r2"].add(Drop(answer_bytes=0), on="get", key=f"{stored.prefix}/{KEY}", first=3)
+    report = stored.store(names=CLOUDS, timeout=2).restore(KEY, stored.tmp / "back")
+    assert (stored.tmp / "back").read_bytes() == content(SIZE)
+    assert report.replicas["b2"] > 0
+
+
+def test_in_order_a_slow_replica_does_not_hold_up_the_stream(stored: World) -> None:
+    """A stream needs its first span first; where the slow replica has it, the fast one is asked as well."""
+    hold = stored.proxies["r2"].add(Hold(), on="get", key=f"{stored.prefix}/{KEY}")
+    stream = io.BytesIO()
+    stored.store(names=CLOUDS, timeout=60).restore(KEY, stream)
+    hold.release()
+    assert stream.getvalue() == content(SIZE)
+
+
+@pytest.mark.parametrize("names", [("local",), CLOUDS, ("local", *CLOUDS)], ids="+".join)
+def test_ranges_are_the_bytes_they_should_be(stored: World, names: tuple[str, ...]) -> None:
+    store, data = stored.store(names=names), content(SIZE)
+    dice = random.Random(7)
+    spots = [0, 1, MIB - 1, MIB, MIB + 1, 4 * MIB, SIZE - 1, SIZE, SIZE + 5]
+    pairs = [(a, b) for a in spots for b in spots]
+    for start, end in dice.sample(pairs, 25):
+        assert store.read(KEY, start, end) == data[start:end], (start, end)
+    assert store.read(KEY) == data
+    assert store.read(KEY, SIZE - 10) == data[-10:]
+
+
+def test_a_range_costs_one_get_and_only_its_blocks(stored: World) -> None:
+    store = stored.store(names=("r2",))
+    assert store.read(KEY, 3 * MIB - 5, 3 * MIB + 5) == content(SIZE)[3 * MIB - 5 : 3 * MIB + 5]
+    assert data_gets(stored, "r2") == 1
+    assert stored.proxies["r2"].count("list") == 0
+
+
+def test_a_rotten_block_in_the_range_comes_from_elsewhere(stored: World) -> None:
+    flip(stored, "r2", 7 * MIB + 7)
+    store = stored.store(names=CLOUDS, read_order=["r2", "b2"])
+    assert store.read(KEY, 7 * MIB + 1, 7 * MIB + 100) == content(SIZE)[7 * MIB + 1 : 7 * MIB + 100]
+    flip(stored, "b2", 7 * MIB + 8)
+    with pytest.raises(IntegrityError):
+        store.read(KEY, 7 * MIB + 1, 7 * MIB + 100)
+    assert store.read(KEY, 8 * MIB, 8 * MIB + 9) == content(SIZE)[8 * MIB : 8 * MIB + 9]
+
+
+def test_wrong_ranges_and_missing_keys_are_told_apart(stored: World) -> None:
+    store = stored.store()
+    with pytest.raises(ValueError, match="range"):
+        store.read(KEY, -5)
+    with pytest.raises(ObjectNotFoundError):
+        store.read("no/such/key", 0, 5)
+
+
+def test_a_stall_timeout_must_be_some_time(world: World) -> None:
+    with pytest.raises(ConfigError, match="stall_timeout"):
+        world.store(stall_timeout=0)

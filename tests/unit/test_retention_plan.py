@@ -1,0 +1,326 @@
+"""What retention keeps, against a plain model of the same rules, and what must hold of any decision."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fsbackup.retention import Decision, Plan, Retention, decide
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC).timestamp()
+DAY = 86_400
+Objects = list[tuple[str, float | None]]
+
+_COUNTS = st.integers(0, 3)
+RULES = st.builds(
+    Retention,
+    max_age=st.none() | st.integers(1, 60).map(lambda days: timedelta(days=days)),
+    keep_last=st.integers(1, 4),
+    keep_daily=_COUNTS,
+    keep_weekly=_COUNTS,
+    keep_monthly=_COUNTS,
+    keep_yearly=_COUNTS,
+)
+# Few names and round ages, so that series are long and times fall together.
+_AGES = st.integers(0, 90).map(lambda days: days * DAY) | st.integers(0, 900 * DAY) | st.sampled_from([0, 1, 2])
+_DRAWN = st.lists(st.tuples(st.sampled_from("abc"), st.none() | _AGES.map(lambda age: NOW - age)), max_size=60)
+OBJECTS = _DRAWN.map(lambda drawn: named(drawn))
+LONG = st.integers(40, 60).flatmap(
+    lambda size: st.lists(st.tuples(st.just("a"), _AGES.map(lambda age: NOW - age)), min_size=size, max_size=size)
+)
+
+
+def named(drawn: Iterable[tuple[str, float | None]], first: int = 0) -> Objects:
+    """Return objects with a key each, dated from `first` days after 2000-01-01 on; their age is another matter."""
+    start = date(2000, 1, 1) + timedelta(days=first)
+    return [(f"{name}/{start + timedelta(days=at)}", when) for at, (name, when) in enumerate(drawn)]
+
+
+def series(key: str) -> str:
+    """Return the series of this module's keys: their first letter."""
+    return key.partition("/")[0]
+
+
+def kept(objects: Iterable[tuple[str, float | None]], rule: Retention, now: float = NOW) -> set[str]:
+    """Return the keys that `rule` keeps."""
+    return {one.key for one in decide(objects, rule, now) if one.keep}
+
+
+def _label(when: float, period: str) -> Any:
+    day = datetime.fromtimestamp(when, UTC).date()
+    return {
+        "last": when, "daily": day, "weekly": day.isocalendar()[:2],
+        "monthly": (day.year, day.month), "yearly": day.year,
+    }[period]  # fmt: skip
+
+
+def model(objects: Objects, rule: Retention, now: float = NOW) -> set[str]:
+    """Return what is kept, as one would work it out by hand with everything in memory."""
+    counting = [getattr(rule, f"keep_{each}") for each in ("daily", "weekly", "monthly", "yearly")]
+    if rule.max_age is None and not any(counting):
+        return {key for key, _ in objects}
+    stays = {key for key, when in objects if when is None}
+    members = defaultdict(list)
+    for key, when in objects:
+        if when is not None:
+            members[series(key)].append((key, when))
+            if rule.max_age is not None and timedelta(seconds=now - when) <= rule.max_age:
+                stays.add(key)
+    for one in members.values():
+        for period in ("last", "daily", "weekly", "monthly", "yearly"):
+            newest: dict[Any, float] = {}
+            for _, when in one:
+                newest[_label(when, period)] = max(when, newest.get(_label(when, period), 0))
+            picked = sorted(newest.values(), reverse=True)[: getattr(rule, f"keep_{period}")]
+            stays |= {key for key, when in one if when in picked}
+    return stays
+
+
+@given(OBJECTS | LONG.map(named), RULES)
+@example(named(("a", NOW - at * DAY) for at in range(60)), Retention(keep_daily=3, keep_weekly=2))
+@example(named(("a", NOW - 60 * DAY + at * DAY) for at in range(60)), Retention(keep_monthly=2, keep_yearly=1))
+def test_it_agrees_with_the_model(objects: Objects, rule: Retention) -> None:
+    """Remembering a few times per series decides as remembering everything does."""
+    assert kept(objects, rule) == model(objects, rule)
+
+
+@given(OBJECTS, RULES)
+def test_every_object_has_its_decision_and_reason(objects: Objects, rule: Retention) -> None:
+    """In their order, each once."""
+    decisions = decide(objects, rule, NOW)
+    assert [one.key for one in decisions] == [key for key, _ in objects]
+    assert all(one.reason for one in decisions)
+
+
+@given(OBJECTS, RULES)
+def test_never_below_the_floor(objects: Objects, rule: Retention) -> None:
+    """Of each series at least the newest `keep_last` stay, whatever their age."""
+    stays = kept(objects, rule)
+    members = defaultdict(list)
+    for key, when in objects:
+        if when is not None:
+            members[series(key)].append((when, key))
+    for one in members.values():
+        newest = sorted(one, reverse=True)[: rule.keep_last]
+        assert sum(key in stays for _, key in one) >= len(newest)
+        assert {when for when, _ in newest} <= {when for when, key in one if key in stays}
+
+
+@given(OBJECTS, RULES, st.randoms(use_true_random=False))
+def test_order_does_not_matter(objects: Objects, rule: Retention, random: Any) -> None:
+    """A listing in any order decides the same, with the same reasons."""
+    shuffled = list(objects)
+    random.shuffle(shuffled)
+    assert sorted(map(repr, decide(shuffled, rule, NOW))) == sorted(map(repr, decide(objects, rule, NOW)))
+
+
+@given(OBJECTS, RULES)
+def test_deciding_again_keeps_all(objects: Objects, rule: Retention) -> None:
+    """What was kept is kept again: a prune run twice deletes nothing the second time."""
+    stays = kept(objects, rule)
+    assert kept([one for one in objects if one[0] in stays], rule) == stays
+
+
+@given(_DRAWN, _DRAWN, RULES)
+def test_more_objects_bring_nothing_back(some: Objects, more: Objects, rule: Retention) -> None:
+    """What is let go is let go too when there are more objects, newer or not."""
+    objects = named(some)
+    more_kept = kept(objects + named(more, first=1000), rule)
+    assert more_kept & {key for key, _ in objects} <= kept(objects, rule)
+
+
+@given(OBJECTS, RULES, st.integers(0, 400 * DAY))
+def test_time_brings_nothing_back(objects: Objects, rule: Retention, later: int) -> None:
+    """What was let go stays let go as the clock goes on."""
+    assert kept(objects, rule, NOW + later) <= kept(objects, rule)
+
+
+@given(OBJECTS, RULES, st.floats(0.001, 1e12))
+def test_nothing_goes_while_the_clock_is_behind(objects: Objects, rule: Retention, ahead: float) -> None:
+    """One object from the future says that ages cannot be trusted."""
+    future = ("z/2030-01-01", NOW + ahead)
+    decisions = decide([*objects, future], rule, NOW)
+    assert all(one.keep for one in decisions)
+    if rule.lets_go:
+        assert all("the clock is behind the newest object ('z/2030-01-01', by" in one.reason for one in decisions)
+
+
+@given(OBJECTS, RULES)
+def test_wanting_is_keeping(objects: Objects, rule: Retention) -> None:
+    """A backend wants those it has and keeps, and of those it has not the ones it would keep."""
+    plan, without = Plan(rule, NOW), Plan(rule, NOW)
+    for at, (key, when) in enumerate(objects):
+        plan.see(key, when)
+        if at:
+            without.see(key, when)
+    for at, (key, when) in enumerate(objects):
+        assert plan.wants(key, when) == plan.decide(key, when).keep
+        if not at:
+            assert without.wants(key, when) == plan.wants(key, when)
+
+
+@pytest.mark.parametrize("when", [None, 0.0, -1.0, float("nan"), float("inf")])
+def test_unknown_ages_stay(when: float | None) -> None:
+    """And they are no floor for the others."""
+    rule = Retention(max_age=timedelta(days=1))
+    decisions = decide([("a/2025-01-01", when), ("a/2025-01-02", 1.0), ("a/2025-01-03", 2.0)], rule, NOW)
+    assert decisions[0] == Decision("a/2025-01-01", True, "its age is not known")
+    assert [one.keep for one in decisions] == [True, False, True]
+
+
+def aged(*days: float) -> Objects:
+    """Return a series of objects of these ages in days."""
+    return named(("db", NOW - age * DAY) for age in days)
+
+
+THIRTY = timedelta(days=30)
+
+
+@pytest.mark.parametrize(
+    ("rule", "days", "reasons"),
+    [
+        (Retention(keep_last=7), (1, 900), ["no rule lets anything go"] * 2),
+        (
+            Retention(max_age=THIRTY, keep_last=2),
+            (1, 30, 31.5, 45),
+            [
+                "not older than 30d (1d), one of the newest 2 of its series",
+                "not older than 30d (30d), one of the newest 2 of its series",
+                "- older than 30d (31d), 2 newer ones of its series are kept",
+                "- older than 30d (45d), 2 newer ones of its series are kept",
+            ],
+        ),
+        (
+            Retention(max_age=timedelta(hours=26)),
+            (2, 3),
+            ["the newest of its series", "- older than 26h (72h), a newer one of its series is kept"],
+        ),
+        (
+            Retention(keep_daily=1, keep_yearly=2),
+            (0, 0.1, 200),
+            [
+                "the newest of its series, the newest of its day, the newest of its year",
+                "- no rule keeps it, a newer one of its series is kept",
+                "the newest of its year",
+            ],
+        ),
+        (
+            Retention(max_age=THIRTY, keep_monthly=3, keep_weekly=1),
+            (1, 20, 40, 41),
+            [
+                "not older than 30d (1d), the newest of its series, the newest of its week, "
+                "the newest of its month",
+                "not older than 30d (20d), the newest of its month",
+                "the newest of its month",
+                "- older than 30d (41d), 3 newer ones of its series are kept",
+            ],
+        ),
+    ],
+)
+def test_reasons(rule: Retention, days: tuple[float, ...], reasons: list[str]) -> None:
+    """Each decision names every rule that keeps, or why none does and how many newer ones there are."""
+    told = [f"{'' if one.keep else '- '}{one.reason}" for one in decide(aged(*days), rule, NOW)]
+    assert told == reasons
+
+
+@pytest.mark.parametrize(
+    ("rule", "border"),
+    [
+        (Retention(keep_daily=9), datetime(2025, 10, 15, tzinfo=UTC)),
+        (Retention(keep_weekly=9), datetime(2024, 12, 30, tzinfo=UTC)),
+        (Retention(keep_monthly=9), datetime(2025, 10, 1, tzinfo=UTC)),
+        (Retention(keep_yearly=9), datetime(2025, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_periods_begin_at_midnight_utc(rule: Retention, border: datetime) -> None:
+    """Days, weeks from Monday (also over New Year), months and years."""
+    at = border.timestamp()
+    objects = named(("db", when) for when in (at - 2, at - 1, at, at + 1))
+    assert [one.keep for one in decide(objects, rule, NOW)] == [False, True, False, True]
+
+
+def test_the_same_month_of_another_year_is_another_month() -> None:
+    """A backup taken once a year is one of each of so many months."""
+    assert len(kept(named(("db", NOW - age * 365 * DAY) for age in range(5)), Retention(keep_monthly=4))) == 4
+
+
+def test_the_clock_behind_is_told() -> None:
+    """The object that says so is named, to be looked at."""
+    one = decide([("db-2025-10-03\udcff", NOW + 2 * DAY)], Retention(max_age=THIRTY), NOW)[0]
+    assert one.as_dict() == {
+        "key": "db-2025-10-03\udcff",
+        "keep": True,
+        "reason": "the clock is behind the newest object ('db-2025-10-03\\udcff', by 2d)",
+    }
+
+
+def test_keys_without_a_date_stay() -> None:
+    """Nothing says that another is a newer backup of the same."""
+    decisions = decide([("a.sql", NOW - 900 * DAY), ("b.sql", NOW)], Retention(max_age=THIRTY), NOW)
+    assert [(one.keep, one.reason) for one in decisions] == [
+        (True, "the only one of its series: its key has no date")
+    ] * 2
+
+
+def test_an_own_pattern_names_the_series() -> None:
+    """Numbers that are no dates can be taken for one series by configuration."""
+    objects: Objects = [("acme/n1", NOW - 40 * DAY), ("acme/n2", NOW), ("other/n1", NOW - 40 * DAY)]
+    assert kept(objects, Retention(max_age=THIRTY, series="^(.*)/n[0-9]+$")) == {"acme/n2", "other/n1"}
+
+
+def test_what_came_between_the_walks_stays() -> None:
+    """A series, or an object newer than all of its series, that the first walk did not see."""
+    plan = Plan(Retention(keep_daily=1), NOW)
+    plan.see("a/2025-01-01", NOW - 3 * DAY)
+    for key, when in (("a/2025-01-02", NOW - DAY), ("a/2025-01-03", NOW + DAY), ("b/2025-01-01", NOW - 9 * DAY)):
+        assert plan.decide(key, when) == Decision(key, True, "it came after the listing")
+    assert not plan.decide("a/2024-01-01", NOW - 9 * DAY).keep
+
+
+def _wal(at: int) -> str:
+    return f"wal/00000001{at >> 8:08X}{at & 0xFF:08X}"
+
+
+def _mirror(at: int) -> str:
+    return f"files/{at:06}/page.html"
+
+
+def _daily(at: int) -> str:
+    return f"full/{1990 + at % 30}/10/db{at // 30 % 20}.sql"
+
+
+@pytest.mark.parametrize("key", [_wal, _mirror, _daily])
+def test_memory_does_not_grow_with_the_objects(key: Callable[[int], str]) -> None:
+    """A hundred thousand objects of a few series, or without a date, take no more than their series' times."""
+    plan = Plan(Retention(max_age=THIRTY, keep_last=7, keep_monthly=12), NOW)
+    tracemalloc.start()
+    try:
+        for at in range(100_000):
+            plan.see(key(at), NOW - (100_000 - at) * 60)
+        assert tracemalloc.get_traced_memory()[0] < 200_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"max_age": timedelta()}, "max_age must be longer than nothing"),
+        ({"keep_last": 0}, "keep_last must be at least 1, not 0"),
+        ({"keep_daily": -1}, "keep_daily must be at least 0, not -1"),
+        ({"keep_yearly": -1}, "keep_yearly must be at least 0, not -1"),
+        ({"series": "("}, "series is no regular expression"),
+        ({"series": "a+"}, "series must have a group"),
+    ],
+)
+def test_wrong_rules(wrong: dict[str, Any], message: str) -> None:
+    """A rule that cannot be meant is a ValueError."""
+    with pytest.raises(ValueError, match=message):
+        Retention(**wrong)
