@@ -132,7 +132,7 @@ def deployment(tmp_path: Path, moto: S3Endpoint) -> tuple[Path, S3Endpoint, S3En
 def test_the_deployment_runs(
     deployment: tuple[Path, S3Endpoint, S3Endpoint], command: str, postgres: dict[str, str]
 ) -> None:
-    """Check, jobs, a dump from a real PostgreSQL through a pipe, a WAL segment, status and restore."""
+    """Check, jobs, a dump from a real PostgreSQL through a pipe, a WAL segment, status, restores, and a repair."""
     where, r2, b2 = deployment
     environ = {
         "PATH": f"{postgres.pop('tools')}{os.pathsep}{command}",
@@ -149,3 +149,9 @@ def test_the_deployment_runs(
         assert {"backups/adhoc/shop.sql", "wal/000000010000000000000001"} < keys
         assert len(keys) == 4
     assert not (where / "local" / "wal").exists()
+    assert list((where / "restored").rglob("shop.dump.enc"))
+    (where / "local/backups/adhoc/shop.sql").unlink()
+    mending = block_with("fsbackup doctor").replace("--sample 1/30", "|| test $? = 3")
+    report = shell(secrets + mending, where, **environ)
+    assert "missing" in report
+    assert (where / "local/backups/adhoc/shop.sql").read_bytes() == (where / "restored.sql").read_bytes()

@@ -12,10 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import ClientError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
+
 from tests.servers import s3
 
 MANIFESTS = ".fsbackup/manifests/"
 PENDING = ".fsbackup/pending/"
+
+
+def _is_busy(error: BaseException) -> bool:
+    codes = ("ServiceUnavailable", "TooManyRequests")
+    return isinstance(error, ClientError) and error.response["Error"]["Code"] in codes
+
+
+#: B2 has clients ask again at once now and then, and R2 takes one write per second and key.
+_AGAIN = Retrying(
+    retry=retry_if_exception(_is_busy), wait=wait_fixed(0.3), stop=stop_after_attempt(10), reraise=True
+)
 
 
 class Eye(ABC):
@@ -107,10 +121,10 @@ class BucketEye(Eye):
         return s3.read_bytes(self.endpoint, self.prefix + name)
 
     def put(self, name: str, data: bytes) -> None:
-        s3.put_bytes(self.endpoint, self.prefix + name, data)
+        _AGAIN(s3.put_bytes, self.endpoint, self.prefix + name, data)
 
     def drop(self, name: str) -> None:
-        s3.delete_key(self.endpoint, self.prefix + name)
+        _AGAIN(s3.delete_key, self.endpoint, self.prefix + name)
 
     def names(self) -> set[str]:
         return {key.removeprefix(self.prefix) for key in s3.list_keys(self.endpoint, self.prefix)}
