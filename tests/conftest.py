@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import pytest
@@ -11,6 +12,10 @@ pytest_plugins = ["tests.servers.fixtures"]
 
 #: The beginnings of the reasons for which a test may be left out where everything has to run.
 _ALLOWED_SKIPS = ("needs the right to mount", "only measured on request")
+
+# A shell starts background commands with Ctrl-C ignored, and so would be the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

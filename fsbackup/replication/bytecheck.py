@@ -85,20 +85,16 @@ class _Check:
 
     async def run(self) -> Bytes:
         starts = iter(range(0, self._manifest.size, self._step))
-        ahead: deque[tuple[int, asyncio.Task[bytes]]] = deque()
+        ahead: deque[asyncio.Task[bytes]] = deque()
         try:
-            while True:
-                while len(ahead) < _AHEAD and (at := next(starts, None)) is not None:
-                    ahead.append((at, asyncio.create_task(self._span(at))))
-                if not ahead:
-                    break
-                at, task = ahead[0]
-                await asyncio.to_thread(self._hash, at, await task)
-                ahead.popleft()
+            for at in range(0, self._manifest.size, self._step):
+                while len(ahead) < _AHEAD and (following := next(starts, None)) is not None:
+                    ahead.append(asyncio.create_task(self._span(following)))
+                await asyncio.to_thread(self._hash, at, [await ahead.popleft()])
         finally:
-            for _, task in ahead:
+            for task in ahead:
                 task.cancel()
-            await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
+            await asyncio.gather(*ahead, return_exceptions=True)
         whole = self._whole.hexdigest() == self._manifest.sha256
         return Bytes(self._read, self._count, self._bad[0] if self._bad else None, whole)
 
@@ -111,8 +107,13 @@ class _Check:
         except TimeoutError:
             raise records.unanswered(self._store, "verify", self._manifest.key) from None
 
-    def _hash(self, start: int, data: bytes) -> None:
-        """Hash one span; runs in a worker thread, one span of a copy at a time."""
+    def _hash(self, start: int, span: list[bytes]) -> None:
+        """Hash one span; runs in a worker thread, one span of a copy at a time.
+
+        A pool holds on to arguments a moment longer than the work takes: the list is emptied, so that this is no
+        span more than was reserved.
+        """
+        data = span.pop()
         block, view = self._manifest.block_size, memoryview(data)
         first = start // block
         self._read += len(data)

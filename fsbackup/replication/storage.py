@@ -328,7 +328,14 @@ class ReplicatedStorage(StorageBackend):
         options = Options(check_prefix(prefix), dry_run, deep, adopt, expired)
         return run(repair(self._set, options, hear))
 
-    def status(self, prefix: str = "", *, depth: int = 1, max_age: timedelta | None = None) -> SetStatus:
+    def status(
+        self,
+        prefix: str = "",
+        *,
+        depth: int = 1,
+        max_age: timedelta | None = None,
+        expired: Expired | None = None,
+    ) -> SetStatus:
         """Compare what all replicas list at or below `prefix`: two LISTs per 1,000 keys and replica.
 
         Replicas are asked only about keys whose listings look wrong. In what copies of one size differ, `verify`
@@ -342,6 +349,8 @@ class ReplicatedStorage(StorageBackend):
             How many segments below `prefix` make a group of the result.
         max_age
             Fail when the newest object of a group is older, or there is no object at all.
+        expired
+            As for `repair`.
 
         Raises
         ------
@@ -349,7 +358,7 @@ class ReplicatedStorage(StorageBackend):
             When no replica can be listed.
         """
         age = None if max_age is None else max_age.total_seconds()
-        return run(status(self._set, check_prefix(prefix), depth=depth, max_age=age))
+        return run(status(self._set, check_prefix(prefix), depth=depth, max_age=age, expired=expired))
 
     def verify(
         self,
@@ -357,6 +366,7 @@ class ReplicatedStorage(StorageBackend):
         *,
         deep: bool = False,
         sample: str | None = None,
+        expired: Expired | None = None,
         hear: Callable[[Problem], None] | None = None,
     ) -> VerifyReport:
         """Examine every object at or below `prefix` on every replica; change nothing.
@@ -370,6 +380,8 @@ class ReplicatedStorage(StorageBackend):
             bytes that rotted in place.
         sample
             ``"1/30"``: only today's thirtieth of the objects, another one each day, all of them in thirty days.
+        expired
+            As for `repair`.
         hear
             Gets each problem as it is found, on another thread.
 
@@ -381,7 +393,8 @@ class ReplicatedStorage(StorageBackend):
             When `sample` is not of the form ``1/N``.
         """
         share = None if sample is None else parse_sample(sample)
-        return run(verify(self._set, check_prefix(prefix), deep=deep, sample=share, hear=hear))
+        checked = check_prefix(prefix)
+        return run(verify(self._set, checked, deep=deep, sample=share, hear=hear, expired=expired))
 
     async def _replicate(
         self, source: SourceLike, key: str, overwrite: bool, progress: CallbackProgress | None
