@@ -80,7 +80,8 @@ def test_one_block_rotten_everywhere_is_an_integrity_error(stored: World) -> Non
 
 
 def test_a_silent_replica_is_given_up_after_the_stall_timeout(stored: World) -> None:
-    """Alone with a replica that is silent for good, the other one does all, long before the backend's timeout."""
+    """Beside a replica that is silent for good, a slow one does all, long before the backend's timeout."""
+    stored.proxies["b2"].add(Throttle(down=8 * MIB), on="any")
     stored.proxies["r2"].add(Stall(answer_bytes=100_000), on="get", key=f"{stored.prefix}/{KEY}")
     store = stored.store(names=CLOUDS, timeout=300, stall_timeout=0.5)
     target = stored.tmp / "back"
