@@ -17,8 +17,8 @@ PARTS = 32
 #: A file of at most 1 MiB is read in one go, so this is larger.
 DATA = content(PARTS * PART - 7)
 SLOTS = 6
-#: The thread that read a part may let go of it a moment after the window did.
-MOST_ALIVE = SLOTS + 1
+#: The threads that read and check parts, one for each of four lanes, may let go a moment after the window did.
+MOST_ALIVE = SLOTS + 4
 
 
 class Upload(threading.Thread):
