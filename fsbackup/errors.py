@@ -11,6 +11,7 @@ a Python programmer would catch::
     ├── BackendError (OSError)                           one backend, one operation
     │   ├── ObjectNotFoundError (FileNotFoundError)      the backend's own clear "no such key"
     │   ├── AccessDeniedError (PermissionError)
+    │   │   └── LockedError                              the backend keeps the object until its lock ends
     │   ├── OutOfSpaceError
     │   ├── ConflictError (FileExistsError)              other content under this key
     │   └── TransientError                               trying again may help
@@ -92,6 +93,10 @@ class ObjectNotFoundError(BackendError, FileNotFoundError):
 
 class AccessDeniedError(BackendError, PermissionError):
     """The credentials or file permissions do not allow the operation."""
+
+
+class LockedError(AccessDeniedError):
+    """A lock of the backend's keeps the object until its time is over; nothing is wrong with the credentials."""
 
 
 class OutOfSpaceError(BackendError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fsbackup.backends.base import ErrorMode, SingleBackend
 from fsbackup.errors import ConfigError
 from fsbackup.replication.storage import ReplicatedStorage
+from fsbackup.retention import Retention
 from fsbackup.transfer.replicas import Spool
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def open_set(
         raise ConfigError(f"no replication set is called {name!r}", hint=f"there are: {known}")
     settings = config.replication[name]
     sizes = [config.backends[each].part_size for each in settings.backends]
+    rules = {each: config.backends[each].retention for each in settings.backends}
     spool = settings.spool
     return ReplicatedStorage(
         [open_backend(config, each) for each in settings.backends],
@@ -95,6 +97,7 @@ def open_set(
         memory=settings.memory,
         spool=Spool(Path(spool.dir), spool.max_bytes) if spool else None,
         stall_timeout=settings.stall_timeout,
+        retention={name: Retention(**dict(rule)) for name, rule in rules.items() if rule is not None},
     )
 
 

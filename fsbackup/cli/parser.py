@@ -6,7 +6,7 @@ import argparse
 from textwrap import fill
 
 from fsbackup import __version__
-from fsbackup.cli import config, doctor, exits, get, ls, put, repair, rm, run, stat, status, verify
+from fsbackup.cli import config, doctor, exits, get, ls, prune, put, repair, rm, run, stat, status, verify
 from fsbackup.cli.command import Command
 
 _GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
@@ -14,7 +14,7 @@ _GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ("Look", (ls.COMMAND, stat.COMMAND, status.COMMAND, verify.COMMAND, doctor.COMMAND)),
     ("Mend", (repair.COMMAND,)),
     ("Get back", (get.COMMAND,)),
-    ("Delete", (rm.COMMAND,)),
+    ("Delete", (rm.COMMAND, prune.COMMAND)),
     ("Set up", (config.COMMAND,)),
 )
 

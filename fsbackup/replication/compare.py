@@ -47,10 +47,12 @@ def _state(
 def stored(seen: Seen) -> float | None:
     """Return when the object was stored, epoch seconds: on the replica that has had it longest.
 
-    By the manifest where there is one: a copy on a disk has the time of the file that it was made from.
+    By the manifests where there is one: a copy on a disk has the time of the file that it was made from.
     """
-    both = [each.record or each.data for each in seen.replicas.values() if each and each.data]
-    return min((each.modified for each in both if each and each.modified is not None), default=None)
+    there = [each for each in seen.replicas.values() if each and each.data]
+    times = [each.record.modified for each in there if each.record]
+    times = times or [each.data.modified for each in there if each.data]
+    return min((when for when in times if when is not None), default=None)
 
 
 def _contents_differ(data: Mapping[str, ObjectStat], capabilities: Mapping[str, Capabilities]) -> bool:

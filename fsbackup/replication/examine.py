@@ -54,7 +54,9 @@ class Examiner:
         self._budget = MemoryBudget(targets.memory)
         self._down: dict[str, tuple[float, FsbackupError]] = {}
 
-    async def examine(self, key: str, away: Mapping[str, FsbackupError] | None = None) -> Verdict:
+    async def examine(
+        self, key: str, away: Mapping[str, FsbackupError] | None = None, stored: float | None = None
+    ) -> Verdict:
         """Return what each replica has of `key`.
 
         Parameters
@@ -63,11 +65,13 @@ class Examiner:
             The object.
         away
             Replicas not to ask, by name, and why.
+        stored
+            When it was stored by the listings, for `expired`.
         """
         findings = await self._ask(key, away or {})
         read = 0
         for _ in range(_LOOKS):
-            verdict = judge(key, findings, self._expired)
+            verdict = judge(key, findings, self._expired, stored)
             if self._deep:
                 verdict = await self._read(verdict)
             read += verdict.bytes_read

@@ -58,7 +58,12 @@ class Problem:
 
 
 def is_gone(verdict: Verdict) -> bool:
-    """Tell whether there is no such object (any more): no data on any replica, and no manifest that misses it."""
+    """Tell whether there is no such object (any more): no data on any replica, and no manifest that misses it.
+
+    A manifest whose data every replica's retention let go misses nothing.
+    """
+    if set(verdict.states.values()) == {"expired"}:
+        return True
     found = verdict.findings.values()
     return verdict.manifest is None and not any(each.stat or each.damaged or each.error for each in found)
 

@@ -72,15 +72,18 @@ class Verdict:
 Expired = Callable[[str, str, float | None], bool]
 
 
-def judge(key: str, findings: Sequence[Finding], expired: Expired | None = None) -> Verdict:
+def judge(
+    key: str, findings: Sequence[Finding], expired: Expired | None = None, stored: float | None = None
+) -> Verdict:
     """Return what the replicas have of `key`, from their records and metadata.
 
-    `expired` is asked about a replica that has nothing.
+    `expired` is asked about a replica that has nothing; with `stored`, when the object was stored by the listings
+    (epoch seconds), or else by its manifest.
     """
     known = [finding.record for finding in findings]
     top = versions.newest(known)
     disputed = versions.contradicts(known, top)
-    stored = _stored(findings, top)
+    stored = _stored(findings, top) if stored is None else stored
     states: dict[str, ReplicaState] = {}
     for each in findings:
         name, state = each.store.name, _state(each, top, disputed=disputed)

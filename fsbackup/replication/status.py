@@ -83,7 +83,7 @@ class _Run:
 
     async def ask(self, each: tuple[Seen, Mapping[str, FsbackupError]]) -> None:
         seen, away = each
-        verdict = await self._examiner.examine(seen.key, away)
+        verdict = await self._examiner.examine(seen.key, away, stored(seen))
         if not is_gone(verdict):
             self._count(seen, verdict.states, verdict)
 

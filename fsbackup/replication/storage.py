@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
@@ -21,11 +22,14 @@ from fsbackup.replication.inspect import ObjectInfo, inspect
 from fsbackup.replication.listing import Listing, ObjectEntry
 from fsbackup.replication.problems import Problem
 from fsbackup.replication.progress import CallbackProgress
+from fsbackup.replication.prune import Options as PruneOptions
+from fsbackup.replication.prune import PruneReport, PruneStep, expected, prune
 from fsbackup.replication.repair import Options, RepairReport, Step, repair
 from fsbackup.replication.sample import parse_sample
 from fsbackup.replication.states import Expired
 from fsbackup.replication.status import status
 from fsbackup.replication.verify import VerifyReport, verify
+from fsbackup.retention import Retention
 from fsbackup.transfer import remove, restore, upload
 from fsbackup.transfer.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, Spool
 from fsbackup.transfer.results import DownloadReport, Report
@@ -66,11 +70,14 @@ class ReplicatedStorage(StorageBackend):
         Where a stream's bytes may be kept for a replica that falls behind.
     stall_timeout
         Seconds without a byte after which a read asks another replica; 10 by default.
+    retention
+        How long each backend keeps its objects, by name; one that is left out keeps everything. Only `prune` acts
+        on it; `status`, `verify` and `repair` do not miss what it let go.
 
     Raises
     ------
     ConfigError
-        When names repeat, `min_copies` does not fit, or `read_order` names other backends.
+        When names repeat, `min_copies` does not fit, or `read_order` or `retention` name other backends.
     """
 
     def __init__(
@@ -85,6 +92,7 @@ class ReplicatedStorage(StorageBackend):
         memory: int = DEFAULT_MEMORY,
         spool: Spool | None = None,
         stall_timeout: float = DEFAULT_STALL,
+        retention: Mapping[str, Retention] | None = None,
     ) -> None:
         super().__init__(name, errors=errors)
         self.backends: Mapping[str, SingleBackend] = {backend.name: backend for backend in backends}
@@ -99,6 +107,9 @@ class ReplicatedStorage(StorageBackend):
         stores = tuple(self.backends[each].objects for each in order)
         if stall_timeout <= 0:
             raise ConfigError(f"set {name!r}: stall_timeout must be more than 0 seconds, not {stall_timeout}")
+        self._retention = dict(retention or {})
+        if unknown := ", ".join(sorted(self._retention.keys() - self.backends.keys())):
+            raise ConfigError(f"set {name!r}: retention names {unknown}, which the set does not have")
         self._set = ReplicaSet(stores, copies, part_size, memory, spool, stall_timeout)
         self._origin: tuple[str, str] | None = None
 
@@ -316,7 +327,7 @@ class ReplicatedStorage(StorageBackend):
             Give data without a manifest on any replica one, where all copies are the same.
         expired
             `expired(backend, key, modified)`: whether a backend's own retention let a key go, which is then not
-            missing there.
+            missing there. By default the set's `retention` answers, from one more walk over the whole set.
         hear
             Hears of every step as it is done, on the I/O thread.
 
@@ -325,8 +336,43 @@ class ReplicatedStorage(StorageBackend):
         NoHealthyReplicaError
             When no replica can be listed.
         """
-        options = Options(check_prefix(prefix), dry_run, deep, adopt, expired)
-        return run(repair(self._set, options, hear))
+        options = Options(check_prefix(prefix), dry_run, deep, adopt)
+
+        def work(known: Expired | None) -> Awaitable[RepairReport]:
+            return repair(self._set, replace(options, expired=known), hear)
+
+        return run(self._expecting(expired, work))
+
+    def prune(
+        self, prefix: str = "", *, dry_run: bool = True, hear: Callable[[PruneStep], None] | None = None
+    ) -> PruneReport:
+        """Remove from each backend what its retention lets go, and from no other; leaves no tombstone.
+
+        Nothing goes from a backend that cannot be listed to its end, nor anywhere while the clock is behind the
+        newest object. What another backend's rule keeps, or a backend without one, goes only while one of those
+        proves that it has it. The newest of each series stay, as each rule's `keep_last` says. Objects without a
+        manifest stay. Safe beside uploads, deletes, repairs and other prunes, and to run again.
+
+        Parameters
+        ----------
+        prefix
+            A key, or the first segments of keys: what is acted upon. All of the set is listed in any case.
+        dry_run
+            Only say what would go, which is the default.
+        hear
+            Hears of every copy as it is decided or done, also of what is kept, on the I/O thread.
+
+        Raises
+        ------
+        ConfigError
+            When no backend of the set has a retention.
+        NoHealthyReplicaError
+            When no replica can be listed.
+        """
+        if not self._retention:
+            hint = "give a backend one: retention: {max_age: 30d, keep_last: 7}"
+            raise ConfigError(f"set {self.name!r}: no backend has a retention, so nothing is let go", hint=hint)
+        return run(prune(self._set, self._retention, PruneOptions(check_prefix(prefix), dry_run), hear))
 
     def status(
         self,
@@ -336,7 +382,8 @@ class ReplicatedStorage(StorageBackend):
         max_age: timedelta | None = None,
         expired: Expired | None = None,
     ) -> SetStatus:
-        """Compare what all replicas list at or below `prefix`: two LISTs per 1,000 keys and replica.
+        """Compare what all replicas list at or below `prefix`: two LISTs per 1,000 keys and replica
+        (with `retention`: as many again over the whole set, whose series say what has expired).
 
         Replicas are asked only about keys whose listings look wrong. In what copies of one size differ, `verify`
         finds.
@@ -358,7 +405,12 @@ class ReplicatedStorage(StorageBackend):
             When no replica can be listed.
         """
         age = None if max_age is None else max_age.total_seconds()
-        return run(status(self._set, check_prefix(prefix), depth=depth, max_age=age, expired=expired))
+        checked = check_prefix(prefix)
+
+        def work(known: Expired | None) -> Awaitable[SetStatus]:
+            return status(self._set, checked, depth=depth, max_age=age, expired=known)
+
+        return run(self._expecting(expired, work))
 
     def verify(
         self,
@@ -394,7 +446,15 @@ class ReplicatedStorage(StorageBackend):
         """
         share = None if sample is None else parse_sample(sample)
         checked = check_prefix(prefix)
-        return run(verify(self._set, checked, deep=deep, sample=share, hear=hear, expired=expired))
+
+        def work(known: Expired | None) -> Awaitable[VerifyReport]:
+            return verify(self._set, checked, deep=deep, sample=share, hear=hear, expired=known)
+
+        return run(self._expecting(expired, work))
+
+    async def _expecting(self, given: Expired | None, work: Callable[[Expired | None], Awaitable[T]]) -> T:
+        """Do what must know what each backend's retention let go."""
+        return await work(given or await expected(self._set, self._retention))
 
     async def _replicate(
         self, source: SourceLike, key: str, overwrite: bool, progress: CallbackProgress | None

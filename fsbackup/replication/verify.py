@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fsbackup.errors import FsbackupError
+from fsbackup.replication.compare import stored
 from fsbackup.replication.examine import Examiner
 from fsbackup.replication.problems import FINE, Problem, is_gone, is_short, problems
 from fsbackup.replication.sample import Sample
 from fsbackup.replication.spread import for_each
 from fsbackup.replication.states import Expired, Verdict
-from fsbackup.replication.walk import Walk
+from fsbackup.replication.walk import Seen, Walk
 from fsbackup.transfer.replicas import ReplicaSet
 from fsbackup.transfer.results import Status
 
@@ -156,16 +157,16 @@ class _Run:
         self._examiner = examiner
         self._hear = hear
 
-    async def keys(self) -> AsyncGenerator[tuple[str, Mapping[str, FsbackupError]], None]:
+    async def keys(self) -> AsyncGenerator[tuple[Seen, Mapping[str, FsbackupError]], None]:
         """Yield the keys to examine, each with the replicas that cannot be listed."""
         async with aclosing(self._walk.keys()) as keys:
             async for seen in keys:
                 if self._sample is None or self._sample.takes(seen.key):
-                    yield seen.key, self._walk.errors
+                    yield seen, self._walk.errors
 
-    async def examine(self, each: tuple[str, Mapping[str, FsbackupError]]) -> None:
-        key, away = each
-        verdict = await self._examiner.examine(key, away)
+    async def examine(self, each: tuple[Seen, Mapping[str, FsbackupError]]) -> None:
+        seen, away = each
+        verdict = await self._examiner.examine(seen.key, away, stored(seen))
         self.totals["bytes"] += verdict.bytes_read
         if is_gone(verdict):
             return  # it was removed since it was listed, or only the note of its delete is left

@@ -23,6 +23,7 @@ PARENTS = {
     "BackendError": (FsbackupError, OSError),
     "ObjectNotFoundError": (BackendError, FileNotFoundError),
     "AccessDeniedError": (BackendError, PermissionError),
+    "LockedError": (errors.AccessDeniedError,),
     "OutOfSpaceError": (BackendError,),
     "ConflictError": (BackendError, FileExistsError),
     "TransientError": (BackendError,),

@@ -12,6 +12,7 @@ from fsbackup.errors import (
     BackendUnavailableError,
     ConflictError,
     FsbackupError,
+    LockedError,
     ObjectNotFoundError,
     OutOfSpaceError,
     TransientError,
@@ -48,7 +49,7 @@ _CHECKSUMS = (
     "check the keys; if these keys work elsewhere, something on the way adds checksum headers"
     " (x-amz-checksum-*), which R2 refuses in this way"
 )
-_LOCKED = "a bucket lock keeps this object until its retention ends"
+_LOCKED = "an object lock or bucket lock keeps this object until its retention ends"
 _BUCKET = "create the bucket, or correct its name, the account and the endpoint"
 _ROOM = "raise the provider's storage cap, free space, or shorten the retention"
 _UPLOAD = "the upload was aborted by somebody else or by the bucket's lifecycle rule; run it again"
@@ -60,6 +61,9 @@ _TAKEN = Meaning(ConflictError, "another object has this name, or is just gettin
 _LIMITED = Meaning(TransientError, "the provider limits the rate of requests: lower max_concurrency")
 _HURT = Meaning(TransientError, "bytes were damaged on the way: check memory and network")
 _ABSENT = Meaning(ObjectNotFoundError)
+_LOCK = Meaning(LockedError, _LOCKED)
+#: How Amazon S3 ("AccessDenied") and MinIO ("InvalidRequest") say it where the code does not.
+_LOCK_WORDS = ("protected by object lock", "worm protected")
 
 #: Sources: "Error responses" of the Amazon S3 API reference, R2's "Error codes", Backblaze's S3-compatible API
 #: pages, and the servers' own sources where they differ.
@@ -80,8 +84,8 @@ CODES: dict[str, Meaning] = {
     "RequestTimeTooSkewed": Meaning(AccessDeniedError, "this machine's clock is wrong: synchronise it (NTP)"),
     "RequestExpired": Meaning(AccessDeniedError, "this machine's clock is wrong: synchronise it (NTP)"),
     "Unauthorized": Meaning(AccessDeniedError, _CHECKSUMS),
-    "ObjectLockedByBucketPolicy": Meaning(AccessDeniedError, _LOCKED),
-    "ObjectLocked": Meaning(AccessDeniedError, _LOCKED),
+    "ObjectLockedByBucketPolicy": _LOCK,
+    "ObjectLocked": _LOCK,
     "QuotaExceeded": _SPACE,
     "ServiceQuotaExceededException": _SPACE,
     "StorageCapExceeded": _SPACE,
@@ -147,7 +151,7 @@ def translate(error: Exception, where: Where, secrets: tuple[str, ...]) -> Fsbac
 def _of_answer(error: Any, where: Where, secrets: tuple[str, ...]) -> FsbackupError:
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     code, text = _cleaned(error, secrets)
-    meaning = _meaning(code, status)
+    meaning = _LOCK if any(words in text.lower() for words in _LOCK_WORDS) else _meaning(code, status)
     said = f"{code}: {text}" if code != str(status) else f"HTTP {status}"
     message = "no such key" if meaning.kind is ObjectNotFoundError else f"the service answered {said}"
     made: FsbackupError = where.error(meaning.kind, message, meaning.hint)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fsbackup.errors import FsbackupError
 from fsbackup.keys import PENDING, decode_name, encode_key, in_prefix
 from fsbackup.objects import Leftover, ObjectStore
+from fsbackup.replication.compare import stored
 from fsbackup.replication.examine import Examiner
 from fsbackup.replication.repair.act import Actor
 from fsbackup.replication.repair.evidence import Evidence, gather
@@ -97,7 +98,7 @@ class _Repair:
         pending = self._pending.pop(seen.key, {})
         deep, rounds = self._options.deep, _ROUNDS
         while True:
-            evidence = await self._examine(seen.key, away, pending, deep=deep)
+            evidence = await self._examine(seen, away, pending, deep=deep)
             actions = plan(evidence, adopt=self._options.adopt, safe_age=self._options.safe_age)
             todo = [action for action in actions if action.kind != "leave"]
             if not todo or not rounds or self._options.dry_run:
@@ -113,10 +114,10 @@ class _Repair:
         self._conclude(evidence, actions)
 
     async def _examine(
-        self, key: str, away: dict[str, FsbackupError], pending: dict[str, float], *, deep: bool
+        self, seen: Seen, away: dict[str, FsbackupError], pending: dict[str, float], *, deep: bool
     ) -> Evidence:
         examiner = self._deep if deep else self._cheap
-        verdict = await examiner.examine(key, away)
+        verdict = await examiner.examine(seen.key, away, stored(seen))
         return await gather(verdict, pending, self._budget, adopt=self._options.adopt)
 
     def _conclude(self, evidence: Evidence, actions: tuple[Action, ...]) -> None:

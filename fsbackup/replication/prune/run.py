@@ -1,0 +1,197 @@
+"""`prune`: what each backend's retention lets go, decided from two walks, removed many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from fsbackup import events
+from fsbackup.errors import ConflictError, LockedError
+from fsbackup.objects import ObjectStat, ObjectStore
+from fsbackup.replication.compare import stored
+from fsbackup.replication.prune.act import let_go
+from fsbackup.replication.prune.judging import Case, judge
+from fsbackup.replication.prune.plans import Plans, listed_at
+from fsbackup.replication.prune.results import NAMED, BackendPruned, Hear, PruneReport, PruneStep
+from fsbackup.replication.spread import for_each
+from fsbackup.replication.walk import Listed, Seen, Walk
+from fsbackup.retention import Decision, Retention
+from fsbackup.transfer import records
+from fsbackup.transfer.lane import as_backend_error
+from fsbackup.transfer.records import Finding
+from fsbackup.transfer.replicas import ReplicaSet
+
+#: Objects in hand at once: a removal is a handful of small requests.
+WORKERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a prune was asked for, see `ReplicatedStorage.prune`; `now` is in epoch seconds, None: the clock's."""
+
+    prefix: str = ""
+    dry_run: bool = True
+    now: float | None = None
+
+
+async def prune(
+    targets: ReplicaSet, rules: Mapping[str, Retention], options: Options, hear: Hear | None = None
+) -> PruneReport:
+    """Let go of the objects at or below a prefix what their backends' rules no longer keep.
+
+    Raises
+    ------
+    NoHealthyReplicaError
+        When no replica can be listed.
+    """
+    return await _Prune(targets, rules, options, hear).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """An object that some backend's rule lets go (with its reason, by name), or has only the record of (None)."""
+
+    seen: Seen
+    when: float | None
+    reasons: dict[str, str | None]
+
+
+class _Prune:
+    def __init__(
+        self, targets: ReplicaSet, rules: Mapping[str, Retention], options: Options, hear: Hear | None
+    ) -> None:
+        self._targets = targets
+        self._options = options
+        self._hear = hear
+        self._plans = Plans(rules, time.time() if options.now is None else options.now)
+        #: Backends on which nothing is let go, and why.
+        self._stopped: dict[str, str] = {}
+        self._outcomes: dict[str, Counter[str]] = {store.name: Counter() for store in targets.stores}
+        self._freed: Counter[str] = Counter()
+        self._steps: list[PruneStep] = []
+
+    async def run(self) -> PruneReport:
+        started = time.monotonic()
+        await self._look()
+        await for_each(self._candidates(), self._settle, WORKERS)
+        return PruneReport(
+            prefix=self._options.prefix,
+            dry_run=self._options.dry_run,
+            backends={
+                name: BackendPruned(dict(outcomes), self._freed[name], self._stopped.get(name))
+                for name, outcomes in self._outcomes.items()
+            },
+            seconds=time.monotonic() - started,
+            steps=tuple(self._steps),
+        )
+
+    async def _look(self) -> None:
+        """Show every plan the complete listing of its backend; a backend that has none is stopped."""
+        walk = Walk(self._targets.stores, "")
+        async with aclosing(walk.keys()) as keys:
+            async for seen in keys:
+                for name, listed in seen.replicas.items():
+                    if listed_at(listed) is not None:
+                        self._plans.see(name, seen.key, stored(seen))
+        self._note_errors(walk)
+        if behind := self._plans.behind():
+            for name in self._outcomes:
+                if name in self._plans:
+                    self._stopped.setdefault(name, behind)
+
+    def _note_errors(self, walk: Walk) -> None:
+        for name, error in walk.errors.items():
+            self._stopped.setdefault(name, f"it cannot be listed: {error}")
+
+    async def _candidates(self) -> AsyncGenerator[_Candidate, None]:
+        """Yield the objects about which the replicas must be asked, and report the others."""
+        walk = Walk(self._targets.stores, self._options.prefix)
+        async with aclosing(walk.keys()) as keys:
+            async for seen in keys:
+                self._note_errors(walk)
+                candidate = _Candidate(seen, stored(seen), {})
+                for name, listed in seen.replicas.items():
+                    if listed is not None:
+                        self._decide(name, listed, candidate)
+                if candidate.reasons:
+                    yield candidate
+        self._note_errors(walk)
+
+    def _decide(self, name: str, listed: Listed, candidate: _Candidate) -> None:
+        """Enter what a backend's rule lets go, or a record without data there; report what stays."""
+        key = candidate.seen.key
+        if listed.data is None:
+            if listed.record is not None and name in self._plans and name not in self._stopped:
+                candidate.reasons[name] = None
+            return
+        decision = self._plans.decide(name, key, candidate.when)
+        if listed.record is None:
+            decision = Decision(key, True, "it has no manifest, so nothing says that it is ours to remove")
+        if decision.keep:
+            self._say(PruneStep(key, name, "kept", decision.reason, listed.data.size))
+        elif name in self._stopped:
+            why = f"{decision.reason}; but {self._stopped[name]}"
+            self._say(PruneStep(key, name, "held", why, listed.data.size))
+        else:
+            candidate.reasons[name] = decision.reason
+
+    async def _settle(self, candidate: _Candidate) -> None:
+        """Ask every replica about one object, and do what may be done on each of its backends."""
+        findings = await asyncio.gather(*(_ask(store, candidate.seen) for store in self._targets.stores))
+        case = Case(
+            candidate.seen, candidate.when, {each.store.name: each for each in findings}, dict(self._stopped)
+        )
+        await asyncio.gather(*(self._settle_one(name, why, case) for name, why in candidate.reasons.items()))
+
+    async def _settle_one(self, name: str, reason: str | None, case: Case) -> None:
+        finding = case.findings[name]
+        ruling = judge(name, case, self._plans)
+        if ruling.do == "gone" or (reason is None and (ruling.do != "go" or finding.stat is not None)):
+            return  # a record alone that is not ours to clear is repair's business
+        created = finding.manifest.created_at if finding.manifest else None
+        size = _size(finding.stat)
+        if ruling.do != "go":
+            text = ruling.reason if ruling.do == "failed" else f"{reason}; but {ruling.reason}"
+            self._say(PruneStep(case.seen.key, name, ruling.do, text, size, created))
+            return
+        what = reason or "an interrupted prune left its manifest without the data"
+        step = PruneStep(case.seen.key, name, "planned", f"{what}; {ruling.reason}", size, created)
+        if not self._options.dry_run:
+            step = await self._remove(finding, replace(step, outcome="let go" if reason else "cleared"))
+        self._say(step)
+
+    async def _remove(self, finding: Finding, step: PruneStep) -> PruneStep:
+        try:
+            await let_go(finding, step.key)
+        except LockedError as error:
+            return replace(step, outcome="not yet", reason=f"{step.reason}; but {error}")
+        except ConflictError as error:
+            return replace(step, outcome="held", reason=f"{step.reason}; but {error}")
+        except Exception as error:  # noqa: BLE001 - one copy's failure is its result, never another's
+            wrapped = as_backend_error(error, step.backend, step.key)
+            events.outcome("prune", step.backend, step.key, error=wrapped)
+            return replace(step, outcome="failed", reason=str(wrapped))
+        events.outcome("prune", step.backend, step.key, size=step.size)
+        return step
+
+    def _say(self, step: PruneStep) -> None:
+        self._outcomes[step.backend][step.outcome] += 1
+        if step.outcome in ("let go", "planned"):
+            self._freed[step.backend] += step.size
+        if step.outcome != "kept" and len(self._steps) < NAMED:
+            self._steps.append(step)
+        if self._hear is not None:
+            self._hear(step)
+
+
+async def _ask(store: ObjectStore, seen: Seen) -> Finding:
+    """Ask one replica; one that could not be listed is not waited for."""
+    return Finding(store) if seen.replicas[store.name] is None else await records.find(store, seen.key)
+
+
+def _size(stat: ObjectStat | None) -> int:
+    return 0 if stat is None else stat.size
