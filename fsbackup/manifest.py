@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from fsbackup.errors import IntegrityError
@@ -68,6 +69,14 @@ class Manifest:
     fsbackup_version: str
     etag: str | None = None
     version_id: str | None = None
+
+    @property
+    def made_at(self) -> float | None:
+        """`created_at` in epoch seconds; None when it cannot be read, which another hand wrote."""
+        try:
+            return datetime.fromisoformat(self.created_at).timestamp()
+        except (TypeError, ValueError, OverflowError):
+            return None
 
     def stored_as(self, etag: str | None, version_id: str | None) -> Manifest:
         """Return this manifest as one replica keeps it."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Literal
 
 from fsbackup.manifest import Manifest, Record, Tombstone
 from fsbackup.transfer import versions
 from fsbackup.transfer.records import Finding
+
+#: Seconds that an upload's end and the clocks of two machines may be apart: beyond that S3 refuses us anyway.
+SKEW = 900.0
 
 ReplicaState = Literal[
     "present",  # the newest version, as far as was looked
@@ -77,31 +79,32 @@ def judge(
 ) -> Verdict:
     """Return what the replicas have of `key`, from their records and metadata.
 
-    `expired` is asked about a replica that has nothing; with `stored`, when the object was stored by the listings
-    (epoch seconds), or else by its manifest.
+    `expired` is asked about a replica that has nothing. `stored` is when the object was stored, by the listings
+    (epoch seconds).
     """
     known = [finding.record for finding in findings]
     top = versions.newest(known)
     disputed = versions.contradicts(known, top)
-    stored = _stored(findings, top) if stored is None else stored
+    when = when_stored(stored, top.made_at if isinstance(top, Manifest) else None)
     states: dict[str, ReplicaState] = {}
     for each in findings:
         name, state = each.store.name, _state(each, top, disputed=disputed)
         asked = expired is not None and state == "missing" and not isinstance(top, Tombstone)
-        states[name] = "expired" if asked and expired and expired(name, key, stored) else state
+        states[name] = "expired" if asked and expired and expired(name, key, when) else state
     said = {each.store.name: _detail(each, states[each.store.name], top) for each in findings}
     details = {name: detail for name, detail in said.items() if detail}
     return Verdict(key, top, states, {each.store.name: each for each in findings}, details)
 
 
-def _stored(findings: Sequence[Finding], top: Record | None) -> float | None:
-    """Return when the object was stored, by its manifest or else by its oldest copy."""
-    try:
-        if isinstance(top, Manifest):
-            return datetime.fromisoformat(top.created_at).timestamp()
-    except (TypeError, ValueError):
-        pass  # it was written by another hand
-    return min((each.stat.modified for each in findings if each.stat and each.stat.modified), default=None)
+def when_stored(listed: float | None, made: float | None) -> float | None:
+    """Return the time by which retention judges an object: by the listings, or else by its manifest.
+
+    A copy that repair put back is listed as younger than the object, and a stale one as older. Within what lies
+    between making an object and storing it the listings count, since all others of its series are known by them.
+    """
+    if listed is None or made is None:
+        return made if listed is None else listed
+    return listed if abs(listed - made) <= SKEW else made
 
 
 def _state(finding: Finding, top: Record | None, *, disputed: bool) -> ReplicaState:

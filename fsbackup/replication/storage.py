@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -338,10 +338,10 @@ class ReplicatedStorage(StorageBackend):
         """
         options = Options(check_prefix(prefix), dry_run, deep, adopt)
 
-        def work(known: Expired | None) -> Awaitable[RepairReport]:
-            return repair(self._set, replace(options, expired=known), hear)
+        async def work() -> RepairReport:
+            return await repair(self._set, replace(options, expired=await self._expected(expired)), hear)
 
-        return run(self._expecting(expired, work))
+        return run(work())
 
     def prune(
         self, prefix: str = "", *, dry_run: bool = True, hear: Callable[[PruneStep], None] | None = None
@@ -407,10 +407,11 @@ class ReplicatedStorage(StorageBackend):
         age = None if max_age is None else max_age.total_seconds()
         checked = check_prefix(prefix)
 
-        def work(known: Expired | None) -> Awaitable[SetStatus]:
-            return status(self._set, checked, depth=depth, max_age=age, expired=known)
+        async def work() -> SetStatus:
+            known = await self._expected(expired)
+            return await status(self._set, checked, depth=depth, max_age=age, expired=known)
 
-        return run(self._expecting(expired, work))
+        return run(work())
 
     def verify(
         self,
@@ -447,14 +448,15 @@ class ReplicatedStorage(StorageBackend):
         share = None if sample is None else parse_sample(sample)
         checked = check_prefix(prefix)
 
-        def work(known: Expired | None) -> Awaitable[VerifyReport]:
-            return verify(self._set, checked, deep=deep, sample=share, hear=hear, expired=known)
+        async def work() -> VerifyReport:
+            known = await self._expected(expired)
+            return await verify(self._set, checked, deep=deep, sample=share, hear=hear, expired=known)
 
-        return run(self._expecting(expired, work))
+        return run(work())
 
-    async def _expecting(self, given: Expired | None, work: Callable[[Expired | None], Awaitable[T]]) -> T:
-        """Do what must know what each backend's retention let go."""
-        return await work(given or await expected(self._set, self._retention))
+    async def _expected(self, given: Expired | None) -> Expired | None:
+        """Return what tells what each backend's retention let go: what the caller gave, or the set's own."""
+        return given or await expected(self._set, self._retention)
 
     async def _replicate(
         self, source: SourceLike, key: str, overwrite: bool, progress: CallbackProgress | None

@@ -10,12 +10,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from typing import Any, TypeGuard
 
 from fsbackup.retention.rule import Retention
 from fsbackup.retention.series import Series, series_of
 
+#: One listing is shown to several plans, key by key.
+_series_of = lru_cache(maxsize=64)(series_of)
 #: Times kept beyond twice what a rule picks before they are sorted out.
 _SLACK = 8
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -94,7 +97,7 @@ class Plan:
             return
         if when > self._newest[0]:
             self._newest = (when, key)
-        series = series_of(key, self._pattern)
+        series = _series_of(key, self._pattern)
         # While the clock is behind, everything stays, and such times may be beyond any calendar.
         if series is not None and when <= self._now:
             self._add(series, when)
@@ -117,7 +120,7 @@ class Plan:
             return Decision(key, True, self._behind())
         if not _known(when):
             return Decision(key, True, "its age is not known")
-        series = series_of(key, self._pattern)
+        series = _series_of(key, self._pattern)
         if series is None:
             return Decision(key, True, "the only one of its series: its key has no date")
         return self._decide(key, when, self._series.get(series))
@@ -137,7 +140,7 @@ class Plan:
 
     def wants(self, key: str, when: float | None) -> bool:
         """Tell whether the rule would keep the object if this backend had it, among those it has."""
-        series = series_of(key, self._pattern)
+        series = _series_of(key, self._pattern)
         if not self._rule.lets_go or self.clock_is_behind or not _known(when) or series is None:
             return True
         if when > self._now or when >= self._young:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, replace
 
 from fsbackup.errors import ConflictError
 from fsbackup.keys import encode_key, pending_name
+from fsbackup.manifest import Record, order
 from fsbackup.objects import ObjectStat, ObjectStore
 from fsbackup.transfer import records
 from fsbackup.transfer.records import Finding
@@ -24,31 +26,36 @@ async def let_go(finding: Finding, key: str) -> None:
         What else the store did.
     """
     store = finding.store
-    if await _unchanged(finding, key) is not None:
+    if (await _unchanged(finding, key)).stat is not None:
         await store.remove(encode_key(key))
-    # A writer that came in between has announced itself or written its manifest, and needs them both.
-    await _unchanged(Finding(store, finding.record), key)
-    if (await records.announcement(store, key))[1]:
+    # A writer that came in between has announced itself or written its manifest, and needs them both. If it was
+    # so quick that its data went instead, its manifest says so, and a copy that is missing is brought back.
+    there = await _unchanged(replace(finding, stat=None), key)
+    if there.announced:
         await store.remove(pending_name(key))
-    await records.remove_record(store, key)
+    if there.record is not None:
+        await records.remove_record(store, key)
 
 
-async def _unchanged(finding: Finding, key: str) -> ObjectStat | None:
-    """Return the data that is there, None when there is none (any more); refuse anything that is new."""
+@dataclass(frozen=True, slots=True)
+class _There:
+    """What is there of the version that was found."""
+
+    stat: ObjectStat | None
+    record: Record | None
+    announced: bool
+
+
+async def _unchanged(finding: Finding, key: str) -> _There:
+    """Return what is still there of what was found; refuse anything that is new."""
     store = finding.store
-    now, (announced, there) = await asyncio.gather(records.look(store, key), records.announcement(store, key))
-    newer = there and (
-        announced is None or finding.manifest is None or _generation(finding) < announced.generation
-    )
-    replaced = now.record is not None and now.record != finding.record
+    now, (coming, announced) = await asyncio.gather(records.look(store, key), records.announcement(store, key))
+    newer = announced and (coming is None or finding.manifest is None or order(coming) > order(finding.manifest))
+    replaced = now.damaged or (now.record != finding.record and (now.record, now.stat) != (None, None))
     moved = now.stat is not None and _mark(now.stat) != _mark(finding.stat)
-    if newer or replaced or moved or now.damaged:
+    if newer or replaced or moved:
         raise _overtaken(store, key)
-    return now.stat
-
-
-def _generation(finding: Finding) -> int:
-    return finding.manifest.generation if finding.manifest else 0
+    return _There(now.stat, now.record, announced)
 
 
 def _mark(stat: ObjectStat | None) -> tuple[object, ...]:
@@ -61,5 +68,5 @@ def _overtaken(store: ObjectStore, key: str) -> ConflictError:
         backend=store.name,
         operation="prune",
         key=key,
-        hint="what is being stored counts; prune again later",
+        hint="that counts: `fsbackup verify` tells whether it is whole; prune again later",
     )

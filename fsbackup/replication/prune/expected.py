@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import aclosing
 
-from fsbackup.replication.compare import stored
-from fsbackup.replication.prune.plans import Plans, listed_at
+from fsbackup.replication.prune.plans import Clock, Plans
 from fsbackup.replication.states import Expired
 from fsbackup.replication.walk import Walk
 from fsbackup.retention import Retention
@@ -19,9 +17,8 @@ async def expected(
 ) -> Expired | None:
     """Return what tells whether a backend's retention let a key go, None when no backend has one.
 
-    It costs a walk over the whole set. A backend's rule is asked as if the backend had everything that any replica
-    has: a disk that lost it all lacks what its rule keeps of that, not years of what it once let go. (What may be
-    removed from a backend is decided by its own listing alone, which never lets go more than this.)
+    It costs a walk over the whole set, whose series say what is left of them. What cannot be listed makes less
+    expire. A clock that is behind does not stop it: it lets go nothing.
 
     Parameters
     ----------
@@ -35,17 +32,10 @@ async def expected(
     NoHealthyReplicaError
         When no replica can be listed.
     """
-    plans = Plans(rules, time.time() if now is None else now)
+    plans = Plans(rules, Clock(now))
     if not plans:
         return None
     async with aclosing(Walk(targets.stores, "").keys()) as keys:
         async for seen in keys:
-            # Where no replica has both the data and a record, nothing says that it is worth a place in the floor.
-            if any(listed_at(each) is not None for each in seen.replicas.values()):
-                for name in rules:
-                    plans.see(name, seen.key, stored(seen))
-
-    def expired(backend: str, key: str, when: float | None) -> bool:
-        return backend in plans and not plans.wants(backend, key, [when])
-
-    return expired
+            plans.see(seen, own=False)
+    return lambda backend, key, when: not plans.misses(backend, key, [when])

@@ -1,78 +1,110 @@
-"""The plans of all backends that have a retention, and the times that objects are judged by."""
+"""What each backend's retention says of an object: of one that it has, and of one that it lacks."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 
-from fsbackup.manifest import Manifest
-from fsbackup.replication.walk import Listed
+from fsbackup.replication.compare import stored
+from fsbackup.replication.states import SKEW
+from fsbackup.replication.walk import Listed, Seen
 from fsbackup.retention import Decision, Plan, Retention
 
-#: Seconds that a store's clock may be ahead of ours: beyond that S3 refuses us anyway (RequestTimeTooSkewed).
-SKEW = 900.0
+
+class Clock:
+    """The time of a run, and whether what was seen speaks against it.
+
+    Parameters
+    ----------
+    now
+        Epoch seconds; the current time by default.
+    """
+
+    def __init__(self, now: float | None = None) -> None:
+        self.now = time.time() if now is None else now
+        self._started = time.monotonic()
+        self._ahead, self._newest = 0.0, ""
+
+    def see(self, key: str, when: float | None) -> None:
+        """Take note of when an object was stored."""
+        latest = self.now + time.monotonic() - self._started + SKEW
+        if when is not None and when - latest > self._ahead:
+            self._ahead, self._newest = when - latest, key
+
+    @property
+    def wrong(self) -> str | None:
+        """Why the clock cannot be right, None while nothing speaks against it."""
+        return f"this machine's clock is behind its newest object ({self._newest!r})" if self._newest else None
+
+    def at(self, when: float | None) -> float | None:
+        """Return `when`, or now for what is newer: it came since, or a store's clock is a little ahead."""
+        return when if when is None else min(when, self.now)
 
 
 class Plans:
-    """One plan for each backend whose rule lets anything go; the others want everything.
+    """What each backend's rule says of the objects, by their times: one plan for every rule that lets anything go.
 
     Parameters
     ----------
     rules
-        Each backend's retention, by name.
-    now
-        Epoch seconds. What is a little newer, by a store's clock or because it came since, counts as made now.
+        Each backend's retention, by name; one without keeps everything.
+    clock
+        The time of the run.
     """
 
-    def __init__(self, rules: Mapping[str, Retention], now: float) -> None:
-        self._plans = {name: Plan(rule, now) for name, rule in rules.items() if rule.lets_go}
-        self._now = now
-        self._started = time.monotonic()
+    def __init__(self, rules: Mapping[str, Retention], clock: Clock) -> None:
+        self._clock = clock
+        self._own = {name: Plan(rule, clock.now) for name, rule in rules.items() if rule.lets_go}
+        alike = {rule: Plan(rule, clock.now) for rule in rules.values() if rule.lets_go}
+        self._whole = {name: alike[rules[name]] for name in self._own}
+        self._alike = tuple(alike.values())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._plans
+        return name in self._own
 
     def __len__(self) -> int:
-        return len(self._plans)
+        return len(self._own)
 
-    def see(self, name: str, key: str, when: float | None) -> None:
-        """Take note that a backend lists an object; nothing where it has no rule."""
-        if name in self._plans:
-            self._plans[name].see(key, self._at(when))
+    def see(self, seen: Seen, *, own: bool = True) -> None:
+        """Take note of an object that is listed; without `own` only for `misses`.
+
+        Where no replica has both the data and a record, nothing says that it is worth a place in a floor.
+        """
+        having = [name for name, listed in seen.replicas.items() if listed_at(listed) is not None]
+        if not having:
+            return
+        when = stored(seen)
+        self._clock.see(seen.key, when)
+        when = self._clock.at(when)
+        for name in having:
+            if own and name in self._own:
+                self._own[name].see(seen.key, when)
+        for plan in self._alike:
+            plan.see(seen.key, when)
 
     def decide(self, name: str, key: str, when: float | None) -> Decision:
-        """Return what a backend's rule says of an object that it lists."""
-        if name not in self._plans:
+        """Return what a backend's rule says of an object that it lists, among all that it lists."""
+        if name not in self._own:
             return Decision(key, True, "no rule of this backend lets anything go")
-        return self._plans[name].decide(key, self._at(when))
+        return self._own[name].decide(key, self._clock.at(when))
 
-    def wants(self, name: str, key: str, times: Iterable[float | None]) -> bool:
-        """Tell whether a backend would keep an object, if it had it, by any of its known times."""
-        plan = self._plans.get(name)
-        if plan is None:
-            return True
-        known = [self._at(when) for when in times if when is not None]
+    def keeps(self, name: str, key: str, times: Iterable[float | None]) -> bool:
+        """Tell whether a backend's rule keeps an object that it has, by any of its known times."""
+        return name not in self._own or self._any(self._own[name], key, times)
+
+    def misses(self, name: str, key: str, times: Iterable[float | None]) -> bool:
+        """Tell whether a backend should have an object that it lacks, by any of its known times.
+
+        Its rule is asked as if it had everything that any replica has: a disk that lost it all lacks what its
+        rule keeps of that, not years of what it once let go. It never asks for more than what `keeps` keeps.
+        """
+        return name not in self._whole or self._any(self._whole[name], key, times)
+
+    def _any(self, plan: Plan, key: str, times: Iterable[float | None]) -> bool:
+        known = [self._clock.at(when) for when in times if when is not None]
         return not known or any(plan.wants(key, when) for when in known)
-
-    def behind(self) -> str | None:
-        """Return why the clock cannot be right, None when nothing that was seen speaks against it."""
-        late = (plan for plan in self._plans.values() if plan.clock_is_behind)
-        return next((plan.decide("", None).reason for plan in late), None)
-
-    def _at(self, when: float | None) -> float | None:
-        latest = self._now + (time.monotonic() - self._started) + SKEW
-        return self._now if when is not None and self._now < when <= latest else when
 
 
 def listed_at(listed: Listed | None) -> float | None:
     """Return when a replica got the manifest of an object that it has, by its listing."""
     return listed.record.modified if listed and listed.data and listed.record else None
-
-
-def made_at(manifest: Manifest) -> float | None:
-    """Return when a version was made, by its manifest; None when that cannot be read."""
-    try:
-        return datetime.fromisoformat(manifest.created_at).timestamp()
-    except (TypeError, ValueError):
-        return None

@@ -12,7 +12,7 @@ Outcome = Literal[
     "let go",  # removed from this backend
     "planned",  # it would be, but this is a dry run
     "cleared",  # a manifest without data, which a prune that was cut short left
-    "kept",  # its rule keeps it
+    "kept",  # its rule keeps it, or nothing is let go on this backend now
     "held",  # its rule lets it go, but something else must be mended first
     "not yet",  # its rule lets it go, but the backend's own lock does not
     "failed",  # the backend could not be asked, or did not remove it

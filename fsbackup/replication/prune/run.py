@@ -15,11 +15,11 @@ from fsbackup.objects import ObjectStat, ObjectStore
 from fsbackup.replication.compare import stored
 from fsbackup.replication.prune.act import let_go
 from fsbackup.replication.prune.judging import Case, judge
-from fsbackup.replication.prune.plans import Plans, listed_at
+from fsbackup.replication.prune.plans import Clock, Plans
 from fsbackup.replication.prune.results import NAMED, BackendPruned, Hear, PruneReport, PruneStep
 from fsbackup.replication.spread import for_each
 from fsbackup.replication.walk import Listed, Seen, Walk
-from fsbackup.retention import Decision, Retention
+from fsbackup.retention import Retention
 from fsbackup.transfer import records
 from fsbackup.transfer.lane import as_backend_error
 from fsbackup.transfer.records import Finding
@@ -67,7 +67,8 @@ class _Prune:
         self._targets = targets
         self._options = options
         self._hear = hear
-        self._plans = Plans(rules, time.time() if options.now is None else options.now)
+        self._clock = Clock(options.now)
+        self._plans = Plans(rules, self._clock)
         #: Backends on which nothing is let go, and why.
         self._stopped: dict[str, str] = {}
         self._outcomes: dict[str, Counter[str]] = {store.name: Counter() for store in targets.stores}
@@ -90,18 +91,15 @@ class _Prune:
         )
 
     async def _look(self) -> None:
-        """Show every plan the complete listing of its backend; a backend that has none is stopped."""
+        """Show the plans the complete listing of every backend; one that has none is stopped."""
         walk = Walk(self._targets.stores, "")
         async with aclosing(walk.keys()) as keys:
             async for seen in keys:
-                for name, listed in seen.replicas.items():
-                    if listed_at(listed) is not None:
-                        self._plans.see(name, seen.key, stored(seen))
+                self._plans.see(seen)
         self._note_errors(walk)
-        if behind := self._plans.behind():
-            for name in self._outcomes:
-                if name in self._plans:
-                    self._stopped.setdefault(name, behind)
+        if wrong := self._clock.wrong:
+            for name in filter(self._plans.__contains__, self._outcomes):
+                self._stopped.setdefault(name, wrong)
 
     def _note_errors(self, walk: Walk) -> None:
         for name, error in walk.errors.items():
@@ -123,21 +121,18 @@ class _Prune:
 
     def _decide(self, name: str, listed: Listed, candidate: _Candidate) -> None:
         """Enter what a backend's rule lets go, or a record without data there; report what stays."""
-        key = candidate.seen.key
         if listed.data is None:
             if listed.record is not None and name in self._plans and name not in self._stopped:
                 candidate.reasons[name] = None
             return
-        decision = self._plans.decide(name, key, candidate.when)
+        decision = self._plans.decide(name, candidate.seen.key, candidate.when)
+        why = decision.reason if decision.keep else self._stopped.get(name)
         if listed.record is None:
-            decision = Decision(key, True, "it has no manifest, so nothing says that it is ours to remove")
-        if decision.keep:
-            self._say(PruneStep(key, name, "kept", decision.reason, listed.data.size))
-        elif name in self._stopped:
-            why = f"{decision.reason}; but {self._stopped[name]}"
-            self._say(PruneStep(key, name, "held", why, listed.data.size))
-        else:
+            why = "it has no manifest, so nothing says that it is ours to remove"
+        if why is None:
             candidate.reasons[name] = decision.reason
+        else:
+            self._say(PruneStep(candidate.seen.key, name, "kept", why, listed.data.size))
 
     async def _settle(self, candidate: _Candidate) -> None:
         """Ask every replica about one object, and do what may be done on each of its backends."""

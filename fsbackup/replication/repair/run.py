@@ -207,15 +207,17 @@ def _is_short(verdict: Verdict, min_copies: int) -> bool:
     """Tell whether too few replicas have it proven; one that could not be asked may have it."""
     if verdict.deleted or not _is_there(verdict):
         return False
-    good = sum(state in ("present", "unknown", "expired", "conflict") for state in verdict.states.values())
-    return good < min_copies
+    states = list(verdict.states.values())
+    good = sum(state in ("present", "unknown", "conflict") for state in states)
+    return good < min(min_copies, len(states) - states.count("expired"))
 
 
 def _is_lost(verdict: Verdict) -> bool:
     """Tell whether no replica proves it, and none is left that might."""
-    if verdict.deleted or verdict.top is None:
+    states = set(verdict.states.values())
+    if verdict.deleted or verdict.top is None or states == {"expired"}:
         return False
-    return not {"present", "unknown", "conflict", "expired"} & set(verdict.states.values())
+    return not {"present", "unknown", "conflict"} & states
 
 
 def _is_there(verdict: Verdict) -> bool:
