@@ -1,0 +1,137 @@
+"""Disks with objects of any age, written by hand, and a set over them with a retention each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from fsbackup import LocalStorage, ReplicatedStorage
+from fsbackup.retention import Retention
+from tests.replication.eyes import DiskEye, blocks, manifest_name, sealed
+
+DAY = 86_400.0
+BLOCK = 1 << 20
+
+
+def days(number: float, keep_last: int = 1, **more: Any) -> Retention:
+    """Return a rule that keeps what is younger than so many days, and the newest so many."""
+    return Retention(max_age=timedelta(days=number), keep_last=keep_last, **more)
+
+
+def record(
+    key: str, data: bytes, made: float, *, generation: int = 1, replaces: bytes | None = None
+) -> dict[str, Any]:
+    """Return the manifest of an object that was made at `made` (epoch seconds)."""
+    return {
+        "format": 1,
+        "kind": "manifest",
+        "key": key,
+        "size": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "block_size": BLOCK,
+        "blocks": blocks(data, BLOCK),
+        "generation": generation,
+        "replaces": hashlib.sha256(replaces).hexdigest() if replaces is not None else None,
+        "created_at": datetime.fromtimestamp(made, UTC).isoformat(timespec="seconds"),
+        "source": {"host": "here", "mtime": None, "mode": None},
+        "part_size": BLOCK,
+        "fsbackup_version": "0",
+        "etag": None,
+        "version_id": None,
+    }
+
+
+class Disks:
+    """Directories that are the backends ``a``, ``b`` and so on, each with its independent eye.
+
+    Parameters
+    ----------
+    root
+        The directory for all of them.
+    names
+        Their names.
+    """
+
+    def __init__(self, root: Path, names: str = "abc") -> None:
+        self.root = root
+        self.eyes = {name: DiskEye(root / name) for name in names}
+        for eye in self.eyes.values():
+            eye.base.mkdir()
+        self.now = time.time()
+
+    def store(self, rules: Mapping[str, Retention], **options: Any) -> ReplicatedStorage:
+        """Return a set over all of them."""
+        backends = [LocalStorage(eye.base, name=name) for name, eye in self.eyes.items()]
+        return ReplicatedStorage(backends, retention=rules, **{"errors": "raise", "min_copies": 1, **options})
+
+    def put(
+        self,
+        on: str,
+        key: str,
+        age: float,
+        *,
+        data: bytes | None = None,
+        listed: float | None = None,
+        generation: int = 1,
+    ) -> None:
+        """Store an object of `age` days, by its manifest and (unless `listed` days) by its listing."""
+        data = content(key) if data is None else data
+        made = self.now - age * DAY
+        for name in on:
+            self.eyes[name].put(key, data)
+            self.eyes[name].set_manifest(key, record(key, data, made, generation=generation))
+            self.touch(name, key, age if listed is None else listed)
+
+    def touch(self, name: str, key: str, age: float) -> None:
+        """Have a backend list a record as so many days old."""
+        when = self.now - age * DAY
+        os.utime(self.eyes[name].base / manifest_name(key), (when, when))
+
+    def edit(self, name: str, key: str, age: float, **fields: Any) -> None:
+        """Change what a manifest says, and list it as so many days old."""
+        found = self.eyes[name].manifest(key)
+        assert found is not None
+        self.eyes[name].put(manifest_name(key), json.dumps(sealed({**found, **fields})).encode())
+        self.touch(name, key, age)
+
+    def keys(self, name: str) -> set[str]:
+        """Return the objects that are there."""
+        return {each for each in self.eyes[name].names() if not each.startswith(".fsbackup/")}
+
+    def whole(self, name: str) -> set[str]:
+        """Return the objects that are there and proven, when there is nothing else at all."""
+        keys = self.keys(name)
+        assert self.eyes[name].names() == keys | {manifest_name(key) for key in keys}, name
+        assert all(self.eyes[name].provable(key) is not None for key in keys)
+        return keys
+
+    def snapshot(self) -> dict[str, dict[str, bytes | None]]:
+        """Return everything that is stored anywhere."""
+        return {name: {each: eye.get(each) for each in eye.names()} for name, eye in self.eyes.items()}
+
+    @contextmanager
+    def away(self, name: str) -> Iterator[None]:
+        """Have no disk where one is mounted while the block runs."""
+        base = self.eyes[name].base
+        base.rename(base.with_name(f"{name}-away"))
+        base.write_bytes(b"no directory")
+        yield
+        base.unlink()
+        base.with_name(f"{name}-away").rename(base)
+
+
+def content(key: str) -> bytes:
+    """Return what is stored under a key, unless a test says otherwise."""
+    return f"the content of {key}".encode()
+
+
+def daily(day: int, name: str = "db") -> str:
+    """Return the key of a daily backup: they are of one series, and later days sort later."""
+    return f"{name}/{datetime(2025, 1, 1, tzinfo=UTC) + timedelta(days=day):%Y-%m-%d}.gz"
