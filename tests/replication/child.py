@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from tests.replication.prune_kit import prune_later
 from tests.replication.world import Places
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -26,6 +27,8 @@ def _act(places: Places, action: str, key: str, source: Path | None) -> None:
             store.remove(key)
         elif action == "repair":
             store.repair(key)
+        elif action == "prune":
+            prune_later(store)
         else:
             assert source is not None
             store.replicate(source, key, overwrite=action == "overwrite")
@@ -35,7 +38,7 @@ def _act(places: Places, action: str, key: str, source: Path | None) -> None:
 
 @contextmanager
 def running(places: Places, action: str, key: str, source: Path | None = None) -> Iterator[ForkServerProcess]:
-    """Run ``create``, ``overwrite``, ``delete`` or ``repair`` in a child that does not outlive the block."""
+    """Run ``create``, ``overwrite`` or another operation in a child that does not outlive the block."""
     process = _CONTEXT.Process(target=_act, args=(places, action, key, source))
     process.start()
     try:

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fsbackup import LocalStorage, ReplicatedStorage
+from fsbackup.loop import run
+from fsbackup.replication.prune import Options, PruneReport, expected, prune
+from fsbackup.replication.states import Expired
 from fsbackup.retention import Retention
 from tests.replication.eyes import DiskEye, blocks, manifest_name, sealed
 
@@ -125,6 +128,23 @@ class Disks:
         yield
         base.unlink()
         base.with_name(f"{name}-away").rename(base)
+
+
+#: What the buckets keep of objects that are LATER seconds old; the disk keeps everything.
+RULES = {"r2": days(30), "b2": days(30)}
+LATER = 40 * DAY
+
+
+def prune_later(
+    store: ReplicatedStorage, rules: Mapping[str, Retention] = RULES, prefix: str = "", *, dry_run: bool = False
+) -> PruneReport:
+    """Prune as it will be done when everything there is now is 40 days old: a server's times cannot be set."""
+    return run(prune(store.replica_set, rules, Options(prefix, dry_run, time.time() + LATER)))
+
+
+def expected_later(store: ReplicatedStorage, rules: Mapping[str, Retention] = RULES) -> Expired | None:
+    """Return what has expired by then."""
+    return run(expected(store.replica_set, rules, time.time() + LATER))
 
 
 def content(key: str) -> bytes:

@@ -334,11 +334,16 @@ def test_it_stays_while_the_others_times_would_call_it_missing(old: Disks) -> No
     assert store.repair().steps == ()
 
 
+def damage(disks: Disks) -> None:
+    disks.eyes["a"].put(manifest_name(KEY), b"{}")
+    disks.touch("a", KEY, 40)
+
+
 #: What is wrong with the copy that is to go, what is said, and whether it is the data alone.
 BAD: dict[str, tuple[Callable[[Disks], object], str]] = {
     "short": (lambda disks: disks.eyes["a"].put(KEY, b"?"), "its data is not what its manifest says"),
     "manifest damaged": (
-        lambda disks: (disks.eyes["a"].put(manifest_name(KEY), b"{}"), disks.touch("a", KEY, 40)),
+        damage,
         "its manifest is damaged: run `fsbackup repair`",
     ),
     "conflict": (lambda disks: disks.put("b", KEY, 40, data=b"other"), "two contents under one generation"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import cast
+
 from fsbackup.backends.s3.calls import Answer
 from fsbackup.backends.s3.errors import Where, code_of
 from fsbackup.backends.s3.target import Target, told
-from fsbackup.errors import BackendError, ObjectNotFoundError
+from fsbackup.errors import AccessDeniedError, BackendError, LockedError, ObjectNotFoundError
 from fsbackup.events import log
 
 
@@ -23,11 +26,29 @@ async def _delete(target: Target, name: str, **version: str) -> None:
         await target.calls.request(where, "delete_object", **target.at(name), **version)
     except ObjectNotFoundError:
         await target.prove(where)
+    except AccessDeniedError as error:
+        raise await _lock(target, name, where, version) or error from error
     except BackendError as error:
         if not version or code_of(error) != "NoSuchVersion":
             raise
     else:
         target.seen()
+
+
+async def _lock(target: Target, name: str, where: Where, version: dict[str, str]) -> BackendError | None:
+    """Return what keeps an object that was refused to be deleted, where services only say "access denied"."""
+    try:
+        head = await target.calls.request(where, "head_object", **target.at(name), **version)
+    except BackendError:
+        return None
+    until, hint = head.get("ObjectLockRetainUntilDate"), "it can be removed when the lock has ended"
+    if head.get("ObjectLockLegalHoldStatus") == "ON":
+        return cast(BackendError, where.error(LockedError, "a legal hold keeps it", hint))
+    if until is None or until <= datetime.now(UTC):
+        return None
+    mode = str(head.get("ObjectLockMode", "")).lower()
+    said = f"its object lock ({mode}) keeps it until {until:%Y-%m-%d %H:%M} UTC"
+    return cast(BackendError, where.error(LockedError, said, hint))
 
 
 async def _remove_versions(target: Target, name: str) -> None:

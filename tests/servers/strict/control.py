@@ -63,7 +63,7 @@ class Control:
         self._send("POST", "reset")
 
     def configure(self, **settings: float) -> None:
-        """Change `min_part_size`, `write_interval` or `unavailable_every`, until the next `reset`."""
+        """Change what `Settings` has, until the next `reset`."""
         self._send("POST", "settings", settings)
 
     def _send(self, method: str, action: str, values: dict[str, float] | None = None) -> dict[str, Any]:

@@ -91,6 +91,7 @@ def delete_objects(state: State, call: Call) -> Answer:
 
 def _delete(state: State, bucket: Bucket, sent_key: str, version_id: str) -> dict[str, str]:
     key = state.provider.identity(sent_key)
+    state.provider.before_delete(bucket, key)
     if not state.provider.is_versioned:
         bucket.versions.pop(key, None)
         return {}

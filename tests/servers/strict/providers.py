@@ -8,6 +8,7 @@ import string
 import time
 import unicodedata
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from tests.servers.strict.messages import Call, RefusedError, S3Error, not_implemented
 from tests.servers.strict.store import Bucket
@@ -30,11 +31,14 @@ class Settings:
         R2: seconds that must lie between two writes of one key.
     unavailable_every
         B2: every so-many-th write request is answered 503; 0 for none.
+    bucket_lock
+        R2: seconds for which an object can be neither deleted nor replaced; 0 for no such rule.
     """
 
     min_part_size: int = 5 * MIB
     write_interval: float = 1.0
     unavailable_every: int = 7
+    bucket_lock: float = 0.0
 
 
 class Provider:
@@ -64,6 +68,9 @@ class Provider:
 
     def before_write(self, bucket: Bucket, key: str) -> None:
         """Refuse a write that comes too soon after another to the same key."""
+
+    def before_delete(self, bucket: Bucket, key: str) -> None:
+        """Refuse to delete what is locked."""
 
     def check_part_sizes(self, sizes: list[int]) -> None:
         """Refuse parts that do not fit together at the completion of an upload."""
@@ -117,7 +124,13 @@ class R2(Provider):
         if now - bucket.written_at.get(key, -1e9) < self.settings.write_interval:
             message = "Reduce your concurrent request rate for the same object."
             raise RefusedError(429, "TooManyRequests", message)
+        self.before_delete(bucket, key)
         bucket.written_at[key] = now
+
+    def before_delete(self, bucket: Bucket, key: str) -> None:
+        current = bucket.current(key)
+        if current and (datetime.now(UTC) - current.modified).total_seconds() < self.settings.bucket_lock:
+            raise S3Error(403, "ObjectLockedByBucketPolicy", "The object is locked by the bucket policy.")
 
     def check_part_sizes(self, sizes: list[int]) -> None:
         super().check_part_sizes(sizes)

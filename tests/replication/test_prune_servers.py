@@ -1,0 +1,175 @@
+"""`prune` against real servers: versions, locks, listings that break off, refusals, and what it costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from fsbackup.replication.prune import PruneReport
+from tests.integration.cli_kit import wait_until
+from tests.replication.eyes import BucketEye, manifest_name
+from tests.replication.prune_kit import RULES, daily, days, expected_later, prune_later
+from tests.replication.world import World, content, make_world
+from tests.servers import s3
+from tests.servers.endpoint import S3Endpoint, client
+from tests.servers.faults import Refuse, Status
+
+KEY, NEW = daily(0), daily(40)
+OLD = content(5000, seed=1)
+
+
+def fill(world: World) -> World:
+    """Store two objects of one series everywhere, the second one in a later second than the first."""
+    assert world.store().replicate(world.file(OLD), KEY).status == "complete"
+    stored = int(time.time())
+    wait_until(lambda: int(time.time()) > stored)
+    assert world.store().replicate(world.file(b"new"), NEW).status == "complete"
+    for proxy in world.proxies.values():
+        proxy.forget()
+    return world
+
+
+@pytest.fixture
+def filled(world: World) -> World:
+    """Return three replicas behind proxies with two objects."""
+    return fill(world)
+
+
+def outcomes(report: PruneReport) -> dict[str, str]:
+    """Return what became of the old object, by backend."""
+    assert {step.key for step in report.steps} <= {KEY}
+    return {step.backend: step.outcome for step in report.steps}
+
+
+def assert_only(world: World, name: str, *keys: str) -> None:
+    """Check that a backend has these keys, proven, and nothing else."""
+    eye = world.eyes[name]
+    assert eye.names() == {each for key in keys for each in (key, manifest_name(key))}
+    assert all(eye.provable(key) is not None for key in keys)
+
+
+def test_it_is_gone_for_good_on_every_kind_of_server(each_world: World) -> None:
+    """With every version of it and without a marker; the disk, which keeps everything, proves it still."""
+    world = fill(each_world)
+    report = prune_later(world.store())
+    assert (report.status, outcomes(report)) == ("complete", {"r2": "let go", "b2": "let go"})
+    for name in ("r2", "b2"):
+        assert_only(world, name, NEW)
+        eye = world.eyes[name]
+        assert isinstance(eye, BucketEye)
+        if not isinstance(eye.endpoint, s3.StrictEndpoint) or name == "b2":  # R2 has no versions to list
+            assert all(KEY not in each.key for each in s3.list_versions(eye.endpoint, eye.prefix))
+    assert_only(world, "local", KEY, NEW)
+    store = world.store()
+    verified = store.verify(expired=expected_later(store))
+    assert (verified.status, verified.found) == ("complete", 0)
+    repaired = store.repair(expired=expected_later(store))
+    assert (repaired.status, repaired.steps) == ("complete", ())
+    assert prune_later(store).steps == ()
+
+
+def test_what_is_kept_costs_two_listings_each_time_the_set_is_walked(filled: World) -> None:
+    """Nothing else is asked: two walks, of objects and of manifests; and a dry run only reads."""
+    report = prune_later(filled.store(), {"r2": days(50), "b2": days(50)})
+    assert report.count("kept") == 6
+    for proxy in filled.proxies.values():
+        assert [each.operation for each in proxy.requests] == ["list"] * 4
+        proxy.forget()
+    assert prune_later(filled.store(), dry_run=True).count("planned") == 2
+    for proxy in filled.proxies.values():
+        assert {each.operation for each in proxy.requests} <= {"list", "get", "head"}
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4], ids=["data", "manifests", "data again", "manifests again"])
+def test_a_listing_that_breaks_off(filled: World, number: int) -> None:
+    """Nothing goes where it does; and where only that one should have it, nothing goes either."""
+    filled.proxies["b2"].add(Status(403, "AccessDenied"), on="list", first=number)
+    report = prune_later(filled.store(names=("r2", "b2")), {"r2": days(30), "b2": days(365)})
+    assert report.status == "degraded"
+    assert "it cannot be listed" in str(report.backends["b2"].stopped)
+    assert outcomes(report) == {"r2": "held"}
+    filled.proxies["b2"].clear()
+    filled.proxies["b2"].add(Status(403, "AccessDenied"), on="list", first=number)
+    report = prune_later(filled.store())
+    assert (report.status, outcomes(report)) == ("degraded", {"r2": "let go"})
+    assert_only(filled, "b2", KEY, NEW)
+    assert_only(filled, "r2", NEW)
+
+
+def test_one_who_cannot_be_asked_proves_nothing(filled: World) -> None:
+    """Its listing is complete, its manifest cannot be read."""
+    filled.proxies["b2"].add(Status(403, "AccessDenied"), on="get")
+    store = filled.store(names=("r2", "b2"))
+    report = prune_later(store, {"r2": days(30)})
+    assert (report.status, outcomes(report)) == ("degraded", {"r2": "held"})
+    assert "b2 should have it, but cannot be asked: b2: " in report.steps[0].reason
+    report = prune_later(store, {"b2": days(30)})
+    assert (report.status, outcomes(report)) == ("failed", {"b2": "failed"})
+
+
+def test_a_dead_backend_is_not_waited_for_again_and_again(filled: World) -> None:
+    """It is listed twice, in vain, and asked about nothing."""
+    filled.proxies["b2"].add(Refuse())
+    report = prune_later(filled.store(timeout=2))
+    assert (report.status, outcomes(report)) == ("degraded", {"r2": "let go"})
+    assert {each.operation for each in filled.proxies["b2"].requests} <= {"list"}
+
+
+@pytest.mark.parametrize("step", [KEY, manifest_name(KEY)])
+def test_what_cannot_be_removed_is_a_failure_and_the_rest_goes(filled: World, step: str) -> None:
+    """The backend's own words; the same again does what remained."""
+    filled.proxies["r2"].add(Status(403, "AccessDenied"), on="delete", key=f"{filled.prefix}/{step}")
+    report = prune_later(filled.store())
+    assert (report.status, outcomes(report)) == ("failed", {"r2": "failed", "b2": "let go"})
+    assert next(each.reason for each in report.steps if each.backend == "r2").startswith("r2: remove")
+    filled.proxies["r2"].clear()
+    again = prune_later(filled.store())
+    assert outcomes(again) == {"r2": "let go" if step == KEY else "cleared"}
+    assert_only(filled, "r2", NEW)
+
+
+@pytest.fixture
+def locking(moto: S3Endpoint, strict_r2: s3.StrictEndpoint, tmp_path: Path) -> Iterator[World]:
+    """Return replicas at servers that can lock: R2's bucket lock, and object lock in the place of B2."""
+    strict_r2.control.reset()
+    bucket = S3Endpoint(**{**vars(moto), "bucket": f"locked-{time.time_ns()}"})
+    client(bucket).create_bucket(Bucket=bucket.bucket, ObjectLockEnabledForBucket=True)
+    with make_world(strict_r2, bucket, tmp_path, proxied=False) as world:
+        yield fill(world)
+    strict_r2.control.reset()
+
+
+@pytest.mark.parametrize("mode", ["GOVERNANCE", "COMPLIANCE"])
+def test_a_lock_is_not_yet_and_no_error(locking: World, mode: str) -> None:
+    """Success, with what the service said: nobody can or need do anything; the data and its proof stay."""
+    r2, b2 = locking.eyes["r2"], locking.eyes["b2"]
+    assert isinstance(r2, BucketEye)
+    assert isinstance(b2, BucketEye)
+    assert isinstance(r2.endpoint, s3.StrictEndpoint)
+    r2.endpoint.control.configure(bucket_lock=3600.0)
+    client(b2.endpoint).put_object_retention(
+        Bucket=b2.endpoint.bucket,
+        Key=f"{b2.prefix}{KEY}",
+        Retention={"Mode": mode, "RetainUntilDate": datetime.now(UTC) + timedelta(days=1)},
+    )
+    report = prune_later(locking.store())
+    assert (report.status, outcomes(report)) == ("complete", {"r2": "not yet", "b2": "not yet"})
+    said = {each.backend: each.reason for each in report.steps}
+    assert "keeps this object until its retention ends" in said["r2"]
+    assert f"its object lock ({mode.lower()}) keeps it until 2" in said["b2"]
+    assert {each.bytes_freed for each in report.backends.values()} == {0}
+    for name in locking.eyes:
+        assert_only(locking, name, KEY, NEW)
+    r2.endpoint.control.configure(bucket_lock=0.0)
+    assert outcomes(prune_later(locking.store())) == {"r2": "let go", "b2": "not yet"}
+    assert_only(locking, "r2", NEW)
+
+
+def test_a_backend_that_is_not_in_the_rules_keeps_everything(filled: World) -> None:
+    """Also what only it has, beside a prefix that is elsewhere."""
+    assert prune_later(filled.store(), RULES, "elsewhere").steps == ()
+    assert prune_later(filled.store(), {"r2": days(30)}).backends["b2"].outcomes == {"kept": 2}
