@@ -236,6 +236,21 @@ def test_what_nobody_wants_goes_everywhere(old: Disks) -> None:
         store.restore(KEY, old.root / "back")
 
 
+@pytest.mark.parametrize("damaged", [False, True], ids=["none", "damaged"])
+def test_the_last_manifest_of_data_that_has_none_stays(old: Disks, damaged: bool) -> None:
+    """Nobody could prove that data any more, or tell whose it is."""
+    old.eyes["c"].drop(manifest_name(KEY))
+    if damaged:
+        old.eyes["c"].put(manifest_name(KEY), b"?")
+        old.touch("c", KEY, 40)
+    store = old.store(dict.fromkeys("abc", days(30)))
+    report = assert_untouched(old, store, "degraded")
+    assert "it proves the data on c, which has no manifest: run `fsbackup repair`" in reason(report)
+    assert store.repair().status == "complete"
+    assert store.prune(dry_run=False).count("let go") == 2
+    assert old.whole("c") == {KEY, NEW}
+
+
 @pytest.mark.parametrize("name", ["b", "c"])
 def test_a_backend_that_is_away_holds_up_what_only_it_should_have(disks: Disks, name: str) -> None:
     """Nothing goes from it, of course; elsewhere goes only what a third one wants and proves."""

@@ -93,6 +93,10 @@ def _by_its_dates(name: str, case: Case, plans: Plans, own: Manifest, top: Manif
 def _by_the_others(name: str, case: Case, plans: Plans, top: Manifest) -> Ruling:
     """Let it go when nobody else wants it, or one who does has proof of the newest version."""
     wanting = [each for each in case.findings if each != name and _wants(each, name, case, plans, top)]
+    bare = [each for each, finding in case.findings.items() if finding.stat is not None and not finding.manifest]
+    if not wanting and bare:
+        why = f"it proves the data on {' and '.join(bare)}, which has no manifest: run `fsbackup repair`"
+        return Ruling("held", why)
     if not wanting:
         return Ruling("go", "no other backend's rule keeps it")
     proven = [each for each in wanting if each not in case.stopped and case.findings[each].holds(top)]

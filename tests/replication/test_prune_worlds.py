@@ -1,0 +1,170 @@
+"""`prune` in worlds drawn at random: what must hold whatever is where, of any age, and in any state."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from fsbackup.replication.prune import PruneReport
+from fsbackup.retention import Retention, decide
+from tests.replication.eyes import manifest_name, proves
+from tests.replication.prune_kit import Disks, daily, days
+
+NAMES = "abc"
+#: Objects by the number of their day: later ones are younger. Two series.
+KEYS = [daily(day, series) for series in ("db", "files") for day in range(5)]
+Have = str  # "good", "short", "bare" (no manifest), "manifest" (no data), "stale" or "none"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One object of a world: its age in days, what each backend has of it, and of which age it lists that."""
+
+    age: float
+    have: Mapping[str, Have]
+    listed: Mapping[str, float]
+
+
+_RULE = st.none() | st.builds(days, st.sampled_from([30, 60]), st.integers(1, 3), keep_weekly=st.integers(0, 2))
+RULES = st.fixed_dictionaries(dict.fromkeys(NAMES, _RULE)).map(
+    lambda drawn: {name: rule for name, rule in drawn.items() if rule is not None}
+)
+_HAVE = st.sampled_from(["good"] * 6 + ["none"] * 3 + ["short", "bare", "manifest", "stale"])
+_BACK = st.sampled_from([0.0] * 4 + [10.0, 40.0])
+
+
+@st.composite
+def worlds(draw: st.DrawFn, *, straight: bool) -> dict[str, Drawn]:
+    """Draw a world; in a `straight` one every copy is listed as old as its manifest says."""
+    ages = draw(st.lists(st.sampled_from([0.5 + 5 * n for n in range(20)]), min_size=10, max_size=10, unique=True))
+    ages = sorted(ages[:5], reverse=True) + sorted(ages[5:], reverse=True)
+    return {
+        key: Drawn(
+            age,
+            {name: draw(_HAVE) for name in NAMES},
+            {name: age if straight else max(0.1, age - draw(_BACK)) for name in NAMES},
+        )
+        for key, age in zip(KEYS, ages, strict=True)
+    }
+
+
+def build(disks: Disks, world: Mapping[str, Drawn]) -> None:
+    """Make the world."""
+    for key, drawn in world.items():
+        stale = "stale" in drawn.have.values()
+        for name, have in drawn.have.items():
+            if have == "none":
+                continue
+            newest = have != "stale"
+            data = key.encode() if newest else key.encode() + b" before"
+            generation = 2 if stale and newest else 1
+            disks.put(name, key, drawn.age, data=data, generation=generation, listed=drawn.listed[name])
+            eye = disks.eyes[name]
+            if have == "short":
+                eye.put(key, b"?")
+            elif have == "bare":
+                eye.drop(manifest_name(key))
+            elif have == "manifest":
+                eye.drop(key)
+
+
+def proven(disks: Disks, name: str, key: str) -> str | None:
+    """Return the hash of what a backend proves under a key."""
+    record, data = disks.eyes[name].manifest(key), disks.eyes[name].get(key)
+    return record["sha256"] if record is not None and data is not None and proves(record, data) else None
+
+
+def newest(disks: Disks, key: str) -> str | None:
+    """Return the hash of the newest version that any backend proves."""
+    found = [disks.eyes[name].manifest(key) for name in NAMES if proven(disks, name, key)]
+    return max((each["generation"], each["sha256"]) for each in found if each)[1] if found else None
+
+
+def having(world: Mapping[str, Drawn], name: str) -> list[str]:
+    """Return what a backend has with data and a manifest."""
+    return [key for key, drawn in world.items() if drawn.have[name] not in ("none", "bare", "manifest")]
+
+
+def run_prune(disks: Disks, rules: Mapping[str, Retention]) -> PruneReport | None:
+    return disks.store(rules).prune(dry_run=False) if rules else None
+
+
+def missed(disks: Disks, rules: Mapping[str, Retention]) -> set[tuple[str, str]]:
+    """Return what verify misses."""
+    return {
+        (each.key, each.backend)
+        for each in disks.store(rules).verify().problems
+        if each.state in ("missing", "lost")
+    }
+
+
+def check_always(disks: Disks, world: Mapping[str, Drawn], rules: Mapping[str, Retention]) -> None:
+    """Prune, and check what holds of every world."""
+    names = {name: disks.eyes[name].names() for name in NAMES}
+    proof = {key: newest(disks, key) for key in world}
+    misses = missed(disks, rules)
+    report = run_prune(disks, rules)
+    assert report is None or report.status in ("complete", "degraded")
+    for name in NAMES:
+        gone = names[name] - disks.eyes[name].names()
+        assert disks.eyes[name].names() <= names[name]
+        assert {key for key in world if key in gone} <= {key for key in world if manifest_name(key) in gone}
+        assert name in rules or not gone
+        for key in filter(world.__contains__, gone):
+            limit = rules[name].max_age
+            assert limit is not None
+            assert world[key].have[name] in ("good", "stale")
+            assert min(world[key].age, world[key].listed[name]) * 86400 > limit.total_seconds()
+        for series in ("db", "files"):
+            had = [key for key in having(world, name) if key.startswith(series)]
+            left = [key for key in had if key not in gone]
+            assert name not in rules or len(left) >= min(len(had), rules[name].keep_last)
+    if len(rules) < len(NAMES):
+        assert {key: newest(disks, key) for key in world} == proof
+    assert missed(disks, rules) <= misses
+
+
+def kept_by_any(disks: Disks, world: Mapping[str, Drawn], rules: Mapping[str, Retention]) -> set[str]:
+    """Return what some backend's rule keeps, of all there is anywhere: worked out by the pure decision."""
+    everything = {key for name in NAMES for key in having(world, name)}
+    objects = [(key, disks.now - world[key].age * 86400) for key in sorted(everything)]
+    wanted = set(everything) if len(rules) < len(NAMES) else set()
+    for rule in rules.values():
+        wanted |= {each.key for each in decide(objects, rule, disks.now) if each.keep}
+    return wanted
+
+
+@settings(max_examples=40, deadline=None, phases=(Phase.reuse, Phase.generate))
+@given(worlds(straight=True), RULES)
+def test_what_any_rule_keeps_stays_provable(world: dict[str, Drawn], rules: dict[str, Retention]) -> None:
+    """In the version that was provable; and of each series the newest so many stay on each backend."""
+    with tempfile.TemporaryDirectory() as root:
+        disks = Disks(Path(root), NAMES)
+        build(disks, world)
+        proof = {key: newest(disks, key) for key in kept_by_any(disks, world, rules)}
+        floors = {
+            (name, key)
+            for name, rule in rules.items()
+            for series in ("db", "files")
+            for key in [each for each in having(world, name) if each.startswith(series)][-rule.keep_last :]
+        }
+        check_always(disks, world, rules)
+        assert {key: newest(disks, key) for key in proof} == proof
+        assert all(key in disks.keys(name) for name, key in floors)
+        again = run_prune(disks, rules)
+        assert again is None or not again.count("let go") + again.count("cleared")
+
+
+@settings(max_examples=40, deadline=None, phases=(Phase.reuse, Phase.generate))
+@given(worlds(straight=False), RULES)
+def test_whatever_the_listings_say_of_ages(world: dict[str, Drawn], rules: dict[str, Retention]) -> None:
+    """Copies that were put back later: nothing goes too early, or leaves its floor, or is missed afterwards."""
+    with tempfile.TemporaryDirectory() as root:
+        disks = Disks(Path(root), NAMES)
+        build(disks, world)
+        check_always(disks, world, rules)
