@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -62,7 +62,7 @@ class Disks:
         Their names.
     """
 
-    def __init__(self, root: Path, names: str = "abc") -> None:
+    def __init__(self, root: Path, names: Iterable[str] = "abc") -> None:
         self.root = root
         self.eyes = {name: DiskEye(root / name) for name in names}
         for eye in self.eyes.values():
@@ -76,7 +76,7 @@ class Disks:
 
     def put(
         self,
-        on: str,
+        on: Iterable[str],
         key: str,
         age: float,
         *,

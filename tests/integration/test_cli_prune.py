@@ -1,0 +1,200 @@
+"""`fsbackup prune` as a real process: when it acts and when it only says so, what it prints, and how it exits."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli_kit import CONFIG, PATIENCE, Cli
+from tests.replication.eyes import manifest_name
+from tests.replication.prune_kit import Disks, content, daily
+
+DISKS = ("disk1", "disk2", "disk3")
+KEY, NEW = daily(0), daily(40)
+SIZE = len(content(KEY))
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Return the command line with three disks, the first two with a rule, and an old and a new object on all."""
+    made = Cli(tmp_path)
+    rule = "retention: {max_age: 30d}"
+    text = CONFIG.replace("disk1}", f"disk1, {rule}}}").replace("disk2}", f"disk2, {rule}}}")
+    (tmp_path / "fsbackup.yaml").write_text(text)
+    disks = Disks(tmp_path, DISKS)
+    disks.put(DISKS, KEY, 40)
+    disks.put(DISKS, NEW, 0)
+    return made
+
+
+def has(cli: Cli) -> list[bool]:
+    """Tell which disks have the old object; all have the new one."""
+    assert all(NEW in cli.stored(disk) for disk in DISKS)
+    return [KEY in cli.stored(disk) for disk in DISKS]
+
+
+def test_from_cron_it_acts(cli: Cli) -> None:
+    """A line for each copy that goes, with why; a table; a verdict. And then there is nothing to do."""
+    done = cli("prune")
+    assert (done.code, done.err) == (0, "")
+    assert has(cli) == [False, False, True]
+    lines = done.out.splitlines()
+    why = "older than 30d (40d), a newer one of its series is kept; proven on disk3"
+    assert sorted(lines[:2]) == [f"let go  {KEY}: {disk}: {why}" for disk in DISKS[:2]]
+    assert lines[3].split() == ["backend", "let", "go", "kept", "freed", "location"]
+    assert [line.split()[:5] for line in lines[4:7]] == [
+        ["disk1", "1", "1", str(SIZE), "B"],
+        ["disk2", "1", "1", str(SIZE), "B"],
+        ["disk3", "0", "2", "0", "B"],
+    ]
+    assert lines[-1] == f"complete: 2 copies let go ({2 * SIZE} B)"
+    assert cli("status").code == cli("verify", "--deep").code == 0
+    assert cli("repair").out == "complete: 2 objects right in every place; nothing was to do\n"
+    assert cli("prune").out.splitlines()[-1] == "complete: 0 copies let go (0 B)"
+    assert cli("prune", "--quiet").out == ""
+
+
+def test_a_dry_run_removes_nothing(cli: Cli) -> None:
+    """Also with --yes; it says how it would be done."""
+    done = cli("prune", "--dry-run", "--yes", "db")
+    assert done.code == 0
+    assert has(cli) == [True, True, True]
+    assert f"planned {KEY}: disk1: older than 30d" in done.out
+    assert done.out.splitlines()[-1] == (
+        f"dry run: 2 copies would go ({2 * SIZE} B), nothing was removed. "
+        "To remove: `fsbackup prune db --set triple --yes`"
+    )
+    assert cli("prune", "--dry-run", "elsewhere").out.splitlines()[-1] == (
+        "dry run: 0 copies would go (0 B), nothing was removed"
+    )
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
+def test_on_a_terminal_it_only_says_what_would_go(cli: Cli, stream: str) -> None:
+    """Whichever of its streams that is, until --yes."""
+    assert "dry run: 2 copies would go" in on_terminal(cli, stream)
+    assert has(cli) == [True, True, True]
+    assert "complete: 2 copies let go" in on_terminal(cli, stream, "--yes")
+    assert has(cli) == [False, False, True]
+
+
+def on_terminal(cli: Cli, stream: str, *arguments: str) -> str:
+    """Prune with one stream at a terminal, and return what came out anywhere."""
+    terminal, other_end = pty.openpty()
+    streams = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        stream: other_end,
+    }
+    with cli.started("prune", *arguments, **streams) as process:
+        os.close(other_end)
+        out = process.stdout.read() if process.stdout else b""
+        shown = b""
+        while piece := _read(terminal):
+            shown += piece
+        assert process.wait(PATIENCE) == 0
+    os.close(terminal)
+    return (out + shown).decode()
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:  # how Linux says that the other end was closed
+        return b""
+
+
+def test_explain_one_key(cli: Cli) -> None:
+    """What would become of it on each backend, and why; nothing is removed, and no other key is named."""
+    done = cli("prune", "--explain", KEY)
+    assert (done.code, done.err) == (0, "")
+    assert has(cli) == [True, True, True]
+    why = "older than 30d (40d), a newer one of its series is kept; proven on disk3"
+    assert done.out.splitlines() == [
+        f"planned {KEY}: disk1: {why}",
+        f"planned {KEY}: disk2: {why}",
+        f"kept    {KEY}: disk3: no rule of this backend lets anything go",
+    ]
+    (cli.home / "disk1" / KEY).unlink()
+    (cli.home / "disk1" / manifest_name(KEY)).unlink()
+    assert cli("prune", "--explain", KEY).out.splitlines()[0] == f"-       {KEY}: disk1: it is not there"
+    kept = cli("prune", "--explain", NEW).out
+    assert f"kept    {NEW}: disk2: not older than 30d (0d), the newest of its series" in kept
+    found = cli("prune", "--explain", KEY, "--json").json()
+    assert {name: step and step["outcome"] for name, step in found["backends"].items()} == {
+        "disk1": None,
+        "disk2": "planned",
+        "disk3": "kept",
+    }
+    away = cli("prune", "--explain", KEY, env=cli.break_third())
+    assert away.code == 3
+    assert "disk3: it cannot be listed: " in away.out
+    assert "disk3 should have it, but it cannot be listed" in away.out
+
+
+def test_explain_wants_one_key_that_is_there(cli: Cli) -> None:
+    """1 for one that is not; 2 for one that could not be, and for what has no place beside it."""
+    missing = cli("prune", "--explain", "db/none")
+    assert missing.code == 1
+    assert "no such key on any backend" in missing.err
+    assert cli("prune", "--explain", "a/../b").code == 2
+    assert cli("prune", "db", "--explain", KEY).code == 2
+    assert cli("prune", "--yes", "--explain", KEY).code == 2
+    assert has(cli) == [True, True, True]
+
+
+def test_json_lines(cli: Cli) -> None:
+    """One line per copy that goes, with -v also per copy that stays, and a summary."""
+    dry = cli("prune", "--json", "--dry-run", "--verbose").lines()
+    assert [line["kind"] for line in dry] == ["step"] * 6 + ["summary"]
+    assert sorted(line["outcome"] for line in dry[:-1]) == ["kept"] * 4 + ["planned"] * 2
+    assert dry[-1]["dry_run"] is True
+    done = cli("prune", "--json")
+    assert done.code == 0
+    assert [line["kind"] for line in done.lines()] == ["step", "step", "summary"]
+    step, _, summary = done.lines()
+    assert (step["key"], step["outcome"], step["size"]) == (KEY, "let go", SIZE)
+    assert step["created_at"]
+    assert step["reason"]
+    assert (summary["status"], summary["dry_run"], summary["prefix"]) == ("complete", False, "")
+    assert summary["backends"]["disk1"] == {"kept": 1, "let go": 1, "bytes_freed": SIZE, "stopped": None}
+    assert "steps" not in summary
+
+
+def test_what_must_be_mended_first_is_3(cli: Cli) -> None:
+    """The disk without a rule is away, or lacks it; quiet names that too. When it is mended, the same goes on."""
+    done = cli("prune", env=cli.break_third())
+    assert done.code == 3
+    assert has(cli) == [True, True, True]
+    assert "nothing is let go on disk3: it cannot be listed: " in done.out
+    assert done.out.splitlines()[-1] == (
+        "degraded: 0 copies let go (0 B); 2 copies held until something is mended"
+    )
+    (cli.home / "disk3" / KEY).unlink()
+    quiet = cli("prune", "--quiet")
+    assert quiet.code == 3
+    assert f"held    {KEY}: disk1: older than 30d" in quiet.out
+    assert "disk3 should have it, and has not" in quiet.out
+    assert cli("repair").code == 0
+    assert cli("prune").code == 0
+    assert has(cli) == [False, False, True]
+
+
+def test_without_a_retention_it_is_wrong_usage(cli: Cli) -> None:
+    """2, and how to give one."""
+    (cli.home / "fsbackup.yaml").write_text(CONFIG)
+    done = cli("prune")
+    assert done.code == 2
+    assert "no backend has a retention" in done.err
+    assert "retention: {max_age: 30d, keep_last: 7}" in done.err
+
+
+def test_help(cli: Cli) -> None:
+    """It has examples, and stands in the page."""
+    assert "fsbackup prune backups/full --yes" in cli("prune", "--help").out.partition("examples:")[2]
+    assert "  prune     remove from each backend" in cli("--help").out
