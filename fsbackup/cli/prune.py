@@ -108,16 +108,21 @@ def _counts(each: BackendPruned, columns: list[str]) -> list[str]:
 
 
 def _verdict(args: Namespace, store: ReplicatedStorage, report: PruneReport) -> str:
-    freed = text.size(sum(each.bytes_freed for each in report.backends.values()))
     if report.dry_run:
         planned = report.count("planned")
+        freed = text.size(sum(each.bytes_freed for each in report.backends.values()))
         said = f"dry run: {text.count(planned, 'copy', 'copies')} would go ({freed}), nothing was removed"
         where = f" {args.prefix}" if args.prefix else ""
         return f"{said}{_remaining(report)}" + (
             f". To remove: `fsbackup prune{where} --set {store.name} --yes`" if planned else ""
         )
-    gone = text.count(report.count("let go"), "copy", "copies")
-    return f"{report.status}: {gone} let go ({freed}){_remaining(report)}"
+    return f"{report.status}: {done(report)}"
+
+
+def done(report: PruneReport) -> str:
+    """Return how much went, and what remains."""
+    freed = text.size(sum(each.bytes_freed for each in report.backends.values()))
+    return f"{text.count(report.count('let go'), 'copy', 'copies')} let go ({freed}){_remaining(report)}"
 
 
 def _remaining(report: PruneReport) -> str:

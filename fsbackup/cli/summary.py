@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import output, text
+from fsbackup.cli import output, prune, text
 
 if TYPE_CHECKING:
     from fsbackup.config import Config
@@ -65,18 +65,29 @@ def _row(name: str, tally: BackendTally) -> list[str]:
 
 def job_verdict(report: JobReport) -> str:
     """Return the last line: is it backed up, and if not, what to do."""
-    if report.status == "complete":
-        return f"complete: {_complete(report)}"
-    if report.status == "degraded":
-        return f"degraded: {_degraded(report)}"
+    say = {"complete": _complete, "degraded": _degraded, "failed": _failed}[report.stored_status]
+    return f"{report.status}: {say(report)}{_pruned(report)}"
+
+
+def _failed(report: JobReport) -> str:
     return (
-        f"failed: {report.failed:,} of {text.count(report.files, 'file')} not backed up{_reasons(report)}. "
+        f"{report.failed:,} of {text.count(report.files, 'file')} not backed up{_reasons(report)}. "
         "Mend that and run the job again: what is stored is not sent again."
     )
 
 
+def _pruned(report: JobReport) -> str:
+    if report.prune is None:
+        return ""
+    where = f"{report.prune.prefix} --set {report.replication}".lstrip()
+    why = f" (`fsbackup prune {where} --dry-run` says why)" * (report.prune.status != "complete")
+    return f"; pruned: {prune.done(report.prune)}{why}"
+
+
 def _complete(report: JobReport) -> str:
     places = text.count(len(report.backends), "place")
+    if not report.files:
+        return "the source is empty, which this job allows; nothing was sent"
     if not report.stored:
         return f"{_all(report)} in {places} already, nothing was sent"
     files = f"{text.count(report.files, 'file')}, {text.size(report.bytes_read)}"

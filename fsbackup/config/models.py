@@ -143,6 +143,17 @@ class JobConfig(Model):
         description="Replace other content under the same key instead of refusing.",
         examples=[False],
     )
+    allow_empty: Flag = Field(
+        default=False,
+        description="A source without any file is success. Otherwise a job that backs up nothing has failed.",
+        examples=[False],
+    )
+    prune: Flag = Field(
+        default=False,
+        description="After a run that stored everything, let go below the part of `destination` before its first "
+        "field what the backends' retention no longer keeps. This lists the whole set twice.",
+        examples=[True],
+    )
 
 
 def _version(value: Any) -> Any:

@@ -23,7 +23,7 @@ def check_references(data: Any) -> list[Finding]:
     for name, entry in sets.items():
         findings += _check_set(("replication", name), entry, backends)
     for name, entry in _mapping(data, "jobs").items():
-        findings += _check_job(("jobs", name), entry, sets)
+        findings += _check_job(("jobs", name), entry, sets, backends)
     return findings
 
 
@@ -32,11 +32,18 @@ def _mapping(data: Any, key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _check_job(loc: tuple[str, str], job: Any, sets: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_job(
+    loc: tuple[str, str], job: Any, sets: Mapping[str, Any], backends: Mapping[str, Any]
+) -> Iterator[Finding]:
     wanted = job.get("replication") if isinstance(job, Mapping) else None
     if isinstance(wanted, str) and wanted and wanted not in sets:
         right = nearest(wanted, sets)
         yield Finding((*loc, "replication"), "must be the name of a replication set", right, shows_value=True)
+    if isinstance(job, Mapping) and job.get("prune") is True and isinstance(wanted, str) and wanted in sets:
+        names = _texts(sets[wanted].get("backends") if isinstance(sets[wanted], Mapping) else None)
+        if not any(_mapping(backends.get(name), "retention") for name in names):
+            why = "for example retention: {max_age: 30d, keep_last: 7}"
+            yield Finding((*loc, "prune"), f"needs a backend of {wanted!r} that has a retention", why)
 
 
 def _check_set(loc: tuple[str, str], entry: Any, backends: Mapping[str, Any]) -> Iterator[Finding]:

@@ -59,7 +59,7 @@ def _plan(
     job: JobConfig, destination: Destination, keep_out: frozenset[str]
 ) -> Iterator[Planned | Missed | Skipped]:
     shared = _shared_keys(job, destination, keep_out)
-    for found in find_files(job.source, keep_out=keep_out):
+    for found in find_files(job.source, keep_out=keep_out, allow_empty=job.allow_empty):
         yield _planned(found, destination, shared)
 
 

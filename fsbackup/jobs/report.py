@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fsbackup.transfer.results import Report, Status
+
+if TYPE_CHECKING:
+    from fsbackup.replication.prune import PruneReport
 
 #: `"stored"`: sent and confirmed in every place; `"already"`: every place had it, nothing was sent;
 #: `"degraded"`: enough copies, not all; `"failed"`: not backed up.
@@ -119,6 +122,8 @@ class JobReport:
         Each backend's part, by name.
     problems
         The first failed and degraded files (at most 100); the counts have them all.
+    prune
+        What the prune after it did; None without one.
     """
 
     job: str
@@ -132,6 +137,7 @@ class JobReport:
     seconds: float
     backends: Mapping[str, BackendTally]
     problems: tuple[FileOutcome, ...]
+    prune: PruneReport | None = None
 
     @property
     def files(self) -> int:
@@ -139,9 +145,15 @@ class JobReport:
         return self.stored + self.already + self.degraded + self.failed
 
     @property
-    def status(self) -> Status:
+    def stored_status(self) -> Status:
         """``"complete"``: every file in every place; ``"degraded"``: in enough of them; else ``"failed"``."""
         return "failed" if self.failed else "degraded" if self.degraded else "complete"
+
+    @property
+    def status(self) -> Status:
+        """`stored_status`; ``"degraded"`` at best when the prune after it was not complete."""
+        pruned = self.prune is None or self.prune.status == "complete"
+        return self.stored_status if pruned or self.failed else "degraded"
 
     def __bool__(self) -> bool:
         return self.status != "failed"
@@ -162,4 +174,5 @@ class JobReport:
             "seconds": round(self.seconds, 3),
             "backends": {name: tally.as_dict() for name, tally in self.backends.items()},
             "problems": [problem.as_dict(brief=True) for problem in self.problems],
+            "prune": self.prune.as_dict() if self.prune else None,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -13,6 +14,7 @@ from fsbackup.jobs.found import Missed, Skipped
 from fsbackup.jobs.plan import Planned, job_of, plan_job
 from fsbackup.jobs.report import FileOutcome, JobReport
 from fsbackup.jobs.tally import Tally
+from fsbackup.jobs.template import Destination, local_now
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
@@ -34,10 +36,10 @@ def run_job(
     on_file: Callable[[FileOutcome], None] | None = None,
     progress: Callable[[Any, str], Callback | None] | None = None,
 ) -> JobReport:
-    """Store every file of a job in every replica of its set.
+    """Store every file of a job in every replica of its set, and then prune, where the job says so.
 
     A file that vanishes, changes while it is read or cannot be read is a failed outcome and logged as an ERROR;
-    the rest go on.
+    the rest go on. After a run that failed nothing is pruned.
 
     Parameters
     ----------
@@ -68,7 +70,11 @@ def run_job(
         with closing(cast("Generator[Outcome, None, None]", outcomes)) as results:
             for outcome in results:
                 tally.outcome(outcome)
-    return tally.report(name, job.replication)
+    report = tally.report(name, job.replication)
+    if job.prune and report:
+        prefix = Destination(job.destination, job=name, now=now or local_now()).prefix
+        return replace(report, prune=store.prune(prefix, dry_run=False))
+    return report
 
 
 def _slices(values: Iterable[T], length: int) -> Iterator[list[T]]:

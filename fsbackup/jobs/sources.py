@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from fsbackup.config import SourceConfig
 
 
-def find_files(source: SourceConfig, *, keep_out: frozenset[str] = frozenset()) -> Iterator[Found]:
+def find_files(
+    source: SourceConfig, *, keep_out: frozenset[str] = frozenset(), allow_empty: bool = False
+) -> Iterator[Found]:
     """Yield what a source consists of, in the order of the paths' bytes.
 
     A directory's files keep their tree as `relpath`; a glob's are relative to the directory before its first
@@ -34,12 +36,14 @@ def find_files(source: SourceConfig, *, keep_out: frozenset[str] = frozenset()) 
         What to look for.
     keep_out
         Real paths of directories below the source that are not entered: where its own copies are kept.
+    allow_empty
+        Nothing at all is no mistake. A directory that is not there or cannot be read still is.
     """
     nothing = True
     for found in _search(source, keep_out):
         nothing = nothing and isinstance(found, Skipped)
         yield found
-    if nothing:
+    if nothing and not allow_empty:
         yield Missed(source.path, _nothing_found(source))
 
 
@@ -64,5 +68,6 @@ def _nothing_found(source: SourceConfig) -> SourceError:
     what = "matches no file" if has_magic(source.path) else "has no file to back up"
     besides = ", or everything in it is excluded" if source.exclude else ""
     return SourceNotFoundError(
-        f"{source.path}: {what}{besides}", hint="a job that backs up nothing counts as failed"
+        f"{source.path}: {what}{besides}",
+        hint="a job that backs up nothing counts as failed, unless it has allow_empty",
     )

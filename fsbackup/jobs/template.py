@@ -37,7 +37,10 @@ class Destination:
     def __init__(self, template: str, *, job: str, now: datetime, hostname: str | None = None) -> None:
         self._template = template
         self._same_for_all = {"job": job, "now": now, "hostname": hostname or socket.gethostname()}
-        fields = {name for _, name, _, _ in string.Formatter().parse(template)}
+        parsed = list(string.Formatter().parse(template))
+        fields = {name for _, name, _, _ in parsed}
+        #: What all keys of all runs lie below, as a prefix of keys; empty when there is no such thing.
+        self.prefix = template if fields == {None} else parsed[0][0].rpartition("/")[0]
         #: Whether no two files of one source can get the same key.
         self.tells_apart = "relpath" in fields
 

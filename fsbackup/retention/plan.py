@@ -138,15 +138,21 @@ class Plan:
             return Decision(key, True, ", ".join(reasons))
         return Decision(key, False, f"{self._age(when)}, {self._newer(when, members)}")
 
-    def wants(self, key: str, when: float | None) -> bool:
-        """Tell whether the rule would keep the object if this backend had it, among those it has."""
+    def wants(self, key: str, when: float | None, instead_of: float | None = None) -> bool:
+        """Tell whether the rule would keep the object if this backend had it, among those it has.
+
+        Where it was seen, as of the time `instead_of`, it does not count beside itself.
+        """
         series = _series_of(key, self._pattern)
         if not self._rule.lets_go or self.clock_is_behind or not _known(when) or series is None:
             return True
         if when > self._now or when >= self._young:
             return True
         members = self._series.get(series)
-        return members is None or when in self._rule.choose([*members.times, when])
+        if members is None:
+            return True
+        others = [each for each in members.times if each != instead_of]
+        return when in self._rule.choose([*others, when])
 
     def _age(self, when: float) -> str:
         if self._rule.max_age is None:

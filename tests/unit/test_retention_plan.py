@@ -166,6 +166,18 @@ def test_wanting_is_keeping(objects: Objects, rule: Retention) -> None:
             assert without.wants(key, when) == plan.wants(key, when)
 
 
+def test_what_was_seen_does_not_count_beside_itself() -> None:
+    """By a slightly other time of its own it has the same place in the floor."""
+    keys = [key for key, _ in named([("a", None)] * 3)]
+    times = [NOW - 50 * DAY, NOW - 40 * DAY, NOW - 30 * DAY]
+    plan = Plan(Retention(max_age=timedelta(days=1), keep_last=2), NOW)
+    for key, when in zip(keys, times, strict=True):
+        plan.see(key, when)
+    assert not plan.wants(keys[1], times[1] - 1)
+    assert plan.wants(keys[1], times[1] - 1, instead_of=times[1])
+    assert not plan.wants(keys[0], times[0] - 1, instead_of=times[0])
+
+
 @pytest.mark.parametrize("when", [None, 0.0, -1.0, float("nan"), float("inf")])
 def test_unknown_ages_stay(when: float | None) -> None:
     """And they are no floor for the others."""

@@ -58,7 +58,7 @@ class Case:
     def afterwards(self, name: str, top: Manifest) -> list[float | None]:
         """Return the times by which it may be judged once the backend `name` has let it go."""
         listed = [listed_at(each) for other, each in self.seen.replicas.items() if other != name]
-        return [when_stored(when, top.made_at) for when in [None, *listed]]
+        return [when_stored(when, top.made_at) for when in [self.when, *listed]]
 
 
 def judge(name: str, case: Case, plans: Plans) -> Ruling:
@@ -85,7 +85,7 @@ def _by_its_dates(name: str, case: Case, plans: Plans, own: Manifest, top: Manif
     key = case.seen.key
     if own.made_at is None:
         return Ruling("kept", f"the date in its manifest cannot be read ({own.created_at!r})")
-    if plans.keeps(name, key, case.known(name)) or plans.misses(name, key, case.afterwards(name, top)):
+    if plans.keeps(name, key, case.known(name)) or plans.misses(name, key, case.afterwards(name, top), case.when):
         return Ruling("kept", f"it was made on {own.created_at} or put here later, by which its rule keeps it")
     return None
 
@@ -114,7 +114,7 @@ def _wants(each: str, name: str, case: Case, plans: Plans, top: Manifest) -> boo
         return True
     if case.lists(each):
         return plans.keeps(each, case.seen.key, case.known(each))
-    return plans.misses(each, case.seen.key, case.afterwards(name, top))
+    return plans.misses(each, case.seen.key, case.afterwards(name, top), case.when)
 
 
 def _lack(name: str, case: Case, top: Manifest) -> str:

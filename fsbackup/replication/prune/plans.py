@@ -90,19 +90,21 @@ class Plans:
 
     def keeps(self, name: str, key: str, times: Iterable[float | None]) -> bool:
         """Tell whether a backend's rule keeps an object that it has, by any of its known times."""
-        return name not in self._own or self._any(self._own[name], key, times)
+        return name not in self._own or self._any(self._own[name], key, times, None)
 
-    def misses(self, name: str, key: str, times: Iterable[float | None]) -> bool:
+    def misses(self, name: str, key: str, times: Iterable[float | None], seen: float | None = None) -> bool:
         """Tell whether a backend should have an object that it lacks, by any of its known times.
+
+        `seen` is the time that it was seen with, if it was.
 
         Its rule is asked as if it had everything that any replica has: a disk that lost it all lacks what its
         rule keeps of that, not years of what it once let go. It never asks for more than what `keeps` keeps.
         """
-        return name not in self._whole or self._any(self._whole[name], key, times)
+        return name not in self._whole or self._any(self._whole[name], key, times, self._clock.at(seen))
 
-    def _any(self, plan: Plan, key: str, times: Iterable[float | None]) -> bool:
+    def _any(self, plan: Plan, key: str, times: Iterable[float | None], seen: float | None) -> bool:
         known = [self._clock.at(when) for when in times if when is not None]
-        return not known or any(plan.wants(key, when) for when in known)
+        return not known or any(plan.wants(key, when, instead_of=seen) for when in known)
 
 
 def listed_at(listed: Listed | None) -> float | None:
