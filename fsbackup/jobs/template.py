@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import string
+from collections.abc import Iterable
 from datetime import datetime
 
 from fsbackup.errors import SourceError
@@ -40,7 +41,7 @@ class Destination:
         parsed = list(string.Formatter().parse(template))
         fields = {name for _, name, _, _ in parsed}
         #: What all keys of all runs lie below, as a prefix of keys; empty when there is no such thing.
-        self.prefix = template if fields == {None} else parsed[0][0].rpartition("/")[0]
+        self.prefix = _fixed((text, name is not None) for text, name, _, _ in parsed)
         #: Whether no two files of one source can get the same key.
         self.tells_apart = "relpath" in fields
 
@@ -59,3 +60,13 @@ class Destination:
         except ValueError as error:
             hint = "rename it, or add it to the job's exclude"
             raise SourceError(f"{file.path!r} cannot be stored: {error}", hint=hint) from None
+
+
+def _fixed(parts: Iterable[tuple[str, bool]]) -> str:
+    """Return the whole segments before the first field of a template: its texts, each before a field or not."""
+    fixed = ""
+    for text, before_a_field in parts:
+        fixed += text
+        if before_a_field:
+            return fixed.rpartition("/")[0]
+    return fixed

@@ -194,6 +194,43 @@ def test_without_a_retention_it_is_wrong_usage(cli: Cli) -> None:
     assert "retention: {max_age: 30d, keep_last: 7}" in done.err
 
 
+def test_a_job_that_prunes_says_so(cli: Cli) -> None:
+    """In its last line, in its JSON, and by the exit code when something must be mended first."""
+    config = cli.home / "fsbackup.yaml"
+    text = config.read_text().replace(
+        '"n/{name}", replication: triple', '"db/{name}", replication: triple, prune: true'
+    )
+    config.write_text(text)
+    (cli.home / "disk3" / KEY).unlink()
+    held = cli("run", "note")
+    assert held.code == 3
+    assert held.out.splitlines()[-1] == (
+        "degraded: 1 file, 6 B, every copy confirmed in 3 places; pruned: 0 copies let go (0 B); 2 copies held "
+        "until something is mended (`fsbackup prune db --set triple --dry-run` says why)"
+    )
+    assert cli("repair").code == 0
+    done = cli("run", "note")
+    assert done.code == 0
+    assert done.out.splitlines()[-1] == (
+        f"complete: the file was in 3 places already, nothing was sent; pruned: 2 copies let go ({2 * SIZE} B)"
+    )
+    assert has(cli) == [False, False, True]
+    job = cli("run", "note", "--json").lines()[-2]
+    assert (job["kind"], job["prune"]["status"], job["prune"]["steps"]) == ("job", "complete", [])
+
+
+def test_a_job_whose_source_may_be_empty(cli: Cli) -> None:
+    """0, and it says so; without that it has failed."""
+    config = cli.home / "fsbackup.yaml"
+    config.write_text(config.read_text().replace("path: source/}", "path: source/, exclude: ['*']}"))
+    assert cli("run", "tree").code == 1
+    config.write_text(config.read_text().replace('"t/{relpath}", ', '"t/{relpath}", allow_empty: true, '))
+    done = cli("run", "tree")
+    assert done.code == 0
+    assert done.out.splitlines()[-1] == "complete: the source is empty, which this job allows; nothing was sent"
+    assert cli("run", "tree", "--dry-run").code == 0
+
+
 def test_help(cli: Cli) -> None:
     """It has examples, and stands in the page."""
     assert "fsbackup prune backups/full --yes" in cli("prune", "--help").out.partition("examples:")[2]

@@ -66,7 +66,7 @@ class Disks:
         self.root = root
         self.eyes = {name: DiskEye(root / name) for name in names}
         for eye in self.eyes.values():
-            eye.base.mkdir()
+            eye.base.mkdir(exist_ok=True)
         self.now = time.time()
 
     def store(self, rules: Mapping[str, Retention], **options: Any) -> ReplicatedStorage:

@@ -50,6 +50,9 @@ def test_production_is_the_deployment() -> None:
         "tenants": ("triple", "backups/tenants/{now:%Y/%m}/{relpath}"),
         "wal": ("wal", "wal/{relpath}"),
     }
+    assert {name: (job["prune"], job["allow_empty"]) for name, job in shown["jobs"].items()} == {
+        "full": (True, False), "tenants": (True, False), "wal": (False, True),
+    }  # fmt: skip
 
 
 def test_production_needs_its_four_keys() -> None:

@@ -105,6 +105,12 @@ def test_many_files_need_many_keys(source: str) -> None:
             "source.exlude: is not a setting here (did you mean 'exclude'?)",
         ),
         (one_job("{path: /x}", "a", ", overwrite: maybe"), "overwrite: must be true or false, not 'maybe'"),
+        (one_job("{path: /x}", "a", ", allow_empty: 1"), "allow_empty: must be true or false, not 1"),
+        (
+            one_job("{path: /x}", "a", ", prune: true"),
+            "prune: needs a backend of 's' that has a retention "
+            "(for example retention: {max_age: 30d, keep_last: 7})",
+        ),
         (
             one_job("{path: /x}", "a").replace("replication: s}", "replication: t}"),
             "replication: must be the name of a replication set, not 't' (there are: s)",
@@ -124,3 +130,12 @@ def test_a_job_has_defaults() -> None:
     """Nothing is excluded and nothing overwritten unless it says so."""
     job = parse_config(one_job("{path: /x}", "a"), environ={}).jobs["j"]
     assert (job.source.path, job.source.exclude, job.overwrite, job.replication) == ("/x", (), False, "s")
+    assert (job.allow_empty, job.prune) == (False, False)
+
+
+def test_a_job_may_prune_where_there_is_a_retention() -> None:
+    """One backend with a rule is enough."""
+    text = one_job("{path: /x}", "a", ", prune: true, allow_empty: true")
+    text = text.replace("{type: local}", "{type: local, retention: {max_age: 1d}}")
+    job = parse_config(text, environ={}).jobs["j"]
+    assert (job.allow_empty, job.prune) == (True, True)

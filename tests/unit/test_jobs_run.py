@@ -14,6 +14,7 @@ from fsspec.callbacks import Callback
 
 from fsbackup.config import Config, parse_config
 from fsbackup.jobs import FileOutcome, JobReport, run_job
+from tests.replication.prune_kit import Disks
 
 RunJob = Callable[..., JobReport]
 
@@ -164,6 +165,72 @@ def test_a_source_with_nothing_in_it_is_failed(tmp_path: Path) -> None:
     report = run_job(config(tmp_path, source={"path": "nothing/*.gz"}), "j")
     assert report.status == "failed"
     assert str(tmp_path / "nothing") in str(report.problems[0].error)
+
+
+def test_a_source_may_be_empty(tmp_path: Path) -> None:
+    """Where the job says so, and it is there."""
+    (tmp_path / "source").mkdir()
+    report = run_job(config(tmp_path, allow_empty=True), "j")
+    assert (report.status, report.files) == ("complete", 0)
+    (tmp_path / "source").rmdir()
+    assert run_job(config(tmp_path, allow_empty=True), "j").status == "failed"
+
+
+def pruning(tmp_path: Path, **more: Any) -> Config:
+    """Return a configuration whose job stores to a directory per day, and prunes; the first disk has a rule."""
+    job = {"destination": "k/{now:%Y-%m-%d}/{relpath}", "prune": True, **more}
+    plain = config(tmp_path, **{**job, "prune": False}).model_dump()
+    plain["backends"]["disk1"]["retention"] = {"max_age": "30d"}
+    plain["jobs"]["j"]["prune"] = True
+    return Config.model_validate(plain)
+
+
+@pytest.fixture
+def aged(tmp_path: Path) -> Disks:
+    """Return three disks with old objects of the job's, and of others; of each series there is a newer one."""
+    disks = Disks(tmp_path, ("disk1", "disk2", "disk3"))
+    for key in ("k/2025-01-01/d0/f0", "kk/2025-01-01/d0/f0"):
+        disks.put(disks.eyes, key, 40)
+        disks.put(disks.eyes, key.replace("01-01", "02-01"), 10)
+    return disks
+
+
+@pytest.mark.usefixtures("tree")
+def test_a_job_prunes_what_is_its_own(tmp_path: Path, aged: Disks) -> None:
+    """After all is stored, below what its keys have in common; and once more there is nothing to let go."""
+    report = run_job(pruning(tmp_path), "j", now=datetime(2026, 1, 1, tzinfo=UTC))
+    assert report.status == "complete", report.as_dict()
+    assert report.prune is not None
+    assert (report.prune.prefix, report.prune.dry_run, report.prune.count("let go")) == ("k", False, 1)
+    assert "k/2025-01-01/d0/f0" not in aged.keys("disk1")
+    assert {"k/2025-02-01/d0/f0", "kk/2025-01-01/d0/f0", "k/2026-01-01/d0/f0"} < aged.keys("disk1")
+    assert "k/2025-01-01/d0/f0" in aged.keys("disk2")
+    assert json.loads(json.dumps(report.as_dict()))["prune"]["backends"]["disk1"]["let go"] == 1
+    again = run_job(pruning(tmp_path), "j", now=datetime(2026, 1, 1, tzinfo=UTC))
+    assert again.prune is not None
+    assert (again.status, again.prune.steps) == ("complete", ())
+    plain = run_job(config(tmp_path), "j")
+    assert plain.prune is None
+    assert plain.as_dict()["prune"] is None
+
+
+@pytest.mark.usefixtures("tree")
+def test_a_prune_that_is_not_complete_makes_the_job_degraded(tmp_path: Path, aged: Disks) -> None:
+    """Its files are stored everywhere all the same."""
+    for disk in ("disk2", "disk3"):
+        (aged.eyes[disk].base / "k/2025-01-01/d0/f0").unlink()
+    report = run_job(pruning(tmp_path), "j")
+    assert report.prune is not None
+    assert (report.status, report.stored_status, report.prune.count("held")) == ("degraded", "complete", 1)
+    assert "k/2025-01-01/d0/f0" in aged.keys("disk1")
+
+
+def test_a_job_that_failed_does_not_prune(tmp_path: Path, tree: Path, aged: Disks) -> None:
+    """What is old is perhaps all there will be."""
+    (tree / "gone").symlink_to("nowhere")
+    report = run_job(pruning(tmp_path), "j")
+    assert (report.status, report.prune) == ("failed", None)
+    assert "k/2025-01-01/d0/f0" in aged.keys("disk1")
 
 
 def test_other_content_is_a_conflict_unless_the_job_overwrites(tmp_path: Path, tree: Path) -> None:

@@ -249,6 +249,14 @@ def test_a_source_with_nothing_in_it_is_missed(tmp_path: Path, path: str) -> Non
     assert str(tmp_path) in str(missed.error)
 
 
+@pytest.mark.parametrize("path", ["empty", "excluded", "empty/*.gz"])
+def test_a_source_may_be_empty_where_that_is_said(tmp_path: Path, path: str) -> None:
+    """Then nothing in it is no mistake; a directory that is not there still is."""
+    make(tmp_path, "empty/sub/", "excluded/a.tmp")
+    assert list(find_files(source(f"{tmp_path}/{path}", "*.tmp"), allow_empty=True)) == []
+    only(find_files(source(f"{tmp_path}/nothing"), allow_empty=True), Missed)
+
+
 def test_places_that_are_kept_out_are_not_entered(tmp_path: Path) -> None:
     """Also when the source is named through a link; the place is told, since it holds files."""
     make(tmp_path, "real/a", "real/copies/disk1/b")

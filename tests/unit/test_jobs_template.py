@@ -37,6 +37,22 @@ jobs:
 
 
 @pytest.mark.parametrize(
+    ("template", "prefix"),
+    [
+        ("backups/full/{now:%Y/%m}/{name}", "backups/full"),
+        ("backups/full-{now:%Y}/{name}", "backups"),
+        ("a/{{b}}/c/{relpath}", "a/{b}/c"),
+        ("{job}/{relpath}", ""),
+        ("db-{now:%Y}", ""),
+        ("one/{{key}}", "one/{key}"),
+    ],
+)
+def test_what_all_keys_lie_below(template: str, prefix: str) -> None:
+    """Whole segments before the first field; a job whose key is always the same lies below that."""
+    assert Destination(template, job="nightly", now=NOW).prefix == prefix
+
+
+@pytest.mark.parametrize(
     ("template", "expected"),
     [
         ("backups/{now:%Y/%m}/{name}", "backups/2025/10/db.sql.gz"),
