@@ -132,7 +132,7 @@ def deployment(tmp_path: Path, moto: S3Endpoint) -> tuple[Path, S3Endpoint, S3En
 def test_the_deployment_runs(
     deployment: tuple[Path, S3Endpoint, S3Endpoint], command: str, postgres: dict[str, str]
 ) -> None:
-    """Check, jobs, a dump from a real PostgreSQL through a pipe, a WAL segment, status, restores, and a repair."""
+    """Check, jobs, a dump from a real PostgreSQL through a pipe, a WAL segment, status, restores, repair, prune."""
     where, r2, b2 = deployment
     environ = {
         "PATH": f"{postgres.pop('tools')}{os.pathsep}{command}",
@@ -155,3 +155,6 @@ def test_the_deployment_runs(
     report = shell(secrets + mending, where, **environ)
     assert "missing" in report
     assert (where / "local/backups/adhoc/shop.sql").read_bytes() == (where / "restored.sql").read_bytes()
+    pruned = shell(secrets + block_with("fsbackup prune"), where, **environ)
+    assert "dry run: 0 copies would go" in pruned
+    assert pruned.count("complete: 0 copies let go") == 2
