@@ -132,7 +132,7 @@ def deployment(tmp_path: Path, moto: S3Endpoint) -> tuple[Path, S3Endpoint, S3En
 def test_the_deployment_runs(
     deployment: tuple[Path, S3Endpoint, S3Endpoint], command: str, postgres: dict[str, str]
 ) -> None:
-    """Check, jobs, a dump from a real PostgreSQL through a pipe, a WAL segment, status, restores, repair, prune."""
+    """Check, jobs, a dump from a real PostgreSQL through a pipe, WAL, status, restores, repair, prune."""
     where, r2, b2 = deployment
     environ = {
         "PATH": f"{postgres.pop('tools')}{os.pathsep}{command}",

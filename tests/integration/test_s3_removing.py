@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from fsbackup.backends.b2 import B2
 from fsbackup.backends.r2 import R2
 from fsbackup.backends.s3 import S3Objects
-from fsbackup.errors import AccessDeniedError, BackendError, ObjectNotFoundError
+from fsbackup.backends.s3.errors import code_of
+from fsbackup.errors import AccessDeniedError, BackendError, LockedError, ObjectNotFoundError
 from fsbackup.loop import run
 from tests.integration.s3_kit import connect, names, outcome, upload
 from tests.servers import s3
@@ -102,6 +107,56 @@ def test_a_version_that_another_removed_first_is_no_error(
     s3.put_bytes(b2, "kept", b"x")
     proxy.add(Status(404, "NoSuchVersion"), on="delete", times=1)
     run(store.remove("kept"))
+
+
+@pytest.fixture
+def lockable(moto: S3Endpoint) -> S3Endpoint:
+    """A bucket with object lock, and an object in it."""
+    bucket = replace(moto, bucket=f"locked-{time.time_ns()}")
+    s3.client(bucket).create_bucket(Bucket=bucket.bucket, ObjectLockEnabledForBucket=True)
+    s3.put_bytes(bucket, "kept", b"x")
+    return bucket
+
+
+def lock(bucket: S3Endpoint, kind: str) -> None:
+    """Lock the object: with a legal hold, or until tomorrow, or until yesterday."""
+    where = {"Bucket": bucket.bucket, "Key": "kept"}
+    if kind == "hold":
+        s3.client(bucket).put_object_legal_hold(**where, LegalHold={"Status": "ON"})
+        return
+    until = datetime.now(UTC) + timedelta(days=-1 if kind == "ended" else 1)
+    s3.client(bucket).put_object_retention(**where, Retention={"Mode": "GOVERNANCE", "RetainUntilDate": until})
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("hold", "a legal hold keeps it"), ("day", "object lock (governance)")]
+)
+def test_what_a_lock_keeps_is_locked_not_denied(lockable: S3Endpoint, kind: str, said: str) -> None:
+    """The service only says that access is denied; the object says why."""
+    lock(lockable, kind)
+    store = connect(lockable, profile=B2)
+    error = outcome(store.remove("kept"))
+    assert type(error) is LockedError
+    assert said in str(error)
+    assert code_of(error.__cause__) == "AccessDenied"
+    assert s3.read_bytes(lockable, "kept") == b"x"
+    run(store.close())
+
+
+@pytest.mark.parametrize("kind", ["none", "ended", "unknown"])
+def test_a_refusal_without_a_lock_stays_a_refusal(lockable: S3Endpoint, kind: str) -> None:
+    """Also where the lock has ended, or the object may not be asked."""
+    if kind != "none":
+        lock(lockable, "ended" if kind == "ended" else "day")
+    with fault_proxy(lockable) as proxy:
+        proxy.add(Status(403, "AccessDenied"), on="delete")
+        if kind == "unknown":
+            proxy.add(Status(403, "AccessDenied"), on="head")
+        store = connect(proxy.endpoint, profile=B2)
+        error = outcome(store.remove("kept"))
+        assert type(error) is AccessDeniedError
+        assert code_of(error) == "AccessDenied"
+        run(store.close())
 
 
 def test_replacing_keeps_older_versions(store: S3Objects, b2: s3.StrictEndpoint) -> None:

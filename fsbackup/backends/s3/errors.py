@@ -62,8 +62,6 @@ _LIMITED = Meaning(TransientError, "the provider limits the rate of requests: lo
 _HURT = Meaning(TransientError, "bytes were damaged on the way: check memory and network")
 _ABSENT = Meaning(ObjectNotFoundError)
 _LOCK = Meaning(LockedError, _LOCKED)
-#: How Amazon S3 ("AccessDenied") and MinIO ("InvalidRequest") say it where the code does not.
-_LOCK_WORDS = ("protected by object lock", "worm protected")
 
 #: Sources: "Error responses" of the Amazon S3 API reference, R2's "Error codes", Backblaze's S3-compatible API
 #: pages, and the servers' own sources where they differ.
@@ -151,7 +149,7 @@ def translate(error: Exception, where: Where, secrets: tuple[str, ...]) -> Fsbac
 def _of_answer(error: Any, where: Where, secrets: tuple[str, ...]) -> FsbackupError:
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     code, text = _cleaned(error, secrets)
-    meaning = _LOCK if any(words in text.lower() for words in _LOCK_WORDS) else _meaning(code, status)
+    meaning = _meaning(code, status)
     said = f"{code}: {text}" if code != str(status) else f"HTTP {status}"
     message = "no such key" if meaning.kind is ObjectNotFoundError else f"the service answered {said}"
     made: FsbackupError = where.error(meaning.kind, message, meaning.hint)

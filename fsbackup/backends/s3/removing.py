@@ -8,7 +8,7 @@ from typing import cast
 from fsbackup.backends.s3.calls import Answer
 from fsbackup.backends.s3.errors import Where, code_of
 from fsbackup.backends.s3.target import Target, told
-from fsbackup.errors import AccessDeniedError, BackendError, LockedError, ObjectNotFoundError
+from fsbackup.errors import BackendError, LockedError, ObjectNotFoundError, TransientError
 from fsbackup.events import log
 
 
@@ -26,17 +26,20 @@ async def _delete(target: Target, name: str, **version: str) -> None:
         await target.calls.request(where, "delete_object", **target.at(name), **version)
     except ObjectNotFoundError:
         await target.prove(where)
-    except AccessDeniedError as error:
-        raise await _lock(target, name, where, version) or error from error
+    except TransientError:
+        raise
     except BackendError as error:
-        if not version or code_of(error) != "NoSuchVersion":
+        if version and code_of(error) == "NoSuchVersion":
+            return
+        if (locked := await _lock(target, name, where, version)) is None:
             raise
+        raise locked from error
     else:
         target.seen()
 
 
 async def _lock(target: Target, name: str, where: Where, version: dict[str, str]) -> BackendError | None:
-    """Return what keeps an object that was refused to be deleted, where services only say "access denied"."""
+    """Return what keeps an object whose delete was refused: services only say "access denied" or the like."""
     try:
         head = await target.calls.request(where, "head_object", **target.at(name), **version)
     except BackendError:
