@@ -3,8 +3,8 @@
 From listings alone while they agree: one LIST per 1,000 names for the objects of each replica and one for their
 manifests. Replicas are asked only about keys that look wrong: sizes that differ, a manifest without its data (the
 object may have been deleted), manifests of different lengths, ETags that differ between services that make them of
-the content. Everything else of a same-size replacement that a replica slept through, a disk's above all, only
-`verify` sees.
+the content, what a backend lacks that its retention may have let go. Everything else of a same-size replacement
+that a replica slept through, a disk's above all, only `verify` sees.
 """
 
 from __future__ import annotations

@@ -385,8 +385,8 @@ class ReplicatedStorage(StorageBackend):
         """Compare what all replicas list at or below `prefix`: two LISTs per 1,000 keys and replica
         (with `retention`: as many again over the whole set, whose series say what has expired).
 
-        Replicas are asked only about keys whose listings look wrong. In what copies of one size differ, `verify`
-        finds.
+        Replicas are asked only about keys whose listings look wrong, or that one with a retention lacks. In what
+        copies of one size differ, `verify` finds.
 
         Parameters
         ----------

@@ -444,6 +444,16 @@ def test_the_manifest_of_what_is_lost_is_not_cleared(old: Disks) -> None:
     assert store.repair().lost == 1
 
 
+def test_what_went_is_expired_also_while_another_backend_is_away(old: Disks) -> None:
+    """The listings that there are say enough; nothing is brought back."""
+    store = old.store({"a": days(30)})
+    store.prune(dry_run=False)
+    with old.away("c"):
+        assert dict(store.status().backends["a"].states) == {"present": 1, "expired": 1}
+        assert store.repair().done == {}
+    assert old.whole("a") == {NEW}
+
+
 def test_a_disk_that_lost_everything_misses_what_its_rule_keeps_and_no_more(disks: Disks) -> None:
     """Not every object is the newest of nothing: the others let go what it would not have any more."""
     for day in range(90):

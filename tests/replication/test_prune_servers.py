@@ -87,7 +87,7 @@ def test_what_is_kept_costs_two_listings_each_time_the_set_is_walked(filled: Wor
 @pytest.mark.parametrize("number", [1, 2, 3, 4], ids=["data", "manifests", "data again", "manifests again"])
 def test_a_listing_that_breaks_off(filled: World, number: int) -> None:
     """Nothing goes where it does; and where only that one should have it, nothing goes either."""
-    filled.proxies["b2"].add(Status(403, "AccessDenied"), on="list", first=number)
+    filled.proxies["b2"].add(Status(403, "AccessDenied"), on="list", first=number, times=1)
     report = prune_later(filled.store(names=("r2", "b2")), {"r2": days(30), "b2": days(365)})
     assert report.status == "degraded"
     assert "it cannot be listed" in str(report.backends["b2"].stopped)
