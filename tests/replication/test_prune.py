@@ -269,6 +269,14 @@ def test_a_backend_that_is_away_holds_up_what_only_it_should_have(disks: Disks, 
     )
 
 
+def test_a_backend_that_cannot_be_listed_may_want_anything(old: Disks) -> None:
+    """Whatever its rule says of what the others list: which are its own newest is not known."""
+    with old.away("b"):
+        report = old.store(dict.fromkeys("abc", days(30))).prune(dry_run=False)
+    assert (report.status, outcomes(report)) == ("degraded", {(KEY, "a"): "held", (KEY, "c"): "held"})
+    assert all(old.whole(name) == {KEY, NEW} for name in "abc")
+
+
 def test_nothing_goes_where_it_cannot_be_listed(old: Disks) -> None:
     """The backend with the rule is away itself; and when all are, that is an error."""
     store = old.store({"a": days(30)})
