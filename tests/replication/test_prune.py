@@ -223,6 +223,38 @@ def test_a_copy_that_is_proven_where_nobody_wants_it_is_no_proof(old: Disks) -> 
     assert "it is not proven where it should be: c should have it, and has not" in reason(report)
 
 
+def test_a_backend_wants_what_is_in_its_own_floor(tmp_path: Path) -> None:
+    """Though the others have newer ones: it would keep its copy, if that were not damaged."""
+    disks = Disks(tmp_path, "ab")
+    disks.put("ab", KEY, 40)
+    disks.put("a", NEW, 0)
+    disks.eyes["b"].put(KEY, b"?")
+    report = assert_untouched(disks, disks.store(dict.fromkeys("ab", days(30))), "degraded")
+    assert outcomes(report) == {(KEY, "a"): "held"}
+
+
+def test_a_backend_wants_for_its_floor_what_it_lacks(tmp_path: Path) -> None:
+    """An object that was put back later is older by its manifest, and does not push itself out of the floor."""
+    disks = Disks(tmp_path, "ab")
+    disks.put("a", KEY, 40, listed=35)
+    disks.put("ab", NEW, 0)
+    report = assert_untouched(disks, disks.store({"a": days(30), "b": days(30, 2)}), "degraded")
+    assert outcomes(report) == {(KEY, "a"): "held"}
+
+
+def test_what_has_no_manifest_takes_no_place_in_a_floor(tmp_path: Path) -> None:
+    """Else a file of somebody's would have the newest backup expire."""
+    disks = Disks(tmp_path, "ab")
+    disks.put("a", KEY, 40)
+    disks.eyes["a"].put(NEW, b"not ours")
+    store = disks.store(dict.fromkeys("ab", days(30)))
+    assert [(each.key, each.state) for each in store.verify().problems if each.backend == "b"] == [
+        (KEY, "missing"),
+        (NEW, "missing"),
+    ]
+    assert store.prune(dry_run=False).count("let go") == 0
+
+
 def test_what_nobody_wants_goes_everywhere(old: Disks) -> None:
     """Also with the last copy."""
     drop(old, "b")
