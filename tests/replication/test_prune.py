@@ -474,11 +474,15 @@ def test_what_an_interrupted_prune_left_is_cleared(old: Disks) -> None:
 def test_the_manifest_of_what_is_lost_is_not_cleared(old: Disks) -> None:
     """Its rule keeps it, or another backend should have it and does not prove it: that is repair's business."""
     store = old.store({"a": days(30)})
-    old.eyes["a"].drop(NEW)
+    old.put("abc", daily(39), 1)
+    old.eyes["a"].drop(daily(39))
     for name in "abc":
         old.eyes[name].drop(KEY)
     before = old.snapshot()
-    assert store.prune(dry_run=False).steps == ()
+    heard: list[tuple[str, str]] = []
+    report = store.prune(dry_run=False, hear=lambda step: heard.append((step.key, step.backend)))
+    assert (report.status, report.steps) == ("complete", ())
+    assert sorted(heard) == [(daily(39), "b"), (daily(39), "c"), (NEW, "a"), (NEW, "b"), (NEW, "c")]
     assert old.snapshot() == before
     assert {each.state for each in store.verify().problems} == {"missing", "lost"}
     assert store.repair().lost == 1
