@@ -471,6 +471,20 @@ def test_what_an_interrupted_prune_left_is_cleared(old: Disks) -> None:
     assert old.whole("a") == {NEW}
 
 
+def test_what_an_interrupted_prune_left_of_the_last_copy_is_no_loss(old: Disks) -> None:
+    """Nobody wants it: to verify, status and repair there is no such object any more."""
+    old.eyes["a"].drop(KEY)
+    drop(old, "b")
+    drop(old, "c")
+    store = old.store(dict.fromkeys("abc", days(30)))
+    assert (store.status().objects, store.verify().objects) == (1, 1)
+    assert store.verify().status == "complete"
+    repaired = store.repair()
+    assert (repaired.status, repaired.lost, repaired.steps) == ("complete", 0, ())
+    assert outcomes(store.prune(dry_run=False)) == {(KEY, "a"): "cleared"}
+    assert old.whole("a") == {NEW}
+
+
 def test_the_manifest_of_what_is_lost_is_not_cleared(old: Disks) -> None:
     """Its rule keeps it, or another backend should have it and does not prove it: that is repair's business."""
     store = old.store({"a": days(30)})
