@@ -9,6 +9,7 @@ import pytest
 
 from fsbackup.transfer import records
 from tests.replication.memory import PartCount
+from tests.replication.prune_kit import KEY, NEW, Disks
 from tests.replication.world import World, make_world
 
 #: Which server plays R2 and which plays B2: each in both roles, and the strict ones over TLS in their own.
@@ -47,3 +48,17 @@ def count(monkeypatch: pytest.MonkeyPatch) -> PartCount:
     monkeypatch.setattr("fsbackup.transfer.window.Part", counted)
     monkeypatch.setattr(records, "BACKSTOP", 0.1)
     return counted
+
+
+@pytest.fixture
+def disks(tmp_path: Path) -> Disks:
+    """Return three empty disks."""
+    return Disks(tmp_path)
+
+
+@pytest.fixture
+def old(disks: Disks) -> Disks:
+    """Return three disks with an object of 40 days and one of today, of one series."""
+    disks.put("abc", KEY, 40)
+    disks.put("abc", NEW, 0)
+    return disks

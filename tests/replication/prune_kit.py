@@ -155,3 +155,33 @@ def content(key: str) -> bytes:
 def daily(day: int, name: str = "db") -> str:
     """Return the key of a daily backup: they are of one series, and later days sort later."""
     return f"{name}/{datetime(2025, 1, 1, tzinfo=UTC) + timedelta(days=day):%Y-%m-%d}.gz"
+
+
+KEY = daily(0)
+NEW = daily(40)
+
+
+def outcomes(report: PruneReport) -> dict[tuple[str, str], str]:
+    """Return what became of each copy that was not simply kept."""
+    return {(step.key, step.backend): step.outcome for step in report.steps}
+
+
+def reason(report: PruneReport, backend: str = "a") -> str:
+    """Return the one reason that a report has for a backend."""
+    (found,) = [step.reason for step in report.steps if step.backend == backend]
+    return found
+
+
+def assert_untouched(disks: Disks, store: ReplicatedStorage, status: str) -> PruneReport:
+    """Prune, and check that it removes nothing and leaves something to be mended."""
+    before = disks.snapshot()
+    report = store.prune(dry_run=False)
+    assert disks.snapshot() == before
+    assert report.status == status, report.as_dict()
+    return report
+
+
+def drop(disks: Disks, name: str, key: str = KEY) -> None:
+    """Lose a copy and its manifest."""
+    disks.eyes[name].drop(key)
+    disks.eyes[name].drop(manifest_name(key))
