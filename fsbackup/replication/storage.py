@@ -29,6 +29,7 @@ from fsbackup.replication.sample import parse_sample
 from fsbackup.replication.states import Expired
 from fsbackup.replication.status import status
 from fsbackup.replication.verify import VerifyReport, verify
+from fsbackup.replication.walk import Away
 from fsbackup.retention import Retention
 from fsbackup.transfer import remove, restore, upload
 from fsbackup.transfer.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, Spool
@@ -338,8 +339,8 @@ class ReplicatedStorage(StorageBackend):
         """
         options = Options(check_prefix(prefix), dry_run, deep, adopt)
 
-        def work(known: Expired | None) -> Awaitable[RepairReport]:
-            return repair(self._set, replace(options, expired=known), hear)
+        def work(known: Expired | None, away: Away) -> Awaitable[RepairReport]:
+            return repair(self._set, replace(options, expired=known, away=away), hear)
 
         return run(self._expecting(expired, work))
 
@@ -407,8 +408,8 @@ class ReplicatedStorage(StorageBackend):
         age = None if max_age is None else max_age.total_seconds()
         checked = check_prefix(prefix)
 
-        def work(known: Expired | None) -> Awaitable[SetStatus]:
-            return status(self._set, checked, depth=depth, max_age=age, expired=known)
+        def work(known: Expired | None, away: Away) -> Awaitable[SetStatus]:
+            return status(self._set, checked, depth=depth, max_age=age, expired=known, away=away)
 
         return run(self._expecting(expired, work))
 
@@ -447,14 +448,14 @@ class ReplicatedStorage(StorageBackend):
         share = None if sample is None else parse_sample(sample)
         checked = check_prefix(prefix)
 
-        def work(known: Expired | None) -> Awaitable[VerifyReport]:
-            return verify(self._set, checked, deep=deep, sample=share, hear=hear, expired=known)
+        def work(known: Expired | None, away: Away) -> Awaitable[VerifyReport]:
+            return verify(self._set, checked, deep=deep, sample=share, hear=hear, expired=known, away=away)
 
         return run(self._expecting(expired, work))
 
-    async def _expecting(self, given: Expired | None, work: Callable[[Expired | None], Awaitable[T]]) -> T:
-        """Do what must know what each backend's retention let go."""
-        return await work(given or await expected(self._set, self._retention))
+    async def _expecting(self, given: Expired | None, work: Callable[[Expired | None, Away], Awaitable[T]]) -> T:
+        """Do what must know what each backend's retention let go, without the replicas that this finds away."""
+        return await (work(given, {}) if given else work(*await expected(self._set, self._retention)))
 
     async def _replicate(
         self, source: SourceLike, key: str, overwrite: bool, progress: CallbackProgress | None

@@ -14,14 +14,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from fsbackup.errors import FsbackupError
 from fsbackup.replication.compare import stored
 from fsbackup.replication.examine import Examiner
 from fsbackup.replication.problems import FINE, Problem, is_gone, is_short, problems
 from fsbackup.replication.sample import Sample
 from fsbackup.replication.spread import for_each
 from fsbackup.replication.states import Expired, Verdict
-from fsbackup.replication.walk import Seen, Walk
+from fsbackup.replication.walk import Away, Seen, Walk
 from fsbackup.transfer.replicas import ReplicaSet
 from fsbackup.transfer.results import Status
 
@@ -117,8 +116,9 @@ async def verify(
     sample: Sample | None = None,
     hear: Hear | None = None,
     expired: Expired | None = None,
+    away: Away | None = None,
 ) -> VerifyReport:
-    """Examine every object at or below `prefix`; `hear` gets each problem at once.
+    """Examine every object at or below `prefix`; `hear` gets each problem at once, and who is `away` is not asked.
 
     Raises
     ------
@@ -126,7 +126,8 @@ async def verify(
         When no replica can be listed.
     """
     started = asyncio.get_running_loop().time()
-    run = _Run(targets, prefix, sample, Examiner(targets, deep=deep, expired=expired), hear)
+    walk = Walk(targets.stores, prefix, away=away)
+    run = _Run(targets, walk, sample, Examiner(targets, deep=deep, expired=expired), hear)
     await for_each(run.keys(), run.examine, WORKERS)
     named = tuple(sorted(run.problems, key=lambda each: (each.key, each.backend)))
     return VerifyReport(
@@ -146,25 +147,25 @@ async def verify(
 
 class _Run:
     def __init__(
-        self, targets: ReplicaSet, prefix: str, sample: Sample | None, examiner: Examiner, hear: Hear | None
+        self, targets: ReplicaSet, walk: Walk, sample: Sample | None, examiner: Examiner, hear: Hear | None
     ) -> None:
         self.problems: list[Problem] = []
         self.totals: Counter[str] = Counter()
         self._states: dict[str, Counter[str]] = {store.name: Counter() for store in targets.stores}
         self._min_copies = targets.min_copies
-        self._walk = Walk(targets.stores, prefix)
+        self._walk = walk
         self._sample = sample
         self._examiner = examiner
         self._hear = hear
 
-    async def keys(self) -> AsyncGenerator[tuple[Seen, Mapping[str, FsbackupError]], None]:
+    async def keys(self) -> AsyncGenerator[tuple[Seen, Away], None]:
         """Yield the keys to examine, each with the replicas that cannot be listed."""
         async with aclosing(self._walk.keys()) as keys:
             async for seen in keys:
                 if self._sample is None or self._sample.takes(seen.key):
                     yield seen, self._walk.errors
 
-    async def examine(self, each: tuple[Seen, Mapping[str, FsbackupError]]) -> None:
+    async def examine(self, each: tuple[Seen, Away]) -> None:
         seen, away = each
         verdict = await self._examiner.examine(seen.key, away, stored(seen))
         self.totals["bytes"] += verdict.bytes_read

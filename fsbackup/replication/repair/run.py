@@ -17,7 +17,7 @@ from fsbackup.replication.repair.evidence import Evidence, gather
 from fsbackup.replication.repair.plan import SAFE_AGE, plan, said
 from fsbackup.replication.repair.results import NAMED, Action, Hear, RepairReport, Step
 from fsbackup.replication.states import Expired, Verdict
-from fsbackup.replication.walk import Seen, Walk
+from fsbackup.replication.walk import Away, Seen, Walk
 from fsbackup.transfer.replicas import MemoryBudget, ReplicaSet
 
 #: Objects in hand at once; their parts share the set's memory.
@@ -35,6 +35,7 @@ class Options:
     deep: bool = False
     adopt: bool = False
     expired: Expired | None = None
+    away: Away | None = None
     safe_age: float = SAFE_AGE
 
 
@@ -59,9 +60,10 @@ class _Repair:
         self._deep = Examiner(targets, deep=True, expired=options.expired)
         self._clock = asyncio.get_running_loop().time
         self._started = self._clock()
-        self._walk = Walk(targets.stores, options.prefix)
         #: When each replica got the announcement of a key, for those that list one.
         self._pending: dict[str, dict[str, float]] = {}
+        #: Replicas that are not waited for again, and those that did not answer for an object.
+        self._unlisted: dict[str, FsbackupError] = dict(options.away or {})
         self._away: dict[str, str] = {}
         self._done: Counter[str] = Counter()
         self._tally: Counter[str] = Counter()
@@ -69,6 +71,7 @@ class _Repair:
 
     async def run(self) -> RepairReport:
         await asyncio.gather(*(self._list_announcements(store) for store in self._targets.stores))
+        self._walk = Walk(self._targets.stores, self._options.prefix, away=self._unlisted)
         keys: asyncio.Queue[Seen | None] = asyncio.Queue(2 * _WORKERS)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._feed(keys))
@@ -94,7 +97,7 @@ class _Repair:
     async def _mend(self, seen: Seen) -> None:
         """Bring one object in order, as far as that can be done now."""
         # What could not be listed is not known, whatever single questions would be answered.
-        away = {name: self._walk.errors[name] for name, listed in seen.replicas.items() if listed is None}
+        away = {name: error for name, error in self._walk.errors.items() if seen.replicas.get(name) is None}
         pending = self._pending.pop(seen.key, {})
         deep, rounds = self._options.deep, _ROUNDS
         while True:
@@ -141,6 +144,8 @@ class _Repair:
         self._tally["lost"] += lost
 
     async def _list_announcements(self, store: ObjectStore) -> None:
+        if store.name in self._unlisted:
+            return
         prefix = self._options.prefix
         try:
             async for stat in store.list(PENDING + encode_key(prefix.removesuffix("/"))):
@@ -150,11 +155,11 @@ class _Repair:
                     found = self._pending.setdefault(key, {})
                     found[store.name] = float("inf") if stat.modified is None else stat.modified
         except FsbackupError as error:
-            self._away[store.name] = str(error)
+            self._unlisted[store.name] = error
 
     async def _clear_leftovers(self, store: ObjectStore) -> None:
         """Clear what unfinished writes of ours left, all of it: its names say nothing of a prefix."""
-        if self._options.prefix or store.name in self._away:
+        if self._options.prefix or store.name in {**self._walk.errors, **self._away}:
             return
         try:
             async for leftover in store.leftovers(self._options.safe_age):
