@@ -45,14 +45,23 @@ class Examiner:
         As for `examine`.
     expired
         See `judge`.
+    outages
+        What is known of the stores by those who go on from one examiner to another.
     """
 
-    def __init__(self, targets: ReplicaSet, *, deep: bool = False, expired: Expired | None = None) -> None:
+    def __init__(
+        self,
+        targets: ReplicaSet,
+        *,
+        deep: bool = False,
+        expired: Expired | None = None,
+        outages: Outages | None = None,
+    ) -> None:
         self._stores = targets.stores
         self._deep = deep
         self._expired = expired
         self._budget = MemoryBudget(targets.memory)
-        self._outages = Outages()
+        self._outages = Outages() if outages is None else outages
 
     async def examine(
         self, key: str, away: Mapping[str, FsbackupError] | None = None, stored: float | None = None
