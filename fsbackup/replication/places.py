@@ -56,7 +56,7 @@ async def compare(stores: Sequence[ObjectStore], places: Sequence[Place]) -> Non
         nothing is known of it then, and nothing is done there.
     """
     known = {store.name: store for store in stores}
-    if known.keys() < {place.backend for place in places}:
+    if not known.keys() >= {place.backend for place in places}:
         raise ConfigError("the set has other backends here", hint="give every worker the same configuration file")
     await asyncio.gather(*(_compare(known[place.backend], place) for place in places))
 
