@@ -31,7 +31,8 @@ class Cluster:
     """Workers that do the work on single objects; given as `spread` to `verify` or `repair` of a set.
 
     The set must come from a configuration file (`ReplicatedStorage.from_config`) that every worker can read under
-    the same path. A worker that dies costs nothing but time: what it had in hand goes to another one.
+    the same path. A worker that dies costs nothing but time: what it had in hand goes to another one. When the
+    caller is interrupted, what no worker has begun is taken back; what one has in hand it ends.
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ class Cluster:
                 while under_way:
                     yield self._next(done, under_way)
             finally:
-                with suppress(Exception):  # it may be gone by now
+                with suppress(OSError, RuntimeError, TimeoutError):  # it may be gone by now
                     client.cancel(list(under_way))
 
     def _client(self) -> Any:
@@ -130,25 +131,27 @@ def work_on(work: Work, portion: Portion, version: str) -> Part[Any, Any] | Refu
     if version != __version__:
         return _refusal(f"it has fsbackup {__version__}, not {version}", "install the same version everywhere")
     try:
-        store, outages = _opened(work, os.stat(work.path).st_mtime_ns)
+        store, outages = _opened(work)
+    except FsbackupError as error:
+        hint = None if error.hint else "every worker needs the configuration's secrets in its own environment"
+        return _refusal(str(error), hint)
     except OSError as error:
         hint = "every worker needs the configuration file under the same path"
         return _refusal(f"{work.path}: {error.strerror or error}", hint)
-    except FsbackupError as error:
-        return _refusal(str(error), "every worker needs the secrets of the configuration in its own environment")
     part: Part[Any, Any] = run(work.task(store.replica_set, outages, portion))
     return part
 
 
-@lru_cache(maxsize=4)
-def _opened(work: Work, _changed: int) -> tuple[ReplicatedStorage, Outages]:
-    """Return the set, once per kind of work and process, if this worker sees the same places."""
+@lru_cache(maxsize=2)
+def _opened(work: Work) -> tuple[ReplicatedStorage, Outages]:
+    """Return the set, opened once per run and process, if this worker sees the same places."""
+    os.stat(work.path)  # tells more simply than a parser that it is not there
     store = ReplicatedStorage.from_config(work.path, work.name)
     run(places.compare(store.replica_set.stores, work.places))
     return store, Outages()
 
 
-def _refusal(why: str, hint: str) -> Refusal:
+def _refusal(why: str, hint: str | None) -> Refusal:
     from distributed import get_worker
 
     return Refusal(str(get_worker().address), why, hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import closing, contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 from fsbackup.loop import iterate, run
 from fsbackup.replication import places
-from fsbackup.replication.portions import Part, Portion, Question, Spread, Work, portions, questions
+from fsbackup.replication.portions import Part, Portion, Question, Spread, Task, Work, portions, questions
 from fsbackup.replication.problems import Problem
 from fsbackup.replication.repair.garbage import announcements
 from fsbackup.replication.repair.mend import Mender, Options
@@ -43,11 +44,11 @@ class Elsewhere:
 
     @contextmanager
     def parts(
-        self, task: Any, found: tuple[places.Place, ...], cut: Iterator[Portion]
+        self, task: Task[Any, Any], found: tuple[places.Place, ...], cut: Iterator[Portion]
     ) -> Generator[Iterator[Part[Any, Any]], None, None]:
         """Yield what comes of each portion."""
-        parts = self.spread(Work(self.path, self.name, task, found), cut)
-        with closing(parts):
+        work = Work(self.path, self.name, task, found, secrets.token_hex(8))
+        with closing(self.spread(work, cut)) as parts:
             yield parts
 
 

@@ -5,13 +5,14 @@ Who walks also knows what only a whole walk can tell: which replicas cannot be l
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from fsbackup.errors import BackendUnavailableError
 from fsbackup.replication.compare import stored
+from fsbackup.replication.places import Place
 from fsbackup.replication.states import Expired
 from fsbackup.replication.walk import Away, Walk
 from fsbackup.sizing import MIB
@@ -21,8 +22,8 @@ from fsbackup.transfer.replicas import ReplicaSet
 #: What ends a portion: so many keys, or so many bytes of objects, of which the last may be a large one.
 KEYS, BYTES = 100, 256 * MIB
 
-Report = TypeVar("Report")
-Heard = TypeVar("Heard")
+Report = TypeVar("Report", covariant=True)
+Heard = TypeVar("Heard", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Task(Protocol[Report, Heard]):
 
     def __call__(
         self, targets: ReplicaSet, outages: Outages, portion: Portion
-    ) -> Awaitable[Part[Report, Heard]]: ...
+    ) -> Coroutine[Any, Any, Part[Report, Heard]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +105,15 @@ class Work:
         What to do with each portion.
     places
         What is on each backend, to compare with what that process sees.
+    run
+        Tells one verification or repair from the next: nothing that was found out about a backend outlives it.
     """
 
     path: str
     name: str
-    task: Any
-    places: tuple[Any, ...]
+    task: Task[Any, Any]
+    places: tuple[Place, ...]
+    run: str
 
 
 class Spread(Protocol):
