@@ -66,9 +66,13 @@ def open_backend(config: Config, name: str, *, errors: ErrorMode = "return") -> 
 
 
 def open_set(
-    config: Config | str | os.PathLike[str], name: str, *, errors: ErrorMode = "return"
+    config: Config | str | os.PathLike[str],
+    name: str,
+    *,
+    errors: ErrorMode = "return",
+    origin: str | None = None,
 ) -> ReplicatedStorage:
-    """Return the replication set `name` of a configuration, loaded or as a path.
+    """Return the replication set `name` of a configuration, loaded (`origin`: from this file) or as a path.
 
     Raises
     ------
@@ -78,7 +82,7 @@ def open_set(
     if isinstance(config, (str, os.PathLike)):
         from fsbackup.config import load_config
 
-        config = load_config(config)
+        origin, config = os.fspath(config), load_config(config)
     if name not in config.replication:
         known = ", ".join(config.replication) or "none"
         raise ConfigError(f"no replication set is called {name!r}", hint=f"there are: {known}")
@@ -98,6 +102,7 @@ def open_set(
         spool=Spool(Path(spool.dir), spool.max_bytes) if spool else None,
         stall_timeout=settings.stall_timeout,
         retention={name: Retention(**dict(rule)) for name, rule in rules.items() if rule is not None},
+        origin=origin,
     )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator
 from concurrent.futures import Future, wait
+from contextlib import closing
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -81,3 +82,28 @@ def _settle(future: Future[T], task: asyncio.Task[T]) -> None:
         future.set_exception(error)
     else:
         future.set_result(task.result())
+
+
+def iterate(source: AsyncGenerator[T, None], page: int) -> Generator[T, None, None]:
+    """Walk an asynchronous generator from synchronous code, `page` values per step."""
+
+    async def step() -> list[T]:
+        values: list[T] = []
+        async for value in source:
+            values.append(value)
+            if len(values) == page:
+                break
+        return values
+
+    try:
+        while values := run(step()):
+            yield from values
+    finally:
+        run(source.aclose())
+
+
+def flatten(pages: Generator[list[T], None, None]) -> Iterator[T]:
+    """Yield what is on the pages; the generator is closed at the end."""
+    with closing(pages):
+        for page in pages:
+            yield from page

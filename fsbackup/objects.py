@@ -118,12 +118,15 @@ class Capabilities:
     content_etags
         Which ETags are made of the content alone, so that two such stores list the same for the same content:
         ``"single"``: of objects stored in one request; ``"all"``: also of those stored in equal parts.
+    everywhere
+        The location is the same place from every machine; a path is not.
     """
 
     conditional_create: bool = False
     wants_md5: bool = False
     removes_versions: bool = False
     content_etags: Literal["none", "single", "all"] = "none"
+    everywhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,16 @@ def prefix(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def add_dask(parser: argparse.ArgumentParser) -> None:
+    """Add ``--dask``."""
+    parser.add_argument(
+        "--dask",
+        metavar="SCHEDULER",
+        help="spread the work over the workers of this Dask cluster, for example tcp://host:8786; each reads the "
+        "configuration file under the same path",
+    )
+
+
 def add_set(parser: argparse.ArgumentParser, *, otherwise: str = "the only one of the configuration") -> None:
     """Add ``--set``."""
     parser.add_argument("--set", metavar="NAME", help=f"the replication set (default: {otherwise})")

@@ -10,6 +10,7 @@ from fsbackup.errors import ConfigError
 
 if TYPE_CHECKING:
     from fsbackup.config import Config
+    from fsbackup.distributed import Cluster
     from fsbackup.replication.storage import ReplicatedStorage
 
 
@@ -28,7 +29,16 @@ def open_set(args: Namespace) -> ReplicatedStorage:
     from fsbackup import factory
 
     path, config = open_config(args)
-    return factory.open_set(config, args.set or _only_set(path, config))
+    return factory.open_set(config, args.set or _only_set(path, config), origin=path)
+
+
+def open_cluster(args: Namespace) -> Cluster | None:
+    """Return the Dask cluster that ``--dask`` names, if any."""
+    if args.dask is None:
+        return None
+    from fsbackup.distributed import Cluster
+
+    return Cluster(args.dask)
 
 
 def _only_set(path: str, config: Config) -> str:

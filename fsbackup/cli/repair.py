@@ -7,7 +7,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from fsbackup.cli import context, exits, output, text
-from fsbackup.cli.command import Command, add_set, prefix
+from fsbackup.cli.command import Command, add_dask, add_set, prefix
 
 if TYPE_CHECKING:
     from fsbackup.replication.repair import RepairReport, Step
@@ -35,16 +35,18 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--adopt", action="store_true", help="give data without a manifest one, where all copies are the same"
     )
     add_set(parser)
+    add_dask(parser)
 
 
 def _execute(args: Namespace) -> int:
-    store = context.open_set(args)
+    store, cluster = context.open_set(args), context.open_cluster(args)
     report = store.repair(
         args.prefix,
         dry_run=args.dry_run,
         deep=args.deep,
         adopt=args.adopt,
         hear=_tell_json if args.json else _tell if not args.quiet else _tell_bad,
+        spread=cluster,
     )
     if args.json:
         fields = {name: value for name, value in report.as_dict().items() if name != "steps"}

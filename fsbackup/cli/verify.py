@@ -7,7 +7,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from fsbackup.cli import context, exits, output, text
-from fsbackup.cli.command import Command, add_set, prefix
+from fsbackup.cli.command import Command, add_dask, add_set, prefix
 
 if TYPE_CHECKING:
     from fsbackup.replication.problems import Problem
@@ -38,6 +38,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--sample", metavar="1/N", type=_sample, help="only today's share of the objects, all of them in N days"
     )
     add_set(parser)
+    add_dask(parser)
 
 
 def _sample(value: str) -> str:
@@ -51,9 +52,9 @@ def _sample(value: str) -> str:
 
 
 def _execute(args: Namespace) -> int:
-    store = context.open_set(args)
+    store, cluster = context.open_set(args), context.open_cluster(args)
     hear = _tell_json if args.json else _tell
-    report = store.verify(args.prefix, deep=args.deep, sample=args.sample, hear=hear)
+    report = store.verify(args.prefix, deep=args.deep, sample=args.sample, hear=hear, spread=cluster)
     if args.json:
         output.json_line({"kind": "summary", **report.as_dict(), "problems": report.found})
     elif not (args.quiet and report.status == "complete"):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import BinaryIO
 
-from fsbackup.errors import BackendUnavailableError, FsbackupError
+from fsbackup.errors import FsbackupError, TransientError
 from fsbackup.keys import MANIFESTS, encode_key, manifest_name
 from fsbackup.objects import ObjectStore
-from fsbackup.transfer import records
+from fsbackup.transfer.outages import Outages
 from fsbackup.transfer.records import Finding
 from fsbackup.transfer.replicas import MemoryBudget, ReplicaSet
 from fsbackup.transfer.results import Report
@@ -25,8 +26,6 @@ WORKERS = 24
 LIST_FROM = 50
 #: Names read per wanted object before a listing is given up as larger than it is worth.
 LIST_WORTH = 20
-#: Seconds for which a backend that did not answer is not asked again within a batch.
-COOL_DOWN = 30.0
 
 SourceLike = str | os.PathLike[str] | BinaryIO
 
@@ -69,7 +68,7 @@ class Batch:
         self._overwrite = overwrite
         self._progress = progress
         self._budget = MemoryBudget(targets.memory)
-        self._down: dict[str, tuple[float, FsbackupError]] = {}
+        self._outages = Outages()
         #: Per backend the wanted names that it has; None: it was not listed.
         self._names: dict[str, frozenset[str] | None] = {}
 
@@ -113,19 +112,20 @@ class Batch:
         try:
             need = self._targets.memory if source.size is None else source.size
             async with self._budget.reserve(need):
+                findings = await self._find(item.key)
                 report = await upload(
                     self._targets,
                     item.key,
                     source,
                     overwrite=self._overwrite,
-                    findings=await self._find(item.key),
+                    findings=findings,
                     progress=self._progress(item),
                 )
         except (FsbackupError, ValueError) as error:
             return Outcome(item, error=error)
         finally:
             source.close()
-        self._note_outages(report)
+        self._note_outages(findings, report)
         return Outcome(item, report)
 
     async def _find(self, key: str) -> list[Finding]:
@@ -137,8 +137,7 @@ class Batch:
 
     def _known(self, store: ObjectStore, key: str) -> Finding | None:
         """Return what is known of a store without asking it: that it is away, or that it has no such name."""
-        until, error = self._down.get(store.name, (0.0, None))
-        if error is not None and asyncio.get_running_loop().time() < until:
+        if (error := self._outages.known(store)) is not None:
             return Finding(store, error=error)
         names = self._names.get(store.name)
         if names is not None and not {encode_key(key), manifest_name(key)} & names:
@@ -148,21 +147,13 @@ class Batch:
     async def _ask(self, known: Finding | None, store: ObjectStore, key: str) -> Finding:
         if known is not None:
             return known
-        finding = await records.find(store, key)
-        if finding.error is not None:
-            self._note(store.name, finding.error)
-        return finding
+        return await self._outages.ask(store, key)
 
-    def _note_outages(self, report: Report) -> None:
-        for name, result in report.replicas.items():
-            if result.exception is not None:
-                self._note(name, result.exception)
-
-    def _note(self, name: str, error: FsbackupError) -> None:
-        """Do not wait for a backend that is away once per object."""
-        now = asyncio.get_running_loop().time()
-        if isinstance(error, BackendUnavailableError) and now >= self._down.get(name, (0.0, None))[0]:
-            self._down[name] = (now + COOL_DOWN, error)
+    def _note_outages(self, findings: list[Finding], report: Report) -> None:
+        for finding in findings:
+            if finding.error is None:
+                result = report.replicas[finding.store.name]
+                self._outages.note(result.backend, result.exception, result.seconds)
 
     async def _list(self, items: Sequence[Item]) -> None:
         wanted = {encode_key(item.key) for item in items} | {manifest_name(item.key) for item in items}
@@ -173,7 +164,7 @@ class Batch:
 
     async def _list_one(self, store: ObjectStore, common: str, wanted: set[str]) -> frozenset[str] | None:
         there: set[str] = set()
-        budget = LIST_WORTH * len(wanted)
+        budget, started = LIST_WORTH * len(wanted), time.monotonic()
         try:
             for prefix in (common, f"{MANIFESTS}{common}"):
                 async for stat in store.list(prefix):
@@ -183,7 +174,8 @@ class Batch:
                     if stat.name in wanted:
                         there.add(stat.name)
         except FsbackupError as error:
-            self._note(store.name, error)
+            if isinstance(error, TransientError):
+                self._outages.away(store.name, error, time.monotonic() - started)
             return None
         return frozenset(there)
 

@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from fsbackup.errors import BackendUnavailableError, FsbackupError, ObjectNotFoundError
+from fsbackup.errors import FsbackupError, ObjectNotFoundError
 from fsbackup.manifest import Manifest
 from fsbackup.objects import ObjectStore
-from fsbackup.replication.batch import COOL_DOWN
 from fsbackup.replication.bytecheck import Bytes, check_bytes
 from fsbackup.replication.states import Expired, ReplicaState, Verdict, judge
 from fsbackup.transfer import records
+from fsbackup.transfer.outages import Outages
 from fsbackup.transfer.records import Finding
 from fsbackup.transfer.replicas import MemoryBudget, ReplicaSet
 
@@ -45,14 +45,23 @@ class Examiner:
         As for `examine`.
     expired
         See `judge`.
+    outages
+        What is known of the stores by those who go on from one examiner to another.
     """
 
-    def __init__(self, targets: ReplicaSet, *, deep: bool = False, expired: Expired | None = None) -> None:
+    def __init__(
+        self,
+        targets: ReplicaSet,
+        *,
+        deep: bool = False,
+        expired: Expired | None = None,
+        outages: Outages | None = None,
+    ) -> None:
         self._stores = targets.stores
         self._deep = deep
         self._expired = expired
         self._budget = MemoryBudget(targets.memory)
-        self._down: dict[str, tuple[float, FsbackupError]] = {}
+        self._outages = Outages() if outages is None else outages
 
     async def examine(
         self, key: str, away: Mapping[str, FsbackupError] | None = None, stored: float | None = None
@@ -86,15 +95,8 @@ class Examiner:
 
     async def _ask_one(self, store: ObjectStore, key: str, away: Mapping[str, FsbackupError]) -> Finding:
         """Ask one store; one that did not answer is not waited for again once per object."""
-        clock = asyncio.get_running_loop().time
-        until, error = self._down.get(store.name, (0.0, None))
-        known = away.get(store.name) or (error if clock() < until else None)
-        if known is not None:
-            return Finding(store, error=known)
-        finding = await records.find(store, key)
-        if isinstance(finding.error, BackendUnavailableError):
-            self._down[store.name] = clock() + COOL_DOWN, finding.error
-        return finding
+        known = away.get(store.name)
+        return Finding(store, error=known) if known is not None else await self._outages.find(store, key)
 
     async def _read(self, verdict: Verdict) -> Verdict:
         """Read what there is a manifest for, all replicas at once, and correct the verdict."""

@@ -8,10 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
+from fsbackup.errors import (
+    FsbackupError,
+    IntegrityError,
+    NoHealthyReplicaError,
+    ObjectNotFoundError,
+    TransientError,
+)
 from fsbackup.replication.spread import for_each
 from fsbackup.replication.walk import Seen, Walk
 from fsbackup.transfer import restore
+from fsbackup.transfer.outages import Outages
 from fsbackup.transfer.replicas import MemoryBudget, ReplicaSet
 from fsbackup.transfer.restore import Hear
 from fsbackup.transfer.results import DownloadReport
@@ -142,12 +149,13 @@ async def fetch(
     report = TreeReport(prefix, directory)
     budget = MemoryBudget(targets.memory)
     walk = Walk(targets.stores, prefix, records=False)
+    getter = _Getter(targets, walk)
 
     async def work(seen: Seen) -> None:
         size = max(listed.data.size for listed in seen.replicas.values() if listed and listed.data)
         target = directory / _below(seen.key, prefix)
         async with budget.reserve(size):
-            one = await _fetch_one(targets, seen.key, target, progress(seen.key) if progress else None)
+            one = await getter.get(seen.key, target, progress(seen.key) if progress else None)
         if one is not None:
             report.count(one)
             if hear:
@@ -161,15 +169,43 @@ async def fetch(
     return report
 
 
-async def _fetch_one(targets: ReplicaSet, key: str, target: Path, progress: Hear | None) -> Fetched | None:
-    """Fetch one object; None for one that was deleted, though a replica that slept through that lists it."""
-    try:
-        report = await restore.download(targets, key, target, progress=progress, keep=True)
-    except ObjectNotFoundError:
-        return None
-    except (FsbackupError, OSError) as error:
-        return Fetched(key, target, error=error)
-    return Fetched(key, target, report)
+class _Getter:
+    """Fetches objects, and waits for a replica that is away once, not once per object."""
+
+    def __init__(self, targets: ReplicaSet, walk: Walk) -> None:
+        self._targets = targets
+        self._walk = walk
+        self._outages = Outages()
+        #: Of those who ask again for what no other replica could give: they wait once, too.
+        self._last = Outages()
+        self._started = asyncio.get_running_loop().time()
+        self._unlisted: set[str] = set()
+
+    async def get(self, key: str, target: Path, progress: Hear | None) -> Fetched | None:
+        """Fetch one object; None for one that was deleted, though a replica that slept through that lists it."""
+        self._note_unlisted()
+        try:
+            try:
+                report = await self._download(key, target, progress, self._outages)
+            except (IntegrityError, NoHealthyReplicaError):
+                if not self._outages:
+                    raise
+                report = await self._download(key, target, progress, self._last)
+        except ObjectNotFoundError:
+            return None
+        except (FsbackupError, OSError) as error:
+            return Fetched(key, target, error=error)
+        return Fetched(key, target, report)
+
+    async def _download(self, key: str, target: Path, progress: Hear | None, outages: Outages) -> DownloadReport:
+        return await restore.download(self._targets, key, target, progress=progress, keep=True, outages=outages)
+
+    def _note_unlisted(self) -> None:
+        """Do not wait again for a replica whose listing got no answer; one that may not be listed may be read."""
+        for name, error in self._walk.errors.items():
+            if name not in self._unlisted and isinstance(error, TransientError):
+                self._outages.away(name, error, asyncio.get_running_loop().time() - self._started)
+            self._unlisted.add(name)
 
 
 def _below(key: str, prefix: str) -> str:

@@ -15,7 +15,6 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Literal
 
-from fsbackup.errors import FsbackupError
 from fsbackup.replication.compare import stored, told
 from fsbackup.replication.examine import Examiner
 from fsbackup.replication.holdings import BackendStatus, Group, Newest, SetStatus
@@ -23,7 +22,7 @@ from fsbackup.replication.listing import ObjectEntry
 from fsbackup.replication.problems import FINE, is_gone
 from fsbackup.replication.spread import for_each
 from fsbackup.replication.states import Expired, ReplicaState, Verdict
-from fsbackup.replication.walk import Seen, Walk
+from fsbackup.replication.walk import Away, Seen, Walk
 from fsbackup.transfer.replicas import ReplicaSet
 
 #: Incomplete objects that a status names; it counts them all.
@@ -41,28 +40,31 @@ async def status(
     depth: int = 1,
     max_age: float | None = None,
     expired: Expired | None = None,
+    away: Away | None = None,
 ) -> SetStatus:
-    """Compare all replicas' listings at or below `prefix`, streaming.
+    """Compare all replicas' listings at or below `prefix`, streaming; those that are `away` are not asked.
 
     Raises
     ------
     NoHealthyReplicaError
         When no replica can be listed.
     """
-    run = _Run(targets, prefix, depth, expired)
+    run = _Run(targets, prefix, depth, expired, away)
     await for_each(run.wrong(), run.ask, WORKERS)
     return run.result(max_age)
 
 
 class _Run:
-    def __init__(self, targets: ReplicaSet, prefix: str, depth: int, expired: Expired | None) -> None:
+    def __init__(
+        self, targets: ReplicaSet, prefix: str, depth: int, expired: Expired | None, away: Away | None
+    ) -> None:
         names = [store.name for store in targets.stores]
         self._prefix = prefix
         self._level = (prefix.removesuffix("/").count("/") + 1 if prefix else 0) + depth
         self._min_copies = targets.min_copies
         self._expired = expired
         self._capabilities = {store.name: store.capabilities for store in targets.stores}
-        self._walk = Walk(targets.stores, prefix)
+        self._walk = Walk(targets.stores, prefix, away=away)
         self._examiner = Examiner(targets, expired=expired)
         self._totals: Counter[Literal["objects", "deleted", "complete", "short"]] = Counter()
         self._states: dict[str, Counter[ReplicaState]] = {name: Counter() for name in names}
@@ -71,7 +73,7 @@ class _Run:
         self._incomplete: list[ObjectEntry] = []
         self._groups: dict[str, _Tally] = {}
 
-    async def wrong(self) -> AsyncGenerator[tuple[Seen, Mapping[str, FsbackupError]], None]:
+    async def wrong(self) -> AsyncGenerator[tuple[Seen, Away], None]:
         """Yield the keys that must be asked about, and count the others."""
         async with aclosing(self._walk.keys()) as keys:
             async for seen in keys:
@@ -81,7 +83,7 @@ class _Run:
                 else:
                     self._count(seen, states)
 
-    async def ask(self, each: tuple[Seen, Mapping[str, FsbackupError]]) -> None:
+    async def ask(self, each: tuple[Seen, Away]) -> None:
         seen, away = each
         verdict = await self._examiner.examine(seen.key, away, stored(seen))
         if not is_gone(verdict):

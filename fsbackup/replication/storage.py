@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
@@ -14,12 +12,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from fsbackup.backends.base import ErrorMode, SingleBackend, StorageBackend
 from fsbackup.errors import ConfigError
 from fsbackup.keys import check_key, check_prefix
-from fsbackup.loop import run
+from fsbackup.loop import flatten, iterate, run
+from fsbackup.replication import elsewhere
 from fsbackup.replication.batch import Batch, Item, Outcome, SourceLike
+from fsbackup.replication.elsewhere import Elsewhere
 from fsbackup.replication.fetch import Fetched, TreeReport, fetch
 from fsbackup.replication.holdings import SetStatus
 from fsbackup.replication.inspect import ObjectInfo, inspect
 from fsbackup.replication.listing import Listing, ObjectEntry
+from fsbackup.replication.portions import Spread
 from fsbackup.replication.problems import Problem
 from fsbackup.replication.progress import CallbackProgress
 from fsbackup.replication.prune import Options as PruneOptions
@@ -29,6 +30,7 @@ from fsbackup.replication.sample import parse_sample
 from fsbackup.replication.states import Expired
 from fsbackup.replication.status import status
 from fsbackup.replication.verify import VerifyReport, verify
+from fsbackup.replication.walk import Away
 from fsbackup.retention import Retention
 from fsbackup.transfer import remove, restore, upload
 from fsbackup.transfer.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, Spool
@@ -73,6 +75,8 @@ class ReplicatedStorage(StorageBackend):
     retention
         How long each backend keeps its objects, by name; one that is left out keeps everything. Only `prune` acts
         on it; `status`, `verify` and `repair` do not miss what it let go.
+    origin
+        The configuration file that all of this came from, for other processes to open the same set.
 
     Raises
     ------
@@ -93,6 +97,7 @@ class ReplicatedStorage(StorageBackend):
         spool: Spool | None = None,
         stall_timeout: float = DEFAULT_STALL,
         retention: Mapping[str, Retention] | None = None,
+        origin: str | None = None,
     ) -> None:
         super().__init__(name, errors=errors)
         self.backends: Mapping[str, SingleBackend] = {backend.name: backend for backend in backends}
@@ -111,7 +116,7 @@ class ReplicatedStorage(StorageBackend):
         if unknown := ", ".join(sorted(self._retention.keys() - self.backends.keys())):
             raise ConfigError(f"set {name!r}: retention names {unknown}, which the set does not have")
         self._set = ReplicaSet(stores, copies, part_size, memory, spool, stall_timeout)
-        self._origin: tuple[str, str] | None = None
+        self._origin = (os.path.abspath(origin), name) if origin is not None else None
 
     @classmethod
     def from_config(
@@ -128,9 +133,7 @@ class ReplicatedStorage(StorageBackend):
         """
         from fsbackup.factory import open_set
 
-        store = open_set(path, name, errors=errors)
-        store._origin = (os.path.abspath(os.fspath(path)), name)
-        return store
+        return open_set(path, name, errors=errors)
 
     @property
     def replica_set(self) -> ReplicaSet:
@@ -197,7 +200,7 @@ class ReplicatedStorage(StorageBackend):
             overwrite=overwrite,
             progress=lambda item: self._progress(make(item.source, item.key), item.source, item.key),
         )
-        return _flatten(_iterate(batch.run(todo), 1))
+        return flatten(iterate(batch.run(todo), 1))
 
     def restore(
         self,
@@ -287,7 +290,7 @@ class ReplicatedStorage(StorageBackend):
         Streams: a million objects need no million entries in memory. A replica that cannot be listed is
         ``"unknown"`` in the entries and logged; when none can, `NoHealthyReplicaError` is raised.
         """
-        return _iterate(Listing(self._set, check_prefix(prefix)).entries(), _PAGE)
+        return iterate(Listing(self._set, check_prefix(prefix)).entries(), _PAGE)
 
     def stat(self, remote_path: str) -> ObjectInfo:
         """Return what one object is, and what every replica has of it: from manifests and metadata, not the data.
@@ -310,6 +313,7 @@ class ReplicatedStorage(StorageBackend):
         adopt: bool = False,
         expired: Expired | None = None,
         hear: Callable[[Step], None] | None = None,
+        spread: Spread | None = None,
     ) -> RepairReport:
         """Make right what is wrong with the objects at or below `prefix`, from replicas that prove them.
 
@@ -330,18 +334,19 @@ class ReplicatedStorage(StorageBackend):
             missing there. By default the set's `retention` answers, from one more walk over the whole set.
         hear
             Hears of every step as it is done, on the I/O thread.
+        spread
+            Other processes that do it, such as a `fsbackup.distributed.Cluster`; for a set `from_config` only.
 
         Raises
         ------
         NoHealthyReplicaError
             When no replica can be listed.
         """
-        options = Options(check_prefix(prefix), dry_run, deep, adopt)
-
-        async def work() -> RepairReport:
-            return await repair(self._set, replace(options, expired=await self._expected(expired)), hear)
-
-        return run(work())
+        known, away = run(self._expecting(expired))
+        options = Options(check_prefix(prefix), dry_run, deep, adopt, known, away)
+        if spread is not None:
+            return elsewhere.repair(self._set, self._elsewhere(spread), options, hear)
+        return run(repair(self._set, options, hear))
 
     def prune(
         self, prefix: str = "", *, dry_run: bool = True, hear: Callable[[PruneStep], None] | None = None
@@ -406,12 +411,8 @@ class ReplicatedStorage(StorageBackend):
         """
         age = None if max_age is None else max_age.total_seconds()
         checked = check_prefix(prefix)
-
-        async def work() -> SetStatus:
-            known = await self._expected(expired)
-            return await status(self._set, checked, depth=depth, max_age=age, expired=known)
-
-        return run(work())
+        known, away = run(self._expecting(expired))
+        return run(status(self._set, checked, depth=depth, max_age=age, expired=known, away=away))
 
     def verify(
         self,
@@ -421,6 +422,7 @@ class ReplicatedStorage(StorageBackend):
         sample: str | None = None,
         expired: Expired | None = None,
         hear: Callable[[Problem], None] | None = None,
+        spread: Spread | None = None,
     ) -> VerifyReport:
         """Examine every object at or below `prefix` on every replica; change nothing.
 
@@ -437,6 +439,8 @@ class ReplicatedStorage(StorageBackend):
             As for `repair`.
         hear
             Gets each problem as it is found, on another thread.
+        spread
+            As for `repair`.
 
         Raises
         ------
@@ -447,16 +451,31 @@ class ReplicatedStorage(StorageBackend):
         """
         share = None if sample is None else parse_sample(sample)
         checked = check_prefix(prefix)
+        known, away = run(self._expecting(expired))
+        if spread is not None:
+            return elsewhere.verify(
+                self._set,
+                self._elsewhere(spread),
+                checked,
+                deep=deep,
+                sample=share,
+                hear=hear,
+                expired=known,
+                away=away,
+            )
+        return run(verify(self._set, checked, deep=deep, sample=share, hear=hear, expired=known, away=away))
 
-        async def work() -> VerifyReport:
-            known = await self._expected(expired)
-            return await verify(self._set, checked, deep=deep, sample=share, hear=hear, expired=known)
+    async def _expecting(self, given: Expired | None) -> tuple[Expired | None, Away]:
+        """Return what tells what each backend's retention let go, and the replicas that this finds away."""
+        return (given, {}) if given else await expected(self._set, self._retention)
 
-        return run(work())
-
-    async def _expected(self, given: Expired | None) -> Expired | None:
-        """Return what tells what each backend's retention let go: what the caller gave, or the set's own."""
-        return given or await expected(self._set, self._retention)
+    def _elsewhere(self, spread: Spread) -> Elsewhere:
+        if self._origin is None:
+            raise ConfigError(
+                f"set {self.name!r}: only a set from a configuration file can be opened by other processes",
+                hint="use ReplicatedStorage.from_config",
+            )
+        return Elsewhere(spread, *self._origin)
 
     async def _replicate(
         self, source: SourceLike, key: str, overwrite: bool, progress: CallbackProgress | None
@@ -496,27 +515,3 @@ def _hear(callback: Callback | None) -> Callable[[int, int], None] | None:
         callback.absolute_update(so_far)
 
     return hear
-
-
-def _iterate(source: AsyncGenerator[T, None], page: int) -> Generator[T, None, None]:
-    """Walk an asynchronous generator from synchronous code, `page` values per step."""
-
-    async def step() -> list[T]:
-        values: list[T] = []
-        async for value in source:
-            values.append(value)
-            if len(values) == page:
-                break
-        return values
-
-    try:
-        while values := run(step()):
-            yield from values
-    finally:
-        run(source.aclose())
-
-
-def _flatten(pages: Generator[list[T], None, None]) -> Iterator[T]:
-    with closing(pages):
-        for page in pages:
-            yield from page

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fsbackup.errors import FsbackupError
-from fsbackup.replication.compare import stored
 from fsbackup.replication.examine import Examiner
+from fsbackup.replication.portions import Part, Portion, Question, questions
 from fsbackup.replication.problems import FINE, Problem, is_gone, is_short, problems
 from fsbackup.replication.sample import Sample
 from fsbackup.replication.spread import for_each
 from fsbackup.replication.states import Expired, Verdict
-from fsbackup.replication.walk import Seen, Walk
+from fsbackup.replication.walk import Away, Walk
+from fsbackup.transfer.outages import Outages
 from fsbackup.transfer.replicas import ReplicaSet
 from fsbackup.transfer.results import Status
 
@@ -39,6 +38,10 @@ class BackendVerified:
 
     states: Mapping[str, int]
     error: str | None
+
+    def plus(self, other: BackendVerified) -> BackendVerified:
+        """Return it with other objects added."""
+        return BackendVerified(Counter(self.states) + Counter(other.states), self.error)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain JSON types."""
@@ -91,6 +94,19 @@ class VerifyReport:
     def __bool__(self) -> bool:
         return self.status != "failed"
 
+    def plus(self, other: VerifyReport) -> VerifyReport:
+        """Return this report with what was found of other objects added."""
+        return replace(
+            self,
+            objects=self.objects + other.objects,
+            complete=self.complete + other.complete,
+            short=self.short + other.short,
+            found=self.found + other.found,
+            problems=(self.problems + other.problems)[:NAMED],
+            backends={name: each.plus(other.backends[name]) for name, each in self.backends.items()},
+            bytes_read=self.bytes_read + other.bytes_read,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON types."""
         return {
@@ -117,8 +133,9 @@ async def verify(
     sample: Sample | None = None,
     hear: Hear | None = None,
     expired: Expired | None = None,
+    away: Away | None = None,
 ) -> VerifyReport:
-    """Examine every object at or below `prefix`; `hear` gets each problem at once.
+    """Examine every object at or below `prefix`; `hear` gets each problem at once, and who is `away` is not asked.
 
     Raises
     ------
@@ -126,57 +143,68 @@ async def verify(
         When no replica can be listed.
     """
     started = asyncio.get_running_loop().time()
-    run = _Run(targets, prefix, sample, Examiner(targets, deep=deep, expired=expired), hear)
-    await for_each(run.keys(), run.examine, WORKERS)
-    named = tuple(sorted(run.problems, key=lambda each: (each.key, each.backend)))
-    return VerifyReport(
-        prefix=prefix,
-        deep=deep,
-        sample=str(sample) if sample else None,
-        objects=run.totals["objects"],
-        complete=run.totals["complete"],
-        short=run.totals["short"],
-        found=run.totals["found"],
-        problems=named,
-        backends=run.backends(),
-        bytes_read=run.totals["bytes"],
-        seconds=asyncio.get_running_loop().time() - started,
-    )
+    walk = Walk(targets.stores, prefix, away=away)
+    run = _Run(targets, Examiner(targets, deep=deep, expired=expired), hear)
+    await for_each(questions(walk, sample.takes if sample else None), run.examine, WORKERS)
+    asked = blank(targets, prefix, deep=deep, sample=sample)
+    return finished(run.report(asked), walk.errors, asyncio.get_running_loop().time() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyTask:
+    """Verifies portions; see `fsbackup.replication.portions`."""
+
+    deep: bool
+
+    async def __call__(
+        self, targets: ReplicaSet, outages: Outages, portion: Portion
+    ) -> Part[VerifyReport, Problem]:
+        """Examine a portion's objects."""
+        heard: list[Problem] = []
+        examiner = Examiner(targets, deep=self.deep, expired=portion.is_expired, outages=outages)
+        run = _Run(targets, examiner, heard.append)
+        await for_each(portion.asked(), run.examine, WORKERS)
+        return Part(run.report(blank(targets, "", deep=self.deep, sample=None)), tuple(heard))
+
+
+def blank(targets: ReplicaSet, prefix: str, *, deep: bool, sample: Sample | None) -> VerifyReport:
+    """Return the report on nothing, to which others are added."""
+    backends = {store.name: BackendVerified({}, None) for store in targets.stores}
+    return VerifyReport(prefix, deep, str(sample) if sample else None, 0, 0, 0, 0, (), backends, 0, 0.0)
+
+
+def finished(report: VerifyReport, errors: Away, seconds: float) -> VerifyReport:
+    """Return the report at the end of a walk, which says what could not be listed."""
+    backends = {
+        name: BackendVerified(dict(sorted(each.states.items())), str(errors[name]) if name in errors else None)
+        for name, each in report.backends.items()
+    }
+    named = tuple(sorted(report.problems, key=lambda each: (each.key, each.backend)))
+    return replace(report, backends=backends, problems=named, seconds=seconds)
 
 
 class _Run:
-    def __init__(
-        self, targets: ReplicaSet, prefix: str, sample: Sample | None, examiner: Examiner, hear: Hear | None
-    ) -> None:
-        self.problems: list[Problem] = []
-        self.totals: Counter[str] = Counter()
+    def __init__(self, targets: ReplicaSet, examiner: Examiner, hear: Hear | None) -> None:
+        self._problems: list[Problem] = []
+        self._totals: Counter[str] = Counter()
         self._states: dict[str, Counter[str]] = {store.name: Counter() for store in targets.stores}
         self._min_copies = targets.min_copies
-        self._walk = Walk(targets.stores, prefix)
-        self._sample = sample
         self._examiner = examiner
         self._hear = hear
 
-    async def keys(self) -> AsyncGenerator[tuple[Seen, Mapping[str, FsbackupError]], None]:
-        """Yield the keys to examine, each with the replicas that cannot be listed."""
-        async with aclosing(self._walk.keys()) as keys:
-            async for seen in keys:
-                if self._sample is None or self._sample.takes(seen.key):
-                    yield seen, self._walk.errors
-
-    async def examine(self, each: tuple[Seen, Mapping[str, FsbackupError]]) -> None:
-        seen, away = each
-        verdict = await self._examiner.examine(seen.key, away, stored(seen))
-        self.totals["bytes"] += verdict.bytes_read
+    async def examine(self, each: tuple[Question, Away]) -> None:
+        question, away = each
+        verdict = await self._examiner.examine(question.key, away, question.stored)
+        self._totals["bytes"] += verdict.bytes_read
         if is_gone(verdict):
             return  # it was removed since it was listed, or only the note of its delete is left
         self._count(verdict)
         for problem in problems(verdict):
             if problem.backend in away:
                 continue  # that it cannot be listed is said once
-            self.totals["found"] += 1
-            if len(self.problems) < NAMED:
-                self.problems.append(problem)
+            self._totals["found"] += 1
+            if len(self._problems) < NAMED:
+                self._problems.append(problem)
             if self._hear is not None:
                 self._hear(problem)
 
@@ -184,16 +212,22 @@ class _Run:
         for name, state in verdict.states.items():
             self._states[name][state] += not (verdict.deleted and state == "missing")
         if not verdict.deleted:
-            self.totals["objects"] += 1
-            self.totals["complete"] += FINE.issuperset(verdict.states.values())
-            self.totals["short"] += is_short(verdict, self._min_copies)
+            self._totals["objects"] += 1
+            self._totals["complete"] += FINE.issuperset(verdict.states.values())
+            self._totals["short"] += is_short(verdict, self._min_copies)
 
-    def backends(self) -> dict[str, BackendVerified]:
-        errors = self._walk.errors
-        return {
-            name: BackendVerified(
-                {state: n for state, n in sorted(states.items()) if n},
-                str(errors[name]) if name in errors else None,
-            )
-            for name, states in self._states.items()
-        }
+    def report(self, asked: VerifyReport) -> VerifyReport:
+        """Return what was found, of what was `asked`."""
+        return replace(
+            asked,
+            objects=self._totals["objects"],
+            complete=self._totals["complete"],
+            short=self._totals["short"],
+            found=self._totals["found"],
+            problems=tuple(self._problems),
+            backends={
+                name: BackendVerified({state: n for state, n in states.items() if n}, None)
+                for name, states in self._states.items()
+            },
+            bytes_read=self._totals["bytes"],
+        )

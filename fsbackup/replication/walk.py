@@ -21,6 +21,10 @@ log = logging.getLogger("fsbackup.storage")
 _PAGE = 1000
 
 
+#: Replicas that cannot be listed or asked, by name, and why.
+Away = Mapping[str, FsbackupError]
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """What one replica lists of a key: its data object and its record, None where it lists none."""
@@ -47,10 +51,20 @@ class Walk:
     records
         List manifests and tombstones too: half the requests without. A key of which only a record is left is
         then not seen.
+    away
+        Replicas not to list, by name, and why: an earlier walk waited for them.
     """
 
-    def __init__(self, stores: Sequence[ObjectStore], prefix: str, *, records: bool = True) -> None:
-        self._replicas = [_Replica(store, prefix, records=records) for store in stores]
+    def __init__(
+        self,
+        stores: Sequence[ObjectStore],
+        prefix: str,
+        *,
+        records: bool = True,
+        away: Away | None = None,
+    ) -> None:
+        errors = away or {}
+        self._replicas = [_Replica(each, prefix, records=records, error=errors.get(each.name)) for each in stores]
 
     @property
     def errors(self) -> dict[str, FsbackupError]:
@@ -113,9 +127,9 @@ class LateRecords:
 class _Replica:
     """One replica's place in the walk: the heads of its listings."""
 
-    def __init__(self, store: ObjectStore, prefix: str, *, records: bool) -> None:
+    def __init__(self, store: ObjectStore, prefix: str, *, records: bool, error: FsbackupError | None) -> None:
         self.name = store.name
-        self.error: FsbackupError | None = None
+        self.error = error
         self.order = b""
         self.key = ""
         below = _below(prefix)
@@ -124,9 +138,10 @@ class _Replica:
         self._listings = [self._data, *([self._records] if self._records else [])]
 
     async def start(self) -> None:
-        for listing in self._listings:
-            listing.start()
-        await self._advance(b"")
+        if self.error is None:
+            for listing in self._listings:
+                listing.start()
+            await self._advance(b"")
 
     async def pass_by(self, order: bytes) -> None:
         """Move past the key of this order."""

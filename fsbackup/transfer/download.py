@@ -19,6 +19,7 @@ from fsbackup.manifest import Manifest, Tombstone
 from fsbackup.objects import ObjectStat, ObjectStore
 from fsbackup.sizing import MIB
 from fsbackup.transfer import records, versions
+from fsbackup.transfer.outages import Outages
 from fsbackup.transfer.records import Finding
 from fsbackup.transfer.replicas import DEFAULT_MEMORY, DEFAULT_STALL
 from fsbackup.transfer.stripes import Stripes
@@ -137,9 +138,16 @@ class Reading:
 
 
 async def locate(
-    stores: tuple[ObjectStore, ...], key: str, *, memory: int = DEFAULT_MEMORY, stall: float = DEFAULT_STALL
+    stores: tuple[ObjectStore, ...],
+    key: str,
+    *,
+    memory: int = DEFAULT_MEMORY,
+    stall: float = DEFAULT_STALL,
+    outages: Outages | None = None,
 ) -> Reading:
     """Find out what `key` is and which replicas to read it from; `memory` and `stall` are those of `Reading`.
+
+    With `outages`, what was found out about the stores before counts, and is not logged again.
 
     Raises
     ------
@@ -148,9 +156,11 @@ async def locate(
     NoHealthyReplicaError
         When none has it and not all could be asked.
     """
-    findings = await records.survey_in_time(stores, key)
+    findings = await records.survey_in_time(stores, key, outages.find if outages is not None else None)
     top = versions.newest(finding.record for finding in findings)
     errors = {f.store.name: f.error for f in findings if f.error is not None}
+    for name, error in errors.items() if outages is None else ():
+        log.warning("download of %s goes on without %s: %s", key, name, error)
     if versions.contradicts([finding.record for finding in findings], top):
         log.warning(
             "%s has two contents under generation %d: one of them is read", key, top.generation if top else 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from fsbackup.errors import (
     BackendUnavailableError,
@@ -62,16 +64,21 @@ class Finding:
         return self.stat.size == own.size and (not known or own.etag == self.stat.etag)
 
 
+#: Asks one store what it knows of a key; an outage is in what it returns.
+Ask = Callable[[ObjectStore, str], Coroutine[Any, Any, Finding]]
+
+
 async def survey(stores: tuple[ObjectStore, ...], key: str) -> list[Finding]:
     """Ask all stores at once what they know of `key`; each answers or fails for itself."""
     return list(await asyncio.gather(*(find(store, key) for store in stores)))
 
 
-async def survey_in_time(stores: tuple[ObjectStore, ...], key: str) -> list[Finding]:
-    """Ask all stores, but do not let a slow one hold up a reader once another has shown a manifest."""
+async def survey_in_time(stores: tuple[ObjectStore, ...], key: str, ask: Ask | None = None) -> list[Finding]:
+    """Ask all stores (by `find`, or by `ask`), but do not let a slow one hold up a reader once another has shown a
+    manifest."""
     clock = asyncio.get_running_loop().time
-    started = clock()
-    asked = {asyncio.create_task(find(store, key)): store for store in stores}
+    started, ask = clock(), ask or find
+    asked = {asyncio.create_task(ask(store, key)): store for store in stores}
     waiting, rest = set(asked), None
     while waiting:
         done, waiting = await asyncio.wait(waiting, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
@@ -83,12 +90,21 @@ async def survey_in_time(stores: tuple[ObjectStore, ...], key: str) -> list[Find
         task.cancel()
     if waiting:
         await asyncio.wait(waiting)
-    return [_late(store) if task.cancelled() else task.result() for task, store in asked.items()]
+    return [
+        Finding(store, error=late(store, key)) if task.cancelled() else task.result()
+        for task, store in asked.items()
+    ]
 
 
-def _late(store: ObjectStore) -> Finding:
-    error = BackendUnavailableError("did not answer in time", backend=store.name, operation="stat")
-    return Finding(store, error=error)
+def late(store: ObjectStore, key: str) -> BackendUnavailableError:
+    """Return the error for a store that a reader did not wait for any longer."""
+    return BackendUnavailableError(
+        "did not answer in time, and another replica did",
+        backend=store.name,
+        operation="stat",
+        key=key,
+        hint=f"check {store.location}",
+    )
 
 
 async def find(store: ObjectStore, key: str, *, with_stat: bool = True) -> Finding:

@@ -18,6 +18,7 @@ from fsbackup.keys import TEMP_SUFFIX
 from fsbackup.manifest import Manifest
 from fsbackup.sizing import MIB
 from fsbackup.transfer.download import Reading, locate, same_beginning, successor
+from fsbackup.transfer.outages import Outages
 from fsbackup.transfer.replicas import ReplicaSet
 from fsbackup.transfer.results import DownloadReport
 
@@ -30,12 +31,19 @@ _FLUSH = 64 * MIB
 
 
 async def download(
-    targets: ReplicaSet, key: str, target: Path, *, progress: Hear | None = None, keep: bool = False
+    targets: ReplicaSet,
+    key: str,
+    target: Path,
+    *,
+    progress: Hear | None = None,
+    keep: bool = False,
+    outages: Outages | None = None,
 ) -> DownloadReport:
     """Read `key` into the file `target`, replacing it only when everything has arrived and is proven.
 
     `progress` hears (bytes so far, all bytes). Modification time and mode are those of the file that was
     backed up, where the manifest knows them. With `keep`, a file that has exactly these bytes is left as it is.
+    `outages` is what is known of the stores by those who restore many.
 
     Raises
     ------
@@ -46,7 +54,7 @@ async def download(
     """
     started = asyncio.get_running_loop().time()
     clock = asyncio.get_running_loop().time
-    reading = await _locate(targets, key)
+    reading = await _locate(targets, key, outages)
     if keep and reading.manifest is not None and await asyncio.to_thread(_is_there, target, reading.manifest):
         return _report(reading, reading.manifest.sha256, clock() - started, already=True)
     async with _temp_beside(target) as file:
@@ -83,8 +91,8 @@ async def read_range(targets: ReplicaSet, key: str, start: int, end: int | None)
     return await reading.range(start, reading.size if end is None else end)
 
 
-async def _locate(targets: ReplicaSet, key: str) -> Reading:
-    return await locate(targets.stores, key, memory=targets.memory, stall=targets.stall)
+async def _locate(targets: ReplicaSet, key: str, outages: Outages | None = None) -> Reading:
+    return await locate(targets.stores, key, memory=targets.memory, stall=targets.stall, outages=outages)
 
 
 class _Copy(ABC):

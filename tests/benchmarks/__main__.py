@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.benchmarks import __doc__ as about
 from tests.benchmarks.arena import Arena, arena
+from tests.benchmarks.away import away
 from tests.benchmarks.large import lag, memory, upload
 from tests.benchmarks.restore import restore
 from tests.benchmarks.small import small
@@ -23,6 +24,7 @@ _BENCHMARKS: dict[str, Benchmark] = {
     "restore": lambda place, given: restore(place, given.size, given.rounds),
     "memory": lambda place, _: memory(place),
     "lag": lambda place, _: lag(place),
+    "away": lambda place, _: away(place),
 }
 
 

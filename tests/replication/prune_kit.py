@@ -144,7 +144,7 @@ def prune_later(
 
 def expected_later(store: ReplicatedStorage, rules: Mapping[str, Retention] = RULES) -> Expired | None:
     """Return what has expired by then."""
-    return run(expected(store.replica_set, rules, time.time() + LATER))
+    return run(expected(store.replica_set, rules, time.time() + LATER))[0]
 
 
 def content(key: str) -> bytes:

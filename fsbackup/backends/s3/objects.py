@@ -104,6 +104,7 @@ class S3Objects(ObjectStore):
             wants_md5=True,
             removes_versions=profile.removes_versions,
             content_etags="all" if profile.multipart_etag_is_md5 else "single",
+            everywhere=True,
         )
 
     @property

@@ -7,15 +7,17 @@ from contextlib import aclosing
 
 from fsbackup.replication.prune.plans import Clock, Plans
 from fsbackup.replication.states import Expired
-from fsbackup.replication.walk import Walk
+from fsbackup.replication.walk import Away, Walk
 from fsbackup.retention import Retention
 from fsbackup.transfer.replicas import ReplicaSet
 
 
 async def expected(
     targets: ReplicaSet, rules: Mapping[str, Retention], now: float | None = None
-) -> Expired | None:
-    """Return what tells whether a backend's retention let a key go, None when no backend has one.
+) -> tuple[Expired | None, Away]:
+    """Return what tells whether a backend's retention let a key go (None when no backend has one).
+
+    And, by name, why replicas could not be listed for that: nobody has to wait for them a second time.
 
     It costs a walk over the whole set, whose series say what is left of them. What cannot be listed makes less
     expire. A clock that is behind does not stop it: it lets go nothing.
@@ -34,8 +36,9 @@ async def expected(
     """
     plans = Plans(rules, Clock(now))
     if not plans:
-        return None
-    async with aclosing(Walk(targets.stores, "").keys()) as keys:
+        return None, {}
+    walk = Walk(targets.stores, "")
+    async with aclosing(walk.keys()) as keys:
         async for seen in keys:
             plans.see(seen, own=False)
-    return lambda backend, key, when: not plans.misses(backend, key, [when])
+    return (lambda backend, key, when: not plans.misses(backend, key, [when])), walk.errors

@@ -1,11 +1,13 @@
 """`repair`: what `verify` finds, made right from replicas that prove it.
 
 - `evidence` is what a decision needs: the verdict, announcements, and what doubtful data really is;
-- `plan` decides, purely; `act` does one round of it; `run` walks the set and counts;
+- `plan` decides, purely; `act` does one round of it, `mend` as many as an object needs, and counts;
+- `garbage` is what unfinished writes left; `run` walks the set;
 - `results` is what they say.
 """
 
+from fsbackup.replication.repair.mend import Options
 from fsbackup.replication.repair.results import Action, RepairReport, Step
-from fsbackup.replication.repair.run import Options, repair
+from fsbackup.replication.repair.run import repair
 
 __all__ = ["Action", "Options", "RepairReport", "Step", "repair"]

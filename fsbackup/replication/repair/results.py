@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fsbackup.transfer.results import Status
@@ -146,6 +147,26 @@ class RepairReport:
 
     def __bool__(self) -> bool:
         return self.status != "failed"
+
+    @classmethod
+    def blank(cls, prefix: str, *, dry_run: bool, deep: bool) -> RepairReport:
+        """Return the report on nothing, to which others are added."""
+        return cls(prefix, dry_run, deep, 0, {}, 0, 0, 0, 0, {}, 0, 0.0, ())
+
+    def plus(self, other: RepairReport) -> RepairReport:
+        """Return this report with what was done to other objects added."""
+        return replace(
+            self,
+            objects=self.objects + other.objects,
+            done=Counter(self.done) + Counter(other.done),
+            failed=self.failed + other.failed,
+            left=self.left + other.left,
+            short=self.short + other.short,
+            lost=self.lost + other.lost,
+            away={**other.away, **self.away},
+            bytes_sent=self.bytes_sent + other.bytes_sent,
+            steps=(self.steps + other.steps)[:NAMED],
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON types."""

@@ -1,0 +1,119 @@
+"""Verify and repair whose work on single objects other processes do: who walks here also counts, and tells."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fsbackup.loop import iterate, run
+from fsbackup.replication import places
+from fsbackup.replication.portions import Part, Portion, Question, Spread, Task, Work, portions, questions
+from fsbackup.replication.problems import Problem
+from fsbackup.replication.repair.garbage import announcements
+from fsbackup.replication.repair.mend import Mender, Options
+from fsbackup.replication.repair.results import Hear as HearStep
+from fsbackup.replication.repair.results import RepairReport
+from fsbackup.replication.repair.run import RepairTask, tidy
+from fsbackup.replication.sample import Sample
+from fsbackup.replication.states import Expired
+from fsbackup.replication.verify import Hear as HearProblem
+from fsbackup.replication.verify import VerifyReport, VerifyTask, blank, finished
+from fsbackup.replication.walk import Away, Walk
+from fsbackup.transfer.replicas import ReplicaSet
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Other processes that can open the same set.
+
+    Parameters
+    ----------
+    spread
+        Has them do work.
+    path, name
+        The configuration file that they read, and the set in it.
+    """
+
+    spread: Spread
+    path: str
+    name: str
+
+    @contextmanager
+    def parts(
+        self, task: Task[Any, Any], found: tuple[places.Place, ...], cut: Iterator[Portion]
+    ) -> Generator[Iterator[Part[Any, Any]], None, None]:
+        """Yield what comes of each portion."""
+        work = Work(self.path, self.name, task, found, secrets.token_hex(8))
+        with closing(self.spread(work, cut)) as parts:
+            yield parts
+
+
+def verify(
+    targets: ReplicaSet,
+    elsewhere: Elsewhere,
+    prefix: str,
+    *,
+    deep: bool,
+    sample: Sample | None,
+    hear: HearProblem | None,
+    expired: Expired | None,
+    away: Away,
+) -> VerifyReport:
+    """Verify as `fsbackup.replication.verify.verify` does, from synchronous code."""
+    started = time.monotonic()
+    found, errors = run(places.look(targets.stores, away))
+    walk = Walk(targets.stores, prefix, away=errors)
+    report = blank(targets, prefix, deep=deep, sample=sample)
+    asked = questions(walk, sample.takes if sample else None)
+    with _cut(targets, asked, expired) as cut, elsewhere.parts(VerifyTask(deep), found, cut) as parts:
+        part: Part[VerifyReport, Problem]
+        for part in parts:
+            report = report.plus(part.report)
+            _tell(hear, part)
+    return finished(report, walk.errors, time.monotonic() - started)
+
+
+def repair(
+    targets: ReplicaSet, elsewhere: Elsewhere, options: Options, hear: HearStep | None = None
+) -> RepairReport:
+    """Repair as `fsbackup.replication.repair.repair` does, from synchronous code."""
+    started = time.monotonic()
+    found, errors = run(places.look(targets.stores, options.away or {}))
+    pending, errors = run(announcements(targets.stores, options.prefix, errors))
+    walk = Walk(targets.stores, options.prefix, away=errors)
+    task = RepairTask(options.dry_run, options.deep, options.adopt, options.safe_age)
+    report = RepairReport.blank(options.prefix, dry_run=options.dry_run, deep=options.deep)
+    asked = questions(walk, pending=pending)
+    with _cut(targets, asked, options.expired) as cut, elsewhere.parts(task, found, cut) as parts:
+        part: Part[RepairReport, Any]
+        for part in parts:
+            report = report.plus(part.report)
+            _tell(hear, part)
+    report = report.plus(run(_rest(targets, options, hear, report, walk.errors)))
+    return replace(report, seconds=time.monotonic() - started)
+
+
+async def _rest(
+    targets: ReplicaSet, options: Options, hear: HearStep | None, report: RepairReport, errors: Away
+) -> RepairReport:
+    """Do what is done once per set, after all objects."""
+    mender = Mender(targets, options, hear)
+    there = replace(targets, stores=tuple(each for each in targets.stores if each.name not in report.away))
+    return mender.report(await tidy(there, options, mender, errors))
+
+
+def _tell(hear: Callable[[Any], None] | None, part: Part[Any, Any]) -> None:
+    if hear is not None:
+        for each in part.heard:
+            hear(each)
+
+
+def _cut(
+    targets: ReplicaSet, asked: AsyncGenerator[tuple[Question, Away], None], expired: Expired | None
+) -> closing[Generator[Portion, None, None]]:
+    """Yield portions as they are taken; the walk ends with the block."""
+    return closing(iterate(portions(asked, expired, [store.name for store in targets.stores]), 1))

@@ -1,0 +1,158 @@
+"""One of three replicas is away, in each of the ways there are: what that costs each operation.
+
+The yardstick is 1.3 times the healthy time plus one deadline: the longest silence that the backend is allowed
+(`timeout`; waiting for a connection counts as silence).
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+from fsbackup.backends.b2 import BackblazeB2Storage
+from fsbackup.backends.local import LocalStorage
+from fsbackup.backends.r2 import CloudflareR2Storage
+from fsbackup.replication.storage import ReplicatedStorage
+from fsbackup.retention import Retention
+from tests.benchmarks.arena import Arena
+from tests.benchmarks.results import table
+from tests.benchmarks.rounds import show_progress
+from tests.benchmarks.sources import random_file, random_tree
+from tests.servers.dead import DEAD, moved
+from tests.servers.endpoint import S3Endpoint, fresh_bucket
+from tests.servers.faults import Stall, Status, fault_proxy
+
+#: Seconds: the deadline of the backend that is away.
+DEADLINE = 4.0
+_HEALTHY_DEADLINE = 60.0
+_BYTES, _FILES, _EACH = 64 << 20, 400, 16 << 10
+_SHARE = 1.3
+_TREE, _FILE = "tree", "large/file.bin"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one operation took, healthy and with a replica away, in seconds."""
+
+    fault: str
+    operation: str
+    healthy: float
+    away: float
+
+    @property
+    def allowed(self) -> float:
+        """The most that it may take."""
+        return _SHARE * self.healthy + DEADLINE
+
+    def cells(self) -> list[str]:
+        """Return the row of the table."""
+        ratio, verdict = self.away / self.healthy, "yes" if self.away <= self.allowed else "NO"
+        figures = [f"{each:.2f}" for each in (self.healthy, self.away, ratio, self.allowed)]
+        return [f"{self.fault}: {self.operation}", *figures, verdict]
+
+
+class Scene:
+    """A set of three replicas, of which R2 can be moved to where nobody is, and files to store."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.folder = arena.folder / "away"
+        self.large = random_file(arena.folder / "large.bin", _BYTES)
+        names = random_tree(arena.folder / "files", _FILES, _EACH)
+        self.files = [(arena.folder / "files" / name, name) for name in names]
+        self.r2, self.b2 = (fresh_bucket(server) for server in arena.servers)
+        self.count = 0
+
+    def store(self, r2: S3Endpoint, **options: Any) -> ReplicatedStorage:
+        """Return the set, new, with R2 at an endpoint."""
+        places = {"r2": (r2, DEADLINE), "b2": (self.b2, _HEALTHY_DEADLINE)}
+        clouds = [_cloud(name, *place) for name, place in places.items()]
+        return ReplicatedStorage([LocalStorage(self.folder / "local"), *clouds], min_copies=2, **options)
+
+    def fresh(self) -> str:
+        """Return a prefix that nothing has been stored under."""
+        self.count += 1
+        return f"new{self.count}"
+
+    def many(self, store: ReplicatedStorage, prefix: str) -> bool:
+        """Store the small files."""
+        return all([*store.replicate_many([(path, f"{prefix}/{name}") for path, name in self.files])])
+
+    def tree(self, store: ReplicatedStorage) -> bool:
+        """Read the small files back."""
+        target = self.folder / "back"
+        try:
+            return store.restore_tree(_TREE, target).objects == _FILES
+        finally:
+            shutil.rmtree(target)
+
+
+def _cloud(name: str, place: S3Endpoint, timeout: float) -> CloudflareR2Storage | BackblazeB2Storage:
+    options: dict[str, Any] = {
+        "bucket": place.bucket,
+        "access_key_id": place.access_key_id,
+        "secret_access_key": place.secret_access_key,
+        "endpoint_url": place.endpoint_url,
+        "timeout": timeout,
+    }
+    return CloudflareR2Storage(**options) if name == "r2" else BackblazeB2Storage(**options, region=place.region)
+
+
+_RULES = {"local": Retention(max_age=timedelta(days=30), keep_last=7)}
+
+#: What is done with a set; each says whether it went well.
+OPERATIONS: Mapping[str, Callable[[Scene, S3Endpoint], object]] = {
+    "upload": lambda on, r2: on.store(r2).replicate(on.large, f"{on.fresh()}/file.bin"),
+    "upload of many": lambda on, r2: on.many(on.store(r2), on.fresh()),
+    "restore": lambda on, r2: on.store(r2).restore(_FILE, on.folder / "back.bin"),
+    "restore of many": lambda on, r2: on.tree(on.store(r2)),
+    "status": lambda on, r2: on.store(r2).status(_TREE),
+    "status, retention": lambda on, r2: on.store(r2, retention=_RULES).status(_TREE),
+    "verify": lambda on, r2: on.store(r2).verify(_TREE),
+    "verify, retention": lambda on, r2: on.store(r2, retention=_RULES).verify(_TREE),
+    "repair": lambda on, r2: on.store(r2).repair(_TREE),
+    "repair, retention": lambda on, r2: on.store(r2, retention=_RULES).repair(_TREE),
+}
+
+
+def away(arena: Arena) -> tuple[str, dict[str, Any]]:
+    """Measure every operation with every fault."""
+    scene = Scene(arena)
+    assert scene.many(scene.store(scene.r2), _TREE)
+    assert scene.store(scene.r2).replicate(scene.large, _FILE)
+    rows = []
+    for fault in (*DEAD, "503", "goes silent"):
+        for name, operation in OPERATIONS.items():
+            healthy = _seconds(scene, operation, scene.r2)  # each time, beside what is compared with it
+            with _gone(fault, scene.r2) as place:
+                rows.append(Row(fault, name, healthy, _seconds(scene, operation, place)))
+            show_progress(f"{fault}: {name}: {rows[-1].away:.2f} s, healthy {rows[-1].healthy:.2f} s")
+    head = ["", "healthy s", "away s", "ratio", "allowed s", "within"]
+    title = f"away: one of three replicas, deadline {DEADLINE:g} s, allowed {_SHARE} x healthy + deadline"
+    return table(title, head, [row.cells() for row in rows]), {"rows": [asdict(row) for row in rows]}
+
+
+@contextmanager
+def _gone(fault: str, place: S3Endpoint) -> Iterator[S3Endpoint]:
+    """Yield where R2 is now: away from the start, or (``goes silent``) after a few answers."""
+    if fault in DEAD:
+        with DEAD[fault]() as port:
+            yield moved(place, port)
+        return
+    with fault_proxy(place) as proxy:
+        if fault == "503":
+            proxy.add(Status(503, "ServiceUnavailable"))
+        else:
+            proxy.add(Stall(), first=4)
+        yield proxy.endpoint
+
+
+def _seconds(scene: Scene, operation: Callable[[Scene, S3Endpoint], object], place: S3Endpoint) -> float:
+    started = time.monotonic()
+    if not operation(scene, place):
+        raise AssertionError("it did not succeed with the two others")
+    return time.monotonic() - started

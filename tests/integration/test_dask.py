@@ -1,0 +1,340 @@
+"""`verify` and `repair` over a real Dask cluster of processes, which know nothing but the configuration's path."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import distributed
+import pytest
+from distributed.protocol import pickle as wire
+
+import fsbackup
+from fsbackup import LocalStorage, ReplicatedStorage
+from fsbackup.distributed import Cluster
+from fsbackup.errors import ConfigError, ReplicationError
+from fsbackup.loop import run
+from fsbackup.replication import elsewhere, places, portions
+from fsbackup.replication.elsewhere import Elsewhere
+from fsbackup.replication.places import Place
+from fsbackup.replication.repair import Options, Step, repair
+from tests.integration.cli_kit import wait_until
+from tests.servers.endpoint import S3Endpoint, client, fresh_bucket
+from tests.servers.faults import FaultProxy, Hold, Stall, fault_proxy
+
+SECRET_NAMES = ("DASK_TEST_KEY", "DASK_TEST_SECRET")
+OBJECTS = 24
+KEYS = [f"tree/{number:03}" for number in range(OBJECTS)]
+
+CONFIG = """\
+version: 1
+backends:
+  one: {{type: local, path: "{home}/one"}}
+  two: {{type: local, path: "{home}/two"}}
+  r2:
+    type: s3
+    bucket: {bucket}
+    region: us-east-1
+    endpoint_url: {endpoint}
+    access_key_id: "${{DASK_TEST_KEY}}"
+    secret_access_key: "${{DASK_TEST_SECRET}}"
+    timeout: 20s
+replication:
+  triple: {{backends: [one, two, r2], min_copies: 2}}
+"""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A set in two directories and a bucket behind a proxy, its configuration, and a cluster that is there."""
+
+    home: Path
+    proxy: FaultProxy
+    cluster: Any
+    secrets: tuple[str, str]
+
+    @property
+    def config(self) -> Path:
+        return self.home / "config.yaml"
+
+    def store(self) -> ReplicatedStorage:
+        return ReplicatedStorage.from_config(self.config, "triple", errors="raise")
+
+    def spread(self) -> Cluster:
+        return Cluster(self.cluster.scheduler_address)
+
+    def damage(self) -> None:
+        """Make something wrong in each place."""
+        (self.home / "one/tree/003").unlink()
+        (self.home / "two/tree/015").write_bytes(b"rotten".ljust(1000))
+        client(self.proxy.endpoint).delete_object(Bucket=self.proxy.endpoint.bucket, Key="tree/020")
+
+
+@pytest.fixture(scope="module")
+def servers(moto: S3Endpoint) -> Iterator[FaultProxy]:
+    with fault_proxy(fresh_bucket(moto)) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def cluster(servers: FaultProxy) -> Iterator[Any]:
+    """Two workers, processes started afresh; only they and this process have the secrets."""
+    secrets = (servers.endpoint.access_key_id, servers.endpoint.secret_access_key)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            env=dict(zip(SECRET_NAMES, secrets, strict=True)),
+        ) as made,
+    ):
+        for name, value in zip(SECRET_NAMES, secrets, strict=True):
+            patch.setenv(name, value)
+        yield made
+
+
+@pytest.fixture
+def scene(servers: FaultProxy, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    """Return the set with objects everywhere, cut into portions of a few."""
+    monkeypatch.setattr(portions, "KEYS", 2)
+    endpoint = servers.endpoint
+    text = CONFIG.format(home=tmp_path, bucket=endpoint.bucket, endpoint=endpoint.endpoint_url)
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "source").write_bytes(b"x" * 1000)
+    made = Scene(tmp_path, servers, cluster, (endpoint.access_key_id, endpoint.secret_access_key))
+    assert all(made.store().replicate_many([(tmp_path / "source", key) for key in KEYS], overwrite=True))
+    yield made
+    servers.clear()
+    for item in client(endpoint).list_objects_v2(Bucket=endpoint.bucket).get("Contents", []):
+        client(endpoint).delete_object(Bucket=endpoint.bucket, Key=item["Key"])
+
+
+def plain(report: Any) -> dict[str, Any]:
+    """Return a report without its time."""
+    return {name: value for name, value in report.as_dict().items() if name != "seconds"}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_verify_reports_the_same(scene: Scene, deep: bool) -> None:
+    scene.damage()
+    here: list[Any] = []
+    there: list[Any] = []
+    alone = scene.store().verify("tree", deep=deep, hear=here.append)
+    spread = scene.store().verify("tree", deep=deep, hear=there.append, spread=scene.spread())
+    assert spread.found == 3
+    assert plain(spread) == plain(alone)
+    assert {each.key for each in there} == {each.key for each in here} == {"tree/003", "tree/015", "tree/020"}
+
+
+def test_repair_does_the_same_and_clears_up_once(scene: Scene) -> None:
+    """Objects are mended by the workers; a leftover and an announcement without an object, once, from here."""
+    scene.damage()
+    abandoned = scene.home / "one" / "tree" / f".{'0' * 32}.fsbackup-tmp"
+    abandoned.write_bytes(b"never finished")
+    announced = scene.home / "one/.fsbackup/pending/tree/gone"
+    announced.parent.mkdir(parents=True, exist_ok=True)
+    announced.write_bytes(b"{")
+    targets, options = scene.store().replica_set, Options(deep=True, safe_age=0.0)
+    planned = run(repair(targets, replace(options, dry_run=True)))
+    steps: list[Step] = []
+    others = Elsewhere(scene.spread(), str(scene.config), "triple")
+    report = elsewhere.repair(targets, others, options, steps.append)
+    assert dict(report.done) == dict(planned.done) == {"refill": 3, "clear leftover": 1, "clear announcement": 1}
+    assert (report.status, report.objects, report.left) == ("complete", planned.objects, 0)
+    assert len(steps) == len(report.steps) == 5
+    assert {step.outcome for step in steps} == {"done"}
+    assert not abandoned.exists()
+    assert not announced.exists()
+    assert scene.store().verify(deep=True).status == "complete"
+
+
+def test_a_replica_that_is_away_is_known_to_all(scene: Scene) -> None:
+    """It is found here, and no worker waits for it."""
+    scene.proxy.add(Stall())
+    text = scene.config.read_text()
+    scene.config.write_text(text.replace("20s", "1s"))
+    scene.proxy.forget()
+    report = scene.store().verify("tree", spread=scene.spread())
+    assert (report.status, report.objects, report.found) == ("degraded", OBJECTS, 0)
+    assert "no byte moved" in str(report.backends["r2"].error)
+    assert scene.proxy.count() == 1
+
+
+@contextmanager
+def under_way(scene: Scene, key: str) -> Iterator[Any]:
+    """Yield the future of a deep verification that is stuck reading one object while the block runs."""
+    hold = scene.proxy.add(Hold(), on="get", key=key, times=1)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(lambda: scene.store().verify("tree", deep=True, spread=scene.spread()))
+        try:
+            hold.wait_reached(60)
+            yield running
+        finally:
+            hold.release()
+
+
+def test_a_worker_that_dies_costs_nothing(scene: Scene) -> None:
+    """What it had in hand is done by another one; nothing is counted twice. Few portions are taken ahead."""
+    with under_way(scene, "/tree/012") as running, distributed.Client(scene.cluster) as watcher:
+        wait_until(lambda: len(busy(watcher)) == 1)
+        assert len(scene.cluster.scheduler.tasks) <= 4
+        pids = watcher.run(os.getpid)
+        before = scene.proxy.count("get", "tree/012")
+        os.kill(pids[busy(watcher)[0]], signal.SIGKILL)
+        report = running.result(60)
+    assert (report.status, report.objects, report.complete) == ("complete", OBJECTS, OBJECTS)
+    assert report.bytes_read == 3 * OBJECTS * 1000
+    assert scene.proxy.count("get", "tree/012") > before
+
+
+def busy(watcher: Any) -> list[str]:
+    """Return the workers that have something in hand."""
+    return [worker for worker, tasks in watcher.processing().items() if tasks]
+
+
+def test_the_scheduler_gets_no_secret(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+    submit = distributed.Client.submit
+
+    def listening(self: Any, *arguments: Any, **options: Any) -> Any:
+        sent.append(wire.dumps((arguments, options)))
+        return submit(self, *arguments, **options)
+
+    monkeypatch.setattr(distributed.Client, "submit", listening)
+    assert scene.store().repair("tree", deep=True, spread=scene.spread()).status == "complete"
+    assert len(sent) == OBJECTS // 2
+    for secret in scene.secrets:
+        assert not any(secret.encode() in each for each in sent)
+    assert all(str(scene.config).encode() in each for each in sent)
+
+
+def test_a_worker_without_the_configuration_is_named(scene: Scene) -> None:
+    store = scene.store()
+    scene.config.unlink()
+    with pytest.raises(ConfigError, match=r"Dask worker tcp://127\.0\.0\.1:\d+: .*config\.yaml: No such file"):
+        store.verify(spread=scene.spread())
+
+
+def test_a_worker_without_the_secrets_is_named(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONLY_HERE", "x")
+    scene.config.write_text(scene.config.read_text().replace("us-east-1", "${ONLY_HERE}"))
+    with pytest.raises(ConfigError, match=r"(?s)Dask worker tcp://.*ONLY_HERE.*own environment"):
+        scene.store().verify(spread=scene.spread())
+
+
+def test_a_worker_with_another_disk_is_refused(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another machine an empty disk of the same path may be another one; an empty bucket is what it is."""
+    monkeypatch.setattr(places, "this_machine", lambda: "elsewhere/0")
+    assert scene.store().verify(spread=scene.spread()).status == "complete"
+    for item in client(scene.proxy.endpoint).list_objects_v2(Bucket=scene.proxy.endpoint.bucket)["Contents"]:
+        client(scene.proxy.endpoint).delete_object(Bucket=scene.proxy.endpoint.bucket, Key=item["Key"])
+    report = scene.store().repair(spread=scene.spread())
+    assert (report.status, dict(report.done)) == ("complete", {"refill": OBJECTS})
+    shutil.rmtree(scene.home / "two")
+    with pytest.raises(ConfigError, match=r"two: .*/two seems to be another place than on elsewhere: it is empty"):
+        scene.store().repair(spread=scene.spread())
+    assert not (scene.home / "two").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        (Place("local", "/other/path", ("key",), "elsewhere/0"), "it is /other/path there"),
+        (Place("local", "{base}", ("no/such/key",), "elsewhere/0"), "nothing that is listed there is here"),
+        (Place("local", "{base}", (), "elsewhere/0"), "it is empty"),
+        (Place("more", "/x", (), "elsewhere/0"), "other backends"),
+    ],
+)
+def test_another_place_is_told_from_the_same(tmp_path: Path, place: Place, why: str) -> None:
+    disk = LocalStorage(tmp_path, errors="raise")
+    (tmp_path / "source").write_bytes(b"x")
+    there = Place(place.backend, place.location.format(base=tmp_path), place.names, place.machine)
+    with pytest.raises(ConfigError, match=why):
+        run(places.compare([disk.objects], [there]))
+    for same in (("gone", "source"), ("source",)):
+        run(places.compare([disk.objects], [Place("local", str(tmp_path), same, "elsewhere/0")]))
+
+
+def test_a_set_without_a_configuration_cannot_be_sent(tmp_path: Path, cluster: Any) -> None:
+    store = ReplicatedStorage([LocalStorage(tmp_path)], errors="raise")
+    with pytest.raises(ConfigError, match="from_config"):
+        store.verify(spread=Cluster(cluster.scheduler_address))
+
+
+def test_where_there_is_no_scheduler(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsbackup.distributed._CONNECT", 1)
+    with pytest.raises(ReplicationError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        scene.store().verify(spread=Cluster("tcp://127.0.0.1:9"))
+    with pytest.raises(ConfigError, match="tcp://host:8786"):
+        scene.store().verify(spread=Cluster("nonsense://127.0.0.1:9"))
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+def command(scene: Scene, *arguments: str, before: str = "") -> list[str]:
+    code = f"import sys\n{before}\nfrom fsbackup.cli import main\nsys.exit(main())"
+    return [sys.executable, "-c", code, *arguments, "-c", str(scene.config)]
+
+
+def environ() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(fsbackup.__file__).parents[1])}
+
+
+def run_command(scene: Scene, *arguments: str, before: str = "") -> tuple[int, str, str]:
+    done = subprocess.run(
+        command(scene, *arguments, before=before),
+        env=environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_command_prints_the_same(scene: Scene) -> None:
+    scene.damage()
+    address = scene.cluster.scheduler_address
+    for words in (["verify", "--deep"], ["repair", "--deep", "--dry-run"]):
+        code, out, _ = run_command(scene, *words)
+        there, spread, errors = run_command(scene, *words, "--dask", address)
+        assert (there, sorted(spread.splitlines())) == (code, sorted(out.splitlines())), errors
+        assert errors == ""
+    assert code == 3
+
+
+def test_without_the_extra_it_says_what_to_install(scene: Scene) -> None:
+    code, _, errors = run_command(
+        scene, "verify", "--dask", "tcp://127.0.0.1:9", before="sys.modules['distributed'] = None"
+    )
+    assert code == 2
+    assert "pip install 'fsbackup[dask]'" in errors
+
+
+def test_ctrl_c_takes_back_what_is_not_under_way(scene: Scene) -> None:
+    hold = scene.proxy.add(Hold(), on="get", key="/tree/", times=8)
+    arguments = command(scene, "verify", "--deep", "--dask", scene.cluster.scheduler_address)
+    with subprocess.Popen(arguments, env=environ(), stderr=subprocess.PIPE, text=True) as process:
+        try:
+            hold.wait_reached(60)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
+            hold.release()
+        assert process.stderr is not None
+        assert "interrupted" in process.stderr.read()
+    wait_until(lambda: not scene.cluster.scheduler.tasks)
