@@ -62,7 +62,7 @@ class Disk:
 
     def _die(self) -> None:
         if self._step.power:
-            for descriptor in self._unsynced.values():
+            for descriptor in list(self._unsynced.values()):
                 os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.faults.plan import Plan
+from tests.replication.eyes import DiskEye
 from tests.replication.world import World
 from tests.servers.faults import Drop, Fault, LoseResponse, Refuse, Stall, Status, Throttle
 
@@ -26,9 +27,14 @@ def end_outage(world: World) -> None:
     for proxy in world.proxies.values():
         proxy.clear()
         proxy.cut_connections()
-    if _away(world).exists():
+    if away(world):
         world.base.unlink()
         _away(world).rename(world.base)
+
+
+def away(world: World) -> DiskEye | None:
+    """Return an eye for the disk while it is away."""
+    return DiskEye(_away(world)) if _away(world).exists() else None
 
 
 def _away(world: World) -> Path:

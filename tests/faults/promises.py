@@ -42,6 +42,8 @@ class Ledger:
         By key: the one content to be had from now on, since that was promised.
     excused
         By (replica, key): what was damaged, and the only contents it may have; None: any.
+    stays
+        What may stay at (replica, key) in the end, though its retention lets it go.
     bare
         Keys that are being created: for a moment their data has no manifest.
     expiring
@@ -56,15 +58,17 @@ class Ledger:
     seen: dict[str, Seen] = field(default_factory=dict)
     allowed: dict[str, Contents] = field(default_factory=dict)
     due: dict[str, bytes | None] = field(default_factory=dict)
+    stays: set[tuple[str, str]] = field(default_factory=set)
     excused: dict[tuple[str, str], Contents | None] = field(default_factory=dict)
     bare: set[str] = field(default_factory=set)
     expiring: dict[str, frozenset[str]] = field(default_factory=dict)
     theirs: dict[str, dict[str, bytes]] = field(default_factory=dict)
     uploads: dict[str, set[str]] = field(default_factory=dict)
 
-    def look(self) -> None:
-        """Read everything that is anywhere."""
-        self.seen = {name: Seen(eye.everything()) for name, eye in self.eyes.items()}
+    def look(self, away: Eye | None = None) -> None:
+        """Read everything that is anywhere; a disk that is away is looked at where it is."""
+        eyes = {**self.eyes, "local": away} if away else self.eyes
+        self.seen = {name: Seen(eye.everything()) for name, eye in eyes.items()}
 
     def wanted(self, key: str) -> Contents:
         """Return what a reader may get."""
@@ -163,7 +167,8 @@ def converged(ledger: Ledger, expired: Mapping[str, set[str]]) -> None:
 def nothing_else(ledger: Ledger, wanted: Mapping[str, set[str]]) -> None:
     """No temp file, announcement, tombstone or unfinished upload of ours is left; and all that is others'."""
     for name, eye in ledger.eyes.items():
-        names = set(ledger.seen[name].objects)
+        staying = {each for at, key in ledger.stays if at == name for each in (key, manifest_name(key))}
+        names = set(ledger.seen[name].objects) - (staying - wanted.get(name, set()))
         assert names == wanted.get(name, set()), (
             f"{name}: left over {sorted(names - wanted.get(name, set()))}, "
             f"gone {sorted(wanted.get(name, set()) - names)}"

@@ -14,7 +14,7 @@ from tests.faults import promises, scene
 from tests.faults.child import MIN_COPIES, RULE, Event, Running, Task, running
 from tests.faults.damage import damage
 from tests.faults.moments import At
-from tests.faults.outages import begin_outage, end_outage
+from tests.faults.outages import away, begin_outage, end_outage
 from tests.faults.plan import FOLDER, KEYS, REPLICAS, Delay, Plan, Request, Thing
 from tests.faults.promises import Contents, told
 from tests.integration.cli_kit import wait_until
@@ -127,12 +127,15 @@ class Round:
         try:
             hurt = damage(eyes[plan.victim], plan.damage, keys, chance, hidden=plan.operation != "prune")
             self._ledger.excused |= {(plan.victim, key): None for key in hurt}
+            if len(plan.ruled) == len(REPLICAS):
+                # Let go by all but the one that could not be believed, it counts as new once it is mended.
+                self._ledger.stays |= {(plan.victim, key) for key in hurt}
         except Exception as error:  # noqa: BLE001 - on the proxy's thread: told by the round
             self._errors.append(error)
 
     def _check(self, events: list[Event]) -> None:
         """Check what was said to be done, and then everything else."""
-        self._ledger.look()
+        self._ledger.look(away(self._world))
         for what, key, names in events:
             self._check_event(what, key, names)
         promises.nothing_torn(self._ledger)
@@ -192,7 +195,7 @@ class Round:
         for key in keys:
             wanted, target = self._ledger.wanted(key), self._world.tmp / "back"
             try:
-                self._store.restore(key, target)
+                report = self._store.restore(key, target)
             except ObjectNotFoundError:
                 assert None in wanted, f"{key} is said to be nowhere"
                 got = None
@@ -204,9 +207,11 @@ class Round:
             else:
                 got = target.read_bytes()
                 target.unlink()
-                assert got in wanted, f"{key} was read as {told(got)}"
-            if self._plan.kind != "mixed" and key not in self._ledger.expiring:
-                self._ledger.due[key] = got  # what was read once does not change by itself
+                assert report.verified or key in self._ledger.bare, f"{key} was read unproven"
+                proven = report.verified or self._plan.kind != "mixed"
+                assert got in wanted or not proven, f"{key} was read as {told(got)}"
+            if self._plan.kind != "mixed" and got == self._after(key) and key not in self._ledger.expiring:
+                self._ledger.due[key] = got  # the new version, once read, is there to stay
 
     def _may_fail(self, wanted: Contents) -> bool:
         """Tell whether an object may not be readable: while one is away, nobody knows that there is none."""
