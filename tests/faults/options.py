@@ -10,7 +10,7 @@ import pytest
 from tests.faults.plan import Kind
 
 #: How many rounds of each kind a run has by default.
-ROUNDS: dict[Kind, int] = {"kill": 204, "damage": 72, "outage": 36, "mixed": 36}
+ROUNDS: dict[Kind, int] = {"kill": 204, "damage": 36, "outage": 36, "mixed": 24}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

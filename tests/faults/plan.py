@@ -21,16 +21,16 @@ HARMS: tuple[Harm, ...] = get_args(Harm)
 REPLICAS = ("local", "r2", "b2")
 #: All objects of a round, of one series, so that the last of them is what retention keeps.
 FOLDER = "backups/full"
-KEYS = tuple(f"{FOLDER}/2025-10-0{day}.sql" for day in range(1, 5))
+KEYS = tuple(f"{FOLDER}/2025-10-0{day}.sql" for day in range(1, 4))
 #: Empty, tiny, one block, several blocks, and in `LARGE` several parts.
 SIZES = (0, 1, 3000, 3000, 70_000, MIB + 7)
 LARGE = (PART + 100, 2 * PART + 1)
 #: About how many requests an S3 replica gets, and how many steps a disk: a few kills come too late on purpose.
 REQUESTS: dict[Operation, int] = {
-    "upload": 20, "overwrite": 40, "delete": 30, "restore": 14, "repair": 40, "prune": 50,
+    "upload": 16, "overwrite": 30, "delete": 22, "restore": 11, "repair": 32, "prune": 36,
 }  # fmt: skip
 STEPS: dict[Operation, int] = {
-    "upload": 30, "overwrite": 45, "delete": 28, "restore": 24, "repair": 30, "prune": 16,
+    "upload": 24, "overwrite": 34, "delete": 20, "restore": 20, "repair": 24, "prune": 11,
 }  # fmt: skip
 
 

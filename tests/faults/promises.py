@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tests.replication.eyes import BucketEye, Eye, Records, manifest_name, proves
+from tests.replication.eyes import PENDING, BucketEye, Eye, Records, manifest_name, proves
 from tests.servers import s3
 from tests.servers.endpoint import client
 
+#: Where ours say which multipart uploads are going on.
+UPLOADS = ".fsbackup/uploads/"
 #: Contents that something may have; None: it is not there.
 Contents = frozenset[bytes | None]
 State = Literal["absent", "deleted", "proven", "bare", "unproven"]
@@ -162,6 +164,16 @@ def converged(ledger: Ledger, expired: Mapping[str, set[str]]) -> None:
                 wanted.setdefault(name, set()).update((key, manifest_name(key)))
         assert len(versions) <= 1, f"{key} is of several versions: {versions}"
     nothing_else(ledger, wanted)
+
+
+def nothing_unfinished(ledger: Ledger) -> None:
+    """An operation that came to its end by itself leaves no temp file, announcement or unfinished upload."""
+    for name, eye in ledger.eyes.items():
+        ours = set(ledger.seen[name].objects) - ledger.theirs.get(name, {}).keys()
+        left = [each for each in ours if each.startswith((PENDING, UPLOADS)) or each.endswith("-tmp")]
+        assert not left, f"{name}: {left} is left by an operation that ended"
+        if isinstance(eye, BucketEye):
+            assert unfinished(eye) == ledger.uploads.get(name, set()), f"unfinished uploads on {name}"
 
 
 def nothing_else(ledger: Ledger, wanted: Mapping[str, set[str]]) -> None:
