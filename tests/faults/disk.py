@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ class Disk:
     def __init__(self, step: Step) -> None:
         self._step = step
         self._count = itertools.count(1)
+        self._lock = threading.RLock()
         #: Files with bytes that only the system's memory has, by device and inode, and a descriptor of each.
         self._unsynced: dict[tuple[int, int], int] = {}
         for name in _CALLS:
@@ -33,20 +35,23 @@ class Disk:
 
     def end(self) -> None:
         """The operation is over: a power cut now must not lose any of what it did."""
-        if self._step.power:
-            self._die()
+        with self._lock:
+            if self._step.power:
+                self._die()
 
     def _counted(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            counts = name != "open" or args[1] & os.O_CREAT
-            if counts and next(self._count) == self._step.number:
-                self._last_words(name, args, original)
-                self._die()
-            self._note(name, args)
-            result = original(*args, **kwargs)
-            if name in ("fsync", "fdatasync"):
-                self._unsynced.pop(_identity(args[0]), None)
-            return result
+            # One at a time: while the power fails, no other thread gets anything done any more.
+            with self._lock:
+                counts = name != "open" or args[1] & os.O_CREAT
+                if counts and next(self._count) == self._step.number:
+                    self._last_words(name, args, original)
+                    self._die()
+                self._note(name, args)
+                result = original(*args, **kwargs)
+                if name in ("fsync", "fdatasync"):
+                    self._unsynced.pop(_identity(args[0]), None)
+                return result
 
         return call
 
@@ -62,7 +67,7 @@ class Disk:
 
     def _die(self) -> None:
         if self._step.power:
-            for descriptor in list(self._unsynced.values()):
+            for descriptor in self._unsynced.values():
                 os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 
