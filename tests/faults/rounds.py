@@ -60,8 +60,9 @@ class Round:
             promises.others_untouched(self._ledger)
             self._restore(KEYS)
             return
-        left = [step.as_dict() for step in report.steps if step.outcome != "done"]
-        assert [each for each in left if each["key"].startswith(FOLDER)] == [], left
+        undone = [step.as_dict() for step in report.steps if step.outcome != "done"]
+        ours = [each for each in undone if each["key"].startswith(FOLDER)]
+        assert not ours, f"repair left {ours}"
         gone = {name: set(self._ledger.expiring) for name in self._plan.ruled}
         promises.converged(self._ledger, gone)
 
