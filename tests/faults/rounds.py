@@ -26,7 +26,7 @@ from tests.servers.endpoint import client
 #: Seconds after which an operation that goes on has hung.
 _PATIENCE = 60.0
 #: Seconds of silence that are a stall: short where a round has one.
-_TIMEOUT = {"stall": 1.0}
+_TIMEOUT = {"stall": 3.0}
 
 
 class Round:
