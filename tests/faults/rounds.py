@@ -61,7 +61,8 @@ class Round:
             self._restore(KEYS)
             return
         undone = [step.as_dict() for step in report.steps if step.outcome != "done"]
-        ours = [each for each in undone if each["key"].startswith(FOLDER)]
+        staying = {key for _, key in self._ledger.stays}
+        ours = [each for each in undone if each["key"].startswith(FOLDER) and each["key"] not in staying]
         assert not ours, f"repair left {ours}"
         gone = {name: set(self._ledger.expiring) for name in self._plan.ruled}
         promises.converged(self._ledger, gone)
@@ -132,8 +133,8 @@ class Round:
         try:
             hurt = damage(eyes[plan.victim], plan.damage, keys, chance, hidden=plan.operation != "prune")
             self._ledger.excused |= {(plan.victim, key): None for key in hurt}
-            if len(plan.ruled) == len(REPLICAS):
-                # Let go by all but the one that could not be believed, it counts as new once it is mended.
+            if plan.victim in plan.ruled:
+                # What prune cannot believe it leaves, and once repair has mended that it counts as new.
                 self._ledger.stays |= {(plan.victim, key) for key in hurt}
         except Exception as error:  # noqa: BLE001 - on the proxy's thread: told by the round
             self._errors.append(error)
@@ -212,7 +213,8 @@ class Round:
             else:
                 got = target.read_bytes()
                 target.unlink()
-                assert report.verified or key in self._ledger.bare, f"{key} was read unproven"
+                bare = key in self._ledger.bare or (self._plan.victim, key) in self._ledger.stays
+                assert report.verified or bare, f"{key} was read unproven"
                 proven = report.verified or self._plan.kind != "mixed"
                 assert got in wanted or not proven, f"{key} was read as {told(got)}"
             if self._plan.kind != "mixed" and got == self._after(key) and key not in self._ledger.expiring:
