@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["tests.servers.fixtures"]
+pytest_plugins = ["tests.servers.fixtures", "tests.faults.options"]
 
 #: The beginnings of the reasons for which a test may be left out where everything has to run.
 _ALLOWED_SKIPS = ("needs the right to mount", "only measured on request")

@@ -14,7 +14,9 @@ from tests.replication.prune_kit import prune_later
 from tests.replication.world import Places
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload([__name__, "s3fs", "fsbackup.backends.local", "fsbackup.backends.s3"])
+_CONTEXT.set_forkserver_preload(
+    [__name__, "s3fs", "fsbackup.backends.local", "fsbackup.backends.s3", "tests.faults.preload"]
+)
 
 #: The exit code of an operation that Ctrl-C ended.
 INTERRUPTED = 130

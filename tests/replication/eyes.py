@@ -32,32 +32,12 @@ _AGAIN = Retrying(
 )
 
 
-class Eye(ABC):
-    """Looks at one backend's raw content."""
+class Records(ABC):
+    """Reads our records among what is stored."""
 
     @abstractmethod
     def get(self, name: str) -> bytes | None:
         """Return what is stored under a name."""
-
-    @abstractmethod
-    def put(self, name: str, data: bytes) -> None:
-        """Store something behind the library's back."""
-
-    @abstractmethod
-    def drop(self, name: str) -> None:
-        """Remove something behind the library's back."""
-
-    @abstractmethod
-    def names(self) -> set[str]:
-        """Return every name there is, our own records and temp files too."""
-
-    def unfinished(self) -> list[str]:
-        """Return the keys of unfinished multipart uploads."""
-        return []
-
-    def etag(self, name: str) -> str | None:  # noqa: ARG002 - a disk has none
-        """Return the ETag of what is stored, where there is such a thing."""
-        return None
 
     def manifest(self, key: str) -> dict[str, Any] | None:
         """Return the record of a key as parsed JSON."""
@@ -66,10 +46,6 @@ class Eye(ABC):
     def announced(self, key: str) -> dict[str, Any] | None:
         """Return the announced replacement of a key as parsed JSON."""
         return _json(self.get(f"{PENDING}{key}"))
-
-    def set_manifest(self, key: str, fields: dict[str, Any]) -> None:
-        """Store a record, with the checksum that fits it."""
-        self.put(manifest_name(key), json.dumps(sealed(fields)).encode())
 
     def provable(self, key: str) -> bytes | None:
         """Return the content of `key` when one of its records proves it, None when it is absent or deleted.
@@ -84,6 +60,39 @@ class Eye(ABC):
         records = [each for each in (record, self.announced(key)) if each is not None]
         assert not records or any(proves(each, data) for each in records), f"no record of {key!r} fits its data"
         return data
+
+
+class Eye(Records):
+    """Looks at one backend's raw content."""
+
+    @abstractmethod
+    def put(self, name: str, data: bytes) -> None:
+        """Store something behind the library's back."""
+
+    @abstractmethod
+    def drop(self, name: str) -> None:
+        """Remove something behind the library's back."""
+
+    @abstractmethod
+    def names(self) -> set[str]:
+        """Return every name there is, our own records and temp files too."""
+
+    def everything(self) -> dict[str, bytes]:
+        """Return all that is stored, by name."""
+        found = {name: self.get(name) for name in self.names()}
+        return {name: data for name, data in found.items() if data is not None}
+
+    def unfinished(self) -> list[str]:
+        """Return the keys of unfinished multipart uploads."""
+        return []
+
+    def etag(self, name: str) -> str | None:  # noqa: ARG002 - a disk has none
+        """Return the ETag of what is stored, where there is such a thing."""
+        return None
+
+    def set_manifest(self, key: str, fields: dict[str, Any]) -> None:
+        """Store a record, with the checksum that fits it."""
+        self.put(manifest_name(key), json.dumps(sealed(fields)).encode())
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,10 @@ class BucketEye(Eye):
 
     def names(self) -> set[str]:
         return {key.removeprefix(self.prefix) for key in s3.list_keys(self.endpoint, self.prefix)}
+
+    def everything(self) -> dict[str, bytes]:
+        keys = s3.list_keys(self.endpoint, self.prefix)
+        return {key.removeprefix(self.prefix): s3.read_bytes(self.endpoint, key) for key in keys}
 
     def unfinished(self) -> list[str]:
         return [each.key for each in s3.list_uploads(self.endpoint) if each.key.startswith(self.prefix)]

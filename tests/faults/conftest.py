@@ -1,0 +1,16 @@
+"""What the rounds share: servers that answer, and botocore's models in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.warm import remember_models
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_clients() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        remember_models(patch)
+        yield

@@ -1,0 +1,221 @@
+"""The promises, checked by an independent reader: nothing in here, or imported from here, is fsbackup's code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tests.replication.eyes import PENDING, BucketEye, Eye, Records, manifest_name, proves
+from tests.servers import s3
+from tests.servers.endpoint import client
+
+#: Where ours say which multipart uploads are going on.
+UPLOADS = ".fsbackup/uploads/"
+#: Contents that something may have; None: it is not there.
+Contents = frozenset[bytes | None]
+State = Literal["absent", "deleted", "proven", "bare", "unproven"]
+
+
+@dataclass(frozen=True)
+class Seen(Records):
+    """Everything that one replica held at one time, by name."""
+
+    objects: Mapping[str, bytes]
+
+    def get(self, name: str) -> bytes | None:
+        """Return what was stored under a name."""
+        return self.objects.get(name)
+
+
+@dataclass
+class Ledger:
+    """What may be where.
+
+    Attributes
+    ----------
+    eyes
+        The replicas as they are.
+    seen
+        The replicas as they were at the last `look`.
+    allowed
+        By key: the contents that a replica may hold and must prove, and a reader may get.
+    due
+        By key: the one content to be had from now on, since that was promised.
+    excused
+        By (replica, key): what was damaged, and the only contents it may have; None: any.
+    stays
+        What may stay at (replica, key) in the end, though its retention lets it go.
+    bare
+        Keys that are being created: for a moment their data has no manifest.
+    expiring
+        By key: the replicas whose retention lets it go.
+    theirs
+        By replica: what somebody else put there.
+    uploads
+        By replica: the unfinished uploads of somebody else.
+    """
+
+    eyes: Mapping[str, Eye]
+    seen: dict[str, Seen] = field(default_factory=dict)
+    allowed: dict[str, Contents] = field(default_factory=dict)
+    due: dict[str, bytes | None] = field(default_factory=dict)
+    stays: set[tuple[str, str]] = field(default_factory=set)
+    excused: dict[tuple[str, str], Contents | None] = field(default_factory=dict)
+    bare: set[str] = field(default_factory=set)
+    expiring: dict[str, frozenset[str]] = field(default_factory=dict)
+    theirs: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    uploads: dict[str, set[str]] = field(default_factory=dict)
+
+    def look(self, away: Eye | None = None) -> None:
+        """Read everything that is anywhere; a disk that is away is looked at where it is."""
+        eyes = {**self.eyes, "local": away} if away else self.eyes
+        self.seen = {name: Seen(eye.everything()) for name, eye in eyes.items()}
+
+    def wanted(self, key: str) -> Contents:
+        """Return what a reader may get."""
+        if key in self.due:
+            return frozenset({self.due[key]})
+        everywhere = len(self.expiring.get(key, ())) == len(self.eyes)
+        return self.allowed[key] | ({None} if everywhere else set())
+
+    def holdable(self, name: str, key: str) -> Contents:
+        """Return what a replica may hold."""
+        return self.allowed[key] | ({None} if name in self.expiring.get(key, ()) else set())
+
+
+def held(eye: Seen, key: str) -> tuple[State, bytes | None]:
+    """Return what a replica holds under a key, and how far its records prove it."""
+    data, records = eye.get(key), [_record(eye, key, announced=each) for each in (False, True)]
+    if records[0] is not None and records[0].get("kind") == "tombstone":
+        return "deleted", data
+    if data is None:
+        return "absent", None
+    if any(record is not None and proves(record, data) for record in records):
+        return "proven", data
+    return ("bare" if eye.get(manifest_name(key)) is None and records[1] is None else "unproven"), data
+
+
+def _record(eye: Seen, key: str, *, announced: bool) -> dict[str, Any] | None:
+    try:
+        record = eye.announced(key) if announced else eye.manifest(key)
+    except ValueError:
+        return None  # cut off by what we did to it
+    return record if record is not None and record.get("key") == key else None
+
+
+def nothing_torn(ledger: Ledger) -> None:
+    """No replica holds anything under a name but one whole version, which its records prove."""
+    for key in ledger.allowed:
+        for name, eye in ledger.seen.items():
+            allowed = ledger.holdable(name, key)
+            state, data = held(eye, key)
+            where = f"{key} on {name} is {state}, {told(data)}"
+            if (name, key) in ledger.excused:
+                only = ledger.excused[name, key]
+                assert only is None or data in only, f"torn: {where}"
+                continue
+            assert data in allowed or (state == "deleted" and data is None), f"torn: {where}"
+            assert state != "unproven", f"nothing proves it: {where}"
+            assert state != "deleted" or None in allowed, f"deleted by nobody: {where}"
+            assert state != "bare" or key in ledger.bare, f"it lost its manifest: {where}"
+
+
+def still_provable(ledger: Ledger, keys: Iterable[str]) -> None:
+    """Of every object that was there at least one version can be proven by somebody."""
+    for key in keys:
+        found = [held(eye, key) for eye in ledger.seen.values()]
+        assert any(state == "proven" and data in ledger.allowed[key] for state, data in found), (
+            f"no replica can prove {key} any more: {[(state, told(data)) for state, data in found]}"
+        )
+
+
+def stored(ledger: Ledger, key: str, data: bytes, names: Iterable[str], least: int) -> None:
+    """At least so many of the replicas that confirmed an object hold it, seen by plain tools."""
+    confirmed = set(names)
+    missing = {name for name in confirmed if held(ledger.seen[name], key) != ("proven", data)}
+    missing -= {name for name in missing if (name, key) in ledger.excused}
+    assert not missing, f"{key} was confirmed by {sorted(missing)}, and is not there"
+    assert len(confirmed) >= least, f"{key}: success with {sorted(confirmed)} only"
+
+
+def gone(ledger: Ledger, key: str, names: Iterable[str]) -> None:
+    """Replicas that confirmed a removal have no data any more."""
+    for name in names:
+        data = ledger.seen[name].get(key)
+        assert data is None or (name, key) in ledger.excused, f"{key} is said to be gone from {name}: {told(data)}"
+
+
+def converged(ledger: Ledger, expired: Mapping[str, set[str]]) -> None:
+    """All replicas hold and prove one version of each object (or not, by their retention), and nothing else."""
+    wanted: dict[str, set[str]] = {name: set(each) for name, each in ledger.theirs.items()}
+    for key in ledger.allowed:
+        found = {name: eye.get(key) for name, eye in ledger.seen.items() if key not in expired.get(name, ())}
+        said = {name: told(data) for name, data in found.items()}
+        assert len(set(found.values())) <= 1, f"{key} differs: {said}"
+        assert set(found.values()) <= ledger.wanted(key), f"{key} is not what it was to be: {said}"
+        versions = set()
+        for name, data in found.items():
+            if data is not None:
+                record = ledger.seen[name].manifest(key)
+                assert record is not None, f"{key} on {name} has no manifest"
+                assert proves(record, data), f"{key} on {name} is not what its manifest says"
+                versions.add((record["generation"], record["sha256"], record["replaces"], record["created_at"]))
+                wanted.setdefault(name, set()).update((key, manifest_name(key)))
+        assert len(versions) <= 1, f"{key} is of several versions: {versions}"
+    nothing_else(ledger, wanted)
+
+
+def nothing_unfinished(ledger: Ledger) -> None:
+    """An operation that came to its end by itself leaves no temp file, announcement or unfinished upload."""
+    for name, eye in ledger.eyes.items():
+        ours = set(ledger.seen[name].objects) - ledger.theirs.get(name, {}).keys()
+        left = [each for each in ours if each.startswith((PENDING, UPLOADS)) or each.endswith("-tmp")]
+        assert not left, f"{name}: {left} is left by an operation that ended"
+        if isinstance(eye, BucketEye):
+            assert unfinished(eye) == ledger.uploads.get(name, set()), f"unfinished uploads on {name}"
+
+
+def nothing_else(ledger: Ledger, wanted: Mapping[str, set[str]]) -> None:
+    """No temp file, announcement, tombstone or unfinished upload of ours is left; and all that is others'."""
+    for name, eye in ledger.eyes.items():
+        staying = {each for at, key in ledger.stays if at == name for each in (key, manifest_name(key))}
+        names = set(ledger.seen[name].objects) - (staying - wanted.get(name, set()))
+        assert names == wanted.get(name, set()), (
+            f"{name}: left over {sorted(names - wanted.get(name, set()))}, "
+            f"gone {sorted(wanted.get(name, set()) - names)}"
+        )
+        if isinstance(eye, BucketEye):
+            assert unfinished(eye) == ledger.uploads.get(name, set()), f"unfinished uploads on {name}"
+    others_untouched(ledger)
+
+
+def others_untouched(ledger: Ledger) -> None:
+    """What somebody else put beside our objects is as it was."""
+    for name, theirs in ledger.theirs.items():
+        for each, data in theirs.items():
+            assert ledger.seen[name].get(each) == data, f"{each} on {name} was not ours to touch"
+    for name, keys in ledger.uploads.items():
+        eye = ledger.eyes[name]
+        assert isinstance(eye, BucketEye)
+        assert keys <= unfinished(eye), f"an upload on {name} was not ours to abort"
+
+
+def unfinished(eye: BucketEye) -> set[str]:
+    """Return the keys of unfinished uploads that have parts or are others'.
+
+    What was begun a moment before it could be recorded as ours has no part and takes no room.
+    """
+    found = set()
+    for upload in s3.list_uploads(eye.endpoint):
+        if not upload.key.startswith(eye.prefix):
+            continue
+        where = {"Bucket": eye.endpoint.bucket, "Key": upload.key, "UploadId": upload.upload_id}
+        if client(eye.endpoint).list_parts(**where).get("Parts"):
+            found.add(upload.key.removeprefix(eye.prefix))
+    return found
+
+
+def told(data: bytes | None) -> str:
+    """Return what some bytes are, briefly."""
+    return "nothing" if data is None else f"{len(data)} bytes {data[:4].hex()}…{data[-4:].hex()}"

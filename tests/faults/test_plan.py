@@ -1,0 +1,35 @@
+"""The rounds are what they are said to be: a function of the seed, all of them, judged without our code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import product
+from typing import get_args
+
+from tests.faults.options import ROUNDS
+from tests.faults.plan import DAMAGES, OPERATIONS, OUTAGES, Kind, plan_of
+
+
+def test_a_seed_makes_the_same_plan_again() -> None:
+    """A failing seed replays."""
+    for kind in get_args(Kind):
+        assert [plan_of(kind, seed) for seed in range(50)] == [plan_of(kind, seed) for seed in range(50)]
+
+
+def test_every_operation_meets_every_trouble() -> None:
+    """In the rounds that run by default."""
+    plans = [plan_of(kind, seed) for kind, count in ROUNDS.items() for seed in range(count)]
+    met = {(plan.operation, plan.damage or plan.outage) for plan in plans if plan.kind in ("damage", "outage")}
+    assert met == set(product(OPERATIONS, [*DAMAGES, *OUTAGES]))
+    killed = [plan for plan in plans if plan.kind == "kill"]
+    assert len(killed) >= 200
+    moments = {(plan.operation, type(moment).__name__) for plan in killed for moment in plan.kill}
+    assert moments == set(product(OPERATIONS, ["Request", "Step", "Delay"]))
+
+
+def test_the_judge_uses_none_of_our_code() -> None:
+    """Who checks the promises does not load the library at all."""
+    code = "import sys, tests.faults.promises; print([name for name in sys.modules if 'fsbackup' in name])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
