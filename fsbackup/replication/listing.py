@@ -61,10 +61,13 @@ class ObjectEntry:
 
 
 class Listing:
-    """A walk over the objects of a set at or below `prefix`, in the order of their encoded names."""
+    """A walk over the objects of a set at or below `prefix`, in the order of their encoded names.
 
-    def __init__(self, targets: ReplicaSet, prefix: str) -> None:
-        self._walk = Walk(targets.stores, prefix, records=False)
+    With `after`, only those whose encoded names sort after that text.
+    """
+
+    def __init__(self, targets: ReplicaSet, prefix: str, after: str = "") -> None:
+        self._walk = Walk(targets.stores, prefix, records=False, after=after)
         self._late = {store.name: LateRecords(store, prefix) for store in targets.stores}
         self._unsure: dict[str, FsbackupError] = {}
         self._examiner = Examiner(targets)

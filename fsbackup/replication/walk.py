@@ -47,10 +47,14 @@ class Walk:
     records
         List manifests and tombstones too: half the requests without. A key of which only a record is left is
         then not seen.
+    after
+        Only keys whose encoded names sort after this text.
     """
 
-    def __init__(self, stores: Sequence[ObjectStore], prefix: str, *, records: bool = True) -> None:
-        self._replicas = [_Replica(store, prefix, records=records) for store in stores]
+    def __init__(
+        self, stores: Sequence[ObjectStore], prefix: str, *, records: bool = True, after: str = ""
+    ) -> None:
+        self._replicas = [_Replica(store, prefix, records=records, after=after) for store in stores]
 
     @property
     def errors(self) -> dict[str, FsbackupError]:
@@ -113,14 +117,15 @@ class LateRecords:
 class _Replica:
     """One replica's place in the walk: the heads of its listings."""
 
-    def __init__(self, store: ObjectStore, prefix: str, *, records: bool) -> None:
+    def __init__(self, store: ObjectStore, prefix: str, *, records: bool, after: str) -> None:
         self.name = store.name
         self.error: FsbackupError | None = None
         self.order = b""
         self.key = ""
         below = _below(prefix)
-        self._data = _Names(store.list(below), prefix, decode_name)
-        self._records = _Names(store.list(MANIFESTS + below), prefix, manifest_key) if records else None
+        self._data = _Names(store.list(below, after), prefix, decode_name)
+        manifests = store.list(MANIFESTS + below, after and MANIFESTS + after)
+        self._records = _Names(manifests, prefix, manifest_key) if records else None
         self._listings = [self._data, *([self._records] if self._records else [])]
 
     async def start(self) -> None:
