@@ -59,7 +59,9 @@ class Writing(Core):
             return
         version = await self.version(paths.strip(path1))
         pipe = Pipe()
-        storing = asyncio.create_task(self._store(path2, StreamSource(pipe.as_stream(), version.path), version.size))
+        storing = asyncio.create_task(
+            self._store(path2, StreamSource(pipe.as_stream(), version.path), version.size)
+        )
         try:
             async for span in version.reading.spans():
                 await asyncio.to_thread(pipe.write, span)
@@ -115,7 +117,7 @@ class Writing(Core):
         maxdepth: int | None = None,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
-        """Remove exactly what is named: a ``*`` is a letter like any other here."""
+        """Remove exactly what is named (a ``*`` is a letter like any other here); what is not there is removed."""
         named = [paths.strip(each) for each in ([path] if isinstance(path, str) else path)]
         todo: dict[str, None] = {}
         for each in named:
@@ -144,9 +146,9 @@ class Writing(Core):
             raise PermissionError(
                 errno.EPERM, "a whole replication set is never removed", f"{paths.PROTOCOL}://{path}"
             )
-        kind = (await self._info(path))["type"]
-        if kind == "file":
-            return [path]
+        kind = await self._type(path)
+        if kind != "directory":
+            return [path] if kind else []
         if not recursive:
             raise IsADirectoryError(errno.EISDIR, "is a directory; remove it with recursive=True", path)
         errors: dict[str, FsbackupError] = {}

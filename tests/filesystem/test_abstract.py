@@ -1,43 +1,48 @@
-"""fsspec's own suites: copy, get, put, open and pipe, with every replica in order, one down, one lying."""
+"""fsspec's own suites (copy, get, put, open, pipe): every replica in order, one down for reads, one rotten."""
 
 from __future__ import annotations
 
-from pathlib import Path
 import secrets
+from collections.abc import Callable
 
-import fsspec.tests.abstract as abstract
 import pytest
-import yaml
+from fsspec.tests import abstract
+
 from fsbackup.filesystem import FsbackupFileSystem
+from tests.filesystem.site import ROOT, Site
 
 
-class Fixtures(abstract.AbstractFixtures):
-    @pytest.fixture
-    def fs(self, tmp_path_factory):
-        base = tmp_path_factory.mktemp("x")
-        config = {"version": 1, "backends": {n: {"type": "local", "path": str(base / n)} for n in "ab"}, "replication": {"pair": {"backends": ["a", "b"]}}}
-        (base / "c.yaml").write_text(yaml.safe_dump(config))
-        return FsbackupFileSystem(config=str(base / "c.yaml"))
+class Fixtures(abstract.AbstractFixtures):  # type: ignore[misc]
+    """What the suites run on."""
 
     @pytest.fixture
-    def fs_path(self, fs):
-        return f"pair/{secrets.token_hex(4)}"
+    def fs(self, site: Site) -> FsbackupFileSystem:
+        return site.fs()
 
     @pytest.fixture
-    def fs_join(self):
+    def fs_path(self) -> str:
+        return f"{ROOT}/{secrets.token_hex(4)}"
+
+    @pytest.fixture
+    def fs_join(self) -> Callable[..., str]:
         return lambda *parts: "/".join(parts)
 
-    @pytest.fixture
-    def supports_empty_directories(self):
-        return True
 
-class TestCopy(abstract.AbstractCopyTests, Fixtures):
+class TestCopy(abstract.AbstractCopyTests, Fixtures):  # type: ignore[misc]
     pass
-class TestGet(abstract.AbstractGetTests, Fixtures):
+
+
+class TestGet(abstract.AbstractGetTests, Fixtures):  # type: ignore[misc]
     pass
-class TestPut(abstract.AbstractPutTests, Fixtures):
+
+
+class TestPut(abstract.AbstractPutTests, Fixtures):  # type: ignore[misc]
     pass
-class TestOpen(abstract.AbstractOpenTests, Fixtures):
+
+
+class TestOpen(abstract.AbstractOpenTests, Fixtures):  # type: ignore[misc]
     pass
-class TestPipe(abstract.AbstractPipeTests, Fixtures):
+
+
+class TestPipe(abstract.AbstractPipeTests, Fixtures):  # type: ignore[misc]
     pass
