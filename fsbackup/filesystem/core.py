@@ -47,7 +47,7 @@ class Core(AsyncFileSystem):  # type: ignore[misc]
         self.sets = Sets(config)
         self.cache = BlockCache(cache_size)
         self.versions = Versions()
-        self.made = Made()
+        self.made = Made(config)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

@@ -15,7 +15,7 @@ from fsbackup.filesystem.tree import Info
 
 
 class Looking(Core):
-    """The methods that only look. "Not found" is only said when it is proven; else an `OSError` names who failed."""
+    """The methods that only look. "Not found" is said when it is proven; else an `OSError` says who failed."""
 
     @on_io
     async def _info(self, path: str, **kwargs: Any) -> Info:  # noqa: ARG002 - options of other filesystems

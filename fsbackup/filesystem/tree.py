@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, ClassVar
 
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.filesystem import paths
@@ -143,10 +143,15 @@ def _below(key: str) -> str:
 
 
 class Made:
-    """Directories that were made here and may still be empty. Only this process knows them; no backend does."""
+    """Directories that were made here and may still be empty. Only this process knows them; no backend does.
 
-    def __init__(self) -> None:
-        self._paths: set[str] = set()
+    All filesystems of one configuration know the same.
+    """
+
+    _of: ClassVar[dict[str, set[str]]] = {}
+
+    def __init__(self, config: str) -> None:
+        self._paths = self._of.setdefault(config, set())
 
     def add(self, path: str) -> None:
         """Make a directory, and those above it."""
@@ -154,11 +159,11 @@ class Made:
 
     def remove(self, path: str) -> None:
         """Forget a directory and whatever was made in it."""
-        self._paths = {each for each in self._paths if each != path and not each.startswith(f"{path}/")}
+        self._paths.difference_update([path, *self.below(path)])
 
     def __contains__(self, path: object) -> bool:
         return path in self._paths
 
     def below(self, path: str) -> list[str]:
         """Return the directories made below a path."""
-        return sorted(each for each in self._paths if each.startswith(f"{path}/"))
+        return sorted(each for each in self._paths.copy() if each.startswith(f"{path}/"))

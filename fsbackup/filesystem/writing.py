@@ -9,6 +9,7 @@ import os
 from concurrent.futures import Future
 from typing import Any
 
+from fsspec.asyn import sync
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
@@ -115,13 +116,18 @@ class Writing(Core):
         recursive: bool = False,
         batch_size: int | None = None,  # noqa: ARG002
         maxdepth: int | None = None,
+        missing_ok: bool = True,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
-        """Remove exactly what is named (a ``*`` is a letter like any other here); what is not there is removed."""
+        """Remove exactly what is named: a ``*`` is a letter like any other here."""
         named = [paths.strip(each) for each in ([path] if isinstance(path, str) else path)]
         todo: dict[str, None] = {}
         for each in named:
-            todo.update(dict.fromkeys(await self._removed_with(each, recursive=recursive, maxdepth=maxdepth)))
+            kind = await self._type(each)
+            if kind is None and not missing_ok:
+                raise FileNotFoundError(errno.ENOENT, "there is no such object or directory", each)
+            below = await self._removed_with(each, kind, recursive=recursive, maxdepth=maxdepth)
+            todo.update(dict.fromkeys(below))
         gate = asyncio.Semaphore(_REMOVALS)
 
         async def one(each: str) -> BaseException | None:
@@ -139,14 +145,15 @@ class Writing(Core):
             if error is not None:
                 raise error
 
-    async def _removed_with(self, path: str, *, recursive: bool, maxdepth: int | None) -> list[str]:
+    async def _removed_with(
+        self, path: str, kind: str | None, *, recursive: bool, maxdepth: int | None
+    ) -> list[str]:
         """Return the files that go when `path` is removed."""
         name, key = paths.split(path)
         if not key:
             raise PermissionError(
                 errno.EPERM, "a whole replication set is never removed", f"{paths.PROTOCOL}://{path}"
             )
-        kind = await self._type(path)
         if kind != "directory":
             return [path] if kind else []
         if not recursive:
@@ -160,6 +167,20 @@ class Writing(Core):
             )
         depth = path.count("/")
         return [each for each in found if maxdepth is None or each.count("/") - depth <= maxdepth]
+
+    def rm(self, path: str | list[str], recursive: bool = False, maxdepth: int | None = None) -> None:
+        """Remove exactly what is named, and with `recursive` what lies below it; never more by a pattern.
+
+        Raises
+        ------
+        FileNotFoundError
+            When it is not there, and that is proven.
+        NoHealthyReplicaError
+            When a directory cannot be listed on every replica: then nothing of it is removed.
+        PermissionError
+            For a whole replication set.
+        """
+        sync(self.loop, self._rm, path, recursive=recursive, maxdepth=maxdepth, missing_ok=False)
 
     @on_io
     async def _mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> None:  # noqa: ARG002

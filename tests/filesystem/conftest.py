@@ -38,3 +38,11 @@ def buckets(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     """Return a new site of two buckets at different servers."""
     with make_site("s3+s3", tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
         yield made
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Know the marks that pyarrow's suite wears."""
+    from pyarrow.conftest import groups
+
+    for mark in groups:
+        config.addinivalue_line("markers", f"{mark}: what a test of pyarrow's needs")

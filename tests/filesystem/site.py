@@ -14,7 +14,7 @@ import yaml
 from fsbackup import ReplicatedStorage
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.servers.endpoint import S3Endpoint
-from tests.servers.faults import Corrupt, FaultProxy, Status, fault_proxy
+from tests.servers.faults import Corrupt, Drop, FaultProxy, Status, fault_proxy
 
 #: The set, and the directory in it that all test objects lie in.
 SET, TOP = "pair", "t"
@@ -28,6 +28,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "s3+s3": ("moto", "seaweedfs"),
     "down+s3": ("moto down", "seaweedfs"),
     "rotten+local": ("moto rotten", "local"),
+    "dying+s3": ("moto dying", "seaweedfs"),
 }
 
 
@@ -93,6 +94,8 @@ def make_site(kind: str, tmp: Path, server: Callable[[str], S3Endpoint]) -> Iter
                 proxy.add(Status(403, "AccessDenied"), on="get", key=site.data(backend, TOP))
             elif trouble == "rotten":
                 proxy.add(Corrupt(), on="get", key=site.data(backend, TOP))
+            elif trouble == "dying":
+                proxy.add(Drop(answer_bytes=100_000), on="get", key=site.data(backend, TOP), first=2)
         config = {"version": 1, "backends": backends, "replication": {SET: {"backends": list(backends)}}}
         site.config.write_text(yaml.safe_dump(config))
         yield site

@@ -71,6 +71,7 @@ class KeyStore(FsspecStore):
         return bool(await self.fs._isfile(f"{self.path}/{key}"))
 
 
+@pytest.mark.filterwarnings("ignore:The data type")
 def test_hierarchy_machine(disks: Site) -> None:
     """Whatever zarr does to groups and arrays, it finds what its model has."""
     fs = disks.fs(asynchronous=True)
