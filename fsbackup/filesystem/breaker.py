@@ -81,15 +81,18 @@ class Breaker(ObjectStore):
         last = time.monotonic()
         if self._down is not None and last < self._down[0]:
             raise self._down[1]
+        arrived = 0
 
-        def heard(_amount: int) -> None:
-            nonlocal last
-            last = time.monotonic()
+        def heard(amount: int) -> None:
+            nonlocal last, arrived
+            last, arrived = time.monotonic(), arrived + amount
 
         try:
             yield heard
         except BackendUnavailableError as error:
-            self._note(error)
+            # One that broke off in the middle does answer.
+            if not arrived:
+                self._note(error)
             raise
         except FsbackupError:
             raise
