@@ -1,4 +1,4 @@
-"""pandas, dask, duckdb, fsspec's caches and UPath: the same answers while a replica lies, or dies in the middle."""
+"""pandas, dask, duckdb, fsspec's caches and UPath: the same answers while a replica lies or dies in the middle."""
 
 from __future__ import annotations
 
