@@ -15,6 +15,8 @@ from fsbackup.transfer.together import all_or_none
 #: (start, end) in bytes.
 Range = tuple[int, int]
 Block = bytes | memoryview
+#: Content, how it is cut, and which piece.
+_Key = tuple[str, int, int]
 
 #: Bytes of blocks that many ranges are read through at a time.
 _BATCH = 64 * MIB
@@ -33,21 +35,23 @@ class BlockCache:
 
     def __init__(self, room: int) -> None:
         self._room = room
-        self._blocks: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._blocks: OrderedDict[_Key, bytes] = OrderedDict()
         self._used = 0
 
-    def get(self, sha256: str, number: int) -> bytes | None:
-        """Return block `number` of the object with this hash, None when it is not remembered."""
-        block = self._blocks.get((sha256, number))
+    def get(self, manifest: Manifest, number: int) -> bytes | None:
+        """Return block `number` of a version, None when it is not remembered."""
+        key = _key(manifest, number)
+        block = self._blocks.get(key)
         if block is not None:
-            self._blocks.move_to_end((sha256, number))
+            self._blocks.move_to_end(key)
         return block
 
-    def put(self, sha256: str, number: int, block: bytes) -> None:
+    def put(self, manifest: Manifest, number: int, block: bytes) -> None:
         """Remember a proven block, and forget those not asked for for longest."""
-        if len(block) > self._room or (sha256, number) in self._blocks:
+        key = _key(manifest, number)
+        if len(block) > self._room or key in self._blocks:
             return
-        self._blocks[sha256, number] = block
+        self._blocks[key] = block
         self._used += len(block)
         while self._used > self._room:
             self._used -= len(self._blocks.popitem(last=False)[1])
@@ -56,6 +60,10 @@ class BlockCache:
         """Forget everything."""
         self._blocks.clear()
         self._used = 0
+
+
+def _key(manifest: Manifest, number: int) -> _Key:
+    return manifest.sha256, manifest.block_size, number
 
 
 async def read(reading: Reading, ranges: Sequence[Range], cache: BlockCache) -> list[bytes]:
@@ -82,7 +90,7 @@ async def _blocks(
     """Return every block that the ranges touch."""
     numbers = sorted({number for each in ranges for number in _numbers(each, manifest.block_size)})
     found: dict[int, Block] = {
-        number: kept for number in numbers if (kept := cache.get(manifest.sha256, number)) is not None
+        number: kept for number in numbers if (kept := cache.get(manifest, number)) is not None
     }
     gate = asyncio.Semaphore(_AT_ONCE)
 
@@ -92,7 +100,7 @@ async def _blocks(
         for number in range(first, stop):
             # A long run goes by; what comes after it begins in its last block.
             if (stop - first) * manifest.block_size <= SPAN or number == stop - 1:
-                cache.put(manifest.sha256, number, bytes(found[number]))
+                cache.put(manifest, number, bytes(found[number]))
 
     await all_or_none([fetch(*run) for run in _runs(number for number in numbers if number not in found)])
     return found

@@ -42,7 +42,7 @@ class Core(AsyncFileSystem):  # type: ignore[misc]
     cachable = True
 
     def __init__(self, config: str, cache_size: int, **options: Any) -> None:
-        super().__init__(loop=get_loop(), use_listings_cache=False, **options)
+        super().__init__(**{**options, "loop": get_loop(), "use_listings_cache": False})
         self.config = config
         self.sets = Sets(config)
         self.cache = BlockCache(cache_size)

@@ -104,9 +104,15 @@ class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
 
     def commit(self) -> None:
         """Store what was written; returns when enough replicas have confirmed it."""
-        if self._upload is not None:
-            self._pipe.end()
+        if self._upload is None:
+            return
+        self._pipe.end()
+        try:
             self._upload.result()
+        except BaseException:
+            # Who interrupts the wait does not want it stored behind their back.
+            self._upload.cancel()
+            raise
 
     def discard(self) -> None:
         """Throw away what was written; nothing of it stays anywhere."""

@@ -7,6 +7,7 @@ import errno
 import io
 import os
 from concurrent.futures import Future
+from contextlib import aclosing
 from typing import Any
 
 from fsspec.asyn import sync
@@ -63,14 +64,18 @@ class Writing(Core):
         storing = asyncio.create_task(
             self._store(path2, StreamSource(pipe.as_stream(), version.path), version.size)
         )
+        # Also when it fails: whoever still writes must hear of it instead of waiting for room.
+        storing.add_done_callback(lambda _: pipe.breaks(OSError("the copy has ended")))
         try:
-            async for span in version.reading.spans():
-                await asyncio.to_thread(pipe.write, span)
+            async with aclosing(version.reading.spans()) as spans:
+                async for span in spans:
+                    await asyncio.to_thread(pipe.write, span)
             pipe.end()
         except BaseException as error:
-            pipe.breaks(error if isinstance(error, Exception) else OSError("the copy was cancelled"))
-            await asyncio.wait({storing})
-            raise
+            if not storing.done():
+                pipe.breaks(error if isinstance(error, Exception) else OSError("the copy was cancelled"))
+                await asyncio.wait({storing})
+                raise
         await storing
 
     def start_upload(self, path: str, pipe: Pipe, *, create_only: bool) -> Future[None]:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class Site:
     """A configuration with one set.
 
@@ -59,6 +60,11 @@ class Site:
     def fs(self, **options: Any) -> FsbackupFileSystem:
         """Return a filesystem that remembers nothing of what others did."""
         return FsbackupFileSystem(config=self.config, skip_instance_cache=True, **options)
+
+    @cached_property
+    def shared(self) -> FsbackupFileSystem:
+        """One filesystem for tests that do not mind what others did: making its S3 clients takes a while."""
+        return self.fs()
 
     def storage(self) -> ReplicatedStorage:
         """Return the set itself."""

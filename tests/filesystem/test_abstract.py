@@ -17,7 +17,7 @@ class Fixtures(abstract.AbstractFixtures):  # type: ignore[misc]
 
     @pytest.fixture
     def fs(self, site: Site) -> FsbackupFileSystem:
-        return site.fs()
+        return site.shared
 
     @pytest.fixture
     def fs_path(self) -> str:

@@ -20,7 +20,7 @@ from tests.filesystem.site import ROOT, Site
 def filesystem_config(site: Site) -> dict[str, Any]:
     """What the suite calls a filesystem."""
     base = f"{ROOT}/{secrets.token_hex(4)}"
-    fs = site.fs()
+    fs = site.shared
     fs.mkdir(base)
     return {
         "fs": arrow.PyFileSystem(arrow.FSSpecHandler(fs)),

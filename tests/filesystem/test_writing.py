@@ -263,3 +263,16 @@ def test_names_that_cannot_be(disks: Site, bad: str) -> None:
     with pytest.raises(ValueError, match=r"key|set"):
         disks.fs().pipe_file(bad, b"1")
     assert files(disks) == before
+
+
+def test_a_copy_that_cannot_be_stored_ends(buckets: Site, path: str) -> None:
+    """All replicas refuse the target long before the source is at its end: nobody waits for them."""
+    fs = buckets.fs()
+    fs.pipe_file(path, content(60 * MIB))
+    for name, proxy in buckets.proxies.items():
+        proxy.add(
+            Status(403, "AccessDenied"), on="create_multipart", key=buckets.data(name, f"{key_of(path)}.copy")
+        )
+    with pytest.raises(FsbackupError, match=r"moto0|seaweedfs1"):
+        fs.cp_file(path, f"{path}.copy")
+    assert not buckets.fs().exists(f"{path}.copy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import cache
 from typing import Any, cast
 
 import pytest
@@ -13,6 +14,7 @@ from zarr.storage import FsspecStore
 from zarr.testing.stateful import ZarrHierarchyStateMachine, ZarrStoreStateMachine
 from zarr.testing.store import StoreTests
 
+from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.site import ROOT, Site
 
 _QUICK = settings(
@@ -32,13 +34,18 @@ _SYNCHRONOUS = (
 )
 
 
+@cache
+def _asynchronous(site: Site) -> FsbackupFileSystem:
+    return site.fs(asynchronous=True)
+
+
 class TestStore(StoreTests[FsspecStore, cpu.Buffer]):
     store_cls = FsspecStore
     buffer_cls = cpu.Buffer
 
     @pytest.fixture
     def store_kwargs(self, site: Site) -> dict[str, Any]:
-        return {"fs": site.fs(asynchronous=True), "path": f"{ROOT}/{secrets.token_hex(4)}"}
+        return {"fs": _asynchronous(site), "path": f"{ROOT}/{secrets.token_hex(4)}"}
 
     @pytest.fixture
     async def store(self, store_kwargs: dict[str, Any]) -> FsspecStore:
