@@ -8,6 +8,7 @@ asked.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from fsbackup.objects import ObjectStat
 from fsbackup.replication.examine import Examiner
 from fsbackup.replication.states import ReplicaState
 from fsbackup.replication.walk import LateRecords, Listed, Seen, Walk
+from fsbackup.transfer.outages import Outages
 from fsbackup.transfer.replicas import ReplicaSet
 
 log = logging.getLogger("fsbackup.storage")
@@ -61,13 +63,27 @@ class ObjectEntry:
 
 
 class Listing:
-    """A walk over the objects of a set at or below `prefix`, in the order of their encoded names."""
+    """A walk over the objects of a set at or below `prefix`, in the order of their encoded names.
 
-    def __init__(self, targets: ReplicaSet, prefix: str) -> None:
-        self._walk = Walk(targets.stores, prefix, records=False)
+    Parameters
+    ----------
+    targets, prefix
+        What to list.
+    after
+        Only objects whose encoded names sort after this text.
+    outages
+        What is known of the replicas, for those who list often.
+    """
+
+    def __init__(self, targets: ReplicaSet, prefix: str, after: str = "", outages: Outages | None = None) -> None:
+        self._outages = Outages() if outages is None else outages
+        away = {each.name: error for each in targets.stores if (error := self._outages.known(each)) is not None}
+        self._walk = Walk(targets.stores, prefix, records=False, away=away, after=after)
         self._late = {store.name: LateRecords(store, prefix) for store in targets.stores}
         self._unsure: dict[str, FsbackupError] = {}
-        self._examiner = Examiner(targets)
+        self._examiner = Examiner(targets, outages=self._outages)
+        self._listed = [store.name for store in targets.stores if store.name not in away]
+        self._started = time.monotonic()
 
     @property
     def errors(self) -> dict[str, FsbackupError]:
@@ -89,6 +105,8 @@ class Listing:
         finally:
             for each in self._late.values():
                 await each.stop()
+            for name in self._listed:
+                self._outages.note(name, self.errors.get(name), time.monotonic() - self._started)
 
     async def _entry(self, seen: Seen) -> ObjectEntry:
         first = next(listed.data for listed in seen.replicas.values() if listed and listed.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,3 +39,15 @@ class CallbackProgress:
 
     def sent(self, store: str, amount: int) -> None:
         self._children[store].relative_update(amount)
+
+
+def hear(callback: Callback | None) -> Callable[[int, int], None] | None:
+    """Return a hearer of (bytes so far, all bytes) that feeds a callback; None for None."""
+    if callback is None:
+        return None
+
+    def tell(so_far: int, size: int) -> None:
+        callback.set_size(size)
+        callback.absolute_update(so_far)
+
+    return tell

@@ -23,6 +23,7 @@ from fsbackup.replication.listing import Listing, ObjectEntry
 from fsbackup.replication.portions import Spread
 from fsbackup.replication.problems import Problem
 from fsbackup.replication.progress import CallbackProgress
+from fsbackup.replication.progress import hear as told_of
 from fsbackup.replication.prune import Options as PruneOptions
 from fsbackup.replication.prune import PruneReport, PruneStep, expected, prune
 from fsbackup.replication.repair import Options, RepairReport, Step, repair
@@ -226,7 +227,7 @@ class ReplicatedStorage(StorageBackend):
         path = Path(os.fspath(cast("os.PathLike[str]", target)))
         if path.is_dir():
             raise ValueError(f"{path} is a directory where a file is meant")
-        return run(restore.download(self._set, key, path, progress=_hear(callback)))
+        return run(restore.download(self._set, key, path, progress=told_of(callback)))
 
     def restore_tree(
         self,
@@ -256,7 +257,7 @@ class ReplicatedStorage(StorageBackend):
         NoHealthyReplicaError
             When no replica can be listed.
         """
-        progress = (lambda key: _hear(callback(key))) if callback else None
+        progress = (lambda key: told_of(callback(key))) if callback else None
         return run(fetch(self._set, check_prefix(prefix), Path(directory), hear=hear, progress=progress))
 
     def read(self, remote_path: str, start: int = 0, end: int | None = None) -> bytes:
@@ -503,15 +504,3 @@ class ReplicatedStorage(StorageBackend):
 
 def _reopen(path: str, name: str, errors: ErrorMode) -> ReplicatedStorage:
     return ReplicatedStorage.from_config(path, name, errors=errors)
-
-
-def _hear(callback: Callback | None) -> Callable[[int, int], None] | None:
-    """Return a hearer that feeds fsspec's callback."""
-    if callback is None:
-        return None
-
-    def hear(so_far: int, size: int) -> None:
-        callback.set_size(size)
-        callback.absolute_update(so_far)
-
-    return hear

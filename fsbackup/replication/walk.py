@@ -53,6 +53,8 @@ class Walk:
         then not seen.
     away
         Replicas not to list, by name, and why: an earlier walk waited for them.
+    after
+        Only keys whose encoded names sort after this text.
     """
 
     def __init__(
@@ -62,9 +64,12 @@ class Walk:
         *,
         records: bool = True,
         away: Away | None = None,
+        after: str = "",
     ) -> None:
         errors = away or {}
-        self._replicas = [_Replica(each, prefix, records=records, error=errors.get(each.name)) for each in stores]
+        self._replicas = [
+            _Replica(each, prefix, records=records, after=after, error=errors.get(each.name)) for each in stores
+        ]
 
     @property
     def errors(self) -> dict[str, FsbackupError]:
@@ -127,14 +132,17 @@ class LateRecords:
 class _Replica:
     """One replica's place in the walk: the heads of its listings."""
 
-    def __init__(self, store: ObjectStore, prefix: str, *, records: bool, error: FsbackupError | None) -> None:
+    def __init__(
+        self, store: ObjectStore, prefix: str, *, records: bool, after: str, error: FsbackupError | None
+    ) -> None:
         self.name = store.name
         self.error = error
         self.order = b""
         self.key = ""
         below = _below(prefix)
-        self._data = _Names(store.list(below), prefix, decode_name)
-        self._records = _Names(store.list(MANIFESTS + below), prefix, manifest_key) if records else None
+        self._data = _Names(store.list(below, after), prefix, decode_name)
+        manifests = store.list(MANIFESTS + below, after and MANIFESTS + after)
+        self._records = _Names(manifests, prefix, manifest_key) if records else None
         self._listings = [self._data, *([self._records] if self._records else [])]
 
     async def start(self) -> None:

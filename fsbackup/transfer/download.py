@@ -23,6 +23,7 @@ from fsbackup.transfer.outages import Outages
 from fsbackup.transfer.records import Finding
 from fsbackup.transfer.replicas import DEFAULT_MEMORY, DEFAULT_STALL
 from fsbackup.transfer.stripes import Stripes
+from fsbackup.transfer.turns import Turns
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -52,6 +53,10 @@ class Reading:
         Bytes that may be held at once.
     stall
         Seconds without a byte after which another replica is asked.
+    modified
+        When an object without a manifest was stored, epoch seconds; None for others, or where that is not known.
+    turns
+        Which replica is asked first for what is too short to come from several.
     """
 
     key: str
@@ -63,6 +68,8 @@ class Reading:
     failed: dict[str, FsbackupError] = field(default_factory=dict)
     memory: int = DEFAULT_MEMORY
     stall: float = DEFAULT_STALL
+    modified: float | None = None
+    turns: Turns = field(default_factory=Turns)
 
     async def spans(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the bytes from `start` (a whole number of blocks) up to `end`, in order and proven.
@@ -84,10 +91,15 @@ class Reading:
         """Yield (offset, bytes) as `spans` does, but by default in the order in which they come."""
         stop = self.size if end is None else min(end, self.size)
         left = stop - start
-        async with aclosing(self._stripes(start, stop).pieces(ordered=ordered)) as pieces:
-            async for offset, data in pieces:
-                left -= len(data)
-                yield offset, data
+        # One that failed before is asked for what no other can give.
+        good = [store for store in self.stores if store.name not in self.failed]
+        first = self.turns.first(good) if left <= SPAN else None
+        good.sort(key=lambda store: store is not first)
+        with self.turns.take(first):
+            async with aclosing(self._stripes(good, start, stop).pieces(ordered=ordered)) as pieces:
+                async for offset, data in pieces:
+                    left -= len(data)
+                    yield offset, data
         if left > 0:
             raise self.failure()
 
@@ -103,12 +115,12 @@ class Reading:
         pieces = [data async for data in self.spans(low, high)]
         return b"".join(pieces)[start - low : end - low]
 
-    def _stripes(self, start: int, end: int) -> Stripes:
+    def _stripes(self, good: list[ObjectStore], start: int, end: int) -> Stripes:
         block = self.manifest.block_size if self.manifest else SPAN
         step = block * max(1, SPAN // block)
         return Stripes(
-            self.stores,
-            self.spare,
+            good,
+            [store for store in self.stores if store not in good] + self.spare,
             self.key,
             encode_key(self.key),
             self.manifest,
@@ -144,8 +156,9 @@ async def locate(
     memory: int = DEFAULT_MEMORY,
     stall: float = DEFAULT_STALL,
     outages: Outages | None = None,
+    turns: Turns | None = None,
 ) -> Reading:
-    """Find out what `key` is and which replicas to read it from; `memory` and `stall` are those of `Reading`.
+    """Find out what `key` is and which replicas to read it from; the options are those of `Reading`.
 
     With `outages`, what was found out about the stores before counts, and is not logged again.
 
@@ -170,7 +183,9 @@ async def locate(
         spare = [f.store for f in findings if f.error is None and f.stat is not None and f.store not in current]
         if not current and not spare:
             raise _absent(key, errors, "its manifest is there, but its data is gone")
-        return Reading(key, top.size, top, current, spare, failed=errors, memory=memory, stall=stall)
+        return Reading(
+            key, top.size, top, current, spare, failed=errors, memory=memory, stall=stall, turns=turns or Turns()
+        )
     bare = [f for f in findings if f.stat is not None]
     if bare and top is None:
         if any(f.damaged for f in findings):
@@ -193,7 +208,7 @@ def _unverified(key: str, bare: list[Finding], errors: dict[str, FsbackupError])
     log.warning("%s has no manifest on any replica: read unverified from %s", key, first.store.name)
     same_size = [f.store for f in bare if f.stat is not None and f.stat.size == stat.size]
     # One replica only: without hashes, spans of two replicas could be spans of two different objects.
-    return Reading(key, stat.size, None, same_size[:1], failed=errors)
+    return Reading(key, stat.size, None, same_size[:1], failed=errors, modified=stat.modified)
 
 
 def _absent(key: str, errors: dict[str, FsbackupError], why: str) -> FsbackupError:
@@ -220,7 +235,7 @@ async def successor(stores: tuple[ObjectStore, ...], reading: Reading) -> Readin
     """
     if reading.manifest is None:
         return None
-    again = await locate(stores, reading.key, memory=reading.memory, stall=reading.stall)
+    again = await locate(stores, reading.key, memory=reading.memory, stall=reading.stall, turns=reading.turns)
     if again.manifest is not None and again.manifest.sha256 != reading.manifest.sha256:
         return again
     return await _announced(stores, reading, reading.manifest)
@@ -236,7 +251,9 @@ async def _announced(stores: tuple[ObjectStore, ...], reading: Reading, current:
     if top is None:
         return None
     having = [store for each, store in pairs if each.sha256 == top.sha256]
-    return Reading(current.key, top.size, top, having, memory=reading.memory, stall=reading.stall)
+    return Reading(
+        current.key, top.size, top, having, memory=reading.memory, stall=reading.stall, turns=reading.turns
+    )
 
 
 def same_beginning(one: Reading, other: Reading, length: int) -> bool:

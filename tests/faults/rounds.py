@@ -233,7 +233,7 @@ class Round:
         """Repair everything, give up what is unfinished, and prune what is left to prune."""
         rules = dict.fromkeys(self._plan.ruled, RULE)
         targets = self._store.replica_set
-        expired = run(expected(targets, rules))
+        expired, _ = run(expected(targets, rules))
         if self._ledger.bare:  # without the prefix, data of others would be adopted too
             run(repair(targets, Options(FOLDER, adopt=True, safe_age=0.0)))
         report = run(repair(targets, Options(deep=self._reads_all, expired=expired, safe_age=0.0)))

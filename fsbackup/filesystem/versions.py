@@ -1,0 +1,148 @@
+"""Which version of an object is read, remembered for a moment: one look at a file costs one manifest, not five."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from fsbackup.errors import IntegrityError, NoHealthyReplicaError
+from fsbackup.filesystem.sets import OpenSet
+from fsbackup.transfer.download import Reading, locate, successor
+
+#: Seconds for which an answer counts: consumers ask for the same file several times before they read it.
+FRESH = 1.0
+#: Versions remembered; the hashes of one take up to about 2 MB.
+_MOST = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of one object.
+
+    Parameters
+    ----------
+    path
+        Set and key.
+    reading
+        Where its bytes come from.
+    until
+        On the monotonic clock, until when it may pass for the newest.
+    """
+
+    path: str
+    reading: Reading
+    until: float
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.reading.size
+
+    @property
+    def modified(self) -> float | None:
+        """When this version was made, epoch seconds; for an object without manifest when it was stored."""
+        manifest = self.reading.manifest
+        return datetime.fromisoformat(manifest.created_at).timestamp() if manifest else self.reading.modified
+
+    def info(self) -> dict[str, Any]:
+        """Return what fsspec calls the file's info."""
+        manifest = self.reading.manifest
+        return {
+            "name": self.path,
+            "size": self.size,
+            "type": "file",
+            "mtime": self.modified,
+            "sha256": manifest.sha256 if manifest else None,
+            "generation": manifest.generation if manifest else None,
+            "replicas": [store.name for store in self.reading.stores],
+        }
+
+
+class Versions:
+    """The versions seen a moment ago. Used on the I/O loop only."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, Version] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[Version]] = {}
+
+    async def find(self, opened: OpenSet, path: str, key: str) -> Version:
+        """Return the newest version, asking the replicas unless somebody just did.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            When every replica says that there is no such key, or that it was deleted.
+        IntegrityError, NoHealthyReplicaError
+            When nothing proven can be said of it.
+        """
+        known = self._known.get(path)
+        if known is not None and time.monotonic() < known.until:
+            return known
+        task = self._asking.get(path)
+        if task is None:
+            task = self._asking[path] = asyncio.create_task(self._ask(opened, path, key))
+            task.add_done_callback(lambda done: self._asked(path, done))
+        return await asyncio.shield(task)
+
+    async def after(self, opened: OpenSet, version: Version) -> Version | None:
+        """Return the version to go on with after one that cannot be read (any more), None when there is no other.
+
+        Raises
+        ------
+        ObjectNotFoundError, NoHealthyReplicaError
+            When the object is gone by now.
+        """
+        self.forget(version.path)
+        newer = await successor(opened.targets.stores, version.reading)
+        return self._remember(version.path, newer) if newer is not None else None
+
+    def forget(self, path: str) -> None:
+        """Ask again next time: it was written to or deleted."""
+        self._known.pop(path, None)
+        self._asking.pop(path, None)
+
+    def forget_all(self) -> None:
+        """Ask again for everything."""
+        self._known.clear()
+        self._asking.clear()
+
+    async def _ask(self, opened: OpenSet, path: str, key: str) -> Version:
+        targets = opened.targets
+        reading = await locate(
+            targets.stores,
+            key,
+            memory=targets.memory,
+            stall=targets.stall,
+            outages=opened.outages,
+            turns=opened.turns,
+        )
+        opened.tell(reading.failed)
+        version = Version(path, reading, time.monotonic() + FRESH)
+        if self._asking.get(path) is asyncio.current_task():
+            self._keep(version)
+        return version
+
+    def _asked(self, path: str, task: asyncio.Task[Version]) -> None:
+        if self._asking.get(path) is task:
+            del self._asking[path]
+        # Whoever asked may have been cancelled, and then nobody else looks at how it ended.
+        task.cancelled() or task.exception()
+
+    def _remember(self, path: str, reading: Reading) -> Version:
+        version = Version(path, reading, time.monotonic() + FRESH)
+        self._keep(version)
+        return version
+
+    def _keep(self, version: Version) -> None:
+        self._known[version.path] = version
+        self._known.move_to_end(version.path)
+        while len(self._known) > _MOST:
+            self._known.popitem(last=False)
+
+
+#: What a read of a version raises when its bytes cannot be had (any more).
+UNREADABLE = (IntegrityError, NoHealthyReplicaError)

@@ -1,0 +1,48 @@
+"""The sites that the filesystem tests run at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.filesystem.site import Site, make_site
+
+#: Every replica in order, one down for reads, one that gives wrong bytes.
+EACH = ["local+local", "local+s3", "s3+s3", "down+s3", "rotten+local"]
+
+
+@pytest.fixture(scope="module", params=EACH)
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Return a site of every kind in turn; tests share it, so each has its own directory there."""
+    with make_site(request.param, tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
+        yield made
+
+
+@pytest.fixture
+def disks(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """Return a new site of two directories."""
+    with make_site("local+local", tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
+        yield made
+
+
+@pytest.fixture
+def flat(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """Return a new site of two buckets in which an object may lie below another one's name."""
+    with make_site("moto+moto", tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
+        yield made
+
+
+@pytest.fixture
+def buckets(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """Return a new site of two buckets at different servers."""
+    with make_site("s3+s3", tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
+        yield made
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Know the marks that pyarrow's suite wears."""
+    from pyarrow.conftest import groups
+
+    for mark in groups:
+        config.addinivalue_line("markers", f"{mark}: what a test of pyarrow's needs")

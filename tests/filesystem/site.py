@@ -1,0 +1,120 @@
+"""One replication set in a configuration file, as users of `fsbackup://` have it, over real places."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fsbackup import ReplicatedStorage
+from fsbackup.filesystem import FsbackupFileSystem
+from tests.servers.endpoint import S3Endpoint
+from tests.servers.faults import Corrupt, Drop, FaultProxy, Status, fault_proxy
+
+#: The set, and the directory in it that all test objects lie in.
+SET, TOP = "pair", "t"
+ROOT = f"{SET}/{TOP}"
+
+#: The replicas of each kind of site, in reading order: directories, servers, and what is wrong with the latter.
+KINDS: dict[str, tuple[str, ...]] = {
+    "local+local": ("local", "local"),
+    "moto+moto": ("moto", "moto"),
+    "local+s3": ("local", "moto"),
+    "s3+s3": ("moto", "seaweedfs"),
+    "down+s3": ("moto down", "seaweedfs"),
+    "rotten+local": ("moto rotten", "local"),
+    "dying+s3": ("moto dying", "seaweedfs"),
+}
+
+
+@dataclass(eq=False)
+class Site:
+    """A configuration with one set.
+
+    Attributes
+    ----------
+    config
+        The file.
+    bases
+        The directories of its local replicas, by backend name.
+    proxies
+        In front of its servers, by backend name.
+    prefix
+        Of all names in the buckets; each backend has its own below it.
+    secrets
+        What must be found nowhere outside the configuration.
+    """
+
+    config: Path
+    prefix: str
+    bases: dict[str, Path] = field(default_factory=dict)
+    proxies: dict[str, FaultProxy] = field(default_factory=dict)
+    secrets: list[str] = field(default_factory=list)
+
+    def fs(self, **options: Any) -> FsbackupFileSystem:
+        """Return a filesystem that remembers nothing of what others did."""
+        return FsbackupFileSystem(config=self.config, skip_instance_cache=True, **options)
+
+    @cached_property
+    def shared(self) -> FsbackupFileSystem:
+        """One filesystem for tests that do not mind what others did: making its S3 clients takes a while."""
+        return self.fs()
+
+    def storage(self) -> ReplicatedStorage:
+        """Return the set itself."""
+        return ReplicatedStorage.from_config(self.config, SET, errors="raise")
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What `storage_options` holds."""
+        return {"config": str(self.config)}
+
+    def data(self, backend: str, key: str) -> str:
+        """Return what the name of an object's data contains in a bucket, and that of its manifest does not."""
+        return f"{self.prefix}/{backend}/{key}"
+
+
+@contextmanager
+def make_site(kind: str, tmp: Path, server: Callable[[str], S3Endpoint]) -> Iterator[Site]:
+    """Yield a new site; `server` gives the server of a name."""
+    site = Site(tmp / "fsbackup.yaml", f"f{secrets.token_hex(6)}")
+    backends: dict[str, Any] = {}
+    with ExitStack() as stack:
+        for number, what in enumerate(KINDS[kind]):
+            name, _, trouble = what.partition(" ")
+            backend = f"{name}{number}"
+            if name == "local":
+                site.bases[backend] = tmp / backend
+                backends[backend] = {"type": "local", "path": str(tmp / backend)}
+                continue
+            proxy = site.proxies[backend] = stack.enter_context(fault_proxy(server(name)))
+            backends[backend] = _s3(proxy.endpoint, f"{site.prefix}/{backend}")
+            site.secrets.append(proxy.endpoint.secret_access_key)
+            if trouble == "down":
+                proxy.add(Status(403, "AccessDenied"), on="get", key=site.data(backend, TOP))
+            elif trouble == "rotten":
+                proxy.add(Corrupt(), on="get", key=site.data(backend, TOP))
+            elif trouble == "dying":
+                proxy.add(Drop(answer_bytes=100_000), on="get", key=site.data(backend, TOP), first=2)
+        config = {"version": 1, "backends": backends, "replication": {SET: {"backends": list(backends)}}}
+        site.config.write_text(yaml.safe_dump(config))
+        yield site
+
+
+def _s3(endpoint: S3Endpoint, prefix: str) -> dict[str, Any]:
+    return {
+        "type": "s3",
+        "endpoint_url": endpoint.endpoint_url,
+        "region": endpoint.region,
+        "bucket": endpoint.bucket,
+        "access_key_id": endpoint.access_key_id,
+        "secret_access_key": endpoint.secret_access_key,
+        "prefix": prefix,
+        "timeout": "10s",
+    }

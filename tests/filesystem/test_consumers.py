@@ -1,0 +1,155 @@
+"""pandas, dask, duckdb, fsspec's caches and UPath: the same answers while a replica lies or dies in the middle."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import dask.dataframe as dd
+import duckdb
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+from fsspec.parquet import open_parquet_file
+from pandas.testing import assert_frame_equal
+from upath import UPath
+
+from tests.filesystem.site import ROOT, Site, make_site
+
+#: All in order; wrong bytes in every block that is read from one; one that dies within its second answer.
+TROUBLES = ["s3+s3", "rotten+local", "dying+s3"]
+
+
+@pytest.fixture(scope="module", params=TROUBLES)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with make_site(request.param, tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
+        yield made
+
+
+@pytest.fixture
+def base() -> str:
+    """Return a directory of one's own."""
+    return f"fsbackup://{ROOT}/{secrets.token_hex(4)}"
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    """Return a table of about 4 MB, so that its file has several blocks."""
+    numbers = np.random.default_rng(1)
+    rows = 120_000
+    return pd.DataFrame(
+        {
+            "id": np.arange(rows),
+            "price": numbers.random(rows).round(6),
+            "weight": numbers.random(rows).round(6),
+            "name": [f"item {number}" for number in range(rows)],
+        }
+    )
+
+
+def test_pandas_parquet(place: Site, base: str, frame: pd.DataFrame) -> None:
+    """Written to all replicas and read back; also two columns of it only."""
+    frame.to_parquet(f"{base}/table.parquet", storage_options=place.options)
+    assert_frame_equal(pd.read_parquet(f"{base}/table.parquet", storage_options=place.options), frame)
+    two = pd.read_parquet(f"{base}/table.parquet", columns=["id", "name"], storage_options=place.options)
+    assert_frame_equal(two, frame[["id", "name"]])
+
+
+def test_pandas_parquet_directory(place: Site, base: str, frame: pd.DataFrame) -> None:
+    """A directory of partitions is a table."""
+    parted = frame.assign(part=frame["id"] % 3)
+    parted.to_parquet(f"{base}/table", partition_cols=["part"], storage_options=place.options)
+    back = pd.read_parquet(f"{base}/table", storage_options=place.options).sort_values("id", ignore_index=True)
+    assert_frame_equal(back[list(frame.columns)], frame)
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.csv.gz"])
+def test_pandas_csv(place: Site, base: str, frame: pd.DataFrame, name: str) -> None:
+    """Through text and compression layers."""
+    frame.to_csv(f"{base}/{name}", index=False, storage_options=place.options)
+    assert_frame_equal(pd.read_csv(f"{base}/{name}", storage_options=place.options), frame)
+
+
+def test_pandas_json(place: Site, base: str, frame: pd.DataFrame) -> None:
+    """Lines of JSON."""
+    few = frame.head(5000)
+    few.to_json(f"{base}/table.json", orient="records", lines=True, storage_options=place.options)
+    assert_frame_equal(pd.read_json(f"{base}/table.json", lines=True, storage_options=place.options), few)
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword")
+def test_dask_threads(place: Site, base: str, frame: pd.DataFrame) -> None:
+    """Partitions are written and read side by side, as Parquet and as CSV."""
+    table = dd.from_pandas(frame, npartitions=4)
+    table.to_parquet(f"{base}/parquet", storage_options=place.options)
+    back = dd.read_parquet(f"{base}/parquet", storage_options=place.options).compute(scheduler="threads")
+    assert_frame_equal(back, frame, check_dtype=False)
+    table.to_csv(f"{base}/csv/*.csv", index=False, storage_options=place.options)
+    lines = dd.read_csv(f"{base}/csv/*.csv", storage_options=place.options, blocksize=700_000)
+    assert_frame_equal(lines.compute(scheduler="threads").reset_index(drop=True), frame, check_dtype=False)
+
+
+def test_duckdb(place: Site, base: str, frame: pd.DataFrame) -> None:
+    """Reads, globs, copies out plainly and by partition."""
+    fs = place.fs()
+    with fs.open(f"{base}/one.parquet", "wb") as out:
+        frame.to_parquet(out)
+    with duckdb.connect() as database:
+        database.register_filesystem(fs)
+        [[total]] = database.sql(f"SELECT sum(id) FROM read_parquet('{base}/*.parquet')").fetchall()
+        assert total == frame["id"].sum()
+        database.execute(f"COPY (SELECT * FROM read_parquet('{base}/one.parquet')) TO '{base}/two.csv'")
+        [[count]] = database.sql(f"SELECT count(*) FROM read_csv('{base}/two.csv')").fetchall()
+        assert count == len(frame)
+        half = f"SELECT id, id % 2 AS odd FROM read_parquet('{base}/one.parquet')"
+        database.execute(f"COPY ({half}) TO '{base}/parts' (FORMAT parquet, PARTITION_BY (odd))")
+        found = database.sql(f"SELECT odd, count(*) FROM read_parquet('{base}/parts/**/*.parquet') GROUP BY odd")
+        assert sorted(found.fetchall()) == [(0, 60_000), (1, 60_000)]
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # pandas leaves the cache's file open
+@pytest.mark.parametrize("cache", ["filecache", "simplecache", "blockcache"])
+def test_chains(place: Site, base: str, frame: pd.DataFrame, cache: str, tmp_path: Path) -> None:
+    """fsspec's own caches before it, the second read from the cache."""
+    frame.to_parquet(f"{base}/table.parquet", storage_options=place.options)
+    options = {"fsbackup": place.options, cache: {"cache_storage": str(tmp_path / "cache")}}
+    for _ in range(2):
+        back = pd.read_parquet(f"{cache}::{base}/table.parquet", storage_options=options)
+        assert_frame_equal(back, frame)
+
+
+def test_open_parquet_file(place: Site, base: str, frame: pd.DataFrame) -> None:
+    """fsspec's own way of fetching the parts of a Parquet file beforehand."""
+    frame.to_parquet(f"{base}/table.parquet", storage_options=place.options)
+    opened = open_parquet_file(
+        f"{base}/table.parquet", columns=["price"], engine="pyarrow", storage_options=place.options
+    )
+    with opened as file:
+        assert_frame_equal(pd.read_parquet(file, columns=["price"]), frame[["price"]])
+
+
+def test_upath(place: Site, base: str) -> None:
+    """Paths as objects."""
+    path = UPath(f"{base}/a/b.txt", **place.options)
+    path.write_text("day")
+    assert path.read_text() == "day"
+    assert path.exists()
+    assert path.parent.is_dir()
+    assert [each.name for each in path.parent.iterdir()] == ["b.txt"]
+    path.unlink()
+    assert not path.exists()
+
+
+def test_mapper(place: Site, base: str) -> None:
+    """A directory as a mapping."""
+    mapper = fsspec.get_mapper(f"{base}/map", **place.options)
+    mapper["x/y"] = b"1"
+    mapper["z"] = b"2"
+    assert dict(mapper) == {"x/y": b"1", "z": b"2"}
+    del mapper["z"]
+    with pytest.raises(KeyError):
+        _ = mapper["z"]

@@ -1,0 +1,151 @@
+"""Other processes: pickles, JSON and graphs carry the configuration's path and no secret; fork and spawn work."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import dask.dataframe as dd
+import fsspec
+import pandas as pd
+import pytest
+from dask.base import tokenize
+from distributed import Client, LocalCluster
+from pandas.testing import assert_frame_equal
+
+from fsbackup.errors import ConfigError
+from fsbackup.filesystem import FsbackupFileSystem
+from tests.filesystem.site import ROOT, Site
+from tests.servers.faults import Refuse
+
+
+@pytest.fixture
+def path() -> str:
+    return f"{ROOT}/{secrets.token_hex(4)}/data.bin"
+
+
+def _cat(fs: FsbackupFileSystem, path: str) -> bytes:
+    data: bytes = fs.cat_file(path)
+    return data
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.filterwarnings("ignore:This process")
+def test_other_processes(buckets: Site, path: str, method: str) -> None:
+    """A filesystem that was used here is used there, however the process was made."""
+    fs = buckets.fs()
+    fs.pipe_file(path, b"day")
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert pool.apply(_cat, (fs, path)) == b"day"
+
+
+def test_inherited_by_a_fork(buckets: Site, path: str) -> None:
+    """Not only a copy: the very object that the parent used."""
+    fs = buckets.fs()
+    fs.pipe_file(path, b"day")
+    child = os.fork()
+    if not child:
+        os._exit(0 if fs.cat_file(path) == b"day" and fs.exists(path) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert fs.cat_file(path) == b"day"
+
+
+def test_no_secret_leaves(buckets: Site, path: str) -> None:
+    """Neither the filesystem nor an open file nor a dask graph over it carries one."""
+    fs = buckets.fs()
+    fs.pipe_file(path, b"a,b\n1,2\n")
+    table = dd.read_csv(f"fsbackup://{path}", storage_options=buckets.options)
+    with fs.open(path) as file:
+        told = [
+            pickle.dumps(fs),
+            fs.to_json().encode(),
+            repr(fs).encode(),
+            pickle.dumps(file),
+            pickle.dumps(table.optimize().__dask_graph__()),
+            json.dumps(fs.storage_options).encode(),
+        ]
+        for secret in buckets.secrets:
+            assert not [each for each in told if secret.encode() in each]
+        assert pickle.loads(told[3]).read() == b"a,b\n1,2\n"
+    assert fs.storage_options == {"config": str(buckets.config)}
+    assert fsspec.AbstractFileSystem.from_json(fs.to_json()).cat_file(path) == b"a,b\n1,2\n"
+
+
+def test_a_file_sent_elsewhere_is_the_same_version(disks: Site, path: str) -> None:
+    """Once it was replaced it cannot be opened there."""
+    fs = disks.fs()
+    fs.pipe_file(path, b"old")
+    with fs.open(path) as file:
+        sent = pickle.dumps(file)
+    fs.pipe_file(path, b"new")
+    with pytest.raises(OSError, match="replaced"):
+        pickle.loads(sent)
+
+
+def test_tokens_are_the_same_in_every_process(disks: Site) -> None:
+    """So dask knows a task again."""
+    fs = disks.fs()
+    there = subprocess.run(
+        [sys.executable, "-c", "import sys, fsspec; from dask.base import tokenize;"
+         "print(tokenize(fsspec.filesystem('fsbackup', config=sys.argv[1])))", str(disks.config)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert there.stdout.strip() == tokenize(fs) == tokenize(disks.fs())
+    assert fs == disks.fs()
+    assert hash(fs) == hash(disks.fs())
+
+
+def test_where_the_configuration_comes_from(disks: Site, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option, fsspec's own configuration, the environment; and an error that says where it was looked for."""
+    disks.fs().pipe_file(path, b"day")
+    monkeypatch.setenv("FSBACKUP_CONFIG", str(disks.config))
+    fs = fsspec.filesystem("fsbackup", skip_instance_cache=True)
+    assert fs.cat_file(path) == b"day"
+    assert fs.storage_options["config"] == str(disks.config)
+    monkeypatch.delenv("FSBACKUP_CONFIG")
+    monkeypatch.setitem(fsspec.config.conf, "fsbackup", {"config": str(disks.config)})
+    assert fsspec.filesystem("fsbackup", skip_instance_cache=True).cat_file(path) == b"day"
+    monkeypatch.delitem(fsspec.config.conf, "fsbackup")
+    monkeypatch.setenv("FSBACKUP_CONFIG", "/nowhere.yaml")
+    with pytest.raises(ConfigError, match=r"/nowhere\.yaml"):
+        fsspec.filesystem("fsbackup", skip_instance_cache=True)
+
+
+def test_importing_is_cheap() -> None:
+    """`import fsbackup` loads neither fsspec nor this; the filesystem loads no data-frame library and no S3."""
+    code = (
+        "import sys, fsbackup; assert 'fsspec' not in sys.modules; import fsbackup.filesystem;"
+        "print([each for each in ('pandas', 'dask', 'pyarrow', 's3fs', 'botocore') if each in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Client]:
+    """Return a client of two worker processes, spawned."""
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as made,
+        Client(made) as client,
+    ):
+        yield client
+
+
+@pytest.mark.filterwarnings("ignore")  # distributed's own, on its way down
+def test_dask_workers(cluster: Client, buckets: Site, path: str) -> None:
+    """Workers that have only the configuration's path write and read, also when a replica is gone by then."""
+    frame = pd.DataFrame({"id": range(50_000), "name": [f"n{each}" for each in range(50_000)]})
+    base = f"fsbackup://{path}"
+    dd.from_pandas(frame, npartitions=4).to_parquet(f"{base}/parquet", storage_options=buckets.options)
+    dd.from_pandas(frame, npartitions=4).to_csv(f"{base}/csv/*.csv", index=False, storage_options=buckets.options)
+    buckets.proxies["moto0"].add(Refuse(), on="get", key=buckets.data("moto0", path.partition("/")[2]))
+    back = dd.read_parquet(f"{base}/parquet", storage_options=buckets.options).compute()
+    assert_frame_equal(back, frame, check_dtype=False)
+    lines = dd.read_csv(f"{base}/csv/*.csv", storage_options=buckets.options).compute()
+    assert_frame_equal(lines.reset_index(drop=True), frame, check_dtype=False)
+    assert cluster.scheduler_info()["workers"]

@@ -1,0 +1,284 @@
+"""What is read: proven, from whoever is alive, of one version; and "not found" only when that is proven."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from pathlib import Path
+
+import pytest
+
+from fsbackup.errors import ConfigError, IntegrityError
+from fsbackup.filesystem import FsbackupFileSystem
+from tests.filesystem.site import ROOT, SET, TOP, Site
+from tests.replication.world import MIB, content
+from tests.servers.faults import Corrupt, Drop, Refuse, Status
+
+SIZE = 6 * MIB + 12_345
+
+
+@pytest.fixture
+def path() -> str:
+    return f"{ROOT}/{secrets.token_hex(4)}/data.bin"
+
+
+def key_of(path: str) -> str:
+    return path.removeprefix(f"{SET}/")
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        (None, None),
+        (0, 10),
+        (MIB - 1, MIB + 1),
+        (-5, None),
+        (None, -5),
+        (-10, -3),
+        (5, 5),
+        (9, 3),
+        (SIZE - 2, SIZE + 9),
+        (SIZE + 5, SIZE + 9),
+        (None, 0),
+        (3 * MIB, None),
+    ],
+)
+def test_ranges_are_slices(disks: Site, path: str, start: int | None, end: int | None) -> None:
+    """Whatever the edges, the bytes are those of the slice."""
+    data = content(SIZE)
+    fs = disks.fs()
+    fs.pipe_file(path, data)
+    assert fs.cat_file(path, start, end) == data[slice(start, end)]
+
+
+def test_many_ranges_come_together(buckets: Site, path: str) -> None:
+    """2,000 ranges of a file are read with a request for each run of blocks, at most, and one look at the file."""
+    data = content(SIZE)
+    buckets.fs().pipe_file(path, data)
+    for proxy in buckets.proxies.values():
+        proxy.forget()
+    starts = [random.Random(each).randrange(SIZE) for each in range(2000)]
+    ends = [start + 5000 for start in starts]
+    found = buckets.fs().cat_ranges([path] * 2000, starts, ends)
+    assert found == [data[start:end] for start, end in zip(starts, ends, strict=True)]
+    reads = {name: proxy.count("get", buckets.data(name, key_of(path))) for name, proxy in buckets.proxies.items()}
+    assert sum(reads.values()) <= 7
+    for name, proxy in buckets.proxies.items():
+        assert (proxy.count("head"), proxy.count("list")) == (1, 0), name
+        assert proxy.count("get") - reads[name] == 1, "one manifest"
+
+
+def test_looks_just_taken_are_not_taken_again(buckets: Site, path: str) -> None:
+    """What consumers ask before they read (size, kind, checksum) costs one look, and the open file none."""
+    buckets.fs().pipe_file(path, b"day" * 1000)
+    fs = buckets.fs()
+    for proxy in buckets.proxies.values():
+        proxy.forget()
+    assert (fs.isfile(path), fs.size(path), len(fs.ukey(path))) == (True, 3000, 64)
+    with fs.open(path) as file:
+        assert file.read() == b"day" * 1000
+    assert sum(proxy.count("head") for proxy in buckets.proxies.values()) == 2
+    assert sum(proxy.count("get") for proxy in buckets.proxies.values()) == 3
+
+
+def test_blocks_are_remembered(buckets: Site, path: str) -> None:
+    """The footer of a file is fetched once."""
+    buckets.fs().pipe_file(path, content(SIZE))
+    fs = buckets.fs()
+    first = fs.cat_file(path, -100)
+    for proxy in buckets.proxies.values():
+        proxy.forget()
+    assert fs.cat_file(path, -100) == first
+    data = [proxy.count("get", buckets.data(name, key_of(path))) for name, proxy in buckets.proxies.items()]
+    assert data == [0, 0]
+
+
+@pytest.mark.parametrize("fault", [Drop(answer_bytes=1000), Corrupt(at=77), Status(403, "AccessDenied"), Refuse()])
+def test_a_replica_that_fails_in_the_middle(
+    buckets: Site, path: str, fault: Drop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From the second answer on it fails: the reader sees the same bytes, and the log says so in one line."""
+    data = content(SIZE)
+    fs = buckets.fs()
+    fs.pipe_file(path, data)
+    buckets.proxies["moto0"].add(fault, on="get", key=buckets.data("moto0", key_of(path)), first=2)
+    with fs.open(path, block_size=MIB) as file, caplog.at_level(logging.WARNING, "fsbackup"):
+        assert b"".join(iter(lambda: file.read(300_000), b"")) == data
+    assert [record.getMessage().count("moto0") > 0 for record in caplog.records] == [True]
+
+
+def test_no_replica_has_the_block(disks: Site, path: str) -> None:
+    """Wrong bytes are never handed over: the error says so, and blocks that are right can still be read."""
+    data = content(SIZE)
+    fs = disks.fs()
+    fs.pipe_file(path, data)
+    for base in disks.bases.values():
+        file = base / key_of(path)
+        rotten = bytearray(file.read_bytes())
+        rotten[2 * MIB + 5] ^= 1
+        file.write_bytes(rotten)
+    with pytest.raises(IntegrityError, match=r"local0.*local1"):
+        disks.fs().cat_file(path)
+    assert disks.fs().cat_file(path, 3 * MIB) == data[3 * MIB :]
+
+
+def test_an_open_file_stays_at_its_version(disks: Site, path: str) -> None:
+    """A file that is replaced while it is open gives old bytes or an error, never new ones."""
+    old, new = content(SIZE, 1), content(SIZE, 2)
+    fs = disks.fs()
+    fs.pipe_file(path, old)
+    with fs.open(path, block_size=MIB) as file:
+        assert file.read(1000) == old[:1000]
+        disks.fs().pipe_file(path, new)
+        file.seek(5 * MIB)
+        with pytest.raises(IntegrityError, match="replaced while it was open"):
+            file.read(1000)
+    assert disks.fs().cat_file(path) == new
+    # Also one that has just looked, and so knows the old version.
+    assert fs.cat_file(path) == new
+
+
+def test_absence_must_be_proven(buckets: Site, path: str) -> None:
+    """With a replica away a name that the other lacks may be there; with both it is not."""
+    assert not buckets.fs().exists(path)
+    with pytest.raises(FileNotFoundError):
+        buckets.fs().cat_file(path)
+    buckets.proxies["moto0"].add(Refuse())
+    for ask in (
+        FsbackupFileSystem.info,
+        FsbackupFileSystem.exists,
+        FsbackupFileSystem.isfile,
+        FsbackupFileSystem.isdir,
+        FsbackupFileSystem.ls,
+        FsbackupFileSystem.cat_file,
+        FsbackupFileSystem.open,
+    ):
+        fs = buckets.fs()
+        with pytest.raises(OSError, match="moto0") as caught:
+            getattr(fs, ask.__name__)(path)
+        assert not isinstance(caught.value, FileNotFoundError)
+
+
+def test_directories_with_a_replica_away(buckets: Site, path: str) -> None:
+    """What the other lists is there."""
+    fs = buckets.fs()
+    fs.pipe_file(path, b"1")
+    buckets.proxies["moto0"].add(Refuse())
+    parent = path.rpartition("/")[0]
+    fs = buckets.fs()
+    assert fs.isdir(parent)
+    assert fs.find(parent) == fs.ls(parent, detail=False) == [path]
+    assert fs.cat(path) == b"1"
+
+
+def test_a_dead_replica_is_waited_for_once(buckets: Site, path: str) -> None:
+    """Of 30 files read one after another only the first asks it."""
+    fs = buckets.fs()
+    names = [f"{path}/{number}" for number in range(30)]
+    fs.pipe(dict.fromkeys(names, b"x"))
+    refusal = buckets.proxies["moto0"].add(Refuse())
+    fs = buckets.fs()
+    assert fs.cat_file(names[0]) == b"x"
+    asked = refusal.hits
+    assert [fs.cat_file(name) for name in names] == [b"x"] * 30
+    assert refusal.hits == asked > 0
+
+
+def test_directory_semantics(disks: Site, path: str) -> None:
+    """Directories are what keys have in common; records of our own are never shown."""
+    fs = disks.fs()
+    top = path.rpartition("/")[0]
+    fs.pipe({f"{top}/a/b/one": b"1", f"{top}/a/two": b"22", f"{top}/three": b"333"})
+    assert fs.ls(top, detail=False) == [f"{top}/a", f"{top}/three"]
+    assert [each["type"] for each in fs.ls(top)] == ["directory", "file"]
+    assert fs.find(top) == [f"{top}/a/b/one", f"{top}/a/two", f"{top}/three"]
+    assert fs.find(top, maxdepth=2) == [f"{top}/a/two", f"{top}/three"]
+    assert fs.glob(f"{top}/**/t*") == [f"{top}/a/two", f"{top}/three"]
+    assert fs.du(top) == 6
+    assert [(root, sorted(dirs), sorted(files)) for root, dirs, files in fs.walk(top)] == [
+        (top, ["a"], ["three"]),
+        (f"{top}/a", ["b"], ["two"]),
+        (f"{top}/a/b", [], ["one"]),
+    ]
+    assert not [each for each in fs.find(SET) + fs.ls(SET, detail=False) if ".fsbackup" in each]
+    assert fs.ls("", detail=False) == [SET]
+    assert fs.info(f"{top}/a")["type"] == "directory"
+    with pytest.raises(IsADirectoryError):
+        fs.open(f"{top}/a")
+    with pytest.raises(FileNotFoundError):
+        fs.info(f"{SET}/.fsbackup/manifests/{TOP}")
+
+
+def test_large_directories_are_passed_by(disks: Site, path: str) -> None:
+    """A directory of 2,500 files beside others is one entry."""
+    top = path.rpartition("/")[0]
+    for base in disks.bases.values():
+        many = base / key_of(top) / "many"
+        many.mkdir(parents=True)
+        for number in range(2500):
+            (many / f"{number:04}").write_bytes(b"")
+    fs = disks.fs()
+    fs.pipe({f"{top}/a": b"1", f"{top}/z": b"1"})
+    assert fs.ls(top, detail=False) == [f"{top}/a", f"{top}/many", f"{top}/z"]
+    assert len(fs.ls(f"{top}/many")) == 2500
+
+
+def test_info_tells_what_is_known(disks: Site, path: str) -> None:
+    """Size, hash, replicas and time of the version."""
+    fs = disks.fs()
+    fs.pipe_file(path, b"abc")
+    info = fs.info(f"fsbackup://{path}")
+    assert info["name"] == path
+    assert (info["size"], info["type"], info["replicas"]) == (3, "file", ["local0", "local1"])
+    assert info["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert fs.modified(path).timestamp() == pytest.approx(info["mtime"])
+    assert (fs.ukey(path), fs.checksum(path)) == (info["sha256"], int(info["sha256"], 16))
+
+
+def test_an_object_of_another_tool(disks: Site, path: str) -> None:
+    """Without a manifest it can be read, and has no hash."""
+    for base in disks.bases.values():
+        file = base / key_of(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"plain")
+    fs = disks.fs()
+    assert fs.cat_file(path, 1, 3) == b"la"
+    assert fs.info(path)["sha256"] is None
+    assert fs.ukey(path) == disks.fs().ukey(path)
+
+
+def test_an_unknown_set_is_named(disks: Site) -> None:
+    """A typing mistake in the set is no missing file."""
+    with pytest.raises(ConfigError, match=r"no replication set.*pair"):
+        disks.fs().exists("triple/x")
+
+
+def test_get_file_is_whole_or_not_there(buckets: Site, path: str, tmp_path: Path) -> None:
+    """A download that fails leaves the target as it was."""
+    fs = buckets.fs()
+    fs.pipe_file(path, content(SIZE))
+    target = tmp_path / "target"
+    target.write_bytes(b"before")
+    for name, proxy in buckets.proxies.items():
+        proxy.add(Corrupt(), on="get", key=buckets.data(name, key_of(path)))
+    with pytest.raises(IntegrityError):
+        fs.get_file(path, str(target))
+    assert target.read_bytes() == b"before"
+    assert [each.name for each in tmp_path.iterdir()] == ["target"]
+
+
+def test_within_a_running_loop(disks: Site, path: str) -> None:
+    """As in a notebook: the plain methods, and awaiting on somebody else's loop."""
+    fs = disks.fs()
+    other = disks.fs(asynchronous=True)
+
+    async def notebook() -> bytes:
+        fs.pipe_file(path, b"day")
+        assert fs.cat_file(path) == b"day"
+        assert await fs._cat_file(path) == b"day"
+        found: bytes = await other._cat_file(path)
+        return found
+
+    assert asyncio.run(notebook()) == b"day"

@@ -1,0 +1,278 @@
+"""What is written: whole on enough replicas, or not at all; and what is removed: what was named, and no more."""
+
+from __future__ import annotations
+
+import gc
+import io
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from fsbackup.errors import FsbackupError, NoHealthyReplicaError
+from fsbackup.filesystem import FsbackupFileSystem
+from tests.filesystem.site import ROOT, SET, Site
+from tests.replication.world import MIB, content
+from tests.servers.faults import Refuse, Status
+
+
+@pytest.fixture
+def path() -> str:
+    return f"{ROOT}/{secrets.token_hex(4)}/data.bin"
+
+
+def key_of(path: str) -> str:
+    return path.removeprefix(f"{SET}/")
+
+
+def files(site: Site) -> set[str]:
+    """Return every file in the site's directories, ours too."""
+    return {
+        str(each.relative_to(base)) for base in site.bases.values() for each in base.rglob("*") if each.is_file()
+    }
+
+
+@pytest.mark.parametrize("size", [0, 5, 4 * MIB, 23 * MIB + 1])
+def test_open_to_write(site: Site, path: str, size: int) -> None:
+    """Written in pieces of any size, it is on every replica, with a manifest."""
+    data = content(size)
+    fs = site.fs()
+    with fs.open(path, "wb") as file:
+        for at in range(0, size, 1_000_000):
+            file.write(data[at : at + 1_000_000])
+    info = site.storage().stat(key_of(path))
+    assert {each.state for each in info.replicas.values()} == {"present"}
+    assert fs.cat_file(path) == data
+
+
+class TroubleError(Exception):
+    """Something that goes wrong while a file is open."""
+
+
+def _in_with(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
+    with fs.open(path, "wb") as file:
+        file.write(data)
+        raise TroubleError
+
+
+def _in_text(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
+    with fs.open(path, "w", encoding="latin-1") as file:
+        file.write(data.decode("latin-1"))
+        raise TroubleError
+
+
+def _in_fsspec_open(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
+    with fsspec.open(f"fsbackup://{path}", "wb", config=fs.config) as file:
+        file.write(data)
+        raise TroubleError
+
+
+def _in_compression(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
+    with fsspec.open(f"fsbackup://{path}", "wb", compression="gzip", config=fs.config) as file:
+        file.write(data)
+        raise TroubleError
+
+
+def _in_finally(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
+    file = fs.open(path, "wb")
+    try:
+        file.write(data)
+        raise TroubleError
+    finally:
+        file.close()
+
+
+WAYS = [_in_with, _in_text, _in_fsspec_open, _in_compression, _in_finally]
+
+
+@pytest.mark.parametrize("size", [10, 20 * MIB])
+@pytest.mark.parametrize("way", WAYS)
+def test_an_exception_discards(
+    disks: Site, path: str, way: Callable[[FsbackupFileSystem, str, bytes], None], size: int
+) -> None:
+    """Whatever closes the file because of an exception, nothing of it is stored, and the old version stays."""
+    fs = disks.fs()
+    fs.pipe_file(path, b"old")
+    before = files(disks)
+    with pytest.raises(TroubleError):
+        way(fs, path, content(size))
+    assert disks.fs().cat_file(path) == b"old"
+    assert files(disks) == before
+
+
+def test_a_dropped_file_discards(disks: Site, path: str) -> None:
+    """A file that nobody closed is never stored."""
+    fs = disks.fs()
+    file: Any = fs.open(path, "wb")
+    file.write(content(9 * MIB))
+    del file
+    gc.collect()
+    assert not disks.fs().exists(path)
+
+
+def test_a_file_written_while_an_error_is_handled(disks: Site, path: str) -> None:
+    """The error was there before the file: it does not keep it from being stored."""
+    fs = disks.fs()
+    try:
+        raise TroubleError
+    except TroubleError:
+        with fs.open(path, "wb") as file:
+            file.write(b"report")
+    assert fs.cat_file(path) == b"report"
+
+
+def test_create_only(disks: Site, path: str) -> None:
+    """ "xb" and mode="create" refuse what is there, also when it is empty."""
+    fs = disks.fs()
+    with fs.open(path, "xb"):
+        pass
+    assert fs.cat_file(path) == b""
+    with pytest.raises(FileExistsError):
+        fs.open(path, "xb")
+    with pytest.raises(FileExistsError):
+        fs.pipe_file(path, b"", mode="create")
+
+
+@pytest.mark.parametrize("mode", ["ab", "r+b"])
+def test_nothing_is_changed_in_place(disks: Site, path: str, mode: str) -> None:
+    fs = disks.fs()
+    fs.pipe_file(path, b"old")
+    with pytest.raises(io.UnsupportedOperation, match="whole"):
+        fs.open(path, mode)
+    assert fs.cat_file(path) == b"old"
+
+
+def _in_transaction(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
+    with fs.transaction:
+        with fs.open(path, "wb") as file:
+            file.write(data)
+        raise TroubleError
+
+
+def test_transactions(disks: Site, path: str) -> None:
+    """Files of a transaction appear at its end, or, when it fails, not at all."""
+    fs = disks.fs()
+    with fs.transaction:
+        with fs.open(path, "wb") as file:
+            file.write(b"day")
+        assert not disks.fs().exists(path)
+    assert disks.fs().cat_file(path) == b"day"
+    with pytest.raises(TroubleError):
+        _in_transaction(fs, path, b"night")
+    assert disks.fs().cat_file(path) == b"day"
+
+
+@pytest.mark.parametrize("size", [100, 40 * MIB])
+def test_too_few_copies_is_an_error(buckets: Site, path: str, size: int) -> None:
+    """A replica that refuses is named, by `write` or at the latest by `close`."""
+    buckets.proxies["moto0"].add(Status(403, "AccessDenied"), on="any", key=buckets.data("moto0", ""))
+    with pytest.raises(FsbackupError, match="moto0"):
+        _write(buckets.fs(), path, content(size))
+
+
+def _write(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
+    with fs.open(path, "wb") as file:
+        for at in range(0, len(data), 4_000_000):
+            file.write(data[at : at + 4_000_000])
+
+
+def test_put_and_cp(site: Site, path: str, tmp_path: Path) -> None:
+    """A local file keeps its time; a copy is a new object with the same bytes."""
+    source = tmp_path / "source"
+    source.write_bytes(content(7 * MIB))
+    fs = site.fs()
+    fs.put_file(str(source), path)
+    fs.cp_file(path, f"{path}.copy")
+    assert fs.cat_file(f"{path}.copy") == source.read_bytes()
+    fs.mv(path, f"{path}.moved")
+    assert fs.cat_file(f"{path}.moved") == source.read_bytes()
+    assert not fs.exists(path)
+    fs.get_file(f"{path}.moved", str(tmp_path / "back"))
+    assert (tmp_path / "back").read_bytes() == source.read_bytes()
+
+
+def test_put_of_a_changing_source(disks: Site, path: str, tmp_path: Path) -> None:
+    """A directory as a source makes a directory; a missing one is an error."""
+    fs = disks.fs()
+    fs.put_file(str(tmp_path), f"{ROOT}/made")
+    assert fs.isdir(f"{ROOT}/made")
+    with pytest.raises(FileNotFoundError):
+        fs.put_file(str(tmp_path / "missing"), path)
+
+
+def test_rm_takes_names_as_they_are(disks: Site, path: str) -> None:
+    """A star is a letter."""
+    fs = disks.fs()
+    fs.pipe({f"{path}1": b"1", f"{path}2": b"2", f"{path}[x]": b"3"})
+    with pytest.raises(FileNotFoundError):
+        fs.rm(f"{path}*")
+    fs.rm(f"{path}[x]")
+    assert fs.find(path.rpartition("/")[0]) == [f"{path}1", f"{path}2"]
+
+
+def test_rm_of_directories(disks: Site, path: str) -> None:
+    """Only when asked for, and never a whole set."""
+    fs = disks.fs()
+    top = path.rpartition("/")[0]
+    fs.pipe({f"{top}/a": b"1", f"{top}/b/c": b"2", f"{top}.txt": b"3"})
+    with pytest.raises(IsADirectoryError):
+        fs.rm(top)
+    with pytest.raises(PermissionError):
+        fs.rm(SET, recursive=True)
+    fs.rm(top, recursive=True)
+    assert not fs.exists(top)
+    assert fs.cat_file(f"{top}.txt") == b"3"
+
+
+def test_rm_needs_complete_listings(buckets: Site, path: str) -> None:
+    """With a replica away nobody knows what is below a directory: nothing of it goes."""
+    fs = buckets.fs()
+    top = path.rpartition("/")[0]
+    fs.pipe({f"{top}/a": b"1", f"{top}/b": b"2"})
+    buckets.proxies["moto0"].add(Refuse())
+    with pytest.raises(NoHealthyReplicaError, match="moto0"):
+        buckets.fs().rm(top, recursive=True)
+    buckets.proxies["moto0"].clear()
+    assert buckets.fs().find(top) == [f"{top}/a", f"{top}/b"]
+
+
+def test_empty_directories_are_remembered(disks: Site, path: str) -> None:
+    """They are nowhere but here, and go with `rmdir`."""
+    fs = disks.fs()
+    top = path.rpartition("/")[0]
+    before = files(disks)
+    fs.makedirs(f"{top}/a/b")
+    assert fs.ls(f"{top}/a/b") == []
+    assert fs.ls(f"{top}/a", detail=False) == [f"{top}/a/b"]
+    assert files(disks) == before
+    with pytest.raises(FileExistsError):
+        fs.mkdir(f"{top}/a")
+    with pytest.raises(OSError, match="not empty"):
+        fs.rmdir(f"{top}/a")
+    fs.rmdir(f"{top}/a/b")
+    assert not fs.exists(f"{top}/a/b")
+
+
+@pytest.mark.parametrize("bad", ["", "pair", "pair/../x", "pair/.fsbackup/x", "pair/a//b"])
+def test_names_that_cannot_be(disks: Site, bad: str) -> None:
+    """Nothing is written under them."""
+    before = files(disks)
+    with pytest.raises(ValueError, match=r"key|set"):
+        disks.fs().pipe_file(bad, b"1")
+    assert files(disks) == before
+
+
+def test_a_copy_that_cannot_be_stored_ends(buckets: Site, path: str) -> None:
+    """All replicas refuse the target long before the source is at its end: nobody waits for them."""
+    fs = buckets.fs()
+    fs.pipe_file(path, content(60 * MIB))
+    for name, proxy in buckets.proxies.items():
+        proxy.add(
+            Status(403, "AccessDenied"), on="create_multipart", key=buckets.data(name, f"{key_of(path)}.copy")
+        )
+    with pytest.raises(FsbackupError, match=r"moto0|seaweedfs1"):
+        fs.cp_file(path, f"{path}.copy")
+    assert not buckets.fs().exists(f"{path}.copy")

@@ -1,0 +1,97 @@
+"""zarr's own suites over `fsbackup://`: its store tests, and its stateful machine."""
+
+from __future__ import annotations
+
+import secrets
+from functools import cache
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+from zarr.core.buffer import Buffer, cpu
+from zarr.storage import FsspecStore
+from zarr.testing.stateful import ZarrHierarchyStateMachine, ZarrStoreStateMachine
+from zarr.testing.store import StoreTests
+
+from fsbackup.filesystem import FsbackupFileSystem
+from tests.filesystem.site import ROOT, Site
+
+_QUICK = settings(
+    max_examples=4,
+    stateful_step_count=10,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+#: What zarr leaves out for a store that is only asynchronous.
+_SYNCHRONOUS = (
+    "test_get_sync",
+    "test_get_sync_missing",
+    "test_set_sync",
+    "test_delete_sync",
+    "test_delete_sync_missing",
+)
+
+
+@cache
+def _asynchronous(site: Site) -> FsbackupFileSystem:
+    return site.fs(asynchronous=True)
+
+
+class TestStore(StoreTests[FsspecStore, cpu.Buffer]):
+    store_cls = FsspecStore
+    buffer_cls = cpu.Buffer
+
+    @pytest.fixture
+    def store_kwargs(self, site: Site) -> dict[str, Any]:
+        return {"fs": _asynchronous(site), "path": f"{ROOT}/{secrets.token_hex(4)}"}
+
+    @pytest.fixture
+    async def store(self, store_kwargs: dict[str, Any]) -> FsspecStore:
+        return FsspecStore(**store_kwargs)
+
+    async def set(self, store: FsspecStore, key: str, value: Buffer) -> None:
+        await store.fs._pipe_file(f"{store.path}/{key}", value.to_bytes())
+
+    async def get(self, store: FsspecStore, key: str) -> Buffer:
+        return cpu.Buffer.from_bytes(await store.fs._cat_file(f"{store.path}/{key}"))
+
+    def test_store_repr(self, store: FsspecStore) -> None:
+        assert ROOT in str(store.path)
+
+    def test_store_supports_writes(self, store: FsspecStore) -> None:
+        assert store.supports_writes
+
+    def test_store_supports_listing(self, store: FsspecStore) -> None:
+        assert store.supports_listing
+
+
+for _name in _SYNCHRONOUS:
+    setattr(TestStore, _name, None)
+
+
+class KeyStore(FsspecStore):
+    """Asks for keys as the machine means it, which draws keys below other keys: a directory is no key."""
+
+    async def exists(self, key: str) -> bool:
+        return bool(await self.fs._isfile(f"{self.path}/{key}"))
+
+
+@pytest.mark.filterwarnings("ignore:The data type")
+def test_hierarchy_machine(disks: Site) -> None:
+    """Whatever zarr does to groups and arrays, it finds what its model has."""
+    fs = disks.fs(asynchronous=True)
+    run_state_machine_as_test(
+        cast(Any, lambda: ZarrHierarchyStateMachine(FsspecStore(fs=fs, path=f"{ROOT}/{secrets.token_hex(4)}"))),
+        settings=_QUICK,
+    )
+
+
+def test_store_machine(flat: Site) -> None:
+    """Whatever zarr does to keys, it finds what its model has."""
+    fs = flat.fs(asynchronous=True)
+    run_state_machine_as_test(
+        cast(Any, lambda: ZarrStoreStateMachine(KeyStore(fs=fs, path=f"{ROOT}/{secrets.token_hex(4)}"))),
+        settings=_QUICK,
+    )
