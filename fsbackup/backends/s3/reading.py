@@ -27,8 +27,8 @@ async def read_range(
 
     async def once(watch: Watch) -> bytes:
         moved(0)
-        client = await target.calls.connection.client()
-        answer = await client.get_object(**params)
+        get = await target.calls.connection.method("get_object")
+        answer: Answer = await get(**params)
         async with answer["Body"] as body:
             expected = _expected(answer, where, start, end)
             return await _content(body, expected, where, watch, moved)
