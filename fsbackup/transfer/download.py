@@ -17,16 +17,12 @@ from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError
 from fsbackup.keys import encode_key
 from fsbackup.manifest import Manifest, Tombstone
 from fsbackup.objects import ObjectStat, ObjectStore
-from fsbackup.sizing import MIB
 from fsbackup.transfer import records, versions
 from fsbackup.transfer.records import Finding
 from fsbackup.transfer.replicas import DEFAULT_MEMORY, DEFAULT_STALL
 from fsbackup.transfer.stripes import Stripes
 
 log = logging.getLogger("fsbackup.storage")
-
-#: Bytes asked for at a time: small, so that replicas share an object evenly; large beside a request's cost.
-SPAN = 4 * MIB
 
 
 @dataclass
@@ -103,8 +99,6 @@ class Reading:
         return b"".join(pieces)[start - low : end - low]
 
     def _stripes(self, start: int, end: int) -> Stripes:
-        block = self.manifest.block_size if self.manifest else SPAN
-        step = block * max(1, SPAN // block)
         return Stripes(
             self.stores,
             self.spare,
@@ -113,8 +107,7 @@ class Reading:
             self.manifest,
             start,
             end,
-            step=step,
-            slots=max(2, self.memory // step),
+            memory=self.memory,
             stall=self.stall,
             passed_over=self._pass_over,
             taken=self._count,

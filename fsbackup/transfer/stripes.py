@@ -1,16 +1,18 @@
 """The striped reader: the blocks of one object from all healthy replicas at once, each proven before it counts.
 
-An object is read in *spans* of a few whole blocks. Each replica begins with one span and gets more at once as it
-proves itself, so a fast one carries more. What fails, stalls or is not what the manifest says is asked of another
-replica, block by block: a rotten block here and another one there still make a whole object. A replica that
-has nothing left to do takes over a span that a slower one would take much longer for; whoever is first wins.
+An object is read in *spans* of a few whole blocks, long ones first: each is a request, which costs time. The last
+ones are short, so that no replica is left with much when the others are done. Each replica begins with one span
+and gets more at once as it proves itself, so a fast one carries more. What fails, stalls or is not what the
+manifest says is asked of another replica, block by block: a rotten block here and another one there still make a
+whole object. A replica that has nothing left to do takes over a span that a slower one would take much longer for;
+whoever is first wins.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +20,13 @@ from functools import partial
 from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError
 from fsbackup.manifest import Manifest
 from fsbackup.objects import ObjectStore
+from fsbackup.sizing import BLOCK_SIZE, MIB
 from fsbackup.transfer import proof, records
 
 #: Spans that one replica may have on their way at once, in the end.
 _MOST = 4
+#: Bytes of the longest spans and, towards the end, of the shortest.
+_LONGEST, _SHORTEST = 8 * MIB, 2 * MIB
 #: Failures in a row, of kinds that may concern a span only, after which a replica is asked last.
 _STRIKES = 3
 #: Seconds between two looks at who is late.
@@ -101,10 +106,8 @@ class Stripes:
         Proves the blocks; None: only lengths are checked.
     start, end
         The range, `start` at a block's beginning.
-    step
-        Bytes per span: a whole number of blocks.
-    slots
-        The most spans in memory: being read, or read and not yet taken.
+    memory
+        Bytes that may be held at once: being read, or read and not yet taken.
     stall
         Seconds without a byte after which a span is asked of another replica.
     passed_over, taken
@@ -121,21 +124,24 @@ class Stripes:
         start: int,
         end: int,
         *,
-        step: int,
-        slots: int,
+        memory: int,
         stall: float,
         passed_over: Callable[[ObjectStore, FsbackupError], None],
         taken: Callable[[ObjectStore, int], None],
     ) -> None:
         self._key, self._name, self._manifest = key, name, manifest
-        self._fresh = iter(Span(at, min(at + step, end)) for at in range(start, end, step))
+        block = manifest.block_size if manifest else BLOCK_SIZE
+        lanes = _MOST * max(1, len(stores))
+        longest = _whole(min(_LONGEST, memory // lanes), block)
+        self._fresh = _cut(start, end, block, lanes, longest)
         self._next: Span | None = next(self._fresh, None)
         self._again: list[Span] = []
         self._calls: set[_Call] = set()
         self._ready: list[tuple[int, bytes]] = []
         self._replicas = [*map(_Replica, stores), *(_Replica(store, benched=True) for store in spare)]
         self._front, self._end = start, end
-        self._window, self._slots = slots * step, slots
+        self._slots = max(2, memory // longest)
+        self._window = self._slots * longest
         self._stall = stall
         self._passed_over, self._taken = passed_over, taken
         self._lost = False
@@ -317,6 +323,20 @@ class Stripes:
             key=self._key,
             hint="run verify, then repair",
         )
+
+
+def _whole(length: int, block: int) -> int:
+    """Return the bytes of as many blocks as fit `length`, but at least one."""
+    return max(1, length // block) * block
+
+
+def _cut(start: int, end: int, block: int, lanes: int, longest: int) -> Iterator[Span]:
+    """Yield the spans: each an even share of what is left, within the limits."""
+    while start < end:
+        share = max(_SHORTEST, (end - start) // lanes)
+        stop = min(start + min(_whole(share, block), longest), end)
+        yield Span(start, stop)
+        start = stop
 
 
 def _patience(store: ObjectStore, length: int) -> float:
