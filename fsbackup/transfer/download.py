@@ -59,8 +59,8 @@ class Reading:
     memory: int = DEFAULT_MEMORY
     stall: float = DEFAULT_STALL
 
-    async def spans(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes from `start` (a whole number of blocks) up to `end`, in order and proven.
+    async def pieces(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes from `start` (a whole number of blocks) up to `end`, in order, proven, as they come.
 
         Raises
         ------
@@ -69,20 +69,21 @@ class Reading:
         NoHealthyReplicaError
             When no replica could be read.
         """
-        async with aclosing(self.pieces(start, end, ordered=True)) as pieces:
-            async for _, data in pieces:
-                yield data
+        async with aclosing(self.runs(start, end, ordered=True)) as runs:
+            async for _, pieces in runs:
+                for piece in pieces:
+                    yield piece
 
-    async def pieces(
+    async def runs(
         self, start: int = 0, end: int | None = None, *, ordered: bool = False
-    ) -> AsyncGenerator[tuple[int, bytes], None]:
-        """Yield (offset, bytes) as `spans` does, but by default in the order in which they come."""
+    ) -> AsyncGenerator[tuple[int, list[bytes]], None]:
+        """Yield (offset, the pieces there) as `pieces` does, but by default in the order in which they come."""
         stop = self.size if end is None else min(end, self.size)
         left = stop - start
-        async with aclosing(self._stripes(start, stop).pieces(ordered=ordered)) as pieces:
-            async for offset, data in pieces:
-                left -= len(data)
-                yield offset, data
+        async with aclosing(self._stripes(start, stop).runs(ordered=ordered)) as runs:
+            async for offset, pieces in runs:
+                left -= sum(map(len, pieces))
+                yield offset, pieces
         if left > 0:
             raise self.failure()
 
@@ -95,7 +96,7 @@ class Reading:
         low = start // block * block
         # Blocks are proven whole; without a manifest there is nothing to prove, and nothing more is read.
         high = min(-(-end // block) * block, self.size)
-        pieces = [data async for data in self.spans(low, high)]
+        pieces = [data async for data in self.pieces(low, high)]
         return b"".join(pieces)[start - low : end - low]
 
     def _stripes(self, start: int, end: int) -> Stripes:

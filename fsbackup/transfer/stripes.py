@@ -137,7 +137,7 @@ class Stripes:
         self._next: Span | None = next(self._fresh, None)
         self._again: list[Span] = []
         self._calls: set[_Call] = set()
-        self._ready: list[tuple[int, bytes]] = []
+        self._ready: list[tuple[int, list[bytes]]] = []
         self._replicas = [*map(_Replica, stores), *(_Replica(store, benched=True) for store in spare)]
         self._front, self._end = start, end
         self._slots = max(2, memory // longest)
@@ -148,8 +148,8 @@ class Stripes:
         self._news = asyncio.Event()
         self._clock = asyncio.get_running_loop().time
 
-    async def pieces(self, *, ordered: bool) -> AsyncGenerator[tuple[int, bytes], None]:
-        """Yield (offset, bytes) until all is there; in the order of the offsets if `ordered`, else as they come.
+    async def runs(self, *, ordered: bool) -> AsyncGenerator[tuple[int, list[bytes]], None]:
+        """Yield (offset, the pieces there) until all is there; by the offsets if `ordered`, else as they come.
 
         Ends early when some block could be had from no replica: the caller counts bytes, and knows why.
         """
@@ -158,11 +158,12 @@ class Stripes:
             while left and not self._lost:
                 self._dispatch(ordered=ordered)
                 while self._ready and (not ordered or self._ready[0][0] == self._front):
-                    offset, data = heapq.heappop(self._ready)
-                    self._front = max(self._front, offset + len(data)) if ordered else self._front
-                    left -= len(data)
-                    yield offset, data
-                    del data
+                    offset, pieces = heapq.heappop(self._ready)
+                    length = sum(map(len, pieces))
+                    self._front = max(self._front, offset + length) if ordered else self._front
+                    left -= length
+                    yield offset, pieces
+                    del pieces
                     self._dispatch(ordered=ordered)
                 if left and not self._lost:
                     await self._wait()
@@ -243,9 +244,10 @@ class Stripes:
         store, span = call.replica.store, call.span
         try:
             async with asyncio.timeout(_patience(store, span.end - span.start)):
-                data = await store.read(self._name, span.start, span.end, moved=partial(self._note_bytes, call))
+                hear = partial(self._note_bytes, call)
+                pieces = await store.read_pieces(self._name, span.start, span.end, moved=hear)
             call.moved = None  # all came: what follows is our own time
-            good = await asyncio.to_thread(proof.right_runs, data, span.start, span.end, self._manifest)
+            good = await asyncio.to_thread(proof.right_runs, pieces, span.start, span.end, self._manifest)
         except FsbackupError as error:
             self._fail(call, error)
         except TimeoutError:
@@ -255,7 +257,7 @@ class Stripes:
                 raise
             self._fail(call, self._unavailable(call, f"sent no byte for {self._stall:g} s"))
         else:
-            self._accept(call, data, good)
+            self._accept(call, pieces, good)
         finally:
             call.replica.busy -= 1
             self._calls.discard(call)
@@ -273,21 +275,25 @@ class Stripes:
                 call.cut = True
                 call.task.cancel()
 
-    def _accept(self, call: _Call, data: bytes, good: list[proof.Run]) -> None:
+    def _accept(self, call: _Call, pieces: list[bytes], good: list[proof.Run]) -> None:
         span, name = call.span, call.replica.store.name
         bad = proof.gaps(good, span.start, span.end)
         if bad:
             self._note_failure(call, self._wrong(call.replica.store, bad[0]))
         else:
-            call.replica.succeeded(len(data), self._clock() - call.started)
+            call.replica.succeeded(span.end - span.start, self._clock() - call.started)
         if span.settled:
             return  # another replica was first
         span.settled = True
         for other in span.asked.values():
             if other is not call:
                 self._overtake(other)
-        for start, end in good:
-            heapq.heappush(self._ready, (start, data[start - span.start : end - span.start]))
+        if bad:
+            data = b"".join(pieces)
+            for start, end in good:
+                heapq.heappush(self._ready, (start, [data[start - span.start : end - span.start]]))
+        else:
+            heapq.heappush(self._ready, (span.start, pieces))
         self._again += [Span(start, end, span.tried | {name}) for start, end in bad]
         self._taken(call.replica.store, sum(end - start for start, end in good))
 
