@@ -8,6 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from fsbackup import __version__
@@ -137,8 +138,17 @@ def _session(settings: Settings) -> Any:
     # Nothing of what this machine's AWS configuration says is meant for us; a profile may not even exist.
     nothing = {name: (None, None, value, None) for name, value in _AWS_FILES.items()}
     session = AioSession(session_vars=nothing)
+    session.register_component("data_loader", _loader())
     session.set_credentials(settings.access_key_id.reveal(), settings.secret_access_key.reveal())
     return session
+
+
+@cache
+def _loader() -> Any:
+    """Return the one reader of botocore's description of S3: it keeps that, 50 ms for each further client."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def _client_options(settings: Settings) -> dict[str, Any]:
