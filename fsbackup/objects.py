@@ -279,6 +279,12 @@ class ObjectStore(ABC):
         after the object's end or not before `end`. Raises `ObjectNotFoundError` when there is no such key.
         """
 
+    async def read_pieces(
+        self, name: str, start: int, end: int, *, moved: Callable[[int], None] | None = None
+    ) -> list[bytes]:
+        """Return what `read` does, in the pieces in which it came: whoever can take them so saves a copy."""
+        return [await self.read(name, start, end, moved=moved)]
+
     @abstractmethod
     def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> ObjectWriter:
         """Return a writer for one object, without I/O. `moved(bytes)` is called on the loop as bytes leave."""

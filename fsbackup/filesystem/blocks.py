@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing
+from operator import itemgetter
 
 from fsbackup.manifest import Manifest
 from fsbackup.sizing import MIB
-from fsbackup.transfer.download import SPAN, Reading
+from fsbackup.transfer.download import SHORT, Reading
 from fsbackup.transfer.together import all_or_none
 
 #: (start, end) in bytes.
 Range = tuple[int, int]
-Block = bytes | memoryview
 #: Content, how it is cut, and which piece.
 _Key = tuple[str, int, int]
 
@@ -66,8 +67,10 @@ def _key(manifest: Manifest, number: int) -> _Key:
     return manifest.sha256, manifest.block_size, number
 
 
-async def read(reading: Reading, ranges: Sequence[Range], cache: BlockCache) -> list[bytes]:
+async def read(reading: Reading, ranges: Sequence[Range], cache: BlockCache, *, keep: bool = True) -> list[bytes]:
     """Return the bytes of each range, which lies within the object, in the order asked for.
+
+    Without `keep` nothing of it is remembered.
 
     Raises
     ------
@@ -77,43 +80,62 @@ async def read(reading: Reading, ranges: Sequence[Range], cache: BlockCache) -> 
     if reading.manifest is None:
         return [await reading.range(*each) for each in ranges]
     found: dict[int, bytes] = {}
-    block = reading.manifest.block_size
-    for batch in _batches(ranges, block):
-        blocks = await _blocks(reading, reading.manifest, [ranges[at] for at in batch], cache)
-        found.update((at, _cut(blocks, block, ranges[at])) for at in batch)
+    for batch in _batches(ranges, reading.manifest.block_size):
+        pieces = await _pieces(reading, reading.manifest, [ranges[at] for at in batch], cache, keep=keep)
+        found.update((at, pieces.cut(*ranges[at])) for at in batch)
     return [found[at] for at in range(len(ranges))]
 
 
-async def _blocks(
-    reading: Reading, manifest: Manifest, ranges: Iterable[Range], cache: BlockCache
-) -> dict[int, Block]:
+class _Pieces:
+    """Bytes of an object in the pieces in which they came, joined only where a range spans several."""
+
+    def __init__(self, pieces: Iterable[tuple[int, bytes]]) -> None:
+        self._pieces = sorted(pieces, key=itemgetter(0))
+
+    def cut(self, start: int, end: int) -> bytes:
+        """Return the bytes from `start` up to `end`, all of which are there."""
+        at = bisect_right(self._pieces, start, key=itemgetter(0)) - 1
+        cut: list[memoryview] = []
+        while start < end:
+            begin, data = self._pieces[at]
+            if not cut and end <= begin + len(data):
+                return data[start - begin : end - begin]
+            cut.append(memoryview(data)[start - begin : end - begin])
+            start, at = begin + len(data), at + 1
+        return b"".join(cut)
+
+
+async def _pieces(
+    reading: Reading, manifest: Manifest, ranges: Iterable[Range], cache: BlockCache, *, keep: bool
+) -> _Pieces:
     """Return every block that the ranges touch."""
-    numbers = sorted({number for each in ranges for number in _numbers(each, manifest.block_size)})
-    found: dict[int, Block] = {
-        number: kept for number in numbers if (kept := cache.get(manifest, number)) is not None
-    }
+    block = manifest.block_size
+    numbers = sorted({number for each in ranges for number in _numbers(each, block)})
+    kept = {number: data for number in numbers if (data := cache.get(manifest, number)) is not None}
+    found = [(number * block, data) for number, data in kept.items()]
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def fetch(first: int, stop: int) -> None:
         async with gate:
-            found.update(await _run(reading, manifest, first, stop))
-        for number in range(first, stop):
-            # A long run goes by; what comes after it begins in its last block.
-            if (stop - first) * manifest.block_size <= SPAN or number == stop - 1:
-                cache.put(manifest, number, bytes(found[number]))
+            run = await _run(reading, first * block, stop * block)
+        found.extend(run)
+        # A long run goes by; what comes after it begins in its last block.
+        short = (stop - first) * block <= SHORT
+        for number in range(first if short else stop - 1, stop) if keep else ():
+            end = min((number + 1) * block, manifest.size)
+            cache.put(manifest, number, _Pieces(run).cut(number * block, end))
 
-    await all_or_none([fetch(*run) for run in _runs(number for number in numbers if number not in found)])
-    return found
+    await all_or_none([fetch(*run) for run in _runs(number for number in numbers if number not in kept)])
+    return _Pieces(found)
 
 
-async def _run(reading: Reading, manifest: Manifest, first: int, stop: int) -> dict[int, Block]:
+async def _run(reading: Reading, start: int, end: int) -> list[tuple[int, bytes]]:
     """Read consecutive blocks."""
-    block, found = manifest.block_size, dict[int, Block]()
-    async with aclosing(reading.spans(first * block, stop * block)) as spans:
-        async for span in spans:
-            view = memoryview(span)
-            for offset in range(0, len(span), block):
-                found[first + len(found)] = view[offset : offset + block]
+    found: list[tuple[int, bytes]] = []
+    async with aclosing(reading.pieces(start, end)) as pieces:
+        async for piece in pieces:
+            found.append((start, piece))
+            start += len(piece)
     return found
 
 
@@ -149,12 +171,3 @@ def _runs(numbers: Iterable[int]) -> Iterator[Range]:
         stop = number + 1
     if stop > first:
         yield first, stop
-
-
-def _cut(blocks: dict[int, Block], block: int, wanted: Range) -> bytes:
-    start, end = wanted
-    pieces = [
-        memoryview(blocks[number])[max(start - number * block, 0) : end - number * block]
-        for number in _numbers(wanted, block)
-    ]
-    return b"".join(pieces)

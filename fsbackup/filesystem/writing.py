@@ -67,9 +67,9 @@ class Writing(Core):
         # Also when it fails: whoever still writes must hear of it instead of waiting for room.
         storing.add_done_callback(lambda _: pipe.breaks(OSError("the copy has ended")))
         try:
-            async with aclosing(version.reading.spans()) as spans:
-                async for span in spans:
-                    await asyncio.to_thread(pipe.write, span)
+            async with aclosing(version.reading.pieces()) as pieces:
+                async for piece in pieces:
+                    await asyncio.to_thread(pipe.write, piece)
             pipe.end()
         except BaseException as error:
             if not storing.done():

@@ -46,6 +46,8 @@ class ReadingContract(Contract):
         place.door.put("ranges", data)
         expected = data[start:] if end is None else data[start : max(start, end)]
         assert run(place.store.read("ranges", start, end)) == expected
+        if end is not None:
+            assert b"".join(run(place.store.read_pieces("ranges", start, end))) == expected
 
     @pytest.mark.parametrize(("start", "end"), [(0, None), (0, 1), (0, 0), (7, None), (7, 9)])
     def test_read_of_an_empty_object(self, place: ObjectPlace, start: int, end: int | None) -> None:

@@ -27,8 +27,8 @@ from fsbackup.transfer.turns import Turns
 
 log = logging.getLogger("fsbackup.storage")
 
-#: Bytes asked for at a time: small, so that replicas share an object evenly; large beside a request's cost.
-SPAN = 4 * MIB
+#: Bytes up to which a read comes from one replica, the one whose turn it is.
+SHORT = 4 * MIB
 
 
 @dataclass
@@ -71,8 +71,8 @@ class Reading:
     modified: float | None = None
     turns: Turns = field(default_factory=Turns)
 
-    async def spans(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes from `start` (a whole number of blocks) up to `end`, in order and proven.
+    async def pieces(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes from `start` (a whole number of blocks) up to `end`, in order, proven, as they come.
 
         Raises
         ------
@@ -81,25 +81,26 @@ class Reading:
         NoHealthyReplicaError
             When no replica could be read.
         """
-        async with aclosing(self.pieces(start, end, ordered=True)) as pieces:
-            async for _, data in pieces:
-                yield data
+        async with aclosing(self.runs(start, end, ordered=True)) as runs:
+            async for _, pieces in runs:
+                for piece in pieces:
+                    yield piece
 
-    async def pieces(
+    async def runs(
         self, start: int = 0, end: int | None = None, *, ordered: bool = False
-    ) -> AsyncGenerator[tuple[int, bytes], None]:
-        """Yield (offset, bytes) as `spans` does, but by default in the order in which they come."""
+    ) -> AsyncGenerator[tuple[int, list[bytes]], None]:
+        """Yield (offset, the pieces there) as `pieces` does, but by default in the order in which they come."""
         stop = self.size if end is None else min(end, self.size)
         left = stop - start
         # One that failed before is asked for what no other can give.
         good = [store for store in self.stores if store.name not in self.failed]
-        first = self.turns.first(good) if left <= SPAN else None
+        first = self.turns.first(good) if left <= SHORT else None
         good.sort(key=lambda store: store is not first)
         with self.turns.take(first):
-            async with aclosing(self._stripes(good, start, stop).pieces(ordered=ordered)) as pieces:
-                async for offset, data in pieces:
-                    left -= len(data)
-                    yield offset, data
+            async with aclosing(self._stripes(good, start, stop).runs(ordered=ordered)) as runs:
+                async for offset, pieces in runs:
+                    left -= sum(map(len, pieces))
+                    yield offset, pieces
         if left > 0:
             raise self.failure()
 
@@ -112,12 +113,10 @@ class Reading:
         low = start // block * block
         # Blocks are proven whole; without a manifest there is nothing to prove, and nothing more is read.
         high = min(-(-end // block) * block, self.size)
-        pieces = [data async for data in self.spans(low, high)]
+        pieces = [data async for data in self.pieces(low, high)]
         return b"".join(pieces)[start - low : end - low]
 
     def _stripes(self, good: list[ObjectStore], start: int, end: int) -> Stripes:
-        block = self.manifest.block_size if self.manifest else SPAN
-        step = block * max(1, SPAN // block)
         return Stripes(
             good,
             [store for store in self.stores if store not in good] + self.spare,
@@ -126,8 +125,7 @@ class Reading:
             self.manifest,
             start,
             end,
-            step=step,
-            slots=max(2, self.memory // step),
+            memory=self.memory,
             stall=self.stall,
             passed_over=self._pass_over,
             taken=self._count,

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 
 from fsbackup.manifest import Manifest
+from fsbackup.transfer.hashing import BlockHasher
 
 #: (start, end) of bytes within an object.
 Run = tuple[int, int]
 
 
-def right_runs(data: bytes, start: int, end: int, manifest: Manifest | None) -> list[Run]:
-    """Return the runs of right blocks in `data`, which should be the bytes from `start` (a block's) up to `end`.
+def right_runs(pieces: Sequence[bytes], start: int, end: int, manifest: Manifest | None) -> list[Run]:
+    """Return the runs of right blocks in `pieces`, together the bytes from `start` (a block's) up to `end`.
 
-    Without a manifest nothing proves them but their number.
+    Without a manifest nothing proves them but their number. Of more bytes than were asked for nothing is right.
     """
-    if manifest is None:
-        return [(start, end)] if len(data) == end - start else []
-    block, view = manifest.block_size, memoryview(data)
+    length = sum(map(len, pieces))
+    if manifest is None or length > end - start:
+        return [(start, end)] if length == end - start else []
+    block = manifest.block_size
+    hasher = BlockHasher(block)
+    for piece in pieces:
+        hasher.update(piece)
     runs: list[Run] = []
-    for at in range(start, end, block):
+    for at, found in zip(range(start, end, block), hasher.blocks(), strict=False):
         stop = min(at + block, end)
-        if hashlib.sha256(view[at - start : stop - start]).hexdigest() != manifest.blocks[at // block]:
+        if found != manifest.blocks[at // block]:
             continue
         if runs and runs[-1][1] == at:
             runs[-1] = (runs[-1][0], stop)

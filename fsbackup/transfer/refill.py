@@ -132,7 +132,7 @@ class ReplicaSource(Source):
         )
         self._reading = reading
         self._manifest = manifest
-        self._spans: AsyncGenerator[bytes, None] = reading.spans()
+        self._pieces: AsyncGenerator[bytes, None] = reading.pieces()
         self._ahead: list[bytes] = []
 
     @property
@@ -148,7 +148,7 @@ class ReplicaSource(Source):
     async def _take(self, wanted: int) -> bytes:
         try:
             while sum(map(len, self._ahead)) < wanted:
-                self._ahead.append(await anext(self._spans))
+                self._ahead.append(await anext(self._pieces))
         except (FsbackupError, StopAsyncIteration) as error:
             raise SourceError(f"no replica can give all of it: {error}", key=self._manifest.key) from error
         joined = b"".join(self._ahead)
@@ -158,15 +158,15 @@ class ReplicaSource(Source):
     async def reread(self, offset: int, length: int) -> bytes | None:
         end = min(offset + length, self._manifest.size)
         start = offset // self._manifest.block_size * self._manifest.block_size
-        pieces: list[bytes] = []
-        async with aclosing(self._reading.spans(start)) as spans:
-            while start + sum(map(len, pieces)) < end:
-                pieces.append(await anext(spans))
-        return b"".join(pieces)[offset - start : end - start]
+        had: list[bytes] = []
+        async with aclosing(self._reading.pieces(start)) as pieces:
+            while start + sum(map(len, had)) < end:
+                had.append(await anext(pieces))
+        return b"".join(had)[offset - start : end - start]
 
     async def stop(self) -> None:
         """End reading."""
-        await self._spans.aclose()
+        await self._pieces.aclose()
 
 
 class _RefillLane(StoreLane):

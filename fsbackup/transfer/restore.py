@@ -138,17 +138,18 @@ class _ToStream(_Copy):
         self._whole = hashlib.sha256()
 
     async def _copy(self) -> str:
-        async with contextlib.aclosing(self.reading.spans(self._done)) as spans:
-            async for span in spans:
-                await asyncio.to_thread(self._append, span)
+        async with contextlib.aclosing(self.reading.runs(self._done, ordered=True)) as runs:
+            async for _, pieces in runs:
+                await asyncio.to_thread(self._append, pieces)
         manifest = self.reading.manifest
         return manifest.sha256 if manifest else self._whole.hexdigest()
 
-    def _append(self, span: bytes) -> None:
-        if self.reading.manifest is None:
-            self._whole.update(span)
-        self._out.write(span)
-        self._done += len(span)
+    def _append(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            if self.reading.manifest is None:
+                self._whole.update(piece)
+            self._out.write(piece)
+            self._done += len(piece)
 
     async def _turn_to(self, after: Reading) -> bool:
         return same_beginning(self.reading, after, self._done)
@@ -166,10 +167,9 @@ class _ToFile(_Copy):
 
     async def _copy(self) -> str:
         try:
-            async with contextlib.aclosing(self.reading.pieces()) as pieces:
-                async for offset, data in pieces:
-                    await asyncio.to_thread(self._write, offset, data)
-                    self._flush_behind(len(data))
+            async with contextlib.aclosing(self.reading.runs()) as runs:
+                async for offset, pieces in runs:
+                    self._flush_behind(await asyncio.to_thread(self._write, offset, pieces))
                     if self._progress:
                         self._progress(self._written, self.reading.size)
         finally:
@@ -188,12 +188,15 @@ class _ToFile(_Copy):
         if self._flushing is None and self._written % _FLUSH < length:
             self._flushing = asyncio.create_task(asyncio.to_thread(os.fdatasync, self._file.fileno()))
 
-    def _write(self, offset: int, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            count = os.pwrite(self._file.fileno(), view, offset)
-            view, offset = view[count:], offset + count
-        self._written += len(data)
+    def _write(self, offset: int, pieces: list[bytes]) -> int:
+        start = offset
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                count = os.pwrite(self._file.fileno(), view, offset)
+                view, offset = view[count:], offset + count
+        self._written += offset - start
+        return offset - start
 
     def _hash(self) -> str:
         with open(self._file.fileno(), "rb", closefd=False) as file:

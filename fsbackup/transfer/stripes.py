@@ -1,16 +1,18 @@
 """The striped reader: the blocks of one object from all healthy replicas at once, each proven before it counts.
 
-An object is read in *spans* of a few whole blocks. Each replica begins with one span and gets more at once as it
-proves itself, so a fast one carries more. What fails, stalls or is not what the manifest says is asked of another
-replica, block by block: a rotten block here and another one there still make a whole object. A replica that
-has nothing left to do takes over a span that a slower one would take much longer for; whoever is first wins.
+An object is read in *spans* of a few whole blocks, long ones first: each is a request, which costs time. The last
+ones are short, so that no replica is left with much when the others are done. Each replica begins with one span
+and gets more at once as it proves itself, so a fast one carries more. What fails, stalls or is not what the
+manifest says is asked of another replica, block by block: a rotten block here and another one there still make a
+whole object. A replica that has nothing left to do takes over a span that a slower one would take much longer for;
+whoever is first wins.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +20,13 @@ from functools import partial
 from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError
 from fsbackup.manifest import Manifest
 from fsbackup.objects import ObjectStore
+from fsbackup.sizing import BLOCK_SIZE, MIB
 from fsbackup.transfer import proof, records
 
 #: Spans that one replica may have on their way at once, in the end.
 _MOST = 4
+#: Bytes of the longest spans and, towards the end, of the shortest.
+_LONGEST, _SHORTEST = 8 * MIB, 2 * MIB
 #: Failures in a row, of kinds that may concern a span only, after which a replica is asked last.
 _STRIKES = 3
 #: Seconds between two looks at who is late.
@@ -101,10 +106,8 @@ class Stripes:
         Proves the blocks; None: only lengths are checked.
     start, end
         The range, `start` at a block's beginning.
-    step
-        Bytes per span: a whole number of blocks.
-    slots
-        The most spans in memory: being read, or read and not yet taken.
+    memory
+        Bytes that may be held at once: being read, or read and not yet taken.
     stall
         Seconds without a byte after which a span is asked of another replica.
     passed_over, taken
@@ -121,29 +124,32 @@ class Stripes:
         start: int,
         end: int,
         *,
-        step: int,
-        slots: int,
+        memory: int,
         stall: float,
         passed_over: Callable[[ObjectStore, FsbackupError], None],
         taken: Callable[[ObjectStore, int], None],
     ) -> None:
         self._key, self._name, self._manifest = key, name, manifest
-        self._fresh = iter(Span(at, min(at + step, end)) for at in range(start, end, step))
+        block = manifest.block_size if manifest else BLOCK_SIZE
+        lanes = _MOST * max(1, len(stores))
+        longest = _whole(min(_LONGEST, memory // lanes), block)
+        self._fresh = _cut(start, end, block, lanes, longest)
         self._next: Span | None = next(self._fresh, None)
         self._again: list[Span] = []
         self._calls: set[_Call] = set()
-        self._ready: list[tuple[int, bytes]] = []
+        self._ready: list[tuple[int, list[bytes]]] = []
         self._replicas = [*map(_Replica, stores), *(_Replica(store, benched=True) for store in spare)]
         self._front, self._end = start, end
-        self._window, self._slots = slots * step, slots
+        self._slots = max(2, memory // longest)
+        self._window = self._slots * longest
         self._stall = stall
         self._passed_over, self._taken = passed_over, taken
         self._lost = False
         self._news = asyncio.Event()
         self._clock = asyncio.get_running_loop().time
 
-    async def pieces(self, *, ordered: bool) -> AsyncGenerator[tuple[int, bytes], None]:
-        """Yield (offset, bytes) until all is there; in the order of the offsets if `ordered`, else as they come.
+    async def runs(self, *, ordered: bool) -> AsyncGenerator[tuple[int, list[bytes]], None]:
+        """Yield (offset, the pieces there) until all is there; by the offsets if `ordered`, else as they come.
 
         Ends early when some block could be had from no replica: the caller counts bytes, and knows why.
         """
@@ -152,11 +158,12 @@ class Stripes:
             while left and not self._lost:
                 self._dispatch(ordered=ordered)
                 while self._ready and (not ordered or self._ready[0][0] == self._front):
-                    offset, data = heapq.heappop(self._ready)
-                    self._front = max(self._front, offset + len(data)) if ordered else self._front
-                    left -= len(data)
-                    yield offset, data
-                    del data
+                    offset, pieces = heapq.heappop(self._ready)
+                    length = sum(map(len, pieces))
+                    self._front = max(self._front, offset + length) if ordered else self._front
+                    left -= length
+                    yield offset, pieces
+                    del pieces
                     self._dispatch(ordered=ordered)
                 if left and not self._lost:
                     await self._wait()
@@ -237,9 +244,10 @@ class Stripes:
         store, span = call.replica.store, call.span
         try:
             async with asyncio.timeout(_patience(store, span.end - span.start)):
-                data = await store.read(self._name, span.start, span.end, moved=partial(self._note_bytes, call))
+                hear = partial(self._note_bytes, call)
+                pieces = await store.read_pieces(self._name, span.start, span.end, moved=hear)
             call.moved = None  # all came: what follows is our own time
-            good = await asyncio.to_thread(proof.right_runs, data, span.start, span.end, self._manifest)
+            good = await asyncio.to_thread(proof.right_runs, pieces, span.start, span.end, self._manifest)
         except FsbackupError as error:
             self._fail(call, error)
         except TimeoutError:
@@ -249,7 +257,7 @@ class Stripes:
                 raise
             self._fail(call, self._unavailable(call, f"sent no byte for {self._stall:g} s"))
         else:
-            self._accept(call, data, good)
+            self._accept(call, pieces, good)
         finally:
             call.replica.busy -= 1
             self._calls.discard(call)
@@ -267,21 +275,25 @@ class Stripes:
                 call.cut = True
                 call.task.cancel()
 
-    def _accept(self, call: _Call, data: bytes, good: list[proof.Run]) -> None:
+    def _accept(self, call: _Call, pieces: list[bytes], good: list[proof.Run]) -> None:
         span, name = call.span, call.replica.store.name
         bad = proof.gaps(good, span.start, span.end)
         if bad:
             self._note_failure(call, self._wrong(call.replica.store, bad[0]))
         else:
-            call.replica.succeeded(len(data), self._clock() - call.started)
+            call.replica.succeeded(span.end - span.start, self._clock() - call.started)
         if span.settled:
             return  # another replica was first
         span.settled = True
         for other in span.asked.values():
             if other is not call:
                 self._overtake(other)
-        for start, end in good:
-            heapq.heappush(self._ready, (start, data[start - span.start : end - span.start]))
+        if bad:
+            data = b"".join(pieces)
+            for start, end in good:
+                heapq.heappush(self._ready, (start, [data[start - span.start : end - span.start]]))
+        else:
+            heapq.heappush(self._ready, (span.start, pieces))
         self._again += [Span(start, end, span.tried | {name}) for start, end in bad]
         self._taken(call.replica.store, sum(end - start for start, end in good))
 
@@ -317,6 +329,20 @@ class Stripes:
             key=self._key,
             hint="run verify, then repair",
         )
+
+
+def _whole(length: int, block: int) -> int:
+    """Return the bytes of as many blocks as fit `length`, but at least one."""
+    return max(1, length // block) * block
+
+
+def _cut(start: int, end: int, block: int, lanes: int, longest: int) -> Iterator[Span]:
+    """Yield the spans: each an even share of what is left, within the limits."""
+    while start < end:
+        share = max(_SHORTEST, (end - start) // lanes)
+        stop = min(start + min(_whole(share, block), longest), end)
+        yield Span(start, stop)
+        start = stop
 
 
 def _patience(store: ObjectStore, length: int) -> float:

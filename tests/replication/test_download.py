@@ -17,7 +17,7 @@ import pytest
 from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
 from tests.replication.eyes import Eye, manifest_name
 from tests.replication.world import MIB, World, content
-from tests.servers.faults import Drop, Fault, Stall, Status
+from tests.servers.faults import Drop, Fault, Stall, Status, Throttle
 
 KEY = "backups/db.dump"
 OTHER = "backups/other.dump"
@@ -168,8 +168,8 @@ def test_all_damaged_is_an_integrity_error_and_never_data(stored: World, damage:
 FAULTS: dict[str, Callable[[], Fault]] = {
     "500": lambda: Status(500, "InternalError"),
     "403": lambda: Status(403, "AccessDenied"),
-    "stalled in the body": lambda: Stall(answer_bytes=3 * MIB),
-    "cut in the body": lambda: Drop(answer_bytes=3 * MIB),
+    "stalled in the body": lambda: Stall(answer_bytes=MIB),
+    "cut in the body": lambda: Drop(answer_bytes=MIB),
     "never answers": lambda: Stall(),
 }
 
@@ -178,6 +178,8 @@ FAULTS: dict[str, Callable[[], Fault]] = {
 def test_a_replica_that_fails_in_the_middle_is_replaced(stored: World, fault: str) -> None:
     """A data GET that fails, stalls or is cut costs nothing but a switch to the next replica."""
     stored.proxies["r2"].add(FAULTS[fault](), on="get", key=f"{stored.prefix}/{KEY}")
+    # So that the other one cannot take over before a silence is long enough to be told of.
+    stored.proxies["b2"].add(Throttle(down=8 * MIB), on="get", key=f"{stored.prefix}/{KEY}")
     target = stored.tmp / "back"
     report = stored.store(names=("r2", "b2"), timeout=5).restore(KEY, target)
     assert target.read_bytes() == content(SIZE)

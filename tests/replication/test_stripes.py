@@ -55,6 +55,30 @@ def test_a_faster_replica_carries_more(stored: World) -> None:
     assert not report.failed  # slow is not wrong
 
 
+def asked_of(world: World, *names: str) -> list[tuple[int, int]]:
+    """Return the ranges of data that replicas were asked for, by their beginnings."""
+    requests = [each for name in names for each in world.proxies[name].requests if each.key.endswith(KEY)]
+    data = [each for each in requests if each.operation == "get" and ".fsbackup" not in each.key]
+    ranges = [dict(each.headers)["Range"].removeprefix("bytes=").split("-") for each in data]
+    return sorted((int(first), int(last) + 1) for first, last in ranges)
+
+
+def test_spans_are_long_at_first_and_short_at_the_end(stored: World) -> None:
+    """Few requests, and no replica is left with much when the others are done."""
+    stored.store(names=CLOUDS).restore(KEY, stored.tmp / "back")
+    spans = asked_of(stored, *CLOUDS)
+    lengths = [end - start for start, end in dict(spans).items()]
+    assert sum(lengths) == SIZE
+    assert (lengths[0], lengths[-1]) == (5 * MIB, SIZE % MIB or MIB)
+    assert lengths == sorted(lengths, reverse=True)
+    assert len(lengths) <= 17
+
+
+def test_spans_are_no_longer_than_the_memory_allows(stored: World) -> None:
+    stored.store(names=CLOUDS, memory=8 * MIB).restore(KEY, stored.tmp / "back")
+    assert {end - start for start, end in asked_of(stored, *CLOUDS)} == {MIB, SIZE % MIB}
+
+
 def test_blocks_that_are_rotten_in_different_places_make_a_whole_object(stored: World) -> None:
     """No replica is whole, and no block is rotten everywhere, also within one request's span."""
     flip(stored, "local", 5, 9 * MIB)

@@ -8,10 +8,11 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from fsbackup import __version__
-from fsbackup.backends.s3.put import DirectPut
+from fsbackup.backends.s3.direct import Direct
 from fsbackup.backends.s3.secret import Secret
 from fsbackup.loop import get_loop
 
@@ -45,7 +46,7 @@ class Connection:
         self._settings = settings
         self._made: tuple[asyncio.AbstractEventLoop, Any] | None = None
         self._prepared: Any = None
-        self._put: DirectPut | None = None
+        self._direct: Direct | None = None
         self._inherited: list[Any] = []
         #: The HTTP sessions of the clients made, the latest last.
         self._sessions: list[Any] = []
@@ -71,25 +72,25 @@ class Connection:
         client = await self.filesystem.set_session()
         if client is not self._prepared:
             client.meta.events.register_last("before-call.s3", _without_expect)
-            self._prepared, self._put = client, self._direct(client)
+            self._prepared, self._direct = client, self._made_direct(client)
         return client
 
     async def method(self, name: str) -> Callable[..., Awaitable[Any]]:
-        """Return one of the client's methods; ``put_object`` is our own where the endpoint is given."""
+        """Return one of the client's methods; `Direct` has some of its own where the endpoint is given."""
         client = await self.client()
-        found: Callable[..., Awaitable[Any]] = getattr(client, name)
-        return self._put if self._put and name == "put_object" else found
+        found: Callable[..., Awaitable[Any]] = getattr(self._direct, name, None) or getattr(client, name)
+        return found
 
-    def _direct(self, client: Any) -> DirectPut | None:
+    def _made_direct(self, client: Any) -> Direct | None:
         settings = self._settings
         if settings.endpoint_url is None:  # Amazon's own, where the bucket decides on the host
             return None
-        return DirectPut(client, self._sessions[-1], settings.access_key_id, settings.secret_access_key)
+        return Direct(client, self._sessions[-1], settings.access_key_id, settings.secret_access_key)
 
     async def close(self) -> None:
         """Close the connections; the next use makes new ones."""
         if self._made is not None and self._made[0] is get_loop():
-            made, self._made, self._prepared, self._put = self._made[1], None, None, None
+            made, self._made, self._prepared, self._direct = self._made[1], None, None, None
             await (await made.set_session()).close()
 
 
@@ -137,8 +138,17 @@ def _session(settings: Settings) -> Any:
     # Nothing of what this machine's AWS configuration says is meant for us; a profile may not even exist.
     nothing = {name: (None, None, value, None) for name, value in _AWS_FILES.items()}
     session = AioSession(session_vars=nothing)
+    session.register_component("data_loader", _loader())
     session.set_credentials(settings.access_key_id.reveal(), settings.secret_access_key.reveal())
     return session
+
+
+@cache
+def _loader() -> Any:
+    """Return the one reader of botocore's description of S3: it keeps that, 50 ms for each further client."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def _client_options(settings: Settings) -> dict[str, Any]:

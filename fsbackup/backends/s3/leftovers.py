@@ -47,7 +47,7 @@ async def discard_upload(target: Target, leftover: Leftover) -> None:
 async def _read(target: Target, name: str) -> Record | None:
     """Return a record, None when it is gone, or when it is not what we write under such a name."""
     try:
-        data = await read_range(target, name, 0, None, lambda _: None)
+        data = b"".join(await read_range(target, name, 0, None, lambda _: None))
     except ObjectNotFoundError:
         return None  # the upload ended meanwhile
     try:

@@ -11,39 +11,42 @@ from fsbackup.backends.s3.errors import Where, code_of
 from fsbackup.backends.s3.target import Target, told
 from fsbackup.backends.s3.watch import Watch
 from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
+from fsbackup.sizing import KIB
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 #: More than the kernel hands over at a time: then nothing is cut and joined again on the way.
 _AT_ONCE = 1 << 20
+#: Bytes from which on a piece is worth being handled by itself: a slow line gives a thousand smaller ones.
+_WORTH = 64 * KIB
 _NOTHING_THERE = "InvalidRange"
 
 
 async def read_range(
     target: Target, name: str, start: int, end: int | None, moved: Callable[[int], None]
-) -> bytes:
-    """Return the bytes from `start` up to `end` (None: to the last); see `ObjectStore.read`."""
+) -> list[bytes]:
+    """Return the bytes from `start` up to `end` (None: to the last) as they came; see `ObjectStore.read`."""
     where = target.where("read", name)
     params = {**target.at(name), **_range(start, end)}
 
-    async def once(watch: Watch) -> bytes:
+    async def once(watch: Watch) -> list[bytes]:
         moved(0)
-        client = await target.calls.connection.client()
-        answer = await client.get_object(**params)
+        get = await target.calls.connection.method("get_object")
+        answer: Answer = await get(**params)
         async with answer["Body"] as body:
             expected = _expected(answer, where, start, end)
             return await _content(body, expected, where, watch, moved)
 
     try:
-        data = await target.calls.run(where, once)
+        pieces = await target.calls.run(where, once)
     except ObjectNotFoundError:
         await target.prove(where)
         raise
     except BackendError as error:
         if code_of(error) != _NOTHING_THERE:
             raise
-        data = b""
+        pieces = []
     target.seen()
-    return data
+    return pieces
 
 
 async def require(target: Target, name: str) -> bytes:
@@ -77,8 +80,10 @@ def _expected(answer: Answer, where: Where, start: int, end: int | None) -> int:
     raise where.error(TransientError, "the service answered with another range than was asked for")
 
 
-async def _content(body: Any, expected: int, where: Where, watch: Watch, moved: Callable[[int], None]) -> bytes:
-    chunks, size = [], 0
+async def _content(
+    body: Any, expected: int, where: Where, watch: Watch, moved: Callable[[int], None]
+) -> list[bytes]:
+    chunks, size = list[bytes](), 0
     while chunk := await body.read(_AT_ONCE):
         watch.moved()
         moved(len(chunk))
@@ -86,4 +91,4 @@ async def _content(body: Any, expected: int, where: Where, watch: Watch, moved: 
         size += len(chunk)
     if size != expected:
         raise where.error(TransientError, f"{size} bytes came instead of {expected}")
-    return b"".join(chunks)
+    return chunks if size >= len(chunks) * _WORTH else [b"".join(chunks)]

@@ -1,4 +1,4 @@
-"""PUT of a whole object past boto's machinery, which costs more than everything else about a small object.
+"""PUT and GET of objects past boto's machinery, which costs more than everything else about a small one.
 
 boto finds the endpoint, emits a dozen events and reads the answer by its model, for each call anew. Here the same
 request is made and signed of botocore's public pieces, and goes out by the session that the client itself uses:
@@ -8,7 +8,7 @@ its connections, timeouts, certificates and proxies.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -16,19 +16,27 @@ from fsbackup.backends.s3.secret import Secret
 
 #: A name that boto would not read anything else into: an ARN, an S3 Express bucket.
 _PLAIN_BUCKET = re.compile(r"(?!.*--)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_HEADERS = {"ContentType": "Content-Type", "ContentMD5": "Content-MD5", "IfNoneMatch": "If-None-Match"}
-_TOLD = {
+_ASKED = {
+    "ContentType": "Content-Type",
+    "ContentMD5": "Content-MD5",
+    "IfNoneMatch": "If-None-Match",
+    "Range": "Range",
+}
+_STORED = {
     "ETag": "etag",
     "VersionId": "x-amz-version-id",
     "ServerSideEncryption": "x-amz-server-side-encryption",
     "SSECustomerAlgorithm": "x-amz-server-side-encryption-customer-algorithm",
 }
+_GIVEN = {"ContentLength": "content-length", "ContentRange": "content-range"}
 #: Answers that say "not here": to find out where is boto's affair.
 _ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"})
 
 
-class DirectPut:
-    """``put_object`` of one client, for one endpoint with buckets in its path.
+class Direct:
+    """``put_object`` and ``get_object`` of one client, for one endpoint with buckets in its path.
+
+    They return or raise what the client's own would. Of the answer they hold what our writers and readers ask for.
 
     Parameters
     ----------
@@ -53,41 +61,60 @@ class DirectPut:
         self._url = client.meta.endpoint_url.removesuffix("/")
         self._here = not {"?", "#"} & set(self._url)
 
-    async def __call__(self, **params: Any) -> dict[str, Any]:
-        """Store an object as the client's ``put_object`` does, and return or raise what that would.
+    async def put_object(self, **params: Any) -> dict[str, Any]:
+        """Store an object; the answer tells the ETag, the version, and how it is encrypted."""
+        response = await self._answer("PUT", "PutObject", params)
+        if response is not None:
+            return _told(response, _STORED)
+        if hasattr(params["Body"], "seek"):
+            params["Body"].seek(0)
+        answer: dict[str, Any] = await self._client.put_object(**params)
+        return answer
 
-        The answer holds what `Commit` asks of it: the ETag, the version, and how it is encrypted.
-        """
+    async def get_object(self, **params: Any) -> dict[str, Any]:
+        """Read an object or a range of it; the answer tells the length and the range, and has the body to read."""
+        response = await self._answer("GET", "GetObject", params)
+        if response is None:
+            answer: dict[str, Any] = await self._client.get_object(**params)
+            return answer
+        from aiobotocore.response import StreamingBody
+
+        told = _told(response, _GIVEN)
+        return {**told, "Body": StreamingBody(response.raw, told.get("ContentLength"))}
+
+    async def _answer(self, method: str, operation: str, params: dict[str, Any]) -> Any:
+        """Return the service's answer when it is a success, None when the client has to ask."""
         if not self._here or not _PLAIN_BUCKET.fullmatch(params["Bucket"]):
-            return await self._by_client(params)
-        response = await self._session.send(self._request(params))
-        status, body = response.status_code, await response.content
+            return None
+        response = await self._session.send(self._request(method, params))
+        status = response.status_code
+        if status < 300 and method == "GET":
+            return response
+        body = await response.content
         if status < 300 and b"<Error>" not in body:
-            return {name: response.headers[header] for name, header in _TOLD.items() if header in response.headers}
+            return response
         # As boto does: an error under a 200 is the service's fault, and may be tried again.
         status = 500 if status < 300 else status
         parsed = self._parser.parse({"headers": response.headers, "status_code": status, "body": body}, None)
         code = parsed.get("Error", {}).get("Code")
         if status < 400 or code in _ELSEWHERE:
             self._here = False
-            return await self._by_client(params)
-        raise self._client.exceptions.from_code(code)(parsed, "PutObject")
+            return None
+        raise self._client.exceptions.from_code(code)(parsed, operation)
 
-    async def _by_client(self, params: dict[str, Any]) -> dict[str, Any]:
-        if hasattr(params["Body"], "seek"):
-            params["Body"].seek(0)
-        answer: dict[str, Any] = await self._client.put_object(**params)
-        return answer
-
-    def _request(self, params: dict[str, Any]) -> Any:
+    def _request(self, method: str, params: dict[str, Any]) -> Any:
         from botocore.awsrequest import AWSRequest
 
         # "/" and "~" stay in keys, and nothing else that could mean something does: as botocore writes them.
         url = f"{self._url}/{params['Bucket']}/{quote(params['Key'], safe='/~')}"
-        headers = {header: params[name] for name, header in _HEADERS.items() if name in params}
+        headers = {header: params[name] for name, header in _ASKED.items() if name in params}
         headers |= {f"x-amz-meta-{name}": value for name, value in params.get("Metadata", {}).items()}
         headers["User-Agent"] = self._client.meta.config.user_agent
-        request = AWSRequest("PUT", url, headers, params["Body"])
+        request = AWSRequest(method, url, headers, params.get("Body"), stream_output=method == "GET")
         request.context["client_config"] = self._client.meta.config  # says that payloads are not hashed
         self._sign(request)
         return request.prepare()
+
+
+def _told(response: Any, wanted: Mapping[str, str]) -> dict[str, Any]:
+    return {name: response.headers[header] for name, header in wanted.items() if header in response.headers}

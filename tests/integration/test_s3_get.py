@@ -1,0 +1,226 @@
+"""Reads go past boto's machinery: nothing of that shows, on the wire or in what is raised."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from fsbackup.backends.s3 import S3Objects
+from fsbackup.backends.s3.errors import code_of
+from fsbackup.errors import (
+    AccessDeniedError,
+    BackendError,
+    BackendUnavailableError,
+    ConflictError,
+    ObjectNotFoundError,
+    TransientError,
+)
+from fsbackup.keys import encode_key
+from fsbackup.loop import run
+from fsbackup.testing import ODD_KEYS
+from tests.integration.s3_kit import MIB, connect, outcome
+from tests.integration.test_s3_misbehaving import KEY_ID, SECRET, Answer, scripted
+from tests.servers import s3
+from tests.servers.endpoint import S3Endpoint
+from tests.servers.exchange import Record
+from tests.servers.faults import Drop, FaultProxy, Hold, Status
+from tests.servers.operations import S3Request
+
+DATA = bytes(range(256)) * 40
+#: The signature and its time, and what boto tells of its own tries.
+_OWN = {"authorization", "x-amz-date", "amz-sdk-invocation-id", "amz-sdk-request"}
+_REGION = b"<Error><Code>AuthorizationHeaderMalformed</Code><Message>x</Message><Region>eu-west-1</Region></Error>"
+
+
+async def _by_boto(store: S3Objects, name: str, **more: str) -> bytes:
+    """Read by the client's own method."""
+    client = await store.filesystem.set_session()
+    answer = await client.get_object(Bucket=store.bucket, Key=name, **more)
+    async with answer["Body"] as body:
+        data: bytes = await body.read()
+    return data
+
+
+def _said(record: Record) -> dict[str, str]:
+    return {name.lower(): value for name, value in record.headers if name.lower() not in _OWN}
+
+
+@pytest.mark.parametrize(("start", "end", "asked"), [(0, None, {}), (7, 4000, {"Range": "bytes=7-3999"})])
+def test_the_same_headers_as_botos(
+    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy, start: int, end: int | None, asked: dict[str, str]
+) -> None:
+    s3.put_bytes(direct, "any", DATA)
+    assert run(store.read("any", start, end)) == run(_by_boto(store, "any", **asked)) == DATA[start:end]
+    ours, botos = proxy.requests
+    assert (ours.method, ours.bucket, ours.query) == (botos.method, botos.bucket, botos.query)
+    assert _said(ours) == _said(botos)
+    assert _said(ours)["user-agent"].startswith("fsbackup/")
+    assert "amz-sdk-request" not in {name.lower() for name, _ in ours.headers}  # or this was boto's as well
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_every_name_is_signed_as_the_service_reads_it(seaweedfs: S3Endpoint, key: str) -> None:
+    """The server checks signatures over the path that it was asked for."""
+    endpoint = s3.fresh_bucket(seaweedfs)
+    name = encode_key(key)
+    s3.put_bytes(endpoint, name, DATA)
+    store = connect(endpoint)
+    assert run(store.read(name, 100, 200)) == DATA[100:200]
+    run(store.close())
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (403, "AccessDenied", AccessDeniedError),
+        (404, "NoSuchBucket", BackendError),
+        (404, "NoSuchKey", ObjectNotFoundError),
+        (412, "PreconditionFailed", ConflictError),
+        (503, "SlowDown", TransientError),
+    ],
+)
+def test_the_same_errors_as_botos(
+    store: S3Objects, proxy: FaultProxy, status: int, code: str, kind: type[BackendError]
+) -> None:
+    proxy.add(Status(status, code, {"Retry-After": "0"}), on="get")
+    ours, botos = outcome(store.read("any", 0, 10)), outcome(_by_boto(store, "any"))
+    assert type(ours) is kind
+    assert isinstance(botos, Exception)
+    assert (code_of(ours), type(ours.__cause__)) == (code, type(botos))
+    mine, theirs = (getattr(one, "response", {}) for one in (ours.__cause__, botos))
+    told = str(botos).replace(" (reached max retries: 0)", "")  # the tries are not boto's
+    assert (mine["Error"]["Code"], str(ours.__cause__)) == (theirs["Error"]["Code"], told)
+    assert mine["ResponseMetadata"]["HTTPStatusCode"] == theirs["ResponseMetadata"]["HTTPStatusCode"] == status
+    assert mine["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "0"
+
+
+def test_a_range_behind_the_end_is_empty(store: S3Objects, direct: S3Endpoint, proxy: FaultProxy) -> None:
+    s3.put_bytes(direct, "any", DATA)
+    assert run(store.read("any", len(DATA), len(DATA) + 10)) == b""
+    assert proxy.count("get") == 1
+
+
+def test_a_connection_cut_inside_a_range_is_asked_again(
+    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy
+) -> None:
+    """What came before the cut counts for nothing, and whoever watches hears of the new beginning."""
+    data, heard = bytes(range(256)) * 8192, list[int]()
+    s3.put_bytes(direct, "any", data)
+    proxy.add(Drop(answer_bytes=MIB), on="get", times=2)  # the second one for aiohttp's own try
+    assert run(store.read("any", 5, 2 * MIB, moved=heard.append)) == data[5:]
+    assert heard.count(0) >= 2
+    assert sum(heard[-heard[::-1].index(0) :]) == len(data) - 5
+
+
+def test_a_connection_is_used_again() -> None:
+    """The server has a thread for each connection."""
+    threads = set()
+
+    def script(_: S3Request) -> Answer:
+        threads.add(threading.get_ident())
+        return Answer(DATA[:10], 206, {"Content-Range": f"bytes 0-9/{len(DATA)}"})
+
+    with scripted(script) as store:
+        for _ in range(5):
+            run(store.read("any", 0, 10))
+    assert len(threads) == 1
+
+
+def test_a_cancelled_read_leaves_no_connection_half_read(
+    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy
+) -> None:
+    s3.put_bytes(direct, "any", DATA)
+    held = Hold("after")
+    proxy.add(held, on="get", times=1)
+
+    async def cancelled() -> bytes:
+        reading = asyncio.ensure_future(store.read("any", 0, 1000))
+        await asyncio.to_thread(held.wait_reached)
+        reading.cancel()
+        await asyncio.wait({reading})
+        return await store.read("any", 1000, 2000)
+
+    assert run(cancelled()) == DATA[1000:2000]
+    held.release()
+
+
+def test_another_region_is_left_to_boto() -> None:
+    """It finds the region in the answer, signs for it, and remembers."""
+    asked: list[str] = []
+
+    def script(request: S3Request) -> Answer:
+        asked.append(request.operation)
+        if len(asked) < 3:
+            return Answer(_REGION, 400)
+        return Answer(DATA[:10], 206, {"Content-Range": f"bytes 0-9/{len(DATA)}"})
+
+    with scripted(script) as store:
+        assert run(store.read("first", 0, 10)) == DATA[:10]
+        assert run(store.read("second", 0, 10)) == DATA[:10]
+    assert asked == ["get"] * 4  # ours, boto's, boto's again, and the second one at once
+
+
+@pytest.mark.parametrize("status", [301, 307])
+def test_a_redirect_without_an_address_is_an_error(status: int) -> None:
+    gone = b"<Error><Code>PermanentRedirect</Code><Message>elsewhere</Message></Error>"
+    with scripted(lambda _: Answer(gone, status)) as store:
+        error = outcome(store.read("any", 0, 10))
+    assert isinstance(error, BackendError)
+    assert not isinstance(error, ObjectNotFoundError)
+
+
+def test_a_redirect_is_followed_where_it_says() -> None:
+    def script(request: S3Request) -> Answer:
+        if request.key == "old":
+            return Answer(b"", 307, {"Location": "/bucket/new"})
+        return Answer(DATA[:10], 206, {"Content-Range": f"bytes 0-9/{len(DATA)}"})
+
+    with scripted(script) as store:
+        assert run(store.read("old", 0, 10)) == DATA[:10]
+
+
+@pytest.mark.parametrize("answer", [Answer(b"<html>bad gateway</html>", 502), Answer(b"", 500)])
+def test_an_error_without_words_is_transient(answer: Answer) -> None:
+    with scripted(lambda _: answer) as store, pytest.raises(TransientError):
+        run(store.read("any", 0, 10))
+
+
+def test_no_error_names_the_keys(proxy: FaultProxy) -> None:
+    """Neither a refusal that repeats them nor a connection that breaks, whose error would hold the request."""
+    said = f"<Error><Code>AccessDenied</Code><Message>{KEY_ID} {SECRET}</Message></Error>".encode()
+    with scripted(lambda _: Answer(said, 403)) as store:
+        refused = outcome(store.read("any", 0, 10))
+    proxy.add(Drop(), on="get")
+    store = connect(proxy.endpoint)
+    broken = outcome(store.read("any", 0, 10))
+    run(store.close())
+    assert (type(refused), type(broken)) == (AccessDeniedError, BackendUnavailableError)
+    secrets = {KEY_ID, SECRET, proxy.endpoint.access_key_id, proxy.endpoint.secret_access_key}
+    for error in (refused, broken):
+        shown = _everything(error)
+        assert not [secret for secret in secrets if secret in shown]
+
+
+def _everything(error: Any) -> str:
+    """Return all that is said of an error and of what caused it."""
+    texts = []
+    while error is not None:
+        texts += [repr(error), str(error), repr(vars(error))]
+        error = error.__cause__ or error.__context__
+    return "\n".join(texts)
+
+
+def test_a_tls_certificate_is_checked(strict_r2: s3.StrictEndpoint) -> None:
+    """The bundle that is trusted, and nothing else."""
+    strict_r2.control.reset()
+    trusting, wary = connect(strict_r2), connect(strict_r2, ca_bundle=None)
+    run(trusting.put("any", DATA))
+    assert run(trusting.read("any", 3, 30)) == DATA[3:30]
+    error = outcome(wary.read("any", 3, 30))
+    run(trusting.close())
+    run(wary.close())
+    assert isinstance(error, BackendError)
+    assert "ca_bundle" in (error.hint or "")
