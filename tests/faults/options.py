@@ -26,9 +26,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give every test that wants a round its rounds."""
-    if "fault" in metafunc.fixturenames:
+    if "fault_seed" in metafunc.fixturenames:
         rounds = list(_rounds(metafunc.config))
-        metafunc.parametrize("fault", rounds, ids=[f"{kind}:{seed}" for kind, seed in rounds])
+        metafunc.parametrize("fault_seed", rounds, ids=[f"{kind}:{seed}" for kind, seed in rounds])
 
 
 def _rounds(config: pytest.Config) -> Iterable[tuple[Kind, int]]:

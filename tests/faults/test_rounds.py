@@ -11,10 +11,10 @@ from tests.servers.endpoint import S3Endpoint
 
 
 def test_the_promises_hold(
-    fault: tuple[Kind, int], moto: S3Endpoint, seaweedfs: S3Endpoint, tmp_path: Path
+    fault_seed: tuple[Kind, int], moto: S3Endpoint, seaweedfs: S3Endpoint, tmp_path: Path
 ) -> None:
     """Whatever happens in a round, nothing is torn, lost, wrong or left behind."""
-    plan = plan_of(*fault)
+    plan = plan_of(*fault_seed)
     servers = (seaweedfs, moto) if plan.swapped else (moto, seaweedfs)
     try:
         with make_world(*servers, tmp_path, proxied=True) as world:
