@@ -70,8 +70,12 @@ class Reading:
     modified: float | None = None
     turns: Turns = field(default_factory=Turns)
 
-    async def spans(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+    async def spans(
+        self, start: int = 0, end: int | None = None, *, span: int = SPAN
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the bytes from `start` (a whole number of blocks) up to `end`, in order and proven.
+
+        `span` is how many are asked for at a time.
 
         Raises
         ------
@@ -80,22 +84,22 @@ class Reading:
         NoHealthyReplicaError
             When no replica could be read.
         """
-        async with aclosing(self.pieces(start, end, ordered=True)) as pieces:
+        async with aclosing(self.pieces(start, end, ordered=True, span=span)) as pieces:
             async for _, data in pieces:
                 yield data
 
     async def pieces(
-        self, start: int = 0, end: int | None = None, *, ordered: bool = False
+        self, start: int = 0, end: int | None = None, *, ordered: bool = False, span: int = SPAN
     ) -> AsyncGenerator[tuple[int, bytes], None]:
         """Yield (offset, bytes) as `spans` does, but by default in the order in which they come."""
         stop = self.size if end is None else min(end, self.size)
         left = stop - start
         # One that failed before is asked for what no other can give.
         good = [store for store in self.stores if store.name not in self.failed]
-        first = self.turns.first(good) if left <= SPAN else None
+        first = self.turns.first(good) if left <= span else None
         good.sort(key=lambda store: store is not first)
         with self.turns.take(first):
-            async with aclosing(self._stripes(good, start, stop).pieces(ordered=ordered)) as pieces:
+            async with aclosing(self._stripes(good, start, stop, span).pieces(ordered=ordered)) as pieces:
                 async for offset, data in pieces:
                     left -= len(data)
                     yield offset, data
@@ -114,9 +118,9 @@ class Reading:
         pieces = [data async for data in self.spans(low, high)]
         return b"".join(pieces)[start - low : end - low]
 
-    def _stripes(self, good: list[ObjectStore], start: int, end: int) -> Stripes:
-        block = self.manifest.block_size if self.manifest else SPAN
-        step = block * max(1, SPAN // block)
+    def _stripes(self, good: list[ObjectStore], start: int, end: int, span: int) -> Stripes:
+        block = self.manifest.block_size if self.manifest else span
+        step = block * max(1, span // block)
         return Stripes(
             good,
             [store for store in self.stores if store not in good] + self.spare,
