@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec.spec import AbstractBufferedFile
 
+from fsbackup.filesystem.ahead import Ahead
 from fsbackup.filesystem.pipe import Pipe
 from fsbackup.filesystem.versions import Version
 from fsbackup.sizing import MIB
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fsbackup.storage")
 
-#: Bytes read ahead: a few blocks, so that a short read costs little and a long one few requests.
+#: Bytes of a piece that is written.
 BLOCK_SIZE = 4 * MIB
+#: The most bytes that are read ahead with one request; s3fs reads 50 MiB.
+AHEAD = 16 * MIB
 
 
 class DiscardedError(Exception):
@@ -36,12 +39,19 @@ class ReadFile(AbstractBufferedFile):  # type: ignore[misc]
         From reads: no replica gave proven bytes, or another version has taken this one's place.
     """
 
-    DEFAULT_BLOCK_SIZE = BLOCK_SIZE
+    DEFAULT_BLOCK_SIZE = AHEAD
 
-    def __init__(self, fs: FsbackupFileSystem, version: Version, **options: Any) -> None:
+    def __init__(
+        self, fs: FsbackupFileSystem, version: Version, *, cache_type: str = Ahead.name, **options: Any
+    ) -> None:
         self.version = version
         options["size"] = version.size
-        super().__init__(fs, version.path, "rb", **options)
+        own = cache_type == Ahead.name
+        super().__init__(fs, version.path, "rb", cache_type="none" if own else cache_type, **options)
+        if own:
+            manifest = version.reading.manifest
+            unit = manifest.block_size if manifest else MIB
+            self.cache = Ahead(self.blocksize, self._fetch_range, self.size, start=self._start_range, unit=unit)
         self.details = version.info()
         #: Another process that gets this file opens the same version, or none.
         self.kwargs = {"sha256": self.details["sha256"]}
@@ -49,6 +59,10 @@ class ReadFile(AbstractBufferedFile):  # type: ignore[misc]
     def _fetch_range(self, start: int, end: int) -> bytes:
         data: bytes = self.fs.read_version(self.version, start, end)
         return data
+
+    def _start_range(self, start: int, end: int) -> Future[bytes]:
+        started: Future[bytes] = self.fs.start_reading(self.version, start, end)
+        return started
 
 
 class WriteFile(AbstractBufferedFile):  # type: ignore[misc]

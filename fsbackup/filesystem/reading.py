@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,11 @@ class Reading(Core):
                 version = after
         return await self._of(version, wanted)
 
-    async def _of(self, version: Version, wanted: Sequence[tuple[Edge, Edge]]) -> list[bytes]:
+    async def _of(
+        self, version: Version, wanted: Sequence[tuple[Edge, Edge]], *, keep: bool = True
+    ) -> list[bytes]:
         ranges = [_within(version.size, *each) for each in wanted]
-        return await blocks.read(version.reading, ranges, self.cache)
+        return await blocks.read(version.reading, ranges, self.cache, keep=keep)
 
     async def _readable(self, path: str) -> Version:
         """Return the version to read; a directory has none, and says so."""
@@ -99,10 +102,10 @@ class Reading(Core):
             raise
 
     @on_io
-    async def _read_version(self, version: Version, start: int, end: int) -> bytes:
+    async def _read_version(self, version: Version, start: int, end: int, *, keep: bool = True) -> bytes:
         """Return bytes of one version; when another has taken its place, say so."""
         try:
-            [data] = await self._of(version, [(start, end)])
+            [data] = await self._of(version, [(start, end)], keep=keep)
         except UNREADABLE as error:
             after = await self.versions.after(self.sets[split(version.path)[0]], version)
             if after is None:
@@ -116,6 +119,11 @@ class Reading(Core):
         """Return bytes of the version that a file was opened at."""
         data: bytes = sync(self.loop, self._read_version, version, start, end)
         return data
+
+    def start_reading(self, version: Version, start: int, end: int) -> Future[bytes]:
+        """Begin to read bytes of the version that a file was opened at, which are about to go by."""
+        reading = self._read_version(version, start, end, keep=False)
+        return asyncio.run_coroutine_threadsafe(reading, self.loop)
 
     def open_version(self, path: str, sha256: str | None, **options: Any) -> ReadFile:
         """Open a file to read; with `sha256`, only if that is still its content."""

@@ -11,6 +11,8 @@ from typing import Any
 from tests.benchmarks import __doc__ as about
 from tests.benchmarks.arena import Arena, arena
 from tests.benchmarks.away import away
+from tests.benchmarks.contenders import READS
+from tests.benchmarks.filesystem import filesystem
 from tests.benchmarks.large import lag, memory, upload
 from tests.benchmarks.restore import restore
 from tests.benchmarks.small import small
@@ -18,10 +20,16 @@ from tests.benchmarks.sources import size_of
 
 Benchmark = Callable[[Arena, argparse.Namespace], tuple[str, dict[str, Any]]]
 
+#: Of the file of `upload` and `restore`, and of the Parquet file of `filesystem`.
+_SIZE, _TABLE = size_of("512MiB"), size_of("1GiB")
+
 _BENCHMARKS: dict[str, Benchmark] = {
-    "upload": lambda place, given: upload(place, given.size, given.rounds),
+    "upload": lambda place, given: upload(place, given.size or _SIZE, given.rounds),
     "small": lambda place, given: small(place, given.rounds),
-    "restore": lambda place, given: restore(place, given.size, given.rounds),
+    "restore": lambda place, given: restore(place, given.size or _SIZE, given.rounds),
+    "filesystem": lambda place, given: filesystem(
+        place, given.size or _TABLE, given.rounds, given.ranges, given.reads or READS
+    ),
     "memory": lambda place, _: memory(place),
     "lag": lambda place, _: lag(place),
     "away": lambda place, _: away(place),
@@ -46,8 +54,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("what", nargs="?", default="all", choices=[*_BENCHMARKS, "all"])
     parser.add_argument(
-        "--size", type=size_of, default=size_of("512MiB"), help="of the file of `upload` and `restore`"
+        "--size",
+        type=size_of,
+        help="of the file of `upload` and `restore` (512MiB), of the Parquet file of `filesystem` (1GiB)",
     )
+    parser.add_argument("--ranges", type=int, default=10_000, help="that `filesystem` reads at random")
+    parser.add_argument("--reads", nargs="+", choices=READS, help="of `filesystem`, all by default")
     parser.add_argument("--rounds", type=int, default=3, help="medians are taken over so many")
     parser.add_argument("--json", type=Path, help="where to write all figures")
     return parser.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from tests.benchmarks import programs
 from tests.benchmarks.measure import Command
@@ -15,6 +16,10 @@ Contender = Callable[[Task], list[Command]]
 PRACTICE = "boto3 in turn"
 QUICKEST = "obstore"
 BACK_PRACTICE = "boto3"
+
+#: What consumers read, and from which filesystem.
+READS = ("parquet", "csv", "whole", "together", "seeks", "cats")
+PLAIN = "s3fs"
 
 
 def _python(module: str, function: str) -> Contender:
@@ -49,4 +54,18 @@ BACK: Mapping[str, Contender] = {
     "rclone": programs.rclone_back,
     "s5cmd": programs.s5cmd_back,
     QUICKEST: _python("obstore_client", "back"),
+}
+
+
+def reading(name: str, read: str) -> Contender:
+    """Return the contender `name` of `READERS` for one of `READS`."""
+    module, servers = READERS[name]
+    return lambda task: [command(module, read, replace(task, endpoints=task.endpoints[:servers]))]
+
+
+#: Filesystems: the module, and how many of the servers it reads from.
+READERS: Mapping[str, tuple[str, int]] = {
+    PLAIN: ("read_s3fs", 1),
+    "fsbackup, one replica": ("read_fsbackup", 1),
+    "fsbackup, two replicas": ("read_fsbackup", 2),
 }

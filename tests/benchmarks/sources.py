@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv, parquet
+
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _PIECE = 1 << 20
+#: Of one group of rows: about 44 MiB as Parquet, 90 MiB as text.
+_ROWS = 512 << 10
 
 
 def size_of(text: str) -> int:
@@ -37,3 +43,31 @@ def random_tree(folder: Path, count: int, size: int) -> list[str]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         random_file(folder / name, size)
     return names
+
+
+def parquet_file(path: Path, size: int) -> Path:
+    """Write a table of at least `size` bytes: eight columns of numbers that nothing compresses, one of names."""
+    table = _table(min(_ROWS, size // 64))
+    with parquet.ParquetWriter(path, table.schema) as writer:
+        while not path.exists() or path.stat().st_size < size:
+            writer.write_table(table)
+    return path
+
+
+def csv_file(path: Path, size: int) -> Path:
+    """Write such a table as text."""
+    buffer = pa.BufferOutputStream()
+    csv.write_csv(_table(min(_ROWS // 4, size // 128)), buffer)
+    head, _, rows = buffer.getvalue().to_pybytes().partition(b"\n")
+    with path.open("wb") as opened:
+        opened.write(head + b"\n")
+        while opened.tell() < size:
+            opened.write(rows)
+    return path
+
+
+def _table(rows: int) -> pa.Table:
+    numbers = np.random.default_rng(1)
+    columns = {f"c{number}": numbers.random(rows) for number in range(8)}
+    names = [f"{number:016x}" for number in numbers.integers(1 << 62, size=rows)]
+    return pa.table({**columns, "name": names})

@@ -15,7 +15,7 @@ class Task:
     """Store `files` below `source` under the same keys in each bucket, and in the directory `local` if given.
 
     `scratch` is an empty directory for whatever the contender needs besides. `roles` says as which provider
-    fsbackup treats each endpoint.
+    fsbackup treats each endpoint, `count` how many ranges to read.
     """
 
     source: Path
@@ -24,6 +24,7 @@ class Task:
     roles: Sequence[str]
     local: Path | None
     scratch: Path
+    count: int = 0
 
     def paths(self) -> list[Path]:
         """Return the files' paths."""

@@ -1,0 +1,108 @@
+"""Reading ahead: the bytes of the file whichever way it is read, and nothing fetched for who jumps about."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import secrets
+
+import pytest
+
+from fsbackup.errors import IntegrityError
+from tests.filesystem.site import ROOT, SET, Site
+from tests.replication.world import MIB, content
+from tests.servers.faults import Corrupt
+
+SIZE = 23 * MIB + 4321
+
+
+@pytest.fixture
+def path() -> str:
+    return f"{ROOT}/{secrets.token_hex(4)}/data.bin"
+
+
+def fetched(site: Site, path: str) -> int:
+    """Return how many bytes of the object's data the servers sent."""
+    key = path.removeprefix(f"{SET}/")
+    return sum(
+        request.answer_bytes
+        for name, proxy in site.proxies.items()
+        for request in proxy.requests
+        if request.operation == "get" and site.data(name, key) in request.key
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("block_size", [None, MIB, 100_000])
+def test_any_walk_reads_the_file(disks: Site, path: str, seed: int, block_size: int | None) -> None:
+    """Steps, jumps, short and long reads, back and forth."""
+    data = content(SIZE)
+    fs = disks.fs()
+    fs.pipe_file(path, data)
+    numbers = random.Random(seed)
+    with fs.open(path, block_size=block_size) as file:
+        for _ in range(120):
+            if numbers.random() < 0.2:
+                file.seek(numbers.randrange(SIZE + 10))
+            at, length = file.tell(), numbers.choice([1, 8192, 700_000, MIB, 5 * MIB])
+            assert file.read(length) == data[at : at + length]
+
+
+def test_a_reader_in_order_fetches_each_byte_once(buckets: Site, path: str) -> None:
+    """And with few requests, all blocks being whole ones."""
+    data = content(SIZE)
+    fs = buckets.fs()
+    fs.pipe_file(path, data)
+    for proxy in buckets.proxies.values():
+        proxy.forget()
+    with fs.open(path) as file:
+        assert b"".join(iter(lambda: file.read(300_000), b"")) == data
+    assert fetched(buckets, path) == SIZE
+
+
+def test_a_reader_who_jumps_fetches_its_blocks_only(buckets: Site, path: str) -> None:
+    """Also where it begins at the first byte."""
+    data = content(SIZE)
+    fs = buckets.fs()
+    fs.pipe_file(path, data)
+    with fs.open(path) as file:
+        for at in (0, 20 * MIB, 3 * MIB + 7, 11 * MIB):
+            file.seek(at)
+            assert file.read(1000) == data[at : at + 1000]
+    assert fetched(buckets, path) == 4 * MIB
+
+
+def test_what_goes_wrong_ahead_is_told_when_it_is_reached(buckets: Site, path: str) -> None:
+    """Bytes before it are read, and nothing of it is handed over, however often it is asked for."""
+    data = content(SIZE)
+    fs = buckets.fs()
+    fs.pipe_file(path, data)
+    with fs.open(path, block_size=MIB) as file:
+        assert file.read(MIB) + file.read(MIB) == data[: 2 * MIB]
+        for proxy in buckets.proxies.values():
+            proxy.add(Corrupt(), on="get", key="data.bin")
+        with pytest.raises(IntegrityError):
+            while file.read(MIB):
+                pass
+        at = file.tell()
+        with pytest.raises(IntegrityError):
+            file.read(MIB)
+        for proxy in buckets.proxies.values():
+            proxy.clear()
+        assert file.read() == data[at:]
+
+
+def test_another_process_reads_on(disks: Site, path: str) -> None:
+    """A forked child with a file of its parent's, and whoever unpickles it."""
+    data = content(SIZE)
+    fs = disks.fs()
+    fs.pipe_file(path, data)
+    with fs.open(path, block_size=MIB) as file:
+        for _ in range(4):
+            file.read(MIB)
+        if (child := os.fork()) == 0:
+            os._exit(0 if file.read() == data[4 * MIB :] else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert pickle.loads(pickle.dumps(file)).read() == data[4 * MIB :]
+        assert file.read() == data[4 * MIB :]
