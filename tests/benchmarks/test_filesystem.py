@@ -36,9 +36,7 @@ def tasks(place: Arena) -> Iterator[dict[str, Task]]:
     ):
         for each in (of_table, of_text):
             compete(each, LARGE["fsbackup"])
-        yield {
-            read: replace(of_text if read in ("csv", "whole") else of_table, count=_RANGES) for read in READS
-        }
+        yield {read: replace(of_text if read in ("csv", "whole") else of_table, count=_RANGES) for read in READS}
 
 
 @contextmanager
@@ -50,7 +48,7 @@ def watched(task: Task) -> Iterator[tuple[Task, list[FaultProxy]]]:
 
 @pytest.mark.parametrize("read", READS)
 def test_requests(tasks: dict[str, Task], read: str) -> None:
-    """Neither HEAD nor LIST that s3fs would not send; one manifest per object and replica; no more GETs of data."""
+    """No HEAD or LIST that s3fs would not send; one manifest per object and replica; no more GETs of data."""
     with watched(tasks[read]) as (task, proxies):
         plain = compete(task, reading(PLAIN, read)).said["found"]
         heads, lists = proxies[0].count("head"), proxies[0].count("list")
