@@ -12,7 +12,7 @@ from fsbackup.replication.walk import Listed, Seen
 #: Manifests of one version differ only in the ETag and version id of their own replica, shorter than this.
 _OWN_PART = 256
 #: Older than any backup: epoch seconds.
-_LONG_AGO = 1.0
+LONG_AGO = 1.0
 _MD5 = re.compile(r"[0-9a-f]{32}(-[1-9][0-9]*)?")
 
 
@@ -36,7 +36,7 @@ def told(
     lacking = [name for name, each in listed.items() if each.data is None]
     gone = {name for name in lacking if expired is not None and expired(name, seen.key, when)}
     # Its manifest may say that it is older than a copy which repair put back.
-    if expired is not None and any(expired(name, seen.key, _LONG_AGO) for name in lacking if name not in gone):
+    if expired is not None and any(expired(name, seen.key, LONG_AGO) for name in lacking if name not in gone):
         return None
     return {name: "expired" if name in gone else _state(each) for name, each in seen.replicas.items()}
 

@@ -116,4 +116,4 @@ def _cut(
     targets: ReplicaSet, asked: AsyncGenerator[tuple[Question, Away], None], expired: Expired | None
 ) -> closing[Generator[Portion, None, None]]:
     """Yield portions as they are taken; the walk ends with the block."""
-    return closing(iterate(portions(asked, expired, [store.name for store in targets.stores]), 1))
+    return closing(iterate(portions(asked, expired, targets), 1))

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from fsbackup.errors import BackendUnavailableError
-from fsbackup.replication.compare import stored
+from fsbackup.manifest import Manifest
+from fsbackup.replication.compare import LONG_AGO, stored
 from fsbackup.replication.places import Place
-from fsbackup.replication.states import Expired
+from fsbackup.replication.states import Expired, when_stored
 from fsbackup.replication.walk import Away, Walk
 from fsbackup.sizing import MIB
 from fsbackup.transfer.outages import Outages
+from fsbackup.transfer.records import survey
 from fsbackup.transfer.replicas import ReplicaSet
+from fsbackup.transfer.versions import newest
 
 #: What ends a portion: so many keys, or so many bytes of objects, of which the last may be a large one.
 KEYS, BYTES = 100, 256 * MIB
@@ -40,12 +43,15 @@ class Question:
         Bytes of its largest copy.
     pending
         When each replica that lists an announcement of it got that, by backend name, in epoch seconds.
+    lacking
+        The backends that were listed and do not have it.
     """
 
     key: str
     stored: float | None = None
     size: int = 0
     pending: Mapping[str, float] = field(default_factory=dict)
+    lacking: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +143,18 @@ async def questions(
         async for seen in keys:
             if takes is None or takes(seen.key):
                 size = max((each.data.size for each in seen.replicas.values() if each and each.data), default=0)
-                yield Question(seen.key, stored(seen), size, announced.pop(seen.key, {})), walk.errors
+                lacking = tuple(name for name, each in seen.replicas.items() if each and not each.data)
+                pending_here = announced.pop(seen.key, {})
+                yield Question(seen.key, stored(seen), size, pending_here, lacking), walk.errors
     for key in list(announced):
         yield Question(key, pending=announced.pop(key)), walk.errors
 
 
 async def portions(
-    asked: AsyncGenerator[tuple[Question, Away], None], expired: Expired | None, names: list[str]
+    asked: AsyncGenerator[tuple[Question, Away], None], expired: Expired | None, targets: ReplicaSet
 ) -> AsyncGenerator[Portion, None]:
-    """Cut questions into portions; `expired` is asked about every one of the backends `names`."""
+    """Cut questions into portions; `expired` is asked about every backend."""
+    names = [store.name for store in targets.stores]
     some: list[Question] = []
     known: Away = {}
     async with aclosing(asked) as each:
@@ -153,10 +162,26 @@ async def portions(
             if some and (_is_full(some) or away.keys() != known.keys()):
                 yield _portion(some, known, expired, names)
                 some = []
-            some.append(question)
+            some.append(await _dated(question, expired, targets))
             known = away
     if some:
         yield _portion(some, known, expired, names)
+
+
+async def _dated(question: Question, expired: Expired | None, targets: ReplicaSet) -> Question:
+    """Return a question with the time that retention judges by.
+
+    Where its age decides whether a backend let it go, its manifest may say that it is older than what is listed:
+    a copy that repair put back. Who works on the portion reads the manifest too, but does not know the rules.
+    """
+    if expired is None or not any(
+        expired(name, question.key, LONG_AGO) and not expired(name, question.key, question.stored)
+        for name in question.lacking
+    ):
+        return question
+    top = newest(finding.record for finding in await survey(targets.stores, question.key))
+    made = top.made_at if isinstance(top, Manifest) else None
+    return replace(question, stored=when_stored(question.stored, made))
 
 
 def _is_full(some: list[Question]) -> bool:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from fsbackup import ReplicatedStorage
 from fsbackup.errors import ConfigError, ObjectNotFoundError
+from fsbackup.loop import run
+from fsbackup.replication.portions import Part, Portion, Work
 from fsbackup.replication.prune import PruneReport, PruneStep
 from fsbackup.retention import Retention
+from fsbackup.transfer.outages import Outages
 from tests.replication.eyes import manifest_name
 from tests.replication.prune_kit import (
     DAY,
@@ -174,6 +181,32 @@ def test_an_object_that_was_refilled_elsewhere_does_not_come_back(old: Disks) ->
     assert dict(store.status().backends["a"].states) == {"present": 1, "expired": 1}
     assert store.verify().status == "complete"
     assert store.repair().steps == ()
+    assert old.keys("a") == {NEW}
+
+
+def _here(work: Work, portions: Iterator[Portion]) -> Generator[Part[Any, Any], None, None]:
+    """Do the work on portions in this process, as another one would: with what they say, and no rules."""
+    targets = ReplicatedStorage.from_config(work.path, work.name).replica_set
+    for portion in portions:
+        yield run(work.task(targets, Outages(), portion))
+
+
+def test_nor_does_it_where_other_processes_repair(old: Disks, tmp_path: Path) -> None:
+    """Who mends the portions knows no rule: what has expired is told them, also where only the manifest shows it."""
+    backends = {name: {"type": "local", "path": str(old.eyes[name].base)} for name in "abc"}
+    backends["a"]["retention"] = {"max_age": "30d"}
+    config = {
+        "version": 1,
+        "backends": backends,
+        "replication": {"three": {"backends": [*"abc"], "min_copies": 1}},
+    }
+    (tmp_path / "three.yaml").write_text(yaml.safe_dump(config))
+    store = ReplicatedStorage.from_config(tmp_path / "three.yaml", "three", errors="raise")
+    store.prune(dry_run=False)
+    for name in "bc":
+        old.touch(name, KEY, 3)
+    assert store.verify(spread=_here).status == "complete"
+    assert store.repair(spread=_here).steps == ()
     assert old.keys("a") == {NEW}
 
 
