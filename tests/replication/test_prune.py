@@ -192,14 +192,11 @@ def _here(work: Work, portions: Iterator[Portion]) -> Generator[Part[Any, Any], 
 
 
 def test_nor_does_it_where_other_processes_repair(old: Disks, tmp_path: Path) -> None:
-    """Who mends the portions knows no rule: what has expired is told them, also where only the manifest shows it."""
-    backends = {name: {"type": "local", "path": str(old.eyes[name].base)} for name in "abc"}
+    """Who mends the portions knows no rule: what expired is told them, also where only the manifest shows it."""
+    backends: dict[str, Any] = {name: {"type": "local", "path": str(old.eyes[name].base)} for name in "abc"}
     backends["a"]["retention"] = {"max_age": "30d"}
-    config = {
-        "version": 1,
-        "backends": backends,
-        "replication": {"three": {"backends": [*"abc"], "min_copies": 1}},
-    }
+    three = {"backends": [*"abc"], "min_copies": 1}
+    config = {"version": 1, "backends": backends, "replication": {"three": three}}
     (tmp_path / "three.yaml").write_text(yaml.safe_dump(config))
     store = ReplicatedStorage.from_config(tmp_path / "three.yaml", "three", errors="raise")
     store.prune(dry_run=False)
