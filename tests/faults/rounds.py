@@ -133,9 +133,8 @@ class Round:
         try:
             hurt = damage(eyes[plan.victim], plan.damage, keys, chance, hidden=plan.operation != "prune")
             self._ledger.excused |= {(plan.victim, key): None for key in hurt}
-            if plan.victim in plan.ruled:
-                # What prune cannot believe it leaves, and once repair has mended that it counts as new.
-                self._ledger.stays |= {(plan.victim, key) for key in hurt}
+            # What prune cannot believe it leaves, with what mends it; once repair did, that counts as new.
+            self._ledger.stays |= {(name, key) for name in plan.ruled for key in hurt}
         except Exception as error:  # noqa: BLE001 - on the proxy's thread: told by the round
             self._errors.append(error)
 

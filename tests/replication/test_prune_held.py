@@ -117,16 +117,19 @@ def test_what_has_no_manifest_takes_no_place_in_a_floor(tmp_path: Path) -> None:
     assert store.prune(dry_run=False).count("let go") == 0
 
 
-@pytest.mark.parametrize("damaged", [False, True], ids=["none", "damaged"])
-def test_the_last_manifest_of_data_that_has_none_stays(old: Disks, damaged: bool) -> None:
-    """Nobody could prove that data any more, or tell whose it is."""
-    old.eyes["c"].drop(manifest_name(KEY))
-    if damaged:
+@pytest.mark.parametrize("what", ["no manifest", "damaged manifest", "short data"])
+def test_what_proves_or_mends_another_copy_stays(old: Disks, what: str) -> None:
+    """Without it nobody could prove that data any more, or tell whose it is, or ever get rid of it."""
+    if what == "short data":
+        old.eyes["c"].put(KEY, b"?")
+    else:
+        old.eyes["c"].drop(manifest_name(KEY))
+    if what == "damaged manifest":
         old.eyes["c"].put(manifest_name(KEY), b"?")
         old.touch("c", KEY, 40)
     store = old.store(dict.fromkeys("abc", days(30)))
     report = assert_untouched(old, store, "degraded")
-    assert "it proves the data on c, which has no manifest: run `fsbackup repair`" in reason(report)
+    assert "without it nothing proves or mends what c has: run `fsbackup repair`" in reason(report)
     assert store.repair().status == "complete"
     assert store.prune(dry_run=False).count("let go") == 2
     assert old.whole("c") == {KEY, NEW}

@@ -138,8 +138,10 @@ def _weed_command(place: Workplace, endpoint: S3Endpoint) -> list[str]:
         "-master.peers=none",  # a single master has nobody to hold an election with
         "-master.telemetry=false",
         f"-master.volumeSizeLimitMB={_WEED_VOLUME_MB}",
+        "-master.vacuumIntervalSeconds=86400",  # a volume that is being tidied up takes no writes
         f"-volume.port={volume}",
         "-volume.max=1000",
+        "-volume.minFreeSpace=10MiB",  # its own 1% of a big disk stops all writes where plenty is left
         f"-filer.port={filer}",
         "-s3",
         f"-s3.port={s3}",

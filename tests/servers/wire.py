@@ -86,10 +86,10 @@ async def finish(writer: asyncio.StreamWriter) -> None:
         writer.close()
         async with asyncio.timeout(1):
             await writer.wait_closed()
-    except (OSError, TimeoutError):
-        pass  # the peer has gone, or does not read
-    finally:
-        writer.transport.abort()
+    except TimeoutError:
+        writer.transport.abort()  # the peer does not read
+    except OSError:
+        pass  # the peer has gone
 
 
 def request_pieces(reader: asyncio.StreamReader, head: Head, size: int) -> AsyncIterator[bytes]:

@@ -93,9 +93,9 @@ def _by_its_dates(name: str, case: Case, plans: Plans, own: Manifest, top: Manif
 def _by_the_others(name: str, case: Case, plans: Plans, top: Manifest) -> Ruling:
     """Let it go when nobody else wants it, or one who does has proof of the newest version."""
     wanting = [each for each in case.findings if each != name and _wants(each, name, case, plans, top)]
-    bare = [each for each, finding in case.findings.items() if finding.stat is not None and not finding.manifest]
-    if not wanting and bare:
-        why = f"it proves the data on {' and '.join(bare)}, which has no manifest: run `fsbackup repair`"
+    unproven = [each for each, finding in case.findings.items() if finding.stat is not None and not _whole(finding)]
+    if not wanting and unproven:
+        why = f"without it nothing proves or mends what {' and '.join(unproven)} has: run `fsbackup repair`"
         return Ruling("held", why)
     if not wanting:
         return Ruling("go", "no other backend's rule keeps it")
@@ -106,6 +106,10 @@ def _by_the_others(name: str, case: Case, plans: Plans, top: Manifest) -> Ruling
     first = "it is the only proven copy left" if holders == [name] else "it is not proven where it should be"
     why = "; ".join(_lack(each, case, top) for each in wanting)
     return Ruling("held", f"{first}: {why}: run `fsbackup verify` and `repair`")
+
+
+def _whole(finding: Finding) -> bool:
+    return finding.manifest is not None and finding.holds(finding.manifest)
 
 
 def _wants(each: str, name: str, case: Case, plans: Plans, top: Manifest) -> bool:
