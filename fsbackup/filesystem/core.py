@@ -85,7 +85,7 @@ class Core(AsyncFileSystem):  # type: ignore[misc]
             self.versions.forget(paths.strip(path))
         super().invalidate_cache(path)
 
-    async def version(self, path: str) -> Version:
+    async def version(self, path: str, *, unseen: bool = False) -> Version:
         """Return the newest version of the object at `path`; see `Versions.find`."""
         name, key = paths.split(path)
-        return await self.versions.find(self.sets[name], path, paths.readable_key(key))
+        return await self.versions.find(self.sets[name], path, paths.readable_key(key), unseen=unseen)

@@ -75,7 +75,7 @@ class Reading(Core):
     async def _ranges(self, path: str, wanted: Sequence[tuple[Edge, Edge]]) -> list[bytes]:
         """Return ranges of one object, all of one version."""
         opened = self.sets[split(path)[0]]
-        version = await self._readable(path)
+        version = await self._readable(path, unseen=True)
         for _ in range(_FOLLOWED):
             try:
                 return await self._of(version, wanted)
@@ -92,10 +92,10 @@ class Reading(Core):
         ranges = [_within(version.size, *each) for each in wanted]
         return await blocks.read(version.reading, ranges, self.cache, keep=keep)
 
-    async def _readable(self, path: str) -> Version:
-        """Return the version to read; a directory has none, and says so."""
+    async def _readable(self, path: str, *, unseen: bool = False) -> Version:
+        """Return the version to read, perhaps `unseen`; a directory has none, and says so."""
         try:
-            return await self.version(path)
+            return await self.version(path, unseen=unseen)
         except ObjectNotFoundError:
             if await self._isdir(path):
                 raise IsADirectoryError(f"{PROTOCOL}://{path} is a directory") from None

@@ -31,11 +31,14 @@ class Version:
         Where its bytes come from.
     until
         On the monotonic clock, until when it may pass for the newest.
+    seen
+        Its data was seen beside its manifests; else only reading it tells.
     """
 
     path: str
     reading: Reading
     until: float
+    seen: bool = True
 
     @property
     def size(self) -> int:
@@ -67,10 +70,12 @@ class Versions:
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, Version] = OrderedDict()
-        self._asking: dict[str, asyncio.Task[Version]] = {}
+        self._asking: dict[tuple[str, bool], asyncio.Task[Version]] = {}
 
-    async def find(self, opened: OpenSet, path: str, key: str) -> Version:
+    async def find(self, opened: OpenSet, path: str, key: str, *, unseen: bool = False) -> Version:
         """Return the newest version, asking the replicas unless somebody just did.
+
+        One whose bytes are read anyhow may be `unseen`, which saves a request per replica.
 
         Raises
         ------
@@ -80,12 +85,13 @@ class Versions:
             When nothing proven can be said of it.
         """
         known = self._known.get(path)
-        if known is not None and time.monotonic() < known.until:
+        if known is not None and time.monotonic() < known.until and (known.seen or unseen):
             return known
-        task = self._asking.get(path)
+        task = self._asking.get((path, True)) or self._asking.get((path, not unseen))
         if task is None:
-            task = self._asking[path] = asyncio.create_task(self._ask(opened, path, key))
-            task.add_done_callback(lambda done: self._asked(path, done))
+            task = asyncio.create_task(self._ask(opened, path, key, see=not unseen))
+            self._asking[path, not unseen] = task
+            task.add_done_callback(lambda done: self._asked((path, not unseen), done))
         return await asyncio.shield(task)
 
     async def after(self, opened: OpenSet, version: Version) -> Version | None:
@@ -103,14 +109,15 @@ class Versions:
     def forget(self, path: str) -> None:
         """Ask again next time: it was written to or deleted."""
         self._known.pop(path, None)
-        self._asking.pop(path, None)
+        for seen in (True, False):
+            self._asking.pop((path, seen), None)
 
     def forget_all(self) -> None:
         """Ask again for everything."""
         self._known.clear()
         self._asking.clear()
 
-    async def _ask(self, opened: OpenSet, path: str, key: str) -> Version:
+    async def _ask(self, opened: OpenSet, path: str, key: str, *, see: bool) -> Version:
         targets = opened.targets
         reading = await locate(
             targets.stores,
@@ -119,16 +126,17 @@ class Versions:
             stall=targets.stall,
             outages=opened.outages,
             turns=opened.turns,
+            with_stat=see,
         )
         opened.tell(reading.failed)
-        version = Version(path, reading, time.monotonic() + FRESH)
-        if self._asking.get(path) is asyncio.current_task():
+        version = Version(path, reading, time.monotonic() + FRESH, seen=see)
+        if self._asking.get((path, see)) is asyncio.current_task():
             self._keep(version)
         return version
 
-    def _asked(self, path: str, task: asyncio.Task[Version]) -> None:
-        if self._asking.get(path) is task:
-            del self._asking[path]
+    def _asked(self, which: tuple[str, bool], task: asyncio.Task[Version]) -> None:
+        if self._asking.get(which) is task:
+            del self._asking[which]
         # Whoever asked may have been cancelled, and then nobody else looks at how it ended.
         task.cancelled() or task.exception()
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.keys import encode_key
@@ -155,10 +156,12 @@ async def locate(
     stall: float = DEFAULT_STALL,
     outages: Outages | None = None,
     turns: Turns | None = None,
+    with_stat: bool = True,
 ) -> Reading:
     """Find out what `key` is and which replicas to read it from; the options are those of `Reading`.
 
-    With `outages`, what was found out about the stores before counts, and is not logged again.
+    With `outages`, what was found out about the stores before counts, and is not logged again. Without `with_stat`
+    manifests are believed to have their data beside them, as far as there are any: the bytes will tell.
 
     Raises
     ------
@@ -167,7 +170,8 @@ async def locate(
     NoHealthyReplicaError
         When none has it and not all could be asked.
     """
-    findings = await records.survey_in_time(stores, key, outages.find if outages is not None else None)
+    ask = outages.find if outages is not None else records.find
+    findings = await records.survey_in_time(stores, key, partial(ask, with_stat=with_stat))
     top = versions.newest(finding.record for finding in findings)
     errors = {f.store.name: f.error for f in findings if f.error is not None}
     for name, error in errors.items() if outages is None else ():
@@ -177,13 +181,16 @@ async def locate(
             "%s has two contents under generation %d: one of them is read", key, top.generation if top else 0
         )
     if isinstance(top, Manifest):
-        current = [f.store for f in findings if f.holds(top)]
-        spare = [f.store for f in findings if f.error is None and f.stat is not None and f.store not in current]
+        current = [f.store for f in findings if (f.holds(top) if with_stat else f.says(top))]
+        there = [f for f in findings if f.error is None and (f.stat is not None or not with_stat)]
+        spare = [f.store for f in there if f.store not in current]
         if not current and not spare:
             raise _absent(key, errors, "its manifest is there, but its data is gone")
         return Reading(
             key, top.size, top, current, spare, failed=errors, memory=memory, stall=stall, turns=turns or Turns()
         )
+    if not with_stat and top is None:
+        return await locate(stores, key, memory=memory, stall=stall, outages=outages, turns=turns)
     bare = [f for f in findings if f.stat is not None]
     if bare and top is None:
         if any(f.damaged for f in findings):

@@ -67,16 +67,18 @@ class Outages:
         pause = max(COOL_DOWN, COOL_DOWN_FACTOR * seconds)
         self._records[name] = _Record(STRIKES, time.monotonic() + pause, pause, error)
 
-    async def find(self, store: ObjectStore, key: str) -> Finding:
-        """Ask a store what it knows of `key`, unless it is away."""
+    async def find(self, store: ObjectStore, key: str, *, with_stat: bool = True) -> Finding:
+        """Ask a store what it knows of `key` (see `records.find`), unless it is away."""
         known = self.known(store)
-        return await self.ask(store, key) if known is None else Finding(store, error=known)
+        if known is not None:
+            return Finding(store, error=known)
+        return await self.ask(store, key, with_stat=with_stat)
 
-    async def ask(self, store: ObjectStore, key: str) -> Finding:
+    async def ask(self, store: ObjectStore, key: str, *, with_stat: bool = True) -> Finding:
         """Ask a store of which nothing is `known`, and note how that went."""
         started = time.monotonic()
         try:
-            finding = await records.find(store, key)
+            finding = await records.find(store, key, with_stat=with_stat)
         except asyncio.CancelledError:  # a reader had an answer from another one, and waited long enough for this
             self.note(store.name, records.late(store, key), time.monotonic() - started)
             raise

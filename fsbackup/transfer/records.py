@@ -55,10 +55,15 @@ class Finding:
         """The record when it is a manifest."""
         return self.record if isinstance(self.record, Manifest) else None
 
+    def says(self, manifest: Manifest) -> bool:
+        """Tell whether this store's own record says that it has the content of `manifest`."""
+        own = self.manifest
+        return own is not None and (own.sha256, own.size) == (manifest.sha256, manifest.size)
+
     def holds(self, manifest: Manifest) -> bool:
         """Tell whether this store has the content of `manifest`: its own record says so, and the data fits it."""
         own = self.manifest
-        if own is None or self.stat is None or (own.sha256, own.size) != (manifest.sha256, manifest.size):
+        if own is None or self.stat is None or not self.says(manifest):
             return False
         known = own.etag is not None and self.stat.etag is not None
         return self.stat.size == own.size and (not known or own.etag == self.stat.etag)

@@ -93,7 +93,9 @@ def _by_its_dates(name: str, case: Case, plans: Plans, own: Manifest, top: Manif
 def _by_the_others(name: str, case: Case, plans: Plans, top: Manifest) -> Ruling:
     """Let it go when nobody else wants it, or one who does has proof of the newest version."""
     wanting = [each for each in case.findings if each != name and _wants(each, name, case, plans, top)]
-    unproven = [each for each, finding in case.findings.items() if finding.stat is not None and not _whole(finding)]
+    unproven = [
+        each for each, finding in case.findings.items() if finding.stat is not None and not _whole(finding)
+    ]
     if not wanting and unproven:
         why = f"without it nothing proves or mends what {' and '.join(unproven)} has: run `fsbackup repair`"
         return Ruling("held", why)
