@@ -41,8 +41,8 @@ class Arena:
             yield Task(source, files, endpoints, roles, target if local else None, scratch)
         finally:
             shutil.rmtree(scratch)
-            for endpoint in endpoints:
-                client(endpoint).delete_bucket(Bucket=endpoint.bucket)  # SeaweedFS frees the disk at once
+            for endpoint in endpoints if self.warm else ():
+                client(endpoint).delete_bucket(Bucket=endpoint.bucket)  # frees the disk at once
 
 
 @contextmanager
