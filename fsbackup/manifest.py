@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -60,7 +60,7 @@ class Manifest:
     size: int
     sha256: str
     block_size: int
-    blocks: tuple[str, ...]
+    blocks: Sequence[str]
     generation: int
     replaces: str | None
     created_at: str

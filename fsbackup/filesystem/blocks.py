@@ -7,8 +7,10 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from operator import itemgetter
 
+from fsbackup.filesystem.leaves import BlockKey, Leaves, key_of
 from fsbackup.manifest import Manifest
 from fsbackup.sizing import MIB
 from fsbackup.transfer.download import SHORT, Reading
@@ -16,8 +18,6 @@ from fsbackup.transfer.together import all_or_none
 
 #: (start, end) in bytes.
 Range = tuple[int, int]
-#: Content, how it is cut, and which piece.
-_Key = tuple[str, int, int]
 
 #: Bytes of blocks that many ranges are read through at a time.
 _BATCH = 64 * MIB
@@ -36,12 +36,17 @@ class BlockCache:
 
     def __init__(self, room: int) -> None:
         self._room = room
-        self._blocks: OrderedDict[_Key, bytes] = OrderedDict()
+        self._blocks: OrderedDict[BlockKey, bytes] = OrderedDict()
         self._used = 0
+        #: Of blocks that may be forgotten by now.
+        self.leaves = Leaves()
+
+    def __contains__(self, key: BlockKey) -> bool:
+        return key in self._blocks
 
     def get(self, manifest: Manifest, number: int) -> bytes | None:
         """Return block `number` of a version, None when it is not remembered."""
-        key = _key(manifest, number)
+        key = key_of(manifest, number)
         block = self._blocks.get(key)
         if block is not None:
             self._blocks.move_to_end(key)
@@ -49,7 +54,7 @@ class BlockCache:
 
     def put(self, manifest: Manifest, number: int, block: bytes) -> None:
         """Remember a proven block, and forget those not asked for for longest."""
-        key = _key(manifest, number)
+        key = key_of(manifest, number)
         if len(block) > self._room or key in self._blocks:
             return
         self._blocks[key] = block
@@ -61,10 +66,7 @@ class BlockCache:
         """Forget everything."""
         self._blocks.clear()
         self._used = 0
-
-
-def _key(manifest: Manifest, number: int) -> _Key:
-    return manifest.sha256, manifest.block_size, number
+        self.leaves.clear()
 
 
 async def read(reading: Reading, ranges: Sequence[Range], cache: BlockCache, *, keep: bool = True) -> list[bytes]:
@@ -79,11 +81,31 @@ async def read(reading: Reading, ranges: Sequence[Range], cache: BlockCache, *, 
     """
     if reading.manifest is None:
         return [await reading.range(*each) for each in ranges]
+    if len(ranges) == 1:
+        return [await _alone(reading, reading.manifest, ranges[0], cache, keep=keep)]
     found: dict[int, bytes] = {}
     for batch in _batches(ranges, reading.manifest.block_size):
         pieces = await _pieces(reading, reading.manifest, [ranges[at] for at in batch], cache, keep=keep)
         found.update((at, pieces.cut(*ranges[at])) for at in batch)
     return [found[at] for at in range(len(ranges))]
+
+
+async def _alone(reading: Reading, manifest: Manifest, wanted: Range, cache: BlockCache, *, keep: bool) -> bytes:
+    """Return one range; by leaves where these are known and the blocks are not at hand (any more)."""
+    numbers = _numbers(wanted, manifest.block_size)
+    known = {number for number in numbers if key_of(manifest, number) in cache}
+    finer = None if known else cache.leaves.finer(manifest, numbers)
+    if finer is not None:
+        return (await _pieces(replace(reading, manifest=finer), finer, [wanted], cache, keep=keep)).cut(*wanted)
+    pieces = await _pieces(reading, manifest, [wanted], cache, keep=keep)
+    # Who wants little of a block may come back for another little when the block is forgotten.
+    if keep and wanted[1] - wanted[0] <= manifest.block_size // 2:
+        for number in numbers:
+            block = pieces.cut(
+                number * manifest.block_size, min((number + 1) * manifest.block_size, manifest.size)
+            )
+            await asyncio.to_thread(cache.leaves.learn, manifest, number, block)
+    return pieces.cut(*wanted)
 
 
 class _Pieces:
