@@ -182,10 +182,10 @@ class StoreLane:
                 await asyncio.wait({task}, timeout=records.BACKSTOP)
 
 
-def as_backend_error(error: Exception, backend: str, key: str) -> FsbackupError:
+def as_backend_error(error: Exception, backend: str, key: str, operation: str = "upload") -> FsbackupError:
     """Return `error` as one of ours: what a store raises beyond its contract still only fails that store."""
     if isinstance(error, FsbackupError):
         return error
-    wrapped = BackendError(f"{type(error).__name__}: {error}", backend=backend, operation="upload", key=key)
+    wrapped = BackendError(f"{type(error).__name__}: {error}", backend=backend, operation=operation, key=key)
     wrapped.__cause__ = error
     return wrapped

@@ -22,6 +22,7 @@ from fsbackup.manifest import Manifest
 from fsbackup.objects import ObjectStore
 from fsbackup.sizing import BLOCK_SIZE, MIB
 from fsbackup.transfer import proof, records
+from fsbackup.transfer.lane import as_backend_error
 
 #: Spans that one replica may have on their way at once, in the end.
 _MOST = 4
@@ -256,6 +257,8 @@ class Stripes:
             if not call.cut or span.settled:
                 raise
             self._fail(call, self._unavailable(call, f"sent no byte for {self._stall:g} s"))
+        except Exception as error:  # noqa: BLE001 - what a store raises beyond its contract fails that store only
+            self._fail(call, as_backend_error(error, store.name, self._key, "download"))
         else:
             self._accept(call, pieces, good)
         finally:

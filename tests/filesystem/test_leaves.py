@@ -68,7 +68,9 @@ def test_a_wrong_leaf_is_had_elsewhere(buckets: Site, path: str) -> None:
     fs.pipe_file(path, data)
     assert fs.cat_file(path, 100, 200) == data[100:200]
     key = path.removeprefix(f"{SET}/")
-    rotten = [proxy.add(Corrupt(), on="get", key=buckets.data(name, key)) for name, proxy in buckets.proxies.items()]
+    rotten = [
+        proxy.add(Corrupt(), on="get", key=buckets.data(name, key)) for name, proxy in buckets.proxies.items()
+    ]
     with pytest.raises(IntegrityError):
         fs.cat_file(path, 150, 250)
     assert all(each.hits for each in rotten)

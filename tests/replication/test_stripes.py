@@ -7,7 +7,9 @@ import random
 
 import pytest
 
-from fsbackup.errors import ConfigError, IntegrityError, ObjectNotFoundError
+from fsbackup import ReplicatedStorage
+from fsbackup.errors import ConfigError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
+from tests.replication.memory import MemoryStore, backend
 from tests.replication.world import MIB, World, content
 from tests.servers.faults import Drop, Hold, Stall, Status, Throttle
 
@@ -201,3 +203,23 @@ def test_wrong_ranges_and_missing_keys_are_told_apart(stored: World) -> None:
 def test_a_stall_timeout_must_be_some_time(world: World) -> None:
     with pytest.raises(ConfigError, match="stall_timeout"):
         world.store(stall_timeout=0)
+
+
+class OddStore(MemoryStore):
+    """A store of somebody else's, whose reads fail with what no store should raise."""
+
+    async def read(self, name: str, start: int = 0, end: int | None = None, **_: object) -> bytes:
+        if name == KEY:
+            raise ValueError("a mistake in its code")
+        return await super().read(name, start, end)
+
+
+def test_an_error_beyond_the_contract_fails_only_its_store() -> None:
+    """Nobody waits for ever for what has failed in a way that nobody foresaw."""
+    odd, fine = OddStore("odd"), MemoryStore("fine")
+    both = ReplicatedStorage([backend(odd), backend(fine)], errors="raise")
+    assert both.replicate(io.BytesIO(b"bytes"), KEY).status == "complete"
+    assert both.read(KEY) == b"bytes"
+    alone = ReplicatedStorage([backend(odd)], errors="raise")
+    with pytest.raises(NoHealthyReplicaError, match="ValueError: a mistake in its code"):
+        alone.read(KEY)

@@ -114,7 +114,7 @@ class Visit:
         except TimeoutError:
             error = records.unanswered(self._store, name, self._probe)
         except Exception as raised:  # noqa: BLE001 - one store's failure is its result, never another's
-            error = as_backend_error(raised, self._store.name, self._probe)
+            error = as_backend_error(raised, self._store.name, self._probe, name)
         self._found.trials[name] = error
         self._silent = isinstance(error, BackendUnavailableError)
         return error is None

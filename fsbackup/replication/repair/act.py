@@ -77,7 +77,7 @@ class Actor:
         try:
             await self._do(action)
         except Exception as error:  # noqa: BLE001 - one replica's failure is its result, never another's
-            wrapped = as_backend_error(error, action.backend or "", self._key)
+            wrapped = as_backend_error(error, action.backend or "", self._key, "repair")
             events.outcome(action.kind, action.backend or "", self._key, error=wrapped)
             return self._step(action, wrapped)
         events.outcome(action.kind, action.backend or "", self._key)
