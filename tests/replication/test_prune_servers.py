@@ -114,10 +114,13 @@ def test_one_who_cannot_be_asked_proves_nothing(filled: World) -> None:
 
 
 def test_a_dead_backend_is_not_waited_for_again_and_again(filled: World) -> None:
-    """It is listed twice, in vain, and asked about nothing."""
-    filled.proxies["b2"].add(Refuse())
+    """It is listed once, in vain, as status does, and asked about nothing."""
+    refusal = filled.proxies["b2"].add(Refuse())
+    filled.store(timeout=2).status()
+    once = refusal.hits
     report = prune_later(filled.store(timeout=2))
     assert (report.status, outcomes(report)) == ("degraded", {"r2": "let go"})
+    assert refusal.hits == 2 * once > 0
     assert {each.operation for each in filled.proxies["b2"].requests} <= {"list"}
 
 

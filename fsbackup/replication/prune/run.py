@@ -18,7 +18,7 @@ from fsbackup.replication.prune.judging import Case, judge
 from fsbackup.replication.prune.plans import Clock, Plans
 from fsbackup.replication.prune.results import NAMED, BackendPruned, Hear, PruneReport, PruneStep
 from fsbackup.replication.spread import for_each
-from fsbackup.replication.walk import Listed, Seen, Walk
+from fsbackup.replication.walk import Away, Listed, Seen, Walk
 from fsbackup.retention import Retention
 from fsbackup.transfer import records
 from fsbackup.transfer.lane import as_backend_error
@@ -69,6 +69,8 @@ class _Prune:
         self._hear = hear
         self._clock = Clock(options.now)
         self._plans = Plans(rules, self._clock)
+        #: What the first walk could not list; nobody has to wait for it a second time.
+        self._away: Away = {}
         #: Backends on which nothing is let go, and why.
         self._stopped: dict[str, str] = {}
         self._outcomes: dict[str, Counter[str]] = {store.name: Counter() for store in targets.stores}
@@ -96,6 +98,7 @@ class _Prune:
         async with aclosing(walk.keys()) as keys:
             async for seen in keys:
                 self._plans.see(seen)
+        self._away = walk.errors
         self._note_errors(walk)
         if wrong := self._clock.wrong:
             for name in filter(self._plans.__contains__, self._outcomes):
@@ -107,7 +110,7 @@ class _Prune:
 
     async def _candidates(self) -> AsyncGenerator[_Candidate, None]:
         """Yield the objects about which the replicas must be asked, and report the others."""
-        walk = Walk(self._targets.stores, self._options.prefix)
+        walk = Walk(self._targets.stores, self._options.prefix, away=self._away)
         async with aclosing(walk.keys()) as keys:
             async for seen in keys:
                 self._note_errors(walk)
