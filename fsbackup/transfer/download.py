@@ -30,6 +30,8 @@ log = logging.getLogger("fsbackup.storage")
 
 #: Bytes up to which a read comes from one replica, the one whose turn it is.
 SHORT = 4 * MIB
+#: Bytes up to which a read is one request to each replica: what a reader asks for at a time, and more would cost.
+MEDIUM = 16 * MIB
 
 
 @dataclass
@@ -98,7 +100,7 @@ class Reading:
         first = self.turns.first(good) if left <= SHORT else None
         good.sort(key=lambda store: store is not first)
         with self.turns.take(first):
-            async with aclosing(self._stripes(good, start, stop).runs(ordered=ordered)) as runs:
+            async with aclosing(self._stripes(good, start, stop, first).runs(ordered=ordered)) as runs:
                 async for offset, pieces in runs:
                     left -= sum(map(len, pieces))
                     yield offset, pieces
@@ -117,7 +119,8 @@ class Reading:
         pieces = [data async for data in self.pieces(low, high)]
         return b"".join(pieces)[start - low : end - low]
 
-    def _stripes(self, good: list[ObjectStore], start: int, end: int) -> Stripes:
+    def _stripes(self, good: list[ObjectStore], start: int, end: int, first: ObjectStore | None) -> Stripes:
+        medium = end - start <= min(MEDIUM, self.memory // 2)
         return Stripes(
             good,
             [store for store in self.stores if store not in good] + self.spare,
@@ -126,6 +129,7 @@ class Reading:
             self.manifest,
             start,
             end,
+            into=(1 if first else max(1, len(good))) if medium else None,
             memory=self.memory,
             stall=self.stall,
             passed_over=self._pass_over,

@@ -107,6 +107,8 @@ class Stripes:
         Proves the blocks; None: only lengths are checked.
     start, end
         The range, `start` at a block's beginning.
+    into
+        How many spans to read it in, None: as many as make it fast.
     memory
         Bytes that may be held at once: being read, or read and not yet taken.
     stall
@@ -125,6 +127,7 @@ class Stripes:
         start: int,
         end: int,
         *,
+        into: int | None,
         memory: int,
         stall: float,
         passed_over: Callable[[ObjectStore, FsbackupError], None],
@@ -134,7 +137,10 @@ class Stripes:
         block = manifest.block_size if manifest else BLOCK_SIZE
         lanes = _MOST * max(1, len(stores))
         longest = _whole(min(_LONGEST, memory // lanes), block)
-        self._fresh = _cut(start, end, block, lanes, longest)
+        shortest = _SHORTEST
+        if into:
+            shortest = longest = max(1, -(-(end - start) // (into * block))) * block
+        self._fresh = _cut(start, end, block, lanes, shortest, longest)
         self._next: Span | None = next(self._fresh, None)
         self._again: list[Span] = []
         self._calls: set[_Call] = set()
@@ -339,10 +345,10 @@ def _whole(length: int, block: int) -> int:
     return max(1, length // block) * block
 
 
-def _cut(start: int, end: int, block: int, lanes: int, longest: int) -> Iterator[Span]:
+def _cut(start: int, end: int, block: int, lanes: int, shortest: int, longest: int) -> Iterator[Span]:
     """Yield the spans: each an even share of what is left, within the limits."""
     while start < end:
-        share = max(_SHORTEST, (end - start) // lanes)
+        share = max(shortest, (end - start) // lanes)
         stop = min(start + min(_whole(share, block), longest), end)
         yield Span(start, stop)
         start = stop

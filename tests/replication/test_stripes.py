@@ -57,6 +57,14 @@ def test_a_faster_replica_carries_more(stored: World) -> None:
     assert not report.failed  # slow is not wrong
 
 
+@pytest.mark.parametrize(("length", "requests"), [(2 * MIB, 1), (16 * MIB, 2)])
+def test_a_read_of_some_length_is_few_requests(stored: World, length: int, requests: int) -> None:
+    """A short one goes to one replica, a longer one is shared: each request costs money and time."""
+    assert stored.store(names=CLOUDS).read(KEY, 0, length) == content(SIZE)[:length]
+    # One that is much slower at this moment gets help.
+    assert requests <= sum(data_gets(stored, name) for name in CLOUDS) <= requests + 1
+
+
 def asked_of(world: World, *names: str) -> list[tuple[int, int]]:
     """Return the ranges of data that replicas were asked for, by their beginnings."""
     requests = [each for name in names for each in world.proxies[name].requests if each.key.endswith(KEY)]
