@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from operator import itemgetter
 
 from fsbackup.filesystem.leaves import BlockKey, Leaves, key_of
@@ -101,10 +102,9 @@ async def _alone(reading: Reading, manifest: Manifest, wanted: Range, cache: Blo
     # Who wants little of a block may come back for another little when the block is forgotten.
     if keep and wanted[1] - wanted[0] <= manifest.block_size // 2:
         for number in numbers:
-            block = pieces.cut(
-                number * manifest.block_size, min((number + 1) * manifest.block_size, manifest.size)
-            )
-            await asyncio.to_thread(cache.leaves.learn, manifest, number, block)
+            start = number * manifest.block_size
+            end = min(start + manifest.block_size, manifest.size)
+            await cache.leaves.learn(manifest, number, partial(pieces.cut, start, end))
     return pieces.cut(*wanted)
 
 

@@ -6,8 +6,9 @@ was forgotten; the hashes of its parts, made while it was there, prove as much, 
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import overload
 
@@ -30,21 +31,21 @@ def key_of(manifest: Manifest, number: int) -> BlockKey:
 
 
 class Leaves:
-    """The hashes of the leaves of the blocks read last."""
+    """The hashes of the leaves of the blocks read last. Used on the I/O loop only."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[BlockKey, tuple[str, ...]] = OrderedDict()
         self._count = 0
 
-    def learn(self, manifest: Manifest, number: int, block: bytes) -> None:
+    async def learn(self, manifest: Manifest, number: int, block: Callable[[], bytes]) -> None:
         """Hash the leaves of a proven block, unless they are known or make no whole number."""
         key = key_of(manifest, number)
         if manifest.block_size % LEAF or key in self._known:
             return
-        hasher = BlockHasher(LEAF)
-        hasher.update(block)
-        leaves = self._known[key] = hasher.blocks()
-        self._count += len(leaves)
+        leaves = await asyncio.to_thread(lambda: _hashes(block()))
+        if key not in self._known:
+            self._known[key] = leaves
+            self._count += len(leaves)
         while self._count > _MOST:
             self._count -= len(self._known.popitem(last=False)[1])
 
@@ -64,6 +65,12 @@ class Leaves:
         """Forget everything."""
         self._known.clear()
         self._count = 0
+
+
+def _hashes(block: bytes) -> tuple[str, ...]:
+    hasher = BlockHasher(LEAF)
+    hasher.update(block)
+    return hasher.blocks()
 
 
 class _Some(Sequence[str]):
