@@ -20,7 +20,7 @@ from functools import partial
 from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError
 from fsbackup.manifest import Manifest
 from fsbackup.objects import ObjectStore
-from fsbackup.sizing import BLOCK_SIZE, MIB
+from fsbackup.sizing import BLOCK_SIZE, KIB, MIB
 from fsbackup.transfer import proof, records
 from fsbackup.transfer.lane import as_backend_error
 
@@ -28,6 +28,8 @@ from fsbackup.transfer.lane import as_backend_error
 _MOST = 4
 #: Bytes of the longest spans and, towards the end, of the shortest.
 _LONGEST, _SHORTEST = 8 * MIB, 2 * MIB
+#: Bytes that are hashed where they arrive: another thread would take longer to wake up.
+_AT_ONCE = 256 * KIB
 #: Failures in a row, of kinds that may concern a span only, after which a replica is asked last.
 _STRIKES = 3
 #: Seconds between two looks at who is late.
@@ -254,7 +256,7 @@ class Stripes:
                 hear = partial(self._note_bytes, call)
                 pieces = await store.read_pieces(self._name, span.start, span.end, moved=hear)
             call.moved = None  # all came: what follows is our own time
-            good = await asyncio.to_thread(proof.right_runs, pieces, span.start, span.end, self._manifest)
+            good = await self._proven(pieces, span)
         except FsbackupError as error:
             self._fail(call, error)
         except TimeoutError:
@@ -272,6 +274,12 @@ class Stripes:
             self._calls.discard(call)
             call.span.asked.pop(store.name, None)
             self._news.set()
+
+    async def _proven(self, pieces: list[bytes], span: Span) -> list[proof.Run]:
+        given = (pieces, span.start, span.end, self._manifest)
+        if span.end - span.start <= _AT_ONCE:
+            return proof.right_runs(*given)
+        return await asyncio.to_thread(proof.right_runs, *given)
 
     def _note_bytes(self, call: _Call, amount: int) -> None:
         call.moved = self._clock()
