@@ -86,7 +86,7 @@ def test_killed_at_any_step(
     with running(world.places, action, KEY, world.tmp / "new") as process:
         hold.wait_reached(30)
         kill(process)
-    world.proxies["r2"].clear()
+    world.settle()
     assert_old_or_new(world, states)
     run_again(world, action)
 
@@ -101,8 +101,7 @@ def test_killed_everywhere_at_the_same_step(world: World, step: tuple[Operation,
         for hold in holds:
             hold.wait_reached(30)
         kill(process)
-    for proxy in world.proxies.values():
-        proxy.clear()
+    world.settle()
     for name in ("r2", "b2"):
         assert world.eyes[name].provable(KEY) in (OLD, NEW)
         for target in (world.tmp / "back", io.BytesIO()):

@@ -19,6 +19,8 @@ from tests.servers.operations import Operation
 
 KEY = "backups/2025/shop.dump"
 OLD, NEW = content(2 * PART + 100, seed=1), content(2 * PART + 100, seed=2)
+#: Read from each replica with several requests.
+LONG = content(6 * PART, seed=3)
 DATA: list[tuple[Operation, str]] = [("create_multipart", KEY), ("upload_part", KEY), ("complete", KEY)]
 MANIFEST: tuple[Operation, str] = ("put_object", manifest_name(KEY))
 ANNOUNCE: tuple[Operation, str] = ("put_object", pending_name(KEY))
@@ -69,7 +71,7 @@ def test_killed_at_any_step(
     with running(world.places, "repair", KEY) as process:
         hold.wait_reached(30)
         kill(process)
-    world.proxies["r2"].clear()
+    world.settle()
     for name in ("local", "b2") if harm in ("rotten", "missing") else world.eyes:
         assert world.eyes[name].provable(KEY) in states, name
     if harm == "rotten":
@@ -119,8 +121,8 @@ def assert_final(world: World, data: bytes | None) -> None:
 @pytest.mark.parametrize("harm", ["missing", "rotten"])
 def test_killed_while_a_disk_is_refilled(world: World, harm: str) -> None:
     """A repair of the local replica killed while it reads: what is there stays, and nothing torn appears."""
-    world.store().replicate(world.file(OLD, "old"), KEY)
-    rotten = bytes(len(OLD))
+    world.store().replicate(world.file(LONG, "old"), KEY)
+    rotten = bytes(len(LONG))
     if harm == "missing":
         drop_all(world, "local")
     else:
@@ -129,10 +131,9 @@ def test_killed_while_a_disk_is_refilled(world: World, harm: str) -> None:
     with running(world.places, "repair", KEY) as process:
         holds[0].wait_reached(30)
         kill(process)
-    for proxy in world.proxies.values():
-        proxy.clear()
+    world.settle()
     assert world.eyes["local"].get(KEY) == (None if harm == "missing" else rotten)
-    assert_readable(world, (OLD,))
+    assert_readable(world, (LONG,))
     report = run(repair(world.store().replica_set, Options(safe_age=0.0)))
     assert report.status == "complete", report.as_dict()
-    assert_final(world, OLD)
+    assert_final(world, LONG)

@@ -13,6 +13,7 @@ from typing import Any
 
 from fsbackup import BackblazeB2Storage, CloudflareR2Storage, LocalStorage, ReplicatedStorage
 from fsbackup.backends.base import SingleBackend
+from tests.integration.cli_kit import wait_until
 from tests.replication.eyes import BucketEye, DiskEye, Eye
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import FaultProxy, fault_proxy
@@ -76,6 +77,12 @@ class World(Places):
         path = self.tmp / name
         path.write_bytes(data)
         return path
+
+    def settle(self) -> None:
+        """Take all faults away, and wait until what is still on its way to the servers has arrived."""
+        for proxy in self.proxies.values():
+            proxy.clear()
+            wait_until(lambda proxy=proxy: all(each.ended for each in proxy.requests))  # type: ignore[misc]
 
     def clean(self, *keys: str) -> None:
         """Assert that nothing but these keys and their manifests is anywhere."""
