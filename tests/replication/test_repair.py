@@ -475,8 +475,7 @@ def test_our_own_garbage_is_cleared_and_nobody_elses(world: World) -> None:
             hold.wait_reached(30)
         wait_until(lambda: any(each.endswith("-tmp") for each in world.eyes["local"].names()))
         kill(process)
-    for proxy in world.proxies.values():
-        proxy.clear()
+    world.settle()
     assert mend(world).done == {}
     targets = world.store(min_copies=1).replica_set
     report = run(repair(targets, Options(safe_age=0.0)))
@@ -495,7 +494,7 @@ def test_an_announcement_that_nothing_came_of_is_cleared_when_it_is_old(world: W
     with running(world.places, "overwrite", KEY, world.file(NEW, "new")) as process:
         hold.wait_reached(30)
         kill(process)
-    world.proxies["r2"].clear()
+    world.settle()
     assert world.eyes["r2"].announced(KEY) is not None
     assert mend(world).status in ("complete", "degraded")
     run(repair(world.store(min_copies=1).replica_set, Options(safe_age=0.0)))
