@@ -130,7 +130,7 @@ def test_importing_is_cheap() -> None:
 def cluster() -> Iterator[Client]:
     """Return a client of two worker processes, spawned."""
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as made,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as made,
         Client(made) as client,
     ):
         yield client

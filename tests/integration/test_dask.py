@@ -96,7 +96,7 @@ def cluster(servers: FaultProxy) -> Iterator[Any]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             env=dict(zip(SECRET_NAMES, secrets, strict=True)),
         ) as made,
     ):
