@@ -94,8 +94,8 @@ async def read(reading: Reading, ranges: Sequence[Range], cache: BlockCache, *, 
 async def _alone(reading: Reading, manifest: Manifest, wanted: Range, cache: BlockCache, *, keep: bool) -> bytes:
     """Return one range; by leaves where these are known and the blocks are not at hand (any more)."""
     numbers = _numbers(wanted, manifest.block_size)
-    known = {number for number in numbers if key_of(manifest, number) in cache}
-    finer = None if known else cache.leaves.finer(manifest, numbers)
+    at_hand = any(key_of(manifest, number) in cache for number in numbers)
+    finer = None if at_hand else cache.leaves.finer(manifest, numbers)
     if finer is not None:
         return (await _pieces(replace(reading, manifest=finer), finer, [wanted], cache, keep=keep)).cut(*wanted)
     pieces = await _pieces(reading, manifest, [wanted], cache, keep=keep)

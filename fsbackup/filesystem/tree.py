@@ -6,11 +6,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, ClassVar
 
-from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
+from fsbackup.errors import FsbackupError
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.sets import OpenSet
 from fsbackup.keys import check_prefix, encode_key
 from fsbackup.replication.listing import Listing, ObjectEntry
+from fsbackup.transfer.download import absent
 
 Info = dict[str, Any]
 
@@ -56,7 +57,7 @@ async def children(opened: OpenSet, name: str, key: str) -> dict[str, Info]:
         after = await _collect(listing, name, _below(key), found)
         errors.update(listing.errors)
     if not found and key:
-        raise nothing(key, errors)
+        raise _nothing(key, errors)
     return found
 
 
@@ -102,7 +103,7 @@ async def everything(
     if errors is not None:
         errors.update(listing.errors)
     if not found and listing.errors:
-        raise nothing(key, listing.errors)
+        raise _nothing(key, listing.errors)
 
 
 async def is_directory(opened: OpenSet, key: str) -> bool:
@@ -115,27 +116,16 @@ async def is_directory(opened: OpenSet, key: str) -> bool:
     """
     if not key:
         return True
-    listing = Listing(opened.targets, _below(key), outages=opened.outages)
-    async with aclosing(listing.entries()) as entries:
-        async for entry in entries:
-            if not entry.deleted:
-                return True
-    if listing.errors:
-        raise nothing(key, listing.errors)
+    async with aclosing(everything(opened, "", key)) as files:
+        async for _ in files:
+            return True
     return False
 
 
-def nothing(key: str, errors: dict[str, FsbackupError]) -> FsbackupError:
+def _nothing(key: str, errors: dict[str, FsbackupError]) -> FsbackupError:
     """Return the error for a directory in which nothing was found."""
-    if not errors:
-        return ObjectNotFoundError("there is no such object or directory", operation="list", key=key)
-    reasons = "; ".join(str(error) for error in errors.values())
-    return NoHealthyReplicaError(
-        f"the replicas that answered list nothing there, but not all answered: {reasons}",
-        operation="list",
-        key=key,
-        hint="try again when they are back",
-    )
+    why = "there is no such object or directory"
+    return absent(key, errors, why, operation="list", answer="list nothing there")
 
 
 def _below(key: str) -> str:

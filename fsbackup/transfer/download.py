@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -189,7 +189,7 @@ async def locate(
         there = [f for f in findings if f.error is None and (f.stat is not None or not with_stat)]
         spare = [f.store for f in there if f.store not in current]
         if not current and not spare:
-            raise _absent(key, errors, "its manifest is there, but its data is gone")
+            raise absent(key, errors, "its manifest is there, but its data is gone")
         return Reading(
             key, top.size, top, current, spare, failed=errors, memory=memory, stall=stall, turns=turns or Turns()
         )
@@ -207,7 +207,7 @@ async def locate(
         reading = _unverified(key, bare, errors)
         reading.memory, reading.stall = memory, stall
         return reading
-    raise _absent(key, errors, "it was deleted" if isinstance(top, Tombstone) else "no such key")
+    raise absent(key, errors, "it was deleted" if isinstance(top, Tombstone) else "no such key")
 
 
 def _unverified(key: str, bare: list[Finding], errors: dict[str, FsbackupError]) -> Reading:
@@ -220,13 +220,21 @@ def _unverified(key: str, bare: list[Finding], errors: dict[str, FsbackupError])
     return Reading(key, stat.size, None, same_size[:1], failed=errors, modified=stat.modified)
 
 
-def _absent(key: str, errors: dict[str, FsbackupError], why: str) -> FsbackupError:
+def absent(
+    key: str,
+    errors: Mapping[str, FsbackupError],
+    why: str,
+    *,
+    operation: str = "download",
+    answer: str = "do not have it",
+) -> FsbackupError:
+    """Return the error for what no replica has: "not found", and why, only when every one said so."""
     if not errors:
-        return ObjectNotFoundError(why, operation="download", key=key)
+        return ObjectNotFoundError(why, operation=operation, key=key)
     reasons = "; ".join(str(error) for error in errors.values())
     return NoHealthyReplicaError(
-        f"the replicas that answered do not have it, but not all answered: {reasons}",
-        operation="download",
+        f"the replicas that answered {answer}, but not all answered: {reasons}",
+        operation=operation,
         key=key,
         hint="try again when they are back",
     )

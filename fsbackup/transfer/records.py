@@ -55,6 +55,11 @@ class Finding:
         """The record when it is a manifest."""
         return self.record if isinstance(self.record, Manifest) else None
 
+    @property
+    def whole(self) -> bool:
+        """Its data is what its own manifest says, as far as a look can tell."""
+        return self.manifest is not None and self.holds(self.manifest)
+
     def says(self, manifest: Manifest) -> bool:
         """Tell whether this store's own record says that it has the content of `manifest`."""
         own = self.manifest
@@ -78,11 +83,10 @@ async def survey(stores: tuple[ObjectStore, ...], key: str) -> list[Finding]:
     return list(await asyncio.gather(*(find(store, key) for store in stores)))
 
 
-async def survey_in_time(stores: tuple[ObjectStore, ...], key: str, ask: Ask | None = None) -> list[Finding]:
-    """Ask all stores (by `find`, or by `ask`), but do not let a slow one hold up a reader once another has shown a
-    manifest."""
+async def survey_in_time(stores: tuple[ObjectStore, ...], key: str, ask: Ask) -> list[Finding]:
+    """Ask all stores, but do not let a slow one hold up a reader once another has shown a manifest."""
     clock = asyncio.get_running_loop().time
-    started, ask = clock(), ask or find
+    started = clock()
     asked = {asyncio.create_task(ask(store, key)): store for store in stores}
     waiting, rest = set(asked), None
     while waiting:

@@ -76,7 +76,7 @@ def judge(name: str, case: Case, plans: Plans) -> Ruling:
     if own.manifest is None or top is None:
         what = "its manifest is damaged" if own.damaged else "it has no manifest any more"
         return Ruling("held", f"{what}: run `fsbackup repair`")
-    if own.stat is not None and not own.holds(own.manifest):
+    if own.stat is not None and not own.whole:
         return Ruling("held", "its data is not what its manifest says: run `fsbackup repair`")
     return _by_its_dates(name, case, plans, own.manifest, top) or _by_the_others(name, case, plans, top)
 
@@ -93,9 +93,7 @@ def _by_its_dates(name: str, case: Case, plans: Plans, own: Manifest, top: Manif
 def _by_the_others(name: str, case: Case, plans: Plans, top: Manifest) -> Ruling:
     """Let it go when nobody else wants it, or one who does has proof of the newest version."""
     wanting = [each for each in case.findings if each != name and _wants(each, name, case, plans, top)]
-    unproven = [
-        each for each, finding in case.findings.items() if finding.stat is not None and not _whole(finding)
-    ]
+    unproven = [each for each, finding in case.findings.items() if finding.stat is not None and not finding.whole]
     if not wanting and unproven:
         why = f"without it nothing proves or mends what {' and '.join(unproven)} has: run `fsbackup repair`"
         return Ruling("held", why)
@@ -108,10 +106,6 @@ def _by_the_others(name: str, case: Case, plans: Plans, top: Manifest) -> Ruling
     first = "it is the only proven copy left" if holders == [name] else "it is not proven where it should be"
     why = "; ".join(_lack(each, case, top) for each in wanting)
     return Ruling("held", f"{first}: {why}: run `fsbackup verify` and `repair`")
-
-
-def _whole(finding: Finding) -> bool:
-    return finding.manifest is not None and finding.holds(finding.manifest)
 
 
 def _wants(each: str, name: str, case: Case, plans: Plans, top: Manifest) -> bool:

@@ -98,14 +98,10 @@ def _worth_reading(
     replacement = announced[name].manifest if name in announced else None
     sizes = {replacement.size} if replacement is not None else set()
     # What holds its own manifest and is called damaged was read already, and found rotten.
-    doubtful = verdict.states[name] in ("damaged", "no manifest") and not _read_already(finding)
+    doubtful = verdict.states[name] in ("damaged", "no manifest") and not finding.whole
     if doubtful and verdict.manifest is not None:
         sizes.add(verdict.manifest.size)
     return finding.stat.size in sizes
-
-
-def _read_already(finding: Finding) -> bool:
-    return finding.manifest is not None and finding.holds(finding.manifest)
 
 
 async def _content(finding: Finding, key: str, budget: MemoryBudget) -> Digest | None:
