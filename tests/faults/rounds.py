@@ -17,9 +17,8 @@ from tests.faults.moments import At
 from tests.faults.outages import away, begin_outage, end_outage
 from tests.faults.plan import FOLDER, KEYS, REPLICAS, Delay, Plan, Request, Thing
 from tests.faults.promises import Contents, told
-from tests.integration.cli_kit import wait_until
 from tests.replication.eyes import BucketEye
-from tests.replication.world import World
+from tests.replication.world import World, wait_idle
 from tests.servers import s3
 from tests.servers.endpoint import client
 
@@ -115,7 +114,7 @@ class Round:
         for proxy in self._world.proxies.values():
             if self._plan.outage:
                 proxy.cut_connections()
-            wait_until(lambda proxy=proxy: all(each.ended for each in proxy.requests))  # type: ignore[misc]
+            wait_idle(proxy)
             if not self._plan.outage:
                 proxy.clear()
         if self._plan.damage and not self._damaged:

@@ -94,7 +94,7 @@ def make_site(kind: str, tmp: Path, server: Callable[[str], S3Endpoint]) -> Iter
                 backends[backend] = {"type": "local", "path": str(tmp / backend)}
                 continue
             proxy = site.proxies[backend] = stack.enter_context(fault_proxy(server(name)))
-            backends[backend] = _s3(proxy.endpoint, f"{site.prefix}/{backend}")
+            backends[backend] = {**proxy.endpoint.backend, "prefix": f"{site.prefix}/{backend}", "timeout": "10s"}
             site.secrets.append(proxy.endpoint.secret_access_key)
             if trouble == "down":
                 proxy.add(Status(403, "AccessDenied"), on="get", key=site.data(backend, TOP))
@@ -105,16 +105,3 @@ def make_site(kind: str, tmp: Path, server: Callable[[str], S3Endpoint]) -> Iter
         config = {"version": 1, "backends": backends, "replication": {SET: {"backends": list(backends)}}}
         site.config.write_text(yaml.safe_dump(config))
         yield site
-
-
-def _s3(endpoint: S3Endpoint, prefix: str) -> dict[str, Any]:
-    return {
-        "type": "s3",
-        "endpoint_url": endpoint.endpoint_url,
-        "region": endpoint.region,
-        "bucket": endpoint.bucket,
-        "access_key_id": endpoint.access_key_id,
-        "secret_access_key": endpoint.secret_access_key,
-        "prefix": prefix,
-        "timeout": "10s",
-    }

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from fsbackup.backends.s3 import S3Objects
-from fsbackup.backends.s3.errors import code_of
 from fsbackup.errors import (
     AccessDeniedError,
     BackendError,
@@ -21,17 +20,15 @@ from fsbackup.errors import (
 from fsbackup.keys import encode_key
 from fsbackup.loop import run
 from fsbackup.testing import ODD_KEYS
+from tests.integration.boto_kit import assert_same_error, assert_same_request
 from tests.integration.s3_kit import MIB, connect, outcome
 from tests.integration.test_s3_misbehaving import KEY_ID, SECRET, Answer, scripted
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
-from tests.servers.exchange import Record
 from tests.servers.faults import Drop, FaultProxy, Hold, Status
 from tests.servers.operations import S3Request
 
 DATA = bytes(range(256)) * 40
-#: The signature and its time, and what boto tells of its own tries.
-_OWN = {"authorization", "x-amz-date", "amz-sdk-invocation-id", "amz-sdk-request"}
 _REGION = b"<Error><Code>AuthorizationHeaderMalformed</Code><Message>x</Message><Region>eu-west-1</Region></Error>"
 
 
@@ -44,10 +41,6 @@ async def _by_boto(store: S3Objects, name: str, **more: str) -> bytes:
     return data
 
 
-def _said(record: Record) -> dict[str, str]:
-    return {name.lower(): value for name, value in record.headers if name.lower() not in _OWN}
-
-
 @pytest.mark.parametrize(("start", "end", "asked"), [(0, None, {}), (7, 4000, {"Range": "bytes=7-3999"})])
 def test_the_same_headers_as_botos(
     store: S3Objects, direct: S3Endpoint, proxy: FaultProxy, start: int, end: int | None, asked: dict[str, str]
@@ -55,10 +48,7 @@ def test_the_same_headers_as_botos(
     s3.put_bytes(direct, "any", DATA)
     assert run(store.read("any", start, end)) == run(_by_boto(store, "any", **asked)) == DATA[start:end]
     ours, botos = proxy.requests
-    assert (ours.method, ours.bucket, ours.query) == (botos.method, botos.bucket, botos.query)
-    assert _said(ours) == _said(botos)
-    assert _said(ours)["user-agent"].startswith("fsbackup/")
-    assert "amz-sdk-request" not in {name.lower() for name, _ in ours.headers}  # or this was boto's as well
+    assert_same_request(ours, botos)
 
 
 @pytest.mark.parametrize("key", ODD_KEYS)
@@ -88,13 +78,7 @@ def test_the_same_errors_as_botos(
     proxy.add(Status(status, code, {"Retry-After": "0"}), on="get")
     ours, botos = outcome(store.read("any", 0, 10)), outcome(_by_boto(store, "any"))
     assert type(ours) is kind
-    assert isinstance(botos, Exception)
-    assert (code_of(ours), type(ours.__cause__)) == (code, type(botos))
-    mine, theirs = (getattr(one, "response", {}) for one in (ours.__cause__, botos))
-    told = str(botos).replace(" (reached max retries: 0)", "")  # the tries are not boto's
-    assert (mine["Error"]["Code"], str(ours.__cause__)) == (theirs["Error"]["Code"], told)
-    assert mine["ResponseMetadata"]["HTTPStatusCode"] == theirs["ResponseMetadata"]["HTTPStatusCode"] == status
-    assert mine["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "0"
+    assert_same_error(ours, botos, status, code)
 
 
 def test_a_range_behind_the_end_is_empty(store: S3Objects, direct: S3Endpoint, proxy: FaultProxy) -> None:

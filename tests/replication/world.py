@@ -82,7 +82,7 @@ class World(Places):
         """Take all faults away, and wait until what is still on its way to the servers has arrived."""
         for proxy in self.proxies.values():
             proxy.clear()
-            wait_until(lambda proxy=proxy: all(each.ended for each in proxy.requests))  # type: ignore[misc]
+            wait_idle(proxy)
 
     def clean(self, *keys: str) -> None:
         """Assert that nothing but these keys and their manifests is anywhere."""
@@ -121,3 +121,8 @@ def make_world(r2: S3Endpoint, b2: S3Endpoint, tmp: Path, *, proxied: bool) -> I
         proxies = {name: stack.enter_context(fault_proxy(each)) for name, each in servers.items() if proxied}
         endpoints = {name: proxies[name].endpoint for name in proxies} or servers
         yield World(tmp.parent / "base", endpoints, prefix, eyes, proxies, tmp)
+
+
+def wait_idle(proxy: FaultProxy) -> None:
+    """Wait until every request that the proxy was given has arrived or is lost."""
+    wait_until(lambda: all(each.ended for each in proxy.requests))

@@ -41,6 +41,12 @@ class S3Endpoint:
     bucket: str
     ca_bundle: Path | None = None
 
+    @property
+    def backend(self) -> dict[str, Any]:
+        """The backend as a configuration file describes it."""
+        names = ("endpoint_url", "region", "bucket", "access_key_id", "secret_access_key")
+        return {"type": "s3", **{name: getattr(self, name) for name in names}}
+
 
 AnyEndpoint = TypeVar("AnyEndpoint", bound=S3Endpoint)
 
