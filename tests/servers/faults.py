@@ -184,6 +184,7 @@ class FaultProxy:
         task = asyncio.create_task(self._converse((reader, writer)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.close())  # cancelled before its first step, it has not
 
     async def _converse(self, client: Stream) -> None:
         try:

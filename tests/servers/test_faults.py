@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import trustme
 from botocore.exceptions import (
     BotoCoreError,
     ConnectionClosedError,
@@ -36,6 +41,7 @@ from tests.servers.faults import (
     WrongEtag,
     fault_proxy,
 )
+from tests.servers.ports import LOOPBACK
 
 MIB = 1024 * 1024
 DATA = bytes(range(256)) * 4096
@@ -269,3 +275,26 @@ def test_many_at_once(proxy: FaultProxy, pool: ThreadPoolExecutor) -> None:
 def test_a_server_that_is_gone_is_a_cut_connection(direct: S3Endpoint) -> None:
     with s3.unreachable(direct) as nowhere, fault_proxy(nowhere) as proxy, pytest.raises(ConnectionClosedError):
         s3.list_keys(proxy.endpoint)
+
+
+def test_stopping_leaves_no_connection_to_a_server_that_is_slow_to_close_tls(
+    direct: S3Endpoint, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    authority, listener = trustme.CA(), socket.create_server((LOOPBACK, 0))
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(LOOPBACK).configure_cert(context)
+
+    def answer_and_say_nothing_more() -> ssl.SSLSocket:
+        connection = context.wrap_socket(listener.accept()[0], server_side=True)
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        return connection
+
+    url = f"https://{LOOPBACK}:{listener.getsockname()[1]}"
+    slow = replace(direct, endpoint_url=url, ca_bundle=tmp_path / "ca.pem")
+    serving = pool.submit(answer_and_say_nothing_more)
+    with listener, fault_proxy(slow) as proxy:
+        assert s3.read_bytes(proxy.endpoint, "key") == b""
+    gc.collect()  # what is still open then is a warning, and that an error
+    serving.result().close()

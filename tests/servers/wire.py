@@ -86,8 +86,10 @@ async def finish(writer: asyncio.StreamWriter) -> None:
         writer.close()
         async with asyncio.timeout(1):
             await writer.wait_closed()
-    except TimeoutError:
-        writer.transport.abort()  # the peer does not read
+    except (TimeoutError, asyncio.CancelledError) as error:
+        writer.transport.abort()  # the peer does not read, or does not answer the end of TLS
+        if isinstance(error, asyncio.CancelledError):
+            raise
     except OSError:
         pass  # the peer has gone
 
