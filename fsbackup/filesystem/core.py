@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,6 +22,9 @@ from fsbackup.loop import get_loop
 P = ParamSpec("P")
 T = TypeVar("T")
 
+#: The tasks that work for one call; tasks inherit it from those that make them.
+_begun: ContextVar[set[asyncio.Task[Any]] | None] = ContextVar("_begun", default=None)
+
 
 def on_io(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """Run a coroutine method on fsbackup's own loop, whichever loop awaits it."""
@@ -28,10 +33,33 @@ def on_io(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
     async def bridged(*args: P.args, **kwargs: P.kwargs) -> T:
         loop = get_loop()
         if asyncio.get_running_loop() is loop:
+            _note_task()
             return await method(*args, **kwargs)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(method(*args, **kwargs), loop))
 
     return bridged
+
+
+@asynccontextmanager
+async def whole_call() -> AsyncIterator[None]:
+    """End what the block leaves running in other tasks: fsspec makes some and does not end them itself."""
+    begun: set[asyncio.Task[Any]] = set()
+    _begun.set(begun)
+    try:
+        yield
+    finally:
+        left = begun - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left)
+
+
+def _note_task() -> None:
+    task, begun = asyncio.current_task(), _begun.get()
+    if begun is not None and task is not None:
+        begun.add(task)
+        task.add_done_callback(begun.discard)
 
 
 class Core(AsyncFileSystem):  # type: ignore[misc]

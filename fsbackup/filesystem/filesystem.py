@@ -8,13 +8,19 @@ from typing import Any
 from fsbackup.filesystem import files, paths
 from fsbackup.filesystem.looking import Looking
 from fsbackup.filesystem.reading import Reading
+from fsbackup.filesystem.synchronous import synchronous
 from fsbackup.filesystem.writing import Writing
 from fsbackup.sizing import MIB
 
 #: Bytes of proven blocks that one filesystem remembers by default.
 CACHE_SIZE = 32 * MIB
+#: What fsspec gives, or lets one give, to any filesystem.
+_OPTIONS = frozenset(
+    {"asynchronous", "batch_size", "listings_expiry_time", "loop", "max_paths", "use_listings_cache"}
+)
 
 
+@synchronous
 class FsbackupFileSystem(Reading, Writing, Looking):
     """The replication sets of a configuration as a filesystem: ``fsbackup://SET/KEY``.
 
@@ -35,10 +41,13 @@ class FsbackupFileSystem(Reading, Writing, Looking):
     anon
         Ignored; pandas passes it when it tries again after a `PermissionError`.
     **options
-        `AsyncFileSystem`'s: `asynchronous`, `batch_size`.
+        fsspec's own: `asynchronous`, `batch_size`, `loop`, `skip_instance_cache`, and those of listings caches, of
+        which there is none here.
 
     Raises
     ------
+    TypeError
+        For an option that there is not: a misspelt one would otherwise open another configuration.
     ConfigError
         When there is no configuration, and from any method that needs it when it is wrong.
     """
@@ -52,6 +61,9 @@ class FsbackupFileSystem(Reading, Writing, Looking):
     ) -> None:
         from fsbackup.config import find_config
 
+        if unknown := sorted(options.keys() - _OPTIONS):
+            known = ", ".join(["config", "cache_size", "anon", *sorted(_OPTIONS)])
+            raise TypeError(f"fsbackup:// has no option {', '.join(map(repr, unknown))}; it takes {known}")
         found = find_config(os.fspath(config) if config is not None else None)
         super().__init__(os.path.abspath(found), cache_size, **options)
 

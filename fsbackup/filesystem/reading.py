@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from fsspec.asyn import sync
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from fsbackup.errors import IntegrityError, ObjectNotFoundError
@@ -19,6 +18,7 @@ from fsbackup.filesystem.core import Core, on_io
 from fsbackup.filesystem.files import ReadFile
 from fsbackup.filesystem.paths import PROTOCOL, readable_key, split, strip
 from fsbackup.filesystem.versions import UNREADABLE, Version
+from fsbackup.loop import run
 from fsbackup.replication.progress import hear
 from fsbackup.transfer import restore
 
@@ -117,8 +117,7 @@ class Reading(Core):
 
     def read_version(self, version: Version, start: int, end: int) -> bytes:
         """Return bytes of the version that a file was opened at."""
-        data: bytes = sync(self.loop, self._read_version, version, start, end)
-        return data
+        return run(self._read_version(version, start, end))
 
     def start_reading(self, version: Version, start: int, end: int) -> Future[bytes]:
         """Begin to read bytes of the version that a file was opened at, which are about to go by."""
@@ -127,7 +126,7 @@ class Reading(Core):
 
     def open_version(self, path: str, sha256: str | None, **options: Any) -> ReadFile:
         """Open a file to read; with `sha256`, only if that is still its content."""
-        version: Version = sync(self.loop, on_io(self._readable), strip(path))
+        version = run(self._readable(strip(path)))
         manifest = version.reading.manifest
         if sha256 is not None and (manifest is None or manifest.sha256 != sha256):
             raise IntegrityError(

@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from contextlib import aclosing
 from typing import Any
 
-from fsspec.asyn import sync
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
@@ -18,6 +17,7 @@ from fsbackup.filesystem import paths, tree
 from fsbackup.filesystem.core import Core, on_io
 from fsbackup.filesystem.pipe import Pipe
 from fsbackup.keys import check_key
+from fsbackup.loop import run
 from fsbackup.replication.progress import CallbackProgress
 from fsbackup.transfer import remove
 from fsbackup.transfer.source import Source, StreamSource, open_source
@@ -185,7 +185,7 @@ class Writing(Core):
         PermissionError
             For a whole replication set.
         """
-        sync(self.loop, self._rm, path, recursive=recursive, maxdepth=maxdepth, missing_ok=False)
+        run(self._rm(path, recursive=recursive, maxdepth=maxdepth, missing_ok=False))
 
     @on_io
     async def _mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> None:  # noqa: ARG002

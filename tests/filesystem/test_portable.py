@@ -117,6 +117,17 @@ def test_where_the_configuration_comes_from(disks: Site, path: str, monkeypatch:
         fsspec.filesystem("fsbackup", skip_instance_cache=True)
 
 
+def test_a_misspelt_option_opens_no_other_configuration(
+    disks: Site, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused, and the error says which options there are; those that fsspec gives anybody are taken."""
+    monkeypatch.setenv("FSBACKUP_CONFIG", "/nowhere.yaml")
+    with pytest.raises(TypeError, match="has no option 'confg'; it takes config, cache_size"):
+        pd.read_csv(f"fsbackup://{path}", storage_options={"confg": str(disks.config)})
+    disks.fs(use_listings_cache=True, listings_expiry_time=9, batch_size=4).pipe_file(path, b"a\n1\n")
+    assert len(pd.read_csv(f"fsbackup://{path}", storage_options=disks.options)) == 1
+
+
 def test_importing_is_cheap() -> None:
     """`import fsbackup` loads neither fsspec nor this; the filesystem loads no data-frame library and no S3."""
     code = (

@@ -5,18 +5,23 @@ from __future__ import annotations
 import gc
 import io
 import secrets
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+from fsspec.exceptions import FSTimeoutError
 
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.site import ROOT, SET, Site
 from tests.replication.world import MIB, content
-from tests.servers.faults import Refuse, Status
+from tests.servers.bucket import list_keys, list_uploads
+from tests.servers.faults import Hold, Refuse, Status
 
 
 @pytest.fixture
@@ -276,3 +281,67 @@ def test_a_copy_that_cannot_be_stored_ends(buckets: Site, path: str) -> None:
     with pytest.raises(FsbackupError, match=r"moto0|seaweedfs1"):
         fs.cp_file(path, f"{path}.copy")
     assert not buckets.fs().exists(f"{path}.copy")
+
+
+def _put(fs: FsbackupFileSystem, path: str, source: Path) -> None:
+    fs.put(str(source), path)
+
+
+def _pipe(fs: FsbackupFileSystem, path: str, source: Path) -> None:
+    fs.pipe({path: source.read_bytes()})
+
+
+def _copy(fs: FsbackupFileSystem, path: str, source: Path) -> None:  # noqa: ARG001
+    fs.copy(f"{ROOT}/kept", path)
+
+
+@contextmanager
+def held(site: Site, path: str) -> Iterator[list[Hold]]:
+    """Let no part of an object reach a server, in the end neither."""
+    try:
+        yield [proxy.add(Hold(), on="upload_part", key=key_of(path)) for proxy in site.proxies.values()]
+    finally:
+        for proxy in site.proxies.values():
+            proxy.cut_connections()
+            proxy.clear()
+
+
+def assert_nothing_of(path: str, site: Site) -> None:
+    """Check that the servers have nothing of an object, nor an upload that could still become one."""
+    for each in site.proxies.values():
+        assert not list_uploads(each.endpoint, site.prefix)
+        assert not [name for name in list_keys(each.endpoint, site.prefix) if key_of(path) in name]
+    assert not site.fs().exists(path)
+
+
+@pytest.mark.parametrize("write", [_put, _pipe, _copy])
+def test_ctrl_c_ends_the_upload_too(
+    buckets: Site, path: str, tmp_path: Path, write: Callable[[FsbackupFileSystem, str, Path], None]
+) -> None:
+    """When the interrupt is raised nothing goes on in the background, and nothing of the upload is left."""
+    fs = buckets.fs()
+    source = tmp_path / "large"
+    source.write_bytes(content(20 * MIB))
+    fs.put_file(str(source), f"{ROOT}/kept")
+
+    def interrupt() -> None:
+        for gate in gates:
+            gate.wait_reached()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    with held(buckets, path) as gates:
+        pressing = threading.Thread(target=interrupt)
+        pressing.start()
+        with pytest.raises(KeyboardInterrupt):
+            write(fs, path, source)
+        pressing.join()
+    assert_nothing_of(path, buckets)
+    fs.put_file(str(source), path)
+    assert fs.cat_file(path) == source.read_bytes()
+
+
+def test_a_timeout_ends_it_too(buckets: Site, path: str) -> None:
+    """As fsspec's plain methods take one, in seconds."""
+    with held(buckets, path), pytest.raises(FSTimeoutError):
+        buckets.fs().pipe(path, content(20 * MIB), timeout=2)
+    assert_nothing_of(path, buckets)
