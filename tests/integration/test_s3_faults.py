@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from fsbackup.errors import (
     BackendError,
     BackendUnavailableError,
     ConflictError,
+    FsbackupError,
     IntegrityError,
     LockedError,
     ObjectNotFoundError,
@@ -30,6 +32,7 @@ from tests.servers.faults import (
     Drop,
     Fault,
     FaultProxy,
+    Hold,
     LoseResponse,
     Refuse,
     Stall,
@@ -481,6 +484,25 @@ def test_a_new_object_with_another_etag_is_an_error_and_goes_away(
     with pytest.raises(IntegrityError):
         run(store.put("damaged", DATA, create_only=True))
     assert s3.list_keys(direct) == {}
+
+
+@pytest.mark.parametrize(("create_only", "error"), [(True, ConflictError), (False, IntegrityError)])
+def test_an_object_that_another_writer_stored_meanwhile_is_not_taken_back(
+    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy, create_only: bool, error: type[FsbackupError]
+) -> None:
+    """A service that lets two create one name may answer the one with the other's ETag."""
+    proxy.add(WrongEtag(_OTHER_MD5), on="put_object", times=1)
+    hold = proxy.add(Hold("after"), on="put_object", times=1)
+
+    async def scenario() -> None:
+        task = asyncio.create_task(write(store, "raced", cut(DATA), create_only=create_only, fresh=True))
+        await asyncio.to_thread(hold.wait_reached)
+        await store.put("raced", b"another's")
+        hold.release()
+        await task
+
+    assert isinstance(outcome(scenario()), error)
+    assert s3.read_bytes(direct, "raced") == b"another's"
 
 
 def test_a_damaged_replacement_is_an_error_and_stays(

@@ -59,8 +59,7 @@ class Commit:
         if head is None and (sent.parts or not comparable(answer)):
             head = await self._confirmation(answer)
         if problem := self._difference(sent, answer, head):
-            await self._take_back(answer)
-            raise self._wrong(problem)
+            raise await self._undone(problem, answer)
         return ObjectStat(
             name=self._name,
             size=sent.size,
@@ -74,11 +73,19 @@ class Commit:
         head = await self._target.head(self._name, "write", version=version_of(answer))
         if head is None:
             raise self._wrong("it is not there after it was stored")
-        if head.get("Metadata", {}).get(UPLOAD_TAG, self._tag) == self._tag:
+        if self._made(head):
             return head
         if self._plan.create_only:
-            raise self._where.error(ConflictError, "another writer got the name at the same time")
+            raise self._lost()
         return None
+
+    def _made(self, head: Answer) -> bool:
+        """Tell whether this may be this very upload: a service that keeps no tags cannot say."""
+        return bool(head.get("Metadata", {}).get(UPLOAD_TAG, self._tag) == self._tag)
+
+    def _lost(self) -> FsbackupError:
+        error: FsbackupError = self._where.error(ConflictError, "another writer got the name at the same time")
+        return error
 
     async def revoke(self) -> None:
         """Remove the version that `run` stored, where the bucket keeps versions: the one before shows again."""
@@ -111,12 +118,16 @@ class Commit:
 
     async def _ours(self) -> Answer | None:
         """Return what HEAD says when it shows this very upload, None otherwise or when nobody answers."""
-        try:
-            head = await self._target.head(self._name, "write", timeout=min(_SETTLE, self._target.calls.timeout))
-        except FsbackupError as error:
-            log.debug("cannot find out whether %s is stored: %s", self._name, error)
-            return None
+        head = await self._there()
         return head if head and head.get("Metadata", {}).get(UPLOAD_TAG) == self._tag else None
+
+    async def _there(self) -> Answer | None:
+        """Return what HEAD says, None when nothing is there or nobody answers."""
+        try:
+            return await self._target.head(self._name, "write", timeout=min(_SETTLE, self._target.calls.timeout))
+        except FsbackupError as error:
+            log.debug("cannot find out what is stored as %s: %s", self._name, error)
+            return None
 
     def _difference(self, sent: Sent, answer: Answer, head: Answer | None) -> str | None:
         """Return how what is stored differs from what was sent; only ETags made in the same way are compared."""
@@ -133,15 +144,21 @@ class Commit:
         )
         return error
 
-    async def _take_back(self, answer: Answer) -> None:
+    async def _undone(self, problem: str, answer: Answer) -> FsbackupError:
+        """Take back what was stored wrong, as far as it is this upload's, and return the error."""
+        version, new = version_of(answer), self._plan.create_only or self._plan.fresh
+        head = None if version else await self._there()
+        if version or (new and head and self._made(head)):
+            await self._remove(version)
+        elif head and not self._made(head) and self._plan.create_only:
+            return self._lost()
+        return self._wrong(problem)
+
+    async def _remove(self, version: str | None) -> None:
         """Remove a wrong object: its version where it has one (the older one shows again), or a new object."""
-        version = {"VersionId": found} if (found := version_of(answer)) else {}
-        if not version and not (self._plan.create_only or self._plan.fresh):
-            return
+        one = {"VersionId": version} if version else {}
         try:
-            await self._target.calls.request(
-                self._where, "delete_object", **self._target.at(self._name), **version
-            )
+            await self._target.calls.request(self._where, "delete_object", **self._target.at(self._name), **one)
         except FsbackupError as error:
             log.warning("%s: a damaged object stays under its name: %s", self._target.calls.name, error)
 

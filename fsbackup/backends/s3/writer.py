@@ -32,7 +32,7 @@ class S3Writer(ObjectWriter):
 
     When what was stored is not what was sent, `commit` raises `IntegrityError` and removes the wrong version,
     or the wrong object where nothing was there before (`create_only`). Where an object without versions was
-    replaced the wrong one stays, since removing it would leave nothing.
+    replaced the wrong one stays, since removing it would leave nothing; and so does what another writer stored.
     """
 
     def __init__(
