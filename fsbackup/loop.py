@@ -13,6 +13,8 @@ from concurrent.futures import Future, wait
 from contextlib import closing
 from typing import Any, TypeVar
 
+from fsbackup.awake import AwakeLoop
+
 T = TypeVar("T")
 
 #: Seconds that a cancelled operation gets to abort its uploads and remove its temp files.
@@ -27,7 +29,7 @@ def get_loop() -> asyncio.AbstractEventLoop:
     global _loop
     with _lock:
         if _loop is None:
-            _loop = asyncio.new_event_loop()
+            _loop = AwakeLoop()
             threading.Thread(target=_loop.run_forever, name="fsbackup-io", daemon=True).start()
         return _loop
 

@@ -6,11 +6,15 @@ import os
 import pty
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.integration.cli_kit import PATIENCE, Cli, wait_until
+from tests.servers.endpoint import S3Endpoint
+from tests.servers.faults import Hold, fault_proxy
 
 
 @pytest.fixture
@@ -188,6 +192,26 @@ class TestInterrupted:
             assert process.stdout.read(1)
             process.send_signal(signal.SIGINT)
             assert process.wait(PATIENCE) == 130
+
+
+def test_ctrl_z_and_fg(cli: Cli, moto: S3Endpoint) -> None:
+    """What a service answered while the command was stopped for longer than the service may be silent, counts."""
+    with fault_proxy(moto) as proxy:
+        backends = {
+            "disk1": {"type": "local", "path": "disk1"},
+            "cloud": {**proxy.endpoint.backend, "prefix": cli.home.name, "timeout": "3s"},
+        }
+        config = {"version": 1, "backends": backends, "replication": {"two": {"backends": list(backends)}}}
+        (cli.home / "fsbackup.yaml").write_text(yaml.safe_dump(config))
+        hold = proxy.add(Hold("after"), on="head", key="/big")
+        with cli.started("put", "note", "big") as process:
+            hold.wait_reached()
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(6)
+            proxy.clear()
+            process.send_signal(signal.SIGCONT)
+            assert process.wait(PATIENCE) == 0
+        assert proxy.count("put_object", "/big") == 2, "data and manifest, nothing was sent again"
 
 
 def write_all(process: subprocess.Popen[bytes], data: bytes) -> None:

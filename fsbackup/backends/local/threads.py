@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,7 +34,7 @@ def pulse() -> None:
     """Say, from inside a running call, that bytes moved."""
     job: Job[Any] | None = getattr(_current, "job", None)
     if job is not None:
-        job.last = job.workers.last = time.monotonic()
+        job.last = job.workers.last = job.loop.time()
 
 
 class Job(Generic[T]):
@@ -47,7 +46,7 @@ class Job(Generic[T]):
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[T] = self.loop.create_future()
         self.future.add_done_callback(_retrieve)
-        self.last = time.monotonic()
+        self.last = self.loop.time()
         self.started = False
 
     def drop(self) -> None:
@@ -57,7 +56,7 @@ class Job(Generic[T]):
     def run(self) -> None:
         """Make the call, in a worker's thread."""
         call, self.call = self.call, None
-        self.started, self.last = True, time.monotonic()
+        self.started, self.last = True, self.loop.time()
         _current.job = self
         try:
             if call is None:
@@ -84,7 +83,7 @@ class Job(Generic[T]):
         """
         while not self.future.done():
             last = self.last if self.started else max(self.last, self.workers.last)
-            left = last + timeout - time.monotonic()
+            left = last + timeout - self.loop.time()
             if left <= 0:
                 self.drop()
                 raise SilenceError
@@ -111,7 +110,8 @@ class Workers:
         self._ready = threading.Condition()
         self._jobs: deque[Job[Any]] = deque()
         self._threads = self._idle = 0
-        self.last = time.monotonic()
+        #: When a call last showed a sign of life, by the loop's clock.
+        self.last = 0.0
 
     def submit(self, call: Callable[[], T]) -> Job[T]:
         """Queue `call`; must be called on a running loop."""
@@ -138,7 +138,7 @@ class Workers:
     def _work(self) -> None:
         while (job := self._next()) is not None:
             job.run()
-            self.last = time.monotonic()
+            self.last = job.loop.time()
             del job  # an idle thread keeps nobody's bytes alive
 
     def _next(self) -> Job[Any] | None:
