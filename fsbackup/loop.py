@@ -9,9 +9,9 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator
-from concurrent.futures import Future, wait
-from contextlib import closing
-from typing import Any, TypeVar
+from concurrent.futures import CancelledError, Future, wait
+from contextlib import closing, suppress
+from typing import Any, Generic, TypeVar
 
 from fsbackup.awake import AwakeLoop
 
@@ -19,6 +19,9 @@ T = TypeVar("T")
 
 #: Seconds that a cancelled operation gets to abort its uploads and remove its temp files.
 CANCEL_GRACE = 30.0
+#: Seconds after which whoever waits looks up: the signal of a Ctrl-C wakes the main thread only if that takes it,
+#: and any thread may.
+ALERT = 0.5
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -51,30 +54,53 @@ def run(coro: Coroutine[Any, Any, T]) -> T:
     RuntimeError
         When called on the loop's own thread, where waiting would never end.
     """
-    loop = get_loop()
     try:
-        if asyncio.get_running_loop() is loop:
+        if asyncio.get_running_loop() is get_loop():
             coro.close()
             raise RuntimeError("fsbackup's synchronous methods cannot be called on its own event loop")
     except RuntimeError as error:
         if "no running event loop" not in str(error):
             raise
-    settled: Future[T] = Future()
-    tasks: list[asyncio.Task[T]] = []
+    return Call(coro).result()
 
-    def start() -> None:
-        task = loop.create_task(coro)
-        tasks.append(task)
-        task.add_done_callback(lambda done: _settle(settled, done))
 
-    loop.call_soon_threadsafe(start)
-    try:
-        return settled.result()
-    except BaseException:
-        if not settled.done():
-            loop.call_soon_threadsafe(lambda: tasks[0].cancel())
-            wait([settled], timeout=CANCEL_GRACE)
-        raise
+class Call(Generic[T]):
+    """A coroutine under way on the loop, begun by a synchronous thread; `future` is how it ends."""
+
+    def __init__(self, coro: Coroutine[Any, Any, T]) -> None:
+        self.future: Future[T] = Future()
+        self._loop = get_loop()
+        self._coro = coro
+        self._task: asyncio.Task[T]
+        self._loop.call_soon_threadsafe(self._start)
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._coro)
+        self._task.add_done_callback(lambda done: _settle(self.future, done))
+
+    def result(self) -> T:
+        """Return or raise how it ends; Ctrl-C cancels it and waits until it has cleaned up."""
+        try:
+            return outcome(self.future)
+        except BaseException:
+            if not self.future.done():
+                self._loop.call_soon_threadsafe(lambda: self._task.cancel())
+                wait([self.future], timeout=CANCEL_GRACE)
+            raise
+
+
+def outcome(future: Future[T]) -> T:
+    """Wait in a synchronous thread for `future`, and return or raise its result; Ctrl-C is always heard."""
+    finish(future)
+    return future.result()
+
+
+def finish(future: Future[T]) -> None:
+    """Wait in a synchronous thread until `future` is done, in whatever way; Ctrl-C is always heard."""
+    with suppress(CancelledError):
+        while not future.done():
+            with suppress(TimeoutError):
+                future.exception(ALERT)
 
 
 def _settle(future: Future[T], task: asyncio.Task[T]) -> None:

@@ -13,6 +13,7 @@ from fsspec.spec import AbstractBufferedFile
 from fsbackup.filesystem.ahead import Ahead
 from fsbackup.filesystem.pipe import Pipe
 from fsbackup.filesystem.versions import Version
+from fsbackup.loop import Call, finish
 from fsbackup.sizing import MIB
 
 if TYPE_CHECKING:
@@ -82,16 +83,16 @@ class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
     def __init__(self, fs: FsbackupFileSystem, path: str, mode: str, **options: Any) -> None:
         super().__init__(fs, path, mode, **options)
         self._pipe = Pipe()
-        self._upload: Future[None] | None = None
+        self._upload: Call[None] | None = None
         #: What was being handled when the file was opened has nothing to do with how it is closed.
         self._handled = sys.exception()
 
     def _initiate_upload(self) -> None:
         self._upload = self.fs.start_upload(self.path, self._pipe, create_only=self.mode == "xb")
-        self._upload.add_done_callback(self._ended)
+        self._upload.future.add_done_callback(self._ended)
 
     def _ended(self, upload: Future[None]) -> None:
-        error = None if upload.cancelled() else upload.exception()
+        error = upload.exception()
         # Whoever still writes must hear of it instead of waiting for room.
         self._pipe.breaks(error if isinstance(error, Exception) else DiscardedError("the upload has ended"))
 
@@ -121,12 +122,7 @@ class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
         if self._upload is None:
             return
         self._pipe.end()
-        try:
-            self._upload.result()
-        except BaseException:
-            # Who interrupts the wait does not want it stored behind their back.
-            self._upload.cancel()
-            raise
+        self._upload.result()
 
     def discard(self) -> None:
         """Throw away what was written; nothing of it stays anywhere."""
@@ -134,7 +130,7 @@ class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
         self._pipe.breaks(DiscardedError(f"{self.full_name} was discarded"))
         upload, self._upload = self._upload, None
         if upload is not None:
-            upload.exception()
+            finish(upload.future)
 
     def __exit__(self, *raised: object) -> None:
         if raised[0] is not None and not self.closed:

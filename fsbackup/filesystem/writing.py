@@ -6,7 +6,6 @@ import asyncio
 import errno
 import io
 import os
-from concurrent.futures import Future
 from contextlib import aclosing
 from typing import Any
 
@@ -17,7 +16,7 @@ from fsbackup.filesystem import paths, tree
 from fsbackup.filesystem.core import Core, on_io
 from fsbackup.filesystem.pipe import Pipe
 from fsbackup.keys import check_key
-from fsbackup.loop import run
+from fsbackup.loop import Call, run
 from fsbackup.replication.progress import CallbackProgress
 from fsbackup.transfer import remove
 from fsbackup.transfer.source import Source, StreamSource, open_source
@@ -78,11 +77,10 @@ class Writing(Core):
                 raise
         await storing
 
-    def start_upload(self, path: str, pipe: Pipe, *, create_only: bool) -> Future[None]:
+    def start_upload(self, path: str, pipe: Pipe, *, create_only: bool) -> Call[None]:
         """Begin to store what comes through `pipe`."""
         source = StreamSource(pipe.as_stream(), paths.strip(path))
-        work = self._store(path, source, None, create_only=create_only)
-        return asyncio.run_coroutine_threadsafe(work, self.loop)
+        return Call(self._store(path, source, None, create_only=create_only))
 
     async def _store(
         self,

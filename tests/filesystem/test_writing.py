@@ -295,6 +295,17 @@ def _copy(fs: FsbackupFileSystem, path: str, source: Path) -> None:  # noqa: ARG
     fs.copy(f"{ROOT}/kept", path)
 
 
+def _write_and_close(fs: FsbackupFileSystem, path: str, source: Path) -> None:
+    with fs.open(path, "wb") as file:
+        file.write(source.read_bytes())
+
+
+def _write_more_than_fits(fs: FsbackupFileSystem, path: str, source: Path) -> None:
+    with fs.open(path, "wb") as file:
+        for _ in range(10):
+            file.write(source.read_bytes())
+
+
 @contextmanager
 def held(site: Site, path: str) -> Iterator[list[Hold]]:
     """Let no part of an object reach a server, in the end neither."""
@@ -314,7 +325,7 @@ def assert_nothing_of(path: str, site: Site) -> None:
     assert not site.fs().exists(path)
 
 
-@pytest.mark.parametrize("write", [_put, _pipe, _copy])
+@pytest.mark.parametrize("write", [_put, _pipe, _copy, _write_and_close, _write_more_than_fits])
 def test_ctrl_c_ends_the_upload_too(
     buckets: Site, path: str, tmp_path: Path, write: Callable[[FsbackupFileSystem, str, Path], None]
 ) -> None:
@@ -327,7 +338,7 @@ def test_ctrl_c_ends_the_upload_too(
     def interrupt() -> None:
         for gate in gates:
             gate.wait_reached()
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # any thread may be the one that takes it
 
     with held(buckets, path) as gates:
         pressing = threading.Thread(target=interrupt)

@@ -1,4 +1,4 @@
-"""The clock of the I/O loop: it runs like any other, but for the time in which the process did not run."""
+"""The I/O loop: its clock stops while the process does, and Ctrl-C reaches whoever waits for it."""
 
 from __future__ import annotations
 
@@ -67,3 +67,14 @@ def test_a_stopped_process_finds_its_deadlines_where_they_were() -> None:
         child.stdin.flush()
         os.kill(child.pid, signal.SIGCONT)
         assert child.wait(20) == 0
+
+
+def test_ctrl_c_is_heard_when_another_thread_takes_its_signal() -> None:
+    """As may be any that was just begun: the main thread is not woken by it."""
+
+    def take() -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    threading.Timer(0.3, take).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(asyncio.Event().wait())
