@@ -36,7 +36,7 @@ class Ahead(BaseCache):  # type: ignore[misc]
     Parameters
     ----------
     blocksize
-        Bytes of a window: what is asked for at a time.
+        Bytes of a window, at most: what is asked for at a time.
     fetcher
         Gives a range, and waits for it.
     size
@@ -104,9 +104,18 @@ class Ahead(BaseCache):  # type: ignore[misc]
         until = min(max(high, at + min(2 * self._run, _WINDOWS * self.blocksize)), self.size)
         begin = self._windows[-1].end if self._windows else at
         while begin < until and len(self._windows) < _WINDOWS:
-            end = self._up(min(until, begin + min(self._run, self.blocksize)))
+            end = self._stop(begin)
             self._windows.append(_Window(begin, end, self._begin(begin, end)))
             begin = end
+
+    def _stop(self, begin: int) -> int:
+        """Return the end of a window that begins there: a multiple of its length, or of what comes close to that.
+
+        A service keeps objects in pieces of some power of two, and may have to unpack each that is touched.
+        """
+        blocks = max(1, min(self._run, self.blocksize) // self._unit)
+        length = self._unit << (blocks.bit_length() - 1)
+        return int(min((begin // length + 1) * length, self.size))
 
     def _up(self, end: int) -> int:
         whole: int = min(-(-end // self._unit) * self._unit, self.size)

@@ -12,7 +12,7 @@ import pytest
 from fsbackup.errors import IntegrityError
 from tests.filesystem.site import ROOT, SET, Site
 from tests.replication.world import MIB, content
-from tests.servers.faults import Corrupt
+from tests.servers.faults import Corrupt, Record
 
 SIZE = 23 * MIB + 4321
 
@@ -22,15 +22,25 @@ def path() -> str:
     return f"{ROOT}/{secrets.token_hex(4)}/data.bin"
 
 
-def fetched(site: Site, path: str) -> int:
-    """Return how many bytes of the object's data the servers sent."""
+def reads(site: Site, path: str) -> list[Record]:
+    """Return the requests for the object's data."""
     key = path.removeprefix(f"{SET}/")
-    return sum(
-        request.answer_bytes
+    return [
+        request
         for name, proxy in site.proxies.items()
         for request in proxy.requests
         if request.operation == "get" and site.data(name, key) in request.key
-    )
+    ]
+
+
+def fetched(site: Site, path: str) -> int:
+    """Return how many bytes of the object's data the servers sent."""
+    return sum(request.answer_bytes for request in reads(site, path))
+
+
+def begin(request: Record) -> int:
+    """Return the first byte that a request asks for."""
+    return int(dict(request.headers)["Range"].removeprefix("bytes=").partition("-")[0])
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -50,7 +60,7 @@ def test_any_walk_reads_the_file(disks: Site, path: str, seed: int, block_size: 
 
 
 def test_a_reader_in_order_fetches_each_byte_once(buckets: Site, path: str) -> None:
-    """And with few requests, all blocks being whole ones."""
+    """And with few requests, all blocks being whole ones; long ones begin where a service's own pieces may."""
     data = content(SIZE)
     fs = buckets.fs()
     fs.pipe_file(path, data)
@@ -59,6 +69,8 @@ def test_a_reader_in_order_fetches_each_byte_once(buckets: Site, path: str) -> N
     with fs.open(path) as file:
         assert b"".join(iter(lambda: file.read(300_000), b"")) == data
     assert fetched(buckets, path) == SIZE
+    long = [request for request in reads(buckets, path) if request.answer_bytes >= 4 * MIB]
+    assert {begin(request) % (4 * MIB) for request in long} == {0}
 
 
 def test_a_reader_who_jumps_fetches_its_blocks_only(buckets: Site, path: str) -> None:

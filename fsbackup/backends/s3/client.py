@@ -22,8 +22,8 @@ _CONNECT_TIMEOUT = 10.0
 #: Seconds after which an idle connection is not used again; servers close theirs later.
 _KEEPALIVE = 12.0
 #: Bytes that the kernel may hold unsent. By itself it takes 4 MiB per connection: on a slow line those would leave
-#: long after we have counted them as moved, and look like a stall.
-_UNSENT = 128 * 1024
+#: long after we have counted them as moved, and look like a stall. Half as many cost a tenth of an upload's time.
+_UNSENT = 256 * 1024
 _AWS_FILES = {"profile": None, "config_file": os.devnull, "credentials_file": os.devnull}
 
 
