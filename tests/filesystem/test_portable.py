@@ -22,7 +22,7 @@ from pandas.testing import assert_frame_equal
 from fsbackup.errors import ConfigError
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.site import ROOT, Site
-from tests.servers.faults import Refuse
+from tests.servers.faults import Corrupt, Drop, Fault, Refuse
 
 
 @pytest.fixture
@@ -148,15 +148,19 @@ def cluster() -> Iterator[Client]:
 
 
 @pytest.mark.filterwarnings("ignore")  # distributed's own, on its way down
-def test_dask_workers(cluster: Client, buckets: Site, path: str) -> None:
-    """Workers that have only the configuration's path write and read, also when a replica is gone by then."""
+@pytest.mark.parametrize(
+    "fault", [Refuse(), Corrupt(at=1000), Drop(answer_bytes=1000)], ids=["gone", "rotten", "dying"]
+)
+def test_dask_workers(cluster: Client, buckets: Site, path: str, fault: Fault) -> None:
+    """Workers that have only the configuration's path write and read, whatever a replica does by then."""
     frame = pd.DataFrame({"id": range(50_000), "name": [f"n{each}" for each in range(50_000)]})
     base = f"fsbackup://{path}"
     dd.from_pandas(frame, npartitions=4).to_parquet(f"{base}/parquet", storage_options=buckets.options)
     dd.from_pandas(frame, npartitions=4).to_csv(f"{base}/csv/*.csv", index=False, storage_options=buckets.options)
-    buckets.proxies["moto0"].add(Refuse(), on="get", key=buckets.data("moto0", path.partition("/")[2]))
+    buckets.proxies["moto0"].add(fault, on="get", key=buckets.data("moto0", path.partition("/")[2]))
     back = dd.read_parquet(f"{base}/parquet", storage_options=buckets.options).compute()
     assert_frame_equal(back, frame, check_dtype=False)
     lines = dd.read_csv(f"{base}/csv/*.csv", storage_options=buckets.options).compute()
     assert_frame_equal(lines.reset_index(drop=True), frame, check_dtype=False)
+    assert fault.hits
     assert cluster.scheduler_info()["workers"]

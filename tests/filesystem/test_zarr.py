@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, cast
 
@@ -15,7 +16,8 @@ from zarr.testing.stateful import ZarrHierarchyStateMachine, ZarrStoreStateMachi
 from zarr.testing.store import StoreTests
 
 from fsbackup.filesystem import FsbackupFileSystem
-from tests.filesystem.site import ROOT, Site
+from tests.filesystem.site import ROOT, TOP, Site
+from tests.servers.faults import Corrupt, Drop, Fault
 
 _QUICK = settings(
     max_examples=4,
@@ -78,19 +80,31 @@ class KeyStore(FsspecStore):
         return bool(await self.fs._isfile(f"{self.path}/{key}"))
 
 
+@pytest.fixture(params=["whole", "dying", "rotten"])
+def trouble(request: pytest.FixtureRequest, flat: Site) -> Iterator[Site]:
+    """Yield a site one of whose replicas dies in every answer, or has a wrong byte in every object."""
+    if request.param == "whole":
+        yield flat
+        return
+    fault: Fault = Drop(answer_bytes=1) if request.param == "dying" else Corrupt()
+    flat.proxies["moto0"].add(fault, on="get", key=flat.data("moto0", TOP))
+    yield flat
+    assert fault.hits
+
+
 @pytest.mark.filterwarnings("ignore:The data type")
-def test_hierarchy_machine(disks: Site) -> None:
+def test_hierarchy_machine(trouble: Site) -> None:
     """Whatever zarr does to groups and arrays, it finds what its model has."""
-    fs = disks.fs(asynchronous=True)
+    fs = trouble.fs(asynchronous=True)
     run_state_machine_as_test(
         cast(Any, lambda: ZarrHierarchyStateMachine(FsspecStore(fs=fs, path=f"{ROOT}/{secrets.token_hex(4)}"))),
         settings=_QUICK,
     )
 
 
-def test_store_machine(flat: Site) -> None:
+def test_store_machine(trouble: Site) -> None:
     """Whatever zarr does to keys, it finds what its model has."""
-    fs = flat.fs(asynchronous=True)
+    fs = trouble.fs(asynchronous=True)
     run_state_machine_as_test(
         cast(Any, lambda: ZarrStoreStateMachine(KeyStore(fs=fs, path=f"{ROOT}/{secrets.token_hex(4)}"))),
         settings=_QUICK,

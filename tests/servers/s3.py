@@ -90,7 +90,8 @@ def moto_server() -> Iterator[S3Endpoint]:
     """Run moto's S3 server: in memory, quick, lenient. It knows versioning and conditional writes."""
     endpoint = _endpoint("moto")
     spec = ServerSpec(
-        command=lambda place: [find_binary("moto_server"), "-H", LOOPBACK, "-p", str(place.port)],
+        command=lambda place: [sys.executable, "-m", "tests.servers.moto_app", LOOPBACK, str(place.port)],
+        env={"PYTHONPATH": str(_ROOT)},
         probe=lambda place: _make_usable(_at(endpoint, place)),
     )
     with running_server(spec) as place:
