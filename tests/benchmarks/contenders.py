@@ -47,11 +47,15 @@ SMALL: Mapping[str, Contender] = {
     QUICKEST: _python("obstore_client", "many"),
 }
 
-#: One large file back from two buckets; the others read from one of them.
+#: What stores the file that comes back: fsbackup for all but rclone, which proves what it gets if it has sent it.
+STORED: tuple[Contender, ...] = (LARGE["fsbackup"], programs.rclone_own)
+
+#: One large file back from two buckets; the others read from one of them. Only fsbackup and rclone prove it.
 BACK: Mapping[str, Contender] = {
     "fsbackup": _python("ours", "back"),
     BACK_PRACTICE: _python("boto", "back"),
     "rclone": programs.rclone_back,
+    "rclone, unproven": programs.rclone_unproven,
     "s5cmd": programs.s5cmd_back,
     QUICKEST: _python("obstore_client", "back"),
 }

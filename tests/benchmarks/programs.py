@@ -12,6 +12,8 @@ from tests.servers.process import find_binary
 
 #: Small files at once, as many as fsbackup has on their way.
 _AT_ONCE = 24
+#: Where in a bucket rclone has its own copy.
+_OWN = "rclone"
 
 
 def rclone_union(task: Task) -> list[Command]:
@@ -34,8 +36,18 @@ def rclone_many(task: Task) -> list[Command]:
     return [_rclone(task, "copy", *at_once, os.fspath(task.source), _bucket(0, task.endpoints[0]))]
 
 
+def rclone_own(task: Task) -> list[Command]:
+    """Return one rclone that stores the file at the first endpoint as its users have it: with its MD5."""
+    return [_rclone(task, "copyto", os.fspath(task.paths()[0]), _own(task))]
+
+
 def rclone_back(task: Task) -> list[Command]:
-    """Return one rclone that reads a file back from the first endpoint."""
+    """Return one rclone that reads back what `rclone_own` stored, and compares MD5s, as it does by default."""
+    return [_rclone(task, "copyto", _own(task), os.fspath(task.back))]
+
+
+def rclone_unproven(task: Task) -> list[Command]:
+    """Return one rclone that reads back what it knows no MD5 of."""
     return [_rclone(task, "copyto", f"{_bucket(0, task.endpoints[0])}/{task.files[0]}", os.fspath(task.back))]
 
 
@@ -67,6 +79,10 @@ def _s5cmd(endpoint: S3Endpoint, source: str, target: str) -> Command:
 
 def _rclone(task: Task, *arguments: str) -> Command:
     return Command([find_binary("rclone"), f"--config={_configured(task)}", *arguments])
+
+
+def _own(task: Task) -> str:
+    return f"{_bucket(0, task.endpoints[0])}/{_OWN}/{task.files[0]}"
 
 
 def _bucket(index: int, endpoint: S3Endpoint) -> str:

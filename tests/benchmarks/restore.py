@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.arena import Arena, compete, same_content
-from tests.benchmarks.contenders import BACK, BACK_PRACTICE, LARGE, Contender
+from tests.benchmarks.contenders import BACK, BACK_PRACTICE, STORED, Contender
 from tests.benchmarks.results import Series, as_dict, ratio, table
 from tests.benchmarks.rounds import show_progress
 from tests.benchmarks.sources import random_file
@@ -40,7 +40,8 @@ def restore(arena: Arena, size: int, count: int) -> tuple[str, dict[str, Any]]:
 def _compare(arena: Arena, source: Path, count: int) -> dict[str, Series]:
     series = {name: Series(name) for name in BACK}
     with arena.task(source.parent, [source.name], ROLES, local=False) as task:
-        compete(task, LARGE["fsbackup"])
+        for stored in STORED:
+            compete(task, stored)
         for number in range(count):
             for name, contender in _turned(BACK, number):
                 series[name].costs.append(compete(task, contender))

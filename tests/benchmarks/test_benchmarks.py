@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.benchmarks.arena import Arena, arena, compete, differences, same_content
-from tests.benchmarks.contenders import BACK, LARGE, SMALL
+from tests.benchmarks.contenders import BACK, LARGE, SMALL, STORED
 from tests.benchmarks.sources import random_file, random_tree
 
 _LARGE = (9 << 20) + 1  # two parts, the second a short one
@@ -44,6 +44,7 @@ def test_small_files_are_stored(place: Arena, name: str) -> None:
 def test_a_large_file_comes_back(place: Arena, name: str) -> None:
     source = random_file(place.folder / "back.bin", _LARGE)
     with place.task(place.folder, [source.name], ("r2", "b2"), local=False) as task:
-        compete(task, LARGE["fsbackup"])
+        for stored in STORED:
+            compete(task, stored)
         compete(task, BACK[name])
         assert same_content(task.back, source)
