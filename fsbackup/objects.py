@@ -219,7 +219,10 @@ class ObjectWriter(ABC):
 
     @abstractmethod
     async def abort(self) -> None:
-        """Throw away what was written (a no-op after `commit`). Never raises: what stays is logged."""
+        """Throw away what was written (a no-op after `commit`), also when cancelled meanwhile.
+
+        Never raises anything but that cancellation, at its end: what stays is logged.
+        """
 
     async def revoke(self) -> None:  # noqa: B027 - most backends keep no older version
         """Take back what `commit` stored, where the store kept what was there before; otherwise do nothing.

@@ -68,6 +68,23 @@ class AbortingContract(Contract):
         run(scenario())
         assert place.door.get("done") == data
 
+    @pytest.mark.parametrize("steps", [1, 2, 4, 8])
+    def test_a_cancelled_abort_leaves_nothing(self, place: ObjectPlace, steps: int) -> None:
+        """An abort that is cancelled half-way still goes to its end, and has got there when it is over."""
+
+        async def scenario() -> None:
+            writer = place.store.writer("dir/hurried", WritePlan(len(data), self.part_size), lambda _: None)
+            await feed(writer, cut(data, self.part_size)[:2])
+            task = asyncio.create_task(writer.abort())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+
+        data = noise(3 * self.part_size)
+        run(scenario())
+        assert place.door.remains() == set()
+
     @pytest.mark.parametrize("steps", [0, 1, 2, 4, 8, 16])
     def test_cancellation_leaves_nothing_or_the_whole(self, place: ObjectPlace, steps: int) -> None:
         """A write cancelled early or late leaves the old object or the new one, and nothing beside it."""

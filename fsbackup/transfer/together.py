@@ -1,4 +1,4 @@
-"""Running coroutines side by side so that nothing runs on behind a failure."""
+"""Running coroutines so that nothing runs on behind a failure, and cleaning up is not cut short."""
 
 from __future__ import annotations
 
@@ -28,3 +28,13 @@ async def all_or_none(work: Sequence[Coroutine[Any, Any, None]]) -> None:
             raise error
     if len(errors) < len(tasks):
         raise asyncio.CancelledError
+
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work` to its end, also when cancelled meanwhile; the cancellation is raised afterwards."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise

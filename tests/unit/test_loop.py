@@ -46,6 +46,22 @@ def test_what_came_while_the_loop_was_held_up_is_in_time(caplog: pytest.LogCaptu
     assert "stood still for 6" in caplog.text
 
 
+def test_a_standstill_is_never_seen_on_the_clock() -> None:
+    """Neither by what was held up in the middle nor by a thread that looks on; and time never goes back."""
+
+    async def held_up() -> list[float]:
+        loop = asyncio.get_running_loop()
+        seen = [loop.time()]
+        time.sleep(4)  # noqa: ASYNC251 - nothing runs
+        seen += [loop.time(), await asyncio.to_thread(loop.time)]
+        await asyncio.sleep(0)
+        return [*seen, loop.time()]
+
+    seen = run(held_up())
+    assert seen == sorted(seen)
+    assert seen[-1] - seen[0] < 2
+
+
 def test_a_stopped_process_finds_its_deadlines_where_they_were() -> None:
     """Ctrl-Z and `fg`: what had two seconds left still has them."""
     code = (

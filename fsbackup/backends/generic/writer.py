@@ -19,6 +19,7 @@ from fsbackup.errors import BackendError, ConflictError, FsbackupError, Integrit
 from fsbackup.events import log
 from fsbackup.objects import ObjectStat, ObjectWriter, Part, WritePlan
 from fsbackup.sizing import MIB
+from fsbackup.transfer.together import to_the_end
 
 T = TypeVar("T")
 
@@ -136,8 +137,10 @@ class GenericWriter(ObjectWriter):
 
     async def abort(self) -> None:
         self._stopped = True
-        if self._committed or not self._touched:
-            return
+        if self._touched and not self._committed:
+            await to_the_end(self._throw_away())
+
+    async def _throw_away(self) -> None:
         try:
             # Its thread is the connection's only one: when this runs, nothing else of the write does.
             await self._connection.call("write", self._name, self._discard)

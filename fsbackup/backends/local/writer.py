@@ -14,6 +14,7 @@ from fsbackup.backends.local.threads import Job, SilenceError, Workers
 from fsbackup.errors import FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.objects import ObjectStat, ObjectWriter, Part, WritePlan
+from fsbackup.transfer.together import to_the_end
 
 T = TypeVar("T")
 
@@ -79,6 +80,9 @@ class LocalWriter(ObjectWriter):
         for job in self._jobs:
             job.drop()
         self._submit(self._file.discard)
+        await to_the_end(self._wait_for_jobs())
+
+    async def _wait_for_jobs(self) -> None:
         # A disk that hung is not waited for again; whichever call comes back last cleans up.
         await asyncio.wait([job.future for job in self._jobs], timeout=0 if self._silent else self._timeout)
         if self._jobs:

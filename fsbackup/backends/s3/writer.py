@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from fsbackup.backends.s3.body import Progress
 from fsbackup.backends.s3.calls import Answer
@@ -16,6 +15,7 @@ from fsbackup.backends.s3.uploads import Upload, abort, begin, forget
 from fsbackup.errors import BackendError, FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.objects import ObjectStat, ObjectWriter, Part, WritePlan
+from fsbackup.transfer.together import to_the_end
 
 #: Seconds for throwing away an unfinished upload.
 _ABORT = 20.0
@@ -77,10 +77,10 @@ class S3Writer(ObjectWriter):
         await self._commit.revoke()
 
     async def abort(self) -> None:
-        """Throw away what was written, also when cancelled meanwhile; what stays is logged."""
+        """Throw away what was written; what stays is logged."""
         if not self._over:
             self._over = True
-            await _to_the_end(self._throw_away())
+            await to_the_end(self._throw_away())
 
     async def _put(self, part: Part) -> ObjectStat:
         progress = Progress(self._moved)
@@ -198,13 +198,3 @@ def _sent(parts: list[_Done]) -> Sent:
 
 def _base64(md5: bytes) -> str:
     return base64.b64encode(md5).decode()
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await `work` to its end, also when cancelled meanwhile; the cancellation is raised afterwards."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
