@@ -1,18 +1,17 @@
 """The striped reader: the blocks of one object from all healthy replicas at once, each proven before it counts.
 
-An object is read in *spans* of a few whole blocks, long ones first: each is a request, which costs time. The last
-ones are short, so that no replica is left with much when the others are done. Each replica begins with one span
-and gets more at once as it proves itself, so a fast one carries more. What fails, stalls or is not what the
-manifest says is asked of another replica, block by block: a rotten block here and another one there still make a
-whole object. A replica that has nothing left to do takes over a span that a slower one would take much longer for;
-whoever is first wins.
+An object is read in *spans* of a few whole blocks, each a request. Each replica begins with one span and gets more
+as it proves itself, at its own `Pace`, so a fast one carries more. The last spans are short, so that no replica is
+left with much when the others are done. What fails, stalls or is not what the manifest says is asked of another
+replica, block by block: a rotten block here and another one there still make a whole object. A replica that has
+nothing left to do takes over a span that a slower one would take much longer for; whoever is first wins.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,11 +22,10 @@ from fsbackup.objects import ObjectStore
 from fsbackup.sizing import BLOCK_SIZE, KIB, MIB
 from fsbackup.transfer import proof, records
 from fsbackup.transfer.lane import as_backend_error
+from fsbackup.transfer.pace import Pace, whole
 
-#: Spans that one replica may have on their way at once, in the end.
-_MOST = 4
-#: Bytes of the longest spans and, towards the end, of the shortest.
-_LONGEST, _SHORTEST = 8 * MIB, 2 * MIB
+#: Bytes of the shortest spans, towards the end.
+_SHORTEST = 2 * MIB
 #: Bytes that are hashed where they arrive: another thread would take longer to wake up.
 _AT_ONCE = 256 * KIB
 #: Failures in a row, of kinds that may concern a span only, after which a replica is asked last.
@@ -36,8 +34,6 @@ _STRIKES = 3
 _TICK = 0.25
 #: How much sooner another replica must have a span for it to be asked as well.
 _SOONER = 2.0
-#: A replica's speed is that of its last few spans.
-_MEMORY_OF_SPEED = 0.5
 
 
 @dataclass(eq=False)
@@ -69,27 +65,20 @@ class _Call:
 
 @dataclass(eq=False)
 class _Replica:
-    """How one replica is doing: how many spans it may have at once, its speed in bytes per second."""
+    """How one replica is doing; a benched one is asked last."""
 
     store: ObjectStore
-    allowed: int = 1
+    pace: Pace
     busy: int = 0
     strikes: int = 0
     benched: bool = False
-    speed: float | None = None
-
-    def seconds(self, length: int) -> float | None:
-        """Return how long it is likely to take for so many bytes, None before anything is known."""
-        return None if self.speed is None else length / self.speed
 
     def succeeded(self, length: int, seconds: float) -> None:
-        speed = length / max(seconds, 1e-6)
-        self.speed = speed if self.speed is None else self.speed + _MEMORY_OF_SPEED * (speed - self.speed)
+        self.pace.succeeded(length, seconds)
         self.strikes, self.benched = 0, False
-        self.allowed = min(_MOST, self.allowed * 2)
 
     def failed(self, error: FsbackupError, *, late: bool) -> None:
-        self.allowed = 1
+        self.pace.failed()
         self.strikes += 1
         # A bad block says little of the others; a store's own error comes after its own retries.
         last = not (late or isinstance(error, IntegrityError))
@@ -136,21 +125,19 @@ class Stripes:
         taken: Callable[[ObjectStore, int], None],
     ) -> None:
         self._key, self._name, self._manifest = key, name, manifest
-        block = manifest.block_size if manifest else BLOCK_SIZE
-        lanes = _MOST * max(1, len(stores))
-        longest = _whole(min(_LONGEST, memory // lanes), block)
-        shortest = _SHORTEST
-        if into:
-            shortest = longest = max(1, -(-(end - start) // (into * block))) * block
-        self._fresh = _cut(start, end, block, lanes, shortest, longest)
-        self._next: Span | None = next(self._fresh, None)
+        block = self._block = manifest.block_size if manifest else BLOCK_SIZE
+        self._each = max(1, -(-(end - start) // (into * block))) * block if into else None
+        share = memory // max(1, len(stores))
+        self._replicas = [
+            _Replica(store, Pace(share, block, self._each), benched=store in spare) for store in (*stores, *spare)
+        ]
         self._again: list[Span] = []
         self._calls: set[_Call] = set()
         self._ready: list[tuple[int, list[bytes]]] = []
-        self._replicas = [*map(_Replica, stores), *(_Replica(store, benched=True) for store in spare)]
-        self._front, self._end = start, end
-        self._slots = max(2, memory // longest)
-        self._window = self._slots * longest
+        self._front = self._cut = start
+        self._end = end
+        #: Bytes of spans cut and not yet taken, and how many they may be.
+        self._held, self._memory = 0, memory
         self._stall = stall
         self._passed_over, self._taken = passed_over, taken
         self._lost = False
@@ -160,20 +147,23 @@ class Stripes:
     async def runs(self, *, ordered: bool) -> AsyncGenerator[tuple[int, list[bytes]], None]:
         """Yield (offset, the pieces there) until all is there; by the offsets if `ordered`, else as they come.
 
+        The list of pieces is the taker's until it asks for the next.
+
         Ends early when some block could be had from no replica: the caller counts bytes, and knows why.
         """
         left = self._end - self._front
         try:
             while left and not self._lost:
-                self._dispatch(ordered=ordered)
+                self._dispatch()
                 while self._ready and (not ordered or self._ready[0][0] == self._front):
                     offset, pieces = heapq.heappop(self._ready)
                     length = sum(map(len, pieces))
                     self._front = max(self._front, offset + length) if ordered else self._front
                     left -= length
                     yield offset, pieces
-                    del pieces
-                    self._dispatch(ordered=ordered)
+                    pieces.clear()  # whoever took them may have kept the list
+                    self._held -= length
+                    self._dispatch()
                 if left and not self._lost:
                     await self._wait()
         finally:
@@ -193,21 +183,21 @@ class Stripes:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _dispatch(self, *, ordered: bool) -> None:
+    def _dispatch(self) -> None:
         """Give every replica that may have more something to do; those of known speed first, the fastest first."""
         self._lost = self._lost or any(self._hopeless(span) for span in self._again)
         progress = not self._lost
         while progress:
             progress = False
-            for replica in sorted(self._replicas, key=lambda each: -(each.speed or 0.0)):
-                if replica.busy < replica.allowed and (span := self._pick(replica, ordered=ordered)):
+            for replica in sorted(self._replicas, key=lambda each: -(each.pace.speed or 0.0)):
+                if replica.busy < replica.pace.allowed and (span := self._pick(replica)):
                     self._ask(replica, span)
                     progress = True
 
     def _hopeless(self, span: Span) -> bool:
         return all(each.store.name in span.tried for each in self._replicas)
 
-    def _pick(self, replica: _Replica, *, ordered: bool) -> Span | None:
+    def _pick(self, replica: _Replica) -> Span | None:
         name = replica.store.name
         for span in self._again:
             others = [each for each in self._replicas if each is not replica and not each.benched]
@@ -217,26 +207,30 @@ class Stripes:
                 return span
         if replica.benched and not all(each.benched for each in self._replicas):
             return None
-        fresh = self._next
-        if fresh is not None and self._has_room(fresh, ordered=ordered):
-            self._next = next(self._fresh, None)
-            return fresh
-        return self._late_span(replica)
+        return self._fresh_span(replica.pace.length) or self._late_span(replica)
 
-    def _has_room(self, span: Span, *, ordered: bool) -> bool:
-        if ordered:
-            return span.start < self._front + self._window
-        return len(self._calls) + len(self._ready) + len(self._again) < self._slots
+    def _fresh_span(self, most: int) -> Span | None:
+        """Cut the next span of at most so many bytes, and of an even share of what is left to each request."""
+        left = self._end - self._cut
+        requests = sum(each.pace.most for each in self._replicas if not each.benched) or 1
+        length = self._each or min(whole(max(_SHORTEST, left // requests), self._block), most)
+        length = min(length, left)
+        if not left or (self._held and self._held + length > self._memory):
+            return None
+        span = Span(self._cut, self._cut + length)
+        self._cut += length
+        self._held += length
+        return span
 
     def _late_span(self, replica: _Replica) -> Span | None:
         """Return a span that this replica would have much sooner than the one that is reading it."""
         now = self._clock()
         for call in sorted(self._calls, key=lambda each: each.span.start):
-            span, own = call.span, replica.seconds(call.span.end - call.span.start)
+            span, own = call.span, replica.pace.seconds(call.span.end - call.span.start)
             if own is None or len(span.asked) != 1 or {replica.store.name} & (span.tried | span.asked.keys()):
                 continue
             elapsed = now - call.started
-            likely = call.replica.seconds(span.end - span.start)
+            likely = call.replica.pace.seconds(span.end - span.start)
             rest = elapsed if likely is None or elapsed > likely else likely - elapsed
             if rest > max(_SOONER * own, _TICK):
                 return span
@@ -255,7 +249,7 @@ class Stripes:
             async with asyncio.timeout(_patience(store, span.end - span.start)):
                 hear = partial(self._note_bytes, call)
                 pieces = await store.read_pieces(self._name, span.start, span.end, moved=hear)
-            call.moved = None  # all came: what follows is our own time
+            call.moved, took = None, self._clock() - call.started  # all came: what follows is our own time
             good = await self._proven(pieces, span)
         except FsbackupError as error:
             self._fail(call, error)
@@ -268,7 +262,7 @@ class Stripes:
         except Exception as error:  # noqa: BLE001 - what a store raises beyond its contract fails that store only
             self._fail(call, as_backend_error(error, store.name, self._key, "download"))
         else:
-            self._accept(call, pieces, good)
+            self._accept(call, pieces, good, took)
         finally:
             call.replica.busy -= 1
             self._calls.discard(call)
@@ -292,13 +286,13 @@ class Stripes:
                 call.cut = True
                 call.task.cancel()
 
-    def _accept(self, call: _Call, pieces: list[bytes], good: list[proof.Run]) -> None:
+    def _accept(self, call: _Call, pieces: list[bytes], good: list[proof.Run], took: float) -> None:
         span, name = call.span, call.replica.store.name
         bad = proof.gaps(good, span.start, span.end)
         if bad:
             self._note_failure(call, self._wrong(call.replica.store, bad[0]))
         else:
-            call.replica.succeeded(span.end - span.start, self._clock() - call.started)
+            call.replica.succeeded(span.end - span.start, took)
         if span.settled:
             return  # another replica was first
         span.settled = True
@@ -346,20 +340,6 @@ class Stripes:
             key=self._key,
             hint="run verify, then repair",
         )
-
-
-def _whole(length: int, block: int) -> int:
-    """Return the bytes of as many blocks as fit `length`, but at least one."""
-    return max(1, length // block) * block
-
-
-def _cut(start: int, end: int, block: int, lanes: int, shortest: int, longest: int) -> Iterator[Span]:
-    """Yield the spans: each an even share of what is left, within the limits."""
-    while start < end:
-        share = max(shortest, (end - start) // lanes)
-        stop = min(start + min(_whole(share, block), longest), end)
-        yield Span(start, stop)
-        start = stop
 
 
 def _patience(store: ObjectStore, length: int) -> float:

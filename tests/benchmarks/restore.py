@@ -21,20 +21,27 @@ _LINE, _LINE_SIZE = "20M", 128 << 20
 
 
 def restore(arena: Arena, size: int, count: int) -> tuple[str, dict[str, Any]]:
-    """Compare all contenders, on servers without a limit and on limited ones."""
+    """Compare all contenders, on two kinds of servers without a limit and on limited ones."""
     source = random_file(arena.folder / "back.bin", size)
+    title = f"restore: {size >> 20} MiB from two buckets (others: from one), {count} rounds"
     free = _compare(arena, source, count)
+    folders = _compare_on_rclone(arena.folder, source, count)
     source = random_file(arena.folder / "line.bin", _LINE_SIZE)
-    with ExitStack() as stack:
-        servers = [stack.enter_context(rclone_s3_server("--bwlimit", _LINE)) for _ in ROLES]
-        limited = _compare(Arena(servers, arena.folder, warm=False), source, count)
+    limited = _compare_on_rclone(arena.folder, source, count, "--bwlimit", _LINE)
     text = "\n\n".join(
         [
-            _table(f"restore: {size >> 20} MiB from two buckets (others: from one), {count} rounds", free),
+            _table(f"{title}, SeaweedFS", free),
+            _table(f"{title}, rclone serve s3", folders),
             _table(f"restore: {_LINE_SIZE >> 20} MiB, each server at {_LINE}iB/s, {count} rounds", limited),
         ]
     )
-    return text, {"free": as_dict(free), "limited": as_dict(limited)}
+    return text, {"free": as_dict(free), "folders": as_dict(folders), "limited": as_dict(limited)}
+
+
+def _compare_on_rclone(folder: Path, source: Path, count: int, *options: str) -> dict[str, Series]:
+    with ExitStack() as stack:
+        servers = [stack.enter_context(rclone_s3_server(*options)) for _ in ROLES]
+        return _compare(Arena(servers, folder, warm=False), source, count)
 
 
 def _compare(arena: Arena, source: Path, count: int) -> dict[str, Series]:

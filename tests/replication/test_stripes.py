@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import random
+from typing import Any
 
 import pytest
 
@@ -50,7 +52,7 @@ def test_all_replicas_share_the_work(stored: World) -> None:
 
 
 def test_a_faster_replica_carries_more(stored: World) -> None:
-    stored.proxies["r2"].add(Throttle(down=4 * MIB), on="any")
+    stored.proxies["r2"].add(Throttle(down=2 * MIB), on="any")
     report = stored.store(names=CLOUDS).restore(KEY, stored.tmp / "back")
     assert report.replicas["b2"] > 3 * report.replicas.get("r2", 0)
     assert (stored.tmp / "back").read_bytes() == content(SIZE)
@@ -75,6 +77,8 @@ def asked_of(world: World, *names: str) -> list[tuple[int, int]]:
 
 def test_spans_are_long_at_first_and_short_at_the_end(stored: World) -> None:
     """Few requests, and no replica is left with much when the others are done."""
+    for name in CLOUDS:
+        stored.proxies[name].add(Throttle(down=20 * MIB), on="any")
     stored.store(names=CLOUDS).restore(KEY, stored.tmp / "back")
     spans = asked_of(stored, *CLOUDS)
     lengths = [end - start for start, end in dict(spans).items()]
@@ -84,9 +88,65 @@ def test_spans_are_long_at_first_and_short_at_the_end(stored: World) -> None:
     assert len(lengths) <= 17
 
 
-def test_spans_are_no_longer_than_the_memory_allows(stored: World) -> None:
-    stored.store(names=CLOUDS, memory=8 * MIB).restore(KEY, stored.tmp / "back")
-    assert {end - start for start, end in asked_of(stored, *CLOUDS)} == {MIB, SIZE % MIB}
+class LineStore(MemoryStore):
+    """A store that takes `seconds` for any read; knows what was read, and how much at once."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(name)
+        self._seconds = seconds
+        self.lengths: list[int] = []
+        self.given = self.busy = self.most_busy = 0
+
+    async def read(self, name: str, start: int = 0, end: int | None = None, **options: object) -> bytes:
+        if name != KEY or end is None:
+            return await super().read(name, start, end, **options)
+        self.lengths.append(end - start)
+        self.given += end - start
+        self.busy += 1
+        self.most_busy = max(self.most_busy, self.busy)
+        await asyncio.sleep(self._seconds)
+        self.busy -= 1
+        return await super().read(name, start, end, **options)
+
+
+class Slow(io.BytesIO):
+    """Takes bytes while its stores go on, and knows how far these were ever ahead of it."""
+
+    def __init__(self, *stores: LineStore) -> None:
+        super().__init__()
+        self._stores = stores
+        self.taken = self.most_ahead = 0
+
+    def write(self, data: Any) -> int:
+        self.most_ahead = max(self.most_ahead, sum(store.given for store in self._stores) - self.taken)
+        self.taken += len(data)
+        return len(data)
+
+
+def lines(seconds: float, size: int, memory: int) -> tuple[list[LineStore], ReplicatedStorage]:
+    """Return two stores that hold one object of `size` zeros, and their set."""
+    stores = [LineStore(name, seconds) for name in ("one", "other")]
+    both = ReplicatedStorage([backend(store) for store in stores], errors="raise", memory=memory)
+    assert both.replicate(io.BytesIO(bytes(size)), KEY).status == "complete"
+    return stores, both
+
+
+def test_a_replica_that_takes_its_time_is_asked_for_more_spans_at_once() -> None:
+    """Where the way there and back takes the time, they go side by side, and none is long."""
+    stores, both = lines(0.1, 128 * MIB, memory=64 * MIB)
+    both.restore(KEY, target := Slow(*stores))
+    assert target.taken == 128 * MIB
+    assert {max(store.lengths) for store in stores} == {8 * MIB}
+    assert max(store.most_busy for store in stores) == 4
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.1])
+@pytest.mark.parametrize("memory", [8 * MIB, 24 * MIB])
+def test_no_more_is_on_its_way_or_waiting_than_the_memory_allows(seconds: float, memory: int) -> None:
+    stores, both = lines(seconds, 64 * MIB, memory)
+    both.restore(KEY, target := Slow(*stores))
+    assert target.taken == 64 * MIB
+    assert memory // 2 < target.most_ahead <= memory
 
 
 def test_blocks_that_are_rotten_in_different_places_make_a_whole_object(stored: World) -> None:
