@@ -1,4 +1,4 @@
-"""Whole objects go past boto's machinery: nothing of that shows, on the wire or in what is raised."""
+"""Whole objects and parts go past boto's machinery: nothing of that shows, on the wire or in what is raised."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from fsbackup.backends.s3 import S3Objects
 from fsbackup.errors import AccessDeniedError, BackendError, TransientError
 from fsbackup.keys import encode_key
 from fsbackup.loop import run
+from fsbackup.objects import Part, WritePlan
 from fsbackup.testing import ODD_KEYS
 from tests.integration.boto_kit import assert_same_error, assert_same_request
-from tests.integration.s3_kit import connect, outcome
+from tests.integration.s3_kit import PART, connect, outcome, upload
 from tests.integration.test_s3_misbehaving import KEY_ID, SECRET, Answer, scripted
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
@@ -45,6 +46,36 @@ def test_the_same_headers_as_botos(store: S3Objects, proxy: FaultProxy, create_o
     run(_by_boto(store, "botos", **({"IfNoneMatch": "*"} if create_only else {})))
     ours, botos = proxy.requests
     assert_same_request(ours, botos, "x-amz-meta-fsbackup-upload")  # a tag of its own for each write
+
+
+def test_a_part_has_the_same_headers_as_botos(store: S3Objects, proxy: FaultProxy) -> None:
+    upload(store, "many", bytes(PART) + DATA)
+    ours = next(one for one in proxy.requests if one.query.get("partNumber") == "2")
+    where = {"Bucket": store.bucket, "Key": "many", "UploadId": ours.query["uploadId"], "PartNumber": 2}
+    checked = {"Body": DATA, "ContentMD5": base64.b64encode(hashlib.md5(DATA).digest()).decode()}
+    outcome(
+        run(store.filesystem.set_session()).upload_part(**where, **checked)
+    )  # there is no such upload any more
+    assert_same_request(ours, proxy.requests[-1])
+
+
+def test_an_upload_may_have_any_id() -> None:
+    """It is the service's own, and goes back as it came."""
+    odd, asked = "a+b/c=d&e%20é ~", list[S3Request]()
+    etag = f'"{hashlib.md5(DATA).hexdigest()}"'
+
+    def script(request: S3Request) -> Answer:
+        asked.append(request)
+        begun = f"<Result><UploadId>{odd.replace('&', '&amp;')}</UploadId></Result>".encode()
+        return Answer(begun if request.operation == "create_multipart" else b"", headers={"ETag": etag})
+
+    async def send(store: S3Objects) -> None:
+        await store.writer("any", WritePlan(None), lambda _: None).write(Part(1, 0, DATA, last=False))
+
+    with scripted(script) as store:
+        outcome(send(store))
+    parts = [one.query for one in asked if one.operation == "upload_part"]
+    assert parts == [{"partNumber": "1", "uploadId": odd}]
 
 
 @pytest.mark.parametrize("key", ODD_KEYS)
@@ -105,6 +136,15 @@ def test_another_region_is_left_to_boto() -> None:
         run(store.put("first", DATA))
         run(store.put("second", DATA))
     assert asked == ["put_object"] * 4  # ours, boto's, boto's again, and the second one at once
+
+
+def test_a_part_that_is_left_to_boto_is_sent_whole_again(
+    store: S3Objects, proxy: FaultProxy, direct: S3Endpoint
+) -> None:
+    proxy.add(Status(400, "AuthorizationHeaderMalformed"), on="upload_part", times=1)
+    upload(store, "many", data := b"x" * PART + b"y" * PART)
+    assert s3.read_bytes(direct, "many") == data
+    assert proxy.count("upload_part") == 3
 
 
 def test_a_region_that_stays_wrong_says_so() -> None:

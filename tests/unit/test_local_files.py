@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
+import mmap
 import os
 import socket
 import stat
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects, newfile, publish
+from fsbackup.backends.local import LocalObjects, LocalStorage, newfile, publish
 from fsbackup.backends.local.threads import Workers
 from fsbackup.errors import (
     BackendError,
@@ -121,6 +123,39 @@ def test_long_writes_are_flushed_on_the_way(
     seen = _recorded(monkeypatch, base)
     run(write(store, "a", noise(2500), 500))
     assert seen.count("fdatasync temp") == 2
+
+
+def _pages_in_memory(path: Path) -> int:
+    """Return how many pages of a file the system holds in memory, as `mincore` says."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        there = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
+        start = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(mapped)))
+        assert ctypes.CDLL(None).mincore(start, ctypes.c_size_t(len(mapped)), there) == 0
+    return sum(page & 1 for page in there)
+
+
+def test_a_large_copy_pushes_nothing_out_of_memory(tmp_path: Path) -> None:
+    """Nobody is about to read it. What is small stays: the next run looks at every manifest."""
+    (tmp_path / "large").write_bytes(bytes(40 << 20))
+    (tmp_path / "small").write_bytes(bytes(1 << 20))
+    disk = LocalStorage(tmp_path / "base")
+    for name in ("large", "small"):
+        assert disk.upload(tmp_path / name, name)
+    assert _pages_in_memory(tmp_path / "large") > 0  # the source is not ours to forget
+    assert _pages_in_memory(tmp_path / "base" / "large") == 0
+    assert _pages_in_memory(tmp_path / "base" / "small") * mmap.PAGESIZE == 1 << 20
+
+
+def test_a_hint_that_is_refused_costs_nothing(
+    store: LocalObjects, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EINVAL, "no such advice here")
+
+    monkeypatch.setattr(newfile, "_FLUSH", 1000)
+    monkeypatch.setattr(os, "posix_fadvise", refuse)
+    run(write(store, "a", data := noise(2500), 500))
+    assert (base / "a").read_bytes() == data
 
 
 def test_a_small_object_is_one_call_into_a_thread(store: LocalObjects, monkeypatch: pytest.MonkeyPatch) -> None:

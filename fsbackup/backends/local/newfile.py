@@ -12,7 +12,7 @@ import secrets
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from fsbackup import keys
 from fsbackup.backends.local import publish
@@ -26,8 +26,9 @@ from fsbackup.sizing import MIB
 #: Backups may hold anything; without a source's mode only their owner reads them.
 DEFAULT_MODE = 0o600
 
-#: Bytes after which written data is flushed, so that the last fsync of a huge file is a short one.
-_FLUSH = 64 * MIB
+#: Bytes after which what was written is flushed and dropped from the page cache: the last fsync of a huge file is
+#: a short one, and a copy that nobody is about to read pushes nothing out of memory that somebody needs.
+_FLUSH = 32 * MIB
 #: Bytes per system call: progress is seen, and a stop is heeded, between two of them.
 _SLICE = 16 * MIB
 _TEMP = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -75,7 +76,12 @@ class NewFile:
                 self._unflushed = 0
         if flush:
             os.fdatasync(self._file)
+            self._forget()
             pulse()
+
+    def _forget(self) -> None:
+        with suppress(OSError):  # it is only a hint
+            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes written before; fewer than `length` where the file ends."""
@@ -105,6 +111,8 @@ class NewFile:
         if mtime is not None:
             os.utime(self._file, ns=(mtime, mtime))
         os.fsync(self._file)
+        if self._written >= _FLUSH:
+            self._forget()
         pulse()
 
     def _check_target(self) -> None:

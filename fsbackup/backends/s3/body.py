@@ -33,7 +33,7 @@ class Progress:
 
 
 class Body(io.BytesIO):
-    """Bytes to send, shared with everybody else who holds them, never copied whole.
+    """Bytes to send, shared with everybody else who holds them, and handed on without a copy.
 
     Given plain ``bytes``, the transport would take them in one piece: Python 3.11 copies the unsent rest, and
     nothing can be seen of how it goes.
@@ -41,18 +41,19 @@ class Body(io.BytesIO):
 
     def __init__(self, data: bytes, progress: Progress) -> None:
         super().__init__(data)
-        self._data = data
+        self._view = memoryview(data)
         self._progress = progress
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next chunk, at most `CHUNK` bytes unless everything is asked for."""
+    def read(self, size: int | None = -1, /) -> bytes | memoryview:  # type: ignore[override]  # aiohttp takes both
+        """Return a view of the next chunk, at most `CHUNK` bytes, or all of the rest when that is asked for."""
         if size is None or size < 0:
             return super().read()
-        chunk = super().read(min(size, CHUNK))
+        start = self.tell()
+        chunk = self._view[start : start + min(size, CHUNK)]
         if chunk:
-            self._progress.at(self.tell())
+            self._progress.at(self.seek(start + len(chunk)))
         return chunk
 
     def getbuffer(self) -> memoryview:
         """Return a view of the bytes; the inherited one would copy them first."""
-        return memoryview(self._data)
+        return memoryview(self._view)  # whoever asked releases it

@@ -1,4 +1,4 @@
-"""PUT and GET of objects past boto's machinery, which costs more than everything else about a small one.
+"""PUT and GET of objects and parts past boto's machinery, which costs more than everything else about a small one.
 
 boto finds the endpoint, emits a dozen events and reads the answer by its model, for each call anew. Here the same
 request is made and signed of botocore's public pieces, and goes out by the session that the client itself uses:
@@ -34,7 +34,7 @@ _ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "Il
 
 
 class Direct:
-    """``put_object`` and ``get_object`` of one client, for one endpoint with buckets in its path.
+    """``put_object``, ``upload_part`` and ``get_object`` of one client, for one endpoint with buckets in its path.
 
     They return or raise what the client's own would. Of the answer they hold what our writers and readers ask for.
 
@@ -63,12 +63,19 @@ class Direct:
 
     async def put_object(self, **params: Any) -> dict[str, Any]:
         """Store an object; the answer tells the ETag, the version, and how it is encrypted."""
-        response = await self._answer("PUT", "PutObject", params)
+        return await self._put("PutObject", self._client.put_object, params)
+
+    async def upload_part(self, **params: Any) -> dict[str, Any]:
+        """Store one part of an upload; the answer tells the ETag, and how it is encrypted."""
+        return await self._put("UploadPart", self._client.upload_part, params)
+
+    async def _put(self, operation: str, by_client: Callable[..., Any], params: dict[str, Any]) -> dict[str, Any]:
+        response = await self._answer("PUT", operation, params)
         if response is not None:
             return _told(response, _STORED)
         if hasattr(params["Body"], "seek"):
             params["Body"].seek(0)
-        answer: dict[str, Any] = await self._client.put_object(**params)
+        answer: dict[str, Any] = await by_client(**params)
         return answer
 
     async def get_object(self, **params: Any) -> dict[str, Any]:
@@ -107,6 +114,8 @@ class Direct:
 
         # "/" and "~" stay in keys, and nothing else that could mean something does: as botocore writes them.
         url = f"{self._url}/{params['Bucket']}/{quote(params['Key'], safe='/~')}"
+        if "UploadId" in params:
+            url += f"?partNumber={params['PartNumber']}&uploadId={quote(params['UploadId'], safe='')}"
         headers = {header: params[name] for name, header in _ASKED.items() if name in params}
         headers |= {f"x-amz-meta-{name}": value for name, value in params.get("Metadata", {}).items()}
         headers["User-Agent"] = self._client.meta.config.user_agent
