@@ -30,7 +30,7 @@ def _execute(args: Namespace) -> int:
         output.say(_columns("size", "modified", names, names, "key"))
     for entry in store.ls(args.prefix):
         found = True
-        complete = complete and entry.copies == len(names)
+        complete = complete and entry.complete
         _print(args, entry, names)
     if not found:
         complete = _all_answer(store, args.prefix)
@@ -63,9 +63,10 @@ COMMAND = Command(
     name="ls",
     summary="list objects, and which replicas have them",
     description="Lists the objects at or below a prefix, from the replicas' own listings, in order. With -l: "
-    "size, date, and for each replica present, missing, size differs or unknown (it could not be listed); also "
-    "what was deleted while a replica was away that still has it (deleted elsewhere). With --json: one JSON "
-    "object per line. The exit code is 3 when something listed is not everywhere.",
+    "size, date, and for each replica present, missing, expired (its retention let it go), size differs or "
+    "unknown (it could not be listed); also what was deleted while a replica was away that still has it (deleted "
+    "elsewhere). With --json: one JSON object per line. The exit code is 3 when something listed is not "
+    "everywhere it should be.",
     examples=("fsbackup ls", "fsbackup ls -l backups/2025/10", "fsbackup ls --json | jq -r .key"),
     arguments=_arguments,
     execute=_execute,

@@ -71,10 +71,10 @@ def _row(each: ReplicaInfo) -> list[str]:
 COMMAND = Command(
     name="stat",
     summary="show one object: size, hash, and what each replica has of it",
-    description="Shows what an object's manifest says, and what each replica has: present, missing, stale (an "
-    "older version), conflict (two contents under one generation), size differs, damaged, no manifest, deleted "
-    "elsewhere (its data is still to be removed) or unknown (it did not answer). Reads no data; the exit code "
-    "is 3 when not all have it.",
+    description="Shows what an object's manifest says, and what each replica has: present, missing, expired (its "
+    "retention let it go), stale (an older version), conflict (two contents under one generation), size differs, "
+    "damaged, no manifest, deleted elsewhere (its data is still to be removed) or unknown (it did not answer). "
+    "Reads no data; the exit code is 3 when one lacks it that should have it.",
     examples=("fsbackup stat backups/shop.sql.gz", "fsbackup stat backups/shop.sql.gz --json | jq -r .sha256"),
     arguments=_arguments,
     execute=_execute,

@@ -8,7 +8,8 @@ from typing import Any
 
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.manifest import Manifest, Record, Tombstone
-from fsbackup.replication.states import ReplicaState, Verdict, judge
+from fsbackup.replication.problems import FINE
+from fsbackup.replication.states import Expecting, ReplicaState, Verdict, judge
 from fsbackup.transfer import records
 from fsbackup.transfer.records import Finding
 from fsbackup.transfer.replicas import ReplicaSet
@@ -58,11 +59,15 @@ class ObjectInfo:
 
     @property
     def status(self) -> Status:
-        """``"complete"``: every replica has the newest version; ``"degraded"``: enough do; else ``"failed"``."""
-        good = sum(info.state == "present" for info in self.replicas.values())
-        if good == len(self.replicas):
+        """``"complete"``: each replica has the newest version or let it go; ``"degraded"``: enough have it.
+
+        ``"failed"``: fewer than `min_copies` do, or than are to have it.
+        """
+        states = [info.state for info in self.replicas.values()]
+        if FINE.issuperset(states):
             return "complete"
-        return "degraded" if good >= self.min_copies else "failed"
+        needed = min(self.min_copies, len(states) - states.count("expired"))
+        return "degraded" if states.count("present") >= needed else "failed"
 
     def __bool__(self) -> bool:
         return self.status != "failed"
@@ -84,8 +89,8 @@ class ObjectInfo:
         }
 
 
-async def inspect(targets: ReplicaSet, key: str) -> ObjectInfo:
-    """Ask every replica what it has of `key`.
+async def inspect(targets: ReplicaSet, key: str, expecting: Expecting | None = None) -> ObjectInfo:
+    """Ask every replica what it has of `key`, and what it let go only where one of them has nothing.
 
     Raises
     ------
@@ -96,6 +101,8 @@ async def inspect(targets: ReplicaSet, key: str) -> ObjectInfo:
     """
     findings = await records.survey(targets.stores, key)
     verdict = judge(key, findings)
+    if expecting is not None and verdict.manifest is not None and "missing" in verdict.states.values():
+        verdict = judge(key, findings, await expecting())
     top = verdict.top
     if not any(finding.stat is not None for finding in findings):
         raise _absent(key, findings, top)

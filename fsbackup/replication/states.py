@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -72,6 +72,8 @@ class Verdict:
 
 #: Whether a backend's own retention has let a key go: its name, the key, and when that was stored (epoch seconds).
 Expired = Callable[[str, str, float | None], bool]
+#: Finds that out, at the price of a walk over the set; None where nothing is ever let go.
+Expecting = Callable[[], Awaitable[Expired | None]]
 
 
 def judge(

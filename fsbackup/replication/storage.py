@@ -75,7 +75,7 @@ class ReplicatedStorage(StorageBackend):
         Seconds without a byte after which a read asks another replica; 10 by default.
     retention
         How long each backend keeps its objects, by name; one that is left out keeps everything. Only `prune` acts
-        on it; `status`, `verify` and `repair` do not miss what it let go.
+        on it; `ls`, `stat`, `status`, `verify` and `repair` do not miss what it let go.
     origin
         The configuration file that all of this came from, for other processes to open the same set.
 
@@ -290,11 +290,16 @@ class ReplicatedStorage(StorageBackend):
 
         Streams: a million objects need no million entries in memory. A replica that cannot be listed is
         ``"unknown"`` in the entries and logged; when none can, `NoHealthyReplicaError` is raised.
+
+        One LIST per 1,000 keys and replica. From the first key that a backend lacks, its manifests are listed too;
+        with `retention` also the whole set, once, and each object that it may have let go is asked about.
         """
-        return iterate(Listing(self._set, check_prefix(prefix)).entries(), _PAGE)
+        return iterate(Listing(self._set, check_prefix(prefix), expecting=self._let_go).entries(), _PAGE)
 
     def stat(self, remote_path: str) -> ObjectInfo:
         """Return what one object is, and what every replica has of it: from manifests and metadata, not the data.
+
+        With `retention`, an object that a backend lacks costs a walk over the set, to tell missing from expired.
 
         Raises
         ------
@@ -303,7 +308,7 @@ class ReplicatedStorage(StorageBackend):
         NoHealthyReplicaError
             When none has it and not all could be asked.
         """
-        return run(inspect(self._set, check_key(remote_path)))
+        return run(inspect(self._set, check_key(remote_path), self._let_go))
 
     def repair(
         self,
@@ -465,6 +470,9 @@ class ReplicatedStorage(StorageBackend):
                 away=away,
             )
         return run(verify(self._set, checked, deep=deep, sample=share, hear=hear, expired=known, away=away))
+
+    async def _let_go(self) -> Expired | None:
+        return (await expected(self._set, self._retention))[0]
 
     async def _expecting(self, given: Expired | None) -> tuple[Expired | None, Away]:
         """Return what tells what each backend's retention let go, and the replicas that this finds away."""

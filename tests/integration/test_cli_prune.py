@@ -53,6 +53,8 @@ def test_from_cron_it_acts(cli: Cli) -> None:
     ]
     assert lines[-1] == f"complete: 2 copies let go ({2 * SIZE} B)"
     assert cli("status").code == cli("verify", "--deep").code == 0
+    assert cli("ls").code == cli("stat", KEY).code == 0
+    assert cli("ls", "-l").out.splitlines()[1].split()[4:] == ["expired", "expired", "present", KEY]
     assert cli("repair").out == "complete: 2 objects right in every place; nothing was to do\n"
     assert cli("prune").out.splitlines()[-1] == "complete: 0 copies let go (0 B)"
     assert cli("prune", "--quiet").out == ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ import yaml
 from fsbackup import ReplicatedStorage
 from fsbackup.errors import ConfigError, ObjectNotFoundError
 from fsbackup.loop import run
+from fsbackup.replication.listing import Listing
 from fsbackup.replication.portions import Part, Portion, Work
 from fsbackup.replication.prune import PruneReport, PruneStep
+from fsbackup.replication.states import Expired
 from fsbackup.retention import Retention
 from fsbackup.transfer.outages import Outages
 from tests.replication.eyes import manifest_name
@@ -80,6 +84,65 @@ def test_what_went_is_expired_and_is_not_brought_back(old: Disks) -> None:
     assert [(each.key, each.state) for each in store.verify().problems] == [(NEW, "missing")]
     assert store.repair().done == {"refill": 1}
     assert old.whole("a") == {NEW}
+
+
+def test_a_listing_tells_what_went_from_what_is_missing(old: Disks) -> None:
+    """And so does a look at one object; a copy that the floor wants is missing, however old."""
+    store = old.store({"a": days(30), "b": days(30)}, min_copies=3)
+    assert store.prune(dry_run=False).count("let go") == 2
+    drop(old, "b", NEW)
+    drop(old, "c", NEW)
+    entries = {entry.key: entry for entry in store.ls()}
+    assert dict(entries[KEY].replicas) == {"a": "expired", "b": "expired", "c": "present"}
+    assert dict(entries[NEW].replicas) == {"a": "present", "b": "missing", "c": "missing"}
+    assert [entries[key].complete for key in (KEY, NEW)] == [True, False]
+    gone, lost = store.stat(KEY), store.stat(NEW)
+    assert [each.state for each in gone.replicas.values()] == ["expired", "expired", "present"]
+    assert [each.state for each in lost.replicas.values()] == ["present", "missing", "missing"]
+    assert (gone.status, lost.status) == ("complete", "failed")
+    plain = old.store({}, min_copies=3)
+    assert {entry.key: list(entry.replicas.values())[:2] for entry in plain.ls()} == {
+        KEY: ["missing", "missing"],
+        NEW: ["present", "missing"],
+    }
+    assert plain.stat(KEY).status == "failed"
+
+
+@pytest.fixture
+def years(disks: Disks) -> tuple[Disks, ReplicatedStorage]:
+    """Return 100 backups, of which one disk let go all but the newest 14, and their set."""
+    for day in range(100):
+        disks.put("abc", daily(day), 200 - 2 * day)
+    store = disks.store({"a": days(30)})
+    assert store.prune(dry_run=False).count("let go") == 86
+    return disks, store
+
+
+def test_a_long_listing_with_much_that_went_keeps_its_order(years: tuple[Disks, ReplicatedStorage]) -> None:
+    """Some are asked about, many at once, and some are not."""
+    disks, store = years
+    drop(disks, "a", daily(90))
+    entries = list(store.ls())
+    assert [entry.key for entry in entries] == [daily(day) for day in range(100)]
+    states = ["expired"] * 86 + ["present"] * 14
+    states[90] = "missing"
+    assert [entry.replicas["a"] for entry in entries] == states
+
+
+def test_a_listing_that_is_left_early_leaves_nobody_asking(years: tuple[Disks, ReplicatedStorage]) -> None:
+    _, store = years
+
+    async def expecting() -> Expired | None:
+        return lambda *_: True
+
+    async def look() -> tuple[str, int]:
+        listing = Listing(store.replica_set, "", expecting=expecting)
+        before = asyncio.all_tasks()
+        async with aclosing(listing.entries()) as entries:
+            first = await anext(entries)
+        return first.key, len(asyncio.all_tasks() - before)
+
+    assert run(look()) == (daily(0), 0)
 
 
 def test_the_floor_of_each_backend(disks: Disks) -> None:
