@@ -15,9 +15,11 @@ from tests.benchmarks.contenders import Contender
 from tests.benchmarks.measure import Cost, run
 from tests.benchmarks.task import Task
 from tests.servers.endpoint import S3Endpoint, client, fresh_bucket
-from tests.servers.s3 import put_bytes, seaweedfs_server
+from tests.servers.s3 import delete_key, list_keys, put_bytes, rclone_s3_server, seaweedfs_server
 
 _PIECE = 1 << 20
+#: Of each server's line where there is one (rclone's `--bwlimit`, MiB/s), and of the file that crosses it.
+LINE, LINE_SIZE = "20M", 128 << 20
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Arena:
             yield Task(source, files, endpoints, roles, target if local else None, scratch)
         finally:
             shutil.rmtree(scratch)
-            for endpoint in endpoints if self.warm else ():
-                client(endpoint).delete_bucket(Bucket=endpoint.bucket)  # frees the disk at once
+            for endpoint in endpoints:
+                _free(endpoint)
 
 
 @contextmanager
@@ -52,6 +54,14 @@ def arena() -> Iterator[Arena]:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-"))
         servers = [stack.enter_context(seaweedfs_server()) for _ in range(2)]
         yield Arena(servers, Path(folder))
+
+
+@contextmanager
+def rclone_arena(folder: Path, *options: str) -> Iterator[Arena]:
+    """Run two `rclone serve s3` instead, which take less of the processor, with `options` of theirs."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(rclone_s3_server(*options)) for _ in range(2)]
+        yield Arena(servers, folder, warm=False)
 
 
 def compete(task: Task, contender: Contender) -> Cost:
@@ -81,6 +91,14 @@ def same_content(one: Path, other: Path) -> bool:
 def _warm(endpoint: S3Endpoint) -> None:
     """Have SeaweedFS make the bucket's first volume now."""
     put_bytes(endpoint, ".warm", b"warm")
+
+
+def _free(endpoint: S3Endpoint) -> None:
+    """Remove a bucket, which frees the disk of SeaweedFS at once; rclone wants it empty."""
+    if endpoint.name == "rclone":
+        for key in list_keys(endpoint):
+            delete_key(endpoint, key)
+    client(endpoint).delete_bucket(Bucket=endpoint.bucket)
 
 
 def _hash_in_bucket(endpoint: S3Endpoint, name: str) -> str | None:

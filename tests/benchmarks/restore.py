@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.arena import Arena, compete, same_content
+from tests.benchmarks.arena import LINE, LINE_SIZE, Arena, compete, rclone_arena, same_content
 from tests.benchmarks.contenders import BACK, BACK_PRACTICE, STORED, Contender
 from tests.benchmarks.results import Series, as_dict, ratio, table
 from tests.benchmarks.rounds import show_progress
 from tests.benchmarks.sources import random_file
 from tests.benchmarks.task import Task
-from tests.servers.s3 import rclone_s3_server
 
 ROLES = ("r2", "b2")
-#: Of each server's line, and the file that crosses it.
-_LINE, _LINE_SIZE = "20M", 128 << 20
 
 
 def restore(arena: Arena, size: int, count: int) -> tuple[str, dict[str, Any]]:
@@ -25,23 +21,19 @@ def restore(arena: Arena, size: int, count: int) -> tuple[str, dict[str, Any]]:
     source = random_file(arena.folder / "back.bin", size)
     title = f"restore: {size >> 20} MiB from two buckets (others: from one), {count} rounds"
     free = _compare(arena, source, count)
-    folders = _compare_on_rclone(arena.folder, source, count)
-    source = random_file(arena.folder / "line.bin", _LINE_SIZE)
-    limited = _compare_on_rclone(arena.folder, source, count, "--bwlimit", _LINE)
+    with rclone_arena(arena.folder) as lighter:
+        folders = _compare(lighter, source, count)
+    source = random_file(arena.folder / "line.bin", LINE_SIZE)
+    with rclone_arena(arena.folder, "--bwlimit", LINE) as slower:
+        limited = _compare(slower, source, count)
     text = "\n\n".join(
         [
             _table(f"{title}, SeaweedFS", free),
             _table(f"{title}, rclone serve s3", folders),
-            _table(f"restore: {_LINE_SIZE >> 20} MiB, each server at {_LINE}iB/s, {count} rounds", limited),
+            _table(f"restore: {LINE_SIZE >> 20} MiB, each server at {LINE}iB/s, {count} rounds", limited),
         ]
     )
     return text, {"free": as_dict(free), "folders": as_dict(folders), "limited": as_dict(limited)}
-
-
-def _compare_on_rclone(folder: Path, source: Path, count: int, *options: str) -> dict[str, Series]:
-    with ExitStack() as stack:
-        servers = [stack.enter_context(rclone_s3_server(*options)) for _ in ROLES]
-        return _compare(Arena(servers, folder, warm=False), source, count)
 
 
 def _compare(arena: Arena, source: Path, count: int) -> dict[str, Series]:
