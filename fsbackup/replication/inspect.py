@@ -102,7 +102,8 @@ async def inspect(targets: ReplicaSet, key: str, expecting: Expecting | None = N
     findings = await records.survey(targets.stores, key)
     verdict = judge(key, findings)
     if expecting is not None and verdict.manifest is not None and "missing" in verdict.states.values():
-        verdict = judge(key, findings, await expecting())
+        away = {finding.store.name: finding.error for finding in findings if finding.error is not None}
+        verdict = judge(key, findings, await expecting(away))
     top = verdict.top
     if not any(finding.stat is not None for finding in findings):
         raise _absent(key, findings, top)

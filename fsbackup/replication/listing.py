@@ -154,7 +154,7 @@ class Listing:
     async def _expect(self) -> None:
         expecting, self._expecting = self._expecting, None
         if expecting is not None:
-            self._expired = await expecting()
+            self._expired = await expecting(self.errors)
             self._examiner = Examiner(self._targets, expired=self._expired, outages=self._outages)
 
     def _may_be_expired(self, name: str, key: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fsbackup.errors import FsbackupError
 from fsbackup.manifest import Manifest, Record, Tombstone
 from fsbackup.transfer import versions
 from fsbackup.transfer.records import Finding
@@ -72,8 +73,9 @@ class Verdict:
 
 #: Whether a backend's own retention has let a key go: its name, the key, and when that was stored (epoch seconds).
 Expired = Callable[[str, str, float | None], bool]
-#: Finds that out, at the price of a walk over the set; None where nothing is ever let go.
-Expecting = Callable[[], Awaitable[Expired | None]]
+#: Finds that out by a walk over the set, without those that are known not to answer (by name, and why); None where
+#: nothing is ever let go.
+Expecting = Callable[[Mapping[str, FsbackupError]], Awaitable[Expired | None]]
 
 
 def judge(

@@ -471,8 +471,8 @@ class ReplicatedStorage(StorageBackend):
             )
         return run(verify(self._set, checked, deep=deep, sample=share, hear=hear, expired=known, away=away))
 
-    async def _let_go(self) -> Expired | None:
-        return (await expected(self._set, self._retention))[0]
+    async def _let_go(self, away: Away) -> Expired | None:
+        return (await expected(self._set, self._retention, away=away))[0]
 
     async def _expecting(self, given: Expired | None) -> tuple[Expired | None, Away]:
         """Return what tells what each backend's retention let go, and the replicas that this finds away."""

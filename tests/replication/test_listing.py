@@ -190,6 +190,26 @@ def test_a_listing_that_breaks_off_is_unknown_from_there(many: World) -> None:
     assert (status.status, status.backends["b2"].missing) == ("degraded", 0)
 
 
+@pytest.mark.parametrize("ask", ["ls", "stat"])
+def test_what_went_is_found_out_without_waiting_for_a_dead_replica_again(odd: World, ask: str) -> None:
+    odd.eyes["local"].drop("odd/a b")
+    odd.proxies["b2"].add(Status(403, "AccessDenied"))
+    tries = []
+    for rules in ({}, {"local": Retention(max_age=timedelta(days=30))}):
+        odd.proxies["b2"].forget()
+        store = odd.store(timeout=2, retention=rules)
+        found = (
+            store.stat("odd/a b") if ask == "stat" else next(each for each in store.ls() if each.key == "odd/a b")
+        )
+        assert [getattr(each, "state", each) for each in found.replicas.values()] == [
+            "missing",
+            "present",
+            "unknown",
+        ]
+        tries.append(len(odd.proxies["b2"].requests))
+    assert tries[0] == tries[1] > 0
+
+
 def test_a_listing_given_up_early_ends(many: World) -> None:
     """Whoever looks at the first entry only costs that page, and the one that is read ahead."""
     for proxy in many.proxies.values():

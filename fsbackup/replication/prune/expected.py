@@ -13,7 +13,7 @@ from fsbackup.transfer.replicas import ReplicaSet
 
 
 async def expected(
-    targets: ReplicaSet, rules: Mapping[str, Retention], now: float | None = None
+    targets: ReplicaSet, rules: Mapping[str, Retention], now: float | None = None, away: Away | None = None
 ) -> tuple[Expired | None, Away]:
     """Return what tells whether a backend's retention let a key go (None when no backend has one).
 
@@ -28,6 +28,8 @@ async def expected(
         The set, and each backend's retention by name.
     now
         Epoch seconds; the current time by default.
+    away
+        Replicas not to ask, by name, and why.
 
     Raises
     ------
@@ -37,7 +39,7 @@ async def expected(
     plans = Plans(rules, Clock(now))
     if not plans:
         return None, {}
-    walk = Walk(targets.stores, "")
+    walk = Walk(targets.stores, "", away=away)
     async with aclosing(walk.keys()) as keys:
         async for seen in keys:
             plans.see(seen, own=False)
