@@ -18,8 +18,6 @@ from tests.servers.endpoint import S3Endpoint, client, fresh_bucket
 from tests.servers.s3 import delete_key, list_keys, put_bytes, rclone_s3_server, seaweedfs_server
 
 _PIECE = 1 << 20
-#: Of each server's line where there is one (rclone's `--bwlimit`, MiB/s), and of the file that crosses it.
-LINE, LINE_SIZE = "20M", 128 << 20
 
 
 @dataclass(frozen=True)

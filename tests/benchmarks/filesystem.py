@@ -10,12 +10,12 @@ from typing import Any
 
 from tests.benchmarks.arena import Arena, compete
 from tests.benchmarks.contenders import LARGE, PLAIN, READERS, reading
+from tests.benchmarks.grounds import ROLES
 from tests.benchmarks.results import Series, as_dict, table
 from tests.benchmarks.rounds import show_progress
 from tests.benchmarks.sources import csv_file, parquet_file
 from tests.benchmarks.task import Task
 
-ROLES = ("r2", "b2")
 _OF_TEXT = ("csv", "whole")
 
 

@@ -8,51 +8,37 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.arena import LINE, LINE_SIZE, Arena, compete, differences, rclone_arena
+from tests.benchmarks.arena import Arena, compete, differences
 from tests.benchmarks.contenders import LARGE, PRACTICE, QUICKEST
+from tests.benchmarks.grounds import ROLES, Compared, on_all_grounds
 from tests.benchmarks.measure import Cost
-from tests.benchmarks.results import Series, as_dict, ratio, table
+from tests.benchmarks.results import Series, ratio, table
 from tests.benchmarks.rounds import rounds, show_progress
 from tests.benchmarks.sources import hollow_file, random_file
 from tests.servers.faults import Throttle, fault_proxy
 
-ROLES = ("r2", "b2")
 _SLOW = 1 << 20
 _SMALL_FILE = 64 << 20
 _SIZES = {"512 MiB": 512 << 20, "4 GiB": 4 << 30}
 
 
 def upload(arena: Arena, size: int, count: int) -> tuple[str, dict[str, Any]]:
-    """Compare all contenders on one file of random content, on two kinds of servers and on limited lines."""
-    title = f"upload: {size >> 20} MiB to a directory and two buckets, {count} rounds"
-    source = random_file(arena.folder / "large.bin", size)
-    free = _compare(arena, source, count)
-    with rclone_arena(arena.folder) as lighter:
-        folders = _compare(lighter, source, count)
-    source = random_file(source, LINE_SIZE)
-    with rclone_arena(arena.folder, "--bwlimit", LINE) as slower:
-        limited = _compare(slower, source, count)
-    source.unlink()
-    text = "\n\n".join(
-        [
-            _table(f"{title}, SeaweedFS", free),
-            _table(f"{title}, rclone serve s3", folders),
-            _table(f"upload: {LINE_SIZE >> 20} MiB, each server at {LINE}iB/s, {count} rounds", limited),
-        ]
+    """Compare all contenders on one file of random content."""
+
+    def compare(place: Arena, source: Path) -> Compared:
+        return rounds(LARGE, partial(place.task, source.parent, [source.name], ROLES, local=True), count)
+
+    return on_all_grounds(
+        arena, f"upload to a directory and two buckets, {{}}, {count} rounds", size, compare, _table
     )
-    return text, {"free": as_dict(free), "folders": as_dict(folders), "limited": as_dict(limited)}
 
 
-def _compare(arena: Arena, source: Path, count: int) -> dict[str, Series]:
-    return rounds(LARGE, partial(arena.task, source.parent, [source.name], ROLES, local=True), count)
-
-
-def _table(title: str, series: dict[str, Series]) -> str:
+def _table(title: str, series: Compared) -> str:
     head = ["", "wall s", f"x {PRACTICE}", f"x {QUICKEST}", "CPU s", "RSS MiB"]
     return table(title, head, [_row(each, series) for each in sorted(series.values(), key=lambda each: each.wall)])
 
 
-def _row(each: Series, series: dict[str, Series]) -> list[str]:
+def _row(each: Series, series: Compared) -> list[str]:
     compared = [ratio(each, series[PRACTICE]), ratio(each, series[QUICKEST])]
     return [each.name, f"{each.wall:.2f}", *compared, f"{each.cpu:.2f}", f"{each.rss:.0f}"]
 

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.arena import LINE, LINE_SIZE, Arena, compete, rclone_arena, same_content
+from tests.benchmarks.arena import Arena, compete, same_content
 from tests.benchmarks.contenders import BACK, BACK_PRACTICE, STORED, Contender
-from tests.benchmarks.results import Series, as_dict, ratio, table
+from tests.benchmarks.grounds import ROLES, Compared, on_all_grounds
+from tests.benchmarks.results import Series, ratio, table
 from tests.benchmarks.rounds import show_progress
-from tests.benchmarks.sources import random_file
 from tests.benchmarks.task import Task
-
-ROLES = ("r2", "b2")
 
 
 def restore(arena: Arena, size: int, count: int) -> tuple[str, dict[str, Any]]:
-    """Compare all contenders, on two kinds of servers without a limit and on limited ones."""
-    source = random_file(arena.folder / "back.bin", size)
-    title = f"restore: {size >> 20} MiB from two buckets (others: from one), {count} rounds"
-    free = _compare(arena, source, count)
-    with rclone_arena(arena.folder) as lighter:
-        folders = _compare(lighter, source, count)
-    source = random_file(arena.folder / "line.bin", LINE_SIZE)
-    with rclone_arena(arena.folder, "--bwlimit", LINE) as slower:
-        limited = _compare(slower, source, count)
-    text = "\n\n".join(
-        [
-            _table(f"{title}, SeaweedFS", free),
-            _table(f"{title}, rclone serve s3", folders),
-            _table(f"restore: {LINE_SIZE >> 20} MiB, each server at {LINE}iB/s, {count} rounds", limited),
-        ]
-    )
-    return text, {"free": as_dict(free), "folders": as_dict(folders), "limited": as_dict(limited)}
+    """Compare all contenders; the others read from one of the buckets."""
+    title = f"restore from two buckets (others: from one), {{}}, {count} rounds"
+    return on_all_grounds(arena, title, size, partial(_compare, count=count), _table)
 
 
-def _compare(arena: Arena, source: Path, count: int) -> dict[str, Series]:
+def _compare(arena: Arena, source: Path, *, count: int) -> Compared:
     series = {name: Series(name) for name in BACK}
     with arena.task(source.parent, [source.name], ROLES, local=False) as task:
         for stored in STORED:
@@ -61,7 +46,7 @@ def _check(task: Task, name: str) -> None:
     task.back.unlink()
 
 
-def _table(title: str, series: dict[str, Series]) -> str:
+def _table(title: str, series: Compared) -> str:
     best = min((each for name, each in series.items() if name != "fsbackup"), key=lambda each: each.wall)
     head = ["", "wall s", f"x {BACK_PRACTICE}", f"x best ({best.name})", "CPU s", "RSS MiB"]
     ranked = sorted(series.values(), key=lambda each: each.wall)
