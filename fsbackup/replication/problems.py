@@ -26,7 +26,7 @@ _ADVICE: dict[ProblemState, str] = {
     "unknown": "verify it again when this backend answers",
     "lost": "back it up again from its source, or give it up with `fsbackup rm`",
 }
-_UNPROVEN = "no replica proves it: put it again from its source, or keep it as it is"
+_UNPROVEN = "nothing proves it: `fsbackup repair --adopt` takes it as it is where all copies are the same"
 _LAST = "no proven copy is left: get what you can from this one, and back it up again from its source"
 
 
@@ -91,7 +91,8 @@ def problems(verdict: Verdict) -> Iterator[Problem]:
 
 
 def _advice(verdict: Verdict, state: ReplicaState) -> str:
-    if state == "no manifest" and verdict.top is None:
+    unproven = verdict.top is None and "no manifest" in verdict.states.values()
+    if unproven and state in ("no manifest", "missing"):
         return _UNPROVEN
     hopeless = verdict.copies == 0 and "unknown" not in verdict.states.values() and not verdict.deleted
     return _LAST if hopeless and _ADVICE[state] == _REPAIR else _ADVICE[state]

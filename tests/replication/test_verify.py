@@ -338,6 +338,10 @@ def test_orphans(world: World) -> None:
         ("v/foreign", "b2", "missing"),
     }
     assert (report.status, report.objects, report.short) == ("failed", 2, 2)
+    advice = {each.key: each.advice for each in report.problems}
+    assert "back it up again" in advice["v/lost"]
+    assert {each.advice for each in report.problems if each.key == "v/foreign"} == {advice["v/foreign"]}
+    assert "`fsbackup repair --adopt`" in advice["v/foreign"]
 
 
 def test_findings_are_heard_and_reports_are_plain(world: World) -> None:

@@ -125,7 +125,7 @@ class _Planner:
             return (self._leave("away", f"cannot be adopted before {' and '.join(unread)} can be read"),)
         if len({contents[finding.store.name].sha256 for finding in having}) > 1:
             return (self._leave("conflict", f"{_names(having)} hold different bytes without a manifest"),)
-        why = f"{_names(having)} hold the same bytes without a manifest"
+        why = f"there is no manifest, and all copies are the same ({_names(having)})"
         return tuple(self._do("adopt", finding.store.name, why) for finding in having)
 
     def _restore(self, top: Manifest) -> tuple[Action, ...]:
