@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from fsbackup.backends.base import ErrorMode, SingleBackend, StorageBackend
-from fsbackup.errors import ConfigError
+from fsbackup.errors import ConfigError, NoHealthyReplicaError
 from fsbackup.keys import check_key, check_prefix
 from fsbackup.loop import flatten, iterate, run
 from fsbackup.replication import elsewhere
@@ -472,7 +472,10 @@ class ReplicatedStorage(StorageBackend):
         return run(verify(self._set, checked, deep=deep, sample=share, hear=hear, expired=known, away=away))
 
     async def _let_go(self, away: Away) -> Expired | None:
-        return (await expected(self._set, self._retention, away=away))[0]
+        try:
+            return (await expected(self._set, self._retention, away=away))[0]
+        except NoHealthyReplicaError:  # whoever may read may not always list: then what is not there is missing
+            return None
 
     async def _expecting(self, given: Expired | None) -> tuple[Expired | None, Away]:
         """Return what tells what each backend's retention let go, and the replicas that this finds away."""

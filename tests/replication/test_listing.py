@@ -210,6 +210,14 @@ def test_what_went_is_found_out_without_waiting_for_a_dead_replica_again(odd: Wo
     assert tries[0] == tries[1] > 0
 
 
+def test_one_object_can_be_looked_at_where_nothing_may_be_listed(odd: World) -> None:
+    odd.eyes["b2"].drop("odd/a b")
+    for proxy in odd.proxies.values():
+        proxy.add(Status(403, "AccessDenied"), on="list")
+    store = odd.store(names=("r2", "b2"), retention={"b2": Retention(max_age=timedelta(days=30))})
+    assert [each.state for each in store.stat("odd/a b").replicas.values()] == ["present", "missing"]
+
+
 def test_a_listing_given_up_early_ends(many: World) -> None:
     """Whoever looks at the first entry only costs that page, and the one that is read ahead."""
     for proxy in many.proxies.values():
