@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,7 +15,11 @@ import pytest
 
 from fsbackup import LocalStorage, ReplicatedStorage, S3Storage
 from fsbackup.errors import NoHealthyReplicaError
+from fsbackup.loop import run
+from fsbackup.replication.listing import Listing
+from fsbackup.replication.states import Expired, ReplicaState
 from fsbackup.retention import Retention
+from tests.replication.memory import MemoryStore, backend
 from tests.replication.world import World, make_world
 from tests.servers.endpoint import S3Endpoint, fresh_bucket
 from tests.servers.faults import Refuse, Status
@@ -216,6 +223,59 @@ def test_one_object_can_be_looked_at_where_nothing_may_be_listed(odd: World) -> 
         proxy.add(Status(403, "AccessDenied"), on="list")
     store = odd.store(names=("r2", "b2"), retention={"b2": Retention(max_age=timedelta(days=30))})
     assert [each.state for each in store.stat("odd/a b").replicas.values()] == ["present", "missing"]
+
+
+class Crowd(MemoryStore):
+    """A store that answers about manifests only when so many ask at once."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.wanted = 0
+        self._asking = 0
+        self._enough = asyncio.Event()
+
+    async def read(self, name: str, start: int = 0, end: int | None = None, **options: object) -> bytes:
+        if not name.startswith(".fsbackup/manifests/"):
+            return await super().read(name, start, end, **options)
+        self._asking += 1
+        if self._asking >= self.wanted:
+            self._enough.set()
+        await self._enough.wait()
+        return await super().read(name, start, end, **options)
+
+    def ask_for(self, wanted: int) -> None:
+        """Answer nobody until so many more ask."""
+        self.wanted, self._asking, self._enough = wanted, 0, asyncio.Event()
+
+
+def test_a_listing_asks_about_many_at_once_and_leaves_nobody_asking() -> None:
+    """What has expired is found out once; when the listing is left early, nobody goes on."""
+    empty, full = MemoryStore("empty"), Crowd("full")
+    alone = ReplicatedStorage([backend(full)], errors="raise")
+    for number in range(40):
+        assert alone.replicate(io.BytesIO(b"x"), f"k/{number:02}").status == "complete"
+    both = ReplicatedStorage([backend(empty), backend(full)], errors="raise")
+    asked = []
+
+    async def expecting(away: object) -> Expired | None:
+        asked.append(away)
+        return lambda *_: True
+
+    async def look() -> tuple[list[ReplicaState], int]:
+        before = asyncio.all_tasks()
+        full.ask_for(16)
+        async with (
+            asyncio.timeout(60),
+            aclosing(Listing(both.replica_set, "", expecting=expecting).entries()) as all_,
+        ):
+            first = await anext(all_)
+            full.ask_for(1000)
+            second = await anext(all_)  # it was among the sixteen; those who come after it ask in vain
+        states = [first.replicas["empty"], second.replicas["empty"]]
+        return states, len(asyncio.all_tasks() - before)
+
+    assert run(look()) == (["expired", "expired"], 0)
+    assert asked == [{}]
 
 
 def test_a_listing_given_up_early_ends(many: World) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,8 @@ import yaml
 from fsbackup import ReplicatedStorage
 from fsbackup.errors import ConfigError, ObjectNotFoundError
 from fsbackup.loop import run
-from fsbackup.replication.listing import Listing
 from fsbackup.replication.portions import Part, Portion, Work
 from fsbackup.replication.prune import PruneReport, PruneStep
-from fsbackup.replication.states import Expired
 from fsbackup.retention import Retention
 from fsbackup.transfer.outages import Outages
 from tests.replication.eyes import manifest_name
@@ -127,31 +123,6 @@ def test_a_long_listing_with_much_that_went_keeps_its_order(years: tuple[Disks, 
     states = ["expired"] * 86 + ["present"] * 14
     states[90] = "missing"
     assert [entry.replicas["a"] for entry in entries] == states
-
-
-def test_a_listing_asks_about_many_at_once_and_leaves_nobody_asking(
-    years: tuple[Disks, ReplicatedStorage],
-) -> None:
-    """What has expired is found out once; when the listing is left early, nobody goes on."""
-    _, store = years
-    asked = []
-
-    async def expecting(away: object) -> Expired | None:
-        asked.append(away)
-        return lambda *_: True
-
-    async def look() -> tuple[int, int]:
-        before = asyncio.all_tasks()
-        async with aclosing(Listing(store.replica_set, "", expecting=expecting).entries()) as entries:
-            for _ in range(20):
-                await anext(entries)
-            busy = len(asyncio.all_tasks() - before)
-        return busy, len(asyncio.all_tasks() - before)
-
-    busy, left = run(look())
-    assert busy > 10
-    assert left == 0
-    assert asked == [{}]
 
 
 def test_the_floor_of_each_backend(disks: Disks) -> None:

@@ -142,8 +142,8 @@ def test_a_large_copy_pushes_nothing_out_of_memory(tmp_path: Path) -> None:
     for name in ("large", "small"):
         assert disk.upload(tmp_path / name, name)
     assert _pages_in_memory(tmp_path / "large") > 0  # the source is not ours to forget
-    assert _pages_in_memory(tmp_path / "base" / "large") == 0
-    assert _pages_in_memory(tmp_path / "base" / "small") * mmap.PAGESIZE == 1 << 20
+    assert _pages_in_memory(tmp_path / "base" / "large") * mmap.PAGESIZE < 1 << 20
+    assert _pages_in_memory(tmp_path / "base" / "small") > 0
 
 
 def test_a_hint_that_is_refused_costs_nothing(
