@@ -9,7 +9,7 @@ from typing import Any
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.manifest import Manifest, Record, Tombstone
 from fsbackup.replication.problems import FINE
-from fsbackup.replication.states import Expecting, ReplicaState, Verdict, judge
+from fsbackup.replication.states import Expecting, ReplicaState, Verdict, copies_needed, judge
 from fsbackup.transfer import records
 from fsbackup.transfer.records import Finding
 from fsbackup.transfer.replicas import ReplicaSet
@@ -66,8 +66,7 @@ class ObjectInfo:
         states = [info.state for info in self.replicas.values()]
         if FINE.issuperset(states):
             return "complete"
-        needed = min(self.min_copies, len(states) - states.count("expired"))
-        return "degraded" if states.count("present") >= needed else "failed"
+        return "degraded" if states.count("present") >= copies_needed(states, self.min_copies) else "failed"
 
     def __bool__(self) -> bool:
         return self.status != "failed"

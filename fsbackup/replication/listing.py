@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ from fsbackup.replication.states import Expecting, Expired, ReplicaState
 from fsbackup.replication.walk import LateRecords, Listed, Seen, Walk
 from fsbackup.transfer.outages import Outages
 from fsbackup.transfer.replicas import ReplicaSet
+from fsbackup.transfer.together import end_all
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -131,7 +132,7 @@ class Listing:
             while waiting:
                 yield await _settled(waiting.popleft())
         finally:
-            await _stop([entry for entry in waiting if isinstance(entry, asyncio.Task)])
+            await end_all([entry for entry in waiting if isinstance(entry, asyncio.Task)])
             for each in self._late.values():
                 await each.stop()
             for name in self._listed:
@@ -186,10 +187,3 @@ class Listing:
 
 async def _settled(entry: ObjectEntry | asyncio.Task[ObjectEntry]) -> ObjectEntry:
     return entry if isinstance(entry, ObjectEntry) else await entry
-
-
-async def _stop(tasks: Sequence[asyncio.Task[ObjectEntry]]) -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)

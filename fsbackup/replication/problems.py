@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from fsbackup.replication.states import ReplicaState, Verdict
+from fsbackup.replication.states import ReplicaState, Verdict, copies_needed
 
 #: ``"lost"``: it has a manifest, and its data is on no replica.
 ProblemState = ReplicaState | Literal["lost"]
@@ -74,8 +74,8 @@ def is_short(verdict: Verdict, min_copies: int) -> bool:
     An object without any proven copy is short in any case. A copy that retention let go is not asked for.
     """
     states = list(verdict.states.values())
-    needed = min(min_copies, len(states) - states.count("expired"))
-    return verdict.copies == 0 or verdict.copies + states.count("unknown") < needed
+    possible = verdict.copies + states.count("unknown")
+    return verdict.copies == 0 or possible < copies_needed(states, min_copies)
 
 
 def problems(verdict: Verdict) -> Iterator[Problem]:

@@ -100,6 +100,11 @@ def judge(
     return Verdict(key, top, states, {each.store.name: each for each in findings}, details)
 
 
+def copies_needed(states: Sequence[ReplicaState], min_copies: int) -> int:
+    """Return how many copies are to be there: one that retention let go is not asked for."""
+    return min(min_copies, len(states) - states.count("expired"))
+
+
 def when_stored(listed: float | None, made: float | None) -> float | None:
     """Return the time by which retention judges an object: by the listings, or else by its manifest.
 

@@ -21,7 +21,7 @@ from fsbackup.replication.holdings import BackendStatus, Group, Newest, SetStatu
 from fsbackup.replication.listing import ObjectEntry
 from fsbackup.replication.problems import FINE, is_gone
 from fsbackup.replication.spread import for_each
-from fsbackup.replication.states import Expired, ReplicaState, Verdict
+from fsbackup.replication.states import Expired, ReplicaState, Verdict, copies_needed
 from fsbackup.replication.walk import Away, Seen, Walk
 from fsbackup.transfer.replicas import ReplicaSet
 
@@ -108,7 +108,7 @@ class _Run:
     def _count_object(self, entry: ObjectEntry) -> None:
         states = list(entry.replicas.values())
         copies = sum(state in _COPIES for state in states)
-        needed = min(self._min_copies, len(states) - states.count("expired"))
+        needed = copies_needed(states, self._min_copies)
         self._totals["objects"] += 1
         self._totals["complete"] += FINE.issuperset(states)
         self._totals["short"] += copies + states.count("unknown") < needed

@@ -23,6 +23,7 @@ from fsbackup.sizing import BLOCK_SIZE, KIB, MIB
 from fsbackup.transfer import proof, records
 from fsbackup.transfer.lane import as_backend_error
 from fsbackup.transfer.pace import Pace, whole
+from fsbackup.transfer.together import end_all
 
 #: Bytes of the shortest spans, towards the end.
 _SHORTEST = 2 * MIB
@@ -167,7 +168,7 @@ class Stripes:
                 if left and not self._lost:
                     await self._wait()
         finally:
-            await self._stop()
+            await end_all([call.task for call in self._calls if call.task is not None])
 
     async def _wait(self) -> None:
         with suppress(TimeoutError):
@@ -175,13 +176,6 @@ class Stripes:
                 await self._news.wait()
         self._news.clear()
         self._cut_stalled()
-
-    async def _stop(self) -> None:
-        tasks = [call.task for call in self._calls if call.task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
 
     def _dispatch(self) -> None:
         """Give every replica that may have more something to do; those of known speed first, the fastest first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from typing import Any
 
 
@@ -19,15 +19,21 @@ async def all_or_none(work: Sequence[Coroutine[Any, Any, None]]) -> None:
     finally:
         # Once each, which is why this is not `gather`: that cancels them too when it is cancelled, and a second
         # cancel would cut short how they clean up after the first.
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        await end_all(tasks)
     errors = [task.exception() for task in tasks if not task.cancelled()]
     for error in errors:
         if error is not None:
             raise error
     if len(errors) < len(tasks):
         raise asyncio.CancelledError
+
+
+async def end_all(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel all tasks and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
