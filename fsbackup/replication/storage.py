@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
@@ -74,7 +74,8 @@ class ReplicatedStorage(StorageBackend):
     stall_timeout
         Seconds without a byte after which a read asks another replica; 10 by default.
     retention
-        How long each backend keeps its objects, by name; one that is left out keeps everything. Only `prune` acts
+        How long each backend keeps its objects, by name; one that is left out keeps everything, and so does a
+        rule for whatever its `destinations` and `series` do not name. Only `prune` acts
         on it; `ls`, `stat`, `status`, `verify` and `repair` do not miss what it let go.
     origin
         The configuration file that all of this came from, for other processes to open the same set.
@@ -355,14 +356,20 @@ class ReplicatedStorage(StorageBackend):
         return run(repair(self._set, options, hear))
 
     def prune(
-        self, prefix: str = "", *, dry_run: bool = True, hear: Callable[[PruneStep], None] | None = None
+        self,
+        prefix: str = "",
+        *,
+        dry_run: bool = True,
+        found_at_source: Container[str] = (),
+        hear: Callable[[PruneStep], None] | None = None,
     ) -> PruneReport:
         """Remove from each backend what its retention lets go, and from no other; leaves no tombstone.
 
         Nothing goes from a backend that cannot be listed to its end, nor anywhere while the clock is behind the
         newest object. What another backend's rule keeps, or a backend without one, goes only while one of those
-        proves that it has it. The newest of each series stay, as each rule's `keep_last` says. Objects without a
-        manifest stay. Safe beside uploads, deletes, repairs and other prunes, and to run again.
+        proves that it has it. Only older versions of a series go (see `Retention`), and the newest of each
+        stay, as each rule's `keep_last` says. Objects without a manifest stay. Safe beside uploads, deletes,
+        repairs and other prunes, and to run again.
 
         Parameters
         ----------
@@ -370,6 +377,8 @@ class ReplicatedStorage(StorageBackend):
             A key, or the first segments of keys: what is acted upon. All of the set is listed in any case.
         dry_run
             Only say what would go, which is the default.
+        found_at_source
+            Keys that stay whatever the rules say: what a backup has just found is no leftover.
         hear
             Hears of every copy as it is decided or done, also of what is kept, on the I/O thread.
 
@@ -383,7 +392,8 @@ class ReplicatedStorage(StorageBackend):
         if not self._retention:
             hint = "give a backend one: retention: {max_age: 30d, keep_last: 7}"
             raise ConfigError(f"set {self.name!r}: no backend has a retention, so nothing is let go", hint=hint)
-        return run(prune(self._set, self._retention, PruneOptions(check_prefix(prefix), dry_run), hear))
+        options = PruneOptions(check_prefix(prefix), dry_run, found_at_source=found_at_source)
+        return run(prune(self._set, self._retention, options, hear))
 
     def status(
         self,
