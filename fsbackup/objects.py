@@ -27,6 +27,17 @@ from fsbackup.sizing import DEFAULT_PART_SIZE
 
 #: Seconds of silence after which a backend counts as unavailable.
 DEFAULT_TIMEOUT = 60.0
+#: The mode of a file whose source had none: backups may hold anything, so only their owner reads them.
+DEFAULT_MODE = 0o600
+
+
+def file_mode(recorded: int | None) -> int:
+    """Return the mode to give a file whose record says `recorded`: its permission bits.
+
+    Never setuid, setgid or sticky: whoever can write to one replica could otherwise make a restore by root
+    leave a program that runs as root.
+    """
+    return DEFAULT_MODE if recorded is None else recorded & 0o777
 
 
 @dataclass(frozen=True, slots=True)
