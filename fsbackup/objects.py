@@ -101,6 +101,9 @@ class WritePlan:
     create_only
         Refuse with `ConflictError` at `commit` when the name exists, atomically where
         `Capabilities.conditional_create` says so, otherwise by asking first.
+    ask_first
+        False when the caller has asked just now: a `create_only` writer need not spend a request on asking again.
+        The write stays conditional wherever the condition costs nothing.
     fresh
         The name did not exist when the store was asked, so that a wrong object may be removed without loss.
     """
@@ -111,6 +114,7 @@ class WritePlan:
     mtime_ns: int | None = None
     mode: int | None = None
     create_only: bool = False
+    ask_first: bool = True
     fresh: bool = False
 
 

@@ -141,7 +141,7 @@ class Batch:
             return Finding(store, error=error)
         names = self._names.get(store.name)
         if names is not None and not {encode_key(key), manifest_name(key)} & names:
-            return Finding(store)
+            return Finding(store, listed=True)
         return None
 
     async def _ask(self, known: Finding | None, store: ObjectStore, key: str) -> Finding:
