@@ -152,6 +152,7 @@ class ReplicatedStorage(StorageBackend):
         remote_path: str,
         *,
         overwrite: bool = False,
+        allow_empty: bool = False,
         callback: Callback | None = None,
     ) -> Report:
         """Store a file or a binary stream in every replica at once, read once, each with its own result.
@@ -165,6 +166,10 @@ class ReplicatedStorage(StorageBackend):
         overwrite
             Replace other content. By default the same content again is success with nothing sent, and other
             content is a `ConflictError` in the report.
+        allow_empty
+            Store a stream that ends without a single byte. By default that is a `SourceError`, for an
+            ``io.BytesIO`` as for a pipe: a command that failed leaves an empty stream. An empty file, given by its
+            path, is always stored.
         callback
             Gets the bytes read; one child per replica gets the bytes sent.
 
@@ -176,30 +181,33 @@ class ReplicatedStorage(StorageBackend):
         Raises
         ------
         SourceError
-            When the source cannot be read or changed meanwhile; nothing of it is committed.
+            When the source cannot be read, changed meanwhile, or is an empty stream; nothing of it is committed.
         ValueError
             For a directory, or a key that is not legal.
         """
         key = check_key(remote_path)
-        return run(self._replicate(source, key, overwrite, self._progress(callback, source, key)))
+        progress = self._progress(callback, source, key)
+        return run(self._replicate(source, key, overwrite, allow_empty, progress))
 
     def replicate_many(
         self,
         items: Iterable[tuple[SourceLike, str]],
         *,
         overwrite: bool = False,
+        allow_empty: bool = False,
         callback: Callable[[SourceLike, str], Callback | None] | None = None,
     ) -> Iterator[Outcome]:
         """Store many files side by side under the set's memory budget; yield each outcome as it is known.
 
-        A source that cannot be read is an outcome with an `error`, and the rest go on. `callback` makes the
-        callback for each (source, key), or None.
+        A source that cannot be read is an outcome with an `error`, and the rest go on. `overwrite` and
+        `allow_empty` are as in `replicate`. `callback` makes the callback for each (source, key), or None.
         """
         todo = [Item(source, check_key(key)) for source, key in items]
         make = callback or (lambda _source, _key: None)
         batch = Batch(
             self._set,
             overwrite=overwrite,
+            allow_empty=allow_empty,
             progress=lambda item: self._progress(make(item.source, item.key), item.source, item.key),
         )
         return flatten(iterate(batch.run(todo), 1))
@@ -500,9 +508,14 @@ class ReplicatedStorage(StorageBackend):
         return Elsewhere(spread, *self._origin)
 
     async def _replicate(
-        self, source: SourceLike, key: str, overwrite: bool, progress: CallbackProgress | None
+        self,
+        source: SourceLike,
+        key: str,
+        overwrite: bool,
+        allow_empty: bool,
+        progress: CallbackProgress | None,
     ) -> Report:
-        opened = await asyncio.to_thread(open_source, source)
+        opened = await asyncio.to_thread(open_source, source, allow_empty=allow_empty)
         try:
             return await upload.upload(self._set, key, opened, overwrite=overwrite, progress=progress)
         finally:

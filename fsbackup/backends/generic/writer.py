@@ -13,11 +13,10 @@ from typing import Any, Literal, TypeVar
 from fsbackup import keys
 from fsbackup.backends.generic import files
 from fsbackup.backends.generic.connection import Connection
-from fsbackup.backends.local.newfile import DEFAULT_MODE
 from fsbackup.backends.local.threads import pulse
 from fsbackup.errors import BackendError, ConflictError, FsbackupError, IntegrityError
 from fsbackup.events import log
-from fsbackup.objects import ObjectStat, ObjectWriter, Part, WritePlan
+from fsbackup.objects import ObjectStat, ObjectWriter, Part, WritePlan, file_mode
 from fsbackup.sizing import MIB
 from fsbackup.transfer.together import to_the_end
 
@@ -87,7 +86,7 @@ class GenericWriter(ObjectWriter):
             # Somebody may have removed a directory that was there a moment ago.
             with suppress(FileNotFoundError):
                 self._handle = filesystem.open(self._temp, "wb")
-                _restrict(self._handle, DEFAULT_MODE if self._plan.mode is None else self._plan.mode & 0o777)
+                _restrict(self._handle, file_mode(self._plan.mode))
                 return
         raise BackendError("its directory cannot be made")
 
