@@ -7,6 +7,7 @@ from typing import Any
 
 from fsbackup.filesystem import files, paths
 from fsbackup.filesystem.looking import Looking
+from fsbackup.filesystem.moving import Moving
 from fsbackup.filesystem.reading import Reading
 from fsbackup.filesystem.synchronous import synchronous
 from fsbackup.filesystem.writing import Writing
@@ -21,7 +22,7 @@ _OPTIONS = frozenset(
 
 
 @synchronous
-class FsbackupFileSystem(Reading, Writing, Looking):
+class FsbackupFileSystem(Reading, Moving, Writing, Looking):
     """The replication sets of a configuration as a filesystem: ``fsbackup://SET/KEY``.
 
     Reads come from whichever replica proves each block, also when one dies, lies or rots in the middle; writes go
