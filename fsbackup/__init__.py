@@ -18,14 +18,17 @@ if TYPE_CHECKING:
     from fsbackup.backends.r2 import CloudflareR2Storage
     from fsbackup.backends.s3 import S3Storage
     from fsbackup.config import load_config
+    from fsbackup.errors import DiscardedError, NotStoredWarning
     from fsbackup.factory import get_storage_backend
     from fsbackup.replication.storage import ReplicatedStorage
 
 _WHERE = {
     "BackblazeB2Storage": "fsbackup.backends.b2",
     "CloudflareR2Storage": "fsbackup.backends.r2",
+    "DiscardedError": "fsbackup.errors",
     "GenericStorage": "fsbackup.backends.generic",
     "LocalStorage": "fsbackup.backends.local",
+    "NotStoredWarning": "fsbackup.errors",
     "ReplicatedStorage": "fsbackup.replication.storage",
     "S3Storage": "fsbackup.backends.s3",
     "StorageBackend": "fsbackup.backends.base",
@@ -36,8 +39,10 @@ _WHERE = {
 __all__ = [
     "BackblazeB2Storage",
     "CloudflareR2Storage",
+    "DiscardedError",
     "GenericStorage",
     "LocalStorage",
+    "NotStoredWarning",
     "ReplicatedStorage",
     "S3Storage",
     "StorageBackend",
