@@ -11,24 +11,26 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fsbackup.backends.b2 import BackblazeB2Storage
-    from fsbackup.backends.base import StorageBackend
-    from fsbackup.backends.generic import GenericStorage
-    from fsbackup.backends.local import LocalStorage
-    from fsbackup.backends.r2 import CloudflareR2Storage
-    from fsbackup.backends.s3 import S3Storage
+    from fsbackup.backends import (
+        BackblazeB2Storage,
+        CloudflareR2Storage,
+        GenericStorage,
+        LocalStorage,
+        S3Storage,
+        StorageBackend,
+    )
     from fsbackup.config import load_config
     from fsbackup.factory import get_storage_backend
     from fsbackup.replication.storage import ReplicatedStorage
 
 _WHERE = {
-    "BackblazeB2Storage": "fsbackup.backends.b2",
-    "CloudflareR2Storage": "fsbackup.backends.r2",
-    "GenericStorage": "fsbackup.backends.generic",
-    "LocalStorage": "fsbackup.backends.local",
+    "BackblazeB2Storage": "fsbackup.backends",
+    "CloudflareR2Storage": "fsbackup.backends",
+    "GenericStorage": "fsbackup.stores.generic",
+    "LocalStorage": "fsbackup.stores.local",
     "ReplicatedStorage": "fsbackup.replication.storage",
-    "S3Storage": "fsbackup.backends.s3",
-    "StorageBackend": "fsbackup.backends.base",
+    "S3Storage": "fsbackup.stores.s3",
+    "StorageBackend": "fsbackup.backends",
     "get_storage_backend": "fsbackup.factory",
     "load_config": "fsbackup.config",
 }

@@ -14,12 +14,12 @@ from functools import lru_cache
 from typing import Any
 
 from fsbackup import __version__
+from fsbackup.engine.breaker import Outages
 from fsbackup.errors import ConfigError, FsbackupError, ReplicationError
 from fsbackup.loop import run
 from fsbackup.replication import places
 from fsbackup.replication.portions import Part, Portion, Work
 from fsbackup.replication.storage import ReplicatedStorage
-from fsbackup.transfer.outages import Outages
 
 #: Seconds for reaching the scheduler, and for the first worker to show up.
 _CONNECT, _FIRST_WORKER = 10, 30

@@ -156,3 +156,12 @@ def from_os_error(error: OSError, *, backend: str, operation: str, key: str) -> 
             hint="free space on it, or shorten its retention",
         )
     return BackendError(reason, backend=backend, operation=operation, key=key)
+
+
+def as_backend_error(error: Exception, backend: str, key: str, operation: str = "upload") -> FsbackupError:
+    """Return `error` as one of ours: what a store raises beyond its contract still only fails that store."""
+    if isinstance(error, FsbackupError):
+        return error
+    wrapped = BackendError(f"{type(error).__name__}: {error}", backend=backend, operation=operation, key=key)
+    wrapped.__cause__ = error
+    return wrapped

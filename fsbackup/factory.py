@@ -8,22 +8,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fsbackup.backends.base import ErrorMode, SingleBackend
+from fsbackup.backends import ErrorMode, SingleBackend
+from fsbackup.engine.replicas import Spool
 from fsbackup.errors import ConfigError
 from fsbackup.replication.storage import ReplicatedStorage
 from fsbackup.retention import Retention
-from fsbackup.transfer.replicas import Spool
 
 if TYPE_CHECKING:
     from fsbackup.config import BackendConfig, Config
 
 #: Each type's class, loaded on first use: a local backup needs no S3 library.
 _CLASSES: Mapping[str, tuple[str, str]] = {
-    "local": ("fsbackup.backends.local", "LocalStorage"),
-    "r2": ("fsbackup.backends.r2", "CloudflareR2Storage"),
-    "b2": ("fsbackup.backends.b2", "BackblazeB2Storage"),
-    "s3": ("fsbackup.backends.s3", "S3Storage"),
-    "fsspec": ("fsbackup.backends.generic", "GenericStorage"),
+    "local": ("fsbackup.stores.local", "LocalStorage"),
+    "r2": ("fsbackup.backends", "CloudflareR2Storage"),
+    "b2": ("fsbackup.backends", "BackblazeB2Storage"),
+    "s3": ("fsbackup.stores.s3", "S3Storage"),
+    "fsspec": ("fsbackup.stores.generic", "GenericStorage"),
 }
 
 

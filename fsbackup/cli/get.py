@@ -13,9 +13,9 @@ from fsbackup.cli.command import Command, add_set, prefix
 from fsbackup.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fsbackup.replication.fetch import Fetched, TreeReport
+    from fsbackup.engine.results import DownloadReport
     from fsbackup.replication.storage import ReplicatedStorage
-    from fsbackup.transfer.results import DownloadReport
+    from fsbackup.replication.tree import Fetched, TreeReport
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

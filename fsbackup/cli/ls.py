@@ -10,7 +10,7 @@ from fsbackup.cli import context, exits, output, text
 from fsbackup.cli.command import Command, add_set, prefix
 
 if TYPE_CHECKING:
-    from fsbackup.replication.listing import ObjectEntry
+    from fsbackup.replication.ls import ObjectEntry
     from fsbackup.replication.storage import ReplicatedStorage
 
 

@@ -12,8 +12,8 @@ from fsbackup.cli.command import Command, add_set, key
 from fsbackup.errors import ConfigError
 
 if TYPE_CHECKING:
+    from fsbackup.engine.results import ReplicaResult, Report
     from fsbackup.replication.batch import SourceLike
-    from fsbackup.transfer.results import ReplicaResult, Report
 
 
 class StandardInput:

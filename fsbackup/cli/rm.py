@@ -11,8 +11,8 @@ from fsbackup.cli.command import Command, add_set, key
 from fsbackup.errors import FsbackupError, ObjectNotFoundError
 
 if TYPE_CHECKING:
+    from fsbackup.engine.results import Report
     from fsbackup.replication.storage import ReplicatedStorage
-    from fsbackup.transfer.results import Report
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

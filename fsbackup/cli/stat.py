@@ -11,7 +11,7 @@ from fsbackup.cli import context, exits, output, text
 from fsbackup.cli.command import Command, add_set, key
 
 if TYPE_CHECKING:
-    from fsbackup.replication.inspect import ObjectInfo, ReplicaInfo
+    from fsbackup.replication.stat import ObjectInfo, ReplicaInfo
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,8 +12,8 @@ from fsbackup.cli.command import Command, add_set, prefix
 from fsbackup.errors import ConfigError, NoHealthyReplicaError
 
 if TYPE_CHECKING:
-    from fsbackup.replication.holdings import BackendStatus, Group, SetStatus
-    from fsbackup.replication.listing import ObjectEntry
+    from fsbackup.replication.ls import ObjectEntry
+    from fsbackup.replication.status import BackendStatus, Group, SetStatus
     from fsbackup.replication.storage import ReplicatedStorage
 
 #: Incomplete objects named; `ls -l` names them all.

@@ -11,11 +11,11 @@ from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 
-from fsbackup.filesystem.leaves import BlockKey, Leaves, key_of
-from fsbackup.manifest import Manifest
+from fsbackup.aio import all_or_none
+from fsbackup.engine.download import SHORT, Reading
+from fsbackup.filesystem.subblocks import BlockKey, Leaves, key_of
+from fsbackup.record import Manifest
 from fsbackup.sizing import MIB
-from fsbackup.transfer.download import SHORT, Reading
-from fsbackup.transfer.together import all_or_none
 
 #: (start, end) in bytes.
 Range = tuple[int, int]

@@ -14,8 +14,8 @@ from fsspec.utils import tokenize
 
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.blocks import BlockCache
+from fsbackup.filesystem.directories import Made
 from fsbackup.filesystem.sets import Sets
-from fsbackup.filesystem.tree import Made
 from fsbackup.filesystem.versions import Version, Versions
 from fsbackup.loop import get_loop
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec.spec import AbstractBufferedFile
 
-from fsbackup.filesystem.ahead import Ahead
 from fsbackup.filesystem.pipe import Pipe
+from fsbackup.filesystem.readahead import Ahead
 from fsbackup.filesystem.versions import Version
 from fsbackup.loop import Call, finish
 from fsbackup.sizing import MIB

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from fsbackup.filesystem import files, paths
-from fsbackup.filesystem.looking import Looking
+from fsbackup.filesystem.metadata import Looking
 from fsbackup.filesystem.reading import Reading
 from fsbackup.filesystem.synchronous import synchronous
 from fsbackup.filesystem.writing import Writing

@@ -12,6 +12,7 @@ from typing import Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
+from fsbackup.engine import restore
 from fsbackup.errors import IntegrityError, ObjectNotFoundError
 from fsbackup.filesystem import blocks
 from fsbackup.filesystem.core import Core, on_io
@@ -20,7 +21,6 @@ from fsbackup.filesystem.paths import PROTOCOL, readable_key, split, strip
 from fsbackup.filesystem.versions import UNREADABLE, Version
 from fsbackup.loop import run
 from fsbackup.replication.progress import hear
-from fsbackup.transfer import restore
 
 #: How often a read follows an object that is replaced while it is read.
 _FOLLOWED = 3

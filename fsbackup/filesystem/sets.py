@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from fsbackup.engine.breaker import Outages
+from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
+from fsbackup.engine.selector import Turns
 from fsbackup.errors import ConfigError, FsbackupError
 from fsbackup.factory import open_set
 from fsbackup.replication.storage import ReplicatedStorage
-from fsbackup.transfer.outages import Outages
-from fsbackup.transfer.replicas import MemoryBudget, ReplicaSet
-from fsbackup.transfer.turns import Turns
 
 log = logging.getLogger("fsbackup.storage")
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from fsbackup.engine.download import Reading, locate, successor
 from fsbackup.errors import IntegrityError, NoHealthyReplicaError
 from fsbackup.filesystem.sets import OpenSet
-from fsbackup.transfer.download import Reading, locate, successor
 
 #: Seconds for which an answer counts: consumers ask for the same file several times before they read it.
 FRESH = 1.0

@@ -11,16 +11,16 @@ from typing import Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
+from fsbackup.engine import delete
+from fsbackup.engine.source import Source, StreamSource, open_source
+from fsbackup.engine.upload import Progress, upload
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
-from fsbackup.filesystem import paths, tree
+from fsbackup.filesystem import directories, paths
 from fsbackup.filesystem.core import Core, on_io
 from fsbackup.filesystem.pipe import Pipe
 from fsbackup.keys import check_key
 from fsbackup.loop import Call, run
 from fsbackup.replication.progress import CallbackProgress
-from fsbackup.transfer import remove
-from fsbackup.transfer.source import Source, StreamSource, open_source
-from fsbackup.transfer.upload import Progress, upload
 
 #: Objects removed side by side.
 _REMOVALS = 16
@@ -107,7 +107,7 @@ class Writing(Core):
     async def _rm_file(self, path: str, **kwargs: Any) -> None:  # noqa: ARG002
         path = paths.strip(path)
         name, key = paths.writable(path)
-        report = await remove.delete(self.sets[name].targets, key)
+        report = await delete.delete(self.sets[name].targets, key)
         self.versions.forget(path)
         if not report:
             raise report.failure()
@@ -162,7 +162,7 @@ class Writing(Core):
         if not recursive:
             raise IsADirectoryError(errno.EISDIR, "is a directory; remove it with recursive=True", path)
         errors: dict[str, FsbackupError] = {}
-        found = [info["name"] async for info in tree.everything(self.sets[name], name, key, errors)]
+        found = [info["name"] async for info in directories.everything(self.sets[name], name, key, errors)]
         if errors:
             reasons = "; ".join(str(error) for error in errors.values())
             raise NoHealthyReplicaError(

@@ -1,6 +1,6 @@
 """Jobs: what a configuration says to back up, found, named and stored."""
 
-from fsbackup.jobs.found import Found, Missed, Skipped, SourceFile
+from fsbackup.jobs.entries import Found, Missed, Skipped, SourceFile
 from fsbackup.jobs.plan import Planned, plan_job
 from fsbackup.jobs.report import BackendTally, FileOutcome, JobReport
 from fsbackup.jobs.run import run_job

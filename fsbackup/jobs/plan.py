@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from fsbackup.errors import ConfigError, SourceError
-from fsbackup.jobs.found import Found, Missed, Skipped, SourceFile
+from fsbackup.jobs.entries import Found, Missed, Skipped, SourceFile
 from fsbackup.jobs.sources import find_files
 from fsbackup.jobs.template import Destination, local_now
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from fsbackup.transfer.results import Report, Status
+from fsbackup.engine.results import Report, Status
 
 if TYPE_CHECKING:
     from fsbackup.replication.prune import PruneReport

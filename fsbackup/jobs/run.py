@@ -10,10 +10,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fsbackup.factory import open_set
-from fsbackup.jobs.found import Missed, Skipped
+from fsbackup.jobs.counts import Tally
+from fsbackup.jobs.entries import Missed, Skipped
 from fsbackup.jobs.plan import Planned, job_of, plan_job
 from fsbackup.jobs.report import FileOutcome, JobReport
-from fsbackup.jobs.tally import Tally
 from fsbackup.jobs.template import Destination, local_now
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from glob import has_magic
 from typing import TYPE_CHECKING
 
 from fsbackup.errors import SourceError, SourceNotFoundError
-from fsbackup.jobs.found import Found, Missed, Skipped, SourceFile, unreadable
+from fsbackup.jobs.entries import Found, Missed, Skipped, SourceFile, unreadable
 from fsbackup.jobs.patterns import EVERYTHING, Excludes, PathPattern, split_glob
 from fsbackup.jobs.walk import Walk
 

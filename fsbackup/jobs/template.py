@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from fsbackup.errors import SourceError
-from fsbackup.jobs.found import SourceFile
+from fsbackup.jobs.entries import SourceFile
 from fsbackup.keys import check_key
 
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import BinaryIO
 
+from fsbackup.engine.breaker import Outages
+from fsbackup.engine.records import Finding
+from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
+from fsbackup.engine.results import Report
+from fsbackup.engine.source import open_source
+from fsbackup.engine.upload import Progress, upload
 from fsbackup.errors import FsbackupError, TransientError
 from fsbackup.keys import MANIFESTS, encode_key, manifest_name
-from fsbackup.objects import ObjectStore
-from fsbackup.transfer.outages import Outages
-from fsbackup.transfer.records import Finding
-from fsbackup.transfer.replicas import MemoryBudget, ReplicaSet
-from fsbackup.transfer.results import Report
-from fsbackup.transfer.source import open_source
-from fsbackup.transfer.upload import Progress, upload
+from fsbackup.stores.base import ObjectStore
 
 #: Objects on their way at once; their parts share the set's memory.
 WORKERS = 24

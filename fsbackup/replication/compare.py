@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from fsbackup.objects import Capabilities, ObjectStat
-from fsbackup.replication.states import Expired, ReplicaState
+from fsbackup.replication.classify import Expired, ReplicaState
 from fsbackup.replication.walk import Listed, Seen
+from fsbackup.stores.base import Capabilities, ObjectStat
 
 #: Manifests of one version differ only in the ETag and version id of their own replica, shorter than this.
 _OWN_PART = 256

@@ -9,21 +9,21 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.loop import iterate, run
 from fsbackup.replication import places
+from fsbackup.replication.classify import Expired
 from fsbackup.replication.portions import Part, Portion, Question, Spread, Task, Work, portions, questions
 from fsbackup.replication.problems import Problem
-from fsbackup.replication.repair.garbage import announcements
-from fsbackup.replication.repair.mend import Mender, Options
-from fsbackup.replication.repair.results import Hear as HearStep
-from fsbackup.replication.repair.results import RepairReport
+from fsbackup.replication.repair.orphans import announcements
+from fsbackup.replication.repair.repairer import Mender, Options
+from fsbackup.replication.repair.report import Hear as HearStep
+from fsbackup.replication.repair.report import RepairReport
 from fsbackup.replication.repair.run import RepairTask, tidy
 from fsbackup.replication.sample import Sample
-from fsbackup.replication.states import Expired
 from fsbackup.replication.verify import Hear as HearProblem
 from fsbackup.replication.verify import VerifyReport, VerifyTask, blank, finished
 from fsbackup.replication.walk import Away, Walk
-from fsbackup.transfer.replicas import ReplicaSet
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,142 +1,209 @@
-"""`stat`: what one object is, and what each replica has of it. Reads manifests and metadata, never the data."""
+"""What every replica has of one object: from its manifests and metadata, or `deep` from its every byte.
+
+Before anything is called damaged the replicas are asked again: an object that is being replaced looks for a moment
+like one that rotted, its new data beside its old manifest. Nothing is ever changed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
-from fsbackup.manifest import Manifest, Record, Tombstone
-from fsbackup.replication.problems import FINE
-from fsbackup.replication.states import Expecting, ReplicaState, Verdict, copies_needed, judge
-from fsbackup.transfer import records
-from fsbackup.transfer.records import Finding
-from fsbackup.transfer.replicas import ReplicaSet
-from fsbackup.transfer.results import Status
+from fsbackup.engine import records
+from fsbackup.engine.breaker import Outages
+from fsbackup.engine.records import Finding
+from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
+from fsbackup.errors import FsbackupError, ObjectNotFoundError
+from fsbackup.record import Manifest
+from fsbackup.replication.bytecheck import Bytes, check_bytes
+from fsbackup.replication.classify import Expired, ReplicaState, Verdict, judge
+from fsbackup.stores.base import BACKSTOP, ObjectStore
 
-
-@dataclass(frozen=True, slots=True)
-class ReplicaInfo:
-    """What one replica has of an object, None where it has or says nothing."""
-
-    backend: str
-    state: ReplicaState
-    size: int | None
-    modified: float | None
-    generation: int | None
-    etag: str | None
-    version_id: str | None
-    error: str | None
+#: How often an object that changes meanwhile is looked at before it is given up.
+_LOOKS = 4
+#: Seconds until another look at an object whose replacement is announced: by then a live writer has moved on.
+_PAUSES = (0.0, 0.5, 1.0)
+#: What may as well be an object on its way from one version to the next.
+_DOUBTFUL: frozenset[ReplicaState] = frozenset({"damaged", "size differs", "conflict", "no manifest"})
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
-    """One object of a set.
+async def examine(targets: ReplicaSet, key: str, *, deep: bool) -> Verdict:
+    """Return what each replica has of `key`; one that cannot be asked is ``"unknown"``. Never raises for that.
+
+    `deep` reads every byte of every replica that has a manifest to compare with.
+    """
+    return await Examiner(targets, deep=deep).examine(key)
+
+
+class Examiner:
+    """Examines objects, any number side by side, in the memory of the set.
 
     Parameters
     ----------
-    key
-        Its key.
-    manifest
-        Of the newest version; None when no replica has one, or it was deleted.
-    size
-        Bytes.
-    deleted_at
-        When it was deleted, where a replica still has its data; None otherwise.
-    min_copies
-        How many copies the set asks for.
-    replicas
-        What each backend has of it, by name.
+    targets, deep
+        As for `examine`.
+    expired
+        See `judge`.
+    outages
+        What is known of the stores by those who go on from one examiner to another.
     """
 
-    key: str
-    manifest: Manifest | None
-    size: int
-    deleted_at: str | None
-    min_copies: int
-    replicas: Mapping[str, ReplicaInfo]
+    def __init__(
+        self,
+        targets: ReplicaSet,
+        *,
+        deep: bool = False,
+        expired: Expired | None = None,
+        outages: Outages | None = None,
+    ) -> None:
+        self._stores = targets.stores
+        self._deep = deep
+        self._expired = expired
+        self._budget = MemoryBudget(targets.memory)
+        self._outages = Outages() if outages is None else outages
 
-    @property
-    def status(self) -> Status:
-        """``"complete"``: each replica has the newest version or let it go; ``"degraded"``: enough have it.
+    async def examine(
+        self, key: str, away: Mapping[str, FsbackupError] | None = None, stored: float | None = None
+    ) -> Verdict:
+        """Return what each replica has of `key`.
 
-        ``"failed"``: fewer than `min_copies` do, or than are to have it.
+        Parameters
+        ----------
+        key
+            The object.
+        away
+            Replicas not to ask, by name, and why.
+        stored
+            When it was stored by the listings, for `expired`.
         """
-        states = [info.state for info in self.replicas.values()]
-        if FINE.issuperset(states):
-            return "complete"
-        return "degraded" if states.count("present") >= copies_needed(states, self.min_copies) else "failed"
+        findings = await self._ask(key, away or {})
+        read = 0
+        for _ in range(_LOOKS):
+            verdict = judge(key, findings, self._expired, stored)
+            if self._deep:
+                verdict = await self._read(verdict)
+            read += verdict.bytes_read
+            again = await self._changed(verdict, away or {})
+            if again is None:
+                return replace(await self._told(verdict), bytes_read=read)
+            findings = again
+        return replace(_restless(verdict), bytes_read=read)
 
-    def __bool__(self) -> bool:
-        return self.status != "failed"
+    async def _ask(self, key: str, away: Mapping[str, FsbackupError]) -> list[Finding]:
+        return list(await asyncio.gather(*(self._ask_one(store, key, away) for store in self._stores)))
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON types."""
-        known = self.manifest
-        return {
-            "key": self.key,
-            "status": self.status,
-            "size": self.size,
-            "sha256": known.sha256 if known else None,
-            "generation": known.generation if known else None,
-            "replaces": known.replaces if known else None,
-            "created_at": known.created_at if known else None,
-            "source": asdict(known.source) if known else None,
-            "deleted_at": self.deleted_at,
-            "replicas": {name: asdict(info) for name, info in self.replicas.items()},
+    async def _ask_one(self, store: ObjectStore, key: str, away: Mapping[str, FsbackupError]) -> Finding:
+        """Ask one store; one that did not answer is not waited for again once per object."""
+        known = away.get(store.name)
+        return Finding(store, error=known) if known is not None else await self._outages.find(store, key)
+
+    async def _read(self, verdict: Verdict) -> Verdict:
+        """Read what there is a manifest for, all replicas at once, and correct the verdict."""
+        wanted = (
+            {} if verdict.deleted else {name: _manifest_of(f, verdict) for name, f in verdict.findings.items()}
+        )
+        names = [name for name, manifest in wanted.items() if manifest is not None]
+        results = await asyncio.gather(*(self._compare(verdict.findings[each], wanted[each]) for each in names))
+        for name, found in zip(names, results, strict=True):
+            verdict = _corrected(verdict, name, wanted[name], found)
+        return verdict
+
+    async def _compare(self, finding: Finding, manifest: Manifest | None) -> Bytes | FsbackupError:
+        assert manifest is not None
+        try:
+            return await check_bytes(finding.store, manifest, self._budget)
+        except FsbackupError as error:
+            return error
+
+    async def _changed(self, verdict: Verdict, away: Mapping[str, FsbackupError]) -> list[Finding] | None:
+        """Return what is said of a doubtful object now, None when it is the same as before."""
+        if not _DOUBTFUL.intersection(verdict.states.values()):
+            return None
+        before = [_mark(finding) for finding in verdict.findings.values()]
+        for pause in _PAUSES:
+            await asyncio.sleep(pause)
+            again = await self._ask(verdict.key, away)
+            if [_mark(finding) for finding in again] != before:
+                return again
+            if not await self._announced(verdict):
+                return None
+        return None
+
+    async def _announced(self, verdict: Verdict) -> dict[str, Manifest]:
+        """Return the newer version that was announced and is not finished, for each doubtful replica with one."""
+        doubtful = [
+            finding
+            for name, finding in verdict.findings.items()
+            if verdict.states[name] in _DOUBTFUL and finding.record
+        ]
+        found = await asyncio.gather(*(_announcement(each.store, verdict.key) for each in doubtful))
+        pairs = zip(doubtful, found, strict=True)
+        return {f.store.name: new for f, new in pairs if new and f.record and new.generation > f.record.generation}
+
+    async def _told(self, verdict: Verdict) -> Verdict:
+        """Add to the details which replacements were left unfinished."""
+        if not _DOUBTFUL.intersection(verdict.states.values()):
+            return verdict
+        unfinished = await self._announced(verdict)
+        notes = {
+            name: f"{verdict.details[name]}; its replacement (generation {new.generation}) was begun, not finished"
+            for name, new in unfinished.items()
         }
+        return replace(verdict, details={**verdict.details, **notes})
 
 
-async def inspect(targets: ReplicaSet, key: str, expecting: Expecting | None = None) -> ObjectInfo:
-    """Ask every replica what it has of `key`, and what it let go only where one of them has nothing.
-
-    Raises
-    ------
-    ObjectNotFoundError
-        When every replica says that there is no such key, or that it was deleted.
-    NoHealthyReplicaError
-        When none has it and not all could be asked.
-    """
-    findings = await records.survey(targets.stores, key)
-    verdict = judge(key, findings)
-    if expecting is not None and verdict.manifest is not None and "missing" in verdict.states.values():
-        away = {finding.store.name: finding.error for finding in findings if finding.error is not None}
-        verdict = judge(key, findings, await expecting(away))
-    top = verdict.top
-    if not any(finding.stat is not None for finding in findings):
-        raise _absent(key, findings, top)
-    return ObjectInfo(
-        key=key,
-        manifest=top if isinstance(top, Manifest) else None,
-        size=top.size if isinstance(top, Manifest) else next(f.stat.size for f in findings if f.stat is not None),
-        deleted_at=top.deleted_at if isinstance(top, Tombstone) else None,
-        min_copies=targets.min_copies,
-        replicas={finding.store.name: _info(finding, verdict) for finding in findings},
-    )
+async def _announcement(store: ObjectStore, key: str) -> Manifest | None:
+    try:
+        async with asyncio.timeout(store.timeout + BACKSTOP):
+            return await records.announced(store, key)
+    except (FsbackupError, TimeoutError):
+        return None  # it is asked only to explain what was found anyway
 
 
-def _info(finding: Finding, verdict: Verdict) -> ReplicaInfo:
+def _manifest_of(finding: Finding, verdict: Verdict) -> Manifest | None:
+    """Return what to compare a replica's bytes with: its own manifest, or else the newest; None: nothing."""
+    manifest = finding.manifest or verdict.manifest
+    if finding.stat is None or manifest is None or finding.stat.size != manifest.size:
+        return None
+    return manifest
+
+
+def _corrected(verdict: Verdict, name: str, manifest: Manifest | None, found: Bytes | FsbackupError) -> Verdict:
+    """Return the verdict with what one replica's bytes say."""
+    assert manifest is not None
+    state, detail = verdict.states[name], verdict.details.get(name, "")
+    if isinstance(found, ObjectNotFoundError):
+        state, detail = "damaged", "its data was gone before it was read"
+    elif isinstance(found, FsbackupError):
+        state, detail = "unknown", str(found)
+    elif verdict.findings[name].manifest is None:
+        detail += (
+            "; its data is the newest version" if found.good else "; its data is not the newest version either"
+        )
+    elif not found.good:
+        state, detail = "damaged", found.describe(manifest)
+    elif state == "damaged":
+        state, detail = "present", "every byte is right, though it was stored again or touched since"
+    read = verdict.bytes_read + (found.read if isinstance(found, Bytes) else 0)
+    states = {**verdict.states, name: state}
+    return replace(verdict, states=states, details=_with(verdict.details, name, detail), bytes_read=read)
+
+
+def _with(details: Mapping[str, str], name: str, detail: str) -> Mapping[str, str]:
+    return {**details, name: detail} if detail else details
+
+
+def _mark(finding: Finding) -> Sequence[object]:
+    """Return what must be the same at a second look."""
     stat = finding.stat
-    return ReplicaInfo(
-        backend=finding.store.name,
-        state=verdict.states[finding.store.name],
-        size=stat.size if stat else None,
-        modified=stat.modified if stat else None,
-        generation=finding.record.generation if finding.record else None,
-        etag=stat.etag if stat else None,
-        version_id=stat.version_id if stat else None,
-        error=str(finding.error) if finding.error else None,
-    )
+    data = None if stat is None else (stat.size, stat.etag, stat.version_id)
+    return finding.record, finding.damaged, data, finding.error is None
 
 
-def _absent(key: str, findings: list[Finding], top: Record | None) -> FsbackupError:
-    errors = [str(finding.error) for finding in findings if finding.error is not None]
-    if errors:
-        reasons = "; ".join(errors)
-        return NoHealthyReplicaError(f"not all replicas could be asked: {reasons}", operation="stat", key=key)
-    if isinstance(top, Manifest):
-        why = "its manifest is there, but its data is gone from every replica"
-    else:
-        why = f"it was deleted on {top.deleted_at}" if top is not None else "no such key"
-    return ObjectNotFoundError(why, operation="stat", key=key)
+def _restless(verdict: Verdict) -> Verdict:
+    """Return the verdict of an object that was another one at every look: nothing bad can be said of it."""
+    moving = {name for name, state in verdict.states.items() if state in _DOUBTFUL}
+    why = "it kept changing while it was examined: verify it again later"
+    states: dict[str, ReplicaState] = {n: "unknown" if n in moving else s for n, s in verdict.states.items()}
+    return replace(verdict, states=states, details={**verdict.details, **dict.fromkeys(moving, why)})

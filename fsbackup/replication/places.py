@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 
 from fsbackup.errors import ConfigError, FsbackupError
-from fsbackup.objects import ObjectStore
 from fsbackup.replication.walk import Away
+from fsbackup.stores.base import ObjectStore
 
 #: Names of each backend that are looked for: several, since one may be removed meanwhile.
 _NAMES = 3

@@ -10,17 +10,17 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from fsbackup.engine.breaker import Outages
+from fsbackup.engine.records import survey
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.engine.versions import newest
 from fsbackup.errors import BackendUnavailableError
-from fsbackup.manifest import Manifest
+from fsbackup.record import Manifest
+from fsbackup.replication.classify import Expired, when_stored
 from fsbackup.replication.compare import LONG_AGO, stored
 from fsbackup.replication.places import Place
-from fsbackup.replication.states import Expired, when_stored
 from fsbackup.replication.walk import Away, Walk
 from fsbackup.sizing import MIB
-from fsbackup.transfer.outages import Outages
-from fsbackup.transfer.records import survey
-from fsbackup.transfer.replicas import ReplicaSet
-from fsbackup.transfer.versions import newest
 
 #: What ends a portion: so many keys, or so many bytes of objects, of which the last may be a large one.
 KEYS, BYTES = 100, 256 * MIB

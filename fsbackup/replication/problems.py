@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from fsbackup.replication.states import ReplicaState, Verdict, copies_needed
+from fsbackup.replication.classify import ReplicaState, Verdict, copies_needed
 
 #: ``"lost"``: it has a manifest, and its data is on no replica.
 ProblemState = ReplicaState | Literal["lost"]

@@ -9,17 +9,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from fsbackup.backends.base import ErrorMode, SingleBackend, StorageBackend
+from fsbackup.backends import ErrorMode, SingleBackend, StorageBackend
+from fsbackup.engine import delete, restore, upload
+from fsbackup.engine.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, Spool
+from fsbackup.engine.results import DownloadReport, Report
+from fsbackup.engine.source import open_source
 from fsbackup.errors import ConfigError, NoHealthyReplicaError
 from fsbackup.keys import check_key, check_prefix
 from fsbackup.loop import flatten, iterate, run
 from fsbackup.replication import elsewhere
 from fsbackup.replication.batch import Batch, Item, Outcome, SourceLike
+from fsbackup.replication.classify import Expired
 from fsbackup.replication.elsewhere import Elsewhere
-from fsbackup.replication.fetch import Fetched, TreeReport, fetch
-from fsbackup.replication.holdings import SetStatus
-from fsbackup.replication.inspect import ObjectInfo, inspect
-from fsbackup.replication.listing import Listing, ObjectEntry
+from fsbackup.replication.ls import Listing, ObjectEntry
 from fsbackup.replication.portions import Spread
 from fsbackup.replication.problems import Problem
 from fsbackup.replication.progress import CallbackProgress
@@ -28,15 +30,12 @@ from fsbackup.replication.prune import Options as PruneOptions
 from fsbackup.replication.prune import PruneReport, PruneStep, expected, prune
 from fsbackup.replication.repair import Options, RepairReport, Step, repair
 from fsbackup.replication.sample import parse_sample
-from fsbackup.replication.states import Expired
-from fsbackup.replication.status import status
+from fsbackup.replication.stat import ObjectInfo, inspect
+from fsbackup.replication.status import SetStatus, status
+from fsbackup.replication.tree import Fetched, TreeReport, fetch
 from fsbackup.replication.verify import VerifyReport, verify
 from fsbackup.replication.walk import Away
 from fsbackup.retention import Retention
-from fsbackup.transfer import remove, restore, upload
-from fsbackup.transfer.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, Spool
-from fsbackup.transfer.results import DownloadReport, Report
-from fsbackup.transfer.source import open_source
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
@@ -283,7 +282,7 @@ class ReplicatedStorage(StorageBackend):
 
         While a replica is away the others keep a small tombstone, so that no repair brings the object back.
         """
-        return run(remove.delete(self._set, check_key(remote_path)))
+        return run(delete.delete(self._set, check_key(remote_path)))
 
     def ls(self, prefix: str = "") -> Iterator[ObjectEntry]:
         """Yield the objects at or below `prefix`, in order, each with what every replica has of it.

@@ -13,16 +13,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fsbackup.replication.examine import Examiner
+from fsbackup.aio import for_each
+from fsbackup.engine.breaker import Outages
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.engine.results import Status
+from fsbackup.replication.classify import Expired, Verdict
+from fsbackup.replication.inspect import Examiner
 from fsbackup.replication.portions import Part, Portion, Question, questions
 from fsbackup.replication.problems import FINE, Problem, is_gone, is_short, problems
 from fsbackup.replication.sample import Sample
-from fsbackup.replication.spread import for_each
-from fsbackup.replication.states import Expired, Verdict
 from fsbackup.replication.walk import Away, Walk
-from fsbackup.transfer.outages import Outages
-from fsbackup.transfer.replicas import ReplicaSet
-from fsbackup.transfer.results import Status
 
 #: Objects examined at once. What they read shares the set's memory.
 WORKERS = 16

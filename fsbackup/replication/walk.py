@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.keys import MANIFESTS, decode_name, encode_key, in_prefix, manifest_key, manifest_name
-from fsbackup.objects import ObjectStat, ObjectStore
+from fsbackup.stores.base import ObjectStat, ObjectStore
 
 log = logging.getLogger("fsbackup.storage")
 

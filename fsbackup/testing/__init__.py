@@ -7,8 +7,8 @@ A test file subclasses a contract and gives it a fresh place and a side door::
         def place(self) -> ObjectPlace:
             return Place(MyObjects(...), SideDoor(put=..., get=..., names=...))
 
-`ObjectStoreContract` is for an `fsbackup.objects.ObjectStore`, `StorageBackendContract` for the five methods of
-an `fsbackup.StorageBackend`. Both need pytest, which nothing else of this package does.
+`ObjectStoreContract` is for an `fsbackup.stores.base.ObjectStore`, `StorageBackendContract` for the five methods
+of an `fsbackup.StorageBackend`. Both need pytest, which nothing else of this package does.
 """
 
 import pytest
@@ -40,7 +40,7 @@ class ObjectStoreContract(
     RacingContract,
     LeftoversContract,
 ):
-    """Every sentence of `fsbackup.objects` that a test can break. See `Contract` for the knobs."""
+    """Every sentence of `fsbackup.stores.base` that a test can break. See `Contract` for the knobs."""
 
 
 __all__ = [

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from fsbackup.loop import run
-from fsbackup.objects import Part, WritePlan
+from fsbackup.stores.base import Part, WritePlan
 from fsbackup.testing.driving import Contract, cut, feed, noise, write
 from fsbackup.testing.place import ObjectPlace
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from fsbackup.objects import ObjectStat, ObjectStore, ObjectWriter, Part, WritePlan
+from fsbackup.stores.base import ObjectStat, ObjectStore, ObjectWriter, Part, WritePlan
 from fsbackup.testing.place import ObjectPlace
 
 

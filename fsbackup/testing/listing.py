@@ -6,7 +6,7 @@ import pytest
 
 from fsbackup.keys import MANIFESTS, META_PREFIX
 from fsbackup.loop import run
-from fsbackup.objects import Part, WritePlan
+from fsbackup.stores.base import Part, WritePlan
 from fsbackup.testing.driving import Contract, collect, cut, noise
 from fsbackup.testing.place import ObjectPlace
 

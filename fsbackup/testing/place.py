@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from fsbackup.backends.base import ErrorMode, StorageBackend
-from fsbackup.objects import ObjectStore
+from fsbackup.backends import ErrorMode, StorageBackend
+from fsbackup.stores.base import ObjectStore
 
 T = TypeVar("T")
 

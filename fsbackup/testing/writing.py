@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from fsbackup.loop import run
-from fsbackup.objects import WritePlan
+from fsbackup.stores.base import WritePlan
 from fsbackup.testing.driving import Contract, collect, cut, feed, noise, write
 from fsbackup.testing.place import ObjectPlace
 

@@ -14,9 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from fsbackup.backends.b2 import BackblazeB2Storage
-from fsbackup.backends.local import LocalStorage
-from fsbackup.backends.r2 import CloudflareR2Storage
+from fsbackup.backends import BackblazeB2Storage, CloudflareR2Storage, LocalStorage
 from fsbackup.replication.storage import ReplicatedStorage
 from fsbackup.retention import Retention
 from tests.benchmarks.arena import Arena

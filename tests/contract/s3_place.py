@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 from botocore.exceptions import ClientError
 
-from fsbackup.backends.base import ErrorMode
-from fsbackup.backends.s3 import Profile, S3Objects, S3Storage
+from fsbackup.backends import ErrorMode, S3Storage
 from fsbackup.loop import run
+from fsbackup.stores.s3.objects import S3Objects
+from fsbackup.stores.s3.profile import Profile
 from fsbackup.testing import BackendPlace, ObjectPlace, Place, SideDoor
 from tests.servers import bucket
 from tests.servers.endpoint import S3Endpoint

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from fsbackup.backends.generic import GenericObjects
 from fsbackup.loop import run
+from fsbackup.stores.generic.store import GenericObjects
 from fsbackup.testing import ObjectPlace, ObjectStoreContract, Place
 from tests.contract.doors import directory_door
 from tests.contract.ftpd import FtpServer, running_ftpd

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects, LocalStorage
+from fsbackup.backends import LocalStorage
+from fsbackup.stores.local.store import LocalObjects
 from fsbackup.testing import BackendPlace, ObjectPlace, ObjectStoreContract, Place, StorageBackendContract
 from tests.contract.doors import directory_door
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsbackup.backends.generic import GenericObjects, GenericStorage
+from fsbackup.backends import GenericStorage
+from fsbackup.stores.generic.store import GenericObjects
 from fsbackup.testing import BackendPlace, ObjectPlace, ObjectStoreContract, Place, StorageBackendContract
 from tests.contract.doors import memory_door
 from tests.servers.ports import LOOPBACK, claimed_ports

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsbackup.backends.s3.profile import GENERIC
 from fsbackup.errors import TransientError
 from fsbackup.loop import run
+from fsbackup.stores.s3.profile import GENERIC
 from fsbackup.testing import ObjectPlace, ObjectStoreContract
 from tests.contract.s3_place import object_place
 from tests.servers.endpoint import S3Endpoint

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsbackup.backends.generic import GenericObjects, GenericStorage
+from fsbackup.backends import GenericStorage
 from fsbackup.loop import run
+from fsbackup.stores.generic.store import GenericObjects
 from fsbackup.testing import BackendPlace, ObjectPlace, ObjectStoreContract, Place, StorageBackendContract
 from tests.contract.doors import directory_door
 from tests.contract.sftpd import running_sftpd

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fsbackup.backends.s3.errors import code_of
+from fsbackup.stores.s3.errors import code_of
 from tests.servers.exchange import Record
 
 #: The signature and its time, and what boto tells of its own tries.

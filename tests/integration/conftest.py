@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsbackup.backends.r2 import R2
-from fsbackup.backends.s3 import S3Objects
 from fsbackup.loop import run
+from fsbackup.stores.s3.objects import S3Objects
+from fsbackup.stores.s3.profile import R2
 from tests.integration.s3_kit import connect
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint

@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from fsbackup.backends.b2 import B2
-from fsbackup.backends.r2 import R2
-from fsbackup.backends.s3 import Profile, S3Objects
-from fsbackup.backends.s3.profile import GENERIC
 from fsbackup.loop import run
-from fsbackup.objects import ObjectStat, Part, WritePlan
+from fsbackup.stores.base import ObjectStat, Part, WritePlan
+from fsbackup.stores.s3.objects import S3Objects
+from fsbackup.stores.s3.profile import B2, GENERIC, R2, Profile
 from tests.servers.endpoint import S3Endpoint
 
 T = TypeVar("T")

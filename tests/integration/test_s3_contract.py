@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from fsbackup.backends.s3 import S3Objects
 from fsbackup.loop import run
+from fsbackup.stores.s3.objects import S3Objects
 from fsbackup.testing import ObjectPlace, Place, SideDoor
 from fsbackup.testing.creating import CreatingContract
 from fsbackup.testing.listing import ListingContract

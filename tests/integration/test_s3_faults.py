@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.r2 import R2
-from fsbackup.backends.s3 import S3Objects
 from fsbackup.errors import (
     AccessDeniedError,
     BackendError,
@@ -24,6 +22,8 @@ from fsbackup.errors import (
     TransientError,
 )
 from fsbackup.loop import run
+from fsbackup.stores.s3.objects import S3Objects
+from fsbackup.stores.s3.profile import R2
 from tests.integration.s3_kit import MIB, PART, connect, cut, names, outcome, upload, write
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from fsbackup.backends.r2 import R2
-from fsbackup.backends.s3 import S3Objects
 from fsbackup.errors import BackendError
 from fsbackup.loop import run
-from fsbackup.objects import Leftover, WritePlan
+from fsbackup.stores.base import Leftover, WritePlan
+from fsbackup.stores.s3.objects import S3Objects
+from fsbackup.stores.s3.profile import R2
 from tests.integration.s3_kit import PART, connect, cut, outcome, upload
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint, client

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.s3 import Profile, S3Objects
-from fsbackup.backends.s3.profile import AMAZON, GENERIC
 from fsbackup.errors import BackendError, BackendUnavailableError, IntegrityError, TransientError
 from fsbackup.loop import run
+from fsbackup.stores.s3.objects import S3Objects
+from fsbackup.stores.s3.profile import AMAZON, GENERIC, Profile
 from tests.integration.s3_kit import PART, connect, names, upload
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.operations import S3Request, parse_request

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.s3 import S3Objects
 from fsbackup.errors import AccessDeniedError, BackendError, TransientError
 from fsbackup.keys import encode_key
 from fsbackup.loop import run
-from fsbackup.objects import Part, WritePlan
+from fsbackup.stores.base import Part, WritePlan
+from fsbackup.stores.s3.objects import S3Objects
 from fsbackup.testing import ODD_KEYS
 from tests.integration.boto_kit import assert_same_error, assert_same_request
 from tests.integration.s3_kit import PART, connect, outcome, upload

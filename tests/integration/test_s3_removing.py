@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.b2 import B2
-from fsbackup.backends.r2 import R2
-from fsbackup.backends.s3 import S3Objects
-from fsbackup.backends.s3.errors import code_of
 from fsbackup.errors import AccessDeniedError, BackendError, LockedError, ObjectNotFoundError
 from fsbackup.loop import run
+from fsbackup.stores.s3.errors import code_of
+from fsbackup.stores.s3.objects import S3Objects
+from fsbackup.stores.s3.profile import B2, R2
 from tests.integration.s3_kit import connect, names, outcome, upload
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint

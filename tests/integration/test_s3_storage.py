@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.b2 import BackblazeB2Storage
-from fsbackup.backends.r2 import CloudflareR2Storage
-from fsbackup.backends.s3 import S3Backend, S3Objects, S3Storage
+from fsbackup.backends import BackblazeB2Storage, CloudflareR2Storage, S3Backend, S3Storage
 from fsbackup.errors import ConfigError
 from fsbackup.loop import run
+from fsbackup.stores.s3.objects import S3Objects
 from tests.integration.s3_kit import connect
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint

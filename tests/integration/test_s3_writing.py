@@ -12,11 +12,11 @@ import weakref
 
 import pytest
 
-from fsbackup.backends.r2 import R2
-from fsbackup.backends.s3 import S3Objects
 from fsbackup.errors import BackendError, ConflictError
 from fsbackup.loop import run
-from fsbackup.objects import Part, WritePlan
+from fsbackup.stores.base import Part, WritePlan
+from fsbackup.stores.s3.objects import S3Objects
+from fsbackup.stores.s3.profile import R2
 from tests.integration.s3_kit import MIB, PART, connect, cut, outcome, upload, write
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint

@@ -15,7 +15,7 @@ from tests.replication.world import Places
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    [__name__, "s3fs", "fsbackup.backends.local", "fsbackup.backends.s3", "tests.faults.preload"]
+    [__name__, "s3fs", "fsbackup.stores.local", "fsbackup.stores.s3", "tests.faults.preload"]
 )
 
 #: The exit code of an operation that Ctrl-C ended.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fsbackup.transfer import records
+from fsbackup.engine import records
 from tests.replication.memory import PartCount
 from tests.replication.prune_kit import KEY, NEW, Disks
 from tests.replication.world import World, make_world
@@ -44,8 +44,8 @@ def each_world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World
 def count(monkeypatch: pytest.MonkeyPatch) -> PartCount:
     """Count the parts alive, and give up on a silent store after its own timeout."""
     counted = PartCount()
-    monkeypatch.setattr("fsbackup.transfer.source.Part", counted)
-    monkeypatch.setattr("fsbackup.transfer.window.Part", counted)
+    monkeypatch.setattr("fsbackup.engine.source.Part", counted)
+    monkeypatch.setattr("fsbackup.engine.parts.Part", counted)
     monkeypatch.setattr(records, "BACKSTOP", 0.1)
     return counted
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fsbackup import S3Storage
-from fsbackup.backends.base import SingleBackend
+from fsbackup.backends import SingleBackend
 from fsbackup.replication.doctor import Diagnosis, examine
 from tests.replication.world import connect
 from tests.servers.endpoint import S3Endpoint

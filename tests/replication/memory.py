@@ -9,9 +9,9 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from fsbackup.backends.base import SingleBackend
+from fsbackup.backends import SingleBackend
 from fsbackup.errors import BackendError, ConflictError, ObjectNotFoundError
-from fsbackup.objects import ObjectStat, ObjectStore, ObjectWriter, Part, WritePlan
+from fsbackup.stores.base import ObjectStat, ObjectStore, ObjectWriter, Part, WritePlan
 
 META = ".fsbackup/"
 

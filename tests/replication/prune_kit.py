@@ -14,8 +14,8 @@ from typing import Any
 
 from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.loop import run
+from fsbackup.replication.classify import Expired
 from fsbackup.replication.prune import Options, PruneReport, expected, prune
-from fsbackup.replication.states import Expired
 from fsbackup.retention import Retention
 from tests.replication.eyes import DiskEye, blocks, manifest_name, sealed
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from fsbackup import ReplicatedStorage
+from fsbackup.engine import breaker
+from fsbackup.engine.breaker import STRIKES, Outages
 from fsbackup.errors import AccessDeniedError, BackendUnavailableError, TransientError
 from fsbackup.retention import Retention
-from fsbackup.transfer import outages
-from fsbackup.transfer.outages import STRIKES, Outages
 from tests.replication.memory import MemoryStore
 from tests.replication.world import World, content, make_world
 from tests.servers.dead import dropping, moved
@@ -191,7 +191,7 @@ def test_what_retention_expects_and_what_is_there_wait_for_it_together_once(
 
 
 def test_one_asks_whether_it_is_back_while_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outages, "COOL_DOWN", 0.0)
+    monkeypatch.setattr(breaker, "COOL_DOWN", 0.0)
     store, error, known = MemoryStore("r2"), BackendUnavailableError("gone"), Outages()
     assert known.known(store) is None
     known.note("r2", error)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fsbackup import ReplicatedStorage
-from fsbackup.transfer.replicas import MemoryBudget
+from fsbackup.engine.replicas import MemoryBudget
 from tests.replication.memory import MemoryStore, PartCount, backend
 from tests.replication.uploads import PART
 from tests.replication.world import content

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from fsbackup import LocalStorage, ReplicatedStorage
-from fsbackup.backends.generic import GenericStorage
+from fsbackup.backends import GenericStorage
 from fsbackup.replication.doctor import Diagnosis, examine
 from tests.contract.sftpd import running_sftpd
 from tests.replication.doctor_kit import one, open_s3, outcomes

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fsbackup import LocalStorage, ReplicatedStorage
-from fsbackup.backends.base import SingleBackend
+from fsbackup.backends import SingleBackend
 from fsbackup.replication.doctor import Diagnosis, examine
 from tests.replication.doctor_kit import one, open_s3, outcomes
 from tests.replication.world import connect

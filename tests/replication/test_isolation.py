@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fsbackup.transfer.results import Report
+from fsbackup.engine.results import Report
 from tests.replication.eyes import manifest_name, pending_name
 from tests.replication.world import MIB, PART, World, content
 from tests.servers.faults import Drop, Fault, LoseResponse, Refuse, Stall, Status, WrongEtag

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import pytest
 
+from fsbackup.engine.replicas import Spool
 from fsbackup.errors import SourceChangedError, SourceError
-from fsbackup.transfer.replicas import Spool
 from tests.replication.memory import MemoryStore, PartCount
 from tests.replication.uploads import DATA, MOST_ALIVE, PART, PARTS, SLOTS, Upload, has_it
 

@@ -16,8 +16,8 @@ import pytest
 from fsbackup import LocalStorage, ReplicatedStorage, S3Storage
 from fsbackup.errors import NoHealthyReplicaError
 from fsbackup.loop import run
-from fsbackup.replication.listing import Listing
-from fsbackup.replication.states import Expired, ReplicaState
+from fsbackup.replication.classify import Expired, ReplicaState
+from fsbackup.replication.ls import Listing
 from fsbackup.retention import Retention
 from tests.replication.memory import MemoryStore, backend
 from tests.replication.world import World, make_world

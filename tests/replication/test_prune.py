@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from fsbackup import ReplicatedStorage
+from fsbackup.engine.breaker import Outages
 from fsbackup.errors import ConfigError, ObjectNotFoundError
 from fsbackup.loop import run
 from fsbackup.replication.portions import Part, Portion, Work
 from fsbackup.replication.prune import PruneReport, PruneStep
 from fsbackup.retention import Retention
-from fsbackup.transfer.outages import Outages
 from tests.replication.eyes import manifest_name
 from tests.replication.prune_kit import (
     DAY,

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from fsbackup.transfer.results import Report
+from fsbackup.engine.results import Report
 from tests.replication.eyes import manifest_name, proves
 from tests.replication.world import World, content
 from tests.servers.faults import Hold

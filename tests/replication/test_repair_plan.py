@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
+from fsbackup.engine.hashing import Digest
+from fsbackup.engine.records import Finding
 from fsbackup.errors import BackendUnavailableError
-from fsbackup.manifest import Manifest, Origin, Record, Tombstone
-from fsbackup.objects import ObjectStat
+from fsbackup.record import Manifest, Origin, Record, Tombstone
+from fsbackup.replication.classify import judge
 from fsbackup.replication.repair import Action
-from fsbackup.replication.repair.evidence import Announcement, Evidence
+from fsbackup.replication.repair.inspection import Announcement, Evidence
 from fsbackup.replication.repair.plan import SAFE_AGE, plan
-from fsbackup.replication.states import judge
-from fsbackup.transfer.hashing import Digest
-from fsbackup.transfer.records import Finding
+from fsbackup.stores.base import ObjectStat
 from tests.replication.memory import MemoryStore
 
 KEY = "db/shop"

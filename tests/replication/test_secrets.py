@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fsbackup import ReplicatedStorage
-from fsbackup.backends.base import SingleBackend
+from fsbackup.backends import SingleBackend
 from tests.replication.world import World, connect, content
 from tests.servers.endpoint import S3Endpoint, new_credentials
 from tests.servers.faults import Refuse

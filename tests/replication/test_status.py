@@ -9,10 +9,10 @@ from datetime import timedelta
 import pytest
 
 from fsbackup import LocalStorage, ReplicatedStorage
-from fsbackup.objects import ObjectStat
 from fsbackup.replication.compare import told
-from fsbackup.replication.holdings import SetStatus
+from fsbackup.replication.status import SetStatus
 from fsbackup.replication.walk import Listed, Seen
+from fsbackup.stores.base import ObjectStat
 from tests.replication.eyes import manifest_name
 from tests.replication.world import World
 from tests.servers.faults import Refuse

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fsbackup.errors import NoHealthyReplicaError, ObjectNotFoundError
-from fsbackup.replication.fetch import Fetched
+from fsbackup.replication.tree import Fetched
 from tests.replication.world import MIB, World, content
 from tests.servers.faults import Status
 

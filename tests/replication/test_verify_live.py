@@ -14,7 +14,7 @@ import pytest
 from fsbackup import ReplicatedStorage
 from fsbackup.loop import run
 from fsbackup.replication import sample
-from fsbackup.replication.examine import examine
+from fsbackup.replication.inspect import examine
 from fsbackup.replication.sample import Sample, parse_sample
 from tests.replication.eyes import pending_name, sealed
 from tests.replication.memory import MemoryStore, backend

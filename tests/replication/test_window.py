@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fsbackup.transfer.replicas import Spool
+from fsbackup.engine.replicas import Spool
 from tests.replication.memory import MemoryStore, PartCount
 from tests.replication.uploads import DATA, MOST_ALIVE, PARTS, Upload, has_it
 

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from fsbackup import ReplicatedStorage
-from fsbackup.transfer.results import Report
+from fsbackup.engine.results import Report
 from tests.replication.eyes import manifest_name
 from tests.replication.memory import MemoryStore, backend
 from tests.replication.world import content

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fsbackup import BackblazeB2Storage, CloudflareR2Storage, LocalStorage, ReplicatedStorage
-from fsbackup.backends.base import SingleBackend
+from fsbackup.backends import SingleBackend
 from tests.integration.cli_kit import wait_until
 from tests.replication.eyes import BucketEye, DiskEye, Eye
 from tests.servers.endpoint import S3Endpoint

@@ -12,9 +12,10 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from fsbackup.backends.generic import GenericObjects, GenericStorage
+from fsbackup.backends import GenericStorage
 from fsbackup.errors import BackendError, ConfigError
 from fsbackup.loop import run
+from fsbackup.stores.generic.store import GenericObjects
 
 SECRET = "hunter2-very-secret"
 

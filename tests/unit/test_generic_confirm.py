@@ -10,7 +10,6 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from fsbackup.backends.generic import GenericObjects
 from fsbackup.errors import (
     AccessDeniedError,
     BackendError,
@@ -23,6 +22,7 @@ from fsbackup.errors import (
     TransientError,
 )
 from fsbackup.loop import run
+from fsbackup.stores.generic.store import GenericObjects
 from fsbackup.testing.driving import collect, noise, write
 from tests.contract.doors import memory_door
 

@@ -19,10 +19,10 @@ import paramiko
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from fsbackup.backends.generic import GenericObjects
 from fsbackup.errors import BackendUnavailableError, TransientError
 from fsbackup.loop import run
-from fsbackup.objects import Part, WritePlan
+from fsbackup.stores.base import Part, WritePlan
+from fsbackup.stores.generic.store import GenericObjects
 from fsbackup.testing.driving import collect, cut, noise, write
 from tests.contract.doors import directory_door, memory_door
 from tests.contract.sftpd import running_sftpd
@@ -356,7 +356,7 @@ def test_sftp_after_a_fork(server: SftpServer, root: str) -> None:
     """A forked child makes a connection of its own, and the parent's goes on."""
     script = (
         "import json, os, sys\n"
-        "from fsbackup.backends.generic import GenericObjects\n"
+        "from fsbackup.stores.generic import GenericObjects\n"
         "from fsbackup.loop import run\n"
         "store = GenericObjects(sys.argv[1], options=json.loads(sys.argv[2]))\n"
         "run(store.put('a', b'x'))\n"

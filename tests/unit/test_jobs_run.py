@@ -248,7 +248,7 @@ def test_other_content_is_a_conflict_unless_the_job_overwrites(tmp_path: Path, t
 @pytest.mark.usefixtures("tree")
 def test_problems_are_bounded_and_counted_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A million failures are a number, not a million values in memory."""
-    monkeypatch.setattr("fsbackup.jobs.tally.NAMED", 2)
+    monkeypatch.setattr("fsbackup.jobs.counts.NAMED", 2)
     report = run_job(config(tmp_path, broken=True), "j")
     assert (len(report.problems), report.degraded) == (2, 5)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects, LocalStorage
-from fsbackup.backends.local.storage import DEFAULT_BASE_PATH
+from fsbackup.backends import DEFAULT_BASE_PATH, LocalStorage
 from fsbackup.errors import BackendError, BackendUnavailableError, ConfigError, ObjectNotFoundError
 from fsbackup.loop import run
-from fsbackup.objects import ObjectStore
+from fsbackup.stores.base import ObjectStore
+from fsbackup.stores.local.store import LocalObjects
 
 
 async def _list(store: ObjectStore) -> list[str]:

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects
-from fsbackup.backends.local.base import Base
-from fsbackup.backends.local.newfile import NewFile
 from fsbackup.loop import run
-from fsbackup.objects import WritePlan
+from fsbackup.stores.base import WritePlan
+from fsbackup.stores.local.atomic_file import NewFile
+from fsbackup.stores.local.directory import Base
+from fsbackup.stores.local.store import LocalObjects
 from fsbackup.testing.driving import collect
 
 OLD, NEW = b"old" * 1000, b"newer" * 1000

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects, LocalStorage, newfile, publish
-from fsbackup.backends.local.threads import Workers
+from fsbackup.backends import LocalStorage
 from fsbackup.errors import (
     BackendError,
     BackendUnavailableError,
@@ -25,8 +24,11 @@ from fsbackup.errors import (
     ObjectNotFoundError,
 )
 from fsbackup.loop import run
-from fsbackup.objects import Part, WritePlan
+from fsbackup.stores.base import Part, WritePlan
+from fsbackup.stores.local import atomic_file, publish
+from fsbackup.stores.local.store import LocalObjects
 from fsbackup.testing.driving import collect, cut, feed, noise, write
+from fsbackup.threads import Workers
 
 
 @pytest.fixture
@@ -119,7 +121,7 @@ def test_long_writes_are_flushed_on_the_way(
     store: LocalObjects, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every so many bytes are flushed, so that the last fsync does not have to do it all."""
-    monkeypatch.setattr(newfile, "_FLUSH", 1000)
+    monkeypatch.setattr(atomic_file, "_FLUSH", 1000)
     seen = _recorded(monkeypatch, base)
     run(write(store, "a", noise(2500), 500))
     assert seen.count("fdatasync temp") == 2
@@ -152,7 +154,7 @@ def test_a_hint_that_is_refused_costs_nothing(
     def refuse(*_: int) -> None:
         raise OSError(errno.EINVAL, "no such advice here")
 
-    monkeypatch.setattr(newfile, "_FLUSH", 1000)
+    monkeypatch.setattr(atomic_file, "_FLUSH", 1000)
     monkeypatch.setattr(os, "posix_fadvise", refuse)
     run(write(store, "a", data := noise(2500), 500))
     assert (base / "a").read_bytes() == data
@@ -403,7 +405,7 @@ def test_a_failing_disk_leaves_nothing(
     """Whatever fails on the way, the old object stays, and neither file, directory nor descriptor is left."""
     run(store.put("kept/a", b"old"))
     descriptors = os.listdir("/proc/self/fd")
-    monkeypatch.setattr(newfile, "_FLUSH", 100)
+    monkeypatch.setattr(atomic_file, "_FLUSH", 100)
     monkeypatch.setattr(os, call, _unsupported(errno.EIO))
     for name in ("kept/a", "new/dir/b"):
         with pytest.raises(BackendError, match="Input/output error"):

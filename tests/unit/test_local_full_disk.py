@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects
 from fsbackup.errors import FsbackupError
 from fsbackup.loop import run
 from fsbackup.sizing import MIB
+from fsbackup.stores.local.store import LocalObjects
 from fsbackup.testing.driving import noise, write
 
 _ROOM = 4 * MIB

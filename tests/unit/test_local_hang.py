@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects
-from fsbackup.backends.local.newfile import NewFile
-from fsbackup.backends.local.threads import DroppedError, SilenceError, Workers, pulse
-from fsbackup.backends.local.writer import LocalWriter
 from fsbackup.errors import BackendUnavailableError
 from fsbackup.loop import run
+from fsbackup.stores.local.atomic_file import NewFile
+from fsbackup.stores.local.store import LocalObjects
+from fsbackup.stores.local.writer import LocalWriter
 from fsbackup.testing.driving import noise, write
+from fsbackup.threads import DroppedError, SilenceError, Workers, pulse
 
 
 class Hang:
@@ -168,7 +168,7 @@ def test_cancelled_write_stops_within_a_part(
         await asyncio.wait([task])
         return len(moved)
 
-    monkeypatch.setattr("fsbackup.backends.local.newfile._SLICE", 10)
+    monkeypatch.setattr("fsbackup.stores.local.atomic_file._SLICE", 10)
     assert run(scenario(Hang(monkeypatch, "pwrite"))) <= LocalWriter.concurrency
 
 
@@ -279,7 +279,7 @@ def test_silence_names_itself() -> None:
 
 def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend that is not used any more keeps no threads, and gets new ones when it is."""
-    monkeypatch.setattr("fsbackup.backends.local.threads._IDLE", 0.01)
+    monkeypatch.setattr("fsbackup.threads._IDLE", 0.01)
 
     async def scenario() -> list[bool]:
         workers, threads = Workers("idle", 2), []
@@ -296,7 +296,7 @@ def test_a_forked_child_has_threads_of_its_own(base: Path) -> None:
     """A store used before a fork works in the child."""
     script = (
         "import os, sys\n"
-        "from fsbackup.backends.local import LocalObjects\n"
+        "from fsbackup.stores.local import LocalObjects\n"
         "from fsbackup.loop import run\n"
         "store = LocalObjects(sys.argv[1])\n"
         "run(store.read('kept'))\n"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects
 from fsbackup.errors import AccessDeniedError
 from fsbackup.loop import run
-from fsbackup.objects import ObjectStore
+from fsbackup.stores.base import ObjectStore
+from fsbackup.stores.local.store import LocalObjects
 from fsbackup.testing.driving import collect
 
 OPERATIONS: dict[str, Callable[[ObjectStore, str], Awaitable[object]]] = {

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects
 from fsbackup.errors import FsbackupError
 from fsbackup.loop import run
+from fsbackup.stores.local.store import LocalObjects
 from fsbackup.testing.driving import collect
 
 _NOBODY = 65534

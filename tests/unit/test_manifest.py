@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsbackup import manifest
 from fsbackup.errors import IntegrityError
-from fsbackup.manifest import Manifest, Origin, Record, Tombstone
+from fsbackup.record import Manifest, Origin, Record, Tombstone, dump, load, order
 
 _TEXT = st.text(
     st.one_of(
@@ -74,19 +73,19 @@ EXAMPLE = Manifest(
 @given(manifests() | TOMBSTONES)
 def test_round_trip(record: Record) -> None:
     """What is loaded is what was dumped."""
-    assert manifest.load(manifest.dump(record)) == record
+    assert load(dump(record)) == record
 
 
 @given(manifests())
 def test_dumped_bytes_are_plain_json(record: Manifest) -> None:
     """Without this package, any JSON reader finds size and checksum, in ASCII."""
-    fields = json.loads(manifest.dump(record).decode("ascii"))
+    fields = json.loads(dump(record).decode("ascii"))
     assert (fields["size"], fields["sha256"], fields["key"]) == (record.size, record.sha256, record.key)
 
 
 def test_damage_of_any_byte_is_found() -> None:
     """Any byte changed, missing or doubled is an `IntegrityError`, or changes nothing of what is said."""
-    data = manifest.dump(EXAMPLE)
+    data = dump(EXAMPLE)
     for at in range(len(data)):
         for damaged in (
             data[:at] + bytes([data[at] ^ 0x01]) + data[at + 1 :],
@@ -95,12 +94,12 @@ def test_damage_of_any_byte_is_found() -> None:
             data[:at] + data[at + 1 :],
             data[: at + 1] + data[at:],
         ):
-            assert _is_refused(damaged) or manifest.load(damaged) == EXAMPLE
+            assert _is_refused(damaged) or load(damaged) == EXAMPLE
 
 
 def test_truncation_is_found() -> None:
     """A part of a manifest is an `IntegrityError`, however long."""
-    data = manifest.dump(EXAMPLE)
+    data = dump(EXAMPLE)
     assert all(_is_refused(data[:length]) for length in range(len(data)))
 
 
@@ -126,9 +125,9 @@ def test_bytes_that_break_parsers_are_refused(data: bytes) -> None:
 )
 def test_a_changed_field_is_found(change: dict[str, object]) -> None:
     """A field edited by hand no longer matches the checksum."""
-    fields = {**json.loads(manifest.dump(EXAMPLE)), **change}
+    fields = {**json.loads(dump(EXAMPLE)), **change}
     with pytest.raises(IntegrityError, match="damaged"):
-        manifest.load(json.dumps(fields).encode())
+        load(json.dumps(fields).encode())
 
 
 @pytest.mark.parametrize(
@@ -137,16 +136,16 @@ def test_a_changed_field_is_found(change: dict[str, object]) -> None:
 )
 def test_hashes_for_another_size_are_refused(change: dict[str, Any]) -> None:
     """A record whose blocks do not add up to its size is refused even when its checksum is right."""
-    assert _is_refused(manifest.dump(replace(EXAMPLE, **change)))
+    assert _is_refused(dump(replace(EXAMPLE, **change)))
 
 
 def test_a_newer_format_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record of a later version is refused with the hint to upgrade, not called damaged."""
-    monkeypatch.setattr(manifest, "FORMAT", 99)
-    data = manifest.dump(EXAMPLE)
+    monkeypatch.setattr("fsbackup.record.FORMAT", 99)
+    data = dump(EXAMPLE)
     monkeypatch.undo()
     with pytest.raises(IntegrityError, match="newer format") as caught:
-        manifest.load(data)
+        load(data)
     assert caught.value.hint == "upgrade fsbackup"
 
 
@@ -154,7 +153,7 @@ def test_a_newer_format_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_order(record: Manifest, generation: int) -> None:
     """Versions are ordered by generation, and a delete comes after the version that it deleted."""
     stone = Tombstone(record.key, generation, "2025-10-01T12:00:00+00:00")
-    assert (manifest.order(stone) > manifest.order(record)) is (generation >= record.generation)
+    assert (order(stone) > order(record)) is (generation >= record.generation)
 
 
 def test_stored_as() -> None:
@@ -166,7 +165,7 @@ def test_stored_as() -> None:
 
 def _is_refused(data: bytes) -> bool:
     try:
-        manifest.load(data)
+        load(data)
     except IntegrityError:
         return True
     return False

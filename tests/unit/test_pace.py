@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from fsbackup.engine.pacing import Pace
 from fsbackup.sizing import MIB
-from fsbackup.transfer.pace import Pace
 
 QUICK, SLOW = 800 * MIB, 8 * MIB  # bytes per second
 

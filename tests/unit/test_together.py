@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from fsbackup.transfer.together import all_or_none
+from fsbackup.aio import all_or_none
 
 
 class Worker:

@@ -28,7 +28,7 @@ and done between the last question and the delete loses its copy on this backend
 """
 
 from fsbackup.replication.prune.expected import expected
-from fsbackup.replication.prune.results import BackendPruned, PruneReport, PruneStep
+from fsbackup.replication.prune.report import BackendPruned, PruneReport, PruneStep
 from fsbackup.replication.prune.run import Options, prune
 
 __all__ = ["BackendPruned", "Options", "PruneReport", "PruneStep", "expected", "prune"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import aclosing
 
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.replication.classify import Expired
 from fsbackup.replication.prune.plans import Clock, Plans
-from fsbackup.replication.states import Expired
 from fsbackup.replication.walk import Away, Walk
 from fsbackup.retention import Retention
-from fsbackup.transfer.replicas import ReplicaSet
 
 
 async def expected(

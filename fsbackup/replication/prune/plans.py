@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
+from fsbackup.replication.classify import SKEW
 from fsbackup.replication.compare import stored
-from fsbackup.replication.states import SKEW
 from fsbackup.replication.walk import Listed, Seen
 from fsbackup.retention import Decision, Plan, Retention
 

@@ -10,20 +10,19 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from fsbackup import events
-from fsbackup.errors import ConflictError, LockedError
-from fsbackup.objects import ObjectStat, ObjectStore
+from fsbackup.aio import for_each
+from fsbackup.engine import records
+from fsbackup.engine.records import Finding
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.errors import ConflictError, LockedError, as_backend_error
 from fsbackup.replication.compare import stored
-from fsbackup.replication.prune.act import let_go
-from fsbackup.replication.prune.judging import Case, judge
+from fsbackup.replication.prune.decide import Case, judge
+from fsbackup.replication.prune.execute import let_go
 from fsbackup.replication.prune.plans import Clock, Plans
-from fsbackup.replication.prune.results import NAMED, BackendPruned, Hear, PruneReport, PruneStep
-from fsbackup.replication.spread import for_each
+from fsbackup.replication.prune.report import NAMED, BackendPruned, Hear, PruneReport, PruneStep
 from fsbackup.replication.walk import Away, Listed, Seen, Walk
 from fsbackup.retention import Retention
-from fsbackup.transfer import records
-from fsbackup.transfer.lane import as_backend_error
-from fsbackup.transfer.records import Finding
-from fsbackup.transfer.replicas import ReplicaSet
+from fsbackup.stores.base import ObjectStat, ObjectStore
 
 #: Objects in hand at once: a removal is a handful of small requests.
 WORKERS = 16

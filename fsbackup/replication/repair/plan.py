@@ -5,12 +5,12 @@ A plan is one round: what only shows afterwards is decided by examining and plan
 
 from __future__ import annotations
 
+from fsbackup.engine.records import Finding
 from fsbackup.errors import FsbackupError
-from fsbackup.manifest import Manifest, Tombstone, order
-from fsbackup.replication.repair.evidence import Announcement, Evidence
-from fsbackup.replication.repair.results import Action, Kind, Problem
-from fsbackup.replication.states import ReplicaState, Verdict
-from fsbackup.transfer.records import Finding
+from fsbackup.record import Manifest, Tombstone, order
+from fsbackup.replication.classify import ReplicaState, Verdict
+from fsbackup.replication.repair.inspection import Announcement, Evidence
+from fsbackup.replication.repair.report import Action, Kind, Problem
 
 #: Seconds after which nobody is still at work on what was begun: a day, longer than any pause of a live writer.
 SAFE_AGE = 86_400.0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fsbackup.aio import for_each
+from fsbackup.engine.breaker import Outages
+from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.replication.portions import Part, Portion, questions
-from fsbackup.replication.repair.garbage import announcements, clear_leftovers
-from fsbackup.replication.repair.mend import Mender, Options
-from fsbackup.replication.repair.results import Hear, RepairReport, Step
-from fsbackup.replication.spread import for_each
+from fsbackup.replication.repair.orphans import announcements, clear_leftovers
+from fsbackup.replication.repair.repairer import Mender, Options
+from fsbackup.replication.repair.report import Hear, RepairReport, Step
 from fsbackup.replication.walk import Away, Walk
-from fsbackup.transfer.outages import Outages
-from fsbackup.transfer.replicas import ReplicaSet
 
 #: Objects in hand at once; their parts share the set's memory.
 WORKERS = 16

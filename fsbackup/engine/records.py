@@ -1,0 +1,194 @@
+"""Manifests, tombstones and announced replacements, as they lie in one store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from fsbackup.errors import (
+    BackendUnavailableError,
+    FsbackupError,
+    IntegrityError,
+    ObjectNotFoundError,
+)
+from fsbackup.keys import encode_key, manifest_name, pending_name
+from fsbackup.record import Manifest, Record, dump, load
+from fsbackup.stores.base import BACKSTOP, ObjectStat, ObjectStore, unanswered
+
+log = logging.getLogger("fsbackup.storage")
+
+#: Seconds that the other stores get to answer a reader once one has shown a manifest (or thrice its time).
+LATE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one store knows of one key.
+
+    Parameters
+    ----------
+    store
+        The store that was asked.
+    record
+        Its manifest or tombstone, None when it has none that can be believed.
+    damaged
+        It has a manifest that cannot be believed.
+    stat
+        Its data object, None when it says that there is none.
+    error
+        Why it could not be asked; then nothing else is known.
+    """
+
+    store: ObjectStore
+    record: Record | None = None
+    damaged: bool = False
+    stat: ObjectStat | None = None
+    error: FsbackupError | None = None
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The record when it is a manifest."""
+        return self.record if isinstance(self.record, Manifest) else None
+
+    @property
+    def whole(self) -> bool:
+        """Its data is what its own manifest says, as far as a look can tell."""
+        return self.manifest is not None and self.holds(self.manifest)
+
+    def says(self, manifest: Manifest) -> bool:
+        """Tell whether this store's own record says that it has the content of `manifest`."""
+        own = self.manifest
+        return own is not None and (own.sha256, own.size) == (manifest.sha256, manifest.size)
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Tell whether this store has the content of `manifest`: its own record says so, and the data fits it."""
+        own = self.manifest
+        if own is None or self.stat is None or not self.says(manifest):
+            return False
+        known = own.etag is not None and self.stat.etag is not None
+        return self.stat.size == own.size and (not known or own.etag == self.stat.etag)
+
+
+#: Asks one store what it knows of a key; an outage is in what it returns.
+Ask = Callable[[ObjectStore, str], Coroutine[Any, Any, Finding]]
+
+
+async def survey(stores: tuple[ObjectStore, ...], key: str) -> list[Finding]:
+    """Ask all stores at once what they know of `key`; each answers or fails for itself."""
+    return list(await asyncio.gather(*(find(store, key) for store in stores)))
+
+
+async def survey_in_time(stores: tuple[ObjectStore, ...], key: str, ask: Ask) -> list[Finding]:
+    """Ask all stores, but do not let a slow one hold up a reader once another has shown a manifest."""
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    asked = {asyncio.create_task(ask(store, key)): store for store in stores}
+    waiting, rest = set(asked), None
+    while waiting:
+        done, waiting = await asyncio.wait(waiting, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+        if rest is not None and not done:
+            break
+        if any(task.result().manifest for task in asked if task.done()):
+            rest = max(LATE, 3 * (clock() - started)) if rest is None else rest
+    for task in waiting:
+        task.cancel()
+    if waiting:
+        await asyncio.wait(waiting)
+    return [
+        Finding(store, error=late(store, key)) if task.cancelled() else task.result()
+        for task, store in asked.items()
+    ]
+
+
+def late(store: ObjectStore, key: str) -> BackendUnavailableError:
+    """Return the error for a store that a reader did not wait for any longer."""
+    return BackendUnavailableError(
+        "did not answer in time, and another replica did",
+        backend=store.name,
+        operation="stat",
+        key=key,
+        hint=f"check {store.location}",
+    )
+
+
+async def find(store: ObjectStore, key: str, *, with_stat: bool = True) -> Finding:
+    """Ask one store what it knows of `key`: its manifest, and with `with_stat` its data object."""
+
+    try:
+        async with asyncio.timeout(store.timeout + BACKSTOP):
+            if with_stat:
+                return await look(store, key)
+            return Finding(store, *await read_record(store, manifest_name(key)))
+    except FsbackupError as error:
+        return Finding(store, error=error)
+    except TimeoutError:
+        return Finding(store, error=unanswered(store, "stat", key))
+
+
+async def look(store: ObjectStore, key: str) -> Finding:
+    """Read one store's manifest and stat its data object at once; raises what the store raises."""
+    (record, damaged), stat = await asyncio.gather(
+        read_record(store, manifest_name(key)), store.stat(encode_key(key))
+    )
+    return Finding(store, record, damaged, stat)
+
+
+async def read_record(store: ObjectStore, name: str) -> tuple[Record | None, bool]:
+    """Return the record stored under `name` (None: there is none), and whether one is there but damaged.
+
+    A record of another key, put there by a hand that mixed files up, counts as damaged.
+    """
+    try:
+        record = load(await store.read(name))
+    except ObjectNotFoundError:
+        return None, False
+    except IntegrityError:
+        return None, True
+    misplaced = name not in (manifest_name(record.key), pending_name(record.key))
+    return (None, True) if misplaced else (record, False)
+
+
+async def write_record(store: ObjectStore, record: Record, *, create_only: bool = False) -> None:
+    """Store `record` as the manifest of its key."""
+    await store.put(manifest_name(record.key), dump(record), create_only=create_only)
+
+
+async def remove_record(store: ObjectStore, key: str) -> None:
+    """Remove the manifest or tombstone of `key`."""
+    await store.remove(manifest_name(key))
+
+
+async def announce(store: ObjectStore, manifest: Manifest) -> None:
+    """Say, before the data changes, what it changes to.
+
+    Between a replacement's data and its manifest the old manifest no longer fits the data. A reader that
+    finds so looks here, and can prove the new version; a crash in between loses neither.
+    """
+    await store.put(pending_name(manifest.key), dump(manifest))
+
+
+async def unannounce(store: ObjectStore, manifest: Manifest) -> None:
+    """Remove the announcement of `manifest` once the manifest says the same; another writer's stays.
+
+    A failure is only logged: the object is stored and proven, and the next replacement or repair clears it.
+    """
+    try:
+        found = await announced(store, manifest.key)
+        if found is not None and found.sha256 == manifest.sha256:
+            await store.remove(pending_name(manifest.key))
+    except FsbackupError as error:
+        log.warning("an announcement stays behind, which does no harm: %s", error)
+
+
+async def announced(store: ObjectStore, key: str) -> Manifest | None:
+    """Return the replacement that was announced but not finished, if any."""
+    return (await announcement(store, key))[0]
+
+
+async def announcement(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
+    """Return the announced replacement, and whether there is an announcement at all, readable or not."""
+    record, damaged = await read_record(store, pending_name(key))
+    return (record if isinstance(record, Manifest) else None), damaged or record is not None

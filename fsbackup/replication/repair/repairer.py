@@ -1,0 +1,168 @@
+"""Mending single objects, any number side by side, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+
+from fsbackup.engine.breaker import Outages
+from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
+from fsbackup.replication.classify import Expired, Verdict
+from fsbackup.replication.inspect import Examiner
+from fsbackup.replication.portions import Question
+from fsbackup.replication.repair.execute import Actor
+from fsbackup.replication.repair.inspection import Evidence, gather
+from fsbackup.replication.repair.plan import SAFE_AGE, plan, said
+from fsbackup.replication.repair.report import NAMED, Action, Hear, RepairReport, Step
+from fsbackup.replication.walk import Away
+
+#: Rounds of examining, planning and acting per object: what shows after one is mended in the next.
+_ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a repair was asked for; see `ReplicatedStorage.repair`. Who is `away` is not asked."""
+
+    prefix: str = ""
+    dry_run: bool = False
+    deep: bool = False
+    adopt: bool = False
+    expired: Expired | None = None
+    away: Away | None = None
+    safe_age: float = SAFE_AGE
+
+
+class Mender:
+    """Mends objects and counts.
+
+    Parameters
+    ----------
+    targets, options
+        The set, and what was asked for.
+    hear
+        Hears of every step as it is done.
+    outages
+        What is known of the stores by those who go on from one mender to another.
+    """
+
+    def __init__(
+        self, targets: ReplicaSet, options: Options, hear: Hear | None, outages: Outages | None = None
+    ) -> None:
+        known = Outages() if outages is None else outages
+        self._targets = targets
+        self._options = options
+        self._hear = hear
+        self._budget = MemoryBudget(targets.memory)
+        self._cheap = Examiner(targets, expired=options.expired, outages=known)
+        self._deep = Examiner(targets, deep=True, expired=options.expired, outages=known)
+        self._clock = asyncio.get_running_loop().time
+        self._started = self._clock()
+        #: Replicas that did not answer for an object.
+        self._away: dict[str, str] = {}
+        self._done: Counter[str] = Counter()
+        self._tally: Counter[str] = Counter()
+        self._steps: list[Step] = []
+
+    async def mend(self, each: tuple[Question, Away]) -> None:
+        """Bring one object in order, as far as that can be done now."""
+        # What could not be listed is not known, whatever single questions would be answered.
+        question, away = each
+        deep, rounds = self._options.deep, _ROUNDS
+        while True:
+            evidence = await self._examine(question, away, deep=deep)
+            actions = plan(evidence, adopt=self._options.adopt, safe_age=self._options.safe_age)
+            todo = [action for action in actions if action.kind != "leave"]
+            if not todo or not rounds or self._options.dry_run:
+                break
+            acted = await Actor(self._targets, self._budget, evidence).act(todo)
+            for step in acted.steps:
+                self.say(step)
+            outcomes = {step.outcome for step in acted.steps}
+            # Reading everything is worth it where a copy that looked right gave wrong bytes.
+            found_rotten = bool(acted.liars) and not deep
+            deep = found_rotten or (deep and outcomes != {"done"})
+            rounds = rounds - 1 if found_rotten or "failed" not in outcomes else 0
+        self._conclude(evidence, actions)
+
+    async def _examine(self, question: Question, away: Away, *, deep: bool) -> Evidence:
+        examiner = self._deep if deep else self._cheap
+        verdict = await examiner.examine(question.key, away, question.stored)
+        return await gather(verdict, question.pending, self._budget, adopt=self._options.adopt)
+
+    def _conclude(self, evidence: Evidence, actions: tuple[Action, ...]) -> None:
+        """Count how the object stands at the end; what is still to do (a dry run's plan) is said too."""
+        for action in actions:
+            if action.kind == "leave":
+                self.say(Step(action, "left"))
+            elif self._options.dry_run:
+                self.say(Step(action, "planned"))
+        verdict = evidence.verdict
+        lost = _is_lost(verdict)
+        if lost and not self._options.dry_run and not any(action.problem for action in actions):
+            why = f"no replica can prove it any more: {said(verdict)}"
+            self.say(Step(Action("leave", verdict.key, None, why, "lost"), "left"))
+        self._tally["objects"] += 1
+        self._tally["left"] += bool(actions)
+        for name, state in verdict.states.items():
+            if state == "unknown":
+                self._away.setdefault(name, str(verdict.findings[name].error or verdict.details.get(name, "")))
+        self._tally["short"] += _is_short(verdict, self._targets.min_copies)
+        self._tally["lost"] += lost
+
+    def say(self, step: Step) -> None:
+        """Count a step, and tell of it."""
+        if step.outcome in ("done", "planned"):
+            self._done[step.action.kind] += 1
+        self._tally["failed"] += step.outcome == "failed"
+        self._tally["bytes"] += step.bytes_sent
+        if len(self._steps) < NAMED:
+            self._steps.append(step)
+        if self._hear is not None:
+            self._hear(step)
+
+    @property
+    def away(self) -> frozenset[str]:
+        """The replicas that did not answer for some object."""
+        return frozenset(self._away)
+
+    def report(self, unlisted: Away) -> RepairReport:
+        """Return what was done; `unlisted` are the replicas that could not be listed."""
+        return RepairReport(
+            prefix=self._options.prefix,
+            dry_run=self._options.dry_run,
+            deep=self._options.deep,
+            objects=self._tally["objects"],
+            done=dict(self._done),
+            failed=self._tally["failed"],
+            left=self._tally["left"],
+            short=self._tally["short"],
+            lost=self._tally["lost"],
+            away={**self._away, **{name: str(error) for name, error in unlisted.items()}},
+            bytes_sent=self._tally["bytes"],
+            seconds=self._clock() - self._started,
+            steps=tuple(self._steps),
+        )
+
+
+def _is_short(verdict: Verdict, min_copies: int) -> bool:
+    """Tell whether too few replicas have it proven; one that could not be asked may have it."""
+    if verdict.deleted or not _is_there(verdict):
+        return False
+    states = list(verdict.states.values())
+    good = sum(state in ("present", "unknown", "conflict") for state in states)
+    return good < min(min_copies, len(states) - states.count("expired"))
+
+
+def _is_lost(verdict: Verdict) -> bool:
+    """Tell whether no replica proves it, and none is left that might."""
+    states = set(verdict.states.values())
+    if verdict.deleted or verdict.top is None or states == {"expired"}:
+        return False
+    return not {"present", "unknown", "conflict"} & states
+
+
+def _is_there(verdict: Verdict) -> bool:
+    """Tell whether there is anything at all: it may have gone between the listing and the question."""
+    return any(f.stat is not None or f.record is not None or f.damaged for f in verdict.findings.values())

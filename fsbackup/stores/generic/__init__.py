@@ -1,0 +1,5 @@
+"""Objects in any filesystem that fsspec reaches, through one connection in one thread."""
+
+from fsbackup.stores.generic.store import GenericObjects
+
+__all__ = ["GenericObjects"]

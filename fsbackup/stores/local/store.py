@@ -1,0 +1,209 @@
+"""The objects of a local backend: plain files below a base directory, under their own names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from itertools import islice
+from typing import Any, TypeVar
+
+from fsbackup.errors import ConfigError, FsbackupError
+from fsbackup.sizing import MIB
+from fsbackup.stores.base import DEFAULT_TIMEOUT, Capabilities, Facts, Leftover, ObjectStat, ObjectStore, WritePlan
+from fsbackup.stores.local.directory import Base, fsync_directory, lstat_object, split_name
+from fsbackup.stores.local.errors import located
+from fsbackup.stores.local.listing import Listing
+from fsbackup.stores.local.orphans import check_temp, find_temps
+from fsbackup.stores.local.writer import LocalWriter, object_stat
+from fsbackup.stores.names import Window
+from fsbackup.threads import Workers, pulse
+
+T = TypeVar("T")
+
+#: Enough for the small files of a batch to share the disk's flushes.
+_THREADS = 16
+_SLICE = 16 * MIB
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class LocalObjects(ObjectStore):
+    """Objects as files below `base_path`.
+
+    Parameters
+    ----------
+    base_path
+        The directory; a relative one is taken from the current directory now, ``~`` is expanded.
+    name
+        The backend's name.
+    create
+        Whether a base directory that is not there counts as an empty backend, which the first write makes.
+        With False it is `BackendUnavailableError`: right for a disk that may not be mounted, when the base is
+        a directory on that disk and not the mount point itself.
+    timeout
+        Longest silence of the disk in seconds.
+    page_size
+        How many objects of a listing one call into a thread collects.
+
+    Notes
+    -----
+    Symbolic links below the base are never followed: reading, writing or removing through one is
+    `AccessDeniedError`, and so is a listing that meets one which leads out of the base. Sockets, FIFOs and
+    devices are no objects and never opened.
+    """
+
+    capabilities = Capabilities(conditional_create=True)
+
+    def __init__(
+        self,
+        base_path: str | os.PathLike[str],
+        *,
+        name: str = "local",
+        create: bool = True,
+        timeout: float = DEFAULT_TIMEOUT,
+        page_size: int = 1000,
+    ) -> None:
+        super().__init__(name, timeout=timeout)
+        self._base = Base(_absolute(base_path), create=create)
+        self._page_size = page_size
+        self._workers = Workers(name, _THREADS)
+        self._filesystem: Any = None
+
+    @property
+    def location(self) -> str:
+        return self._base.path
+
+    @property
+    def filesystem(self) -> Any:
+        if self._filesystem is None:
+            # Imported here: object I/O does not need fsspec, and importing it takes longer than a small backup.
+            from fsspec.implementations.local import LocalFileSystem
+
+            self._filesystem = LocalFileSystem(skip_instance_cache=True)
+        return self._filesystem
+
+    async def stat(self, name: str) -> ObjectStat | None:
+        found = await self._run("stat", name, lambda: _stat(self._base, name))
+        return None if found is None else object_stat(name, found)
+
+    async def read(
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        moved: Callable[[int], None] | None = None,  # noqa: ARG002 - a range comes in one go
+    ) -> bytes:
+        return await self._run("read", name, lambda: _read(self._base, name, start, end))
+
+    def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> LocalWriter:
+        return LocalWriter(self._base, self._workers, name, plan, moved, backend=self.name, timeout=self.timeout)
+
+    async def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
+        found = Listing(self._base, Window.of(prefix, start_after)).run()
+        while page := await self._run("list", prefix, lambda: list(islice(found, self._page_size))):
+            for item in page:
+                yield item
+
+    async def remove(self, name: str) -> None:
+        await self._run("remove", name, lambda: _remove(self._base, name))
+
+    async def leftovers(self, older_than: float) -> AsyncIterator[Leftover]:
+        found = find_temps(self._base, older_than)
+        while page := await self._run("list", "", lambda: list(islice(found, self._page_size))):
+            for leftover in page:
+                yield leftover
+
+    async def discard(self, leftover: Leftover) -> None:
+        name = check_temp(leftover)
+        await self._run("discard", name, lambda: _remove(self._base, name))
+
+    async def facts(self, probe: str | None = None) -> Facts:  # noqa: ARG002 - every write tries it
+        try:
+            return await self._run("examine", "", lambda: disk_facts(self._base))
+        except FsbackupError as error:
+            return unknown_facts(error.message)
+
+    async def _run(self, operation: str, name: str, call: Callable[[], T]) -> T:
+        with located(self.name, operation, name):
+            return await self._workers.run(call, self.timeout)
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    text = os.fspath(path)
+    if not text or "\0" in text:
+        raise ConfigError(f"{text!r} cannot be the base path of a local backend", hint="give a directory")
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def _stat(base: Base, name: str) -> os.stat_result | None:
+    segments = split_name(name)
+    try:
+        with base.opened(segments[:-1]) as directory:
+            return lstat_object(directory, segments)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _read(base: Base, name: str, start: int, end: int | None) -> bytes:
+    fd = _open(base, name)
+    try:
+        size = os.fstat(fd).st_size
+        return _read_range(fd, start, size if end is None else min(end, size))
+    finally:
+        os.close(fd)
+
+
+def _open(base: Base, name: str) -> int:
+    segments = split_name(name)
+    try:
+        with base.opened(segments[:-1]) as directory:
+            if lstat_object(directory, segments) is None:
+                raise FileNotFoundError
+            return os.open(segments[-1], _READ, dir_fd=directory)
+    except NotADirectoryError as error:
+        raise FileNotFoundError from error
+
+
+def _read_range(fd: int, start: int, end: int) -> bytes:
+    pieces = []
+    while start < end and (data := os.pread(fd, min(end - start, _SLICE), start)):
+        pulse()
+        pieces.append(data)
+        start += len(data)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _remove(base: Base, name: str) -> None:
+    segments = split_name(name)
+    try:
+        with base.opened(segments[:-1]) as directory:
+            if lstat_object(directory, segments) is None:
+                return
+            os.unlink(segments[-1], dir_fd=directory)
+            fsync_directory(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    base.prune(segments[:-1])
+
+
+_ACCESS = "check that the directory and all above it may be read, written and entered by the user that runs this"
+
+
+def disk_facts(base: Base) -> Facts:
+    """Return the room on the disk below `base`. Blocking.
+
+    Raises
+    ------
+    OSError, BackendError
+        When the base directory cannot be opened.
+    """
+    with base.opened([]) as directory:
+        found = os.statvfs(directory)
+    # Not all that is free: some of it only root may use.
+    free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+    return Facts(keeps_versions=False, free=free, total=total, access=_ACCESS)
+
+
+def unknown_facts(why: str) -> Facts:
+    """Return what is known of a disk that cannot be asked."""
+    return Facts(keeps_versions=False, access=_ACCESS, unknown={"free": why})

@@ -1,0 +1,163 @@
+"""One call to the service: retried where that may help, and cut when nothing moves."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from traceback import clear_frames
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError, TransientError
+from fsbackup.events import log
+from fsbackup.stores.s3.body import CHUNK, Body, Progress
+from fsbackup.stores.s3.client import Connection
+from fsbackup.stores.s3.errors import Where, code_of, retry_after, translate
+from fsbackup.stores.s3.watch import Watch
+
+if TYPE_CHECKING:
+    from tenacity import AsyncRetrying, RetryCallState
+
+T = TypeVar("T")
+Answer = dict[str, Any]
+
+#: Waits grow from 0.1 s twofold, each with up to half a second more: two seconds in all, so that R2's limit of
+#: one write per second and key is waited out.
+_ATTEMPTS = 5
+_FIRST_WAIT, _LONGEST_WAIT, _JITTER = 0.1, 5.0, 0.5
+#: Codes that say that the bytes arrived damaged: worth another try, but never merely "unavailable" in the end.
+_DAMAGED = frozenset({"BadDigest", "XAmzContentSHA256Mismatch"})
+
+
+class Calls:
+    """The calls of one store.
+
+    Parameters
+    ----------
+    name
+        The backend's name, for errors.
+    connection
+        Gives the client.
+    timeout
+        Longest silence in seconds: no byte moved, over all tries of one call and the waits between them.
+    """
+
+    def __init__(self, name: str, connection: Connection, timeout: float) -> None:
+        self.name = name
+        self.connection = connection
+        self.timeout = timeout
+
+    async def request(self, where: Where, method: str, **params: Any) -> Answer:
+        """Call one method of the client and return its answer."""
+
+        async def once(_: Watch) -> Answer:
+            call = await self.connection.method(method)
+            answer: Answer = await call(**params)
+            return answer
+
+        return await self.run(where, once)
+
+    async def send(self, where: Where, method: str, data: bytes, progress: Progress, **params: Any) -> Answer:
+        """Call a method that takes a body."""
+
+        async def once(watch: Watch) -> Answer:
+            progress.alive = watch.moved
+            call = await self.connection.method(method)
+            body: Any = Body(data, progress) if len(data) > CHUNK else data
+            answer: Answer = await call(Body=body, **params)
+            progress.at(len(data))
+            return answer
+
+        return await self.run(where, once)
+
+    async def run(self, where: Where, once: Callable[[Watch], Awaitable[T]]) -> T:
+        """Await `once`, again after transient failures, until it has been silent for too long."""
+        failures: list[TransientError] = []
+        # Making the client takes a while, which is not the service's silence.
+        await self._translated(where, self.connection.client)
+        try:
+            async with Watch(where.timeout) as watch:
+                return await self._tried(where, lambda: once(watch), failures)
+        except TransientError as error:
+            if code_of(error) in _DAMAGED:
+                raise _damaged(where) from error
+            raise
+        except TimeoutError as error:
+            clear_frames(error.__traceback__)
+            raise _silent(where, failures) from (failures[-1] if failures else error)
+        finally:
+            failures.clear()  # or they and this frame keep each other, and the part, alive
+
+    async def _tried(self, where: Where, call: Callable[[], Awaitable[T]], failures: list[TransientError]) -> T:
+        try:
+            return await self._translated(where, call)
+        except TransientError as error:
+            # Only now: the machinery of retries costs as much as a tenth of a small request.
+            first = [error]
+            failures.append(error)
+
+        async def again() -> T:
+            if first:
+                raise first.pop()
+            return await self._translated(where, call)
+
+        try:
+            return await _retrying(where, failures)(again)
+        except BaseException as error:
+            clear_frames(error.__traceback__)  # the same, inside the machinery
+            raise
+
+    async def _translated(self, where: Where, call: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await call()
+        except FsbackupError:
+            raise
+        except Exception as error:
+            # Whoever keeps the error would keep the bytes of a part, and the credentials, that are in its frames.
+            clear_frames(error.__traceback__)
+            raise translate(error, where, self.connection.secrets) from error
+
+
+def _retrying(where: Where, failures: list[TransientError]) -> AsyncRetrying:
+    from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
+
+    backoff = wait_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT) + wait_random(0, _JITTER)
+
+    def wait(state: RetryCallState) -> float:
+        asked = retry_after(failures[-1])
+        return backoff(state) if asked is None else asked
+
+    def again(error: BaseException) -> bool:
+        if not isinstance(error, TransientError):
+            return False
+        failures[:] = [error]
+        # A wait that the service asks for and that is longer than the silence allowed would end in nothing.
+        return (retry_after(error) or 0.0) < where.timeout
+
+    def note(state: RetryCallState) -> None:
+        log.info("trying again in %.1f s: %s", state.upcoming_sleep, failures[-1])
+
+    return AsyncRetrying(
+        stop=stop_after_attempt(_ATTEMPTS),
+        retry=retry_if_exception(again),
+        wait=wait,
+        before_sleep=note,
+        reraise=True,
+    )
+
+
+def _silent(where: Where, failures: list[TransientError]) -> FsbackupError:
+    before = f" (before that: {failures[-1].message})" if failures else ""
+    made: FsbackupError = where.error(
+        BackendUnavailableError,
+        f"no byte moved for {where.timeout:g} s{before}",
+        "check the network and the provider's status page; a longer timeout helps only with a slow service",
+    )
+    return made
+
+
+def _damaged(where: Where) -> FsbackupError:
+    made: FsbackupError = where.error(
+        IntegrityError,
+        "the service received other bytes than were sent, every time",
+        "bytes are damaged on the way: check this machine's memory and network",
+    )
+    return made

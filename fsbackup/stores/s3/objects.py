@@ -1,0 +1,174 @@
+"""`S3Objects`: the object I/O of `fsbackup.stores.base` in a bucket of any S3 service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NoReturn
+
+from fsbackup.keys import check_prefix, encode_key
+from fsbackup.stores.base import (
+    DEFAULT_TIMEOUT,
+    Capabilities,
+    Facts,
+    Leftover,
+    ObjectStat,
+    ObjectStore,
+    ObjectWriter,
+    WritePlan,
+)
+from fsbackup.stores.s3.arguments import check_endpoint, check_positive
+from fsbackup.stores.s3.calls import Calls
+from fsbackup.stores.s3.client import Connection, Settings
+from fsbackup.stores.s3.facts import service_facts
+from fsbackup.stores.s3.leftovers import discard_upload, find_uploads
+from fsbackup.stores.s3.listing import list_objects
+from fsbackup.stores.s3.profile import GENERIC, Profile
+from fsbackup.stores.s3.reading import read_range, require
+from fsbackup.stores.s3.removing import remove_object
+from fsbackup.stores.s3.secret import Secret
+from fsbackup.stores.s3.target import PAGE_SIZE, Target, stat_of
+from fsbackup.stores.s3.writer import S3Writer
+
+DEFAULT_CONCURRENCY = 4
+
+
+class S3Objects(ObjectStore):
+    """Objects in one bucket.
+
+    Parameters
+    ----------
+    name
+        The backend's name, as in results, logs and errors.
+    bucket
+        The bucket, which must exist.
+    endpoint_url
+        Where the service is; None for Amazon S3 itself.
+    region
+        The region to sign for.
+    access_key_id, secret_access_key
+        How to sign in; neither is ever shown.
+    prefix
+        Leading segments under which all names are stored, invisible above.
+    profile
+        The provider's facts.
+    timeout
+        Longest silence in seconds: no byte moved and no answer.
+    max_concurrency
+        Parts of one object that are sent at once.
+    ca_bundle
+        A file of certificates to trust instead of the system's.
+    page_size
+        Names per page of a listing; the services' own limit, 1,000, is the default.
+
+    Raises
+    ------
+    ConfigError
+        When `endpoint_url` is no plain web address, or a number is not above zero.
+    ValueError
+        When `prefix` could not be the beginning of a key.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        bucket: str,
+        endpoint_url: str | None = None,
+        region: str,
+        access_key_id: str,
+        secret_access_key: str,
+        prefix: str = "",
+        profile: Profile = GENERIC,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_concurrency: int = DEFAULT_CONCURRENCY,
+        ca_bundle: str | None = None,
+        page_size: int = PAGE_SIZE,
+    ) -> None:
+        check_positive(name, timeout=timeout, max_concurrency=max_concurrency, page_size=page_size)
+        super().__init__(name, timeout=timeout)
+        self.endpoint_url = check_endpoint(name, endpoint_url)
+        self.bucket = bucket
+        self.max_concurrency = max_concurrency
+        self._connection = Connection(
+            Settings(endpoint_url, region, Secret(access_key_id), Secret(secret_access_key), timeout, ca_bundle)
+        )
+        folder = f"{encode_key(check_prefix(prefix)).removesuffix('/')}/" if prefix else ""
+        self._target = Target(Calls(name, self._connection, timeout), bucket, folder, profile, page_size)
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]  # a fact of the provider, not of the class
+        """What this provider can do; `conditional_create` ends when the service refuses the condition."""
+        profile = self._target.profile
+        return Capabilities(
+            conditional_create=profile.condition == "atomic" and not self._target.refuses_condition,
+            wants_md5=True,
+            removes_versions=profile.removes_versions,
+            content_etags="all" if profile.multipart_etag_is_md5 else "single",
+            everywhere=True,
+        )
+
+    @property
+    def location(self) -> str:
+        """Where the objects are, as ``r2://bucket/prefix at https://...``."""
+        path = f"{self._target.profile.scheme}://{self.bucket}/{self._target.prefix}".removesuffix("/")
+        return f"{path} at {self.endpoint_url}" if self.endpoint_url else path
+
+    @property
+    def filesystem(self) -> Any:
+        """The ``s3fs.S3FileSystem``, ready for synchronous use."""
+        return self._connection.filesystem
+
+    async def stat(self, name: str) -> ObjectStat | None:
+        """Ask by one HEAD; the first missing key also has the bucket proven."""
+        answer = await self._target.head(name)
+        return None if answer is None else stat_of(name, answer)
+
+    async def read(
+        self, name: str, start: int = 0, end: int | None = None, *, moved: Callable[[int], None] | None = None
+    ) -> bytes:
+        """Read by one GET (an empty range by one HEAD)."""
+        if end is not None and start >= end:  # HTTP has no empty range, but the object must be there
+            return await require(self._target, name)
+        return b"".join(await read_range(self._target, name, start, end, moved or (lambda _: None)))
+
+    async def read_pieces(
+        self, name: str, start: int, end: int, *, moved: Callable[[int], None] | None = None
+    ) -> list[bytes]:
+        """Read by one GET, and keep what comes as it comes."""
+        if start >= end:
+            return [await require(self._target, name)]
+        return await read_range(self._target, name, start, end, moved or (lambda _: None))
+
+    def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> ObjectWriter:
+        """Return a writer; `moved` is also called with 0, as a sign of life, while bytes are sent again."""
+        return S3Writer(self._target, name, plan, moved, self.max_concurrency)
+
+    def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
+        """List by pages of 1,000."""
+        return list_objects(self._target, prefix, start_after)
+
+    async def remove(self, name: str) -> None:
+        """Remove by one DELETE, or one per version where the bucket keeps versions."""
+        await remove_object(self._target, name)
+
+    def leftovers(self, older_than: float) -> AsyncIterator[Leftover]:
+        """Find unfinished multipart uploads by our own records of them; those of others stay unseen."""
+        return find_uploads(self._target, older_than)
+
+    async def discard(self, leftover: Leftover) -> None:
+        """Abort the upload and remove its record."""
+        await discard_upload(self._target, leftover)
+
+    async def facts(self, probe: str | None = None) -> Facts:
+        """Ask the service for its time, and for the bucket's versions, rules and unfinished uploads."""
+        return await service_facts(self._target, probe)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._connection.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.location!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a backend holds credentials and connections: make it anew from the configuration")

@@ -1,0 +1,100 @@
+"""Multipart uploads that are begun, and the record of each, by which it is known to be ours.
+
+No S3 service says whose an unfinished upload is: its metadata cannot be read. So its id is stored as a small
+object before the first part is sent, and removed when the upload has ended. What a kill leaves is recorded, or
+takes no bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import socket
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fsbackup.errors import BackendError, FsbackupError, ObjectNotFoundError
+from fsbackup.keys import META_PREFIX
+from fsbackup.stores.s3.body import Progress
+from fsbackup.stores.s3.errors import Where, code_of
+from fsbackup.stores.s3.target import Target, told, version_of
+
+UPLOADS = f"{META_PREFIX}uploads/"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is stored of an upload: the object's name, the service's id, when and where it was begun."""
+
+    name: str
+    upload_id: str
+    started: float
+    host: str
+
+    @property
+    def stored_as(self) -> str:
+        """The record's own name; upload ids are too long for one, and may hold anything."""
+        return f"{UPLOADS}{hashlib.sha256(self.upload_id.encode()).hexdigest()[:32]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload that is going on, and the version of its record where the bucket keeps versions."""
+
+    record: Record
+    version: str | None
+
+    @property
+    def id(self) -> str:
+        """The service's id."""
+        return self.record.upload_id
+
+
+async def begin(target: Target, name: str, **params: Any) -> Upload:
+    """Begin an upload and record it, or leave neither."""
+    where = target.where("write", name)
+    answer = await target.calls.request(where, "create_multipart_upload", **target.at(name), **params)
+    record = Record(name, str(told(answer, "UploadId", where)), time.time(), socket.gethostname())
+    try:
+        return Upload(record, await _remember(target, where, record))
+    except FsbackupError:
+        with suppress(FsbackupError):
+            await abort(target, where, record)
+        raise
+
+
+async def _remember(target: Target, where: Where, record: Record) -> str | None:
+    data = json.dumps(asdict(record)).encode()
+    answer = await target.calls.send(
+        where,
+        "put_object",
+        data,
+        Progress(lambda _: None),
+        **target.at(record.stored_as),
+        ContentType="application/json",
+        ContentMD5=base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode(),
+        Metadata={},
+    )
+    return version_of(answer)
+
+
+async def abort(target: Target, where: Where, record: Record) -> bool:
+    """Abort an upload; False when there is none any more."""
+    try:
+        await target.calls.request(
+            where, "abort_multipart_upload", **target.at(record.name), UploadId=record.upload_id
+        )
+    except BackendError as error:
+        if code_of(error) != "NoSuchUpload" and not isinstance(error, ObjectNotFoundError):
+            raise
+        return False
+    return True
+
+
+async def forget(target: Target, where: Where, upload: Upload) -> None:
+    """Remove the record of an upload that has ended."""
+    version = {"VersionId": upload.version} if upload.version else {}
+    await target.calls.request(where, "delete_object", **target.at(upload.record.stored_as), **version)

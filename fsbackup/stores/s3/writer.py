@@ -1,0 +1,200 @@
+"""One object on its way into a bucket: one PUT when it is one part, a multipart upload otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import Callable
+
+from fsbackup.aio import to_the_end
+from fsbackup.errors import BackendError, FsbackupError, IntegrityError
+from fsbackup.events import log
+from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
+from fsbackup.stores.s3.body import Progress
+from fsbackup.stores.s3.calls import Answer
+from fsbackup.stores.s3.commit import Commit, Sent
+from fsbackup.stores.s3.target import Target, comparable, told
+from fsbackup.stores.s3.uploads import Upload, abort, begin, forget
+
+#: Seconds for throwing away an unfinished upload.
+_ABORT = 20.0
+#: Never guessed from the name, and never with a Content-Encoding, which R2 would undo on the way out.
+_TYPE = {"ContentType": "application/octet-stream"}
+
+
+class S3Writer(ObjectWriter):
+    """Writes one object; see `fsbackup.stores.base.ObjectWriter`.
+
+    The bytes of a PUT and of each part go with their Content-MD5, which the service checks, and the ETag it
+    answers is compared with the MD5 again. After a multipart upload, HEAD confirms the size, and the ETag where
+    the provider documents what it is made of.
+
+    When what was stored is not what was sent, `commit` raises `IntegrityError` and removes the wrong version,
+    or the wrong object where nothing was there before (`create_only`). Where an object without versions was
+    replaced the wrong one stays, since removing it would leave nothing; and so does what another writer stored.
+    """
+
+    def __init__(
+        self, target: Target, name: str, plan: WritePlan, moved: Callable[[int], None], concurrency: int
+    ) -> None:
+        self.concurrency = concurrency
+        self._target = target
+        self._name = name
+        self._where = target.where("write", name)
+        self._moved = moved
+        self._commit = Commit(target, name, plan)
+        self._whole: Part | None = None
+        self._done: dict[int, _Done] = {}
+        self._creation: asyncio.Task[Upload] | None = None
+        self._running: set[asyncio.Task[_Done]] = set()
+        self._loose = False
+        self._over = False
+
+    async def write(self, part: Part) -> None:
+        """Send one part; an object's only part is kept, and `commit` sends it."""
+        if part.number == 1 and part.last:
+            self._whole = part
+            return
+        if self._over:
+            raise self._where.error(BackendError, "the upload is over: it was committed or aborted")
+        sending = asyncio.ensure_future(self._send(part))
+        self._running.add(sending)
+        try:
+            self._done[part.number] = await sending
+        finally:
+            self._running.discard(sending)
+            del sending  # its error and this frame would keep each other alive
+
+    async def commit(self) -> ObjectStat:
+        """Store the object under its name and confirm it."""
+        stat = await (self._put(self._whole) if self._whole else self._complete())
+        self._over = True
+        return stat
+
+    async def revoke(self) -> None:
+        """Remove the version that `commit` stored, where the bucket keeps versions."""
+        await self._commit.revoke()
+
+    async def abort(self) -> None:
+        """Throw away what was written; what stays is logged."""
+        if not self._over:
+            self._over = True
+            await to_the_end(self._throw_away())
+
+    async def _put(self, part: Part) -> ObjectStat:
+        progress = Progress(self._moved)
+
+        async def call(**condition: str) -> Answer:
+            return await self._target.calls.send(
+                self._where,
+                "put_object",
+                part.data,
+                progress,
+                **self._target.at(self._name),
+                **_TYPE,
+                **condition,
+                ContentMD5=_base64(part.md5),
+                Metadata=self._commit.metadata,
+            )
+
+        return await self._commit.run(Sent(len(part.data), part.md5.hex()), call)
+
+    async def _send(self, part: Part) -> _Done:
+        upload = await self._upload()
+        try:
+            answer = await self._target.calls.send(
+                self._where,
+                "upload_part",
+                part.data,
+                Progress(self._moved),
+                **self._target.at(self._name),
+                UploadId=upload.id,
+                PartNumber=part.number,
+                ContentMD5=_base64(part.md5),
+            )
+        except BaseException:
+            self._loose = True  # it may still land, even after the abort
+            raise
+        self._target.seen()
+        if comparable(answer) not in (None, part.md5.hex()):
+            raise self._where.error(
+                IntegrityError, f"part {part.number} was stored with other bytes than were sent"
+            )
+        return _Done(part, str(told(answer, "ETag", self._where)))
+
+    async def _upload(self) -> Upload:
+        """Return the upload. The first part starts it; cancelling that part does not lose it."""
+        if self._creation is None:
+            beginning = begin(self._target, self._name, **_TYPE, Metadata=self._commit.metadata)
+            self._creation = asyncio.ensure_future(beginning)
+        return await asyncio.shield(self._creation)
+
+    async def _complete(self) -> ObjectStat:
+        parts = [self._done[number] for number in sorted(self._done)]
+        if [done.number for done in parts] != list(range(1, len(parts) + 1)) or not parts or not parts[-1].last:
+            raise self._where.error(BackendError, "parts are missing, nothing was stored")
+        upload = await self._upload()
+        listed = {"Parts": [{"PartNumber": done.number, "ETag": done.etag} for done in parts]}
+
+        async def call(**condition: str) -> Answer:
+            return await self._target.calls.request(
+                self._where,
+                "complete_multipart_upload",
+                **self._target.at(self._name),
+                **condition,
+                UploadId=upload.id,
+                MultipartUpload=listed,
+            )
+
+        stat = await self._commit.run(_sent(parts), call)
+        try:
+            await forget(self._target, self._where, upload)
+        except FsbackupError as error:  # the object is stored; whoever looks for leftovers removes the record
+            log.info("%s: the record of an upload of %r stays: %s", self._target.calls.name, self._name, error)
+        return stat
+
+    async def _throw_away(self) -> None:
+        for sending in self._running:
+            sending.cancel()
+        try:
+            async with asyncio.timeout(_ABORT):
+                await asyncio.gather(*self._running, return_exceptions=True)
+                await self._abort_upload()
+        except (FsbackupError, TimeoutError) as error:
+            log.warning("%s: an unfinished upload of %r stays: %s", self._target.calls.name, self._name, error)
+
+    async def _abort_upload(self) -> None:
+        if self._creation is None:
+            return
+        try:
+            upload = await self._creation
+        except FsbackupError:
+            return  # it was never made, or nobody knows its id
+        for _ in range(2 if self._loose else 1):  # Amazon S3, AbortMultipartUpload: a part in flight may need it
+            if not await abort(self._target, self._where, upload.record):
+                break
+        await forget(self._target, self._where, upload)
+
+
+class _Done:
+    """What is kept of a part that has been sent: not its bytes."""
+
+    __slots__ = ("etag", "last", "md5", "number", "size")
+
+    def __init__(self, part: Part, etag: str) -> None:
+        self.number = part.number
+        self.size = len(part.data)
+        self.md5 = part.md5
+        self.last = part.last
+        self.etag = etag
+
+
+def _sent(parts: list[_Done]) -> Sent:
+    md5s = b"".join(done.md5 for done in parts)
+    etag = f"{hashlib.md5(md5s, usedforsecurity=False).hexdigest()}-{len(parts)}"
+    return Sent(sum(done.size for done in parts), etag, parts=True)
+
+
+def _base64(md5: bytes) -> str:
+    return base64.b64encode(md5).decode()
