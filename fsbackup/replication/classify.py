@@ -14,7 +14,7 @@ from fsbackup.record import Manifest, Record, Tombstone
 #: Seconds that an upload's end and the clocks of two machines may be apart: beyond that S3 refuses us anyway.
 SKEW = 900.0
 
-ReplicaState = Literal[
+CopyState = Literal[
     "present",  # the newest version, as far as was looked
     "missing",  # nothing, though another replica has it
     "stale",  # an older version: it slept through a replacement
@@ -50,7 +50,7 @@ class Verdict:
 
     key: str
     top: Record | None
-    states: Mapping[str, ReplicaState]
+    states: Mapping[str, CopyState]
     findings: Mapping[str, Finding] = field(default_factory=dict)
     details: Mapping[str, str] = field(default_factory=dict)
     bytes_read: int = 0
@@ -90,7 +90,7 @@ def judge(
     top = versions.newest(known)
     disputed = versions.contradicts(known, top)
     when = when_stored(stored, top.made_at if isinstance(top, Manifest) else None)
-    states: dict[str, ReplicaState] = {}
+    states: dict[str, CopyState] = {}
     for each in findings:
         name, state = each.store.name, _state(each, top, disputed=disputed)
         asked = expired is not None and state == "missing" and not isinstance(top, Tombstone)
@@ -100,7 +100,7 @@ def judge(
     return Verdict(key, top, states, {each.store.name: each for each in findings}, details)
 
 
-def copies_needed(states: Sequence[ReplicaState], min_copies: int) -> int:
+def copies_needed(states: Sequence[CopyState], min_copies: int) -> int:
     """Return how many copies are to be there: one that retention let go is not asked for."""
     return min(min_copies, len(states) - states.count("expired"))
 
@@ -116,7 +116,7 @@ def when_stored(listed: float | None, made: float | None) -> float | None:
     return listed if abs(listed - made) <= SKEW else made
 
 
-def _state(finding: Finding, top: Record | None, *, disputed: bool) -> ReplicaState:
+def _state(finding: Finding, top: Record | None, *, disputed: bool) -> CopyState:
     own = finding.manifest
     if finding.error is not None:
         return "unknown"
@@ -137,7 +137,7 @@ def _state(finding: Finding, top: Record | None, *, disputed: bool) -> ReplicaSt
     return "present" if finding.holds(own) else "damaged"
 
 
-def _detail(finding: Finding, state: ReplicaState, top: Record | None) -> str:
+def _detail(finding: Finding, state: CopyState, top: Record | None) -> str:
     """Return what is wrong, in words."""
     own, stat = finding.manifest, finding.stat
     if state == "unknown":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from fsbackup.replication.classify import Expired, ReplicaState
+from fsbackup.replication.classify import Expired, CopyState
 from fsbackup.replication.walk import Listed, Seen
 from fsbackup.stores.base import Capabilities, ObjectStat
 
@@ -18,7 +18,7 @@ _MD5 = re.compile(r"[0-9a-f]{32}(-[1-9][0-9]*)?")
 
 def told(
     seen: Seen, capabilities: Mapping[str, Capabilities], expired: Expired | None = None
-) -> dict[str, ReplicaState] | None:
+) -> dict[str, CopyState] | None:
     """Return what each replica has as far as its listings tell, None when the replicas must be asked."""
     listed = {name: each for name, each in seen.replicas.items() if each is not None}
     if any(each.record and not each.data for each in listed.values()):
@@ -41,7 +41,7 @@ def told(
     return {name: "expired" if name in gone else _state(each) for name, each in seen.replicas.items()}
 
 
-def _state(listed: Listed | None) -> ReplicaState:
+def _state(listed: Listed | None) -> CopyState:
     if listed is None:
         return "unknown"
     if listed.data is None:

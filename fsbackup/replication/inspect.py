@@ -17,7 +17,7 @@ from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.errors import FsbackupError, ObjectNotFoundError
 from fsbackup.record import Manifest
 from fsbackup.replication.bytecheck import Bytes, check_bytes
-from fsbackup.replication.classify import Expired, ReplicaState, Verdict, judge
+from fsbackup.replication.classify import Expired, CopyState, Verdict, judge
 from fsbackup.stores.base import BACKSTOP, ObjectStore
 
 #: How often an object that changes meanwhile is looked at before it is given up.
@@ -25,7 +25,7 @@ _LOOKS = 4
 #: Seconds until another look at an object whose replacement is announced: by then a live writer has moved on.
 _PAUSES = (0.0, 0.5, 1.0)
 #: What may as well be an object on its way from one version to the next.
-_DOUBTFUL: frozenset[ReplicaState] = frozenset({"damaged", "size differs", "conflict", "no manifest"})
+_DOUBTFUL: frozenset[CopyState] = frozenset({"damaged", "size differs", "conflict", "no manifest"})
 
 
 async def examine(targets: ReplicaSet, key: str, *, deep: bool) -> Verdict:
@@ -205,5 +205,5 @@ def _restless(verdict: Verdict) -> Verdict:
     """Return the verdict of an object that was another one at every look: nothing bad can be said of it."""
     moving = {name for name, state in verdict.states.items() if state in _DOUBTFUL}
     why = "it kept changing while it was examined: verify it again later"
-    states: dict[str, ReplicaState] = {n: "unknown" if n in moving else s for n, s in verdict.states.items()}
+    states: dict[str, CopyState] = {n: "unknown" if n in moving else s for n, s in verdict.states.items()}
     return replace(verdict, states=states, details={**verdict.details, **dict.fromkeys(moving, why)})

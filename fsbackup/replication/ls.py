@@ -20,7 +20,7 @@ from fsbackup.aio import end_all
 from fsbackup.engine.breaker import Outages
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import FsbackupError
-from fsbackup.replication.classify import Expecting, Expired, ReplicaState
+from fsbackup.replication.classify import Expecting, Expired, CopyState
 from fsbackup.replication.compare import LONG_AGO, stored
 from fsbackup.replication.inspect import Examiner
 from fsbackup.replication.problems import FINE
@@ -53,7 +53,7 @@ class ObjectEntry:
     key: str
     size: int
     modified: float | None
-    replicas: Mapping[str, ReplicaState]
+    replicas: Mapping[str, CopyState]
 
     @property
     def copies(self) -> int:
@@ -177,7 +177,7 @@ class Listing:
             log.error("%s cannot be listed: %s", name, error)
             return False
 
-    def _state(self, name: str, listed: Listed | None, first: ObjectStat) -> ReplicaState:
+    def _state(self, name: str, listed: Listed | None, first: ObjectStat) -> CopyState:
         if listed is None or (listed.data is None and name in self._unsure):
             return "unknown"
         if listed.data is None:

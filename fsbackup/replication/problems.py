@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from fsbackup.replication.classify import ReplicaState, Verdict, copies_needed
+from fsbackup.replication.classify import CopyState, Verdict, copies_needed
 
 #: ``"lost"``: it has a manifest, and its data is on no replica.
-ProblemState = ReplicaState | Literal["lost"]
+ProblemState = CopyState | Literal["lost"]
 
 #: What is as it should be.
 FINE: frozenset[ProblemState] = frozenset({"present", "expired"})
@@ -90,7 +90,7 @@ def problems(verdict: Verdict) -> Iterator[Problem]:
             yield Problem(verdict.key, name, "lost", "no replica has its data", _ADVICE["lost"])
 
 
-def _advice(verdict: Verdict, state: ReplicaState) -> str:
+def _advice(verdict: Verdict, state: CopyState) -> str:
     unproven = verdict.top is None and "no manifest" in verdict.states.values()
     if unproven and state in ("no manifest", "missing"):
         return _UNPROVEN

@@ -12,7 +12,7 @@ from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Status
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.record import Manifest, Record, Tombstone
-from fsbackup.replication.classify import Expecting, ReplicaState, Verdict, copies_needed, judge
+from fsbackup.replication.classify import Expecting, CopyState, Verdict, copies_needed, judge
 from fsbackup.replication.problems import FINE
 
 
@@ -21,7 +21,7 @@ class ReplicaInfo:
     """What one replica has of an object, None where it has or says nothing."""
 
     backend: str
-    state: ReplicaState
+    state: CopyState
     size: int | None
     modified: float | None
     generation: int | None

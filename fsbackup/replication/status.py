@@ -19,7 +19,7 @@ from typing import Any, Literal
 from fsbackup.aio import for_each
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Status
-from fsbackup.replication.classify import Expired, ReplicaState, Verdict, copies_needed
+from fsbackup.replication.classify import Expired, CopyState, Verdict, copies_needed
 from fsbackup.replication.compare import stored, told
 from fsbackup.replication.inspect import Examiner
 from fsbackup.replication.ls import ObjectEntry
@@ -31,7 +31,7 @@ NAMED = 100
 #: Objects that look wrong asked about at once.
 WORKERS = 16
 #: What a replica that has some version of an object may be in.
-_COPIES: frozenset[ReplicaState] = frozenset({"present", "no manifest"})
+_COPIES: frozenset[CopyState] = frozenset({"present", "no manifest"})
 
 
 async def status(
@@ -68,7 +68,7 @@ class _Run:
         self._walk = Walk(targets.stores, prefix, away=away)
         self._examiner = Examiner(targets, expired=expired)
         self._totals: Counter[Literal["objects", "deleted", "complete", "short"]] = Counter()
-        self._states: dict[str, Counter[ReplicaState]] = {name: Counter() for name in names}
+        self._states: dict[str, Counter[CopyState]] = {name: Counter() for name in names}
         self._objects: Counter[str] = Counter(dict.fromkeys(names, 0))
         self._bytes: Counter[str] = Counter(dict.fromkeys(names, 0))
         self._incomplete: list[ObjectEntry] = []
@@ -90,7 +90,7 @@ class _Run:
         if not is_gone(verdict):
             self._count(seen, verdict.states, verdict)
 
-    def _count(self, seen: Seen, states: Mapping[str, ReplicaState], verdict: Verdict | None = None) -> None:
+    def _count(self, seen: Seen, states: Mapping[str, CopyState], verdict: Verdict | None = None) -> None:
         for name, state in states.items():
             listed = seen.replicas[name]
             if listed is not None and listed.data is not None:
@@ -190,7 +190,7 @@ class BackendStatus:
 
     objects: int
     bytes: int
-    states: Mapping[ReplicaState, int]
+    states: Mapping[CopyState, int]
     error: str | None
 
     @property

@@ -16,7 +16,7 @@ import pytest
 from fsbackup import LocalStorage, ReplicatedStorage, S3Storage
 from fsbackup.errors import NoHealthyReplicaError
 from fsbackup.loop import run
-from fsbackup.replication.classify import Expired, ReplicaState
+from fsbackup.replication.classify import Expired, CopyState
 from fsbackup.replication.ls import Listing
 from fsbackup.retention import Retention
 from tests.replication.memory import MemoryStore, backend
@@ -261,7 +261,7 @@ def test_a_listing_asks_about_many_at_once_and_leaves_nobody_asking() -> None:
         asked.append(away)
         return lambda *_: True
 
-    async def look() -> tuple[list[ReplicaState], int]:
+    async def look() -> tuple[list[CopyState], int]:
         before = asyncio.all_tasks()
         full.ask_for(16)
         async with (

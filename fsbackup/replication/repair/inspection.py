@@ -14,12 +14,12 @@ from fsbackup.engine.replicas import MemoryBudget
 from fsbackup.errors import FsbackupError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
-from fsbackup.replication.classify import ReplicaState, Verdict
+from fsbackup.replication.classify import CopyState, Verdict
 from fsbackup.sizing import DEFAULT_PART_SIZE
 from fsbackup.stores.base import BACKSTOP, ObjectStore
 
 #: Replicas that have something other than what they should, so that a writer may be at work there.
-_UNSETTLED: frozenset[ReplicaState] = frozenset(
+_UNSETTLED: frozenset[CopyState] = frozenset(
     {"damaged", "size differs", "no manifest", "stale", "deleted elsewhere", "conflict"}
 )
 

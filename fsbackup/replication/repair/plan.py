@@ -8,14 +8,14 @@ from __future__ import annotations
 from fsbackup.engine.records import Finding
 from fsbackup.errors import FsbackupError
 from fsbackup.record import Manifest, Tombstone, order
-from fsbackup.replication.classify import ReplicaState, Verdict
+from fsbackup.replication.classify import CopyState, Verdict
 from fsbackup.replication.repair.inspection import Announcement, Evidence
 from fsbackup.replication.repair.report import Action, Kind, Problem
 
 #: Seconds after which nobody is still at work on what was begun: a day, longer than any pause of a live writer.
 SAFE_AGE = 86_400.0
 
-_WHY: dict[ReplicaState, str] = {
+_WHY: dict[CopyState, str] = {
     "missing": "it is missing",
     "stale": "it slept through a replacement",
     "size differs": "its size is wrong",
