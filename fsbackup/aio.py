@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 
-async def all_or_none(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+async def run_all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Run all; when one raises or this is cancelled, cancel the others and wait until they have ended."""
     if len(work) < 2:
         for each in work:
@@ -20,7 +20,7 @@ async def all_or_none(work: Sequence[Coroutine[Any, Any, None]]) -> None:
     finally:
         # Once each, which is why this is not `gather`: that cancels them too when it is cancelled, and a second
         # cancel would cut short how they clean up after the first.
-        await end_all(tasks)
+        await cancel_and_wait(tasks)
     errors = [task.exception() for task in tasks if not task.cancelled()]
     for error in errors:
         if error is not None:
@@ -29,7 +29,7 @@ async def all_or_none(work: Sequence[Coroutine[Any, Any, None]]) -> None:
         raise asyncio.CancelledError
 
 
-async def end_all(tasks: Collection[asyncio.Task[Any]]) -> None:
+async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel all tasks and wait until they have ended."""
     for task in tasks:
         task.cancel()
@@ -37,7 +37,7 @@ async def end_all(tasks: Collection[asyncio.Task[Any]]) -> None:
         await asyncio.wait(tasks)
 
 
-async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+async def shield(work: Coroutine[Any, Any, None]) -> None:
     """Await `work` to its end, also when cancelled meanwhile; the cancellation is raised afterwards."""
     task = asyncio.ensure_future(work)
     try:
@@ -65,4 +65,4 @@ async def for_each(items: AsyncGenerator[T, None], work: Callable[[T], Awaitable
         while (item := await queue.get()) is not None:
             await work(item)
 
-    await all_or_none([feed(), *(serve() for _ in range(workers))])
+    await run_all([feed(), *(serve() for _ in range(workers))])

@@ -140,12 +140,12 @@ class StorageBackend(ABC):
             raise
         except (FsbackupError, OSError) as error:
             if not _logged(operation, error):
-                events.outcome(operation, self.name, key, error=error)
+                events.log_outcome(operation, self.name, key, error=error)
             if self.errors == "raise":
                 raise
             return otherwise
         if operation in ("exists", "get_size"):
-            events.outcome(operation, self.name, key)
+            events.log_outcome(operation, self.name, key)
         return result
 
     def __reduce__(self) -> NoReturn:

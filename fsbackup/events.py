@@ -20,7 +20,7 @@ FIELDS = ("backend", "operation", "key", "size", "seconds", "outcome", "error_ty
 _QUIET = frozenset({"exists", "get_size", "stat"})
 
 
-def outcome(
+def log_outcome(
     operation: str,
     backend: str,
     key: str,

@@ -22,7 +22,7 @@ MAX_SEGMENT_BYTES = 240
 RESERVED = ".fsbackup"
 META_PREFIX = f"{RESERVED}/"
 MANIFESTS = f"{META_PREFIX}manifests/"
-PENDING = f"{META_PREFIX}pending/"
+INTENTS = f"{META_PREFIX}pending/"
 #: The ending of an unfinished local or generic write; listings hide it, repair clears it.
 TEMP_SUFFIX = f"{RESERVED}-tmp"
 
@@ -122,9 +122,9 @@ def manifest_name(key: str) -> str:
     return f"{MANIFESTS}{encode_key(key)}"
 
 
-def pending_name(key: str) -> str:
+def intent_name(key: str) -> str:
     """Return the name of the record that announces a replacement of `key` before its data changes."""
-    return f"{PENDING}{encode_key(key)}"
+    return f"{INTENTS}{encode_key(key)}"
 
 
 def manifest_key(name: str) -> str | None:

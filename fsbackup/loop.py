@@ -23,7 +23,7 @@ T = TypeVar("T")
 CANCEL_GRACE = 30.0
 #: Seconds after which whoever waits looks up: the signal of a Ctrl-C wakes the main thread only if that takes it,
 #: and any thread may.
-ALERT = 0.5
+POLL_INTERVAL = 0.5
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -34,7 +34,7 @@ def get_loop() -> asyncio.AbstractEventLoop:
     global _loop
     with _lock:
         if _loop is None:
-            _loop = AwakeLoop()
+            _loop = SuspendAwareLoop()
             threading.Thread(target=_loop.run_forever, name="fsbackup-io", daemon=True).start()
         return _loop
 
@@ -78,12 +78,12 @@ class Call(Generic[T]):
 
     def _start(self) -> None:
         self._task = self._loop.create_task(self._coro)
-        self._task.add_done_callback(lambda done: _settle(self.future, done))
+        self._task.add_done_callback(lambda done: _copy_result(self.future, done))
 
     def result(self) -> T:
         """Return or raise how it ends; Ctrl-C cancels it and waits until it has cleaned up."""
         try:
-            return outcome(self.future)
+            return wait_for_result(self.future)
         except BaseException:
             if not self.future.done():
                 self._loop.call_soon_threadsafe(lambda: self._task.cancel())
@@ -91,21 +91,21 @@ class Call(Generic[T]):
             raise
 
 
-def outcome(future: Future[T]) -> T:
+def wait_for_result(future: Future[T]) -> T:
     """Wait in a synchronous thread for `future`, and return or raise its result; Ctrl-C is always heard."""
-    finish(future)
+    wait_until_done(future)
     return future.result()
 
 
-def finish(future: Future[T]) -> None:
+def wait_until_done(future: Future[T]) -> None:
     """Wait in a synchronous thread until `future` is done, in whatever way; Ctrl-C is always heard."""
     with suppress(CancelledError):
         while not future.done():
             with suppress(TimeoutError):
-                future.exception(ALERT)
+                future.exception(POLL_INTERVAL)
 
 
-def _settle(future: Future[T], task: asyncio.Task[T]) -> None:
+def _copy_result(future: Future[T], task: asyncio.Task[T]) -> None:
     if task.cancelled():
         future.set_exception(asyncio.CancelledError())
     elif (error := task.exception()) is not None:
@@ -144,15 +144,15 @@ log = logging.getLogger("fsbackup.loop")
 #: Seconds of one wait: a standstill is told from a long wait as far as it is longer than this.
 _SLICE = 1.0
 #: Seconds that a busy machine may keep us waiting; and those from which on somebody may want to know.
-_HITCH, _NOTEWORTHY = 1.0, 5.0
+_TOLERATED, _WARN_FROM = 1.0, 5.0
 
 
-class AwakeLoop(asyncio.SelectorEventLoop):
+class SuspendAwareLoop(asyncio.SelectorEventLoop):
     """A selector loop; deadlines set by its clock allow for standstills."""
 
     def __init__(self) -> None:
         self._clock = _Clock()
-        super().__init__(_Waiting(self._clock))
+        super().__init__(_SlicedSelector(self._clock))
 
     def time(self) -> float:
         """Return the seconds of a clock that stops while this process does; any thread may ask."""
@@ -164,7 +164,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lost = 0.0
+        self._suspended = 0.0
         #: The moment up to which all is well: the latest that was seen, or when the loop is to be back at work.
         self._due = time.monotonic()
 
@@ -173,20 +173,20 @@ class _Clock:
         with self._lock:
             now = time.monotonic()
             excess = now - self._due
-            if excess > _HITCH:
-                self._lost += excess
+            if excess > _TOLERATED:
+                self._suspended += excess
             self._due = max(self._due, now) if wait is None else now + wait
-            seconds = now - self._lost
-        if excess > _HITCH:
+            seconds = now - self._suspended
+        if excess > _TOLERATED:
             log.log(
-                logging.WARNING if excess > _NOTEWORTHY else logging.DEBUG,
+                logging.WARNING if excess > _WARN_FROM else logging.DEBUG,
                 "this process stood still for %.1f s, which counts as nobody's silence: was it stopped?",
                 excess,
             )
         return seconds
 
 
-class _Waiting(selectors.DefaultSelector):
+class _SlicedSelector(selectors.DefaultSelector):
     """The waiting of a loop, in slices; the clock is told of each."""
 
     def __init__(self, clock: _Clock) -> None:

@@ -78,7 +78,7 @@ class Manifest:
         except (TypeError, ValueError, OverflowError):
             return None
 
-    def stored_as(self, etag: str | None, version_id: str | None) -> Manifest:
+    def for_replica(self, etag: str | None, version_id: str | None) -> Manifest:
         """Return this manifest as one replica keeps it."""
         return replace(self, etag=etag, version_id=version_id)
 
@@ -95,7 +95,7 @@ class Tombstone:
 Record = Manifest | Tombstone
 
 
-def order(record: Record) -> tuple[int, bool]:
+def version_order(record: Record) -> tuple[int, bool]:
     """Return the sort key of versions: by generation, and a delete comes after the version it deleted."""
     return record.generation, isinstance(record, Tombstone)
 

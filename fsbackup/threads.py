@@ -22,15 +22,15 @@ _IDLE = 5.0
 _current = threading.local()
 
 
-class DroppedError(Exception):
+class CallCancelledError(Exception):
     """The call was given up before it started."""
 
 
-class SilenceError(Exception):
+class IdleTimeoutError(Exception):
     """The call showed no sign of life for its timeout; its thread may go on."""
 
 
-def pulse() -> None:
+def heartbeat() -> None:
     """Say, from inside a running call, that bytes moved."""
     job: Job[Any] | None = getattr(_current, "job", None)
     if job is not None:
@@ -45,11 +45,11 @@ class Job(Generic[T]):
         self.call: Callable[[], T] | None = call
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[T] = self.loop.create_future()
-        self.future.add_done_callback(_retrieve)
+        self.future.add_done_callback(_consume_exception)
         self.last = self.loop.time()
         self.started = False
 
-    def drop(self) -> None:
+    def cancel(self) -> None:
         """Do not start it any more; one that runs is not disturbed."""
         self.call = None
 
@@ -60,16 +60,16 @@ class Job(Generic[T]):
         _current.job = self
         try:
             if call is None:
-                raise DroppedError
+                raise CallCancelledError
             result = call()
         except BaseException as error:  # noqa: BLE001 - it is handed to the caller
-            self._settle(self.future.set_exception, error)
+            self._set(self.future.set_exception, error)
         else:
-            self._settle(self.future.set_result, result)
+            self._set(self.future.set_result, result)
         finally:
             _current.job = None
 
-    def _settle(self, setter: Callable[[Any], None], value: Any) -> None:
+    def _set(self, setter: Callable[[Any], None], value: Any) -> None:
         with suppress(RuntimeError):  # the loop was closed meanwhile: nobody is left to tell
             self.loop.call_soon_threadsafe(lambda: None if self.future.done() else setter(value))
 
@@ -85,13 +85,13 @@ class Job(Generic[T]):
             last = self.last if self.started else max(self.last, self.workers.last)
             left = last + timeout - self.loop.time()
             if left <= 0:
-                self.drop()
-                raise SilenceError
+                self.cancel()
+                raise IdleTimeoutError
             await asyncio.wait([self.future], timeout=left)
         return self.future.result()
 
 
-def _retrieve(future: asyncio.Future[Any]) -> None:
+def _consume_exception(future: asyncio.Future[Any]) -> None:
     """Look at the error, so that asyncio does not complain when nobody waits for it any more."""
     if not future.cancelled():
         future.exception()
@@ -132,7 +132,7 @@ class Workers:
         try:
             return await job.result(timeout)
         except asyncio.CancelledError:
-            job.drop()
+            job.cancel()
             raise
 
     def _work(self) -> None:

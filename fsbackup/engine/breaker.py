@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fsbackup.engine import records
 from fsbackup.engine.records import Finding
 from fsbackup.errors import BackendUnavailableError, FsbackupError, TransientError
-from fsbackup.stores.base import BACKSTOP, ObjectStore
+from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStore
 
 #: For how long a store that does not answer is left alone: so many times what it cost to find out, and at least so
 #: many seconds.
@@ -49,7 +49,7 @@ class Outages:
             return None
         if time.monotonic() < record.until:
             return record.error
-        record.until = time.monotonic() + max(record.pause, store.timeout + BACKSTOP)
+        record.until = time.monotonic() + max(record.pause, store.timeout + HARD_TIMEOUT_MARGIN)
         return None
 
     def note(self, name: str, error: FsbackupError | None, seconds: float = 0.0) -> None:

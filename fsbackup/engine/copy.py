@@ -47,7 +47,7 @@ class _Refill:
     def __init__(self, targets: ReplicaSet, guard: Guard, needy: Sequence[Finding]) -> None:
         self._targets = targets
         self._guard = guard
-        self._manifest = guard.manifest.stored_as(None, None)
+        self._manifest = guard.manifest.for_replica(None, None)
         self._needy = needy
         self._clock = asyncio.get_running_loop().time
         self._started = self._clock()
@@ -102,7 +102,7 @@ class _Refill:
         name, seconds = finding.store.name, self._clock() - self._started
         self._results[name] = ReplicaResult(name, error is None, seconds, sent, exception=error)
         size = self._manifest.size
-        events.outcome("refill", name, self._manifest.key, size=size, seconds=seconds, error=error)
+        events.log_outcome("refill", name, self._manifest.key, size=size, seconds=seconds, error=error)
 
 
 def _plan(finding: Finding, source: Source, manifest: Manifest) -> WritePlan:

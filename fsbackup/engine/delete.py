@@ -15,7 +15,7 @@ from fsbackup.engine.records import Finding
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import ReplicaResult, Report
 from fsbackup.errors import ConflictError, FsbackupError
-from fsbackup.keys import encode_key, manifest_name, pending_name
+from fsbackup.keys import encode_key, manifest_name, intent_name
 from fsbackup.record import Record, Tombstone
 from fsbackup.stores.base import ObjectStore
 
@@ -36,7 +36,7 @@ async def delete(targets: ReplicaSet, key: str) -> Report:
     for finding, error in zip(findings, errors, strict=True):
         name = finding.store.name
         replicas[name] = ReplicaResult(name, error is None, seconds, exception=error)
-        events.outcome("delete", name, key, seconds=seconds, error=error)
+        events.log_outcome("delete", name, key, seconds=seconds, error=error)
     # A delete is done only when all confirmed: one copy left is an object that is still there.
     return Report("delete", key, len(targets.stores), replicas, seconds)
 
@@ -122,7 +122,7 @@ async def _forget(finding: Finding, key: str) -> None:
     """Remove the tombstone, which nobody needs once every replica has confirmed the delete."""
     try:
         if finding.manifest is not None:
-            await finding.store.remove(pending_name(key))
+            await finding.store.remove(intent_name(key))
         await records.remove_record(finding.store, key)
     except FsbackupError as error:
         log.warning("a tombstone stays behind, which does no harm: %s", error)

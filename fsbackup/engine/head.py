@@ -9,7 +9,7 @@ from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.keys import encode_key, manifest_name
 from fsbackup.record import Record, Tombstone
-from fsbackup.stores.base import BACKSTOP, ObjectStat, ObjectStore, unanswered
+from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStat, ObjectStore, timeout_error
 
 
 async def exists(targets: ReplicaSet, key: str) -> bool:
@@ -61,7 +61,7 @@ async def _where_absent(targets: ReplicaSet, key: str, answers: list[Answer]) ->
 
 async def _ask(store: ObjectStore, key: str) -> Answer:
     try:
-        async with asyncio.timeout(store.timeout + BACKSTOP):
+        async with asyncio.timeout(store.timeout + HARD_TIMEOUT_MARGIN):
             stat = await store.stat(encode_key(key))
             if stat is None:
                 return None, None, None
@@ -70,4 +70,4 @@ async def _ask(store: ObjectStore, key: str) -> Answer:
     except FsbackupError as error:
         return None, None, error
     except TimeoutError:
-        return None, None, unanswered(store, "exists", key)
+        return None, None, timeout_error(store, "exists", key)

@@ -16,13 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from fsbackup.aio import end_all
+from fsbackup.aio import cancel_and_wait
 from fsbackup.engine import hashing
 from fsbackup.engine.pacing import Pace, whole
 from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError, as_backend_error
 from fsbackup.record import Manifest
 from fsbackup.sizing import BLOCK_SIZE, KIB, MIB
-from fsbackup.stores.base import BACKSTOP, ObjectStore, unanswered
+from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStore, timeout_error
 
 #: Bytes of the shortest spans, towards the end.
 _SHORTEST = 2 * MIB
@@ -167,7 +167,7 @@ class Stripes:
                 if left and not self._lost:
                     await self._wait()
         finally:
-            await end_all([call.task for call in self._calls if call.task is not None])
+            await cancel_and_wait([call.task for call in self._calls if call.task is not None])
 
     async def _wait(self) -> None:
         with suppress(TimeoutError):
@@ -247,7 +247,7 @@ class Stripes:
         except FsbackupError as error:
             self._fail(call, error)
         except TimeoutError:
-            self._fail(call, unanswered(store, "download", self._key))
+            self._fail(call, timeout_error(store, "download", self._key))
         except asyncio.CancelledError:
             if not call.cut or span.settled:
                 raise
@@ -337,4 +337,4 @@ class Stripes:
 
 def _patience(store: ObjectStore, length: int) -> float:
     """Return how long one read may take: its store's silence, and time for the bytes at a crawl (16 KiB/s)."""
-    return store.timeout + BACKSTOP + length / 16_384
+    return store.timeout + HARD_TIMEOUT_MARGIN + length / 16_384

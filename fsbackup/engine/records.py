@@ -14,9 +14,9 @@ from fsbackup.errors import (
     IntegrityError,
     ObjectNotFoundError,
 )
-from fsbackup.keys import encode_key, manifest_name, pending_name
+from fsbackup.keys import encode_key, manifest_name, intent_name
 from fsbackup.record import Manifest, Record, dump, load
-from fsbackup.stores.base import BACKSTOP, ObjectStat, ObjectStore, unanswered
+from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStat, ObjectStore, timeout_error
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -118,14 +118,14 @@ async def find(store: ObjectStore, key: str, *, with_stat: bool = True) -> Findi
     """Ask one store what it knows of `key`: its manifest, and with `with_stat` its data object."""
 
     try:
-        async with asyncio.timeout(store.timeout + BACKSTOP):
+        async with asyncio.timeout(store.timeout + HARD_TIMEOUT_MARGIN):
             if with_stat:
                 return await look(store, key)
             return Finding(store, *await read_record(store, manifest_name(key)))
     except FsbackupError as error:
         return Finding(store, error=error)
     except TimeoutError:
-        return Finding(store, error=unanswered(store, "stat", key))
+        return Finding(store, error=timeout_error(store, "stat", key))
 
 
 async def look(store: ObjectStore, key: str) -> Finding:
@@ -147,7 +147,7 @@ async def read_record(store: ObjectStore, name: str) -> tuple[Record | None, boo
         return None, False
     except IntegrityError:
         return None, True
-    misplaced = name not in (manifest_name(record.key), pending_name(record.key))
+    misplaced = name not in (manifest_name(record.key), intent_name(record.key))
     return (None, True) if misplaced else (record, False)
 
 
@@ -167,7 +167,7 @@ async def announce(store: ObjectStore, manifest: Manifest) -> None:
     Between a replacement's data and its manifest the old manifest no longer fits the data. A reader that
     finds so looks here, and can prove the new version; a crash in between loses neither.
     """
-    await store.put(pending_name(manifest.key), dump(manifest))
+    await store.put(intent_name(manifest.key), dump(manifest))
 
 
 async def unannounce(store: ObjectStore, manifest: Manifest) -> None:
@@ -178,7 +178,7 @@ async def unannounce(store: ObjectStore, manifest: Manifest) -> None:
     try:
         found = await announced(store, manifest.key)
         if found is not None and found.sha256 == manifest.sha256:
-            await store.remove(pending_name(manifest.key))
+            await store.remove(intent_name(manifest.key))
     except FsbackupError as error:
         log.warning("an announcement stays behind, which does no harm: %s", error)
 
@@ -190,5 +190,5 @@ async def announced(store: ObjectStore, key: str) -> Manifest | None:
 
 async def announcement(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
     """Return the announced replacement, and whether there is an announcement at all, readable or not."""
-    record, damaged = await read_record(store, pending_name(key))
+    record, damaged = await read_record(store, intent_name(key))
     return (record if isinstance(record, Manifest) else None), damaged or record is not None

@@ -13,14 +13,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from fsbackup.aio import all_or_none
+from fsbackup.aio import run_all
 from fsbackup.engine import records
 from fsbackup.engine.parts import Lane, PartWindow
 from fsbackup.engine.records import Finding
 from fsbackup.errors import ConflictError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest, Tombstone
-from fsbackup.stores.base import BACKSTOP, ObjectStat, ObjectWriter, WritePlan, unanswered
+from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStat, ObjectWriter, WritePlan, timeout_error
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class StoreLane:
                 pass
 
         try:
-            await all_or_none([work() for _ in range(workers)])
+            await run_all([work() for _ in range(workers)])
         finally:
             window.close(place)
 
@@ -120,7 +120,7 @@ class StoreLane:
         """Write the manifest, last of all; where another writer may have been at it too, compare."""
         first = self.finding.record is None and not self.finding.damaged
         exclusive = first and self.store.capabilities.conditional_create
-        own = manifest.stored_as(stored.etag, stored.version_id)
+        own = manifest.for_replica(stored.etag, stored.version_id)
         try:
             await self._step(records.write_record(self.store, own, create_only=first))
         except ConflictError:
@@ -168,15 +168,15 @@ class StoreLane:
     async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         clock = asyncio.get_running_loop().time
-        silence = self.store.timeout + BACKSTOP
+        silence = self.store.timeout + HARD_TIMEOUT_MARGIN
         try:
             while not task.done():
                 rest = self._last_move + silence - clock() if self._calls else silence
                 if rest <= 0:
-                    raise unanswered(self.store, "upload", self._key)
+                    raise timeout_error(self.store, "upload", self._key)
                 await asyncio.wait({task}, timeout=rest)
             task.result()
         finally:
             if not task.done():
                 task.cancel()
-                await asyncio.wait({task}, timeout=BACKSTOP)
+                await asyncio.wait({task}, timeout=HARD_TIMEOUT_MARGIN)

@@ -64,7 +64,7 @@ async def download(
         await asyncio.to_thread(_place, Path(file.name), target)
     report = _report(copy.reading, sha256, clock() - started)
     for name in report.replicas:
-        events.outcome("download", name, key, size=report.size, seconds=report.seconds)
+        events.log_outcome("download", name, key, size=report.size, seconds=report.seconds)
     return report
 
 

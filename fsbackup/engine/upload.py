@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from fsbackup import __version__, events
-from fsbackup.aio import all_or_none
+from fsbackup.aio import run_all
 from fsbackup.engine import records, versions
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.parts import Lane, PartWindow, give_back_parts, in_flight, slots
@@ -141,7 +141,7 @@ class _Upload:
         if has or strangers:
             await self._fan.window.drain()
             same = [self._run_finding(f, self._confirm_same()) for f in has]
-            await all_or_none(same + [self._run_finding(f, self._adopt(f)) for f in strangers])
+            await run_all(same + [self._run_finding(f, self._adopt(f)) for f in strangers])
 
     def _is_stranger(self, finding: Finding) -> bool:
         """Tell whether data is there that no manifest speaks for; a create-only upload must not replace it."""
@@ -181,7 +181,7 @@ class _Upload:
         """Let a stream's slower stores be served from a local temp file, or else from the spool."""
         if not isinstance(self._source, StreamSource) or len(lanes) < 2:
             return
-        keeper = next((lane for lane in lanes if lane.writer.keeps), None)
+        keeper = next((lane for lane in lanes if lane.writer.can_reread), None)
         if keeper is not None:
             self._source.keeper = LaneKeeper(keeper, self._part_size)
         elif self._targets.spool is not None:
@@ -246,7 +246,7 @@ class _Upload:
         name, seconds = finding.store.name, self._clock() - self._started
         self._results[name] = ReplicaResult(name, error is None, seconds, sent, already, error)
         size = self._manifest.size if self._manifest else self._source.size
-        events.outcome("upload", name, self._key, size=size, seconds=seconds, error=error)
+        events.log_outcome("upload", name, self._key, size=size, seconds=seconds, error=error)
 
     def _report(self) -> Report:
         manifest = self._manifest
@@ -313,7 +313,7 @@ class FanOut:
         # All have their place before the first part is read: a part stays for those that still want it.
         places = [self.window.lane() for _ in lanes]
         pairs = zip(lanes, places, strict=True)
-        await all_or_none([self._run_lane(*pair, len(lanes), proven, settle) for pair in pairs])
+        await run_all([self._run_lane(*pair, len(lanes), proven, settle) for pair in pairs])
 
     async def _run_lane(
         self, lane: StoreLane, place: Lane, lanes: int, proven: Callable[[], Manifest], settle: Settle

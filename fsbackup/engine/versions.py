@@ -14,13 +14,13 @@ from fsbackup.engine import records, versions
 from fsbackup.engine.hashing import Digest
 from fsbackup.engine.source import Source
 from fsbackup.errors import ConflictError
-from fsbackup.record import Manifest, Origin, Record, Tombstone, order
+from fsbackup.record import Manifest, Origin, Record, Tombstone, version_order
 from fsbackup.stores.base import ObjectStore
 
 
 def newest(records: Iterable[Record | None]) -> Record | None:
     """Return the record of the newest version among those that are there."""
-    return max((record for record in records if record is not None), key=order, default=None)
+    return max((record for record in records if record is not None), key=version_order, default=None)
 
 
 def contradicts(records: Iterable[Record | None], top: Record | None) -> bool:
@@ -109,7 +109,7 @@ class Guard:
         known = [self.manifest, *(finding.record for finding in findings)]
         top = versions.newest(known)
         assert top is not None
-        if order(top) > order(self.manifest):
+        if version_order(top) > version_order(self.manifest):
             return "deleted" if isinstance(top, Tombstone) else "replaced"
         if versions.contradicts(known, top):
             return "replaced"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 
-from fsbackup.aio import all_or_none
+from fsbackup.aio import run_all
 from fsbackup.engine.download import SHORT, Reading
 from fsbackup.filesystem.subblocks import BlockKey, Leaves, key_of
 from fsbackup.record import Manifest
@@ -147,7 +147,7 @@ async def _pieces(
             end = min((number + 1) * block, manifest.size)
             cache.put(manifest, number, _Pieces(run).cut(number * block, end))
 
-    await all_or_none([fetch(*run) for run in _runs(number for number in numbers if number not in kept)])
+    await run_all([fetch(*run) for run in _runs(number for number in numbers if number not in kept)])
     return _Pieces(found)
 
 

@@ -13,7 +13,7 @@ from fsspec.spec import AbstractBufferedFile
 from fsbackup.filesystem.pipe import Pipe
 from fsbackup.filesystem.readahead import Ahead
 from fsbackup.filesystem.versions import Version
-from fsbackup.loop import Call, finish
+from fsbackup.loop import Call, wait_until_done
 from fsbackup.sizing import MIB
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
         self._pipe.breaks(DiscardedError(f"{self.full_name} was discarded"))
         upload, self._upload = self._upload, None
         if upload is not None:
-            finish(upload.future)
+            wait_until_done(upload.future)
 
     def __exit__(self, *raised: object) -> None:
         if raised[0] is not None and not self.closed:

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from typing import BinaryIO, cast
 
-from fsbackup.loop import ALERT
+from fsbackup.loop import POLL_INTERVAL
 from fsbackup.sizing import MIB
 
 #: Bytes that may wait to be read.
@@ -32,7 +32,7 @@ class Pipe:
     def write(self, data: bytes) -> None:
         """Hand on `data`, when there is room for it; raises what `breaks` was given."""
         with self._change:
-            while not self._change.wait_for(lambda: self._held < _ROOM or self._broken, ALERT):
+            while not self._change.wait_for(lambda: self._held < _ROOM or self._broken, POLL_INTERVAL):
                 pass
             if self._broken is not None:
                 raise self._broken

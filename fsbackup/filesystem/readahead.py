@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fsspec.caching import BaseCache
 
-from fsbackup.loop import outcome
+from fsbackup.loop import wait_for_result
 
 #: The one that is waited for, and the one that comes meanwhile.
 _WINDOWS = 2
@@ -90,7 +90,7 @@ class Ahead(BaseCache):  # type: ignore[misc]
     def _next(self, at: int, high: int) -> bytes:
         """Return the bytes from `at`, up to `high` or to the end of what is fetched with them."""
         if self._windows:
-            data = outcome(self._windows.popleft().data)
+            data = wait_for_result(self._windows.popleft().data)
         else:
             long = high - at > self.blocksize
             data = self.fetcher(at, high if long else self._up(high))

@@ -11,7 +11,7 @@ from fsbackup.engine.replicas import MemoryBudget
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
 from fsbackup.sizing import DEFAULT_PART_SIZE
-from fsbackup.stores.base import BACKSTOP, ObjectStore, unanswered
+from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStore, timeout_error
 
 #: Spans of one copy on their way at once.
 _AHEAD = 2
@@ -99,12 +99,12 @@ class _Check:
 
     async def _span(self, start: int) -> bytes:
         end = min(start + self._step, self._manifest.size)
-        patience = self._store.timeout + BACKSTOP + (end - start) / _CRAWL
+        patience = self._store.timeout + HARD_TIMEOUT_MARGIN + (end - start) / _CRAWL
         try:
             async with asyncio.timeout(patience):
                 return await self._store.read(encode_key(self._manifest.key), start, end)
         except TimeoutError:
-            raise unanswered(self._store, "verify", self._manifest.key) from None
+            raise timeout_error(self._store, "verify", self._manifest.key) from None
 
     def _hash(self, start: int, span: list[bytes]) -> None:
         """Hash one span; runs in a worker thread, one span of a copy at a time.

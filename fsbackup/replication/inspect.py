@@ -18,7 +18,7 @@ from fsbackup.errors import FsbackupError, ObjectNotFoundError
 from fsbackup.record import Manifest
 from fsbackup.replication.bytecheck import Bytes, check_bytes
 from fsbackup.replication.classify import Expired, CopyState, Verdict, judge
-from fsbackup.stores.base import BACKSTOP, ObjectStore
+from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStore
 
 #: How often an object that changes meanwhile is looked at before it is given up.
 _LOOKS = 4
@@ -155,7 +155,7 @@ class Examiner:
 
 async def _announcement(store: ObjectStore, key: str) -> Manifest | None:
     try:
-        async with asyncio.timeout(store.timeout + BACKSTOP):
+        async with asyncio.timeout(store.timeout + HARD_TIMEOUT_MARGIN):
             return await records.announced(store, key)
     except (FsbackupError, TimeoutError):
         return None  # it is asked only to explain what was found anyway

@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from fsbackup.aio import end_all
+from fsbackup.aio import cancel_and_wait
 from fsbackup.engine.breaker import Outages
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import FsbackupError
@@ -132,7 +132,7 @@ class Listing:
             while waiting:
                 yield await _settled(waiting.popleft())
         finally:
-            await end_all([entry for entry in waiting if isinstance(entry, asyncio.Task)])
+            await cancel_and_wait([entry for entry in waiting if isinstance(entry, asyncio.Task)])
             for each in self._late.values():
                 await each.stop()
             for name in self._listed:

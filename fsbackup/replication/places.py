@@ -67,7 +67,7 @@ async def _compare(store: ObjectStore, place: Place) -> None:
     if place.location != store.location:
         raise _elsewhere(store, place, f"it is {place.location} there")
     if not place.names:
-        if store.capabilities.everywhere:
+        if store.capabilities.is_shared:
             return
         raise _elsewhere(store, place, "it is empty, so that nothing shows whether it is the same one")
     try:

@@ -29,7 +29,7 @@ from fsbackup.sizing import DEFAULT_PART_SIZE
 #: Seconds of silence after which a backend counts as unavailable.
 DEFAULT_TIMEOUT = 60.0
 #: Seconds beyond a store's own timeout after which a call that does not even fail is given up.
-BACKSTOP = 5.0
+HARD_TIMEOUT_MARGIN = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +129,11 @@ class Capabilities:
     wants_md5: bool = False
     removes_versions: bool = False
     content_etags: Literal["none", "single", "all"] = "none"
-    everywhere: bool = False
+    is_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class BackendInfo:
     """What a store can find out about its place beyond its objects; None: not known.
 
     Parameters
@@ -169,7 +169,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Leftover:
+class Orphan:
     """What a write of ours left behind that never ended, as after a kill or a power cut.
 
     Parameters
@@ -234,7 +234,7 @@ class ObjectWriter(ABC):
         """
 
     #: Whether `reread` works, so that a slower replica of a stream can be served from what this one wrote.
-    keeps: bool = False
+    can_reread: bool = False
 
     async def reread(self, offset: int, length: int) -> bytes | None:  # noqa: ARG002
         """Return bytes already written, also after `commit`; None where that cannot be done."""
@@ -320,30 +320,30 @@ class ObjectStore(ABC):
             await writer.abort()
             raise
 
-    def leftovers(self, older_than: float) -> AsyncIterator[Leftover]:  # noqa: ARG002 - most leave none
+    def leftovers(self, older_than: float) -> AsyncIterator[Orphan]:  # noqa: ARG002 - most leave none
         """Yield what writes of ours left behind and nothing has moved in for `older_than` seconds.
 
         Only what is certainly ours; and an age longer than any pause of a live write keeps those safe.
         """
         return _nothing()
 
-    async def discard(self, leftover: Leftover) -> None:  # noqa: B027 - most leave none
+    async def discard(self, leftover: Orphan) -> None:  # noqa: B027 - most leave none
         """Remove what `leftovers` found; nothing when it is gone already. `ValueError` for anything else."""
 
-    async def facts(self, probe: str | None = None) -> Facts:  # noqa: ARG002 - most backends have nothing to try
+    async def facts(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - most backends have nothing to try
         """Find out about the place. Never raises for what it does not say; may replace the object `probe`."""
-        return Facts()
+        return BackendInfo()
 
     async def close(self) -> None:  # noqa: B027 - most backends hold nothing to close
         """Release connections. The store can be used again afterwards."""
 
 
-async def _nothing() -> AsyncIterator[Leftover]:
-    for leftover in list[Leftover]():
+async def _nothing() -> AsyncIterator[Orphan]:
+    for leftover in list[Orphan]():
         yield leftover
 
 
-def unanswered(store: ObjectStore, operation: str, key: str) -> BackendUnavailableError:
+def timeout_error(store: ObjectStore, operation: str, key: str) -> BackendUnavailableError:
     """Return the error for a store that did not even fail in time."""
     return BackendUnavailableError(
         f"no answer for {store.timeout:g} s",

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 
 from fsbackup.loop import run
-from fsbackup.stores.base import Leftover, ObjectStore, ObjectWriter, WritePlan
+from fsbackup.stores.base import Orphan, ObjectStore, ObjectWriter, WritePlan
 from fsbackup.testing.driving import Contract, collect, cut, feed, noise
 from fsbackup.testing.place import ObjectPlace
 
@@ -15,7 +15,7 @@ from fsbackup.testing.place import ObjectPlace
 _SOON, _LATER = -60.0, 3600.0
 
 
-async def _found(store: ObjectStore, older_than: float) -> list[Leftover]:
+async def _found(store: ObjectStore, older_than: float) -> list[Orphan]:
     return [leftover async for leftover in store.leftovers(older_than)]
 
 
@@ -34,7 +34,7 @@ class LeftoversContract(Contract):
     def test_finished_writes_leave_nothing(self, place: ObjectPlace) -> None:
         """Neither a commit nor an abort leaves anything to find, and objects are no leftovers."""
 
-        async def scenario() -> list[Leftover]:
+        async def scenario() -> list[Orphan]:
             await place.store.put("one", b"x")
             writer = place.store.writer("two", WritePlan(None, self.part_size), lambda _: None)
             await feed(writer, cut(noise(2 * self.part_size), self.part_size))
@@ -51,7 +51,7 @@ class LeftoversContract(Contract):
         """It is found when it is old enough, never as an object, and goes without touching what is there."""
         store = place.store
 
-        async def scenario() -> tuple[list[Leftover], list[Leftover], list[str]]:
+        async def scenario() -> tuple[list[Orphan], list[Orphan], list[str]]:
             await store.put("dir/kept", b"old")
             writer = await self._unfinished(store, "dir/kept")
             young, old = await _found(store, _LATER), await _found(store, _SOON)
@@ -62,7 +62,7 @@ class LeftoversContract(Contract):
             await writer.abort()  # by then there is nothing left to throw away
             return young, old, names
 
-        gone: list[Leftover] = []
+        gone: list[Orphan] = []
         young, old, names = run(scenario())
         assert (young, names) == ([], ["dir/kept"])
         assert len(old) == int(self.leaves)
@@ -75,5 +75,5 @@ class LeftoversContract(Contract):
         place.door.put("dir/kept", b"x")
         if self.leaves:
             with pytest.raises(ValueError, match="dir/kept"):
-                run(place.store.discard(Leftover("dir/kept", 0.0, 1, "")))
+                run(place.store.discard(Orphan("dir/kept", 0.0, 1, "")))
         assert place.door.get("dir/kept") == b"x"

@@ -16,7 +16,7 @@ import pytest
 
 from fsbackup.errors import BackendError
 from fsbackup.loop import run
-from fsbackup.stores.base import Leftover, WritePlan
+from fsbackup.stores.base import Orphan, WritePlan
 from fsbackup.stores.s3.objects import S3Objects
 from fsbackup.stores.s3.profile import R2
 from tests.integration.s3_kit import PART, connect, cut, outcome, upload
@@ -46,8 +46,8 @@ _WRITER = """
 """
 
 
-def _leftovers(store: S3Objects, older_than: float) -> list[Leftover]:
-    async def collect() -> list[Leftover]:
+def _leftovers(store: S3Objects, older_than: float) -> list[Orphan]:
+    async def collect() -> list[Orphan]:
         return [found async for found in store.leftovers(older_than)]
 
     return run(collect())
@@ -185,7 +185,7 @@ def test_what_is_no_record_of_ours_is_left_alone(direct: S3Endpoint, data: bytes
     store = connect(direct, profile=R2)
     s3.put_bytes(direct, f"{UPLOADS}0123", data)
     assert _leftovers(store, NOW) == []
-    run(store.discard(Leftover(f"{UPLOADS}0123", 0.0, 0, "")))
+    run(store.discard(Orphan(f"{UPLOADS}0123", 0.0, 0, "")))
     assert s3.read_bytes(direct, f"{UPLOADS}0123") == data
     run(store.close())
 

@@ -116,7 +116,7 @@ class MemoryWriter(ObjectWriter):
     def __init__(self, store: MemoryStore, name: str, plan: WritePlan, moved: Callable[[int], None]) -> None:
         self._store, self._name, self._plan, self._moved = store, name, plan, moved
         self._pieces: dict[int, bytes] = {}
-        self.keeps = store.keeps
+        self.can_reread = store.keeps
         self.concurrency = store.workers
 
     async def write(self, part: Part) -> None:
@@ -139,7 +139,7 @@ class MemoryWriter(ObjectWriter):
 
     async def reread(self, offset: int, length: int) -> bytes | None:
         data = self._joined()[offset : offset + length]
-        return data if self.keeps and data else None
+        return data if self.can_reread and data else None
 
     def _joined(self) -> bytes:
         return b"".join(self._pieces[number] for number in sorted(self._pieces))

@@ -132,7 +132,7 @@ def test_keys_are_text(key: object) -> None:
 def test_longest_keys(key: str) -> None:
     """A key as long as allowed fits, with its manifest's name, into what disks and S3 take."""
     keys.check_key(key)
-    for name in (keys.manifest_name(key), keys.pending_name(key)):
+    for name in (keys.manifest_name(key), keys.intent_name(key)):
         assert len(name.encode()) <= 1024
         assert max(len(segment.encode()) for segment in name.split("/")) <= 255
 
@@ -143,7 +143,7 @@ def test_manifest_names(key: str) -> None:
     name = keys.manifest_name(key)
     assert keys.manifest_key(name) == key
     assert keys.decode_name(name) is None
-    assert keys.manifest_key(keys.pending_name(key)) is None
+    assert keys.manifest_key(keys.intent_name(key)) is None
     assert keys.manifest_key(keys.encode_key(key)) is None
 
 

@@ -19,7 +19,7 @@ from fsbackup.stores.local.atomic_file import NewFile
 from fsbackup.stores.local.store import LocalObjects
 from fsbackup.stores.local.writer import LocalWriter
 from fsbackup.testing.driving import noise, write
-from fsbackup.threads import DroppedError, SilenceError, Workers, pulse
+from fsbackup.threads import CallCancelledError, IdleTimeoutError, Workers, heartbeat
 
 
 class Hang:
@@ -215,7 +215,7 @@ def test_a_pulse_is_no_silence() -> None:
     def call() -> str:
         for _ in range(10):
             threading.Event().wait(0.06)
-            pulse()
+            heartbeat()
         return "done"
 
     assert run(scenario()) == "done"
@@ -231,7 +231,7 @@ def test_queueing_behind_a_busy_thread_is_no_silence() -> None:
     def busy() -> str:
         for _ in range(10):
             threading.Event().wait(0.06)
-            pulse()
+            heartbeat()
         return "first"
 
     assert run(scenario()) == ["first", "second"]
@@ -248,10 +248,10 @@ def test_dropped_calls_are_not_made() -> None:
         second.cancel()
         await asyncio.wait([second])
         third = workers.submit(lambda: made.append("third"))
-        third.drop()
+        third.cancel()
         gate.set()
         await first.result(10)
-        with pytest.raises(DroppedError):
+        with pytest.raises(CallCancelledError):
             await third.result(10)
         return made
 
@@ -263,7 +263,7 @@ def test_silence_names_itself() -> None:
 
     async def scenario() -> list[str]:
         workers, gate = Workers("silent", 2), threading.Event()
-        with pytest.raises(SilenceError):
+        with pytest.raises(IdleTimeoutError):
             await workers.run(lambda: gate.wait(10), 0.1)
         gate.set()
 
@@ -272,7 +272,7 @@ def test_silence_names_itself() -> None:
 
         with pytest.raises(TimeoutError, match="from the disk"):
             await workers.run(raises, 10)
-        return [type(SilenceError()).__name__]
+        return [type(IdleTimeoutError()).__name__]
 
     assert run(scenario()) == ["SilenceError"]
 

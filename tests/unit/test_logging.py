@@ -38,7 +38,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 def upload_event(error: Exception | None = None) -> None:
     """Log the end of an upload."""
-    events.outcome("upload", "r2", "a/b", size=10, seconds=0.5, error=error)
+    events.log_outcome("upload", "r2", "a/b", size=10, seconds=0.5, error=error)
 
 
 def test_text_lines_have_what_the_message_lacks(shown: Shown) -> None:
@@ -156,7 +156,7 @@ def test_a_dead_backend_does_not_fill_the_screen(shown: Shown) -> None:
     logs.configure(verbosity=0, form="text")
     for _ in range(10):
         upload_event(BackendError("away"))
-    events.outcome("upload", "b2", "a/b", error=BackendError("away"))
+    events.log_outcome("upload", "b2", "a/b", error=BackendError("away"))
     lines = shown().splitlines()
     assert len(lines) == 4
     assert "more of the same" in lines[2]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsbackup.errors import IntegrityError
-from fsbackup.record import Manifest, Origin, Record, Tombstone, dump, load, order
+from fsbackup.record import Manifest, Origin, Record, Tombstone, dump, load, version_order
 
 _TEXT = st.text(
     st.one_of(
@@ -153,14 +153,14 @@ def test_a_newer_format_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_order(record: Manifest, generation: int) -> None:
     """Versions are ordered by generation, and a delete comes after the version that it deleted."""
     stone = Tombstone(record.key, generation, "2025-10-01T12:00:00+00:00")
-    assert (order(stone) > order(record)) is (generation >= record.generation)
+    assert (version_order(stone) > version_order(record)) is (generation >= record.generation)
 
 
 def test_stored_as() -> None:
     """Each replica's manifest differs in what that replica answered, and in nothing else."""
-    stored = EXAMPLE.stored_as("other", "v1")
+    stored = EXAMPLE.for_replica("other", "v1")
     assert (stored.etag, stored.version_id) == ("other", "v1")
-    assert stored.stored_as(EXAMPLE.etag, EXAMPLE.version_id) == EXAMPLE
+    assert stored.for_replica(EXAMPLE.etag, EXAMPLE.version_id) == EXAMPLE
 
 
 def _is_refused(data: bytes) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from fsbackup.aio import all_or_none
+from fsbackup.aio import run_all
 
 
 class Worker:
@@ -36,7 +36,7 @@ def test_a_cancel_lets_every_one_clean_up(steps: tuple[int, int]) -> None:
     workers = [Worker(steps=each) for each in steps]
 
     async def main() -> None:
-        task = asyncio.create_task(all_or_none([worker.work() for worker in workers]))
+        task = asyncio.create_task(run_all([worker.work() for worker in workers]))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -52,7 +52,7 @@ def test_a_failure_ends_the_others_first() -> None:
 
     async def main() -> None:
         with pytest.raises(OSError, match="broken"):
-            await all_or_none([worker.work() for worker in workers])
+            await run_all([worker.work() for worker in workers])
         assert all(worker.clean for worker in workers)
 
     asyncio.run(main())
@@ -60,6 +60,6 @@ def test_a_failure_ends_the_others_first() -> None:
 
 def test_all_of_nothing_is_done_at_once() -> None:
     """And one alone needs no task."""
-    asyncio.run(all_or_none([]))
+    asyncio.run(run_all([]))
     with pytest.raises(OSError, match="broken"):
-        asyncio.run(all_or_none([Worker(steps=0, error=OSError("broken")).work()]))
+        asyncio.run(run_all([Worker(steps=0, error=OSError("broken")).work()]))

@@ -21,7 +21,7 @@ from fsbackup.errors import (
 )
 from fsbackup.events import log
 from fsbackup.keys import META_PREFIX
-from fsbackup.stores.base import BACKSTOP, Facts, ObjectStore, ObjectWriter, Part, WritePlan, unanswered
+from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, BackendInfo, ObjectStore, ObjectWriter, Part, WritePlan, timeout_error
 
 PROBES = f"{META_PREFIX}doctor-"
 #: Seconds after which a probe is of no examination that still goes on.
@@ -51,7 +51,7 @@ class Findings:
     """
 
     trials: dict[str, FsbackupError | None] = field(default_factory=dict)
-    facts: Facts = field(default_factory=Facts)
+    facts: BackendInfo = field(default_factory=BackendInfo)
     tells_absent: bool = True
     forgotten: list[str] = field(default_factory=list)
     ahead: float | None = None
@@ -108,10 +108,10 @@ class Visit:
             return False
         error: FsbackupError | None = None
         try:
-            async with asyncio.timeout(self._store.timeout + BACKSTOP):
+            async with asyncio.timeout(self._store.timeout + HARD_TIMEOUT_MARGIN):
                 await call()
         except TimeoutError:
-            error = unanswered(self._store, name, self._probe)
+            error = timeout_error(self._store, name, self._probe)
         except Exception as raised:  # noqa: BLE001 - one store's failure is its result, never another's
             error = as_backend_error(raised, self._store.name, self._probe, name)
         self._found.trials[name] = error

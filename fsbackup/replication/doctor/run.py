@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
-from fsbackup.aio import all_or_none
+from fsbackup.aio import run_all
 from fsbackup.backends import StorageBackend
 from fsbackup.loop import run
 from fsbackup.replication.doctor.checks import checks
@@ -47,5 +47,5 @@ async def _examine(stores: Sequence[ObjectStore]) -> list[Diagnosis]:
         lines = tuple(checks(store, findings))
         found[store] = Diagnosis(store.name, store.location, lines, seconds, findings.left_behind)
 
-    await all_or_none([one(store) for store in stores])
+    await run_all([one(store) for store in stores])
     return [found[store] for store in stores]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from fsbackup.engine import records
 from fsbackup.engine.records import Finding
 from fsbackup.errors import ConflictError
-from fsbackup.keys import encode_key, pending_name
-from fsbackup.record import Record, order
+from fsbackup.keys import encode_key, intent_name
+from fsbackup.record import Record, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
 
 
@@ -32,7 +32,7 @@ async def let_go(finding: Finding, key: str) -> None:
     # so quick that its data went instead, its manifest says so, and a copy that is missing is brought back.
     there = await _unchanged(replace(finding, stat=None), key)
     if there.announced:
-        await store.remove(pending_name(key))
+        await store.remove(intent_name(key))
     if there.record is not None:
         await records.remove_record(store, key)
 
@@ -50,7 +50,7 @@ async def _unchanged(finding: Finding, key: str) -> _There:
     """Return what is still there of what was found; refuse anything that is new."""
     store = finding.store
     now, (coming, announced) = await asyncio.gather(records.look(store, key), records.announcement(store, key))
-    newer = announced and (coming is None or finding.manifest is None or order(coming) > order(finding.manifest))
+    newer = announced and (coming is None or finding.manifest is None or version_order(coming) > version_order(finding.manifest))
     replaced = now.damaged or (now.record != finding.record and (now.record, now.stat) != (None, None))
     moved = now.stat is not None and _mark(now.stat) != _mark(finding.stat)
     if newer or replaced or moved:

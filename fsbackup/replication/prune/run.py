@@ -170,9 +170,9 @@ class _Prune:
             return replace(step, outcome="held", reason=f"{step.reason}; but {error}")
         except Exception as error:  # noqa: BLE001 - one copy's failure is its result, never another's
             wrapped = as_backend_error(error, step.backend, step.key, "prune")
-            events.outcome("prune", step.backend, step.key, error=wrapped)
+            events.log_outcome("prune", step.backend, step.key, error=wrapped)
             return replace(step, outcome="failed", reason=str(wrapped))
-        events.outcome("prune", step.backend, step.key, size=step.size)
+        events.log_outcome("prune", step.backend, step.key, size=step.size)
         return step
 
     def _say(self, step: PruneStep) -> None:

@@ -14,7 +14,7 @@ from fsbackup.engine.records import Finding
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.versions import Guard
 from fsbackup.errors import ConflictError, FsbackupError, as_backend_error
-from fsbackup.keys import pending_name
+from fsbackup.keys import intent_name
 from fsbackup.record import Manifest, Origin, Tombstone
 from fsbackup.replication.repair.inspection import Evidence
 from fsbackup.replication.repair.report import Action, Step
@@ -77,9 +77,9 @@ class Actor:
             await self._do(action)
         except Exception as error:  # noqa: BLE001 - one replica's failure is its result, never another's
             wrapped = as_backend_error(error, action.backend or "", self._key, "repair")
-            events.outcome(action.kind, action.backend or "", self._key, error=wrapped)
+            events.log_outcome(action.kind, action.backend or "", self._key, error=wrapped)
             return self._step(action, wrapped)
-        events.outcome(action.kind, action.backend or "", self._key)
+        events.log_outcome(action.kind, action.backend or "", self._key)
         return self._step(action, None)
 
     def _step(self, action: Action, error: FsbackupError | None, sent: int = 0) -> Step:
@@ -113,7 +113,7 @@ class Actor:
         guard = self._guard(manifest)
         await guard.require(store)
         await self._unchanged(finding)
-        own = manifest.stored_as(stat.etag, stat.version_id)
+        own = manifest.for_replica(stat.etag, stat.version_id)
         fresh = finding.record is None and not finding.damaged
         await records.write_record(store, own, create_only=fresh)
         if await guard.standing(store.name) == "deleted":
@@ -145,7 +145,7 @@ class Actor:
         manifest, there = await records.announcement(store, self._key)
         if there and manifest != seen:
             raise self._changed(store)
-        await store.remove(pending_name(self._key))
+        await store.remove(intent_name(self._key))
 
     async def _forget(self, stone: Tombstone) -> None:
         """Remove the tombstones, one after the other: what stays when one fails is still remembered."""

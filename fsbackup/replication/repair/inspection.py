@@ -16,7 +16,7 @@ from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
 from fsbackup.replication.classify import CopyState, Verdict
 from fsbackup.sizing import DEFAULT_PART_SIZE
-from fsbackup.stores.base import BACKSTOP, ObjectStore
+from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStore
 
 #: Replicas that have something other than what they should, so that a writer may be at work there.
 _UNSETTLED: frozenset[CopyState] = frozenset(
@@ -81,7 +81,7 @@ async def _announcements(verdict: Verdict, pending: Mapping[str, float]) -> dict
 
 async def _announced(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
     try:
-        async with asyncio.timeout(store.timeout + BACKSTOP):
+        async with asyncio.timeout(store.timeout + HARD_TIMEOUT_MARGIN):
             return await records.announcement(store, key)
     except (FsbackupError, TimeoutError):
         return None, False  # who does not answer is found out when it is written to, which asks again

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from fsbackup.errors import FsbackupError
-from fsbackup.keys import PENDING, decode_name, encode_key, in_prefix
+from fsbackup.keys import INTENTS, decode_name, encode_key, in_prefix
 from fsbackup.replication.repair.report import Action, Step
 from fsbackup.replication.walk import Away
-from fsbackup.stores.base import Leftover, ObjectStore
+from fsbackup.stores.base import Orphan, ObjectStore
 
 #: When each replica got the announcement of a key (epoch seconds), for those that list one.
 Pending = dict[str, dict[str, float]]
@@ -22,8 +22,8 @@ async def announcements(stores: Sequence[ObjectStore], prefix: str, away: Away) 
 
     async def look(store: ObjectStore) -> None:
         try:
-            async for stat in store.list(PENDING + encode_key(prefix.removesuffix("/"))):
-                key = decode_name(stat.name.removeprefix(PENDING))
+            async for stat in store.list(INTENTS + encode_key(prefix.removesuffix("/"))):
+                key = decode_name(stat.name.removeprefix(INTENTS))
                 if key is not None and in_prefix(key, prefix):
                     # One of unknown age is as young as can be.
                     found = pending.setdefault(key, {})
@@ -52,7 +52,7 @@ async def clear_leftovers(
     return errors
 
 
-async def _clear_one(store: ObjectStore, leftover: Leftover, *, dry_run: bool) -> Step:
+async def _clear_one(store: ObjectStore, leftover: Orphan, *, dry_run: bool) -> Step:
     action = Action("clear leftover", leftover.name, store.name, f"{leftover.what}, never finished")
     if dry_run:
         return Step(action, "planned")

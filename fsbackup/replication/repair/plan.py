@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from fsbackup.engine.records import Finding
 from fsbackup.errors import FsbackupError
-from fsbackup.record import Manifest, Tombstone, order
+from fsbackup.record import Manifest, Tombstone, version_order
 from fsbackup.replication.classify import CopyState, Verdict
 from fsbackup.replication.repair.inspection import Announcement, Evidence
 from fsbackup.replication.repair.report import Action, Kind, Problem
@@ -78,7 +78,7 @@ class _Planner:
         content, top = self._evidence.contents.get(name), self._verdict.top
         if content is None or content.sha256 != announced.sha256:
             return False
-        if top is None or order(announced) > order(top):
+        if top is None or version_order(announced) > version_order(top):
             return True
         own = self._verdict.findings[name].manifest
         if not isinstance(top, Manifest) or top.generation != announced.generation:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from fsbackup.errors import BackendUnavailableError
 from fsbackup.stores.generic.address import Address
 from fsbackup.stores.generic.errors import is_answer, translate
-from fsbackup.threads import Job, SilenceError, Workers
+from fsbackup.threads import Job, IdleTimeoutError, Workers
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - each library has its own
             failure = translate(error, self._address.scrub, backend=self._name, operation=operation, name=name)
         except BaseException:
-            job.drop()
+            job.cancel()
             raise
         raise failure
 
@@ -134,12 +134,12 @@ class Connection:
         """Wait for a job of `session`, which is given up when it falls silent."""
         try:
             return await job.result(self._timeout)
-        except SilenceError:
+        except IdleTimeoutError:
             session.abandoned = True
             raise
 
     async def close(self) -> None:
         """Close the connection."""
         session = self.session
-        with suppress(SilenceError):
+        with suppress(IdleTimeoutError):
             await self.wait(session.workers.submit(session.disconnect), session)

@@ -15,7 +15,7 @@ from fsbackup.errors import (
     OutOfSpaceError,
     TransientError,
 )
-from fsbackup.threads import DroppedError, SilenceError
+from fsbackup.threads import CallCancelledError, IdleTimeoutError
 
 #: Class names of the libraries' errors; importing the libraries for their classes would need them installed.
 _REFUSED = frozenset({"AuthenticationException", "BadHostKeyException", "PasswordRequiredException", "AuthError"})
@@ -83,11 +83,11 @@ def _meaning(error: Exception, scrub: Callable[[str], str], operation: str) -> B
         return ConflictError(text, hint="a file and a directory of one name cannot both exist there")
     if _errno(error) in _FULL:
         return OutOfSpaceError(text, hint="free space on it, or shorten its retention")
-    if isinstance(error, SilenceError):
+    if isinstance(error, IdleTimeoutError):
         return BackendUnavailableError(
             "it did not answer in time", hint="`timeout` is the longest silence allowed, in seconds"
         )
-    if isinstance(error, DroppedError):
+    if isinstance(error, CallCancelledError):
         return BackendError("given up before it started")
     if isinstance(error, NotImplementedError):
         return BackendError(f"this filesystem cannot do that: {text}", hint="use another protocol")

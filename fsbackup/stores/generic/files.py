@@ -14,7 +14,7 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from fsbackup.errors import BackendError, TransientError
-from fsbackup.threads import pulse
+from fsbackup.threads import heartbeat
 
 _TIMES = ("mtime", "modified", "last_modified", "LastModified", "updated", "created")
 
@@ -127,7 +127,7 @@ def read_sftp(handle: Any, start: int, end: int | None) -> bytes:
 
 def _whole(filesystem: Any, path: str, data: bytes, start: int, end: int) -> bytes:
     """Return `data` when it is the range, which may be short only where the file ends."""
-    pulse()
+    heartbeat()
     if len(data) == end - start or (len(data) < end - start and start + len(data) >= _require(filesystem, path)):
         return data
     raise TransientError(f"{len(data)} bytes came where {end - start} were asked for")

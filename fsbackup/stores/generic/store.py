@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from fsbackup.errors import AccessDeniedError, ConfigError
-from fsbackup.stores.base import DEFAULT_TIMEOUT, Facts, Leftover, ObjectStat, ObjectStore, WritePlan
+from fsbackup.stores.base import DEFAULT_TIMEOUT, BackendInfo, Orphan, ObjectStat, ObjectStore, WritePlan
 from fsbackup.stores.generic import address, files
 from fsbackup.stores.generic.connection import Connection
 from fsbackup.stores.generic.writer import Confirm, GenericWriter
@@ -141,15 +141,15 @@ class GenericObjects(ObjectStore):
             )
         return found if found is not None and found["type"] == "file" else None
 
-    async def leftovers(self, older_than: float) -> AsyncIterator[Leftover]:
+    async def leftovers(self, older_than: float) -> AsyncIterator[Orphan]:
         async for item in self._walk(EVERYWHERE, b""):
             if (leftover := old_temp(item, older_than)) is not None:
                 yield leftover
 
-    async def discard(self, leftover: Leftover) -> None:
+    async def discard(self, leftover: Orphan) -> None:
         await self.remove(check_temp(leftover))
 
-    async def facts(self, probe: str | None = None) -> Facts:  # noqa: ARG002 - nothing is tried
+    async def facts(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - nothing is tried
         return PLACE
 
     async def close(self) -> None:
@@ -164,7 +164,7 @@ class GenericObjects(ObjectStore):
         return await self._connection.call(operation, name, call)
 
 
-PLACE = Facts(
+PLACE = BackendInfo(
     # Asked for first, then renamed over: in between, another writer may get the name.
     conditional_create=False,
     access="check the address, the user and the password or key, and who may write to the directory on the server",
@@ -175,8 +175,8 @@ PLACE = Facts(
 )
 
 
-def old_temp(item: ObjectStat, older_than: float) -> Leftover | None:
+def old_temp(item: ObjectStat, older_than: float) -> Orphan | None:
     """Return what a temp file is when it has not changed for `older_than` seconds; None too when nobody knows."""
     if item.modified is None or item.modified > time.time() - older_than:
         return None
-    return Leftover(item.name, item.modified, item.size, WHAT)
+    return Orphan(item.name, item.modified, item.size, WHAT)

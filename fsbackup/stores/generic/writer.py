@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from fsbackup import keys
-from fsbackup.aio import to_the_end
+from fsbackup.aio import shield
 from fsbackup.errors import BackendError, ConflictError, FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.sizing import MIB
@@ -19,7 +19,7 @@ from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
 from fsbackup.stores.generic import files
 from fsbackup.stores.generic.connection import Connection
 from fsbackup.stores.local.atomic_file import DEFAULT_MODE
-from fsbackup.threads import pulse
+from fsbackup.threads import heartbeat
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class GenericWriter(ObjectWriter):
             piece = data[start : start + _SLICE]
             _send(self._handle, piece, drain=start + _SLICE >= len(data))
             self._size += len(piece)
-            pulse()
+            heartbeat()
             moved(len(piece))
 
     def _open(self, filesystem: Any) -> None:
@@ -138,7 +138,7 @@ class GenericWriter(ObjectWriter):
     async def abort(self) -> None:
         self._stopped = True
         if self._touched and not self._committed:
-            await to_the_end(self._throw_away())
+            await shield(self._throw_away())
 
     async def _throw_away(self) -> None:
         try:

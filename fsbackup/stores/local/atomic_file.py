@@ -21,7 +21,7 @@ from fsbackup.sizing import MIB
 from fsbackup.stores.base import WritePlan
 from fsbackup.stores.local import publish
 from fsbackup.stores.local.directory import ATTEMPTS, Base, fsync_directory, lstat_entry, show, split_name
-from fsbackup.threads import pulse
+from fsbackup.threads import heartbeat
 
 #: Backups may hold anything; without a source's mode only their owner reads them.
 DEFAULT_MODE = 0o600
@@ -67,7 +67,7 @@ class NewFile:
                 self._check_stopped()
 
     def _account(self, done: int) -> None:
-        pulse()
+        heartbeat()
         with self._lock:
             self._written += done
             self._unflushed += done
@@ -77,7 +77,7 @@ class NewFile:
         if flush:
             os.fdatasync(self._file)
             self._forget()
-            pulse()
+            heartbeat()
 
     def _forget(self) -> None:
         with suppress(OSError):  # it is only a hint
@@ -113,7 +113,7 @@ class NewFile:
         os.fsync(self._file)
         if self._written >= _FLUSH:
             self._forget()
-        pulse()
+        heartbeat()
 
     def _check_target(self) -> None:
         there = lstat_entry(self._directory, self._segments)

@@ -13,7 +13,7 @@ from fsbackup.errors import (
     TransientError,
     from_os_error,
 )
-from fsbackup.threads import DroppedError, SilenceError
+from fsbackup.threads import CallCancelledError, IdleTimeoutError
 
 #: The disk or the server behind the mount does not do its work.
 _BROKEN = frozenset(
@@ -41,9 +41,9 @@ def located(backend: str, operation: str, name: str) -> Iterator[None]:
     except FsbackupError as error:
         error.backend, error.operation, error.key = backend, operation, name
         raise
-    except DroppedError as error:
+    except CallCancelledError as error:
         raise BackendError("given up before it started", backend=backend, operation=operation, key=name) from error
-    except SilenceError as error:
+    except IdleTimeoutError as error:
         raise BackendUnavailableError(
             "the disk did not answer in time",
             backend=backend,

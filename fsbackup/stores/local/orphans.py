@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from fsbackup import keys
-from fsbackup.stores.base import Leftover
+from fsbackup.stores.base import Orphan
 from fsbackup.stores.local.directory import Base, lstat_object, split_name
 from fsbackup.stores.local.listing import Listing
 from fsbackup.stores.names import Window
@@ -35,7 +35,7 @@ def is_temp(name: str) -> bool:
     return _TEMP.fullmatch(name) is not None
 
 
-def check_temp(leftover: Leftover) -> str:
+def check_temp(leftover: Orphan) -> str:
     """Return the name of a temp file.
 
     Raises
@@ -48,7 +48,7 @@ def check_temp(leftover: Leftover) -> str:
     return leftover.name
 
 
-def find_temps(base: Base, older_than: float) -> Iterator[Leftover]:
+def find_temps(base: Base, older_than: float) -> Iterator[Orphan]:
     """Yield the temp files in which nothing has changed for `older_than` seconds."""
     before = time.time() - older_than
     for item in Listing(base, EVERYWHERE).run():
@@ -57,7 +57,7 @@ def find_temps(base: Base, older_than: float) -> Iterator[Leftover]:
             yield found
 
 
-def _examine(base: Base, name: str) -> Leftover | None:
+def _examine(base: Base, name: str) -> Orphan | None:
     segments = split_name(name)
     try:
         with base.opened(segments[:-1]) as directory:
@@ -65,4 +65,4 @@ def _examine(base: Base, name: str) -> Leftover | None:
     except FileNotFoundError:
         return None
     # Not the time of modification: just before its renaming, a file gets that of its source.
-    return None if found is None else Leftover(name, found.st_ctime, found.st_size, WHAT)
+    return None if found is None else Orphan(name, found.st_ctime, found.st_size, WHAT)

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 
 from fsbackup.errors import ConfigError, FsbackupError
 from fsbackup.sizing import MIB
-from fsbackup.stores.base import DEFAULT_TIMEOUT, Capabilities, Facts, Leftover, ObjectStat, ObjectStore, WritePlan
+from fsbackup.stores.base import DEFAULT_TIMEOUT, Capabilities, BackendInfo, Orphan, ObjectStat, ObjectStore, WritePlan
 from fsbackup.stores.local.directory import Base, fsync_directory, lstat_object, split_name
 from fsbackup.stores.local.errors import located
 from fsbackup.stores.local.listing import Listing
 from fsbackup.stores.local.orphans import check_temp, find_temps
 from fsbackup.stores.local.writer import LocalWriter, object_stat
 from fsbackup.stores.names import Window
-from fsbackup.threads import Workers, pulse
+from fsbackup.threads import Workers, heartbeat
 
 T = TypeVar("T")
 
@@ -107,17 +107,17 @@ class LocalObjects(ObjectStore):
     async def remove(self, name: str) -> None:
         await self._run("remove", name, lambda: _remove(self._base, name))
 
-    async def leftovers(self, older_than: float) -> AsyncIterator[Leftover]:
+    async def leftovers(self, older_than: float) -> AsyncIterator[Orphan]:
         found = find_temps(self._base, older_than)
         while page := await self._run("list", "", lambda: list(islice(found, self._page_size))):
             for leftover in page:
                 yield leftover
 
-    async def discard(self, leftover: Leftover) -> None:
+    async def discard(self, leftover: Orphan) -> None:
         name = check_temp(leftover)
         await self._run("discard", name, lambda: _remove(self._base, name))
 
-    async def facts(self, probe: str | None = None) -> Facts:  # noqa: ARG002 - every write tries it
+    async def facts(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - every write tries it
         try:
             return await self._run("examine", "", lambda: disk_facts(self._base))
         except FsbackupError as error:
@@ -167,7 +167,7 @@ def _open(base: Base, name: str) -> int:
 def _read_range(fd: int, start: int, end: int) -> bytes:
     pieces = []
     while start < end and (data := os.pread(fd, min(end - start, _SLICE), start)):
-        pulse()
+        heartbeat()
         pieces.append(data)
         start += len(data)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -189,7 +189,7 @@ def _remove(base: Base, name: str) -> None:
 _ACCESS = "check that the directory and all above it may be read, written and entered by the user that runs this"
 
 
-def disk_facts(base: Base) -> Facts:
+def disk_facts(base: Base) -> BackendInfo:
     """Return the room on the disk below `base`. Blocking.
 
     Raises
@@ -201,9 +201,9 @@ def disk_facts(base: Base) -> Facts:
         found = os.statvfs(directory)
     # Not all that is free: some of it only root may use.
     free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-    return Facts(keeps_versions=False, free=free, total=total, access=_ACCESS)
+    return BackendInfo(keeps_versions=False, free=free, total=total, access=_ACCESS)
 
 
-def unknown_facts(why: str) -> Facts:
+def unknown_facts(why: str) -> BackendInfo:
     """Return what is known of a disk that cannot be asked."""
-    return Facts(keeps_versions=False, access=_ACCESS, unknown={"free": why})
+    return BackendInfo(keeps_versions=False, access=_ACCESS, unknown={"free": why})

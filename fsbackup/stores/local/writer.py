@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from fsbackup.aio import to_the_end
+from fsbackup.aio import shield
 from fsbackup.errors import FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
 from fsbackup.stores.local.atomic_file import NewFile
 from fsbackup.stores.local.directory import Base, lstat_object, split_name
 from fsbackup.stores.local.errors import located
-from fsbackup.threads import Job, SilenceError, Workers
+from fsbackup.threads import Job, IdleTimeoutError, Workers
 
 T = TypeVar("T")
 
@@ -78,9 +78,9 @@ class LocalWriter(ObjectWriter):
             return
         self._file.stop()
         for job in self._jobs:
-            job.drop()
+            job.cancel()
         self._submit(self._file.discard)
-        await to_the_end(self._wait_for_jobs())
+        await shield(self._wait_for_jobs())
 
     async def _wait_for_jobs(self) -> None:
         # A disk that hung is not waited for again; whichever call comes back last cleans up.
@@ -124,7 +124,7 @@ class LocalWriter(ObjectWriter):
         with located(self._backend, "write", self._name):
             try:
                 return await job.result(self._timeout)
-            except SilenceError:
+            except IdleTimeoutError:
                 self._silent = True
                 raise
 

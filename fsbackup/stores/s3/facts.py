@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from fsbackup.errors import AccessDeniedError, BackendError, FsbackupError
-from fsbackup.stores.base import Facts
+from fsbackup.stores.base import BackendInfo
 from fsbackup.stores.s3.body import Progress
 from fsbackup.stores.s3.calls import Answer
 from fsbackup.stores.s3.errors import code_of
@@ -37,7 +37,7 @@ _NOT_OFFERED = frozenset({"NotImplemented", "MethodNotAllowed", "501", "405"})
 Question = Callable[[Target], Awaitable[dict[str, Any]]]
 
 
-async def service_facts(target: Target, probe: str | None) -> Facts:
+async def service_facts(target: Target, probe: str | None) -> BackendInfo:
     """Ask all questions at once; `probe` is an object on which conditional creation may be tried."""
     questions: dict[str, Question] = {
         "clock_ahead": _clock,
@@ -51,7 +51,7 @@ async def service_facts(target: Target, probe: str | None) -> Facts:
     known = {name: value for found, _ in answers for name, value in found.items()}
     unknown = {"free": "the service does not say"} | {name: why for _, bad in answers for name, why in bad.items()}
     access = _ACCESS.get(target.profile.scheme, _OTHER).format(bucket=target.bucket)
-    return Facts(**known, access=access, unknown=unknown)
+    return BackendInfo(**known, access=access, unknown=unknown)
 
 
 async def _answered(target: Target, name: str, ask: Question) -> tuple[dict[str, Any], dict[str, str]]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from fsbackup.errors import BackendError, ObjectNotFoundError
 from fsbackup.events import log
-from fsbackup.stores.base import Leftover
+from fsbackup.stores.base import Orphan
 from fsbackup.stores.s3.errors import Where, code_of
 from fsbackup.stores.s3.listing import list_objects
 from fsbackup.stores.s3.reading import read_range
@@ -17,7 +17,7 @@ from fsbackup.stores.s3.target import Target, told
 from fsbackup.stores.s3.uploads import UPLOADS, Record, abort
 
 
-async def find_uploads(target: Target, older_than: float) -> AsyncIterator[Leftover]:
+async def find_uploads(target: Target, older_than: float) -> AsyncIterator[Orphan]:
     """Yield the recorded uploads of which nothing is younger than `older_than` seconds."""
     before = time.time() - older_than
     async for item in list_objects(target, UPLOADS, ""):
@@ -28,7 +28,7 @@ async def find_uploads(target: Target, older_than: float) -> AsyncIterator[Lefto
             yield found
 
 
-async def discard_upload(target: Target, leftover: Leftover) -> None:
+async def discard_upload(target: Target, leftover: Orphan) -> None:
     """Abort a recorded upload where it is still going on, then remove its record.
 
     Raises
@@ -61,7 +61,7 @@ async def _read(target: Target, name: str) -> Record | None:
     return None
 
 
-async def _examine(target: Target, record: Record, before: float) -> Leftover | None:
+async def _examine(target: Target, record: Record, before: float) -> Orphan | None:
     """Return the leftover, None while the upload still moves."""
     where = target.where("examine", record.stored_as)
     try:
@@ -70,11 +70,11 @@ async def _examine(target: Target, record: Record, before: float) -> Leftover | 
         if code_of(error) != "NoSuchUpload" and not isinstance(error, ObjectNotFoundError):
             raise
         what = f"record of an upload of {record.name!r} that has ended"
-        return Leftover(record.stored_as, record.started, 0, what)
+        return Orphan(record.stored_as, record.started, 0, what)
     if latest > before:
         return None
     what = f"unfinished upload of {record.name!r} by {record.host}"
-    return Leftover(record.stored_as, record.started, size, what)
+    return Orphan(record.stored_as, record.started, size, what)
 
 
 async def _parts(target: Target, where: Where, record: Record) -> tuple[int, float]:

@@ -9,8 +9,8 @@ from fsbackup.keys import check_prefix, encode_key
 from fsbackup.stores.base import (
     DEFAULT_TIMEOUT,
     Capabilities,
-    Facts,
-    Leftover,
+    BackendInfo,
+    Orphan,
     ObjectStat,
     ObjectStore,
     ObjectWriter,
@@ -104,7 +104,7 @@ class S3Objects(ObjectStore):
             wants_md5=True,
             removes_versions=profile.removes_versions,
             content_etags="all" if profile.multipart_etag_is_md5 else "single",
-            everywhere=True,
+            is_shared=True,
         )
 
     @property
@@ -151,15 +151,15 @@ class S3Objects(ObjectStore):
         """Remove by one DELETE, or one per version where the bucket keeps versions."""
         await remove_object(self._target, name)
 
-    def leftovers(self, older_than: float) -> AsyncIterator[Leftover]:
+    def leftovers(self, older_than: float) -> AsyncIterator[Orphan]:
         """Find unfinished multipart uploads by our own records of them; those of others stay unseen."""
         return find_uploads(self._target, older_than)
 
-    async def discard(self, leftover: Leftover) -> None:
+    async def discard(self, leftover: Orphan) -> None:
         """Abort the upload and remove its record."""
         await discard_upload(self._target, leftover)
 
-    async def facts(self, probe: str | None = None) -> Facts:
+    async def facts(self, probe: str | None = None) -> BackendInfo:
         """Ask the service for its time, and for the bucket's versions, rules and unfinished uploads."""
         return await service_facts(self._target, probe)
 

@@ -7,7 +7,7 @@ import base64
 import hashlib
 from collections.abc import Callable
 
-from fsbackup.aio import to_the_end
+from fsbackup.aio import shield
 from fsbackup.errors import BackendError, FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
@@ -80,7 +80,7 @@ class S3Writer(ObjectWriter):
         """Throw away what was written; what stays is logged."""
         if not self._over:
             self._over = True
-            await to_the_end(self._throw_away())
+            await shield(self._throw_away())
 
     async def _put(self, part: Part) -> ObjectStat:
         progress = Progress(self._moved)
