@@ -18,28 +18,28 @@ def to_name(data: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class NameFilter:
     """The names that start with `prefix` and sort after `start_after`, as bytes. Directories end with a slash."""
 
     prefix: bytes
     start_after: bytes
 
     @classmethod
-    def of(cls, prefix: str, start_after: str) -> Window:
+    def for_listing(cls, prefix: str, start_after: str) -> NameFilter:
         """Return the window of a listing's arguments."""
         return cls(to_bytes(prefix), to_bytes(start_after))
 
     @property
-    def top(self) -> bytes:
+    def deepest_directory(self) -> bytes:
         """The deepest directory that holds all of it, with its slash; empty for the base."""
         return self.prefix[: self.prefix.rfind(b"/") + 1]
 
-    def has(self, name: bytes) -> bool:
+    def matches(self, name: bytes) -> bool:
         """Tell whether an object of this name belongs into the listing."""
         temp = name.endswith(keys.TEMP_SUFFIX.encode())
         return name.startswith(self.prefix) and name > self.start_after and not temp
 
-    def enters(self, directory: bytes) -> bool:
+    def may_contain(self, directory: bytes) -> bool:
         """Tell whether objects below `directory` may belong into the listing."""
         if directory == keys.META_PREFIX.encode() and not self.prefix.startswith(directory[:-1]):
             return False

@@ -19,8 +19,8 @@ import pytest
 
 from fsbackup.loop import run
 from fsbackup.stores.base import WritePlan
-from fsbackup.stores.local.atomic_file import NewFile
-from fsbackup.stores.local.directory import Base
+from fsbackup.stores.local.atomic_file import AtomicFile
+from fsbackup.stores.local.directory import SafeDirectory
 from fsbackup.stores.local.store import LocalObjects
 from fsbackup.testing.driving import collect
 
@@ -46,7 +46,7 @@ _CALLS = [
 
 def _write(base: str, name: str, create_only: bool) -> None:
     plan = WritePlan(len(NEW), 1000, mode=0o600, mtime_ns=0, create_only=create_only)
-    file = NewFile(Base(base, create=True), name, plan)
+    file = AtomicFile(SafeDirectory(base, create=True), name, plan)
     for offset in range(0, len(NEW), 1000):
         file.write(offset, NEW[offset : offset + 1000], lambda _: None)
     file.commit(len(NEW))

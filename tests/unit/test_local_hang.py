@@ -15,7 +15,7 @@ import pytest
 
 from fsbackup.errors import BackendUnavailableError
 from fsbackup.loop import run
-from fsbackup.stores.local.atomic_file import NewFile
+from fsbackup.stores.local.atomic_file import AtomicFile
 from fsbackup.stores.local.store import LocalObjects
 from fsbackup.stores.local.writer import LocalWriter
 from fsbackup.testing.driving import noise, write
@@ -125,13 +125,13 @@ def test_cancelled_write_waits_for_its_thread(base: Path, hang: Hang) -> None:
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Return an event that is set when a write is told to stop."""
-    event, stop = threading.Event(), NewFile.stop
+    event, stop = threading.Event(), AtomicFile.cancel
 
-    def noted(self: NewFile) -> None:
+    def noted(self: AtomicFile) -> None:
         stop(self)
         event.set()
 
-    monkeypatch.setattr(NewFile, "stop", noted)
+    monkeypatch.setattr(AtomicFile, "stop", noted)
     return event
 
 

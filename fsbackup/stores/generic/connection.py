@@ -17,7 +17,7 @@ from fsbackup.threads import Job, IdleTimeoutError, Workers
 T = TypeVar("T")
 
 
-class Session:
+class FilesystemSession:
     """A filesystem and the one thread that uses it; a session that fell silent is given up with its thread."""
 
     def __init__(self, address: Address, name: str) -> None:
@@ -77,7 +77,7 @@ def _send_at_once(filesystem: Any) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-class Connection:
+class SessionPool:
     """The session in use, replaced when it falls silent."""
 
     def __init__(self, address: Address, name: str, timeout: float) -> None:
@@ -86,10 +86,10 @@ class Connection:
 
     def _renew(self) -> None:
         self._pid = os.getpid()
-        self._session = Session(self._address, self._name)
+        self._session = FilesystemSession(self._address, self._name)
 
     @property
-    def session(self) -> Session:
+    def session(self) -> FilesystemSession:
         """The session for new operations; a forked child gets its own, the parent's sockets are not its to use."""
         if self._session.abandoned or self._pid != os.getpid():
             self._renew()
@@ -101,7 +101,7 @@ class Connection:
         name: str,
         call: Callable[[Any], T],
         *,
-        session: Session | None = None,
+        session: FilesystemSession | None = None,
         again: bool = True,
     ) -> T:
         """Run one blocking `call` on the filesystem and translate its errors.
@@ -130,7 +130,7 @@ class Connection:
             raise
         raise failure
 
-    async def wait(self, job: Job[T], session: Session) -> T:
+    async def wait(self, job: Job[T], session: FilesystemSession) -> T:
         """Wait for a job of `session`, which is given up when it falls silent."""
         try:
             return await job.result(self._timeout)

@@ -9,10 +9,10 @@ from typing import Any, NoReturn, TypeVar
 from fsbackup.errors import AccessDeniedError, ConfigError
 from fsbackup.stores.base import DEFAULT_TIMEOUT, BackendInfo, Orphan, ObjectStat, ObjectStore, WritePlan
 from fsbackup.stores.generic import address, files
-from fsbackup.stores.generic.connection import Connection
+from fsbackup.stores.generic.connection import SessionPool
 from fsbackup.stores.generic.writer import Confirm, GenericWriter
 from fsbackup.stores.local.orphans import EVERYWHERE, WHAT, check_temp
-from fsbackup.stores.names import Window, to_bytes, to_name
+from fsbackup.stores.names import NameFilter, to_bytes, to_name
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class GenericObjects(ObjectStore):
         self._address = address.parse(url, options)
         super().__init__(name or self._address.protocol, timeout=timeout)
         self._confirm: Confirm = confirm
-        self._connection = Connection(self._address, self.name, timeout)
+        self._connection = SessionPool(self._address, self.name, timeout)
         self._filesystem: Any = None
 
     def __reduce__(self) -> NoReturn:
@@ -95,13 +95,13 @@ class GenericObjects(ObjectStore):
         await self._call("remove", name, lambda filesystem: files.remove(filesystem, path))
 
     async def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
-        window = Window.of(prefix, start_after)
-        if any(segment in (b"", b".", b"..") for segment in window.top.split(b"/")[:-1]):
+        window = NameFilter.for_listing(prefix, start_after)
+        if any(segment in (b"", b".", b"..") for segment in window.deepest_directory.split(b"/")[:-1]):
             return  # no object has such a name
-        async for item in self._walk(window, window.top):
+        async for item in self._walk(window, window.deepest_directory):
             yield item
 
-    async def _walk(self, window: Window, directory: bytes) -> AsyncIterator[ObjectStat]:
+    async def _walk(self, window: NameFilter, directory: bytes) -> AsyncIterator[ObjectStat]:
         for name, found in sorted((await self._entries(window, directory)).items()):
             if name.endswith(b"/"):
                 async for item in self._walk(window, name):
@@ -109,7 +109,7 @@ class GenericObjects(ObjectStore):
             else:
                 yield ObjectStat(to_name(name), int(found["size"]), files.modified(found))
 
-    async def _entries(self, window: Window, directory: bytes) -> dict[bytes, Mapping[str, Any]]:
+    async def _entries(self, window: NameFilter, directory: bytes) -> dict[bytes, Mapping[str, Any]]:
         """Return what the window wants of one directory, by name; a directory's ends with a slash, as it sorts."""
         path = self._address.root + "/" + to_name(directory)
         found = await self._call(
@@ -119,9 +119,9 @@ class GenericObjects(ObjectStore):
         for each in found:
             name = directory + to_bytes(str(each["name"]).rstrip("/").rpartition("/")[2])
             if each["type"] == "directory":
-                if window.enters(name + b"/"):
+                if window.may_contain(name + b"/"):
                     wanted[name + b"/"] = each
-            elif window.has(name) and (target := await self._target(name, each)) is not None:
+            elif window.matches(name) and (target := await self._target(name, each)) is not None:
                 wanted[name] = target
         return wanted
 
@@ -143,14 +143,14 @@ class GenericObjects(ObjectStore):
 
     async def leftovers(self, older_than: float) -> AsyncIterator[Orphan]:
         async for item in self._walk(EVERYWHERE, b""):
-            if (leftover := old_temp(item, older_than)) is not None:
+            if (leftover := orphan_of(item, older_than)) is not None:
                 yield leftover
 
     async def discard(self, leftover: Orphan) -> None:
         await self.remove(check_temp(leftover))
 
     async def facts(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - nothing is tried
-        return PLACE
+        return SERVER_INFO
 
     async def close(self) -> None:
         await self._connection.close()
@@ -164,7 +164,7 @@ class GenericObjects(ObjectStore):
         return await self._connection.call(operation, name, call)
 
 
-PLACE = BackendInfo(
+SERVER_INFO = BackendInfo(
     # Asked for first, then renamed over: in between, another writer may get the name.
     conditional_create=False,
     access="check the address, the user and the password or key, and who may write to the directory on the server",
@@ -175,7 +175,7 @@ PLACE = BackendInfo(
 )
 
 
-def old_temp(item: ObjectStat, older_than: float) -> Orphan | None:
+def orphan_of(item: ObjectStat, older_than: float) -> Orphan | None:
     """Return what a temp file is when it has not changed for `older_than` seconds; None too when nobody knows."""
     if item.modified is None or item.modified > time.time() - older_than:
         return None

@@ -17,7 +17,7 @@ from fsbackup.events import log
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
 from fsbackup.stores.generic import files
-from fsbackup.stores.generic.connection import Connection
+from fsbackup.stores.generic.connection import SessionPool
 from fsbackup.stores.local.atomic_file import DEFAULT_MODE
 from fsbackup.threads import heartbeat
 
@@ -28,7 +28,7 @@ Confirm = Literal["checksum", "size"]
 #: Bytes written or read back between two signs of life.
 _SLICE = MIB
 #: Bytes read back in one turn of the thread; the backend's other operations get theirs in between.
-_TURN = 8 * MIB
+_CHECK_SLICE = 8 * MIB
 
 
 class GenericWriter(ObjectWriter):
@@ -38,7 +38,7 @@ class GenericWriter(ObjectWriter):
 
     def __init__(
         self,
-        connection: Connection,
+        connection: SessionPool,
         path: str,
         name: str,
         plan: WritePlan,
@@ -108,8 +108,8 @@ class GenericWriter(ObjectWriter):
 
     async def _compare(self) -> None:
         read_back = hashlib.sha256()
-        for start in range(0, self._size, _TURN):
-            end = min(start + _TURN, self._size)
+        for start in range(0, self._size, _CHECK_SLICE):
+            end = min(start + _CHECK_SLICE, self._size)
             read_back.update(await self._call(partial(files.read, path=self._temp, start=start, end=end)))
         if read_back.digest() != self._hash.digest():
             raise IntegrityError("what was stored is not what was sent")

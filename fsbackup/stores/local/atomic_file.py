@@ -20,7 +20,7 @@ from fsbackup.events import log
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import WritePlan
 from fsbackup.stores.local import publish
-from fsbackup.stores.local.directory import ATTEMPTS, Base, fsync_directory, lstat_entry, show, split_name
+from fsbackup.stores.local.directory import ATTEMPTS, SafeDirectory, fsync_directory, lstat_entry, display_name, split_name
 from fsbackup.threads import heartbeat
 
 #: Backups may hold anything; without a source's mode only their owner reads them.
@@ -34,14 +34,14 @@ _SLICE = 16 * MIB
 _TEMP = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
-class StoppedError(BackendError):
+class WriteCancelledError(BackendError):
     """The write was given up; nothing of it stays."""
 
 
-class NewFile:
+class AtomicFile:
     """A file being written; nothing has its name before `commit`."""
 
-    def __init__(self, base: Base, name: str, plan: WritePlan) -> None:
+    def __init__(self, base: SafeDirectory, name: str, plan: WritePlan) -> None:
         self._base = base
         self._segments = split_name(name)
         self._plan = plan
@@ -64,7 +64,7 @@ class NewFile:
                 view, offset = view[done:], offset + done
                 self._account(done)
                 moved(done)
-                self._check_stopped()
+                self._check_cancelled()
 
     def _account(self, done: int) -> None:
         heartbeat()
@@ -119,12 +119,12 @@ class NewFile:
         there = lstat_entry(self._directory, self._segments)
         if there is not None and not stat.S_ISREG(there.st_mode):
             raise ConflictError(
-                f"{show(self._segments)!r} is a directory or special file here, which an object cannot replace",
+                f"{display_name(self._segments)!r} is a directory or special file here, which an object cannot replace",
                 hint="remove or rename one of the two",
             )
 
     def _rename(self) -> None:
-        self._check_stopped()
+        self._check_cancelled()
         rename = publish.create if self._plan.create_only else publish.replace
         try:
             rename(self._directory, self._temp, self._segments[-1])
@@ -134,7 +134,7 @@ class NewFile:
             raise BackendError("the temp file was removed by somebody else while it was written") from error
         self._temp = b""
 
-    def stop(self) -> None:
+    def cancel(self) -> None:
         """Give the write up, unless its rename has begun. Returns at once, whatever the disk does."""
         self._stopped = True
 
@@ -143,13 +143,13 @@ class NewFile:
         self._failure = self._failure or error
         self._stopped = True
 
-    def _check_stopped(self) -> None:
+    def _check_cancelled(self) -> None:
         if self._stopped:
-            raise self._failure or StoppedError("the write was stopped")
+            raise self._failure or WriteCancelledError("the write was stopped")
 
-    def discard(self) -> None:
+    def abort(self) -> None:
         """Stop, and clean up now unless a running call will."""
-        self.stop()
+        self.cancel()
         with self._lock:
             if not self._running:
                 self._clean()
@@ -157,7 +157,7 @@ class NewFile:
     @contextmanager
     def _call(self) -> Iterator[None]:
         with self._lock:
-            self._check_stopped()
+            self._check_cancelled()
             if self._file < 0:
                 self._open()
             self._running += 1

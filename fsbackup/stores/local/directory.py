@@ -40,7 +40,7 @@ def split_name(name: str) -> list[bytes]:
     return segments
 
 
-def show(segments: list[bytes]) -> str:
+def display_name(segments: list[bytes]) -> str:
     """Return segments as a name for people."""
     return b"/".join(segments).decode("utf-8", "replace")
 
@@ -57,12 +57,12 @@ def fsync_directory(fd: int) -> None:
 def link_error(segments: list[bytes]) -> AccessDeniedError:
     """Return the error for a symbolic link below the base directory."""
     return AccessDeniedError(
-        f"{show(segments)!r} is a symbolic link, and links below the base directory are not followed",
+        f"{display_name(segments)!r} is a symbolic link, and links below the base directory are not followed",
         hint="put the file or directory there instead of the link, or use a bind mount",
     )
 
 
-class Base:
+class SafeDirectory:
     """A base directory, opened anew for every operation so that a mount under it is always seen.
 
     Parameters
@@ -104,7 +104,7 @@ class Base:
             # A racing remove may prune a directory between its making and its opening.
             with suppress(FileNotFoundError):
                 return self._make(segments)
-        raise BackendError(f"the directory {show(segments)!r} keeps vanishing")
+        raise BackendError(f"the directory {display_name(segments)!r} keeps vanishing")
 
     def _make(self, segments: list[bytes]) -> tuple[int, int]:
         fd, existing = self._make_base(), 0
@@ -117,7 +117,7 @@ class Base:
         except NotADirectoryError as error:
             os.close(fd)
             raise ConflictError(
-                f"{show(segments[:depth])!r} is a file here, and a disk cannot keep objects below a file",
+                f"{display_name(segments[:depth])!r} is a file here, and a disk cannot keep objects below a file",
                 hint="remove or rename one of the two objects",
             ) from error
         except BaseException:

@@ -34,7 +34,7 @@ _BUSY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno
 
 
 @contextmanager
-def located(backend: str, operation: str, name: str) -> Iterator[None]:
+def translate_errors(backend: str, operation: str, name: str) -> Iterator[None]:
     """Turn what the block raises into backend errors that say where it happened."""
     try:
         yield

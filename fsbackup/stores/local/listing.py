@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.local.directory import Base, link_error
+from fsbackup.stores.local.directory import SafeDirectory, link_error
 from fsbackup.stores.local.writer import object_stat
-from fsbackup.stores.names import Window, to_name
+from fsbackup.stores.names import NameFilter, to_name
 
 
-class Listing:
+class DirectoryListing:
     """A listing of a base directory; `run` is blocking."""
 
-    def __init__(self, base: Base, window: Window) -> None:
+    def __init__(self, base: SafeDirectory, window: NameFilter) -> None:
         self._base = base
         self._window = window
 
@@ -25,7 +25,7 @@ class Listing:
 
         A directory that is removed while the listing runs is an empty one, as its objects were removed too.
         """
-        top = self._window.top
+        top = self._window.deepest_directory
         segments = top.split(b"/")[:-1]
         if any(segment in (b"", b".", b"..") for segment in segments):
             return  # no object has such a name
@@ -61,15 +61,15 @@ class Listing:
                 name = os.fsencode(entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     name += b"/"
-                    if self._window.enters(path + name):
+                    if self._window.may_contain(path + name):
                         yield name
                 elif self._wants(path + name, entry.is_symlink()):
                     yield name
 
     def _wants(self, name: bytes, is_link: bool) -> bool:
         if not is_link:
-            return self._window.has(name)
-        if (self._window.has(name) or self._window.enters(name + b"/")) and self._leads_out(name):
+            return self._window.matches(name)
+        if (self._window.matches(name) or self._window.may_contain(name + b"/")) and self._leads_out(name):
             raise link_error(name.split(b"/"))
         return False  # what it points to has a name of its own in the listing
 

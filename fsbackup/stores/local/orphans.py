@@ -8,15 +8,15 @@ from collections.abc import Iterator
 
 from fsbackup import keys
 from fsbackup.stores.base import Orphan
-from fsbackup.stores.local.directory import Base, lstat_object, split_name
-from fsbackup.stores.local.listing import Listing
-from fsbackup.stores.names import Window
+from fsbackup.stores.local.directory import SafeDirectory, lstat_object, split_name
+from fsbackup.stores.local.listing import DirectoryListing
+from fsbackup.stores.names import NameFilter
 
 #: The names that our writers give, at the end of a path; no object has such a name.
 _TEMP = re.compile(rf"(?:.*/)?\.[0-9a-f]{{32}}{re.escape(keys.TEMP_SUFFIX)}", re.DOTALL)
 
 
-class _Temps(Window):
+class _TempFiles(NameFilter):
     """The window that shows what all others hide."""
 
     def has(self, name: bytes) -> bool:
@@ -27,7 +27,7 @@ class _Temps(Window):
 
 
 WHAT = "temp file of an unfinished write"
-EVERYWHERE = _Temps(b"", b"")
+EVERYWHERE = _TempFiles(b"", b"")
 
 
 def is_temp(name: str) -> bool:
@@ -48,16 +48,16 @@ def check_temp(leftover: Orphan) -> str:
     return leftover.name
 
 
-def find_temps(base: Base, older_than: float) -> Iterator[Orphan]:
+def find_temps(base: SafeDirectory, older_than: float) -> Iterator[Orphan]:
     """Yield the temp files in which nothing has changed for `older_than` seconds."""
     before = time.time() - older_than
-    for item in Listing(base, EVERYWHERE).run():
+    for item in DirectoryListing(base, EVERYWHERE).run():
         found = _examine(base, item.name)
         if found is not None and found.started <= before:
             yield found
 
 
-def _examine(base: Base, name: str) -> Orphan | None:
+def _examine(base: SafeDirectory, name: str) -> Orphan | None:
     segments = split_name(name)
     try:
         with base.opened(segments[:-1]) as directory:

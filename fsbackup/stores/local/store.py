@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from fsbackup.errors import ConfigError, FsbackupError
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import DEFAULT_TIMEOUT, Capabilities, BackendInfo, Orphan, ObjectStat, ObjectStore, WritePlan
-from fsbackup.stores.local.directory import Base, fsync_directory, lstat_object, split_name
-from fsbackup.stores.local.errors import located
-from fsbackup.stores.local.listing import Listing
+from fsbackup.stores.local.directory import SafeDirectory, fsync_directory, lstat_object, split_name
+from fsbackup.stores.local.errors import translate_errors
+from fsbackup.stores.local.listing import DirectoryListing
 from fsbackup.stores.local.orphans import check_temp, find_temps
 from fsbackup.stores.local.writer import LocalWriter, object_stat
-from fsbackup.stores.names import Window
+from fsbackup.stores.names import NameFilter
 from fsbackup.threads import Workers, heartbeat
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class LocalObjects(ObjectStore):
         page_size: int = 1000,
     ) -> None:
         super().__init__(name, timeout=timeout)
-        self._base = Base(_absolute(base_path), create=create)
+        self._base = SafeDirectory(_absolute(base_path), create=create)
         self._page_size = page_size
         self._workers = Workers(name, _THREADS)
         self._filesystem: Any = None
@@ -99,7 +99,7 @@ class LocalObjects(ObjectStore):
         return LocalWriter(self._base, self._workers, name, plan, moved, backend=self.name, timeout=self.timeout)
 
     async def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
-        found = Listing(self._base, Window.of(prefix, start_after)).run()
+        found = DirectoryListing(self._base, NameFilter.for_listing(prefix, start_after)).run()
         while page := await self._run("list", prefix, lambda: list(islice(found, self._page_size))):
             for item in page:
                 yield item
@@ -119,12 +119,12 @@ class LocalObjects(ObjectStore):
 
     async def facts(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - every write tries it
         try:
-            return await self._run("examine", "", lambda: disk_facts(self._base))
+            return await self._run("examine", "", lambda: disk_info(self._base))
         except FsbackupError as error:
-            return unknown_facts(error.message)
+            return unknown_disk_info(error.message)
 
     async def _run(self, operation: str, name: str, call: Callable[[], T]) -> T:
-        with located(self.name, operation, name):
+        with translate_errors(self.name, operation, name):
             return await self._workers.run(call, self.timeout)
 
 
@@ -135,7 +135,7 @@ def _absolute(path: str | os.PathLike[str]) -> str:
     return os.path.abspath(os.path.expanduser(text))
 
 
-def _stat(base: Base, name: str) -> os.stat_result | None:
+def _stat(base: SafeDirectory, name: str) -> os.stat_result | None:
     segments = split_name(name)
     try:
         with base.opened(segments[:-1]) as directory:
@@ -144,7 +144,7 @@ def _stat(base: Base, name: str) -> os.stat_result | None:
         return None
 
 
-def _read(base: Base, name: str, start: int, end: int | None) -> bytes:
+def _read(base: SafeDirectory, name: str, start: int, end: int | None) -> bytes:
     fd = _open(base, name)
     try:
         size = os.fstat(fd).st_size
@@ -153,7 +153,7 @@ def _read(base: Base, name: str, start: int, end: int | None) -> bytes:
         os.close(fd)
 
 
-def _open(base: Base, name: str) -> int:
+def _open(base: SafeDirectory, name: str) -> int:
     segments = split_name(name)
     try:
         with base.opened(segments[:-1]) as directory:
@@ -173,7 +173,7 @@ def _read_range(fd: int, start: int, end: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _remove(base: Base, name: str) -> None:
+def _remove(base: SafeDirectory, name: str) -> None:
     segments = split_name(name)
     try:
         with base.opened(segments[:-1]) as directory:
@@ -189,7 +189,7 @@ def _remove(base: Base, name: str) -> None:
 _ACCESS = "check that the directory and all above it may be read, written and entered by the user that runs this"
 
 
-def disk_facts(base: Base) -> BackendInfo:
+def disk_info(base: SafeDirectory) -> BackendInfo:
     """Return the room on the disk below `base`. Blocking.
 
     Raises
@@ -204,6 +204,6 @@ def disk_facts(base: Base) -> BackendInfo:
     return BackendInfo(keeps_versions=False, free=free, total=total, access=_ACCESS)
 
 
-def unknown_facts(why: str) -> BackendInfo:
+def unknown_disk_info(why: str) -> BackendInfo:
     """Return what is known of a disk that cannot be asked."""
     return BackendInfo(keeps_versions=False, access=_ACCESS, unknown={"free": why})

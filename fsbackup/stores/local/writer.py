@@ -11,9 +11,9 @@ from fsbackup.aio import shield
 from fsbackup.errors import FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
-from fsbackup.stores.local.atomic_file import NewFile
-from fsbackup.stores.local.directory import Base, lstat_object, split_name
-from fsbackup.stores.local.errors import located
+from fsbackup.stores.local.atomic_file import AtomicFile
+from fsbackup.stores.local.directory import SafeDirectory, lstat_object, split_name
+from fsbackup.stores.local.errors import translate_errors
 from fsbackup.threads import Job, IdleTimeoutError, Workers
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class LocalWriter(ObjectWriter):
 
     def __init__(
         self,
-        base: Base,
+        base: SafeDirectory,
         workers: Workers,
         name: str,
         plan: WritePlan,
@@ -43,7 +43,7 @@ class LocalWriter(ObjectWriter):
         self._base, self._workers = base, workers
         self._name, self._plan, self._moved = name, plan, moved
         self._backend, self._timeout = backend, timeout
-        self._file = NewFile(base, name, plan)
+        self._file = AtomicFile(base, name, plan)
         self._whole: Part | None = None
         self._parts: set[int] = set()
         self._size: int | None = None
@@ -62,7 +62,7 @@ class LocalWriter(ObjectWriter):
 
     async def commit(self) -> ObjectStat:
         if self._size is None:
-            with located(self._backend, "write", self._name):
+            with translate_errors(self._backend, "write", self._name):
                 raise IntegrityError("the last part was never written")
         size, whole, moved = self._size, self._whole, self._moved_from_thread()
 
@@ -76,10 +76,10 @@ class LocalWriter(ObjectWriter):
     async def abort(self) -> None:
         if self._file.committed:
             return
-        self._file.stop()
+        self._file.cancel()
         for job in self._jobs:
             job.cancel()
-        self._submit(self._file.discard)
+        self._submit(self._file.abort)
         await shield(self._wait_for_jobs())
 
     async def _wait_for_jobs(self) -> None:
@@ -121,7 +121,7 @@ class LocalWriter(ObjectWriter):
 
     async def _run(self, call: Callable[[], T]) -> T:
         job = self._submit(call)
-        with located(self._backend, "write", self._name):
+        with translate_errors(self._backend, "write", self._name):
             try:
                 return await job.result(self._timeout)
             except IdleTimeoutError:
@@ -135,7 +135,7 @@ class LocalWriter(ObjectWriter):
         return job
 
 
-def _read_committed(base: Base, name: str, committed: os.stat_result, offset: int, length: int) -> bytes:
+def _read_committed(base: SafeDirectory, name: str, committed: os.stat_result, offset: int, length: int) -> bytes:
     segments = split_name(name)
     with base.opened(segments[:-1]) as directory:
         lstat_object(directory, segments)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 CHUNK = 512 * 1024
 
 
-class Progress:
+class PartProgress:
     """Tells upwards how far a part has got: each byte once, however often it has to be sent again.
 
     Parameters
@@ -39,7 +39,7 @@ class Body(io.BytesIO):
     nothing can be seen of how it goes.
     """
 
-    def __init__(self, data: bytes, progress: Progress) -> None:
+    def __init__(self, data: bytes, progress: PartProgress) -> None:
         super().__init__(data)
         self._view = memoryview(data)
         self._progress = progress

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError, TransientError
 from fsbackup.events import log
-from fsbackup.stores.s3.body import CHUNK, Body, Progress
-from fsbackup.stores.s3.client import Connection
-from fsbackup.stores.s3.errors import Where, code_of, retry_after, translate
-from fsbackup.stores.s3.watch import Watch
+from fsbackup.stores.s3.body import CHUNK, Body, PartProgress
+from fsbackup.stores.s3.client import S3Connection
+from fsbackup.stores.s3.errors import CallContext, code_of, retry_after, translate
+from fsbackup.stores.s3.watch import IdleTimeout
 
 if TYPE_CHECKING:
     from tenacity import AsyncRetrying, RetryCallState
@@ -40,25 +40,25 @@ class Calls:
         Longest silence in seconds: no byte moved, over all tries of one call and the waits between them.
     """
 
-    def __init__(self, name: str, connection: Connection, timeout: float) -> None:
+    def __init__(self, name: str, connection: S3Connection, timeout: float) -> None:
         self.name = name
         self.connection = connection
         self.timeout = timeout
 
-    async def request(self, where: Where, method: str, **params: Any) -> Answer:
+    async def request(self, where: CallContext, method: str, **params: Any) -> Answer:
         """Call one method of the client and return its answer."""
 
-        async def once(_: Watch) -> Answer:
+        async def once(_: IdleTimeout) -> Answer:
             call = await self.connection.method(method)
             answer: Answer = await call(**params)
             return answer
 
         return await self.run(where, once)
 
-    async def send(self, where: Where, method: str, data: bytes, progress: Progress, **params: Any) -> Answer:
+    async def send(self, where: CallContext, method: str, data: bytes, progress: PartProgress, **params: Any) -> Answer:
         """Call a method that takes a body."""
 
-        async def once(watch: Watch) -> Answer:
+        async def once(watch: IdleTimeout) -> Answer:
             progress.alive = watch.moved
             call = await self.connection.method(method)
             body: Any = Body(data, progress) if len(data) > CHUNK else data
@@ -68,13 +68,13 @@ class Calls:
 
         return await self.run(where, once)
 
-    async def run(self, where: Where, once: Callable[[Watch], Awaitable[T]]) -> T:
+    async def run(self, where: CallContext, once: Callable[[IdleTimeout], Awaitable[T]]) -> T:
         """Await `once`, again after transient failures, until it has been silent for too long."""
         failures: list[TransientError] = []
         # Making the client takes a while, which is not the service's silence.
         await self._translated(where, self.connection.client)
         try:
-            async with Watch(where.timeout) as watch:
+            async with IdleTimeout(where.timeout) as watch:
                 return await self._tried(where, lambda: once(watch), failures)
         except TransientError as error:
             if code_of(error) in _DAMAGED:
@@ -86,7 +86,7 @@ class Calls:
         finally:
             failures.clear()  # or they and this frame keep each other, and the part, alive
 
-    async def _tried(self, where: Where, call: Callable[[], Awaitable[T]], failures: list[TransientError]) -> T:
+    async def _tried(self, where: CallContext, call: Callable[[], Awaitable[T]], failures: list[TransientError]) -> T:
         try:
             return await self._translated(where, call)
         except TransientError as error:
@@ -105,7 +105,7 @@ class Calls:
             clear_frames(error.__traceback__)  # the same, inside the machinery
             raise
 
-    async def _translated(self, where: Where, call: Callable[[], Awaitable[T]]) -> T:
+    async def _translated(self, where: CallContext, call: Callable[[], Awaitable[T]]) -> T:
         try:
             return await call()
         except FsbackupError:
@@ -116,7 +116,7 @@ class Calls:
             raise translate(error, where, self.connection.secrets) from error
 
 
-def _retrying(where: Where, failures: list[TransientError]) -> AsyncRetrying:
+def _retrying(where: CallContext, failures: list[TransientError]) -> AsyncRetrying:
     from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
     backoff = wait_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT) + wait_random(0, _JITTER)
@@ -144,7 +144,7 @@ def _retrying(where: Where, failures: list[TransientError]) -> AsyncRetrying:
     )
 
 
-def _silent(where: Where, failures: list[TransientError]) -> FsbackupError:
+def _silent(where: CallContext, failures: list[TransientError]) -> FsbackupError:
     before = f" (before that: {failures[-1].message})" if failures else ""
     made: FsbackupError = where.error(
         BackendUnavailableError,
@@ -154,7 +154,7 @@ def _silent(where: Where, failures: list[TransientError]) -> FsbackupError:
     return made
 
 
-def _damaged(where: Where) -> FsbackupError:
+def _damaged(where: CallContext) -> FsbackupError:
     made: FsbackupError = where.error(
         IntegrityError,
         "the service received other bytes than were sent, every time",

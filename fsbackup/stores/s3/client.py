@@ -13,7 +13,7 @@ from typing import Any
 
 from fsbackup import __version__
 from fsbackup.loop import get_loop
-from fsbackup.stores.s3.direct import Direct
+from fsbackup.stores.s3.direct import FastPath
 from fsbackup.stores.s3.secret import Secret
 
 #: Connections per store. More than are ever in flight, because a call that waits for one counts as silent.
@@ -39,14 +39,14 @@ class Settings:
     ca_bundle: str | None = None
 
 
-class Connection:
+class S3Connection:
     """Makes the filesystem on first use, and a new one after a fork, where the loop is a new one."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._made: tuple[asyncio.AbstractEventLoop, Any] | None = None
         self._prepared: Any = None
-        self._direct: Direct | None = None
+        self._direct: FastPath | None = None
         self._inherited: list[Any] = []
         #: The HTTP sessions of the clients made, the latest last.
         self._sessions: list[Any] = []
@@ -82,11 +82,11 @@ class Connection:
         found: Callable[..., Awaitable[Any]] = getattr(self._direct, name, None) or getattr(client, name)
         return found
 
-    def _made_direct(self, client: Any) -> Direct | None:
+    def _made_direct(self, client: Any) -> FastPath | None:
         settings = self._settings
         if settings.endpoint_url is None:  # Amazon's own, where the bucket decides on the host
             return None
-        return Direct(client, self._sessions[-1], settings.access_key_id, settings.secret_access_key)
+        return FastPath(client, self._sessions[-1], settings.access_key_id, settings.secret_access_key)
 
     async def close(self) -> None:
         """Close the connections; the next use makes new ones."""

@@ -17,17 +17,17 @@ from fsbackup.errors import (
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat, WritePlan
 from fsbackup.stores.s3.calls import Answer
-from fsbackup.stores.s3.errors import Where, code_of
-from fsbackup.stores.s3.target import Target, comparable, etag_of, version_of
+from fsbackup.stores.s3.errors import CallContext, code_of
+from fsbackup.stores.s3.target import Bucket, comparable, etag_of, version_of
 
 #: The tag that tells one upload from every other, for when the answer to its last call is lost.
 UPLOAD_TAG = "fsbackup-upload"
 #: Seconds for asking what became of a write whose answer was lost.
-_SETTLE = 10.0
+_CONFIRM_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class Payload:
     """What was sent: its size, and the ETag it has where ETags are made of MD5s (`parts`: of parts' MD5s)."""
 
     size: int
@@ -38,11 +38,11 @@ class Sent:
 class Commit:
     """Stores one object under its name by one call, and proves it."""
 
-    def __init__(self, target: Target, name: str, plan: WritePlan) -> None:
+    def __init__(self, target: Bucket, name: str, plan: WritePlan) -> None:
         self._target = target
         self._name = name
         self._plan = plan
-        self._where: Where = target.where("write", name)
+        self._where: CallContext = target.where("write", name)
         self._tag = secrets.token_hex(16)
         self._version: str | None = None
 
@@ -51,7 +51,7 @@ class Commit:
         """The tags to store with the object."""
         return {**self._plan.metadata, UPLOAD_TAG: self._tag}
 
-    async def run(self, sent: Sent, call: Callable[..., Awaitable[Answer]]) -> ObjectStat:
+    async def run(self, sent: Payload, call: Callable[..., Awaitable[Answer]]) -> ObjectStat:
         """Make the call, with the condition as its arguments, and return what is stored now."""
         answer, head = await self._called(sent, call)
         self._target.seen()
@@ -87,14 +87,14 @@ class Commit:
         error: FsbackupError = self._where.error(ConflictError, "another writer got the name at the same time")
         return error
 
-    async def revoke(self) -> None:
+    async def rollback(self) -> None:
         """Remove the version that `run` stored, where the bucket keeps versions: the one before shows again."""
         if self._version is not None:
             await self._target.calls.request(
                 self._where, "delete_object", **self._target.at(self._name), VersionId=self._version
             )
 
-    async def _called(self, sent: Sent, call: Callable[..., Awaitable[Answer]]) -> tuple[Answer, Answer | None]:
+    async def _called(self, sent: Payload, call: Callable[..., Awaitable[Answer]]) -> tuple[Answer, Answer | None]:
         """Return the call's answer, and HEAD's where it had to be asked what became of the call."""
         condition = await self._condition()
         try:
@@ -124,12 +124,12 @@ class Commit:
     async def _there(self) -> Answer | None:
         """Return what HEAD says, None when nothing is there or nobody answers."""
         try:
-            return await self._target.head(self._name, "write", timeout=min(_SETTLE, self._target.calls.timeout))
+            return await self._target.head(self._name, "write", timeout=min(_CONFIRM_TIMEOUT, self._target.calls.timeout))
         except FsbackupError as error:
             log.debug("cannot find out what is stored as %s: %s", self._name, error)
             return None
 
-    def _difference(self, sent: Sent, answer: Answer, head: Answer | None) -> str | None:
+    def _difference(self, sent: Payload, answer: Answer, head: Answer | None) -> str | None:
         """Return how what is stored differs from what was sent; only ETags made in the same way are compared."""
         if head and head["ContentLength"] != sent.size:
             return f"{sent.size} bytes were sent, {head['ContentLength']} are stored"

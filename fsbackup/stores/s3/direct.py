@@ -33,7 +33,7 @@ _GIVEN = {"ContentLength": "content-length", "ContentRange": "content-range"}
 _ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"})
 
 
-class Direct:
+class FastPath:
     """``put_object``, ``upload_part`` and ``get_object`` of one client, for one endpoint with buckets in its path.
 
     They return or raise what the client's own would. Of the answer they hold what our writers and readers ask for.
@@ -72,7 +72,7 @@ class Direct:
     async def _put(self, operation: str, by_client: Callable[..., Any], params: dict[str, Any]) -> dict[str, Any]:
         response = await self._answer("PUT", operation, params)
         if response is not None:
-            return _told(response, _STORED)
+            return _required_headers(response, _STORED)
         if hasattr(params["Body"], "seek"):
             params["Body"].seek(0)
         answer: dict[str, Any] = await by_client(**params)
@@ -86,7 +86,7 @@ class Direct:
             return answer
         from aiobotocore.response import StreamingBody
 
-        told = _told(response, _GIVEN)
+        told = _required_headers(response, _GIVEN)
         return {**told, "Body": StreamingBody(response.raw, told.get("ContentLength"))}
 
     async def _answer(self, method: str, operation: str, params: dict[str, Any]) -> Any:
@@ -125,5 +125,5 @@ class Direct:
         return request.prepare()
 
 
-def _told(response: Any, wanted: Mapping[str, str]) -> dict[str, Any]:
+def _required_headers(response: Any, wanted: Mapping[str, str]) -> dict[str, Any]:
     return {name: response.headers[header] for name, header in wanted.items() if header in response.headers}

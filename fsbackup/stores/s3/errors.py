@@ -19,7 +19,7 @@ from fsbackup.errors import (
 )
 
 
-class Meaning(NamedTuple):
+class ErrorMapping(NamedTuple):
     """The error class of a code, and what a person can do about it."""
 
     kind: type[BackendError]
@@ -27,7 +27,7 @@ class Meaning(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class CallContext:
     """The place of a call, for its errors, and the longest silence allowed there in seconds."""
 
     backend: str
@@ -54,34 +54,34 @@ _BUCKET = "create the bucket, or correct its name, the account and the endpoint"
 _ROOM = "raise the provider's storage cap, free space, or shorten the retention"
 _UPLOAD = "the upload was aborted by somebody else or by the bucket's lifecycle rule; run it again"
 
-_DENIED = Meaning(AccessDeniedError, _KEYS)
-_SPACE = Meaning(OutOfSpaceError, _ROOM)
-_AGAIN = Meaning(TransientError, "the service is busy or at fault: see its status page, and try again later")
-_TAKEN = Meaning(ConflictError, "another object has this name, or is just getting it")
-_LIMITED = Meaning(TransientError, "the provider limits the rate of requests: lower max_concurrency")
-_HURT = Meaning(TransientError, "bytes were damaged on the way: check memory and network")
-_ABSENT = Meaning(ObjectNotFoundError)
-_LOCK = Meaning(LockedError, _LOCKED)
+_DENIED = ErrorMapping(AccessDeniedError, _KEYS)
+_SPACE = ErrorMapping(OutOfSpaceError, _ROOM)
+_AGAIN = ErrorMapping(TransientError, "the service is busy or at fault: see its status page, and try again later")
+_TAKEN = ErrorMapping(ConflictError, "another object has this name, or is just getting it")
+_LIMITED = ErrorMapping(TransientError, "the provider limits the rate of requests: lower max_concurrency")
+_HURT = ErrorMapping(TransientError, "bytes were damaged on the way: check memory and network")
+_ABSENT = ErrorMapping(ObjectNotFoundError)
+_LOCK = ErrorMapping(LockedError, _LOCKED)
 
 #: Sources: "Error responses" of the Amazon S3 API reference, R2's "Error codes", Backblaze's S3-compatible API
 #: pages, and the servers' own sources where they differ.
-CODES: dict[str, Meaning] = {
+CODES: dict[str, ErrorMapping] = {
     "NoSuchKey": _ABSENT,
-    "NoSuchBucket": Meaning(BackendError, _BUCKET),
-    "NoSuchUpload": Meaning(BackendError, _UPLOAD),
-    "InvalidBucketName": Meaning(BackendError, _BUCKET),
+    "NoSuchBucket": ErrorMapping(BackendError, _BUCKET),
+    "NoSuchUpload": ErrorMapping(BackendError, _UPLOAD),
+    "InvalidBucketName": ErrorMapping(BackendError, _BUCKET),
     "AccessDenied": _DENIED,
     "AllAccessDisabled": _DENIED,
-    "AccountProblem": Meaning(AccessDeniedError, "sign in to the provider: the account needs attention"),
-    "InvalidAccessKeyId": Meaning(AccessDeniedError, "the provider does not know this access key id"),
+    "AccountProblem": ErrorMapping(AccessDeniedError, "sign in to the provider: the account needs attention"),
+    "InvalidAccessKeyId": ErrorMapping(AccessDeniedError, "the provider does not know this access key id"),
     "InvalidSecurity": _DENIED,
-    "SignatureDoesNotMatch": Meaning(AccessDeniedError, _SECRET),
-    "AuthorizationHeaderMalformed": Meaning(AccessDeniedError, "check the region"),
-    "ExpiredToken": Meaning(AccessDeniedError, "the token has expired: make a new one"),
-    "InvalidToken": Meaning(AccessDeniedError, "the token is not valid: make a new one"),
-    "RequestTimeTooSkewed": Meaning(AccessDeniedError, "this machine's clock is wrong: synchronise it (NTP)"),
-    "RequestExpired": Meaning(AccessDeniedError, "this machine's clock is wrong: synchronise it (NTP)"),
-    "Unauthorized": Meaning(AccessDeniedError, _CHECKSUMS),
+    "SignatureDoesNotMatch": ErrorMapping(AccessDeniedError, _SECRET),
+    "AuthorizationHeaderMalformed": ErrorMapping(AccessDeniedError, "check the region"),
+    "ExpiredToken": ErrorMapping(AccessDeniedError, "the token has expired: make a new one"),
+    "InvalidToken": ErrorMapping(AccessDeniedError, "the token is not valid: make a new one"),
+    "RequestTimeTooSkewed": ErrorMapping(AccessDeniedError, "this machine's clock is wrong: synchronise it (NTP)"),
+    "RequestExpired": ErrorMapping(AccessDeniedError, "this machine's clock is wrong: synchronise it (NTP)"),
+    "Unauthorized": ErrorMapping(AccessDeniedError, _CHECKSUMS),
     "ObjectLockedByBucketPolicy": _LOCK,
     "ObjectLocked": _LOCK,
     "QuotaExceeded": _SPACE,
@@ -108,14 +108,14 @@ CODES: dict[str, Meaning] = {
 }
 
 #: For answers without a body (HEAD), and for codes that are not in the table.
-STATUSES: dict[int, Meaning] = {
-    401: Meaning(AccessDeniedError, _CHECKSUMS),
+STATUSES: dict[int, ErrorMapping] = {
+    401: ErrorMapping(AccessDeniedError, _CHECKSUMS),
     403: _DENIED,
     408: _AGAIN,
     412: _TAKEN,
     429: _AGAIN,
-    501: Meaning(BackendError, "the provider does not implement this"),
-    505: Meaning(BackendError),
+    501: ErrorMapping(BackendError, "the provider does not implement this"),
+    505: ErrorMapping(BackendError),
     507: _SPACE,
 }
 #: A 404 with one of these says "no such key", or it is a HEAD's, which cannot say what is missing.
@@ -137,7 +137,7 @@ def retry_after(error: BaseException) -> float | None:
     return float(text) if text.isdecimal() else None
 
 
-def translate(error: Exception, where: Where, secrets: tuple[str, ...]) -> FsbackupError:
+def translate(error: Exception, where: CallContext, secrets: tuple[str, ...]) -> FsbackupError:
     """Return our error for what a call raised; raise it ``from`` the original, from which secrets are removed."""
     from botocore.exceptions import ClientError
 
@@ -146,7 +146,7 @@ def translate(error: Exception, where: Where, secrets: tuple[str, ...]) -> Fsbac
     return _of_failure(error, where)
 
 
-def _of_answer(error: Any, where: Where, secrets: tuple[str, ...]) -> FsbackupError:
+def _of_answer(error: Any, where: CallContext, secrets: tuple[str, ...]) -> FsbackupError:
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     code, text = _cleaned(error, secrets)
     meaning = _meaning(code, status)
@@ -156,12 +156,12 @@ def _of_answer(error: Any, where: Where, secrets: tuple[str, ...]) -> FsbackupEr
     return made
 
 
-def _meaning(code: str, status: int) -> Meaning:
+def _meaning(code: str, status: int) -> ErrorMapping:
     if code in CODES:
         return CODES[code]
     if status == 404 and code in _BARE_404:
         return _ABSENT
-    return STATUSES.get(status) or (_AGAIN if status >= 500 else Meaning(BackendError))
+    return STATUSES.get(status) or (_AGAIN if status >= 500 else ErrorMapping(BackendError))
 
 
 def _cleaned(error: Any, secrets: tuple[str, ...]) -> tuple[str, str]:
@@ -181,7 +181,7 @@ def _without(text: str, secrets: tuple[str, ...]) -> str:
     return text
 
 
-def _of_failure(error: Exception, where: Where) -> FsbackupError:
+def _of_failure(error: Exception, where: CallContext) -> FsbackupError:
     """Classify what was raised without any answer from the service."""
     from aiohttp import ClientError as TransportError
     from botocore.exceptions import ConnectionError as UnreachableError

@@ -13,10 +13,10 @@ from typing import Any
 
 from fsbackup.errors import AccessDeniedError, BackendError, FsbackupError
 from fsbackup.stores.base import BackendInfo
-from fsbackup.stores.s3.body import Progress
+from fsbackup.stores.s3.body import PartProgress
 from fsbackup.stores.s3.calls import Answer
 from fsbackup.stores.s3.errors import code_of
-from fsbackup.stores.s3.target import Target
+from fsbackup.stores.s3.target import Bucket
 
 _BYTES = b"fsbackup doctor: may another writer replace this?"
 #: What each provider's users get wrong most often. By Cloudflare's "Consistency model" (a new key takes up to a
@@ -34,10 +34,10 @@ _OTHER = (
 _NONE = frozenset({"NoSuchLifecycleConfiguration", "NoSuchUpload"})
 _NOT_OFFERED = frozenset({"NotImplemented", "MethodNotAllowed", "501", "405"})
 
-Question = Callable[[Target], Awaitable[dict[str, Any]]]
+Question = Callable[[Bucket], Awaitable[dict[str, Any]]]
 
 
-async def service_facts(target: Target, probe: str | None) -> BackendInfo:
+async def service_info(target: Bucket, probe: str | None) -> BackendInfo:
     """Ask all questions at once; `probe` is an object on which conditional creation may be tried."""
     questions: dict[str, Question] = {
         "clock_ahead": _clock,
@@ -54,7 +54,7 @@ async def service_facts(target: Target, probe: str | None) -> BackendInfo:
     return BackendInfo(**known, access=access, unknown=unknown)
 
 
-async def _answered(target: Target, name: str, ask: Question) -> tuple[dict[str, Any], dict[str, str]]:
+async def _answered(target: Bucket, name: str, ask: Question) -> tuple[dict[str, Any], dict[str, str]]:
     """Return what is known, and why it is not."""
     try:
         return await ask(target), {}
@@ -65,11 +65,11 @@ async def _answered(target: Target, name: str, ask: Question) -> tuple[dict[str,
         return {}, {name: error.message if offered else "the service does not offer it"}
 
 
-async def _ask(target: Target, method: str, **params: Any) -> Answer:
+async def _ask(target: Bucket, method: str, **params: Any) -> Answer:
     return await target.calls.request(target.where("examine", ""), method, Bucket=target.bucket, **params)
 
 
-async def _clock(target: Target) -> dict[str, Any]:
+async def _clock(target: Bucket) -> dict[str, Any]:
     """Compare the time in the head of an answer, which a refusal has too."""
     try:
         answer = await _ask(target, "head_bucket")
@@ -88,13 +88,13 @@ def _ahead(answer: Answer) -> float | None:
         return None
 
 
-async def _versions(target: Target) -> dict[str, Any]:
+async def _versions(target: Bucket) -> dict[str, Any]:
     answer = await _ask(target, "get_bucket_versioning")
     # Suspended keeps what was kept before, but nothing new.
     return {"keeps_versions": answer.get("Status") == "Enabled"}
 
 
-async def _uploads(target: Target) -> dict[str, Any]:
+async def _uploads(target: Bucket) -> dict[str, Any]:
     try:
         answer = await _ask(target, "list_multipart_uploads", Prefix=target.prefix)
     except BackendError as error:
@@ -105,7 +105,7 @@ async def _uploads(target: Target) -> dict[str, Any]:
     return {"uploads": len(begun), "oldest_upload": min(begun, default=None)}
 
 
-async def _expires(target: Target) -> dict[str, Any]:
+async def _expires(target: Bucket) -> dict[str, Any]:
     try:
         answer = await _ask(target, "get_bucket_lifecycle_configuration")
     except BackendError as error:
@@ -133,14 +133,14 @@ def _days(rule: dict[str, Any]) -> int | None:
     return int(expiration["Days"]) if expiration.get("Days") else None
 
 
-async def _condition(target: Target, probe: str) -> dict[str, Any]:
+async def _condition(target: Bucket, probe: str) -> dict[str, Any]:
     """Try to create a name that exists, by one PUT that the store itself would not send without asking first."""
     try:
         await target.calls.send(
             target.where("examine", probe),
             "put_object",
             _BYTES,
-            Progress(lambda _: None),
+            PartProgress(lambda _: None),
             **target.at(probe),
             ContentType="application/octet-stream",
             ContentMD5=base64.b64encode(hashlib.md5(_BYTES, usedforsecurity=False).digest()).decode(),

@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator
 from fsbackup.errors import BackendError, ObjectNotFoundError
 from fsbackup.events import log
 from fsbackup.stores.base import Orphan
-from fsbackup.stores.s3.errors import Where, code_of
+from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.listing import list_objects
 from fsbackup.stores.s3.reading import read_range
 from fsbackup.stores.s3.removing import remove_object
-from fsbackup.stores.s3.target import Target, told
-from fsbackup.stores.s3.uploads import UPLOADS, Record, abort
+from fsbackup.stores.s3.target import Bucket, require_field
+from fsbackup.stores.s3.uploads import UPLOADS, UploadRecord, abort
 
 
-async def find_uploads(target: Target, older_than: float) -> AsyncIterator[Orphan]:
+async def find_orphans(target: Bucket, older_than: float) -> AsyncIterator[Orphan]:
     """Yield the recorded uploads of which nothing is younger than `older_than` seconds."""
     before = time.time() - older_than
     async for item in list_objects(target, UPLOADS, ""):
@@ -28,7 +28,7 @@ async def find_uploads(target: Target, older_than: float) -> AsyncIterator[Orpha
             yield found
 
 
-async def discard_upload(target: Target, leftover: Orphan) -> None:
+async def delete_orphan(target: Bucket, leftover: Orphan) -> None:
     """Abort a recorded upload where it is still going on, then remove its record.
 
     Raises
@@ -44,14 +44,14 @@ async def discard_upload(target: Target, leftover: Orphan) -> None:
         await remove_object(target, leftover.name)
 
 
-async def _read(target: Target, name: str) -> Record | None:
+async def _read(target: Bucket, name: str) -> UploadRecord | None:
     """Return a record, None when it is gone, or when it is not what we write under such a name."""
     try:
         data = b"".join(await read_range(target, name, 0, None, lambda _: None))
     except ObjectNotFoundError:
         return None  # the upload ended meanwhile
     try:
-        record = Record(**json.loads(data))
+        record = UploadRecord(**json.loads(data))
         ours = record.stored_as == name
     except (ValueError, TypeError, AttributeError):
         ours = False
@@ -61,7 +61,7 @@ async def _read(target: Target, name: str) -> Record | None:
     return None
 
 
-async def _examine(target: Target, record: Record, before: float) -> Orphan | None:
+async def _examine(target: Bucket, record: UploadRecord, before: float) -> Orphan | None:
     """Return the leftover, None while the upload still moves."""
     where = target.where("examine", record.stored_as)
     try:
@@ -77,7 +77,7 @@ async def _examine(target: Target, record: Record, before: float) -> Orphan | No
     return Orphan(record.stored_as, record.started, size, what)
 
 
-async def _parts(target: Target, where: Where, record: Record) -> tuple[int, float]:
+async def _parts(target: Bucket, where: CallContext, record: UploadRecord) -> tuple[int, float]:
     """Return the bytes of an upload's parts, and when the latest of them came (0.0: there are none)."""
     size, latest, marker = 0, 0.0, 0
     while True:
@@ -89,8 +89,8 @@ async def _parts(target: Target, where: Where, record: Record) -> tuple[int, flo
             PartNumberMarker=marker,
         )
         for part in page.get("Parts", []):
-            size += int(told(part, "Size", where))
-            latest = max(latest, told(part, "LastModified", where).timestamp())
+            size += int(require_field(part, "Size", where))
+            latest = max(latest, require_field(part, "LastModified", where).timestamp())
         following = int(page.get("NextPartNumberMarker", 0))
         if not page.get("IsTruncated") or following <= marker:
             return size, latest

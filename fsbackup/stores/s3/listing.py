@@ -9,13 +9,13 @@ from fsbackup.errors import BackendError
 from fsbackup.keys import META_PREFIX, RESERVED
 from fsbackup.stores.base import ObjectStat
 from fsbackup.stores.s3.calls import Answer
-from fsbackup.stores.s3.target import Target, etag_of, told
+from fsbackup.stores.s3.target import Bucket, etag_of, require_field
 
 #: Sorts behind all names under META_PREFIX and before every other key that a key can be ("0" follows "/").
 _BEHIND_OWN = f"{RESERVED}0"
 
 
-async def list_objects(target: Target, prefix: str, start_after: str) -> AsyncIterator[ObjectStat]:
+async def list_objects(target: Bucket, prefix: str, start_after: str) -> AsyncIterator[ObjectStat]:
     """Yield the objects whose names start with `prefix` and sort after `start_after`, in ascending order."""
     hidden = not prefix.startswith(RESERVED)
     last = start_after
@@ -33,7 +33,7 @@ async def list_objects(target: Target, prefix: str, start_after: str) -> AsyncIt
 
 
 async def _sorted(
-    items: AsyncIterator[dict[str, Any]], target: Target, after: str
+    items: AsyncIterator[dict[str, Any]], target: Bucket, after: str
 ) -> AsyncIterator[dict[str, Any]]:
     """Bring a whole listing into order, in memory: what such a server lists first says nothing of what comes."""
     found = [item async for item in items]
@@ -42,7 +42,7 @@ async def _sorted(
             yield item
 
 
-async def _items(target: Target, prefix: str, after: str, hidden: bool) -> AsyncIterator[dict[str, Any]]:
+async def _items(target: Bucket, prefix: str, after: str, hidden: bool) -> AsyncIterator[dict[str, Any]]:
     """Yield what the pages hold, leaving our own records out as early as a page shows them."""
     token: str | None = None
     seen: set[str] = set()
@@ -51,8 +51,8 @@ async def _items(target: Target, prefix: str, after: str, hidden: bool) -> Async
         page = await _page(target, prefix, after, token)
         items = page.get("Contents", [])
         for item in items:
-            told(item, "Size", where)
-            if not told(item, "Key", where).startswith(target.prefix + prefix):
+            require_field(item, "Size", where)
+            if not require_field(item, "Key", where).startswith(target.prefix + prefix):
                 raise _disordered(target, prefix, f"{item['Key']!r} was not asked for")
             yield item
         if not page.get("IsTruncated"):
@@ -63,7 +63,7 @@ async def _items(target: Target, prefix: str, after: str, hidden: bool) -> Async
         token = _next(target, prefix, page, seen)
 
 
-async def _page(target: Target, prefix: str, after: str, token: str | None) -> Answer:
+async def _page(target: Bucket, prefix: str, after: str, token: str | None) -> Answer:
     start = {"ContinuationToken": token} if token else {"StartAfter": target.prefix + after} if after else {}
     page = await target.calls.request(
         target.where("list", prefix),
@@ -77,7 +77,7 @@ async def _page(target: Target, prefix: str, after: str, token: str | None) -> A
     return page
 
 
-def _next(target: Target, prefix: str, page: Answer, seen: set[str]) -> str:
+def _next(target: Bucket, prefix: str, page: Answer, seen: set[str]) -> str:
     token = str(page.get("NextContinuationToken", ""))
     if not token or token in seen:
         raise _disordered(target, prefix, "it says that there is more, but not where")
@@ -94,7 +94,7 @@ def _stat(name: str, item: dict[str, Any]) -> ObjectStat:
     )
 
 
-def _disordered(target: Target, prefix: str, what: str) -> BackendError:
+def _disordered(target: Bucket, prefix: str, what: str) -> BackendError:
     error: BackendError = target.where("list", prefix).error(
         BackendError,
         f"the service's listing cannot be trusted: {what}",

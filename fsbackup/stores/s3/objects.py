@@ -18,15 +18,15 @@ from fsbackup.stores.base import (
 )
 from fsbackup.stores.s3.arguments import check_endpoint, check_positive
 from fsbackup.stores.s3.calls import Calls
-from fsbackup.stores.s3.client import Connection, Settings
-from fsbackup.stores.s3.facts import service_facts
-from fsbackup.stores.s3.leftovers import discard_upload, find_uploads
+from fsbackup.stores.s3.client import S3Connection, Settings
+from fsbackup.stores.s3.facts import service_info
+from fsbackup.stores.s3.leftovers import delete_orphan, find_orphans
 from fsbackup.stores.s3.listing import list_objects
 from fsbackup.stores.s3.profile import GENERIC, Profile
 from fsbackup.stores.s3.reading import read_range, require
 from fsbackup.stores.s3.removing import remove_object
 from fsbackup.stores.s3.secret import Secret
-from fsbackup.stores.s3.target import PAGE_SIZE, Target, stat_of
+from fsbackup.stores.s3.target import PAGE_SIZE, Bucket, stat_of
 from fsbackup.stores.s3.writer import S3Writer
 
 DEFAULT_CONCURRENCY = 4
@@ -89,11 +89,11 @@ class S3Objects(ObjectStore):
         self.endpoint_url = check_endpoint(name, endpoint_url)
         self.bucket = bucket
         self.max_concurrency = max_concurrency
-        self._connection = Connection(
+        self._connection = S3Connection(
             Settings(endpoint_url, region, Secret(access_key_id), Secret(secret_access_key), timeout, ca_bundle)
         )
         folder = f"{encode_key(check_prefix(prefix)).removesuffix('/')}/" if prefix else ""
-        self._target = Target(Calls(name, self._connection, timeout), bucket, folder, profile, page_size)
+        self._target = Bucket(Calls(name, self._connection, timeout), bucket, folder, profile, page_size)
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]  # a fact of the provider, not of the class
@@ -153,15 +153,15 @@ class S3Objects(ObjectStore):
 
     def leftovers(self, older_than: float) -> AsyncIterator[Orphan]:
         """Find unfinished multipart uploads by our own records of them; those of others stay unseen."""
-        return find_uploads(self._target, older_than)
+        return find_orphans(self._target, older_than)
 
     async def discard(self, leftover: Orphan) -> None:
         """Abort the upload and remove its record."""
-        await discard_upload(self._target, leftover)
+        await delete_orphan(self._target, leftover)
 
     async def facts(self, probe: str | None = None) -> BackendInfo:
         """Ask the service for its time, and for the bucket's versions, rules and unfinished uploads."""
-        return await service_facts(self._target, probe)
+        return await service_info(self._target, probe)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -9,9 +9,9 @@ from typing import Any
 from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
 from fsbackup.sizing import KIB
 from fsbackup.stores.s3.calls import Answer
-from fsbackup.stores.s3.errors import Where, code_of
-from fsbackup.stores.s3.target import Target, told
-from fsbackup.stores.s3.watch import Watch
+from fsbackup.stores.s3.errors import CallContext, code_of
+from fsbackup.stores.s3.target import Bucket, require_field
+from fsbackup.stores.s3.watch import IdleTimeout
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 #: More than the kernel hands over at a time: then nothing is cut and joined again on the way.
@@ -22,13 +22,13 @@ _NOTHING_THERE = "InvalidRange"
 
 
 async def read_range(
-    target: Target, name: str, start: int, end: int | None, moved: Callable[[int], None]
+    target: Bucket, name: str, start: int, end: int | None, moved: Callable[[int], None]
 ) -> list[bytes]:
     """Return the bytes from `start` up to `end` (None: to the last) as they came; see `ObjectStore.read`."""
     where = target.where("read", name)
     params = {**target.at(name), **_range(start, end)}
 
-    async def once(watch: Watch) -> list[bytes]:
+    async def once(watch: IdleTimeout) -> list[bytes]:
         moved(0)
         get = await target.calls.connection.method("get_object")
         answer: Answer = await get(**params)
@@ -49,7 +49,7 @@ async def read_range(
     return pieces
 
 
-async def require(target: Target, name: str) -> bytes:
+async def require(target: Bucket, name: str) -> bytes:
     """Return nothing of an object that is there.
 
     Raises
@@ -68,10 +68,10 @@ def _range(start: int, end: int | None) -> dict[str, str]:
     return {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
 
 
-def _expected(answer: Answer, where: Where, start: int, end: int | None) -> int:
+def _expected(answer: Answer, where: CallContext, start: int, end: int | None) -> int:
     """Return how many bytes have to come, after checking that they are the ones that were asked for."""
     if start == 0 and end is None:
-        return int(told(answer, "ContentLength", where))
+        return int(require_field(answer, "ContentLength", where))
     found = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
     if found:
         first, last, size = map(int, found.groups())
@@ -81,7 +81,7 @@ def _expected(answer: Answer, where: Where, start: int, end: int | None) -> int:
 
 
 async def _content(
-    body: Any, expected: int, where: Where, watch: Watch, moved: Callable[[int], None]
+    body: Any, expected: int, where: CallContext, watch: IdleTimeout, moved: Callable[[int], None]
 ) -> list[bytes]:
     chunks, size = list[bytes](), 0
     while chunk := await body.read(_AT_ONCE):

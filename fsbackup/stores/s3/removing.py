@@ -8,11 +8,11 @@ from typing import cast
 from fsbackup.errors import BackendError, LockedError, ObjectNotFoundError, TransientError
 from fsbackup.events import log
 from fsbackup.stores.s3.calls import Answer
-from fsbackup.stores.s3.errors import Where, code_of
-from fsbackup.stores.s3.target import Target, told
+from fsbackup.stores.s3.errors import CallContext, code_of
+from fsbackup.stores.s3.target import Bucket, require_field
 
 
-async def remove_object(target: Target, name: str) -> None:
+async def remove_object(target: Bucket, name: str) -> None:
     """Remove exactly this one object; a missing one is success, a missing bucket is not."""
     if target.profile.removes_versions:
         await _remove_versions(target, name)
@@ -20,7 +20,7 @@ async def remove_object(target: Target, name: str) -> None:
         await _delete(target, name)
 
 
-async def _delete(target: Target, name: str, **version: str) -> None:
+async def _delete(target: Bucket, name: str, **version: str) -> None:
     where = target.where("remove", name)
     try:
         await target.calls.request(where, "delete_object", **target.at(name), **version)
@@ -38,7 +38,7 @@ async def _delete(target: Target, name: str, **version: str) -> None:
         target.seen()
 
 
-async def _lock(target: Target, name: str, where: Where, version: dict[str, str]) -> BackendError | None:
+async def _lock(target: Bucket, name: str, where: CallContext, version: dict[str, str]) -> BackendError | None:
     """Return what keeps an object whose delete was refused: services only say "access denied" or the like."""
     try:
         head = await target.calls.request(where, "head_object", **target.at(name), **version)
@@ -54,7 +54,7 @@ async def _lock(target: Target, name: str, where: Where, version: dict[str, str]
     return cast(BackendError, where.error(LockedError, said, hint))
 
 
-async def _remove_versions(target: Target, name: str) -> None:
+async def _remove_versions(target: Bucket, name: str) -> None:
     """Remove the oldest version first: an older one never shows in place of the newest."""
     versions = await _versions(target, name)
     for version in reversed(versions):
@@ -62,7 +62,7 @@ async def _remove_versions(target: Target, name: str) -> None:
     log.debug("%s: removed %d version(s) of %r", target.calls.name, len(versions), name)
 
 
-async def _versions(target: Target, name: str) -> list[str]:
+async def _versions(target: Bucket, name: str) -> list[str]:
     """Return the ids of all versions and delete markers of exactly this name, newest first."""
     found: list[tuple[bool, float, str]] = []
     start: dict[str, str] = {}
@@ -78,7 +78,7 @@ async def _versions(target: Target, name: str) -> list[str]:
         )
         target.seen()
         entries = page.get("Versions", []) + page.get("DeleteMarkers", [])
-        mine = [item for item in entries if told(item, "Key", where) == target.prefix + name]
+        mine = [item for item in entries if require_field(item, "Key", where) == target.prefix + name]
         found += [_version(item, where) for item in mine]
         # The name itself sorts before all others that start with it: a page with another one is the last.
         if not page.get("IsTruncated") or len(mine) < len(entries):
@@ -86,12 +86,12 @@ async def _versions(target: Target, name: str) -> list[str]:
         start = _next(target, name, page, start)
 
 
-def _version(item: Answer, where: Where) -> tuple[bool, float, str]:
-    modified = told(item, "LastModified", where).timestamp()
-    return bool(told(item, "IsLatest", where)), modified, str(told(item, "VersionId", where))
+def _version(item: Answer, where: CallContext) -> tuple[bool, float, str]:
+    modified = require_field(item, "LastModified", where).timestamp()
+    return bool(require_field(item, "IsLatest", where)), modified, str(require_field(item, "VersionId", where))
 
 
-def _next(target: Target, name: str, page: Answer, start: dict[str, str]) -> dict[str, str]:
+def _next(target: Bucket, name: str, page: Answer, start: dict[str, str]) -> dict[str, str]:
     following = {
         "KeyMarker": page.get("NextKeyMarker", ""),
         "VersionIdMarker": page.get("NextVersionIdMarker", ""),

@@ -8,7 +8,7 @@ from typing import Any
 from fsbackup.errors import BackendError, ObjectNotFoundError
 from fsbackup.stores.base import ObjectStat
 from fsbackup.stores.s3.calls import Answer, Calls
-from fsbackup.stores.s3.errors import Where
+from fsbackup.stores.s3.errors import CallContext
 from fsbackup.stores.s3.profile import Profile
 
 #: The most names that Amazon S3, R2 and B2 put on one page of a listing.
@@ -19,7 +19,7 @@ _MD5_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
 _OPAQUE_ENCRYPTION = frozenset({"aws:kms", "aws:kms:dsse"})
 
 
-class Target:
+class Bucket:
     """A bucket, the prefix in it, and how to call its service."""
 
     def __init__(
@@ -38,9 +38,9 @@ class Target:
         """Return the parameters that name an object."""
         return {"Bucket": self.bucket, "Key": self.prefix + name}
 
-    def where(self, operation: str, name: str, timeout: float | None = None) -> Where:
+    def where(self, operation: str, name: str, timeout: float | None = None) -> CallContext:
         """Return the place of a call; `timeout` (seconds of silence) is the store's own unless given."""
-        return Where(self.calls.name, operation, name, self.calls.timeout if timeout is None else timeout)
+        return CallContext(self.calls.name, operation, name, self.calls.timeout if timeout is None else timeout)
 
     async def head(
         self, name: str, operation: str = "stat", *, version: str | None = None, timeout: float | None = None
@@ -54,14 +54,14 @@ class Target:
             await self.prove(where)
             return None
         self._exists = True
-        told(answer, "ContentLength", where)
+        require_field(answer, "ContentLength", where)
         return answer
 
     def seen(self) -> None:
         """Note that a call on the bucket's content succeeded, which proves that it exists."""
         self._exists = True
 
-    async def prove(self, where: Where) -> None:
+    async def prove(self, where: CallContext) -> None:
         """Make sure, once, that the bucket exists: a 404 may also mean that it does not.
 
         Raises
@@ -76,14 +76,14 @@ class Target:
                 raise self._no_bucket(where) from error
             self._exists = True
 
-    async def _ask_for_bucket(self, where: Where) -> None:
+    async def _ask_for_bucket(self, where: CallContext) -> None:
         bucket = {"Bucket": self.bucket}
         try:
             await self.calls.request(where, "head_bucket", **bucket)
         except PermissionError:  # R2's object-level tokens may list, but not ask for the bucket
             await self.calls.request(where, "list_objects_v2", **bucket, MaxKeys=1)
 
-    def _no_bucket(self, where: Where) -> BackendError:
+    def _no_bucket(self, where: CallContext) -> BackendError:
         error: BackendError = where.error(
             BackendError,
             f"there is no bucket {self.bucket!r}",
@@ -92,7 +92,7 @@ class Target:
         return error
 
 
-def told(answer: Answer, field: str, where: Where) -> Any:
+def require_field(answer: Answer, field: str, where: CallContext) -> Any:
     """Return what an answer must say.
 
     Raises

@@ -18,15 +18,15 @@ from typing import Any
 
 from fsbackup.errors import BackendError, FsbackupError, ObjectNotFoundError
 from fsbackup.keys import META_PREFIX
-from fsbackup.stores.s3.body import Progress
-from fsbackup.stores.s3.errors import Where, code_of
-from fsbackup.stores.s3.target import Target, told, version_of
+from fsbackup.stores.s3.body import PartProgress
+from fsbackup.stores.s3.errors import CallContext, code_of
+from fsbackup.stores.s3.target import Bucket, require_field, version_of
 
 UPLOADS = f"{META_PREFIX}uploads/"
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class UploadRecord:
     """What is stored of an upload: the object's name, the service's id, when and where it was begun."""
 
     name: str
@@ -41,10 +41,10 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class OpenUpload:
     """An upload that is going on, and the version of its record where the bucket keeps versions."""
 
-    record: Record
+    record: UploadRecord
     version: str | None
 
     @property
@@ -53,26 +53,26 @@ class Upload:
         return self.record.upload_id
 
 
-async def begin(target: Target, name: str, **params: Any) -> Upload:
+async def begin(target: Bucket, name: str, **params: Any) -> OpenUpload:
     """Begin an upload and record it, or leave neither."""
     where = target.where("write", name)
     answer = await target.calls.request(where, "create_multipart_upload", **target.at(name), **params)
-    record = Record(name, str(told(answer, "UploadId", where)), time.time(), socket.gethostname())
+    record = UploadRecord(name, str(require_field(answer, "UploadId", where)), time.time(), socket.gethostname())
     try:
-        return Upload(record, await _remember(target, where, record))
+        return OpenUpload(record, await _remember(target, where, record))
     except FsbackupError:
         with suppress(FsbackupError):
             await abort(target, where, record)
         raise
 
 
-async def _remember(target: Target, where: Where, record: Record) -> str | None:
+async def _remember(target: Bucket, where: CallContext, record: UploadRecord) -> str | None:
     data = json.dumps(asdict(record)).encode()
     answer = await target.calls.send(
         where,
         "put_object",
         data,
-        Progress(lambda _: None),
+        PartProgress(lambda _: None),
         **target.at(record.stored_as),
         ContentType="application/json",
         ContentMD5=base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode(),
@@ -81,7 +81,7 @@ async def _remember(target: Target, where: Where, record: Record) -> str | None:
     return version_of(answer)
 
 
-async def abort(target: Target, where: Where, record: Record) -> bool:
+async def abort(target: Bucket, where: CallContext, record: UploadRecord) -> bool:
     """Abort an upload; False when there is none any more."""
     try:
         await target.calls.request(
@@ -94,7 +94,7 @@ async def abort(target: Target, where: Where, record: Record) -> bool:
     return True
 
 
-async def forget(target: Target, where: Where, upload: Upload) -> None:
+async def forget(target: Bucket, where: CallContext, upload: OpenUpload) -> None:
     """Remove the record of an upload that has ended."""
     version = {"VersionId": upload.version} if upload.version else {}
     await target.calls.request(where, "delete_object", **target.at(upload.record.stored_as), **version)

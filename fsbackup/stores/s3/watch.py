@@ -6,7 +6,7 @@ import asyncio
 from types import TracebackType
 
 
-class Watch:
+class IdleTimeout:
     """A context that ends with `TimeoutError` when nothing has moved for `silence` seconds."""
 
     def __init__(self, silence: float) -> None:
@@ -16,7 +16,7 @@ class Watch:
         self._timeout: asyncio.Timeout | None = None
         self._look: asyncio.TimerHandle | None = None
 
-    async def __aenter__(self) -> Watch:
+    async def __aenter__(self) -> IdleTimeout:
         self._timeout = await asyncio.timeout(None).__aenter__()
         self._last = self._loop.time()
         self._look = self._loop.call_at(self._last + self._silence, self._check)

@@ -11,11 +11,11 @@ from fsbackup.aio import shield
 from fsbackup.errors import BackendError, FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
-from fsbackup.stores.s3.body import Progress
+from fsbackup.stores.s3.body import PartProgress
 from fsbackup.stores.s3.calls import Answer
-from fsbackup.stores.s3.commit import Commit, Sent
-from fsbackup.stores.s3.target import Target, comparable, told
-from fsbackup.stores.s3.uploads import Upload, abort, begin, forget
+from fsbackup.stores.s3.commit import Commit, Payload
+from fsbackup.stores.s3.target import Bucket, comparable, require_field
+from fsbackup.stores.s3.uploads import OpenUpload, abort, begin, forget
 
 #: Seconds for throwing away an unfinished upload.
 _ABORT = 20.0
@@ -36,7 +36,7 @@ class S3Writer(ObjectWriter):
     """
 
     def __init__(
-        self, target: Target, name: str, plan: WritePlan, moved: Callable[[int], None], concurrency: int
+        self, target: Bucket, name: str, plan: WritePlan, moved: Callable[[int], None], concurrency: int
     ) -> None:
         self.concurrency = concurrency
         self._target = target
@@ -46,7 +46,7 @@ class S3Writer(ObjectWriter):
         self._commit = Commit(target, name, plan)
         self._whole: Part | None = None
         self._done: dict[int, _Done] = {}
-        self._creation: asyncio.Task[Upload] | None = None
+        self._creation: asyncio.Task[OpenUpload] | None = None
         self._running: set[asyncio.Task[_Done]] = set()
         self._loose = False
         self._over = False
@@ -74,7 +74,7 @@ class S3Writer(ObjectWriter):
 
     async def revoke(self) -> None:
         """Remove the version that `commit` stored, where the bucket keeps versions."""
-        await self._commit.revoke()
+        await self._commit.rollback()
 
     async def abort(self) -> None:
         """Throw away what was written; what stays is logged."""
@@ -83,7 +83,7 @@ class S3Writer(ObjectWriter):
             await shield(self._throw_away())
 
     async def _put(self, part: Part) -> ObjectStat:
-        progress = Progress(self._moved)
+        progress = PartProgress(self._moved)
 
         async def call(**condition: str) -> Answer:
             return await self._target.calls.send(
@@ -98,7 +98,7 @@ class S3Writer(ObjectWriter):
                 Metadata=self._commit.metadata,
             )
 
-        return await self._commit.run(Sent(len(part.data), part.md5.hex()), call)
+        return await self._commit.run(Payload(len(part.data), part.md5.hex()), call)
 
     async def _send(self, part: Part) -> _Done:
         upload = await self._upload()
@@ -107,7 +107,7 @@ class S3Writer(ObjectWriter):
                 self._where,
                 "upload_part",
                 part.data,
-                Progress(self._moved),
+                PartProgress(self._moved),
                 **self._target.at(self._name),
                 UploadId=upload.id,
                 PartNumber=part.number,
@@ -121,9 +121,9 @@ class S3Writer(ObjectWriter):
             raise self._where.error(
                 IntegrityError, f"part {part.number} was stored with other bytes than were sent"
             )
-        return _Done(part, str(told(answer, "ETag", self._where)))
+        return _Done(part, str(require_field(answer, "ETag", self._where)))
 
-    async def _upload(self) -> Upload:
+    async def _upload(self) -> OpenUpload:
         """Return the upload. The first part starts it; cancelling that part does not lose it."""
         if self._creation is None:
             beginning = begin(self._target, self._name, **_TYPE, Metadata=self._commit.metadata)
@@ -190,10 +190,10 @@ class _Done:
         self.etag = etag
 
 
-def _sent(parts: list[_Done]) -> Sent:
+def _sent(parts: list[_Done]) -> Payload:
     md5s = b"".join(done.md5 for done in parts)
     etag = f"{hashlib.md5(md5s, usedforsecurity=False).hexdigest()}-{len(parts)}"
-    return Sent(sum(done.size for done in parts), etag, parts=True)
+    return Payload(sum(done.size for done in parts), etag, parts=True)
 
 
 def _base64(md5: bytes) -> str:
