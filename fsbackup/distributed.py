@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from fsbackup import __version__
-from fsbackup.engine.breaker import Outages
+from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.errors import ConfigError, FsbackupError, ReplicationError
 from fsbackup.loop import run
 from fsbackup.replication import places
@@ -143,12 +143,12 @@ def work_on(work: Work, portion: Portion, version: str) -> Part[Any, Any] | Refu
 
 
 @lru_cache(maxsize=2)
-def _opened(work: Work) -> tuple[ReplicatedStorage, Outages]:
+def _opened(work: Work) -> tuple[ReplicatedStorage, CircuitBreaker]:
     """Return the set, opened once per run and process, if this worker sees the same places."""
     os.stat(work.path)  # tells more simply than a parser that it is not there
     store = ReplicatedStorage.from_config(work.path, work.name)
     run(places.compare(store.replica_set.stores, work.places))
-    return store, Outages()
+    return store, CircuitBreaker()
 
 
 def _refusal(why: str, hint: str | None) -> Refusal:

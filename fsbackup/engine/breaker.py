@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from fsbackup.engine import records
-from fsbackup.engine.records import Finding
+from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import BackendUnavailableError, FsbackupError, TransientError
 from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStore
 
@@ -15,20 +15,20 @@ from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStore
 #: many seconds.
 COOL_DOWN_FACTOR, COOL_DOWN = 4.0, 30.0
 #: Failures of a busy service, each after all its tries and nothing good in between, that count as no answer.
-STRIKES = 3
+MAX_FAILURES = 3
 
 
 @dataclass(slots=True)
-class _Record:
+class _Circuit:
     """How one store fares: failures in a row, and until when it is left alone, and why."""
 
-    strikes: int = 0
+    failures: int = 0
     until: float = 0.0
     pause: float = 0.0
     error: FsbackupError | None = None
 
 
-class Outages:
+class CircuitBreaker:
     """What one operation has found out about its stores, by name.
 
     A store that is away is not asked until its pause is over. Then one asker finds out whether it is back, while
@@ -36,13 +36,13 @@ class Outages:
     """
 
     def __init__(self) -> None:
-        self._records: dict[str, _Record] = {}
+        self._records: dict[str, _Circuit] = {}
 
     def __bool__(self) -> bool:
         """Tell whether any store is away."""
         return any(record.error for record in self._records.values())
 
-    def known(self, store: ObjectStore) -> FsbackupError | None:
+    def reason(self, store: ObjectStore) -> FsbackupError | None:
         """Return why not to ask `store` now. None means to ask it, and to `note` how that went."""
         record = self._records.get(store.name)
         if record is None or record.error is None:
@@ -52,35 +52,35 @@ class Outages:
         record.until = time.monotonic() + max(record.pause, store.timeout + HARD_TIMEOUT_MARGIN)
         return None
 
-    def note(self, name: str, error: FsbackupError | None, seconds: float = 0.0) -> None:
+    def record(self, name: str, error: FsbackupError | None, seconds: float = 0.0) -> None:
         """Note how a store answered, with the error if any, and after how many seconds."""
         if not isinstance(error, TransientError):
             self._records.pop(name, None)
             return
-        record = self._records.setdefault(name, _Record())
-        record.strikes += 1
-        if isinstance(error, BackendUnavailableError) or record.strikes >= STRIKES:
-            self.away(name, error, seconds)
+        record = self._records.setdefault(name, _Circuit())
+        record.failures += 1
+        if isinstance(error, BackendUnavailableError) or record.failures >= MAX_FAILURES:
+            self.trip(name, error, seconds)
 
-    def away(self, name: str, error: FsbackupError, seconds: float = 0.0) -> None:
+    def trip(self, name: str, error: FsbackupError, seconds: float = 0.0) -> None:
         """Leave a store alone for a while, whatever the error."""
         pause = max(COOL_DOWN, COOL_DOWN_FACTOR * seconds)
-        self._records[name] = _Record(STRIKES, time.monotonic() + pause, pause, error)
+        self._records[name] = _Circuit(MAX_FAILURES, time.monotonic() + pause, pause, error)
 
-    async def find(self, store: ObjectStore, key: str, *, with_stat: bool = True) -> Finding:
+    async def query(self, store: ObjectStore, key: str, *, with_stat: bool = True) -> ReplicaState:
         """Ask a store what it knows of `key` (see `records.find`), unless it is away."""
-        known = self.known(store)
+        known = self.reason(store)
         if known is not None:
-            return Finding(store, error=known)
+            return ReplicaState(store, error=known)
         return await self.ask(store, key, with_stat=with_stat)
 
-    async def ask(self, store: ObjectStore, key: str, *, with_stat: bool = True) -> Finding:
+    async def ask(self, store: ObjectStore, key: str, *, with_stat: bool = True) -> ReplicaState:
         """Ask a store of which nothing is `known`, and note how that went."""
         started = time.monotonic()
         try:
-            finding = await records.find(store, key, with_stat=with_stat)
+            finding = await records.query(store, key, with_data=with_stat)
         except asyncio.CancelledError:  # a reader had an answer from another one, and waited long enough for this
-            self.note(store.name, records.late(store, key), time.monotonic() - started)
+            self.record(store.name, records.straggler_error(store, key), time.monotonic() - started)
             raise
-        self.note(store.name, finding.error, time.monotonic() - started)
+        self.record(store.name, finding.error, time.monotonic() - started)
         return finding

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 from fsbackup import events
 from fsbackup.engine import records
-from fsbackup.engine.download import Reading, locate
-from fsbackup.engine.records import Finding
-from fsbackup.engine.replica_upload import StoreLane
+from fsbackup.engine.download import ObjectReader, locate
+from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.replica_upload import ReplicaUpload
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import ReplicaResult
 from fsbackup.engine.source import Source
 from fsbackup.engine.upload import FanOut, tags
-from fsbackup.engine.versions import Guard, overtaken
+from fsbackup.engine.versions import VersionGuard, superseded
 from fsbackup.errors import ConflictError, FsbackupError, IntegrityError, SourceError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
@@ -28,23 +28,23 @@ from fsbackup.stores.base import ObjectStat, ObjectStore, Part, WritePlan
 
 
 @dataclass(frozen=True, slots=True)
-class Refilled:
+class CopyResult:
     """How a refill went: one result per needy replica, and the replicas that gave wrong bytes meanwhile."""
 
     replicas: Sequence[ReplicaResult]
-    liars: frozenset[str]
+    corrupt_replicas: frozenset[str]
 
 
-async def refill(targets: ReplicaSet, guard: Guard, needy: Sequence[Finding]) -> Refilled:
+async def copy_version(targets: ReplicaSet, guard: VersionGuard, recipients: Sequence[ReplicaState]) -> CopyResult:
     """Bring every replica in `needy` to the version of `guard`; its stores are the ones to read from.
 
     Never raises for what a service did: then every result says why.
     """
-    return await _Refill(targets, guard, needy).run()
+    return await _VersionCopy(targets, guard, recipients).run()
 
 
-class _Refill:
-    def __init__(self, targets: ReplicaSet, guard: Guard, needy: Sequence[Finding]) -> None:
+class _VersionCopy:
+    def __init__(self, targets: ReplicaSet, guard: VersionGuard, needy: Sequence[ReplicaState]) -> None:
         self._targets = targets
         self._guard = guard
         self._manifest = guard.manifest.for_replica(None, None)
@@ -53,28 +53,28 @@ class _Refill:
         self._started = self._clock()
         self._results: dict[str, ReplicaResult] = {}
 
-    async def run(self) -> Refilled:
-        reading: Reading | None = None
+    async def run(self) -> CopyResult:
+        reading: ObjectReader | None = None
         try:
             reading = await self._locate()
             await self._send(reading)
         except FsbackupError as error:
             for finding in self._needy:
                 if finding.store.name not in self._results:
-                    self._settle(finding, error, sent=0)
+                    self._finish(finding, error, sent=0)
         failed = reading.failed if reading else {}
         liars = frozenset(name for name, error in failed.items() if isinstance(error, IntegrityError))
-        return Refilled([self._results[finding.store.name] for finding in self._needy], liars)
+        return CopyResult([self._results[finding.store.name] for finding in self._needy], liars)
 
-    async def _locate(self) -> Reading:
+    async def _locate(self) -> ObjectReader:
         """Return the version to be read, from half of the memory; the other half is for writing it."""
         half, key = self._targets.memory // 2, self._manifest.key
         reading = await locate(tuple(self._guard.stores), key, memory=half, stall=self._targets.stall)
         if reading.manifest is None or reading.manifest.sha256 != self._manifest.sha256:
-            raise overtaken(self._needy[0].store, key, "replaced")
+            raise superseded(self._needy[0].store, key, "replaced")
         return reading
 
-    async def _send(self, reading: Reading) -> None:
+    async def _send(self, reading: ObjectReader) -> None:
         source = ReplicaSource(reading, self._manifest)
         fan = FanOut(
             self._manifest.key,
@@ -84,10 +84,10 @@ class _Refill:
             stores=[finding.store for finding in self._needy],
         )
         lanes = [
-            _RefillLane(finding, _plan(finding, source, self._manifest), self._guard) for finding in self._needy
+            _ReplicaRefill(finding, _plan(finding, source, self._manifest), self._guard) for finding in self._needy
         ]
         try:
-            await fan.run(lanes, lambda: self._proven(source), self._settle)
+            await fan.run(lanes, lambda: self._proven(source), self._finish)
         finally:
             await fan.window.stop()
             await source.stop()
@@ -98,14 +98,14 @@ class _Refill:
             raise SourceError(f"{source.label}: the blocks are right but the whole is not")
         return self._manifest
 
-    def _settle(self, finding: Finding, error: FsbackupError | None, *, sent: int) -> None:
+    def _finish(self, finding: ReplicaState, error: FsbackupError | None, *, sent: int) -> None:
         name, seconds = finding.store.name, self._clock() - self._started
         self._results[name] = ReplicaResult(name, error is None, seconds, sent, exception=error)
         size = self._manifest.size
         events.log_outcome("refill", name, self._manifest.key, size=size, seconds=seconds, error=error)
 
 
-def _plan(finding: Finding, source: Source, manifest: Manifest) -> WritePlan:
+def _plan(finding: ReplicaState, source: Source, manifest: Manifest) -> WritePlan:
     return WritePlan(
         size=manifest.size,
         part_size=manifest.part_size,
@@ -122,7 +122,7 @@ class ReplicaSource(Source):
 
     interruptible = True
 
-    def __init__(self, reading: Reading, manifest: Manifest) -> None:
+    def __init__(self, reading: ObjectReader, manifest: Manifest) -> None:
         mtime = manifest.source.mtime
         super().__init__(
             f"the replicas of {manifest.key}",
@@ -136,7 +136,7 @@ class ReplicaSource(Source):
         self._ahead: list[bytes] = []
 
     @property
-    def kept(self) -> int:
+    def replayable_bytes(self) -> int:
         return self._manifest.size
 
     async def next_part(self, length: int, *, md5: bool) -> Part:
@@ -169,60 +169,60 @@ class ReplicaSource(Source):
         await self._pieces.aclose()
 
 
-class _RefillLane(StoreLane):
+class _ReplicaRefill(ReplicaUpload):
     """The lane of one needy replica: as an upload's, but it gives way to whoever else writes the key."""
 
-    def __init__(self, finding: Finding, plan: WritePlan, guard: Guard) -> None:
+    def __init__(self, finding: ReplicaState, plan: WritePlan, guard: VersionGuard) -> None:
         super().__init__(finding, guard.manifest.key, plan, lambda _: None)
         self._guard = guard
 
     @property
-    def announces(self) -> bool:
+    def needs_intent(self) -> bool:
         return self.finding.stat is not None
 
-    async def _announce(self, manifest: Manifest) -> None:
-        there = await self._step(records.announced(self.store, manifest.key))
+    async def _write_intent(self, manifest: Manifest) -> None:
+        there = await self._step(records.read_intent(self.store, manifest.key))
         if there is not None and there.generation > manifest.generation:
-            raise overtaken(self.store, manifest.key, "replaced")
-        await super()._announce(manifest)
+            raise superseded(self.store, manifest.key, "replaced")
+        await super()._write_intent(manifest)
 
-    async def _check(self, manifest: Manifest, stored: ObjectStat | None = None) -> None:
-        standing = await self._guard.standing(self.store.name)
+    async def _precondition(self, manifest: Manifest, stored: ObjectStat | None = None) -> None:
+        standing = await self._guard.currency(self.store.name)
         if standing == "newest" and (stored is not None or await self._unchanged(manifest)):
             return
         # Where it was replaced our announcement stays: another repair of the same may be between its steps.
         if standing == "deleted":
-            await self._step(self._take_back(manifest, stored))
-        raise overtaken(self.store, manifest.key, "replaced" if standing == "newest" else standing)
+            await self._step(self._remove_copy(manifest, stored))
+        raise superseded(self.store, manifest.key, "replaced" if standing == "newest" else standing)
 
-    async def record(self, manifest: Manifest, stored: ObjectStat) -> None:
+    async def write_manifest(self, manifest: Manifest, stored: ObjectStat) -> None:
         try:
-            await super().record(manifest, stored)
+            await super().write_manifest(manifest, stored)
         except ConflictError:
             # Where the others deleted it meanwhile, what of ours stands there now must go.
-            await self._check(manifest, stored)
+            await self._precondition(manifest, stored)
             raise
 
     async def _unchanged(self, manifest: Manifest) -> bool:
         """Tell whether this store has what it had when it was examined, and nobody else has announced anything."""
-        there = await self._step(records.look(self.store, manifest.key))
-        if self.announces:
-            announced = await self._step(records.announced(self.store, manifest.key))
+        there = await self._step(records.read_state(self.store, manifest.key))
+        if self.needs_intent:
+            announced = await self._step(records.read_intent(self.store, manifest.key))
             # Another repair may have finished the same, and removed the announcement of the same.
             if announced is not None and announced.sha256 != manifest.sha256:
                 return False
         return there == self.finding
 
-    async def _take_back(self, manifest: Manifest, stored: ObjectStat | None) -> None:
+    async def _remove_copy(self, manifest: Manifest, stored: ObjectStat | None) -> None:
         """Remove what a delete that ran meanwhile could not know of."""
         if stored is not None:
-            await take_back(self.store, manifest, stored)
-        await records.unannounce(self.store, manifest)
+            await remove_copy(self.store, manifest, stored)
+        await records.clear_intent(self.store, manifest)
 
 
-async def take_back(store: ObjectStore, manifest: Manifest, stored: ObjectStat) -> None:
+async def remove_copy(store: ObjectStore, manifest: Manifest, stored: ObjectStat) -> None:
     """Remove our copy, data first, of an object that was deleted meanwhile; what is another writer's stays."""
-    there = await records.look(store, manifest.key)
+    there = await records.read_state(store, manifest.key)
     if there.stat is not None and (there.stat.size, there.stat.etag) == (stored.size, stored.etag):
         await store.remove(encode_key(manifest.key))
     if there.manifest is not None and there.manifest.sha256 == manifest.sha256:

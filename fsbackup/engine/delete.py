@@ -11,7 +11,7 @@ import logging
 
 from fsbackup import events
 from fsbackup.engine import records, versions
-from fsbackup.engine.records import Finding
+from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import ReplicaResult, Report
 from fsbackup.errors import ConflictError, FsbackupError
@@ -41,15 +41,15 @@ async def delete(targets: ReplicaSet, key: str) -> Report:
     return Report("delete", key, len(targets.stores), replicas, seconds)
 
 
-def _tombstone(key: str, findings: list[Finding]) -> Tombstone | None:
+def _tombstone(key: str, findings: list[ReplicaState]) -> Tombstone | None:
     """Return the tombstone for what was found; an object that never had a manifest counts as generation 0."""
     top = versions.newest(finding.record for finding in findings)
     if top is None and not any(finding.stat or finding.damaged for finding in findings):
         return None
-    return Tombstone(key, top.generation if top else 0, versions.now())
+    return Tombstone(key, top.generation if top else 0, versions.utc_now())
 
 
-async def _delete_one(finding: Finding, key: str, stone: Tombstone | None) -> FsbackupError | None:
+async def _delete_one(finding: ReplicaState, key: str, stone: Tombstone | None) -> FsbackupError | None:
     if finding.error is not None:
         return finding.error
     try:
@@ -62,7 +62,7 @@ async def _delete_one(finding: Finding, key: str, stone: Tombstone | None) -> Fs
     return None
 
 
-async def finish(finding: Finding, stone: Tombstone) -> None:
+async def finish(finding: ReplicaState, stone: Tombstone) -> None:
     """Do on one replica the delete that it missed: the tombstone, then the data.
 
     Raises
@@ -90,25 +90,25 @@ async def forget(store: ObjectStore, key: str, stone: Tombstone) -> None:
     BackendError
         What the store did.
     """
-    there, announced = await asyncio.gather(records.look(store, key), records.announced(store, key))
+    there, announced = await asyncio.gather(records.read_state(store, key), records.read_intent(store, key))
     if there.stat is not None or announced is not None:
-        raise _overtaken(store, key)
+        raise _superseded(store, key)
     if isinstance(there.record, Tombstone) and there.record.generation <= stone.generation:
         await records.remove_record(store, key)
     elif there.record is not None:
-        raise _overtaken(store, key)
+        raise _superseded(store, key)
 
 
 async def _require(store: ObjectStore, key: str, stone: Tombstone, expected: Record | None) -> None:
     """Refuse to go on unless the record is the expected one, and nobody has announced a newer version."""
     (record, _), announced = await asyncio.gather(
-        records.read_record(store, manifest_name(key)), records.announced(store, key)
+        records.read_record(store, manifest_name(key)), records.read_intent(store, key)
     )
     if record != expected or (announced is not None and announced.generation > stone.generation):
-        raise _overtaken(store, key)
+        raise _superseded(store, key)
 
 
-def _overtaken(store: ObjectStore, key: str) -> ConflictError:
+def _superseded(store: ObjectStore, key: str) -> ConflictError:
     return ConflictError(
         "somebody stored it again meanwhile, and that counts",
         backend=store.name,
@@ -118,7 +118,7 @@ def _overtaken(store: ObjectStore, key: str) -> ConflictError:
     )
 
 
-async def _forget(finding: Finding, key: str) -> None:
+async def _forget(finding: ReplicaState, key: str) -> None:
     """Remove the tombstone, which nobody needs once every replica has confirmed the delete."""
     try:
         if finding.manifest is not None:

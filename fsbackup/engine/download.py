@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from fsbackup.engine import records, versions
-from fsbackup.engine.breaker import Outages
-from fsbackup.engine.reader import Stripes
-from fsbackup.engine.records import Finding
+from fsbackup.engine.breaker import CircuitBreaker
+from fsbackup.engine.reader import ParallelReader
+from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import DEFAULT_MEMORY, DEFAULT_STALL
-from fsbackup.engine.selector import Turns
+from fsbackup.engine.selector import ReplicaSelector
 from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest, Tombstone
@@ -35,7 +35,7 @@ MEDIUM = 16 * MIB
 
 
 @dataclass
-class Reading:
+class ObjectReader:
     """One object about to be read, and what happened while it was.
 
     Parameters
@@ -66,13 +66,13 @@ class Reading:
     size: int
     manifest: Manifest | None
     stores: list[ObjectStore]
-    spare: list[ObjectStore] = field(default_factory=list)
-    taken: Counter[str] = field(default_factory=Counter)
+    fallback: list[ObjectStore] = field(default_factory=list)
+    bytes_read: Counter[str] = field(default_factory=Counter)
     failed: dict[str, FsbackupError] = field(default_factory=dict)
     memory: int = DEFAULT_MEMORY
     stall: float = DEFAULT_STALL
     modified: float | None = None
-    turns: Turns = field(default_factory=Turns)
+    selector: ReplicaSelector = field(default_factory=ReplicaSelector)
 
     async def pieces(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the bytes from `start` (a whole number of blocks) up to `end`, in order, proven, as they come.
@@ -84,12 +84,12 @@ class Reading:
         NoHealthyReplicaError
             When no replica could be read.
         """
-        async with aclosing(self.runs(start, end, ordered=True)) as runs:
+        async with aclosing(self.ranges(start, end, ordered=True)) as runs:
             async for _, pieces in runs:
                 for piece in pieces:
                     yield piece
 
-    async def runs(
+    async def ranges(
         self, start: int = 0, end: int | None = None, *, ordered: bool = False
     ) -> AsyncGenerator[tuple[int, list[bytes]], None]:
         """Yield (offset, the pieces there) as `pieces` does, but by default in the order in which they come."""
@@ -97,10 +97,10 @@ class Reading:
         left = stop - start
         # One that failed before is asked for what no other can give.
         good = [store for store in self.stores if store.name not in self.failed]
-        first = self.turns.first(good) if left <= SHORT else None
+        first = self.selector.pick(good) if left <= SHORT else None
         good.sort(key=lambda store: store is not first)
-        with self.turns.take(first):
-            async with aclosing(self._stripes(good, start, stop, first).runs(ordered=ordered)) as runs:
+        with self.selector.track(first):
+            async with aclosing(self._reader(good, start, stop, first).ranges(ordered=ordered)) as runs:
                 async for offset, pieces in runs:
                     left -= sum(map(len, pieces))
                     yield offset, pieces
@@ -119,11 +119,11 @@ class Reading:
         pieces = [data async for data in self.pieces(low, high)]
         return b"".join(pieces)[start - low : end - low]
 
-    def _stripes(self, good: list[ObjectStore], start: int, end: int, first: ObjectStore | None) -> Stripes:
+    def _reader(self, good: list[ObjectStore], start: int, end: int, first: ObjectStore | None) -> ParallelReader:
         medium = end - start <= min(MEDIUM, self.memory // 2)
-        return Stripes(
+        return ParallelReader(
             good,
-            [store for store in self.stores if store not in good] + self.spare,
+            [store for store in self.stores if store not in good] + self.fallback,
             self.key,
             encode_key(self.key),
             self.manifest,
@@ -132,14 +132,14 @@ class Reading:
             into=(1 if first else max(1, len(good))) if medium else None,
             memory=self.memory,
             stall=self.stall,
-            passed_over=self._pass_over,
-            taken=self._count,
+            on_failover=self._fail_over,
+            on_bytes=self._count,
         )
 
     def _count(self, store: ObjectStore, amount: int) -> None:
-        self.taken[store.name] += amount
+        self.bytes_read[store.name] += amount
 
-    def _pass_over(self, store: ObjectStore, error: FsbackupError) -> None:
+    def _fail_over(self, store: ObjectStore, error: FsbackupError) -> None:
         if store.name not in self.failed:
             log.warning("download of %s passes over %s: %s", self.key, store.name, error)
         self.failed[store.name] = error
@@ -158,10 +158,10 @@ async def locate(
     *,
     memory: int = DEFAULT_MEMORY,
     stall: float = DEFAULT_STALL,
-    outages: Outages | None = None,
-    turns: Turns | None = None,
-    with_stat: bool = True,
-) -> Reading:
+    breaker: CircuitBreaker | None = None,
+    selector: ReplicaSelector | None = None,
+    with_data: bool = True,
+) -> ObjectReader:
     """Find out what `key` is and which replicas to read it from; the options are those of `Reading`.
 
     With `outages`, what was found out about the stores before counts, and is not logged again. Without `with_stat`
@@ -174,27 +174,27 @@ async def locate(
     NoHealthyReplicaError
         When none has it and not all could be asked.
     """
-    ask = outages.find if outages is not None else records.find
-    findings = await records.survey_in_time(stores, key, partial(ask, with_stat=with_stat))
+    ask = breaker.query if breaker is not None else records.query
+    findings = await records.survey_without_stragglers(stores, key, partial(ask, with_stat=with_data))
     top = versions.newest(finding.record for finding in findings)
     errors = {f.store.name: f.error for f in findings if f.error is not None}
-    for name, error in errors.items() if outages is None else ():
+    for name, error in errors.items() if breaker is None else ():
         log.warning("download of %s goes on without %s: %s", key, name, error)
-    if versions.contradicts([finding.record for finding in findings], top):
+    if versions.is_conflict([finding.record for finding in findings], top):
         log.warning(
             "%s has two contents under generation %d: one of them is read", key, top.generation if top else 0
         )
     if isinstance(top, Manifest):
-        current = [f.store for f in findings if (f.holds(top) if with_stat else f.says(top))]
-        there = [f for f in findings if f.error is None and (f.stat is not None or not with_stat)]
+        current = [f.store for f in findings if (f.holds(top) if with_data else f.claims(top))]
+        there = [f for f in findings if f.error is None and (f.stat is not None or not with_data)]
         spare = [f.store for f in there if f.store not in current]
         if not current and not spare:
-            raise absent(key, errors, "its manifest is there, but its data is gone")
-        return Reading(
-            key, top.size, top, current, spare, failed=errors, memory=memory, stall=stall, turns=turns or Turns()
+            raise absence_error(key, errors, "its manifest is there, but its data is gone")
+        return ObjectReader(
+            key, top.size, top, current, spare, failed=errors, memory=memory, stall=stall, selector=selector or ReplicaSelector()
         )
-    if not with_stat and top is None:
-        return await locate(stores, key, memory=memory, stall=stall, outages=outages, turns=turns)
+    if not with_data and top is None:
+        return await locate(stores, key, memory=memory, stall=stall, breaker=breaker, selector=selector)
     bare = [f for f in findings if f.stat is not None]
     if bare and top is None:
         if any(f.damaged for f in findings):
@@ -207,20 +207,20 @@ async def locate(
         reading = _unverified(key, bare, errors)
         reading.memory, reading.stall = memory, stall
         return reading
-    raise absent(key, errors, "it was deleted" if isinstance(top, Tombstone) else "no such key")
+    raise absence_error(key, errors, "it was deleted" if isinstance(top, Tombstone) else "no such key")
 
 
-def _unverified(key: str, bare: list[Finding], errors: dict[str, FsbackupError]) -> Reading:
+def _unverified(key: str, bare: list[ReplicaState], errors: dict[str, FsbackupError]) -> ObjectReader:
     first = bare[0]
     stat: ObjectStat | None = first.stat
     assert stat is not None
     log.warning("%s has no manifest on any replica: read unverified from %s", key, first.store.name)
     same_size = [f.store for f in bare if f.stat is not None and f.stat.size == stat.size]
     # One replica only: without hashes, spans of two replicas could be spans of two different objects.
-    return Reading(key, stat.size, None, same_size[:1], failed=errors, modified=stat.modified)
+    return ObjectReader(key, stat.size, None, same_size[:1], failed=errors, modified=stat.modified)
 
 
-def absent(
+def absence_error(
     key: str,
     errors: Mapping[str, FsbackupError],
     why: str,
@@ -240,7 +240,7 @@ def absent(
     )
 
 
-async def successor(stores: tuple[ObjectStore, ...], reading: Reading) -> Reading | None:
+async def newer_version(stores: tuple[ObjectStore, ...], reading: ObjectReader) -> ObjectReader | None:
     """Return the version that replaced the one in `reading` while it was read, None when there is none.
 
     Either its manifest is there by now, or a crash left it announced with its data in place.
@@ -252,15 +252,15 @@ async def successor(stores: tuple[ObjectStore, ...], reading: Reading) -> Readin
     """
     if reading.manifest is None:
         return None
-    again = await locate(stores, reading.key, memory=reading.memory, stall=reading.stall, turns=reading.turns)
+    again = await locate(stores, reading.key, memory=reading.memory, stall=reading.stall, selector=reading.selector)
     if again.manifest is not None and again.manifest.sha256 != reading.manifest.sha256:
         return again
-    return await _announced(stores, reading, reading.manifest)
+    return await _intended(stores, reading, reading.manifest)
 
 
-async def _announced(stores: tuple[ObjectStore, ...], reading: Reading, current: Manifest) -> Reading | None:
+async def _intended(stores: tuple[ObjectStore, ...], reading: ObjectReader, current: Manifest) -> ObjectReader | None:
     found = await asyncio.gather(
-        *(records.announced(store, current.key) for store in stores), return_exceptions=True
+        *(records.read_intent(store, current.key) for store in stores), return_exceptions=True
     )
     pairs = [(each, store) for each, store in zip(found, stores, strict=True) if isinstance(each, Manifest)]
     newer = [each for each, _ in pairs if each.generation > current.generation]
@@ -268,12 +268,12 @@ async def _announced(stores: tuple[ObjectStore, ...], reading: Reading, current:
     if top is None:
         return None
     having = [store for each, store in pairs if each.sha256 == top.sha256]
-    return Reading(
-        current.key, top.size, top, having, memory=reading.memory, stall=reading.stall, turns=reading.turns
+    return ObjectReader(
+        current.key, top.size, top, having, memory=reading.memory, stall=reading.stall, selector=reading.selector
     )
 
 
-def same_beginning(one: Reading, other: Reading, length: int) -> bool:
+def same_beginning(one: ObjectReader, other: ObjectReader, length: int) -> bool:
     """Tell whether both versions start with the same `length` bytes, as far as their manifests can tell."""
     if one.manifest is None or other.manifest is None or one.manifest.block_size != other.manifest.block_size:
         return length == 0

@@ -90,10 +90,10 @@ async def content_hash(read: Callable[[int, int], Awaitable[bytes | None]], size
 
 
 #: (start, end) of bytes within an object.
-Run = tuple[int, int]
+ByteRange = tuple[int, int]
 
 
-def right_runs(pieces: Sequence[bytes], start: int, end: int, manifest: Manifest | None) -> list[Run]:
+def verified_ranges(pieces: Sequence[bytes], start: int, end: int, manifest: Manifest | None) -> list[ByteRange]:
     """Return the runs of right blocks in `pieces`, together the bytes from `start` (a block's) up to `end`.
 
     Without a manifest nothing proves them but their number. Of more bytes than were asked for nothing is right.
@@ -105,7 +105,7 @@ def right_runs(pieces: Sequence[bytes], start: int, end: int, manifest: Manifest
     hasher = BlockHasher(block)
     for piece in pieces:
         hasher.update(piece)
-    runs: list[Run] = []
+    runs: list[ByteRange] = []
     for at, found in zip(range(start, end, block), hasher.blocks(), strict=False):
         stop = min(at + block, end)
         if found != manifest.blocks[at // block]:
@@ -117,7 +117,7 @@ def right_runs(pieces: Sequence[bytes], start: int, end: int, manifest: Manifest
     return runs
 
 
-def gaps(runs: list[Run], start: int, end: int) -> list[Run]:
+def missing_ranges(runs: list[ByteRange], start: int, end: int) -> list[ByteRange]:
     """Return what of `start` to `end` the runs leave out."""
     edges = [start, *(edge for run in runs for edge in run), end]
     return [(low, high) for low, high in zip(edges[::2], edges[1::2], strict=True) if low < high]

@@ -55,7 +55,7 @@ Answer = tuple[ObjectStat | None, Record | None, FsbackupError | None]
 async def _where_absent(targets: ReplicaSet, key: str, answers: list[Answer]) -> list[Record | None]:
     """Ask the replicas without data for their record: a tombstone outdoes a copy that slept through the delete."""
     absent = [store for store, answer in zip(targets.stores, answers, strict=True) if answer == (None, None, None)]
-    findings = await asyncio.gather(*(records.find(store, key, with_stat=False) for store in absent))
+    findings = await asyncio.gather(*(records.query(store, key, with_data=False) for store in absent))
     return [finding.record for finding in findings]
 
 

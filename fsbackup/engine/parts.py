@@ -25,36 +25,36 @@ from fsbackup.stores.base import Part
 
 #: Seconds that a starving lane waits for the others before they fall behind. Short, since reading a part
 #: again costs little beside the time a slow store takes for it; not zero, so that stores of like speed share.
-PATIENCE = 0.5
+LAG_TIMEOUT = 0.5
 
 
 #: The most parts in memory per upload: more would not be sent any faster.
-MOST_SLOTS = 16
+MAX_SLOTS = 16
 
 
-def slots(memory: int, part_size: int, lanes: int) -> int:
+def slot_count(memory: int, part_size: int, lanes: int) -> int:
     """Return how many parts fit `memory` bytes; at least one for each lane, and one to go on with."""
-    return max(lanes + 1, 3, min(MOST_SLOTS, memory // part_size))
+    return max(lanes + 1, 3, min(MAX_SLOTS, memory // part_size))
 
 
-def in_flight(wanted: int, lanes: int, slots: int) -> int:
+def max_in_flight(wanted: int, lanes: int, slots: int) -> int:
     """Return how many parts one lane may hold: `wanted`, but never so many that the others fill the window."""
     return max(1, min(wanted, (slots - 2) // max(1, lanes - 1)))
 
 
 @dataclass(eq=False)
-class Lane:
+class Consumer:
     """One store's position: `next` is the number it takes next; `behind` says that it reads for itself."""
 
     next: int = 1
-    behind: bool = False
+    lagging: bool = False
     closed: bool = False
 
     def wants(self, number: int) -> bool:
         return not self.closed and self.next <= number
 
 
-class PartWindow:
+class PartBuffer:
     """Parts of one source for many lanes.
 
     Parameters
@@ -85,7 +85,7 @@ class PartWindow:
         self._slots = slots
         self._md5 = md5
         self._on_read = on_read
-        self._lanes: list[Lane] = []
+        self._consumers: list[Consumer] = []
         self._parts: dict[int, Part] = {}
         self._pins: Counter[int] = Counter()
         self._reading: dict[int, asyncio.Task[Part]] = {}
@@ -94,13 +94,13 @@ class PartWindow:
         self._broken: Exception | None = None
         self._change = asyncio.Event()
 
-    def lane(self) -> Lane:
+    def add_consumer(self) -> Consumer:
         """Add a lane; all are added before the first part is taken."""
-        lane = Lane()
-        self._lanes.append(lane)
+        lane = Consumer()
+        self._consumers.append(lane)
         return lane
 
-    async def take(self, lane: Lane) -> Part | None:
+    async def take(self, consumer: Consumer) -> Part | None:
         """Return the lane's next part, None when the object has no more. Give each one back when it is sent.
 
         Raises
@@ -108,14 +108,14 @@ class PartWindow:
         SourceError
             What reading the source raised, for every lane alike.
         """
-        number = lane.next
-        lane.next += 1
-        if lane.behind and number > len(self._seen):
-            lane.behind = False
+        number = consumer.next
+        consumer.next += 1
+        if consumer.lagging and number > len(self._seen):
+            consumer.lagging = False
         # Pinned before it is there: nobody may drop it between its arrival and this lane's turn.
         self._pins[number] += 1
         try:
-            part = await self._find(lane, number)
+            part = await self._find(consumer, number)
         except BaseException:
             self._unpin(number)
             raise
@@ -123,21 +123,21 @@ class PartWindow:
             self._unpin(number)
         return part
 
-    def give_back(self, part: Part) -> None:
+    def release(self, part: Part) -> None:
         """Say that a lane has sent `part`."""
         self._unpin(part.number)
 
-    def close(self, lane: Lane) -> None:
+    def close(self, consumer: Consumer) -> None:
         """Say that a lane takes no more parts."""
-        lane.closed = True
+        consumer.closed = True
         self._notify()
 
     async def drain(self) -> None:
         """Read whatever of the source no lane has asked for, so that its digest is that of the whole."""
-        lane = self.lane()
+        lane = self.add_consumer()
         lane.next = len(self._seen) + 1
         while (part := await self.take(lane)) is not None:
-            self.give_back(part)
+            self.release(part)
         self.close(lane)
 
     async def stop(self) -> None:
@@ -148,8 +148,8 @@ class PartWindow:
         await asyncio.gather(*self._reading.values(), return_exceptions=True)
         self._parts.clear()
 
-    async def _find(self, lane: Lane, number: int) -> Part | None:
-        patience = asyncio.get_running_loop().time() + PATIENCE
+    async def _find(self, consumer: Consumer, number: int) -> Part | None:
+        patience = asyncio.get_running_loop().time() + LAG_TIMEOUT
         while self._total is None or number <= self._total:
             change = self._change
             if number in self._parts:
@@ -160,8 +160,8 @@ class PartWindow:
                 await asyncio.shield(self._reading[number])
             elif number <= len(self._seen) + 1 and self._make_room():
                 self._start_reading(number)
-            elif not await _within(change, patience) and number == len(self._seen) + 1:
-                self._leave_behind(lane)
+            elif not await _wait_until(change, patience) and number == len(self._seen) + 1:
+                self._mark_lagging(consumer)
         return None
 
     def _start_reading(self, number: int) -> None:
@@ -190,7 +190,7 @@ class PartWindow:
     @property
     def _needs_md5(self) -> bool:
         """Where a lane may fall behind, the MD5 proves that what is read again is what was read first."""
-        return self._md5 or len(self._lanes) > 1
+        return self._md5 or len(self._consumers) > 1
 
     def _accept(self, part: Part) -> Part:
         self._seen.append(part.md5 if self._needs_md5 else b"")
@@ -222,24 +222,24 @@ class PartWindow:
     def _make_room(self) -> bool:
         """Free a slot if one can be had: a part that nobody sends and no lane in step still wants."""
         while len(self._parts) + len(self._reading) >= self._slots:
-            free = [number for number in self._parts if not self._claimed(number)]
+            free = [number for number in self._parts if not self._is_needed(number)]
             if not free:
                 return False
             del self._parts[min(free)]
         return True
 
-    def _claimed(self, number: int) -> bool:
+    def _is_needed(self, number: int) -> bool:
         """Say whether a part must stay: being sent, or wanted by a lane that could not have it otherwise."""
-        kept = self._parts[number].offset + len(self._parts[number].data) <= self._source.kept
+        kept = self._parts[number].offset + len(self._parts[number].data) <= self._source.replayable_bytes
         return self._pins[number] > 0 or any(
-            lane.wants(number) and not (lane.behind and kept) for lane in self._lanes
+            lane.wants(number) and not (lane.lagging and kept) for lane in self._consumers
         )
 
-    def _leave_behind(self, front: Lane) -> None:
+    def _mark_lagging(self, front: Consumer) -> None:
         """Let every lane that is not in front read for itself, as far as the source can be read again."""
-        for lane in self._lanes:
+        for lane in self._consumers:
             if lane is not front and lane.next <= len(self._seen):
-                lane.behind = True
+                lane.lagging = True
 
     def _unpin(self, number: int) -> None:
         self._pins[number] -= 1
@@ -252,7 +252,7 @@ class PartWindow:
         self._change = asyncio.Event()
 
 
-async def _within(event: asyncio.Event, deadline: float) -> bool:
+async def _wait_until(event: asyncio.Event, deadline: float) -> bool:
     """Wait for `event` until `deadline` on the loop's clock (always a moment), and say whether it came."""
     try:
         async with asyncio.timeout_at(max(deadline, asyncio.get_running_loop().time() + 0.05)):
@@ -269,7 +269,7 @@ _USERS_OWN = ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 @cache
-def give_back_parts() -> None:
+def tune_malloc() -> None:
     """Have freed parts given back to the system at once, from now on and for the whole process.
 
     Left alone, glibc raises its threshold when the first part is freed; later parts come from arenas, one per

@@ -21,11 +21,11 @@ from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStat, ObjectStore, t
 log = logging.getLogger("fsbackup.storage")
 
 #: Seconds that the other stores get to answer a reader once one has shown a manifest (or thrice its time).
-LATE = 2.0
+STRAGGLER_TIMEOUT = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ReplicaState:
     """What one store knows of one key.
 
     Parameters
@@ -54,11 +54,11 @@ class Finding:
         return self.record if isinstance(self.record, Manifest) else None
 
     @property
-    def whole(self) -> bool:
+    def is_intact(self) -> bool:
         """Its data is what its own manifest says, as far as a look can tell."""
         return self.manifest is not None and self.holds(self.manifest)
 
-    def says(self, manifest: Manifest) -> bool:
+    def claims(self, manifest: Manifest) -> bool:
         """Tell whether this store's own record says that it has the content of `manifest`."""
         own = self.manifest
         return own is not None and (own.sha256, own.size) == (manifest.sha256, manifest.size)
@@ -66,22 +66,22 @@ class Finding:
     def holds(self, manifest: Manifest) -> bool:
         """Tell whether this store has the content of `manifest`: its own record says so, and the data fits it."""
         own = self.manifest
-        if own is None or self.stat is None or not self.says(manifest):
+        if own is None or self.stat is None or not self.claims(manifest):
             return False
         known = own.etag is not None and self.stat.etag is not None
         return self.stat.size == own.size and (not known or own.etag == self.stat.etag)
 
 
 #: Asks one store what it knows of a key; an outage is in what it returns.
-Ask = Callable[[ObjectStore, str], Coroutine[Any, Any, Finding]]
+Ask = Callable[[ObjectStore, str], Coroutine[Any, Any, ReplicaState]]
 
 
-async def survey(stores: tuple[ObjectStore, ...], key: str) -> list[Finding]:
+async def survey(stores: tuple[ObjectStore, ...], key: str) -> list[ReplicaState]:
     """Ask all stores at once what they know of `key`; each answers or fails for itself."""
-    return list(await asyncio.gather(*(find(store, key) for store in stores)))
+    return list(await asyncio.gather(*(query(store, key) for store in stores)))
 
 
-async def survey_in_time(stores: tuple[ObjectStore, ...], key: str, ask: Ask) -> list[Finding]:
+async def survey_without_stragglers(stores: tuple[ObjectStore, ...], key: str, ask: Ask) -> list[ReplicaState]:
     """Ask all stores, but do not let a slow one hold up a reader once another has shown a manifest."""
     clock = asyncio.get_running_loop().time
     started = clock()
@@ -92,18 +92,18 @@ async def survey_in_time(stores: tuple[ObjectStore, ...], key: str, ask: Ask) ->
         if rest is not None and not done:
             break
         if any(task.result().manifest for task in asked if task.done()):
-            rest = max(LATE, 3 * (clock() - started)) if rest is None else rest
+            rest = max(STRAGGLER_TIMEOUT, 3 * (clock() - started)) if rest is None else rest
     for task in waiting:
         task.cancel()
     if waiting:
         await asyncio.wait(waiting)
     return [
-        Finding(store, error=late(store, key)) if task.cancelled() else task.result()
+        ReplicaState(store, error=straggler_error(store, key)) if task.cancelled() else task.result()
         for task, store in asked.items()
     ]
 
 
-def late(store: ObjectStore, key: str) -> BackendUnavailableError:
+def straggler_error(store: ObjectStore, key: str) -> BackendUnavailableError:
     """Return the error for a store that a reader did not wait for any longer."""
     return BackendUnavailableError(
         "did not answer in time, and another replica did",
@@ -114,26 +114,26 @@ def late(store: ObjectStore, key: str) -> BackendUnavailableError:
     )
 
 
-async def find(store: ObjectStore, key: str, *, with_stat: bool = True) -> Finding:
+async def query(store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
     """Ask one store what it knows of `key`: its manifest, and with `with_stat` its data object."""
 
     try:
         async with asyncio.timeout(store.timeout + HARD_TIMEOUT_MARGIN):
-            if with_stat:
-                return await look(store, key)
-            return Finding(store, *await read_record(store, manifest_name(key)))
+            if with_data:
+                return await read_state(store, key)
+            return ReplicaState(store, *await read_record(store, manifest_name(key)))
     except FsbackupError as error:
-        return Finding(store, error=error)
+        return ReplicaState(store, error=error)
     except TimeoutError:
-        return Finding(store, error=timeout_error(store, "stat", key))
+        return ReplicaState(store, error=timeout_error(store, "stat", key))
 
 
-async def look(store: ObjectStore, key: str) -> Finding:
+async def read_state(store: ObjectStore, key: str) -> ReplicaState:
     """Read one store's manifest and stat its data object at once; raises what the store raises."""
     (record, damaged), stat = await asyncio.gather(
         read_record(store, manifest_name(key)), store.stat(encode_key(key))
     )
-    return Finding(store, record, damaged, stat)
+    return ReplicaState(store, record, damaged, stat)
 
 
 async def read_record(store: ObjectStore, name: str) -> tuple[Record | None, bool]:
@@ -161,7 +161,7 @@ async def remove_record(store: ObjectStore, key: str) -> None:
     await store.remove(manifest_name(key))
 
 
-async def announce(store: ObjectStore, manifest: Manifest) -> None:
+async def write_intent(store: ObjectStore, manifest: Manifest) -> None:
     """Say, before the data changes, what it changes to.
 
     Between a replacement's data and its manifest the old manifest no longer fits the data. A reader that
@@ -170,25 +170,25 @@ async def announce(store: ObjectStore, manifest: Manifest) -> None:
     await store.put(intent_name(manifest.key), dump(manifest))
 
 
-async def unannounce(store: ObjectStore, manifest: Manifest) -> None:
+async def clear_intent(store: ObjectStore, manifest: Manifest) -> None:
     """Remove the announcement of `manifest` once the manifest says the same; another writer's stays.
 
     A failure is only logged: the object is stored and proven, and the next replacement or repair clears it.
     """
     try:
-        found = await announced(store, manifest.key)
+        found = await read_intent(store, manifest.key)
         if found is not None and found.sha256 == manifest.sha256:
             await store.remove(intent_name(manifest.key))
     except FsbackupError as error:
         log.warning("an announcement stays behind, which does no harm: %s", error)
 
 
-async def announced(store: ObjectStore, key: str) -> Manifest | None:
+async def read_intent(store: ObjectStore, key: str) -> Manifest | None:
     """Return the replacement that was announced but not finished, if any."""
-    return (await announcement(store, key))[0]
+    return (await find_intent(store, key))[0]
 
 
-async def announcement(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
+async def find_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
     """Return the announced replacement, and whether there is an announcement at all, readable or not."""
     record, damaged = await read_record(store, intent_name(key))
     return (record if isinstance(record, Manifest) else None), damaged or record is not None

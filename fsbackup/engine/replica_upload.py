@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from fsbackup.aio import run_all
 from fsbackup.engine import records
-from fsbackup.engine.parts import Lane, PartWindow
-from fsbackup.engine.records import Finding
+from fsbackup.engine.parts import Consumer, PartBuffer
+from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import ConflictError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest, Tombstone
@@ -25,7 +25,7 @@ from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStat, ObjectWriter, 
 T = TypeVar("T")
 
 
-class StoreLane:
+class ReplicaUpload:
     """Takes parts from the window into one store, then commits and records the object there.
 
     Parameters
@@ -38,7 +38,7 @@ class StoreLane:
         Called with bytes as they leave.
     """
 
-    def __init__(self, finding: Finding, key: str, plan: WritePlan, moved: Callable[[int], None]) -> None:
+    def __init__(self, finding: ReplicaState, key: str, plan: WritePlan, moved: Callable[[int], None]) -> None:
         self.store = finding.store
         self.finding = finding
         self.bytes_sent = 0
@@ -54,7 +54,7 @@ class StoreLane:
         self.bytes_sent += amount
         self._moved(amount)
 
-    async def deliver(self, window: PartWindow, place: Lane, workers: int, proven: Callable[[], Manifest]) -> None:
+    async def run(self, window: PartBuffer, place: Consumer, workers: int, proven: Callable[[], Manifest]) -> None:
         """Send every part that `place` meets, up to `workers` at once, then commit what `proven` says they are.
 
         Raises
@@ -62,15 +62,15 @@ class StoreLane:
         BackendUnavailableError
             Also for a store that moves no byte and does not even fail for longer than its own timeout.
         """
-        await self._watched(self._deliver(window, place, workers, proven))
+        await self._with_idle_timeout(self._run(window, place, workers, proven))
 
-    async def _deliver(
-        self, window: PartWindow, place: Lane, workers: int, proven: Callable[[], Manifest]
+    async def _run(
+        self, window: PartBuffer, place: Consumer, workers: int, proven: Callable[[], Manifest]
     ) -> None:
         await self._send(window, place, workers)
         await self._commit(proven())
 
-    async def _send(self, window: PartWindow, place: Lane, workers: int) -> None:
+    async def _send(self, window: PartBuffer, place: Consumer, workers: int) -> None:
         async def work() -> None:
             # One call per part: a name for it here would keep its bytes alive while the next one is waited for.
             while await self._send_next(window, place):
@@ -81,42 +81,42 @@ class StoreLane:
         finally:
             window.close(place)
 
-    async def _send_next(self, window: PartWindow, place: Lane) -> bool:
+    async def _send_next(self, window: PartBuffer, place: Consumer) -> bool:
         """Send the next part, and say whether there was one."""
         part = await window.take(place)
         if part is None:
             return False
         try:
-            with self._at_work():
+            with self._counting_silence():
                 await self.writer.write(part)
         finally:
-            window.give_back(part)
+            window.release(part)
         return True
 
     async def _commit(self, manifest: Manifest) -> None:
-        if self.announces:
-            await self._announce(manifest)
-        await self._check(manifest)
+        if self.needs_intent:
+            await self._write_intent(manifest)
+        await self._precondition(manifest)
         stored = await self._step(self.writer.commit())
-        await self._check(manifest, stored)
-        await self.record(manifest, stored)
-        await self._check(manifest, stored)
-        if self.announces:
-            await self._step(records.unannounce(self.store, manifest))
+        await self._precondition(manifest, stored)
+        await self.write_manifest(manifest, stored)
+        await self._precondition(manifest, stored)
+        if self.needs_intent:
+            await self._step(records.clear_intent(self.store, manifest))
 
     @property
-    def announces(self) -> bool:
+    def needs_intent(self) -> bool:
         """Whether others have to know beforehand: something is replaced, or comes after a delete."""
         replaces = self.finding.manifest is not None and self.finding.stat is not None
         return replaces or isinstance(self.finding.record, Tombstone)
 
-    async def _announce(self, manifest: Manifest) -> None:
-        await self._step(records.announce(self.store, manifest))
+    async def _write_intent(self, manifest: Manifest) -> None:
+        await self._step(records.write_intent(self.store, manifest))
 
-    async def _check(self, manifest: Manifest, stored: ObjectStat | None = None) -> None:
+    async def _precondition(self, manifest: Manifest, stored: ObjectStat | None = None) -> None:
         """Hook before the data, before the manifest and after it: raise when the object must not be here (now)."""
 
-    async def record(self, manifest: Manifest, stored: ObjectStat) -> None:
+    async def write_manifest(self, manifest: Manifest, stored: ObjectStat) -> None:
         """Write the manifest, last of all; where another writer may have been at it too, compare."""
         first = self.finding.record is None and not self.finding.damaged
         exclusive = first and self.store.capabilities.conditional_create
@@ -130,7 +130,7 @@ class StoreLane:
 
     async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
         """Refuse to call it stored when another writer's manifest, or data, is what stands there now."""
-        there = await self._step(records.look(self.store, self._key))
+        there = await self._step(records.read_state(self.store, self._key))
         own_record = there.manifest is not None and there.manifest.sha256 == manifest.sha256
         own_data = there.stat is not None and (there.stat.size, there.stat.etag) == (stored.size, stored.etag)
         if own_record and own_data:
@@ -152,11 +152,11 @@ class StoreLane:
 
     async def _step(self, work: Awaitable[T]) -> T:
         """Do one step that has the store's whole patience for itself."""
-        with self._at_work():
+        with self._counting_silence():
             return await work
 
     @contextmanager
-    def _at_work(self) -> Iterator[None]:
+    def _counting_silence(self) -> Iterator[None]:
         """Count the store's silence from here on; while a lane waits for a part, it is not the store's."""
         self._last_move = asyncio.get_running_loop().time()
         self._calls += 1
@@ -165,7 +165,7 @@ class StoreLane:
         finally:
             self._calls -= 1
 
-    async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _with_idle_timeout(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         clock = asyncio.get_running_loop().time
         silence = self.store.timeout + HARD_TIMEOUT_MARGIN

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fsbackup import events
-from fsbackup.engine.breaker import Outages
-from fsbackup.engine.download import Reading, locate, same_beginning, successor
+from fsbackup.engine.breaker import CircuitBreaker
+from fsbackup.engine.download import ObjectReader, locate, same_beginning, newer_version
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import DownloadReport
 from fsbackup.errors import IntegrityError, NoHealthyReplicaError
@@ -22,10 +22,10 @@ from fsbackup.keys import TEMP_SUFFIX
 from fsbackup.record import Manifest
 from fsbackup.sizing import MIB
 
-Hear = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 #: How often a reader follows replacements that overtake it.
-_FOLLOWED = 3
+_MAX_VERSIONS = 3
 #: Bytes after which what is written so far is flushed.
 _FLUSH = 64 * MIB
 
@@ -35,9 +35,9 @@ async def download(
     key: str,
     target: Path,
     *,
-    progress: Hear | None = None,
+    progress: OnProgress | None = None,
     keep: bool = False,
-    outages: Outages | None = None,
+    breaker: CircuitBreaker | None = None,
 ) -> DownloadReport:
     """Read `key` into the file `target`, replacing it only when everything has arrived and is proven.
 
@@ -54,7 +54,7 @@ async def download(
     """
     started = asyncio.get_running_loop().time()
     clock = asyncio.get_running_loop().time
-    reading = await _locate(targets, key, outages)
+    reading = await _locate(targets, key, breaker)
     if keep and reading.manifest is not None and await asyncio.to_thread(_is_there, target, reading.manifest):
         return _report(reading, reading.manifest.sha256, clock() - started, already=True)
     async with _temp_beside(target) as file:
@@ -80,19 +80,19 @@ async def copy_to(targets: ReplicaSet, key: str, out: BinaryIO) -> DownloadRepor
 async def read_range(targets: ReplicaSet, key: str, start: int, end: int | None) -> bytes:
     """Return bytes of `key` from `start` up to `end` (None: to the last), proven, all of one version."""
     reading = await _locate(targets, key)
-    for _ in range(_FOLLOWED):
+    for _ in range(_MAX_VERSIONS):
         try:
             return await reading.range(start, reading.size if end is None else end)
         except (IntegrityError, NoHealthyReplicaError):
-            after = await successor(targets.stores, reading)
+            after = await newer_version(targets.stores, reading)
             if after is None:
                 raise
             reading = after
     return await reading.range(start, reading.size if end is None else end)
 
 
-async def _locate(targets: ReplicaSet, key: str, outages: Outages | None = None) -> Reading:
-    return await locate(targets.stores, key, memory=targets.memory, stall=targets.stall, outages=outages)
+async def _locate(targets: ReplicaSet, key: str, outages: CircuitBreaker | None = None) -> ObjectReader:
+    return await locate(targets.stores, key, memory=targets.memory, stall=targets.stall, breaker=outages)
 
 
 class _Copy(ABC):
@@ -102,17 +102,17 @@ class _Copy(ABC):
     again.
     """
 
-    def __init__(self, targets: ReplicaSet, reading: Reading) -> None:
+    def __init__(self, targets: ReplicaSet, reading: ObjectReader) -> None:
         self.reading = reading
         self._stores = targets.stores
 
     async def run(self) -> str:
         """Return the SHA-256 of what was copied; `reading` is the version that it is."""
-        for _ in range(_FOLLOWED):
+        for _ in range(_MAX_VERSIONS):
             try:
                 return await self._copy()
             except (IntegrityError, NoHealthyReplicaError) as error:
-                after = await successor(self._stores, self.reading)
+                after = await newer_version(self._stores, self.reading)
                 if after is None or not await self._turn_to(after):
                     raise error
                 self.reading = after
@@ -123,14 +123,14 @@ class _Copy(ABC):
         """Copy what is left to copy of `reading`, and return the SHA-256 of the whole."""
 
     @abstractmethod
-    async def _turn_to(self, after: Reading) -> bool:
+    async def _turn_to(self, after: ObjectReader) -> bool:
         """Prepare to go on with another version; false where it is too late for that."""
 
 
 class _ToStream(_Copy):
     """Writes the bytes in their order."""
 
-    def __init__(self, targets: ReplicaSet, reading: Reading, out: BinaryIO) -> None:
+    def __init__(self, targets: ReplicaSet, reading: ObjectReader, out: BinaryIO) -> None:
         super().__init__(targets, reading)
         self._out = out
         self._done = 0
@@ -138,7 +138,7 @@ class _ToStream(_Copy):
         self._whole = hashlib.sha256()
 
     async def _copy(self) -> str:
-        async with contextlib.aclosing(self.reading.runs(self._done, ordered=True)) as runs:
+        async with contextlib.aclosing(self.reading.ranges(self._done, ordered=True)) as runs:
             async for _, pieces in runs:
                 await asyncio.to_thread(self._append, pieces)
         manifest = self.reading.manifest
@@ -151,14 +151,14 @@ class _ToStream(_Copy):
             self._out.write(piece)
             self._done += len(piece)
 
-    async def _turn_to(self, after: Reading) -> bool:
+    async def _turn_to(self, after: ObjectReader) -> bool:
         return same_beginning(self.reading, after, self._done)
 
 
 class _ToFile(_Copy):
     """Writes the bytes as they come, each at its place."""
 
-    def __init__(self, targets: ReplicaSet, reading: Reading, file: BinaryIO, progress: Hear | None) -> None:
+    def __init__(self, targets: ReplicaSet, reading: ObjectReader, file: BinaryIO, progress: OnProgress | None) -> None:
         super().__init__(targets, reading)
         self._file = file
         self._progress = progress
@@ -167,7 +167,7 @@ class _ToFile(_Copy):
 
     async def _copy(self) -> str:
         try:
-            async with contextlib.aclosing(self.reading.runs()) as runs:
+            async with contextlib.aclosing(self.reading.ranges()) as runs:
                 async for offset, pieces in runs:
                     self._flush_behind(await asyncio.to_thread(self._write, offset, pieces))
                     if self._progress:
@@ -202,7 +202,7 @@ class _ToFile(_Copy):
         with open(self._file.fileno(), "rb", closefd=False) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    async def _turn_to(self, after: Reading) -> bool:  # noqa: ARG002 - it begins anew with whatever it is
+    async def _turn_to(self, after: ObjectReader) -> bool:  # noqa: ARG002 - it begins anew with whatever it is
         await asyncio.to_thread(self._file.truncate, 0)
         self._written = 0
         return True
@@ -259,13 +259,13 @@ def _is_there(target: Path, manifest: Manifest) -> bool:
         return False
 
 
-def _report(reading: Reading, sha256: str, seconds: float, *, already: bool = False) -> DownloadReport:
+def _report(reading: ObjectReader, sha256: str, seconds: float, *, already: bool = False) -> DownloadReport:
     return DownloadReport(
         key=reading.key,
         size=reading.size,
         sha256=sha256,
         verified=reading.manifest is not None,
-        replicas=dict(reading.taken),
+        replicas=dict(reading.bytes_read),
         failed={name: str(error) for name, error in reading.failed.items()},
         seconds=seconds,
         already=already,

@@ -23,14 +23,14 @@ T = TypeVar("T")
 _SMALL = 256 * KIB
 
 
-class Keeper(Protocol):
+class ReplayBuffer(Protocol):
     """Something that keeps a stream's bytes: the temp file of a local replica, or a spool."""
 
     @property
-    def kept(self) -> int:
+    def replayable_bytes(self) -> int:
         """Bytes from the start that it has."""
 
-    async def keep(self, part: Part) -> None:
+    async def append(self, part: Part) -> None:
         """Take the next part."""
 
     async def reread(self, offset: int, length: int) -> bytes | None:
@@ -80,7 +80,7 @@ class Source(ABC):
 
     @property
     @abstractmethod
-    def kept(self) -> int:
+    def replayable_bytes(self) -> int:
         """How many bytes from the start `reread` can return; a slow store may fall behind within them."""
 
     #: Whether a read can be given up: a thread that reads a file must end before the file is closed.
@@ -121,7 +121,7 @@ class FileSource(Source):
         self._ready = self._next(_SMALL, md5=True) if small else None
 
     @property
-    def kept(self) -> int:
+    def replayable_bytes(self) -> int:
         return self._before.st_size
 
     async def next_part(self, length: int, *, md5: bool) -> Part:
@@ -187,24 +187,24 @@ class StreamSource(Source):
         self._stream = stream
         self._ahead = b""
         #: Where bytes can be had again: set by the upload when a local temp file or a spool holds them.
-        self.keeper: Keeper | None = None
+        self.replay: ReplayBuffer | None = None
 
     @property
-    def kept(self) -> int:
-        return self.keeper.kept if self.keeper else 0
+    def replayable_bytes(self) -> int:
+        return self.replay.replayable_bytes if self.replay else 0
 
     async def next_part(self, length: int, *, md5: bool) -> Part:
         part = await _in_daemon_thread(lambda: self._next(length, md5))
-        if self.keeper is not None:
-            await self.keeper.keep(part)
+        if self.replay is not None:
+            await self.replay.append(part)
         return part
 
     async def reread(self, offset: int, length: int) -> bytes | None:
-        return await self.keeper.reread(offset, length) if self.keeper else None
+        return await self.replay.reread(offset, length) if self.replay else None
 
     def close(self) -> None:
-        if self.keeper is not None:
-            self.keeper.close()
+        if self.replay is not None:
+            self.replay.close()
 
     def _next(self, length: int, md5: bool) -> Part:
         data = self._ahead + self._read(length - len(self._ahead))

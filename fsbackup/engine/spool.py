@@ -7,25 +7,25 @@ import os
 import tempfile
 import threading
 
-from fsbackup.engine.replica_upload import StoreLane
+from fsbackup.engine.replica_upload import ReplicaUpload
 from fsbackup.engine.replicas import Spool
 from fsbackup.errors import SourceError
 from fsbackup.stores.base import Part
 
 
-class LaneKeeper:
+class ReplicaReplay:
     """The temp file of a local replica: it holds what was sent to it."""
 
-    def __init__(self, lane: StoreLane, part_size: int) -> None:
+    def __init__(self, lane: ReplicaUpload, part_size: int) -> None:
         self._lane = lane
         #: Parts under way may end out of order, so that the last bytes sent are not yet the last in a row.
         self._unsure = lane.writer.concurrency * part_size
 
     @property
-    def kept(self) -> int:
+    def replayable_bytes(self) -> int:
         return 0 if self._lane.aborted else max(0, self._lane.bytes_sent - self._unsure)
 
-    async def keep(self, part: Part) -> None:
+    async def append(self, part: Part) -> None:
         """Nothing to do: the replica writes for itself."""
 
     async def reread(self, offset: int, length: int) -> bytes | None:
@@ -47,15 +47,15 @@ class SpoolFile:
         self._room = spool.max_bytes
         #: A write that was given up goes on in its thread, and must not meet another file under a closed number.
         self._in_use = threading.Lock()
-        self.kept = 0
+        self.replayable_bytes = 0
 
-    async def keep(self, part: Part) -> None:
+    async def append(self, part: Part) -> None:
         """Append `part` while there is room for all of it; what does not fit stays in memory as long as needed."""
-        if self.kept == part.offset and part.offset + len(part.data) <= self._room:
-            await asyncio.to_thread(self._append, part.data)
+        if self.replayable_bytes == part.offset and part.offset + len(part.data) <= self._room:
+            await asyncio.to_thread(self._write, part.data)
 
-    def _append(self, data: bytes) -> None:
-        view, at = memoryview(data), self.kept
+    def _write(self, data: bytes) -> None:
+        view, at = memoryview(data), self.replayable_bytes
         try:
             with self._in_use:
                 while view:
@@ -64,7 +64,7 @@ class SpoolFile:
         except OSError:
             self._room = 0  # a full spool is no reason to fail the backup: slow replicas slow the stream
         else:
-            self.kept = at
+            self.replayable_bytes = at
 
     async def reread(self, offset: int, length: int) -> bytes | None:
         return await asyncio.to_thread(os.pread, self._file.fileno(), length, offset)

@@ -10,13 +10,13 @@ from fsbackup import __version__, events
 from fsbackup.aio import run_all
 from fsbackup.engine import records, versions
 from fsbackup.engine.hashing import content_hash
-from fsbackup.engine.parts import Lane, PartWindow, give_back_parts, in_flight, slots
-from fsbackup.engine.records import Finding
-from fsbackup.engine.replica_upload import StoreLane
+from fsbackup.engine.parts import Consumer, PartBuffer, tune_malloc, max_in_flight, slot_count
+from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.replica_upload import ReplicaUpload
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import ReplicaResult, Report
 from fsbackup.engine.source import Source, StreamSource
-from fsbackup.engine.spool import LaneKeeper, SpoolFile
+from fsbackup.engine.spool import ReplicaReplay, SpoolFile
 from fsbackup.errors import ConflictError, FsbackupError, SourceError, as_backend_error
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
@@ -24,7 +24,7 @@ from fsbackup.sizing import part_count, part_size
 from fsbackup.stores.base import ObjectStore, WritePlan
 
 
-class Progress(Protocol):
+class UploadProgress(Protocol):
     """Hears how many bytes moved: read from the source, and sent to each store by name."""
 
     def begin(self, size: int | None, stores: list[str]) -> None: ...
@@ -38,8 +38,8 @@ async def upload(
     source: Source,
     *,
     overwrite: bool,
-    findings: list[Finding] | None = None,
-    progress: Progress | None = None,
+    findings: list[ReplicaState] | None = None,
+    progress: UploadProgress | None = None,
 ) -> Report:
     """Store `source` under `key` in every store of `targets`.
 
@@ -69,9 +69,9 @@ class _Upload:
         targets: ReplicaSet,
         key: str,
         source: Source,
-        findings: list[Finding],
+        findings: list[ReplicaState],
         overwrite: bool,
-        progress: Progress | None,
+        progress: UploadProgress | None,
         started: float,
     ) -> None:
         self._targets = targets
@@ -85,8 +85,8 @@ class _Upload:
         self._results: dict[str, ReplicaResult] = {}
         self._manifest: Manifest | None = None
         known = [finding.record for finding in findings]
-        self._top = versions.newest(known)
-        self._torn = versions.contradicts(known, self._top)
+        self._latest = versions.newest(known)
+        self._conflicting = versions.is_conflict(known, self._latest)
         #: The content that must come out of the source for this to be "the same again".
         self._expected: Manifest | None = None
         self._part_size = part_size(source.size, targets.part_size)
@@ -102,7 +102,7 @@ class _Upload:
     async def run(self) -> Report:
         for finding in self._findings:
             if finding.error is not None:
-                self._settle(finding, finding.error)
+                self._finish(finding, finding.error)
         try:
             await self._expect()
             await self._transfer()
@@ -114,15 +114,15 @@ class _Upload:
 
     async def _expect(self) -> None:
         """Decide whether this is a new version, or must be the same content as the one that is there."""
-        if not isinstance(self._top, Manifest):
+        if not isinstance(self._latest, Manifest):
             return
         if self._overwrite:
-            if not self._torn and await self._same_file(self._top):
-                self._expected = self._top
+            if not self._conflicting and await self._same_file(self._latest):
+                self._expected = self._latest
             return
-        if self._torn or self._source.size not in (None, self._top.size):
+        if self._conflicting or self._source.size not in (None, self._latest.size):
             raise self._conflict()
-        self._expected = self._top
+        self._expected = self._latest
 
     async def _same_file(self, top: Manifest) -> bool:
         """Tell whether the file is what is stored already: worth a read, since it may save every send."""
@@ -132,22 +132,22 @@ class _Upload:
     async def _transfer(self) -> None:
         asked = [finding for finding in self._findings if finding.error is None]
         has = [f for f in asked if self._expected is not None and f.holds(self._expected)]
-        strangers = [f for f in asked if f not in has and self._is_stranger(f)]
-        lanes = [self._lane(f) for f in asked if f not in has and f not in strangers]
+        strangers = [f for f in asked if f not in has and self._is_unmanaged(f)]
+        lanes = [self._replica_upload(f) for f in asked if f not in has and f not in strangers]
         self._keep_stream(lanes)
         if self._progress:
             self._progress.begin(self._source.size, [lane.store.name for lane in lanes])
-        await self._fan.run(lanes, self._proven, self._settle)
+        await self._fan.run(lanes, self._proven, self._finish)
         if has or strangers:
             await self._fan.window.drain()
             same = [self._run_finding(f, self._confirm_same()) for f in has]
             await run_all(same + [self._run_finding(f, self._adopt(f)) for f in strangers])
 
-    def _is_stranger(self, finding: Finding) -> bool:
+    def _is_unmanaged(self, finding: ReplicaState) -> bool:
         """Tell whether data is there that no manifest speaks for; a create-only upload must not replace it."""
         return not self._overwrite and finding.record is None and finding.stat is not None
 
-    def _lane(self, finding: Finding) -> StoreLane:
+    def _replica_upload(self, finding: ReplicaState) -> ReplicaUpload:
         plan = WritePlan(
             size=self._source.size,
             part_size=self._part_size,
@@ -157,9 +157,9 @@ class _Upload:
             create_only=self._must_be_new(finding),
             fresh=finding.stat is None,
         )
-        return StoreLane(finding, self._key, plan, self._counter(finding.store.name))
+        return ReplicaUpload(finding, self._key, plan, self._counter(finding.store.name))
 
-    def _must_be_new(self, finding: Finding) -> bool:
+    def _must_be_new(self, finding: ReplicaState) -> bool:
         """Tell whether the writer has to refuse what came since the store was asked.
 
         Where the store cannot refuse atomically the writer asks again before it commits; after a short upload
@@ -177,29 +177,29 @@ class _Upload:
         progress = self._progress
         return (lambda amount: progress.sent(store, amount)) if progress else lambda _: None
 
-    def _keep_stream(self, lanes: list[StoreLane]) -> None:
+    def _keep_stream(self, lanes: list[ReplicaUpload]) -> None:
         """Let a stream's slower stores be served from a local temp file, or else from the spool."""
         if not isinstance(self._source, StreamSource) or len(lanes) < 2:
             return
         keeper = next((lane for lane in lanes if lane.writer.can_reread), None)
         if keeper is not None:
-            self._source.keeper = LaneKeeper(keeper, self._part_size)
+            self._source.replay = ReplicaReplay(keeper, self._part_size)
         elif self._targets.spool is not None:
-            self._source.keeper = SpoolFile(self._targets.spool)
+            self._source.replay = SpoolFile(self._targets.spool)
 
-    async def _run_finding(self, finding: Finding, work: Coroutine[Any, Any, None]) -> None:
+    async def _run_finding(self, finding: ReplicaState, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except Exception as error:  # noqa: BLE001 - one store's failure is its result, never another's
-            self._settle(finding, as_backend_error(error, finding.store.name, self._key))
+            self._finish(finding, as_backend_error(error, finding.store.name, self._key))
         else:
-            self._settle(finding, None, already=True)
+            self._finish(finding, None, already=True)
 
     async def _confirm_same(self) -> None:
         """The store has the expected content; it only remains that the source is that content."""
         self._proven()
 
-    async def _adopt(self, finding: Finding) -> None:
+    async def _adopt(self, finding: ReplicaState) -> None:
         """Give data without a manifest one, if it is this very content (a crash came before its manifest)."""
         manifest, stat = self._proven(), finding.stat
         assert stat is not None
@@ -209,15 +209,15 @@ class _Upload:
         )
         if not same:
             raise self._conflict(finding.store.name)
-        lane = self._lane(finding)
-        await lane.record(manifest, stat)
+        lane = self._replica_upload(finding)
+        await lane.write_manifest(manifest, stat)
 
     def _proven(self) -> Manifest:
         """Return the manifest of what was read; the source has been read to its end."""
         if self._manifest is None:
             digest = self._source.digest()
             if self._expected is None:
-                after = versions.succession(self._top)
+                after = versions.next_version(self._latest)
                 self._manifest = versions.new_manifest(self._key, digest, self._source, self._part_size, after)
             elif digest.sha256 == self._expected.sha256:
                 self._manifest = self._expected
@@ -226,7 +226,7 @@ class _Upload:
         return self._manifest
 
     def _conflict(self, backend: str | None = None) -> ConflictError:
-        what = "two contents under one generation" if self._torn else "other content is stored under this key"
+        what = "two contents under one generation" if self._conflicting else "other content is stored under this key"
         return ConflictError(
             what,
             backend=backend,
@@ -238,10 +238,10 @@ class _Upload:
     def _fail_rest(self, error: FsbackupError) -> None:
         for finding in self._findings:
             if finding.store.name not in self._results:
-                self._settle(finding, error)
+                self._finish(finding, error)
 
-    def _settle(
-        self, finding: Finding, error: FsbackupError | None, *, sent: int = 0, already: bool = False
+    def _finish(
+        self, finding: ReplicaState, error: FsbackupError | None, *, sent: int = 0, already: bool = False
     ) -> None:
         name, seconds = finding.store.name, self._clock() - self._started
         self._results[name] = ReplicaResult(name, error is None, seconds, sent, already, error)
@@ -262,10 +262,10 @@ class _Upload:
         )
 
 
-class Settle(Protocol):
+class OnResult(Protocol):
     """Hears how one store fared: its error, None when it has the object, and the bytes sent to it."""
 
-    def __call__(self, finding: Finding, error: FsbackupError | None, *, sent: int) -> None: ...
+    def __call__(self, finding: ReplicaState, error: FsbackupError | None, *, sent: int) -> None: ...
 
 
 class FanOut:
@@ -297,12 +297,12 @@ class FanOut:
         self._source = source
         self._part_size = part_size
         if source.size is None or source.size > part_size:
-            give_back_parts()
+            tune_malloc()
         md5 = any(store.capabilities.wants_md5 for store in stores)
-        self._slots = slots(memory, part_size, len(stores))
-        self.window = PartWindow(source, part_size, slots=self._slots, md5=md5, on_read=on_read)
+        self._slots = slot_count(memory, part_size, len(stores))
+        self.window = PartBuffer(source, part_size, slots=self._slots, md5=md5, on_read=on_read)
 
-    async def run(self, lanes: Sequence[StoreLane], proven: Callable[[], Manifest], settle: Settle) -> None:
+    async def run(self, lanes: Sequence[ReplicaUpload], proven: Callable[[], Manifest], on_result: OnResult) -> None:
         """Deliver everything to every lane; only the source's own failure is raised.
 
         Raises
@@ -311,30 +311,30 @@ class FanOut:
             When the source cannot be read to its end; nothing is committed then.
         """
         # All have their place before the first part is read: a part stays for those that still want it.
-        places = [self.window.lane() for _ in lanes]
+        places = [self.window.add_consumer() for _ in lanes]
         pairs = zip(lanes, places, strict=True)
-        await run_all([self._run_lane(*pair, len(lanes), proven, settle) for pair in pairs])
+        await run_all([self._run_upload(*pair, len(lanes), proven, on_result) for pair in pairs])
 
-    async def _run_lane(
-        self, lane: StoreLane, place: Lane, lanes: int, proven: Callable[[], Manifest], settle: Settle
+    async def _run_upload(
+        self, lane: ReplicaUpload, place: Consumer, lanes: int, proven: Callable[[], Manifest], on_result: OnResult
     ) -> None:
         try:
-            await lane.deliver(self.window, place, self._workers(lane, lanes), proven)
+            await lane.run(self.window, place, self._workers(lane, lanes), proven)
         except SourceError:
             await lane.abort()
             raise
         except Exception as error:  # noqa: BLE001 - one store's failure is its result, never another's
             await lane.abort()
-            settle(lane.finding, as_backend_error(error, lane.store.name, self._key), sent=lane.bytes_sent)
+            on_result(lane.finding, as_backend_error(error, lane.store.name, self._key), sent=lane.bytes_sent)
         except BaseException:
             await lane.abort()
             raise
         else:
-            settle(lane.finding, None, sent=lane.bytes_sent)
+            on_result(lane.finding, None, sent=lane.bytes_sent)
 
-    def _workers(self, lane: StoreLane, lanes: int) -> int:
+    def _workers(self, lane: ReplicaUpload, lanes: int) -> int:
         """Return how many parts the lane may have in flight; no more than there are."""
-        most = in_flight(lane.writer.concurrency, lanes, self._slots)
+        most = max_in_flight(lane.writer.concurrency, lanes, self._slots)
         return most if self._source.size is None else min(most, part_count(self._source.size, self._part_size))
 
 

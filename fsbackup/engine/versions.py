@@ -23,7 +23,7 @@ def newest(records: Iterable[Record | None]) -> Record | None:
     return max((record for record in records if record is not None), key=version_order, default=None)
 
 
-def contradicts(records: Iterable[Record | None], top: Record | None) -> bool:
+def is_conflict(records: Iterable[Record | None], top: Record | None) -> bool:
     """Tell whether the newest generation has two contents, which only a person can decide between."""
     return isinstance(top, Manifest) and any(
         isinstance(record, Manifest) and record.generation == top.generation and record.sha256 != top.sha256
@@ -32,7 +32,7 @@ def contradicts(records: Iterable[Record | None], top: Record | None) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Succession:
+class NextVersion:
     """The place of a new version after what is there.
 
     Parameters
@@ -47,14 +47,14 @@ class Succession:
     replaces: str | None
 
 
-def succession(top: Record | None) -> Succession:
+def next_version(top: Record | None) -> NextVersion:
     """Return the place of a version that comes after `top`."""
     if top is None:
-        return Succession(1, None)
-    return Succession(top.generation + 1, top.sha256 if isinstance(top, Manifest) else None)
+        return NextVersion(1, None)
+    return NextVersion(top.generation + 1, top.sha256 if isinstance(top, Manifest) else None)
 
 
-def new_manifest(key: str, digest: Digest, source: Source, part_size: int, after: Succession) -> Manifest:
+def new_manifest(key: str, digest: Digest, source: Source, part_size: int, after: NextVersion) -> Manifest:
     """Return the manifest of a version that was just read."""
     mtime = None if source.mtime_ns is None else source.mtime_ns / 1e9
     return Manifest(
@@ -65,23 +65,23 @@ def new_manifest(key: str, digest: Digest, source: Source, part_size: int, after
         blocks=digest.blocks,
         generation=after.generation,
         replaces=after.replaces,
-        created_at=now(),
+        created_at=utc_now(),
         source=Origin(socket.gethostname(), mtime, source.mode),
         part_size=part_size,
         fsbackup_version=__version__,
     )
 
 
-def now() -> str:
+def utc_now() -> str:
     """Return the time as manifests and tombstones carry it: ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-Standing = Literal["newest", "replaced", "deleted"]
+Currency = Literal["newest", "replaced", "deleted"]
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class VersionGuard:
     """Asks how a version stands.
 
     Parameters
@@ -98,20 +98,20 @@ class Guard:
     manifest: Manifest
     holders: frozenset[str]
 
-    async def standing(self, own: str) -> Standing:
+    async def currency(self, own: str) -> Currency:
         """Return whether the version is still the newest; for a delete, the stores other than `own` count.
 
         A delete that every store has confirmed leaves no tombstone: a version of which no holder knows any more,
         though they answer, was deleted. A store that does not answer now says nothing.
         """
         key = self.manifest.key
-        findings = await asyncio.gather(*(records.find(each, key, with_stat=False) for each in self.stores))
+        findings = await asyncio.gather(*(records.query(each, key, with_data=False) for each in self.stores))
         known = [self.manifest, *(finding.record for finding in findings)]
         top = versions.newest(known)
         assert top is not None
         if version_order(top) > version_order(self.manifest):
             return "deleted" if isinstance(top, Tombstone) else "replaced"
-        if versions.contradicts(known, top):
+        if versions.is_conflict(known, top):
             return "replaced"
         others = [f for f in findings if f.store.name in self.holders - {own} and f.error is None]
         kept = any(f.damaged or (f.manifest and f.manifest.sha256 == self.manifest.sha256) for f in others)
@@ -125,12 +125,12 @@ class Guard:
         ConflictError
             When it is not.
         """
-        standing = await self.standing(store.name)
+        standing = await self.currency(store.name)
         if standing != "newest":
-            raise overtaken(store, self.manifest.key, standing)
+            raise superseded(store, self.manifest.key, standing)
 
 
-def overtaken(store: ObjectStore, key: str, standing: str) -> ConflictError:
+def superseded(store: ObjectStore, key: str, standing: str) -> ConflictError:
     """Return the error for a repair that somebody else overtook."""
     return ConflictError(
         f"it was {standing} meanwhile by somebody else, whose version counts",

@@ -12,7 +12,7 @@ from functools import partial
 from operator import itemgetter
 
 from fsbackup.aio import run_all
-from fsbackup.engine.download import SHORT, Reading
+from fsbackup.engine.download import SHORT, ObjectReader
 from fsbackup.filesystem.subblocks import BlockKey, Leaves, key_of
 from fsbackup.record import Manifest
 from fsbackup.sizing import MIB
@@ -70,7 +70,7 @@ class BlockCache:
         self.leaves.clear()
 
 
-async def read(reading: Reading, ranges: Sequence[Range], cache: BlockCache, *, keep: bool = True) -> list[bytes]:
+async def read(reading: ObjectReader, ranges: Sequence[Range], cache: BlockCache, *, keep: bool = True) -> list[bytes]:
     """Return the bytes of each range, which lies within the object, in the order asked for.
 
     Without `keep` nothing of it is remembered.
@@ -91,7 +91,7 @@ async def read(reading: Reading, ranges: Sequence[Range], cache: BlockCache, *, 
     return [found[at] for at in range(len(ranges))]
 
 
-async def _alone(reading: Reading, manifest: Manifest, wanted: Range, cache: BlockCache, *, keep: bool) -> bytes:
+async def _alone(reading: ObjectReader, manifest: Manifest, wanted: Range, cache: BlockCache, *, keep: bool) -> bytes:
     """Return one range; by leaves where these are known and the blocks are not at hand (any more)."""
     numbers = _numbers(wanted, manifest.block_size)
     at_hand = any(key_of(manifest, number) in cache for number in numbers)
@@ -128,7 +128,7 @@ class _Pieces:
 
 
 async def _pieces(
-    reading: Reading, manifest: Manifest, ranges: Iterable[Range], cache: BlockCache, *, keep: bool
+    reading: ObjectReader, manifest: Manifest, ranges: Iterable[Range], cache: BlockCache, *, keep: bool
 ) -> _Pieces:
     """Return every block that the ranges touch."""
     block = manifest.block_size
@@ -151,7 +151,7 @@ async def _pieces(
     return _Pieces(found)
 
 
-async def _run(reading: Reading, start: int, end: int) -> list[tuple[int, bytes]]:
+async def _run(reading: ObjectReader, start: int, end: int) -> list[tuple[int, bytes]]:
     """Read consecutive blocks."""
     found: list[tuple[int, bytes]] = []
     async with aclosing(reading.pieces(start, end)) as pieces:

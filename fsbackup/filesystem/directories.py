@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, ClassVar
 
-from fsbackup.engine.download import absent
+from fsbackup.engine.download import absence_error
 from fsbackup.errors import FsbackupError
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.sets import OpenSet
@@ -125,7 +125,7 @@ async def is_directory(opened: OpenSet, key: str) -> bool:
 def _nothing(key: str, errors: dict[str, FsbackupError]) -> FsbackupError:
     """Return the error for a directory in which nothing was found."""
     why = "there is no such object or directory"
-    return absent(key, errors, why, operation="list", answer="list nothing there")
+    return absence_error(key, errors, why, operation="list", answer="list nothing there")
 
 
 def _below(key: str) -> str:

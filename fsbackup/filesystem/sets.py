@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from fsbackup.engine.breaker import Outages
+from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
-from fsbackup.engine.selector import Turns
+from fsbackup.engine.selector import ReplicaSelector
 from fsbackup.errors import ConfigError, FsbackupError
 from fsbackup.factory import open_set
 from fsbackup.replication.storage import ReplicatedStorage
@@ -34,8 +34,8 @@ class OpenSet:
     """
 
     storage: ReplicatedStorage
-    turns: Turns = field(default_factory=Turns)
-    outages: Outages = field(default_factory=Outages)
+    turns: ReplicaSelector = field(default_factory=ReplicaSelector)
+    outages: CircuitBreaker = field(default_factory=CircuitBreaker)
     _told: set[str] = field(default_factory=set)
 
     def tell(self, failed: Mapping[str, FsbackupError]) -> None:

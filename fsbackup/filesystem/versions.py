@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from fsbackup.engine.download import Reading, locate, successor
+from fsbackup.engine.download import ObjectReader, locate, newer_version
 from fsbackup.errors import IntegrityError, NoHealthyReplicaError
 from fsbackup.filesystem.sets import OpenSet
 
@@ -36,7 +36,7 @@ class Version:
     """
 
     path: str
-    reading: Reading
+    reading: ObjectReader
     until: float
     seen: bool = True
 
@@ -103,7 +103,7 @@ class Versions:
             When the object is gone by now.
         """
         self.forget(version.path)
-        newer = await successor(opened.targets.stores, version.reading)
+        newer = await newer_version(opened.targets.stores, version.reading)
         return self._remember(version.path, newer) if newer is not None else None
 
     def forget(self, path: str) -> None:
@@ -124,9 +124,9 @@ class Versions:
             key,
             memory=targets.memory,
             stall=targets.stall,
-            outages=opened.outages,
-            turns=opened.turns,
-            with_stat=see,
+            breaker=opened.outages,
+            selector=opened.turns,
+            with_data=see,
         )
         opened.tell(reading.failed)
         version = Version(path, reading, time.monotonic() + FRESH, seen=see)
@@ -140,7 +140,7 @@ class Versions:
         # Whoever asked may have been cancelled, and then nobody else looks at how it ended.
         task.cancelled() or task.exception()
 
-    def _remember(self, path: str, reading: Reading) -> Version:
+    def _remember(self, path: str, reading: ObjectReader) -> Version:
         version = Version(path, reading, time.monotonic() + FRESH)
         self._keep(version)
         return version

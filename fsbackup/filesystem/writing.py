@@ -13,7 +13,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from fsbackup.engine import delete
 from fsbackup.engine.source import Source, StreamSource, open_source
-from fsbackup.engine.upload import Progress, upload
+from fsbackup.engine.upload import UploadProgress, upload
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.filesystem import directories, paths
 from fsbackup.filesystem.core import Core, on_io
@@ -89,7 +89,7 @@ class Writing(Core):
         size: int | None,
         *,
         create_only: bool = False,
-        progress: Progress | None = None,
+        progress: UploadProgress | None = None,
     ) -> None:
         """Store a source; an open file, of no known `size`, must not wait for others that may never end."""
         path = paths.strip(path)

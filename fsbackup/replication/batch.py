@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import BinaryIO
 
-from fsbackup.engine.breaker import Outages
-from fsbackup.engine.records import Finding
+from fsbackup.engine.breaker import CircuitBreaker
+from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import open_source
-from fsbackup.engine.upload import Progress, upload
+from fsbackup.engine.upload import UploadProgress, upload
 from fsbackup.errors import FsbackupError, TransientError
 from fsbackup.keys import MANIFESTS, encode_key, manifest_name
 from fsbackup.stores.base import ObjectStore
@@ -62,13 +62,13 @@ class Batch:
     """
 
     def __init__(
-        self, targets: ReplicaSet, *, overwrite: bool, progress: Callable[[Item], Progress | None]
+        self, targets: ReplicaSet, *, overwrite: bool, progress: Callable[[Item], UploadProgress | None]
     ) -> None:
         self._targets = targets
         self._overwrite = overwrite
         self._progress = progress
         self._budget = MemoryBudget(targets.memory)
-        self._outages = Outages()
+        self._outages = CircuitBreaker()
         #: Per backend the wanted names that it has; None: it was not listed.
         self._names: dict[str, frozenset[str] | None] = {}
 
@@ -128,32 +128,32 @@ class Batch:
         self._note_outages(findings, report)
         return Outcome(item, report)
 
-    async def _find(self, key: str) -> list[Finding]:
+    async def _find(self, key: str) -> list[ReplicaState]:
         known = [self._known(store, key) for store in self._targets.stores]
         if None not in known:
             return [finding for finding in known if finding is not None]
         pairs = zip(known, self._targets.stores, strict=True)
         return list(await asyncio.gather(*(self._ask(finding, store, key) for finding, store in pairs)))
 
-    def _known(self, store: ObjectStore, key: str) -> Finding | None:
+    def _known(self, store: ObjectStore, key: str) -> ReplicaState | None:
         """Return what is known of a store without asking it: that it is away, or that it has no such name."""
-        if (error := self._outages.known(store)) is not None:
-            return Finding(store, error=error)
+        if (error := self._outages.reason(store)) is not None:
+            return ReplicaState(store, error=error)
         names = self._names.get(store.name)
         if names is not None and not {encode_key(key), manifest_name(key)} & names:
-            return Finding(store)
+            return ReplicaState(store)
         return None
 
-    async def _ask(self, known: Finding | None, store: ObjectStore, key: str) -> Finding:
+    async def _ask(self, known: ReplicaState | None, store: ObjectStore, key: str) -> ReplicaState:
         if known is not None:
             return known
         return await self._outages.ask(store, key)
 
-    def _note_outages(self, findings: list[Finding], report: Report) -> None:
+    def _note_outages(self, findings: list[ReplicaState], report: Report) -> None:
         for finding in findings:
             if finding.error is None:
                 result = report.replicas[finding.store.name]
-                self._outages.note(result.backend, result.exception, result.seconds)
+                self._outages.record(result.backend, result.exception, result.seconds)
 
     async def _list(self, items: Sequence[Item]) -> None:
         wanted = {encode_key(item.key) for item in items} | {manifest_name(item.key) for item in items}
@@ -175,7 +175,7 @@ class Batch:
                         there.add(stat.name)
         except FsbackupError as error:
             if isinstance(error, TransientError):
-                self._outages.away(store.name, error, time.monotonic() - started)
+                self._outages.trip(store.name, error, time.monotonic() - started)
             return None
         return frozenset(there)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fsbackup.engine import versions
-from fsbackup.engine.records import Finding
+from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import FsbackupError
 from fsbackup.record import Manifest, Record, Tombstone
 
@@ -51,7 +51,7 @@ class Verdict:
     key: str
     top: Record | None
     states: Mapping[str, CopyState]
-    findings: Mapping[str, Finding] = field(default_factory=dict)
+    findings: Mapping[str, ReplicaState] = field(default_factory=dict)
     details: Mapping[str, str] = field(default_factory=dict)
     bytes_read: int = 0
 
@@ -79,7 +79,7 @@ Expecting = Callable[[Mapping[str, FsbackupError]], Awaitable[Expired | None]]
 
 
 def judge(
-    key: str, findings: Sequence[Finding], expired: Expired | None = None, stored: float | None = None
+    key: str, findings: Sequence[ReplicaState], expired: Expired | None = None, stored: float | None = None
 ) -> Verdict:
     """Return what the replicas have of `key`, from their records and metadata.
 
@@ -88,7 +88,7 @@ def judge(
     """
     known = [finding.record for finding in findings]
     top = versions.newest(known)
-    disputed = versions.contradicts(known, top)
+    disputed = versions.is_conflict(known, top)
     when = when_stored(stored, top.made_at if isinstance(top, Manifest) else None)
     states: dict[str, CopyState] = {}
     for each in findings:
@@ -116,7 +116,7 @@ def when_stored(listed: float | None, made: float | None) -> float | None:
     return listed if abs(listed - made) <= SKEW else made
 
 
-def _state(finding: Finding, top: Record | None, *, disputed: bool) -> CopyState:
+def _state(finding: ReplicaState, top: Record | None, *, disputed: bool) -> CopyState:
     own = finding.manifest
     if finding.error is not None:
         return "unknown"
@@ -137,7 +137,7 @@ def _state(finding: Finding, top: Record | None, *, disputed: bool) -> CopyState
     return "present" if finding.holds(own) else "damaged"
 
 
-def _detail(finding: Finding, state: CopyState, top: Record | None) -> str:
+def _detail(finding: ReplicaState, state: CopyState, top: Record | None) -> str:
     """Return what is wrong, in words."""
     own, stat = finding.manifest, finding.stat
     if state == "unknown":

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fsbackup.engine import records
-from fsbackup.engine.breaker import Outages
-from fsbackup.engine.records import Finding
+from fsbackup.engine.breaker import CircuitBreaker
+from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.errors import FsbackupError, ObjectNotFoundError
 from fsbackup.record import Manifest
@@ -55,13 +55,13 @@ class Examiner:
         *,
         deep: bool = False,
         expired: Expired | None = None,
-        outages: Outages | None = None,
+        outages: CircuitBreaker | None = None,
     ) -> None:
         self._stores = targets.stores
         self._deep = deep
         self._expired = expired
         self._budget = MemoryBudget(targets.memory)
-        self._outages = Outages() if outages is None else outages
+        self._outages = CircuitBreaker() if outages is None else outages
 
     async def examine(
         self, key: str, away: Mapping[str, FsbackupError] | None = None, stored: float | None = None
@@ -90,13 +90,13 @@ class Examiner:
             findings = again
         return replace(_restless(verdict), bytes_read=read)
 
-    async def _ask(self, key: str, away: Mapping[str, FsbackupError]) -> list[Finding]:
+    async def _ask(self, key: str, away: Mapping[str, FsbackupError]) -> list[ReplicaState]:
         return list(await asyncio.gather(*(self._ask_one(store, key, away) for store in self._stores)))
 
-    async def _ask_one(self, store: ObjectStore, key: str, away: Mapping[str, FsbackupError]) -> Finding:
+    async def _ask_one(self, store: ObjectStore, key: str, away: Mapping[str, FsbackupError]) -> ReplicaState:
         """Ask one store; one that did not answer is not waited for again once per object."""
         known = away.get(store.name)
-        return Finding(store, error=known) if known is not None else await self._outages.find(store, key)
+        return ReplicaState(store, error=known) if known is not None else await self._outages.query(store, key)
 
     async def _read(self, verdict: Verdict) -> Verdict:
         """Read what there is a manifest for, all replicas at once, and correct the verdict."""
@@ -109,14 +109,14 @@ class Examiner:
             verdict = _corrected(verdict, name, wanted[name], found)
         return verdict
 
-    async def _compare(self, finding: Finding, manifest: Manifest | None) -> Bytes | FsbackupError:
+    async def _compare(self, finding: ReplicaState, manifest: Manifest | None) -> Bytes | FsbackupError:
         assert manifest is not None
         try:
             return await check_bytes(finding.store, manifest, self._budget)
         except FsbackupError as error:
             return error
 
-    async def _changed(self, verdict: Verdict, away: Mapping[str, FsbackupError]) -> list[Finding] | None:
+    async def _changed(self, verdict: Verdict, away: Mapping[str, FsbackupError]) -> list[ReplicaState] | None:
         """Return what is said of a doubtful object now, None when it is the same as before."""
         if not _DOUBTFUL.intersection(verdict.states.values()):
             return None
@@ -156,12 +156,12 @@ class Examiner:
 async def _announcement(store: ObjectStore, key: str) -> Manifest | None:
     try:
         async with asyncio.timeout(store.timeout + HARD_TIMEOUT_MARGIN):
-            return await records.announced(store, key)
+            return await records.read_intent(store, key)
     except (FsbackupError, TimeoutError):
         return None  # it is asked only to explain what was found anyway
 
 
-def _manifest_of(finding: Finding, verdict: Verdict) -> Manifest | None:
+def _manifest_of(finding: ReplicaState, verdict: Verdict) -> Manifest | None:
     """Return what to compare a replica's bytes with: its own manifest, or else the newest; None: nothing."""
     manifest = finding.manifest or verdict.manifest
     if finding.stat is None or manifest is None or finding.stat.size != manifest.size:
@@ -194,7 +194,7 @@ def _with(details: Mapping[str, str], name: str, detail: str) -> Mapping[str, st
     return {**details, name: detail} if detail else details
 
 
-def _mark(finding: Finding) -> Sequence[object]:
+def _mark(finding: ReplicaState) -> Sequence[object]:
     """Return what must be the same at a second look."""
     stat = finding.stat
     data = None if stat is None else (stat.size, stat.etag, stat.version_id)

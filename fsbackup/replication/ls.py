@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fsbackup.aio import cancel_and_wait
-from fsbackup.engine.breaker import Outages
+from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import FsbackupError
 from fsbackup.replication.classify import Expecting, Expired, CopyState
@@ -95,11 +95,11 @@ class Listing:
         targets: ReplicaSet,
         prefix: str,
         after: str = "",
-        outages: Outages | None = None,
+        outages: CircuitBreaker | None = None,
         expecting: Expecting | None = None,
     ) -> None:
-        self._outages = Outages() if outages is None else outages
-        away = {each.name: error for each in targets.stores if (error := self._outages.known(each)) is not None}
+        self._outages = CircuitBreaker() if outages is None else outages
+        away = {each.name: error for each in targets.stores if (error := self._outages.reason(each)) is not None}
         self._walk = Walk(targets.stores, prefix, records=False, away=away, after=after)
         self._late = {store.name: LateRecords(store, prefix) for store in targets.stores}
         self._unsure: dict[str, FsbackupError] = {}
@@ -136,7 +136,7 @@ class Listing:
             for each in self._late.values():
                 await each.stop()
             for name in self._listed:
-                self._outages.note(name, self.errors.get(name), time.monotonic() - self._started)
+                self._outages.record(name, self.errors.get(name), time.monotonic() - self._started)
 
     async def _entry(self, seen: Seen) -> ObjectEntry | asyncio.Task[ObjectEntry]:
         """Return what the listings tell, or who is asking where they do not."""

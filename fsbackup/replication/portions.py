@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
-from fsbackup.engine.breaker import Outages
+from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.records import survey
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.versions import newest
@@ -95,7 +95,7 @@ class Task(Protocol[Report, Heard]):
     """Works on portions; a plain value that can be sent to another process."""
 
     def __call__(
-        self, targets: ReplicaSet, outages: Outages, portion: Portion
+        self, targets: ReplicaSet, outages: CircuitBreaker, portion: Portion
     ) -> Coroutine[Any, Any, Part[Report, Heard]]: ...
 
 

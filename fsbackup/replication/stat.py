@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fsbackup.engine import records
-from fsbackup.engine.records import Finding
+from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Status
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
@@ -116,7 +116,7 @@ async def inspect(targets: ReplicaSet, key: str, expecting: Expecting | None = N
     )
 
 
-def _info(finding: Finding, verdict: Verdict) -> ReplicaInfo:
+def _info(finding: ReplicaState, verdict: Verdict) -> ReplicaInfo:
     stat = finding.stat
     return ReplicaInfo(
         backend=finding.store.name,
@@ -130,7 +130,7 @@ def _info(finding: Finding, verdict: Verdict) -> ReplicaInfo:
     )
 
 
-def _absent(key: str, findings: list[Finding], top: Record | None) -> FsbackupError:
+def _absent(key: str, findings: list[ReplicaState], top: Record | None) -> FsbackupError:
     errors = [str(finding.error) for finding in findings if finding.error is not None]
     if errors:
         reasons = "; ".join(errors)

@@ -10,9 +10,9 @@ from typing import Any
 
 from fsbackup.aio import for_each
 from fsbackup.engine import restore
-from fsbackup.engine.breaker import Outages
+from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
-from fsbackup.engine.restore import Hear
+from fsbackup.engine.restore import OnProgress
 from fsbackup.engine.results import DownloadReport
 from fsbackup.errors import (
     FsbackupError,
@@ -126,7 +126,7 @@ async def fetch(
     directory: Path,
     *,
     hear: Callable[[Fetched], None] | None = None,
-    progress: Callable[[str], Hear | None] | None = None,
+    progress: Callable[[str], OnProgress | None] | None = None,
 ) -> TreeReport:
     """Restore every object at or below `prefix` into `directory`, under its key without the prefix.
 
@@ -175,13 +175,13 @@ class _Getter:
     def __init__(self, targets: ReplicaSet, walk: Walk) -> None:
         self._targets = targets
         self._walk = walk
-        self._outages = Outages()
+        self._outages = CircuitBreaker()
         #: Of those who ask again for what no other replica could give: they wait once, too.
-        self._last = Outages()
+        self._last = CircuitBreaker()
         self._started = asyncio.get_running_loop().time()
         self._unlisted: set[str] = set()
 
-    async def get(self, key: str, target: Path, progress: Hear | None) -> Fetched | None:
+    async def get(self, key: str, target: Path, progress: OnProgress | None) -> Fetched | None:
         """Fetch one object; None for one that was deleted, though a replica that slept through that lists it."""
         self._note_unlisted()
         try:
@@ -197,14 +197,14 @@ class _Getter:
             return Fetched(key, target, error=error)
         return Fetched(key, target, report)
 
-    async def _download(self, key: str, target: Path, progress: Hear | None, outages: Outages) -> DownloadReport:
-        return await restore.download(self._targets, key, target, progress=progress, keep=True, outages=outages)
+    async def _download(self, key: str, target: Path, progress: OnProgress | None, outages: CircuitBreaker) -> DownloadReport:
+        return await restore.download(self._targets, key, target, progress=progress, keep=True, breaker=outages)
 
     def _note_unlisted(self) -> None:
         """Do not wait again for a replica whose listing got no answer; one that may not be listed may be read."""
         for name, error in self._walk.errors.items():
             if name not in self._unlisted and isinstance(error, TransientError):
-                self._outages.away(name, error, asyncio.get_running_loop().time() - self._started)
+                self._outages.trip(name, error, asyncio.get_running_loop().time() - self._started)
             self._unlisted.add(name)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fsbackup.aio import for_each
-from fsbackup.engine.breaker import Outages
+from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Status
 from fsbackup.replication.classify import Expired, Verdict
@@ -157,7 +157,7 @@ class VerifyTask:
     deep: bool
 
     async def __call__(
-        self, targets: ReplicaSet, outages: Outages, portion: Portion
+        self, targets: ReplicaSet, outages: CircuitBreaker, portion: Portion
     ) -> Part[VerifyReport, Problem]:
         """Examine a portion's objects."""
         heard: list[Problem] = []

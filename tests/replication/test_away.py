@@ -16,7 +16,7 @@ import pytest
 
 from fsbackup import ReplicatedStorage
 from fsbackup.engine import breaker
-from fsbackup.engine.breaker import STRIKES, Outages
+from fsbackup.engine.breaker import MAX_FAILURES, CircuitBreaker
 from fsbackup.errors import AccessDeniedError, BackendUnavailableError, TransientError
 from fsbackup.retention import Retention
 from tests.replication.memory import MemoryStore
@@ -192,20 +192,20 @@ def test_what_retention_expects_and_what_is_there_wait_for_it_together_once(
 
 def test_one_asks_whether_it_is_back_while_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaker, "COOL_DOWN", 0.0)
-    store, error, known = MemoryStore("r2"), BackendUnavailableError("gone"), Outages()
-    assert known.known(store) is None
-    known.note("r2", error)
+    store, error, known = MemoryStore("r2"), BackendUnavailableError("gone"), CircuitBreaker()
+    assert known.reason(store) is None
+    known.record("r2", error)
     assert bool(known)
-    assert [known.known(store) for _ in range(3)] == [None, error, error]
-    known.note("r2", AccessDeniedError("it answers"))
-    assert [known.known(store) for _ in range(2)] == [None, None]
+    assert [known.reason(store) for _ in range(3)] == [None, error, error]
+    known.record("r2", AccessDeniedError("it answers"))
+    assert [known.reason(store) for _ in range(2)] == [None, None]
     assert not known
 
 
 def test_a_busy_service_is_away_only_when_it_is_busy_every_time() -> None:
-    store, busy, known = MemoryStore("r2"), TransientError("SlowDown"), Outages()
-    for error in [*[busy] * (STRIKES - 1), None, *[busy] * (STRIKES - 1)]:
-        known.note("r2", error)
-        assert known.known(store) is None
-    known.note("r2", busy)
-    assert known.known(store) is busy
+    store, busy, known = MemoryStore("r2"), TransientError("SlowDown"), CircuitBreaker()
+    for error in [*[busy] * (MAX_FAILURES - 1), None, *[busy] * (MAX_FAILURES - 1)]:
+        known.record("r2", error)
+        assert known.reason(store) is None
+    known.record("r2", busy)
+    assert known.reason(store) is busy

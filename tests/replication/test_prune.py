@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fsbackup import ReplicatedStorage
-from fsbackup.engine.breaker import Outages
+from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.errors import ConfigError, ObjectNotFoundError
 from fsbackup.loop import run
 from fsbackup.replication.portions import Part, Portion, Work
@@ -231,7 +231,7 @@ def _here(work: Work, portions: Iterator[Portion]) -> Generator[Part[Any, Any], 
     """Do the work on portions in this process, as another one would: with what they say, and no rules."""
     targets = ReplicatedStorage.from_config(work.path, work.name).replica_set
     for portion in portions:
-        yield run(work.task(targets, Outages(), portion))
+        yield run(work.task(targets, CircuitBreaker(), portion))
 
 
 def test_nor_does_it_where_other_processes_repair(old: Disks, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fsbackup.engine.hashing import Digest
-from fsbackup.engine.records import Finding
+from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import BackendUnavailableError
 from fsbackup.record import Manifest, Origin, Record, Tombstone
 from fsbackup.replication.classify import judge
@@ -29,27 +29,27 @@ def manifest(generation: int = 1, sha: str = "1", size: int = 10) -> Manifest:
     )
 
 
-def has(store: MemoryStore, record: Record | None, size: int | None = 10, **fields: Any) -> Finding:
+def has(store: MemoryStore, record: Record | None, size: int | None = 10, **fields: Any) -> ReplicaState:
     """Return what a replica says that has this record, and data of this size."""
-    return Finding(store, record, stat=None if size is None else ObjectStat(KEY, size), **fields)
+    return ReplicaState(store, record, stat=None if size is None else ObjectStat(KEY, size), **fields)
 
 
-def away(store: MemoryStore) -> Finding:
-    return Finding(store, error=BackendUnavailableError("no answer", backend=store.name))
+def away(store: MemoryStore) -> ReplicaState:
+    return ReplicaState(store, error=BackendUnavailableError("no answer", backend=store.name))
 
 
 def digest(sha: str, size: int = 10) -> Digest:
     return Digest(size, sha, 1 << 20, (sha,))
 
 
-def decide(*findings: Finding, adopt: bool = False, **evidence: Any) -> list[tuple[str, str | None]]:
+def decide(*findings: ReplicaState, adopt: bool = False, **evidence: Any) -> list[tuple[str, str | None]]:
     """Return what is planned, as (kind or problem, backend)."""
     actions = planned(*findings, adopt=adopt, **evidence)
     assert all(action.reason and action.key == KEY for action in actions)
     return [(action.problem or action.kind, action.backend) for action in actions]
 
 
-def planned(*findings: Finding, adopt: bool = False, **evidence: Any) -> tuple[Action, ...]:
+def planned(*findings: ReplicaState, adopt: bool = False, **evidence: Any) -> tuple[Action, ...]:
     return plan(Evidence(judge(KEY, findings), **evidence), adopt=adopt)
 
 
@@ -74,13 +74,13 @@ def test_nothing_where_all_is_right() -> None:
     ],
     ids=["missing", "data gone", "short", "stale", "damaged manifest", "no manifest"],
 )
-def test_what_is_wrong_is_refilled(finding: Finding) -> None:
+def test_what_is_wrong_is_refilled(finding: ReplicaState) -> None:
     """From the two others, whatever it is."""
     assert decide(has(A, ONE), has(B, ONE), finding) == [("refill", "c")]
 
 
 @pytest.mark.parametrize("finding", [has(C, None), has(C, None, damaged=True)], ids=["none", "damaged"])
-def test_data_that_turns_out_right_gets_its_manifest(finding: Finding) -> None:
+def test_data_that_turns_out_right_gets_its_manifest(finding: ReplicaState) -> None:
     """No byte needs to be sent."""
     assert decide(has(A, ONE), has(B, ONE), finding, contents={"c": digest("1")}) == [("write manifest", "c")]
 

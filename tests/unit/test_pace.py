@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fsbackup.engine.pacing import Pace
+from fsbackup.engine.pacing import AdaptiveWindow
 from fsbackup.sizing import MIB
 
 QUICK, SLOW = 800 * MIB, 8 * MIB  # bytes per second
@@ -14,10 +14,10 @@ def paced(
     *speeds: int, share: int = 32 * MIB, block: int = MIB, length: int | None = None
 ) -> list[tuple[int, int]]:
     """Return (MiB of a span, how many at once) to begin with and after spans of these speeds."""
-    pace = Pace(share, block, length)
+    pace = AdaptiveWindow(share, block, length)
     steps = [(pace.length // MIB, pace.allowed)]
     for speed in speeds:
-        pace.succeeded(pace.length, pace.length / speed)
+        pace.on_success(pace.length, pace.length / speed)
         steps.append((pace.length // MIB, pace.allowed))
     return steps
 
@@ -61,9 +61,9 @@ def test_a_length_that_is_given_stays() -> None:
 
 
 def test_a_failure_is_a_new_beginning_at_the_speed_that_is_known() -> None:
-    pace = Pace(32 * MIB, MIB, None)
-    pace.succeeded(8 * MIB, 0.01)
-    pace.failed()
+    pace = AdaptiveWindow(32 * MIB, MIB, None)
+    pace.on_success(8 * MIB, 0.01)
+    pace.on_failure()
     assert (pace.length, pace.allowed) == (8 * MIB, 1)
     assert pace.seconds(8 * MIB) == pytest.approx(0.01)
-    assert Pace(32 * MIB, MIB, None).seconds(MIB) is None
+    assert AdaptiveWindow(32 * MIB, MIB, None).seconds(MIB) is None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fsbackup.engine import versions
-from fsbackup.engine.records import Finding
+from fsbackup.engine.records import ReplicaState
 from fsbackup.record import Manifest, Tombstone
 from fsbackup.replication.classify import when_stored
 from fsbackup.replication.prune.plans import Plans, listed_at
@@ -40,7 +40,7 @@ class Case:
 
     seen: Seen
     when: float | None
-    findings: Mapping[str, Finding]
+    findings: Mapping[str, ReplicaState]
     stopped: Mapping[str, str]
 
     def lists(self, name: str) -> bool:
@@ -71,12 +71,12 @@ def judge(name: str, case: Case, plans: Plans) -> Ruling:
         return Ruling("gone", "somebody else removed it")
     if isinstance(top, Tombstone):
         return Ruling("held", f"it was deleted on {top.deleted_at}: `fsbackup repair` finishes that")
-    if versions.contradicts(known, top):
+    if versions.is_conflict(known, top):
         return Ruling("held", "there are two contents under one generation, and only a person can decide")
     if own.manifest is None or top is None:
         what = "its manifest is damaged" if own.damaged else "it has no manifest any more"
         return Ruling("held", f"{what}: run `fsbackup repair`")
-    if own.stat is not None and not own.whole:
+    if own.stat is not None and not own.is_intact:
         return Ruling("held", "its data is not what its manifest says: run `fsbackup repair`")
     return _by_its_dates(name, case, plans, own.manifest, top) or _by_the_others(name, case, plans, top)
 
@@ -93,7 +93,7 @@ def _by_its_dates(name: str, case: Case, plans: Plans, own: Manifest, top: Manif
 def _by_the_others(name: str, case: Case, plans: Plans, top: Manifest) -> Ruling:
     """Let it go when nobody else wants it, or one who does has proof of the newest version."""
     wanting = [each for each in case.findings if each != name and _wants(each, name, case, plans, top)]
-    unproven = [each for each, finding in case.findings.items() if finding.stat is not None and not finding.whole]
+    unproven = [each for each, finding in case.findings.items() if finding.stat is not None and not finding.is_intact]
     if not wanting and unproven:
         why = f"without it nothing proves or mends what {' and '.join(unproven)} has: run `fsbackup repair`"
         return Ruling("held", why)

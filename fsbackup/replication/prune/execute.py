@@ -6,14 +6,14 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from fsbackup.engine import records
-from fsbackup.engine.records import Finding
+from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import ConflictError
 from fsbackup.keys import encode_key, intent_name
 from fsbackup.record import Record, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
 
 
-async def let_go(finding: Finding, key: str) -> None:
+async def let_go(finding: ReplicaState, key: str) -> None:
     """Remove the data, and then the records, of the version that was found. What is gone already is no error.
 
     Raises
@@ -46,10 +46,10 @@ class _There:
     announced: bool
 
 
-async def _unchanged(finding: Finding, key: str) -> _There:
+async def _unchanged(finding: ReplicaState, key: str) -> _There:
     """Return what is still there of what was found; refuse anything that is new."""
     store = finding.store
-    now, (coming, announced) = await asyncio.gather(records.look(store, key), records.announcement(store, key))
+    now, (coming, announced) = await asyncio.gather(records.read_state(store, key), records.find_intent(store, key))
     newer = announced and (coming is None or finding.manifest is None or version_order(coming) > version_order(finding.manifest))
     replaced = now.damaged or (now.record != finding.record and (now.record, now.stat) != (None, None))
     moved = now.stat is not None and _mark(now.stat) != _mark(finding.stat)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fsbackup import events
 from fsbackup.aio import for_each
 from fsbackup.engine import records
-from fsbackup.engine.records import Finding
+from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import ConflictError, LockedError, as_backend_error
 from fsbackup.replication.compare import stored
@@ -161,7 +161,7 @@ class _Prune:
             step = await self._remove(finding, replace(step, outcome="let go" if reason else "cleared"))
         self._say(step)
 
-    async def _remove(self, finding: Finding, step: PruneStep) -> PruneStep:
+    async def _remove(self, finding: ReplicaState, step: PruneStep) -> PruneStep:
         try:
             await let_go(finding, step.key)
         except LockedError as error:
@@ -185,9 +185,9 @@ class _Prune:
             self._hear(step)
 
 
-async def _ask(store: ObjectStore, seen: Seen) -> Finding:
+async def _ask(store: ObjectStore, seen: Seen) -> ReplicaState:
     """Ask one replica; one that could not be listed is not waited for."""
-    return Finding(store) if seen.replicas[store.name] is None else await records.find(store, seen.key)
+    return ReplicaState(store) if seen.replicas[store.name] is None else await records.query(store, seen.key)
 
 
 def _size(stat: ObjectStat | None) -> int:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from fsbackup import __version__, events
 from fsbackup.engine import delete, records, versions
-from fsbackup.engine.copy import refill, take_back
-from fsbackup.engine.records import Finding
+from fsbackup.engine.copy import copy_version, remove_copy
+from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
-from fsbackup.engine.versions import Guard
+from fsbackup.engine.versions import VersionGuard
 from fsbackup.errors import ConflictError, FsbackupError, as_backend_error
 from fsbackup.keys import intent_name
 from fsbackup.record import Manifest, Origin, Tombstone
@@ -64,13 +64,13 @@ class Actor:
         needy = [self._finding(action) for action in actions]
         # What is read is held beside what is written.
         async with self._budget.reserve(2 * manifest.size):
-            done = await refill(self._targets, self._guard(manifest), needy)
+            done = await copy_version(self._targets, self._guard(manifest), needy)
         steps = [
             self._step(action, result.exception, result.bytes_sent)
             for action, result in zip(actions, done.replicas, strict=True)
         ]
         # What needed it was known to be wrong.
-        return tuple(steps), done.liars - {finding.store.name for finding in needy}
+        return tuple(steps), done.corrupt_replicas - {finding.store.name for finding in needy}
 
     async def _one(self, action: Action) -> Step:
         try:
@@ -106,7 +106,7 @@ class Actor:
             return delete.finish(self._finding(action), stone)
         return self._forget(stone)
 
-    async def _record(self, finding: Finding, manifest: Manifest) -> None:
+    async def _record(self, finding: ReplicaState, manifest: Manifest) -> None:
         """Write the manifest of data that was just found to be its content."""
         store, stat = finding.store, finding.stat
         assert stat is not None
@@ -116,33 +116,33 @@ class Actor:
         own = manifest.for_replica(stat.etag, stat.version_id)
         fresh = finding.record is None and not finding.damaged
         await records.write_record(store, own, create_only=fresh)
-        if await guard.standing(store.name) == "deleted":
-            await take_back(store, own, stat)
+        if await guard.currency(store.name) == "deleted":
+            await remove_copy(store, own, stat)
         await guard.require(store)
         await self._is_of(store, own, stat)
 
-    async def _unchanged(self, finding: Finding) -> None:
-        if await records.look(finding.store, self._key) != finding:
+    async def _unchanged(self, finding: ReplicaState) -> None:
+        if await records.read_state(finding.store, self._key) != finding:
             raise self._changed(finding.store)
 
     async def _is_of(self, store: ObjectStore, own: Manifest, stat: ObjectStat) -> None:
         """Refuse to call it proven when other data stands there by now."""
-        there = await records.look(store, self._key)
+        there = await records.read_state(store, self._key)
         same = there.stat is not None and (there.stat.size, there.stat.etag) == (stat.size, stat.etag)
         if there.record != own or not same:
             raise self._changed(store)
 
-    async def _finish(self, finding: Finding, announced: Manifest) -> None:
-        now = await records.announced(finding.store, self._key)
+    async def _finish(self, finding: ReplicaState, announced: Manifest) -> None:
+        now = await records.read_intent(finding.store, self._key)
         if now is not None and now.sha256 != announced.sha256:
             raise self._changed(finding.store)
         await self._record(finding, announced)
-        await records.unannounce(finding.store, announced)
+        await records.clear_intent(finding.store, announced)
 
     async def _clear(self, store: ObjectStore, action: Action) -> None:
         """Remove the announcement, unless it is another one by now."""
         seen = self._evidence.announced[action.backend or ""].manifest
-        manifest, there = await records.announcement(store, self._key)
+        manifest, there = await records.find_intent(store, self._key)
         if there and manifest != seen:
             raise self._changed(store)
         await store.remove(intent_name(self._key))
@@ -165,19 +165,19 @@ class Actor:
             blocks=digest.blocks,
             generation=1,
             replaces=None,
-            created_at=versions.now(),
+            created_at=versions.utc_now(),
             source=Origin(socket.gethostname(), min(modified, default=None)),
             part_size=part_size(digest.size, self._targets.part_size),
             fsbackup_version=__version__,
         )
 
-    def _guard(self, manifest: Manifest) -> Guard:
+    def _guard(self, manifest: Manifest) -> VersionGuard:
         """Return what watches over a version: those that could be asked, and those that have its manifest."""
         asked = [finding for finding in self._verdict.findings.values() if finding.error is None]
         holders = [f.store.name for f in asked if f.manifest is not None and f.manifest.sha256 == manifest.sha256]
-        return Guard([finding.store for finding in asked], manifest, frozenset(holders))
+        return VersionGuard([finding.store for finding in asked], manifest, frozenset(holders))
 
-    def _finding(self, action: Action) -> Finding:
+    def _finding(self, action: Action) -> ReplicaState:
         return self._verdict.findings[action.backend or ""]
 
     def _changed(self, store: ObjectStore) -> ConflictError:

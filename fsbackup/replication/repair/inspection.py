@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from fsbackup.engine import records
 from fsbackup.engine.hashing import Digest, ObjectHasher
-from fsbackup.engine.records import Finding
+from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import MemoryBudget
 from fsbackup.errors import FsbackupError
 from fsbackup.keys import encode_key
@@ -82,13 +82,13 @@ async def _announcements(verdict: Verdict, pending: Mapping[str, float]) -> dict
 async def _announced(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
     try:
         async with asyncio.timeout(store.timeout + HARD_TIMEOUT_MARGIN):
-            return await records.announcement(store, key)
+            return await records.find_intent(store, key)
     except (FsbackupError, TimeoutError):
         return None, False  # who does not answer is found out when it is written to, which asks again
 
 
 def _worth_reading(
-    verdict: Verdict, name: str, finding: Finding, announced: Mapping[str, Announcement], *, adopt: bool
+    verdict: Verdict, name: str, finding: ReplicaState, announced: Mapping[str, Announcement], *, adopt: bool
 ) -> bool:
     """Tell whether the data may be a version that some record names, though its own record does not prove it."""
     if finding.stat is None or verdict.states[name] in ("unknown", "conflict"):
@@ -98,13 +98,13 @@ def _worth_reading(
     replacement = announced[name].manifest if name in announced else None
     sizes = {replacement.size} if replacement is not None else set()
     # What holds its own manifest and is called damaged was read already, and found rotten.
-    doubtful = verdict.states[name] in ("damaged", "no manifest") and not finding.whole
+    doubtful = verdict.states[name] in ("damaged", "no manifest") and not finding.is_intact
     if doubtful and verdict.manifest is not None:
         sizes.add(verdict.manifest.size)
     return finding.stat.size in sizes
 
 
-async def _content(finding: Finding, key: str, budget: MemoryBudget) -> Digest | None:
+async def _content(finding: ReplicaState, key: str, budget: MemoryBudget) -> Digest | None:
     """Return what the data is, None when it cannot be read or is being replaced."""
     assert finding.stat is not None
     size, name = finding.stat.size, encode_key(key)

@@ -5,7 +5,7 @@ A plan is one round: what only shows afterwards is decided by examining and plan
 
 from __future__ import annotations
 
-from fsbackup.engine.records import Finding
+from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import FsbackupError
 from fsbackup.record import Manifest, Tombstone, version_order
 from fsbackup.replication.classify import CopyState, Verdict
@@ -118,7 +118,7 @@ class _Planner:
             return (self._leave("away", f"cannot be adopted before {' and '.join(unknown)} can be asked"),)
         return self._adoption(having)
 
-    def _adoption(self, having: list[Finding]) -> tuple[Action, ...]:
+    def _adoption(self, having: list[ReplicaState]) -> tuple[Action, ...]:
         contents = self._evidence.contents
         unread = [finding.store.name for finding in having if finding.store.name not in contents]
         if unread:
@@ -146,7 +146,7 @@ class _Planner:
             return (self._leave("away", f"cannot be refilled before {' and '.join(unknown)} can be asked"),)
         return (self._leave("lost", f"no replica has its data: {said(self._verdict)}"),)
 
-    def _bring(self, name: str, finding: Finding, top: Manifest) -> Action | None:
+    def _bring(self, name: str, finding: ReplicaState, top: Manifest) -> Action | None:
         state, content = self._verdict.states[name], self._evidence.contents.get(name)
         if state in ("unknown", "expired"):
             return None
@@ -209,7 +209,7 @@ def said(verdict: Verdict) -> str:
     return "; ".join(f"{name}: {verdict.details.get(name) or state}" for name, state in verdict.states.items())
 
 
-def _names(findings: list[Finding]) -> str:
+def _names(findings: list[ReplicaState]) -> str:
     return ", ".join(finding.store.name for finding in findings)
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass
 
-from fsbackup.engine.breaker import Outages
+from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.replication.classify import Expired, Verdict
 from fsbackup.replication.inspect import Examiner
@@ -48,9 +48,9 @@ class Mender:
     """
 
     def __init__(
-        self, targets: ReplicaSet, options: Options, hear: Hear | None, outages: Outages | None = None
+        self, targets: ReplicaSet, options: Options, hear: Hear | None, outages: CircuitBreaker | None = None
     ) -> None:
-        known = Outages() if outages is None else outages
+        known = CircuitBreaker() if outages is None else outages
         self._targets = targets
         self._options = options
         self._hear = hear

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fsbackup.aio import for_each
-from fsbackup.engine.breaker import Outages
+from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.replication.portions import Part, Portion, questions
 from fsbackup.replication.repair.orphans import announcements, clear_leftovers
@@ -51,7 +51,7 @@ class RepairTask:
     adopt: bool
     safe_age: float
 
-    async def __call__(self, targets: ReplicaSet, outages: Outages, portion: Portion) -> Part[RepairReport, Step]:
+    async def __call__(self, targets: ReplicaSet, outages: CircuitBreaker, portion: Portion) -> Part[RepairReport, Step]:
         """Mend a portion's objects."""
         heard: list[Step] = []
         options = Options("", self.dry_run, self.deep, self.adopt, portion.is_expired, None, self.safe_age)
