@@ -26,13 +26,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _execute(args: Namespace) -> int:
     from fsbackup import factory
-    from fsbackup.replication.doctor import examine
+    from fsbackup.replication.doctor import diagnose
 
     path, config = context.open_config(args)
     names = list(dict.fromkeys(args.backends)) or list(config.backends)
     if not names:
         raise ConfigError(f"{path} has no backend")
-    found = examine(factory.open_backend(config, name) for name in names)
+    found = diagnose(factory.open_backend(config, name) for name in names)
     health = _worst(found)
     if args.json:
         output.document({"health": health, "backends": {each.backend: each.as_dict() for each in found}})

@@ -15,7 +15,7 @@ from fsbackup.errors import ConfigError
 if TYPE_CHECKING:
     from fsbackup.engine.results import DownloadReport
     from fsbackup.replication.storage import ReplicatedStorage
-    from fsbackup.replication.tree import Fetched, TreeReport
+    from fsbackup.replication.tree import RestoredObject, TreeReport
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def _object(args: Namespace, store: ReplicatedStorage) -> int:
 
 
 def _tree(args: Namespace, store: ReplicatedStorage) -> int:
-    def hear(fetched: Fetched) -> None:
+    def hear(fetched: RestoredObject) -> None:
         if fetched.error is not None:
             output.say(f"{fetched.key}: failed: {failures.message(fetched.error)}")
         elif args.verbose and fetched.report:

@@ -12,7 +12,7 @@ from fsbackup.cli.command import Command, add_set, key, prefix
 from fsbackup.errors import ConfigError, ObjectNotFoundError
 
 if TYPE_CHECKING:
-    from fsbackup.replication.prune import BackendPruned, PruneReport, PruneStep
+    from fsbackup.replication.prune import PruneCounts, PruneReport, PruneStep
     from fsbackup.replication.storage import ReplicatedStorage
 
 #: The columns of the table, those that are not empty.
@@ -103,7 +103,7 @@ def _print(args: Namespace, store: ReplicatedStorage, report: PruneReport) -> No
     output.say(_verdict(args, store, report))
 
 
-def _counts(each: BackendPruned, columns: list[str]) -> list[str]:
+def _counts(each: PruneCounts, columns: list[str]) -> list[str]:
     return [f"{each.outcomes.get(outcome, 0):,}" for outcome in columns]
 
 

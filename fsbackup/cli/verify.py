@@ -10,9 +10,9 @@ from fsbackup.cli import context, exits, output, text
 from fsbackup.cli.command import Command, add_dask, add_set, prefix
 
 if TYPE_CHECKING:
-    from fsbackup.replication.problems import Problem
+    from fsbackup.replication.problems import CopyProblem
     from fsbackup.replication.storage import ReplicatedStorage
-    from fsbackup.replication.verify import BackendVerified, VerifyReport
+    from fsbackup.replication.verify import CopyCounts, VerifyReport
 
 #: The columns of the table, those that are not empty.
 _STATES = (
@@ -62,12 +62,12 @@ def _execute(args: Namespace) -> int:
     return exits.OF_STATUS[report.status]
 
 
-def _tell(problem: Problem) -> None:
+def _tell(problem: CopyProblem) -> None:
     detail = f": {problem.detail}" if problem.detail else ""
     output.say(text.one_line(f"{problem.key}: {problem.backend}: {problem.state}{detail}"))
 
 
-def _tell_json(problem: Problem) -> None:
+def _tell_json(problem: CopyProblem) -> None:
     output.json_line({"kind": "problem", **problem.as_dict()})
 
 
@@ -87,11 +87,11 @@ def _print(args: Namespace, store: ReplicatedStorage, report: VerifyReport) -> N
     output.say(_verdict(args, store, report))
 
 
-def _counts(each: BackendVerified, columns: list[str]) -> list[str]:
+def _counts(each: CopyCounts, columns: list[str]) -> list[str]:
     return [f"{each.states.get(state, 0):,}" for state in columns]
 
 
-def _state(each: BackendVerified) -> str:
+def _state(each: CopyCounts) -> str:
     if each.error:
         return f"not listed: {each.error}"
     return "ok" if set(each.states) <= {"present", "expired"} else "problems"

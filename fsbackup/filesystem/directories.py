@@ -11,7 +11,7 @@ from fsbackup.errors import FsbackupError
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.sets import OpenSet
 from fsbackup.keys import check_prefix, encode_key
-from fsbackup.replication.ls import Listing, ObjectEntry
+from fsbackup.replication.ls import SetListing, ObjectEntry
 
 Info = dict[str, Any]
 
@@ -53,7 +53,7 @@ async def children(opened: OpenSet, name: str, key: str) -> dict[str, Info]:
     errors: dict[str, FsbackupError] = {}
     after: str | None = ""
     while after is not None:
-        listing = Listing(opened.targets, _below(key), after, opened.outages)
+        listing = SetListing(opened.targets, _below(key), after, opened.outages)
         after = await _collect(listing, name, _below(key), found)
         errors.update(listing.errors)
     if not found and key:
@@ -61,7 +61,7 @@ async def children(opened: OpenSet, name: str, key: str) -> dict[str, Info]:
     return found
 
 
-async def _collect(listing: Listing, name: str, below: str, found: dict[str, Info]) -> str | None:
+async def _collect(listing: SetListing, name: str, below: str, found: dict[str, Info]) -> str | None:
     """Add what is listed; return after which name to go on when a directory turned out to be large."""
     current, count = "", 0
     async with aclosing(listing.entries()) as entries:
@@ -93,7 +93,7 @@ async def everything(
     NoHealthyReplicaError
         At the end, when a replica could not be listed and the others have nothing.
     """
-    listing = Listing(opened.targets, _below(key), outages=opened.outages)
+    listing = SetListing(opened.targets, _below(key), outages=opened.outages)
     found = False
     async with aclosing(listing.entries()) as entries:
         async for entry in entries:

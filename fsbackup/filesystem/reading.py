@@ -20,7 +20,7 @@ from fsbackup.filesystem.files import ReadFile
 from fsbackup.filesystem.paths import PROTOCOL, readable_key, split, strip
 from fsbackup.filesystem.versions import UNREADABLE, Version
 from fsbackup.loop import run
-from fsbackup.replication.progress import hear
+from fsbackup.replication.progress import on_progress
 
 #: How often a read follows an object that is replaced while it is read.
 _FOLLOWED = 3
@@ -148,7 +148,7 @@ class Reading(Core):
             if hasattr(lpath, "write"):
                 await restore.copy_to(targets, readable_key(key), lpath)
             elif not await asyncio.to_thread(os.path.isdir, lpath):
-                await restore.download(targets, readable_key(key), Path(lpath), progress=hear(callback))
+                await restore.download(targets, readable_key(key), Path(lpath), progress=on_progress(callback))
         except ObjectNotFoundError:
             if not await self._isdir(rpath):
                 raise

@@ -13,7 +13,7 @@ from fsbackup.jobs.entries import Missed, Skipped
 from fsbackup.jobs.report import BackendTally, FileOutcome, FileStatus, JobReport
 
 if TYPE_CHECKING:
-    from fsbackup.replication.batch import Outcome
+    from fsbackup.replication.batch import ItemResult
     from fsbackup.replication.storage import ReplicatedStorage
 
 log = logging.getLogger("fsbackup.jobs")
@@ -48,7 +48,7 @@ class Tally:
         else:
             self._unread(found.path, None, found.error)
 
-    def outcome(self, outcome: Outcome) -> None:
+    def outcome(self, outcome: ItemResult) -> None:
         """Count what was sent, or could not be read after all."""
         path, key = str(outcome.item.source), outcome.item.key
         if outcome.report is None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from fsbackup.config import Config
-    from fsbackup.replication.batch import Outcome
+    from fsbackup.replication.batch import ItemResult
 
 T = TypeVar("T")
 

@@ -31,7 +31,7 @@ SourceLike = str | os.PathLike[str] | BinaryIO
 
 
 @dataclass(frozen=True)
-class Item:
+class BatchItem:
     """One object of a batch: where it comes from and its key."""
 
     source: SourceLike
@@ -39,10 +39,10 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ItemResult:
     """How one item fared: a report, or the error that kept it from being read."""
 
-    item: Item
+    item: BatchItem
     report: Report | None = None
     error: FsbackupError | ValueError | None = None
 
@@ -62,7 +62,7 @@ class Batch:
     """
 
     def __init__(
-        self, targets: ReplicaSet, *, overwrite: bool, progress: Callable[[Item], UploadProgress | None]
+        self, targets: ReplicaSet, *, overwrite: bool, progress: Callable[[BatchItem], UploadProgress | None]
     ) -> None:
         self._targets = targets
         self._overwrite = overwrite
@@ -72,11 +72,11 @@ class Batch:
         #: Per backend the wanted names that it has; None: it was not listed.
         self._names: dict[str, frozenset[str] | None] = {}
 
-    async def run(self, items: Sequence[Item]) -> AsyncGenerator[list[Outcome], None]:
+    async def run(self, items: Sequence[BatchItem]) -> AsyncGenerator[list[ItemResult], None]:
         """Yield outcomes as they are known, those that came together at once."""
         if len(items) >= LIST_FROM:
             await self._list(items)
-        known: list[Outcome] = []
+        known: list[ItemResult] = []
         news = asyncio.Event()
         rest = iter(items)
 
@@ -104,11 +104,11 @@ class Batch:
             if workers:
                 await asyncio.wait(workers)
 
-    async def _one(self, item: Item) -> Outcome:
+    async def _one(self, item: BatchItem) -> ItemResult:
         try:
             source = await asyncio.to_thread(open_source, item.source)
         except (FsbackupError, ValueError) as error:
-            return Outcome(item, error=error)
+            return ItemResult(item, error=error)
         try:
             need = self._targets.memory if source.size is None else source.size
             async with self._budget.reserve(need):
@@ -122,11 +122,11 @@ class Batch:
                     progress=self._progress(item),
                 )
         except (FsbackupError, ValueError) as error:
-            return Outcome(item, error=error)
+            return ItemResult(item, error=error)
         finally:
             source.close()
         self._note_outages(findings, report)
-        return Outcome(item, report)
+        return ItemResult(item, report)
 
     async def _find(self, key: str) -> list[ReplicaState]:
         known = [self._known(store, key) for store in self._targets.stores]
@@ -155,7 +155,7 @@ class Batch:
                 result = report.replicas[finding.store.name]
                 self._outages.record(result.backend, result.exception, result.seconds)
 
-    async def _list(self, items: Sequence[Item]) -> None:
+    async def _list(self, items: Sequence[BatchItem]) -> None:
         wanted = {encode_key(item.key) for item in items} | {manifest_name(item.key) for item in items}
         common = _common_prefix([encode_key(item.key) for item in items])
         stores = self._targets.stores

@@ -20,7 +20,7 @@ _CRAWL = 16_384
 
 
 @dataclass(frozen=True, slots=True)
-class Bytes:
+class ByteCheck:
     """What a copy's bytes are.
 
     Parameters
@@ -59,7 +59,7 @@ class Bytes:
         )
 
 
-async def check_bytes(store: ObjectStore, manifest: Manifest, budget: MemoryBudget) -> Bytes:
+async def check_bytes(store: ObjectStore, manifest: Manifest, budget: MemoryBudget) -> ByteCheck:
     """Compare what `store` has under the manifest's key with the manifest's hashes, block by block.
 
     Raises
@@ -82,7 +82,7 @@ class _Check:
         self._bad: list[int] = []  # the first
         self._count = 0
 
-    async def run(self) -> Bytes:
+    async def run(self) -> ByteCheck:
         starts = iter(range(0, self._manifest.size, self._step))
         ahead: deque[asyncio.Task[bytes]] = deque()
         try:
@@ -95,7 +95,7 @@ class _Check:
                 task.cancel()
             await asyncio.gather(*ahead, return_exceptions=True)
         whole = self._whole.hexdigest() == self._manifest.sha256
-        return Bytes(self._read, self._count, self._bad[0] if self._bad else None, whole)
+        return ByteCheck(self._read, self._count, self._bad[0] if self._bad else None, whole)
 
     async def _span(self, start: int) -> bytes:
         end = min(start + self._step, self._manifest.size)

@@ -12,7 +12,7 @@ from fsbackup.errors import FsbackupError
 from fsbackup.record import Manifest, Record, Tombstone
 
 #: Seconds that an upload's end and the clocks of two machines may be apart: beyond that S3 refuses us anyway.
-SKEW = 900.0
+CLOCK_SKEW = 900.0
 
 CopyState = Literal[
     "present",  # the newest version, as far as was looked
@@ -29,7 +29,7 @@ CopyState = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ObjectStatus:
     """What is known of one key.
 
     Parameters
@@ -49,7 +49,7 @@ class Verdict:
     """
 
     key: str
-    top: Record | None
+    latest: Record | None
     states: Mapping[str, CopyState]
     findings: Mapping[str, ReplicaState] = field(default_factory=dict)
     details: Mapping[str, str] = field(default_factory=dict)
@@ -58,12 +58,12 @@ class Verdict:
     @property
     def manifest(self) -> Manifest | None:
         """The newest version's manifest; None when there is none, or it was deleted."""
-        return self.top if isinstance(self.top, Manifest) else None
+        return self.latest if isinstance(self.latest, Manifest) else None
 
     @property
     def deleted(self) -> bool:
         """The newest that is known of it is that it was deleted."""
-        return isinstance(self.top, Tombstone)
+        return isinstance(self.latest, Tombstone)
 
     @property
     def copies(self) -> int:
@@ -72,15 +72,15 @@ class Verdict:
 
 
 #: Whether a backend's own retention has let a key go: its name, the key, and when that was stored (epoch seconds).
-Expired = Callable[[str, str, float | None], bool]
+IsExpired = Callable[[str, str, float | None], bool]
 #: Finds that out by a walk over the set, without those that are known not to answer (by name, and why); None where
 #: nothing is ever let go.
-Expecting = Callable[[Mapping[str, FsbackupError]], Awaitable[Expired | None]]
+FindExpired = Callable[[Mapping[str, FsbackupError]], Awaitable[IsExpired | None]]
 
 
-def judge(
-    key: str, findings: Sequence[ReplicaState], expired: Expired | None = None, stored: float | None = None
-) -> Verdict:
+def classify(
+    key: str, findings: Sequence[ReplicaState], expired: IsExpired | None = None, stored: float | None = None
+) -> ObjectStatus:
     """Return what the replicas have of `key`, from their records and metadata.
 
     `expired` is asked about a replica that has nothing. `stored` is when the object was stored, by the listings
@@ -97,7 +97,7 @@ def judge(
         states[name] = "expired" if asked and expired and expired(name, key, when) else state
     said = {each.store.name: _detail(each, states[each.store.name], top) for each in findings}
     details = {name: detail for name, detail in said.items() if detail}
-    return Verdict(key, top, states, {each.store.name: each for each in findings}, details)
+    return ObjectStatus(key, top, states, {each.store.name: each for each in findings}, details)
 
 
 def copies_needed(states: Sequence[CopyState], min_copies: int) -> int:
@@ -113,7 +113,7 @@ def when_stored(listed: float | None, made: float | None) -> float | None:
     """
     if listed is None or made is None:
         return made if listed is None else listed
-    return listed if abs(listed - made) <= SKEW else made
+    return listed if abs(listed - made) <= CLOCK_SKEW else made
 
 
 def _state(finding: ReplicaState, top: Record | None, *, disputed: bool) -> CopyState:

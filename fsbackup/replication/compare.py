@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from fsbackup.replication.classify import Expired, CopyState
-from fsbackup.replication.walk import Listed, Seen
+from fsbackup.replication.classify import IsExpired, CopyState
+from fsbackup.replication.walk import ReplicaEntry, KeyEntry
 from fsbackup.stores.base import Capabilities, ObjectStat
 
 #: Manifests of one version differ only in the ETag and version id of their own replica, shorter than this.
@@ -16,8 +16,8 @@ LONG_AGO = 1.0
 _MD5 = re.compile(r"[0-9a-f]{32}(-[1-9][0-9]*)?")
 
 
-def told(
-    seen: Seen, capabilities: Mapping[str, Capabilities], expired: Expired | None = None
+def state_from_listings(
+    seen: KeyEntry, capabilities: Mapping[str, Capabilities], expired: IsExpired | None = None
 ) -> dict[str, CopyState] | None:
     """Return what each replica has as far as its listings tell, None when the replicas must be asked."""
     listed = {name: each for name, each in seen.replicas.items() if each is not None}
@@ -32,7 +32,7 @@ def told(
         return None
     if _contents_differ(data, capabilities):
         return None
-    when = stored(seen)
+    when = stored_at(seen)
     lacking = [name for name, each in listed.items() if each.data is None]
     gone = {name for name in lacking if expired is not None and expired(name, seen.key, when)}
     # Its manifest may say that it is older than a copy which repair put back.
@@ -41,7 +41,7 @@ def told(
     return {name: "expired" if name in gone else _state(each) for name, each in seen.replicas.items()}
 
 
-def _state(listed: Listed | None) -> CopyState:
+def _state(listed: ReplicaEntry | None) -> CopyState:
     if listed is None:
         return "unknown"
     if listed.data is None:
@@ -49,7 +49,7 @@ def _state(listed: Listed | None) -> CopyState:
     return "present" if listed.record else "no manifest"
 
 
-def stored(seen: Seen) -> float | None:
+def stored_at(seen: KeyEntry) -> float | None:
     """Return when the object was stored, epoch seconds: on the replica that has had it longest.
 
     By the manifests where there is one: a copy on a disk has the time of the file that it was made from.

@@ -12,18 +12,18 @@ from typing import Any
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.loop import iterate, run
 from fsbackup.replication import places
-from fsbackup.replication.classify import Expired
+from fsbackup.replication.classify import IsExpired
 from fsbackup.replication.portions import Part, Portion, Question, Spread, Task, Work, portions, questions
-from fsbackup.replication.problems import Problem
-from fsbackup.replication.repair.orphans import announcements
-from fsbackup.replication.repair.repairer import Mender, Options
-from fsbackup.replication.repair.report import Hear as HearStep
+from fsbackup.replication.problems import CopyProblem
+from fsbackup.replication.repair.orphans import list_intents
+from fsbackup.replication.repair.repairer import Repairer, RepairOptions
+from fsbackup.replication.repair.report import OnStep as HearStep
 from fsbackup.replication.repair.report import RepairReport
-from fsbackup.replication.repair.run import RepairTask, tidy
+from fsbackup.replication.repair.run import RepairTask, clean_up
 from fsbackup.replication.sample import Sample
-from fsbackup.replication.verify import Hear as HearProblem
+from fsbackup.replication.verify import OnProblem as HearProblem
 from fsbackup.replication.verify import VerifyReport, VerifyTask, blank, finished
-from fsbackup.replication.walk import Away, Walk
+from fsbackup.replication.walk import Unreachable, Walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ def verify(
     deep: bool,
     sample: Sample | None,
     hear: HearProblem | None,
-    expired: Expired | None,
-    away: Away,
+    expired: IsExpired | None,
+    away: Unreachable,
 ) -> VerifyReport:
     """Verify as `fsbackup.replication.verify.verify` does, from synchronous code."""
     started = time.monotonic()
@@ -70,7 +70,7 @@ def verify(
     report = blank(targets, prefix, deep=deep, sample=sample)
     asked = questions(walk, sample.takes if sample else None)
     with _cut(targets, asked, expired) as cut, elsewhere.parts(VerifyTask(deep), found, cut) as parts:
-        part: Part[VerifyReport, Problem]
+        part: Part[VerifyReport, CopyProblem]
         for part in parts:
             report = report.plus(part.report)
             _tell(hear, part)
@@ -78,12 +78,12 @@ def verify(
 
 
 def repair(
-    targets: ReplicaSet, elsewhere: Elsewhere, options: Options, hear: HearStep | None = None
+    targets: ReplicaSet, elsewhere: Elsewhere, options: RepairOptions, hear: HearStep | None = None
 ) -> RepairReport:
     """Repair as `fsbackup.replication.repair.repair` does, from synchronous code."""
     started = time.monotonic()
     found, errors = run(places.look(targets.stores, options.away or {}))
-    pending, errors = run(announcements(targets.stores, options.prefix, errors))
+    pending, errors = run(list_intents(targets.stores, options.prefix, errors))
     walk = Walk(targets.stores, options.prefix, away=errors)
     task = RepairTask(options.dry_run, options.deep, options.adopt, options.safe_age)
     report = RepairReport.blank(options.prefix, dry_run=options.dry_run, deep=options.deep)
@@ -98,12 +98,12 @@ def repair(
 
 
 async def _rest(
-    targets: ReplicaSet, options: Options, hear: HearStep | None, report: RepairReport, errors: Away
+    targets: ReplicaSet, options: RepairOptions, hear: HearStep | None, report: RepairReport, errors: Unreachable
 ) -> RepairReport:
     """Do what is done once per set, after all objects."""
-    mender = Mender(targets, options, hear)
+    mender = Repairer(targets, options, hear)
     there = replace(targets, stores=tuple(each for each in targets.stores if each.name not in report.away))
-    return mender.report(await tidy(there, options, mender, errors))
+    return mender.report(await clean_up(there, options, mender, errors))
 
 
 def _tell(hear: Callable[[Any], None] | None, part: Part[Any, Any]) -> None:
@@ -113,7 +113,7 @@ def _tell(hear: Callable[[Any], None] | None, part: Part[Any, Any]) -> None:
 
 
 def _cut(
-    targets: ReplicaSet, asked: AsyncGenerator[tuple[Question, Away], None], expired: Expired | None
+    targets: ReplicaSet, asked: AsyncGenerator[tuple[Question, Unreachable], None], expired: IsExpired | None
 ) -> closing[Generator[Portion, None, None]]:
     """Yield portions as they are taken; the walk ends with the block."""
     return closing(iterate(portions(asked, expired, targets), 1))

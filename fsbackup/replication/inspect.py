@@ -16,8 +16,8 @@ from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.errors import FsbackupError, ObjectNotFoundError
 from fsbackup.record import Manifest
-from fsbackup.replication.bytecheck import Bytes, check_bytes
-from fsbackup.replication.classify import Expired, CopyState, Verdict, judge
+from fsbackup.replication.bytecheck import ByteCheck, check_bytes
+from fsbackup.replication.classify import IsExpired, CopyState, ObjectStatus, classify
 from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStore
 
 #: How often an object that changes meanwhile is looked at before it is given up.
@@ -28,15 +28,15 @@ _PAUSES = (0.0, 0.5, 1.0)
 _DOUBTFUL: frozenset[CopyState] = frozenset({"damaged", "size differs", "conflict", "no manifest"})
 
 
-async def examine(targets: ReplicaSet, key: str, *, deep: bool) -> Verdict:
+async def inspect(targets: ReplicaSet, key: str, *, deep: bool) -> ObjectStatus:
     """Return what each replica has of `key`; one that cannot be asked is ``"unknown"``. Never raises for that.
 
     `deep` reads every byte of every replica that has a manifest to compare with.
     """
-    return await Examiner(targets, deep=deep).examine(key)
+    return await Inspector(targets, deep=deep).inspect(key)
 
 
-class Examiner:
+class Inspector:
     """Examines objects, any number side by side, in the memory of the set.
 
     Parameters
@@ -54,7 +54,7 @@ class Examiner:
         targets: ReplicaSet,
         *,
         deep: bool = False,
-        expired: Expired | None = None,
+        expired: IsExpired | None = None,
         outages: CircuitBreaker | None = None,
     ) -> None:
         self._stores = targets.stores
@@ -63,9 +63,9 @@ class Examiner:
         self._budget = MemoryBudget(targets.memory)
         self._outages = CircuitBreaker() if outages is None else outages
 
-    async def examine(
+    async def inspect(
         self, key: str, away: Mapping[str, FsbackupError] | None = None, stored: float | None = None
-    ) -> Verdict:
+    ) -> ObjectStatus:
         """Return what each replica has of `key`.
 
         Parameters
@@ -80,15 +80,15 @@ class Examiner:
         findings = await self._ask(key, away or {})
         read = 0
         for _ in range(_LOOKS):
-            verdict = judge(key, findings, self._expired, stored)
+            verdict = classify(key, findings, self._expired, stored)
             if self._deep:
                 verdict = await self._read(verdict)
             read += verdict.bytes_read
             again = await self._changed(verdict, away or {})
             if again is None:
-                return replace(await self._told(verdict), bytes_read=read)
+                return replace(await self._with_intents(verdict), bytes_read=read)
             findings = again
-        return replace(_restless(verdict), bytes_read=read)
+        return replace(_unstable(verdict), bytes_read=read)
 
     async def _ask(self, key: str, away: Mapping[str, FsbackupError]) -> list[ReplicaState]:
         return list(await asyncio.gather(*(self._ask_one(store, key, away) for store in self._stores)))
@@ -98,7 +98,7 @@ class Examiner:
         known = away.get(store.name)
         return ReplicaState(store, error=known) if known is not None else await self._outages.query(store, key)
 
-    async def _read(self, verdict: Verdict) -> Verdict:
+    async def _read(self, verdict: ObjectStatus) -> ObjectStatus:
         """Read what there is a manifest for, all replicas at once, and correct the verdict."""
         wanted = (
             {} if verdict.deleted else {name: _manifest_of(f, verdict) for name, f in verdict.findings.items()}
@@ -109,43 +109,43 @@ class Examiner:
             verdict = _corrected(verdict, name, wanted[name], found)
         return verdict
 
-    async def _compare(self, finding: ReplicaState, manifest: Manifest | None) -> Bytes | FsbackupError:
+    async def _compare(self, finding: ReplicaState, manifest: Manifest | None) -> ByteCheck | FsbackupError:
         assert manifest is not None
         try:
             return await check_bytes(finding.store, manifest, self._budget)
         except FsbackupError as error:
             return error
 
-    async def _changed(self, verdict: Verdict, away: Mapping[str, FsbackupError]) -> list[ReplicaState] | None:
+    async def _changed(self, verdict: ObjectStatus, away: Mapping[str, FsbackupError]) -> list[ReplicaState] | None:
         """Return what is said of a doubtful object now, None when it is the same as before."""
         if not _DOUBTFUL.intersection(verdict.states.values()):
             return None
-        before = [_mark(finding) for finding in verdict.findings.values()]
+        before = [_fingerprint(finding) for finding in verdict.findings.values()]
         for pause in _PAUSES:
             await asyncio.sleep(pause)
             again = await self._ask(verdict.key, away)
-            if [_mark(finding) for finding in again] != before:
+            if [_fingerprint(finding) for finding in again] != before:
                 return again
-            if not await self._announced(verdict):
+            if not await self._intended(verdict):
                 return None
         return None
 
-    async def _announced(self, verdict: Verdict) -> dict[str, Manifest]:
+    async def _intended(self, verdict: ObjectStatus) -> dict[str, Manifest]:
         """Return the newer version that was announced and is not finished, for each doubtful replica with one."""
         doubtful = [
             finding
             for name, finding in verdict.findings.items()
             if verdict.states[name] in _DOUBTFUL and finding.record
         ]
-        found = await asyncio.gather(*(_announcement(each.store, verdict.key) for each in doubtful))
+        found = await asyncio.gather(*(_read_intent(each.store, verdict.key) for each in doubtful))
         pairs = zip(doubtful, found, strict=True)
         return {f.store.name: new for f, new in pairs if new and f.record and new.generation > f.record.generation}
 
-    async def _told(self, verdict: Verdict) -> Verdict:
+    async def _with_intents(self, verdict: ObjectStatus) -> ObjectStatus:
         """Add to the details which replacements were left unfinished."""
         if not _DOUBTFUL.intersection(verdict.states.values()):
             return verdict
-        unfinished = await self._announced(verdict)
+        unfinished = await self._intended(verdict)
         notes = {
             name: f"{verdict.details[name]}; its replacement (generation {new.generation}) was begun, not finished"
             for name, new in unfinished.items()
@@ -153,7 +153,7 @@ class Examiner:
         return replace(verdict, details={**verdict.details, **notes})
 
 
-async def _announcement(store: ObjectStore, key: str) -> Manifest | None:
+async def _read_intent(store: ObjectStore, key: str) -> Manifest | None:
     try:
         async with asyncio.timeout(store.timeout + HARD_TIMEOUT_MARGIN):
             return await records.read_intent(store, key)
@@ -161,7 +161,7 @@ async def _announcement(store: ObjectStore, key: str) -> Manifest | None:
         return None  # it is asked only to explain what was found anyway
 
 
-def _manifest_of(finding: ReplicaState, verdict: Verdict) -> Manifest | None:
+def _manifest_of(finding: ReplicaState, verdict: ObjectStatus) -> Manifest | None:
     """Return what to compare a replica's bytes with: its own manifest, or else the newest; None: nothing."""
     manifest = finding.manifest or verdict.manifest
     if finding.stat is None or manifest is None or finding.stat.size != manifest.size:
@@ -169,7 +169,7 @@ def _manifest_of(finding: ReplicaState, verdict: Verdict) -> Manifest | None:
     return manifest
 
 
-def _corrected(verdict: Verdict, name: str, manifest: Manifest | None, found: Bytes | FsbackupError) -> Verdict:
+def _corrected(verdict: ObjectStatus, name: str, manifest: Manifest | None, found: ByteCheck | FsbackupError) -> ObjectStatus:
     """Return the verdict with what one replica's bytes say."""
     assert manifest is not None
     state, detail = verdict.states[name], verdict.details.get(name, "")
@@ -185,7 +185,7 @@ def _corrected(verdict: Verdict, name: str, manifest: Manifest | None, found: By
         state, detail = "damaged", found.describe(manifest)
     elif state == "damaged":
         state, detail = "present", "every byte is right, though it was stored again or touched since"
-    read = verdict.bytes_read + (found.read if isinstance(found, Bytes) else 0)
+    read = verdict.bytes_read + (found.read if isinstance(found, ByteCheck) else 0)
     states = {**verdict.states, name: state}
     return replace(verdict, states=states, details=_with(verdict.details, name, detail), bytes_read=read)
 
@@ -194,14 +194,14 @@ def _with(details: Mapping[str, str], name: str, detail: str) -> Mapping[str, st
     return {**details, name: detail} if detail else details
 
 
-def _mark(finding: ReplicaState) -> Sequence[object]:
+def _fingerprint(finding: ReplicaState) -> Sequence[object]:
     """Return what must be the same at a second look."""
     stat = finding.stat
     data = None if stat is None else (stat.size, stat.etag, stat.version_id)
     return finding.record, finding.damaged, data, finding.error is None
 
 
-def _restless(verdict: Verdict) -> Verdict:
+def _unstable(verdict: ObjectStatus) -> ObjectStatus:
     """Return the verdict of an object that was another one at every look: nothing bad can be said of it."""
     moving = {name for name, state in verdict.states.items() if state in _DOUBTFUL}
     why = "it kept changing while it was examined: verify it again later"

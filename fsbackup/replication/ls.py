@@ -20,11 +20,11 @@ from fsbackup.aio import cancel_and_wait
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import FsbackupError
-from fsbackup.replication.classify import Expecting, Expired, CopyState
-from fsbackup.replication.compare import LONG_AGO, stored
-from fsbackup.replication.inspect import Examiner
+from fsbackup.replication.classify import FindExpired, IsExpired, CopyState
+from fsbackup.replication.compare import LONG_AGO, stored_at
+from fsbackup.replication.inspect import Inspector
 from fsbackup.replication.problems import FINE
-from fsbackup.replication.walk import LateRecords, Listed, Seen, Walk
+from fsbackup.replication.walk import LazyManifests, ReplicaEntry, KeyEntry, Walk
 from fsbackup.stores.base import ObjectStat
 
 log = logging.getLogger("fsbackup.storage")
@@ -75,7 +75,7 @@ class ObjectEntry:
         return {"key": self.key, "size": self.size, "modified": self.modified, "replicas": dict(self.replicas)}
 
 
-class Listing:
+class SetListing:
     """A walk over the objects of a set at or below `prefix`, in the order of their encoded names.
 
     Parameters
@@ -96,16 +96,16 @@ class Listing:
         prefix: str,
         after: str = "",
         outages: CircuitBreaker | None = None,
-        expecting: Expecting | None = None,
+        expecting: FindExpired | None = None,
     ) -> None:
         self._outages = CircuitBreaker() if outages is None else outages
         away = {each.name: error for each in targets.stores if (error := self._outages.reason(each)) is not None}
         self._walk = Walk(targets.stores, prefix, records=False, away=away, after=after)
-        self._late = {store.name: LateRecords(store, prefix) for store in targets.stores}
+        self._late = {store.name: LazyManifests(store, prefix) for store in targets.stores}
         self._unsure: dict[str, FsbackupError] = {}
         self._targets, self._expecting = targets, expecting
-        self._expired: Expired | None = None
-        self._examiner = Examiner(targets, outages=self._outages)
+        self._expired: IsExpired | None = None
+        self._examiner = Inspector(targets, outages=self._outages)
         self._listed = [store.name for store in targets.stores if store.name not in away]
         self._started = time.monotonic()
 
@@ -138,7 +138,7 @@ class Listing:
             for name in self._listed:
                 self._outages.record(name, self.errors.get(name), time.monotonic() - self._started)
 
-    async def _entry(self, seen: Seen) -> ObjectEntry | asyncio.Task[ObjectEntry]:
+    async def _entry(self, seen: KeyEntry) -> ObjectEntry | asyncio.Task[ObjectEntry]:
         """Return what the listings tell, or who is asking where they do not."""
         first = next(listed.data for listed in seen.replicas.values() if listed and listed.data)
         lacking = [name for name, listed in seen.replicas.items() if listed and listed.data is None]
@@ -156,15 +156,15 @@ class Listing:
         expecting, self._expecting = self._expecting, None
         if expecting is not None:
             self._expired = await expecting(self.errors)
-            self._examiner = Examiner(self._targets, expired=self._expired, outages=self._outages)
+            self._examiner = Inspector(self._targets, expired=self._expired, outages=self._outages)
 
     def _may_be_expired(self, name: str, key: str) -> bool:
         """Tell whether its retention would let an old object go; only the manifest says how old this one is."""
         return self._expired is not None and self._expired(name, key, LONG_AGO)
 
-    async def _ask(self, seen: Seen, first: ObjectStat) -> ObjectEntry:
+    async def _ask(self, seen: KeyEntry, first: ObjectStat) -> ObjectEntry:
         away = {**self.errors, **self._unsure}
-        verdict = await self._examiner.examine(seen.key, away, stored(seen))
+        verdict = await self._examiner.inspect(seen.key, away, stored_at(seen))
         return ObjectEntry(seen.key, first.size, first.modified, verdict.states)
 
     async def _has_record(self, name: str, key: str) -> bool:
@@ -177,7 +177,7 @@ class Listing:
             log.error("%s cannot be listed: %s", name, error)
             return False
 
-    def _state(self, name: str, listed: Listed | None, first: ObjectStat) -> CopyState:
+    def _state(self, name: str, listed: ReplicaEntry | None, first: ObjectStat) -> CopyState:
         if listed is None or (listed.data is None and name in self._unsure):
             return "unknown"
         if listed.data is None:

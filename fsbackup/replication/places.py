@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from fsbackup.errors import ConfigError, FsbackupError
-from fsbackup.replication.walk import Away
+from fsbackup.replication.walk import Unreachable
 from fsbackup.stores.base import ObjectStore
 
 #: Names of each backend that are looked for: several, since one may be removed meanwhile.
@@ -31,7 +31,7 @@ class Place:
     machine: str
 
 
-async def look(stores: Sequence[ObjectStore], away: Away) -> tuple[tuple[Place, ...], Away]:
+async def look(stores: Sequence[ObjectStore], away: Unreachable) -> tuple[tuple[Place, ...], Unreachable]:
     """Return what the backends list first, and why others cannot be listed; who is `away` is not asked."""
     found: list[Place] = []
     errors = dict(away)

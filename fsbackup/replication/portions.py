@@ -16,10 +16,10 @@ from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.versions import newest
 from fsbackup.errors import BackendUnavailableError
 from fsbackup.record import Manifest
-from fsbackup.replication.classify import Expired, when_stored
-from fsbackup.replication.compare import LONG_AGO, stored
+from fsbackup.replication.classify import IsExpired, when_stored
+from fsbackup.replication.compare import LONG_AGO, stored_at
 from fsbackup.replication.places import Place
-from fsbackup.replication.walk import Away, Walk
+from fsbackup.replication.walk import Unreachable, Walk
 from fsbackup.sizing import MIB
 
 #: What ends a portion: so many keys, or so many bytes of objects, of which the last may be a large one.
@@ -76,7 +76,7 @@ class Portion:
         """Answer as `Expired` does."""
         return (backend, key) in self.expired
 
-    async def asked(self) -> AsyncGenerator[tuple[Question, Away], None]:
+    async def asked(self) -> AsyncGenerator[tuple[Question, Unreachable], None]:
         """Yield the keys as `questions` does."""
         away = {name: BackendUnavailableError(why) for name, why in self.away.items()}
         for question in self.questions:
@@ -132,7 +132,7 @@ async def questions(
     walk: Walk,
     takes: Callable[[str], bool] | None = None,
     pending: dict[str, dict[str, float]] | None = None,
-) -> AsyncGenerator[tuple[Question, Away], None]:
+) -> AsyncGenerator[tuple[Question, Unreachable], None]:
     """Yield the keys that `takes` takes (None: all), each with the replicas that cannot be listed.
 
     `pending` says which replicas list announcements of a key, and since when; it is emptied. Keys of which only
@@ -145,18 +145,18 @@ async def questions(
                 size = max((each.data.size for each in seen.replicas.values() if each and each.data), default=0)
                 lacking = tuple(name for name, each in seen.replicas.items() if each and not each.data)
                 pending_here = announced.pop(seen.key, {})
-                yield Question(seen.key, stored(seen), size, pending_here, lacking), walk.errors
+                yield Question(seen.key, stored_at(seen), size, pending_here, lacking), walk.errors
     for key in list(announced):
         yield Question(key, pending=announced.pop(key)), walk.errors
 
 
 async def portions(
-    asked: AsyncGenerator[tuple[Question, Away], None], expired: Expired | None, targets: ReplicaSet
+    asked: AsyncGenerator[tuple[Question, Unreachable], None], expired: IsExpired | None, targets: ReplicaSet
 ) -> AsyncGenerator[Portion, None]:
     """Cut questions into portions; `expired` is asked about every backend."""
     names = [store.name for store in targets.stores]
     some: list[Question] = []
-    known: Away = {}
+    known: Unreachable = {}
     async with aclosing(asked) as each:
         async for question, away in each:
             if some and (_is_full(some) or away.keys() != known.keys()):
@@ -168,7 +168,7 @@ async def portions(
         yield _portion(some, known, expired, names)
 
 
-async def _dated(question: Question, expired: Expired | None, targets: ReplicaSet) -> Question:
+async def _dated(question: Question, expired: IsExpired | None, targets: ReplicaSet) -> Question:
     """Return a question with the time that retention judges by.
 
     Where its age decides whether a backend let it go, its manifest may say that it is older than what is listed:
@@ -188,7 +188,7 @@ def _is_full(some: list[Question]) -> bool:
     return len(some) >= KEYS or sum(each.size for each in some) >= BYTES
 
 
-def _portion(some: list[Question], away: Away, expired: Expired | None, names: list[str]) -> Portion:
+def _portion(some: list[Question], away: Unreachable, expired: IsExpired | None, names: list[str]) -> Portion:
     let_go = [
         (name, each.key) for each in some for name in names if expired and expired(name, each.key, each.stored)
     ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from fsbackup.replication.classify import CopyState, Verdict, copies_needed
+from fsbackup.replication.classify import CopyState, ObjectStatus, copies_needed
 
 #: ``"lost"``: it has a manifest, and its data is on no replica.
 ProblemState = CopyState | Literal["lost"]
@@ -31,7 +31,7 @@ _LAST = "no proven copy is left: get what you can from this one, and back it up 
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class CopyProblem:
     """One thing that is wrong with one replica of one object.
 
     Parameters
@@ -57,7 +57,7 @@ class Problem:
         return asdict(self)
 
 
-def is_gone(verdict: Verdict) -> bool:
+def is_gone(verdict: ObjectStatus) -> bool:
     """Tell whether there is no such object (any more): no data on any replica, and no manifest that misses it.
 
     A manifest whose data every replica's retention let go misses nothing.
@@ -68,7 +68,7 @@ def is_gone(verdict: Verdict) -> bool:
     return verdict.manifest is None and not any(each.stat or each.damaged or each.error for each in found)
 
 
-def is_short(verdict: Verdict, min_copies: int) -> bool:
+def is_under_replicated(verdict: ObjectStatus, min_copies: int) -> bool:
     """Tell whether an object has too few proven copies; a replica that cannot be asked may have one.
 
     An object without any proven copy is short in any case. A copy that retention let go is not asked for.
@@ -78,20 +78,20 @@ def is_short(verdict: Verdict, min_copies: int) -> bool:
     return verdict.copies == 0 or possible < copies_needed(states, min_copies)
 
 
-def problems(verdict: Verdict) -> Iterator[Problem]:
+def problems(verdict: ObjectStatus) -> Iterator[CopyProblem]:
     """Yield what is wrong with an object, replica by replica."""
     lost = verdict.manifest is not None and not any(each.stat or each.error for each in verdict.findings.values())
     for name, state in verdict.states.items():
         if state in FINE or (verdict.deleted and state == "missing"):
             continue
         if not lost:
-            yield Problem(verdict.key, name, state, verdict.details.get(name, ""), _advice(verdict, state))
+            yield CopyProblem(verdict.key, name, state, verdict.details.get(name, ""), _advice(verdict, state))
         elif verdict.findings[name].record is not None:
-            yield Problem(verdict.key, name, "lost", "no replica has its data", _ADVICE["lost"])
+            yield CopyProblem(verdict.key, name, "lost", "no replica has its data", _ADVICE["lost"])
 
 
-def _advice(verdict: Verdict, state: CopyState) -> str:
-    unproven = verdict.top is None and "no manifest" in verdict.states.values()
+def _advice(verdict: ObjectStatus, state: CopyState) -> str:
+    unproven = verdict.latest is None and "no manifest" in verdict.states.values()
     if unproven and state in ("no manifest", "missing"):
         return _UNPROVEN
     hopeless = verdict.copies == 0 and "unknown" not in verdict.states.values() and not verdict.deleted

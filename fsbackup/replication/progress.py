@@ -41,7 +41,7 @@ class CallbackProgress:
         self._children[store].relative_update(amount)
 
 
-def hear(callback: Callback | None) -> Callable[[int, int], None] | None:
+def on_progress(callback: Callback | None) -> Callable[[int, int], None] | None:
     """Return a hearer of (bytes so far, all bytes) that feeds a callback; None for None."""
     if callback is None:
         return None

@@ -12,7 +12,7 @@ from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Status
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.record import Manifest, Record, Tombstone
-from fsbackup.replication.classify import Expecting, CopyState, Verdict, copies_needed, judge
+from fsbackup.replication.classify import FindExpired, CopyState, ObjectStatus, copies_needed, classify
 from fsbackup.replication.problems import FINE
 
 
@@ -88,7 +88,7 @@ class ObjectInfo:
         }
 
 
-async def inspect(targets: ReplicaSet, key: str, expecting: Expecting | None = None) -> ObjectInfo:
+async def stat(targets: ReplicaSet, key: str, expecting: FindExpired | None = None) -> ObjectInfo:
     """Ask every replica what it has of `key`, and what it let go only where one of them has nothing.
 
     Raises
@@ -99,11 +99,11 @@ async def inspect(targets: ReplicaSet, key: str, expecting: Expecting | None = N
         When none has it and not all could be asked.
     """
     findings = await records.survey(targets.stores, key)
-    verdict = judge(key, findings)
+    verdict = classify(key, findings)
     if expecting is not None and verdict.manifest is not None and "missing" in verdict.states.values():
         away = {finding.store.name: finding.error for finding in findings if finding.error is not None}
-        verdict = judge(key, findings, await expecting(away))
-    top = verdict.top
+        verdict = classify(key, findings, await expecting(away))
+    top = verdict.latest
     if not any(finding.stat is not None for finding in findings):
         raise _absent(key, findings, top)
     return ObjectInfo(
@@ -116,7 +116,7 @@ async def inspect(targets: ReplicaSet, key: str, expecting: Expecting | None = N
     )
 
 
-def _info(finding: ReplicaState, verdict: Verdict) -> ReplicaInfo:
+def _info(finding: ReplicaState, verdict: ObjectStatus) -> ReplicaInfo:
     stat = finding.stat
     return ReplicaInfo(
         backend=finding.store.name,

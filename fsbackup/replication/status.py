@@ -19,12 +19,12 @@ from typing import Any, Literal
 from fsbackup.aio import for_each
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Status
-from fsbackup.replication.classify import Expired, CopyState, Verdict, copies_needed
-from fsbackup.replication.compare import stored, told
-from fsbackup.replication.inspect import Examiner
+from fsbackup.replication.classify import IsExpired, CopyState, ObjectStatus, copies_needed
+from fsbackup.replication.compare import stored_at, state_from_listings
+from fsbackup.replication.inspect import Inspector
 from fsbackup.replication.ls import ObjectEntry
 from fsbackup.replication.problems import FINE, is_gone
-from fsbackup.replication.walk import Away, Seen, Walk
+from fsbackup.replication.walk import Unreachable, KeyEntry, Walk
 
 #: Incomplete objects that a status names; it counts them all.
 NAMED = 100
@@ -40,8 +40,8 @@ async def status(
     *,
     depth: int = 1,
     max_age: float | None = None,
-    expired: Expired | None = None,
-    away: Away | None = None,
+    expired: IsExpired | None = None,
+    away: Unreachable | None = None,
 ) -> SetStatus:
     """Compare all replicas' listings at or below `prefix`, streaming; those that are `away` are not asked.
 
@@ -57,7 +57,7 @@ async def status(
 
 class _Run:
     def __init__(
-        self, targets: ReplicaSet, prefix: str, depth: int, expired: Expired | None, away: Away | None
+        self, targets: ReplicaSet, prefix: str, depth: int, expired: IsExpired | None, away: Unreachable | None
     ) -> None:
         names = [store.name for store in targets.stores]
         self._prefix = prefix
@@ -66,7 +66,7 @@ class _Run:
         self._expired = expired
         self._capabilities = {store.name: store.capabilities for store in targets.stores}
         self._walk = Walk(targets.stores, prefix, away=away)
-        self._examiner = Examiner(targets, expired=expired)
+        self._examiner = Inspector(targets, expired=expired)
         self._totals: Counter[Literal["objects", "deleted", "complete", "short"]] = Counter()
         self._states: dict[str, Counter[CopyState]] = {name: Counter() for name in names}
         self._objects: Counter[str] = Counter(dict.fromkeys(names, 0))
@@ -74,23 +74,23 @@ class _Run:
         self._incomplete: list[ObjectEntry] = []
         self._groups: dict[str, _Tally] = {}
 
-    async def wrong(self) -> AsyncGenerator[tuple[Seen, Away], None]:
+    async def wrong(self) -> AsyncGenerator[tuple[KeyEntry, Unreachable], None]:
         """Yield the keys that must be asked about, and count the others."""
         async with aclosing(self._walk.keys()) as keys:
             async for seen in keys:
-                states = told(seen, self._capabilities, self._expired)
+                states = state_from_listings(seen, self._capabilities, self._expired)
                 if states is None:
                     yield seen, self._walk.errors
                 else:
                     self._count(seen, states)
 
-    async def ask(self, each: tuple[Seen, Away]) -> None:
+    async def ask(self, each: tuple[KeyEntry, Unreachable]) -> None:
         seen, away = each
-        verdict = await self._examiner.examine(seen.key, away, stored(seen))
+        verdict = await self._examiner.inspect(seen.key, away, stored_at(seen))
         if not is_gone(verdict):
             self._count(seen, verdict.states, verdict)
 
-    def _count(self, seen: Seen, states: Mapping[str, CopyState], verdict: Verdict | None = None) -> None:
+    def _count(self, seen: KeyEntry, states: Mapping[str, CopyState], verdict: ObjectStatus | None = None) -> None:
         for name, state in states.items():
             listed = seen.replicas[name]
             if listed is not None and listed.data is not None:
@@ -98,7 +98,7 @@ class _Run:
                 self._bytes[name] += listed.data.size
             if not (verdict and verdict.deleted and state == "missing"):
                 self._states[name][state] += 1
-        entry = ObjectEntry(seen.key, _size(seen, verdict), stored(seen), states)
+        entry = ObjectEntry(seen.key, _size(seen, verdict), stored_at(seen), states)
         if verdict and verdict.deleted:
             self._totals["deleted"] += 1
         else:
@@ -167,7 +167,7 @@ class _Tally:
         return Group(prefix, self.objects, self.bytes, newest, too_old)
 
 
-def _size(seen: Seen, verdict: Verdict | None) -> int:
+def _size(seen: KeyEntry, verdict: ObjectStatus | None) -> int:
     """Return the size of the newest version, or else of the first copy that is listed."""
     if verdict is not None and verdict.manifest is not None:
         return verdict.manifest.size

@@ -18,23 +18,23 @@ from fsbackup.errors import ConfigError, NoHealthyReplicaError
 from fsbackup.keys import check_key, check_prefix
 from fsbackup.loop import flatten, iterate, run
 from fsbackup.replication import elsewhere
-from fsbackup.replication.batch import Batch, Item, Outcome, SourceLike
-from fsbackup.replication.classify import Expired
+from fsbackup.replication.batch import Batch, BatchItem, ItemResult, SourceLike
+from fsbackup.replication.classify import IsExpired
 from fsbackup.replication.elsewhere import Elsewhere
-from fsbackup.replication.ls import Listing, ObjectEntry
+from fsbackup.replication.ls import SetListing, ObjectEntry
 from fsbackup.replication.portions import Spread
-from fsbackup.replication.problems import Problem
+from fsbackup.replication.problems import CopyProblem
 from fsbackup.replication.progress import CallbackProgress
-from fsbackup.replication.progress import hear as told_of
-from fsbackup.replication.prune import Options as PruneOptions
+from fsbackup.replication.progress import on_progress as told_of
+from fsbackup.replication.prune import PruneOptions as PruneOptions
 from fsbackup.replication.prune import PruneReport, PruneStep, expected, prune
-from fsbackup.replication.repair import Options, RepairReport, Step, repair
+from fsbackup.replication.repair import RepairOptions, RepairReport, Step, repair
 from fsbackup.replication.sample import parse_sample
-from fsbackup.replication.stat import ObjectInfo, inspect
+from fsbackup.replication.stat import ObjectInfo, stat
 from fsbackup.replication.status import SetStatus, status
-from fsbackup.replication.tree import Fetched, TreeReport, fetch
+from fsbackup.replication.tree import RestoredObject, TreeReport, restore_tree
 from fsbackup.replication.verify import VerifyReport, verify
-from fsbackup.replication.walk import Away
+from fsbackup.replication.walk import Unreachable
 from fsbackup.retention import Retention
 
 if TYPE_CHECKING:
@@ -187,13 +187,13 @@ class ReplicatedStorage(StorageBackend):
         *,
         overwrite: bool = False,
         callback: Callable[[SourceLike, str], Callback | None] | None = None,
-    ) -> Iterator[Outcome]:
+    ) -> Iterator[ItemResult]:
         """Store many files side by side under the set's memory budget; yield each outcome as it is known.
 
         A source that cannot be read is an outcome with an `error`, and the rest go on. `callback` makes the
         callback for each (source, key), or None.
         """
-        todo = [Item(source, check_key(key)) for source, key in items]
+        todo = [BatchItem(source, check_key(key)) for source, key in items]
         make = callback or (lambda _source, _key: None)
         batch = Batch(
             self._set,
@@ -233,7 +233,7 @@ class ReplicatedStorage(StorageBackend):
         prefix: str,
         directory: str | os.PathLike[str],
         *,
-        hear: Callable[[Fetched], None] | None = None,
+        hear: Callable[[RestoredObject], None] | None = None,
         callback: Callable[[str], Callback | None] | None = None,
     ) -> TreeReport:
         """Read every object at or below `prefix` into `directory`, many side by side under the set's memory.
@@ -257,7 +257,7 @@ class ReplicatedStorage(StorageBackend):
             When no replica can be listed.
         """
         progress = (lambda key: told_of(callback(key))) if callback else None
-        return run(fetch(self._set, check_prefix(prefix), Path(directory), hear=hear, progress=progress))
+        return run(restore_tree(self._set, check_prefix(prefix), Path(directory), on_object=hear, progress=progress))
 
     def read(self, remote_path: str, start: int = 0, end: int | None = None) -> bytes:
         """Return an object's bytes from `start` up to `end` (None: to the last), all of one version.
@@ -293,7 +293,7 @@ class ReplicatedStorage(StorageBackend):
         One LIST per 1,000 keys and replica. From the first key that a backend lacks, its manifests are listed too;
         with `retention` also the whole set, once, and each object that it may have let go is asked about.
         """
-        return iterate(Listing(self._set, check_prefix(prefix), expecting=self._let_go).entries(), _PAGE)
+        return iterate(SetListing(self._set, check_prefix(prefix), expecting=self._let_go).entries(), _PAGE)
 
     def stat(self, remote_path: str) -> ObjectInfo:
         """Return what one object is, and what every replica has of it: from manifests and metadata, not the data.
@@ -307,7 +307,7 @@ class ReplicatedStorage(StorageBackend):
         NoHealthyReplicaError
             When none has it and not all could be asked.
         """
-        return run(inspect(self._set, check_key(remote_path), self._let_go))
+        return run(stat(self._set, check_key(remote_path), self._let_go))
 
     def repair(
         self,
@@ -316,7 +316,7 @@ class ReplicatedStorage(StorageBackend):
         dry_run: bool = False,
         deep: bool = False,
         adopt: bool = False,
-        expired: Expired | None = None,
+        expired: IsExpired | None = None,
         hear: Callable[[Step], None] | None = None,
         spread: Spread | None = None,
     ) -> RepairReport:
@@ -348,7 +348,7 @@ class ReplicatedStorage(StorageBackend):
             When no replica can be listed.
         """
         known, away = run(self._expecting(expired))
-        options = Options(check_prefix(prefix), dry_run, deep, adopt, known, away)
+        options = RepairOptions(check_prefix(prefix), dry_run, deep, adopt, known, away)
         if spread is not None:
             return elsewhere.repair(self._set, self._elsewhere(spread), options, hear)
         return run(repair(self._set, options, hear))
@@ -390,7 +390,7 @@ class ReplicatedStorage(StorageBackend):
         *,
         depth: int = 1,
         max_age: timedelta | None = None,
-        expired: Expired | None = None,
+        expired: IsExpired | None = None,
     ) -> SetStatus:
         """Compare what all replicas list at or below `prefix`: two LISTs per 1,000 keys and replica
         (with `retention`: as many again over the whole set, whose series say what has expired).
@@ -425,8 +425,8 @@ class ReplicatedStorage(StorageBackend):
         *,
         deep: bool = False,
         sample: str | None = None,
-        expired: Expired | None = None,
-        hear: Callable[[Problem], None] | None = None,
+        expired: IsExpired | None = None,
+        hear: Callable[[CopyProblem], None] | None = None,
         spread: Spread | None = None,
     ) -> VerifyReport:
         """Examine every object at or below `prefix` on every replica; change nothing.
@@ -470,13 +470,13 @@ class ReplicatedStorage(StorageBackend):
             )
         return run(verify(self._set, checked, deep=deep, sample=share, hear=hear, expired=known, away=away))
 
-    async def _let_go(self, away: Away) -> Expired | None:
+    async def _let_go(self, away: Unreachable) -> IsExpired | None:
         try:
             return (await expected(self._set, self._retention, away=away))[0]
         except NoHealthyReplicaError:  # whoever may read may not always list: then what is not there is missing
             return None
 
-    async def _expecting(self, given: Expired | None) -> tuple[Expired | None, Away]:
+    async def _expecting(self, given: IsExpired | None) -> tuple[IsExpired | None, Unreachable]:
         """Return what tells what each backend's retention let go, and the replicas that this finds away."""
         return (given, {}) if given else await expected(self._set, self._retention)
 

@@ -21,7 +21,7 @@ from fsbackup.errors import (
     ObjectNotFoundError,
     TransientError,
 )
-from fsbackup.replication.walk import Seen, Walk
+from fsbackup.replication.walk import KeyEntry, Walk
 
 #: Objects on their way at once; their spans share the set's memory.
 WORKERS = 16
@@ -30,7 +30,7 @@ NAMED = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class RestoredObject:
     """How one object of a tree fared.
 
     Parameters
@@ -88,14 +88,14 @@ class TreeReport:
     already: int = 0
     unverified: int = 0
     failures: int = 0
-    failed: list[Fetched] = field(default_factory=list)
+    failed: list[RestoredObject] = field(default_factory=list)
     unlisted: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
     def __bool__(self) -> bool:
         return not self.failures
 
-    def count(self, fetched: Fetched) -> None:
+    def count(self, fetched: RestoredObject) -> None:
         """Add one object."""
         if fetched.report is None:
             self.failures += 1
@@ -120,12 +120,12 @@ class TreeReport:
         }
 
 
-async def fetch(
+async def restore_tree(
     targets: ReplicaSet,
     prefix: str,
     directory: Path,
     *,
-    hear: Callable[[Fetched], None] | None = None,
+    on_object: Callable[[RestoredObject], None] | None = None,
     progress: Callable[[str], OnProgress | None] | None = None,
 ) -> TreeReport:
     """Restore every object at or below `prefix` into `directory`, under its key without the prefix.
@@ -149,17 +149,17 @@ async def fetch(
     report = TreeReport(prefix, directory)
     budget = MemoryBudget(targets.memory)
     walk = Walk(targets.stores, prefix, records=False)
-    getter = _Getter(targets, walk)
+    getter = _TreeRestore(targets, walk)
 
-    async def work(seen: Seen) -> None:
+    async def work(seen: KeyEntry) -> None:
         size = max(listed.data.size for listed in seen.replicas.values() if listed and listed.data)
         target = directory / _below(seen.key, prefix)
         async with budget.reserve(size):
-            one = await getter.get(seen.key, target, progress(seen.key) if progress else None)
+            one = await getter.restore(seen.key, target, progress(seen.key) if progress else None)
         if one is not None:
             report.count(one)
-            if hear:
-                hear(one)
+            if on_object:
+                on_object(one)
 
     await for_each(walk.keys(), work, WORKERS)
     report.unlisted = {name: str(error) for name, error in walk.errors.items()}
@@ -169,7 +169,7 @@ async def fetch(
     return report
 
 
-class _Getter:
+class _TreeRestore:
     """Fetches objects, and waits for a replica that is away once, not once per object."""
 
     def __init__(self, targets: ReplicaSet, walk: Walk) -> None:
@@ -181,7 +181,7 @@ class _Getter:
         self._started = asyncio.get_running_loop().time()
         self._unlisted: set[str] = set()
 
-    async def get(self, key: str, target: Path, progress: OnProgress | None) -> Fetched | None:
+    async def restore(self, key: str, target: Path, progress: OnProgress | None) -> RestoredObject | None:
         """Fetch one object; None for one that was deleted, though a replica that slept through that lists it."""
         self._note_unlisted()
         try:
@@ -194,8 +194,8 @@ class _Getter:
         except ObjectNotFoundError:
             return None
         except (FsbackupError, OSError) as error:
-            return Fetched(key, target, error=error)
-        return Fetched(key, target, report)
+            return RestoredObject(key, target, error=error)
+        return RestoredObject(key, target, report)
 
     async def _download(self, key: str, target: Path, progress: OnProgress | None, outages: CircuitBreaker) -> DownloadReport:
         return await restore.download(self._targets, key, target, progress=progress, keep=True, breaker=outages)

@@ -17,31 +17,31 @@ from fsbackup.aio import for_each
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Status
-from fsbackup.replication.classify import Expired, Verdict
-from fsbackup.replication.inspect import Examiner
+from fsbackup.replication.classify import IsExpired, ObjectStatus
+from fsbackup.replication.inspect import Inspector
 from fsbackup.replication.portions import Part, Portion, Question, questions
-from fsbackup.replication.problems import FINE, Problem, is_gone, is_short, problems
+from fsbackup.replication.problems import FINE, CopyProblem, is_gone, is_under_replicated, problems
 from fsbackup.replication.sample import Sample
-from fsbackup.replication.walk import Away, Walk
+from fsbackup.replication.walk import Unreachable, Walk
 
 #: Objects examined at once. What they read shares the set's memory.
 WORKERS = 16
 #: Problems that a report names; it counts them all, and `hear` gets them all.
 NAMED = 1000
 
-Hear = Callable[[Problem], None]
+OnProblem = Callable[[CopyProblem], None]
 
 
 @dataclass(frozen=True, slots=True)
-class BackendVerified:
+class CopyCounts:
     """What one backend has: how many objects in each state, and why it could not be listed, if so."""
 
     states: Mapping[str, int]
     error: str | None
 
-    def plus(self, other: BackendVerified) -> BackendVerified:
+    def plus(self, other: CopyCounts) -> CopyCounts:
         """Return it with other objects added."""
-        return BackendVerified(Counter(self.states) + Counter(other.states), self.error)
+        return CopyCounts(Counter(self.states) + Counter(other.states), self.error)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain JSON types."""
@@ -79,8 +79,8 @@ class VerifyReport:
     complete: int
     short: int
     found: int
-    problems: tuple[Problem, ...]
-    backends: Mapping[str, BackendVerified]
+    problems: tuple[CopyProblem, ...]
+    backends: Mapping[str, CopyCounts]
     bytes_read: int
     seconds: float
 
@@ -131,9 +131,9 @@ async def verify(
     *,
     deep: bool = False,
     sample: Sample | None = None,
-    hear: Hear | None = None,
-    expired: Expired | None = None,
-    away: Away | None = None,
+    hear: OnProblem | None = None,
+    expired: IsExpired | None = None,
+    away: Unreachable | None = None,
 ) -> VerifyReport:
     """Examine every object at or below `prefix`; `hear` gets each problem at once, and who is `away` is not asked.
 
@@ -144,7 +144,7 @@ async def verify(
     """
     started = asyncio.get_running_loop().time()
     walk = Walk(targets.stores, prefix, away=away)
-    run = _Run(targets, Examiner(targets, deep=deep, expired=expired), hear)
+    run = _Run(targets, Inspector(targets, deep=deep, expired=expired), hear)
     await for_each(questions(walk, sample.takes if sample else None), run.examine, WORKERS)
     asked = blank(targets, prefix, deep=deep, sample=sample)
     return finished(run.report(asked), walk.errors, asyncio.get_running_loop().time() - started)
@@ -158,10 +158,10 @@ class VerifyTask:
 
     async def __call__(
         self, targets: ReplicaSet, outages: CircuitBreaker, portion: Portion
-    ) -> Part[VerifyReport, Problem]:
+    ) -> Part[VerifyReport, CopyProblem]:
         """Examine a portion's objects."""
-        heard: list[Problem] = []
-        examiner = Examiner(targets, deep=self.deep, expired=portion.is_expired, outages=outages)
+        heard: list[CopyProblem] = []
+        examiner = Inspector(targets, deep=self.deep, expired=portion.is_expired, outages=outages)
         run = _Run(targets, examiner, heard.append)
         await for_each(portion.asked(), run.examine, WORKERS)
         return Part(run.report(blank(targets, "", deep=self.deep, sample=None)), tuple(heard))
@@ -169,14 +169,14 @@ class VerifyTask:
 
 def blank(targets: ReplicaSet, prefix: str, *, deep: bool, sample: Sample | None) -> VerifyReport:
     """Return the report on nothing, to which others are added."""
-    backends = {store.name: BackendVerified({}, None) for store in targets.stores}
+    backends = {store.name: CopyCounts({}, None) for store in targets.stores}
     return VerifyReport(prefix, deep, str(sample) if sample else None, 0, 0, 0, 0, (), backends, 0, 0.0)
 
 
-def finished(report: VerifyReport, errors: Away, seconds: float) -> VerifyReport:
+def finished(report: VerifyReport, errors: Unreachable, seconds: float) -> VerifyReport:
     """Return the report at the end of a walk, which says what could not be listed."""
     backends = {
-        name: BackendVerified(dict(sorted(each.states.items())), str(errors[name]) if name in errors else None)
+        name: CopyCounts(dict(sorted(each.states.items())), str(errors[name]) if name in errors else None)
         for name, each in report.backends.items()
     }
     named = tuple(sorted(report.problems, key=lambda each: (each.key, each.backend)))
@@ -184,17 +184,17 @@ def finished(report: VerifyReport, errors: Away, seconds: float) -> VerifyReport
 
 
 class _Run:
-    def __init__(self, targets: ReplicaSet, examiner: Examiner, hear: Hear | None) -> None:
-        self._problems: list[Problem] = []
+    def __init__(self, targets: ReplicaSet, examiner: Inspector, hear: OnProblem | None) -> None:
+        self._problems: list[CopyProblem] = []
         self._totals: Counter[str] = Counter()
         self._states: dict[str, Counter[str]] = {store.name: Counter() for store in targets.stores}
         self._min_copies = targets.min_copies
         self._examiner = examiner
         self._hear = hear
 
-    async def examine(self, each: tuple[Question, Away]) -> None:
+    async def examine(self, each: tuple[Question, Unreachable]) -> None:
         question, away = each
-        verdict = await self._examiner.examine(question.key, away, question.stored)
+        verdict = await self._examiner.inspect(question.key, away, question.stored)
         self._totals["bytes"] += verdict.bytes_read
         if is_gone(verdict):
             return  # it was removed since it was listed, or only the note of its delete is left
@@ -208,13 +208,13 @@ class _Run:
             if self._hear is not None:
                 self._hear(problem)
 
-    def _count(self, verdict: Verdict) -> None:
+    def _count(self, verdict: ObjectStatus) -> None:
         for name, state in verdict.states.items():
             self._states[name][state] += not (verdict.deleted and state == "missing")
         if not verdict.deleted:
             self._totals["objects"] += 1
             self._totals["complete"] += FINE.issuperset(verdict.states.values())
-            self._totals["short"] += is_short(verdict, self._min_copies)
+            self._totals["short"] += is_under_replicated(verdict, self._min_copies)
 
     def report(self, asked: VerifyReport) -> VerifyReport:
         """Return what was found, of what was `asked`."""
@@ -226,7 +226,7 @@ class _Run:
             found=self._totals["found"],
             problems=tuple(self._problems),
             backends={
-                name: BackendVerified({state: n for state, n in states.items() if n}, None)
+                name: CopyCounts({state: n for state, n in states.items() if n}, None)
                 for name, states in self._states.items()
             },
             bytes_read=self._totals["bytes"],

@@ -22,11 +22,11 @@ _PAGE = 1000
 
 
 #: Replicas that cannot be listed or asked, by name, and why.
-Away = Mapping[str, FsbackupError]
+Unreachable = Mapping[str, FsbackupError]
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ReplicaEntry:
     """What one replica lists of a key: its data object and its record, None where it lists none."""
 
     data: ObjectStat | None = None
@@ -34,11 +34,11 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class KeyEntry:
     """One key, and what each replica lists of it by backend name; None for one that could not be listed."""
 
     key: str
-    replicas: Mapping[str, Listed | None]
+    replicas: Mapping[str, ReplicaEntry | None]
 
 
 class Walk:
@@ -63,7 +63,7 @@ class Walk:
         prefix: str,
         *,
         records: bool = True,
-        away: Away | None = None,
+        away: Unreachable | None = None,
         after: str = "",
     ) -> None:
         errors = away or {}
@@ -76,7 +76,7 @@ class Walk:
         """Why a replica could not be listed (to its end), by name; complete once the walk is over."""
         return {each.name: each.error for each in self._replicas if each.error is not None}
 
-    async def keys(self) -> AsyncGenerator[Seen, None]:
+    async def keys(self) -> AsyncGenerator[KeyEntry, None]:
         """Yield each key once. What a replica could not list is None from there on, and its error is logged.
 
         Raises
@@ -90,19 +90,19 @@ class Walk:
                 yield self._seen(least)
                 for replica in self._replicas:
                     if replica.order == least:
-                        await replica.pass_by(least)
+                        await replica.advance_past(least)
         finally:
             await asyncio.gather(*(each.stop() for each in self._replicas))
         if len(self.errors) == len(self._replicas):
             reasons = "; ".join(str(error) for error in self.errors.values())
             raise NoHealthyReplicaError(f"no replica can be listed: {reasons}", operation="list")
 
-    def _seen(self, least: bytes) -> Seen:
+    def _seen(self, least: bytes) -> KeyEntry:
         key = next(each.key for each in self._replicas if each.order == least)
-        return Seen(key, {each.name: each.listed(least) for each in self._replicas})
+        return KeyEntry(key, {each.name: each.listed(least) for each in self._replicas})
 
 
-class LateRecords:
+class LazyManifests:
     """The records that one replica lists, from the first key that is asked about; keys come in ascending order."""
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
@@ -151,7 +151,7 @@ class _Replica:
                 listing.start()
             await self._advance(b"")
 
-    async def pass_by(self, order: bytes) -> None:
+    async def advance_past(self, order: bytes) -> None:
         """Move past the key of this order."""
         await self._advance(order)
 
@@ -168,14 +168,14 @@ class _Replica:
         first = min(ahead, key=lambda each: each.order, default=None)
         self.order, self.key = (first.order, first.key) if first else (b"", "")
 
-    def listed(self, order: bytes) -> Listed | None:
+    def listed(self, order: bytes) -> ReplicaEntry | None:
         """Return what is listed of the key of this order."""
         if self.error is not None:
             return None
         data, record = (
             each.stat if each and each.order == order else None for each in (self._data, self._records)
         )
-        return Listed(data, record)
+        return ReplicaEntry(data, record)
 
     async def stop(self) -> None:
         for listing in self._listings:

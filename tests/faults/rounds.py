@@ -9,7 +9,7 @@ from fsbackup.errors import IntegrityError, NoHealthyReplicaError, ObjectNotFoun
 from fsbackup.keys import TEMP_SUFFIX
 from fsbackup.loop import run
 from fsbackup.replication.prune import expected
-from fsbackup.replication.repair import Options, RepairReport, repair
+from fsbackup.replication.repair import RepairOptions, RepairReport, repair
 from tests.faults import promises, scene
 from tests.faults.child import MIN_COPIES, RULE, Event, Running, Task, running
 from tests.faults.damage import damage
@@ -233,8 +233,8 @@ class Round:
         targets = self._store.replica_set
         expired, _ = run(expected(targets, rules))
         if self._ledger.bare:  # without the prefix, data of others would be adopted too
-            run(repair(targets, Options(FOLDER, adopt=True, safe_age=0.0)))
-        report = run(repair(targets, Options(deep=self._reads_all, expired=expired, safe_age=0.0)))
+            run(repair(targets, RepairOptions(FOLDER, adopt=True, safe_age=0.0)))
+        report = run(repair(targets, RepairOptions(deep=self._reads_all, expired=expired, safe_age=0.0)))
         if rules:
             self._store.prune(dry_run=False)
         return report

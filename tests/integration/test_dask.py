@@ -26,7 +26,7 @@ from fsbackup.loop import run
 from fsbackup.replication import elsewhere, places, portions
 from fsbackup.replication.elsewhere import Elsewhere
 from fsbackup.replication.places import Place
-from fsbackup.replication.repair import Options, Step, repair
+from fsbackup.replication.repair import RepairOptions, Step, repair
 from tests.integration.cli_kit import wait_until
 from tests.servers.endpoint import S3Endpoint, client, fresh_bucket
 from tests.servers.faults import FaultProxy, Hold, Stall, fault_proxy
@@ -147,7 +147,7 @@ def test_repair_does_the_same_and_clears_up_once(scene: Scene) -> None:
     announced = scene.home / "one/.fsbackup/pending/tree/gone"
     announced.parent.mkdir(parents=True, exist_ok=True)
     announced.write_bytes(b"{")
-    targets, options = scene.store().replica_set, Options(deep=True, safe_age=0.0)
+    targets, options = scene.store().replica_set, RepairOptions(deep=True, safe_age=0.0)
     planned = run(repair(targets, replace(options, dry_run=True)))
     steps: list[Step] = []
     others = Elsewhere(scene.spread(), str(scene.config), "triple")

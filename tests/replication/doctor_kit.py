@@ -6,7 +6,7 @@ from typing import Any
 
 from fsbackup import S3Storage
 from fsbackup.backends import SingleBackend
-from fsbackup.replication.doctor import Diagnosis, examine
+from fsbackup.replication.doctor import Diagnosis, diagnose
 from tests.replication.world import connect
 from tests.servers.endpoint import S3Endpoint
 
@@ -29,7 +29,7 @@ def open_s3(endpoint: S3Endpoint, prefix: str = "", **options: Any) -> SingleBac
 
 def one(backend: SingleBackend) -> Diagnosis:
     """Examine one backend."""
-    [found] = examine([backend])
+    [found] = diagnose([backend])
     return found
 
 

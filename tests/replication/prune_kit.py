@@ -14,8 +14,8 @@ from typing import Any
 
 from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.loop import run
-from fsbackup.replication.classify import Expired
-from fsbackup.replication.prune import Options, PruneReport, expected, prune
+from fsbackup.replication.classify import IsExpired
+from fsbackup.replication.prune import PruneOptions, PruneReport, expected, prune
 from fsbackup.retention import Retention
 from tests.replication.eyes import DiskEye, blocks, manifest_name, sealed
 
@@ -139,10 +139,10 @@ def prune_later(
     store: ReplicatedStorage, rules: Mapping[str, Retention] = RULES, prefix: str = "", *, dry_run: bool = False
 ) -> PruneReport:
     """Prune as it will be done when everything there is now is 40 days old: a server's times cannot be set."""
-    return run(prune(store.replica_set, rules, Options(prefix, dry_run, time.time() + LATER)))
+    return run(prune(store.replica_set, rules, PruneOptions(prefix, dry_run, time.time() + LATER)))
 
 
-def expected_later(store: ReplicatedStorage, rules: Mapping[str, Retention] = RULES) -> Expired | None:
+def expected_later(store: ReplicatedStorage, rules: Mapping[str, Retention] = RULES) -> IsExpired | None:
     """Return what has expired by then."""
     return run(expected(store.replica_set, rules, time.time() + LATER))[0]
 

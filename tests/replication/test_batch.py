@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fsbackup import ReplicatedStorage
-from fsbackup.replication.batch import Outcome
+from fsbackup.replication.batch import ItemResult
 from tests.replication.eyes import manifest_name
 from tests.replication.memory import MemoryStore, backend
 from tests.replication.uploads import Upload
@@ -140,7 +140,7 @@ def test_a_batch_closed_early_leaves_nothing_behind(world: World, many: list[tup
     large = world.file(bytes(range(256)) * 50_000, "large")
     hold = world.proxies["r2"].add(Hold(), on="upload_part")
     batch = world.store().replicate_many([(large, "batch/large"), *many])
-    assert isinstance(next(batch), Outcome)
+    assert isinstance(next(batch), ItemResult)
     hold.wait_reached()
     batch.close()  # type: ignore[attr-defined]
     world.proxies["r2"].clear()

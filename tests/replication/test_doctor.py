@@ -18,7 +18,7 @@ import pytest
 
 from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.backends import GenericStorage
-from fsbackup.replication.doctor import Diagnosis, examine
+from fsbackup.replication.doctor import Diagnosis, diagnose
 from tests.contract.sftpd import running_sftpd
 from tests.replication.doctor_kit import one, open_s3, outcomes
 from tests.servers import s3
@@ -83,7 +83,7 @@ class TestHealthy:
     def test_a_set_is_its_backends_each_examined_once(self, tmp_path: Path, proxy: FaultProxy) -> None:
         """In their order, and as plain JSON types."""
         disk, cloud = LocalStorage(tmp_path), open_s3(proxy.endpoint, name="cloud")
-        found = examine([ReplicatedStorage([disk, cloud]), cloud, disk])
+        found = diagnose([ReplicatedStorage([disk, cloud]), cloud, disk])
         assert [each.backend for each in found] == ["local", "cloud"]
         assert proxy.count("delete") == 1
         told = json.loads(json.dumps([each.as_dict() for each in found]))
@@ -147,7 +147,7 @@ class TestSilence:
     def test_a_black_hole(self, tmp_path: Path, proxy: FaultProxy) -> None:
         """It is asked one question, and the others are examined as ever."""
         proxy.add(Stall())
-        disk, hole = examine([LocalStorage(tmp_path), open_s3(proxy.endpoint, timeout=0.5)])
+        disk, hole = diagnose([LocalStorage(tmp_path), open_s3(proxy.endpoint, timeout=0.5)])
         assert (disk.health, outcomes(hole)) == ("ok", {"connect": "failed"})
         assert {each.operation for each in proxy.requests} == {"list"}
 
@@ -159,7 +159,7 @@ class TestSilence:
         with fault_proxy(other) as second:
             last = second.add(Hold("after"), on="delete", times=1)
             backends = [open_s3(proxy.endpoint, name="slow"), open_s3(second.endpoint, name="quick")]
-            running = threading.Thread(target=lambda: found.extend(examine(backends)))
+            running = threading.Thread(target=lambda: found.extend(diagnose(backends)))
             running.start()
             hold.wait_reached()
             last.wait_reached()  # the quick one is at its end

@@ -17,7 +17,7 @@ import pytest
 
 from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.backends import SingleBackend
-from fsbackup.replication.doctor import Diagnosis, examine
+from fsbackup.replication.doctor import Diagnosis, diagnose
 from tests.replication.doctor_kit import one, open_s3, outcomes
 from tests.replication.world import connect
 from tests.servers import s3
@@ -205,7 +205,7 @@ def _elsewhere(base: str, *before: str, uid: int = 0) -> dict[str, Any]:
 
 def main(base: str, uid: str) -> None:
     """Print the examination of a directory for a user who is not root."""
-    examine([LocalStorage(tempfile.mkdtemp())])  # whatever is imported late is imported now, while it may be read
+    diagnose([LocalStorage(tempfile.mkdtemp())])  # whatever is imported late is imported now, while it may be read
     if int(uid) and os.getuid() == 0:
         os.setgroups([])
         os.setgid(int(uid))

@@ -16,8 +16,8 @@ import pytest
 from fsbackup import LocalStorage, ReplicatedStorage, S3Storage
 from fsbackup.errors import NoHealthyReplicaError
 from fsbackup.loop import run
-from fsbackup.replication.classify import Expired, CopyState
-from fsbackup.replication.ls import Listing
+from fsbackup.replication.classify import IsExpired, CopyState
+from fsbackup.replication.ls import SetListing
 from fsbackup.retention import Retention
 from tests.replication.memory import MemoryStore, backend
 from tests.replication.world import World, make_world
@@ -257,7 +257,7 @@ def test_a_listing_asks_about_many_at_once_and_leaves_nobody_asking() -> None:
     both = ReplicatedStorage([backend(empty), backend(full)], errors="raise")
     asked = []
 
-    async def expecting(away: object) -> Expired | None:
+    async def expecting(away: object) -> IsExpired | None:
         asked.append(away)
         return lambda *_: True
 
@@ -266,7 +266,7 @@ def test_a_listing_asks_about_many_at_once_and_leaves_nobody_asking() -> None:
         full.ask_for(16)
         async with (
             asyncio.timeout(60),
-            aclosing(Listing(both.replica_set, "", expecting=expecting).entries()) as all_,
+            aclosing(SetListing(both.replica_set, "", expecting=expecting).entries()) as all_,
         ):
             first = await anext(all_)
             full.ask_for(1000)

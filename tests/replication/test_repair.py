@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fsbackup.loop import run
-from fsbackup.replication.repair import Options, RepairReport, repair
+from fsbackup.replication.repair import RepairOptions, RepairReport, repair
 from tests.integration.cli_kit import wait_until
 from tests.replication.child import kill, running
 from tests.replication.eyes import BucketEye, manifest_name, pending_name, proves
@@ -478,7 +478,7 @@ def test_our_own_garbage_is_cleared_and_nobody_elses(world: World) -> None:
     world.settle()
     assert mend(world).done == {}
     targets = world.store(min_copies=1).replica_set
-    report = run(repair(targets, Options(safe_age=0.0)))
+    report = run(repair(targets, RepairOptions(safe_age=0.0)))
     assert report.done["clear leftover"] == 3, report.as_dict()
     assert world.eyes["r2"].unfinished() == [f"{world.prefix}/theirs"]
     client(theirs).abort_multipart_upload(
@@ -497,7 +497,7 @@ def test_an_announcement_that_nothing_came_of_is_cleared_when_it_is_old(world: W
     world.settle()
     assert world.eyes["r2"].announced(KEY) is not None
     assert mend(world).status in ("complete", "degraded")
-    run(repair(world.store(min_copies=1).replica_set, Options(safe_age=0.0)))
+    run(repair(world.store(min_copies=1).replica_set, RepairOptions(safe_age=0.0)))
     assert world.eyes["r2"].announced(KEY) is None
     assert mend(world).status == "complete"
     data = world.eyes["r2"].get(KEY)

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from fsbackup.loop import run
-from fsbackup.replication.repair import Options, repair
+from fsbackup.replication.repair import RepairOptions, repair
 from tests.replication.child import kill, running
 from tests.replication.eyes import BucketEye, manifest_name, pending_name, proves
 from tests.replication.test_repair import drop_all, replace_while_away, switched_off, unfinish
@@ -79,7 +79,7 @@ def test_killed_at_any_step(
     elif harm == "missing":
         assert world.eyes["r2"].get(KEY) in (None, OLD)
     assert_readable(world, states)
-    report = run(repair(world.store().replica_set, Options(safe_age=0.0)))
+    report = run(repair(world.store().replica_set, RepairOptions(safe_age=0.0)))
     assert report.status == "complete", report.as_dict()
     if step[0] == "create_multipart":
         abort_empty_upload(world)
@@ -134,6 +134,6 @@ def test_killed_while_a_disk_is_refilled(world: World, harm: str) -> None:
     world.settle()
     assert world.eyes["local"].get(KEY) == (None if harm == "missing" else rotten)
     assert_readable(world, (LONG,))
-    report = run(repair(world.store().replica_set, Options(safe_age=0.0)))
+    report = run(repair(world.store().replica_set, RepairOptions(safe_age=0.0)))
     assert report.status == "complete", report.as_dict()
     assert_final(world, LONG)

@@ -10,9 +10,9 @@ from fsbackup.engine.hashing import Digest
 from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import BackendUnavailableError
 from fsbackup.record import Manifest, Origin, Record, Tombstone
-from fsbackup.replication.classify import judge
+from fsbackup.replication.classify import classify
 from fsbackup.replication.repair import Action
-from fsbackup.replication.repair.inspection import Announcement, Evidence
+from fsbackup.replication.repair.inspection import WriteIntent, Inspection
 from fsbackup.replication.repair.plan import SAFE_AGE, plan
 from fsbackup.stores.base import ObjectStat
 from tests.replication.memory import MemoryStore
@@ -50,7 +50,7 @@ def decide(*findings: ReplicaState, adopt: bool = False, **evidence: Any) -> lis
 
 
 def planned(*findings: ReplicaState, adopt: bool = False, **evidence: Any) -> tuple[Action, ...]:
-    return plan(Evidence(judge(KEY, findings), **evidence), adopt=adopt)
+    return plan(Inspection(classify(KEY, findings), **evidence), adopt=adopt)
 
 
 ONE, TWO = manifest(), manifest(2, "2")
@@ -119,13 +119,13 @@ class TestAnnouncements:
     def test_data_in_place_is_finished_first(self) -> None:
         """Whatever else is wrong comes after it."""
         found = [has(A, ONE), has(B, ONE), has(C, None, None)]
-        evidence: dict[str, Any] = {"announced": {"a": Announcement(TWO, 0)}, "contents": {"a": digest("2")}}
+        evidence: dict[str, Any] = {"announced": {"a": WriteIntent(TWO, 0)}, "contents": {"a": digest("2")}}
         assert decide(*found, **evidence) == [("finish", "a")]
 
     def test_two_different_ones_are_a_conflict(self) -> None:
         """Both got as far as their data."""
         found = [has(A, ONE), has(B, ONE), has(C, ONE)]
-        announced = {"a": Announcement(TWO, 0), "b": Announcement(manifest(2, "x"), 0)}
+        announced = {"a": WriteIntent(TWO, 0), "b": WriteIntent(manifest(2, "x"), 0)}
         assert decide(*found, announced=announced, contents={"a": digest("2"), "b": digest("x")}) == [
             ("conflict", None)
         ]
@@ -133,33 +133,33 @@ class TestAnnouncements:
     def test_one_without_its_data_waits_until_it_is_old(self) -> None:
         """A writer may be at work."""
         found = [has(A, ONE), has(B, ONE), has(C, ONE)]
-        assert decide(*found, announced={"a": Announcement(TWO, SAFE_AGE - 1)}) == []
-        assert decide(*found, announced={"a": Announcement(TWO, SAFE_AGE + 1)}) == [("clear announcement", "a")]
-        assert decide(*found, announced={"a": Announcement(None, SAFE_AGE + 1)}) == [("clear announcement", "a")]
+        assert decide(*found, announced={"a": WriteIntent(TWO, SAFE_AGE - 1)}) == []
+        assert decide(*found, announced={"a": WriteIntent(TWO, SAFE_AGE + 1)}) == [("clear announcement", "a")]
+        assert decide(*found, announced={"a": WriteIntent(None, SAFE_AGE + 1)}) == [("clear announcement", "a")]
 
     def test_one_that_is_done_goes_at_once(self) -> None:
         """The manifest says the same."""
-        assert decide(has(A, TWO), has(B, TWO), has(C, TWO), announced={"b": Announcement(TWO, 0)}) == [
+        assert decide(has(A, TWO), has(B, TWO), has(C, TWO), announced={"b": WriteIntent(TWO, 0)}) == [
             ("clear announcement", "b")
         ]
 
     def test_a_copy_that_somebody_is_replacing_is_not_refilled(self) -> None:
         """Until that is old."""
         found = [has(A, ONE), has(B, ONE), has(C, manifest(0, "0"))]
-        assert decide(*found, announced={"c": Announcement(TWO, 0)}) == [("busy", "c")]
-        assert ("refill", "c") in decide(*found, announced={"c": Announcement(TWO, SAFE_AGE + 1)})
+        assert decide(*found, announced={"c": WriteIntent(TWO, 0)}) == [("busy", "c")]
+        assert ("refill", "c") in decide(*found, announced={"c": WriteIntent(TWO, SAFE_AGE + 1)})
 
     def test_our_own_unfinished_refill_goes_on(self) -> None:
         """It announced the newest version, not a newer one."""
         found = [has(A, TWO), has(B, TWO), has(C, ONE)]
-        assert decide(*found, announced={"c": Announcement(TWO, 0)}) == [("refill", "c")]
-        announced: dict[str, Any] = {"announced": {"c": Announcement(TWO, 0)}, "contents": {"c": digest("2")}}
+        assert decide(*found, announced={"c": WriteIntent(TWO, 0)}) == [("refill", "c")]
+        announced: dict[str, Any] = {"announced": {"c": WriteIntent(TWO, 0)}, "contents": {"c": digest("2")}}
         assert decide(*found, **announced) == [("finish", "c")]
 
     def test_an_upload_after_a_delete_is_finished_not_deleted(self) -> None:
         """It came after the delete, by its generation."""
         found = [has(A, STONE), has(B, STONE, None), has(C, STONE, None)]
-        announced = {"a": Announcement(manifest(3, "3"), 0)}
+        announced = {"a": WriteIntent(manifest(3, "3"), 0)}
         evidence: dict[str, Any] = {"announced": announced, "contents": {"a": digest("3")}}
         assert decide(*found, **evidence) == [("finish", "a")]
 

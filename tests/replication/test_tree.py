@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fsbackup.errors import NoHealthyReplicaError, ObjectNotFoundError
-from fsbackup.replication.tree import Fetched
+from fsbackup.replication.tree import RestoredObject
 from tests.replication.world import MIB, World, content
 from tests.servers.faults import Status
 
@@ -36,7 +36,7 @@ def found(directory: Path) -> dict[str, bytes]:
 
 def test_a_tree_comes_back_whole(stored: World) -> None:
     target = stored.tmp / "restored"
-    heard: list[Fetched] = []
+    heard: list[RestoredObject] = []
     report = stored.store().restore_tree("tree", target, hear=heard.append)
     assert found(target) == {key: content(size) for key, size in SIZES.items()}
     assert (report.objects, report.bytes, report.already, report.failures) == (5, sum(SIZES.values()), 0, 0)

@@ -11,7 +11,7 @@ import pytest
 
 from fsbackup import ReplicatedStorage
 from fsbackup.errors import NoHealthyReplicaError
-from fsbackup.replication.problems import Problem
+from fsbackup.replication.problems import CopyProblem
 from fsbackup.replication.verify import VerifyReport
 from tests.replication.eyes import Eye, manifest_name
 from tests.replication.world import MIB, World, content
@@ -348,7 +348,7 @@ def test_findings_are_heard_and_reports_are_plain(world: World) -> None:
     """Each problem is heard once; the report as JSON types has them too."""
     _store_one(world)
     world.eyes["r2"].drop("v/one")
-    heard: list[Problem] = []
+    heard: list[CopyProblem] = []
     report = world.store(min_copies=1).verify(hear=heard.append)
     assert tuple(heard) == report.problems
     plain = report.as_dict()
@@ -361,7 +361,7 @@ def test_an_error_of_the_hearer_ends_it(world: World) -> None:
     _store_one(world)
     world.eyes["r2"].drop("v/one")
 
-    def refuse(_: Problem) -> None:
+    def refuse(_: CopyProblem) -> None:
         raise BrokenPipeError
 
     store: ReplicatedStorage = world.store()

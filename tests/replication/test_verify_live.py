@@ -14,7 +14,7 @@ import pytest
 from fsbackup import ReplicatedStorage
 from fsbackup.loop import run
 from fsbackup.replication import sample
-from fsbackup.replication.inspect import examine
+from fsbackup.replication.inspect import inspect
 from fsbackup.replication.sample import Sample, parse_sample
 from tests.replication.eyes import pending_name, sealed
 from tests.replication.memory import MemoryStore, backend
@@ -101,7 +101,7 @@ def test_examine_is_what_verify_sees_of_one_object(world: World) -> None:
     assert store.replicate(world.file(DATA), "v/one")
     world.eyes["r2"].put("v/one", OTHER)
     world.eyes["b2"].drop("v/one")
-    verdict = run(examine(store.replica_set, "v/one", deep=True))
+    verdict = run(inspect(store.replica_set, "v/one", deep=True))
     assert dict(verdict.states) == {"local": "present", "r2": "damaged", "b2": "missing"}
     assert "3 of 3 blocks rotten" in verdict.details["r2"]
     assert verdict.findings["b2"].stat is None

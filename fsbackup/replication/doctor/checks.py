@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator
 
 from fsbackup.errors import AccessDeniedError, FsbackupError
-from fsbackup.replication.doctor.probe import Findings
+from fsbackup.replication.doctor.probe import ProbeResult
 from fsbackup.replication.doctor.report import Check
 from fsbackup.sizing import GIB
 from fsbackup.stores.base import ObjectStore
 
 #: Seconds that clocks may differ. Amazon S3 refuses requests that are 15 minutes off ("RequestTimeTooSkewed").
-SKEW = 300.0
+MAX_CLOCK_SKEW = 300.0
 #: Seconds after which an unfinished upload is more likely forgotten than under way.
 _OLD_UPLOAD = 86_400.0
 _LITTLE = GIB
@@ -33,7 +33,7 @@ _WITHOUT = {
 }
 
 
-def checks(store: ObjectStore, found: Findings) -> Iterator[Check]:
+def checks(store: ObjectStore, found: ProbeResult) -> Iterator[Check]:
     """Yield one check for each thing that was looked at."""
     failure = _no_way_in(found)
     if failure is not None:
@@ -53,7 +53,7 @@ def checks(store: ObjectStore, found: Findings) -> Iterator[Check]:
     yield _space(found)
 
 
-def _no_way_in(found: Findings) -> FsbackupError | None:
+def _no_way_in(found: ProbeResult) -> FsbackupError | None:
     """Return why the place is of no use at all: it is not there, or it refuses everything."""
     listing = found.trials["list"]
     if listing is None:
@@ -62,13 +62,13 @@ def _no_way_in(found: Findings) -> FsbackupError | None:
     return listing if refused or found.trials.keys() == {"list"} else None
 
 
-def _advice(error: FsbackupError, found: Findings) -> str | None:
+def _advice(error: FsbackupError, found: ProbeResult) -> str | None:
     """Return what to do about a failure: what the error says, and what this place's users get wrong most often."""
     access = found.facts.access if isinstance(error, AccessDeniedError) else None
     return "; ".join(dict.fromkeys(text for text in (error.hint, access) if text)) or None
 
 
-def _ability(name: str, found: Findings) -> Check:
+def _ability(name: str, found: ProbeResult) -> Check:
     if name not in found.trials:
         return Check(name, "failed", "not tried: it stopped answering", "examine it again")
     error = found.trials[name]
@@ -80,19 +80,19 @@ def _ability(name: str, found: Findings) -> Check:
     return Check(name, "not allowed", error.message, f"{loss}{_if_not_meant(name, found)}")
 
 
-def _if_not_meant(name: str, found: Findings) -> str:
+def _if_not_meant(name: str, found: ProbeResult) -> str:
     """Return what to check, with the first of the refusals, which all have one reason."""
     first = next(each for each, error in found.trials.items() if isinstance(error, AccessDeniedError))
     return f"; if that is not meant: {found.facts.access}" if found.facts.access and first == name else ""
 
 
-def _of_listing(found: Findings) -> str:
+def _of_listing(found: ProbeResult) -> str:
     if found.tells_absent:
         return "; uploads and restores will"
     return ", nor will uploads: without the right to list, a missing object looks like a forbidden one"
 
 
-def _good(name: str, found: Findings) -> Check:
+def _good(name: str, found: ProbeResult) -> Check:
     if name == "list" and found.forgotten:
         first, count = found.forgotten[0], len(found.forgotten)
         detail = f"earlier examinations left {count} of their objects behind, the first is {first}"
@@ -102,7 +102,7 @@ def _good(name: str, found: Findings) -> Check:
     return Check(name, "ok", _GOOD[name])
 
 
-def _create_only(store: ObjectStore, found: Findings) -> Check:
+def _create_only(store: ObjectStore, found: ProbeResult) -> Check:
     name = "create-only"
     if not found.worked("write"):
         return Check(name, "not known", "nothing could be written to try it on")
@@ -115,7 +115,7 @@ def _create_only(store: ObjectStore, found: Findings) -> Check:
     return Check(name, "ok", "only by asking first: two writers of one key at once are noticed after the fact")
 
 
-def _delete(found: Findings) -> Check:
+def _delete(found: ProbeResult) -> Check:
     if "delete" not in found.trials:
         return Check("delete", "not known", "nothing could be written that could be deleted")
     check = _ability("delete", found)
@@ -127,12 +127,12 @@ def _delete(found: Findings) -> Check:
     return Check("delete", check.outcome, detail, f"{advice}remove {found.left_behind} by other means")
 
 
-def _clock(found: Findings) -> Check:
+def _clock(found: ProbeResult) -> Check:
     facts = found.facts
     ahead = found.ahead if facts.clock_ahead is None else facts.clock_ahead
     if ahead is None:
         return Check("clock", "not known", facts.unknown.get("clock_ahead", "the place does not say its time"))
-    if abs(ahead) <= SKEW:
+    if abs(ahead) <= MAX_CLOCK_SKEW:
         return Check("clock", "ok", f"{abs(ahead):.0f} s apart")
     detail = f"its clock is {_span(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} this machine's"
     advice = (
@@ -147,7 +147,7 @@ def _span(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def _versions(store: ObjectStore, found: Findings) -> Check:
+def _versions(store: ObjectStore, found: ProbeResult) -> Check:
     keeps = found.facts.keeps_versions
     if keeps is None:
         return Check("versions", "not known", found.facts.unknown.get("keeps_versions", "the place does not say"))
@@ -168,7 +168,7 @@ def _versions(store: ObjectStore, found: Findings) -> Check:
     )
 
 
-def _uploads(found: Findings) -> Iterator[Check]:
+def _uploads(found: ProbeResult) -> Iterator[Check]:
     count, oldest = found.facts.uploads, found.facts.oldest_upload
     if count is None:
         if "uploads" in found.facts.unknown:
@@ -192,7 +192,7 @@ def _unfinished(detail: str, *, forgotten: bool) -> Check:
     )
 
 
-def _rules(found: Findings) -> Iterator[Check]:
+def _rules(found: ProbeResult) -> Iterator[Check]:
     days = found.facts.expires
     if days is None:
         if "expires" in found.facts.unknown:
@@ -208,7 +208,7 @@ def _rules(found: Findings) -> Iterator[Check]:
         )
 
 
-def _space(found: Findings) -> Check:
+def _space(found: ProbeResult) -> Check:
     free, total = found.facts.free, found.facts.total
     if free is None or total is None:
         return Check("space", "not known", found.facts.unknown.get("free", "the place does not say"))

@@ -31,7 +31,7 @@ _CLEANUP = 20.0
 
 
 @dataclass(slots=True)
-class Findings:
+class ProbeResult:
     """What a visit found.
 
     Parameters
@@ -62,19 +62,19 @@ class Findings:
         return name in self.trials and self.trials[name] is None
 
 
-class Visit:
+class Probe:
     """The examination of one store."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._probe = f"{PROBES}{secrets.token_hex(8)}"
         self._data = f"fsbackup doctor was here: {secrets.token_hex(8)}".encode()
-        self._found = Findings()
+        self._found = ProbeResult()
         self._writer: ObjectWriter | None = None
         self._may_be_there = False
         self._silent = False
 
-    async def run(self) -> Findings:
+    async def run(self) -> ProbeResult:
         """Try everything, and remove the probe whatever happens."""
         try:
             await self._try_all()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 #: `"not allowed"`: the credentials or permissions do not cover it, and the rest works; `"not known"`: the place
 #: does not say, or it could not be tried, which is no fault.
-Outcome = Literal["ok", "warning", "not allowed", "failed", "not known"]
+CheckOutcome = Literal["ok", "warning", "not allowed", "failed", "not known"]
 #: `"limited"`: it works, but something is not allowed or wants attention.
 Health = Literal["ok", "limited", "failed"]
 
@@ -30,7 +30,7 @@ class Check:
     """
 
     name: str
-    outcome: Outcome
+    outcome: CheckOutcome
     detail: str
     advice: str | None = None
 

@@ -9,12 +9,12 @@ from fsbackup.aio import run_all
 from fsbackup.backends import StorageBackend
 from fsbackup.loop import run
 from fsbackup.replication.doctor.checks import checks
-from fsbackup.replication.doctor.probe import Visit
+from fsbackup.replication.doctor.probe import Probe
 from fsbackup.replication.doctor.report import Diagnosis
 from fsbackup.stores.base import ObjectStore
 
 
-def examine(backends: Iterable[StorageBackend]) -> list[Diagnosis]:
+def diagnose(backends: Iterable[StorageBackend]) -> list[Diagnosis]:
     """Find out what each backend can do: connect, list, write, read, delete, and what it says of itself.
 
     Parameters
@@ -42,7 +42,7 @@ async def _examine(stores: Sequence[ObjectStore]) -> list[Diagnosis]:
 
     async def one(store: ObjectStore) -> None:
         started = time.monotonic()
-        findings = await Visit(store).run()
+        findings = await Probe(store).run()
         seconds = time.monotonic() - started
         lines = tuple(checks(store, findings))
         found[store] = Diagnosis(store.name, store.location, lines, seconds, findings.left_behind)

@@ -28,7 +28,7 @@ and done between the last question and the delete loses its copy on this backend
 """
 
 from fsbackup.replication.prune.expected import expected
-from fsbackup.replication.prune.report import BackendPruned, PruneReport, PruneStep
-from fsbackup.replication.prune.run import Options, prune
+from fsbackup.replication.prune.report import PruneCounts, PruneReport, PruneStep
+from fsbackup.replication.prune.run import PruneOptions, prune
 
-__all__ = ["BackendPruned", "Options", "PruneReport", "PruneStep", "expected", "prune"]
+__all__ = ["PruneCounts", "PruneOptions", "PruneReport", "PruneStep", "expected", "prune"]

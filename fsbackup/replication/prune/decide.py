@@ -11,19 +11,19 @@ from fsbackup.engine.records import ReplicaState
 from fsbackup.record import Manifest, Tombstone
 from fsbackup.replication.classify import when_stored
 from fsbackup.replication.prune.plans import Plans, listed_at
-from fsbackup.replication.walk import Seen
+from fsbackup.replication.walk import KeyEntry
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class CopyDecision:
     """What to do with one copy, and why: ``"go"``, ``"gone"`` (nothing is left), or the outcome of leaving it."""
 
-    do: Literal["go", "kept", "held", "failed", "gone"]
+    outcome: Literal["go", "kept", "held", "failed", "gone"]
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class ObjectFacts:
     """What is known of one object.
 
     Parameters
@@ -38,7 +38,7 @@ class Case:
         Backends that are not completely known, by name.
     """
 
-    seen: Seen
+    seen: KeyEntry
     when: float | None
     findings: Mapping[str, ReplicaState]
     stopped: Mapping[str, str]
@@ -61,54 +61,54 @@ class Case:
         return [when_stored(when, top.made_at) for when in [self.when, *listed]]
 
 
-def judge(name: str, case: Case, plans: Plans) -> Ruling:
+def decide(name: str, case: ObjectFacts, plans: Plans) -> CopyDecision:
     """Return whether the copy on the backend `name`, which its rule lets go by the listings, may go."""
     own, known = case.findings[name], [finding.record for finding in case.findings.values()]
     top = versions.newest(known)
     if own.error is not None:
-        return Ruling("failed", str(own.error))
+        return CopyDecision("failed", str(own.error))
     if own.stat is None and own.record is None and not own.damaged:
-        return Ruling("gone", "somebody else removed it")
+        return CopyDecision("gone", "somebody else removed it")
     if isinstance(top, Tombstone):
-        return Ruling("held", f"it was deleted on {top.deleted_at}: `fsbackup repair` finishes that")
+        return CopyDecision("held", f"it was deleted on {top.deleted_at}: `fsbackup repair` finishes that")
     if versions.is_conflict(known, top):
-        return Ruling("held", "there are two contents under one generation, and only a person can decide")
+        return CopyDecision("held", "there are two contents under one generation, and only a person can decide")
     if own.manifest is None or top is None:
         what = "its manifest is damaged" if own.damaged else "it has no manifest any more"
-        return Ruling("held", f"{what}: run `fsbackup repair`")
+        return CopyDecision("held", f"{what}: run `fsbackup repair`")
     if own.stat is not None and not own.is_intact:
-        return Ruling("held", "its data is not what its manifest says: run `fsbackup repair`")
+        return CopyDecision("held", "its data is not what its manifest says: run `fsbackup repair`")
     return _by_its_dates(name, case, plans, own.manifest, top) or _by_the_others(name, case, plans, top)
 
 
-def _by_its_dates(name: str, case: Case, plans: Plans, own: Manifest, top: Manifest) -> Ruling | None:
+def _by_its_dates(name: str, case: ObjectFacts, plans: Plans, own: Manifest, top: Manifest) -> CopyDecision | None:
     key = case.seen.key
     if own.made_at is None:
-        return Ruling("kept", f"the date in its manifest cannot be read ({own.created_at!r})")
+        return CopyDecision("kept", f"the date in its manifest cannot be read ({own.created_at!r})")
     if plans.keeps(name, key, case.known(name)) or plans.misses(name, key, case.afterwards(name, top), case.when):
-        return Ruling("kept", f"it was made on {own.created_at} or put here later, by which its rule keeps it")
+        return CopyDecision("kept", f"it was made on {own.created_at} or put here later, by which its rule keeps it")
     return None
 
 
-def _by_the_others(name: str, case: Case, plans: Plans, top: Manifest) -> Ruling:
+def _by_the_others(name: str, case: ObjectFacts, plans: Plans, top: Manifest) -> CopyDecision:
     """Let it go when nobody else wants it, or one who does has proof of the newest version."""
     wanting = [each for each in case.findings if each != name and _wants(each, name, case, plans, top)]
     unproven = [each for each, finding in case.findings.items() if finding.stat is not None and not finding.is_intact]
     if not wanting and unproven:
         why = f"without it nothing proves or mends what {' and '.join(unproven)} has: run `fsbackup repair`"
-        return Ruling("held", why)
+        return CopyDecision("held", why)
     if not wanting:
-        return Ruling("go", "no other backend's rule keeps it")
+        return CopyDecision("go", "no other backend's rule keeps it")
     proven = [each for each in wanting if each not in case.stopped and case.findings[each].holds(top)]
     if proven:
-        return Ruling("go", f"proven on {' and '.join(proven)}")
+        return CopyDecision("go", f"proven on {' and '.join(proven)}")
     holders = [each for each, finding in case.findings.items() if finding.holds(top)]
     first = "it is the only proven copy left" if holders == [name] else "it is not proven where it should be"
     why = "; ".join(_lack(each, case, top) for each in wanting)
-    return Ruling("held", f"{first}: {why}: run `fsbackup verify` and `repair`")
+    return CopyDecision("held", f"{first}: {why}: run `fsbackup verify` and `repair`")
 
 
-def _wants(each: str, name: str, case: Case, plans: Plans, top: Manifest) -> bool:
+def _wants(each: str, name: str, case: ObjectFacts, plans: Plans, top: Manifest) -> bool:
     """Tell whether the backend `each` should have it once `name` has let it go; one not known might."""
     if each in case.stopped:
         return True
@@ -117,7 +117,7 @@ def _wants(each: str, name: str, case: Case, plans: Plans, top: Manifest) -> boo
     return plans.misses(each, case.seen.key, case.afterwards(name, top), case.when)
 
 
-def _lack(name: str, case: Case, top: Manifest) -> str:
+def _lack(name: str, case: ObjectFacts, top: Manifest) -> str:
     finding = case.findings[name]
     if name in case.stopped:
         return f"{name} should have it, but {case.stopped[name]}"

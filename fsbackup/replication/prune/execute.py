@@ -13,7 +13,7 @@ from fsbackup.record import Record, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
 
 
-async def let_go(finding: ReplicaState, key: str) -> None:
+async def delete_copy(finding: ReplicaState, key: str) -> None:
     """Remove the data, and then the records, of the version that was found. What is gone already is no error.
 
     Raises
@@ -38,7 +38,7 @@ async def let_go(finding: ReplicaState, key: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _There:
+class _Remaining:
     """What is there of the version that was found."""
 
     stat: ObjectStat | None
@@ -46,23 +46,23 @@ class _There:
     announced: bool
 
 
-async def _unchanged(finding: ReplicaState, key: str) -> _There:
+async def _unchanged(finding: ReplicaState, key: str) -> _Remaining:
     """Return what is still there of what was found; refuse anything that is new."""
     store = finding.store
     now, (coming, announced) = await asyncio.gather(records.read_state(store, key), records.find_intent(store, key))
     newer = announced and (coming is None or finding.manifest is None or version_order(coming) > version_order(finding.manifest))
     replaced = now.damaged or (now.record != finding.record and (now.record, now.stat) != (None, None))
-    moved = now.stat is not None and _mark(now.stat) != _mark(finding.stat)
+    moved = now.stat is not None and _fingerprint(now.stat) != _fingerprint(finding.stat)
     if newer or replaced or moved:
-        raise _overtaken(store, key)
-    return _There(now.stat, now.record, announced)
+        raise _superseded(store, key)
+    return _Remaining(now.stat, now.record, announced)
 
 
-def _mark(stat: ObjectStat | None) -> tuple[object, ...]:
+def _fingerprint(stat: ObjectStat | None) -> tuple[object, ...]:
     return () if stat is None else (stat.size, stat.modified, stat.etag, stat.version_id)
 
 
-def _overtaken(store: ObjectStore, key: str) -> ConflictError:
+def _superseded(store: ObjectStore, key: str) -> ConflictError:
     return ConflictError(
         "somebody is storing, or has stored, another version",
         backend=store.name,

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from contextlib import aclosing
 
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.replication.classify import Expired
+from fsbackup.replication.classify import IsExpired
 from fsbackup.replication.prune.plans import Clock, Plans
-from fsbackup.replication.walk import Away, Walk
+from fsbackup.replication.walk import Unreachable, Walk
 from fsbackup.retention import Retention
 
 
 async def expected(
-    targets: ReplicaSet, rules: Mapping[str, Retention], now: float | None = None, away: Away | None = None
-) -> tuple[Expired | None, Away]:
+    targets: ReplicaSet, rules: Mapping[str, Retention], now: float | None = None, away: Unreachable | None = None
+) -> tuple[IsExpired | None, Unreachable]:
     """Return what tells whether a backend's retention let a key go (None when no backend has one).
 
     And, by name, why replicas could not be listed for that: nobody has to wait for them a second time.

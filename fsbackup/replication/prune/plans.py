@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from fsbackup.replication.classify import SKEW
-from fsbackup.replication.compare import stored
-from fsbackup.replication.walk import Listed, Seen
+from fsbackup.replication.classify import CLOCK_SKEW
+from fsbackup.replication.compare import stored_at
+from fsbackup.replication.walk import ReplicaEntry, KeyEntry
 from fsbackup.retention import Decision, Plan, Retention
 
 
@@ -27,7 +27,7 @@ class Clock:
 
     def see(self, key: str, when: float | None) -> None:
         """Take note of when an object was stored."""
-        latest = self.now + time.monotonic() - self._started + SKEW
+        latest = self.now + time.monotonic() - self._started + CLOCK_SKEW
         if when is not None and when - latest > self._ahead:
             self._ahead, self._newest = when - latest, key
 
@@ -65,7 +65,7 @@ class Plans:
     def __len__(self) -> int:
         return len(self._own)
 
-    def see(self, seen: Seen, *, own: bool = True) -> None:
+    def see(self, seen: KeyEntry, *, own: bool = True) -> None:
         """Take note of an object that is listed; without `own` only for `misses`.
 
         Where no replica has both the data and a record, nothing says that it is worth a place in a floor.
@@ -73,7 +73,7 @@ class Plans:
         having = [name for name, listed in seen.replicas.items() if listed_at(listed) is not None]
         if not having:
             return
-        when = stored(seen)
+        when = stored_at(seen)
         self._clock.see(seen.key, when)
         when = self._clock.at(when)
         for name in having:
@@ -107,6 +107,6 @@ class Plans:
         return not known or any(plan.wants(key, when, instead_of=seen) for when in known)
 
 
-def listed_at(listed: Listed | None) -> float | None:
+def listed_at(listed: ReplicaEntry | None) -> float | None:
     """Return when a replica got the manifest of an object that it has, by its listing."""
     return listed.record.modified if listed and listed.data and listed.record else None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fsbackup.engine.results import Status
 
-Outcome = Literal[
+PruneOutcome = Literal[
     "let go",  # removed from this backend
     "planned",  # it would be, but this is a dry run
     "cleared",  # a manifest without data, which a prune that was cut short left
@@ -39,7 +39,7 @@ class PruneStep:
 
     key: str
     backend: str
-    outcome: Outcome
+    outcome: PruneOutcome
     reason: str
     size: int = 0
     created_at: str | None = None
@@ -50,13 +50,13 @@ class PruneStep:
 
 
 #: Hears of every step, also of what is kept.
-Hear = Callable[[PruneStep], None]
+OnStep = Callable[[PruneStep], None]
 #: Steps that a report names; it counts them all.
 NAMED = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class BackendPruned:
+class PruneCounts:
     """What became of one backend's objects.
 
     Parameters
@@ -96,7 +96,7 @@ class PruneReport:
 
     prefix: str
     dry_run: bool
-    backends: Mapping[str, BackendPruned]
+    backends: Mapping[str, PruneCounts]
     seconds: float
     steps: tuple[PruneStep, ...]
 

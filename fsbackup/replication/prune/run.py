@@ -15,12 +15,12 @@ from fsbackup.engine import records
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import ConflictError, LockedError, as_backend_error
-from fsbackup.replication.compare import stored
-from fsbackup.replication.prune.decide import Case, judge
-from fsbackup.replication.prune.execute import let_go
+from fsbackup.replication.compare import stored_at
+from fsbackup.replication.prune.decide import ObjectFacts, decide
+from fsbackup.replication.prune.execute import delete_copy
 from fsbackup.replication.prune.plans import Clock, Plans
-from fsbackup.replication.prune.report import NAMED, BackendPruned, Hear, PruneReport, PruneStep
-from fsbackup.replication.walk import Away, Listed, Seen, Walk
+from fsbackup.replication.prune.report import NAMED, PruneCounts, OnStep, PruneReport, PruneStep
+from fsbackup.replication.walk import Unreachable, ReplicaEntry, KeyEntry, Walk
 from fsbackup.retention import Retention
 from fsbackup.stores.base import ObjectStat, ObjectStore
 
@@ -29,7 +29,7 @@ WORKERS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class PruneOptions:
     """What a prune was asked for, see `ReplicatedStorage.prune`; `now` is in epoch seconds, None: the clock's."""
 
     prefix: str = ""
@@ -38,7 +38,7 @@ class Options:
 
 
 async def prune(
-    targets: ReplicaSet, rules: Mapping[str, Retention], options: Options, hear: Hear | None = None
+    targets: ReplicaSet, rules: Mapping[str, Retention], options: PruneOptions, hear: OnStep | None = None
 ) -> PruneReport:
     """Let go of the objects at or below a prefix what their backends' rules no longer keep.
 
@@ -54,14 +54,14 @@ async def prune(
 class _Candidate:
     """An object that some backend's rule lets go (with its reason, by name), or has only the record of (None)."""
 
-    seen: Seen
+    seen: KeyEntry
     when: float | None
     reasons: dict[str, str | None]
 
 
 class _Prune:
     def __init__(
-        self, targets: ReplicaSet, rules: Mapping[str, Retention], options: Options, hear: Hear | None
+        self, targets: ReplicaSet, rules: Mapping[str, Retention], options: PruneOptions, hear: OnStep | None
     ) -> None:
         self._targets = targets
         self._options = options
@@ -69,7 +69,7 @@ class _Prune:
         self._clock = Clock(options.now)
         self._plans = Plans(rules, self._clock)
         #: What the first walk could not list; nobody has to wait for it a second time.
-        self._away: Away = {}
+        self._away: Unreachable = {}
         #: Backends on which nothing is let go, and why.
         self._stopped: dict[str, str] = {}
         self._outcomes: dict[str, Counter[str]] = {store.name: Counter() for store in targets.stores}
@@ -79,12 +79,12 @@ class _Prune:
     async def run(self) -> PruneReport:
         started = time.monotonic()
         await self._look()
-        await for_each(self._candidates(), self._settle, WORKERS)
+        await for_each(self._candidates(), self._decide_all, WORKERS)
         return PruneReport(
             prefix=self._options.prefix,
             dry_run=self._options.dry_run,
             backends={
-                name: BackendPruned(dict(outcomes), self._freed[name], self._stopped.get(name))
+                name: PruneCounts(dict(outcomes), self._freed[name], self._stopped.get(name))
                 for name, outcomes in self._outcomes.items()
             },
             seconds=time.monotonic() - started,
@@ -113,7 +113,7 @@ class _Prune:
         async with aclosing(walk.keys()) as keys:
             async for seen in keys:
                 self._note_errors(walk)
-                candidate = _Candidate(seen, stored(seen), {})
+                candidate = _Candidate(seen, stored_at(seen), {})
                 for name, listed in seen.replicas.items():
                     if listed is not None:
                         self._decide(name, listed, candidate)
@@ -121,7 +121,7 @@ class _Prune:
                     yield candidate
         self._note_errors(walk)
 
-    def _decide(self, name: str, listed: Listed, candidate: _Candidate) -> None:
+    def _decide(self, name: str, listed: ReplicaEntry, candidate: _Candidate) -> None:
         """Enter what a backend's rule lets go, or a record without data there; report what stays."""
         if listed.data is None:
             if listed.record is not None and name in self._plans and name not in self._stopped:
@@ -136,24 +136,24 @@ class _Prune:
         else:
             self._say(PruneStep(candidate.seen.key, name, "kept", why, listed.data.size))
 
-    async def _settle(self, candidate: _Candidate) -> None:
+    async def _decide_all(self, candidate: _Candidate) -> None:
         """Ask every replica about one object, and do what may be done on each of its backends."""
         findings = await asyncio.gather(*(_ask(store, candidate.seen) for store in self._targets.stores))
-        case = Case(
+        case = ObjectFacts(
             candidate.seen, candidate.when, {each.store.name: each for each in findings}, dict(self._stopped)
         )
-        await asyncio.gather(*(self._settle_one(name, why, case) for name, why in candidate.reasons.items()))
+        await asyncio.gather(*(self._decide_one(name, why, case) for name, why in candidate.reasons.items()))
 
-    async def _settle_one(self, name: str, reason: str | None, case: Case) -> None:
+    async def _decide_one(self, name: str, reason: str | None, case: ObjectFacts) -> None:
         finding = case.findings[name]
-        ruling = judge(name, case, self._plans)
-        if ruling.do == "gone" or (reason is None and (ruling.do != "go" or finding.stat is not None)):
+        ruling = decide(name, case, self._plans)
+        if ruling.outcome == "gone" or (reason is None and (ruling.outcome != "go" or finding.stat is not None)):
             return  # a record alone that is not ours to clear is repair's business
         created = finding.manifest.created_at if finding.manifest else None
         size = _size(finding.stat)
-        if ruling.do != "go":
-            text = ruling.reason if ruling.do == "failed" else f"{reason}; but {ruling.reason}"
-            self._say(PruneStep(case.seen.key, name, ruling.do, text, size, created))
+        if ruling.outcome != "go":
+            text = ruling.reason if ruling.outcome == "failed" else f"{reason}; but {ruling.reason}"
+            self._say(PruneStep(case.seen.key, name, ruling.outcome, text, size, created))
             return
         what = reason or "an interrupted prune left its manifest without the data"
         step = PruneStep(case.seen.key, name, "planned", f"{what}; {ruling.reason}", size, created)
@@ -163,7 +163,7 @@ class _Prune:
 
     async def _remove(self, finding: ReplicaState, step: PruneStep) -> PruneStep:
         try:
-            await let_go(finding, step.key)
+            await delete_copy(finding, step.key)
         except LockedError as error:
             return replace(step, outcome="not yet", reason=f"{step.reason}; but {error}")
         except ConflictError as error:
@@ -185,7 +185,7 @@ class _Prune:
             self._hear(step)
 
 
-async def _ask(store: ObjectStore, seen: Seen) -> ReplicaState:
+async def _ask(store: ObjectStore, seen: KeyEntry) -> ReplicaState:
     """Ask one replica; one that could not be listed is not waited for."""
     return ReplicaState(store) if seen.replicas[store.name] is None else await records.query(store, seen.key)
 

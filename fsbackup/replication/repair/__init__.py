@@ -6,8 +6,8 @@
 - `results` is what they say.
 """
 
-from fsbackup.replication.repair.repairer import Options
+from fsbackup.replication.repair.repairer import RepairOptions
 from fsbackup.replication.repair.report import Action, RepairReport, Step
 from fsbackup.replication.repair.run import repair
 
-__all__ = ["Action", "Options", "RepairReport", "Step", "repair"]
+__all__ = ["Action", "RepairOptions", "RepairReport", "Step", "repair"]

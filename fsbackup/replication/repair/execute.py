@@ -16,21 +16,21 @@ from fsbackup.engine.versions import VersionGuard
 from fsbackup.errors import ConflictError, FsbackupError, as_backend_error
 from fsbackup.keys import intent_name
 from fsbackup.record import Manifest, Origin, Tombstone
-from fsbackup.replication.repair.inspection import Evidence
+from fsbackup.replication.repair.inspection import Inspection
 from fsbackup.replication.repair.report import Action, Step
 from fsbackup.sizing import part_size
 from fsbackup.stores.base import ObjectStat, ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
-class Acted:
+class RoundResult:
     """How one round went: its steps, and replicas that looked right but gave wrong bytes."""
 
     steps: tuple[Step, ...]
-    liars: frozenset[str]
+    corrupt_replicas: frozenset[str]
 
 
-class Actor:
+class RoundExecutor:
     """Does the actions of one round on one object.
 
     Parameters
@@ -41,21 +41,21 @@ class Actor:
         What the actions were decided by.
     """
 
-    def __init__(self, targets: ReplicaSet, budget: MemoryBudget, evidence: Evidence) -> None:
+    def __init__(self, targets: ReplicaSet, budget: MemoryBudget, evidence: Inspection) -> None:
         self._targets = targets
         self._budget = budget
         self._evidence = evidence
         self._verdict = evidence.verdict
         self._key = evidence.verdict.key
 
-    async def act(self, actions: Sequence[Action]) -> Acted:
+    async def execute(self, actions: Sequence[Action]) -> RoundResult:
         """Do them all at once; each succeeds or fails for itself."""
         refills = [action for action in actions if action.kind == "refill"]
         others = [action for action in actions if action.kind not in ("refill", "leave")]
         (refilled, liars), rest = await asyncio.gather(
             self._refill(refills), asyncio.gather(*(self._one(action) for action in others))
         )
-        return Acted((*refilled, *rest), liars)
+        return RoundResult((*refilled, *rest), liars)
 
     async def _refill(self, actions: Sequence[Action]) -> tuple[tuple[Step, ...], frozenset[str]]:
         manifest = self._verdict.manifest
@@ -92,7 +92,7 @@ class Actor:
             assert self._verdict.manifest is not None
             return self._record(self._finding(action), self._verdict.manifest)
         if action.kind == "finish":
-            announced = self._evidence.announced[action.backend or ""].manifest
+            announced = self._evidence.intents[action.backend or ""].manifest
             assert announced is not None
             return self._finish(self._finding(action), announced)
         if action.kind == "adopt":
@@ -100,7 +100,7 @@ class Actor:
             return self._record(finding, self._first_manifest())
         if action.kind == "clear announcement":
             return self._clear(self._finding(action).store, action)
-        stone = self._verdict.top
+        stone = self._verdict.latest
         assert isinstance(stone, Tombstone)
         if action.kind == "delete":
             return delete.finish(self._finding(action), stone)
@@ -141,7 +141,7 @@ class Actor:
 
     async def _clear(self, store: ObjectStore, action: Action) -> None:
         """Remove the announcement, unless it is another one by now."""
-        seen = self._evidence.announced[action.backend or ""].manifest
+        seen = self._evidence.intents[action.backend or ""].manifest
         manifest, there = await records.find_intent(store, self._key)
         if there and manifest != seen:
             raise self._changed(store)

@@ -14,7 +14,7 @@ from fsbackup.engine.replicas import MemoryBudget
 from fsbackup.errors import FsbackupError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
-from fsbackup.replication.classify import CopyState, Verdict
+from fsbackup.replication.classify import CopyState, ObjectStatus
 from fsbackup.sizing import DEFAULT_PART_SIZE
 from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStore
 
@@ -25,7 +25,7 @@ _UNSETTLED: frozenset[CopyState] = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Announcement:
+class WriteIntent:
     """A replacement that one replica was told of: its manifest (None: it cannot be read) and age in seconds."""
 
     manifest: Manifest | None
@@ -33,7 +33,7 @@ class Announcement:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Inspection:
     """What is known of one object.
 
     Parameters
@@ -46,40 +46,40 @@ class Evidence:
         What the data of doubtful replicas is, by backend name, as far as it was worth reading.
     """
 
-    verdict: Verdict
-    announced: Mapping[str, Announcement] = field(default_factory=dict)
+    verdict: ObjectStatus
+    intents: Mapping[str, WriteIntent] = field(default_factory=dict)
     contents: Mapping[str, Digest] = field(default_factory=dict)
 
 
-async def gather(verdict: Verdict, pending: Mapping[str, float], budget: MemoryBudget, *, adopt: bool) -> Evidence:
+async def inspect_object(verdict: ObjectStatus, pending: Mapping[str, float], budget: MemoryBudget, *, adopt: bool) -> Inspection:
     """Find out what the verdict leaves open.
 
     `pending` says when each replica that lists an announcement of this key got it, in epoch seconds.
     """
-    announced = await _announcements(verdict, pending)
+    announced = await _intents(verdict, pending)
     wanted = [
         f for name, f in verdict.findings.items() if _worth_reading(verdict, name, f, announced, adopt=adopt)
     ]
     digests = await asyncio.gather(*(_content(finding, verdict.key, budget) for finding in wanted))
     pairs = zip(wanted, digests, strict=True)
-    return Evidence(verdict, announced, {f.store.name: digest for f, digest in pairs if digest is not None})
+    return Inspection(verdict, announced, {f.store.name: digest for f, digest in pairs if digest is not None})
 
 
-async def _announcements(verdict: Verdict, pending: Mapping[str, float]) -> dict[str, Announcement]:
+async def _intents(verdict: ObjectStatus, pending: Mapping[str, float]) -> dict[str, WriteIntent]:
     names = [
         n for n, state in verdict.states.items() if state != "unknown" and (n in pending or state in _UNSETTLED)
     ]
-    asked = await asyncio.gather(*(_announced(verdict.findings[name].store, verdict.key) for name in names))
+    asked = await asyncio.gather(*(_read_intent(verdict.findings[name].store, verdict.key) for name in names))
     now = time.time()
     return {
         # One that came after the listing is as young as can be.
-        name: Announcement(manifest, now - pending.get(name, now))
+        name: WriteIntent(manifest, now - pending.get(name, now))
         for name, (manifest, there) in zip(names, asked, strict=True)
         if there
     }
 
 
-async def _announced(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
+async def _read_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
     try:
         async with asyncio.timeout(store.timeout + HARD_TIMEOUT_MARGIN):
             return await records.find_intent(store, key)
@@ -88,12 +88,12 @@ async def _announced(store: ObjectStore, key: str) -> tuple[Manifest | None, boo
 
 
 def _worth_reading(
-    verdict: Verdict, name: str, finding: ReplicaState, announced: Mapping[str, Announcement], *, adopt: bool
+    verdict: ObjectStatus, name: str, finding: ReplicaState, announced: Mapping[str, WriteIntent], *, adopt: bool
 ) -> bool:
     """Tell whether the data may be a version that some record names, though its own record does not prove it."""
     if finding.stat is None or verdict.states[name] in ("unknown", "conflict"):
         return False
-    if verdict.top is None and name not in announced:
+    if verdict.latest is None and name not in announced:
         return adopt
     replacement = announced[name].manifest if name in announced else None
     sizes = {replacement.size} if replacement is not None else set()

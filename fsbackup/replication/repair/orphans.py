@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from fsbackup.errors import FsbackupError
 from fsbackup.keys import INTENTS, decode_name, encode_key, in_prefix
 from fsbackup.replication.repair.report import Action, Step
-from fsbackup.replication.walk import Away
+from fsbackup.replication.walk import Unreachable
 from fsbackup.stores.base import Orphan, ObjectStore
 
 #: When each replica got the announcement of a key (epoch seconds), for those that list one.
-Pending = dict[str, dict[str, float]]
+IntentTimes = dict[str, dict[str, float]]
 
 
-async def announcements(stores: Sequence[ObjectStore], prefix: str, away: Away) -> tuple[Pending, Away]:
+async def list_intents(stores: Sequence[ObjectStore], prefix: str, away: Unreachable) -> tuple[IntentTimes, Unreachable]:
     """Return what is announced at or below `prefix`, and who cannot be listed: also those that were `away`."""
-    pending: Pending = {}
+    pending: IntentTimes = {}
     errors = dict(away)
 
     async def look(store: ObjectStore) -> None:
@@ -35,9 +35,9 @@ async def announcements(stores: Sequence[ObjectStore], prefix: str, away: Away) 
     return pending, errors
 
 
-async def clear_leftovers(
+async def clear_orphans(
     stores: Sequence[ObjectStore], older_than: float, say: Callable[[Step], None], *, dry_run: bool
-) -> Away:
+) -> Unreachable:
     """Clear what unfinished writes of ours left, all of it, and return who could not be listed."""
     errors: dict[str, FsbackupError] = {}
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import FsbackupError
 from fsbackup.record import Manifest, Tombstone, version_order
-from fsbackup.replication.classify import CopyState, Verdict
-from fsbackup.replication.repair.inspection import Announcement, Evidence
-from fsbackup.replication.repair.report import Action, Kind, Problem
+from fsbackup.replication.classify import CopyState, ObjectStatus
+from fsbackup.replication.repair.inspection import WriteIntent, Inspection
+from fsbackup.replication.repair.report import Action, Kind, Unresolved
 
 #: Seconds after which nobody is still at work on what was begun: a day, longer than any pause of a live writer.
 SAFE_AGE = 86_400.0
@@ -24,7 +24,7 @@ _WHY: dict[CopyState, str] = {
 }
 
 
-def plan(evidence: Evidence, *, adopt: bool = False, safe_age: float = SAFE_AGE) -> tuple[Action, ...]:
+def plan(evidence: Inspection, *, adopt: bool = False, safe_age: float = SAFE_AGE) -> tuple[Action, ...]:
     """Return what to do about the object, and what has to be left and why; nothing where all is right.
 
     Parameters
@@ -40,7 +40,7 @@ def plan(evidence: Evidence, *, adopt: bool = False, safe_age: float = SAFE_AGE)
 
 
 class _Planner:
-    def __init__(self, evidence: Evidence, adopt: bool, safe_age: float) -> None:
+    def __init__(self, evidence: Inspection, adopt: bool, safe_age: float) -> None:
         self._evidence = evidence
         self._verdict = evidence.verdict
         self._key = evidence.verdict.key
@@ -54,17 +54,17 @@ class _Planner:
             return finishing
         if "conflict" in verdict.states.values():
             return (self._leave("conflict", f"two contents under one generation: {said(verdict)}"),)
-        if isinstance(verdict.top, Tombstone):
-            return (*self._delete(verdict.top), *self._away())
-        if verdict.top is None:
+        if isinstance(verdict.latest, Tombstone):
+            return (*self._delete(verdict.latest), *self._away())
+        if verdict.latest is None:
             return (*self._unproven(), *self._clear())
-        return (*self._restore(verdict.top), *self._clear(), *self._away())
+        return (*self._restore(verdict.latest), *self._clear(), *self._away())
 
     def _finish(self) -> tuple[Action, ...]:
         """Finish replacements whose data is in place; with two different ones a person has to decide."""
         ready = {
             name: each.manifest
-            for name, each in self._evidence.announced.items()
+            for name, each in self._evidence.intents.items()
             if each.manifest is not None and self._is_finished(name, each.manifest)
         }
         if len({manifest.sha256 for manifest in ready.values()}) > 1:
@@ -75,7 +75,7 @@ class _Planner:
         )
 
     def _is_finished(self, name: str, announced: Manifest) -> bool:
-        content, top = self._evidence.contents.get(name), self._verdict.top
+        content, top = self._evidence.contents.get(name), self._verdict.latest
         if content is None or content.sha256 != announced.sha256:
             return False
         if top is None or version_order(announced) > version_order(top):
@@ -163,29 +163,29 @@ class _Planner:
         return self._do("refill", name, _WHY[state] + (f" ({detail})" if detail else ""))
 
     def _is_busy(self, name: str, top: Manifest) -> bool:
-        announced = self._evidence.announced.get(name)
+        announced = self._evidence.intents.get(name)
         newer = announced is not None and announced.manifest and announced.manifest.generation > top.generation
         return bool(newer) and not self._is_old(announced)
 
     def _clear(self) -> tuple[Action, ...]:
         """Clear announcements that say what is known already, or that nothing came of."""
         actions = []
-        for name, each in self._evidence.announced.items():
+        for name, each in self._evidence.intents.items():
             if self._is_done(name, each):
                 actions.append(self._do("clear announcement", name, "what it announces is there"))
             elif self._is_old(each):
                 actions.append(self._do("clear announcement", name, "it is old, and nothing came of it"))
         return tuple(actions)
 
-    def _is_done(self, name: str, announced: Announcement) -> bool:
-        top, finding = self._verdict.top, self._verdict.findings[name]
+    def _is_done(self, name: str, announced: WriteIntent) -> bool:
+        top, finding = self._verdict.latest, self._verdict.findings[name]
         if announced.manifest is None or top is None:
             return False
         if isinstance(top, Tombstone):
             return announced.manifest.generation <= top.generation
         return self._verdict.states[name] == "present" and finding.holds(announced.manifest)
 
-    def _is_old(self, announced: Announcement | None) -> bool:
+    def _is_old(self, announced: WriteIntent | None) -> bool:
         return announced is not None and announced.age > self._safe_age
 
     def _away(self) -> tuple[Action, ...]:
@@ -200,11 +200,11 @@ class _Planner:
     def _do(self, kind: Kind, backend: str, reason: str) -> Action:
         return Action(kind, self._key, backend, reason)
 
-    def _leave(self, problem: Problem, reason: str, backend: str | None = None) -> Action:
+    def _leave(self, problem: Unresolved, reason: str, backend: str | None = None) -> Action:
         return Action("leave", self._key, backend, reason, problem)
 
 
-def said(verdict: Verdict) -> str:
+def said(verdict: ObjectStatus) -> str:
     """Return what each replica has, in words."""
     return "; ".join(f"{name}: {verdict.details.get(name) or state}" for name, state in verdict.states.items())
 

@@ -8,33 +8,33 @@ from dataclasses import dataclass
 
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
-from fsbackup.replication.classify import Expired, Verdict
-from fsbackup.replication.inspect import Examiner
+from fsbackup.replication.classify import IsExpired, ObjectStatus
+from fsbackup.replication.inspect import Inspector
 from fsbackup.replication.portions import Question
-from fsbackup.replication.repair.execute import Actor
-from fsbackup.replication.repair.inspection import Evidence, gather
+from fsbackup.replication.repair.execute import RoundExecutor
+from fsbackup.replication.repair.inspection import Inspection, inspect_object
 from fsbackup.replication.repair.plan import SAFE_AGE, plan, said
-from fsbackup.replication.repair.report import NAMED, Action, Hear, RepairReport, Step
-from fsbackup.replication.walk import Away
+from fsbackup.replication.repair.report import NAMED, Action, OnStep, RepairReport, Step
+from fsbackup.replication.walk import Unreachable
 
 #: Rounds of examining, planning and acting per object: what shows after one is mended in the next.
 _ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class RepairOptions:
     """What a repair was asked for; see `ReplicatedStorage.repair`. Who is `away` is not asked."""
 
     prefix: str = ""
     dry_run: bool = False
     deep: bool = False
     adopt: bool = False
-    expired: Expired | None = None
-    away: Away | None = None
+    expired: IsExpired | None = None
+    away: Unreachable | None = None
     safe_age: float = SAFE_AGE
 
 
-class Mender:
+class Repairer:
     """Mends objects and counts.
 
     Parameters
@@ -48,15 +48,15 @@ class Mender:
     """
 
     def __init__(
-        self, targets: ReplicaSet, options: Options, hear: Hear | None, outages: CircuitBreaker | None = None
+        self, targets: ReplicaSet, options: RepairOptions, hear: OnStep | None, outages: CircuitBreaker | None = None
     ) -> None:
         known = CircuitBreaker() if outages is None else outages
         self._targets = targets
         self._options = options
         self._hear = hear
         self._budget = MemoryBudget(targets.memory)
-        self._cheap = Examiner(targets, expired=options.expired, outages=known)
-        self._deep = Examiner(targets, deep=True, expired=options.expired, outages=known)
+        self._cheap = Inspector(targets, expired=options.expired, outages=known)
+        self._deep = Inspector(targets, deep=True, expired=options.expired, outages=known)
         self._clock = asyncio.get_running_loop().time
         self._started = self._clock()
         #: Replicas that did not answer for an object.
@@ -65,7 +65,7 @@ class Mender:
         self._tally: Counter[str] = Counter()
         self._steps: list[Step] = []
 
-    async def mend(self, each: tuple[Question, Away]) -> None:
+    async def repair(self, each: tuple[Question, Unreachable]) -> None:
         """Bring one object in order, as far as that can be done now."""
         # What could not be listed is not known, whatever single questions would be answered.
         question, away = each
@@ -76,22 +76,22 @@ class Mender:
             todo = [action for action in actions if action.kind != "leave"]
             if not todo or not rounds or self._options.dry_run:
                 break
-            acted = await Actor(self._targets, self._budget, evidence).act(todo)
+            acted = await RoundExecutor(self._targets, self._budget, evidence).execute(todo)
             for step in acted.steps:
                 self.say(step)
             outcomes = {step.outcome for step in acted.steps}
             # Reading everything is worth it where a copy that looked right gave wrong bytes.
-            found_rotten = bool(acted.liars) and not deep
+            found_rotten = bool(acted.corrupt_replicas) and not deep
             deep = found_rotten or (deep and outcomes != {"done"})
             rounds = rounds - 1 if found_rotten or "failed" not in outcomes else 0
         self._conclude(evidence, actions)
 
-    async def _examine(self, question: Question, away: Away, *, deep: bool) -> Evidence:
+    async def _examine(self, question: Question, away: Unreachable, *, deep: bool) -> Inspection:
         examiner = self._deep if deep else self._cheap
-        verdict = await examiner.examine(question.key, away, question.stored)
-        return await gather(verdict, question.pending, self._budget, adopt=self._options.adopt)
+        verdict = await examiner.inspect(question.key, away, question.stored)
+        return await inspect_object(verdict, question.pending, self._budget, adopt=self._options.adopt)
 
-    def _conclude(self, evidence: Evidence, actions: tuple[Action, ...]) -> None:
+    def _conclude(self, evidence: Inspection, actions: tuple[Action, ...]) -> None:
         """Count how the object stands at the end; what is still to do (a dry run's plan) is said too."""
         for action in actions:
             if action.kind == "leave":
@@ -99,7 +99,7 @@ class Mender:
             elif self._options.dry_run:
                 self.say(Step(action, "planned"))
         verdict = evidence.verdict
-        lost = _is_lost(verdict)
+        lost = _is_unrecoverable(verdict)
         if lost and not self._options.dry_run and not any(action.problem for action in actions):
             why = f"no replica can prove it any more: {said(verdict)}"
             self.say(Step(Action("leave", verdict.key, None, why, "lost"), "left"))
@@ -108,7 +108,7 @@ class Mender:
         for name, state in verdict.states.items():
             if state == "unknown":
                 self._away.setdefault(name, str(verdict.findings[name].error or verdict.details.get(name, "")))
-        self._tally["short"] += _is_short(verdict, self._targets.min_copies)
+        self._tally["short"] += _is_under_replicated(verdict, self._targets.min_copies)
         self._tally["lost"] += lost
 
     def say(self, step: Step) -> None:
@@ -127,7 +127,7 @@ class Mender:
         """The replicas that did not answer for some object."""
         return frozenset(self._away)
 
-    def report(self, unlisted: Away) -> RepairReport:
+    def report(self, unlisted: Unreachable) -> RepairReport:
         """Return what was done; `unlisted` are the replicas that could not be listed."""
         return RepairReport(
             prefix=self._options.prefix,
@@ -146,7 +146,7 @@ class Mender:
         )
 
 
-def _is_short(verdict: Verdict, min_copies: int) -> bool:
+def _is_under_replicated(verdict: ObjectStatus, min_copies: int) -> bool:
     """Tell whether too few replicas have it proven; one that could not be asked may have it."""
     if verdict.deleted or not _is_there(verdict):
         return False
@@ -155,14 +155,14 @@ def _is_short(verdict: Verdict, min_copies: int) -> bool:
     return good < min(min_copies, len(states) - states.count("expired"))
 
 
-def _is_lost(verdict: Verdict) -> bool:
+def _is_unrecoverable(verdict: ObjectStatus) -> bool:
     """Tell whether no replica proves it, and none is left that might."""
     states = set(verdict.states.values())
-    if verdict.deleted or verdict.top is None or states == {"expired"}:
+    if verdict.deleted or verdict.latest is None or states == {"expired"}:
         return False
     return not {"present", "unknown", "conflict"} & states
 
 
-def _is_there(verdict: Verdict) -> bool:
+def _is_there(verdict: ObjectStatus) -> bool:
     """Tell whether there is anything at all: it may have gone between the listing and the question."""
     return any(f.stat is not None or f.record is not None or f.damaged for f in verdict.findings.values())

@@ -22,7 +22,7 @@ Kind = Literal[
 ]
 
 #: Why something is left as it is.
-Problem = Literal["lost", "conflict", "no manifest", "away", "busy"]
+Unresolved = Literal["lost", "conflict", "no manifest", "away", "busy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Action:
     key: str
     backend: str | None
     reason: str
-    problem: Problem | None = None
+    problem: Unresolved | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the action as plain JSON types."""
@@ -89,7 +89,7 @@ class Step:
 
 
 #: Hears of every step as it is done.
-Hear = Callable[[Step], None]
+OnStep = Callable[[Step], None]
 #: Steps that a report names; it counts them all.
 NAMED = 1000
 
