@@ -13,7 +13,7 @@ from operator import itemgetter
 
 from fsbackup.aio import run_all
 from fsbackup.engine.download import SHORT, ObjectReader
-from fsbackup.filesystem.subblocks import BlockKey, Leaves, key_of
+from fsbackup.filesystem.subblocks import BlockKey, SubBlockHashes, key_of
 from fsbackup.record import Manifest
 from fsbackup.sizing import MIB
 
@@ -40,7 +40,7 @@ class BlockCache:
         self._blocks: OrderedDict[BlockKey, bytes] = OrderedDict()
         self._used = 0
         #: Of blocks that may be forgotten by now.
-        self.leaves = Leaves()
+        self.leaves = SubBlockHashes()
 
     def __contains__(self, key: BlockKey) -> bool:
         return key in self._blocks
@@ -95,7 +95,7 @@ async def _alone(reading: ObjectReader, manifest: Manifest, wanted: Range, cache
     """Return one range; by leaves where these are known and the blocks are not at hand (any more)."""
     numbers = _numbers(wanted, manifest.block_size)
     at_hand = any(key_of(manifest, number) in cache for number in numbers)
-    finer = None if at_hand else cache.leaves.finer(manifest, numbers)
+    finer = None if at_hand else cache.leaves.manifest_of_sub_blocks(manifest, numbers)
     if finer is not None:
         return (await _pieces(replace(reading, manifest=finer), finer, [wanted], cache, keep=keep)).cut(*wanted)
     pieces = await _pieces(reading, manifest, [wanted], cache, keep=keep)

@@ -14,9 +14,9 @@ from fsspec.utils import tokenize
 
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.blocks import BlockCache
-from fsbackup.filesystem.directories import Made
+from fsbackup.filesystem.directories import EmptyDirectories
 from fsbackup.filesystem.sets import Sets
-from fsbackup.filesystem.versions import Version, Versions
+from fsbackup.filesystem.versions import Version, VersionCache
 from fsbackup.loop import get_loop
 
 P = ParamSpec("P")
@@ -62,7 +62,7 @@ def _note_task() -> None:
         task.add_done_callback(begun.discard)
 
 
-class Core(AsyncFileSystem):  # type: ignore[misc]
+class FileSystemBase(AsyncFileSystem):  # type: ignore[misc]
     """See `FsbackupFileSystem`."""
 
     protocol = paths.PROTOCOL
@@ -74,8 +74,8 @@ class Core(AsyncFileSystem):  # type: ignore[misc]
         self.config = config
         self.sets = Sets(config)
         self.cache = BlockCache(cache_size)
-        self.versions = Versions()
-        self.made = Made(config)
+        self.versions = VersionCache()
+        self.made = EmptyDirectories(config)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

@@ -53,7 +53,7 @@ async def children(opened: OpenSet, name: str, key: str) -> dict[str, Info]:
     errors: dict[str, FsbackupError] = {}
     after: str | None = ""
     while after is not None:
-        listing = SetListing(opened.targets, _below(key), after, opened.outages)
+        listing = SetListing(opened.targets, _below(key), after, opened.breaker)
         after = await _collect(listing, name, _below(key), found)
         errors.update(listing.errors)
     if not found and key:
@@ -93,7 +93,7 @@ async def everything(
     NoHealthyReplicaError
         At the end, when a replica could not be listed and the others have nothing.
     """
-    listing = SetListing(opened.targets, _below(key), outages=opened.outages)
+    listing = SetListing(opened.targets, _below(key), outages=opened.breaker)
     found = False
     async with aclosing(listing.entries()) as entries:
         async for entry in entries:
@@ -132,7 +132,7 @@ def _below(key: str) -> str:
     return check_prefix(f"{key}/") if key else ""
 
 
-class Made:
+class EmptyDirectories:
     """Directories that were made here and may still be empty. Only this process knows them; no backend does.
 
     All filesystems of one configuration know the same.

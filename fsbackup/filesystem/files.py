@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fsspec.spec import AbstractBufferedFile
 
 from fsbackup.filesystem.pipe import Pipe
-from fsbackup.filesystem.readahead import Ahead
+from fsbackup.filesystem.readahead import ReadAhead
 from fsbackup.filesystem.versions import Version
 from fsbackup.loop import Call, wait_until_done
 from fsbackup.sizing import MIB
@@ -43,16 +43,16 @@ class ReadFile(AbstractBufferedFile):  # type: ignore[misc]
     DEFAULT_BLOCK_SIZE = AHEAD
 
     def __init__(
-        self, fs: FsbackupFileSystem, version: Version, *, cache_type: str = Ahead.name, **options: Any
+        self, fs: FsbackupFileSystem, version: Version, *, cache_type: str = ReadAhead.name, **options: Any
     ) -> None:
         self.version = version
         options["size"] = version.size
-        own = cache_type == Ahead.name
+        own = cache_type == ReadAhead.name
         super().__init__(fs, version.path, "rb", cache_type="none" if own else cache_type, **options)
         if own:
-            manifest = version.reading.manifest
+            manifest = version.reader.manifest
             unit = manifest.block_size if manifest else MIB
-            self.cache = Ahead(self.blocksize, self._fetch_range, self.size, start=self._start_range, unit=unit)
+            self.cache = ReadAhead(self.blocksize, self._fetch_range, self.size, start=self._start_range, unit=unit)
         self.details = version.info()
         #: Another process that gets this file opens the same version, or none.
         self.kwargs = {"sha256": self.details["sha256"]}
@@ -94,7 +94,7 @@ class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
     def _ended(self, upload: Future[None]) -> None:
         error = upload.exception()
         # Whoever still writes must hear of it instead of waiting for room.
-        self._pipe.breaks(error if isinstance(error, Exception) else DiscardedError("the upload has ended"))
+        self._pipe.fail(error if isinstance(error, Exception) else DiscardedError("the upload has ended"))
 
     def _upload_chunk(self, final: bool = False) -> bool:  # noqa: ARG002 - `close` says whether it may be stored
         self._pipe.write(self.buffer.getvalue())
@@ -127,7 +127,7 @@ class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
     def discard(self) -> None:
         """Throw away what was written; nothing of it stays anywhere."""
         self.closed = True
-        self._pipe.breaks(DiscardedError(f"{self.full_name} was discarded"))
+        self._pipe.fail(DiscardedError(f"{self.full_name} was discarded"))
         upload, self._upload = self._upload, None
         if upload is not None:
             wait_until_done(upload.future)
@@ -141,7 +141,7 @@ class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
         if not self.closed:
             log.warning("%s is not stored: it was dropped without being closed", self.full_name)
             self.closed = True
-            self._pipe.breaks(DiscardedError(f"{self.full_name} was dropped"))
+            self._pipe.fail(DiscardedError(f"{self.full_name} was dropped"))
 
 
 def refuse(mode: str) -> None:

@@ -6,10 +6,10 @@ import os
 from typing import Any
 
 from fsbackup.filesystem import files, paths
-from fsbackup.filesystem.metadata import Looking
-from fsbackup.filesystem.reading import Reading
+from fsbackup.filesystem.metadata import MetadataMethods
+from fsbackup.filesystem.reading import ReadMethods
 from fsbackup.filesystem.synchronous import synchronous
-from fsbackup.filesystem.writing import Writing
+from fsbackup.filesystem.writing import WriteMethods
 from fsbackup.sizing import MIB
 
 #: Bytes of proven blocks that one filesystem remembers by default.
@@ -21,7 +21,7 @@ _OPTIONS = frozenset(
 
 
 @synchronous
-class FsbackupFileSystem(Reading, Writing, Looking):
+class FsbackupFileSystem(ReadMethods, WriteMethods, MetadataMethods):
     """The replication sets of a configuration as a filesystem: ``fsbackup://SET/KEY``.
 
     Reads come from whichever replica proves each block, also when one dies, lies or rots in the middle; writes go

@@ -10,11 +10,11 @@ from fsspec.utils import tokenize
 
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.filesystem import directories, paths
-from fsbackup.filesystem.core import Core, on_io
+from fsbackup.filesystem.core import FileSystemBase, on_io
 from fsbackup.filesystem.directories import Info
 
 
-class Looking(Core):
+class MetadataMethods(FileSystemBase):
     """The methods that only look. "Not found" is said when it is proven; else an `OSError` says who failed."""
 
     @on_io

@@ -47,7 +47,7 @@ class Pipe:
             self._ended = True
             self._change.notify_all()
 
-    def breaks(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Let reads and writes fail with `error` from now on; a pipe that was read to its end stays as it is."""
         with self._change:
             self._broken = self._broken or error

@@ -26,7 +26,7 @@ class _Window:
     data: Future[bytes]
 
 
-class Ahead(BaseCache):  # type: ignore[misc]
+class ReadAhead(BaseCache):  # type: ignore[misc]
     """Keeps the bytes around the last read, and fetches those after them while the reader is busy with these.
 
     A read that does not begin where the last one ended costs its own blocks and no more. Once two have followed

@@ -15,7 +15,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 from fsbackup.engine import restore
 from fsbackup.errors import IntegrityError, ObjectNotFoundError
 from fsbackup.filesystem import blocks
-from fsbackup.filesystem.core import Core, on_io
+from fsbackup.filesystem.core import FileSystemBase, on_io
 from fsbackup.filesystem.files import ReadFile
 from fsbackup.filesystem.paths import PROTOCOL, readable_key, split, strip
 from fsbackup.filesystem.versions import UNREADABLE, Version
@@ -23,14 +23,14 @@ from fsbackup.loop import run
 from fsbackup.replication.progress import on_progress
 
 #: How often a read follows an object that is replaced while it is read.
-_FOLLOWED = 3
+_MAX_VERSIONS = 3
 #: Files read side by side by one call.
 _FILES = 16
 
 Edge = int | None
 
 
-class Reading(Core):
+class ReadMethods(FileSystemBase):
     """The methods that read. Every byte is proven by its manifest, where there is one, before anybody gets it."""
 
     @on_io
@@ -76,11 +76,11 @@ class Reading(Core):
         """Return ranges of one object, all of one version."""
         opened = self.sets[split(path)[0]]
         version = await self._readable(path, unseen=True)
-        for _ in range(_FOLLOWED):
+        for _ in range(_MAX_VERSIONS):
             try:
                 return await self._of(version, wanted)
             except UNREADABLE:
-                after = await self.versions.after(opened, version)
+                after = await self.versions.newer(opened, version)
                 if after is None:
                     raise
                 version = after
@@ -90,7 +90,7 @@ class Reading(Core):
         self, version: Version, wanted: Sequence[tuple[Edge, Edge]], *, keep: bool = True
     ) -> list[bytes]:
         ranges = [_within(version.size, *each) for each in wanted]
-        return await blocks.read(version.reading, ranges, self.cache, keep=keep)
+        return await blocks.read(version.reader, ranges, self.cache, keep=keep)
 
     async def _readable(self, path: str, *, unseen: bool = False) -> Version:
         """Return the version to read, perhaps `unseen`; a directory has none, and says so."""
@@ -107,7 +107,7 @@ class Reading(Core):
         try:
             [data] = await self._of(version, [(start, end)], keep=keep)
         except UNREADABLE as error:
-            after = await self.versions.after(self.sets[split(version.path)[0]], version)
+            after = await self.versions.newer(self.sets[split(version.path)[0]], version)
             if after is None:
                 raise
             raise IntegrityError(
@@ -127,7 +127,7 @@ class Reading(Core):
     def open_version(self, path: str, sha256: str | None, **options: Any) -> ReadFile:
         """Open a file to read; with `sha256`, only if that is still its content."""
         version = run(self._readable(strip(path)))
-        manifest = version.reading.manifest
+        manifest = version.reader.manifest
         if sha256 is not None and (manifest is None or manifest.sha256 != sha256):
             raise IntegrityError(
                 "it was replaced since it was opened elsewhere", operation="read", key=version.path

@@ -34,17 +34,17 @@ class OpenSet:
     """
 
     storage: ReplicatedStorage
-    turns: ReplicaSelector = field(default_factory=ReplicaSelector)
-    outages: CircuitBreaker = field(default_factory=CircuitBreaker)
-    _told: set[str] = field(default_factory=set)
+    selector: ReplicaSelector = field(default_factory=ReplicaSelector)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    _warned: set[str] = field(default_factory=set)
 
-    def tell(self, failed: Mapping[str, FsbackupError]) -> None:
+    def warn_once(self, failed: Mapping[str, FsbackupError]) -> None:
         """Log which replicas are done without, each once until it is back."""
         for name, error in failed.items():
-            if name not in self._told:
+            if name not in self._warned:
                 log.warning("reads go on without %s: %s", name, error)
-        self._told.clear()
-        self._told.update(failed)
+        self._warned.clear()
+        self._warned.update(failed)
 
     @cached_property
     def budget(self) -> MemoryBudget:

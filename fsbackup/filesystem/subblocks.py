@@ -17,7 +17,7 @@ from fsbackup.record import Manifest
 from fsbackup.sizing import KIB
 
 #: Bytes of a leaf: about what a small read wants.
-LEAF = 64 * KIB
+SUB_BLOCK = 64 * KIB
 #: Leaves remembered, about 120 bytes each: those of 4 GiB.
 _MOST = 65_536
 
@@ -30,7 +30,7 @@ def key_of(manifest: Manifest, number: int) -> BlockKey:
     return manifest.sha256, manifest.block_size, number
 
 
-class Leaves:
+class SubBlockHashes:
     """The hashes of the leaves of the blocks read last. Used on the I/O loop only."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Leaves:
     async def learn(self, manifest: Manifest, number: int, block: Callable[[], bytes]) -> None:
         """Hash the leaves of a proven block, unless they are known or make no whole number."""
         key = key_of(manifest, number)
-        if manifest.block_size % LEAF or key in self._known:
+        if manifest.block_size % SUB_BLOCK or key in self._known:
             return
         leaves = await asyncio.to_thread(lambda: _hashes(block()))
         if key not in self._known:
@@ -49,9 +49,9 @@ class Leaves:
         while self._count > _MOST:
             self._count -= len(self._known.popitem(last=False)[1])
 
-    def finer(self, manifest: Manifest, numbers: Iterable[int]) -> Manifest | None:
+    def manifest_of_sub_blocks(self, manifest: Manifest, numbers: Iterable[int]) -> Manifest | None:
         """Return the manifest that proves the leaves of some blocks, None when they are not all known."""
-        each = manifest.block_size // LEAF
+        each = manifest.block_size // SUB_BLOCK
         known: dict[int, str] = {}
         for number in numbers:
             leaves = self._known.get(key_of(manifest, number))
@@ -59,7 +59,7 @@ class Leaves:
                 return None
             self._known.move_to_end(key_of(manifest, number))
             known.update(enumerate(leaves, number * each))
-        return replace(manifest, block_size=LEAF, blocks=_Some(known)) if known else None
+        return replace(manifest, block_size=SUB_BLOCK, blocks=_Some(known)) if known else None
 
     def clear(self) -> None:
         """Forget everything."""
@@ -68,7 +68,7 @@ class Leaves:
 
 
 def _hashes(block: bytes) -> tuple[str, ...]:
-    hasher = BlockHasher(LEAF)
+    hasher = BlockHasher(SUB_BLOCK)
     hasher.update(block)
     return hasher.blocks()
 

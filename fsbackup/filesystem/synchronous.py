@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 from fsspec import AbstractFileSystem
 from fsspec.exceptions import FSTimeoutError
 
-from fsbackup.filesystem.core import Core, on_io, whole_call
+from fsbackup.filesystem.core import FileSystemBase, on_io, whole_call
 from fsbackup.loop import run
 
-AnyCore = TypeVar("AnyCore", bound=type[Core])
+AnyCore = TypeVar("AnyCore", bound=type[FileSystemBase])
 
 
 def synchronous(cls: AnyCore) -> AnyCore:
@@ -33,7 +33,7 @@ def synchronous(cls: AnyCore) -> AnyCore:
 
 def _plain(method: Callable[..., Coroutine[Any, Any, Any]], doc: str | None) -> Callable[..., Any]:
     @wraps(method)
-    def waiting(self: Core, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+    def waiting(self: FileSystemBase, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         return run(_within(timeout or None, on_io(method)(self, *args, **kwargs)))
 
     waiting.__name__ = method.__name__.removeprefix("_")

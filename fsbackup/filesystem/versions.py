@@ -36,24 +36,24 @@ class Version:
     """
 
     path: str
-    reading: ObjectReader
+    reader: ObjectReader
     until: float
     seen: bool = True
 
     @property
     def size(self) -> int:
         """Bytes."""
-        return self.reading.size
+        return self.reader.size
 
     @property
     def modified(self) -> float | None:
         """When this version was made, epoch seconds; for an object without manifest when it was stored."""
-        manifest = self.reading.manifest
-        return datetime.fromisoformat(manifest.created_at).timestamp() if manifest else self.reading.modified
+        manifest = self.reader.manifest
+        return datetime.fromisoformat(manifest.created_at).timestamp() if manifest else self.reader.modified
 
     def info(self) -> dict[str, Any]:
         """Return what fsspec calls the file's info."""
-        manifest = self.reading.manifest
+        manifest = self.reader.manifest
         return {
             "name": self.path,
             "size": self.size,
@@ -61,11 +61,11 @@ class Version:
             "mtime": self.modified,
             "sha256": manifest.sha256 if manifest else None,
             "generation": manifest.generation if manifest else None,
-            "replicas": [store.name for store in self.reading.stores],
+            "replicas": [store.name for store in self.reader.stores],
         }
 
 
-class Versions:
+class VersionCache:
     """The versions seen a moment ago. Used on the I/O loop only."""
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class Versions:
             task.add_done_callback(lambda done: self._asked((path, not unseen), done))
         return await asyncio.shield(task)
 
-    async def after(self, opened: OpenSet, version: Version) -> Version | None:
+    async def newer(self, opened: OpenSet, version: Version) -> Version | None:
         """Return the version to go on with after one that cannot be read (any more), None when there is no other.
 
         Raises
@@ -103,7 +103,7 @@ class Versions:
             When the object is gone by now.
         """
         self.forget(version.path)
-        newer = await newer_version(opened.targets.stores, version.reading)
+        newer = await newer_version(opened.targets.stores, version.reader)
         return self._remember(version.path, newer) if newer is not None else None
 
     def forget(self, path: str) -> None:
@@ -124,11 +124,11 @@ class Versions:
             key,
             memory=targets.memory,
             stall=targets.stall,
-            breaker=opened.outages,
-            selector=opened.turns,
+            breaker=opened.breaker,
+            selector=opened.selector,
             with_data=see,
         )
-        opened.tell(reading.failed)
+        opened.warn_once(reading.failed)
         version = Version(path, reading, time.monotonic() + FRESH, seen=see)
         if self._asking.get((path, see)) is asyncio.current_task():
             self._keep(version)

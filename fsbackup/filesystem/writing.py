@@ -16,7 +16,7 @@ from fsbackup.engine.source import Source, StreamSource, open_source
 from fsbackup.engine.upload import UploadProgress, upload
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.filesystem import directories, paths
-from fsbackup.filesystem.core import Core, on_io
+from fsbackup.filesystem.core import FileSystemBase, on_io
 from fsbackup.filesystem.pipe import Pipe
 from fsbackup.keys import check_key
 from fsbackup.loop import Call, run
@@ -26,7 +26,7 @@ from fsbackup.replication.progress import CallbackProgress
 _REMOVALS = 16
 
 
-class Writing(Core):
+class WriteMethods(FileSystemBase):
     """The methods that change something. An object is replaced whole, on enough replicas, or stays as it was."""
 
     @on_io
@@ -64,15 +64,15 @@ class Writing(Core):
             self._store(path2, StreamSource(pipe.as_stream(), version.path), version.size)
         )
         # Also when it fails: whoever still writes must hear of it instead of waiting for room.
-        storing.add_done_callback(lambda _: pipe.breaks(OSError("the copy has ended")))
+        storing.add_done_callback(lambda _: pipe.fail(OSError("the copy has ended")))
         try:
-            async with aclosing(version.reading.pieces()) as pieces:
+            async with aclosing(version.reader.pieces()) as pieces:
                 async for piece in pieces:
                     await asyncio.to_thread(pipe.write, piece)
             pipe.end()
         except BaseException as error:
             if not storing.done():
-                pipe.breaks(error if isinstance(error, Exception) else OSError("the copy was cancelled"))
+                pipe.fail(error if isinstance(error, Exception) else OSError("the copy was cancelled"))
                 await asyncio.wait({storing})
                 raise
         await storing
