@@ -27,7 +27,7 @@ def _execute(args: Namespace) -> int:
     if args.action == "schema":
         from fsbackup.config import config_schema
 
-        output.document(config_schema())
+        output.print_json(config_schema())
         return exits.COMPLETE
     path, config = context.open_config(args)
     if args.action == "check":
@@ -40,23 +40,23 @@ def _execute(args: Namespace) -> int:
 def _check(args: Namespace, path: str, config: Config) -> None:
     parts = {"backends": list(config.backends), "replication": list(config.replication), "jobs": list(config.jobs)}
     if args.json:
-        output.document({"file": path, "ok": True, **parts})
+        output.print_json({"file": path, "ok": True, **parts})
     elif not args.quiet:
         counts = [
             text.count(len(parts["backends"]), "backend"),
             text.count(len(parts["replication"]), "replication set"),
             text.count(len(parts["jobs"]), "job"),
         ]
-        output.say(f"{path}: ok: {', '.join(counts)}")
+        output.print_line(f"{path}: ok: {', '.join(counts)}")
 
 
 def _show(args: Namespace, config: Config) -> None:
     if args.json:
-        output.document(config.show())
+        output.print_json(config.show())
         return
     from fsbackup.config.writing import write_config
 
-    output.say(write_config(config).rstrip("\n"))
+    output.print_line(write_config(config).rstrip("\n"))
 
 
 COMMAND = Command(

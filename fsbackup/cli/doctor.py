@@ -35,7 +35,7 @@ def _execute(args: Namespace) -> int:
     found = diagnose(factory.open_backend(config, name) for name in names)
     health = _worst(found)
     if args.json:
-        output.document({"health": health, "backends": {each.backend: each.as_dict() for each in found}})
+        output.print_json({"health": health, "backends": {each.backend: each.as_dict() for each in found}})
     elif not (args.quiet and health == "ok"):
         _print(found, quiet=args.quiet)
     return _CODES[health]
@@ -49,13 +49,13 @@ def _print(found: list[Diagnosis], *, quiet: bool) -> None:
     if not quiet:
         rows = [["backend", "check", "outcome", "found"]]
         rows += [_row(each, check) for each in found for check in each.checks]
-        output.table(rows)
-        output.say()
+        output.print_table(rows)
+        output.print_line()
     for each in found:
         for check in each.checks:
             if check.outcome in _BAD:
-                output.say(redact(f"{each.backend}: {check.name}: {_problem(check)}"))
-    output.say(_verdict(found))
+                output.print_line(redact(f"{each.backend}: {check.name}: {_problem(check)}"))
+    output.print_line(_verdict(found))
 
 
 def _row(each: Diagnosis, check: Check) -> list[str]:

@@ -19,10 +19,10 @@ def explain(error: Exception, args: Namespace, *, job: str | None = None) -> int
     if not expected or args.verbose > 1 or os.environ.get("FSBACKUP_DEBUG"):
         print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
     for line in _lines(error) if expected else _unexpected(error):
-        output.note(redact(line))
+        output.print_note(redact(line))
     if args.json:
         which = {"kind": "job", "job": job, "status": "failed"} if job else {}
-        output.json_line(_redacted({**which, "error": as_dict(error)}))
+        output.print_json_line(_redacted({**which, "error": as_dict(error)}))
     return exits.USAGE if isinstance(error, ConfigError) else exits.FAILED
 
 

@@ -50,25 +50,25 @@ def _object(args: Namespace, store: ReplicatedStorage) -> int:
     with progress.shown(args) as display:
         report = store.restore(args.key, target, callback=display.line(args.key) if display else None)
     if args.json:
-        output.document({**report.as_dict(), "target": target})
+        output.print_json({**report.as_dict(), "target": target})
     elif not args.quiet:
-        output.say(_line(report, target))
+        output.print_line(_line(report, target))
     return exits.COMPLETE
 
 
 def _tree(args: Namespace, store: ReplicatedStorage) -> int:
     def hear(fetched: RestoredObject) -> None:
         if fetched.error is not None:
-            output.say(f"{fetched.key}: failed: {failures.message(fetched.error)}")
+            output.print_line(f"{fetched.key}: failed: {failures.message(fetched.error)}")
         elif args.verbose and fetched.report:
-            output.say(_line(fetched.report, str(fetched.target)))
+            output.print_line(_line(fetched.report, str(fetched.target)))
 
     report = store.restore_tree(args.key, args.target, hear=None if args.json else hear)
     if args.json:
-        output.document(report.as_dict())
+        output.print_json(report.as_dict())
     elif not args.quiet or not report:
         for line in _summary(report):
-            output.say(line)
+            output.print_line(line)
     if not report:
         return exits.FAILED
     return exits.DEGRADED if report.unlisted else exits.COMPLETE

@@ -27,14 +27,14 @@ def _execute(args: Namespace) -> int:
     names = list(store.backends)
     complete, found = True, False
     if args.long and not args.json:
-        output.say(_columns("size", "modified", names, names, "key"))
+        output.print_line(_columns("size", "modified", names, names, "key"))
     for entry in store.ls(args.prefix):
         found = True
         complete = complete and entry.complete
         _print(args, entry, names)
     if not found:
         complete = _all_answer(store, args.prefix)
-        output.note(f"nothing is stored{f' at or below {args.prefix}' if args.prefix else ''}")
+        output.print_note(f"nothing is stored{f' at or below {args.prefix}' if args.prefix else ''}")
     return exits.COMPLETE if complete else exits.DEGRADED
 
 
@@ -45,12 +45,12 @@ def _all_answer(store: ReplicatedStorage, wanted: str) -> bool:
 
 def _print(args: Namespace, entry: ObjectEntry, names: list[str]) -> None:
     if args.json:
-        output.json_line(entry.as_dict())
+        output.print_json_line(entry.as_dict())
     elif args.long:
         states: list[str] = [entry.replicas[name] for name in names]
-        output.say(_columns(text.size(entry.size), text.when(entry.modified), names, states, entry.key))
+        output.print_line(_columns(text.size(entry.size), text.when(entry.modified), names, states, entry.key))
     elif not entry.deleted:
-        output.say(entry.key)
+        output.print_line(entry.key)
 
 
 def _columns(size: str, when: str, names: list[str], states: list[str], key: str) -> str:

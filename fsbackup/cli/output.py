@@ -18,27 +18,27 @@ def prepare() -> None:
             reconfigure(errors="surrogateescape" if unicode else "backslashreplace")
 
 
-def say(line: str = "") -> None:
+def print_line(line: str = "") -> None:
     """Print a line for people."""
     print(text.clean(line))
 
 
-def table(rows: list[list[str]], *, right: tuple[int, ...] = ()) -> None:
+def print_table(rows: list[list[str]], *, right: tuple[int, ...] = ()) -> None:
     """Print rows, the first of which is the head, as a table."""
     for line in text.table([[text.one_line(cell) for cell in row] for row in rows], right=right):
         print(line)
 
 
-def document(value: Any) -> None:
+def print_json(value: Any) -> None:
     """Print one JSON document."""
     print(json.dumps(value, indent=2))
 
 
-def json_line(value: Any) -> None:
+def print_json_line(value: Any) -> None:
     """Print one JSON object on a line of its own."""
     print(json.dumps(value, separators=(",", ":")), flush=True)
 
 
-def note(line: str) -> None:
+def print_note(line: str) -> None:
     """Print a line for people that is no result, on standard error."""
     print(text.clean(line), file=sys.stderr)

@@ -38,7 +38,7 @@ def _execute(args: Namespace) -> int:
     report = store.prune(args.prefix, dry_run=_is_dry(args), hear=lambda step: _tell(args, step))
     if args.json:
         fields = {name: value for name, value in report.as_dict().items() if name != "steps"}
-        output.json_line({"kind": "summary", **fields})
+        output.print_json_line({"kind": "summary", **fields})
     elif not (args.quiet and report.status == "complete"):
         _print(args, store, report)
     return exits.OF_STATUS[report.status]
@@ -54,13 +54,13 @@ def _tell(args: Namespace, step: PruneStep) -> None:
     if step.outcome == "kept" and not args.verbose:
         return
     if args.json:
-        output.json_line({"kind": "step", **step.as_dict()})
+        output.print_json_line({"kind": "step", **step.as_dict()})
     elif not args.quiet or step.outcome in ("held", "failed"):
         _line(step)
 
 
 def _line(step: PruneStep) -> None:
-    output.say(text.one_line(f"{step.outcome:<8}{step.key}: {step.backend}: {step.reason}"))
+    output.print_line(text.one_line(f"{step.outcome:<8}{step.key}: {step.backend}: {step.reason}"))
 
 
 def _explain(args: Namespace, store: ReplicatedStorage) -> int:
@@ -76,13 +76,13 @@ def _explain(args: Namespace, store: ReplicatedStorage) -> int:
         raise ObjectNotFoundError("no such key on any backend", operation="prune", key=args.explain)
     if args.json:
         steps = {name: found[name].as_dict() if name in found else None for name in store.backends}
-        output.document({"key": args.explain, "backends": steps, "stopped": stopped})
+        output.print_json({"key": args.explain, "backends": steps, "stopped": stopped})
     else:
         for name in store.backends:
             if name in found:
                 _line(found[name])
             else:
-                output.say(f"-       {args.explain}: {name}: {stopped.get(name, 'it is not there')}")
+                output.print_line(f"-       {args.explain}: {name}: {stopped.get(name, 'it is not there')}")
     return exits.OF_STATUS[report.status]
 
 
@@ -94,13 +94,13 @@ def _print(args: Namespace, store: ReplicatedStorage, report: PruneReport) -> No
         for name, each in report.backends.items()
     ]
     if report.steps:
-        output.say()
-    output.table(rows, right=tuple(range(1, len(columns) + 2)))
-    output.say()
+        output.print_line()
+    output.print_table(rows, right=tuple(range(1, len(columns) + 2)))
+    output.print_line()
     for name, each in report.backends.items():
         if each.stopped:
-            output.say(f"nothing is let go on {name}: {text.one_line(each.stopped)}")
-    output.say(_verdict(args, store, report))
+            output.print_line(f"nothing is let go on {name}: {text.one_line(each.stopped)}")
+    output.print_line(_verdict(args, store, report))
 
 
 def _counts(each: PruneCounts, columns: list[str]) -> list[str]:

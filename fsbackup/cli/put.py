@@ -42,7 +42,7 @@ def _execute(args: Namespace) -> int:
         callback = display.file() if display else None
         report = store.replicate(source, args.key, overwrite=args.overwrite, callback=callback)
     if args.json:
-        output.document(report.as_dict())
+        output.print_json(report.as_dict())
     elif not args.quiet:
         _print(report)
     return exits.OF_STATUS[report.status]
@@ -62,7 +62,7 @@ def _print(report: Report) -> None:
         [name, text.size(result.bytes_sent), f"{result.seconds:.1f}", _status(result)]
         for name, result in report.replicas.items()
     ]
-    output.table(rows, right=(1, 2))
+    output.print_table(rows, right=(1, 2))
     good = sum(result.ok for result in report.replicas.values())
     what = f"{report.key}" + (f" ({text.size(report.size)})" if report.size is not None else "")
     places = f"{good} of {text.count(len(report.replicas), 'place')}"
@@ -71,7 +71,7 @@ def _print(report: Report) -> None:
         if report.status == "complete"
         else ". Mend that and run the same again: what is stored is not sent again"
     )
-    output.say(f"{report.status}: {what}, confirmed in {places}{again}")
+    output.print_line(f"{report.status}: {what}, confirmed in {places}{again}")
 
 
 def _status(result: ReplicaResult) -> str:

@@ -50,11 +50,11 @@ def _execute(args: Namespace) -> int:
     )
     if args.json:
         fields = {name: value for name, value in report.as_dict().items() if name != "steps"}
-        output.json_line({"kind": "summary", **fields})
+        output.print_json_line({"kind": "summary", **fields})
     elif not (args.quiet and report.status == "complete"):
         for name, why in report.away.items():
-            output.say(text.one_line(f"{name} was left out: {why}"))
-        output.say(_verdict(report))
+            output.print_line(text.one_line(f"{name} was left out: {why}"))
+        output.print_line(_verdict(report))
     return exits.OF_STATUS[report.status]
 
 
@@ -63,7 +63,7 @@ def _tell(step: Step) -> None:
     what = action.problem or action.kind
     where = f"{action.backend}: " if action.backend else ""
     outcome = f": {step.error}" if step.error else ""
-    output.say(text.one_line(f"{step.outcome:<10}{action.key}: {where}{what}: {action.reason}{outcome}"))
+    output.print_line(text.one_line(f"{step.outcome:<10}{action.key}: {where}{what}: {action.reason}{outcome}"))
 
 
 def _tell_bad(step: Step) -> None:
@@ -72,7 +72,7 @@ def _tell_bad(step: Step) -> None:
 
 
 def _tell_json(step: Step) -> None:
-    output.json_line({"kind": "step", **step.as_dict()})
+    output.print_json_line({"kind": "step", **step.as_dict()})
 
 
 def _verdict(report: RepairReport) -> str:

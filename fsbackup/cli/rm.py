@@ -30,7 +30,7 @@ def _execute(args: Namespace) -> int:
         if not (args.json or (args.quiet and report)):
             _print(report, there)
     if args.json:
-        output.document({"objects": results})
+        output.print_json({"objects": results})
     return exits.worst(exits.OF_STATUS[result["status"]] for result in results)
 
 
@@ -48,15 +48,15 @@ def _is_there(store: ReplicatedStorage, wanted: str) -> bool | None:
 def _print(report: Report, there: bool | None) -> None:
     gone = ", ".join(name for name, result in report.replicas.items() if result.ok)
     if there is False and report:
-        output.say(f"{report.key}: was not there (asked {gone})")
+        output.print_line(f"{report.key}: was not there (asked {gone})")
         return
     if gone:
-        output.say(f"{report.key}: deleted from {gone}")
+        output.print_line(f"{report.key}: deleted from {gone}")
     for name, result in report.replicas.items():
         if not result.ok:
-            output.say(f"{report.key}: NOT deleted from {name}: {failures.reason(result.exception)}")
+            output.print_line(f"{report.key}: NOT deleted from {name}: {failures.reason(result.exception)}")
     if not report:
-        output.say(
+        output.print_line(
             f"{report.key}: run the same again when that is mended; until then the others remember the delete"
         )
 

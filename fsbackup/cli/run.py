@@ -14,7 +14,7 @@ from fsbackup.errors import ConfigError, FsbackupError
 
 if TYPE_CHECKING:
     from fsbackup.config import Config
-    from fsbackup.jobs import FileOutcome, JobReport
+    from fsbackup.jobs import FileResult, JobReport
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +30,9 @@ def _execute(args: Namespace) -> int:
     statuses = {name: _guarded(args, name, partial(work, args, config, name)) for name in names}
     if args.json:
         status = max(statuses.values(), key=["complete", "degraded", "failed"].index)
-        output.json_line({"kind": "summary", "status": status, "jobs": statuses})
+        output.print_json_line({"kind": "summary", "status": status, "jobs": statuses})
     elif len(names) > 1 and not args.quiet:
-        output.say("\n" + ", ".join(f"{name}: {status}" for name, status in statuses.items()))
+        output.print_line("\n" + ", ".join(f"{name}: {status}" for name, status in statuses.items()))
     return exits.worst(exits.OF_STATUS[status] for status in statuses.values())
 
 
@@ -64,7 +64,7 @@ def _run(args: Namespace, config: Config, name: str) -> str:
     from fsbackup.jobs import run_job
 
     if not (args.json or args.quiet):
-        output.say(summary.job_header(config, name))
+        output.print_line(summary.job_header(config, name))
     with progress.shown(args) as display:
         report = run_job(
             config,
@@ -76,49 +76,49 @@ def _run(args: Namespace, config: Config, name: str) -> str:
     return report.status
 
 
-def _file_printer(args: Namespace, job: str) -> Callable[[FileOutcome], None] | None:
+def _file_printer(args: Namespace, job: str) -> Callable[[FileResult], None] | None:
     if args.json:
-        return lambda outcome: output.json_line({"kind": "file", "job": job, **outcome.as_dict()})
+        return lambda outcome: output.print_json_line({"kind": "file", "job": job, **outcome.as_dict()})
     if args.verbose:
-        return lambda outcome: output.say(summary.file_line(outcome))
+        return lambda outcome: output.print_line(summary.file_line(outcome))
     return None
 
 
 def _print_report(args: Namespace, report: JobReport) -> None:
     if args.json:
-        output.json_line({"kind": "job", **report.as_dict()})
+        output.print_json_line({"kind": "job", **report.as_dict()})
     elif not args.quiet:
         summary.print_job(report)
     elif report.status != "complete":
-        output.note(f"fsbackup: {report.job}: {summary.job_verdict(report)}")
+        output.print_note(f"fsbackup: {report.job}: {summary.job_verdict(report)}")
 
 
 def _dry_run(args: Namespace, config: Config, name: str) -> str:
-    from fsbackup.jobs import Missed, Planned, plan_job
+    from fsbackup.jobs import Unreadable, Planned, plan_job
 
     where = list(config.replication[config.jobs[name].replication].backends)
     if not args.json:
-        output.say(summary.job_header(config, name))
-    counts = {Planned: 0, Missed: 0}
+        output.print_line(summary.job_header(config, name))
+    counts = {Planned: 0, Unreadable: 0}
     for each in plan_job(config, name):
         if isinstance(each, Planned):
             counts[Planned] += 1
             _print_planned(args, name, where, {"path": each.path, "key": each.key})
-        elif isinstance(each, Missed):
-            counts[Missed] += 1
+        elif isinstance(each, Unreadable):
+            counts[Unreadable] += 1
             _print_planned(args, name, [], {"path": each.path, "key": None, "error": str(each.error)})
     if not args.json:
-        output.say(summary.plan_verdict(counts[Planned], counts[Missed], where))
-    return "failed" if counts[Missed] else "complete"
+        output.print_line(summary.plan_verdict(counts[Planned], counts[Unreadable], where))
+    return "failed" if counts[Unreadable] else "complete"
 
 
 def _print_planned(args: Namespace, job: str, where: list[str], plan: dict[str, Any]) -> None:
     if args.json:
-        output.json_line({"kind": "plan", "job": job, "backends": where, **plan})
+        output.print_json_line({"kind": "plan", "job": job, "backends": where, **plan})
     elif plan["key"] is None:
-        output.say(f"  cannot be backed up: {plan['error']}")
+        output.print_line(f"  cannot be backed up: {plan['error']}")
     else:
-        output.say(f"  {plan['path']} -> {plan['key']}")
+        output.print_line(f"  {plan['path']} -> {plan['key']}")
 
 
 COMMAND = Command(

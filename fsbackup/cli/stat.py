@@ -22,7 +22,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _execute(args: Namespace) -> int:
     info = context.open_set(args).stat(args.key)
     if args.json:
-        output.document(info.as_dict())
+        output.print_json(info.as_dict())
     else:
         _print(info)
     return exits.OF_STATUS[info.status]
@@ -30,14 +30,14 @@ def _execute(args: Namespace) -> int:
 
 def _print(info: ObjectInfo) -> None:
     for name, value in _facts(info):
-        output.say(f"{name:<12}{value}")
-    output.say()
+        output.print_line(f"{name:<12}{value}")
+    output.print_line()
     rows = [["backend", "state", "size", "modified", "generation"]]
     rows += [_row(each) for each in info.replicas.values()]
-    output.table(rows, right=(2, 4))
+    output.print_table(rows, right=(2, 4))
     for each in info.replicas.values():
         if each.error:
-            output.say(text.one_line(each.error))
+            output.print_line(text.one_line(each.error))
 
 
 def _facts(info: ObjectInfo) -> list[tuple[str, str]]:

@@ -66,7 +66,7 @@ def _execute(args: Namespace) -> int:
     for name in names:
         found[name] = _one(args, name, factory.open_set(config, name))
     if args.json:
-        output.document({"sets": found})
+        output.print_json({"sets": found})
     return exits.worst(exits.OF_STATUS[each["status"]] for each in found.values())
 
 
@@ -75,7 +75,7 @@ def _one(args: Namespace, name: str, store: ReplicatedStorage) -> dict[str, Any]
         status = store.status(args.prefix, depth=args.depth, max_age=args.max_age)
     except NoHealthyReplicaError as error:
         if not args.json:
-            output.say(f"{name}: failed: {failures.message(error)}")
+            output.print_line(f"{name}: failed: {failures.message(error)}")
         return {"status": "failed", "error": failures.as_dict(error)}
     if not args.json and not (args.quiet and status.status == "complete"):
         _print(name, store, status)
@@ -84,21 +84,21 @@ def _one(args: Namespace, name: str, store: ReplicatedStorage) -> dict[str, Any]
 
 def _print(name: str, store: ReplicatedStorage, status: SetStatus) -> None:
     where = f" at or below {status.prefix}" if status.prefix else ""
-    output.say(f"{name}: {text.count(status.objects, 'object')}{where}, min_copies {store.min_copies}")
+    output.print_line(f"{name}: {text.count(status.objects, 'object')}{where}, min_copies {store.min_copies}")
     rows = [["backend", "objects", "size", "status", "location"]]
     rows += [
         [backend, *_cells(each), store.backends[backend].location] for backend, each in status.backends.items()
     ]
-    output.table(rows, right=(1, 2))
+    output.print_table(rows, right=(1, 2))
     if status.groups:
-        output.say()
+        output.print_line()
         rows = [["prefix", "objects", "size", "newest", "age", "key"], *map(_group, status.groups)]
-        output.table(rows, right=(1, 2, 4))
-    output.say()
+        output.print_table(rows, right=(1, 2, 4))
+    output.print_line()
     lacking = [entry for entry in status.incomplete if _lacking(entry)]
     for entry in lacking[:_NAMED]:
-        output.say(f"not everywhere: {text.one_line(entry.key)} ({_lacking(entry)})")
-    output.say(_verdict(status))
+        output.print_line(f"not everywhere: {text.one_line(entry.key)} ({_lacking(entry)})")
+    output.print_line(_verdict(status))
 
 
 def _cells(each: BackendStatus) -> list[str]:

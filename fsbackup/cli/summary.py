@@ -8,7 +8,7 @@ from fsbackup.cli import output, prune, text
 
 if TYPE_CHECKING:
     from fsbackup.config import Config
-    from fsbackup.jobs import BackendTally, FileOutcome, JobReport
+    from fsbackup.jobs import BackendCounts, FileResult, JobReport
 
 #: Failed files named below the table.
 _NAMED = 20
@@ -21,7 +21,7 @@ def job_header(config: Config, name: str) -> str:
     return f"{name}: {job.source.path} -> {job.replication} ({backends})"
 
 
-def file_line(outcome: FileOutcome) -> str:
+def file_line(outcome: FileResult) -> str:
     """Return how one file fared."""
     name = outcome.path if outcome.key is None else outcome.key
     return f"  {outcome.status:<9}{text.one_line(name)}" + (f": {outcome.error}" if outcome.error else "")
@@ -29,26 +29,26 @@ def file_line(outcome: FileOutcome) -> str:
 
 def print_job(report: JobReport) -> None:
     """Print the table of backends, the files that failed, and the verdict."""
-    output.say()
+    output.print_line()
     rows = [["backend", "stored", "already there", "failed", "sent", "seconds", "status", "location"]]
     rows += [_row(name, tally) for name, tally in report.backends.items()]
-    output.table(rows, right=(1, 2, 3, 4, 5))
-    output.say()
+    output.print_table(rows, right=(1, 2, 3, 4, 5))
+    output.print_line()
     failed = sorted((each for each in report.problems if each.status == "failed"), key=lambda each: each.path)
     for problem in failed[:_NAMED]:
-        output.say(f"not backed up: {_why(problem)}")
+        output.print_line(f"not backed up: {_why(problem)}")
     if failed and report.failed > _NAMED:
-        output.say(f"... and {text.count(report.failed - _NAMED, 'more file')}, -v names each")
-    output.say(job_verdict(report))
+        output.print_line(f"... and {text.count(report.failed - _NAMED, 'more file')}, -v names each")
+    output.print_line(job_verdict(report))
 
 
-def _why(problem: FileOutcome) -> str:
+def _why(problem: FileResult) -> str:
     """Return the path and what is wrong; errors of the source name the path themselves."""
     error = problem.error or ""
     return text.one_line(error if problem.path in error else f"{problem.path}: {error}")
 
 
-def _row(name: str, tally: BackendTally) -> list[str]:
+def _row(name: str, tally: BackendCounts) -> list[str]:
     good = tally.stored + tally.already
     status = ("incomplete" if good else "failed") if tally.failed else "ok" if good else "-"
     return [

@@ -56,7 +56,7 @@ def _execute(args: Namespace) -> int:
     hear = _tell_json if args.json else _tell
     report = store.verify(args.prefix, deep=args.deep, sample=args.sample, hear=hear, spread=cluster)
     if args.json:
-        output.json_line({"kind": "summary", **report.as_dict(), "problems": report.found})
+        output.print_json_line({"kind": "summary", **report.as_dict(), "problems": report.found})
     elif not (args.quiet and report.status == "complete"):
         _print(args, store, report)
     return exits.OF_STATUS[report.status]
@@ -64,27 +64,27 @@ def _execute(args: Namespace) -> int:
 
 def _tell(problem: CopyProblem) -> None:
     detail = f": {problem.detail}" if problem.detail else ""
-    output.say(text.one_line(f"{problem.key}: {problem.backend}: {problem.state}{detail}"))
+    output.print_line(text.one_line(f"{problem.key}: {problem.backend}: {problem.state}{detail}"))
 
 
 def _tell_json(problem: CopyProblem) -> None:
-    output.json_line({"kind": "problem", **problem.as_dict()})
+    output.print_json_line({"kind": "problem", **problem.as_dict()})
 
 
 def _print(args: Namespace, store: ReplicatedStorage, report: VerifyReport) -> None:
     if report.found:
-        output.say()
+        output.print_line()
     columns = [state for state in _STATES if any(each.states.get(state) for each in report.backends.values())]
     rows = [["backend", *columns, "status", "location"]]
     rows += [
         [name, *_counts(each, columns), _state(each), store.backends[name].location]
         for name, each in report.backends.items()
     ]
-    output.table(rows, right=tuple(range(1, len(columns) + 1)))
-    output.say()
+    output.print_table(rows, right=tuple(range(1, len(columns) + 1)))
+    output.print_line()
     for advice, number in _advice(report).items():
-        output.say(f"{text.count(number, 'problem')}: {advice}")
-    output.say(_verdict(args, store, report))
+        output.print_line(f"{text.count(number, 'problem')}: {advice}")
+    output.print_line(_verdict(args, store, report))
 
 
 def _counts(each: CopyCounts, columns: list[str]) -> list[str]:

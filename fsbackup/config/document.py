@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from fsbackup.config.problems import Finding, Loc
+from fsbackup.config.problems import Invalid, Loc
 
 #: A configuration is a page or two. The bounds keep a wrong file, or a bomb of aliases, from eating the machine.
 MAX_CHARACTERS = 1 << 18
@@ -57,7 +57,7 @@ class Document:
 
     data: Any = None
     lines: dict[Loc, int] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Invalid] = field(default_factory=list)
     #: Where a value could not be read; it is None in `data`.
     unread: set[Loc] = field(default_factory=set)
     #: False when there is nothing to look at: a syntax error, no mapping at the top.
@@ -95,7 +95,7 @@ def _compose(text: str) -> Node | None:
 
 
 def _failed(wrong: str, line: int) -> Document:
-    return Document(findings=[Finding((), wrong, line=line)], usable=False)
+    return Document(findings=[Invalid((), wrong, line=line)], usable=False)
 
 
 class _Builder:
@@ -137,7 +137,7 @@ class _Builder:
             pass
         kind = node.tag.removeprefix(_TAG)
         self.result.unread.add(loc)
-        self.result.findings.append(Finding(loc, f"cannot be read as {kind!r}", "remove the tag, or use quotes"))
+        self.result.findings.append(Invalid(loc, f"cannot be read as {kind!r}", "remove the tag, or use quotes"))
         return None
 
     def _mapping(self, node: MappingNode, loc: Loc) -> dict[str, Any]:
@@ -170,19 +170,19 @@ class _Builder:
             if isinstance(source, MappingNode):
                 yield from self._entries(source, loc, depth)
             else:
-                self.result.findings.append(Finding((*loc, "<<"), "must be an alias of a mapping", line=line))
+                self.result.findings.append(Invalid((*loc, "<<"), "must be an alias of a mapping", line=line))
 
     def _key(self, node: Node, loc: Loc) -> str | None:
         if isinstance(node, ScalarNode) and node.tag == f"{_TAG}str":
             return str(node.value)
         what = f" {node.value!r}" if isinstance(node, ScalarNode) else ""
         self.result.findings.append(
-            Finding(loc, f"has a key{what} that is not text", "put it in quotes", line=_line(node))
+            Invalid(loc, f"has a key{what} that is not text", "put it in quotes", line=_line(node))
         )
         return None
 
     def _duplicate(self, loc: Loc, first: int, line: int) -> None:
-        self.result.findings.append(Finding(loc, f"is set twice, first in line {first}", "keep one", line=line))
+        self.result.findings.append(Invalid(loc, f"is set twice, first in line {first}", "keep one", line=line))
 
 
 def _line(node: Node) -> int:

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from fsbackup.config.backends import BACKEND_TYPES, RetentionConfig
 from fsbackup.config.models import Config, JobConfig, ReplicationConfig, SourceConfig, SpoolConfig
-from fsbackup.config.problems import OWN_RULE, Finding, Loc, nearest
+from fsbackup.config.problems import OWN_RULE, Invalid, Loc, nearest
 from fsbackup.config.variables import environment_of
 
 _INNER: Mapping[str, type[BaseModel]] = {
@@ -34,28 +34,28 @@ _WORDS = {
 _STRUCTURE = frozenset({"dict_type", "mapping_type", "model_type", "model_attributes_type", "tuple_type"})
 
 
-def explain(error: ValidationError, data: Any) -> list[Finding]:
+def explain(error: ValidationError, data: Any) -> list[Invalid]:
     """Return the mistakes in `data` (a file's values) that pydantic found."""
     details = error.errors(include_url=False, include_input=False)
     # The factory of a default that follows another field was not called: that field has its own error.
     return [_finding(one, data) for one in details if one["type"] != "default_factory_not_called"]
 
 
-def _finding(error: ErrorDetails, data: Any) -> Finding:
+def _finding(error: ErrorDetails, data: Any) -> Invalid:
     kind, context = error["type"], error.get("ctx", {})
     loc = _file_loc(error["loc"])
     if kind == "missing":
-        return Finding(loc, "is missing", _how_to_give(loc, data))
+        return Invalid(loc, "is missing", _how_to_give(loc, data))
     if kind == "extra_forbidden":
-        return Finding(loc, "is not a setting here", nearest(str(loc[-1]), _settings(loc[:-1], data)))
+        return Invalid(loc, "is not a setting here", nearest(str(loc[-1]), _settings(loc[:-1], data)))
     if kind.startswith("union_tag"):
         return _unknown_type(loc, data)
     wrong = context["wrong"] if kind == OWN_RULE else _WORDS.get(kind, "is not valid").format_map(context)
     if value_at(data, loc) is None and wrong.startswith("must"):
-        return Finding(loc, "is empty", _how_to_give(loc, data))
+        return Invalid(loc, "is empty", _how_to_give(loc, data))
     if kind in _STRUCTURE:
-        return Finding(loc, wrong, _how_to_give(loc, data))
-    return Finding(loc, wrong, context.get("right", ""), shows_value=True)
+        return Invalid(loc, wrong, _how_to_give(loc, data))
+    return Invalid(loc, wrong, context.get("right", ""), shows_value=True)
 
 
 def _file_loc(loc: Loc) -> Loc:
@@ -75,12 +75,12 @@ def value_at(data: Any, loc: Loc) -> Any:
     return data
 
 
-def _unknown_type(loc: Loc, data: Any) -> Finding:
+def _unknown_type(loc: Loc, data: Any) -> Invalid:
     kind = value_at(data, (*loc, "type"))
     right = ", ".join(BACKEND_TYPES)
     if kind is None:
-        return Finding((*loc, "type"), "is missing", f"one of {right}")
-    return Finding((*loc, "type"), "must be the type of a backend", f"one of {right}", shows_value=True)
+        return Invalid((*loc, "type"), "is missing", f"one of {right}")
+    return Invalid((*loc, "type"), "must be the type of a backend", f"one of {right}", shows_value=True)
 
 
 def _how_to_give(loc: Loc, data: Any) -> str:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from fsbackup.config.document import MAX_CHARACTERS, Document, read_document
 from fsbackup.config.explain import explain, value_at
 from fsbackup.config.models import Config
-from fsbackup.config.problems import Finding, InvalidConfigError, Loc, Problem, dotted
+from fsbackup.config.problems import Invalid, InvalidConfigError, Loc, Mistake, dotted
 from fsbackup.config.references import check_references
 from fsbackup.config.variables import Expanded, expand
 from fsbackup.errors import ConfigError
@@ -91,10 +91,10 @@ def _read(source: str) -> str:
         reason = "is not UTF-8 text"
     except (OSError, ValueError) as error:
         reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    raise InvalidConfigError([Problem(source, None, "", reason)])
+    raise InvalidConfigError([Mistake(source, None, "", reason)])
 
 
-def _validate(data: Any, environ: Mapping[str, str], directory: Path) -> tuple[Config | None, list[Finding]]:
+def _validate(data: Any, environ: Mapping[str, str], directory: Path) -> tuple[Config | None, list[Invalid]]:
     findings = check_references(data)
     context = {"directory": directory.absolute(), "home": environ.get("HOME")}
     try:
@@ -104,7 +104,7 @@ def _validate(data: Any, environ: Mapping[str, str], directory: Path) -> tuple[C
         return None, findings + [found for found in explain(error, data) if found.loc or not findings]
 
 
-def _new(findings: Iterable[Finding], broken: set[Loc]) -> list[Finding]:
+def _new(findings: Iterable[Invalid], broken: set[Loc]) -> list[Invalid]:
     """Return the findings that do not merely follow from a value that could not be found out."""
     return [
         found
@@ -129,13 +129,13 @@ class _Quotes:
         return f", not {text}" if len(text) <= _LONGEST_QUOTE else ""
 
 
-def _problems(findings: Iterable[Finding], source: str, document: Document, expanded: Expanded) -> list[Problem]:
+def _problems(findings: Iterable[Invalid], source: str, document: Document, expanded: Expanded) -> list[Mistake]:
     quotes = _Quotes(expanded)
     problems = []
     for found in findings:
         quote = quotes.of(found.loc) if found.shows_value and found.wrong.startswith("must") else ""
         message = f"{found.wrong}{quote}" + (f" ({found.right})" if found.right else "")
-        problems.append(Problem(source, found.line or document.line(found.loc), dotted(found.loc), message))
+        problems.append(Mistake(source, found.line or document.line(found.loc), dotted(found.loc), message))
     return sorted(problems, key=lambda problem: problem.line or 0)
 
 

@@ -18,7 +18,7 @@ OWN_RULE = "fsbackup_rule"
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Mistake:
     """One mistake.
 
     Parameters
@@ -52,16 +52,16 @@ class InvalidConfigError(ConfigError):
         The mistakes in the order of their lines; kept as `.problems`, a tuple of `Problem`.
     """
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems: tuple[Problem, ...] = tuple(problems)
+    def __init__(self, problems: Iterable[Mistake]) -> None:
+        self.problems: tuple[Mistake, ...] = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
-    def __reduce__(self) -> tuple[type[InvalidConfigError], tuple[tuple[Problem, ...]]]:
+    def __reduce__(self) -> tuple[type[InvalidConfigError], tuple[tuple[Mistake, ...]]]:
         return type(self), (self.problems,)
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Invalid:
     """A mistake before its line is known: `wrong` says what must be so, `right` what to write.
 
     With `shows_value` the message may quote the value found there, if it is a plain one from the file itself.

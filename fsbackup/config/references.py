@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fsbackup.config.problems import Finding, nearest
+from fsbackup.config.problems import Invalid, nearest
 from fsbackup.config.units import format_size, parse_size
 from fsbackup.sizing import MIB
 
 _PLACE = ("path", "url", "endpoint_url", "account_id", "region", "bucket", "prefix")
 
 
-def check_references(data: Any) -> list[Finding]:
+def check_references(data: Any) -> list[Invalid]:
     """Return what does not fit in `data`, a configuration as plain values. Malformed parts are passed over."""
     backends = _mapping(data, "backends")
     sets = _mapping(data, "replication")
-    findings: list[Finding] = []
+    findings: list[Invalid] = []
     for name, entry in sets.items():
         findings += _check_set(("replication", name), entry, backends)
     for name, entry in _mapping(data, "jobs").items():
@@ -34,24 +34,24 @@ def _mapping(data: Any, key: str) -> Mapping[str, Any]:
 
 def _check_job(
     loc: tuple[str, str], job: Any, sets: Mapping[str, Any], backends: Mapping[str, Any]
-) -> Iterator[Finding]:
+) -> Iterator[Invalid]:
     wanted = job.get("replication") if isinstance(job, Mapping) else None
     if isinstance(wanted, str) and wanted and wanted not in sets:
         right = nearest(wanted, sets)
-        yield Finding((*loc, "replication"), "must be the name of a replication set", right, shows_value=True)
+        yield Invalid((*loc, "replication"), "must be the name of a replication set", right, shows_value=True)
     if isinstance(job, Mapping) and job.get("prune") is True and isinstance(wanted, str) and wanted in sets:
         names = _texts(sets[wanted].get("backends") if isinstance(sets[wanted], Mapping) else None)
         if not any(_mapping(backends.get(name), "retention") for name in names):
             why = "for example retention: {max_age: 30d, keep_last: 7}"
-            yield Finding((*loc, "prune"), f"needs a backend of {wanted!r} that has a retention", why)
+            yield Invalid((*loc, "prune"), f"needs a backend of {wanted!r} that has a retention", why)
 
 
-def _check_set(loc: tuple[str, str], entry: Any, backends: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_set(loc: tuple[str, str], entry: Any, backends: Mapping[str, Any]) -> Iterator[Invalid]:
     names = _texts(entry.get("backends") if isinstance(entry, Mapping) else None)
     for index, name in enumerate(names):
         if name and name not in backends:
             right = nearest(name, backends)
-            yield Finding((*loc, "backends", index), "must be the name of a backend", right, shows_value=True)
+            yield Invalid((*loc, "backends", index), "must be the name of a backend", right, shows_value=True)
     known = {name: backends[name] for name in names if isinstance(backends.get(name), Mapping)}
     yield from _check_places((*loc, "backends"), known)
     yield from _check_memory((*loc, "memory"), entry, known)
@@ -63,24 +63,24 @@ def _texts(value: Any) -> list[str]:
     return [item if isinstance(item, str) else "" for item in value]
 
 
-def _check_places(loc: tuple[str, ...], backends: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+def _check_places(loc: tuple[str, ...], backends: Mapping[str, Mapping[str, Any]]) -> Iterator[Invalid]:
     """Two copies in one place are one copy, whatever `min_copies` says."""
     seen: dict[str, str] = {}
     for name, backend in backends.items():
         place = repr([str(backend.get("type")).lower(), *(backend.get(part) or "" for part in _PLACE)])
         if any(backend.get(part) for part in ("path", "url", "bucket")) and place in seen:
-            yield Finding(loc, f"must be different places: {seen[place]!r} and {name!r} are the same one")
+            yield Invalid(loc, f"must be different places: {seen[place]!r} and {name!r} are the same one")
         seen.setdefault(place, name)
 
 
 def _check_memory(
     loc: tuple[str, ...], entry: Any, backends: Mapping[str, Mapping[str, Any]]
-) -> Iterator[Finding]:
+) -> Iterator[Invalid]:
     memory = _bytes(entry.get("memory", 64 * MIB)) if isinstance(entry, Mapping) else None
     for name, backend in backends.items():
         part = _bytes(backend.get("part_size"))
         if memory is not None and part is not None and part > memory:
-            yield Finding(loc, f"must hold one part of {name!r}, which is {format_size(part)}")
+            yield Invalid(loc, f"must hold one part of {name!r}, which is {format_size(part)}")
 
 
 def _bytes(value: Any) -> int | None:

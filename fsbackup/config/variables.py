@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fsbackup.config.problems import Finding, Loc
+from fsbackup.config.problems import Invalid, Loc
 
 #: By backend type: the settings that may be left out, and the variable each is then taken from.
 ENVIRONMENT: Mapping[str, Mapping[str, str]] = {
@@ -44,7 +44,7 @@ class Expanded:
     data: Any = None
     from_environment: set[Loc] = field(default_factory=set)
     broken: set[Loc] = field(default_factory=set)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Invalid] = field(default_factory=list)
 
 
 def expand(data: Any, environ: Mapping[str, str]) -> Expanded:
@@ -89,7 +89,7 @@ class _Expansion:
 
     def _broken(self, loc: Loc, wrong: str, right: str) -> str:
         self.result.broken.add(loc)
-        self.result.findings.append(Finding(loc, wrong, right))
+        self.result.findings.append(Invalid(loc, wrong, right))
         return ""
 
 

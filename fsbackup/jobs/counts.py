@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fsbackup.engine.results import ReplicaResult, Report
-from fsbackup.jobs.entries import Missed, Skipped
-from fsbackup.jobs.report import BackendTally, FileOutcome, FileStatus, JobReport
+from fsbackup.jobs.entries import Unreadable, Skipped
+from fsbackup.jobs.report import BackendCounts, FileResult, FileStatus, JobReport
 
 if TYPE_CHECKING:
     from fsbackup.replication.batch import ItemResult
@@ -22,7 +22,7 @@ log = logging.getLogger("fsbackup.jobs")
 NAMED = 100
 
 
-class Tally:
+class JobCounts:
     """Counts outcomes, and hands each one on.
 
     Parameters
@@ -33,14 +33,14 @@ class Tally:
         Hears of each file.
     """
 
-    def __init__(self, store: ReplicatedStorage, on_file: Callable[[FileOutcome], None] | None) -> None:
+    def __init__(self, store: ReplicatedStorage, on_file: Callable[[FileResult], None] | None) -> None:
         self._started = time.monotonic()
         self._on_file = on_file
         self._files: Counter[str] = Counter()
         self._backends = {name: _BackendCount(each.location) for name, each in store.backends.items()}
-        self._problems: list[FileOutcome] = []
+        self._problems: list[FileResult] = []
 
-    def no_file(self, found: Missed | Skipped) -> None:
+    def add_entry(self, found: Unreadable | Skipped) -> None:
         """Count what cannot be sent at all."""
         if isinstance(found, Skipped):
             self._files["skipped"] += 1
@@ -48,7 +48,7 @@ class Tally:
         else:
             self._unread(found.path, None, found.error)
 
-    def outcome(self, outcome: ItemResult) -> None:
+    def add_result(self, outcome: ItemResult) -> None:
         """Count what was sent, or could not be read after all."""
         path, key = str(outcome.item.source), outcome.item.key
         if outcome.report is None:
@@ -64,9 +64,9 @@ class Tally:
     def _unread(self, path: str, key: str | None, error: Exception) -> None:
         fields = {"operation": "read", "key": key, "outcome": "failed", "error_type": type(error).__name__}
         log.error("not backed up: %s", error, extra={**fields, "error": str(error)})
-        self._count(FileOutcome(path, key, "failed", error=str(error), error_type=type(error).__name__))
+        self._count(FileResult(path, key, "failed", error=str(error), error_type=type(error).__name__))
 
-    def _count(self, outcome: FileOutcome) -> None:
+    def _count(self, outcome: FileResult) -> None:
         self._files[outcome.status] += 1
         if outcome.error is not None and len(self._problems) < NAMED:
             self._problems.append(outcome)
@@ -103,8 +103,8 @@ class _BackendCount:
         self._seconds = max(self._seconds, began + result.seconds)
         self._error = self._error or result.error
 
-    def tally(self) -> BackendTally:
-        return BackendTally(
+    def tally(self) -> BackendCounts:
+        return BackendCounts(
             location=self._location,
             stored=self._counts["stored"],
             already=self._counts["already"],
@@ -115,11 +115,11 @@ class _BackendCount:
         )
 
 
-def _of_report(path: str, report: Report) -> FileOutcome:
+def _of_report(path: str, report: Report) -> FileResult:
     failed = [result for result in report.replicas.values() if not result.ok]
     error = str(report.failure()) if not report else "; ".join(result.error or "" for result in failed) or None
     kinds = {result.error_type for result in failed}
-    return FileOutcome(
+    return FileResult(
         path,
         report.key,
         _status(report),

@@ -18,7 +18,7 @@ class SourceFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
+class Unreadable:
     """A file or directory that should be backed up and cannot be, and why."""
 
     path: str
@@ -34,7 +34,7 @@ class Skipped:
     level: int = logging.INFO
 
 
-Found = SourceFile | Missed | Skipped
+SourceEntry = SourceFile | Unreadable | Skipped
 
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from fsbackup.errors import ConfigError, SourceError
-from fsbackup.jobs.entries import Found, Missed, Skipped, SourceFile
+from fsbackup.jobs.entries import SourceEntry, Unreadable, Skipped, SourceFile
 from fsbackup.jobs.sources import find_files
 from fsbackup.jobs.template import Destination, local_now
 
@@ -25,7 +25,7 @@ class Planned:
     key: str
 
 
-def plan_job(config: Config, name: str, *, now: datetime | None = None) -> Iterator[Planned | Missed | Skipped]:
+def plan_job(config: Config, name: str, *, now: datetime | None = None) -> Iterator[Planned | Unreadable | Skipped]:
     """Yield what a run of the job would store, streaming; touches no backend.
 
     Files that would share a key are all `Missed`, none of them wins. Finding them takes a look at the whole source
@@ -57,20 +57,20 @@ def job_of(config: Config, name: str) -> JobConfig:
 
 def _plan(
     job: JobConfig, destination: Destination, keep_out: frozenset[str]
-) -> Iterator[Planned | Missed | Skipped]:
+) -> Iterator[Planned | Unreadable | Skipped]:
     shared = _shared_keys(job, destination, keep_out)
     for found in find_files(job.source, keep_out=keep_out, allow_empty=job.allow_empty):
         yield _planned(found, destination, shared)
 
 
-def _planned(found: Found, destination: Destination, shared: frozenset[str]) -> Planned | Missed | Skipped:
+def _planned(found: SourceEntry, destination: Destination, shared: frozenset[str]) -> Planned | Unreadable | Skipped:
     if not isinstance(found, SourceFile):
         return found
     try:
         key = destination.key(found)
     except SourceError as error:
-        return Missed(found.path, error)
-    return Missed(found.path, _shares(found.path, key)) if key in shared else Planned(found.path, key)
+        return Unreadable(found.path, error)
+    return Unreadable(found.path, _shares(found.path, key)) if key in shared else Planned(found.path, key)
 
 
 def _shares(path: str, key: str) -> SourceError:

@@ -17,7 +17,7 @@ FileStatus = Literal["stored", "already", "degraded", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class FileOutcome:
+class FileResult:
     """How one file of a job fared.
 
     Parameters
@@ -64,7 +64,7 @@ class FileOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class BackendTally:
+class BackendCounts:
     """One backend's part in a job.
 
     Parameters
@@ -135,8 +135,8 @@ class JobReport:
     skipped: int
     bytes_read: int
     seconds: float
-    backends: Mapping[str, BackendTally]
-    problems: tuple[FileOutcome, ...]
+    backends: Mapping[str, BackendCounts]
+    problems: tuple[FileResult, ...]
     prune: PruneReport | None = None
 
     @property

@@ -10,10 +10,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fsbackup.factory import open_set
-from fsbackup.jobs.counts import Tally
-from fsbackup.jobs.entries import Missed, Skipped
+from fsbackup.jobs.counts import JobCounts
+from fsbackup.jobs.entries import Unreadable, Skipped
 from fsbackup.jobs.plan import Planned, job_of, plan_job
-from fsbackup.jobs.report import FileOutcome, JobReport
+from fsbackup.jobs.report import FileResult, JobReport
 from fsbackup.jobs.template import Destination, local_now
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def run_job(
     name: str,
     *,
     now: datetime | None = None,
-    on_file: Callable[[FileOutcome], None] | None = None,
+    on_file: Callable[[FileResult], None] | None = None,
     progress: Callable[[Any, str], Callback | None] | None = None,
 ) -> JobReport:
     """Store every file of a job in every replica of its set, and then prune, where the job says so.
@@ -61,7 +61,7 @@ def run_job(
     """
     job = job_of(config, name)
     store = open_set(config, job.replication)
-    tally = Tally(store, on_file)
+    tally = JobCounts(store, on_file)
     plan = plan_job(config, name, now=now)
     for files in _slices(_only_files(plan, tally), SLICE):
         items = [(file.path, file.key) for file in files]
@@ -69,7 +69,7 @@ def run_job(
         # Closed on every way out: uploads that are under way end and clean up before a Ctrl-C goes on.
         with closing(cast("Generator[Outcome, None, None]", outcomes)) as results:
             for outcome in results:
-                tally.outcome(outcome)
+                tally.add_result(outcome)
     report = tally.report(name, job.replication)
     if job.prune and report:
         prefix = Destination(job.destination, job=name, now=now or local_now()).prefix
@@ -83,9 +83,9 @@ def _slices(values: Iterable[T], length: int) -> Iterator[list[T]]:
         yield part
 
 
-def _only_files(plan: Iterable[Planned | Missed | Skipped], tally: Tally) -> Iterator[Planned]:
+def _only_files(plan: Iterable[Planned | Unreadable | Skipped], tally: JobCounts) -> Iterator[Planned]:
     for found in plan:
         if isinstance(found, Planned):
             yield found
         else:
-            tally.no_file(found)
+            tally.add_entry(found)

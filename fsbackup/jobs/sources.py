@@ -13,9 +13,9 @@ from glob import has_magic
 from typing import TYPE_CHECKING
 
 from fsbackup.errors import SourceError, SourceNotFoundError
-from fsbackup.jobs.entries import Found, Missed, Skipped, SourceFile, unreadable
+from fsbackup.jobs.entries import SourceEntry, Unreadable, Skipped, SourceFile, unreadable
 from fsbackup.jobs.patterns import EVERYTHING, Excludes, PathPattern, split_glob
-from fsbackup.jobs.walk import Walk
+from fsbackup.jobs.walk import SourceWalk
 
 if TYPE_CHECKING:
     from fsbackup.config import SourceConfig
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def find_files(
     source: SourceConfig, *, keep_out: frozenset[str] = frozenset(), allow_empty: bool = False
-) -> Iterator[Found]:
+) -> Iterator[SourceEntry]:
     """Yield what a source consists of, in the order of the paths' bytes.
 
     A directory's files keep their tree as `relpath`; a glob's are relative to the directory before its first
@@ -44,10 +44,10 @@ def find_files(
         nothing = nothing and isinstance(found, Skipped)
         yield found
     if nothing and not allow_empty:
-        yield Missed(source.path, _nothing_found(source))
+        yield Unreadable(source.path, _nothing_found(source))
 
 
-def _search(source: SourceConfig, keep_out: frozenset[str]) -> Iterator[Found]:
+def _search(source: SourceConfig, keep_out: frozenset[str]) -> Iterator[SourceEntry]:
     path, excludes = source.path, Excludes(source.exclude)
     root, pattern = path.rstrip("/") or "/", EVERYTHING
     if has_magic(path) and not os.path.lexists(path):
@@ -56,10 +56,10 @@ def _search(source: SourceConfig, keep_out: frozenset[str]) -> Iterator[Found]:
     try:
         is_directory = stat.S_ISDIR(os.stat(path).st_mode)
     except OSError as error:
-        yield Missed(path, unreadable(path, error))
+        yield Unreadable(path, unreadable(path, error))
         return
     if is_directory:
-        yield from Walk(root, pattern, excludes, keep_out).run()
+        yield from SourceWalk(root, pattern, excludes, keep_out).run()
     elif pattern is EVERYTHING and not excludes(os.path.basename(path), is_directory=False):
         yield SourceFile(path, os.path.basename(path))
 

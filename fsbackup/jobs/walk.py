@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fsbackup.jobs.entries import Found, Missed, Skipped, SourceFile, missing_file, no_file, unreadable
+from fsbackup.jobs.entries import SourceEntry, Unreadable, Skipped, SourceFile, missing_file, no_file, unreadable
 from fsbackup.jobs.patterns import Excludes, PathPattern, State
 
 
@@ -20,7 +20,7 @@ class _Level:
     names: Iterator[str]
 
 
-class Walk:
+class SourceWalk:
     """A depth-first walk with a stack of its own, so that no tree is too deep for it.
 
     Parameters
@@ -40,9 +40,9 @@ class Walk:
         self._excludes = excludes
         self._keep_out = keep_out
         self._levels: list[_Level] = []
-        self._notes: list[Found] = []
+        self._notes: list[SourceEntry] = []
 
-    def run(self) -> Iterator[Found]:
+    def run(self) -> Iterator[SourceEntry]:
         """Yield what is found."""
         self._enter(self._root, "", self._pattern.start)
         while self._levels:
@@ -57,7 +57,7 @@ class Walk:
             else:
                 yield SourceFile(_join(level.path, name), level.relpath + name)
 
-    def _take_notes(self) -> list[Found]:
+    def _take_notes(self) -> list[SourceEntry]:
         notes, self._notes = self._notes, []
         return notes
 
@@ -69,7 +69,7 @@ class Walk:
                 for entry in entries:
                     names += self._sort_out(entry, relpath + entry.name, state)
         except OSError as error:
-            self._notes.append(Missed(path, unreadable(path, error)))
+            self._notes.append(Unreadable(path, unreadable(path, error)))
         names.sort(key=os.fsencode)
         self._levels.append(_Level(path, relpath, state, iter(names)))
 
@@ -98,9 +98,9 @@ class Walk:
             mode = mode or entry.stat().st_mode
         except FileNotFoundError as error:
             what = "a link to nothing" if entry.is_symlink() else "vanished while it was looked at"
-            self._notes.append(Missed(entry.path, missing_file(entry.path, what, error)))
+            self._notes.append(Unreadable(entry.path, missing_file(entry.path, what, error)))
         except OSError as error:
-            self._notes.append(Missed(entry.path, unreadable(entry.path, error)))
+            self._notes.append(Unreadable(entry.path, unreadable(entry.path, error)))
         else:
             self._notes.append(no_file(entry.path, mode))
         return False

@@ -73,7 +73,7 @@ class Plan:
         self._pattern = rule.pattern
         #: From this time on max_age keeps everything.
         self._young = inf if rule.max_age is None else now - rule.max_age.total_seconds()
-        self._room = 2 * rule.most + _SLACK
+        self._room = 2 * rule.max_chosen + _SLACK
         self._newest: tuple[float, str] = (-inf, "")
         self._series: dict[Series, _Members] = {}
 
@@ -114,7 +114,7 @@ class Plan:
 
     def decide(self, key: str, when: float | None) -> Decision:
         """Return what becomes of the object `key` of the time `when`, as given to `see`."""
-        if not self._rule.lets_go:
+        if not self._rule.deletes:
             return Decision(key, True, "no rule lets anything go")
         if self.clock_is_behind:
             return Decision(key, True, self._behind())
@@ -133,7 +133,7 @@ class Plan:
         reasons = [self._age(when)] if when >= self._young else []
         at = bisect_left(members.times, when)
         if members.times[at] == when:
-            reasons += self._rule.told(members.bits[at])
+            reasons += self._rule.describe(members.bits[at])
         if reasons:
             return Decision(key, True, ", ".join(reasons))
         return Decision(key, False, f"{self._age(when)}, {self._newer(when, members)}")
@@ -144,7 +144,7 @@ class Plan:
         Where it was seen, as of the time `instead_of`, it does not count beside itself.
         """
         series = _series_of(key, self._pattern)
-        if not self._rule.lets_go or self.clock_is_behind or not _known(when) or series is None:
+        if not self._rule.deletes or self.clock_is_behind or not _known(when) or series is None:
             return True
         if when > self._now or when >= self._young:
             return True

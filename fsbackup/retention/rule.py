@@ -103,12 +103,12 @@ class Retention:
         return pattern
 
     @property
-    def lets_go(self) -> bool:
+    def deletes(self) -> bool:
         """Whether it ever lets anything go."""
         return self.max_age is not None or any(getattr(self, name) for name, _, _ in _PERIODS[1:])
 
     @property
-    def most(self) -> int:
+    def max_chosen(self) -> int:
         """How many times of one series `choose` can pick."""
         return sum(getattr(self, name) for name, _, _ in _PERIODS)
 
@@ -125,7 +125,7 @@ class Retention:
                 chosen[when] = chosen.get(when, 0) | 1 << bit
         return chosen
 
-    def told(self, bits: int) -> list[str]:
+    def describe(self, bits: int) -> list[str]:
         """Return in words the rules that `choose` gave as `bits`."""
         words = [text for bit, (_, _, text) in enumerate(_PERIODS) if bits >> bit & 1]
         return [each.format(newest=_newest(self.keep_last)) for each in words]

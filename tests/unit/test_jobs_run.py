@@ -13,7 +13,7 @@ import pytest
 from fsspec.callbacks import Callback
 
 from fsbackup.config import Config, parse_config
-from fsbackup.jobs import FileOutcome, JobReport, run_job
+from fsbackup.jobs import FileResult, JobReport, run_job
 from tests.replication.prune_kit import Disks
 
 RunJob = Callable[..., JobReport]
@@ -78,7 +78,7 @@ def test_every_file_everywhere_and_nothing_twice(tmp_path: Path, tree: Path) -> 
 def test_slices_hide_nothing(tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch, length: int) -> None:
     """Whatever the length of a slice, every file is stored once and heard of once."""
     monkeypatch.setattr("fsbackup.jobs.run.SLICE", length)
-    heard: list[FileOutcome] = []
+    heard: list[FileResult] = []
     report = run_job(config(tmp_path), "j", on_file=heard.append)
     assert report.files == 5
     assert sorted(each.key or "" for each in heard) == sorted(contents(tree))

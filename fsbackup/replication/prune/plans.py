@@ -54,8 +54,8 @@ class Plans:
 
     def __init__(self, rules: Mapping[str, Retention], clock: Clock) -> None:
         self._clock = clock
-        self._own = {name: Plan(rule, clock.now) for name, rule in rules.items() if rule.lets_go}
-        alike = {rule: Plan(rule, clock.now) for rule in rules.values() if rule.lets_go}
+        self._own = {name: Plan(rule, clock.now) for name, rule in rules.items() if rule.deletes}
+        alike = {rule: Plan(rule, clock.now) for rule in rules.values() if rule.deletes}
         self._whole = {name: alike[rules[name]] for name in self._own}
         self._alike = tuple(alike.values())
 
