@@ -94,7 +94,7 @@ def _print_report(args: Namespace, report: JobReport) -> None:
 
 
 def _dry_run(args: Namespace, config: Config, name: str) -> str:
-    from fsbackup.jobs import Unreadable, Planned, plan_job
+    from fsbackup.jobs import Planned, Unreadable, plan_job
 
     where = list(config.replication[config.jobs[name].replication].backends)
     if not args.json:

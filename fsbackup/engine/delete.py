@@ -15,7 +15,7 @@ from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import ReplicaResult, Report
 from fsbackup.errors import ConflictError, FsbackupError
-from fsbackup.keys import encode_key, manifest_name, intent_name
+from fsbackup.keys import encode_key, intent_name, manifest_name
 from fsbackup.record import Record, Tombstone
 from fsbackup.stores.base import ObjectStore
 

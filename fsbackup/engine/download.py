@@ -191,7 +191,15 @@ async def locate(
         if not current and not spare:
             raise absence_error(key, errors, "its manifest is there, but its data is gone")
         return ObjectReader(
-            key, top.size, top, current, spare, failed=errors, memory=memory, stall=stall, selector=selector or ReplicaSelector()
+            key,
+            top.size,
+            top,
+            current,
+            spare,
+            failed=errors,
+            memory=memory,
+            stall=stall,
+            selector=selector or ReplicaSelector(),
         )
     if not with_data and top is None:
         return await locate(stores, key, memory=memory, stall=stall, breaker=breaker, selector=selector)
@@ -252,13 +260,17 @@ async def newer_version(stores: tuple[ObjectStore, ...], reading: ObjectReader) 
     """
     if reading.manifest is None:
         return None
-    again = await locate(stores, reading.key, memory=reading.memory, stall=reading.stall, selector=reading.selector)
+    again = await locate(
+        stores, reading.key, memory=reading.memory, stall=reading.stall, selector=reading.selector
+    )
     if again.manifest is not None and again.manifest.sha256 != reading.manifest.sha256:
         return again
     return await _intended(stores, reading, reading.manifest)
 
 
-async def _intended(stores: tuple[ObjectStore, ...], reading: ObjectReader, current: Manifest) -> ObjectReader | None:
+async def _intended(
+    stores: tuple[ObjectStore, ...], reading: ObjectReader, current: Manifest
+) -> ObjectReader | None:
     found = await asyncio.gather(
         *(records.read_intent(store, current.key) for store in stores), return_exceptions=True
     )

@@ -1,7 +1,7 @@
 """The striped reader: the blocks of one object from all healthy replicas at once, each proven before it counts.
 
 An object is read in *spans* of a few whole blocks, each a request. Each replica begins with one span and gets more
-as it proves itself, at its own `Pace`, so a fast one carries more. The last spans are short, so that no replica is
+as it proves itself, at its own `AdaptiveWindow`, so a fast one carries more. The last spans are short, so that no replica is
 left with much when the others are done. What fails, stalls or is not what the manifest says is asked of another
 replica, block by block: a rotten block here and another one there still make a whole object. A replica that has
 nothing left to do takes over a span that a slower one would take much longer for; whoever is first wins.
@@ -129,7 +129,8 @@ class ParallelReader:
         self._each = max(1, -(-(end - start) // (into * block))) * block if into else None
         share = memory // max(1, len(stores))
         self._replicas = [
-            _Replica(store, AdaptiveWindow(share, block, self._each), suspended=store in fallback) for store in (*stores, *fallback)
+            _Replica(store, AdaptiveWindow(share, block, self._each), suspended=store in fallback)
+            for store in (*stores, *fallback)
         ]
         self._retries: list[Chunk] = []
         self._calls: set[_Call] = set()

@@ -14,7 +14,7 @@ from fsbackup.errors import (
     IntegrityError,
     ObjectNotFoundError,
 )
-from fsbackup.keys import encode_key, manifest_name, intent_name
+from fsbackup.keys import encode_key, intent_name, manifest_name
 from fsbackup.record import Manifest, Record, dump, load
 from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStat, ObjectStore, timeout_error
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from fsbackup import events
 from fsbackup.engine.breaker import CircuitBreaker
-from fsbackup.engine.download import ObjectReader, locate, same_beginning, newer_version
+from fsbackup.engine.download import ObjectReader, locate, newer_version, same_beginning
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import DownloadReport
 from fsbackup.errors import IntegrityError, NoHealthyReplicaError
@@ -158,7 +158,9 @@ class _ToStream(_Copy):
 class _ToFile(_Copy):
     """Writes the bytes as they come, each at its place."""
 
-    def __init__(self, targets: ReplicaSet, reading: ObjectReader, file: BinaryIO, progress: OnProgress | None) -> None:
+    def __init__(
+        self, targets: ReplicaSet, reading: ObjectReader, file: BinaryIO, progress: OnProgress | None
+    ) -> None:
         super().__init__(targets, reading)
         self._file = file
         self._progress = progress

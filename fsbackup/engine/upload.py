@@ -10,7 +10,7 @@ from fsbackup import __version__, events
 from fsbackup.aio import run_all
 from fsbackup.engine import records, versions
 from fsbackup.engine.hashing import content_hash
-from fsbackup.engine.parts import Consumer, PartBuffer, tune_malloc, max_in_flight, slot_count
+from fsbackup.engine.parts import Consumer, PartBuffer, max_in_flight, slot_count, tune_malloc
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replica_upload import ReplicaUpload
 from fsbackup.engine.replicas import ReplicaSet
@@ -226,7 +226,9 @@ class _Upload:
         return self._manifest
 
     def _conflict(self, backend: str | None = None) -> ConflictError:
-        what = "two contents under one generation" if self._conflicting else "other content is stored under this key"
+        what = (
+            "two contents under one generation" if self._conflicting else "other content is stored under this key"
+        )
         return ConflictError(
             what,
             backend=backend,
@@ -302,7 +304,9 @@ class FanOut:
         self._slots = slot_count(memory, part_size, len(stores))
         self.window = PartBuffer(source, part_size, slots=self._slots, md5=md5, on_read=on_read)
 
-    async def run(self, lanes: Sequence[ReplicaUpload], proven: Callable[[], Manifest], on_result: OnResult) -> None:
+    async def run(
+        self, lanes: Sequence[ReplicaUpload], proven: Callable[[], Manifest], on_result: OnResult
+    ) -> None:
         """Deliver everything to every lane; only the source's own failure is raised.
 
         Raises

@@ -70,7 +70,9 @@ class BlockCache:
         self.leaves.clear()
 
 
-async def read(reading: ObjectReader, ranges: Sequence[Range], cache: BlockCache, *, keep: bool = True) -> list[bytes]:
+async def read(
+    reading: ObjectReader, ranges: Sequence[Range], cache: BlockCache, *, keep: bool = True
+) -> list[bytes]:
     """Return the bytes of each range, which lies within the object, in the order asked for.
 
     Without `keep` nothing of it is remembered.
@@ -91,7 +93,9 @@ async def read(reading: ObjectReader, ranges: Sequence[Range], cache: BlockCache
     return [found[at] for at in range(len(ranges))]
 
 
-async def _alone(reading: ObjectReader, manifest: Manifest, wanted: Range, cache: BlockCache, *, keep: bool) -> bytes:
+async def _alone(
+    reading: ObjectReader, manifest: Manifest, wanted: Range, cache: BlockCache, *, keep: bool
+) -> bytes:
     """Return one range; by leaves where these are known and the blocks are not at hand (any more)."""
     numbers = _numbers(wanted, manifest.block_size)
     at_hand = any(key_of(manifest, number) in cache for number in numbers)

@@ -114,6 +114,6 @@ class FileSystemBase(AsyncFileSystem):  # type: ignore[misc]
         super().invalidate_cache(path)
 
     async def version(self, path: str, *, unseen: bool = False) -> Version:
-        """Return the newest version of the object at `path`; see `Versions.find`."""
+        """Return the newest version of the object at `path`; see `VersionCache.find`."""
         name, key = paths.split(path)
         return await self.versions.find(self.sets[name], path, paths.readable_key(key), unseen=unseen)

@@ -11,7 +11,7 @@ from fsbackup.errors import FsbackupError
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.sets import OpenSet
 from fsbackup.keys import check_prefix, encode_key
-from fsbackup.replication.ls import SetListing, ObjectEntry
+from fsbackup.replication.ls import ObjectEntry, SetListing
 
 Info = dict[str, Any]
 

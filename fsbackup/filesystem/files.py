@@ -52,7 +52,9 @@ class ReadFile(AbstractBufferedFile):  # type: ignore[misc]
         if own:
             manifest = version.reader.manifest
             unit = manifest.block_size if manifest else MIB
-            self.cache = ReadAhead(self.blocksize, self._fetch_range, self.size, start=self._start_range, unit=unit)
+            self.cache = ReadAhead(
+                self.blocksize, self._fetch_range, self.size, start=self._start_range, unit=unit
+            )
         self.details = version.info()
         #: Another process that gets this file opens the same version, or none.
         self.kwargs = {"sha256": self.details["sha256"]}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fsbackup.engine.results import ReplicaResult, Report
-from fsbackup.jobs.entries import Unreadable, Skipped
+from fsbackup.jobs.entries import Skipped, Unreadable
 from fsbackup.jobs.report import BackendCounts, FileResult, FileStatus, JobReport
 
 if TYPE_CHECKING:

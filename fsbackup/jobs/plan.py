@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from fsbackup.errors import ConfigError, SourceError
-from fsbackup.jobs.entries import SourceEntry, Unreadable, Skipped, SourceFile
+from fsbackup.jobs.entries import Skipped, SourceEntry, SourceFile, Unreadable
 from fsbackup.jobs.sources import find_files
 from fsbackup.jobs.template import Destination, local_now
 
@@ -25,10 +25,12 @@ class Planned:
     key: str
 
 
-def plan_job(config: Config, name: str, *, now: datetime | None = None) -> Iterator[Planned | Unreadable | Skipped]:
+def plan_job(
+    config: Config, name: str, *, now: datetime | None = None
+) -> Iterator[Planned | Unreadable | Skipped]:
     """Yield what a run of the job would store, streaming; touches no backend.
 
-    Files that would share a key are all `Missed`, none of them wins. Finding them takes a look at the whole source
+    Files that would share a key are all `Unreadable`, none of them wins. Finding them takes a look at the whole source
     first, unless the destination has ``{relpath}``.
 
     Raises
@@ -63,7 +65,9 @@ def _plan(
         yield _planned(found, destination, shared)
 
 
-def _planned(found: SourceEntry, destination: Destination, shared: frozenset[str]) -> Planned | Unreadable | Skipped:
+def _planned(
+    found: SourceEntry, destination: Destination, shared: frozenset[str]
+) -> Planned | Unreadable | Skipped:
     if not isinstance(found, SourceFile):
         return found
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fsbackup.factory import open_set
 from fsbackup.jobs.counts import JobCounts
-from fsbackup.jobs.entries import Unreadable, Skipped
+from fsbackup.jobs.entries import Skipped, Unreadable
 from fsbackup.jobs.plan import Planned, job_of, plan_job
 from fsbackup.jobs.report import FileResult, JobReport
 from fsbackup.jobs.template import Destination, local_now
@@ -67,7 +67,7 @@ def run_job(
         items = [(file.path, file.key) for file in files]
         outcomes = store.replicate_many(items, overwrite=job.overwrite, callback=progress)
         # Closed on every way out: uploads that are under way end and clean up before a Ctrl-C goes on.
-        with closing(cast("Generator[Outcome, None, None]", outcomes)) as results:
+        with closing(cast("Generator[ItemResult, None, None]", outcomes)) as results:
             for outcome in results:
                 tally.add_result(outcome)
     report = tally.report(name, job.replication)

@@ -1,6 +1,6 @@
 """The files of a job: a file, all files below a directory, or what a glob matches. Sorted and streaming.
 
-Nothing is left out in silence: what should be backed up and cannot be is `Missed`, what is no file to back up
+Nothing is left out in silence: what should be backed up and cannot be is `Unreadable`, what is no file to back up
 (a link to a directory, a FIFO, the place where a backend keeps its own copies) is `Skipped`.
 """
 
@@ -13,7 +13,7 @@ from glob import has_magic
 from typing import TYPE_CHECKING
 
 from fsbackup.errors import SourceError, SourceNotFoundError
-from fsbackup.jobs.entries import SourceEntry, Unreadable, Skipped, SourceFile, unreadable
+from fsbackup.jobs.entries import Skipped, SourceEntry, SourceFile, Unreadable, unreadable
 from fsbackup.jobs.patterns import EVERYTHING, Excludes, PathPattern, split_glob
 from fsbackup.jobs.walk import SourceWalk
 
@@ -28,7 +28,7 @@ def find_files(
 
     A directory's files keep their tree as `relpath`; a glob's are relative to the directory before its first
     wildcard; a single file's is its name. A link to a file is that file. Links to directories are not followed,
-    except where the source itself is one. A source without any file at all is `Missed`.
+    except where the source itself is one. A source without any file at all is `Unreadable`.
 
     Parameters
     ----------

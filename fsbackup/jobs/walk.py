@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fsbackup.jobs.entries import SourceEntry, Unreadable, Skipped, SourceFile, missing_file, no_file, unreadable
+from fsbackup.jobs.entries import Skipped, SourceEntry, SourceFile, Unreadable, missing_file, no_file, unreadable
 from fsbackup.jobs.patterns import Excludes, PathPattern, State
 
 

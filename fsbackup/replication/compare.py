@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from fsbackup.replication.classify import IsExpired, CopyState
-from fsbackup.replication.walk import ReplicaEntry, KeyEntry
+from fsbackup.replication.classify import CopyState, IsExpired
+from fsbackup.replication.walk import KeyEntry, ReplicaEntry
 from fsbackup.stores.base import Capabilities, ObjectStat
 
 #: Manifests of one version differ only in the ETag and version id of their own replica, shorter than this.

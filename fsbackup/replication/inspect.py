@@ -17,7 +17,7 @@ from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.errors import FsbackupError, ObjectNotFoundError
 from fsbackup.record import Manifest
 from fsbackup.replication.bytecheck import ByteCheck, check_bytes
-from fsbackup.replication.classify import IsExpired, CopyState, ObjectStatus, classify
+from fsbackup.replication.classify import CopyState, IsExpired, ObjectStatus, classify
 from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStore
 
 #: How often an object that changes meanwhile is looked at before it is given up.
@@ -116,7 +116,9 @@ class Inspector:
         except FsbackupError as error:
             return error
 
-    async def _changed(self, verdict: ObjectStatus, away: Mapping[str, FsbackupError]) -> list[ReplicaState] | None:
+    async def _changed(
+        self, verdict: ObjectStatus, away: Mapping[str, FsbackupError]
+    ) -> list[ReplicaState] | None:
         """Return what is said of a doubtful object now, None when it is the same as before."""
         if not _DOUBTFUL.intersection(verdict.states.values()):
             return None
@@ -169,7 +171,9 @@ def _manifest_of(finding: ReplicaState, verdict: ObjectStatus) -> Manifest | Non
     return manifest
 
 
-def _corrected(verdict: ObjectStatus, name: str, manifest: Manifest | None, found: ByteCheck | FsbackupError) -> ObjectStatus:
+def _corrected(
+    verdict: ObjectStatus, name: str, manifest: Manifest | None, found: ByteCheck | FsbackupError
+) -> ObjectStatus:
     """Return the verdict with what one replica's bytes say."""
     assert manifest is not None
     state, detail = verdict.states[name], verdict.details.get(name, "")

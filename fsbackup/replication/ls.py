@@ -20,11 +20,11 @@ from fsbackup.aio import cancel_and_wait
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import FsbackupError
-from fsbackup.replication.classify import FindExpired, IsExpired, CopyState
+from fsbackup.replication.classify import CopyState, FindExpired, IsExpired
 from fsbackup.replication.compare import LONG_AGO, stored_at
 from fsbackup.replication.inspect import Inspector
 from fsbackup.replication.problems import FINE
-from fsbackup.replication.walk import LazyManifests, ReplicaEntry, KeyEntry, Walk
+from fsbackup.replication.walk import KeyEntry, LazyManifests, ReplicaEntry, Walk
 from fsbackup.stores.base import ObjectStat
 
 log = logging.getLogger("fsbackup.storage")

@@ -73,7 +73,7 @@ class Portion:
     expired: frozenset[tuple[str, str]] = frozenset()
 
     def is_expired(self, backend: str, key: str, _stored: float | None) -> bool:
-        """Answer as `Expired` does."""
+        """Answer as `IsExpired` does."""
         return (backend, key) in self.expired
 
     async def asked(self) -> AsyncGenerator[tuple[Question, Unreachable], None]:

@@ -12,7 +12,7 @@ from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Status
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.record import Manifest, Record, Tombstone
-from fsbackup.replication.classify import FindExpired, CopyState, ObjectStatus, copies_needed, classify
+from fsbackup.replication.classify import CopyState, FindExpired, ObjectStatus, classify, copies_needed
 from fsbackup.replication.problems import FINE
 
 

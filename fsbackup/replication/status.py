@@ -19,12 +19,12 @@ from typing import Any, Literal
 from fsbackup.aio import for_each
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Status
-from fsbackup.replication.classify import IsExpired, CopyState, ObjectStatus, copies_needed
-from fsbackup.replication.compare import stored_at, state_from_listings
+from fsbackup.replication.classify import CopyState, IsExpired, ObjectStatus, copies_needed
+from fsbackup.replication.compare import state_from_listings, stored_at
 from fsbackup.replication.inspect import Inspector
 from fsbackup.replication.ls import ObjectEntry
 from fsbackup.replication.problems import FINE, is_gone
-from fsbackup.replication.walk import Unreachable, KeyEntry, Walk
+from fsbackup.replication.walk import KeyEntry, Unreachable, Walk
 
 #: Incomplete objects that a status names; it counts them all.
 NAMED = 100

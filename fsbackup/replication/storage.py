@@ -21,7 +21,7 @@ from fsbackup.replication import elsewhere
 from fsbackup.replication.batch import Batch, BatchItem, ItemResult, SourceLike
 from fsbackup.replication.classify import IsExpired
 from fsbackup.replication.elsewhere import Elsewhere
-from fsbackup.replication.ls import SetListing, ObjectEntry
+from fsbackup.replication.ls import ObjectEntry, SetListing
 from fsbackup.replication.portions import Spread
 from fsbackup.replication.problems import CopyProblem
 from fsbackup.replication.progress import CallbackProgress
@@ -257,7 +257,9 @@ class ReplicatedStorage(StorageBackend):
             When no replica can be listed.
         """
         progress = (lambda key: told_of(callback(key))) if callback else None
-        return run(restore_tree(self._set, check_prefix(prefix), Path(directory), on_object=hear, progress=progress))
+        return run(
+            restore_tree(self._set, check_prefix(prefix), Path(directory), on_object=hear, progress=progress)
+        )
 
     def read(self, remote_path: str, start: int = 0, end: int | None = None) -> bytes:
         """Return an object's bytes from `start` up to `end` (None: to the last), all of one version.

@@ -197,7 +197,9 @@ class _TreeRestore:
             return RestoredObject(key, target, error=error)
         return RestoredObject(key, target, report)
 
-    async def _download(self, key: str, target: Path, progress: OnProgress | None, outages: CircuitBreaker) -> DownloadReport:
+    async def _download(
+        self, key: str, target: Path, progress: OnProgress | None, outages: CircuitBreaker
+    ) -> DownloadReport:
         return await restore.download(self._targets, key, target, progress=progress, keep=True, breaker=outages)
 
     def _note_unlisted(self) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 
 from fsbackup.loop import run
-from fsbackup.stores.base import Orphan, ObjectStore, ObjectWriter, WritePlan
+from fsbackup.stores.base import ObjectStore, ObjectWriter, Orphan, WritePlan
 from fsbackup.testing.driving import Contract, collect, cut, feed, noise
 from fsbackup.testing.place import ObjectPlace
 

@@ -16,7 +16,7 @@ import pytest
 from fsbackup import LocalStorage, ReplicatedStorage, S3Storage
 from fsbackup.errors import NoHealthyReplicaError
 from fsbackup.loop import run
-from fsbackup.replication.classify import IsExpired, CopyState
+from fsbackup.replication.classify import CopyState, IsExpired
 from fsbackup.replication.ls import SetListing
 from fsbackup.retention import Retention
 from tests.replication.memory import MemoryStore, backend

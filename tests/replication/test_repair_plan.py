@@ -12,7 +12,7 @@ from fsbackup.errors import BackendUnavailableError
 from fsbackup.record import Manifest, Origin, Record, Tombstone
 from fsbackup.replication.classify import classify
 from fsbackup.replication.repair import Action
-from fsbackup.replication.repair.inspection import WriteIntent, Inspection
+from fsbackup.replication.repair.inspection import Inspection, WriteIntent
 from fsbackup.replication.repair.plan import SAFE_AGE, plan
 from fsbackup.stores.base import ObjectStat
 from tests.replication.memory import MemoryStore

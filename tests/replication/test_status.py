@@ -11,7 +11,7 @@ import pytest
 from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.replication.compare import state_from_listings
 from fsbackup.replication.status import SetStatus
-from fsbackup.replication.walk import ReplicaEntry, KeyEntry
+from fsbackup.replication.walk import KeyEntry, ReplicaEntry
 from fsbackup.stores.base import ObjectStat
 from tests.replication.eyes import manifest_name
 from tests.replication.world import World
@@ -220,7 +220,9 @@ def test_only_etags_made_alike_are_compared(world: World, one: str | None, other
     """Stores that document their ETags, for objects stored in one request or in as many parts."""
     place = world.backend("r2").objects.capabilities
     etags = {"a": one, "b": other}
-    listed = {name: ReplicaEntry(ObjectStat("k", 1, etag=etag), ObjectStat("m", 500)) for name, etag in etags.items()}
+    listed = {
+        name: ReplicaEntry(ObjectStat("k", 1, etag=etag), ObjectStat("m", 500)) for name, etag in etags.items()
+    }
     assert (state_from_listings(KeyEntry("k", listed), {"a": place, "b": place}) is None) is asked
     b2 = world.backend("b2").objects.capabilities
     in_parts = "-" in other

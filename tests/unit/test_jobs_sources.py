@@ -15,7 +15,7 @@ import pytest
 
 from fsbackup.config import SourceConfig
 from fsbackup.errors import SourceNotFoundError
-from fsbackup.jobs import SourceEntry, Unreadable, Skipped, SourceFile, find_files
+from fsbackup.jobs import Skipped, SourceEntry, SourceFile, Unreadable, find_files
 
 
 def source(path: str | Path, *exclude: str) -> SourceConfig:

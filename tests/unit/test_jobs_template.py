@@ -10,7 +10,7 @@ import pytest
 
 from fsbackup.config import Config, parse_config
 from fsbackup.errors import ConfigError, SourceError
-from fsbackup.jobs import Unreadable, Planned, Skipped, SourceFile, plan_job
+from fsbackup.jobs import Planned, Skipped, SourceFile, Unreadable, plan_job
 from fsbackup.jobs.template import Destination, local_now
 
 NOW = datetime(2025, 10, 21, 2, 30, 5, tzinfo=UTC)

@@ -21,7 +21,15 @@ from fsbackup.errors import (
 )
 from fsbackup.events import log
 from fsbackup.keys import META_PREFIX
-from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, BackendInfo, ObjectStore, ObjectWriter, Part, WritePlan, timeout_error
+from fsbackup.stores.base import (
+    HARD_TIMEOUT_MARGIN,
+    BackendInfo,
+    ObjectStore,
+    ObjectWriter,
+    Part,
+    WritePlan,
+    timeout_error,
+)
 
 PROBES = f"{META_PREFIX}doctor-"
 #: Seconds after which a probe is of no examination that still goes on.

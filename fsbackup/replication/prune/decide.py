@@ -86,14 +86,18 @@ def _by_its_dates(name: str, case: ObjectFacts, plans: Plans, own: Manifest, top
     if own.made_at is None:
         return CopyDecision("kept", f"the date in its manifest cannot be read ({own.created_at!r})")
     if plans.keeps(name, key, case.known(name)) or plans.misses(name, key, case.afterwards(name, top), case.when):
-        return CopyDecision("kept", f"it was made on {own.created_at} or put here later, by which its rule keeps it")
+        return CopyDecision(
+            "kept", f"it was made on {own.created_at} or put here later, by which its rule keeps it"
+        )
     return None
 
 
 def _by_the_others(name: str, case: ObjectFacts, plans: Plans, top: Manifest) -> CopyDecision:
     """Let it go when nobody else wants it, or one who does has proof of the newest version."""
     wanting = [each for each in case.findings if each != name and _wants(each, name, case, plans, top)]
-    unproven = [each for each, finding in case.findings.items() if finding.stat is not None and not finding.is_intact]
+    unproven = [
+        each for each, finding in case.findings.items() if finding.stat is not None and not finding.is_intact
+    ]
     if not wanting and unproven:
         why = f"without it nothing proves or mends what {' and '.join(unproven)} has: run `fsbackup repair`"
         return CopyDecision("held", why)

@@ -49,8 +49,12 @@ class _Remaining:
 async def _unchanged(finding: ReplicaState, key: str) -> _Remaining:
     """Return what is still there of what was found; refuse anything that is new."""
     store = finding.store
-    now, (coming, announced) = await asyncio.gather(records.read_state(store, key), records.find_intent(store, key))
-    newer = announced and (coming is None or finding.manifest is None or version_order(coming) > version_order(finding.manifest))
+    now, (coming, announced) = await asyncio.gather(
+        records.read_state(store, key), records.find_intent(store, key)
+    )
+    newer = announced and (
+        coming is None or finding.manifest is None or version_order(coming) > version_order(finding.manifest)
+    )
     replaced = now.damaged or (now.record != finding.record and (now.record, now.stat) != (None, None))
     moved = now.stat is not None and _fingerprint(now.stat) != _fingerprint(finding.stat)
     if newer or replaced or moved:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from fsbackup.replication.classify import CLOCK_SKEW
 from fsbackup.replication.compare import stored_at
-from fsbackup.replication.walk import ReplicaEntry, KeyEntry
+from fsbackup.replication.walk import KeyEntry, ReplicaEntry
 from fsbackup.retention import Decision, Plan, Retention
 
 

@@ -19,8 +19,8 @@ from fsbackup.replication.compare import stored_at
 from fsbackup.replication.prune.decide import ObjectFacts, decide
 from fsbackup.replication.prune.execute import delete_copy
 from fsbackup.replication.prune.plans import Clock, Plans
-from fsbackup.replication.prune.report import NAMED, PruneCounts, OnStep, PruneReport, PruneStep
-from fsbackup.replication.walk import Unreachable, ReplicaEntry, KeyEntry, Walk
+from fsbackup.replication.prune.report import NAMED, OnStep, PruneCounts, PruneReport, PruneStep
+from fsbackup.replication.walk import KeyEntry, ReplicaEntry, Unreachable, Walk
 from fsbackup.retention import Retention
 from fsbackup.stores.base import ObjectStat, ObjectStore
 

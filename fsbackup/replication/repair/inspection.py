@@ -51,7 +51,9 @@ class Inspection:
     contents: Mapping[str, Digest] = field(default_factory=dict)
 
 
-async def inspect_object(verdict: ObjectStatus, pending: Mapping[str, float], budget: MemoryBudget, *, adopt: bool) -> Inspection:
+async def inspect_object(
+    verdict: ObjectStatus, pending: Mapping[str, float], budget: MemoryBudget, *, adopt: bool
+) -> Inspection:
     """Find out what the verdict leaves open.
 
     `pending` says when each replica that lists an announcement of this key got it, in epoch seconds.

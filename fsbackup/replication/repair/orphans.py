@@ -9,13 +9,15 @@ from fsbackup.errors import FsbackupError
 from fsbackup.keys import INTENTS, decode_name, encode_key, in_prefix
 from fsbackup.replication.repair.report import Action, Step
 from fsbackup.replication.walk import Unreachable
-from fsbackup.stores.base import Orphan, ObjectStore
+from fsbackup.stores.base import ObjectStore, Orphan
 
 #: When each replica got the announcement of a key (epoch seconds), for those that list one.
 IntentTimes = dict[str, dict[str, float]]
 
 
-async def list_intents(stores: Sequence[ObjectStore], prefix: str, away: Unreachable) -> tuple[IntentTimes, Unreachable]:
+async def list_intents(
+    stores: Sequence[ObjectStore], prefix: str, away: Unreachable
+) -> tuple[IntentTimes, Unreachable]:
     """Return what is announced at or below `prefix`, and who cannot be listed: also those that were `away`."""
     pending: IntentTimes = {}
     errors = dict(away)

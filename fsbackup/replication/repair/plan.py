@@ -9,7 +9,7 @@ from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import FsbackupError
 from fsbackup.record import Manifest, Tombstone, version_order
 from fsbackup.replication.classify import CopyState, ObjectStatus
-from fsbackup.replication.repair.inspection import WriteIntent, Inspection
+from fsbackup.replication.repair.inspection import Inspection, WriteIntent
 from fsbackup.replication.repair.report import Action, Kind, Unresolved
 
 #: Seconds after which nobody is still at work on what was begun: a day, longer than any pause of a live writer.

@@ -48,7 +48,11 @@ class Repairer:
     """
 
     def __init__(
-        self, targets: ReplicaSet, options: RepairOptions, hear: OnStep | None, outages: CircuitBreaker | None = None
+        self,
+        targets: ReplicaSet,
+        options: RepairOptions,
+        hear: OnStep | None,
+        outages: CircuitBreaker | None = None,
     ) -> None:
         known = CircuitBreaker() if outages is None else outages
         self._targets = targets

@@ -8,7 +8,7 @@ from fsbackup.aio import for_each
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.replication.portions import Part, Portion, questions
-from fsbackup.replication.repair.orphans import list_intents, clear_orphans
+from fsbackup.replication.repair.orphans import clear_orphans, list_intents
 from fsbackup.replication.repair.repairer import Repairer, RepairOptions
 from fsbackup.replication.repair.report import OnStep, RepairReport, Step
 from fsbackup.replication.walk import Unreachable, Walk
@@ -33,7 +33,9 @@ async def repair(targets: ReplicaSet, options: RepairOptions, hear: OnStep | Non
     return mender.report(await clean_up(targets, options, mender, walk.errors))
 
 
-async def clean_up(targets: ReplicaSet, options: RepairOptions, mender: Repairer, errors: Unreachable) -> Unreachable:
+async def clean_up(
+    targets: ReplicaSet, options: RepairOptions, mender: Repairer, errors: Unreachable
+) -> Unreachable:
     """Clear leftovers, whose names say nothing of a prefix, and return who could not be listed at all."""
     if options.prefix:
         return errors
@@ -51,7 +53,9 @@ class RepairTask:
     adopt: bool
     safe_age: float
 
-    async def __call__(self, targets: ReplicaSet, outages: CircuitBreaker, portion: Portion) -> Part[RepairReport, Step]:
+    async def __call__(
+        self, targets: ReplicaSet, outages: CircuitBreaker, portion: Portion
+    ) -> Part[RepairReport, Step]:
         """Mend a portion's objects."""
         heard: list[Step] = []
         options = RepairOptions("", self.dry_run, self.deep, self.adopt, portion.is_expired, None, self.safe_age)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from fsbackup.errors import BackendUnavailableError
 from fsbackup.stores.generic.address import Address
 from fsbackup.stores.generic.errors import is_answer, translate
-from fsbackup.threads import Job, IdleTimeoutError, Workers
+from fsbackup.threads import IdleTimeoutError, Job, Workers
 
 T = TypeVar("T")
 

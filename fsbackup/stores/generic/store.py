@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from fsbackup.errors import AccessDeniedError, ConfigError
-from fsbackup.stores.base import DEFAULT_TIMEOUT, BackendInfo, Orphan, ObjectStat, ObjectStore, WritePlan
+from fsbackup.stores.base import DEFAULT_TIMEOUT, BackendInfo, ObjectStat, ObjectStore, Orphan, WritePlan
 from fsbackup.stores.generic import address, files
 from fsbackup.stores.generic.connection import SessionPool
 from fsbackup.stores.generic.writer import Confirm, GenericWriter

@@ -20,7 +20,14 @@ from fsbackup.events import log
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import WritePlan
 from fsbackup.stores.local import publish
-from fsbackup.stores.local.directory import ATTEMPTS, SafeDirectory, fsync_directory, lstat_entry, display_name, split_name
+from fsbackup.stores.local.directory import (
+    ATTEMPTS,
+    SafeDirectory,
+    display_name,
+    fsync_directory,
+    lstat_entry,
+    split_name,
+)
 from fsbackup.threads import heartbeat
 
 #: Backups may hold anything; without a source's mode only their owner reads them.

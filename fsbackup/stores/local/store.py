@@ -9,7 +9,15 @@ from typing import Any, TypeVar
 
 from fsbackup.errors import ConfigError, FsbackupError
 from fsbackup.sizing import MIB
-from fsbackup.stores.base import DEFAULT_TIMEOUT, Capabilities, BackendInfo, Orphan, ObjectStat, ObjectStore, WritePlan
+from fsbackup.stores.base import (
+    DEFAULT_TIMEOUT,
+    BackendInfo,
+    Capabilities,
+    ObjectStat,
+    ObjectStore,
+    Orphan,
+    WritePlan,
+)
 from fsbackup.stores.local.directory import SafeDirectory, fsync_directory, lstat_object, split_name
 from fsbackup.stores.local.errors import translate_errors
 from fsbackup.stores.local.listing import DirectoryListing

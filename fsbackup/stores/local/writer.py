@@ -14,7 +14,7 @@ from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
 from fsbackup.stores.local.atomic_file import AtomicFile
 from fsbackup.stores.local.directory import SafeDirectory, lstat_object, split_name
 from fsbackup.stores.local.errors import translate_errors
-from fsbackup.threads import Job, IdleTimeoutError, Workers
+from fsbackup.threads import IdleTimeoutError, Job, Workers
 
 T = TypeVar("T")
 

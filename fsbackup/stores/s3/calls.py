@@ -55,7 +55,9 @@ class Calls:
 
         return await self.run(where, once)
 
-    async def send(self, where: CallContext, method: str, data: bytes, progress: PartProgress, **params: Any) -> Answer:
+    async def send(
+        self, where: CallContext, method: str, data: bytes, progress: PartProgress, **params: Any
+    ) -> Answer:
         """Call a method that takes a body."""
 
         async def once(watch: IdleTimeout) -> Answer:
@@ -86,7 +88,9 @@ class Calls:
         finally:
             failures.clear()  # or they and this frame keep each other, and the part, alive
 
-    async def _tried(self, where: CallContext, call: Callable[[], Awaitable[T]], failures: list[TransientError]) -> T:
+    async def _tried(
+        self, where: CallContext, call: Callable[[], Awaitable[T]], failures: list[TransientError]
+    ) -> T:
         try:
             return await self._translated(where, call)
         except TransientError as error:

@@ -124,7 +124,9 @@ class Commit:
     async def _there(self) -> Answer | None:
         """Return what HEAD says, None when nothing is there or nobody answers."""
         try:
-            return await self._target.head(self._name, "write", timeout=min(_CONFIRM_TIMEOUT, self._target.calls.timeout))
+            return await self._target.head(
+                self._name, "write", timeout=min(_CONFIRM_TIMEOUT, self._target.calls.timeout)
+            )
         except FsbackupError as error:
             log.debug("cannot find out what is stored as %s: %s", self._name, error)
             return None

@@ -8,12 +8,12 @@ from typing import Any, NoReturn
 from fsbackup.keys import check_prefix, encode_key
 from fsbackup.stores.base import (
     DEFAULT_TIMEOUT,
-    Capabilities,
     BackendInfo,
-    Orphan,
+    Capabilities,
     ObjectStat,
     ObjectStore,
     ObjectWriter,
+    Orphan,
     WritePlan,
 )
 from fsbackup.stores.s3.arguments import check_endpoint, check_positive
