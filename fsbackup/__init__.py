@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 _WHERE = {
     "BackblazeB2Storage": "fsbackup.backends",
     "CloudflareR2Storage": "fsbackup.backends",
-    "GenericStorage": "fsbackup.stores.generic",
-    "LocalStorage": "fsbackup.stores.local",
+    "GenericStorage": "fsbackup.backends",
+    "LocalStorage": "fsbackup.backends",
     "ReplicatedStorage": "fsbackup.replication.storage",
-    "S3Storage": "fsbackup.stores.s3",
+    "S3Storage": "fsbackup.backends",
     "StorageBackend": "fsbackup.backends",
     "get_storage_backend": "fsbackup.factory",
     "load_config": "fsbackup.config",

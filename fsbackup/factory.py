@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 #: Each type's class, loaded on first use: a local backup needs no S3 library.
 _CLASSES: Mapping[str, tuple[str, str]] = {
-    "local": ("fsbackup.stores.local", "LocalStorage"),
+    "local": ("fsbackup.backends", "LocalStorage"),
     "r2": ("fsbackup.backends", "CloudflareR2Storage"),
     "b2": ("fsbackup.backends", "BackblazeB2Storage"),
-    "s3": ("fsbackup.stores.s3", "S3Storage"),
-    "fsspec": ("fsbackup.stores.generic", "GenericStorage"),
+    "s3": ("fsbackup.backends", "S3Storage"),
+    "fsspec": ("fsbackup.backends", "GenericStorage"),
 }
 
 

@@ -67,18 +67,18 @@ class CircuitBreaker:
         pause = max(COOL_DOWN, COOL_DOWN_FACTOR * seconds)
         self._records[name] = _Circuit(MAX_FAILURES, time.monotonic() + pause, pause, error)
 
-    async def query(self, store: ObjectStore, key: str, *, with_stat: bool = True) -> ReplicaState:
+    async def query(self, store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
         """Ask a store what it knows of `key` (see `records.find`), unless it is away."""
         known = self.reason(store)
         if known is not None:
             return ReplicaState(store, error=known)
-        return await self.ask(store, key, with_stat=with_stat)
+        return await self.ask(store, key, with_data=with_data)
 
-    async def ask(self, store: ObjectStore, key: str, *, with_stat: bool = True) -> ReplicaState:
+    async def ask(self, store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
         """Ask a store of which nothing is `known`, and note how that went."""
         started = time.monotonic()
         try:
-            finding = await records.query(store, key, with_data=with_stat)
+            finding = await records.query(store, key, with_data=with_data)
         except asyncio.CancelledError:  # a reader had an answer from another one, and waited long enough for this
             self.record(store.name, records.straggler_error(store, key), time.monotonic() - started)
             raise

@@ -162,9 +162,9 @@ async def locate(
     selector: ReplicaSelector | None = None,
     with_data: bool = True,
 ) -> ObjectReader:
-    """Find out what `key` is and which replicas to read it from; the options are those of `Reading`.
+    """Find out what `key` is and which replicas to read it from; the options are those of `ObjectReader`.
 
-    With `outages`, what was found out about the stores before counts, and is not logged again. Without `with_stat`
+    With `breaker`, what was found out about the stores before counts, and is not logged again. Without `with_data`
     manifests are believed to have their data beside them, as far as there are any: the bytes will tell.
 
     Raises
@@ -175,7 +175,7 @@ async def locate(
         When none has it and not all could be asked.
     """
     ask = breaker.query if breaker is not None else records.query
-    findings = await records.survey_without_stragglers(stores, key, partial(ask, with_stat=with_data))
+    findings = await records.survey_without_stragglers(stores, key, partial(ask, with_data=with_data))
     top = versions.newest(finding.record for finding in findings)
     errors = {f.store.name: f.error for f in findings if f.error is not None}
     for name, error in errors.items() if breaker is None else ():

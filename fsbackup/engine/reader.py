@@ -1,9 +1,9 @@
 """The striped reader: the blocks of one object from all healthy replicas at once, each proven before it counts.
 
 An object is read in *spans* of a few whole blocks, each a request. Each replica begins with one span and gets more
-as it proves itself, at its own `AdaptiveWindow`, so a fast one carries more. The last spans are short, so that no replica is
-left with much when the others are done. What fails, stalls or is not what the manifest says is asked of another
-replica, block by block: a rotten block here and another one there still make a whole object. A replica that has
+as it proves itself, by its own `AdaptiveWindow`, so a fast one carries more. The last spans are short, so that
+no replica is left with much when the others are done. What fails, stalls or is not what the manifest says is asked of
+another replica, block by block: a rotten block here and another one there still make a whole object. A replica that has
 nothing left to do takes over a span that a slower one would take much longer for; whoever is first wins.
 """
 

@@ -30,8 +30,8 @@ def plan_job(
 ) -> Iterator[Planned | Unreadable | Skipped]:
     """Yield what a run of the job would store, streaming; touches no backend.
 
-    Files that would share a key are all `Unreadable`, none of them wins. Finding them takes a look at the whole source
-    first, unless the destination has ``{relpath}``.
+    Files that would share a key are all `Unreadable`, none of them wins. Finding them takes a look at the whole
+    source first, unless the destination has ``{relpath}``.
 
     Raises
     ------

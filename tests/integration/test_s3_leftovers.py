@@ -31,7 +31,7 @@ NOW, LATER = -60.0, 3600.0
 
 _WRITER = """
     import asyncio, sys
-    from fsbackup.backends.s3 import S3Objects
+    from fsbackup.stores.s3 import S3Objects
     from fsbackup.loop import run
     from fsbackup.objects import Part, WritePlan
     url, bucket, key_id, secret, region = sys.argv[1:]

@@ -126,7 +126,7 @@ class AtomicFile:
         there = lstat_entry(self._directory, self._segments)
         if there is not None and not stat.S_ISREG(there.st_mode):
             raise ConflictError(
-                f"{display_name(self._segments)!r} is a directory or special file here, which an object cannot replace",
+                f"{display_name(self._segments)!r} is a directory or special file, which no object replaces",
                 hint="remove or rename one of the two",
             )
 
