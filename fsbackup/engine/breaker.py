@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fsbackup.engine import records
 from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import BackendUnavailableError, FsbackupError, TransientError
-from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStore
+from fsbackup.stores.base import ObjectStore
 
 #: For how long a store that does not answer is left alone: so many times what it cost to find out, and at least so
 #: many seconds.
@@ -49,7 +49,7 @@ class CircuitBreaker:
             return None
         if time.monotonic() < record.until:
             return record.error
-        record.until = time.monotonic() + max(record.pause, store.timeout + HARD_TIMEOUT_MARGIN)
+        record.until = time.monotonic() + max(record.pause, store.hard_timeout)
         return None
 
     def record(self, name: str, error: FsbackupError | None, seconds: float = 0.0) -> None:

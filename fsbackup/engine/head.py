@@ -9,7 +9,7 @@ from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.keys import encode_key, manifest_name
 from fsbackup.record import Record, Tombstone
-from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStat, ObjectStore, timeout_error
+from fsbackup.stores.base import ObjectStat, ObjectStore, timeout_error
 
 
 async def exists(targets: ReplicaSet, key: str) -> bool:
@@ -61,7 +61,7 @@ async def _where_absent(targets: ReplicaSet, key: str, answers: list[Answer]) ->
 
 async def _ask(store: ObjectStore, key: str) -> Answer:
     try:
-        async with asyncio.timeout(store.timeout + HARD_TIMEOUT_MARGIN):
+        async with asyncio.timeout(store.hard_timeout):
             stat = await store.stat(encode_key(key))
             if stat is None:
                 return None, None, None

@@ -1,10 +1,10 @@
 """The striped reader: the blocks of one object from all healthy replicas at once, each proven before it counts.
 
-An object is read in *spans* of a few whole blocks, each a request. Each replica begins with one span and gets more
-as it proves itself, by its own `AdaptiveWindow`, so a fast one carries more. The last spans are short, so that
-no replica is left with much when the others are done. What fails, stalls or is not what the manifest says is asked of
-another replica, block by block: a rotten block here and another one there still make a whole object. A replica that has
-nothing left to do takes over a span that a slower one would take much longer for; whoever is first wins.
+An object is read in *chunks* of a few whole blocks, one request each. Each replica starts with one chunk and gets more
+as it proves itself, by its own `AdaptiveWindow`, so that a fast replica carries more. The last chunks are short, so that
+no replica is still busy for long when the others have finished. A chunk that fails, stalls or does not match the
+manifest is requested from another replica, block by block: a rotten block here and another one there still make a whole
+object. An idle replica takes over a chunk that a slower one would take much longer for; the first answer wins.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fsbackup.engine.pacing import AdaptiveWindow, whole_blocks
 from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError, as_backend_error
 from fsbackup.record import Manifest
 from fsbackup.sizing import BLOCK_SIZE, KIB, MIB
-from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStore, timeout_error
+from fsbackup.stores.base import ObjectStore, timeout_error
 
 #: Bytes of the shortest spans, towards the end.
 _SHORTEST = 2 * MIB
@@ -338,4 +338,4 @@ class ParallelReader:
 
 def _read_timeout(store: ObjectStore, length: int) -> float:
     """Return how long one read may take: its store's silence, and time for the bytes at a crawl (16 KiB/s)."""
-    return store.timeout + HARD_TIMEOUT_MARGIN + length / 16_384
+    return store.hard_timeout + length / 16_384

@@ -16,7 +16,7 @@ from fsbackup.errors import (
 )
 from fsbackup.keys import encode_key, intent_name, manifest_name
 from fsbackup.record import Manifest, Record, dump, load
-from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStat, ObjectStore, timeout_error
+from fsbackup.stores.base import ObjectStat, ObjectStore, timeout_error
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -118,7 +118,7 @@ async def query(store: ObjectStore, key: str, *, with_data: bool = True) -> Repl
     """Ask one store what it knows of `key`: its manifest, and with `with_stat` its data object."""
 
     try:
-        async with asyncio.timeout(store.timeout + HARD_TIMEOUT_MARGIN):
+        async with asyncio.timeout(store.hard_timeout):
             if with_data:
                 return await read_state(store, key)
             return ReplicaState(store, *await read_record(store, manifest_name(key)))

@@ -20,7 +20,7 @@ from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import ConflictError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest, Tombstone
-from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStat, ObjectWriter, WritePlan, timeout_error
+from fsbackup.stores.base import ObjectStat, ObjectWriter, WritePlan, timeout_error
 
 T = TypeVar("T")
 
@@ -168,7 +168,7 @@ class ReplicaUpload:
     async def _with_idle_timeout(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         clock = asyncio.get_running_loop().time
-        silence = self.store.timeout + HARD_TIMEOUT_MARGIN
+        silence = self.store.hard_timeout
         try:
             while not task.done():
                 rest = self._last_move + silence - clock() if self._calls else silence
@@ -179,4 +179,4 @@ class ReplicaUpload:
         finally:
             if not task.done():
                 task.cancel()
-                await asyncio.wait({task}, timeout=HARD_TIMEOUT_MARGIN)
+                await asyncio.wait({task}, timeout=self.store.hard_timeout_margin)

@@ -11,7 +11,7 @@ from fsbackup.engine.replicas import MemoryBudget
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
 from fsbackup.sizing import DEFAULT_PART_SIZE
-from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStore, timeout_error
+from fsbackup.stores.base import ObjectStore, timeout_error
 
 #: Spans of one copy on their way at once.
 _AHEAD = 2
@@ -99,7 +99,7 @@ class _Check:
 
     async def _span(self, start: int) -> bytes:
         end = min(start + self._step, self._manifest.size)
-        patience = self._store.timeout + HARD_TIMEOUT_MARGIN + (end - start) / _CRAWL
+        patience = self._store.hard_timeout + (end - start) / _CRAWL
         try:
             async with asyncio.timeout(patience):
                 return await self._store.read(encode_key(self._manifest.key), start, end)

@@ -18,7 +18,7 @@ from fsbackup.errors import FsbackupError, ObjectNotFoundError
 from fsbackup.record import Manifest
 from fsbackup.replication.bytecheck import ByteCheck, check_bytes
 from fsbackup.replication.classify import CopyState, IsExpired, ObjectStatus, classify
-from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStore
+from fsbackup.stores.base import ObjectStore
 
 #: How often an object that changes meanwhile is looked at before it is given up.
 _LOOKS = 4
@@ -157,7 +157,7 @@ class Inspector:
 
 async def _read_intent(store: ObjectStore, key: str) -> Manifest | None:
     try:
-        async with asyncio.timeout(store.timeout + HARD_TIMEOUT_MARGIN):
+        async with asyncio.timeout(store.hard_timeout):
             return await records.read_intent(store, key)
     except (FsbackupError, TimeoutError):
         return None  # it is asked only to explain what was found anyway

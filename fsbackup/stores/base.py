@@ -28,8 +28,6 @@ from fsbackup.sizing import DEFAULT_PART_SIZE
 
 #: Seconds of silence after which a backend counts as unavailable.
 DEFAULT_TIMEOUT = 60.0
-#: Seconds beyond a store's own timeout after which a call that does not even fail is given up.
-HARD_TIMEOUT_MARGIN = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,10 +251,17 @@ class ObjectStore(ABC):
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
+    #: Seconds beyond `timeout` after which a call that does not even fail is abandoned.
+    hard_timeout_margin: ClassVar[float] = 5.0
 
     def __init__(self, name: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         self.name = name
         self.timeout = timeout
+
+    @property
+    def hard_timeout(self) -> float:
+        """Seconds that a single call may take in which nothing tells that bytes move."""
+        return self.timeout + self.hard_timeout_margin
 
     @property
     @abstractmethod

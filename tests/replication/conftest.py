@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fsbackup.engine import records
+from fsbackup.stores.base import ObjectStore
 from tests.replication.memory import PartCount
 from tests.replication.prune_kit import KEY, NEW, Disks
 from tests.replication.world import World, make_world
@@ -46,7 +46,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> PartCount:
     counted = PartCount()
     monkeypatch.setattr("fsbackup.engine.source.Part", counted)
     monkeypatch.setattr("fsbackup.engine.parts.Part", counted)
-    monkeypatch.setattr(records, "BACKSTOP", 0.1)
+    monkeypatch.setattr(ObjectStore, "hard_timeout_margin", 0.1)
     return counted
 
 

@@ -22,7 +22,6 @@ from fsbackup.errors import (
 from fsbackup.events import log
 from fsbackup.keys import META_PREFIX
 from fsbackup.stores.base import (
-    HARD_TIMEOUT_MARGIN,
     BackendInfo,
     ObjectStore,
     ObjectWriter,
@@ -116,7 +115,7 @@ class Probe:
             return False
         error: FsbackupError | None = None
         try:
-            async with asyncio.timeout(self._store.timeout + HARD_TIMEOUT_MARGIN):
+            async with asyncio.timeout(self._store.hard_timeout):
                 await call()
         except TimeoutError:
             error = timeout_error(self._store, name, self._probe)

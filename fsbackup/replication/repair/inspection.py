@@ -16,7 +16,7 @@ from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
 from fsbackup.replication.classify import CopyState, ObjectStatus
 from fsbackup.sizing import DEFAULT_PART_SIZE
-from fsbackup.stores.base import HARD_TIMEOUT_MARGIN, ObjectStore
+from fsbackup.stores.base import ObjectStore
 
 #: Replicas that have something other than what they should, so that a writer may be at work there.
 _UNSETTLED: frozenset[CopyState] = frozenset(
@@ -83,7 +83,7 @@ async def _intents(verdict: ObjectStatus, pending: Mapping[str, float]) -> dict[
 
 async def _read_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
     try:
-        async with asyncio.timeout(store.timeout + HARD_TIMEOUT_MARGIN):
+        async with asyncio.timeout(store.hard_timeout):
             return await records.find_intent(store, key)
     except (FsbackupError, TimeoutError):
         return None, False  # who does not answer is found out when it is written to, which asks again
