@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -21,6 +21,9 @@ from fsbackup.loop import get_loop
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: Objects that are moved or removed side by side.
+_AT_ONCE = 16
 
 #: The tasks that work for one call; tasks inherit it from those that make them.
 _begun: ContextVar[set[asyncio.Task[Any]] | None] = ContextVar("_begun", default=None)
@@ -60,6 +63,19 @@ def _note_task() -> None:
     if begun is not None and task is not None:
         begun.add(task)
         task.add_done_callback(begun.discard)
+
+
+async def side_by_side(work: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:
+    """Do `work` on all, some at a time; the first error is raised when all have ended."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(item: T) -> None:
+        async with gate:
+            await work(item)
+
+    for error in await asyncio.gather(*map(one, items), return_exceptions=True):
+        if error is not None:
+            raise error
 
 
 class FileSystemBase(AsyncFileSystem):  # type: ignore[misc]

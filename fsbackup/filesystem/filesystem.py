@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from fsspec.compression import compr
+from fsspec.core import get_compression
+
 from fsbackup.filesystem import files, paths
 from fsbackup.filesystem.metadata import MetadataMethods
+from fsbackup.filesystem.moving import Moving
 from fsbackup.filesystem.reading import ReadMethods
 from fsbackup.filesystem.synchronous import synchronous
 from fsbackup.filesystem.writing import WriteMethods
+from fsbackup.filesystem.written import CompressedFile, WriteFile
 from fsbackup.sizing import MIB
 
 #: Bytes of proven blocks that one filesystem remembers by default.
@@ -21,7 +26,7 @@ _OPTIONS = frozenset(
 
 
 @synchronous
-class FsbackupFileSystem(ReadMethods, WriteMethods, MetadataMethods):
+class FsbackupFileSystem(ReadMethods, Moving, WriteMethods, MetadataMethods):
     """The replication sets of a configuration as a filesystem: ``fsbackup://SET/KEY``.
 
     Reads come from whichever replica proves each block, also when one dies, lies or rots in the middle; writes go
@@ -67,6 +72,25 @@ class FsbackupFileSystem(ReadMethods, WriteMethods, MetadataMethods):
         found = find_config(os.fspath(config) if config is not None else None)
         super().__init__(os.path.abspath(found), cache_size, **options)
 
+    def open(
+        self,
+        path: str | os.PathLike[str],
+        mode: str = "rb",
+        block_size: int | str | None = None,
+        cache_options: dict[str, Any] | None = None,
+        compression: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return a file opened to read or write; see fsspec's `AbstractFileSystem.open`.
+
+        What an exception leaves in ``with fs.open(path, "wb")`` is not stored, also as text or compressed.
+        """
+        if "b" not in mode or mode == "rb":
+            return super().open(path, mode, block_size, cache_options, compression, **kwargs)
+        kind = get_compression(paths.strip(path), compression)
+        file = super().open(path, mode, block_size, cache_options, **kwargs)
+        return file if kind is None else CompressedFile(compr[kind](file, mode=mode[0]), file)
+
     def _open(
         self,
         path: str,
@@ -76,7 +100,7 @@ class FsbackupFileSystem(ReadMethods, WriteMethods, MetadataMethods):
         cache_options: dict[str, Any] | None = None,
         sha256: str | None = None,
         **kwargs: Any,
-    ) -> files.ReadFile | files.WriteFile:
+    ) -> files.ReadFile | WriteFile:
         files.refuse(mode)
         options = {"block_size": block_size, "cache_options": cache_options, **kwargs}
         if mode == "rb":
@@ -84,4 +108,4 @@ class FsbackupFileSystem(ReadMethods, WriteMethods, MetadataMethods):
         paths.writable(path)
         if mode == "xb" and self.exists(path):
             raise paths.taken(path)
-        return files.WriteFile(self, paths.strip(path), mode, autocommit=autocommit, **options)
+        return WriteFile(self, paths.strip(path), mode, autocommit=autocommit, **options)

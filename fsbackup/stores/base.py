@@ -283,6 +283,10 @@ class ObjectStore(ABC):
     def location(self) -> str:
         """Where the objects are, for people: a path or URL without secrets."""
 
+    def address(self, name: str) -> str:
+        """Return where an object is, in full: the same text from every store at the same place."""
+        return f"{self.location.rstrip('/')}/{name}"
+
     @property
     @abstractmethod
     def filesystem(self) -> Any:
