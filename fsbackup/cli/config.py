@@ -54,7 +54,7 @@ def _show(args: Namespace, config: Config) -> None:
     if args.json:
         output.print_json(config.show())
         return
-    from fsbackup.config.writing import write_config
+    from fsbackup.config.schema import write_config
 
     output.print_line(write_config(config).rstrip("\n"))
 

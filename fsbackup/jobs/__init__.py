@@ -1,10 +1,9 @@
 """Jobs: what a configuration says to back up, found, named and stored."""
 
-from fsbackup.jobs.entries import Skipped, SourceEntry, SourceFile, Unreadable
 from fsbackup.jobs.plan import Planned, plan_job
 from fsbackup.jobs.report import BackendCounts, FileResult, JobReport
 from fsbackup.jobs.run import run_job
-from fsbackup.jobs.sources import find_files
+from fsbackup.jobs.sources import Skipped, SourceEntry, SourceFile, Unreadable, find_files
 
 __all__ = [
     "BackendCounts",

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fsbackup.engine.results import ReplicaResult, Report
-from fsbackup.jobs.entries import Skipped, Unreadable
 from fsbackup.jobs.report import BackendCounts, FileResult, FileStatus, JobReport
+from fsbackup.jobs.sources import Skipped, Unreadable
 
 if TYPE_CHECKING:
     from fsbackup.replication.batch import ItemResult

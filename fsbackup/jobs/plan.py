@@ -9,8 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from fsbackup.errors import ConfigError, SourceError
-from fsbackup.jobs.entries import Skipped, SourceEntry, SourceFile, Unreadable
-from fsbackup.jobs.sources import find_files
+from fsbackup.jobs.sources import Skipped, SourceEntry, SourceFile, Unreadable, find_files
 from fsbackup.jobs.template import Destination, local_now
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def plan_job(
     """
     job = job_of(config, name)
     destination = Destination(job.destination, job=name, now=now or local_now())
-    keep_out = _own_places(config, job)
+    keep_out = _backend_directories(config, job)
     return _plan(job, destination, keep_out)
 
 
@@ -74,17 +73,19 @@ def _planned(
         key = destination.key(found)
     except SourceError as error:
         return Unreadable(found.path, error)
-    return Unreadable(found.path, _shares(found.path, key)) if key in shared else Planned(found.path, key)
+    return (
+        Unreadable(found.path, _shared_key_error(found.path, key)) if key in shared else Planned(found.path, key)
+    )
 
 
-def _shares(path: str, key: str) -> SourceError:
+def _shared_key_error(path: str, key: str) -> SourceError:
     hint = "use {relpath} in the job's destination, which tells them apart"
     return SourceError(f"{path}: another file would be stored under the same key {key!r}", hint=hint)
 
 
 def _shared_keys(job: JobConfig, destination: Destination, keep_out: frozenset[str]) -> frozenset[str]:
     """Return the keys that several files would have. Hashes stand for the keys: there may be a million."""
-    if destination.tells_apart:
+    if destination.is_unique_per_file:
         return frozenset()
     seen: set[int] = set()
     shared: set[str] = set()
@@ -97,7 +98,7 @@ def _shared_keys(job: JobConfig, destination: Destination, keep_out: frozenset[s
     return frozenset(shared)
 
 
-def _own_places(config: Config, job: JobConfig) -> frozenset[str]:
+def _backend_directories(config: Config, job: JobConfig) -> frozenset[str]:
     """Return the directories of the job's own local backends, or each run would back up the run before."""
     names = config.replication[job.replication].backends
     paths = (getattr(config.backends[name], "path", None) for name in names)

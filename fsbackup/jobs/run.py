@@ -10,9 +10,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fsbackup.jobs.counts import JobCounts
-from fsbackup.jobs.entries import FoundKeys, Skipped, Unreadable
 from fsbackup.jobs.plan import Planned, job_of, plan_job
 from fsbackup.jobs.report import FileResult, JobReport
+from fsbackup.jobs.sources import FoundKeys, Skipped, Unreadable
 from fsbackup.jobs.template import Destination, local_now
 from fsbackup.replication.storage import ReplicatedStorage
 

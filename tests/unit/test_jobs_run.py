@@ -15,7 +15,7 @@ from fsspec.callbacks import Callback
 
 from fsbackup.config import Config, parse_config
 from fsbackup.jobs import FileResult, JobReport, run_job
-from fsbackup.jobs.entries import FoundKeys
+from fsbackup.jobs.sources import FoundKeys
 from tests.replication.prune_kit import Disks
 
 RunJob = Callable[..., JobReport]

@@ -98,7 +98,7 @@ def test_a_name_that_makes_no_key_is_refused_by_name(relpath: str) -> None:
 def test_whether_files_can_share_a_key() -> None:
     """Only the relpath tells all files of a source apart, and only where it is a field."""
     told = {
-        template: Destination(template, job="j", now=NOW).tells_apart
+        template: Destination(template, job="j", now=NOW).is_unique_per_file
         for template in ("a/{relpath}", "a/{name}", "a", "{{relpath}}", "{{{relpath}}}")
     }
     assert told == {
