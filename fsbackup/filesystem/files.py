@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 from fsspec.spec import AbstractBufferedFile
 
 from fsbackup.filesystem.pipe import Pipe
-from fsbackup.filesystem.readahead import ReadAhead
-from fsbackup.filesystem.versions import Version
 from fsbackup.loop import Call, wait_until_done
 from fsbackup.sizing import MIB
 
@@ -23,49 +21,10 @@ log = logging.getLogger("fsbackup.storage")
 
 #: Bytes of a piece that is written.
 BLOCK_SIZE = 4 * MIB
-#: The most bytes that are read ahead with one request; s3fs reads 50 MiB.
-AHEAD = 16 * MIB
 
 
 class DiscardedError(Exception):
     """The file was closed because of an error, so that nothing of it may be stored."""
-
-
-class ReadFile(AbstractBufferedFile):  # type: ignore[misc]
-    """A file opened to read: all its bytes are of the version that it was when it was opened, and proven.
-
-    Raises
-    ------
-    IntegrityError, NoHealthyReplicaError
-        From reads: no replica gave proven bytes, or another version has taken this one's place.
-    """
-
-    DEFAULT_BLOCK_SIZE = AHEAD
-
-    def __init__(
-        self, fs: FsbackupFileSystem, version: Version, *, cache_type: str = ReadAhead.name, **options: Any
-    ) -> None:
-        self.version = version
-        options["size"] = version.size
-        own = cache_type == ReadAhead.name
-        super().__init__(fs, version.path, "rb", cache_type="none" if own else cache_type, **options)
-        if own:
-            manifest = version.reader.manifest
-            unit = manifest.block_size if manifest else MIB
-            self.cache = ReadAhead(
-                self.blocksize, self._fetch_range, self.size, start=self._start_range, unit=unit
-            )
-        self.details = version.info()
-        #: Another process that gets this file opens the same version, or none.
-        self.kwargs = {"sha256": self.details["sha256"]}
-
-    def _fetch_range(self, start: int, end: int) -> bytes:
-        data: bytes = self.fs.read_version(self.version, start, end)
-        return data
-
-    def _start_range(self, start: int, end: int) -> Future[bytes]:
-        started: Future[bytes] = self.fs.start_reading(self.version, start, end)
-        return started
 
 
 class WriteFile(AbstractBufferedFile):  # type: ignore[misc]

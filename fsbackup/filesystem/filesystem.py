@@ -6,9 +6,10 @@ import os
 from typing import Any
 
 from fsbackup.filesystem import files, paths
+from fsbackup.filesystem.base import add_sync_methods
 from fsbackup.filesystem.metadata import MetadataMethods
+from fsbackup.filesystem.read_file import ReadFile
 from fsbackup.filesystem.reading import ReadMethods
-from fsbackup.filesystem.synchronous import synchronous
 from fsbackup.filesystem.writing import WriteMethods
 from fsbackup.sizing import MIB
 
@@ -20,7 +21,7 @@ _OPTIONS = frozenset(
 )
 
 
-@synchronous
+@add_sync_methods
 class FsbackupFileSystem(ReadMethods, WriteMethods, MetadataMethods):
     """The replication sets of a configuration as a filesystem: ``fsbackup://SET/KEY``.
 
@@ -76,12 +77,12 @@ class FsbackupFileSystem(ReadMethods, WriteMethods, MetadataMethods):
         cache_options: dict[str, Any] | None = None,
         sha256: str | None = None,
         **kwargs: Any,
-    ) -> files.ReadFile | files.WriteFile:
+    ) -> ReadFile | files.WriteFile:
         files.refuse(mode)
         options = {"block_size": block_size, "cache_options": cache_options, **kwargs}
         if mode == "rb":
             return self.open_version(path, sha256, **options)
-        paths.writable(path)
+        paths.split_for_write(path)
         if mode == "xb" and self.exists(path):
-            raise paths.taken(path)
+            raise paths.exists_error(path)
         return files.WriteFile(self, paths.strip(path), mode, autocommit=autocommit, **options)

@@ -16,7 +16,7 @@ from fsbackup.engine.source import Source, StreamSource, open_source
 from fsbackup.engine.upload import UploadProgress, upload
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.filesystem import directories, paths
-from fsbackup.filesystem.core import FileSystemBase, on_io
+from fsbackup.filesystem.base import FileSystemBase, on_io_loop
 from fsbackup.filesystem.pipe import Pipe
 from fsbackup.keys import check_key
 from fsbackup.loop import Call, run
@@ -29,12 +29,12 @@ _REMOVALS = 16
 class WriteMethods(FileSystemBase):
     """The methods that change something. An object is replaced whole, on enough replicas, or stays as it was."""
 
-    @on_io
+    @on_io_loop
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:  # noqa: ARG002
         source = StreamSource(io.BytesIO(value), paths.strip(path))
         await self._store(path, source, len(value), create_only=mode == "create")
 
-    @on_io
+    @on_io_loop
     async def _put_file(
         self,
         lpath: str,
@@ -53,7 +53,7 @@ class WriteMethods(FileSystemBase):
         finally:
             source.close()
 
-    @on_io
+    @on_io_loop
     async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:  # noqa: ARG002
         if await self._isdir(path1):
             await self._makedirs(path2, exist_ok=True)
@@ -93,26 +93,26 @@ class WriteMethods(FileSystemBase):
     ) -> None:
         """Store a source; an open file, of no known `size`, must not wait for others that may never end."""
         path = paths.strip(path)
-        name, key = paths.writable(path)
+        name, key = paths.split_for_write(path)
         opened = self.sets[name]
         if create_only and await self._exists(path):
-            raise paths.taken(path)
+            raise paths.exists_error(path)
         async with opened.budget.reserve(size or 0):
-            report = await upload(opened.targets, key, source, overwrite=not create_only, progress=progress)
-        self.versions.forget(path)
+            report = await upload(opened.replica_set, key, source, overwrite=not create_only, progress=progress)
+        self.versions.discard(path)
         if not report:
             raise report.failure()
 
-    @on_io
+    @on_io_loop
     async def _rm_file(self, path: str, **kwargs: Any) -> None:  # noqa: ARG002
         path = paths.strip(path)
-        name, key = paths.writable(path)
-        report = await delete.delete(self.sets[name].targets, key)
-        self.versions.forget(path)
+        name, key = paths.split_for_write(path)
+        report = await delete.delete(self.sets[name].replica_set, key)
+        self.versions.discard(path)
         if not report:
             raise report.failure()
 
-    @on_io
+    @on_io_loop
     async def _rm(
         self,
         path: str | list[str],
@@ -143,7 +143,7 @@ class WriteMethods(FileSystemBase):
 
         errors = await asyncio.gather(*(one(each) for each in todo))
         for each in named:
-            self.made.remove(each)
+            self.empty_directories.remove(each)
         for error in errors:
             if error is not None:
                 raise error
@@ -162,7 +162,7 @@ class WriteMethods(FileSystemBase):
         if not recursive:
             raise IsADirectoryError(errno.EISDIR, "is a directory; remove it with recursive=True", path)
         errors: dict[str, FsbackupError] = {}
-        found = [info["name"] async for info in directories.everything(self.sets[name], name, key, errors)]
+        found = [info["name"] async for info in directories.iter_files(self.sets[name], name, key, errors)]
         if errors:
             reasons = "; ".join(str(error) for error in errors.values())
             raise NoHealthyReplicaError(
@@ -185,11 +185,11 @@ class WriteMethods(FileSystemBase):
         """
         run(self._rm(path, recursive=recursive, maxdepth=maxdepth, missing_ok=False))
 
-    @on_io
+    @on_io_loop
     async def _mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> None:  # noqa: ARG002
         await self._makedirs(path, exist_ok=False)
 
-    @on_io
+    @on_io_loop
     async def _makedirs(self, path: str, exist_ok: bool = False) -> None:
         path = paths.strip(path)
         name, key = paths.split(path)
@@ -199,11 +199,11 @@ class WriteMethods(FileSystemBase):
         if kind is not None:
             raise FileExistsError(errno.EEXIST, f"there is such a {kind} already", path)
         _ = self.sets[name]
-        self.made.add(path)
+        self.empty_directories.add(path)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty directory."""
         path = paths.strip(path)
         if self.ls(path, detail=False):
             raise OSError(errno.ENOTEMPTY, "the directory is not empty", path)
-        self.made.remove(path)
+        self.empty_directories.remove(path)
