@@ -20,14 +20,17 @@ if TYPE_CHECKING:
         StorageBackend,
     )
     from fsbackup.config import load_config
+    from fsbackup.errors import DiscardedError, NotStoredWarning
     from fsbackup.factory import get_storage_backend
     from fsbackup.replication.storage import ReplicatedStorage
 
 _WHERE = {
     "BackblazeB2Storage": "fsbackup.backends",
     "CloudflareR2Storage": "fsbackup.backends",
+    "DiscardedError": "fsbackup.errors",
     "GenericStorage": "fsbackup.backends",
     "LocalStorage": "fsbackup.backends",
+    "NotStoredWarning": "fsbackup.errors",
     "ReplicatedStorage": "fsbackup.replication.storage",
     "S3Storage": "fsbackup.backends",
     "StorageBackend": "fsbackup.backends",
@@ -38,8 +41,10 @@ _WHERE = {
 __all__ = [
     "BackblazeB2Storage",
     "CloudflareR2Storage",
+    "DiscardedError",
     "GenericStorage",
     "LocalStorage",
+    "NotStoredWarning",
     "ReplicatedStorage",
     "S3Storage",
     "StorageBackend",

@@ -17,9 +17,15 @@ a Python programmer would catch::
     │   └── TransientError                               trying again may help
     │       └── BackendUnavailableError                  it did not answer, or stopped answering
     ├── IntegrityError (OSError)                         bytes that are not the ones that were stored
+    ├── DiscardedError (OSError)                         a file opened to write was discarded; write it again
     └── ReplicationError (OSError)                       the set as a whole
         ├── NoHealthyReplicaError                        no replica could give a proven answer
         └── TooFewCopiesError                            fewer confirmed copies than `min_copies`
+
+Warnings, for what nobody is there to catch::
+
+    UserWarning
+    └── NotStoredWarning                                 a file opened to write was never closed
 """
 
 from __future__ import annotations
@@ -117,6 +123,14 @@ class BackendUnavailableError(TransientError):
 
 class IntegrityError(FsbackupError, OSError):
     """Bytes are not the ones that were stored; they are never handed to the caller."""
+
+
+class DiscardedError(FsbackupError, OSError):
+    """A file opened to write was discarded before it was closed; nothing of it is stored."""
+
+
+class NotStoredWarning(UserWarning):
+    """A file opened to write was never closed, and nothing of it is stored; the message names its path."""
 
 
 class ReplicationError(FsbackupError, OSError):

@@ -22,11 +22,30 @@ from fsbackup.stores.base import ObjectStore
 log = logging.getLogger("fsbackup.storage")
 
 
-async def delete(targets: ReplicaSet, key: str) -> Report:
-    """Delete `key` from every store. A key that is nowhere is success, and deletes are idempotent."""
+async def delete(targets: ReplicaSet, key: str, *, generation: int | None = None) -> Report:
+    """Delete `key` from every store. A key that is nowhere is success, and deletes are idempotent.
+
+    Parameters
+    ----------
+    generation
+        Delete no newer version than this one; by default whatever is there.
+
+    Raises
+    ------
+    ConflictError
+        When a newer version than `generation` is there: nothing was deleted.
+    """
     clock = asyncio.get_running_loop().time
     started = clock()
     findings = await records.survey(targets.stores, key)
+    top = versions.newest(finding.record for finding in findings)
+    if generation is not None and top is not None and top.generation > generation:
+        raise ConflictError(
+            "a newer version was stored meanwhile, and stays",
+            operation="delete",
+            key=key,
+            hint="delete it by its name if it is to go as well",
+        )
     stone = _tombstone(key, findings)
     errors = await asyncio.gather(*(_delete_one(finding, key, stone) for finding in findings))
     if stone is not None and all(error is None for error in errors):

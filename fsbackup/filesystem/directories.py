@@ -151,6 +151,13 @@ class EmptyDirectories:
         """Remove a directory and those below it."""
         self._paths.difference_update([path, *self.below(path)])
 
+    def move(self, path: str, target: str) -> None:
+        """Move a directory and whatever was made in it."""
+        for each in [path, *self.below(path)]:
+            if each in self._paths:
+                self.add(target + each.removeprefix(path))
+        self.remove(path)
+
     def __contains__(self, path: object) -> bool:
         return path in self._paths
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 from typing import Any
 
-from fsbackup.filesystem import files, paths
+from fsspec.compression import compr
+from fsspec.core import get_compression
+
+from fsbackup.filesystem import paths
 from fsbackup.filesystem.base import add_sync_methods
 from fsbackup.filesystem.metadata import MetadataMethods
+from fsbackup.filesystem.moving import Moving
 from fsbackup.filesystem.read_file import ReadFile
 from fsbackup.filesystem.reading import ReadMethods
 from fsbackup.filesystem.writing import WriteMethods
+from fsbackup.filesystem.written import CompressedFile, WriteFile
 from fsbackup.sizing import MIB
 
 #: Bytes of proven blocks that one filesystem remembers by default.
@@ -22,7 +28,7 @@ _OPTIONS = frozenset(
 
 
 @add_sync_methods
-class FsbackupFileSystem(ReadMethods, WriteMethods, MetadataMethods):
+class FsbackupFileSystem(ReadMethods, Moving, WriteMethods, MetadataMethods):
     """The replication sets of a configuration as a filesystem: ``fsbackup://SET/KEY``.
 
     Reads come from whichever replica proves each block, also when one dies, lies or rots in the middle; writes go
@@ -68,6 +74,25 @@ class FsbackupFileSystem(ReadMethods, WriteMethods, MetadataMethods):
         found = find_config(os.fspath(config) if config is not None else None)
         super().__init__(os.path.abspath(found), cache_size, **options)
 
+    def open(
+        self,
+        path: str | os.PathLike[str],
+        mode: str = "rb",
+        block_size: int | str | None = None,
+        cache_options: dict[str, Any] | None = None,
+        compression: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return a file opened to read or write; see fsspec's `AbstractFileSystem.open`.
+
+        What an exception leaves in ``with fs.open(path, "wb")`` is not stored, also as text or compressed.
+        """
+        if "b" not in mode or mode == "rb":
+            return super().open(path, mode, block_size, cache_options, compression, **kwargs)
+        kind = get_compression(paths.strip(path), compression)
+        file = super().open(path, mode, block_size, cache_options, **kwargs)
+        return file if kind is None else CompressedFile(compr[kind](file, mode=mode[0]), file)
+
     def _open(
         self,
         path: str,
@@ -77,12 +102,26 @@ class FsbackupFileSystem(ReadMethods, WriteMethods, MetadataMethods):
         cache_options: dict[str, Any] | None = None,
         sha256: str | None = None,
         **kwargs: Any,
-    ) -> ReadFile | files.WriteFile:
-        files.refuse(mode)
+    ) -> ReadFile | WriteFile:
+        _check_mode(mode)
         options = {"block_size": block_size, "cache_options": cache_options, **kwargs}
         if mode == "rb":
             return self.open_version(path, sha256, **options)
         paths.split_for_write(path)
         if mode == "xb" and self.exists(path):
             raise paths.exists_error(path)
-        return files.WriteFile(self, paths.strip(path), mode, autocommit=autocommit, **options)
+        return WriteFile(self, paths.strip(path), mode, autocommit=autocommit, **options)
+
+
+def _check_mode(mode: str) -> None:
+    """Raise for a mode that would change an object in place.
+
+    Raises
+    ------
+    io.UnsupportedOperation
+        For ``"ab"``, ``"r+b"`` and the like.
+    """
+    if mode not in ("rb", "wb", "xb"):
+        raise io.UnsupportedOperation(
+            f"mode {mode!r} is not supported: an object is replaced whole; open it with 'wb' or 'xb'"
+        )

@@ -1,4 +1,4 @@
-"""Storing, copying and removing: to all replicas of a set at once, and never more than was named."""
+"""Storing and removing: to all replicas of a set at once, and never more than was named."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import errno
 import io
 import os
-from contextlib import aclosing
 from typing import Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
@@ -16,14 +15,11 @@ from fsbackup.engine.source import Source, StreamSource, open_source
 from fsbackup.engine.upload import UploadProgress, upload
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.filesystem import directories, paths
-from fsbackup.filesystem.base import FileSystemBase, on_io_loop
+from fsbackup.filesystem.base import FileSystemBase, on_io_loop, side_by_side
 from fsbackup.filesystem.pipe import Pipe
 from fsbackup.keys import check_key
 from fsbackup.loop import Call, run
 from fsbackup.replication.progress import CallbackProgress
-
-#: Objects removed side by side.
-_REMOVALS = 16
 
 
 class WriteMethods(FileSystemBase):
@@ -31,7 +27,7 @@ class WriteMethods(FileSystemBase):
 
     @on_io_loop
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:  # noqa: ARG002
-        source = StreamSource(io.BytesIO(value), paths.strip(path))
+        source = StreamSource(io.BytesIO(value), paths.strip(path), allow_empty=True)
         await self._store(path, source, len(value), create_only=mode == "create")
 
     @on_io_loop
@@ -53,33 +49,9 @@ class WriteMethods(FileSystemBase):
         finally:
             source.close()
 
-    @on_io_loop
-    async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:  # noqa: ARG002
-        if await self._isdir(path1):
-            await self._makedirs(path2, exist_ok=True)
-            return
-        version = await self.version(paths.strip(path1))
-        pipe = Pipe()
-        storing = asyncio.create_task(
-            self._store(path2, StreamSource(pipe.as_stream(), version.path), version.size)
-        )
-        # Also when it fails: whoever still writes must hear of it instead of waiting for room.
-        storing.add_done_callback(lambda _: pipe.fail(OSError("the copy has ended")))
-        try:
-            async with aclosing(version.reader.pieces()) as pieces:
-                async for piece in pieces:
-                    await asyncio.to_thread(pipe.write, piece)
-            pipe.end()
-        except BaseException as error:
-            if not storing.done():
-                pipe.fail(error if isinstance(error, Exception) else OSError("the copy was cancelled"))
-                await asyncio.wait({storing})
-                raise
-        await storing
-
     def start_upload(self, path: str, pipe: Pipe, *, create_only: bool) -> Call[None]:
         """Begin to store what comes through `pipe`."""
-        source = StreamSource(pipe.as_stream(), paths.strip(path))
+        source = StreamSource(pipe.as_stream(), paths.strip(path), allow_empty=True)
         return Call(self._store(path, source, None, create_only=create_only))
 
     async def _store(
@@ -129,44 +101,36 @@ class WriteMethods(FileSystemBase):
             kind = await self._type(each)
             if kind is None and not missing_ok:
                 raise FileNotFoundError(errno.ENOENT, "there is no such object or directory", each)
-            below = await self._removed_with(each, kind, recursive=recursive, maxdepth=maxdepth)
+            below = await self.files_at(each, kind, "remove", recursive=recursive, maxdepth=maxdepth)
             todo.update(dict.fromkeys(below))
-        gate = asyncio.Semaphore(_REMOVALS)
+        try:
+            await side_by_side(self._rm_file, todo)
+        finally:
+            for each in named:
+                self.empty_directories.remove(each)
 
-        async def one(each: str) -> BaseException | None:
-            async with gate:
-                try:
-                    await self._rm_file(each)
-                except Exception as error:  # noqa: BLE001 - the others go on, and then it is raised
-                    return error
-            return None
-
-        errors = await asyncio.gather(*(one(each) for each in todo))
-        for each in named:
-            self.empty_directories.remove(each)
-        for error in errors:
-            if error is not None:
-                raise error
-
-    async def _removed_with(
-        self, path: str, kind: str | None, *, recursive: bool, maxdepth: int | None
+    async def files_at(
+        self, path: str, kind: str | None, operation: str, *, recursive: bool, maxdepth: int | None
     ) -> list[str]:
-        """Return the files that go when `path` is removed."""
+        """Return the files that go when `path` is removed or moved, which is the `operation`."""
         name, key = paths.split(path)
         if not key:
             raise PermissionError(
-                errno.EPERM, "a whole replication set is never removed", f"{paths.PROTOCOL}://{path}"
+                errno.EPERM, f"fsbackup does not {operation} a whole replication set", f"{paths.PROTOCOL}://{path}"
             )
         if kind != "directory":
             return [path] if kind else []
         if not recursive:
-            raise IsADirectoryError(errno.EISDIR, "is a directory; remove it with recursive=True", path)
+            raise IsADirectoryError(errno.EISDIR, f"is a directory; {operation} it with recursive=True", path)
         errors: dict[str, FsbackupError] = {}
         found = [info["name"] async for info in directories.iter_files(self.sets[name], name, key, errors)]
         if errors:
             reasons = "; ".join(str(error) for error in errors.values())
             raise NoHealthyReplicaError(
-                f"nothing is removed, since not all replicas could be listed: {reasons}", operation="rm", key=key
+                f"nothing was done, since not all replicas could be listed: {reasons}",
+                operation=operation,
+                key=key,
+                hint="try again when they answer",
             )
         depth = path.count("/")
         return [each for each in found if maxdepth is None or each.count("/") - depth <= maxdepth]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import secrets
 import signal
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import pandas as pd
 import pytest
 from fsspec.exceptions import FSTimeoutError
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.filesystem import FsbackupFileSystem
@@ -81,16 +83,74 @@ def _in_compression(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
         raise TroubleError
 
 
-def _in_finally(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
-    file = fs.open(path, "wb")
-    try:
+def _in_compressed_with(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
+    with fs.open(path, "wb", compression="gzip") as file:
         file.write(data)
         raise TroubleError
-    finally:
-        file.close()
 
 
-WAYS = [_in_with, _in_text, _in_fsspec_open, _in_compression, _in_finally]
+def _in_a_wrapper(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
+    with io.TextIOWrapper(fs.open(path, "wb"), encoding="latin-1") as file:
+        file.write(data.decode("latin-1"))
+        raise TroubleError
+
+
+def _in_closing(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
+    with ExitStack() as stack:
+        file = stack.enter_context(closing(fs.open(path, "wb")))
+        file.write(data)
+        raise TroubleError
+
+
+def _in_a_generator(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
+    @contextmanager
+    def opened() -> Iterator[Any]:
+        file = fs.open(path, "wb")
+        try:
+            yield file
+        finally:
+            file.close()
+
+    with opened() as file:
+        file.write(data)
+        raise TroubleError
+
+
+def _in_zipfile(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
+    with fs.open(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("name", data)
+        raise TroubleError
+
+
+def _in_pyarrow(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
+    with PyFileSystem(FSSpecHandler(fs)).open_output_stream(path) as file:
+        file.write(data)
+        raise TroubleError
+
+
+class _Trouble:
+    def __str__(self) -> str:
+        raise TroubleError
+
+
+def _in_pandas(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
+    frame = pd.DataFrame({"text": [data.hex(), _Trouble()]})
+    frame.to_csv(f"fsbackup://{path}", storage_options={"config": fs.config}, chunksize=1)
+
+
+WAYS = [
+    _in_with,
+    _in_text,
+    _in_fsspec_open,
+    _in_compression,
+    _in_compressed_with,
+    _in_a_wrapper,
+    _in_closing,
+    _in_a_generator,
+    _in_zipfile,
+    _in_pyarrow,
+    _in_pandas,
+]
 
 
 @pytest.mark.parametrize("size", [10, 20 * MIB])
@@ -108,16 +168,6 @@ def test_an_exception_discards(
     assert files(disks) == before
 
 
-def test_a_dropped_file_discards(disks: Site, path: str) -> None:
-    """A file that nobody closed is never stored."""
-    fs = disks.fs()
-    file: Any = fs.open(path, "wb")
-    file.write(content(9 * MIB))
-    del file
-    gc.collect()
-    assert not disks.fs().exists(path)
-
-
 def test_a_file_written_while_an_error_is_handled(disks: Site, path: str) -> None:
     """The error was there before the file: it does not keep it from being stored."""
     fs = disks.fs()
@@ -127,6 +177,16 @@ def test_a_file_written_while_an_error_is_handled(disks: Site, path: str) -> Non
         with fs.open(path, "wb") as file:
             file.write(b"report")
     assert fs.cat_file(path) == b"report"
+
+
+def test_an_empty_file_is_written(disks: Site, path: str) -> None:
+    """However it comes: piped, opened and closed, or copied."""
+    fs = disks.fs()
+    fs.pipe_file(path, b"")
+    with fs.open(f"{path}-opened", "wb"):
+        pass
+    fs.cp_file(path, f"{path}-copied")
+    assert [fs.cat_file(f"{path}{end}") for end in ("", "-opened", "-copied")] == [b""] * 3
 
 
 def test_create_only(disks: Site, path: str) -> None:

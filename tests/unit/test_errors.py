@@ -29,6 +29,7 @@ PARENTS = {
     "TransientError": (BackendError,),
     "BackendUnavailableError": (errors.TransientError,),
     "IntegrityError": (FsbackupError, OSError),
+    "DiscardedError": (FsbackupError, OSError),
     "ReplicationError": (FsbackupError, OSError),
     "NoHealthyReplicaError": (errors.ReplicationError,),
     "TooFewCopiesError": (errors.ReplicationError,),

@@ -113,6 +113,11 @@ class S3Objects(ObjectStore):
         path = f"{self._target.profile.scheme}://{self.bucket}/{self._target.prefix}".removesuffix("/")
         return f"{path} at {self.endpoint_url}" if self.endpoint_url else path
 
+    def address(self, name: str) -> str:
+        """Return where an object is; R2, B2 and plain S3 are the same service where their endpoint is the same."""
+        service = (self.endpoint_url or "https://s3.amazonaws.com").lower().rstrip("/")
+        return f"{service}/{self.bucket}/{self._target.prefix}{name}"
+
     @property
     def filesystem(self) -> Any:
         """The ``s3fs.S3FileSystem``, ready for synchronous use."""

@@ -1,0 +1,233 @@
+"""Who closes a file stores it; who does not is told that nothing is stored."""
+
+from __future__ import annotations
+
+import gc
+import gzip
+import io
+import json
+import pickle
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+import fsbackup
+from fsbackup.filesystem import FsbackupFileSystem
+from tests.filesystem.site import ROOT, Site
+from tests.integration.cli_kit import wait_until
+from tests.replication.world import MIB, content
+from tests.servers.bucket import list_keys, list_uploads
+
+
+@pytest.fixture
+def path() -> str:
+    return f"{ROOT}/{secrets.token_hex(4)}/data.bin"
+
+
+def left_behind(site: Site) -> list[str]:
+    """Return whatever there is of files and uploads, ours too."""
+    found = [str(each) for base in site.bases.values() for each in base.rglob("*") if each.is_file()]
+    for proxy in site.proxies.values():
+        found += list_keys(proxy.endpoint, site.prefix)
+        found += [upload.key for upload in list_uploads(proxy.endpoint, site.prefix)]
+    return found
+
+
+def test_close_in_an_except_block_stores(disks: Site, path: str) -> None:
+    """That an exception is being handled is no reason to drop what is closed in so many words."""
+    fs = disks.fs()
+    file = fs.open(path, "wb")
+    rows = iter([b"1", b"2"])
+    try:
+        while True:
+            file.write(next(rows))
+    except StopIteration:
+        file.close()
+    assert fs.cat_file(path) == b"12"
+
+
+def test_close_in_a_finally_block_stores(disks: Site, path: str) -> None:
+    fs = disks.fs()
+    file = fs.open(path, "wb")
+    with suppress(KeyError):
+        try:
+            file.write(b"1")
+            raise KeyError
+        finally:
+            file.close()
+    assert fs.cat_file(path) == b"1"
+
+
+class Report:
+    """Writes what went wrong, while a block is left by it."""
+
+    def __init__(self, fs: FsbackupFileSystem, path: str) -> None:
+        self._fs, self._path = fs, path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        file = self._fs.open(self._path, "wb")
+        file.write(repr(error).encode())
+        file.close()
+        return True
+
+
+def test_a_file_opened_and_closed_while_a_block_is_left(disks: Site, path: str) -> None:
+    """The exception was there before the file."""
+    fs = disks.fs()
+    with Report(fs, path):
+        raise KeyError("rent")
+    assert fs.cat_file(path) == b"KeyError('rent')"
+
+
+@pytest.mark.parametrize("compression", ["gzip", "bz2", "xz", "zip"])
+def test_compressed_files_are_stored(disks: Site, path: str, compression: str) -> None:
+    """Compressors leave their file open; the end of the block closes both."""
+    fs = disks.fs()
+    with fs.open(path, "wb", compression=compression) as file:
+        file.write(b"hello")
+    with fs.open(path, "rb", compression=compression) as file:
+        assert file.read() == b"hello"
+    with fs.open(path, "wt", compression=compression) as text:
+        text.write("world")
+    with fs.open(path, "rt", compression=compression) as text:
+        assert text.read() == "world"
+
+
+def test_closing_what_was_discarded_is_an_error(disks: Site, path: str) -> None:
+    """Whoever closes it takes it for stored."""
+    fs = disks.fs()
+    file = fs.open(path, "wb")
+    with suppress(KeyError), file:
+        file.write(b"half")
+        raise KeyError
+    with pytest.raises(fsbackup.DiscardedError, match=path):
+        file.close()
+    assert not fs.exists(path)
+
+
+def test_a_discarded_wrapper_fails_the_outer_block(disks: Site, path: str) -> None:
+    """The outer block ends well, but not the file."""
+    fs = disks.fs()
+    with pytest.raises(fsbackup.DiscardedError, match="write it again"):
+        _write_half_a_text(fs, path)
+    assert not fs.exists(path)
+
+
+def _write_half_a_text(fs: FsbackupFileSystem, path: str) -> None:
+    with fs.open(path, "wb") as file, suppress(KeyError), io.TextIOWrapper(file) as text:
+        text.write("half")
+        raise KeyError
+
+
+def test_closing_twice_is_nothing(disks: Site, path: str) -> None:
+    fs = disks.fs()
+    with fs.open(path, "wb") as file:
+        file.write(b"1")
+        file.close()
+    file.close()
+    assert fs.cat_file(path) == b"1"
+
+
+def _pickled(fs: FsbackupFileSystem, path: str, size: int) -> None:
+    pickle.dump(content(size), fs.open(path, "wb"))
+
+
+def _created(fs: FsbackupFileSystem, path: str, size: int) -> None:
+    fs.open(path, "xb").write(content(size))
+
+
+def _in_text(fs: FsbackupFileSystem, path: str, size: int) -> None:
+    json.dump(content(size).hex(), fs.open(path, "w"))
+
+
+def _compressed(fs: FsbackupFileSystem, path: str, size: int) -> None:
+    fs.open(path, "wb", compression="gzip").write(content(size))
+
+
+def _compressed_text(fs: FsbackupFileSystem, path: str, size: int) -> None:
+    fs.open(path, "wt", compression="gzip").write(content(size).hex())
+
+
+def _in_gzip(fs: FsbackupFileSystem, path: str, size: int) -> None:
+    with gzip.open(fs.open(path, "wb"), "wb") as file:
+        file.write(content(size))
+
+
+def _in_a_cycle(fs: FsbackupFileSystem, path: str, size: int) -> None:
+    file: Any = fs.open(path, "wb")
+    file.write(content(size))
+    file.itself = file
+    del file
+    gc.collect()
+
+
+def _in_an_open_transaction(fs: FsbackupFileSystem, path: str, size: int) -> None:
+    fs.start_transaction()
+    with fs.open(path, "wb") as file:
+        file.write(content(size))
+    fs.transaction.files.clear()
+    fs._intrans = False
+
+
+DROPS = [
+    _pickled,
+    _created,
+    _in_text,
+    _compressed,
+    _compressed_text,
+    _in_gzip,
+    _in_a_cycle,
+    _in_an_open_transaction,
+]
+
+
+@pytest.mark.parametrize("size", [10, 9 * MIB])
+@pytest.mark.parametrize("drop", DROPS)
+def test_a_dropped_file_is_not_stored_and_warned_of(
+    disks: Site, path: str, drop: Callable[[FsbackupFileSystem, str, int], None], size: int
+) -> None:
+    """Also when it is larger than a block, so that its upload has begun; nothing of it is left."""
+    fs = disks.fs()
+    with pytest.warns(fsbackup.NotStoredWarning, match=f"fsbackup://{path} is not stored.*with fs.open"):
+        drop(fs, path, size)
+    wait_until(lambda: not left_behind(disks))
+
+
+def test_a_dropped_file_leaves_no_upload(buckets: Site, path: str) -> None:
+    """Multipart uploads that had begun are aborted."""
+    fs = buckets.fs()
+    file: Any = fs.open(path, "wb")
+    file.write(content(40 * MIB))
+    wait_until(lambda: all(proxy.count("upload_part") for proxy in buckets.proxies.values()))
+    with pytest.warns(fsbackup.NotStoredWarning):
+        del file
+    wait_until(lambda: not left_behind(buckets))
+
+
+_NEVER_CLOSED = """
+import sys, fsspec
+fs = fsspec.filesystem("fsbackup", config=sys.argv[1])
+for name in ("1", "2"):
+    file = fs.open(sys.argv[2] + name, "wb")
+    file.write(bytes(9 << 20))
+    globals()["file" + name] = file
+"""
+
+
+@pytest.mark.parametrize("kind", ["disks", "buckets"])
+def test_a_file_open_at_the_end_of_the_process(kind: str, path: str, request: pytest.FixtureRequest) -> None:
+    """It is named on the terminal, and nothing of it is left."""
+    site: Site = request.getfixturevalue(kind)
+    command = [sys.executable, "-c", _NEVER_CLOSED, str(site.config), path]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    for name in ("1", "2"):
+        assert f"NotStoredWarning: fsbackup://{path}{name} is not stored" in said
+    assert not left_behind(site)
