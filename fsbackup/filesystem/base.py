@@ -1,16 +1,16 @@
 """The base of all method classes: the sets, the caches, and the bridge to the loop that all I/O runs on.
 
 A call from synchronous code takes this way: the plain method that `add_sync_methods` made → `loop.run` →
-`on_io_loop`, which runs the coroutine method on fsbackup's own loop. fsspec makes such plain methods as well, but on
-Ctrl-C its own only stop waiting: an interrupted upload would go on and be stored. These cancel the coroutine, and
-every task that it started.
+`on_io_loop`, which runs the coroutine method on fsbackup's own loop. fsspec makes such plain methods as well, but
+on Ctrl-C its own only stop waiting: an interrupted upload would go on and be stored. These cancel the coroutine,
+and every task that it started.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -30,9 +30,6 @@ from fsbackup.loop import get_loop, run
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-#: Objects that one call moves or removes at a time.
-_AT_ONCE = 16
 
 #: The tasks of the current call; a task inherits the variable from the task that starts it.
 _call_tasks: ContextVar[set[asyncio.Task[Any]] | None] = ContextVar("_call_tasks", default=None)
@@ -164,16 +161,3 @@ def _register_task() -> None:
     if tasks is not None and task is not None:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-
-
-async def side_by_side(work: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:
-    """Do `work` on all, some at a time; the first error is raised when all have ended."""
-    gate = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(item: T) -> None:
-        async with gate:
-            await work(item)
-
-    for error in await asyncio.gather(*map(one, items), return_exceptions=True):
-        if error is not None:
-            raise error

@@ -1,7 +1,7 @@
 """Ranges of one version, read as proven blocks: each block once, adjacent blocks in one request.
 
-`read` is the one entry. It groups many ranges into batches of bounded size, those that share blocks together. A single
-range it reads by sub-blocks where their hashes are known, so that a small range costs no whole block again.
+`read` is the one entry. It groups many ranges into batches of bounded size, those that share blocks together. A
+single range it reads by sub-blocks where their hashes are known, so that a small one costs no whole block again.
 """
 
 from __future__ import annotations

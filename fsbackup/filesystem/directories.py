@@ -88,7 +88,8 @@ async def iter_files(
 ) -> AsyncGenerator[Info, None]:
     """Yield every file below a directory, in the order of the keys.
 
-    At the end `errors` gets the error of each replica that could not be listed; files that only it has are missing.
+    `errors` gets, at the end, the error of each replica that could not be listed:
+    files that only it has are missing.
 
     Raises
     ------
@@ -152,7 +153,7 @@ class EmptyDirectories:
         self._paths.difference_update([path, *self.below(path)])
 
     def move(self, path: str, target: str) -> None:
-        """Move a directory and whatever was made in it."""
+        """Move a directory and those below it."""
         for each in [path, *self.below(path)]:
             if each in self._paths:
                 self.add(target + each.removeprefix(path))
