@@ -6,12 +6,16 @@ import asyncio
 import logging
 import random
 import secrets
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fsbackup.errors import ConfigError, IntegrityError
 from fsbackup.filesystem import FsbackupFileSystem
+from fsbackup.keys import manifest_name
+from fsbackup.record import Manifest, dump, load
 from tests.filesystem.site import ROOT, SET, TOP, Site
 from tests.replication.world import MIB, content
 from tests.servers.faults import Corrupt, Drop, Refuse, Status
@@ -249,6 +253,23 @@ def test_info_tells_what_is_known(disks: Site, path: str) -> None:
     assert info["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert fs.modified(path).timestamp() == pytest.approx(info["mtime"])
     assert (fs.ukey(path), fs.checksum(path)) == (info["sha256"], int(info["sha256"], 16))
+
+
+@pytest.mark.parametrize("created_at", ["once", 7])
+def test_info_of_a_manifest_without_a_date(disks: Site, path: str, created_at: Any) -> None:
+    """A `created_at` that another hand wrote costs the time, and nothing else."""
+    fs = disks.fs()
+    fs.pipe_file(path, b"abc")
+    for base in disks.bases.values():
+        file = base / manifest_name(key_of(path))
+        record = load(file.read_bytes())
+        assert isinstance(record, Manifest)
+        file.write_bytes(dump(replace(record, created_at=created_at)))
+    fs = disks.fs()
+    info = fs.info(path)
+    assert (info["size"], info["mtime"], info["replicas"]) == (3, None, ["local0", "local1"])
+    assert fs.cat_file(path) == b"abc"
+    assert fs.ls(path, detail=False) == [path]
 
 
 def test_an_object_of_another_tool(disks: Site, path: str) -> None:

@@ -21,6 +21,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.site import ROOT, SET, Site
+from tests.integration.cli_kit import wait_until
 from tests.replication.world import MIB, content
 from tests.servers.bucket import list_keys, list_uploads
 from tests.servers.faults import Hold, Refuse, Status
@@ -53,6 +54,37 @@ def test_open_to_write(site: Site, path: str, size: int) -> None:
     info = site.storage().stat(key_of(path))
     assert {each.state for each in info.replicas.values()} == {"present"}
     assert fs.cat_file(path) == data
+
+
+@pytest.mark.parametrize("size", [0, 5, 23 * MIB + 1])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_pipe_file(buckets: Site, path: str, size: int, kind: Callable[[bytes], bytes]) -> None:
+    """Bytes of any size are stored on every replica; the same ones again are no new version."""
+    data, fs = content(size), buckets.fs()
+    fs.pipe_file(path, kind(data))
+    before = fs.info(path)
+    fs.pipe_file(path, kind(data))
+    assert buckets.fs().info(path) == before
+    assert buckets.fs().cat_file(path) == data
+    fs.pipe_file(path, data[::-1] + b"1")
+    assert buckets.fs().cat_file(path) == data[::-1] + b"1"
+    with pytest.raises(TypeError):
+        fs.pipe_file(path, 5)
+
+
+def test_pipe_file_waits_for_no_slow_replica(buckets: Site, path: str) -> None:
+    """The bytes are at hand: one replica gets all of them while the other one does not take its first part."""
+    slow = buckets.proxies["moto0"].add(Hold(), on="upload_part")
+    data = content(120 * MIB)
+    writing = threading.Thread(target=buckets.fs().pipe_file, args=(path, data))
+    writing.start()
+    try:
+        slow.wait_reached()
+        wait_until(lambda: buckets.proxies["seaweedfs1"].count("complete"))
+    finally:
+        slow.release()
+        writing.join()
+    assert buckets.fs().cat_file(path) == data
 
 
 class TroubleError(Exception):
