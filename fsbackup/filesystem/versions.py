@@ -147,7 +147,7 @@ class VersionCache:
     def _lookup_done(self, lookup: tuple[str, bool], task: asyncio.Task[Version]) -> None:
         if self._lookups.get(lookup) is task:
             del self._lookups[lookup]
-        # Retrieves the error: asyncio logs one that nobody retrieves, and all callers may have been cancelled.
+        # Retrieves the error: asyncio logs an unretrieved one, and all callers may have been cancelled.
         task.cancelled() or task.exception()
 
     def _add(self, version: Version) -> Version:
