@@ -26,10 +26,10 @@ def open_config(args: Namespace) -> tuple[str, Config]:
 
 def open_set(args: Namespace) -> ReplicatedStorage:
     """Return the replication set that ``--set`` names, or the only one there is."""
-    from fsbackup import factory
+    from fsbackup.replication.storage import ReplicatedStorage
 
     path, config = open_config(args)
-    return factory.open_set(config, args.set or _only_set(path, config), origin=path)
+    return ReplicatedStorage.from_config(config, args.set or _only_set(path, config), origin=path)
 
 
 def open_cluster(args: Namespace) -> Cluster | None:

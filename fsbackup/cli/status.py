@@ -56,7 +56,7 @@ def _duration(value: str) -> timedelta:
 
 
 def _execute(args: Namespace) -> int:
-    from fsbackup import factory
+    from fsbackup.replication.storage import ReplicatedStorage
 
     path, config = context.open_config(args)
     names = [args.set] if args.set else list(config.replication)
@@ -64,7 +64,7 @@ def _execute(args: Namespace) -> int:
         raise ConfigError(f"{path} has no replication set")
     found: dict[str, dict[str, Any]] = {}
     for name in names:
-        found[name] = _one(args, name, factory.open_set(config, name))
+        found[name] = _one(args, name, ReplicatedStorage.from_config(config, name))
     if args.json:
         output.print_json({"sets": found})
     return exits.worst(exits.OF_STATUS[each["status"]] for each in found.values())

@@ -13,7 +13,6 @@ from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.selector import ReplicaSelector
 from fsbackup.errors import ConfigError, FsbackupError
-from fsbackup.factory import open_set
 from fsbackup.replication.storage import ReplicatedStorage
 
 log = logging.getLogger("fsbackup.storage")
@@ -101,7 +100,7 @@ class OpenSets:
             )
         with self._lock:
             if name not in self._open:
-                self._open[name] = OpenSet(open_set(self._config, name, errors="raise"))
+                self._open[name] = OpenSet(ReplicatedStorage.from_config(self._config, name, errors="raise"))
         return self._open[name]
 
     def _reset_after_fork(self) -> None:

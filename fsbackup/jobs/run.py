@@ -9,12 +9,12 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from fsbackup.factory import open_set
 from fsbackup.jobs.counts import JobCounts
 from fsbackup.jobs.entries import FoundKeys, Skipped, Unreadable
 from fsbackup.jobs.plan import Planned, job_of, plan_job
 from fsbackup.jobs.report import FileResult, JobReport
 from fsbackup.jobs.template import Destination, local_now
+from fsbackup.replication.storage import ReplicatedStorage
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
@@ -60,7 +60,7 @@ def run_job(
         When there is no such job, or a backend cannot be opened as it is configured.
     """
     job = job_of(config, name)
-    store = open_set(config, job.replication)
+    store = ReplicatedStorage.from_config(config, job.replication)
     tally, found_keys = JobCounts(store, on_file), FoundKeys()
     plan = plan_job(config, name, now=now)
     for files in _slices(_only_files(plan, tally), SLICE):

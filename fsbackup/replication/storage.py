@@ -15,6 +15,7 @@ from fsbackup.engine.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, 
 from fsbackup.engine.results import DownloadReport, Report
 from fsbackup.engine.source import open_source
 from fsbackup.errors import ConfigError, NoHealthyReplicaError
+from fsbackup.factory import set_arguments
 from fsbackup.keys import check_key, check_prefix
 from fsbackup.loop import flatten, iterate, run
 from fsbackup.replication import elsewhere
@@ -39,6 +40,8 @@ from fsbackup.retention import Retention
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
+
+    from fsbackup.config import Config
 
 T = TypeVar("T")
 
@@ -121,20 +124,41 @@ class ReplicatedStorage(StorageBackend):
 
     @classmethod
     def from_config(
-        cls, path: str | os.PathLike[str], name: str, *, errors: ErrorMode = "return"
+        cls,
+        config: Config | str | os.PathLike[str],
+        name: str,
+        *,
+        errors: ErrorMode = "return",
+        origin: str | os.PathLike[str] | None = None,
     ) -> ReplicatedStorage:
-        """Return the replication set `name` of a configuration file.
+        """Return the replication set `name` of a configuration.
 
-        The result can be pickled: the pickle holds the path and the name, never a secret.
+        With a path, or with `origin`, the result can be pickled: the pickle holds the path and the name, never a
+        secret.
+
+        Parameters
+        ----------
+        config
+            The path of a configuration file, or what `load_config` returned.
+        name
+            The set.
+        errors
+            See `StorageBackend`.
+        origin
+            The file that a loaded `config` came from.
 
         Raises
         ------
         ConfigError
             With every problem of the file, or when it has no such set.
         """
-        from fsbackup.factory import open_set
+        if isinstance(config, (str, os.PathLike)):
+            from fsbackup.config import load_config  # pydantic and yaml: only who has a file needs them
 
-        return open_set(path, name, errors=errors)
+            origin = config
+            config = load_config(config)
+        path = None if origin is None else os.fspath(origin)
+        return cls(**set_arguments(config, name), errors=errors, origin=path)
 
     @property
     def replica_set(self) -> ReplicaSet:

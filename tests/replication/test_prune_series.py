@@ -12,7 +12,6 @@ import pytest
 
 from fsbackup import ReplicatedStorage
 from fsbackup.config import Config, load_config, parse_config
-from fsbackup.factory import open_set
 from fsbackup.jobs import run_job
 from fsbackup.replication.prune import PruneReport
 from fsbackup.retention import Retention
@@ -33,7 +32,7 @@ def config(disks: Disks, retention: Mapping[str, Any], *destinations: str, **job
 
 
 def prune(configured: Config, name: str = "all") -> PruneReport:
-    report = open_set(configured, name, errors="raise").prune(dry_run=False)
+    report = ReplicatedStorage.from_config(configured, name, errors="raise").prune(dry_run=False)
     assert report.status == "complete", report.as_dict()
     return report
 
@@ -148,7 +147,7 @@ def test_every_command_knows_the_destinations_of_all_jobs_that_store_there(disks
     report = prune(configured)
     assert outcomes(report) == {(key, "b"): "let go" for key in keys[:-1]}
     assert disks.whole("a") == set(keys)
-    store = open_set(configured, "all", errors="raise")
+    store = ReplicatedStorage.from_config(configured, "all", errors="raise")
     assert dict(store.status().backends["b"].states) == {"present": 1, "expired": 11}
     assert store.verify().status == "complete"
     assert store.repair().steps == ()
