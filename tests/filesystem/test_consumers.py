@@ -1,4 +1,4 @@
-"""pandas, dask, duckdb, fsspec's caches, UPath: the same results while a replica sends wrong bytes or drops out."""
+"""pandas, Dask, DuckDB, fsspec's caches, UPath: the same results while a replica sends wrong bytes or dies."""
 
 from __future__ import annotations
 
