@@ -173,6 +173,26 @@ class FileSource(Source):
         )
 
 
+class BytesSource(Source):
+    """Bytes in memory, possibly none."""
+
+    def __init__(self, data: bytes, label: str) -> None:
+        super().__init__(label, size=len(data), mtime_ns=None, mode=None)
+        self._data = data
+
+    @property
+    def replayable_bytes(self) -> int:
+        return len(self._data)
+
+    async def next_part(self, length: int, *, md5: bool) -> Part:
+        data = self._data[self._offset : self._offset + length]
+        last = self._offset + len(data) == len(self._data)
+        return await asyncio.to_thread(self._make_part, data, last=last, md5=md5)
+
+    async def reread(self, offset: int, length: int) -> bytes:
+        return self._data[offset : offset + length]
+
+
 class StreamSource(Source):
     """A stream such as stdin or a pipe.
 

@@ -1,4 +1,4 @@
-"""What is there: info, ls, find, walk, du and the questions that rest on them."""
+"""The methods that look at names: `info`, `ls`, `find`, `walk`, `du` and those that rest on them."""
 
 from __future__ import annotations
 
@@ -10,75 +10,75 @@ from fsspec.utils import tokenize
 
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.filesystem import directories, paths
-from fsbackup.filesystem.core import FileSystemBase, on_io
-from fsbackup.filesystem.directories import Info
+from fsbackup.filesystem.base import FileSystemBase, on_io_loop
+from fsbackup.filesystem.directories import Info, directory_info
 
 
 class MetadataMethods(FileSystemBase):
-    """The methods that only look. "Not found" is said when it is proven; else an `OSError` says who failed."""
+    """Names and their infos. Absence is reported only when proven; otherwise an `OSError` names the replicas."""
 
-    @on_io
+    @on_io_loop
     async def _info(self, path: str, **kwargs: Any) -> Info:  # noqa: ARG002 - options of other filesystems
         path = paths.strip(path)
         name, key = paths.split(path)
         if not key:
             if name:
                 _ = self.sets[name]
-            return directories.directory(path)
+            return directory_info(path)
         try:
             return (await self.version(path)).info()
         except ObjectNotFoundError:
-            if path in self.made or await directories.is_directory(self.sets[name], paths.readable_key(key)):
-                return directories.directory(path)
+            key = paths.check_read_key(key)
+            if path in self.empty_directories or await directories.is_directory(self.sets[name], key):
+                return directory_info(path)
             raise
         except NoHealthyReplicaError:
-            # With a replica away nobody can say that there is no such file; a directory shows itself.
-            if await self._shows_directory(name, key):
-                return directories.directory(path)
+            # Without all replicas the absence of the file is unproven, but one file below it proves a directory.
+            if await self._has_listed_files(name, key):
+                return directory_info(path)
             raise
 
-    async def _shows_directory(self, name: str, key: str) -> bool:
+    async def _has_listed_files(self, name: str, key: str) -> bool:
         try:
             return await directories.is_directory(self.sets[name], key)
         except FsbackupError:
             return False
 
-    @on_io
+    @on_io_loop
     async def _ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:  # noqa: ARG002
         path = paths.strip(path)
         name, key = paths.split(path)
         found = (
-            await self._children(path, name, key)
+            await self._list_directory(path, name, key)
             if name
-            else {each: directories.directory(each) for each in self.sets.names()}
+            else {each: directory_info(each) for each in self.sets.names()}
         )
         return [found[each] for each in sorted(found)] if detail else sorted(found)
 
-    async def _children(self, path: str, name: str, key: str) -> dict[str, Info]:
-        made = {
-            each: directories.directory(each) for each in self.made.below(path) if "/" not in each[len(path) + 1 :]
-        }
+    async def _list_directory(self, path: str, name: str, key: str) -> dict[str, Info]:
+        below = self.empty_directories.below(path)
+        empty = {each: directory_info(each) for each in below if "/" not in each[len(path) + 1 :]}
         try:
             if key:
-                paths.readable_key(key)
-            return {**made, **await directories.children(self.sets[name], name, key)}
+                paths.check_read_key(key)
+            return {**empty, **await directories.list_directory(self.sets[name], name, key)}
         except (ObjectNotFoundError, NoHealthyReplicaError):
-            if path in self.made:
-                return made
+            if path in self.empty_directories:
+                return empty
             try:
                 return {path: (await self.version(path)).info()}
             except ObjectNotFoundError:
                 pass
             raise
 
-    @on_io
+    @on_io_loop
     async def _find(
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, **kwargs: Any
     ) -> list[str] | dict[str, Info]:
         detail = kwargs.pop("detail", False)
         path = paths.strip(path)
         if maxdepth is not None or not path:
-            # Level by level, which passes by what lies deeper.
+            # Level by level: fsspec's own `find` calls `ls`, which skips what lies deeper.
             kwargs.pop("prefix", None)
             found = await super()._find(path, maxdepth=maxdepth, withdirs=withdirs, detail=True, **kwargs)
         else:
@@ -88,14 +88,15 @@ class MetadataMethods(FileSystemBase):
     async def _find_all(self, path: str, *, withdirs: bool) -> dict[str, Info]:
         name, key = paths.split(path)
         found: dict[str, Info] = {}
-        async for info in directories.everything(self.sets[name], name, key):
+        async for info in directories.iter_files(self.sets[name], name, key):
             found[info["name"]] = info
         if withdirs:
-            above = {each for every in found for each in paths.parents(every)} | set(self.made.below(path))
-            inside = {each: directories.directory(each) for each in above if each.startswith(f"{path}/")}
+            parents = {parent for file in found for parent in paths.parents(file)}
+            parents.update(self.empty_directories.below(path))
+            inside = {each: directory_info(each) for each in parents if each.startswith(f"{path}/")}
             found = {**inside, **found}
-            if found or path in self.made or not key:
-                found[path] = directories.directory(path)
+            if found or path in self.empty_directories or not key:
+                found[path] = directory_info(path)
         if not found and await self._isfile(path):
             found[path] = await self._info(path)
         return found
@@ -103,8 +104,8 @@ class MetadataMethods(FileSystemBase):
     async def _walk(
         self, path: str, maxdepth: int | None = None, topdown: bool = True, on_error: Any = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
-        # By default an outage would look like an empty directory.
-        async for each in super()._walk(path, maxdepth, topdown, on_error or _only_absence, **kwargs):
+        # fsspec's default ignores every OSError, so that an outage looks like an empty directory.
+        async for each in super()._walk(path, maxdepth, topdown, on_error or _raise_unless_absent, **kwargs):
             yield each
 
     async def _du(self, path: str, total: bool = True, maxdepth: int | None = None, **kwargs: Any) -> Any:
@@ -123,13 +124,14 @@ class MetadataMethods(FileSystemBase):
         return await self._type(path) == "directory"
 
     async def _type(self, path: str, **kwargs: Any) -> str | None:
+        """Return "file" or "directory", None when the path is proven absent."""
         try:
             return str((await self._info(path, **kwargs))["type"])
         except FileNotFoundError:
             return None
 
     def modified(self, path: str) -> datetime:
-        """Return when this version was made, in UTC; for an object without a manifest when it was stored."""
+        """Return when this version was created, in UTC; for an object without a manifest when it was stored."""
         return datetime.fromtimestamp(self.info(path)["mtime"] or 0.0, UTC)
 
     def created(self, path: str) -> datetime:
@@ -137,7 +139,7 @@ class MetadataMethods(FileSystemBase):
         return self.modified(path)
 
     def ukey(self, path: str) -> str:
-        """Return the SHA-256 of the content; for an object without a manifest a hash of what is known of it."""
+        """Return the SHA-256 of the content; for an object without a manifest a hash of its info."""
         info = self.info(path)
         return str(info.get("sha256") or tokenize(info["name"], info["size"], info["mtime"]))
 
@@ -146,6 +148,6 @@ class MetadataMethods(FileSystemBase):
         return int(self.ukey(path), 16)
 
 
-def _only_absence(error: OSError) -> None:
+def _raise_unless_absent(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error

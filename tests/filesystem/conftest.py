@@ -14,7 +14,7 @@ EACH = ["local+local", "local+s3", "s3+s3", "down+s3", "rotten+local"]
 
 @pytest.fixture(scope="module", params=EACH)
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Return a site of every kind in turn; tests share it, so each has its own directory there."""
+    """Return a site of each kind in turn; tests share it, and each uses its own directory."""
     with make_site(request.param, tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
         yield made
 
@@ -41,8 +41,8 @@ def buckets(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Know the marks that pyarrow's suite wears."""
+    """Register the marks of pyarrow's suite."""
     from pyarrow.conftest import groups
 
     for mark in groups:
-        config.addinivalue_line("markers", f"{mark}: what a test of pyarrow's needs")
+        config.addinivalue_line("markers", f"{mark}: required by a test of pyarrow's")

@@ -1,4 +1,4 @@
-"""One replication set in a configuration file, as users of `fsbackup://` have it, over real places."""
+"""A site: one replication set in a configuration file, as a user of `fsbackup://` has it, over real backends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.servers.faults import Corrupt, Drop, FaultProxy, Status, fault_proxy
 SET, TOP = "pair", "t"
 ROOT = f"{SET}/{TOP}"
 
-#: The replicas of each kind of site, in reading order: directories, servers, and what is wrong with the latter.
+#: The replicas of each kind of site, in reading order: a directory or a server, and the fault of the server.
 KINDS: dict[str, tuple[str, ...]] = {
     "local+local": ("local", "local"),
     "moto+moto": ("moto", "moto"),
@@ -48,7 +48,7 @@ class Site:
     prefix
         Of all names in the buckets; each backend has its own below it.
     secrets
-        What must be found nowhere outside the configuration.
+        Values that may occur nowhere but in the configuration.
     """
 
     config: Path
@@ -58,12 +58,12 @@ class Site:
     secrets: list[str] = field(default_factory=list)
 
     def fs(self, **options: Any) -> FsbackupFileSystem:
-        """Return a filesystem that remembers nothing of what others did."""
+        """Return a new filesystem with empty caches."""
         return FsbackupFileSystem(config=self.config, skip_instance_cache=True, **options)
 
     @cached_property
     def shared(self) -> FsbackupFileSystem:
-        """One filesystem for tests that do not mind what others did: making its S3 clients takes a while."""
+        """One filesystem for tests that do not depend on its caches: making S3 clients takes a while."""
         return self.fs()
 
     def storage(self) -> ReplicatedStorage:
@@ -76,7 +76,7 @@ class Site:
         return {"config": str(self.config)}
 
     def data(self, backend: str, key: str) -> str:
-        """Return what the name of an object's data contains in a bucket, and that of its manifest does not."""
+        """Return a part of the name of an object's data in a bucket, which is no part of its manifest's name."""
         return f"{self.prefix}/{backend}/{key}"
 
 

@@ -1,4 +1,4 @@
-"""pandas, dask, duckdb, fsspec's caches and UPath: the same answers while a replica lies or dies in the middle."""
+"""pandas, Dask, DuckDB, fsspec's caches, UPath: the same results while a replica sends wrong bytes or dies."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_dask_threads(place: Site, base: str, frame: pd.DataFrame) -> None:
 
 
 def test_duckdb(place: Site, base: str, frame: pd.DataFrame) -> None:
-    """Reads, globs, copies out plainly and by partition."""
+    """Reads, globs, and writes with and without partitions."""
     fs = place.fs()
     with fs.open(f"{base}/one.parquet", "wb") as out:
         frame.to_parquet(out)
@@ -114,7 +114,7 @@ def test_duckdb(place: Site, base: str, frame: pd.DataFrame) -> None:
 )  # pandas leaves the cache's file open
 @pytest.mark.parametrize("cache", ["filecache", "simplecache", "blockcache"])
 def test_chains(place: Site, base: str, frame: pd.DataFrame, cache: str, tmp_path: Path) -> None:
-    """fsspec's own caches before it, the second read from the cache."""
+    """fsspec's own caches in front of it; the second read comes from the cache."""
     frame.to_parquet(f"{base}/table.parquet", storage_options=place.options)
     options = {"fsbackup": place.options, cache: {"cache_storage": str(tmp_path / "cache")}}
     for _ in range(2):
@@ -123,7 +123,7 @@ def test_chains(place: Site, base: str, frame: pd.DataFrame, cache: str, tmp_pat
 
 
 def test_open_parquet_file(place: Site, base: str, frame: pd.DataFrame) -> None:
-    """fsspec's own way of fetching the parts of a Parquet file beforehand."""
+    """fsspec's way to fetch the needed parts of a Parquet file in advance."""
     frame.to_parquet(f"{base}/table.parquet", storage_options=place.options)
     opened = open_parquet_file(
         f"{base}/table.parquet", columns=["price"], engine="pyarrow", storage_options=place.options

@@ -74,7 +74,7 @@ for _name in _SYNCHRONOUS:
 
 
 class KeyStore(FsspecStore):
-    """Asks for keys as the machine means it, which draws keys below other keys: a directory is no key."""
+    """Counts only files as keys: the state machine draws keys below other keys, and a directory is no key."""
 
     async def exists(self, key: str) -> bool:
         return bool(await self.fs._isfile(f"{self.path}/{key}"))

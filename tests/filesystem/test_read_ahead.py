@@ -1,4 +1,4 @@
-"""Reading ahead: the bytes of the file whichever way it is read, and nothing fetched for who jumps about."""
+"""Read-ahead: the right bytes for any sequence of reads, and no extra requests for random ones."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def fetched(site: Site, path: str) -> int:
     return sum(request.answer_bytes for request in reads(site, path))
 
 
-def begin(request: Record) -> int:
+def first_byte(request: Record) -> int:
     """Return the first byte that a request asks for."""
     return int(dict(request.headers)["Range"].removeprefix("bytes=").partition("-")[0])
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("block_size", [None, MIB, 100_000])
-def test_any_walk_reads_the_file(disks: Site, path: str, seed: int, block_size: int | None) -> None:
-    """Steps, jumps, short and long reads, back and forth."""
+def test_any_sequence_of_reads(disks: Site, path: str, seed: int, block_size: int | None) -> None:
+    """Sequential and random, short and long, forwards and backwards."""
     data = content(SIZE)
     fs = disks.fs()
     fs.pipe_file(path, data)
@@ -59,8 +59,8 @@ def test_any_walk_reads_the_file(disks: Site, path: str, seed: int, block_size: 
             assert file.read(length) == data[at : at + length]
 
 
-def test_a_reader_in_order_fetches_each_byte_once(buckets: Site, path: str) -> None:
-    """And with few requests, all blocks being whole ones; long ones begin where a service's own pieces may."""
+def test_sequential_reads_fetch_each_byte_once(buckets: Site, path: str) -> None:
+    """With few requests of whole blocks; long ones start at multiples of a power of two."""
     data = content(SIZE)
     fs = buckets.fs()
     fs.pipe_file(path, data)
@@ -69,12 +69,12 @@ def test_a_reader_in_order_fetches_each_byte_once(buckets: Site, path: str) -> N
     with fs.open(path) as file:
         assert b"".join(iter(lambda: file.read(300_000), b"")) == data
     assert fetched(buckets, path) == SIZE
-    long = [request for request in reads(buckets, path) if request.answer_bytes >= 4 * MIB]
-    assert {begin(request) % (4 * MIB) for request in long} == {0}
+    windows = [request for request in reads(buckets, path) if request.answer_bytes >= 4 * MIB]
+    assert {first_byte(request) % (4 * MIB) for request in windows} == {0}
 
 
-def test_a_reader_who_jumps_fetches_its_blocks_only(buckets: Site, path: str) -> None:
-    """Also where it begins at the first byte."""
+def test_random_reads_fetch_their_blocks_only(buckets: Site, path: str) -> None:
+    """Also when the first read starts at byte 0."""
     data = content(SIZE)
     fs = buckets.fs()
     fs.pipe_file(path, data)
@@ -85,8 +85,8 @@ def test_a_reader_who_jumps_fetches_its_blocks_only(buckets: Site, path: str) ->
     assert fetched(buckets, path) == 4 * MIB
 
 
-def test_what_goes_wrong_ahead_is_told_when_it_is_reached(buckets: Site, path: str) -> None:
-    """Bytes before it are read, and nothing of it is handed over, however often it is asked for."""
+def test_an_error_ahead_is_raised_when_it_is_reached(buckets: Site, path: str) -> None:
+    """Bytes before the wrong block are read; the block itself is an error every time."""
     data = content(SIZE)
     fs = buckets.fs()
     fs.pipe_file(path, data)
@@ -105,7 +105,7 @@ def test_what_goes_wrong_ahead_is_told_when_it_is_reached(buckets: Site, path: s
 
 
 def test_another_process_reads_on(disks: Site, path: str) -> None:
-    """A forked child with a file of its parent's, and whoever unpickles it."""
+    """A forked child with its parent's file, and a process that unpickles it."""
     data = content(SIZE)
     fs = disks.fs()
     fs.pipe_file(path, data)

@@ -1,4 +1,4 @@
-"""Small reads here and there in a large file: once a block was proven, they cost little more than they want."""
+"""Small reads in a large file: after a block was proven once, they fetch little more than they return."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def path() -> str:
 
 
 def data_bytes(site: Site, path: str) -> int:
-    """Return how many bytes of the object the servers gave since `forget`."""
+    """Return how many bytes of the object the servers sent since `forget`."""
     names = {name: site.data(name, path.removeprefix(f"{SET}/")) for name in site.proxies}
     asked = [(name, each) for name, proxy in site.proxies.items() for each in proxy.requests]
     return sum(each.answer_bytes for name, each in asked if each.operation == "get" and each.key == names[name])
 
 
-def forgetful(site: Site) -> FsbackupFileSystem:
-    """Return a filesystem that keeps no block."""
+def uncached(site: Site) -> FsbackupFileSystem:
+    """Return a filesystem whose cache keeps no block."""
     return site.fs(cache_size=0)
 
 
 def test_a_block_is_read_whole_once(buckets: Site, path: str) -> None:
-    """Later reads in it take the leaves that they touch, wherever they lie."""
+    """Later reads in it fetch the sub-blocks that they touch."""
     data = content(SIZE)
-    fs = forgetful(buckets)
+    fs = uncached(buckets)
     fs.pipe_file(path, data)
     ranges = [(MIB + 5, MIB + 70_000), (MIB + 900 * KIB, 2 * MIB), (2 * MIB - 1, 2 * MIB + 1), (SIZE - 7, SIZE)]
     expected = [2 * MIB, 2 * MIB, 3 * MIB, MIB]
@@ -50,9 +50,9 @@ def test_a_block_is_read_whole_once(buckets: Site, path: str) -> None:
 
 
 def test_ranges_are_slices(disks: Site, path: str) -> None:
-    """Of whatever blocks the leaves are known by then."""
+    """Whether or not hashes of sub-blocks are known."""
     data = content(SIZE)
-    fs = forgetful(disks)
+    fs = uncached(disks)
     fs.pipe_file(path, data)
     chance = random.Random(path)
     for _ in range(300):
@@ -61,10 +61,10 @@ def test_ranges_are_slices(disks: Site, path: str) -> None:
         assert fs.cat_file(path, start, end) == data[start:end]
 
 
-def test_a_wrong_leaf_is_had_elsewhere(buckets: Site, path: str) -> None:
-    """A leaf is proven as a block is, and asked of another replica."""
+def test_a_wrong_sub_block_comes_from_another_replica(buckets: Site, path: str) -> None:
+    """A wrong sub-block is detected, and read from another replica."""
     data = content(SIZE)
-    fs = forgetful(buckets)
+    fs = uncached(buckets)
     fs.pipe_file(path, data)
     assert fs.cat_file(path, 100, 200) == data[100:200]
     key = path.removeprefix(f"{SET}/")
@@ -80,9 +80,9 @@ def test_a_wrong_leaf_is_had_elsewhere(buckets: Site, path: str) -> None:
     assert fs.cat_file(path, 150, 250) == data[150:250]
 
 
-def test_a_replaced_object_has_other_leaves(disks: Site, path: str) -> None:
-    """What is known is known of a content, not of a name."""
-    fs = forgetful(disks)
+def test_a_replaced_object_has_other_sub_blocks(disks: Site, path: str) -> None:
+    """Hashes are kept by content, not by path."""
+    fs = uncached(disks)
     for seed in (1, 2, 1):
         data = content(SIZE, seed)
         fs.pipe_file(path, data)
