@@ -110,7 +110,7 @@ def test_an_empty_stream_is_refused(world: World, kind: str, overwrite: bool) ->
         "memory": nullcontext(io.BytesIO()),
         "fifo": fifo(world.tmp / "fifo"),
     }
-    with sources[kind] as source, pytest.raises(SourceError, match=r"without a single byte.*--allow-empty"):
+    with sources[kind] as source, pytest.raises(SourceError, match=r"empty stream.*--allow-empty"):
         store.replicate(source, KEY, overwrite=overwrite)
     assert {name: eye.everything() for name, eye in world.eyes.items()} == before
     for proxy in world.proxies.values():
