@@ -1,9 +1,24 @@
-"""Moving objects: one source to many stores, and back from whichever store proves its bytes.
+"""The engine: one object, many stores.
 
-A single backend is a set of one, so that one copy and three copies go through the same code:
+A single backend is a set of one, so one copy and three copies go through the same code. Nothing here walks over
+many objects: that is `fsbackup.replication`, which calls these modules per key.
 
-- `source` and `hashing` read a file or stream once; `window` shares its parts between stores;
-- `lane` is one store's side of an upload, with the commit order that keeps every instant provable;
-- `records` reads and writes manifests; `upload`, `download` and `remove` are the three operations;
-- `results` is what they report.
+What operations work on: `replicas` (the stores of a set and its limits), `records` (manifest, tombstone and write
+intent in one store; `ReplicaState`), `versions` (which version is newest, is it still), `breaker` (unreachable
+stores are not called again at once), `results` (reports).
+
+Writing, `upload.upload`::
+
+    source, spool ── parts (PartBuffer: read once, shared, bounded memory)
+                       └── fanout (FanOut: one ReplicaUpload per replica, one result for each)
+                             └── replica_upload (send the parts, then the commit protocol)
+
+`upload` decides what is sent to whom; `copy` is the same for a repair, with other replicas as its source; `delete`
+writes tombstones and removes data. The commit protocols, and what a crash leaves, are in the docstrings of
+`replica_upload`, `copy` and `delete`.
+
+Reading: `head` (existence and size), `download.locate` (records of all stores → `ObjectReader`), `reader` (blocks
+from all healthy replicas at once, each proven before it counts; `pacing` adapts the requests to a replica's speed,
+`selector` picks the replica of a short read), `restore` (into a file or stream). `hashing` has the hashes of both
+directions.
 """

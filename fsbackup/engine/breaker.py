@@ -1,4 +1,4 @@
-"""Which stores do not answer, so that work on many objects does not wait for them once per object."""
+"""Circuit breaker: work on many objects waits for an unreachable store once, not once per object."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import BackendUnavailableError, FsbackupError, TransientError
 from fsbackup.stores.base import ObjectStore
 
-#: For how long a store that does not answer is left alone: so many times what it cost to find out, and at least so
-#: many seconds.
+#: How long a circuit stays open: this multiple of the seconds that the failed call took, and at least this many
+#: seconds.
 COOL_DOWN_FACTOR, COOL_DOWN = 4.0, 30.0
-#: Failures of a busy service, each after all its tries and nothing good in between, that count as no answer.
+#: Transient failures in a row, each after all retries of the store, that open the circuit.
 MAX_FAILURES = 3
 
 
 @dataclass(slots=True)
 class _Circuit:
-    """How one store fares: failures in a row, and until when it is left alone, and why."""
+    """Failures in a row of one store. The circuit is open while `error` is set, until monotonic time `until`."""
 
     failures: int = 0
     until: float = 0.0
@@ -29,58 +29,61 @@ class _Circuit:
 
 
 class CircuitBreaker:
-    """What one operation has found out about its stores, by name.
+    """Which stores of one operation are unreachable, by name.
 
-    A store that is away is not asked until its pause is over. Then one asker finds out whether it is back, while
-    all others still go on without it: a store that swallows every question never holds up more than that one.
+    A store with an open circuit is not called. When its pause is over, one caller tries it, and the others go on
+    without it until that call has ended: a store that never answers delays only that one.
     """
 
     def __init__(self) -> None:
-        self._records: dict[str, _Circuit] = {}
+        self._circuits: dict[str, _Circuit] = {}
 
     def __bool__(self) -> bool:
-        """Tell whether any store is away."""
-        return any(record.error for record in self._records.values())
+        """Return whether any circuit is open."""
+        return any(circuit.error for circuit in self._circuits.values())
 
     def reason(self, store: ObjectStore) -> FsbackupError | None:
-        """Return why not to ask `store` now. None means to ask it, and to `note` how that went."""
-        record = self._records.get(store.name)
-        if record is None or record.error is None:
+        """Return the error because of which `store` must not be called now.
+
+        None means that the caller calls it, and passes the result to `record`.
+        """
+        circuit = self._circuits.get(store.name)
+        if circuit is None or circuit.error is None:
             return None
-        if time.monotonic() < record.until:
-            return record.error
-        record.until = time.monotonic() + max(record.pause, store.hard_timeout)
+        if time.monotonic() < circuit.until:
+            return circuit.error
+        circuit.until = time.monotonic() + max(circuit.pause, store.hard_timeout)
         return None
 
     def record(self, name: str, error: FsbackupError | None, seconds: float = 0.0) -> None:
-        """Note how a store answered, with the error if any, and after how many seconds."""
+        """Record the result of a call: its error, None on success, and its seconds."""
         if not isinstance(error, TransientError):
-            self._records.pop(name, None)
+            self._circuits.pop(name, None)
             return
-        record = self._records.setdefault(name, _Circuit())
-        record.failures += 1
-        if isinstance(error, BackendUnavailableError) or record.failures >= MAX_FAILURES:
+        circuit = self._circuits.setdefault(name, _Circuit())
+        circuit.failures += 1
+        if isinstance(error, BackendUnavailableError) or circuit.failures >= MAX_FAILURES:
             self.trip(name, error, seconds)
 
     def trip(self, name: str, error: FsbackupError, seconds: float = 0.0) -> None:
-        """Leave a store alone for a while, whatever the error."""
+        """Open the circuit of a store, whatever the error; `seconds` is how long the failed call took."""
         pause = max(COOL_DOWN, COOL_DOWN_FACTOR * seconds)
-        self._records[name] = _Circuit(MAX_FAILURES, time.monotonic() + pause, pause, error)
+        self._circuits[name] = _Circuit(MAX_FAILURES, time.monotonic() + pause, pause, error)
 
     async def query(self, store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
-        """Ask a store what it knows of `key` (see `records.find`), unless it is away."""
-        known = self.reason(store)
-        if known is not None:
-            return ReplicaState(store, error=known)
-        return await self.ask(store, key, with_data=with_data)
+        """As `records.query`, without calling a store whose circuit is open."""
+        error = self.reason(store)
+        if error is not None:
+            return ReplicaState(store, error=error)
+        return await self.query_and_record(store, key, with_data=with_data)
 
-    async def ask(self, store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
-        """Ask a store of which nothing is `known`, and note how that went."""
+    async def query_and_record(self, store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
+        """As `records.query`, and record the result. For a caller that has checked `reason` already."""
         started = time.monotonic()
         try:
-            finding = await records.query(store, key, with_data=with_data)
-        except asyncio.CancelledError:  # a reader had an answer from another one, and waited long enough for this
+            replica = await records.query(store, key, with_data=with_data)
+        except asyncio.CancelledError:  # `survey_without_stragglers` cancels stragglers
             self.record(store.name, records.straggler_error(store, key), time.monotonic() - started)
             raise
-        self.record(store.name, finding.error, time.monotonic() - started)
-        return finding
+        self.record(store.name, replica.error, time.monotonic() - started)
+        return replica

@@ -1,7 +1,20 @@
-"""Delete: a tombstone first, then the data, then the tombstone where every replica confirmed.
+"""Delete one object from every replica.
 
-The tombstone is the one atomic step: after it the object counts as deleted, also when a crash comes before the
-data is gone or a replica is down. Without it, repair would take a deleted object for a lost one.
+`delete` surveys all stores and then works on each replica by itself, in this order:
+
+1. Write the tombstone over the manifest. From then on the object counts as deleted there.
+2. Remove the data.
+3. When *every* replica has confirmed 1 and 2: remove the tombstones, and write intents of an earlier version.
+
+What a crash or an unreachable replica leaves:
+
+- before 1 on a replica: its manifest and data. The tombstones of the others have a higher rank, so readers see a
+  deleted object, and `repair` completes the delete with `complete`. Without a tombstone it would take the object
+  for a lost one, and copy it back.
+- between 1 and 2: a tombstone and data, which no reader takes for an object; `complete` removes the data.
+- before 3: tombstones only; when all replicas have one, `repair` removes them with `remove_tombstone`.
+
+`complete` and `remove_tombstone` read the records again right before each change, and give way to a newer upload.
 """
 
 from __future__ import annotations
@@ -9,11 +22,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from fsbackup import events
 from fsbackup.engine import records, versions
+from fsbackup.engine.fanout import replica_result
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.engine.results import ReplicaResult, Report
+from fsbackup.engine.results import Report
 from fsbackup.errors import ConflictError, FsbackupError
 from fsbackup.keys import encode_key, intent_name, manifest_name
 from fsbackup.record import Record, Tombstone
@@ -23,7 +36,7 @@ log = logging.getLogger("fsbackup.storage")
 
 
 async def delete(targets: ReplicaSet, key: str, *, generation: int | None = None) -> Report:
-    """Delete `key` from every store. A key that is nowhere is success, and deletes are idempotent.
+    """Delete `key` from every store. Deleting an absent key is success; deletes are idempotent.
 
     Parameters
     ----------
@@ -37,111 +50,111 @@ async def delete(targets: ReplicaSet, key: str, *, generation: int | None = None
     """
     clock = asyncio.get_running_loop().time
     started = clock()
-    findings = await records.survey(targets.stores, key)
-    top = versions.newest(finding.record for finding in findings)
-    if generation is not None and top is not None and top.generation > generation:
+    replicas = await records.survey(targets.stores, key)
+    latest = versions.newest(replica.record for replica in replicas)
+    if generation is not None and latest is not None and latest.generation > generation:
         raise ConflictError(
-            "a newer version was stored meanwhile, and stays",
+            "a newer version was stored meanwhile and is kept",
             operation="delete",
             key=key,
-            hint="delete it by its name if it is to go as well",
+            hint="delete the key itself if the newer version is to go as well",
         )
-    stone = _tombstone(key, findings)
-    errors = await asyncio.gather(*(_delete_one(finding, key, stone) for finding in findings))
-    if stone is not None and all(error is None for error in errors):
-        await asyncio.gather(*(_forget(finding, key) for finding in findings))
+    tombstone = _tombstone(key, replicas)
+    errors = await asyncio.gather(*(_delete_replica(replica, key, tombstone) for replica in replicas))
+    if tombstone is not None and all(error is None for error in errors):
+        await asyncio.gather(*(_remove_own_tombstone(replica, key) for replica in replicas))
     seconds = clock() - started
-    replicas = {}
-    for finding, error in zip(findings, errors, strict=True):
-        name = finding.store.name
-        replicas[name] = ReplicaResult(name, error is None, seconds, exception=error)
-        events.log_outcome("delete", name, key, seconds=seconds, error=error)
-    # A delete is done only when all confirmed: one copy left is an object that is still there.
-    return Report("delete", key, len(targets.stores), replicas, seconds)
+    results = {
+        replica.store.name: replica_result("delete", replica.store.name, key, error, seconds)
+        for replica, error in zip(replicas, errors, strict=True)
+    }
+    # Every replica must confirm, whatever `min_copies` is: while one copy is left, the object exists.
+    return Report("delete", key, len(targets.stores), results, seconds)
 
 
-def _tombstone(key: str, findings: list[ReplicaState]) -> Tombstone | None:
-    """Return the tombstone for what was found; an object that never had a manifest counts as generation 0."""
-    top = versions.newest(finding.record for finding in findings)
-    if top is None and not any(finding.stat or finding.damaged for finding in findings):
+def _tombstone(key: str, replicas: list[ReplicaState]) -> Tombstone | None:
+    """Return the tombstone to write; None when no replica has anything. Unmanaged data is generation 0."""
+    latest = versions.newest(replica.record for replica in replicas)
+    if latest is None and not any(replica.stat or replica.damaged for replica in replicas):
         return None
-    return Tombstone(key, top.generation if top else 0, versions.utc_now())
+    return Tombstone(key, latest.generation if latest else 0, versions.utc_now())
 
 
-async def _delete_one(finding: ReplicaState, key: str, stone: Tombstone | None) -> FsbackupError | None:
-    if finding.error is not None:
-        return finding.error
+async def _delete_replica(replica: ReplicaState, key: str, tombstone: Tombstone | None) -> FsbackupError | None:
+    if replica.error is not None:
+        return replica.error
     try:
-        if stone is not None:
-            await records.write_record(finding.store, stone)
-            # Also where nothing was seen: a repair may have put it there since; from now on it would not.
-            await finding.store.remove(encode_key(key))
+        if tombstone is not None:
+            await records.write_record(replica.store, tombstone)
+            # Also where the survey found no data: a repair may have written it since. After the tombstone it does
+            # not.
+            await replica.store.remove(encode_key(key))
     except FsbackupError as error:
         return error
     return None
 
 
-async def finish(finding: ReplicaState, stone: Tombstone) -> None:
-    """Do on one replica the delete that it missed: the tombstone, then the data.
+async def complete(replica: ReplicaState, tombstone: Tombstone) -> None:
+    """Complete on one replica a delete that it missed: write the tombstone, then remove the data.
 
     Raises
     ------
     ConflictError
-        When somebody is storing, or has stored, a newer version there.
+        When another writer has stored a newer version there, or has begun to.
     BackendError
-        What the store did.
+        As the store raised it.
     """
-    store, key = finding.store, stone.key
-    await _require(store, key, stone, finding.record)
-    if finding.record != stone:
-        await records.write_record(store, stone)
-    await _require(store, key, stone, stone)
+    store, key = replica.store, tombstone.key
+    await _require_record(store, key, tombstone, replica.record)
+    if replica.record != tombstone:
+        await records.write_record(store, tombstone)
+    await _require_record(store, key, tombstone, tombstone)
     await store.remove(encode_key(key))
 
 
-async def forget(store: ObjectStore, key: str, stone: Tombstone) -> None:
-    """Remove the tombstone from one replica, now that every replica has confirmed the delete.
+async def remove_tombstone(store: ObjectStore, key: str, tombstone: Tombstone) -> None:
+    """Remove the tombstone from one replica, after every replica has confirmed the delete.
 
     Raises
     ------
     ConflictError
-        When it is not a tombstone that stands there, or data came since.
+        When there is data, a write intent, a manifest or a newer tombstone by now.
     BackendError
-        What the store did.
+        As the store raised it.
     """
-    there, announced = await asyncio.gather(records.read_state(store, key), records.read_intent(store, key))
-    if there.stat is not None or announced is not None:
+    replica, intent = await asyncio.gather(records.read_state(store, key), records.read_intent(store, key))
+    if replica.stat is not None or intent is not None:
         raise _superseded(store, key)
-    if isinstance(there.record, Tombstone) and there.record.generation <= stone.generation:
+    if isinstance(replica.record, Tombstone) and replica.record.generation <= tombstone.generation:
         await records.remove_record(store, key)
-    elif there.record is not None:
+    elif replica.record is not None:
         raise _superseded(store, key)
 
 
-async def _require(store: ObjectStore, key: str, stone: Tombstone, expected: Record | None) -> None:
-    """Refuse to go on unless the record is the expected one, and nobody has announced a newer version."""
-    (record, _), announced = await asyncio.gather(
+async def _require_record(store: ObjectStore, key: str, tombstone: Tombstone, expected: Record | None) -> None:
+    """Raise `ConflictError` unless the record is `expected` and there is no intent of a newer version."""
+    (record, _), intent = await asyncio.gather(
         records.read_record(store, manifest_name(key)), records.read_intent(store, key)
     )
-    if record != expected or (announced is not None and announced.generation > stone.generation):
+    if record != expected or (intent is not None and intent.generation > tombstone.generation):
         raise _superseded(store, key)
 
 
 def _superseded(store: ObjectStore, key: str) -> ConflictError:
     return ConflictError(
-        "somebody stored it again meanwhile, and that counts",
+        "stored again by another writer during the delete; the newer version was kept",
         backend=store.name,
         operation="delete",
         key=key,
-        hint="repair again when the others are done",
+        hint="run repair again when the other writer has finished",
     )
 
 
-async def _forget(finding: ReplicaState, key: str) -> None:
-    """Remove the tombstone, which nobody needs once every replica has confirmed the delete."""
+async def _remove_own_tombstone(replica: ReplicaState, key: str) -> None:
+    """Remove the tombstone, and an intent of the version before; a failure is only logged."""
     try:
-        if finding.manifest is not None:
-            await finding.store.remove(intent_name(key))
-        await records.remove_record(finding.store, key)
+        if replica.manifest is not None:
+            await replica.store.remove(intent_name(key))
+        await records.remove_record(replica.store, key)
     except FsbackupError as error:
-        log.warning("a tombstone stays behind, which does no harm: %s", error)
+        log.warning("tombstone was not removed (harmless, repair removes it): %s", error)

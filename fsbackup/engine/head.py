@@ -1,73 +1,73 @@
-"""Whether an object is there, and how large: three-valued questions, answered or raised, never guessed."""
+"""Whether an object exists, and its size: True, False or an error, never a guess."""
 
 from __future__ import annotations
 
 import asyncio
 
 from fsbackup.engine import records, versions
+from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.errors import FsbackupError, NoHealthyReplicaError
+from fsbackup.errors import NoHealthyReplicaError
 from fsbackup.keys import encode_key, manifest_name
 from fsbackup.record import Record, Tombstone
-from fsbackup.stores.base import ObjectStat, ObjectStore, timeout_error
+from fsbackup.stores.base import ObjectStore
 
 
 async def exists(targets: ReplicaSet, key: str) -> bool:
-    """Return True when a replica proves `key`, False when all say that it is not there (or deleted).
+    """Return True when a replica proves `key`, False when every replica answers that it is absent or deleted.
 
     Raises
     ------
     NoHealthyReplicaError
-        When none proves it and not all could be asked; a set of one raises what its store raised.
+        When no replica proves it and not all answered; a set of one raises what its store raised.
     """
     return await size(targets, key) is not None
 
 
 async def size(targets: ReplicaSet, key: str) -> int | None:
-    """Return the size of `key` in bytes, None when all replicas say that it is not there.
+    """Return the size of `key` in bytes, None when every replica answers that it is absent or deleted.
 
-    Costs one HEAD per replica where the key is absent, one manifest more where it is present.
+    Costs one HEAD per replica where the data is absent, and one GET of the manifest more where it is present.
 
     Raises
     ------
     NoHealthyReplicaError
         As `exists`.
     """
-    answers = await asyncio.gather(*(_ask(store, key) for store in targets.stores))
-    present = [stat for stat, _, _ in answers if stat is not None]
+    replicas = await asyncio.gather(*(_query(store, key) for store in targets.stores))
+    present = [replica.stat for replica in replicas if replica.stat is not None]
     if present:
-        known = [record for _, record, _ in answers] + await _where_absent(targets, key, answers)
-        top = versions.newest(known)
-        if not isinstance(top, Tombstone):
-            return top.size if top else present[0].size
-    errors = [error for _, _, error in answers if error is not None]
+        known = [replica.record for replica in replicas] + await _records_without_data(replicas, key)
+        latest = versions.newest(known)
+        if not isinstance(latest, Tombstone):
+            return latest.size if latest else present[0].size
+    errors = [replica.error for replica in replicas if replica.error is not None]
     if not errors:
         return None
-    if len(targets.stores) == 1:
+    if len(replicas) == 1:
         raise errors[0]
     reasons = "; ".join(str(error) for error in errors)
-    raise NoHealthyReplicaError(f"not all replicas could be asked: {reasons}", operation="exists", key=key)
+    raise NoHealthyReplicaError(f"not all replicas answered: {reasons}", operation="exists", key=key)
 
 
-Answer = tuple[ObjectStat | None, Record | None, FsbackupError | None]
+async def _query(store: ObjectStore, key: str) -> ReplicaState:
+    return await records.state_or_error(store, key, _read_state(store, key), operation="exists")
 
 
-async def _where_absent(targets: ReplicaSet, key: str, answers: list[Answer]) -> list[Record | None]:
-    """Ask the replicas without data for their record: a tombstone outdoes a copy that slept through the delete."""
-    absent = [store for store, answer in zip(targets.stores, answers, strict=True) if answer == (None, None, None)]
-    findings = await asyncio.gather(*(records.query(store, key, with_data=False) for store in absent))
-    return [finding.record for finding in findings]
+async def _read_state(store: ObjectStore, key: str) -> ReplicaState:
+    """Stat the data object, and read the record only where there is data."""
+    stat = await store.stat(encode_key(key))
+    if stat is None:
+        return ReplicaState(store)
+    record, damaged = await records.read_record(store, manifest_name(key))
+    return ReplicaState(store, record, damaged, stat)
 
 
-async def _ask(store: ObjectStore, key: str) -> Answer:
-    try:
-        async with asyncio.timeout(store.hard_timeout):
-            stat = await store.stat(encode_key(key))
-            if stat is None:
-                return None, None, None
-            record, _ = await records.read_record(store, manifest_name(key))
-            return stat, record, None
-    except FsbackupError as error:
-        return None, None, error
-    except TimeoutError:
-        return None, None, timeout_error(store, "exists", key)
+async def _records_without_data(replicas: list[ReplicaState], key: str) -> list[Record | None]:
+    """Return the records of the replicas without data.
+
+    A tombstone there outranks the data of a replica that was unreachable during the delete.
+    """
+    absent = [replica.store for replica in replicas if replica.stat is None and replica.error is None]
+    states = await asyncio.gather(*(records.query(store, key, with_data=False) for store in absent))
+    return [state.record for state in states]

@@ -1,12 +1,13 @@
-"""The shared window: parts read once, handed to every lane, in bounded memory.
+"""A buffer of parts: read once from the source, handed to every consumer, in bounded memory.
 
-A *lane* is one store's way through the parts. Lanes take parts at their own pace. A part stays in the window
-while a lane is sending it and while a lane in step still wants it. A lane so slow that another one starves
-loses that claim: it *falls behind*, and its parts are read again from the source when it gets to them, so a
-slow store holds up no other and costs no memory. A source that cannot be read again slows to the slowest.
+A `Consumer` is the position of one replica's upload; consumers take parts at their own pace. A part stays in the
+buffer while a consumer sends it, and while a consumer that is not lagging still needs it. When the buffer is full
+and the fastest consumer has waited for `LAG_TIMEOUT`, all consumers behind it become *lagging*: parts that only
+they need are dropped, and read again from the source when they get there. So a slow store delays no other and
+costs no memory. Where the source cannot be read again, parts stay and the fastest waits for the slowest.
 
-Every lane may hold a bounded number of parts, together fewer than there are slots, so there is always a slot
-in which the fastest can go on: no lane can starve another for ever.
+Each consumer may hold a bounded number of parts (`max_in_flight`), all others together fewer than there are slots.
+So there is always a slot in which the fastest can go on, and no consumer starves another for ever.
 """
 
 from __future__ import annotations
@@ -23,44 +24,46 @@ from fsbackup.errors import BackendError
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import Part
 
-#: Seconds that a starving lane waits for the others before they fall behind. Short, since reading a part
-#: again costs little beside the time a slow store takes for it; not zero, so that stores of like speed share.
+#: Seconds that the fastest consumer waits for a slot before the others become lagging. Short, since reading a part
+#: again costs little beside the time a slow store takes to send it; not zero, so that stores of similar speed
+#: share parts.
 LAG_TIMEOUT = 0.5
-
-
 #: The most parts in memory per upload: more would not be sent any faster.
 MAX_SLOTS = 16
 
 
-def slot_count(memory: int, part_size: int, lanes: int) -> int:
-    """Return how many parts fit `memory` bytes; at least one for each lane, and one to go on with."""
-    return max(lanes + 1, 3, min(MAX_SLOTS, memory // part_size))
+def slot_count(memory: int, part_size: int, consumers: int) -> int:
+    """Return how many parts fit in `memory` bytes; at least one for each consumer and one more."""
+    return max(consumers + 1, 3, min(MAX_SLOTS, memory // part_size))
 
 
-def max_in_flight(wanted: int, lanes: int, slots: int) -> int:
-    """Return how many parts one lane may hold: `wanted`, but never so many that the others fill the window."""
-    return max(1, min(wanted, (slots - 2) // max(1, lanes - 1)))
+def max_in_flight(wanted: int, consumers: int, slots: int) -> int:
+    """Return how many parts one consumer may hold: `wanted`, but so few that all others cannot fill the buffer."""
+    return max(1, min(wanted, (slots - 2) // max(1, consumers - 1)))
 
 
 @dataclass(eq=False)
 class Consumer:
-    """One store's position: `next` is the number it takes next; `behind` says that it reads for itself."""
+    """The position of one upload: `next` is the number of the part that it takes next.
+
+    A lagging consumer has no claim on parts that can be read again.
+    """
 
     next: int = 1
     lagging: bool = False
     closed: bool = False
 
-    def wants(self, number: int) -> bool:
+    def needs(self, number: int) -> bool:
         return not self.closed and self.next <= number
 
 
 class PartBuffer:
-    """Parts of one source for many lanes.
+    """Parts of one source for many consumers.
 
     Parameters
     ----------
     source
-        Read in order, each part once.
+        Read in order, each part once, except for lagging consumers.
     part_size
         Bytes.
     slots
@@ -68,7 +71,7 @@ class PartBuffer:
     md5
         Compute each part's MD5 while it is hashed.
     on_read
-        Called with the bytes of each part when it is first read.
+        Called with the number of bytes of each part when it is read for the first time.
     """
 
     def __init__(
@@ -87,35 +90,39 @@ class PartBuffer:
         self._on_read = on_read
         self._consumers: list[Consumer] = []
         self._parts: dict[int, Part] = {}
+        #: Consumers that wait for or send a part, by its number.
         self._pins: Counter[int] = Counter()
         self._reading: dict[int, asyncio.Task[Part]] = {}
-        self._seen: list[bytes] = []
+        #: The MD5 of each part read so far, b"" where none is computed.
+        self._md5s: list[bytes] = []
         self._total: int | None = None
-        self._broken: Exception | None = None
+        self._source_error: Exception | None = None
         self._change = asyncio.Event()
 
     def add_consumer(self) -> Consumer:
-        """Add a lane; all are added before the first part is taken."""
-        lane = Consumer()
-        self._consumers.append(lane)
-        return lane
+        """Return a new consumer, at the first part. Add all consumers before the first part is taken."""
+        consumer = Consumer()
+        self._consumers.append(consumer)
+        return consumer
 
     async def take(self, consumer: Consumer) -> Part | None:
-        """Return the lane's next part, None when the object has no more. Give each one back when it is sent.
+        """Return the consumer's next part, None when the object has no more. `release` each part after sending it.
 
         Raises
         ------
         SourceError
-            What reading the source raised, for every lane alike.
+            When reading the source fails; every consumer gets the same error.
+        BackendError
+            When this consumer lags, and the source cannot be read again or has changed.
         """
         number = consumer.next
         consumer.next += 1
-        if consumer.lagging and number > len(self._seen):
+        if consumer.lagging and number > len(self._md5s):
             consumer.lagging = False
-        # Pinned before it is there: nobody may drop it between its arrival and this lane's turn.
+        # Pinned before it is read, so that it is not dropped between its arrival and this consumer's turn to run.
         self._pins[number] += 1
         try:
-            part = await self._find(consumer, number)
+            part = await self._wait_for_part(consumer, number)
         except BaseException:
             self._unpin(number)
             raise
@@ -124,32 +131,32 @@ class PartBuffer:
         return part
 
     def release(self, part: Part) -> None:
-        """Say that a lane has sent `part`."""
+        """Release a part that `take` returned, after it was sent."""
         self._unpin(part.number)
 
     def close(self, consumer: Consumer) -> None:
-        """Say that a lane takes no more parts."""
+        """End a consumer: it takes no more parts."""
         consumer.closed = True
         self._notify()
 
     async def drain(self) -> None:
-        """Read whatever of the source no lane has asked for, so that its digest is that of the whole."""
-        lane = self.add_consumer()
-        lane.next = len(self._seen) + 1
-        while (part := await self.take(lane)) is not None:
+        """Read the source to its end, so that its digest is that of the whole."""
+        consumer = self.add_consumer()
+        consumer.next = len(self._md5s) + 1
+        while (part := await self.take(consumer)) is not None:
             self.release(part)
-        self.close(lane)
+        self.close(consumer)
 
     async def stop(self) -> None:
-        """End all reading, or wait for it where it cannot be given up, and drop all parts."""
+        """Cancel all reads, or wait for them where the source is not interruptible, and drop all parts."""
         if self._source.interruptible:
             for task in self._reading.values():
                 task.cancel()
         await asyncio.gather(*self._reading.values(), return_exceptions=True)
         self._parts.clear()
 
-    async def _find(self, consumer: Consumer, number: int) -> Part | None:
-        patience = asyncio.get_running_loop().time() + LAG_TIMEOUT
+    async def _wait_for_part(self, consumer: Consumer, number: int) -> Part | None:
+        deadline = asyncio.get_running_loop().time() + LAG_TIMEOUT
         while self._total is None or number <= self._total:
             change = self._change
             if number in self._parts:
@@ -158,16 +165,16 @@ class PartBuffer:
                 self._parts[number] = self._accept(ready)
             elif number in self._reading:
                 await asyncio.shield(self._reading[number])
-            elif number <= len(self._seen) + 1 and self._make_room():
+            elif number <= len(self._md5s) + 1 and self._make_room():
                 self._start_reading(number)
-            elif not await _wait_until(change, patience) and number == len(self._seen) + 1:
-                self._mark_lagging(consumer)
+            elif not await _wait_until(change, deadline) and number == len(self._md5s) + 1:
+                self._mark_others_lagging(consumer)
         return None
 
     def _start_reading(self, number: int) -> None:
-        work = self._read_again(number) if number <= len(self._seen) else self._read_next()
+        work = self._read_again(number) if number <= len(self._md5s) else self._read_next()
         task = self._reading[number] = asyncio.create_task(self._read(number, work))
-        # A read whose takers were all cancelled has nobody left to hear how it ended.
+        # Retrieve the error of a read whose consumers were all cancelled, so that asyncio does not log it.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _read(self, number: int, work: Coroutine[None, None, Part]) -> Part:
@@ -179,21 +186,21 @@ class PartBuffer:
         return part
 
     async def _read_next(self) -> Part:
-        if self._broken is not None:
-            raise self._broken
+        if self._source_error is not None:
+            raise self._source_error
         try:
             return self._accept(await self._source.next_part(self._part_size, md5=self._needs_md5))
         except Exception as error:
-            self._broken = error
+            self._source_error = error
             raise
 
     @property
     def _needs_md5(self) -> bool:
-        """Where a lane may fall behind, the MD5 proves that what is read again is what was read first."""
+        """Whether to compute MD5s: for the stores, or to compare a part that is read again with the first read."""
         return self._md5 or len(self._consumers) > 1
 
     def _accept(self, part: Part) -> Part:
-        self._seen.append(part.md5 if self._needs_md5 else b"")
+        self._md5s.append(part.md5 if self._needs_md5 else b"")
         if part.last:
             self._total = part.number
         if self._on_read:
@@ -205,41 +212,42 @@ class PartBuffer:
         data = await self._source.reread(offset, self._part_size)
         if data is None:
             raise BackendError(
-                f"fell behind the others, and {self._source.label} cannot be read again",
+                f"too slow for the other replicas, and {self._source.label} cannot be read again",
                 operation="upload",
-                hint="give the replication set a spool, or a local replica",
+                hint="add a spool or a local replica to the replication set",
             )
         part = Part(number, offset, data, last=number == self._total)
-        if await asyncio.to_thread(lambda: part.md5) != self._seen[number - 1]:
-            # The others have what was read first, proven unchanged then; only this store cannot have it any more.
+        if await asyncio.to_thread(lambda: part.md5) != self._md5s[number - 1]:
+            # Only this replica fails: the others were sent the first read, during which the source did not change.
             raise BackendError(
-                f"{self._source.label} changed before this slow store got to its end",
+                f"{self._source.label} changed before this slow replica had read it to the end",
                 operation="upload",
-                hint="run the same again",
+                hint="run the upload again",
             )
         return part
 
     def _make_room(self) -> bool:
-        """Free a slot if one can be had: a part that nobody sends and no lane in step still wants."""
+        """Free slots by dropping parts that no consumer needs; return whether a slot is free."""
         while len(self._parts) + len(self._reading) >= self._slots:
-            free = [number for number in self._parts if not self._is_needed(number)]
-            if not free:
+            unneeded = [number for number in self._parts if not self._is_needed(number)]
+            if not unneeded:
                 return False
-            del self._parts[min(free)]
+            del self._parts[min(unneeded)]
         return True
 
     def _is_needed(self, number: int) -> bool:
-        """Say whether a part must stay: being sent, or wanted by a lane that could not have it otherwise."""
-        kept = self._parts[number].offset + len(self._parts[number].data) <= self._source.replayable_bytes
+        """Return whether a part must stay: it is being sent, or needed by a consumer that cannot read it again."""
+        part = self._parts[number]
+        replayable = part.offset + len(part.data) <= self._source.replayable_bytes
         return self._pins[number] > 0 or any(
-            lane.wants(number) and not (lane.lagging and kept) for lane in self._consumers
+            consumer.needs(number) and not (consumer.lagging and replayable) for consumer in self._consumers
         )
 
-    def _mark_lagging(self, front: Consumer) -> None:
-        """Let every lane that is not in front read for itself, as far as the source can be read again."""
-        for lane in self._consumers:
-            if lane is not front and lane.next <= len(self._seen):
-                lane.lagging = True
+    def _mark_others_lagging(self, fastest: Consumer) -> None:
+        """Mark every consumer as lagging that has parts to take which were read already."""
+        for consumer in self._consumers:
+            if consumer is not fastest and consumer.next <= len(self._md5s):
+                consumer.lagging = True
 
     def _unpin(self, number: int) -> None:
         self._pins[number] -= 1
@@ -253,7 +261,7 @@ class PartBuffer:
 
 
 async def _wait_until(event: asyncio.Event, deadline: float) -> bool:
-    """Wait for `event` until `deadline` on the loop's clock (always a moment), and say whether it came."""
+    """Wait for `event` until `deadline` on the loop's clock, at least 50 ms; return whether it was set."""
     try:
         async with asyncio.timeout_at(max(deadline, asyncio.get_running_loop().time() + 0.05)):
             await event.wait()
@@ -262,21 +270,22 @@ async def _wait_until(event: asyncio.Event, deadline: float) -> bool:
     return True
 
 
-#: `mallopt` parameter of glibc: blocks from this size on are mapped by themselves and given back when freed.
+#: `mallopt` parameter of glibc: blocks of at least this size are mapped one by one, and unmapped when freed.
 _M_MMAP_THRESHOLD = -3
-#: The user's own settings go first (glibc manual, "Malloc Tunable Parameters" and "Tunables").
-_USERS_OWN = ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+#: Variables of the user's own settings, which take precedence (glibc manual, "Malloc Tunable Parameters",
+#: "Tunables").
+_USER_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 @cache
 def tune_malloc() -> None:
-    """Have freed parts given back to the system at once, from now on and for the whole process.
+    """Make the C library return freed parts to the system at once; sets a process-wide option, once.
 
-    Left alone, glibc raises its threshold when the first part is freed; later parts come from arenas, one per
-    thread, which keep what they have. Peak memory then depends on which thread read which part: 165 to 237 MiB
-    were seen for one and the same upload, against 147 MiB with the threshold fixed.
+    By default glibc raises its mmap threshold when the first part is freed. Later parts come from arenas, one per
+    thread, which keep freed memory, and peak memory depends on which thread read which part: 165 to 237 MiB were
+    measured for the same upload, against 147 MiB with the threshold fixed.
     """
-    if any(name in os.environ for name in _USERS_OWN) or not _is_glibc():
+    if any(name in os.environ for name in _USER_SETTINGS) or not _is_glibc():
         return
     import ctypes
 

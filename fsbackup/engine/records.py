@@ -1,10 +1,16 @@
-"""Manifests, tombstones and announced replacements, as they lie in one store."""
+"""The records of one key in one store: manifest, tombstone and write intent, and what the store has of the key.
+
+Three names belong to a key: the data (`encode_key`), its manifest or tombstone (`manifest_name`), and the intent
+of a write that has begun (`intent_name`). `query` reads the first two into a `ReplicaState`, without raising;
+`survey` does so on all stores at once. Uploads write them in the order that `replica_upload` gives, deletes in
+that of `delete`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,28 +26,29 @@ from fsbackup.stores.base import ObjectStat, ObjectStore, timeout_error
 
 log = logging.getLogger("fsbackup.storage")
 
-#: Seconds that the other stores get to answer a reader once one has shown a manifest (or thrice its time).
+#: Least seconds that a reader waits for the other stores after the first has returned a manifest. It waits three
+#: times as long as that one took if that is more.
 STRAGGLER_TIMEOUT = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaState:
-    """What one store knows of one key.
+    """What one store has of one key.
 
     Parameters
     ----------
     store
-        The store that was asked.
+        The store.
     record
-        Its manifest or tombstone, None when it has none that can be believed.
+        Its manifest or tombstone; None when it has none, or one that is damaged.
     damaged
-        It has a manifest that cannot be believed.
+        Its record is unreadable, fails its checksum or belongs to another key.
     stat
-        Its data object, None when it says that there is none.
+        Its data object; None when the store answers that there is none.
     error
-        Why it could not be asked; then nothing else is known.
-    listed
-        Nothing is there by a listing, which may be minutes old by the time the object is written.
+        Why the store did not answer; the other fields are unknown then.
+    from_listing
+        The store has nothing according to a listing, which may be minutes old when the object is written.
     """
 
     store: ObjectStore
@@ -49,25 +56,25 @@ class ReplicaState:
     damaged: bool = False
     stat: ObjectStat | None = None
     error: FsbackupError | None = None
-    listed: bool = False
+    from_listing: bool = False
 
     @property
     def manifest(self) -> Manifest | None:
-        """The record when it is a manifest."""
+        """The record if it is a manifest."""
         return self.record if isinstance(self.record, Manifest) else None
 
     @property
     def is_intact(self) -> bool:
-        """Its data is what its own manifest says, as far as a look can tell."""
+        """Whether size and ETag of the data match the store's own manifest; the bytes are not read."""
         return self.manifest is not None and self.holds(self.manifest)
 
     def claims(self, manifest: Manifest) -> bool:
-        """Tell whether this store's own record says that it has the content of `manifest`."""
+        """Return whether the store's own manifest names the content of `manifest`."""
         own = self.manifest
         return own is not None and (own.sha256, own.size) == (manifest.sha256, manifest.size)
 
     def holds(self, manifest: Manifest) -> bool:
-        """Tell whether this store has the content of `manifest`: its own record says so, and the data fits it."""
+        """Return whether the store `claims` the content of `manifest`, and size and ETag of its data match."""
         own = self.manifest
         if own is None or self.stat is None or not self.claims(manifest):
             return False
@@ -75,41 +82,41 @@ class ReplicaState:
         return self.stat.size == own.size and (not known or own.etag == self.stat.etag)
 
 
-#: Asks one store what it knows of a key; an outage is in what it returns.
-Ask = Callable[[ObjectStore, str], Coroutine[Any, Any, ReplicaState]]
+#: Returns the state of one key in one store, with an outage in its `error`.
+Query = Callable[[ObjectStore, str], Coroutine[Any, Any, ReplicaState]]
 
 
 async def survey(stores: tuple[ObjectStore, ...], key: str) -> list[ReplicaState]:
-    """Ask all stores at once what they know of `key`; each answers or fails for itself."""
+    """Return the state of `key` in every store, queried concurrently; an error of one store is in its state."""
     return list(await asyncio.gather(*(query(store, key) for store in stores)))
 
 
-async def survey_without_stragglers(stores: tuple[ObjectStore, ...], key: str, ask: Ask) -> list[ReplicaState]:
-    """Ask all stores, but do not let a slow one hold up a reader once another has shown a manifest."""
+async def survey_without_stragglers(stores: tuple[ObjectStore, ...], key: str, query: Query) -> list[ReplicaState]:
+    """As `survey`, but once a store has returned a manifest wait only for `STRAGGLER_TIMEOUT` for the others."""
     clock = asyncio.get_running_loop().time
     started = clock()
-    asked = {asyncio.create_task(ask(store, key)): store for store in stores}
-    waiting, rest = set(asked), None
+    tasks = {asyncio.create_task(query(store, key)): store for store in stores}
+    waiting, timeout = set(tasks), None
     while waiting:
-        done, waiting = await asyncio.wait(waiting, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
-        if rest is not None and not done:
+        done, waiting = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if timeout is not None and not done:
             break
-        if any(task.result().manifest for task in asked if task.done()):
-            rest = max(STRAGGLER_TIMEOUT, 3 * (clock() - started)) if rest is None else rest
+        if timeout is None and any(task.result().manifest for task in done):
+            timeout = max(STRAGGLER_TIMEOUT, 3 * (clock() - started))
     for task in waiting:
         task.cancel()
     if waiting:
         await asyncio.wait(waiting)
     return [
         ReplicaState(store, error=straggler_error(store, key)) if task.cancelled() else task.result()
-        for task, store in asked.items()
+        for task, store in tasks.items()
     ]
 
 
 def straggler_error(store: ObjectStore, key: str) -> BackendUnavailableError:
-    """Return the error for a store that a reader did not wait for any longer."""
+    """Return the error for a store whose answer a reader no longer waited for."""
     return BackendUnavailableError(
-        "did not answer in time, and another replica did",
+        "did not answer in time; another replica did",
         backend=store.name,
         operation="stat",
         key=key,
@@ -118,21 +125,27 @@ def straggler_error(store: ObjectStore, key: str) -> BackendUnavailableError:
 
 
 async def query(store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
-    """Ask one store what it knows of `key`: its manifest, and with `with_stat` its data object."""
+    """Return the state of `key` in `store`: its record, and with `with_data` its data object. Never raises."""
+    return await state_or_error(store, key, read_state(store, key, with_data=with_data))
 
+
+async def state_or_error(
+    store: ObjectStore, key: str, reading: Awaitable[ReplicaState], *, operation: str = "stat"
+) -> ReplicaState:
+    """Await `reading`; return a state with the error when it fails or takes longer than `store.hard_timeout`."""
     try:
         async with asyncio.timeout(store.hard_timeout):
-            if with_data:
-                return await read_state(store, key)
-            return ReplicaState(store, *await read_record(store, manifest_name(key)))
+            return await reading
     except FsbackupError as error:
         return ReplicaState(store, error=error)
     except TimeoutError:
-        return ReplicaState(store, error=timeout_error(store, "stat", key))
+        return ReplicaState(store, error=timeout_error(store, operation, key))
 
 
-async def read_state(store: ObjectStore, key: str) -> ReplicaState:
-    """Read one store's manifest and stat its data object at once; raises what the store raises."""
+async def read_state(store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
+    """Read the record and, with `with_data`, stat the data object, concurrently; raises what the store raises."""
+    if not with_data:
+        return ReplicaState(store, *await read_record(store, manifest_name(key)))
     (record, damaged), stat = await asyncio.gather(
         read_record(store, manifest_name(key)), store.stat(encode_key(key))
     )
@@ -140,9 +153,9 @@ async def read_state(store: ObjectStore, key: str) -> ReplicaState:
 
 
 async def read_record(store: ObjectStore, name: str) -> tuple[Record | None, bool]:
-    """Return the record stored under `name` (None: there is none), and whether one is there but damaged.
+    """Return the valid record stored under `name`, or None, and whether there is a damaged one.
 
-    A record of another key, put there by a hand that mixed files up, counts as damaged.
+    A record of another key, as after files were moved by hand, counts as damaged.
     """
     try:
         record = load(await store.read(name))
@@ -165,33 +178,34 @@ async def remove_record(store: ObjectStore, key: str) -> None:
 
 
 async def write_intent(store: ObjectStore, manifest: Manifest) -> None:
-    """Say, before the data changes, what it changes to.
+    """Store the manifest of the new version under the intent's name, before the data is replaced.
 
-    Between a replacement's data and its manifest the old manifest no longer fits the data. A reader that
-    finds so looks here, and can prove the new version; a crash in between loses neither.
+    Between the new data and its manifest, the old manifest does not match the data. A reader that finds a mismatch
+    proves the data with the intent, also after a crash at that point.
     """
     await store.put(intent_name(manifest.key), dump(manifest))
 
 
 async def clear_intent(store: ObjectStore, manifest: Manifest) -> None:
-    """Remove the announcement of `manifest` once the manifest says the same; another writer's stays.
+    """Remove the write intent of `manifest` after the manifest itself was written; another writer's intent stays.
 
-    A failure is only logged: the object is stored and proven, and the next replacement or repair clears it.
+    A failure is only logged: the object is stored and proven, and the next replacement or repair removes the
+    intent.
     """
     try:
-        found = await read_intent(store, manifest.key)
-        if found is not None and found.sha256 == manifest.sha256:
+        intent = await read_intent(store, manifest.key)
+        if intent is not None and intent.sha256 == manifest.sha256:
             await store.remove(intent_name(manifest.key))
     except FsbackupError as error:
-        log.warning("an announcement stays behind, which does no harm: %s", error)
+        log.warning("write intent was not removed (harmless, repair removes it): %s", error)
 
 
 async def read_intent(store: ObjectStore, key: str) -> Manifest | None:
-    """Return the replacement that was announced but not finished, if any."""
+    """Return the manifest of a replacement that has begun and not ended, None when there is no readable intent."""
     return (await find_intent(store, key))[0]
 
 
 async def find_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
-    """Return the announced replacement, and whether there is an announcement at all, readable or not."""
+    """Return the write intent, None if unreadable, and whether there is one at all, readable or not."""
     record, damaged = await read_record(store, intent_name(key))
     return (record if isinstance(record, Manifest) else None), damaged or record is not None

@@ -1,4 +1,4 @@
-"""What one operation works on: the stores of a set, its rule, and the memory and spool it may use."""
+"""What an operation works on: the stores of a replication set, its rule, and the memory and spool it may use."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fsbackup.stores.base import ObjectStore
 
 #: Eight parts of the default size.
 DEFAULT_MEMORY = 64 * MIB
-#: Seconds without a byte after which a reader asks another replica: far more than any healthy service needs, and
-#: little enough for somebody who waits.
+#: Seconds without a byte after which a reader fails over to another replica: far more than a healthy service
+#: needs, and short enough for a person who waits for the restore.
 DEFAULT_STALL = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Spool:
-    """Where a stream's bytes may be kept for a replica that falls behind: a directory, and how many bytes."""
+    """A directory for the bytes of a stream that a lagging replica still needs, and the most bytes kept there."""
 
     directory: Path
     max_bytes: int
@@ -29,22 +29,22 @@ class Spool:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSet:
-    """Stores that hold the same objects.
+    """The stores of a replication set, and the limits of one operation on it.
 
     Parameters
     ----------
     stores
-        In reading order: the first healthy one is read from.
+        In reading order: reads prefer the first healthy one.
     min_copies
         How many confirmed copies make success.
     part_size
-        Bytes per part, None to let it follow the object's size.
+        Bytes per part; None to derive it from the object's size.
     memory
         Bytes of parts that one upload may hold, whatever the file's size and the number of stores.
     spool
-        None: a stream waits for its slowest replica, unless a local one keeps its bytes.
+        None: a stream is read as slowly as its slowest replica takes it, unless a local replica can be read again.
     stall
-        Seconds without a byte after which a reader asks another replica.
+        Seconds without a byte after which a reader fails over to another replica.
     """
 
     stores: tuple[ObjectStore, ...]
@@ -56,12 +56,12 @@ class ReplicaSet:
 
 
 class MemoryBudget:
-    """Bytes that uploads side by side may hold in parts, handed out in order of asking.
+    """A semaphore over bytes of memory, shared by concurrent operations and granted in order of request.
 
     Parameters
     ----------
     total
-        Bytes; an upload that wants more than all of it gets all of it.
+        Bytes. A request for more is granted as a request for `total`.
     """
 
     def __init__(self, total: int = DEFAULT_MEMORY) -> None:
@@ -78,23 +78,23 @@ class MemoryBudget:
             yield
         finally:
             self._free += amount
-            self._serve()
+            self._grant()
 
     async def _acquire(self, amount: int) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append((amount, turn))
-        self._serve()
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((amount, granted))
+        self._grant()
         try:
-            await turn
+            await granted
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if granted.done() and not granted.cancelled():
                 self._free += amount
-            self._serve()
+            self._grant()
             raise
 
-    def _serve(self) -> None:
+    def _grant(self) -> None:
         while self._queue and (self._queue[0][1].cancelled() or self._queue[0][0] <= self._free):
-            amount, turn = self._queue.popleft()
-            if not turn.cancelled():
+            amount, granted = self._queue.popleft()
+            if not granted.cancelled():
                 self._free -= amount
-                turn.set_result(None)
+                granted.set_result(None)

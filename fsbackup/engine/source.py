@@ -1,4 +1,9 @@
-"""What is backed up: a regular file, or a stream of unknown length. Read once, in order, hashed on the way."""
+"""The source of an upload: a regular file, or a stream of unknown length; read in order and hashed on the way.
+
+`open_source` returns a `FileSource` or a `StreamSource`. `PartBuffer` calls `next_part` until a part is `last`,
+and `reread` for replicas that lag behind. A file can always be read again; a stream only as far as its
+`ReplayBuffer` has it (see `spool.py`).
+"""
 
 from __future__ import annotations
 
@@ -19,38 +24,38 @@ from fsbackup.stores.base import Part
 
 T = TypeVar("T")
 
-#: Bytes up to which a file is read when it is opened. Few, since that is before it gets its share of the memory.
-_SMALL = 256 * KIB
+#: A file of up to so many bytes is read when it is opened. Few, since no memory is reserved for it at that time.
+_SMALL_FILE = 256 * KIB
 
 
 class ReplayBuffer(Protocol):
-    """Something that keeps a stream's bytes: the temp file of a local replica, or a spool."""
+    """Bytes of a stream that can be read again: the temp file of a local replica, or a spool."""
 
     @property
     def replayable_bytes(self) -> int:
-        """Bytes from the start that it has."""
+        """Number of bytes, from the start of the stream, that `reread` can return."""
 
     async def append(self, part: Part) -> None:
-        """Take the next part."""
+        """Add the next part."""
 
     async def reread(self, offset: int, length: int) -> bytes | None:
-        """Return some of them, None when it lost them."""
+        """Return bytes of the stream, None when they are lost."""
 
     def close(self) -> None:
-        """Release what it holds."""
+        """Release its resources."""
 
 
 class Source(ABC):
-    """One object's bytes, handed out part by part.
+    """The bytes of one object, read part by part.
 
     Parameters
     ----------
     label
-        What to call it in messages: a path, or ``<stdin>``.
+        Its name in messages: a path, or ``<stdin>``.
     size
         Bytes, None when unknown before the end.
     mtime_ns, mode
-        Of the file; None for a stream.
+        Modification time and permission bits of the file; None for a stream.
     """
 
     def __init__(self, label: str, *, size: int | None, mtime_ns: int | None, mode: int | None) -> None:
@@ -64,26 +69,27 @@ class Source(ABC):
 
     @abstractmethod
     async def next_part(self, length: int, *, md5: bool) -> Part:
-        """Read, hash and return the next part; the one that ends the object says `last`."""
+        """Read, hash and return the next part; `last` is set on the final one."""
 
     def ready_part(self) -> Part | None:
-        """Return the next part if it has been read already, so that nobody needs to wait for it."""
+        """Return the next part if it was read already, else None; saves a switch to another thread."""
         return None
 
     def known_sha256(self) -> str | None:
-        """Return the SHA-256 of the whole when it is known before anything is sent."""
+        """Return the SHA-256 of the whole (hex) if it is known before anything is sent."""
         return None
 
     @abstractmethod
     async def reread(self, offset: int, length: int) -> bytes | None:
-        """Return bytes read before, or None when this source cannot go back."""
+        """Return bytes that were read before, or None when they cannot be read again."""
 
     @property
     @abstractmethod
     def replayable_bytes(self) -> int:
-        """How many bytes from the start `reread` can return; a slow store may fall behind within them."""
+        """Number of bytes, from the start, that `reread` can return."""
 
-    #: Whether a read can be given up: a thread that reads a file must end before the file is closed.
+    #: Whether a running read may be cancelled. Not for a file: its thread must end before the descriptor is
+    #: closed.
     interruptible = False
 
     def digest(self) -> Digest:
@@ -91,7 +97,7 @@ class Source(ABC):
         return self._hasher.digest()
 
     def close(self) -> None:  # noqa: B027 - a stream belongs to the caller
-        """Release what the source opened itself."""
+        """Close what the source opened itself."""
 
     def _make_part(self, data: bytes, *, last: bool, md5: bool) -> Part:
         """Hash `data` as the next part; runs in a worker thread."""
@@ -105,7 +111,7 @@ class Source(ABC):
 
 
 class FileSource(Source):
-    """A regular file; one that changes while it is read is an error, whatever was read of it."""
+    """A regular file. A change of size or mtime while it is read is a `SourceChangedError`."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -116,9 +122,9 @@ class FileSource(Source):
             mtime_ns=self._before.st_mtime_ns,
             mode=stat.S_IMODE(self._before.st_mode),
         )
-        # A small file is read in the same trip to a worker thread that opens it: most of its cost is the trips.
-        small = self._before.st_size <= _SMALL
-        self._ready = self._next(_SMALL, md5=True) if small else None
+        # A small file is read in the call that opens it: switching threads is most of its cost.
+        small = self._before.st_size <= _SMALL_FILE
+        self._ready = self._next(_SMALL_FILE, md5=True) if small else None
 
     @property
     def replayable_bytes(self) -> int:
@@ -151,7 +157,7 @@ class FileSource(Source):
         return self._make_part(data, last=last, md5=md5)
 
     def _pread(self, offset: int, length: int) -> bytes:
-        """Read exactly `length` bytes where the file still has them (one `pread` stops at 2 GiB)."""
+        """Read `length` bytes, fewer only at the end of the file (one `pread` returns at most 2 GiB)."""
         pieces = []
         try:
             while length and (piece := os.pread(self._descriptor, length, offset)):
@@ -163,12 +169,12 @@ class FileSource(Source):
 
     def _unchanged(self) -> bool:
         now, before = os.fstat(self._descriptor), self._before
-        grown = os.pread(self._descriptor, 1, before.st_size)
-        return not grown and (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+        has_grown = os.pread(self._descriptor, 1, before.st_size)
+        return not has_grown and (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
     def _changed(self) -> SourceChangedError:
         return SourceChangedError(
-            f"{self.label}: changed while it was read, nothing of it was stored",
+            f"{self.label}: changed while it was read, nothing was stored",
             hint="back up a finished file or a snapshot, or pipe the data in with 'put -'",
         )
 
@@ -196,16 +202,11 @@ class BytesSource(Source):
 class StreamSource(Source):
     """A stream such as stdin or a pipe.
 
-    It is read in a daemon thread of its own, so that a producer that never finishes cannot keep a
-    cancelled process alive.
+    Each read runs in a daemon thread, so that a producer that never ends does not keep a cancelled process alive.
 
-    Parameters
-    ----------
-    stream, label
-        What to read, and what to call it in messages.
-    allow_empty
-        Whether it may end before its first byte. Otherwise that is a `SourceError`: at the other end of a pipe
-        it is what a command looks like that could not even start.
+    Parameters ---------- stream, label What to read, and its name in messages. allow_empty Store an empty object
+    when the stream ends before its first byte. By default that is a `SourceError`: a pipe from a command that
+    failed to start looks the same.
     """
 
     interruptible = True
@@ -214,8 +215,9 @@ class StreamSource(Source):
         super().__init__(label, size=None, mtime_ns=None, mode=None)
         self._stream = stream
         self._allow_empty = allow_empty
-        self._ahead = b""
-        #: Where bytes can be had again: set by the upload when a local temp file or a spool holds them.
+        #: One byte read after the part before, which shows that that part was not the last.
+        self._peeked = b""
+        #: Where bytes can be read again; set by the upload when there is a local replica or a spool.
         self.replay: ReplayBuffer | None = None
 
     @property
@@ -236,21 +238,21 @@ class StreamSource(Source):
             self.replay.close()
 
     def _next(self, length: int, md5: bool) -> Part:
-        data = self._ahead + self._read(length - len(self._ahead))
-        self._ahead = self._read(1) if len(data) == length else b""
+        data = self._peeked + self._read(length - len(self._peeked))
+        self._peeked = self._read(1) if len(data) == length else b""
         if not data and not self._allow_empty:
             raise self._empty()
-        return self._make_part(data, last=not self._ahead, md5=md5)
+        return self._make_part(data, last=not self._peeked, md5=md5)
 
     def _empty(self) -> SourceError:
         return SourceError(
-            f"{self.label}: ended without a single byte, nothing was stored",
-            hint="look whether the command that writes it failed; put --allow-empty (in Python allow_empty=True)"
-            " stores an empty object",
+            f"{self.label}: empty stream, nothing was stored",
+            hint="check whether the command that writes it failed, or allow an empty object with put --allow-empty"
+            " (allow_empty=True in Python)",
         )
 
     def _read(self, length: int) -> bytes:
-        """Read until `length` bytes or the end; a pipe hands out far less per call."""
+        """Read `length` bytes, fewer only at the end of the stream; one read of a pipe returns far less."""
         pieces = []
         try:
             while length and (piece := self._read_some(length)):
@@ -261,7 +263,7 @@ class StreamSource(Source):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _read_some(self, length: int) -> bytes:
-        """Read once, waiting where the stream does not: a non-blocking one says None for "nothing yet"."""
+        """Read once. A non-blocking stream returns None while it has no data; then wait until it has."""
         while (piece := self._stream.read(length)) is None:
             select.select([self._stream], [], [])
         return piece
@@ -273,18 +275,18 @@ def open_source(source: str | os.PathLike[str] | BinaryIO, *, allow_empty: bool 
     Parameters
     ----------
     allow_empty
-        Whether a stream may have no byte (see `StreamSource`); a regular file always may.
+        Whether a stream may be empty (see `StreamSource`); a regular file may always be.
 
     Raises
     ------
     ValueError
         For a directory (jobs back up directories) or a text stream.
     SourceNotFoundError, SourceError
-        When the file is not there or cannot be read.
+        When the file does not exist or cannot be read.
     """
     if hasattr(source, "read"):
         if hasattr(source, "encoding"):
-            raise ValueError("a stream to back up must be binary, this one is text: pass its .buffer")
+            raise ValueError("the stream is opened in text mode: pass a binary stream, such as its .buffer")
         label = str(getattr(source, "name", "<stream>"))
         return StreamSource(cast(BinaryIO, source), label, allow_empty=allow_empty)
     path = Path(os.fspath(cast(os.PathLike[str], source)))
@@ -297,11 +299,11 @@ def open_source(source: str | os.PathLike[str] | BinaryIO, *, allow_empty: bool 
 
 
 def _open_file(path: Path, allow_empty: bool) -> Source:
-    kind = os.stat(path).st_mode
-    if stat.S_ISDIR(kind):
-        raise ValueError(f"{path} is a directory where a file is meant; a job backs up a directory")
-    if not stat.S_ISREG(kind):
-        return _OwnedStream(path, allow_empty)
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{path} is a directory: pass a file, or back up the directory with a job")
+    if not stat.S_ISREG(mode):
+        return _PathStream(path, allow_empty)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return FileSource(path, descriptor)
@@ -310,36 +312,36 @@ def _open_file(path: Path, allow_empty: bool) -> Source:
         raise
 
 
-class _OwnedStream(StreamSource):
-    """A FIFO or device given by path, opened in the reading thread: opening a FIFO waits for its writer."""
+class _PathStream(StreamSource):
+    """A FIFO or device given by path. The reading thread opens it: opening a FIFO blocks until it has a writer."""
 
     def __init__(self, path: Path, allow_empty: bool) -> None:
         self._path = path
         self._opened: BinaryIO | None = None
-        #: A read that was given up still holds the file's lock, and closing it would wait for that read.
-        self._busy = False
+        #: Whether a read is running. A cancelled one still holds the file object's lock, and `close` would block.
+        self._is_reading = False
         super().__init__(cast(BinaryIO, None), str(path), allow_empty=allow_empty)
 
     def _read(self, length: int) -> bytes:
         if self._opened is None:
             self._opened = self._stream = open(self._path, "rb")  # noqa: SIM115
-        self._busy = True
+        self._is_reading = True
         data = super()._read(length)
-        self._busy = False
+        self._is_reading = False
         return data
 
     def close(self) -> None:
         super().close()
-        if self._opened is not None and not self._busy:
+        if self._opened is not None and not self._is_reading:
             self._opened.close()
 
 
 async def _in_daemon_thread(work: Callable[[], T]) -> T:
-    """Run `work` in a thread that does not hold up the interpreter's exit."""
+    """Run `work` in a thread that does not delay the interpreter's exit, and return its result."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: BaseException | None) -> None:
+    def set_outcome(result: T | None, error: BaseException | None) -> None:
         if done.done():
             return
         if error is not None:
@@ -350,10 +352,10 @@ async def _in_daemon_thread(work: Callable[[], T]) -> T:
     def main() -> None:
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 - handed to the waiting task
-            loop.call_soon_threadsafe(settle, None, error)
+        except BaseException as error:  # noqa: BLE001 - raised in the waiting task
+            loop.call_soon_threadsafe(set_outcome, None, error)
         else:
-            loop.call_soon_threadsafe(settle, result, None)
+            loop.call_soon_threadsafe(set_outcome, result, None)
 
     threading.Thread(target=main, name="fsbackup-stream", daemon=True).start()
     return await done

@@ -1,4 +1,4 @@
-"""Where a stream's bytes can be had again for a replica that falls behind the others."""
+"""Replay buffers of a stream: where a replica that lags behind the others reads its bytes again."""
 
 from __future__ import annotations
 
@@ -14,61 +14,63 @@ from fsbackup.stores.base import Part
 
 
 class ReplicaReplay:
-    """The temp file of a local replica: it holds what was sent to it."""
+    """The temp file of a local replica, which has the bytes that were sent to it."""
 
-    def __init__(self, lane: ReplicaUpload, part_size: int) -> None:
-        self._lane = lane
-        #: Parts under way may end out of order, so that the last bytes sent are not yet the last in a row.
-        self._unsure = lane.writer.concurrency * part_size
+    def __init__(self, upload: ReplicaUpload, part_size: int) -> None:
+        self._upload = upload
+        #: Parts that are written concurrently may end out of order: so many of the bytes sent may follow a gap.
+        self._in_flight = upload.writer.concurrency * part_size
 
     @property
     def replayable_bytes(self) -> int:
-        return 0 if self._lane.aborted else max(0, self._lane.bytes_sent - self._unsure)
+        return 0 if self._upload.aborted else max(0, self._upload.bytes_sent - self._in_flight)
 
     async def append(self, part: Part) -> None:
-        """Nothing to do: the replica writes for itself."""
+        """Do nothing: the replica's own upload writes the part."""
 
     async def reread(self, offset: int, length: int) -> bytes | None:
-        return await self._lane.writer.reread(offset, length)
+        return await self._upload.writer.reread(offset, length)
 
     def close(self) -> None:
-        """Nothing to do: the temp file belongs to the replica."""
+        """Do nothing: the temp file belongs to the replica's writer."""
 
 
 class SpoolFile:
-    """An unnamed temp file that takes a stream's first `max_bytes`; the system removes it whatever happens."""
+    """An unnamed temp file for the first `max_bytes` of a stream; the system removes it also after a crash."""
 
     def __init__(self, spool: Spool) -> None:
         try:
-            # Without a buffer, closing it has nothing left to write and so nothing to fail at.
+            # Unbuffered, so that `close` writes nothing and cannot fail.
             self._file = tempfile.TemporaryFile(dir=spool.directory, buffering=0)  # noqa: SIM115 - closed by the source
         except OSError as error:
-            raise SourceError(f"spool {spool.directory}: {error.strerror}", hint="check spool.dir") from error
-        self._room = spool.max_bytes
-        #: A write that was given up goes on in its thread, and must not meet another file under a closed number.
-        self._in_use = threading.Lock()
+            raise SourceError(
+                f"spool {spool.directory}: cannot create a file: {error.strerror}", hint="check spool.dir"
+            ) from error
+        self._max_bytes = spool.max_bytes
+        #: A cancelled write goes on in its thread: `close` waits for it, since its descriptor could be reused.
+        self._lock = threading.Lock()
         self.replayable_bytes = 0
 
     async def append(self, part: Part) -> None:
-        """Append `part` while there is room for all of it; what does not fit stays in memory as long as needed."""
-        if self.replayable_bytes == part.offset and part.offset + len(part.data) <= self._room:
+        """Append `part` if it follows the bytes stored so far and fits; else it stays in memory while needed."""
+        if self.replayable_bytes == part.offset and part.offset + len(part.data) <= self._max_bytes:
             await asyncio.to_thread(self._write, part.data)
 
     def _write(self, data: bytes) -> None:
-        view, at = memoryview(data), self.replayable_bytes
+        view, offset = memoryview(data), self.replayable_bytes
         try:
-            with self._in_use:
+            with self._lock:
                 while view:
-                    written = os.pwrite(self._file.fileno(), view, at)
-                    view, at = view[written:], at + written
+                    written = os.pwrite(self._file.fileno(), view, offset)
+                    view, offset = view[written:], offset + written
         except OSError:
-            self._room = 0  # a full spool is no reason to fail the backup: slow replicas slow the stream
+            self._max_bytes = 0  # do not fail the upload: slow replicas now slow the stream instead
         else:
-            self.replayable_bytes = at
+            self.replayable_bytes = offset
 
     async def reread(self, offset: int, length: int) -> bytes | None:
         return await asyncio.to_thread(os.pread, self._file.fileno(), length, offset)
 
     def close(self) -> None:
-        with self._in_use:
+        with self._lock:
             self._file.close()

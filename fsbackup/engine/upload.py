@@ -1,31 +1,41 @@
-"""Upload: one source, read once, to every store of a set at once, each with its own result."""
+"""Upload one source, read once, to every store of a set at once, with one result per store.
+
+`upload` surveys the stores, unless the caller knows their state, and runs one `_Upload`:
+
+1. Decide whether the source is a new version, or must be the content that is stored already (`_expect`).
+2. Send the parts to every replica that has not this content (`FanOut`); each commits by itself
+   (`replica_upload.py`).
+3. Confirm the replicas that have it already, now that the source's SHA-256 is known; write the manifest beside
+   data that a crash left without one, if it is this content (`_adopt`).
+
+The report says for each replica whether it confirmed the object after the last byte.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
-from fsbackup import __version__, events
 from fsbackup.aio import run_all
 from fsbackup.engine import records, versions
+from fsbackup.engine.fanout import FanOut, object_tags
 from fsbackup.engine.hashing import content_hash
-from fsbackup.engine.parts import Consumer, PartBuffer, max_in_flight, slot_count, tune_malloc
 from fsbackup.engine.records import ReplicaState
-from fsbackup.engine.replica_upload import ReplicaUpload
+from fsbackup.engine.replica_upload import ReplicaUpload, concurrent_write, has_version, write_manifest
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.engine.results import ReplicaResult, Report
+from fsbackup.engine.results import Report
 from fsbackup.engine.source import Source, StreamSource
 from fsbackup.engine.spool import ReplicaReplay, SpoolFile
-from fsbackup.errors import ConflictError, FsbackupError, SourceError, as_backend_error
+from fsbackup.errors import ConflictError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
-from fsbackup.sizing import part_count, part_size
-from fsbackup.stores.base import ObjectStore, WritePlan
+from fsbackup.sizing import part_size
+from fsbackup.stores.base import WritePlan
 
 
 class UploadProgress(Protocol):
-    """Hears how many bytes moved: read from the source, and sent to each store by name."""
+    """Receives the number of bytes read from the source, and sent to each store by name."""
 
     def begin(self, size: int | None, stores: list[str]) -> None: ...
     def read(self, amount: int) -> None: ...
@@ -38,7 +48,7 @@ async def upload(
     source: Source,
     *,
     overwrite: bool,
-    findings: list[ReplicaState] | None = None,
+    replicas: list[ReplicaState] | None = None,
     progress: UploadProgress | None = None,
 ) -> Report:
     """Store `source` under `key` in every store of `targets`.
@@ -46,303 +56,216 @@ async def upload(
     Parameters
     ----------
     overwrite
-        Replace what is there. Otherwise the same content again is success with nothing sent, and other
-        content is a `ConflictError` in the results.
-    findings
-        What the stores know of the key, when the caller has asked already.
+        Replace other content. Without it the same content is success with nothing sent, and other content is a
+        `ConflictError` in the results.
+    replicas
+        The state of the key in every store, when the caller knows it; None to survey the stores.
     progress
-        Hears of every byte.
+        Receives the bytes as they move.
 
     Raises
     ------
     SourceError
-        When the source cannot be read to its end or changed meanwhile; nothing is committed then.
+        When the source cannot be read to its end or changes meanwhile; nothing is committed then.
     """
     started = asyncio.get_running_loop().time()
-    found = findings or await records.survey(targets.stores, key)
-    return await _Upload(targets, key, source, found, overwrite, progress, started).run()
+    if replicas is None:
+        replicas = await records.survey(targets.stores, key)
+    return await _Upload(targets, key, source, replicas, overwrite, progress, started).run()
 
 
-class _Upload:
+class _Upload(FanOut):
     def __init__(
         self,
         targets: ReplicaSet,
         key: str,
         source: Source,
-        findings: list[ReplicaState],
+        replicas: list[ReplicaState],
         overwrite: bool,
         progress: UploadProgress | None,
         started: float,
     ) -> None:
-        self._targets = targets
-        self._key = key
-        self._source = source
-        self._findings = findings
-        self._overwrite = overwrite
-        self._progress = progress
-        self._clock = asyncio.get_running_loop().time
-        self._started = started
-        self._results: dict[str, ReplicaResult] = {}
-        self._manifest: Manifest | None = None
-        known = [finding.record for finding in findings]
-        self._latest = versions.newest(known)
-        self._conflicting = versions.is_conflict(known, self._latest)
-        #: The content that must come out of the source for this to be "the same again".
-        self._expected: Manifest | None = None
-        self._part_size = part_size(source.size, targets.part_size)
-        self._fan = FanOut(
+        super().__init__(
+            "upload",
             key,
             source,
-            self._part_size,
+            part_size=part_size(source.size, targets.part_size),
             memory=targets.memory,
-            stores=[finding.store for finding in findings],
+            replicas=replicas,
+            started=started,
             on_read=progress.read if progress else None,
         )
+        self._targets = targets
+        self._overwrite = overwrite
+        self._progress = progress
+        known = [replica.record for replica in replicas]
+        self._latest = versions.newest(known)
+        self._conflicting = versions.is_conflict(known, self._latest)
+        #: The stored version that the source must have the content of; None: the source is a new version.
+        self._expected: Manifest | None = None
+        #: The version that was uploaded, once the source has been read to its end.
+        self._version: Manifest | None = None
 
     async def run(self) -> Report:
-        for finding in self._findings:
-            if finding.error is not None:
-                self._finish(finding, finding.error)
+        for replica in self._replicas:
+            if replica.error is not None:
+                self._finish(replica, replica.error)
         try:
             await self._expect()
             await self._transfer()
         except ConflictError as error:
-            self._fail_rest(error)
+            for replica in self._replicas:
+                if replica.store.name not in self._results:
+                    self._finish(replica, error)
         finally:
-            await self._fan.window.stop()
+            await self._parts.stop()
         return self._report()
 
     async def _expect(self) -> None:
-        """Decide whether this is a new version, or must be the same content as the one that is there."""
+        """Set `_expected` when the source must have the content of the stored version.
+
+        Raises
+        ------
+        ConflictError
+            When other content is stored and must not be replaced.
+        """
         if not isinstance(self._latest, Manifest):
             return
         if self._overwrite:
-            if not self._conflicting and await self._same_file(self._latest):
+            if not self._conflicting and await self._is_stored(self._latest):
                 self._expected = self._latest
             return
         if self._conflicting or self._source.size not in (None, self._latest.size):
             raise self._conflict()
         self._expected = self._latest
 
-    async def _same_file(self, top: Manifest) -> bool:
-        """Tell whether the file is what is stored already: worth a read, since it may save every send."""
+    async def _is_stored(self, latest: Manifest) -> bool:
+        """Return whether the source has the content of `latest`. Reading a file first can save sending it."""
         size = self._source.size
-        return size == top.size and await content_hash(self._source.reread, size) == top.sha256
+        return size == latest.size and await content_hash(self._source.reread, size) == latest.sha256
 
     async def _transfer(self) -> None:
-        asked = [finding for finding in self._findings if finding.error is None]
-        has = [f for f in asked if self._expected is not None and f.holds(self._expected)]
-        strangers = [f for f in asked if f not in has and self._is_unmanaged(f)]
-        lanes = [self._replica_upload(f) for f in asked if f not in has and f not in strangers]
-        self._keep_stream(lanes)
+        reachable = [replica for replica in self._replicas if replica.error is None]
+        complete = [each for each in reachable if self._expected is not None and each.holds(self._expected)]
+        unmanaged = [each for each in reachable if each not in complete and self._is_unmanaged(each)]
+        uploads = [self._new_upload(each) for each in reachable if each not in complete and each not in unmanaged]
+        self._make_replayable(uploads)
         if self._progress:
-            self._progress.begin(self._source.size, [lane.store.name for lane in lanes])
-        await self._fan.run(lanes, self._proven, self._finish)
-        if has or strangers:
-            await self._fan.window.drain()
-            same = [self._run_finding(f, self._confirm_same()) for f in has]
-            await run_all(same + [self._run_finding(f, self._adopt(f)) for f in strangers])
+            self._progress.begin(self._source.size, [upload.store.name for upload in uploads])
+        await self._send(uploads)
+        if complete or unmanaged:
+            await self._parts.drain()
+            await run_all([self._confirm(replica) for replica in complete + unmanaged])
 
-    def _is_unmanaged(self, finding: ReplicaState) -> bool:
-        """Tell whether data is there that no manifest speaks for; a create-only upload must not replace it."""
-        return not self._overwrite and finding.record is None and finding.stat is not None
+    def _is_unmanaged(self, replica: ReplicaState) -> bool:
+        """Return whether there is data without a manifest that a create-only upload must not replace."""
+        return not self._overwrite and replica.record is None and replica.stat is not None
 
-    def _replica_upload(self, finding: ReplicaState) -> ReplicaUpload:
+    def _new_upload(self, replica: ReplicaState) -> ReplicaUpload:
+        source, known = self._source, self._expected
         plan = WritePlan(
-            size=self._source.size,
+            size=source.size,
             part_size=self._part_size,
-            metadata=self._tags(),
-            mtime_ns=self._source.mtime_ns,
-            mode=self._source.mode,
-            create_only=finding.stat is None and not self._overwrite,
-            ask_first=self._must_ask_again(finding),
-            fresh=finding.stat is None,
+            metadata=object_tags(source.mtime_ns, known.sha256 if known else source.known_sha256()),
+            mtime_ns=source.mtime_ns,
+            mode=source.mode,
+            create_only=replica.stat is None and not self._overwrite,
+            ask_first=self._must_stat_again(replica),
+            fresh=replica.stat is None,
         )
-        return ReplicaUpload(finding, self._key, plan, self._counter(finding.store.name))
+        return ReplicaUpload(replica, self._key, plan, self._on_sent(replica.store.name))
 
-    def _must_ask_again(self, finding: ReplicaState) -> bool:
-        """Tell whether another writer may have stored something since the store said that nothing is there.
+    def _must_stat_again(self, replica: ReplicaState) -> bool:
+        """Return whether another writer had time to store the key since the store said that it is absent.
 
-        After a short upload, asking again would only repeat the question, unless a listing was the answer.
+        Not during an upload of one part, unless the answer came from a listing.
         """
-        return finding.listed or self._source.size is None or self._source.size > self._part_size
+        return replica.from_listing or self._source.size is None or self._source.size > self._part_size
 
-    def _tags(self) -> dict[str, str]:
-        known = self._expected.sha256 if self._expected else self._source.known_sha256()
-        return tags(self._source.mtime_ns, known)
-
-    def _counter(self, store: str) -> Callable[[int], None]:
+    def _on_sent(self, store: str) -> Callable[[int], None]:
         progress = self._progress
         return (lambda amount: progress.sent(store, amount)) if progress else lambda _: None
 
-    def _keep_stream(self, lanes: list[ReplicaUpload]) -> None:
-        """Let a stream's slower stores be served from a local temp file, or else from the spool."""
-        if not isinstance(self._source, StreamSource) or len(lanes) < 2:
+    def _make_replayable(self, uploads: list[ReplicaUpload]) -> None:
+        """Let lagging replicas of a stream re-read it from a local replica's temp file, or else from the spool."""
+        if not isinstance(self._source, StreamSource) or len(uploads) < 2:
             return
-        keeper = next((lane for lane in lanes if lane.writer.can_reread), None)
-        if keeper is not None:
-            self._source.replay = ReplicaReplay(keeper, self._part_size)
+        readable = next((upload for upload in uploads if upload.writer.can_reread), None)
+        if readable is not None:
+            self._source.replay = ReplicaReplay(readable, self._part_size)
         elif self._targets.spool is not None:
             self._source.replay = SpoolFile(self._targets.spool)
 
-    async def _run_finding(self, finding: ReplicaState, work: Coroutine[Any, Any, None]) -> None:
+    async def _confirm(self, replica: ReplicaState) -> None:
+        """Confirm that `replica` has the object already: by its manifest, or by its bytes where it has none."""
         try:
-            await work
-        except Exception as error:  # noqa: BLE001 - one store's failure is its result, never another's
-            self._finish(finding, as_backend_error(error, finding.store.name, self._key))
+            manifest = self._manifest()
+            if replica.record is None:
+                await self._adopt(replica, manifest)
+        except Exception as error:  # noqa: BLE001 - a failure of one replica is its result, never that of another
+            self._finish(replica, error)
         else:
-            self._finish(finding, None, already=True)
+            self._finish(replica, None, already=True)
 
-    async def _confirm_same(self) -> None:
-        """The store has the expected content; it only remains that the source is that content."""
-        self._proven()
-
-    async def _adopt(self, finding: ReplicaState) -> None:
-        """Give data without a manifest one, if it is this very content (a crash came before its manifest)."""
-        manifest, stat = self._proven(), finding.stat
+    async def _adopt(self, replica: ReplicaState, manifest: Manifest) -> None:
+        """Write the manifest beside data that a crash left without one, if the data is this content."""
+        store, stat = replica.store, replica.stat
         assert stat is not None
         name = encode_key(self._key)
-        same = stat.size == manifest.size and manifest.sha256 == await content_hash(
-            lambda offset, length: finding.store.read(name, offset, offset + length), stat.size
-        )
-        if not same:
-            raise self._conflict(finding.store.name)
-        lane = self._replica_upload(finding)
-        await lane.write_manifest(manifest, stat)
+        if stat.size != manifest.size or manifest.sha256 != await content_hash(
+            lambda offset, length: store.read(name, offset, offset + length), stat.size
+        ):
+            raise self._conflict(store.name)
+        if await write_manifest(replica, manifest, stat):
+            return
+        replica = await records.read_state(store, self._key)
+        if not has_version(replica, manifest, stat):
+            raise concurrent_write(replica, self._key)
 
-    def _proven(self) -> Manifest:
-        """Return the manifest of what was read; the source has been read to its end."""
-        if self._manifest is None:
+    def _manifest(self) -> Manifest:
+        """Return the manifest of what was read.
+
+        Raises
+        ------
+        ConflictError
+            When the source had to have the stored content, and has other content.
+        """
+        if self._version is None:
             digest = self._source.digest()
             if self._expected is None:
-                after = versions.next_version(self._latest)
-                self._manifest = versions.new_manifest(self._key, digest, self._source, self._part_size, after)
+                version = versions.next_version(self._latest)
+                self._version = versions.new_manifest(self._key, digest, self._source, self._part_size, version)
             elif digest.sha256 == self._expected.sha256:
-                self._manifest = self._expected
+                self._version = self._expected
             else:
                 raise self._conflict()
-        return self._manifest
+        return self._version
 
     def _conflict(self, backend: str | None = None) -> ConflictError:
-        what = (
+        reason = (
             "two contents under one generation" if self._conflicting else "other content is stored under this key"
         )
         return ConflictError(
-            what,
+            reason,
             backend=backend,
             operation="upload",
             key=self._key,
             hint="choose another key, or replace it with overwrite",
         )
 
-    def _fail_rest(self, error: FsbackupError) -> None:
-        for finding in self._findings:
-            if finding.store.name not in self._results:
-                self._finish(finding, error)
-
-    def _finish(
-        self, finding: ReplicaState, error: FsbackupError | None, *, sent: int = 0, already: bool = False
-    ) -> None:
-        name, seconds = finding.store.name, self._clock() - self._started
-        self._results[name] = ReplicaResult(name, error is None, seconds, sent, already, error)
-        size = self._manifest.size if self._manifest else self._source.size
-        events.log_outcome("upload", name, self._key, size=size, seconds=seconds, error=error)
+    @property
+    def _size(self) -> int | None:
+        return self._version.size if self._version else self._source.size
 
     def _report(self) -> Report:
-        manifest = self._manifest
+        version = self._version
         return Report(
             operation="upload",
             key=self._key,
             min_copies=self._targets.min_copies,
-            replicas={finding.store.name: self._results[finding.store.name] for finding in self._findings},
-            seconds=self._clock() - self._started,
-            size=manifest.size if manifest else None,
-            sha256=manifest.sha256 if manifest else None,
-            generation=manifest.generation if manifest else None,
+            replicas={result.backend: result for result in self._ordered_results()},
+            seconds=self._seconds,
+            size=version.size if version else None,
+            sha256=version.sha256 if version else None,
+            generation=version.generation if version else None,
         )
-
-
-class OnResult(Protocol):
-    """Hears how one store fared: its error, None when it has the object, and the bytes sent to it."""
-
-    def __call__(self, finding: ReplicaState, error: FsbackupError | None, *, sent: int) -> None: ...
-
-
-class FanOut:
-    """Hands the parts of one source to many lanes.
-
-    Parameters
-    ----------
-    key, source
-        The object.
-    part_size, memory
-        Bytes per part, and the most bytes in parts.
-    stores
-        All that may take part: they decide how many parts there may be, and whether MD5s are wanted.
-    on_read
-        Called with the bytes of each part when it is first read.
-    """
-
-    def __init__(
-        self,
-        key: str,
-        source: Source,
-        part_size: int,
-        *,
-        memory: int,
-        stores: Sequence[ObjectStore],
-        on_read: Callable[[int], None] | None = None,
-    ) -> None:
-        self._key = key
-        self._source = source
-        self._part_size = part_size
-        if source.size is None or source.size > part_size:
-            tune_malloc()
-        md5 = any(store.capabilities.wants_md5 for store in stores)
-        self._slots = slot_count(memory, part_size, len(stores))
-        self.window = PartBuffer(source, part_size, slots=self._slots, md5=md5, on_read=on_read)
-
-    async def run(
-        self, lanes: Sequence[ReplicaUpload], proven: Callable[[], Manifest], on_result: OnResult
-    ) -> None:
-        """Deliver everything to every lane; only the source's own failure is raised.
-
-        Raises
-        ------
-        SourceError
-            When the source cannot be read to its end; nothing is committed then.
-        """
-        # All have their place before the first part is read: a part stays for those that still want it.
-        places = [self.window.add_consumer() for _ in lanes]
-        pairs = zip(lanes, places, strict=True)
-        await run_all([self._run_upload(*pair, len(lanes), proven, on_result) for pair in pairs])
-
-    async def _run_upload(
-        self, lane: ReplicaUpload, place: Consumer, lanes: int, proven: Callable[[], Manifest], on_result: OnResult
-    ) -> None:
-        try:
-            await lane.run(self.window, place, self._workers(lane, lanes), proven)
-        except SourceError:
-            await lane.abort()
-            raise
-        except Exception as error:  # noqa: BLE001 - one store's failure is its result, never another's
-            await lane.abort()
-            on_result(lane.finding, as_backend_error(error, lane.store.name, self._key), sent=lane.bytes_sent)
-        except BaseException:
-            await lane.abort()
-            raise
-        else:
-            on_result(lane.finding, None, sent=lane.bytes_sent)
-
-    def _workers(self, lane: ReplicaUpload, lanes: int) -> int:
-        """Return how many parts the lane may have in flight; no more than there are."""
-        most = max_in_flight(lane.writer.concurrency, lanes, self._slots)
-        return most if self._source.size is None else min(most, part_count(self._source.size, self._part_size))
-
-
-def tags(mtime_ns: int | None, sha256: str | None) -> dict[str, str]:
-    """Return what the object itself is tagged with: its hash where it is known before the first byte."""
-    found = {"fsbackup-version": __version__}
-    if mtime_ns is not None:
-        found["mtime"] = f"{mtime_ns / 1e9:.9f}"
-    return {**found, "sha256": sha256} if sha256 else found

@@ -1,4 +1,7 @@
-"""Which version of an object is the newest, and what a new upload of it has to do. Pure decisions."""
+"""Which version of an object is the newest, what comes after it, and whether a version is still current.
+
+The decisions are pure functions of records; only `VersionGuard` reads from stores.
+"""
 
 from __future__ import annotations
 
@@ -10,35 +13,36 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from fsbackup import __version__
-from fsbackup.engine import records, versions
+from fsbackup.engine import records
 from fsbackup.engine.hashing import Digest
+from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.source import Source
 from fsbackup.errors import ConflictError
 from fsbackup.record import Manifest, Origin, Record, Tombstone, version_order
 from fsbackup.stores.base import ObjectStore
 
 
-def newest(records: Iterable[Record | None]) -> Record | None:
-    """Return the record of the newest version among those that are there."""
-    return max((record for record in records if record is not None), key=version_order, default=None)
+def newest(known: Iterable[Record | None]) -> Record | None:
+    """Return the record of the newest version, None when there is no record."""
+    return max((record for record in known if record is not None), key=version_order, default=None)
 
 
-def is_conflict(records: Iterable[Record | None], top: Record | None) -> bool:
-    """Tell whether the newest generation has two contents, which only a person can decide between."""
-    return isinstance(top, Manifest) and any(
-        isinstance(record, Manifest) and record.generation == top.generation and record.sha256 != top.sha256
-        for record in records
+def is_conflict(known: Iterable[Record | None], latest: Record | None) -> bool:
+    """Return whether the generation of `latest` has two contents; only a person can decide between them."""
+    return isinstance(latest, Manifest) and any(
+        isinstance(record, Manifest) and record.generation == latest.generation and record.sha256 != latest.sha256
+        for record in known
     )
 
 
 @dataclass(frozen=True, slots=True)
 class NextVersion:
-    """The place of a new version after what is there.
+    """What the manifest of a new version says about its order.
 
     Parameters
     ----------
     generation
-        Of the new version.
+        The generation of the new version.
     replaces
         SHA-256 of the version before, None when there was none.
     """
@@ -47,15 +51,15 @@ class NextVersion:
     replaces: str | None
 
 
-def next_version(top: Record | None) -> NextVersion:
-    """Return the place of a version that comes after `top`."""
-    if top is None:
+def next_version(latest: Record | None) -> NextVersion:
+    """Return generation and predecessor of the version that comes after `latest`."""
+    if latest is None:
         return NextVersion(1, None)
-    return NextVersion(top.generation + 1, top.sha256 if isinstance(top, Manifest) else None)
+    return NextVersion(latest.generation + 1, latest.sha256 if isinstance(latest, Manifest) else None)
 
 
-def new_manifest(key: str, digest: Digest, source: Source, part_size: int, after: NextVersion) -> Manifest:
-    """Return the manifest of a version that was just read."""
+def new_manifest(key: str, digest: Digest, source: Source, part_size: int, version: NextVersion) -> Manifest:
+    """Return the manifest of a new version whose source was read to its end."""
     mtime = None if source.mtime_ns is None else source.mtime_ns / 1e9
     return Manifest(
         key=key,
@@ -63,8 +67,8 @@ def new_manifest(key: str, digest: Digest, source: Source, part_size: int, after
         sha256=digest.sha256,
         block_size=digest.block_size,
         blocks=digest.blocks,
-        generation=after.generation,
-        replaces=after.replaces,
+        generation=version.generation,
+        replaces=version.replaces,
         created_at=utc_now(),
         source=Origin(socket.gethostname(), mtime, source.mode),
         part_size=part_size,
@@ -73,7 +77,7 @@ def new_manifest(key: str, digest: Digest, source: Source, part_size: int, after
 
 
 def utc_now() -> str:
-    """Return the time as manifests and tombstones carry it: ISO 8601 in UTC, to the second."""
+    """Return the current time in the format of records: ISO 8601, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -82,12 +86,12 @@ Currency = Literal["newest", "replaced", "deleted"]
 
 @dataclass(frozen=True, slots=True)
 class VersionGuard:
-    """Asks how a version stands.
+    """Checks, before a repair writes a version to a replica, that the version is still the newest.
 
     Parameters
     ----------
     stores
-        To ask: those that answered when it was decided to write the version.
+        The stores that answered when the repair was planned; their records are read again at each check.
     manifest
         The version.
     holders
@@ -99,43 +103,49 @@ class VersionGuard:
     holders: frozenset[str]
 
     async def currency(self, own: str) -> Currency:
-        """Return whether the version is still the newest; for a delete, the stores other than `own` count.
+        """Return whether the version is the newest, replaced or deleted, by the records of the stores now.
 
-        A delete that every store has confirmed leaves no tombstone: a version of which no holder knows any more,
-        though they answer, was deleted. A store that does not answer now says nothing.
+        A delete that every store has confirmed leaves no tombstone. So a version counts as deleted, too, when
+        holders other than the store named `own` answer and none of them has its manifest any more. A store that
+        does not answer counts for nothing.
         """
         key = self.manifest.key
-        findings = await asyncio.gather(*(records.query(each, key, with_data=False) for each in self.stores))
-        known = [self.manifest, *(finding.record for finding in findings)]
-        top = versions.newest(known)
-        assert top is not None
-        if version_order(top) > version_order(self.manifest):
-            return "deleted" if isinstance(top, Tombstone) else "replaced"
-        if versions.is_conflict(known, top):
+        replicas = await asyncio.gather(*(records.query(each, key, with_data=False) for each in self.stores))
+        known = [self.manifest, *(replica.record for replica in replicas)]
+        latest = newest(known)
+        assert latest is not None
+        if version_order(latest) > version_order(self.manifest):
+            return "deleted" if isinstance(latest, Tombstone) else "replaced"
+        if is_conflict(known, latest):
             return "replaced"
-        others = [f for f in findings if f.store.name in self.holders - {own} and f.error is None]
-        kept = any(f.damaged or (f.manifest and f.manifest.sha256 == self.manifest.sha256) for f in others)
-        return "newest" if kept or not others else "deleted"
+        holders = [each for each in replicas if each.store.name in self.holders - {own} and each.error is None]
+        if not holders or any(each.damaged or self._is_in(each) for each in holders):
+            return "newest"
+        return "deleted"
+
+    def _is_in(self, replica: ReplicaState) -> bool:
+        return replica.manifest is not None and replica.manifest.sha256 == self.manifest.sha256
 
     async def require(self, store: ObjectStore) -> None:
-        """Refuse to go on writing to `store` unless the version is still the newest.
+        """Raise unless the version is still the newest, before it is written to `store`.
 
         Raises
         ------
         ConflictError
-            When it is not.
+            When it was replaced or deleted.
         """
-        standing = await self.currency(store.name)
-        if standing != "newest":
-            raise superseded(store, self.manifest.key, standing)
+        currency = await self.currency(store.name)
+        if currency != "newest":
+            raise superseded(store, self.manifest.key, currency)
 
 
-def superseded(store: ObjectStore, key: str, standing: str) -> ConflictError:
-    """Return the error for a repair that somebody else overtook."""
+def superseded(store: ObjectStore, key: str, currency: str) -> ConflictError:
+    """Return the error for a repair whose version was ``"replaced"`` or ``"deleted"`` by another writer."""
+    kept = "the newer version was kept" if currency == "replaced" else "the delete was kept"
     return ConflictError(
-        f"it was {standing} meanwhile by somebody else, whose version counts",
+        f"{currency} by another writer during the repair; {kept}",
         backend=store.name,
         operation="repair",
         key=key,
-        hint="repair again when the others are done",
+        hint="run repair again when the other writer has finished",
     )

@@ -124,7 +124,7 @@ class Batch:
                     item.key,
                     source,
                     overwrite=self._overwrite,
-                    findings=findings,
+                    replicas=findings,
                     progress=self._progress(item),
                 )
         except (FsbackupError, ValueError) as error:
@@ -147,13 +147,13 @@ class Batch:
             return ReplicaState(store, error=error)
         names = self._names.get(store.name)
         if names is not None and not {encode_key(key), manifest_name(key)} & names:
-            return ReplicaState(store, listed=True)
+            return ReplicaState(store, from_listing=True)
         return None
 
     async def _ask(self, known: ReplicaState | None, store: ObjectStore, key: str) -> ReplicaState:
         if known is not None:
             return known
-        return await self._outages.ask(store, key)
+        return await self._outages.query_and_record(store, key)
 
     def _note_outages(self, findings: list[ReplicaState], report: Report) -> None:
         for finding in findings:

@@ -171,7 +171,7 @@ class TestPutAndGet:
         """It is what is left of a command that failed; who means it says so."""
         done = cli("put", "-", "k", *overwrite)
         assert (done.code, done.out) == (1, "")
-        assert done.err.startswith("fsbackup: <stdin>: ended without a single byte, nothing was stored - ")
+        assert done.err.startswith("fsbackup: <stdin>: empty stream, nothing was stored - ")
         assert not [path for path in cli.home.glob("disk?/**/*") if path.is_file()]
         assert cli("put", "-", "k", "--allow-empty").code == 0
         assert cli.stored("disk3") == {"k": b""}

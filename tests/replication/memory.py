@@ -45,11 +45,11 @@ class Gate:
 class MemoryStore(ObjectStore):
     """Objects in a dictionary; `gates` holds the writing of a data object's part by the part's number."""
 
-    def __init__(self, name: str, *, timeout: float = 20.0, workers: int = 1, keeps: bool = False) -> None:
+    def __init__(self, name: str, *, timeout: float = 20.0, workers: int = 1, can_reread: bool = False) -> None:
         super().__init__(name, timeout=timeout)
         self.objects: dict[str, bytes] = {}
         self.gates: dict[int, Gate] = {}
-        self.workers, self.keeps = workers, keeps
+        self.workers, self.can_reread = workers, can_reread
         self.aborted = 0
         self._proven = threading.Event()
         self._progress = threading.Condition()
@@ -116,7 +116,7 @@ class MemoryWriter(ObjectWriter):
     def __init__(self, store: MemoryStore, name: str, plan: WritePlan, moved: Callable[[int], None]) -> None:
         self._store, self._name, self._plan, self._moved = store, name, plan, moved
         self._pieces: dict[int, bytes] = {}
-        self.can_reread = store.keeps
+        self.can_reread = store.can_reread
         self.concurrency = store.workers
 
     async def write(self, part: Part) -> None:

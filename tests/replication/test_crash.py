@@ -1,4 +1,4 @@
-"""kill -9 between any two steps: old state or new state, each provable, and the same run again completes."""
+"""kill -9 between any two steps: the old or the new state, each provable; the same run again completes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.servers.operations import Operation
 
 KEY = "wal/000000010000000000000042"
 OLD, NEW = content(PART + 100, seed=1), content(PART + 100, seed=2)
-#: Every request that one S3 replica gets, in order, as (operation, part of the key).
+#: The writing requests that one S3 replica gets, in order, as (operation, part of the key).
 STEPS: dict[str, list[tuple[Operation, str]]] = {
     "create": [
         ("create_multipart", KEY),
@@ -63,7 +63,7 @@ def assert_old_or_new(world: World, states: tuple[bytes | None, bytes | None]) -
 
 
 def run_again(world: World, action: str) -> None:
-    """Do the same once more, without a crash, and check that it completes."""
+    """Run the action again, without a crash, and check that it completes."""
     store = world.store()
     if action == "delete":
         assert store.remove(KEY).status == "complete"
@@ -110,7 +110,7 @@ def test_killed_everywhere_at_the_same_step(world: World, step: tuple[Operation,
             assert back in (OLD, NEW)
 
 
-def test_the_old_content_again_after_a_crash_is_not_believed_to_be_there(world: World) -> None:
+def test_the_old_content_is_sent_again_after_a_crash_replaced_its_data(world: World) -> None:
     """A crash left new data under an old manifest, of the same size: the old content must be sent again."""
     store = world.store(names=("local",))
     store.replicate(world.file(OLD, "old"), KEY)

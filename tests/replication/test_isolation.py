@@ -1,4 +1,4 @@
-"""One replica fails in every way there is: the others complete, it is named, and nothing of ours is left on it."""
+"""One replica fails in every way: the others complete, the report names it, and it keeps nothing of ours."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ def test_a_fault_on_the_data_fails_only_that_replica(world: World, fault: str, s
     report = world.store(min_copies=2, timeout=8).replicate(world.file(content(size)), KEY, overwrite=overwrite)
     assert_degraded(world, report, "r2", types, content(size))
     if fault == "wrong ETag" and size == SMALL:
-        assert world.eyes["r2"].get(KEY) in (old, content(size))  # what was stored was right, only its ETag lied
+        assert world.eyes["r2"].get(KEY) in (
+            old,
+            content(size),
+        )  # what was stored was right, only its ETag was wrong
     else:
         assert world.eyes["r2"].get(KEY) == old
     world.proxies["r2"].clear()
@@ -77,10 +80,10 @@ def test_a_fault_on_the_data_fails_only_that_replica(world: World, fault: str, s
     world.clean(KEY)
 
 
-@pytest.mark.parametrize("step", [pending_name(KEY), manifest_name(KEY)], ids=["announcement", "manifest"])
+@pytest.mark.parametrize("step", [pending_name(KEY), manifest_name(KEY)], ids=["intent", "manifest"])
 @pytest.mark.parametrize("fault", ["403", "stalled"])
 def test_a_fault_on_a_record_fails_only_that_replica(world: World, fault: str, step: str) -> None:
-    """Announcement or manifest of a replacement cannot be written: one version stays provable."""
+    """The write intent or the manifest of a replacement cannot be written: one version stays provable."""
     old = content(SMALL, seed=9)
     world.store().replicate(world.file(old, "old"), KEY)
     make, types = FAULTS[fault]
@@ -94,8 +97,8 @@ def test_a_fault_on_a_record_fails_only_that_replica(world: World, fault: str, s
 
 
 @pytest.mark.parametrize("fault", ["403", "500"])
-def test_a_fault_on_the_tombstone_is_told_and_the_object_counts_as_deleted(world: World, fault: str) -> None:
-    """A delete that one replica cannot note is not success, and for readers the object is gone all the same."""
+def test_a_fault_on_the_tombstone_is_reported_and_the_object_counts_as_deleted(world: World, fault: str) -> None:
+    """A delete fails while one replica has no tombstone; for readers the object is deleted all the same."""
     world.store().replicate(world.file(content(SMALL)), KEY)
     make, types = FAULTS[fault]
     world.proxies["r2"].add(make(), on="put_object", key=manifest_name(KEY))
@@ -112,8 +115,8 @@ def test_a_fault_on_the_tombstone_is_told_and_the_object_counts_as_deleted(world
 
 
 @pytest.mark.parametrize(("size", "operation"), [(SMALL, "put_object"), (LARGE, "complete")])
-def test_a_lost_answer_is_settled_as_success(world: World, size: int, operation: str) -> None:
-    """The server did it and its answer was lost: found out by asking, not failed and not done twice."""
+def test_a_lost_answer_is_found_to_be_success(world: World, size: int, operation: str) -> None:
+    """The server completed the request and its answer was lost: HEAD shows it; no failure, no second write."""
     world.proxies["r2"].add(LoseResponse(), on=operation, times=1)  # type: ignore[arg-type]
     report = world.store().replicate(world.file(content(size)), KEY)
     assert report.status == "complete", report.as_dict()

@@ -1,4 +1,4 @@
-"""Two writers, or a writer and a reader, at one key at once: a disagreement is told, never hidden."""
+"""Two writers, or a writer and a reader, of one key at once: a conflict is reported, never hidden."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ class Writer(threading.Thread):
         self.report = self._store.replicate(self._path, KEY, overwrite=self._overwrite)
 
 
-def told_or_agreed(world: World, writers: list[Writer], names: tuple[str, ...], *, create: bool = True) -> None:
-    """Check every replica: its data is what its manifest says, or somebody was told of a conflict there.
+def assert_agreed_or_reported(
+    world: World, writers: list[Writer], names: tuple[str, ...], *, create: bool = True
+) -> None:
+    """Check every replica: its data matches its manifest, or a writer got a `ConflictError` for it.
 
-    Of two creators at most one may be told that its bytes are stored; of two replacements the later one counts.
+    Of two creators at most one may get success; of two replacements the later one counts.
     """
     for name in names:
         results = []
@@ -43,21 +45,19 @@ def told_or_agreed(world: World, writers: list[Writer], names: tuple[str, ...], 
             results.append(writer.report.replicas[name])
         data, record = world.eyes[name].get(KEY), world.eyes[name].manifest(KEY)
         assert data in (ONE, TWO), name
-        whole = record is not None and proves(record, data)
-        told = any(result.error_type == "ConflictError" for result in results)
-        assert whole or told, f"{name}: data and manifest disagree, and nobody was told"
+        proven = record is not None and proves(record, data)
+        reported = any(result.error_type == "ConflictError" for result in results)
+        assert proven or reported, f"{name}: data and manifest disagree, and no writer got a conflict"
         for writer, result in zip(writers, results, strict=True):
             if create and result.ok:
-                assert writer.data == data, (
-                    f"{name}: a writer was told that its bytes are stored, and they are not"
-                )
+                assert writer.data == data, f"{name}: a writer got success, and its bytes are not stored"
 
 
 @pytest.mark.parametrize("role", ["r2", "b2"])
 @pytest.mark.parametrize("overwrite", [False, True], ids=["create", "overwrite"])
 @pytest.mark.parametrize("step", [KEY, manifest_name(KEY)], ids=["data", "manifest"])
 def test_the_second_writer_overtakes_the_first(contested: World, role: str, overwrite: bool, step: str) -> None:
-    """One writer is held before a step while the other does all: nobody is told of bytes that are not there."""
+    """One writer is held before a step while the other runs to its end: success only for bytes that are there."""
     world = contested
     if overwrite:
         world.store(names=(role,)).replicate(world.file(content(77), "first"), KEY)
@@ -69,7 +69,7 @@ def test_the_second_writer_overtakes_the_first(contested: World, role: str, over
     second.join(20)
     hold.release()
     first.join(20)
-    told_or_agreed(world, [first, second], (role,), create=not overwrite)
+    assert_agreed_or_reported(world, [first, second], (role,), create=not overwrite)
 
 
 def test_two_threads_create_one_key_many_times(contested: World) -> None:
@@ -81,7 +81,7 @@ def test_two_threads_create_one_key_many_times(contested: World) -> None:
             writer.start()
         for writer in writers:
             writer.join(30)
-        told_or_agreed(world, writers, names)
+        assert_agreed_or_reported(world, writers, names)
         assert not all(writer.report for writer in writers)
         for eye in world.eyes.values():
             for name in eye.names():
@@ -89,8 +89,8 @@ def test_two_threads_create_one_key_many_times(contested: World) -> None:
 
 
 @pytest.mark.parametrize("role", ["r2", "s3"])
-def test_what_came_after_the_question_is_not_replaced(world: World, role: str) -> None:
-    """Foreign bytes come between a put's question and its write: the service itself refuses, at no extra cost."""
+def test_content_stored_after_the_survey_is_not_replaced(world: World, role: str) -> None:
+    """Another writer stores between the survey and the PUT: the service refuses it, without a further request."""
     store = ReplicatedStorage([connect(role, world.endpoints["r2"], world.prefix)])
     reports: list[Report] = []
     hold = world.proxies["r2"].add(Hold(), on="put_object", key=f"{world.prefix}/{KEY}")
@@ -98,12 +98,12 @@ def test_what_came_after_the_question_is_not_replaced(world: World, role: str) -
     thread.start()
     hold.wait_reached()
     world.eyes["r2"].put(KEY, TWO)
-    asked = world.proxies["r2"].count("head")
+    heads = world.proxies["r2"].count("head")
     hold.release()
     thread.join(20)
     assert reports[0].replicas[role].error_type == "ConflictError"
     assert world.eyes["r2"].everything() == {KEY: TWO}
-    assert asked == 1
+    assert heads == 1
 
 
 @pytest.mark.parametrize("kind", ["file", "stream"])

@@ -1,4 +1,4 @@
-"""Storing one object everywhere: every size, from files and streams, byte for byte and provable."""
+"""Storing one object on every replica: every size, from files and streams, byte for byte and provable."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def fifo(path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("overwrite", [False, True], ids=["create", "overwrite"])
 @pytest.mark.parametrize("kind", ["pipe", "memory", "fifo"])
 def test_an_empty_stream_is_refused(world: World, kind: str, overwrite: bool) -> None:
-    """A command that failed before its first byte leaves an empty stream: nothing is sent, nothing replaced."""
+    """A command that failed before its first byte gives an empty stream: nothing is sent, nothing replaced."""
     store = world.store()
     if overwrite:
         store.replicate(world.file(b"the last good dump"), KEY)
@@ -110,7 +110,7 @@ def test_an_empty_stream_is_refused(world: World, kind: str, overwrite: bool) ->
         "memory": nullcontext(io.BytesIO()),
         "fifo": fifo(world.tmp / "fifo"),
     }
-    with sources[kind] as source, pytest.raises(SourceError, match=r"without a single byte.*--allow-empty"):
+    with sources[kind] as source, pytest.raises(SourceError, match=r"empty stream.*--allow-empty"):
         store.replicate(source, KEY, overwrite=overwrite)
     assert {name: eye.everything() for name, eye in world.eyes.items()} == before
     for proxy in world.proxies.values():
@@ -118,7 +118,7 @@ def test_an_empty_stream_is_refused(world: World, kind: str, overwrite: bool) ->
 
 
 def test_an_empty_stream_in_a_batch_is_an_outcome(world: World) -> None:
-    """The rest are stored, and so is it where that is asked for."""
+    """The other items are stored; with `allow_empty` the empty one is, too."""
     store = world.store(names=("local",))
     items = [(io.BytesIO(), "batch/empty"), (io.BytesIO(b"x"), "batch/full")]
     outcomes = {outcome.item.key: outcome for outcome in store.replicate_many(items)}
@@ -130,7 +130,7 @@ def test_an_empty_stream_in_a_batch_is_an_outcome(world: World) -> None:
 
 
 def test_a_stream_that_is_not_ready_is_not_at_its_end(each_world: World) -> None:
-    """A non-blocking pipe says "nothing yet" between its bytes; taking that for the end would lose the rest."""
+    """A non-blocking pipe returns None between its bytes; taken for the end, that would lose the rest."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     asked = threading.Event()
@@ -220,7 +220,7 @@ def test_a_replacement_is_the_next_generation(each_world: World, size: int) -> N
 
 
 def test_the_source_is_read_once(world: World) -> None:
-    """However many replicas there are, each byte is asked of the source once, and a FIFO is opened once."""
+    """However many replicas there are, each byte of the source is read once, and a FIFO is opened once."""
     data = content(2 * PART + 999)
 
     class Counted(io.BytesIO):

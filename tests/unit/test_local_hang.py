@@ -274,7 +274,7 @@ def test_silence_names_itself() -> None:
             await workers.run(raises, 10)
         return [type(IdleTimeoutError()).__name__]
 
-    assert run(scenario()) == ["SilenceError"]
+    assert run(scenario()) == ["IdleTimeoutError"]
 
 
 def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:

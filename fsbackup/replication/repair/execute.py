@@ -103,7 +103,7 @@ class RoundExecutor:
         stone = self._verdict.latest
         assert isinstance(stone, Tombstone)
         if action.kind == "delete":
-            return delete.finish(self._finding(action), stone)
+            return delete.complete(self._finding(action), stone)
         return self._forget(stone)
 
     async def _record(self, finding: ReplicaState, manifest: Manifest) -> None:
@@ -150,7 +150,7 @@ class RoundExecutor:
     async def _forget(self, stone: Tombstone) -> None:
         """Remove the tombstones, one after the other: what stays when one fails is still remembered."""
         for finding in self._verdict.findings.values():
-            await delete.forget(finding.store, self._key, stone)
+            await delete.remove_tombstone(finding.store, self._key, stone)
 
     def _first_manifest(self) -> Manifest:
         """Return what all copies that are adopted get."""

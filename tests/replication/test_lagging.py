@@ -1,4 +1,4 @@
-"""What a slow replica meets when it comes too late: a changed source, a full spool, a local replica gone."""
+"""A replica lags so far that its parts are read again: a changed source, a full spool, a failed local replica."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ pytestmark = pytest.mark.usefixtures("count")
 
 
 def assert_nothing(store: MemoryStore) -> None:
-    """Check that a failed store shows nothing, and threw away what it had got."""
+    """Check that a failed store shows nothing, and discarded what it had received."""
     assert (store.objects, store.aborted) == ({}, 1)
 
 
-def test_a_source_changed_behind_a_laggard_fails_only_the_laggard(tmp_path: Path) -> None:
+def test_a_source_changed_behind_a_lagging_replica_fails_only_that_replica(tmp_path: Path) -> None:
     """The file changes after the fast replica has it: the slow one must not mix two versions."""
     path = tmp_path / "source"
     path.write_bytes(DATA)
@@ -41,7 +41,7 @@ def test_a_source_changed_behind_a_laggard_fails_only_the_laggard(tmp_path: Path
     assert_nothing(slow)
 
 
-def test_a_source_cut_behind_a_laggard_fails_only_the_laggard(tmp_path: Path) -> None:
+def test_a_source_truncated_behind_a_lagging_replica_fails_only_that_replica(tmp_path: Path) -> None:
     """The file is truncated after the fast replica has it."""
     path = tmp_path / "source"
     path.write_bytes(DATA)
@@ -58,7 +58,7 @@ def test_a_source_cut_behind_a_laggard_fails_only_the_laggard(tmp_path: Path) ->
 
 @pytest.mark.parametrize("change", ["written", "appended", "truncated"])
 def test_a_source_changed_before_its_end_is_stored_nowhere(tmp_path: Path, change: str) -> None:
-    """While all replicas are in the middle the file changes: nobody may call that stored."""
+    """The file changes while all replicas are in the middle: none of them commits it."""
     path = tmp_path / "source"
     path.write_bytes(DATA)
     fast, slow = MemoryStore("fast"), MemoryStore("slow")
@@ -81,7 +81,7 @@ def test_a_source_changed_before_its_end_is_stored_nowhere(tmp_path: Path, chang
 
 
 def test_a_full_spool_slows_the_stream(tmp_path: Path, count: PartCount) -> None:
-    """A spool with room for five parts lets the stream that far ahead; then it waits, and nothing is lost."""
+    """A spool for five parts lets the fast replica get that far ahead; then it waits, and nothing is lost."""
     fast, slow = MemoryStore("fast"), MemoryStore("slow")
     gate = slow.hold(2)
     upload = Upload([fast, slow], io.BytesIO(DATA), spool=Spool(tmp_path, 5 * PART))
@@ -94,8 +94,8 @@ def test_a_full_spool_slows_the_stream(tmp_path: Path, count: PartCount) -> None
     assert count.most <= MOST_ALIVE
 
 
-def test_a_full_spool_fails_who_stalls(tmp_path: Path) -> None:
-    """Behind a full spool the stalled replica is failed after its timeout, and the rest goes to the other."""
+def test_a_full_spool_fails_the_stalled_replica(tmp_path: Path) -> None:
+    """Behind a full spool the stalled replica fails after its timeout, and the other gets the rest."""
     fast, slow = MemoryStore("fast"), MemoryStore("slow", timeout=0.5)
     slow.hold(2)
     upload = Upload([fast, slow], io.BytesIO(DATA), spool=Spool(tmp_path, 5 * PART))
@@ -137,7 +137,7 @@ def test_a_spool_on_a_full_disk_is_closed_quietly(tmp_path: Path) -> None:
 
 
 def test_a_spool_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """A spool directory that is not there is a mistake to be told of, by its path."""
+    """The error for a missing spool directory has its path."""
     with pytest.raises(SourceError, match="missing"):
         Upload(
             [MemoryStore("a"), MemoryStore("b")], io.BytesIO(DATA), spool=Spool(tmp_path / "missing", 1)
@@ -146,7 +146,7 @@ def test_a_spool_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("which", ["slow", "fast"])
 def test_a_replica_that_fails_in_the_middle_frees_the_others(which: str) -> None:
-    """One of three replicas breaks while the window waits for it: the other two go on to the end."""
+    """One of three replicas fails while the buffer waits for it: the other two go on to the end."""
     stores = {name: MemoryStore(name) for name in ("fast", "slow", "third")}
     gate = stores[which].hold(5)
     upload = Upload(list(stores.values()), io.BytesIO(DATA))
@@ -157,9 +157,9 @@ def test_a_replica_that_fails_in_the_middle_frees_the_others(which: str) -> None
     assert all(has_it(store) for store in stores.values())
 
 
-def test_a_local_replica_that_fails_takes_only_the_laggard_along() -> None:
-    """The bytes that a laggard would be served from are gone: it is failed and told why, the third completes."""
-    local, slow, third = MemoryStore("local", keeps=True), MemoryStore("slow"), MemoryStore("third")
+def test_a_failed_local_replica_fails_only_the_lagging_replica() -> None:
+    """The lagging replica can read the temp file no more: it fails with that reason, the third completes."""
+    local, slow, third = MemoryStore("local", can_reread=True), MemoryStore("slow"), MemoryStore("third")
     gates = slow.hold(2), local.hold(PARTS - 2), third.hold(PARTS - 1)
     upload = Upload([local, slow, third], io.BytesIO(DATA))
     gates[1].wait_reached()

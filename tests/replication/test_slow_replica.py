@@ -1,22 +1,25 @@
-"""One replica is slow: the others finish first, memory stays bounded, and every kind of source copes."""
+"""One replica is slow: the others finish first, memory stays bounded, with every kind of source."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fsbackup.engine.replicas import Spool
+from fsbackup.stores.local.store import LocalObjects
+from tests.replication.eyes import manifest_name
 from tests.replication.memory import MemoryStore, PartCount
-from tests.replication.uploads import DATA, MOST_ALIVE, PARTS, Upload, has_it
+from tests.replication.uploads import DATA, KEY, MOST_ALIVE, PARTS, Upload, has_it
 
 
 @pytest.fixture(params=["file", "stream with a local replica", "stream with a spool"])
 def rereadable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """Return a source whose bytes can be had again, and what the set needs for that."""
+    """Yield a source that can be read again, and the set's options that it needs for that."""
     path = tmp_path / "source"
     path.write_bytes(DATA)
     if request.param == "file":
@@ -30,8 +33,8 @@ def rereadable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_one_held_replica_holds_up_no_other(rereadable: dict[str, Any], count: PartCount, workers: int) -> None:
-    """Two replicas have the object proven while the third still stands at its second part; none costs memory."""
-    fast, other = MemoryStore("fast", keeps=True, workers=workers), MemoryStore("other", workers=workers)
+    """Two replicas have object and manifest while the third still sends its second part, in bounded memory."""
+    fast, other = MemoryStore("fast", can_reread=True, workers=workers), MemoryStore("other", workers=workers)
     slow = MemoryStore("slow", workers=workers)
     gate = slow.hold(2)
     upload = Upload([fast, other, slow], **rereadable)
@@ -46,8 +49,8 @@ def test_one_held_replica_holds_up_no_other(rereadable: dict[str, Any], count: P
 
 
 def test_two_held_replicas_hold_up_no_other(rereadable: dict[str, Any], count: PartCount) -> None:
-    """Two laggards at different parts, let go one after the other, each read again what they missed."""
-    fast, other = MemoryStore("fast", keeps=True), MemoryStore("other", workers=2)
+    """Two slow replicas, held at different parts and released in turn, each read again what they missed."""
+    fast, other = MemoryStore("fast", can_reread=True), MemoryStore("other", workers=2)
     slow, slower = MemoryStore("slow", workers=2), MemoryStore("slower")
     gates = slow.hold(9), slower.hold(1)
     upload = Upload([slower, slow, fast, other], **rereadable)
@@ -63,8 +66,8 @@ def test_two_held_replicas_hold_up_no_other(rereadable: dict[str, Any], count: P
 
 
 def test_a_replica_that_catches_up_and_falls_behind_again(rereadable: dict[str, Any], count: PartCount) -> None:
-    """A laggard that is let go, and held once more near the end, has the right bytes at last."""
-    fast, slow = MemoryStore("fast", keeps=True), MemoryStore("slow")
+    """A slow replica that is released, and held once more near the end, gets the right bytes."""
+    fast, slow = MemoryStore("fast", can_reread=True), MemoryStore("slow")
     gates = slow.hold(2), slow.hold(PARTS - 1), fast.hold(PARTS // 2)
     upload = Upload([fast, slow], **rereadable)
     gates[2].wait_reached()
@@ -78,7 +81,7 @@ def test_a_replica_that_catches_up_and_falls_behind_again(rereadable: dict[str, 
     assert count.most <= MOST_ALIVE
 
 
-def test_a_stream_that_cannot_be_had_again_is_slowed(count: PartCount) -> None:
+def test_a_stream_that_cannot_be_read_again_is_slowed(count: PartCount) -> None:
     """Without a local replica or spool the fast replica waits for the slow one, in bounded memory."""
     fast, slow = MemoryStore("fast", workers=4), MemoryStore("slow", workers=4)
     gate = slow.hold(3)
@@ -94,7 +97,7 @@ def test_a_stream_that_cannot_be_had_again_is_slowed(count: PartCount) -> None:
 
 
 def test_a_stream_slowed_for_too_long_fails_the_slow_replica_only() -> None:
-    """The replica that says nothing for its whole timeout is failed and named; the others get the rest."""
+    """A replica that moves no byte for its whole timeout fails and is named; the others get the rest."""
     fast, slow = MemoryStore("fast"), MemoryStore("slow", timeout=0.5)
     slow.hold(3)
     upload = Upload([fast, slow], io.BytesIO(DATA))
@@ -104,3 +107,26 @@ def test_a_stream_slowed_for_too_long_fails_the_slow_replica_only() -> None:
     assert "slow" in str(result.error)
     assert has_it(fast)
     assert (slow.objects, slow.aborted) == ({}, 1)
+
+
+def test_a_stream_is_read_again_from_a_local_directory(tmp_path: Path, count: PartCount) -> None:
+    """The temp file of a real local replica serves the slow one: no spool is needed, and nothing is slowed."""
+    base = tmp_path / "base"
+    local, slow = LocalObjects(base), MemoryStore("slow")
+    gate = slow.hold(2)
+    upload = Upload([local, slow], io.BytesIO(DATA))
+    wait_until((base / manifest_name(KEY)).exists)
+    assert not slow.objects
+    gate.release()
+    assert upload.report().status == "complete", upload.report().as_dict()
+    assert (base / KEY).read_bytes() == DATA
+    assert has_it(slow)
+    assert count.most <= MOST_ALIVE
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds, for at most 20 seconds."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "the local replica waits for the slow one"
+        time.sleep(0.01)
