@@ -79,7 +79,8 @@ class StorageBackend(ABC):
     def download(self, remote_path: str, local_path: str | os.PathLike[str]) -> bool:
         """Read an object into a file, which appears whole and proven or stays as it was.
 
-        Parent directories are made. The file gets the mode and modification time of the one backed up.
+        Parent directories are made. The file gets the permission bits (never setuid, setgid or sticky) and the
+        modification time of the one backed up.
 
         Raises
         ------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -88,7 +88,6 @@ def open_set(
         raise ConfigError(f"no replication set is called {name!r}", hint=f"there are: {known}")
     settings = config.replication[name]
     sizes = [config.backends[each].part_size for each in settings.backends]
-    rules = {each: config.backends[each].retention for each in settings.backends}
     spool = settings.spool
     return ReplicatedStorage(
         [open_backend(config, each) for each in settings.backends],
@@ -101,9 +100,22 @@ def open_set(
         memory=settings.memory,
         spool=Spool(Path(spool.dir), spool.max_bytes) if spool else None,
         stall_timeout=settings.stall_timeout,
-        retention={name: Retention(**dict(rule)) for name, rule in rules.items() if rule is not None},
+        retention=_retention(config, settings.backends),
         origin=origin,
     )
+
+
+def _retention(config: Config, backends: Iterable[str]) -> dict[str, Retention]:
+    """Return each backend's rule, with the destinations of all jobs that store there, also into another set."""
+    rules = {}
+    for name in backends:
+        rule = config.backends[name].retention
+        jobs = (job for job in config.jobs.values() if name in config.replication[job.replication].backends)
+        if rule is not None:
+            rules[name] = Retention(
+                **dict(rule), destinations=tuple(dict.fromkeys(job.destination for job in jobs))
+            )
+    return rules
 
 
 def _arguments(settings: BackendConfig) -> dict[str, Any]:

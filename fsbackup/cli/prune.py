@@ -138,7 +138,9 @@ COMMAND = Command(
     name="prune",
     summary="remove from each backend what its retention lets go",
     description="Removes from each backend the copies that its own `retention` no longer keeps, and only there: "
-    "the others keep theirs. On a terminal it only says what would go, until --yes; from cron it acts. The "
+    "the others keep theirs. On a terminal it only says what would go, until --yes; from cron it acts. "
+    "Only older versions of a series go: of keys that differ only in what the {now} of a job's destination made, "
+    "or that `series` in the retention names. Every other key stays. The "
     "newest keep_last of each series stay, and so does a copy that another backend should have and does "
     "not prove. Nothing goes from a backend that cannot be listed to its end, or while the clock is "
     "behind the newest object. Each line says why; -v also names what is kept. What the service's own "

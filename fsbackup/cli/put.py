@@ -33,6 +33,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_set(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace other content under this key")
+    parser.add_argument(
+        "--allow-empty", action="store_true", help="store a stream that ends without a byte, instead of failing"
+    )
 
 
 def _execute(args: Namespace) -> int:
@@ -40,7 +43,9 @@ def _execute(args: Namespace) -> int:
     store = context.open_set(args)
     with progress.shown(args) as display:
         callback = display.file() if display else None
-        report = store.replicate(source, args.key, overwrite=args.overwrite, callback=callback)
+        report = store.replicate(
+            source, args.key, overwrite=args.overwrite, allow_empty=args.allow_empty, callback=callback
+        )
     if args.json:
         output.print_json(report.as_dict())
     elif not args.quiet:
@@ -88,7 +93,9 @@ COMMAND = Command(
     name="put",
     summary="store one file, or standard input, under a key",
     description="Stores one file in every backend of a replication set, read once. The same content again is "
-    "success, with nothing sent; other content under the same key is refused unless --overwrite is given.",
+    "success, with nothing sent; other content under the same key is refused unless --overwrite is given. "
+    "Standard input (or a pipe) that ends without a single byte is refused too: the command that writes it has "
+    "most likely failed. An empty file is stored.",
     examples=(
         "fsbackup put dump.sql.gz backups/2025/10/dump.sql.gz",
         "pg_dump shop | gzip | fsbackup put - backups/shop.sql.gz --set triple",

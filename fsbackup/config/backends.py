@@ -41,7 +41,7 @@ def _names_series(value: str) -> str:
 
 
 class RetentionConfig(Model):
-    """How long a backend keeps the backups of each series, a key without its date. What any rule keeps stays."""
+    """How long a backend keeps the versions of each series. What any rule keeps stays, as do all other keys."""
 
     max_age: Duration | None = Field(
         default=None,
@@ -65,8 +65,9 @@ class RetentionConfig(Model):
     series: Annotated[Text, AfterValidator(_names_series)] | None = Field(
         default=None,
         description="A regular expression, searched in the key: what its groups match names the series. Left out, "
-        "and for keys it is not found in, it is the key without its date, and a key that has none is kept.",
-        examples=["^backups/([^/]+)/.*/([^/]+)$"],
+        "and for keys it is not found in, a series is what the {now} of a job's destination makes of one file. "
+        "Every other key is a series of its own and is kept.",
+        examples=["^backups/([^/]+)/.*/([^/]+)"],
     )
 
     @model_validator(mode="after")

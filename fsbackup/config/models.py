@@ -134,7 +134,8 @@ class JobConfig(Model):
     source: SourceConfig = Field(description="What to back up.", examples=[{"path": "/srv/dumps/db.sql.gz"}])
     destination: Annotated[Text, AfterValidator(_tells_files_apart)] = Field(
         description="The key of each file, with the fields {now:%Y/%m} (any strftime format), {name}, {relpath} "
-        "(keeps a directory's tree), {hostname} and {job}.",
+        "(keeps a directory's tree), {hostname} and {job}. Keys that differ only in what {now} made are "
+        "versions of one thing: only of these does a `retention` let older ones go.",
         examples=["backups/full/{now:%Y/%m}/{name}", "wal/{relpath}"],
     )
     replication: Text = Field(description="The replication set, by name.", examples=["triple"])
@@ -151,7 +152,8 @@ class JobConfig(Model):
     prune: Flag = Field(
         default=False,
         description="After a run that stored everything, let go below the part of `destination` before its first "
-        "field what the backends' retention no longer keeps. This lists the whole set twice.",
+        "field what the backends' retention no longer keeps, but nothing that the run found at its source. This "
+        "lists the whole set twice.",
         examples=[True],
     )
 

@@ -40,6 +40,8 @@ class ReplicaState:
         Its data object, None when it says that there is none.
     error
         Why it could not be asked; then nothing else is known.
+    listed
+        Nothing is there by a listing, which may be minutes old by the time the object is written.
     """
 
     store: ObjectStore
@@ -47,6 +49,7 @@ class ReplicaState:
     damaged: bool = False
     stat: ObjectStat | None = None
     error: FsbackupError | None = None
+    listed: bool = False
 
     @property
     def manifest(self) -> Manifest | None:

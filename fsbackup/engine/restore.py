@@ -21,6 +21,7 @@ from fsbackup.errors import IntegrityError, NoHealthyReplicaError
 from fsbackup.keys import TEMP_SUFFIX
 from fsbackup.record import Manifest
 from fsbackup.sizing import MIB
+from fsbackup.stores.base import DEFAULT_MODE, file_mode
 
 OnProgress = Callable[[int, int], None]
 
@@ -41,9 +42,10 @@ async def download(
 ) -> DownloadReport:
     """Read `key` into the file `target`, replacing it only when everything has arrived and is proven.
 
-    `progress` hears (bytes so far, all bytes). Modification time and mode are those of the file that was
-    backed up, where the manifest knows them. With `keep`, a file that has exactly these bytes is left as it is.
-    `outages` is what is known of the stores by those who restore many.
+    `progress` hears (bytes so far, all bytes). Modification time and permission bits are those of the file that
+    was backed up, where the manifest knows them; setuid, setgid and sticky are never restored. With `keep`, a
+    file that has exactly these bytes is left as it is. `outages` is what is known of the stores by those who
+    restore many.
 
     Raises
     ------
@@ -226,7 +228,7 @@ async def _temp_beside(target: Path) -> AsyncIterator[BinaryIO]:
 
 def _create(path: Path) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, DEFAULT_MODE)
     return open(path, "r+b", opener=lambda *_: descriptor)
 
 
@@ -234,7 +236,7 @@ def _finish(file: BinaryIO, manifest: Manifest | None) -> None:
     """Make the content durable and give it the mode and time of the file it was."""
     file.flush()
     source = manifest.source if manifest else None
-    os.fchmod(file.fileno(), source.mode if source and source.mode is not None else 0o600)
+    os.fchmod(file.fileno(), file_mode(source.mode if source else None))
     if source and source.mtime is not None:
         stamp = round(source.mtime * 1e9)
         os.utime(file.fileno(), ns=(stamp, stamp))

@@ -178,13 +178,22 @@ class StreamSource(Source):
 
     It is read in a daemon thread of its own, so that a producer that never finishes cannot keep a
     cancelled process alive.
+
+    Parameters
+    ----------
+    stream, label
+        What to read, and what to call it in messages.
+    allow_empty
+        Whether it may end before its first byte. Otherwise that is a `SourceError`: at the other end of a pipe
+        it is what a command looks like that could not even start.
     """
 
     interruptible = True
 
-    def __init__(self, stream: BinaryIO, label: str = "<stream>") -> None:
+    def __init__(self, stream: BinaryIO, label: str = "<stream>", *, allow_empty: bool = False) -> None:
         super().__init__(label, size=None, mtime_ns=None, mode=None)
         self._stream = stream
+        self._allow_empty = allow_empty
         self._ahead = b""
         #: Where bytes can be had again: set by the upload when a local temp file or a spool holds them.
         self.replay: ReplayBuffer | None = None
@@ -209,7 +218,16 @@ class StreamSource(Source):
     def _next(self, length: int, md5: bool) -> Part:
         data = self._ahead + self._read(length - len(self._ahead))
         self._ahead = self._read(1) if len(data) == length else b""
+        if not data and not self._allow_empty:
+            raise self._empty()
         return self._make_part(data, last=not self._ahead, md5=md5)
+
+    def _empty(self) -> SourceError:
+        return SourceError(
+            f"{self.label}: ended without a single byte, nothing was stored",
+            hint="look whether the command that writes it failed; put --allow-empty (in Python allow_empty=True)"
+            " stores an empty object",
+        )
 
     def _read(self, length: int) -> bytes:
         """Read until `length` bytes or the end; a pipe hands out far less per call."""
@@ -229,8 +247,13 @@ class StreamSource(Source):
         return piece
 
 
-def open_source(source: str | os.PathLike[str] | BinaryIO) -> Source:
+def open_source(source: str | os.PathLike[str] | BinaryIO, *, allow_empty: bool = False) -> Source:
     """Open a path or a binary stream.
+
+    Parameters
+    ----------
+    allow_empty
+        Whether a stream may have no byte (see `StreamSource`); a regular file always may.
 
     Raises
     ------
@@ -242,22 +265,23 @@ def open_source(source: str | os.PathLike[str] | BinaryIO) -> Source:
     if hasattr(source, "read"):
         if hasattr(source, "encoding"):
             raise ValueError("a stream to back up must be binary, this one is text: pass its .buffer")
-        return StreamSource(cast(BinaryIO, source), str(getattr(source, "name", "<stream>")))
+        label = str(getattr(source, "name", "<stream>"))
+        return StreamSource(cast(BinaryIO, source), label, allow_empty=allow_empty)
     path = Path(os.fspath(cast(os.PathLike[str], source)))
     try:
-        return _open_file(path)
+        return _open_file(path, allow_empty)
     except FileNotFoundError as error:
         raise SourceNotFoundError(f"{path}: no such file") from error
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _open_file(path: Path) -> Source:
+def _open_file(path: Path, allow_empty: bool) -> Source:
     kind = os.stat(path).st_mode
     if stat.S_ISDIR(kind):
         raise ValueError(f"{path} is a directory where a file is meant; a job backs up a directory")
     if not stat.S_ISREG(kind):
-        return _OwnedStream(path)
+        return _OwnedStream(path, allow_empty)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return FileSource(path, descriptor)
@@ -269,12 +293,12 @@ def _open_file(path: Path) -> Source:
 class _OwnedStream(StreamSource):
     """A FIFO or device given by path, opened in the reading thread: opening a FIFO waits for its writer."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, allow_empty: bool) -> None:
         self._path = path
         self._opened: BinaryIO | None = None
         #: A read that was given up still holds the file's lock, and closing it would wait for that read.
         self._busy = False
-        super().__init__(cast(BinaryIO, None), label=str(path))
+        super().__init__(cast(BinaryIO, None), str(path), allow_empty=allow_empty)
 
     def _read(self, length: int) -> bytes:
         if self._opened is None:

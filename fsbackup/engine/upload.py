@@ -154,20 +154,18 @@ class _Upload:
             metadata=self._tags(),
             mtime_ns=self._source.mtime_ns,
             mode=self._source.mode,
-            create_only=self._must_be_new(finding),
+            create_only=finding.stat is None and not self._overwrite,
+            ask_first=self._must_ask_again(finding),
             fresh=finding.stat is None,
         )
         return ReplicaUpload(finding, self._key, plan, self._counter(finding.store.name))
 
-    def _must_be_new(self, finding: ReplicaState) -> bool:
-        """Tell whether the writer has to refuse what came since the store was asked.
+    def _must_ask_again(self, finding: ReplicaState) -> bool:
+        """Tell whether another writer may have stored something since the store said that nothing is there.
 
-        Where the store cannot refuse atomically the writer asks again before it commits; after a short upload
-        that would only repeat the question.
+        After a short upload, asking again would only repeat the question, unless a listing was the answer.
         """
-        long = self._source.size is None or self._source.size > self._part_size
-        atomic = finding.store.capabilities.conditional_create
-        return finding.stat is None and not self._overwrite and (atomic or long)
+        return finding.listed or self._source.size is None or self._source.size > self._part_size
 
     def _tags(self) -> dict[str, str]:
         known = self._expected.sha256 if self._expected else self._source.known_sha256()

@@ -31,7 +31,7 @@ class WriteMethods(FileSystemBase):
 
     @on_io
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:  # noqa: ARG002
-        source = StreamSource(io.BytesIO(value), paths.strip(path))
+        source = StreamSource(io.BytesIO(value), paths.strip(path), allow_empty=True)
         await self._store(path, source, len(value), create_only=mode == "create")
 
     @on_io
@@ -60,9 +60,8 @@ class WriteMethods(FileSystemBase):
             return
         version = await self.version(paths.strip(path1))
         pipe = Pipe()
-        storing = asyncio.create_task(
-            self._store(path2, StreamSource(pipe.as_stream(), version.path), version.size)
-        )
+        source = StreamSource(pipe.as_stream(), version.path, allow_empty=True)
+        storing = asyncio.create_task(self._store(path2, source, version.size))
         # Also when it fails: whoever still writes must hear of it instead of waiting for room.
         storing.add_done_callback(lambda _: pipe.fail(OSError("the copy has ended")))
         try:
@@ -79,7 +78,7 @@ class WriteMethods(FileSystemBase):
 
     def start_upload(self, path: str, pipe: Pipe, *, create_only: bool) -> Call[None]:
         """Begin to store what comes through `pipe`."""
-        source = StreamSource(pipe.as_stream(), paths.strip(path))
+        source = StreamSource(pipe.as_stream(), paths.strip(path), allow_empty=True)
         return Call(self._store(path, source, None, create_only=create_only))
 
     async def _store(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import stat
+from array import array
 from dataclasses import dataclass
 
 from fsbackup.errors import SourceError, SourceNotFoundError
@@ -35,6 +36,27 @@ class Skipped:
 
 
 SourceEntry = SourceFile | Unreadable | Skipped
+
+
+class FoundKeys:
+    """The keys that a run found at its source: nine bytes for each, since there may be millions.
+
+    Hashes stand for them. Two keys with one hash cost nothing but room: what is in here is kept.
+    """
+
+    #: An array is searched from its beginning to its end, so there are many short ones.
+    _BUCKETS = 4096
+
+    def __init__(self) -> None:
+        self._hashes = [array("q") for _ in range(self._BUCKETS)]
+
+    def add(self, key: str) -> None:
+        """Take note of a key."""
+        self._hashes[hash(key) % self._BUCKETS].append(hash(key))
+
+    def __contains__(self, key: object) -> bool:
+        return hash(key) in self._hashes[hash(key) % self._BUCKETS]
+
 
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
 

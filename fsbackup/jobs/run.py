@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fsbackup.factory import open_set
 from fsbackup.jobs.counts import JobCounts
-from fsbackup.jobs.entries import Skipped, Unreadable
+from fsbackup.jobs.entries import FoundKeys, Skipped, Unreadable
 from fsbackup.jobs.plan import Planned, job_of, plan_job
 from fsbackup.jobs.report import FileResult, JobReport
 from fsbackup.jobs.template import Destination, local_now
@@ -39,7 +39,7 @@ def run_job(
     """Store every file of a job in every replica of its set, and then prune, where the job says so.
 
     A file that vanishes, changes while it is read or cannot be read is a failed outcome and logged as an ERROR;
-    the rest go on. After a run that failed nothing is pruned.
+    the rest go on. After a run that failed nothing is pruned, and never a key that the run found at its source.
 
     Parameters
     ----------
@@ -61,10 +61,13 @@ def run_job(
     """
     job = job_of(config, name)
     store = open_set(config, job.replication)
-    tally = JobCounts(store, on_file)
+    tally, found_keys = JobCounts(store, on_file), FoundKeys()
     plan = plan_job(config, name, now=now)
     for files in _slices(_only_files(plan, tally), SLICE):
         items = [(file.path, file.key) for file in files]
+        if job.prune:
+            for file in files:
+                found_keys.add(file.key)
         outcomes = store.replicate_many(items, overwrite=job.overwrite, callback=progress)
         # Closed on every way out: uploads that are under way end and clean up before a Ctrl-C goes on.
         with closing(cast("Generator[ItemResult, None, None]", outcomes)) as results:
@@ -73,7 +76,7 @@ def run_job(
     report = tally.report(name, job.replication)
     if job.prune and report:
         prefix = Destination(job.destination, job=name, now=now or local_now()).prefix
-        return replace(report, prune=store.prune(prefix, dry_run=False))
+        return replace(report, prune=store.prune(prefix, dry_run=False, found_at_source=found_keys))
     return report
 
 

@@ -55,17 +55,23 @@ class Batch:
 
     Parameters
     ----------
-    targets, overwrite
+    targets, overwrite, allow_empty
         As for one upload.
     progress
         Makes the progress hearer of an item, or None.
     """
 
     def __init__(
-        self, targets: ReplicaSet, *, overwrite: bool, progress: Callable[[BatchItem], UploadProgress | None]
+        self,
+        targets: ReplicaSet,
+        *,
+        overwrite: bool,
+        allow_empty: bool = False,
+        progress: Callable[[BatchItem], UploadProgress | None],
     ) -> None:
         self._targets = targets
         self._overwrite = overwrite
+        self._allow_empty = allow_empty
         self._progress = progress
         self._budget = MemoryBudget(targets.memory)
         self._outages = CircuitBreaker()
@@ -106,7 +112,7 @@ class Batch:
 
     async def _one(self, item: BatchItem) -> ItemResult:
         try:
-            source = await asyncio.to_thread(open_source, item.source)
+            source = await asyncio.to_thread(open_source, item.source, allow_empty=self._allow_empty)
         except (FsbackupError, ValueError) as error:
             return ItemResult(item, error=error)
         try:
@@ -141,7 +147,7 @@ class Batch:
             return ReplicaState(store, error=error)
         names = self._names.get(store.name)
         if names is not None and not {encode_key(key), manifest_name(key)} & names:
-            return ReplicaState(store)
+            return ReplicaState(store, listed=True)
         return None
 
     async def _ask(self, known: ReplicaState | None, store: ObjectStore, key: str) -> ReplicaState:

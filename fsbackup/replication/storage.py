@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
@@ -73,7 +73,8 @@ class ReplicatedStorage(StorageBackend):
     stall_timeout
         Seconds without a byte after which a read asks another replica; 10 by default.
     retention
-        How long each backend keeps its objects, by name; one that is left out keeps everything. Only `prune` acts
+        How long each backend keeps its objects, by name; one that is left out keeps everything, and so does a
+        rule for whatever its `destinations` and `series` do not name. Only `prune` acts
         on it; `ls`, `stat`, `status`, `verify` and `repair` do not miss what it let go.
     origin
         The configuration file that all of this came from, for other processes to open the same set.
@@ -150,6 +151,7 @@ class ReplicatedStorage(StorageBackend):
         remote_path: str,
         *,
         overwrite: bool = False,
+        allow_empty: bool = False,
         callback: Callback | None = None,
     ) -> Report:
         """Store a file or a binary stream in every replica at once, read once, each with its own result.
@@ -163,6 +165,10 @@ class ReplicatedStorage(StorageBackend):
         overwrite
             Replace other content. By default the same content again is success with nothing sent, and other
             content is a `ConflictError` in the report.
+        allow_empty
+            Store a stream that ends without a single byte. By default that is a `SourceError`, for an
+            ``io.BytesIO`` as for a pipe: a command that failed leaves an empty stream. An empty file, given by its
+            path, is always stored.
         callback
             Gets the bytes read; one child per replica gets the bytes sent.
 
@@ -174,30 +180,33 @@ class ReplicatedStorage(StorageBackend):
         Raises
         ------
         SourceError
-            When the source cannot be read or changed meanwhile; nothing of it is committed.
+            When the source cannot be read, changed meanwhile, or is an empty stream; nothing of it is committed.
         ValueError
             For a directory, or a key that is not legal.
         """
         key = check_key(remote_path)
-        return run(self._replicate(source, key, overwrite, self._progress(callback, source, key)))
+        progress = self._progress(callback, source, key)
+        return run(self._replicate(source, key, overwrite, allow_empty, progress))
 
     def replicate_many(
         self,
         items: Iterable[tuple[SourceLike, str]],
         *,
         overwrite: bool = False,
+        allow_empty: bool = False,
         callback: Callable[[SourceLike, str], Callback | None] | None = None,
     ) -> Iterator[ItemResult]:
         """Store many files side by side under the set's memory budget; yield each outcome as it is known.
 
-        A source that cannot be read is an outcome with an `error`, and the rest go on. `callback` makes the
-        callback for each (source, key), or None.
+        A source that cannot be read is an outcome with an `error`, and the rest go on. `overwrite` and
+        `allow_empty` are as in `replicate`. `callback` makes the callback for each (source, key), or None.
         """
         todo = [BatchItem(source, check_key(key)) for source, key in items]
         make = callback or (lambda _source, _key: None)
         batch = Batch(
             self._set,
             overwrite=overwrite,
+            allow_empty=allow_empty,
             progress=lambda item: self._progress(make(item.source, item.key), item.source, item.key),
         )
         return flatten(iterate(batch.run(todo), 1))
@@ -356,14 +365,20 @@ class ReplicatedStorage(StorageBackend):
         return run(repair(self._set, options, hear))
 
     def prune(
-        self, prefix: str = "", *, dry_run: bool = True, hear: Callable[[PruneStep], None] | None = None
+        self,
+        prefix: str = "",
+        *,
+        dry_run: bool = True,
+        found_at_source: Container[str] = (),
+        hear: Callable[[PruneStep], None] | None = None,
     ) -> PruneReport:
         """Remove from each backend what its retention lets go, and from no other; leaves no tombstone.
 
         Nothing goes from a backend that cannot be listed to its end, nor anywhere while the clock is behind the
         newest object. What another backend's rule keeps, or a backend without one, goes only while one of those
-        proves that it has it. The newest of each series stay, as each rule's `keep_last` says. Objects without a
-        manifest stay. Safe beside uploads, deletes, repairs and other prunes, and to run again.
+        proves that it has it. Only older versions of a series go (see `Retention`), and the newest of each
+        stay, as each rule's `keep_last` says. Objects without a manifest stay. Safe beside uploads, deletes,
+        repairs and other prunes, and to run again.
 
         Parameters
         ----------
@@ -371,6 +386,8 @@ class ReplicatedStorage(StorageBackend):
             A key, or the first segments of keys: what is acted upon. All of the set is listed in any case.
         dry_run
             Only say what would go, which is the default.
+        found_at_source
+            Keys that stay whatever the rules say: what a backup has just found is no leftover.
         hear
             Hears of every copy as it is decided or done, also of what is kept, on the I/O thread.
 
@@ -384,7 +401,8 @@ class ReplicatedStorage(StorageBackend):
         if not self._retention:
             hint = "give a backend one: retention: {max_age: 30d, keep_last: 7}"
             raise ConfigError(f"set {self.name!r}: no backend has a retention, so nothing is let go", hint=hint)
-        return run(prune(self._set, self._retention, PruneOptions(check_prefix(prefix), dry_run), hear))
+        options = PruneOptions(check_prefix(prefix), dry_run, found_at_source=found_at_source)
+        return run(prune(self._set, self._retention, options, hear))
 
     def status(
         self,
@@ -491,9 +509,14 @@ class ReplicatedStorage(StorageBackend):
         return Elsewhere(spread, *self._origin)
 
     async def _replicate(
-        self, source: SourceLike, key: str, overwrite: bool, progress: CallbackProgress | None
+        self,
+        source: SourceLike,
+        key: str,
+        overwrite: bool,
+        allow_empty: bool,
+        progress: CallbackProgress | None,
     ) -> Report:
-        opened = await asyncio.to_thread(open_source, source)
+        opened = await asyncio.to_thread(open_source, source, allow_empty=allow_empty)
         try:
             return await upload.upload(self._set, key, opened, overwrite=overwrite, progress=progress)
         finally:

@@ -1,5 +1,7 @@
 """What retention keeps and what it lets go, each with its reason. Pure: no I/O, no clock; `prune` acts on it.
 
+Only versions of one thing replace each other, a *series*, and only `series_of` says what that is.
+
 Walk a backend's listing twice: `Plan.see` every object, then `Plan.decide` each. Or `decide` a few at once.
 """
 

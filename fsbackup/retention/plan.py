@@ -2,7 +2,7 @@
 
 Between the walks a series is remembered by the few times its rule picks (and as many again, so that they are
 sorted out rarely), however many objects it has: memory grows with the series, not with the objects. A key without
-a date takes none.
+a series takes none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from math import inf
 from typing import Any, TypeGuard
 
 from fsbackup.retention.rule import Retention
-from fsbackup.retention.series import Series, series_of
+from fsbackup.retention.series import Series, series_of, why_no_series
 
 #: One listing is shown to several plans, key by key.
 _series_of = lru_cache(maxsize=64)(series_of)
@@ -97,10 +97,13 @@ class Plan:
             return
         if when > self._newest[0]:
             self._newest = (when, key)
-        series = _series_of(key, self._pattern)
+        series = self._series_of(key)
         # While the clock is behind, everything stays, and such times may be beyond any calendar.
         if series is not None and when <= self._now:
             self._add(series, when)
+
+    def _series_of(self, key: str) -> Series | None:
+        return _series_of(key, self._pattern, self._rule.destinations)
 
     def _add(self, series: Series, when: float) -> None:
         members = self._series.get(series)
@@ -120,9 +123,9 @@ class Plan:
             return Decision(key, True, self._behind())
         if not _known(when):
             return Decision(key, True, "its age is not known")
-        series = _series_of(key, self._pattern)
+        series = self._series_of(key)
         if series is None:
-            return Decision(key, True, "the only one of its series: its key has no date")
+            return Decision(key, True, why_no_series(key, self._rule.destinations))
         return self._decide(key, when, self._series.get(series))
 
     def _decide(self, key: str, when: float, members: _Members | None) -> Decision:
@@ -143,7 +146,7 @@ class Plan:
 
         Where it was seen, as of the time `instead_of`, it does not count beside itself.
         """
-        series = _series_of(key, self._pattern)
+        series = self._series_of(key)
         if not self._rule.deletes or self.clock_is_behind or not _known(when) or series is None:
             return True
         if when > self._now or when >= self._young:

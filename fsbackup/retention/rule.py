@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from fsbackup.errors import ConfigError
+from fsbackup.retention.template import compile_template
 
 _DAY = 86_400
 
@@ -64,12 +65,16 @@ class Retention:
         The newest object of each of the newest so many days, weeks (from Monday), months and years *that have
         any*, in UTC, stays. 0 by default.
     series
-        A regular expression whose groups name a key's series, see `series_of`; None: the key without its date.
+        A regular expression whose groups name a key's series, see `series_of`.
+    destinations
+        Destination templates, as jobs have them: keys that differ only in what ``{now}`` made are a series. A key
+        that neither these nor `series` name is a series of its own, and stays.
 
     Raises
     ------
     ConfigError
-        For a number or an age below its least, or a `series` that is no regular expression with a group.
+        For a number or an age below its least, a `series` that is no regular expression with a group, or a
+        destination that is no template.
     """
 
     max_age: timedelta | None = None
@@ -79,6 +84,7 @@ class Retention:
     keep_monthly: int = 0
     keep_yearly: int = 0
     series: str | None = None
+    destinations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_age is not None and self.max_age <= timedelta():
@@ -88,6 +94,12 @@ class Retention:
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
         _ = self.pattern
+        if isinstance(self.destinations, str):
+            raise ConfigError("destinations must be several templates, not one text", hint="put it in a list")
+        # Whatever it was given as: a rule is compared, and a key of dictionaries.
+        object.__setattr__(self, "destinations", tuple(self.destinations))
+        for template in self.destinations:
+            compile_template(template)
 
     @property
     def pattern(self) -> re.Pattern[str] | None:

@@ -28,6 +28,17 @@ from fsbackup.sizing import DEFAULT_PART_SIZE
 
 #: Seconds of silence after which a backend counts as unavailable.
 DEFAULT_TIMEOUT = 60.0
+#: The mode of a file whose source had none: backups may hold anything, so only their owner reads them.
+DEFAULT_MODE = 0o600
+
+
+def file_mode(recorded: int | None) -> int:
+    """Return the mode to give a file whose record says `recorded`: its permission bits.
+
+    Never setuid, setgid or sticky: whoever can write to one replica could otherwise make a restore by root
+    leave a program that runs as root.
+    """
+    return DEFAULT_MODE if recorded is None else recorded & 0o777
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,9 @@ class WritePlan:
     create_only
         Refuse with `ConflictError` at `commit` when the name exists, atomically where
         `Capabilities.conditional_create` says so, otherwise by asking first.
+    ask_first
+        False when the caller has asked just now: a `create_only` writer need not spend a request on asking again.
+        The write stays conditional wherever the condition costs nothing.
     fresh
         The name did not exist when the store was asked, so that a wrong object may be removed without loss.
     """
@@ -101,6 +115,7 @@ class WritePlan:
     mtime_ns: int | None = None
     mode: int | None = None
     create_only: bool = False
+    ask_first: bool = True
     fresh: bool = False
 
 

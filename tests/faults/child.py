@@ -27,7 +27,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 #: Of three copies, so that one replica may be in trouble.
 MIN_COPIES = 2
 #: Everything but the newest of the series goes, however young.
-RULE = Retention(max_age=timedelta(microseconds=1), keep_last=1)
+RULE = Retention(max_age=timedelta(microseconds=1), destinations=(f"{FOLDER}/{{now:%Y-%m-%d}}.sql",))
 
 #: What was done, to which key, on which replicas (for an upload: those that confirmed).
 Event = tuple[str, str, tuple[str, ...]]

@@ -129,6 +129,16 @@ def test_a_file_written_while_an_error_is_handled(disks: Site, path: str) -> Non
     assert fs.cat_file(path) == b"report"
 
 
+def test_an_empty_file_is_written(disks: Site, path: str) -> None:
+    """However it comes: piped, opened and closed, or copied."""
+    fs = disks.fs()
+    fs.pipe_file(path, b"")
+    with fs.open(f"{path}-opened", "wb"):
+        pass
+    fs.cp_file(path, f"{path}-copied")
+    assert [fs.cat_file(f"{path}{end}") for end in ("", "-opened", "-copied")] == [b""] * 3
+
+
 def test_create_only(disks: Site, path: str) -> None:
     """ "xb" and mode="create" refuse what is there, also when it is empty."""
     fs = disks.fs()

@@ -166,6 +166,22 @@ class TestPutAndGet:
         assert (get.returncode, err) == (0, b"")
         assert hashlib.sha256(out).digest() == hashlib.sha256(data).digest()
 
+    @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+    def test_nothing_on_standard_input_is_not_a_backup(self, cli: Cli, overwrite: tuple[str, ...]) -> None:
+        """It is what is left of a command that failed; who means it says so."""
+        done = cli("put", "-", "k", *overwrite)
+        assert (done.code, done.out) == (1, "")
+        assert done.err.startswith("fsbackup: <stdin>: ended without a single byte, nothing was stored - ")
+        assert not [path for path in cli.home.glob("disk?/**/*") if path.is_file()]
+        assert cli("put", "-", "k", "--allow-empty").code == 0
+        assert cli.stored("disk3") == {"k": b""}
+
+    def test_an_empty_file_is_a_backup(self, cli: Cli) -> None:
+        """Its size is what it is: nothing failed."""
+        (cli.home / "note").write_bytes(b"")
+        assert cli("put", "note", "k").code == 0
+        assert cli.stored("disk1") == {"k": b""}
+
     def test_json(self, cli: Cli) -> None:
         """Both report as one document."""
         put = cli("put", "note", "k", "--json").json()

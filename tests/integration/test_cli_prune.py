@@ -16,6 +16,8 @@ from tests.replication.prune_kit import Disks, content, daily
 DISKS = ("disk1", "disk2", "disk3")
 KEY, NEW = daily(0), daily(40)
 SIZE = len(content(KEY))
+#: The job that made them.
+DAILY = '  daily: {source: {path: note}, destination: "db/{now:%Y-%m-%d}.gz", replication: triple}\n'
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def cli(tmp_path: Path) -> Cli:
     made = Cli(tmp_path)
     rule = "retention: {max_age: 30d}"
     text = CONFIG.replace("disk1}", f"disk1, {rule}}}").replace("disk2}", f"disk2, {rule}}}")
-    (tmp_path / "fsbackup.yaml").write_text(text)
+    (tmp_path / "fsbackup.yaml").write_text(f"{text}{DAILY}")
     disks = Disks(tmp_path, DISKS)
     disks.put(DISKS, KEY, 40)
     disks.put(DISKS, NEW, 0)
@@ -137,6 +139,10 @@ def test_explain_one_key(cli: Cli) -> None:
     assert away.code == 3
     assert "disk3: it cannot be listed: " in away.out
     assert "disk3 should have it, but it cannot be listed" in away.out
+    config = cli.home / "fsbackup.yaml"
+    config.write_text(config.read_text().replace(DAILY, ""))
+    why = "no series: its key matches no job's destination with {now} and no `series`"
+    assert f"kept    {KEY}: disk2: {why}\n" in cli("prune", "--explain", KEY).out
 
 
 def test_explain_wants_one_key_that_is_there(cli: Cli) -> None:
@@ -200,7 +206,7 @@ def test_a_job_that_prunes_says_so(cli: Cli) -> None:
     """In its last line, in its JSON, and by the exit code when something must be mended first."""
     config = cli.home / "fsbackup.yaml"
     text = config.read_text().replace(
-        '"n/{name}", replication: triple', '"db/{name}", replication: triple, prune: true'
+        '"n/{name}", replication: triple', '"db/{name}/{now:%Y}", replication: triple, prune: true'
     )
     config.write_text(text)
     (cli.home / "disk3" / KEY).unlink()

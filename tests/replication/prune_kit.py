@@ -23,9 +23,13 @@ DAY = 86_400.0
 BLOCK = 1 << 20
 
 
+#: What makes the keys of `daily` a series of each name, and the same with a directory per month.
+DESTINATIONS = ("{name}/{now:%Y-%m-%d}.gz", "{name}/{now:%Y/%m/%d}.gz")
+
+
 def days(number: float, keep_last: int = 1, **more: Any) -> Retention:
     """Return a rule that keeps what is younger than so many days, and the newest so many."""
-    return Retention(max_age=timedelta(days=number), keep_last=keep_last, **more)
+    return Retention(max_age=timedelta(days=number), keep_last=keep_last, destinations=DESTINATIONS, **more)
 
 
 def record(

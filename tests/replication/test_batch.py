@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
+import secrets
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from fsbackup import ReplicatedStorage
-from fsbackup.replication.batch import ItemResult
-from tests.replication.eyes import manifest_name
+from fsbackup import GenericStorage, ReplicatedStorage
+from fsbackup.backends import SingleBackend
+from fsbackup.replication.batch import LIST_FROM, ItemResult
+from fsbackup.testing import SideDoor
+from tests.contract.doors import memory_door
+from tests.replication.eyes import manifest_name, sealed
 from tests.replication.memory import MemoryStore, backend
-from tests.replication.uploads import Upload
-from tests.replication.world import World
+from tests.replication.prune_kit import record
+from tests.replication.world import World, connect
 from tests.servers.faults import FaultProxy, Hold, Refuse, Stall
 
 COUNT = 300
@@ -48,7 +54,7 @@ def assert_stored(world: World, items: list[tuple[Path, str]], names: tuple[str,
 
 
 def test_a_fresh_batch_asks_nothing_twice(world: World, many: list[tuple[Path, str]]) -> None:
-    """R2: two PUTs per file and two listings. B2, which refuses no overwrite, also looks before and after."""
+    """R2: two PUTs per file and two listings. B2, which refuses no overwrite, also looks before and after each."""
     outcomes = list(world.store().replicate_many(many))
     assert len(outcomes) == COUNT
     assert all(outcome.report and outcome.report.status == "complete" for outcome in outcomes)
@@ -61,8 +67,9 @@ def test_a_fresh_batch_asks_nothing_twice(world: World, many: list[tuple[Path, s
     assert asked.keys() <= {"put_object", "list", "get", "head"}, asked
     assert asked["put_object"] == 2 * COUNT
     assert asked["list"] <= 2
-    # To meet another writer: a HEAD before the manifest, a HEAD and a GET after it.
-    assert asked["head"] <= 2 * COUNT
+    # To meet another writer: a HEAD before the data, since the listing may be old; one before the manifest; a HEAD
+    # and a GET after it.
+    assert asked["head"] <= 3 * COUNT
     assert asked["get"] <= COUNT
 
 
@@ -90,6 +97,45 @@ def test_a_batch_with_one_file_more_sends_one_file(world: World, many: list[tupl
     for proxy in world.proxies.values():
         assert operations(proxy)["put_object"] == 2
     assert_stored(world, many, ("local", "r2", "b2"))
+
+
+def place(world: World, kind: str) -> tuple[SingleBackend, SideDoor]:
+    """Return a backend of a kind, and a door past it."""
+    if kind == "memory":
+        root = secrets.token_hex(8)
+        return GenericStorage(f"memory://{root}"), memory_door(root)
+    role = "r2" if kind == "s3" else kind
+    eye = world.eyes[role]
+    made = connect("s3", world.endpoints[role], world.prefix) if kind == "s3" else world.backend(role)
+    return made, SideDoor(put=eye.put, get=eye.get, names=eye.names)
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["foreign", "recorded"])
+@pytest.mark.parametrize("kind", ["local", "memory", "r2", "s3", "b2"])
+def test_what_came_after_the_listing_is_not_replaced(
+    world: World, many: list[tuple[Path, str]], kind: str, recorded: bool
+) -> None:
+    """Another writer stores a key after a batch listed it as absent: the batch has a conflict, its bytes stay."""
+    replica, door = place(world, kind)
+    path, contested = many[3]
+    other = bytes(path.stat().st_size)
+
+    def another_writes(_: object, key: str) -> None:
+        if key == contested:
+            door.put(key, other)
+            if recorded:
+                door.put(manifest_name(key), json.dumps(sealed(record(key, other, time.time()))).encode())
+
+    store = ReplicatedStorage([replica])
+    outcomes = {
+        outcome.item.key: outcome for outcome in store.replicate_many(many[:LIST_FROM], callback=another_writes)
+    }
+    report = outcomes.pop(contested).report
+    assert report is not None
+    assert report.replicas[replica.name].error_type == "ConflictError"
+    assert door.get(contested) == other
+    assert len(outcomes) == LIST_FROM - 1
+    assert all(outcomes.values())
 
 
 @pytest.mark.parametrize("fault", [Refuse, Stall])
@@ -175,8 +221,7 @@ def test_a_wrong_key_stops_the_batch_before_it_starts() -> None:
 
 
 def test_nothing_to_do_is_nothing(tmp_path: Path) -> None:
-    """An empty batch ends at once, and so does an upload of an empty stream."""
+    """An empty batch ends at once."""
     store = MemoryStore("only")
     assert list(ReplicatedStorage([backend(store)]).replicate_many([])) == []
-    assert Upload([MemoryStore("a")], io.BytesIO()).report().size == 0
     assert list(tmp_path.iterdir()) == []

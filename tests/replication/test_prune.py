@@ -138,8 +138,8 @@ def test_the_floor_of_each_backend(disks: Disks) -> None:
     assert len(disks.whole("c")) == 16
 
 
-def test_keys_without_a_date_and_other_peoples_files_stay(old: Disks) -> None:
-    """Each is the only one of its series, is no key of ours, or has no manifest."""
+def test_keys_of_no_series_and_other_peoples_files_stay(old: Disks) -> None:
+    """Each is a series of its own, is no key of ours, or has no manifest."""
     old.put("abc", "db/latest.gz", 4000)
     for name in ("db/2001-01-01.gz", "db/2001-01-02%zz", "db/.2001-01-03.fsbackup-tmp"):
         old.eyes["a"].put(name, b"not ours")
@@ -156,7 +156,7 @@ def test_keys_without_a_date_and_other_peoples_files_stay(old: Disks) -> None:
         "db/.2001-01-03.fsbackup-tmp",
     }
     assert heard["db/2001-01-01.gz"] == "it has no manifest, so nothing says that it is ours to remove"
-    assert heard["db/latest.gz"] == "the only one of its series: its key has no date"
+    assert heard["db/latest.gz"] == "no series: its key matches no job's destination with {now} and no `series`"
 
 
 def test_a_prefix_restricts_what_is_acted_upon_not_what_counts(disks: Disks) -> None:
@@ -239,7 +239,8 @@ def test_nor_does_it_where_other_processes_repair(old: Disks, tmp_path: Path) ->
     backends: dict[str, Any] = {name: {"type": "local", "path": str(old.eyes[name].base)} for name in "abc"}
     backends["a"]["retention"] = {"max_age": "30d"}
     three = {"backends": [*"abc"], "min_copies": 1}
-    config = {"version": 1, "backends": backends, "replication": {"three": three}}
+    job = {"source": {"path": "x"}, "destination": "{name}/{now:%Y-%m-%d}.gz", "replication": "three"}
+    config = {"version": 1, "backends": backends, "replication": {"three": three}, "jobs": {"daily": job}}
     (tmp_path / "three.yaml").write_text(yaml.safe_dump(config))
     store = ReplicatedStorage.from_config(tmp_path / "three.yaml", "three", errors="raise")
     store.prune(dry_run=False)

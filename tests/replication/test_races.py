@@ -6,9 +6,10 @@ import threading
 
 import pytest
 
+from fsbackup import ReplicatedStorage
 from fsbackup.engine.results import Report
 from tests.replication.eyes import manifest_name, proves
-from tests.replication.world import World, content
+from tests.replication.world import World, connect, content
 from tests.servers.faults import Hold
 
 KEY = "backups/contested"
@@ -85,6 +86,24 @@ def test_two_threads_create_one_key_many_times(contested: World) -> None:
         for eye in world.eyes.values():
             for name in eye.names():
                 eye.drop(name)
+
+
+@pytest.mark.parametrize("role", ["r2", "s3"])
+def test_what_came_after_the_question_is_not_replaced(world: World, role: str) -> None:
+    """Foreign bytes come between a put's question and its write: the service itself refuses, at no extra cost."""
+    store = ReplicatedStorage([connect(role, world.endpoints["r2"], world.prefix)])
+    reports: list[Report] = []
+    hold = world.proxies["r2"].add(Hold(), on="put_object", key=f"{world.prefix}/{KEY}")
+    thread = threading.Thread(target=lambda: reports.append(store.replicate(world.file(ONE), KEY)))
+    thread.start()
+    hold.wait_reached()
+    world.eyes["r2"].put(KEY, TWO)
+    asked = world.proxies["r2"].count("head")
+    hold.release()
+    thread.join(20)
+    assert reports[0].replicas[role].error_type == "ConflictError"
+    assert world.eyes["r2"].everything() == {KEY: TWO}
+    assert asked == 1
 
 
 @pytest.mark.parametrize("kind", ["file", "stream"])

@@ -6,12 +6,13 @@ import io
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
+from fsbackup.errors import SourceError
 from fsbackup.replication.storage import ReplicatedStorage
 from tests.replication.eyes import BucketEye, proves
 from tests.replication.world import MIB, PART, World, content
@@ -78,10 +79,54 @@ def test_a_stream_is_stored_like_a_file(each_world: World, size: int) -> None:
     """What comes out of a pipe, of a length nobody knows, is stored whole and provable everywhere."""
     data = content(size)
     with pipe(data) as stream:
-        report = each_world.store().replicate(stream, KEY)
+        report = each_world.store().replicate(stream, KEY, allow_empty=True)
     assert report.status == "complete", report.as_dict()
     assert_stored(each_world, KEY, data, 1)
     each_world.clean(KEY)
+
+
+@contextmanager
+def fifo(path: Path) -> Iterator[Path]:
+    """Yield a FIFO whose writer ends without a byte, as ``<(command)`` is of a command that fails."""
+    os.mkfifo(path)
+    thread = threading.Thread(target=lambda: path.write_bytes(b""))
+    thread.start()
+    yield path
+    thread.join()
+
+
+@pytest.mark.parametrize("overwrite", [False, True], ids=["create", "overwrite"])
+@pytest.mark.parametrize("kind", ["pipe", "memory", "fifo"])
+def test_an_empty_stream_is_refused(world: World, kind: str, overwrite: bool) -> None:
+    """A command that failed before its first byte leaves an empty stream: nothing is sent, nothing replaced."""
+    store = world.store()
+    if overwrite:
+        store.replicate(world.file(b"the last good dump"), KEY)
+    before = {name: eye.everything() for name, eye in world.eyes.items()}
+    for proxy in world.proxies.values():
+        proxy.forget()
+    sources: dict[str, AbstractContextManager[Any]] = {
+        "pipe": pipe(b""),
+        "memory": nullcontext(io.BytesIO()),
+        "fifo": fifo(world.tmp / "fifo"),
+    }
+    with sources[kind] as source, pytest.raises(SourceError, match=r"without a single byte.*--allow-empty"):
+        store.replicate(source, KEY, overwrite=overwrite)
+    assert {name: eye.everything() for name, eye in world.eyes.items()} == before
+    for proxy in world.proxies.values():
+        assert {each.method for each in proxy.requests} <= {"GET", "HEAD"}
+
+
+def test_an_empty_stream_in_a_batch_is_an_outcome(world: World) -> None:
+    """The rest are stored, and so is it where that is asked for."""
+    store = world.store(names=("local",))
+    items = [(io.BytesIO(), "batch/empty"), (io.BytesIO(b"x"), "batch/full")]
+    outcomes = {outcome.item.key: outcome for outcome in store.replicate_many(items)}
+    assert isinstance(outcomes["batch/empty"].error, SourceError)
+    assert outcomes["batch/full"]
+    assert world.eyes["local"].get("batch/empty") is None
+    assert all(store.replicate_many([(io.BytesIO(), "batch/empty")], allow_empty=True))
+    assert world.eyes["local"].provable("batch/empty") == b""
 
 
 def test_a_stream_that_is_not_ready_is_not_at_its_end(each_world: World) -> None:
@@ -192,11 +237,11 @@ def test_the_source_is_read_once(world: World) -> None:
     stream = Counted(data)
     assert world.store().replicate(stream, KEY).status == "complete"
     assert stream.given == len(data)
-    fifo = world.tmp / "fifo"
-    os.mkfifo(fifo)
-    thread = threading.Thread(target=lambda: fifo.write_bytes(data))
+    path = world.tmp / "fifo"
+    os.mkfifo(path)
+    thread = threading.Thread(target=lambda: path.write_bytes(data))
     thread.start()
-    assert world.store().replicate(fifo, "from/fifo").status == "complete"
+    assert world.store().replicate(path, "from/fifo").status == "complete"
     thread.join()
     assert_stored(world, "from/fifo", data, 1)
 

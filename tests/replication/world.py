@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fsbackup import BackblazeB2Storage, CloudflareR2Storage, LocalStorage, ReplicatedStorage
+from fsbackup import BackblazeB2Storage, CloudflareR2Storage, LocalStorage, ReplicatedStorage, S3Storage
 from fsbackup.backends import SingleBackend
 from tests.integration.cli_kit import wait_until
 from tests.replication.eyes import BucketEye, DiskEye, Eye
@@ -93,7 +93,7 @@ class World(Places):
 
 
 def connect(role: str, endpoint: S3Endpoint, prefix: str, **options: Any) -> SingleBackend:
-    """Return a backend of the role ``r2`` or ``b2`` at a server."""
+    """Return a backend of the role ``r2``, ``b2`` or ``s3`` (a service of which nothing is known) at a server."""
     common: dict[str, Any] = {
         "bucket": endpoint.bucket,
         "access_key_id": endpoint.access_key_id,
@@ -105,6 +105,8 @@ def connect(role: str, endpoint: S3Endpoint, prefix: str, **options: Any) -> Sin
     }
     if role == "r2":
         return CloudflareR2Storage(**common)
+    if role == "s3":
+        return S3Storage(region=endpoint.region, **common)
     return BackblazeB2Storage(region=endpoint.region, **common)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from fsspec.callbacks import Callback
 
 from fsbackup.config import Config, parse_config
 from fsbackup.jobs import FileResult, JobReport, run_job
+from fsbackup.jobs.entries import FoundKeys
 from tests.replication.prune_kit import Disks
 
 RunJob = Callable[..., JobReport]
@@ -231,6 +233,20 @@ def test_a_job_that_failed_does_not_prune(tmp_path: Path, tree: Path, aged: Disk
     report = run_job(pruning(tmp_path), "j")
     assert (report.status, report.prune) == ("failed", None)
     assert "k/2025-01-01/d0/f0" in aged.keys("disk1")
+
+
+def test_what_was_found_is_remembered_in_few_bytes() -> None:
+    """There may be millions of files."""
+    found = FoundKeys()
+    tracemalloc.start()
+    try:
+        for at in range(100_000):
+            found.add(f"tenants/{at}/db.sql")
+        assert tracemalloc.get_traced_memory()[0] < 2_500_000
+    finally:
+        tracemalloc.stop()
+    assert all(f"tenants/{at}/db.sql" in found for at in range(0, 100_000, 997))
+    assert not any(f"tenant/{at}/db.sql" in found for at in range(0, 100_000, 997))
 
 
 def test_other_content_is_a_conflict_unless_the_job_overwrites(tmp_path: Path, tree: Path) -> None:

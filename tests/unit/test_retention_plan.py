@@ -6,6 +6,7 @@ import tracemalloc
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,10 +18,14 @@ from fsbackup.retention import Decision, Plan, Retention, decide
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC).timestamp()
 DAY = 86_400
 Objects = list[tuple[str, float | None]]
+#: What makes the keys of `named` a series of each name.
+DATED = ("{name}/{now:%Y-%m-%d}",)
+dated = partial(Retention, destinations=DATED)
 
 _COUNTS = st.integers(0, 3)
 RULES = st.builds(
     Retention,
+    destinations=st.just(DATED),
     max_age=st.none() | st.integers(1, 60).map(lambda days: timedelta(days=days)),
     keep_last=st.integers(1, 4),
     keep_daily=_COUNTS,
@@ -84,8 +89,8 @@ def model(objects: Objects, rule: Retention, now: float = NOW) -> set[str]:
 
 
 @given(OBJECTS | LONG.map(named), RULES)
-@example(named(("a", NOW - at * DAY) for at in range(60)), Retention(keep_daily=3, keep_weekly=2))
-@example(named(("a", NOW - 60 * DAY + at * DAY) for at in range(60)), Retention(keep_monthly=2, keep_yearly=1))
+@example(named(("a", NOW - at * DAY) for at in range(60)), dated(keep_daily=3, keep_weekly=2))
+@example(named(("a", NOW - 60 * DAY + at * DAY) for at in range(60)), dated(keep_monthly=2, keep_yearly=1))
 def test_it_agrees_with_the_model(objects: Objects, rule: Retention) -> None:
     """Remembering a few times per series decides as remembering everything does."""
     assert kept(objects, rule) == model(objects, rule)
@@ -170,7 +175,7 @@ def test_what_was_seen_does_not_count_beside_itself() -> None:
     """By a slightly other time of its own it has the same place in the floor."""
     keys = [key for key, _ in named([("a", None)] * 3)]
     times = [NOW - 50 * DAY, NOW - 40 * DAY, NOW - 30 * DAY]
-    plan = Plan(Retention(max_age=timedelta(days=1), keep_last=2), NOW)
+    plan = Plan(dated(max_age=timedelta(days=1), keep_last=2), NOW)
     for key, when in zip(keys, times, strict=True):
         plan.see(key, when)
     assert not plan.wants(keys[1], times[1] - 1)
@@ -181,7 +186,7 @@ def test_what_was_seen_does_not_count_beside_itself() -> None:
 @pytest.mark.parametrize("when", [None, 0.0, -1.0, float("nan"), float("inf")])
 def test_unknown_ages_stay(when: float | None) -> None:
     """And they are no floor for the others."""
-    rule = Retention(max_age=timedelta(days=1))
+    rule = dated(max_age=timedelta(days=1))
     decisions = decide([("a/2025-01-01", when), ("a/2025-01-02", 1.0), ("a/2025-01-03", 2.0)], rule, NOW)
     assert decisions[0] == Decision("a/2025-01-01", True, "its age is not known")
     assert [one.keep for one in decisions] == [True, False, True]
@@ -198,9 +203,9 @@ THIRTY = timedelta(days=30)
 @pytest.mark.parametrize(
     ("rule", "days", "reasons"),
     [
-        (Retention(keep_last=7), (1, 900), ["no rule lets anything go"] * 2),
+        (dated(keep_last=7), (1, 900), ["no rule lets anything go"] * 2),
         (
-            Retention(max_age=THIRTY, keep_last=2),
+            dated(max_age=THIRTY, keep_last=2),
             (1, 30, 31.5, 45),
             [
                 "not older than 30d (1d), one of the newest 2 of its series",
@@ -210,12 +215,12 @@ THIRTY = timedelta(days=30)
             ],
         ),
         (
-            Retention(max_age=timedelta(hours=26)),
+            dated(max_age=timedelta(hours=26)),
             (2, 3),
             ["the newest of its series", "- older than 26h (72h), a newer one of its series is kept"],
         ),
         (
-            Retention(keep_daily=1, keep_yearly=2),
+            dated(keep_daily=1, keep_yearly=2),
             (0, 0.1, 200),
             [
                 "the newest of its series, the newest of its day, the newest of its year",
@@ -224,7 +229,7 @@ THIRTY = timedelta(days=30)
             ],
         ),
         (
-            Retention(max_age=THIRTY, keep_monthly=3, keep_weekly=1),
+            dated(max_age=THIRTY, keep_monthly=3, keep_weekly=1),
             (1, 20, 40, 41),
             [
                 "not older than 30d (1d), the newest of its series, the newest of its week, "
@@ -245,10 +250,10 @@ def test_reasons(rule: Retention, days: tuple[float, ...], reasons: list[str]) -
 @pytest.mark.parametrize(
     ("rule", "border"),
     [
-        (Retention(keep_daily=9), datetime(2025, 10, 15, tzinfo=UTC)),
-        (Retention(keep_weekly=9), datetime(2024, 12, 30, tzinfo=UTC)),
-        (Retention(keep_monthly=9), datetime(2025, 10, 1, tzinfo=UTC)),
-        (Retention(keep_yearly=9), datetime(2025, 1, 1, tzinfo=UTC)),
+        (dated(keep_daily=9), datetime(2025, 10, 15, tzinfo=UTC)),
+        (dated(keep_weekly=9), datetime(2024, 12, 30, tzinfo=UTC)),
+        (dated(keep_monthly=9), datetime(2025, 10, 1, tzinfo=UTC)),
+        (dated(keep_yearly=9), datetime(2025, 1, 1, tzinfo=UTC)),
     ],
 )
 def test_periods_begin_at_midnight_utc(rule: Retention, border: datetime) -> None:
@@ -260,12 +265,12 @@ def test_periods_begin_at_midnight_utc(rule: Retention, border: datetime) -> Non
 
 def test_the_same_month_of_another_year_is_another_month() -> None:
     """A backup taken once a year is one of each of so many months."""
-    assert len(kept(named(("db", NOW - age * 365 * DAY) for age in range(5)), Retention(keep_monthly=4))) == 4
+    assert len(kept(named(("db", NOW - age * 365 * DAY) for age in range(5)), dated(keep_monthly=4))) == 4
 
 
 def test_the_clock_behind_is_told() -> None:
     """The object that says so is named, to be looked at."""
-    one = decide([("db-2025-10-03\udcff", NOW + 2 * DAY)], Retention(max_age=THIRTY), NOW)[0]
+    one = decide([("db-2025-10-03\udcff", NOW + 2 * DAY)], dated(max_age=THIRTY), NOW)[0]
     assert one.as_dict() == {
         "key": "db-2025-10-03\udcff",
         "keep": True,
@@ -273,23 +278,23 @@ def test_the_clock_behind_is_told() -> None:
     }
 
 
-def test_keys_without_a_date_stay() -> None:
+def test_keys_of_no_series_stay() -> None:
     """Nothing says that another is a newer backup of the same."""
-    decisions = decide([("a.sql", NOW - 900 * DAY), ("b.sql", NOW)], Retention(max_age=THIRTY), NOW)
+    decisions = decide([("b/2025-01-01/x", NOW - 900 * DAY), ("b/2026-01-01/x", NOW)], dated(max_age=THIRTY), NOW)
     assert [(one.keep, one.reason) for one in decisions] == [
-        (True, "the only one of its series: its key has no date")
+        (True, "no series: its key matches no job's destination with {now} and no `series`")
     ] * 2
 
 
 def test_an_own_pattern_names_the_series() -> None:
     """Numbers that are no dates can be taken for one series by configuration."""
     objects: Objects = [("acme/n1", NOW - 40 * DAY), ("acme/n2", NOW), ("other/n1", NOW - 40 * DAY)]
-    assert kept(objects, Retention(max_age=THIRTY, series="^(.*)/n[0-9]+$")) == {"acme/n2", "other/n1"}
+    assert kept(objects, dated(max_age=THIRTY, series="^(.*)/n[0-9]+$")) == {"acme/n2", "other/n1"}
 
 
 def test_what_came_between_the_walks_stays() -> None:
     """A series, or an object newer than all of its series, that the first walk did not see."""
-    plan = Plan(Retention(keep_daily=1), NOW)
+    plan = Plan(dated(keep_daily=1), NOW)
     plan.see("a/2025-01-01", NOW - 3 * DAY)
     for key, when in (("a/2025-01-02", NOW - DAY), ("a/2025-01-03", NOW + DAY), ("b/2025-01-01", NOW - 9 * DAY)):
         assert plan.decide(key, when) == Decision(key, True, "it came after the listing")
@@ -308,14 +313,22 @@ def _daily(at: int) -> str:
     return f"full/{1990 + at % 30}/10/db{at // 30 % 20}.sql"
 
 
-@pytest.mark.parametrize("key", [_wal, _mirror, _daily])
-def test_memory_does_not_grow_with_the_objects(key: Callable[[int], str]) -> None:
-    """A hundred thousand objects of a few series, or without a date, take no more than their series' times."""
-    plan = Plan(Retention(max_age=THIRTY, keep_last=7, keep_monthly=12), NOW)
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        (_wal, {}),
+        (_wal, {"series": "^(wal/[0-9A-F]{8})[0-9A-F]{16}$"}),
+        (_mirror, {"destinations": ["full/{now:%Y/%m}/{name}"]}),
+        (_daily, {"destinations": ["full/{now:%Y/%m}/{name}"]}),
+    ],
+)
+def test_memory_does_not_grow_with_the_objects(key: Callable[[int], str], names: dict[str, Any]) -> None:
+    """Fifty thousand objects of a few series, or of none, take no more than their series' times."""
+    plan = Plan(Retention(max_age=THIRTY, keep_last=7, keep_monthly=12, **names), NOW)
     tracemalloc.start()
     try:
-        for at in range(100_000):
-            plan.see(key(at), NOW - (100_000 - at) * 60)
+        for at in range(50_000):
+            plan.see(key(at), NOW - (50_000 - at) * 60)
         assert tracemalloc.get_traced_memory()[0] < 200_000
     finally:
         tracemalloc.stop()
@@ -335,4 +348,4 @@ def test_memory_does_not_grow_with_the_objects(key: Callable[[int], str]) -> Non
 def test_wrong_rules(wrong: dict[str, Any], message: str) -> None:
     """A rule that cannot be meant is a ValueError."""
     with pytest.raises(ValueError, match=message):
-        Retention(**wrong)
+        dated(**wrong)

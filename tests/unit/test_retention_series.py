@@ -1,120 +1,175 @@
-"""Which keys are of one series: those that differ in their dates and in nothing else."""
+"""Which keys are of one series: those that a destination's {now} or a rule's own expression names."""
 
 from __future__ import annotations
 
 import re
 import string
-from datetime import datetime
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fsbackup.retention import series_of
+from fsbackup.errors import ConfigError
+from fsbackup.retention import Retention, series_of
+from fsbackup.retention.series import why_no_series
 
-#: Every way of writing a date that is known, as strftime has it.
+#: Ways of writing a time, as strftime has it.
 FORMATS = [
-    "%Y-%m-%d", "%Y/%m/%d", "%Y_%m_%d", "%Y.%m.%d", "%Y%m%d", "%Y-%m-%dT%H-%M-%SZ", "%Y-%m-%dT%H:%M:%S+00:00",
-    "%Y-%m-%d %H:%M:%S.%f", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ", "%Y%m%d%H%M%S", "%Y%m%d%H", "%Y-%m-%d_%H%M",
-    "%Y-%m-%d/%H-%M", "%Y/%m", "%Y-%m", "%G-W%V", "%G/W%V", "%G-W%V-%u", "%Y/%m/db-%Y-%m-%d",
+    "%Y-%m-%d", "%Y/%m/%d", "%Y_%m_%d", "%Y.%m.%d", "%Y%m%d", "%Y-%m-%dT%H-%M-%SZ", "%Y-%m-%dT%H:%M:%S%z",
+    "%Y-%m-%d %H:%M:%S.%f", "%Y%m%dT%H%M%S", "%Y%m%d%H%M%S", "%Y%m%d%H", "%Y-%m-%d_%H%M", "%Y-%m-%d/%H-%M",
+    "%Y/%m", "%Y-%m", "%G-W%V", "%G/W%V-%u", "%Y/%m/db-%Y-%m-%d", "%F", "%FT%T", "%d-%b-%Y", "%B %Y", "%A", "%a",
+    "%Y-%j", "%y%m%d", "%I.%M%p", "%Y", "%d", "%U-%w", "%W", "on (%D) at [%R]",
 ]  # fmt: skip
+_ZONES = st.sampled_from([UTC, timezone(timedelta(hours=-5)), timezone(timedelta(hours=5, minutes=30))])
+_TIMES = st.datetimes(datetime(1970, 1, 1), datetime(2099, 12, 31, 23, 59, 59), timezones=_ZONES)
+# No slash at the ends of a path, no empty segment. Digits and dates of their own are in it.
+_SEGMENTS = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1, max_size=8)
+_TENANTS = st.sampled_from(["12", "17", "2025", "1412345678", "19850412", "20250103", "000000010000000A000000FE"])
+_RELPATHS = st.lists(_SEGMENTS | _TENANTS, min_size=1, max_size=4).map("/".join)
 
-# No slash at the ends of a part: keys have no empty segments. Digits are in it, but not beside the date.
-_LETTERS = st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("ab12./-_*%TWZ")
-_PARTS = st.text(_LETTERS, max_size=12)
-_DATES = st.datetimes(datetime(1970, 1, 1), datetime(2099, 12, 31, 23, 59, 59))
 
-
-def apart(before: str, after: str) -> None:
-    """Take only what leaves the date recognisable: no digits or times grown to it, and no date of its own."""
-    assume(not before[-1:].isascii() or not before[-1:].isalnum())
-    assume(re.match(r"[^0-9TtWwZ+. /_-]|$", after))
-    assume(series_of(f"{before}|{after}") is None)
+def made(template: str, now: datetime, relpath: str) -> str:
+    """Return the key that a job's destination makes."""
+    return template.format(now=now, relpath=relpath, name=relpath.rpartition("/")[2], hostname="db-1", job="full")
 
 
 @pytest.mark.parametrize("style", FORMATS)
-@given(before=_PARTS, after=_PARTS, one=_DATES, other=_DATES)
-@example(before="backups/full/", after=".sql.gz", one=datetime(2025, 10, 3), other=datetime(2026, 1, 31, 23, 59))
-def test_a_series_is_the_same_on_every_date(
-    style: str, before: str, after: str, one: datetime, other: datetime
+@settings(max_examples=30)
+@given(one=_TIMES, other=_TIMES, relpath=_RELPATHS, another=_RELPATHS)
+@example(datetime(2024, 2, 29, tzinfo=UTC), datetime(2025, 12, 31, tzinfo=UTC), "12/db.sql", "17/db.sql")
+def test_a_series_is_what_a_destination_makes_of_one_file(
+    style: str, one: datetime, other: datetime, relpath: str, another: str
 ) -> None:
-    """Whatever stands around the date, another date gives the same series."""
-    apart(before, after)
-    first, second = (series_of(f"{before}{date.strftime(style)}{after}") for date in (one, other))
-    assert first is not None
-    assert first == second
-
-
-@pytest.mark.parametrize("style", ["%Y/%Y%m%d.sql", "full/%Y/db-%Y-%m-%d", "%Y/db/x-%Y-%m", "a/%G/%G-W%V.tar"])
-@given(one=_DATES, other=_DATES)
-def test_a_year_beside_the_same_year_is_a_date(style: str, one: datetime, other: datetime) -> None:
-    """A directory per year does not make a series per year."""
-    first, second = (series_of(date.strftime(style)) for date in (one, other))
-    assert isinstance(first, str)
-    assert first == second
-    assert first.count("*") == 2
-
-
-@given(_PARTS, _PARTS, _PARTS, _PARTS, _DATES)
-def test_different_things_have_different_series(a: str, b: str, c: str, d: str, date: datetime) -> None:
-    """What is left of two keys without their dates differs when it differed before."""
-    apart(a, b)
-    apart(c, d)
-    assume((a, b) != (c, d))
-    assert series_of(f"{a}{date:%Y-%m-%d}{b}") != series_of(f"{c}{date:%Y-%m-%d}{d}")
-
-
-@given(st.integers(1_400_000_000, 1_999_999_999), st.sampled_from(["", "000"]))
-def test_epoch_seconds_are_a_date(when: int, milliseconds: str) -> None:
-    """Seconds and milliseconds, standing alone."""
-    assert series_of(f"db-{when}{milliseconds}.sql") == "db-*.sql"
-
-
-@given(st.integers(1, 0xFFFF), st.integers(0, 0xFFFFFFFF), st.integers(0, 0xFFF))
-def test_wal_segments_are_a_series_per_timeline(timeline: int, log: int, segment: int) -> None:
-    """PostgreSQL counts them in hexadecimal, and a segment of its own series would never be let go."""
-    name = f"{timeline:08X}{log:08X}{segment:08X}"
-    assert series_of(f"wal/{name}") == f"wal/{timeline:08X}*"
-    assert series_of(f"wal/{name}.zst") == f"wal/{timeline:08X}*.zst"
-    assert series_of(f"wal/{name}.00000028.backup") == f"wal/{timeline:08X}*.backup"
-    assert series_of(f"{name[:16]}/{name}") == f"{timeline:08X}*/{timeline:08X}*"
+    """Whenever it runs, and whatever the file's own path looks like; another file's keys are another series."""
+    template = f"backups/{{now:{style}}}/{{relpath}}"
+    first, second, third = (
+        series_of(made(template, now, path), destinations=[template])
+        for now, path in ((one, relpath), (other, relpath), (other, another))
+    )
+    assert first == second is not None
+    assert (first == third) == (relpath == another)
 
 
 @pytest.mark.parametrize(
-    ("key", "series"),
+    "template",
     [
-        ("backups/full/2025/10/db.sql.gz", "backups/full/*/db.sql.gz"),
-        ("backups/tenants/2025/10/1212/db.sql", "backups/tenants/*/1212/db.sql"),
-        ("2025/db-2025-10-03.sql", "*/db-*.sql"),
-        ("db2/pg16-v1.2.3-2025-10-03.sql", "db2/pg16-v1.2.3-*.sql"),
-        ("db-2025-10-03-1.sql", "db-*-1.sql"),
-        ("db-2025-10-03T02-00-00.7z", "db-*.7z"),
-        ("db20251003.sql", "db*.sql"),
-        ("daily/2025-10-03/1200/db.sql", "daily/*/1200/db.sql"),
-        ("mysql-bin.000123", "mysql-bin.*"),
-        ("binlog.1000001", "binlog.*"),
-        ("日本/2025-10-03/é\udcff", "日本/*/é\udcff"),
-        ("*-2025-10-03%", "%2A-*%25"),
+        "{hostname}/{now:%Y-%m-%d}/{job}/{name}", "{now:%Y}/{now:%m}/{relpath}", "{job}/{relpath}/{now:%Y-%m-%d}",
+        "x{{1}}/{now:%Y-%m-%d}+{name}.(sql)", "{name}/{now:%Y-%m-%d}/{name}", "{now:%Y}/{name}-{now:%Y-%m-%d}.gz",
+        "backups/full/{now:%Y/%m}/{name}",
+    ],
+)  # fmt: skip
+def test_every_field_has_its_place_in_a_series(template: str) -> None:
+    """Times are one series, files are not."""
+    times = [datetime(2025, month, 3, tzinfo=UTC) for month in range(1, 13)]
+    found = {
+        path: {series_of(made(template, now, path), destinations=[template]) for now in times} for path in "ab"
+    }
+    assert [len(each) for each in found.values()] == [1, 1]
+    assert None not in found["a"] | found["b"]
+    assert found["a"].isdisjoint(found["b"])
+
+
+@pytest.mark.parametrize(
+    ("template", "key"),
+    [
+        ("full/{now:%Y/%m}/{name}", "full/2025/13/db"),
+        ("full/{now:%Y/%m}/{name}", "full/2025/10/a/db"),
+        ("full/{now:%Y/%m}/{name}", "full/2525/10/db"),
+        ("full/{now:%Y/%m}/{name}", "full/2025/10/"),
+        ("full/{now:%Y/%m}/{name}", "also/full/2025/10/db"),
+        ("full/{now:%Y/%m}/{name}", "full/\N{ARABIC-INDIC DIGIT TWO}025/10/db"),
+        ("full.{now:%F}", "fullx2025-10-03"),
+        ("full/{now:%F}", "full/2025-02-29"),
+        ("full/{now:%Y}/{now:%Y-%m}", "full/2024/2025-10"),
+        ("{name}/{now:%Y}/{name}", "a/2025/b"),
+        ("full/{now}/{name}", "full/2025-10-03 02:00:00+00:00/db"),
+        ("full/{now:%Y %Z}/{name}", "full/2025 CET/db"),
+        ("full/{now:%-d}/{name}", "full/3/db"),
+        ("full/{now:%c}/{name}", "full/Fri Oct  3 02:00:00 2025/db"),
+        ("full/{now:%Y}/{now:%Z}", "full/2025/CET"),
+        ("full/{now:latest}/{name}", "full/latest/db"),
+        ("uploads/{relpath}", "uploads/2025/10/photo.png"),
     ],
 )
-def test_dates_are_taken_out(key: str, series: str) -> None:
-    """A date and the time behind it become a star; the rest of the key stays."""
-    assert series_of(key) == series
+def test_what_a_destination_does_not_make_as_it_stands_is_no_version(template: str, key: str) -> None:
+    """Nothing near it, nothing that no date is; and a format that has no one form makes no series at all."""
+    assert series_of(key, destinations=[template]) is None
+    assert why_no_series(key, [template]) == (
+        "no series: its key matches no job's destination with {now} and no `series`"
+    )
 
 
 @pytest.mark.parametrize(
     "key",
     [
-        "db2.sql", "v1.2.3", "pg16/base.tar", "servers/2019/db.bak", "windows-2019.vhd", "app-2025.10.3.tgz",
-        "tenants/000123/db", "tenants/20251345/db", "invoice-1234567890123456.pdf", "wal/00000002.history",
-        "objects/5F2B0C9A7E3D4B1A9C8E7F60", "5f2b0c9a7e3d4b1a9c8e7f60", "120251003", "202510031", "0171696298400",
-        "2025-13-01", "2025-10-32", "2025-W54", "a/1096298400", "db\N{ARABIC-INDIC DIGIT TWO}025-10-03", "db.sql",
-        "id1696298400x", "é1696298400", "x000000010000000A000000FE", "000000010000000A00A000FE",
+        "backups/full/2025/10/db.sql.gz", "db-2025-10-03T02-00-00.7z", "db20251003.sql", "2025/db-2025-10-03.sql",
+        "wal/000000010000000A000000FE", "wal/000000010000000A000000FE.00000028.backup", "mysql-bin.000123",
+        "binlog.1000001", "db-1759456800.sql", "db-1759456800000.sql", "2025-W40", "uploads/2024/01/logo.png",
     ],
 )  # fmt: skip
-def test_other_digits_are_no_date(key: str) -> None:
-    """Two things must not be taken for one: then the older of them would be let go."""
+def test_dates_are_never_guessed(key: str) -> None:
+    """Whatever a key looks like, it has no versions unless somebody said so."""
     assert series_of(key) is None
+    assert series_of(key, destinations=["elsewhere/{now:%Y/%m}/{relpath}"]) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "templates"),
+    [
+        ("a-2024-b-2025-c", ["{hostname}-{now:%Y}-{name}"]),
+        ("uploads/2024/01/logo.png", ["uploads/{relpath}", "uploads/{now:%Y/%m}/{relpath}"]),
+        ("b/2025/10/11/x", ["b/{now:%Y/%m}/{relpath}", "b/{now:%Y/%m/%d}/{relpath}"]),
+        ("b/05-06-2025/x", ["b/{now:%d-%m-%Y}/{name}", "b/{now:%m-%d-%Y}/{name}"]),
+        ("b/2025/CET/x", ["b/{now:%Y}/{relpath}", "b/{now:%Y/%Z}/{name}"]),
+    ],
+)
+def test_a_key_that_can_be_read_in_two_ways_is_a_series_of_its_own(key: str, templates: list[str]) -> None:
+    """Whichever destination comes first; and it says so."""
+    assert series_of(key, destinations=templates) is series_of(key, destinations=templates[::-1]) is None
+    why = "no series: its key can be read in more than one way by the jobs' destinations"
+    assert why_no_series(key, templates) == why
+
+
+def test_destinations_that_say_the_same_agree() -> None:
+    """Two jobs may store below one directory."""
+    templates = ["b/{now:%Y/%m}/{relpath}", "b/{now:%Y/%m}/{name}", "{job}/{now:%Y/%m}/{name}"]
+    assert series_of("b/2025/10/x", destinations=templates) == series_of("b/2026/01/x", destinations=templates[:1])
+
+
+_PIECES = ["{hostname}", "{name}", "{relpath}", "{now:%w}", "{now:%u%u}", "-", "/", "1"]
+_READ = {
+    "{hostname}": "[^/]+",
+    "{name}": "[^/]+",
+    "{relpath}": ".+",
+    "{now:%w}": "[0-6]",
+    "{now:%u%u}": "([1-7])\\1",
+}
+
+
+def readings(key: str, pieces: list[str]) -> Iterator[tuple[tuple[str, int], ...]]:
+    """Yield, of every way to split a key into a destination's pieces, where each {now} begins."""
+    if not pieces:
+        if not key:
+            yield ()
+        return
+    for length in range(1, len(key) + 1):
+        if re.fullmatch(_READ.get(pieces[0], re.escape(pieces[0])), key[:length]):
+            for rest in readings(key[length:], pieces[1:]):
+                yield ((pieces[0], len(key)), *rest) if "now" in pieces[0] else rest
+
+
+_TEMPLATES = st.lists(st.sampled_from(_PIECES), min_size=2, max_size=7, unique=True)
+
+
+@settings(max_examples=150)
+@given(_TEMPLATES.filter(lambda pieces: sum("now" in each for each in pieces) == 1), st.text("11/-", max_size=9))
+@example(["{hostname}", "{now:%w}", "{relpath}"], "1-11-1")
+def test_no_second_way_to_read_a_key_is_missed(pieces: list[str], key: str) -> None:
+    """Compared with trying every way."""
+    ways = set(readings(key, pieces))
+    assert (series_of(key, destinations=["".join(pieces)]) is not None) == (len(ways) == 1)
 
 
 @pytest.mark.parametrize(
@@ -123,16 +178,38 @@ def test_other_digits_are_no_date(key: str) -> None:
         ("backups/acme/n7/db.sql", ("acme", "db.sql")),
         ("backups/acme/n8/db.sql", ("acme", "db.sql")),
         ("backups/acme/db.sql", None),
-        ("other/2025-10-03.sql", "other/*.sql"),
+        ("other/2025-10-03.sql", None),
     ],
 )
-def test_an_own_pattern(key: str, series: object) -> None:
-    """Its groups name the series; a key it is not found in is taken as without it."""
-    assert series_of(key, re.compile(r"^backups/([^/]+)/n[0-9]+/(.*)$")) == series
+def test_an_own_expression(key: str, series: object) -> None:
+    """Its groups name the series, also of a key that a destination reads otherwise."""
+    own = re.compile(r"^backups/([^/]+)/n[0-9]+/(.*)$")
+    assert series_of(key, own) == series_of(key, own, ["backups/{relpath}"]) == series
+
+
+def test_a_key_that_the_own_expression_is_not_found_in() -> None:
+    """It is of the series that a destination names."""
+    assert series_of("other/2025-10-03.sql", re.compile("^(a)"), ["{name}/{now:%F}.sql"]) is not None
 
 
 @given(st.text(string.digits + "-/_.:TWZAF", max_size=40))
 def test_any_digits_are_read(key: str) -> None:
-    """Nothing made of digits and separators is too much, and every star stands for something."""
-    series = series_of(key)
-    assert series is None or (isinstance(series, str) and "*" in series)
+    """Nothing made of digits and separators is too much."""
+    for style in FORMATS:
+        series = series_of(key, destinations=[f"{{relpath}}{{now:{style}}}{{name}}"])
+        assert series is None or f"{{now:{style}}}" in series
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["a/{now:%Y"], "must have its braces in pairs"),
+        (["a/{date}"], r"unknown field \{date\} - \{now:%Y/%m\}, \{relpath\}, \{name\}, "),
+        (["{0}/{now:%Y}"], "unknown field"),
+        ("a/{now:%Y}", "must be several templates, not one text"),
+    ],
+)
+def test_wrong_destinations(wrong: tuple[str, ...], message: str) -> None:
+    """A rule that cannot be meant is a mistake."""
+    with pytest.raises(ConfigError, match=message):
+        Retention(destinations=wrong)

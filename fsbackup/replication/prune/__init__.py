@@ -10,6 +10,9 @@ object.) Before anything goes, all replicas are asked for its manifest, and it s
 manifest's `created_at` or by the time at which this very backend got it: a wrong time can make an object stay too
 long, but not go too early.
 
+Only older versions of a series go, and a series is named by a destination's ``{now}`` or by the rule's `series`.
+What a job has just found at its source stays as well, though a rule may take it for an older version.
+
 What a backend has is judged among what that backend lists; what it lacks, as if it had all that any replica has.
 The second is how status, verify and repair tell expired from missing, so prune reckons in the same way what they
 will say afterwards, of the copy that goes and of every other backend: it never lets go what would then be missed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Container, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -35,6 +35,7 @@ class PruneOptions:
     prefix: str = ""
     dry_run: bool = True
     now: float | None = None
+    found_at_source: Container[str] = ()
 
 
 async def prune(
@@ -123,18 +124,22 @@ class _Prune:
 
     def _decide(self, name: str, listed: ReplicaEntry, candidate: _Candidate) -> None:
         """Enter what a backend's rule lets go, or a record without data there; report what stays."""
+        key = candidate.seen.key
         if listed.data is None:
-            if listed.record is not None and name in self._plans and name not in self._stopped:
+            ours = listed.record is not None and name in self._plans and name not in self._stopped
+            if ours and key not in self._options.found_at_source:
                 candidate.reasons[name] = None
             return
-        decision = self._plans.decide(name, candidate.seen.key, candidate.when)
+        decision = self._plans.decide(name, key, candidate.when)
         why = decision.reason if decision.keep else self._stopped.get(name)
+        if not decision.keep and key in self._options.found_at_source:
+            why = "found at the source by this run"
         if listed.record is None:
             why = "it has no manifest, so nothing says that it is ours to remove"
         if why is None:
             candidate.reasons[name] = decision.reason
         else:
-            self._say(PruneStep(candidate.seen.key, name, "kept", why, listed.data.size))
+            self._say(PruneStep(key, name, "kept", why, listed.data.size))
 
     async def _decide_all(self, candidate: _Candidate) -> None:
         """Ask every replica about one object, and do what may be done on each of its backends."""

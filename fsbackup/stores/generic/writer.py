@@ -15,10 +15,9 @@ from fsbackup.aio import shield
 from fsbackup.errors import BackendError, ConflictError, FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.sizing import MIB
-from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
+from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan, file_mode
 from fsbackup.stores.generic import files
 from fsbackup.stores.generic.connection import SessionPool
-from fsbackup.stores.local.atomic_file import DEFAULT_MODE
 from fsbackup.threads import heartbeat
 
 T = TypeVar("T")
@@ -87,7 +86,7 @@ class GenericWriter(ObjectWriter):
             # Somebody may have removed a directory that was there a moment ago.
             with suppress(FileNotFoundError):
                 self._handle = filesystem.open(self._temp, "wb")
-                _restrict(self._handle, DEFAULT_MODE if self._plan.mode is None else self._plan.mode & 0o777)
+                _restrict(self._handle, file_mode(self._plan.mode))
                 return
         raise BackendError("its directory cannot be made")
 

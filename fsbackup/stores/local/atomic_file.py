@@ -18,7 +18,7 @@ from fsbackup import keys
 from fsbackup.errors import BackendError, ConflictError, IntegrityError, OutOfSpaceError
 from fsbackup.events import log
 from fsbackup.sizing import MIB
-from fsbackup.stores.base import WritePlan
+from fsbackup.stores.base import WritePlan, file_mode
 from fsbackup.stores.local import publish
 from fsbackup.stores.local.directory import (
     ATTEMPTS,
@@ -29,9 +29,6 @@ from fsbackup.stores.local.directory import (
     split_name,
 )
 from fsbackup.threads import heartbeat
-
-#: Backups may hold anything; without a source's mode only their owner reads them.
-DEFAULT_MODE = 0o600
 
 #: Bytes after which what was written is flushed and dropped from the page cache: the last fsync of a huge file is
 #: a short one, and a copy that nobody is about to read pushes nothing out of memory that somebody needs.
@@ -113,9 +110,8 @@ class AtomicFile:
             raise IntegrityError(f"{stored} bytes were stored where {planned} were to be")
 
     def _finish_content(self) -> None:
-        mode, mtime = self._plan.mode, self._plan.mtime_ns
-        os.fchmod(self._file, DEFAULT_MODE if mode is None else mode & 0o777)
-        if mtime is not None:
+        os.fchmod(self._file, file_mode(self._plan.mode))
+        if (mtime := self._plan.mtime_ns) is not None:
             os.utime(self._file, ns=(mtime, mtime))
         os.fsync(self._file)
         if self._written >= _FLUSH:

@@ -108,12 +108,16 @@ class Commit:
             return head, head
 
     async def _condition(self) -> dict[str, str]:
-        """Return the arguments that make the write create-only, after asking first where they do not suffice."""
+        """Return the arguments that make the write create-only, after asking where they do not suffice."""
         if not self._plan.create_only:
             return {}
         kind = "none" if self._target.refuses_condition else self._target.profile.condition
-        if kind != "atomic" and await self._target.head(self._name, "write") is not None:
-            raise self._where.error(ConflictError, "the name exists")
+        if kind != "atomic" and self._plan.ask_first and await self._target.head(self._name, "write") is not None:
+            raise self._where.error(
+                ConflictError,
+                "the key exists, and replacing it was not asked for",
+                "choose another key or overwrite",
+            )
         return {} if kind == "none" else {"IfNoneMatch": "*"}
 
     async def _ours(self) -> Answer | None:
