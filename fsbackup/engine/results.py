@@ -1,9 +1,9 @@
 """Reports: frozen values that say how an operation went, and their JSON form.
 
 Every report of the package derives from `BaseReport`, every part of a report (one replica's result, one file's
-outcome) from `Serializable`. A subclass is a dataclass; its fields are its JSON members. It writes an `as_dict` of
-its own only where the JSON form differs from the fields, and then starts from ``Serializable.as_dict(self)`` (plain
-``super()`` fails in a dataclass with slots).
+outcome) from `Serializable`. A subclass is a dataclass; its fields are its JSON members. It has its own `as_dict`
+only where the JSON form differs from the fields, and starts from ``Serializable.as_dict(self)`` there: plain
+``super()`` fails in a dataclass with slots.
 """
 
 from __future__ import annotations
