@@ -71,7 +71,7 @@ class Manifest:
     version_id: str | None = None
 
     @property
-    def made_at(self) -> float | None:
+    def created_timestamp(self) -> float | None:
         """`created_at` in epoch seconds; None when it cannot be read, which another hand wrote."""
         try:
             return datetime.fromisoformat(self.created_at).timestamp()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fsbackup import events
 from fsbackup.engine import records
@@ -62,14 +62,14 @@ class _VersionCopy:
             for finding in self._needy:
                 if finding.store.name not in self._results:
                     self._finish(finding, error, sent=0)
-        failed = reading.failed if reading else {}
+        failed = reading.log.failed if reading else {}
         liars = frozenset(name for name, error in failed.items() if isinstance(error, IntegrityError))
         return CopyResult([self._results[finding.store.name] for finding in self._needy], liars)
 
     async def _locate(self) -> ObjectReader:
         """Return the version to be read, from half of the memory; the other half is for writing it."""
         half, key = self._targets.memory // 2, self._manifest.key
-        reading = await locate(tuple(self._guard.stores), key, memory=half, stall=self._targets.stall)
+        reading = await locate(replace(self._targets, stores=tuple(self._guard.stores), memory=half), key)
         if reading.manifest is None or reading.manifest.sha256 != self._manifest.sha256:
             raise superseded(self._needy[0].store, key, "replaced")
         return reading

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
-from fsbackup.errors import FsbackupError, TooFewCopiesError
+from fsbackup.errors import FsbackupError, TooFewCopiesError, combined_hint, summary
 
 Status = Literal["complete", "degraded", "failed"]
 
@@ -188,42 +188,25 @@ class Report(BaseReport):
         confirmed = len(self.replicas) - len(errors)
         return TooFewCopiesError(
             f"{confirmed} of {len(self.replicas)} replicas confirmed, {self.min_copies} are required: "
-            + _listed(_by_message(errors)),
+            f"{summary(errors)}",
             operation=self.operation,
             key=self.key,
-            hint="; ".join([*_hints(errors), "run the same again: confirmed replicas receive nothing twice"]),
+            hint=combined_hint(errors, "run the same again: confirmed replicas receive nothing twice"),
         )
 
     def _combined(self, first: FsbackupError, errors: Mapping[str, FsbackupError]) -> FsbackupError:
-        if len(errors) == 1 or first.backend is None:  # one replica, or the source, which all share
+        if len(errors) == 1 or first.backend is None:  # one replica, or an error of the source, the same for all
             return first
-        texts = _by_message(errors)
-        message = next(iter(texts)) if len(texts) == 1 else _listed(texts)
+        same = len({error.message for error in errors.values()}) == 1
         combined = type(first)(
-            message,
-            backend=", ".join(errors) if len(texts) == 1 else None,
+            first.message if same else summary(errors),
+            backend=", ".join(errors) if same else None,
             operation=self.operation,
             key=self.key,
-            hint="; ".join(_hints(errors)) or None,
+            hint=combined_hint(errors),
         )
         combined.__cause__ = first.__cause__
         return combined
-
-
-def _by_message(errors: Mapping[str, FsbackupError]) -> dict[str, list[str]]:
-    """Return the names of the backends that failed with each message."""
-    names: dict[str, list[str]] = {}
-    for name, error in errors.items():
-        names.setdefault(error.message, []).append(name)
-    return names
-
-
-def _listed(names_by_message: Mapping[str, Sequence[str]]) -> str:
-    return "; ".join(f"{', '.join(names)}: {message}" for message, names in names_by_message.items())
-
-
-def _hints(errors: Mapping[str, FsbackupError]) -> list[str]:
-    return list(dict.fromkeys(error.hint for error in errors.values() if error.hint))
 
 
 @dataclass(frozen=True, slots=True)

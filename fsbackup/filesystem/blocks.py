@@ -12,7 +12,8 @@ from functools import partial
 from operator import itemgetter
 
 from fsbackup.aio import run_all
-from fsbackup.engine.download import SHORT, ObjectReader
+from fsbackup.engine.download import ObjectReader
+from fsbackup.engine.reader import SHORT_READ
 from fsbackup.filesystem.subblocks import BlockKey, SubBlockHashes, key_of
 from fsbackup.record import Manifest
 from fsbackup.sizing import MIB
@@ -101,7 +102,8 @@ async def _alone(
     at_hand = any(key_of(manifest, number) in cache for number in numbers)
     finer = None if at_hand else cache.leaves.manifest_of_sub_blocks(manifest, numbers)
     if finer is not None:
-        return (await _pieces(replace(reading, manifest=finer), finer, [wanted], cache, keep=keep)).cut(*wanted)
+        fine_reader = replace(reading, plan=replace(reading.plan, manifest=finer))
+        return (await _pieces(fine_reader, finer, [wanted], cache, keep=keep)).cut(*wanted)
     pieces = await _pieces(reading, manifest, [wanted], cache, keep=keep)
     # Who wants little of a block may come back for another little when the block is forgotten.
     if keep and wanted[1] - wanted[0] <= manifest.block_size // 2:
@@ -146,7 +148,7 @@ async def _pieces(
             run = await _run(reading, first * block, stop * block)
         found.extend(run)
         # A long run goes by; what comes after it begins in its last block.
-        short = (stop - first) * block <= SHORT
+        short = (stop - first) * block <= SHORT_READ
         for number in range(first if short else stop - 1, stop) if keep else ():
             end = min((number + 1) * block, manifest.size)
             cache.put(manifest, number, _Pieces(run).cut(number * block, end))

@@ -148,7 +148,7 @@ class ReadMethods(FileSystemBase):
             if hasattr(lpath, "write"):
                 await restore.copy_to(targets, readable_key(key), lpath)
             elif not await asyncio.to_thread(os.path.isdir, lpath):
-                await restore.download(targets, readable_key(key), Path(lpath), progress=on_progress(callback))
+                await restore.download(targets, readable_key(key), Path(lpath), on_progress=on_progress(callback))
         except ObjectNotFoundError:
             if not await self._isdir(rpath):
                 raise

@@ -43,13 +43,13 @@ class Version:
     @property
     def size(self) -> int:
         """Bytes."""
-        return self.reader.size
+        return self.reader.plan.size
 
     @property
     def modified(self) -> float | None:
         """When this version was made, epoch seconds; for an object without manifest when it was stored."""
         manifest = self.reader.manifest
-        return datetime.fromisoformat(manifest.created_at).timestamp() if manifest else self.reader.modified
+        return datetime.fromisoformat(manifest.created_at).timestamp() if manifest else self.reader.plan.modified
 
     def info(self) -> dict[str, Any]:
         """Return what fsspec calls the file's info."""
@@ -61,7 +61,7 @@ class Version:
             "mtime": self.modified,
             "sha256": manifest.sha256 if manifest else None,
             "generation": manifest.generation if manifest else None,
-            "replicas": [store.name for store in self.reader.stores],
+            "replicas": [store.name for store in self.reader.plan.stores],
         }
 
 
@@ -103,7 +103,7 @@ class VersionCache:
             When the object is gone by now.
         """
         self.forget(version.path)
-        newer = await newer_version(opened.targets.stores, version.reader)
+        newer = await newer_version(opened.targets, version.reader)
         return self._remember(version.path, newer) if newer is not None else None
 
     def forget(self, path: str) -> None:
@@ -118,17 +118,14 @@ class VersionCache:
         self._asking.clear()
 
     async def _ask(self, opened: OpenSet, path: str, key: str, *, see: bool) -> Version:
-        targets = opened.targets
         reading = await locate(
-            targets.stores,
+            opened.targets,
             key,
-            memory=targets.memory,
-            stall=targets.stall,
             breaker=opened.breaker,
             selector=opened.selector,
             with_data=see,
         )
-        opened.warn_once(reading.failed)
+        opened.warn_once(reading.log.failed)
         version = Version(path, reading, time.monotonic() + FRESH, seen=see)
         if self._asking.get((path, see)) is asyncio.current_task():
             self._keep(version)

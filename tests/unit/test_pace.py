@@ -15,10 +15,10 @@ def paced(
 ) -> list[tuple[int, int]]:
     """Return (MiB of a span, how many at once) to begin with and after spans of these speeds."""
     pace = AdaptiveWindow(share, block, length)
-    steps = [(pace.length // MIB, pace.allowed)]
+    steps = [(pace.chunk_size // MIB, pace.concurrency)]
     for speed in speeds:
-        pace.on_success(pace.length, pace.length / speed)
-        steps.append((pace.length // MIB, pace.allowed))
+        pace.on_success(pace.chunk_size, pace.chunk_size / speed)
+        steps.append((pace.chunk_size // MIB, pace.concurrency))
     return steps
 
 
@@ -64,6 +64,6 @@ def test_a_failure_is_a_new_beginning_at_the_speed_that_is_known() -> None:
     pace = AdaptiveWindow(32 * MIB, MIB, None)
     pace.on_success(8 * MIB, 0.01)
     pace.on_failure()
-    assert (pace.length, pace.allowed) == (8 * MIB, 1)
+    assert (pace.chunk_size, pace.concurrency) == (8 * MIB, 1)
     assert pace.seconds(8 * MIB) == pytest.approx(0.01)
     assert AdaptiveWindow(32 * MIB, MIB, None).seconds(MIB) is None
