@@ -1,9 +1,14 @@
-"""Moving objects: one source to many stores, and back from whichever store proves its bytes.
+"""The engine: one object on many stores. A single backend is a set of one and goes through the same code.
 
-A single backend is a set of one, so that one copy and three copies go through the same code:
+Upload: `upload` asks all replicas for their records (`records`, `versions`), opens a `source`, and starts one
+`replica_upload` per store. They take the same parts from a shared buffer (`parts`, with `spool` for streams), are
+hashed once (`hashing`), and each commits data and record in the order that `replica_upload` describes.
 
-- `source` and `hashing` read a file or stream once; `window` shares its parts between stores;
-- `lane` is one store's side of an upload, with the commit order that keeps every instant provable;
-- `records` reads and writes manifests; `upload`, `download` and `remove` are the three operations;
-- `results` is what they report.
+Download: `restore` (into a file, a stream, or one range) calls `download`, which finds the newest version and
+returns an `ObjectReader`; its ranges are read from all healthy replicas at once by `reader`, at the pace of each
+(`pacing`), short ones from the fastest (`selector`).
+
+The rest: `delete` removes an object, `head` tells whether it exists and its size, `copy` writes one version to
+replicas that lack it (for repair). `replicas` describes a set, `breaker` remembers which stores do not answer,
+`results` has the reports.
 """
