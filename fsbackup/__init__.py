@@ -1,6 +1,6 @@
-"""Keep every backup file in several places at once, each copy provable, and read whichever copy is alive.
+"""Backups in several places at once: every copy is verifiable, and reads use whichever copies are available.
 
-The public names are loaded on first use, so that ``import fsbackup`` costs next to nothing.
+The public names are imported on first use, so that ``import fsbackup`` itself loads no other module.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fsbackup.factory import get_storage_backend
     from fsbackup.replication.storage import ReplicatedStorage
 
-_WHERE = {
+_MODULES = {
     "BackblazeB2Storage": "fsbackup.backends",
     "CloudflareR2Storage": "fsbackup.backends",
     "DiscardedError": "fsbackup.errors",
@@ -54,10 +54,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(_WHERE[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'fsbackup' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_WHERE])
+    return sorted([*globals(), *_MODULES])

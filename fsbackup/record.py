@@ -1,6 +1,6 @@
-"""The small JSON record that says what an object is, and the tombstone that says it was deleted. No I/O.
+"""Records as JSON: the manifest of an object's version, and the tombstone of a deleted object. No I/O.
 
-A record carries a checksum over itself, so that a damaged one is recognised and never believed.
+A record has a checksum over itself, so that a damaged one is recognised.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an object was made from: host, and the file's mtime (epoch seconds) and mode bits (None: a stream)."""
+    """The source of an object: host, and the file's mtime (epoch seconds) and mode bits (None for a stream)."""
 
     host: str
     mtime: float | None = None
@@ -28,7 +28,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What one version of one object is.
+    """The description of one version of one object.
 
     Parameters
     ----------
@@ -45,15 +45,15 @@ class Manifest:
     replaces
         SHA-256 of the version before, None for the first.
     created_at
-        ISO 8601 in UTC.
+        When the manifest was made, ISO 8601 in UTC.
     source
-        Host and mtime it was made from.
+        The file or stream that was backed up.
     part_size
         Bytes per multipart part, the same on every replica.
     fsbackup_version
-        The version that wrote it.
+        The version of fsbackup that wrote it.
     etag, version_id
-        What this manifest's own replica answered when it stored the data; None where it has no such thing.
+        Those of the data object on this manifest's own replica; None where the service has none.
     """
 
     key: str
@@ -71,21 +71,21 @@ class Manifest:
     version_id: str | None = None
 
     @property
-    def made_at(self) -> float | None:
-        """`created_at` in epoch seconds; None when it cannot be read, which another hand wrote."""
+    def created_timestamp(self) -> float | None:
+        """`created_at` in epoch seconds; None when it is not a date, which only other software writes."""
         try:
             return datetime.fromisoformat(self.created_at).timestamp()
         except (TypeError, ValueError, OverflowError):
             return None
 
     def for_replica(self, etag: str | None, version_id: str | None) -> Manifest:
-        """Return this manifest as one replica keeps it."""
+        """Return this manifest as the replica with this ETag and version ID stores it."""
         return replace(self, etag=etag, version_id=version_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """A delete not every replica has confirmed: the last generation, and when it was deleted (ISO 8601 UTC)."""
+    """A delete that not every replica has confirmed: the generation deleted, and when (ISO 8601 in UTC)."""
 
     key: str
     generation: int
@@ -96,12 +96,12 @@ Record = Manifest | Tombstone
 
 
 def version_order(record: Record) -> tuple[int, bool]:
-    """Return the sort key of versions: by generation, and a delete comes after the version it deleted."""
+    """Return the sort key of versions: by generation, a tombstone after the manifest of the version it deletes."""
     return record.generation, isinstance(record, Tombstone)
 
 
 def dump(record: Record) -> bytes:
-    """Return `record` as the JSON bytes a backend stores."""
+    """Return `record` as the JSON bytes that a backend stores."""
     fields = {"format": FORMAT, "kind": type(record).__name__.lower(), **_plain(record)}
     return json.dumps({**fields, "checksum": _checksum(fields)}, ensure_ascii=True).encode()
 
@@ -118,12 +118,12 @@ def load(data: bytes) -> Record:
     Raises
     ------
     IntegrityError
-        When it is damaged, or written by a newer format than this version reads.
+        When it is damaged, or has a newer format than this version reads.
     """
     try:
         fields = json.loads(data)
-        claimed = fields.pop("checksum")
-        if claimed != _checksum(fields):
+        checksum = fields.pop("checksum")
+        if checksum != _checksum(fields):
             raise IntegrityError("the manifest is damaged: its checksum does not match")
         if fields.pop("format") != FORMAT:
             raise IntegrityError("the manifest has a newer format", hint="upgrade fsbackup")
@@ -138,7 +138,7 @@ def _build(kind: str, fields: dict[str, Any]) -> Record:
     source, blocks = Origin(**fields.pop("source")), tuple(fields.pop("blocks"))
     manifest = Manifest(source=source, blocks=blocks, **fields)
     if len(blocks) != -(-manifest.size // manifest.block_size):
-        raise IntegrityError("the manifest has hashes for another size than its own")
+        raise IntegrityError("the manifest is damaged: its block hashes do not fit its size")
     return manifest
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fsbackup.engine import records
 from fsbackup.engine.download import ObjectReader, locate
@@ -57,7 +57,7 @@ async def copy_version(targets: ReplicaSet, guard: VersionGuard, recipients: Seq
     started = asyncio.get_running_loop().time()
     key, half = guard.manifest.key, targets.memory // 2
     try:
-        reader = await locate(tuple(guard.stores), key, memory=half, stall=targets.stall)
+        reader = await locate(replace(targets, stores=tuple(guard.stores), memory=half), key)
         if reader.manifest is None or reader.manifest.sha256 != guard.manifest.sha256:
             raise superseded(recipients[0].store, key, "replaced")
     except FsbackupError as error:
@@ -101,7 +101,7 @@ class _VersionCopy(FanOut):
         finally:
             await self._parts.stop()
             await self._replica_source.stop()
-        failed = self._reader.failed.items()
+        failed = self._reader.log.failed.items()
         corrupt = frozenset(name for name, error in failed if isinstance(error, IntegrityError))
         return CopyResult(self._ordered_results(), corrupt)
 

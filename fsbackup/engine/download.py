@@ -1,81 +1,71 @@
-"""Reading an object from whichever replica proves its bytes.
+"""Finding the newest version of an object, and reading it from whichever replicas prove its bytes.
 
-All replicas are asked for the manifest at once; the highest generation among the answers is what is read, from
-all replicas that have it (see `fsbackup.engine.reader`).
+`locate` asks all replicas for their records at once. The highest generation among the answers is read, from all
+replicas that have it (see `fsbackup.engine.reader`). When the object is replaced while it is read, the reads of
+the old version fail, and `newer_version` returns a reader of the new one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fsbackup.engine import records, versions
 from fsbackup.engine.breaker import CircuitBreaker
-from fsbackup.engine.reader import ParallelReader
+from fsbackup.engine.reader import ParallelReader, ReadLog, ReadPlan
 from fsbackup.engine.records import ReplicaState
-from fsbackup.engine.replicas import DEFAULT_MEMORY, DEFAULT_STALL
+from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.selector import ReplicaSelector
-from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
-from fsbackup.keys import encode_key
-from fsbackup.record import Manifest, Tombstone
-from fsbackup.sizing import MIB
+from fsbackup.errors import (
+    FsbackupError,
+    IntegrityError,
+    NoHealthyReplicaError,
+    ObjectNotFoundError,
+    combined_hint,
+    summary,
+)
+from fsbackup.record import Manifest, Record, Tombstone
 from fsbackup.stores.base import ObjectStat, ObjectStore
 
 log = logging.getLogger("fsbackup.storage")
 
-#: Bytes up to which a read comes from one replica, the one whose turn it is.
-SHORT = 4 * MIB
-#: Bytes up to which a read is one request to each replica: what a reader asks for at a time, and more would cost.
-MEDIUM = 16 * MIB
 
-
-@dataclass
+@dataclass(frozen=True, slots=True)
 class ObjectReader:
-    """One object about to be read, and what happened while it was.
+    """Reads ranges of one version of an object.
 
     Parameters
     ----------
-    key, size
-        The object; size in bytes.
-    manifest
-        None when no replica has one: then the bytes are unverified.
-    stores
-        The replicas that say they have it, best first.
-    spare
-        Replicas that hold something else by what they say, asked only for what no other can give.
-    taken
-        Bytes had from each backend.
-    failed
-        The last error of each backend that was passed over.
-    memory
-        Bytes that may be held at once.
-    stall
-        Seconds without a byte after which another replica is asked.
-    modified
-        When an object without a manifest was stored, epoch seconds; None for others, or where that is not known.
-    turns
-        Which replica is asked first for what is too short to come from several.
+    plan
+        The version, and which replicas to read it from.
+    log
+        The failures and bytes of each replica so far; a replica that failed is used as fallback from then on.
+    selector
+        Chooses the replica for short reads.
     """
 
-    key: str
-    size: int
-    manifest: Manifest | None
-    stores: list[ObjectStore]
-    fallback: list[ObjectStore] = field(default_factory=list)
-    bytes_read: Counter[str] = field(default_factory=Counter)
-    failed: dict[str, FsbackupError] = field(default_factory=dict)
-    memory: int = DEFAULT_MEMORY
-    stall: float = DEFAULT_STALL
-    modified: float | None = None
-    selector: ReplicaSelector = field(default_factory=ReplicaSelector)
+    plan: ReadPlan
+    log: ReadLog
+    selector: ReplicaSelector
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest of the version, None for an object that no manifest proves."""
+        return self.plan.manifest
+
+    def ranges(
+        self, start: int = 0, end: int | None = None, *, ordered: bool = False
+    ) -> AsyncGenerator[tuple[int, list[bytes]], None]:
+        """Yield (offset, pieces of bytes there) from `start` (of a block) up to `end` (see `reader`)."""
+        stop = self.plan.size if end is None else min(end, self.plan.size)
+        return ParallelReader(self.plan, self.log, self.selector, start, stop).ranges(ordered=ordered)
 
     async def pieces(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes from `start` (a whole number of blocks) up to `end`, in order, proven, as they come.
+        """Yield the verified bytes from `start`, the beginning of a block, up to `end`, in order.
 
         Raises
         ------
@@ -84,148 +74,127 @@ class ObjectReader:
         NoHealthyReplicaError
             When no replica could be read.
         """
-        async with aclosing(self.ranges(start, end, ordered=True)) as runs:
-            async for _, pieces in runs:
+        async with aclosing(self.ranges(start, end, ordered=True)) as ranges:
+            async for _, pieces in ranges:
                 for piece in pieces:
                     yield piece
 
-    async def ranges(
-        self, start: int = 0, end: int | None = None, *, ordered: bool = False
-    ) -> AsyncGenerator[tuple[int, list[bytes]], None]:
-        """Yield (offset, the pieces there) as `pieces` does, but by default in the order in which they come."""
-        stop = self.size if end is None else min(end, self.size)
-        left = stop - start
-        # One that failed before is asked for what no other can give.
-        good = [store for store in self.stores if store.name not in self.failed]
-        first = self.selector.pick(good) if left <= SHORT else None
-        good.sort(key=lambda store: store is not first)
-        with self.selector.track(first):
-            async with aclosing(self._reader(good, start, stop, first).ranges(ordered=ordered)) as runs:
-                async for offset, pieces in runs:
-                    left -= sum(map(len, pieces))
-                    yield offset, pieces
-        if left > 0:
-            raise self.failure()
-
     async def range(self, start: int, end: int) -> bytes:
-        """Return the bytes from `start` up to `end`; whole blocks around them are read and proven."""
-        end = min(end, self.size)
+        """Return the bytes from `start` up to `end`; the whole blocks around them are read and verified."""
+        end = min(end, self.plan.size)
         if start >= end:
             return b""
+        # Without a manifest there are no hashes to check, and no more than the range is read.
         block = self.manifest.block_size if self.manifest else 1
-        low = start // block * block
-        # Blocks are proven whole; without a manifest there is nothing to prove, and nothing more is read.
-        high = min(-(-end // block) * block, self.size)
+        low, high = start // block * block, min(-(-end // block) * block, self.plan.size)
         pieces = [data async for data in self.pieces(low, high)]
         return b"".join(pieces)[start - low : end - low]
 
-    def _reader(self, good: list[ObjectStore], start: int, end: int, first: ObjectStore | None) -> ParallelReader:
-        medium = end - start <= min(MEDIUM, self.memory // 2)
-        return ParallelReader(
-            good,
-            [store for store in self.stores if store not in good] + self.fallback,
-            self.key,
-            encode_key(self.key),
-            self.manifest,
-            start,
-            end,
-            into=(1 if first else max(1, len(good))) if medium else None,
-            memory=self.memory,
-            stall=self.stall,
-            on_failover=self._fail_over,
-            on_bytes=self._count,
-        )
-
-    def _count(self, store: ObjectStore, amount: int) -> None:
-        self.bytes_read[store.name] += amount
-
-    def _fail_over(self, store: ObjectStore, error: FsbackupError) -> None:
-        if store.name not in self.failed:
-            log.warning("download of %s passes over %s: %s", self.key, store.name, error)
-        self.failed[store.name] = error
-
-    def failure(self) -> FsbackupError:
-        """Return the error for an object that no replica could give."""
-        reasons = "; ".join(str(error) for error in self.failed.values()) or "no replica has its data"
-        damaged = any(isinstance(error, IntegrityError) for error in self.failed.values())
-        kind = IntegrityError if damaged else NoHealthyReplicaError
-        return kind(f"no replica gave the right bytes: {reasons}", operation="download", key=self.key)
-
 
 async def locate(
-    stores: tuple[ObjectStore, ...],
+    targets: ReplicaSet,
     key: str,
     *,
-    memory: int = DEFAULT_MEMORY,
-    stall: float = DEFAULT_STALL,
     breaker: CircuitBreaker | None = None,
     selector: ReplicaSelector | None = None,
     with_data: bool = True,
 ) -> ObjectReader:
-    """Find out what `key` is and which replicas to read it from; the options are those of `ObjectReader`.
+    """Return a reader of the newest version of `key`.
 
-    With `breaker`, what was found out about the stores before counts, and is not logged again. Without `with_data`
-    manifests are believed to have their data beside them, as far as there are any: the bytes will tell.
+    Parameters
+    ----------
+    targets
+        The replicas, and the memory and stall timeout for reading.
+    key
+        The object.
+    breaker
+        Knows which replicas do not answer; these are not asked, and their errors are not logged again.
+    selector
+        Shared by the readers of one set; None: one for this reader.
+    with_data
+        Stat the data object on every replica. Without it one request per replica is saved, and a manifest is taken
+        as a sign that the data is there; reading finds out. Objects without a manifest need the stat, and get it.
 
     Raises
     ------
     ObjectNotFoundError
         When every replica says that there is no such key, or that it was deleted.
     NoHealthyReplicaError
-        When none has it and not all could be asked.
+        When no replica has it and not all answered.
+    IntegrityError
+        When all manifests of it are damaged.
     """
-    ask = breaker.query if breaker is not None else records.query
-    findings = await records.survey_without_stragglers(stores, key, partial(ask, with_data=with_data))
-    top = versions.newest(finding.record for finding in findings)
-    errors = {f.store.name: f.error for f in findings if f.error is not None}
-    for name, error in errors.items() if breaker is None else ():
-        log.warning("download of %s goes on without %s: %s", key, name, error)
-    if versions.is_conflict([finding.record for finding in findings], top):
-        log.warning(
-            "%s has two contents under generation %d: one of them is read", key, top.generation if top else 0
-        )
-    if isinstance(top, Manifest):
-        current = [f.store for f in findings if (f.holds(top) if with_data else f.claims(top))]
-        there = [f for f in findings if f.error is None and (f.stat is not None or not with_data)]
-        spare = [f.store for f in there if f.store not in current]
-        if not current and not spare:
-            raise absence_error(key, errors, "its manifest is there, but its data is gone")
-        return ObjectReader(
-            key,
-            top.size,
-            top,
-            current,
-            spare,
-            failed=errors,
-            memory=memory,
-            stall=stall,
-            selector=selector or ReplicaSelector(),
-        )
-    if not with_data and top is None:
-        return await locate(stores, key, memory=memory, stall=stall, breaker=breaker, selector=selector)
-    bare = [f for f in findings if f.stat is not None]
-    if bare and top is None:
-        if any(f.damaged for f in findings):
-            raise IntegrityError(
-                "its manifest is damaged wherever there is one, so that nothing proves its bytes",
-                operation="download",
-                key=key,
-                hint="compare the copies by hand; they are plain files under their own names",
-            )
-        reading = _unverified(key, bare, errors)
-        reading.memory, reading.stall = memory, stall
-        return reading
-    raise absence_error(key, errors, "it was deleted" if isinstance(top, Tombstone) else "no such key")
+    states = await _survey(targets.stores, key, breaker, with_data=with_data)
+    if not with_data and _newest(states) is None:
+        with_data = True
+        states = await _survey(targets.stores, key, breaker, with_data=True)
+    newest = _newest(states)
+    errors = {state.store.name: state.error for state in states if state.error is not None}
+    _log_survey(key, states, newest, errors if breaker is None else {})
+    if isinstance(newest, Manifest):
+        plan = _proven_plan(targets, newest, states, with_data=with_data)
+        why = "its manifest exists, but its data does not"
+    else:
+        plan = _unproven_plan(targets, key, states) if newest is None else None
+        why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"
+    if plan is None:
+        raise absence_error(key, errors, why)
+    return ObjectReader(plan, ReadLog(key, errors), selector or ReplicaSelector())
 
 
-def _unverified(key: str, bare: list[ReplicaState], errors: dict[str, FsbackupError]) -> ObjectReader:
-    first = bare[0]
-    stat: ObjectStat | None = first.stat
-    assert stat is not None
-    log.warning("%s has no manifest on any replica: read unverified from %s", key, first.store.name)
-    same_size = [f.store for f in bare if f.stat is not None and f.stat.size == stat.size]
-    # One replica only: without hashes, spans of two replicas could be spans of two different objects.
-    return ObjectReader(key, stat.size, None, same_size[:1], failed=errors, modified=stat.modified)
+async def _survey(
+    stores: Sequence[ObjectStore], key: str, breaker: CircuitBreaker | None, *, with_data: bool
+) -> list[ReplicaState]:
+    query = records.query if breaker is None else breaker.query
+    return await records.survey_without_stragglers(tuple(stores), key, partial(query, with_data=with_data))
+
+
+def _newest(states: Sequence[ReplicaState]) -> Record | None:
+    return versions.newest(state.record for state in states)
+
+
+def _log_survey(
+    key: str, states: Sequence[ReplicaState], newest: Record | None, errors: Mapping[str, FsbackupError]
+) -> None:
+    for name, error in errors.items():
+        log.warning("download of %s continues without %s: %s", key, name, error)
+    if newest is not None and versions.is_conflict([state.record for state in states], newest):
+        log.warning("%s has two contents under generation %d: one of them is read", key, newest.generation)
+
+
+def _proven_plan(
+    targets: ReplicaSet, manifest: Manifest, states: Sequence[ReplicaState], *, with_data: bool
+) -> ReadPlan | None:
+    """Return how to read the version of `manifest`; None when no replica that answered has any data."""
+    current = tuple(s.store for s in states if (s.holds(manifest) if with_data else s.claims(manifest)))
+    present = [s.store for s in states if s.error is None and (s.stat is not None or not with_data)]
+    fallback = tuple(store for store in present if store not in current)
+    if not current and not fallback:
+        return None
+    return ReadPlan(
+        manifest.key, manifest.size, manifest, current, fallback, memory=targets.memory, stall=targets.stall
+    )
+
+
+def _unproven_plan(targets: ReplicaSet, key: str, states: Sequence[ReplicaState]) -> ReadPlan | None:
+    """Return how to read an object without any record; None when no replica that answered has data."""
+    present = [state for state in states if state.stat is not None]
+    if not present:
+        return None
+    if any(state.damaged for state in states):
+        raise IntegrityError(
+            "every manifest of it is damaged, so that nothing proves its bytes",
+            operation="download",
+            key=key,
+            hint="compare the copies by hand: they are plain files under their own names",
+        )
+    # One replica only: without hashes, chunks of two replicas could be chunks of two different objects.
+    store, stat = present[0].store, present[0].stat
+    assert isinstance(stat, ObjectStat)
+    log.warning("%s has no manifest on any replica: read unverified from %s", key, store.name)
+    return ReadPlan(
+        key, stat.size, None, (store,), memory=targets.memory, stall=targets.stall, modified=stat.modified
+    )
 
 
 def absence_error(
@@ -236,58 +205,55 @@ def absence_error(
     operation: str = "download",
     answer: str = "do not have it",
 ) -> FsbackupError:
-    """Return the error for what no replica has: "not found", and why, only when every one said so."""
+    """Return the error for a key that no replica has: `ObjectNotFoundError` with `why` only when all answered."""
     if not errors:
         return ObjectNotFoundError(why, operation=operation, key=key)
-    reasons = "; ".join(str(error) for error in errors.values())
     return NoHealthyReplicaError(
-        f"the replicas that answered {answer}, but not all answered: {reasons}",
+        f"the replicas that answered {answer}, but not all answered: {summary(errors)}",
         operation=operation,
         key=key,
-        hint="try again when they are back",
+        hint=combined_hint(errors, "try again when all replicas answer"),
     )
 
 
-async def newer_version(stores: tuple[ObjectStore, ...], reading: ObjectReader) -> ObjectReader | None:
-    """Return the version that replaced the one in `reading` while it was read, None when there is none.
+async def newer_version(targets: ReplicaSet, reader: ObjectReader) -> ObjectReader | None:
+    """Return a reader of the version that replaced the one of `reader` meanwhile, None when there is none.
 
-    Either its manifest is there by now, or a crash left it announced with its data in place.
+    The new version's manifest is there by now, or its write intent is there and its data is in place (a crash
+    between data and manifest leaves this).
 
     Raises
     ------
     ObjectNotFoundError, NoHealthyReplicaError
         When the object is gone by now.
     """
-    if reading.manifest is None:
+    if reader.manifest is None:
         return None
-    again = await locate(
-        stores, reading.key, memory=reading.memory, stall=reading.stall, selector=reading.selector
-    )
-    if again.manifest is not None and again.manifest.sha256 != reading.manifest.sha256:
-        return again
-    return await _intended(stores, reading, reading.manifest)
+    latest = await locate(targets, reader.plan.key, selector=reader.selector)
+    if latest.manifest is not None and latest.manifest.sha256 != reader.manifest.sha256:
+        return latest
+    return await _intended_version(targets.stores, reader, reader.manifest)
 
 
-async def _intended(
-    stores: tuple[ObjectStore, ...], reading: ObjectReader, current: Manifest
+async def _intended_version(
+    stores: Sequence[ObjectStore], reader: ObjectReader, current: Manifest
 ) -> ObjectReader | None:
-    found = await asyncio.gather(
+    answers = await asyncio.gather(
         *(records.read_intent(store, current.key) for store in stores), return_exceptions=True
     )
-    pairs = [(each, store) for each, store in zip(found, stores, strict=True) if isinstance(each, Manifest)]
-    newer = [each for each, _ in pairs if each.generation > current.generation]
-    top = max(newer, key=lambda each: each.generation, default=None)
-    if top is None:
+    intents = [(each, store) for each, store in zip(answers, stores, strict=True) if isinstance(each, Manifest)]
+    newer = [intent for intent, _ in intents if intent.generation > current.generation]
+    latest = max(newer, key=lambda intent: intent.generation, default=None)
+    if latest is None:
         return None
-    having = [store for each, store in pairs if each.sha256 == top.sha256]
-    return ObjectReader(
-        current.key, top.size, top, having, memory=reading.memory, stall=reading.stall, selector=reading.selector
-    )
+    holders = tuple(store for intent, store in intents if intent.sha256 == latest.sha256)
+    plan = replace(reader.plan, size=latest.size, manifest=latest, stores=holders, fallback=())
+    return ObjectReader(plan, ReadLog(current.key), reader.selector)
 
 
 def same_beginning(one: ObjectReader, other: ObjectReader, length: int) -> bool:
-    """Tell whether both versions start with the same `length` bytes, as far as their manifests can tell."""
+    """Tell whether the manifests of both versions prove that they start with the same `length` bytes."""
     if one.manifest is None or other.manifest is None or one.manifest.block_size != other.manifest.block_size:
         return length == 0
-    whole, rest = divmod(length, one.manifest.block_size)
-    return rest == 0 and one.manifest.blocks[:whole] == other.manifest.blocks[:whole]
+    blocks, rest = divmod(length, one.manifest.block_size)
+    return rest == 0 and one.manifest.blocks[:blocks] == other.manifest.blocks[:blocks]

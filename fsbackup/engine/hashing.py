@@ -1,4 +1,4 @@
-"""Hashing an object while it streams by: SHA-256 of the whole and of each block."""
+"""SHA-256 of an object and of its blocks while it is streamed, and the verification of blocks that were read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fsbackup.sizing import BLOCK_SIZE, DEFAULT_PART_SIZE, MAX_BLOCKS, STREAM_BL
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What the bytes of one object are: size, whole SHA-256 and block SHA-256s, lower-case hex."""
+    """The size of an object in bytes, and its SHA-256 and those of its blocks, lower-case hex."""
 
     size: int
     sha256: str
@@ -22,66 +22,72 @@ class Digest:
 
 
 class BlockHasher:
-    """SHA-256 of every `size` bytes of a stream that arrives in pieces of any length."""
+    """The SHA-256 of every block of `size` bytes of a stream that arrives in pieces of any length."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._done: list[str] = []
-        self._open = hashlib.sha256()
+        self._hashes: list[str] = []
+        self._current = hashlib.sha256()
         self._filled = 0
 
     def update(self, data: bytes) -> None:
+        """Add the next bytes."""
         view = memoryview(data)
         while view:
             piece = view[: self.size - self._filled]
-            self._open.update(piece)
+            self._current.update(piece)
             self._filled += len(piece)
             view = view[len(piece) :]
             if self._filled == self.size:
                 self._close_block()
 
     def _close_block(self) -> None:
-        self._done.append(self._open.hexdigest())
-        self._open, self._filled = hashlib.sha256(), 0
+        self._hashes.append(self._current.hexdigest())
+        self._current, self._filled = hashlib.sha256(), 0
 
     def blocks(self) -> tuple[str, ...]:
-        """Return all blocks' hashes; an object that ends inside a block has a shorter last one."""
-        rest = (self._open.hexdigest(),) if self._filled else ()
-        return (*self._done, *rest)
+        """Return the hashes of all blocks; the last block may be shorter."""
+        last = (self._current.hexdigest(),) if self._filled else ()
+        return (*self._hashes, *last)
 
 
 class ObjectHasher:
-    """The digest of one object, fed in order.
+    """Computes the digest of one object from its bytes in order.
 
-    A stream's length is not known, and with it the block size: two are hashed side by side, and the small
-    one is kept when the stream turns out to fit the manifest.
+    Parameters
+    ----------
+    size
+        Bytes, None for a stream of unknown length. The block size follows from it; for a stream two block sizes
+        are hashed at once, and the smaller is used when the object has at most `MAX_BLOCKS` of its blocks.
     """
 
     def __init__(self, size: int | None) -> None:
         sizes = (BLOCK_SIZE, STREAM_BLOCK_SIZE) if size is None else (block_size(size),)
         self._whole = hashlib.sha256()
-        # The one block of a small object is the object: its hash is the same and not computed twice.
+        # An object of one block: the hash of the block is that of the whole, and is not computed twice.
         self._single = size is not None and size <= BLOCK_SIZE
-        self._blocks = [BlockHasher(each) for each in sizes]
+        self._block_hashers = [BlockHasher(each) for each in sizes]
         self._size = 0
 
     def update(self, data: bytes) -> None:
+        """Add the next bytes."""
         self._whole.update(data)
         self._size += len(data)
-        for hasher in self._blocks if not self._single else ():
+        for hasher in self._block_hashers if not self._single else ():
             hasher.update(data)
 
     def digest(self) -> Digest:
+        """Return the digest of all bytes added so far."""
         if self._single and self._size <= BLOCK_SIZE:
             sha256 = self._whole.hexdigest()
             return Digest(self._size, sha256, BLOCK_SIZE, (sha256,) if self._size else ())
-        fits = self._size <= MAX_BLOCKS * self._blocks[0].size
-        chosen = self._blocks[0 if fits else -1]
+        fits = self._size <= MAX_BLOCKS * self._block_hashers[0].size
+        chosen = self._block_hashers[0 if fits else -1]
         return Digest(self._size, self._whole.hexdigest(), chosen.size, chosen.blocks())
 
 
 async def content_hash(read: Callable[[int, int], Awaitable[bytes | None]], size: int) -> str:
-    """Return the SHA-256 (hex) of `size` bytes had by `read(offset, length)`; of fewer where it has fewer."""
+    """Return the SHA-256 (hex) of the first `size` bytes as `read(offset, length)` returns them."""
     hasher = hashlib.sha256()
     for offset in range(0, size, DEFAULT_PART_SIZE):
         data = await read(offset, min(DEFAULT_PART_SIZE, size - offset))
@@ -89,14 +95,23 @@ async def content_hash(read: Callable[[int, int], Awaitable[bytes | None]], size
     return hasher.hexdigest()
 
 
-#: (start, end) of bytes within an object.
+#: (start, end) within an object, in bytes; `end` is exclusive.
 ByteRange = tuple[int, int]
 
 
 def verified_ranges(pieces: Sequence[bytes], start: int, end: int, manifest: Manifest | None) -> list[ByteRange]:
-    """Return the runs of right blocks in `pieces`, together the bytes from `start` (a block's) up to `end`.
+    """Return the ranges of `pieces` whose blocks match the manifest, adjacent blocks joined.
 
-    Without a manifest nothing proves them but their number. Of more bytes than were asked for nothing is right.
+    Parameters
+    ----------
+    pieces
+        Together the bytes from `start` to `end`, as far as the store returned them.
+    start, end
+        The requested range; `start` is the beginning of a block.
+    manifest
+        None: the whole range counts as verified when the number of bytes is right.
+
+    More bytes than requested are never verified: it is not known which of them are the requested ones.
     """
     length = sum(map(len, pieces))
     if manifest is None or length > end - start:
@@ -105,19 +120,19 @@ def verified_ranges(pieces: Sequence[bytes], start: int, end: int, manifest: Man
     hasher = BlockHasher(block)
     for piece in pieces:
         hasher.update(piece)
-    runs: list[ByteRange] = []
-    for at, found in zip(range(start, end, block), hasher.blocks(), strict=False):
-        stop = min(at + block, end)
-        if found != manifest.blocks[at // block]:
+    verified: list[ByteRange] = []
+    for offset, sha256 in zip(range(start, end, block), hasher.blocks(), strict=False):
+        stop = min(offset + block, end)
+        if sha256 != manifest.blocks[offset // block]:
             continue
-        if runs and runs[-1][1] == at:
-            runs[-1] = (runs[-1][0], stop)
+        if verified and verified[-1][1] == offset:
+            verified[-1] = (verified[-1][0], stop)
         else:
-            runs.append((at, stop))
-    return runs
+            verified.append((offset, stop))
+    return verified
 
 
-def missing_ranges(runs: list[ByteRange], start: int, end: int) -> list[ByteRange]:
-    """Return what of `start` to `end` the runs leave out."""
-    edges = [start, *(edge for run in runs for edge in run), end]
+def missing_ranges(verified: list[ByteRange], start: int, end: int) -> list[ByteRange]:
+    """Return the ranges between `start` and `end` that are not in `verified`."""
+    edges = [start, *(edge for each in verified for edge in each), end]
     return [(low, high) for low, high in zip(edges[::2], edges[1::2], strict=True) if low < high]

@@ -1,80 +1,81 @@
-"""How much one replica is asked for: spans as long, and as many at once, as its speed makes worth while.
+"""Adaptive concurrency: how large one replica's chunks are, and how many it reads at once.
 
-Each request costs a round trip. Where that is what takes the time, several spans at once hide it; where a span
-comes in no time, a longer one saves requests and processor time. Memory pays for both: there is one or the other.
+Each request costs a round trip. Where the round trip takes most of the time, several requests at once hide it;
+where a chunk arrives in no time, a larger chunk saves requests and processor time. Both cost memory, so one
+replica's chunk size times its concurrency stays within its share.
 """
 
 from __future__ import annotations
 
 from fsbackup.sizing import MIB
 
-#: Spans that one replica may have on their way at once, in the end.
+#: Most chunks that one replica may have in flight.
 MAX_REQUESTS = 4
-#: Bytes of the first spans, and of the longest.
-_FIRST, _LONGEST = 8 * MIB, 32 * MIB
-#: Seconds: a span that takes fewer is worth being longer, one that takes more is cut shorter again.
-_QUICK, _SLOW = 0.05, 1.0
-#: A replica's speed is that of its last few spans.
-_MEMORY_OF_SPEED = 0.5
+#: Bytes of the first chunks, and of the largest.
+_FIRST_CHUNK, _MAX_CHUNK = 8 * MIB, 32 * MIB
+#: Seconds per chunk: the chunk size doubles below the first value and halves above the second.
+_GROW_BELOW, _SHRINK_ABOVE = 0.05, 1.0
+#: Weight of the last chunk in the moving average of the speed.
+_SPEED_WEIGHT = 0.5
 
 
 class AdaptiveWindow:
-    """One replica's pace.
+    """The window of one replica.
 
     Parameters
     ----------
     share
-        Bytes that the replica may have on their way at once.
+        Bytes that the replica may have in flight at once.
     block
-        Bytes of a block; spans are of whole ones.
-    length
-        Bytes of every span, None: by the speed.
+        Bytes of a block; chunks are whole blocks.
+    chunk_size
+        Bytes of every chunk, None: adapted to the speed.
 
     Attributes
     ----------
-    length
-        Bytes of the next span.
-    allowed
-        How many spans it may have at once by now.
+    chunk_size
+        Bytes of the next chunk.
+    concurrency
+        How many chunks the replica may have in flight at present.
     speed
-        Bytes per second of one span, None before anything is known.
+        Bytes per second of one request (moving average), None before the first.
     """
 
-    def __init__(self, share: int, block: int, length: int | None) -> None:
+    def __init__(self, share: int, block: int, chunk_size: int | None) -> None:
         self._share = share
-        self._first = length or whole_blocks(min(_FIRST, share // MAX_REQUESTS), block)
-        self._longest = length or max(self._first, whole_blocks(min(_LONGEST, share), block))
-        self.length = self._first
-        self.allowed = 1
+        self._first = chunk_size or whole_blocks(min(_FIRST_CHUNK, share // MAX_REQUESTS), block)
+        self._largest = chunk_size or max(self._first, whole_blocks(min(_MAX_CHUNK, share), block))
+        self.chunk_size = self._first
+        self.concurrency = 1
         self.speed: float | None = None
 
     @property
-    def max_requests(self) -> int:
-        """How many spans of the present length it may come to have at once."""
-        return max(1, min(MAX_REQUESTS, self._share // self.length))
+    def max_concurrency(self) -> int:
+        """The upper limit of `concurrency` at the present chunk size."""
+        return max(1, min(MAX_REQUESTS, self._share // self.chunk_size))
 
     def seconds(self, length: int) -> float | None:
-        """Return how long it is likely to take for so many bytes, None before anything is known."""
+        """Return the expected seconds for `length` bytes, None before the first measurement."""
         return None if self.speed is None else length / self.speed
 
     def on_success(self, length: int, seconds: float) -> None:
-        """Hear that a span of so many bytes took so long."""
+        """Adapt to a request that read `length` bytes in `seconds`."""
         speed = length / max(seconds, 1e-6)
-        self.speed = speed if self.speed is None else self.speed + _MEMORY_OF_SPEED * (speed - self.speed)
-        usual = self.length / self.speed
-        if usual < _QUICK:
-            self.length = min(2 * self.length, self._longest)
-        elif usual > _SLOW:
-            self.length = max(self.length // 2, self._first)
-        if usual >= _QUICK:
-            self.allowed *= 2
-        self.allowed = min(self.allowed, self.max_requests)
+        self.speed = speed if self.speed is None else self.speed + _SPEED_WEIGHT * (speed - self.speed)
+        expected = self.chunk_size / self.speed
+        if expected < _GROW_BELOW:
+            self.chunk_size = min(2 * self.chunk_size, self._largest)
+        elif expected > _SHRINK_ABOVE:
+            self.chunk_size = max(self.chunk_size // 2, self._first)
+        if expected >= _GROW_BELOW:
+            self.concurrency *= 2
+        self.concurrency = min(self.concurrency, self.max_concurrency)
 
     def on_failure(self) -> None:
-        """Hear that a span failed: begin anew, at the speed that is known."""
-        self.length, self.allowed = self._first, 1
+        """Start again with one first chunk after a failed request; the measured speed is kept."""
+        self.chunk_size, self.concurrency = self._first, 1
 
 
 def whole_blocks(length: int, block: int) -> int:
-    """Return the bytes of as many blocks as fit `length`, but at least one."""
+    """Return the bytes of as many blocks as fit into `length`, but at least one."""
     return max(1, length // block) * block

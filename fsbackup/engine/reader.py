@@ -1,341 +1,449 @@
-"""The striped reader: the blocks of one object from all healthy replicas at once, each proven before it counts.
+"""The parallel reader: one range of an object from all healthy replicas at once, each block verified.
 
-An object is read in *chunks* of a few whole blocks, one request each. Each replica starts with one chunk and gets more
-as it proves itself, by its own `AdaptiveWindow`, so that a fast replica carries more. The last chunks are short, so that
-no replica is still busy for long when the others have finished. A chunk that fails, stalls or does not match the
-manifest is requested from another replica, block by block: a rotten block here and another one there still make a whole
-object. An idle replica takes over a chunk that a slower one would take much longer for; the first answer wins.
+A range is read in *chunks* of a few whole blocks, one request each. Each replica starts with one chunk and gets
+more as it succeeds, by its own `AdaptiveWindow`, so that a faster replica reads more. The last chunks are short,
+so that no replica is still busy for long when the others have finished.
+
+`ParallelReader.ranges` runs the loop: `_dispatch` gives chunks to replicas with free concurrency, one task
+`_read`s each, `_accept` or `_fail` takes its result. A chunk that fails, stalls or does not match the manifest is
+requested from another replica, block by block: replicas with different corrupt blocks still give a whole object.
+An idle replica also requests a chunk that a slower one would take much longer for (hedged request); the first
+answer wins.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 from fsbackup.aio import cancel_and_wait
 from fsbackup.engine import hashing
 from fsbackup.engine.pacing import AdaptiveWindow, whole_blocks
-from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError, as_backend_error
+from fsbackup.engine.replicas import DEFAULT_MEMORY, DEFAULT_STALL
+from fsbackup.engine.selector import ReplicaSelector
+from fsbackup.errors import (
+    BackendUnavailableError,
+    FsbackupError,
+    IntegrityError,
+    NoHealthyReplicaError,
+    as_backend_error,
+    combined_hint,
+    summary,
+)
+from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
 from fsbackup.sizing import BLOCK_SIZE, KIB, MIB
 from fsbackup.stores.base import ObjectStore, timeout_error
 
-#: Bytes of the shortest spans, towards the end.
-_SHORTEST = 2 * MIB
-#: Bytes that are hashed where they arrive: another thread would take longer to wake up.
-_AT_ONCE = 256 * KIB
-#: Failures in a row, of kinds that may concern a span only, after which a replica is asked last.
+log = logging.getLogger("fsbackup.storage")
+
+#: Up to so many bytes a range is one request to one replica, chosen by its latency.
+SHORT_READ = 4 * MIB
+#: Up to so many bytes a range is one request to each replica: a usual read of an application, where every further
+#: request costs money.
+MEDIUM_READ = 16 * MIB
+#: Bytes of the shortest chunks, towards the end.
+_MIN_CHUNK = 2 * MIB
+#: Bytes that are hashed on the loop: to wake up another thread would take longer.
+_HASH_INLINE = 256 * KIB
+#: Failures in a row, of kinds that may concern one chunk only, after which a replica is suspended.
 _MAX_FAILURES = 3
-#: Seconds between two looks at who is late.
-_TICK = 0.25
-#: How much sooner another replica must have a span for it to be asked as well.
-_SOONER = 2.0
+#: Seconds between two checks for stalled requests.
+_CHECK_INTERVAL = 0.25
+#: How many times sooner another replica must be expected to deliver a chunk for a hedged request.
+_HEDGE_FACTOR = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPlan:
+    """One version of an object, and which replicas to read it from.
+
+    Parameters
+    ----------
+    key, size
+        The object; size in bytes.
+    manifest
+        Proves the blocks. None when no replica has one: then the bytes are unverified, only lengths are checked.
+    stores
+        The replicas that have it according to their records, best first.
+    fallback
+        Replicas whose records say otherwise, read only for what no other replica can deliver.
+    memory
+        Bytes that may be held at once: being read, or read and not yet consumed.
+    stall
+        Seconds without a byte after which a chunk is requested from another replica.
+    modified
+        When an object without a manifest was stored, epoch seconds; None for others, or when it is unknown.
+    """
+
+    key: str
+    size: int
+    manifest: Manifest | None
+    stores: tuple[ObjectStore, ...]
+    fallback: tuple[ObjectStore, ...] = ()
+    memory: int = DEFAULT_MEMORY
+    stall: float = DEFAULT_STALL
+    modified: float | None = None
+
+
+@dataclass(slots=True)
+class ReadLog:
+    """How the replicas of one object fared while it was read.
+
+    Parameters
+    ----------
+    key
+        The object.
+    failed
+        The last error of each replica that failed, by name.
+    bytes_read
+        Verified bytes by backend.
+    """
+
+    key: str
+    failed: dict[str, FsbackupError] = field(default_factory=dict)
+    bytes_read: Counter[str] = field(default_factory=Counter)
+
+    def on_failover(self, store: ObjectStore, error: FsbackupError) -> None:
+        """Record that `store` failed and another replica has to take over."""
+        if store.name not in self.failed:
+            log.warning("download of %s: failover from %s: %s", self.key, store.name, error)
+        self.failed[store.name] = error
+
+    def failure(self) -> FsbackupError:
+        """Return the error for bytes that no replica could deliver."""
+        corrupt = any(isinstance(error, IntegrityError) for error in self.failed.values())
+        return (IntegrityError if corrupt else NoHealthyReplicaError)(
+            f"no replica returned the right bytes: {summary(self.failed) or 'no replica has its data'}",
+            operation="download",
+            key=self.key,
+            hint=combined_hint(self.failed),
+        )
 
 
 @dataclass(eq=False)
-class Chunk:
-    """Whole blocks from `start` up to `end`; `tried` names the replicas that could not give them."""
+class _Chunk:
+    """Whole blocks from `start` to `end`.
+
+    `failed` names the replicas that could not deliver them, `requests` holds those in flight by replica.
+    """
 
     start: int
     end: int
-    tried: frozenset[str] = frozenset()
-    asked: dict[str, _Call] = field(default_factory=dict)
+    failed: frozenset[str] = frozenset()
+    requests: dict[str, _Request] = field(default_factory=dict)
     done: bool = False
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
 
 
 @dataclass(eq=False)
-class _Call:
-    """A span being read from one replica; `cut` says that it was given up as too late.
+class _Request:
+    """One chunk being read from one replica; `stalled` says that it was cancelled because it took too long.
 
-    Where the store tells, `moved` is when its last byte came, and `begun` how often it had to begin.
+    Where the store reports it, `last_byte` is the time of the last byte, and `attempts` counts the store's tries.
     """
 
     replica: _Replica
-    span: Chunk
+    chunk: _Chunk
     started: float
-    moved: float | None = None
-    begun: int = 0
+    last_byte: float | None = None
+    attempts: int = 0
     stalled: bool = False
     task: asyncio.Task[None] | None = None
 
 
 @dataclass(eq=False)
 class _Replica:
-    """How one replica is doing; a benched one is asked last."""
+    """The state of one replica; a suspended one gets only chunks that no other replica can deliver."""
 
     store: ObjectStore
     window: AdaptiveWindow
-    busy: int = 0
+    in_flight: int = 0
     failures: int = 0
     suspended: bool = False
 
-    def succeeded(self, length: int, seconds: float) -> None:
+    def on_success(self, length: int, seconds: float) -> None:
         self.window.on_success(length, seconds)
         self.failures, self.suspended = 0, False
 
-    def failed(self, error: FsbackupError, *, late: bool) -> None:
+    def on_failure(self, error: FsbackupError, *, stalled: bool) -> None:
         self.window.on_failure()
         self.failures += 1
-        # A bad block says little of the others; a store's own error comes after its own retries.
-        last = not (late or isinstance(error, IntegrityError))
-        self.suspended = last or self.failures >= _MAX_FAILURES
+        # A corrupt block or a stall may concern one chunk only; a store's own error comes after its own retries.
+        one_chunk = stalled or isinstance(error, IntegrityError)
+        self.suspended = not one_chunk or self.failures >= _MAX_FAILURES
 
 
 class ParallelReader:
-    """One walk over a range of an object's bytes.
+    """Reads one range of an object once.
 
     Parameters
     ----------
-    stores, spare
-        To read from, best first; the spare ones only what no other can give.
-    key, name
-        The object, and its name in the stores.
-    manifest
-        Proves the blocks; None: only lengths are checked.
+    plan
+        The object and its replicas. Those with an entry in `read_log.failed` are used as fallback.
+    read_log
+        Gets the failures and the bytes read from each replica.
+    selector
+        Chooses the replica for a short read.
     start, end
-        The range, `start` at a block's beginning.
-    into
-        How many spans to read it in, None: as many as make it fast.
-    memory
-        Bytes that may be held at once: being read, or read and not yet taken.
-    stall
-        Seconds without a byte after which a span is asked of another replica.
-    passed_over, taken
-        Hear of a replica's failure, and of proven bytes it gave.
+        The range in bytes; `start` is the beginning of a block.
     """
 
-    def __init__(
-        self,
-        stores: Sequence[ObjectStore],
-        fallback: Sequence[ObjectStore],
-        key: str,
-        name: str,
-        manifest: Manifest | None,
-        start: int,
-        end: int,
-        *,
-        into: int | None,
-        memory: int,
-        stall: float,
-        on_failover: Callable[[ObjectStore, FsbackupError], None],
-        on_bytes: Callable[[ObjectStore, int], None],
-    ) -> None:
-        self._key, self._name, self._manifest = key, name, manifest
-        block = self._block = manifest.block_size if manifest else BLOCK_SIZE
-        self._each = max(1, -(-(end - start) // (into * block))) * block if into else None
-        share = memory // max(1, len(stores))
-        self._replicas = [
-            _Replica(store, AdaptiveWindow(share, block, self._each), suspended=store in fallback)
-            for store in (*stores, *fallback)
-        ]
-        self._retries: list[Chunk] = []
-        self._calls: set[_Call] = set()
+    def __init__(self, plan: ReadPlan, read_log: ReadLog, selector: ReplicaSelector, start: int, end: int) -> None:
+        self._plan, self._read_log, self._selector = plan, read_log, selector
+        self._name = encode_key(plan.key)
+        self._block = plan.manifest.block_size if plan.manifest else BLOCK_SIZE
+        healthy = [store for store in plan.stores if store.name not in read_log.failed]
+        self._first = selector.pick(healthy) if end - start <= SHORT_READ else None
+        self._chunk_size = self._fixed_chunk_size(end - start, len(healthy))
+        self._replicas = self._order(healthy)
+        self._retries: list[_Chunk] = []
+        self._requests: set[_Request] = set()
         self._ready: list[tuple[int, list[bytes]]] = []
-        self._front = self._cut = start
+        #: Where the next pieces start if they are consumed in order, and where the next new chunk starts.
+        self._next_offset = self._next_chunk_start = start
         self._end = end
-        #: Bytes of spans cut and not yet taken, and how many they may be.
-        self._held, self._memory = 0, memory
-        self._stall = stall
-        self._on_failover, self._on_bytes = on_failover, on_bytes
-        self._lost = False
-        self._progress = asyncio.Event()
+        #: Bytes of chunks in flight or not yet consumed.
+        self._held = 0
+        self._unreadable = False
+        self._changed = asyncio.Event()
         self._clock = asyncio.get_running_loop().time
 
+    def _fixed_chunk_size(self, length: int, healthy: int) -> int | None:
+        """Return the bytes of each chunk of a short or medium range, None for a long one, whose chunks adapt."""
+        if length > min(MEDIUM_READ, self._plan.memory // 2):
+            return None
+        chunks = 1 if self._first else max(1, healthy)
+        return max(1, -(-length // (chunks * self._block))) * self._block
+
+    def _order(self, healthy: list[ObjectStore]) -> list[_Replica]:
+        share = self._plan.memory // max(1, len(healthy))
+        ordered = sorted(healthy, key=lambda store: store is not self._first)
+        fallback = [store for store in self._plan.stores if store not in healthy]
+        return [
+            _Replica(store, AdaptiveWindow(share, self._block, self._chunk_size), suspended=store not in healthy)
+            for store in (*ordered, *fallback, *self._plan.fallback)
+        ]
+
     async def ranges(self, *, ordered: bool) -> AsyncGenerator[tuple[int, list[bytes]], None]:
-        """Yield (offset, the pieces there) until all is there; by the offsets if `ordered`, else as they come.
+        """Yield (offset, pieces of bytes there) of the whole range: by offset if `ordered`, else as they arrive.
 
-        The list of pieces is the taker's until it asks for the next.
+        The list of pieces is cleared when the next is requested.
 
-        Ends early when some block could be had from no replica: the caller counts bytes, and knows why.
+        Raises
+        ------
+        IntegrityError
+            When replicas answered, but none with the right bytes.
+        NoHealthyReplicaError
+            When no replica could be read.
         """
-        left = self._end - self._front
-        try:
-            while left and not self._lost:
-                self._dispatch()
-                while self._ready and (not ordered or self._ready[0][0] == self._front):
-                    offset, pieces = heapq.heappop(self._ready)
-                    length = sum(map(len, pieces))
-                    self._front = max(self._front, offset + length) if ordered else self._front
-                    left -= length
-                    yield offset, pieces
-                    pieces.clear()  # whoever took them may have kept the list
-                    self._held -= length
+        with self._selector.track(self._first) if self._first else nullcontext():
+            try:
+                remaining = self._end - self._next_offset
+                while remaining and not self._unreadable:
                     self._dispatch()
-                if left and not self._lost:
-                    await self._wait()
-        finally:
-            await cancel_and_wait([call.task for call in self._calls if call.task is not None])
+                    while self._ready and (not ordered or self._ready[0][0] == self._next_offset):
+                        offset, pieces = heapq.heappop(self._ready)
+                        length = sum(map(len, pieces))
+                        self._next_offset = offset + length if ordered else self._next_offset
+                        remaining -= length
+                        yield offset, pieces
+                        pieces.clear()  # the consumer may have kept the list
+                        self._held -= length
+                        self._dispatch()
+                    if remaining and not self._unreadable:
+                        await self._wait()
+            finally:
+                await cancel_and_wait([each.task for each in self._requests if each.task is not None])
+            if remaining:
+                raise self._read_log.failure()
 
     async def _wait(self) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(_TICK):
-                await self._progress.wait()
-        self._progress.clear()
+            async with asyncio.timeout(_CHECK_INTERVAL):
+                await self._changed.wait()
+        self._changed.clear()
         self._cancel_stalled()
 
     def _dispatch(self) -> None:
-        """Give every replica that may have more something to do; those of known speed first, the fastest first."""
-        self._lost = self._lost or any(self._exhausted(span) for span in self._retries)
-        progress = not self._lost
-        while progress:
-            progress = False
+        """Start requests until no replica may have another one; replicas of known speed first, fastest first."""
+        self._unreadable = self._unreadable or any(
+            all(replica.store.name in chunk.failed for replica in self._replicas) for chunk in self._retries
+        )
+        started = not self._unreadable
+        while started:
+            started = False
             for replica in sorted(self._replicas, key=lambda each: -(each.window.speed or 0.0)):
-                if replica.busy < replica.window.allowed and (span := self._pick(replica)):
-                    self._ask(replica, span)
-                    progress = True
+                if replica.in_flight < replica.window.concurrency and (chunk := self._pick(replica)):
+                    self._start(replica, chunk)
+                    started = True
 
-    def _exhausted(self, span: Chunk) -> bool:
-        return all(each.store.name in span.tried for each in self._replicas)
-
-    def _pick(self, replica: _Replica) -> Chunk | None:
+    def _pick(self, replica: _Replica) -> _Chunk | None:
+        """Return the chunk to request from `replica` next: a failed one, a new one, or a hedged one."""
         name = replica.store.name
-        for span in self._retries:
-            others = [each for each in self._replicas if each is not replica and not each.suspended]
-            last_hope = all(each.store.name in span.tried for each in others)
-            if name not in span.tried and (last_hope or not replica.suspended):
-                self._retries.remove(span)
-                return span
+        others = [each for each in self._replicas if each is not replica and not each.suspended]
+        for chunk in self._retries:
+            last_resort = all(each.store.name in chunk.failed for each in others)
+            if name not in chunk.failed and (last_resort or not replica.suspended):
+                self._retries.remove(chunk)
+                return chunk
         if replica.suspended and not all(each.suspended for each in self._replicas):
             return None
-        return self._next_chunk(replica.window.length) or self._hedged_chunk(replica)
+        return self._new_chunk(replica.window.chunk_size) or self._hedged_chunk(replica)
 
-    def _next_chunk(self, most: int) -> Chunk | None:
-        """Cut the next span of at most so many bytes, and of an even share of what is left to each request."""
-        left = self._end - self._cut
-        requests = sum(each.window.max_requests for each in self._replicas if not each.suspended) or 1
-        length = self._each or min(whole_blocks(max(_SHORTEST, left // requests), self._block), most)
-        length = min(length, left)
-        if not left or (self._held and self._held + length > self._memory):
+    def _new_chunk(self, most: int) -> _Chunk | None:
+        """Return the next chunk, of at most `most` bytes and an even share of the rest for every request."""
+        rest = self._end - self._next_chunk_start
+        requests = sum(each.window.max_concurrency for each in self._replicas if not each.suspended) or 1
+        length = self._chunk_size or min(whole_blocks(max(_MIN_CHUNK, rest // requests), self._block), most)
+        length = min(length, rest)
+        if not rest or (self._held and self._held + length > self._plan.memory):
             return None
-        span = Chunk(self._cut, self._cut + length)
-        self._cut += length
+        chunk = _Chunk(self._next_chunk_start, self._next_chunk_start + length)
+        self._next_chunk_start += length
         self._held += length
-        return span
+        return chunk
 
-    def _hedged_chunk(self, replica: _Replica) -> Chunk | None:
-        """Return a span that this replica would have much sooner than the one that is reading it."""
+    def _hedged_chunk(self, replica: _Replica) -> _Chunk | None:
+        """Return a chunk that `replica` is expected to deliver much sooner than the replica that is reading it."""
         now = self._clock()
-        for call in sorted(self._calls, key=lambda each: each.span.start):
-            span, own = call.span, replica.window.seconds(call.span.end - call.span.start)
-            if own is None or len(span.asked) != 1 or {replica.store.name} & (span.tried | span.asked.keys()):
+        for request in sorted(self._requests, key=lambda each: each.chunk.start):
+            chunk, own = request.chunk, replica.window.seconds(request.chunk.length)
+            known = chunk.failed | chunk.requests.keys()
+            if own is None or len(chunk.requests) != 1 or replica.store.name in known:
                 continue
-            elapsed = now - call.started
-            likely = call.replica.window.seconds(span.end - span.start)
-            rest = elapsed if likely is None or elapsed > likely else likely - elapsed
-            if rest > max(_SOONER * own, _TICK):
-                return span
+            elapsed = now - request.started
+            expected = request.replica.window.seconds(chunk.length)
+            rest = elapsed if expected is None or elapsed > expected else expected - elapsed
+            if rest > max(_HEDGE_FACTOR * own, _CHECK_INTERVAL):
+                return chunk
         return None
 
-    def _ask(self, replica: _Replica, span: Chunk) -> None:
-        call = _Call(replica, span, self._clock())
-        span.asked[replica.store.name] = call
-        replica.busy += 1
-        self._calls.add(call)
-        call.task = asyncio.create_task(self._read(call))
+    def _start(self, replica: _Replica, chunk: _Chunk) -> None:
+        request = _Request(replica, chunk, self._clock())
+        chunk.requests[replica.store.name] = request
+        replica.in_flight += 1
+        self._requests.add(request)
+        request.task = asyncio.create_task(self._read(request))
 
-    async def _read(self, call: _Call) -> None:
-        store, span = call.replica.store, call.span
+    async def _read(self, request: _Request) -> None:
+        """Run one request to its end; an error fails the request and its replica, never the reader."""
+        store, chunk = request.replica.store, request.chunk
         try:
-            async with asyncio.timeout(_read_timeout(store, span.end - span.start)):
-                hear = partial(self._note_bytes, call)
-                pieces = await store.read_pieces(self._name, span.start, span.end, moved=hear)
-            call.moved, took = None, self._clock() - call.started  # all came: what follows is our own time
-            good = await self._proven(pieces, span)
+            async with asyncio.timeout(read_timeout(store, chunk.length)):
+                on_bytes = partial(self._on_bytes, request)
+                pieces = await store.read_pieces(self._name, chunk.start, chunk.end, moved=on_bytes)
+            # The verification that follows is no time of the replica's.
+            request.last_byte, seconds = None, self._clock() - request.started
+            verified = await self._verify(pieces, chunk)
         except FsbackupError as error:
-            self._fail(call, error)
+            self._fail(request, error)
         except TimeoutError:
-            self._fail(call, timeout_error(store, "download", self._key))
+            self._fail(request, timeout_error(store, "download", self._plan.key))
         except asyncio.CancelledError:
-            if not call.stalled or span.done:
+            if not request.stalled or chunk.done:
                 raise
-            self._fail(call, self._unavailable(call, f"sent no byte for {self._stall:g} s"))
+            self._fail(request, self._unavailable(request, f"sent no byte for {self._plan.stall:g} s"))
         except Exception as error:  # noqa: BLE001 - what a store raises beyond its contract fails that store only
-            self._fail(call, as_backend_error(error, store.name, self._key, "download"))
+            self._fail(request, as_backend_error(error, store.name, self._plan.key, "download"))
         else:
-            self._accept(call, pieces, good, took)
+            self._accept(request, pieces, verified, seconds)
         finally:
-            call.replica.busy -= 1
-            self._calls.discard(call)
-            call.span.asked.pop(store.name, None)
-            self._progress.set()
+            request.replica.in_flight -= 1
+            self._requests.discard(request)
+            chunk.requests.pop(store.name, None)
+            self._changed.set()
 
-    async def _proven(self, pieces: list[bytes], span: Chunk) -> list[hashing.ByteRange]:
-        given = (pieces, span.start, span.end, self._manifest)
-        if span.end - span.start <= _AT_ONCE:
-            return hashing.verified_ranges(*given)
-        return await asyncio.to_thread(hashing.verified_ranges, *given)
+    async def _verify(self, pieces: list[bytes], chunk: _Chunk) -> list[hashing.ByteRange]:
+        arguments = (pieces, chunk.start, chunk.end, self._plan.manifest)
+        if chunk.length <= _HASH_INLINE:
+            return hashing.verified_ranges(*arguments)
+        return await asyncio.to_thread(hashing.verified_ranges, *arguments)
 
-    def _note_bytes(self, call: _Call, amount: int) -> None:
-        call.moved = self._clock()
-        call.begun += amount == 0
+    def _on_bytes(self, request: _Request, amount: int) -> None:
+        """Note that bytes arrived; the store reports 0 bytes when it begins another attempt."""
+        request.last_byte = self._clock()
+        request.attempts += amount == 0
 
     def _cancel_stalled(self) -> None:
         now = self._clock()
-        for call in self._calls:
-            if call.moved is not None and now - call.moved > self._stall and call.task is not None:
-                call.stalled = True
-                call.task.cancel()
+        for request in self._requests:
+            stalled = request.last_byte is not None and now - request.last_byte > self._plan.stall
+            if stalled and request.task is not None:
+                request.stalled = True
+                request.task.cancel()
 
-    def _accept(self, call: _Call, pieces: list[bytes], good: list[hashing.ByteRange], took: float) -> None:
-        span, name = call.span, call.replica.store.name
-        bad = hashing.missing_ranges(good, span.start, span.end)
-        if bad:
-            self._note_failure(call, self._wrong(call.replica.store, bad[0]))
+    def _accept(
+        self, request: _Request, pieces: list[bytes], verified: list[hashing.ByteRange], seconds: float
+    ) -> None:
+        """Hand the verified bytes of a request to the consumer; its corrupt blocks are requested elsewhere."""
+        chunk, store = request.chunk, request.replica.store
+        corrupt = hashing.missing_ranges(verified, chunk.start, chunk.end)
+        if corrupt:
+            self._on_failure(request, self._mismatch(store, corrupt[0]))
         else:
-            call.replica.succeeded(span.end - span.start, took)
-        if span.done:
-            return  # another replica was first
-        span.done = True
-        for other in span.asked.values():
-            if other is not call:
+            request.replica.on_success(chunk.length, seconds)
+        if chunk.done:
+            return  # another replica was faster
+        chunk.done = True
+        for other in chunk.requests.values():
+            if other is not request:
                 self._cancel_slower(other)
-        if bad:
+        if corrupt:
             data = b"".join(pieces)
-            for start, end in good:
-                heapq.heappush(self._ready, (start, [data[start - span.start : end - span.start]]))
+            for start, end in verified:
+                heapq.heappush(self._ready, (start, [data[start - chunk.start : end - chunk.start]]))
         else:
-            heapq.heappush(self._ready, (span.start, pieces))
-        self._retries += [Chunk(start, end, span.tried | {name}) for start, end in bad]
-        self._on_bytes(call.replica.store, sum(end - start for start, end in good))
+            heapq.heappush(self._ready, (chunk.start, pieces))
+        self._retries += [_Chunk(start, end, chunk.failed | {store.name}) for start, end in corrupt]
+        self._read_log.bytes_read[store.name] += sum(end - start for start, end in verified)
 
-    def _cancel_slower(self, call: _Call) -> None:
-        """End a call whose span another replica has given; a replica that failed or fell silent is named."""
-        assert call.task is not None
-        call.task.cancel()
-        silence = 0.0 if call.moved is None else self._clock() - call.moved
-        if silence > _TICK or call.begun > 1:
-            call.stalled = True
-            why = f"failed {call.begun - 1} times" if call.begun > 1 else f"sent no byte for {silence:.1f} s"
-            self._note_failure(call, self._unavailable(call, f"{why}, and another replica was faster"))
+    def _cancel_slower(self, request: _Request) -> None:
+        """Cancel a request whose chunk another replica delivered; it counts as failed if it failed or stalled."""
+        assert request.task is not None
+        request.task.cancel()
+        silence = 0.0 if request.last_byte is None else self._clock() - request.last_byte
+        if silence > _CHECK_INTERVAL or request.attempts > 1:
+            request.stalled = True
+            failures = request.attempts - 1
+            reason = f"failed {failures} times" if failures > 0 else f"sent no byte for {silence:.1f} s"
+            self._on_failure(request, self._unavailable(request, f"{reason}; another replica was faster"))
 
-    def _fail(self, call: _Call, error: FsbackupError) -> None:
-        self._note_failure(call, error)
-        span = call.span
-        span.tried |= {call.replica.store.name}
-        if not span.done and len(span.asked) == 1:
-            self._retries.append(span)
+    def _fail(self, request: _Request, error: FsbackupError) -> None:
+        """Request the chunk from another replica, unless one is reading it already."""
+        self._on_failure(request, error)
+        chunk = request.chunk
+        chunk.failed |= {request.replica.store.name}
+        if not chunk.done and len(chunk.requests) == 1:
+            self._retries.append(chunk)
 
-    def _note_failure(self, call: _Call, error: FsbackupError) -> None:
-        call.replica.failed(error, late=call.stalled)
-        self._on_failover(call.replica.store, error)
+    def _on_failure(self, request: _Request, error: FsbackupError) -> None:
+        request.replica.on_failure(error, stalled=request.stalled)
+        self._read_log.on_failover(request.replica.store, error)
 
-    def _unavailable(self, call: _Call, why: str) -> FsbackupError:
-        return BackendUnavailableError(why, backend=call.replica.store.name, operation="download", key=self._key)
+    def _unavailable(self, request: _Request, why: str) -> FsbackupError:
+        store = request.replica.store
+        return BackendUnavailableError(why, backend=store.name, operation="download", key=self._plan.key)
 
-    def _wrong(self, store: ObjectStore, bad: hashing.ByteRange) -> FsbackupError:
+    def _mismatch(self, store: ObjectStore, corrupt: hashing.ByteRange) -> FsbackupError:
         return IntegrityError(
-            f"bytes {bad[0]} to {bad[1]} are not the ones that were stored",
+            f"bytes {corrupt[0]} to {corrupt[1]} do not match the manifest",
             backend=store.name,
             operation="download",
-            key=self._key,
+            key=self._plan.key,
             hint="run verify, then repair",
         )
 
 
-def _read_timeout(store: ObjectStore, length: int) -> float:
-    """Return how long one read may take: its store's silence, and time for the bytes at a crawl (16 KiB/s)."""
-    return store.hard_timeout + length / 16_384
+def read_timeout(store: ObjectStore, length: int) -> float:
+    """Return the longest seconds that reading `length` bytes may take: the store's limit, plus 1 s per 16 KiB."""
+    return store.hard_timeout + length / (16 * KIB)

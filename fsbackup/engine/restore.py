@@ -1,4 +1,9 @@
-"""Download into a file: whole and proven under its name, or not there at all."""
+"""Downloads: into a file, into a stream, and of one range.
+
+A file appears under its name whole and verified, or stays as it was: its bytes go into a temp file beside it (each
+block verified before it is written), which is flushed, gets mode and modification time, and is renamed. A crash
+leaves at most the temp file.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +28,12 @@ from fsbackup.record import Manifest
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import DEFAULT_MODE, file_mode
 
+#: Called with (bytes so far, bytes of the object).
 OnProgress = Callable[[int, int], None]
 
-#: How often a reader follows replacements that overtake it.
+#: How often one download goes on with a newer version of an object that is replaced while it is read.
 _MAX_VERSIONS = 3
-#: Bytes after which what is written so far is flushed.
+#: Bytes written between two flushes.
 _FLUSH = 64 * MIB
 
 
@@ -36,16 +42,24 @@ async def download(
     key: str,
     target: Path,
     *,
-    progress: OnProgress | None = None,
-    keep: bool = False,
+    on_progress: OnProgress | None = None,
+    keep_identical: bool = False,
     breaker: CircuitBreaker | None = None,
 ) -> DownloadReport:
-    """Read `key` into the file `target`, replacing it only when everything has arrived and is proven.
+    """Read `key` into the file `target`, which is replaced only when all bytes have arrived and are verified.
 
-    `progress` hears (bytes so far, all bytes). Modification time and permission bits are those of the file that
-    was backed up, where the manifest knows them; setuid, setgid and sticky are never restored. With `keep`, a
-    file that has exactly these bytes is left as it is. `outages` is what is known of the stores by those who
-    restore many.
+    Parameters
+    ----------
+    targets, key, target
+        What to read, and to where. Missing directories above `target` are created. Modification time and
+        permission bits are those of the file that was backed up, where the manifest has them; setuid, setgid and
+        sticky bits are never restored.
+    on_progress
+        Called on the I/O loop as bytes are written.
+    keep_identical
+        Leave a file as it is that already has exactly these bytes.
+    breaker
+        Knows which replicas do not answer; shared by many downloads.
 
     Raises
     ------
@@ -54,145 +68,147 @@ async def download(
     OSError
         When `target` cannot be written.
     """
-    started = asyncio.get_running_loop().time()
     clock = asyncio.get_running_loop().time
-    reading = await _locate(targets, key, breaker)
-    if keep and reading.manifest is not None and await asyncio.to_thread(_is_there, target, reading.manifest):
-        return _report(reading, reading.manifest.sha256, clock() - started, already=True)
+    started = clock()
+    reader = await locate(targets, key, breaker=breaker)
+    manifest = reader.manifest
+    if keep_identical and manifest is not None and await asyncio.to_thread(_has_content, target, manifest):
+        return _report(reader, manifest.sha256, clock() - started, already=True)
     async with _temp_beside(target) as file:
-        copy = _ToFile(targets, reading, file, progress)
+        copy = _CopyToFile(targets, reader, file, on_progress)
         sha256 = await copy.run()
-        await asyncio.to_thread(_finish, file, copy.reading.manifest)
-        await asyncio.to_thread(_place, Path(file.name), target)
-    report = _report(copy.reading, sha256, clock() - started)
+        await asyncio.to_thread(_finish, file, copy.reader.manifest)
+        await asyncio.to_thread(_rename, Path(file.name), target)
+    report = _report(copy.reader, sha256, clock() - started)
     for name in report.replicas:
         events.log_outcome("download", name, key, size=report.size, seconds=report.seconds)
     return report
 
 
 async def copy_to(targets: ReplicaSet, key: str, out: BinaryIO) -> DownloadReport:
-    """Write `key` to the stream `out`, each block proven before it is written; an error may come half-way."""
-    started = asyncio.get_running_loop().time()
-    copy = _ToStream(targets, await _locate(targets, key), out)
+    """Write `key` to the stream `out`, each block verified before it is written; an error may come half-way."""
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    copy = _CopyToStream(targets, await locate(targets, key), out)
     sha256 = await copy.run()
     await asyncio.to_thread(out.flush)
-    return _report(copy.reading, sha256, asyncio.get_running_loop().time() - started)
+    return _report(copy.reader, sha256, clock() - started)
 
 
 async def read_range(targets: ReplicaSet, key: str, start: int, end: int | None) -> bytes:
-    """Return bytes of `key` from `start` up to `end` (None: to the last), proven, all of one version."""
-    reading = await _locate(targets, key)
+    """Return the bytes of `key` from `start` up to `end` (None: the end), verified, all of one version."""
+    reader = await locate(targets, key)
     for _ in range(_MAX_VERSIONS):
         try:
-            return await reading.range(start, reading.size if end is None else end)
+            return await reader.range(start, reader.plan.size if end is None else end)
         except (IntegrityError, NoHealthyReplicaError):
-            after = await newer_version(targets.stores, reading)
-            if after is None:
+            newer = await newer_version(targets, reader)
+            if newer is None:
                 raise
-            reading = after
-    return await reading.range(start, reading.size if end is None else end)
-
-
-async def _locate(targets: ReplicaSet, key: str, outages: CircuitBreaker | None = None) -> ObjectReader:
-    return await locate(targets.stores, key, memory=targets.memory, stall=targets.stall, breaker=outages)
+            reader = newer
+    return await reader.range(start, reader.plan.size if end is None else end)
 
 
 class _Copy(ABC):
-    """Copies one object, and follows it when it is replaced (or found half replaced) in the meantime.
+    """Copies one object; goes on with the newer version when it is replaced meanwhile.
 
-    Each block is proven by the manifest, whose own checksum binds the blocks to the whole: that is not hashed
-    again.
+    Each block is verified by the manifest, whose own checksum binds the block hashes to that of the whole: the
+    whole is not hashed again.
     """
 
-    def __init__(self, targets: ReplicaSet, reading: ObjectReader) -> None:
-        self.reading = reading
-        self._stores = targets.stores
+    def __init__(self, targets: ReplicaSet, reader: ObjectReader) -> None:
+        self.reader = reader
+        self._targets = targets
 
     async def run(self) -> str:
-        """Return the SHA-256 of what was copied; `reading` is the version that it is."""
+        """Return the SHA-256 of the bytes copied; `reader` is then that of the version copied."""
         for _ in range(_MAX_VERSIONS):
             try:
                 return await self._copy()
             except (IntegrityError, NoHealthyReplicaError) as error:
-                after = await newer_version(self._stores, self.reading)
-                if after is None or not await self._turn_to(after):
+                newer = await newer_version(self._targets, self.reader)
+                if newer is None or not await self._switch_to(newer):
                     raise error
-                self.reading = after
+                self.reader = newer
         return await self._copy()
 
     @abstractmethod
     async def _copy(self) -> str:
-        """Copy what is left to copy of `reading`, and return the SHA-256 of the whole."""
+        """Copy the rest of the object, and return the SHA-256 of the whole."""
 
     @abstractmethod
-    async def _turn_to(self, after: ObjectReader) -> bool:
-        """Prepare to go on with another version; false where it is too late for that."""
+    async def _switch_to(self, newer: ObjectReader) -> bool:
+        """Prepare to go on with another version; False when bytes already written make that impossible."""
 
 
-class _ToStream(_Copy):
-    """Writes the bytes in their order."""
+class _CopyToStream(_Copy):
+    """Writes the bytes in order."""
 
-    def __init__(self, targets: ReplicaSet, reading: ObjectReader, out: BinaryIO) -> None:
-        super().__init__(targets, reading)
+    def __init__(self, targets: ReplicaSet, reader: ObjectReader, out: BinaryIO) -> None:
+        super().__init__(targets, reader)
         self._out = out
-        self._done = 0
-        #: Only of what no manifest proves.
-        self._whole = hashlib.sha256()
+        self._written = 0
+        #: Of an object without a manifest; else the manifest has the hash.
+        self._sha256 = hashlib.sha256()
 
     async def _copy(self) -> str:
-        async with contextlib.aclosing(self.reading.ranges(self._done, ordered=True)) as runs:
-            async for _, pieces in runs:
-                await asyncio.to_thread(self._append, pieces)
-        manifest = self.reading.manifest
-        return manifest.sha256 if manifest else self._whole.hexdigest()
+        async with contextlib.aclosing(self.reader.ranges(self._written, ordered=True)) as ranges:
+            async for _, pieces in ranges:
+                await asyncio.to_thread(self._write, pieces)
+        manifest = self.reader.manifest
+        return manifest.sha256 if manifest else self._sha256.hexdigest()
 
-    def _append(self, pieces: list[bytes]) -> None:
+    def _write(self, pieces: list[bytes]) -> None:
         for piece in pieces:
-            if self.reading.manifest is None:
-                self._whole.update(piece)
+            if self.reader.manifest is None:
+                self._sha256.update(piece)
             self._out.write(piece)
-            self._done += len(piece)
+            self._written += len(piece)
 
-    async def _turn_to(self, after: ObjectReader) -> bool:
-        return same_beginning(self.reading, after, self._done)
+    async def _switch_to(self, newer: ObjectReader) -> bool:
+        return same_beginning(self.reader, newer, self._written)
 
 
-class _ToFile(_Copy):
-    """Writes the bytes as they come, each at its place."""
+class _CopyToFile(_Copy):
+    """Writes the bytes as they arrive, each at its offset."""
 
     def __init__(
-        self, targets: ReplicaSet, reading: ObjectReader, file: BinaryIO, progress: OnProgress | None
+        self, targets: ReplicaSet, reader: ObjectReader, file: BinaryIO, on_progress: OnProgress | None
     ) -> None:
-        super().__init__(targets, reading)
+        super().__init__(targets, reader)
         self._file = file
-        self._progress = progress
+        self._on_progress = on_progress
         self._written = 0
         self._flushing: asyncio.Task[None] | None = None
 
     async def _copy(self) -> str:
         try:
-            async with contextlib.aclosing(self.reading.ranges()) as runs:
-                async for offset, pieces in runs:
+            async with contextlib.aclosing(self.reader.ranges()) as ranges:
+                async for offset, pieces in ranges:
                     self._flush_behind(await asyncio.to_thread(self._write, offset, pieces))
-                    if self._progress:
-                        self._progress(self._written, self.reading.size)
+                    if self._on_progress:
+                        self._on_progress(self._written, self.reader.plan.size)
         finally:
             if self._flushing is not None:
                 await asyncio.wait({self._flushing})  # it still needs the file
         if self._flushing is not None:
             self._flushing.result()
-        manifest = self.reading.manifest
+        manifest = self.reader.manifest
         return manifest.sha256 if manifest else await asyncio.to_thread(self._hash)
 
     def _flush_behind(self, length: int) -> None:
-        """Have the disk begin while bytes still come, so that the last flush, which counts, is a short one."""
+        """Flush to the disk while more bytes arrive, so that the last flush is a short one.
+
+        `length` is the number of bytes just written.
+        """
         if self._flushing is not None and self._flushing.done():
-            self._flushing.result()  # the system tells of a failed write only once
+            self._flushing.result()  # the system reports a failed write only once
             self._flushing = None
         if self._flushing is None and self._written % _FLUSH < length:
             self._flushing = asyncio.create_task(asyncio.to_thread(os.fdatasync, self._file.fileno()))
 
     def _write(self, offset: int, pieces: list[bytes]) -> int:
+        """Write the pieces from `offset` on, and return the number of bytes."""
         start = offset
         for piece in pieces:
             view = memoryview(piece)
@@ -206,7 +222,7 @@ class _ToFile(_Copy):
         with open(self._file.fileno(), "rb", closefd=False) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    async def _turn_to(self, after: ObjectReader) -> bool:  # noqa: ARG002 - it begins anew with whatever it is
+    async def _switch_to(self, newer: ObjectReader) -> bool:  # noqa: ARG002 - any version starts from an empty file
         await asyncio.to_thread(self._file.truncate, 0)
         self._written = 0
         return True
@@ -214,16 +230,19 @@ class _ToFile(_Copy):
 
 @contextlib.asynccontextmanager
 async def _temp_beside(target: Path) -> AsyncIterator[BinaryIO]:
-    """Open a private temp file in the target's directory; whatever is left of it at the end is removed."""
+    """Open a private temp file in the target's directory; it is removed at the end unless it was renamed."""
     path = target.parent / f".{secrets.token_hex(8)}{TEMP_SUFFIX}"
-    file = await asyncio.to_thread(_create, path)
+    opening = asyncio.ensure_future(asyncio.to_thread(_create, path))
     try:
-        yield file
+        yield await asyncio.shield(opening)
     finally:
-        path.unlink(missing_ok=True)
-        # A close that fails on a full disk has nothing left to lose: what counts was flushed and synced before.
-        with contextlib.suppress(OSError):
-            file.close()
+        await asyncio.wait({opening})  # a cancelled caller does not stop the thread that creates the file
+        if opening.exception() is None:
+            path.unlink(missing_ok=True)
+            # A close that fails on a full disk loses nothing: the content was flushed and synced before the
+            # rename.
+            with contextlib.suppress(OSError):
+                opening.result().close()
 
 
 def _create(path: Path) -> BinaryIO:
@@ -233,17 +252,17 @@ def _create(path: Path) -> BinaryIO:
 
 
 def _finish(file: BinaryIO, manifest: Manifest | None) -> None:
-    """Make the content durable and give it the mode and time of the file it was."""
+    """Set the mode and modification time of the file that was backed up, and flush everything to the disk."""
     file.flush()
     source = manifest.source if manifest else None
     os.fchmod(file.fileno(), file_mode(source.mode if source else None))
     if source and source.mtime is not None:
-        stamp = round(source.mtime * 1e9)
-        os.utime(file.fileno(), ns=(stamp, stamp))
+        mtime_ns = round(source.mtime * 1e9)
+        os.utime(file.fileno(), ns=(mtime_ns, mtime_ns))
     os.fsync(file.fileno())
 
 
-def _place(temp: Path, target: Path) -> None:
+def _rename(temp: Path, target: Path) -> None:
     temp.replace(target)
     directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -252,8 +271,8 @@ def _place(temp: Path, target: Path) -> None:
         os.close(directory)
 
 
-def _is_there(target: Path, manifest: Manifest) -> bool:
-    """Tell whether a file has the manifest's bytes."""
+def _has_content(target: Path, manifest: Manifest) -> bool:
+    """Tell whether a readable file has the bytes of the manifest."""
     try:
         with target.open("rb") as file:
             if os.fstat(file.fileno()).st_size != manifest.size:
@@ -263,14 +282,14 @@ def _is_there(target: Path, manifest: Manifest) -> bool:
         return False
 
 
-def _report(reading: ObjectReader, sha256: str, seconds: float, *, already: bool = False) -> DownloadReport:
+def _report(reader: ObjectReader, sha256: str, seconds: float, *, already: bool = False) -> DownloadReport:
     return DownloadReport(
-        key=reading.key,
-        size=reading.size,
+        key=reader.plan.key,
+        size=reader.plan.size,
         sha256=sha256,
-        verified=reading.manifest is not None,
-        replicas=dict(reading.bytes_read),
-        failed={name: str(error) for name, error in reading.failed.items()},
+        verified=reader.manifest is not None,
+        replicas=dict(reader.log.bytes_read),
+        failed={name: str(error) for name, error in reader.log.failed.items()},
         seconds=seconds,
         already=already,
     )

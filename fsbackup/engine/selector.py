@@ -1,4 +1,4 @@
-"""Whose turn it is: the replica that is likely to have a short read soonest, by how the last ones went."""
+"""Load balancing of short reads: which replica to ask first, by the latency of earlier reads."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from contextlib import contextmanager
 
 from fsbackup.stores.base import ObjectStore
 
-#: How much of what is known a new measurement leaves.
+#: Weight of the previous estimate in the moving average of the latency.
 _SMOOTHING = 0.7
-#: What a replica that was passed over is made faster by in mind, so that it is tried again some day.
+#: Decay factor applied to the latency estimate of replicas that were not chosen, so that they are eventually
+#: retried.
 _DECAY = 0.98
 
 
 class ReplicaSelector:
-    """Spreads short reads side by side over replicas of like speed; a much slower one only helps out."""
+    """Spreads concurrent short reads over replicas of similar latency; a much slower one gets the overflow."""
 
     def __init__(self) -> None:
-        self._busy: Counter[str] = Counter()
-        self._seconds: dict[str, float] = {}
+        self._in_flight: Counter[str] = Counter()
+        self._latency: dict[str, float] = {}
 
     def pick(self, stores: Sequence[ObjectStore]) -> ObjectStore | None:
-        """Return the one to ask first, of like ones the first in the list."""
-        chosen = min(stores, key=lambda each: self._wait(each.name), default=None)
-        for name in self._seconds:
+        """Return the store with the shortest expected wait, the first in the list among equals; None if empty."""
+        chosen = min(stores, key=lambda store: self._expected_wait(store.name), default=None)
+        for name in self._latency:
             if chosen is not None and name != chosen.name:
-                self._seconds[name] *= _DECAY
+                self._latency[name] *= _DECAY
         return chosen
 
     @contextmanager
-    def track(self, store: ObjectStore | None) -> Iterator[None]:
-        """Count a read that `store` is the first to be asked for; when it ends well, learn from it."""
-        name = "" if store is None else store.name
-        started = time.monotonic()
-        self._busy[name] += 1
+    def track(self, store: ObjectStore) -> Iterator[None]:
+        """Count a read from `store` as in flight; measure its latency when it succeeds."""
+        name, started = store.name, time.monotonic()
+        self._in_flight[name] += 1
         try:
             yield
-            self._learn(name, time.monotonic() - started)
+            self._measure(name, time.monotonic() - started)
         finally:
-            self._busy[name] -= 1
+            self._in_flight[name] -= 1
 
-    def _wait(self, name: str) -> float:
-        unknown = min(self._seconds.values(), default=1.0)
-        return (self._busy[name] + 1) * self._seconds.get(name, unknown)
+    def _expected_wait(self, name: str) -> float:
+        unknown = min(self._latency.values(), default=1.0)
+        return (self._in_flight[name] + 1) * self._latency.get(name, unknown)
 
-    def _learn(self, name: str, seconds: float) -> None:
-        known = self._seconds.get(name, seconds)
-        # Side by side with others of its own it took that much longer.
-        self._seconds[name] = _SMOOTHING * known + (1 - _SMOOTHING) * seconds / self._busy[name]
+    def _measure(self, name: str, seconds: float) -> None:
+        previous = self._latency.get(name, seconds)
+        # Concurrent reads from one replica share its capacity: divided by their number, it is the latency of one.
+        self._latency[name] = _SMOOTHING * previous + (1 - _SMOOTHING) * seconds / self._in_flight[name]

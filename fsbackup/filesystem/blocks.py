@@ -15,7 +15,8 @@ from functools import partial
 from operator import itemgetter
 
 from fsbackup.aio import run_all
-from fsbackup.engine.download import SHORT, ObjectReader
+from fsbackup.engine.download import ObjectReader
+from fsbackup.engine.reader import SHORT_READ
 from fsbackup.filesystem.caches import BlockCache, block_key
 from fsbackup.record import Manifest
 from fsbackup.sizing import MIB
@@ -61,9 +62,8 @@ async def _read_one(
     cached = any(block_key(manifest, number) in cache for number in numbers)
     finer = None if cached else cache.sub_blocks.sub_block_manifest(manifest, numbers)
     if finer is not None:
-        pieces = await _read_blocks(
-            replace(reader, manifest=finer), finer, [wanted], cache, add_to_cache=add_to_cache
-        )
+        fine_reader = replace(reader, plan=replace(reader.plan, manifest=finer))
+        pieces = await _read_blocks(fine_reader, finer, [wanted], cache, add_to_cache=add_to_cache)
         return pieces.get(*wanted)
     pieces = await _read_blocks(reader, manifest, [wanted], cache, add_to_cache=add_to_cache)
     # A reader of a small part of a block may return for another part when the block is evicted.
@@ -109,7 +109,7 @@ async def _read_blocks(
             pieces = await _fetch(reader, first * block, stop * block)
         found.extend(pieces)
         # A long run would evict everything else; of it only the last block is cached, where the next read begins.
-        short = (stop - first) * block <= SHORT
+        short = (stop - first) * block <= SHORT_READ
         for number in range(first if short else stop - 1, stop) if add_to_cache else ():
             end = min((number + 1) * block, manifest.size)
             cache.put(manifest, number, _Pieces(pieces).get(number * block, end))

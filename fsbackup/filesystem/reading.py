@@ -140,8 +140,8 @@ class ReadMethods(FileSystemBase):
             if hasattr(lpath, "write"):
                 await restore.copy_to(replicas, check_read_key(key), lpath)
             elif not await asyncio.to_thread(os.path.isdir, lpath):
-                progress = on_progress(callback)
-                await restore.download(replicas, check_read_key(key), Path(lpath), progress=progress)
+                target = Path(lpath)
+                await restore.download(replicas, check_read_key(key), target, on_progress=on_progress(callback))
         except ObjectNotFoundError:
             if not await self._isdir(rpath):
                 raise

@@ -44,7 +44,7 @@ class Version:
     @property
     def size(self) -> int:
         """Bytes."""
-        return self.reader.size
+        return self.reader.plan.size
 
     @property
     def modified(self) -> float | None:
@@ -53,7 +53,7 @@ class Version:
         None when neither is known, as for a manifest whose `created_at` cannot be parsed.
         """
         manifest = self.reader.manifest
-        return manifest.made_at if manifest else self.reader.modified
+        return manifest.created_timestamp if manifest else self.reader.plan.modified
 
     def info(self) -> dict[str, Any]:
         """Return what fsspec calls the file's info."""
@@ -65,7 +65,7 @@ class Version:
             "mtime": self.modified,
             "sha256": manifest.sha256 if manifest else None,
             "generation": manifest.generation if manifest else None,
-            "replicas": [store.name for store in self.reader.stores],
+            "replicas": [store.name for store in self.reader.plan.stores],
         }
 
 
@@ -113,7 +113,7 @@ class VersionCache:
             When the object is gone.
         """
         self.discard(version.path)
-        reader = await newer_version(opened.replica_set.stores, version.reader)
+        reader = await newer_version(opened.replica_set, version.reader)
         return self._add(Version(version.path, reader, time.monotonic() + TTL)) if reader is not None else None
 
     def discard(self, path: str) -> None:
@@ -128,17 +128,14 @@ class VersionCache:
         self._lookups.clear()
 
     async def _look_up(self, opened: OpenSet, path: str, key: str, *, check_data: bool) -> Version:
-        replicas = opened.replica_set
         reader = await locate(
-            replicas.stores,
+            opened.replica_set,
             key,
-            memory=replicas.memory,
-            stall=replicas.stall,
             breaker=opened.breaker,
             selector=opened.selector,
             with_data=check_data,
         )
-        opened.warn_once(reader.failed)
+        opened.warn_once(reader.log.failed)
         version = Version(path, reader, time.monotonic() + TTL, data_checked=check_data)
         if self._lookups.get((path, check_data)) is asyncio.current_task():
             self._add(version)

@@ -89,7 +89,7 @@ def classify(
     known = [finding.record for finding in findings]
     top = versions.newest(known)
     disputed = versions.is_conflict(known, top)
-    when = when_stored(stored, top.made_at if isinstance(top, Manifest) else None)
+    when = when_stored(stored, top.created_timestamp if isinstance(top, Manifest) else None)
     states: dict[str, CopyState] = {}
     for each in findings:
         name, state = each.store.name, _state(each, top, disputed=disputed)

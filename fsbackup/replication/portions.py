@@ -180,7 +180,7 @@ async def _dated(question: Question, expired: IsExpired | None, targets: Replica
     ):
         return question
     top = newest(finding.record for finding in await survey(targets.stores, question.key))
-    made = top.made_at if isinstance(top, Manifest) else None
+    made = top.created_timestamp if isinstance(top, Manifest) else None
     return replace(question, stored=when_stored(question.stored, made))
 
 

@@ -259,7 +259,7 @@ class ReplicatedStorage(StorageBackend):
         path = Path(os.fspath(cast("os.PathLike[str]", target)))
         if path.is_dir():
             raise ValueError(f"{path} is a directory where a file is meant")
-        return run(restore.download(self._set, key, path, progress=told_of(callback)))
+        return run(restore.download(self._set, key, path, on_progress=told_of(callback)))
 
     def restore_tree(
         self,

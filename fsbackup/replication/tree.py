@@ -200,7 +200,9 @@ class _TreeRestore:
     async def _download(
         self, key: str, target: Path, progress: OnProgress | None, outages: CircuitBreaker
     ) -> DownloadReport:
-        return await restore.download(self._targets, key, target, progress=progress, keep=True, breaker=outages)
+        return await restore.download(
+            self._targets, key, target, on_progress=progress, keep_identical=True, breaker=outages
+        )
 
     def _note_unlisted(self) -> None:
         """Do not wait again for a replica whose listing got no answer; one that may not be listed may be read."""

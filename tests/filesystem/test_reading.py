@@ -136,7 +136,7 @@ def test_no_replica_has_the_block(disks: Site, path: str) -> None:
         rotten = bytearray(file.read_bytes())
         rotten[2 * MIB + 5] ^= 1
         file.write_bytes(rotten)
-    with pytest.raises(IntegrityError, match="are not the ones that were stored") as caught:
+    with pytest.raises(IntegrityError, match="do not match the manifest") as caught:
         disks.fs().cat_file(path)
     assert "local0" in str(caught.value)
     assert "local1" in str(caught.value)

@@ -53,12 +53,12 @@ class ObjectFacts:
         listed = self.seen.replicas[name]
         here = listed.record.modified if listed and listed.record else None
         manifests = [finding.manifest for finding in self.findings.values()]
-        return [self.when, here, *(manifest.made_at for manifest in manifests if manifest is not None)]
+        return [self.when, here, *(manifest.created_timestamp for manifest in manifests if manifest is not None)]
 
     def afterwards(self, name: str, top: Manifest) -> list[float | None]:
         """Return the times by which it may be judged once the backend `name` has let it go."""
         listed = [listed_at(each) for other, each in self.seen.replicas.items() if other != name]
-        return [when_stored(when, top.made_at) for when in [self.when, *listed]]
+        return [when_stored(when, top.created_timestamp) for when in [self.when, *listed]]
 
 
 def decide(name: str, case: ObjectFacts, plans: Plans) -> CopyDecision:
@@ -83,7 +83,7 @@ def decide(name: str, case: ObjectFacts, plans: Plans) -> CopyDecision:
 
 def _by_its_dates(name: str, case: ObjectFacts, plans: Plans, own: Manifest, top: Manifest) -> CopyDecision | None:
     key = case.seen.key
-    if own.made_at is None:
+    if own.created_timestamp is None:
         return CopyDecision("kept", f"the date in its manifest cannot be read ({own.created_at!r})")
     if plans.keeps(name, key, case.known(name)) or plans.misses(name, key, case.afterwards(name, top), case.when):
         return CopyDecision(

@@ -1,4 +1,4 @@
-"""Manifests and tombstones as bytes: nothing lost, and nothing damaged believed."""
+"""Manifests and tombstones as bytes: nothing is lost, and damage is recognised."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ORIGINS = st.builds(
 
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
-    """Return any manifest; its blocks are as many as its size has."""
+    """Return any manifest, with as many blocks as its size has."""
     block_size, blocks = draw(st.integers(1, 1 << 40)), tuple(draw(st.lists(_HASH, max_size=4)))
     last = draw(st.integers(1, block_size)) if blocks else 0
     return Manifest(
@@ -72,19 +72,19 @@ EXAMPLE = Manifest(
 
 @given(manifests() | TOMBSTONES)
 def test_round_trip(record: Record) -> None:
-    """What is loaded is what was dumped."""
+    """`load` returns what `dump` was given."""
     assert load(dump(record)) == record
 
 
 @given(manifests())
 def test_dumped_bytes_are_plain_json(record: Manifest) -> None:
-    """Without this package, any JSON reader finds size and checksum, in ASCII."""
+    """Any JSON reader finds size and checksum, in ASCII."""
     fields = json.loads(dump(record).decode("ascii"))
     assert (fields["size"], fields["sha256"], fields["key"]) == (record.size, record.sha256, record.key)
 
 
 def test_damage_of_any_byte_is_found() -> None:
-    """Any byte changed, missing or doubled is an `IntegrityError`, or changes nothing of what is said."""
+    """Any byte changed, missing or doubled is an `IntegrityError`, or changes no field."""
     data = dump(EXAMPLE)
     for at in range(len(data)):
         for damaged in (
@@ -108,7 +108,7 @@ def test_truncation_is_found() -> None:
     | st.recursive(st.none() | st.integers() | _TEXT, st.lists).map(lambda v: json.dumps(v).encode())
 )
 def test_other_bytes_are_refused(data: bytes) -> None:
-    """What is no manifest is an `IntegrityError` and nothing else."""
+    """Other bytes are an `IntegrityError` and nothing else."""
     assert _is_refused(data)
 
 
@@ -116,7 +116,7 @@ def test_other_bytes_are_refused(data: bytes) -> None:
     "data", [b"", b"{}", b"[]", b"null", b"7", b'"x"', b"[" * 100_000, b'{"checksum": 1}', b"\xff\xfe"]
 )
 def test_bytes_that_break_parsers_are_refused(data: bytes) -> None:
-    """Not even what JSON readers stumble over is anything but an `IntegrityError`."""
+    """Bytes that make JSON parsers fail are an `IntegrityError` too."""
     assert _is_refused(data)
 
 
@@ -135,12 +135,12 @@ def test_a_changed_field_is_found(change: dict[str, object]) -> None:
     [{"size": 0}, {"size": 5 << 20}, {"block_size": 1}, {"block_size": 0}, {"block_size": -1}, {"blocks": ()}],
 )
 def test_hashes_for_another_size_are_refused(change: dict[str, Any]) -> None:
-    """A record whose blocks do not add up to its size is refused even when its checksum is right."""
+    """A record whose number of blocks does not fit its size is refused even when its checksum is right."""
     assert _is_refused(dump(replace(EXAMPLE, **change)))
 
 
 def test_a_newer_format_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record of a later version is refused with the hint to upgrade, not called damaged."""
+    """A record of a newer format is refused with the hint to upgrade, not as damaged."""
     monkeypatch.setattr("fsbackup.record.FORMAT", 99)
     data = dump(EXAMPLE)
     monkeypatch.undo()
@@ -151,13 +151,13 @@ def test_a_newer_format_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(manifests(), st.integers(1, 1 << 60))
 def test_order(record: Manifest, generation: int) -> None:
-    """Versions are ordered by generation, and a delete comes after the version that it deleted."""
-    stone = Tombstone(record.key, generation, "2025-10-01T12:00:00+00:00")
-    assert (version_order(stone) > version_order(record)) is (generation >= record.generation)
+    """Versions are ordered by generation, a tombstone after the manifest of the version it deletes."""
+    tombstone = Tombstone(record.key, generation, "2025-10-01T12:00:00+00:00")
+    assert (version_order(tombstone) > version_order(record)) is (generation >= record.generation)
 
 
-def test_stored_as() -> None:
-    """Each replica's manifest differs in what that replica answered, and in nothing else."""
+def test_for_replica() -> None:
+    """The manifests of two replicas differ in ETag and version ID only."""
     stored = EXAMPLE.for_replica("other", "v1")
     assert (stored.etag, stored.version_id) == ("other", "v1")
     assert stored.for_replica(EXAMPLE.etag, EXAMPLE.version_id) == EXAMPLE
