@@ -11,7 +11,8 @@ from fsbackup.errors import FsbackupError
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.sets import OpenSet
 from fsbackup.keys import check_prefix, encode_key
-from fsbackup.replication.ls import ObjectEntry, SetListing
+from fsbackup.replication.classify import ObjectStatus
+from fsbackup.replication.ls import SetListing
 
 Info = dict[str, Any]
 
@@ -26,9 +27,9 @@ def directory(path: str) -> Info:
     return {"name": path, "size": 0, "type": "directory", "mtime": None}
 
 
-def file(name: str, entry: ObjectEntry) -> Info:
+def file(name: str, entry: ObjectStatus) -> Info:
     """Return the info of a file, as far as listings tell."""
-    there = [backend for backend, state in entry.replicas.items() if state == "present"]
+    there = [backend for backend, state in entry.states.items() if state == "present"]
     return {
         "name": f"{name}/{entry.key}",
         "size": entry.size,
@@ -66,7 +67,7 @@ async def _collect(listing: SetListing, name: str, below: str, found: dict[str, 
     current, count = "", 0
     async with aclosing(listing.entries()) as entries:
         async for entry in entries:
-            if entry.deleted:
+            if entry.is_deleted:
                 continue
             head, slash, _ = entry.key.removeprefix(below).partition("/")
             if not slash:
@@ -93,11 +94,11 @@ async def everything(
     NoHealthyReplicaError
         At the end, when a replica could not be listed and the others have nothing.
     """
-    listing = SetListing(opened.targets, _below(key), outages=opened.breaker)
+    listing = SetListing(opened.targets, _below(key), breaker=opened.breaker)
     found = False
     async with aclosing(listing.entries()) as entries:
         async for entry in entries:
-            if not entry.deleted:
+            if not entry.is_deleted:
                 found = True
                 yield file(name, entry)
     if errors is not None:

@@ -103,12 +103,12 @@ def test_differences_are_told_for_each_replica(odd: World) -> None:
     odd.eyes["local"].drop("odd/a b")
     odd.eyes["r2"].put("odd/a0", b"longer than that")
     odd.eyes["r2"].put("foreign", b"of others")
-    entries = {entry.key: dict(entry.replicas) for entry in odd.store().ls()}
+    entries = {entry.key: dict(entry.states) for entry in odd.store().ls()}
     assert entries["odd/a b"] == {"local": "missing", "r2": "missing", "b2": "present"}
     assert entries["odd/a0"] == {"local": "present", "r2": "size differs", "b2": "present"}
     assert entries["foreign"] == {"local": "missing", "r2": "present", "b2": "missing"}
     status = odd.store(min_copies=2).status()
-    assert (status.objects, status.complete, status.short) == (len(ODD) + 1, len(ODD) - 2, 2)
+    assert (status.objects, status.complete, status.under_replicated) == (len(ODD) + 1, len(ODD) - 2, 2)
     assert {name: (each.missing, each.differing) for name, each in status.backends.items()} == {
         "local": (2, 0),
         "r2": (1, 1),
@@ -124,9 +124,9 @@ def test_a_replica_that_is_down_is_unknown_not_empty(odd: World) -> None:
     store = odd.store(min_copies=2, timeout=2)
     entries = list(store.ls())
     assert [entry.key for entry in entries] == list(ODD)
-    assert {entry.replicas["r2"] for entry in entries} == {"unknown"}
+    assert {entry.states["r2"] for entry in entries} == {"unknown"}
     status = store.status()
-    assert (status.status, status.short, status.backends["r2"].missing) == ("degraded", 0, 0)
+    assert (status.status, status.under_replicated, status.backends["r2"].missing) == ("degraded", 0, 0)
     assert "r2" in str(status.backends["r2"].error)
 
 
@@ -189,8 +189,8 @@ def test_a_listing_that_breaks_off_is_unknown_from_there(many: World) -> None:
     store = many.store(min_copies=2)
     entries = list(store.ls())
     assert len(entries) == MANY
-    assert {entry.replicas["b2"] for entry in entries[:999]} == {"present"}
-    assert {entry.replicas["b2"] for entry in entries[1000:]} == {"unknown"}
+    assert {entry.states["b2"] for entry in entries[:999]} == {"present"}
+    assert {entry.states["b2"] for entry in entries[1000:]} == {"unknown"}
     many.proxies["b2"].clear()
     many.proxies["b2"].add(Status(403, "AccessDenied"), on="list", first=2)
     status = store.status()
@@ -208,7 +208,7 @@ def test_what_went_is_found_out_without_waiting_for_a_dead_replica_again(odd: Wo
         found = (
             store.stat("odd/a b") if ask == "stat" else next(each for each in store.ls() if each.key == "odd/a b")
         )
-        assert [getattr(each, "state", each) for each in found.replicas.values()] == [
+        assert [getattr(each, "state", each) for each in found.states.values()] == [
             "missing",
             "present",
             "unknown",
@@ -266,12 +266,12 @@ def test_a_listing_asks_about_many_at_once_and_leaves_nobody_asking() -> None:
         full.ask_for(16)
         async with (
             asyncio.timeout(60),
-            aclosing(SetListing(both.replica_set, "", expecting=expecting).entries()) as all_,
+            aclosing(SetListing(both.replica_set, "", find_expired=expecting).entries()) as all_,
         ):
             first = await anext(all_)
             full.ask_for(1000)
             second = await anext(all_)  # it was among the sixteen; those who come after it ask in vain
-        states = [first.replicas["empty"], second.replicas["empty"]]
+        states = [first.states["empty"], second.states["empty"]]
         return states, len(asyncio.all_tasks() - before)
 
     assert run(look()) == (["expired", "expired"], 0)

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from fsbackup import LocalStorage, ReplicatedStorage
-from fsbackup.replication.compare import state_from_listings
+from fsbackup.replication.classify import classify_listed
 from fsbackup.replication.status import SetStatus
 from fsbackup.replication.walk import KeyEntry, ReplicaEntry
 from fsbackup.stores.base import ObjectStat
@@ -33,7 +33,7 @@ def stored(world: World) -> World:
 
 def states(status: SetStatus) -> dict[str, dict[str, str]]:
     """Return the incomplete objects' states."""
-    return {entry.key: dict(entry.replicas) for entry in status.incomplete}
+    return {entry.key: dict(entry.states) for entry in status.incomplete}
 
 
 def test_a_sound_set_costs_two_listings(stored: World) -> None:
@@ -171,11 +171,11 @@ def test_what_retention_let_go_is_expired_not_missing(stored: World) -> None:
     status = store.status(expired=expired)
     assert states(status) == {"top": {"local": "missing", "r2": "present", "b2": "present"}}
     assert dict(status.backends["local"].states) == {"present": 3, "expired": 1, "missing": 1}
-    assert (status.complete, status.short) == (4, 1)
+    assert (status.complete, status.under_replicated) == (4, 1)
     assert {(backend, key) for backend, key, _ in asked} == {("local", "top"), ("local", "wal/1")}
     report = store.verify(expired=expired)
     assert [(each.key, each.backend, each.state) for each in report.problems] == [("top", "local", "missing")]
-    assert (report.complete, report.short) == (4, 1)
+    assert (report.complete, report.under_replicated) == (4, 1)
     # Whether any age would let it go is asked too, before its manifest is looked at.
     assert all(when == 1 or abs(when - time.time()) < 120 for _, _, when in asked)
 
@@ -184,7 +184,7 @@ def test_ls_tells_a_deleted_object_from_one_that_is_there(stored: World) -> None
     """It costs nothing while all replicas list the same; a copy that slept through a delete is called that."""
     entries = list(stored.store().ls())
     assert [entry.key for entry in entries] == sorted(KEYS)
-    assert all(entry.copies == 3 and not entry.deleted for entry in entries)
+    assert all(entry.copies == 3 and not entry.is_deleted for entry in entries)
     for proxy in stored.proxies.values():
         assert [record.operation for record in proxy.requests] == ["list"]
     stored.proxies["b2"].add(Refuse())
@@ -193,14 +193,14 @@ def test_ls_tells_a_deleted_object_from_one_that_is_there(stored: World) -> None
     stored.eyes["r2"].drop("wal/1")
     stored.eyes["r2"].drop(manifest_name("wal/1"))
     found = {entry.key: entry for entry in stored.store().ls()}
-    assert found["backups/full/b"].deleted
-    assert dict(found["backups/full/b"].replicas) == {
+    assert found["backups/full/b"].is_deleted
+    assert dict(found["backups/full/b"].states) == {
         "local": "missing",
         "r2": "missing",
         "b2": "deleted elsewhere",
     }
-    assert dict(found["wal/1"].replicas) == {"local": "present", "r2": "missing", "b2": "present"}
-    assert not found["wal/1"].deleted
+    assert dict(found["wal/1"].states) == {"local": "present", "r2": "missing", "b2": "present"}
+    assert not found["wal/1"].is_deleted
     assert [key for key, entry in found.items() if entry.copies == 3] == ["backups/full/a", *sorted(KEYS)[2:4]]
 
 
@@ -218,14 +218,13 @@ def test_ls_tells_a_deleted_object_from_one_that_is_there(stored: World) -> None
 )
 def test_only_etags_made_alike_are_compared(world: World, one: str | None, other: str, asked: bool) -> None:
     """Stores that document their ETags, for objects stored in one request or in as many parts."""
-    place = world.backend("r2").objects.capabilities
+    r2, b2, disk = (world.backend(name).objects for name in ("r2", "b2", "local"))
     etags = {"a": one, "b": other}
-    listed = {
-        name: ReplicaEntry(ObjectStat("k", 1, etag=etag), ObjectStat("m", 500)) for name, etag in etags.items()
-    }
-    assert (state_from_listings(KeyEntry("k", listed), {"a": place, "b": place}) is None) is asked
-    b2 = world.backend("b2").objects.capabilities
+    entry = KeyEntry(
+        "k",
+        {name: ReplicaEntry(ObjectStat("k", 1, etag=etag), ObjectStat("m", 500)) for name, etag in etags.items()},
+    )
+    assert (classify_listed(entry, {"a": r2, "b": r2}, 1) is None) is asked
     in_parts = "-" in other
-    assert (state_from_listings(KeyEntry("k", listed), {"a": place, "b": b2}) is None) is (asked and not in_parts)
-    disk = world.backend("local").objects.capabilities
-    assert state_from_listings(KeyEntry("k", listed), {"a": place, "b": disk}) is not None
+    assert (classify_listed(entry, {"a": r2, "b": b2}, 1) is None) is (asked and not in_parts)
+    assert classify_listed(entry, {"a": r2, "b": disk}, 1) is not None

@@ -37,7 +37,7 @@ def found(directory: Path) -> dict[str, bytes]:
 def test_a_tree_comes_back_whole(stored: World) -> None:
     target = stored.tmp / "restored"
     heard: list[RestoredObject] = []
-    report = stored.store().restore_tree("tree", target, hear=heard.append)
+    report = stored.store().restore_tree("tree", target, on_object=heard.append)
     assert found(target) == {key: content(size) for key, size in SIZES.items()}
     assert (report.objects, report.bytes, report.already, report.failures) == (5, sum(SIZES.values()), 0, 0)
     assert {each.key for each in heard} == {f"tree/{key}" for key in SIZES}
@@ -93,7 +93,7 @@ def test_nothing_there_is_an_error_and_an_outage_is_another(stored: World) -> No
     with pytest.raises(ObjectNotFoundError, match="nothing at or below"):
         stored.store().restore_tree("no/such/tree", stored.tmp / "restored")
     stored.proxies["r2"].add(Status(403, "AccessDenied"), on="any")
-    with pytest.raises(NoHealthyReplicaError, match="not all could be"):
+    with pytest.raises(NoHealthyReplicaError, match="not all could be listed"):
         stored.store(names=("local", "r2"), timeout=2).restore_tree("no/such/tree", stored.tmp / "restored")
 
 

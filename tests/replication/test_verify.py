@@ -11,8 +11,7 @@ import pytest
 
 from fsbackup import ReplicatedStorage
 from fsbackup.errors import NoHealthyReplicaError
-from fsbackup.replication.problems import CopyProblem
-from fsbackup.replication.verify import VerifyReport
+from fsbackup.replication.verify import CopyProblem, VerifyReport
 from tests.replication.eyes import Eye, manifest_name
 from tests.replication.world import MIB, World, content
 from tests.servers.faults import Corrupt, Refuse, Status
@@ -337,7 +336,7 @@ def test_orphans(world: World) -> None:
         ("v/foreign", "r2", "no manifest"),
         ("v/foreign", "b2", "missing"),
     }
-    assert (report.status, report.objects, report.short) == ("failed", 2, 2)
+    assert (report.status, report.objects, report.under_replicated) == ("failed", 2, 2)
     advice = {each.key: each.advice for each in report.problems}
     assert "back it up again" in advice["v/lost"]
     assert {each.advice for each in report.problems if each.key == "v/foreign"} == {advice["v/foreign"]}
@@ -349,7 +348,7 @@ def test_findings_are_heard_and_reports_are_plain(world: World) -> None:
     _store_one(world)
     world.eyes["r2"].drop("v/one")
     heard: list[CopyProblem] = []
-    report = world.store(min_copies=1).verify(hear=heard.append)
+    report = world.store(min_copies=1).verify(on_problem=heard.append)
     assert tuple(heard) == report.problems
     plain = report.as_dict()
     assert plain["problems"] == [heard[0].as_dict()]
@@ -366,4 +365,4 @@ def test_an_error_of_the_hearer_ends_it(world: World) -> None:
 
     store: ReplicatedStorage = world.store()
     with pytest.raises(BrokenPipeError):
-        store.verify(hear=refuse)
+        store.verify(on_problem=refuse)

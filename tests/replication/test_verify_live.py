@@ -14,7 +14,7 @@ import pytest
 from fsbackup import ReplicatedStorage
 from fsbackup.loop import run
 from fsbackup.replication import sample
-from fsbackup.replication.inspect import inspect
+from fsbackup.replication.inspector import Inspector
 from fsbackup.replication.sample import Sample, parse_sample
 from tests.replication.eyes import pending_name, sealed
 from tests.replication.memory import MemoryStore, backend
@@ -101,11 +101,11 @@ def test_examine_is_what_verify_sees_of_one_object(world: World) -> None:
     assert store.replicate(world.file(DATA), "v/one")
     world.eyes["r2"].put("v/one", OTHER)
     world.eyes["b2"].drop("v/one")
-    verdict = run(inspect(store.replica_set, "v/one", deep=True))
+    verdict = run(Inspector(store.replica_set, deep=True).inspect("v/one"))
     assert dict(verdict.states) == {"local": "present", "r2": "damaged", "b2": "missing"}
-    assert "3 of 3 blocks rotten" in verdict.details["r2"]
-    assert verdict.findings["b2"].stat is None
-    assert (verdict.copies, verdict.deleted, verdict.bytes_read) == (1, False, 2 * len(DATA))
+    assert "3 of 3 blocks rotten" in verdict.replicas["r2"].detail
+    assert verdict.replicas["b2"].stat is None
+    assert (verdict.copies, verdict.is_deleted, verdict.bytes_read) == (1, False, 2 * len(DATA))
 
 
 def test_deep_keeps_to_the_memory_of_the_set() -> None:
@@ -131,7 +131,7 @@ def test_thirty_days_take_every_key_exactly_once() -> None:
     """Whatever the day it starts, and of about equal shares."""
     keys = [f"backups/{number}.gz" for number in range(3000)]
     for start in (0, 17, 738_000):
-        shares = [[key for key in keys if Sample(30, start + day).takes(key)] for day in range(30)]
+        shares = [[key for key in keys if Sample(30, start + day).includes(key)] for day in range(30)]
         assert sorted(key for share in shares for key in share) == sorted(keys)
         assert all(60 <= len(share) <= 140 for share in shares)
 
