@@ -97,7 +97,7 @@ def test_a_prefix_is_whole_segments(odd: World, prefix: str, keys: list[str]) ->
     assert (status.status, status.objects) == ("complete", len(keys))
 
 
-def test_differences_are_told_for_each_replica(odd: World) -> None:
+def test_differences_are_reported_for_each_replica(odd: World) -> None:
     """Missing here, another size there, only on the third: each entry and each count says which."""
     odd.eyes["r2"].drop("odd/a b")
     odd.eyes["local"].drop("odd/a b")
@@ -184,7 +184,7 @@ def test_a_listing_takes_one_request_per_thousand_keys(many: World) -> None:
 
 
 def test_a_listing_that_breaks_off_is_unknown_from_there(many: World) -> None:
-    """The second page of one replica is refused: what it did not get to say is unknown, not missing."""
+    """The second page of one replica is refused: the keys of that page are unknown there, not missing."""
     many.proxies["b2"].add(Status(403, "AccessDenied"), on="list", first=2)
     store = many.store(min_copies=2)
     entries = list(store.ls())
@@ -198,7 +198,7 @@ def test_a_listing_that_breaks_off_is_unknown_from_there(many: World) -> None:
 
 
 @pytest.mark.parametrize("ask", ["ls", "stat"])
-def test_what_went_is_found_out_without_waiting_for_a_dead_replica_again(odd: World, ask: str) -> None:
+def test_expired_is_found_out_without_waiting_for_an_unreachable_replica_again(odd: World, ask: str) -> None:
     odd.eyes["local"].drop("odd/a b")
     odd.proxies["b2"].add(Status(403, "AccessDenied"))
     tries = []
@@ -226,7 +226,7 @@ def test_one_object_can_be_looked_at_where_nothing_may_be_listed(odd: World) -> 
 
 
 class Crowd(MemoryStore):
-    """A store that answers about manifests only when so many ask at once."""
+    """A store that answers reads of manifests only when so many wait at the same time."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -244,12 +244,12 @@ class Crowd(MemoryStore):
         return await super().read(name, start, end, **options)
 
     def ask_for(self, wanted: int) -> None:
-        """Answer nobody until so many more ask."""
+        """Answer no read until so many more wait."""
         self.wanted, self._asking, self._enough = wanted, 0, asyncio.Event()
 
 
-def test_a_listing_asks_about_many_at_once_and_leaves_nobody_asking() -> None:
-    """What has expired is found out once; when the listing is left early, nobody goes on."""
+def test_a_listing_queries_many_objects_at_once_and_cancels_the_rest() -> None:
+    """Expired keys are found out once; when the listing is closed early, its queries are cancelled."""
     empty, full = MemoryStore("empty"), Crowd("full")
     alone = ReplicatedStorage([backend(full)], errors="raise")
     for number in range(40):
@@ -257,16 +257,16 @@ def test_a_listing_asks_about_many_at_once_and_leaves_nobody_asking() -> None:
     both = ReplicatedStorage([backend(empty), backend(full)], errors="raise")
     asked = []
 
-    async def expecting(away: object) -> IsExpired | None:
-        asked.append(away)
+    async def find_expired(unreachable: object) -> IsExpired | None:
+        asked.append(unreachable)
         return lambda *_: True
 
-    async def look() -> tuple[list[CopyState], int]:
+    async def first_states() -> tuple[list[CopyState], int]:
         before = asyncio.all_tasks()
         full.ask_for(16)
         async with (
             asyncio.timeout(60),
-            aclosing(SetListing(both.replica_set, "", find_expired=expecting).entries()) as all_,
+            aclosing(SetListing(both.replica_set, "", find_expired=find_expired).entries()) as all_,
         ):
             first = await anext(all_)
             full.ask_for(1000)
@@ -274,12 +274,12 @@ def test_a_listing_asks_about_many_at_once_and_leaves_nobody_asking() -> None:
         states = [first.states["empty"], second.states["empty"]]
         return states, len(asyncio.all_tasks() - before)
 
-    assert run(look()) == (["expired", "expired"], 0)
+    assert run(first_states()) == (["expired", "expired"], 0)
     assert asked == [{}]
 
 
-def test_a_listing_given_up_early_ends(many: World) -> None:
-    """Whoever looks at the first entry only costs that page, and the one that is read ahead."""
+def test_a_listing_closed_early_ends(many: World) -> None:
+    """Reading only the first entry costs its page, and the one that is read ahead."""
     for proxy in many.proxies.values():
         proxy.forget()
     entries = many.store().ls()

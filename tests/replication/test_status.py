@@ -1,4 +1,4 @@
-"""`status` and `ls`: what listings tell, what is asked about, and what stays cheap however much there is."""
+"""`status` and `ls`: what listings suffice for, which keys are queried, and what each costs."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def test_a_copy_that_was_put_there_today_does_not_make_a_backup_younger(stored: 
     assert newest.modified == 1000
 
 
-def test_what_looks_wrong_is_asked_about_and_nothing_else(stored: World) -> None:
-    """A size, a lost copy, a slept-through delete: three objects asked about, each replica twice."""
+def test_keys_that_look_wrong_are_queried_and_no_others(stored: World) -> None:
+    """Another size, a lost copy, a missed delete: three objects are queried, each replica twice."""
     stored.eyes["r2"].put("wal/1", b"short")
     stored.eyes["b2"].drop("top")
     stored.proxies["b2"].add(Refuse())
@@ -132,7 +132,7 @@ def test_a_new_replica_is_missing_everything_for_no_request(stored: World) -> No
 
 
 def test_manifests_that_are_gone_or_broken(stored: World) -> None:
-    """Data that nothing proves, and a manifest that was cut off, are not complete."""
+    """Data without a manifest anywhere has no proven copy; a manifest that was cut off is damaged."""
     stored.eyes["r2"].drop(manifest_name("top"))
     stored.eyes["local"].put(manifest_name("wal/1"), b"{")
     stored.eyes["b2"].put("foreign", b"of others")
@@ -142,21 +142,21 @@ def test_manifests_that_are_gone_or_broken(stored: World) -> None:
         "top": {"local": "present", "r2": "no manifest", "b2": "present"},
         "wal/1": {"local": "damaged", "r2": "present", "b2": "present"},
     }
-    assert status.status == "degraded"
+    assert (status.status, status.under_replicated) == ("failed", 1)
 
 
-def test_a_service_that_slept_through_a_replacement_of_the_same_size(stored: World) -> None:
+def test_a_service_that_missed_a_replacement_of_the_same_size(stored: World) -> None:
     """Two services that make ETags of the content disagree in their listings, and are asked."""
     stored.proxies["b2"].add(Refuse())
-    away = stored.store(min_copies=2, timeout=2)
-    assert away.replicate(stored.file(b"9876543210"), "top", overwrite=True)
+    without_b2 = stored.store(min_copies=2, timeout=2)
+    assert without_b2.replicate(stored.file(b"9876543210"), "top", overwrite=True)
     stored.proxies["b2"].clear()
     status = stored.store(min_copies=2).status()
     assert states(status) == {"top": {"local": "present", "r2": "present", "b2": "stale"}}
 
 
-def test_what_retention_let_go_is_expired_not_missing(stored: World) -> None:
-    """Whether a backend's own retention let a key go is asked with its age; it is then complete without it."""
+def test_what_retention_deleted_is_expired_not_missing(stored: World) -> None:
+    """`expired` is called with the object's age; the object is then complete without that copy."""
     for key in ("wal/1", "top"):
         stored.eyes["local"].drop(key)
         stored.eyes["local"].drop(manifest_name(key))
