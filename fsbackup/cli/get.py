@@ -63,7 +63,7 @@ def _tree(args: Namespace, store: ReplicatedStorage) -> int:
         elif args.verbose and fetched.report:
             output.print_line(_line(fetched.report, str(fetched.target)))
 
-    report = store.restore_tree(args.key, args.target, hear=None if args.json else hear)
+    report = store.restore_tree(args.key, args.target, on_object=None if args.json else hear)
     if args.json:
         output.print_json(report.as_dict())
     elif not args.quiet or not report:

@@ -10,7 +10,7 @@ from fsbackup.cli import context, exits, output, text
 from fsbackup.cli.command import Command, add_set, prefix
 
 if TYPE_CHECKING:
-    from fsbackup.replication.ls import ObjectEntry
+    from fsbackup.replication.classify import ObjectStatus
     from fsbackup.replication.storage import ReplicatedStorage
 
 
@@ -30,7 +30,7 @@ def _execute(args: Namespace) -> int:
         output.print_line(_columns("size", "modified", names, names, "key"))
     for entry in store.ls(args.prefix):
         found = True
-        complete = complete and entry.complete
+        complete = complete and entry.is_complete
         _print(args, entry, names)
     if not found:
         complete = _all_answer(store, args.prefix)
@@ -43,13 +43,13 @@ def _all_answer(store: ReplicatedStorage, wanted: str) -> bool:
     return not any(each.error for each in store.status(wanted).backends.values())
 
 
-def _print(args: Namespace, entry: ObjectEntry, names: list[str]) -> None:
+def _print(args: Namespace, entry: ObjectStatus, names: list[str]) -> None:
     if args.json:
-        output.print_json_line(entry.as_dict())
+        output.print_json_line(entry.summary())
     elif args.long:
-        states: list[str] = [entry.replicas[name] for name in names]
+        states: list[str] = [entry.states[name] for name in names]
         output.print_line(_columns(text.size(entry.size), text.when(entry.modified), names, states, entry.key))
-    elif not entry.deleted:
+    elif not entry.is_deleted:
         output.print_line(entry.key)
 
 

@@ -35,7 +35,7 @@ def _execute(args: Namespace) -> int:
     store = context.open_set(args)
     if args.explain:
         return _explain(args, store)
-    report = store.prune(args.prefix, dry_run=_is_dry(args), hear=lambda step: _tell(args, step))
+    report = store.prune(args.prefix, dry_run=_is_dry(args), on_step=lambda step: _tell(args, step))
     if args.json:
         fields = {name: value for name, value in report.as_dict().items() if name != "steps"}
         output.print_json_line({"kind": "summary", **fields})
@@ -70,7 +70,7 @@ def _explain(args: Namespace, store: ReplicatedStorage) -> int:
         if step.key == args.explain:
             found[step.backend] = step
 
-    report = store.prune(args.explain, hear=hear)
+    report = store.prune(args.explain, on_step=hear)
     stopped = {name: each.stopped for name, each in report.backends.items() if each.stopped}
     if not found and not stopped:
         raise ObjectNotFoundError("no such key on any backend", operation="prune", key=args.explain)

@@ -45,7 +45,7 @@ def _execute(args: Namespace) -> int:
         dry_run=args.dry_run,
         deep=args.deep,
         adopt=args.adopt,
-        hear=_tell_json if args.json else _tell if not args.quiet else _tell_bad,
+        on_step=_tell_json if args.json else _tell if not args.quiet else _tell_bad,
         spread=cluster,
     )
     if args.json:

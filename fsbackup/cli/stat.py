@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from fsbackup.cli import context, exits, output, text
 from fsbackup.cli.command import Command, add_set, key
+from fsbackup.record import Tombstone
 
 if TYPE_CHECKING:
-    from fsbackup.replication.stat import ObjectInfo, ReplicaInfo
+    from fsbackup.engine.records import ReplicaState
+    from fsbackup.replication.classify import ObjectStatus
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +30,7 @@ def _execute(args: Namespace) -> int:
     return exits.OF_STATUS[info.status]
 
 
-def _print(info: ObjectInfo) -> None:
+def _print(info: ObjectStatus) -> None:
     for name, value in _facts(info):
         output.print_line(f"{name:<12}{value}")
     output.print_line()
@@ -37,15 +39,15 @@ def _print(info: ObjectInfo) -> None:
     output.print_table(rows, right=(2, 4))
     for each in info.replicas.values():
         if each.error:
-            output.print_line(text.one_line(each.error))
+            output.print_line(text.one_line(str(each.error)))
 
 
-def _facts(info: ObjectInfo) -> list[tuple[str, str]]:
+def _facts(info: ObjectStatus) -> list[tuple[str, str]]:
     facts = [("key", info.key), ("size", f"{info.size:,} bytes ({text.size(info.size)})")]
-    if info.deleted_at:
-        facts.append(("deleted", f"{info.deleted_at}, but not everywhere yet"))
+    if isinstance(info.latest, Tombstone):
+        return [*facts, ("deleted", f"{info.latest.deleted_at}, but not everywhere yet")]
     if info.manifest is None:
-        return facts if info.deleted_at else [*facts, ("sha256", "not known: no replica has a manifest")]
+        return [*facts, ("sha256", "not known: no replica has a manifest")]
     known = info.manifest
     changed = "" if known.source.mtime is None else f", last changed {_utc(known.source.mtime)}"
     return [
@@ -62,10 +64,10 @@ def _utc(epoch: float) -> str:
     return datetime.fromtimestamp(epoch).astimezone().isoformat(timespec="seconds")
 
 
-def _row(each: ReplicaInfo) -> list[str]:
-    size = "-" if each.size is None else text.size(each.size)
-    generation = "-" if each.generation is None else str(each.generation)
-    return [each.backend, each.state, size, text.when(each.modified), generation]
+def _row(each: ReplicaState) -> list[str]:
+    size, modified = (text.size(each.stat.size), each.stat.modified) if each.stat else ("-", None)
+    generation = "-" if each.record is None else str(each.record.generation)
+    return [each.backend, each.state, size, text.when(modified), generation]
 
 
 COMMAND = Command(

@@ -12,7 +12,7 @@ from fsbackup.cli.command import Command, add_set, prefix
 from fsbackup.errors import ConfigError, NoHealthyReplicaError
 
 if TYPE_CHECKING:
-    from fsbackup.replication.ls import ObjectEntry
+    from fsbackup.replication.classify import ObjectStatus
     from fsbackup.replication.status import BackendStatus, Group, SetStatus
     from fsbackup.replication.storage import ReplicatedStorage
 
@@ -122,10 +122,10 @@ def _age(seconds: float) -> str:
     return f"{minutes // 60}h" if minutes < 72 * 60 else f"{minutes // 1440}d"
 
 
-def _lacking(entry: ObjectEntry) -> str:
+def _lacking(entry: ObjectStatus) -> str:
     """Return the replicas that said that it is not there as it should be; one that was not asked said nothing."""
-    fine = ("present", "expired", "unknown", *(["missing"] if entry.deleted else []))
-    return ", ".join(f"{name}: {state}" for name, state in entry.replicas.items() if state not in fine)
+    fine = ("present", "expired", "unknown", *(["missing"] if entry.is_deleted else []))
+    return ", ".join(f"{name}: {state}" for name, state in entry.states.items() if state not in fine)
 
 
 def _verdict(status: SetStatus) -> str:
@@ -133,7 +133,11 @@ def _verdict(status: SetStatus) -> str:
         return f"complete: all {text.count(status.objects, 'object')} in every place"
     reasons = [
         *(f"nothing new for {_long(group)} in {group.prefix or 'the set'}" for group in status.too_old),
-        *([f"{text.count(status.short, 'object')} with too few copies"] if status.short else []),
+        *(
+            [f"{text.count(status.under_replicated, 'object')} with too few copies"]
+            if status.under_replicated
+            else []
+        ),
     ]
     unlisted = [name for name, each in status.backends.items() if each.error]
     incomplete = status.objects - status.complete

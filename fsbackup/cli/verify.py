@@ -10,9 +10,8 @@ from fsbackup.cli import context, exits, output, text
 from fsbackup.cli.command import Command, add_dask, add_set, prefix
 
 if TYPE_CHECKING:
-    from fsbackup.replication.problems import CopyProblem
     from fsbackup.replication.storage import ReplicatedStorage
-    from fsbackup.replication.verify import CopyCounts, VerifyReport
+    from fsbackup.replication.verify import CopyCounts, CopyProblem, VerifyReport
 
 #: The columns of the table, those that are not empty.
 _STATES = (
@@ -54,7 +53,7 @@ def _sample(value: str) -> str:
 def _execute(args: Namespace) -> int:
     store, cluster = context.open_set(args), context.open_cluster(args)
     hear = _tell_json if args.json else _tell
-    report = store.verify(args.prefix, deep=args.deep, sample=args.sample, hear=hear, spread=cluster)
+    report = store.verify(args.prefix, deep=args.deep, sample=args.sample, on_problem=hear, spread=cluster)
     if args.json:
         output.print_json_line({"kind": "summary", **report.as_dict(), "problems": report.found})
     elif not (args.quiet and report.status == "complete"):
@@ -111,8 +110,8 @@ def _verdict(args: Namespace, store: ReplicatedStorage, report: VerifyReport) ->
         proof = f"every byte of every copy read ({text.size(report.bytes_read)}) and right"
         return f"complete: {looked}, {proof if report.deep else 'every copy right by its manifest, size and ETag'}"
     reasons = [f"{text.count(report.found, 'problem')} in {looked}"]
-    if report.short:
-        reasons.append(f"{text.count(report.short, 'object')} with too few proven copies")
+    if report.under_replicated:
+        reasons.append(f"{text.count(report.under_replicated, 'object')} with too few proven copies")
     unlisted = [name for name, each in report.backends.items() if each.error]
     if unlisted:
         reasons.append(f"what {' and '.join(unlisted)} should hold is not known")

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fsbackup.errors import (
     BackendUnavailableError,
@@ -31,16 +31,31 @@ log = logging.getLogger("fsbackup.storage")
 STRAGGLER_TIMEOUT = 2.0
 
 
+#: What one replica has of an object, next to what the others have; decided by `fsbackup.replication.classify`.
+CopyState = Literal[
+    "present",  # the newest version, as far as was checked
+    "missing",  # nothing, though another replica has the object
+    "stale",  # an older version: the replica missed a replacement
+    "conflict",  # one of two contents under one generation
+    "size differs",  # data of another size than its manifest says
+    "damaged",  # data that is not what its manifest says, or a manifest that fails its checksum
+    "no manifest",  # data that nothing proves
+    "deleted elsewhere",  # data of a deleted object: the replica missed the delete
+    "expired",  # nothing, because the backend's own retention deleted it
+    "unknown",  # the replica did not answer, or was not classified yet
+]
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaState:
-    """What one store has of one key.
+    """What one replica has of one object: its record, its data, and how both compare with the other replicas.
 
     Parameters
     ----------
     store
-        The store.
+        The replica's store.
     record
-        Its manifest or tombstone; None when it has none, or one that is damaged.
+        Its manifest or tombstone; None when it has none, when it is damaged, or when it was not read.
     damaged
         Its record is unreadable, fails its checksum or belongs to another key.
     stat
@@ -49,6 +64,10 @@ class ReplicaState:
         Why the store did not answer; the other fields are unknown then.
     from_listing
         The store has nothing according to a listing, which may be minutes old when the object is written.
+    state
+        Set by `fsbackup.replication.classify`; ``"unknown"`` before.
+    detail
+        What is wrong, for people; empty where `state` says it all.
     """
 
     store: ObjectStore
@@ -57,6 +76,13 @@ class ReplicaState:
     stat: ObjectStat | None = None
     error: FsbackupError | None = None
     from_listing: bool = False
+    state: CopyState = "unknown"
+    detail: str = ""
+
+    @property
+    def backend(self) -> str:
+        """The name of the replica's backend."""
+        return self.store.name
 
     @property
     def manifest(self) -> Manifest | None:

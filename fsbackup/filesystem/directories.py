@@ -11,7 +11,8 @@ from fsbackup.errors import FsbackupError
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.sets import OpenSet
 from fsbackup.keys import check_prefix, encode_key
-from fsbackup.replication.ls import ObjectEntry, SetListing
+from fsbackup.replication.classify import ObjectStatus
+from fsbackup.replication.ls import SetListing
 
 Info = dict[str, Any]
 
@@ -26,9 +27,9 @@ def directory_info(path: str) -> Info:
     return {"name": path, "size": 0, "type": "directory", "mtime": None}
 
 
-def _file_info(name: str, entry: ObjectEntry) -> Info:
+def _file_info(name: str, entry: ObjectStatus) -> Info:
     """Return the info of a file as far as a listing shows it."""
-    present = [backend for backend, state in entry.replicas.items() if state == "present"]
+    present = [backend for backend, state in entry.states.items() if state == "present"]
     return {
         "name": f"{name}/{entry.key}",
         "size": entry.size,
@@ -68,7 +69,7 @@ async def _add_entries(listing: SetListing, name: str, prefix: str, found: dict[
     current, count = "", 0
     async with aclosing(listing.entries()) as entries:
         async for entry in entries:
-            if entry.deleted:
+            if entry.is_deleted:
                 continue
             head, slash, _ = entry.key.removeprefix(prefix).partition("/")
             if not slash:
@@ -96,11 +97,11 @@ async def iter_files(
     NoHealthyReplicaError
         At the end, when a replica could not be listed and the others list nothing.
     """
-    listing = SetListing(opened.replica_set, _key_prefix(key), outages=opened.breaker)
+    listing = SetListing(opened.replica_set, _key_prefix(key), breaker=opened.breaker)
     found = False
     async with aclosing(listing.entries()) as entries:
         async for entry in entries:
-            if not entry.deleted:
+            if not entry.is_deleted:
                 found = True
                 yield _file_info(name, entry)
     if errors is not None:

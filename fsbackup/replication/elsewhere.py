@@ -14,15 +14,14 @@ from fsbackup.loop import iterate, run
 from fsbackup.replication import places
 from fsbackup.replication.classify import IsExpired
 from fsbackup.replication.portions import Part, Portion, Question, Spread, Task, Work, portions, questions
-from fsbackup.replication.problems import CopyProblem
 from fsbackup.replication.repair.orphans import list_intents
 from fsbackup.replication.repair.repairer import Repairer, RepairOptions
 from fsbackup.replication.repair.report import OnStep as HearStep
 from fsbackup.replication.repair.report import RepairReport
 from fsbackup.replication.repair.run import RepairTask, clean_up
 from fsbackup.replication.sample import Sample
+from fsbackup.replication.verify import CopyProblem, VerifyReport, VerifyTask, empty_report, finish_report
 from fsbackup.replication.verify import OnProblem as HearProblem
-from fsbackup.replication.verify import VerifyReport, VerifyTask, blank, finished
 from fsbackup.replication.walk import Unreachable, Walk
 
 
@@ -66,15 +65,15 @@ def verify(
     """Verify as `fsbackup.replication.verify.verify` does, from synchronous code."""
     started = time.monotonic()
     found, errors = run(places.look(targets.stores, away))
-    walk = Walk(targets.stores, prefix, away=errors)
-    report = blank(targets, prefix, deep=deep, sample=sample)
-    asked = questions(walk, sample.takes if sample else None)
+    walk = Walk(targets.stores, prefix, unreachable=errors)
+    report = empty_report(targets, prefix, deep=deep, sample=sample)
+    asked = questions(walk, sample.includes if sample else None)
     with _cut(targets, asked, expired) as cut, elsewhere.parts(VerifyTask(deep), found, cut) as parts:
         part: Part[VerifyReport, CopyProblem]
         for part in parts:
             report = report.plus(part.report)
             _tell(hear, part)
-    return finished(report, walk.errors, time.monotonic() - started)
+    return finish_report(report, walk.errors, time.monotonic() - started)
 
 
 def repair(
@@ -84,7 +83,7 @@ def repair(
     started = time.monotonic()
     found, errors = run(places.look(targets.stores, options.away or {}))
     pending, errors = run(list_intents(targets.stores, options.prefix, errors))
-    walk = Walk(targets.stores, options.prefix, away=errors)
+    walk = Walk(targets.stores, options.prefix, unreachable=errors)
     task = RepairTask(options.dry_run, options.deep, options.adopt, options.safe_age)
     report = RepairReport.blank(options.prefix, dry_run=options.dry_run, deep=options.deep)
     asked = questions(walk, pending=pending)

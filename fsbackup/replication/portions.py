@@ -16,8 +16,7 @@ from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.versions import newest
 from fsbackup.errors import BackendUnavailableError
 from fsbackup.record import Manifest
-from fsbackup.replication.classify import IsExpired, when_stored
-from fsbackup.replication.compare import LONG_AGO, stored_at
+from fsbackup.replication.classify import LONG_AGO, IsExpired, when_stored
 from fsbackup.replication.places import Place
 from fsbackup.replication.walk import Unreachable, Walk
 from fsbackup.sizing import MIB
@@ -145,7 +144,7 @@ async def questions(
                 size = max((each.data.size for each in seen.replicas.values() if each and each.data), default=0)
                 lacking = tuple(name for name, each in seen.replicas.items() if each and not each.data)
                 pending_here = announced.pop(seen.key, {})
-                yield Question(seen.key, stored_at(seen), size, pending_here, lacking), walk.errors
+                yield Question(seen.key, seen.stored_at, size, pending_here, lacking), walk.errors
     for key in list(announced):
         yield Question(key, pending=announced.pop(key)), walk.errors
 

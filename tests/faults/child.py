@@ -94,7 +94,7 @@ def _restore(store: ReplicatedStorage, task: Task, say: Say) -> None:
         report = store.restore_tree(
             FOLDER,
             task.targets,
-            hear=lambda each: say("restored" if each.report else "not restored", each.key, ()),
+            on_object=lambda each: say("restored" if each.report else "not restored", each.key, ()),
         )
         assert report, report.as_dict()
         return
@@ -104,7 +104,7 @@ def _restore(store: ReplicatedStorage, task: Task, say: Say) -> None:
 
 
 def _repair(store: ReplicatedStorage, task: Task, say: Say) -> None:  # noqa: ARG001 - as all the others
-    store.repair(deep=True, hear=lambda step: _tell(step.action.kind, step.outcome, step.action, say))
+    store.repair(deep=True, on_step=lambda step: _tell(step.action.kind, step.outcome, step.action, say))
 
 
 def _tell(kind: str, outcome: str, action: Any, say: Say) -> None:
@@ -112,7 +112,7 @@ def _tell(kind: str, outcome: str, action: Any, say: Say) -> None:
 
 
 def _prune(store: ReplicatedStorage, task: Task, say: Say) -> None:  # noqa: ARG001 - as all the others
-    store.prune(dry_run=False, hear=lambda step: say(step.outcome, step.key, (step.backend,)))
+    store.prune(dry_run=False, on_step=lambda step: say(step.outcome, step.key, (step.backend,)))
 
 
 _OPERATIONS: dict[str, Callable[[ReplicatedStorage, Task, Say], None]] = {

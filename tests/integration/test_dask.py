@@ -132,8 +132,8 @@ def test_verify_reports_the_same(scene: Scene, deep: bool) -> None:
     scene.damage()
     here: list[Any] = []
     there: list[Any] = []
-    alone = scene.store().verify("tree", deep=deep, hear=here.append)
-    spread = scene.store().verify("tree", deep=deep, hear=there.append, spread=scene.spread())
+    alone = scene.store().verify("tree", deep=deep, on_problem=here.append)
+    spread = scene.store().verify("tree", deep=deep, on_problem=there.append, spread=scene.spread())
     assert spread.found == 3
     assert plain(spread) == plain(alone)
     assert {each.key for each in there} == {each.key for each in here} == {"tree/003", "tree/015", "tree/020"}

@@ -123,7 +123,7 @@ def status(_: World, store: ReplicatedStorage, __: str) -> str:
 
 def verify(_: World, store: ReplicatedStorage, __: str) -> str:
     report = store.verify("tree", deep=True)
-    assert (report.status, report.objects, report.found, report.short) == ("degraded", OBJECTS, 0, 0)
+    assert (report.status, report.objects, report.found, report.under_replicated) == ("degraded", OBJECTS, 0, 0)
     return str(report.backends["r2"].error)
 
 

@@ -1,4 +1,4 @@
-"""Many small files at once: as few requests as can be, one wait for a dead replica, and nothing left behind."""
+"""Many small files at once: few requests, one wait for an unreachable replica, and no leftovers."""
 
 from __future__ import annotations
 
@@ -163,8 +163,10 @@ def test_a_replica_that_dies_on_the_way_is_left_alone(world: World, many: list[t
     assert_stored(world, many, ("local", "b2"))
 
 
-def test_what_cannot_be_read_is_an_outcome_and_the_rest_go_on(world: World, many: list[tuple[Path, str]]) -> None:
-    """A vanished file, a directory and a closed stream are told by name; all other files are stored."""
+def test_a_source_that_cannot_be_read_is_a_result_and_the_rest_go_on(
+    world: World, many: list[tuple[Path, str]]
+) -> None:
+    """A vanished file, a directory and a closed stream are results with an error; all other files are stored."""
     many[3][0].unlink()
     many[50][0].unlink()
     many[50][0].mkdir()
@@ -182,7 +184,7 @@ def test_what_cannot_be_read_is_an_outcome_and_the_rest_go_on(world: World, many
 
 
 def test_a_batch_closed_early_leaves_nothing_behind(world: World, many: list[tuple[Path, str]]) -> None:
-    """The caller walks away after the first outcome: what was on its way is cleaned up, all else is whole."""
+    """The caller stops after the first result: unfinished uploads are cleaned up, all others are whole."""
     large = world.file(bytes(range(256)) * 50_000, "large")
     hold = world.proxies["r2"].add(Hold(), on="upload_part")
     batch = world.store().replicate_many([(large, "batch/large"), *many])
@@ -213,7 +215,7 @@ def test_one_key_twice_in_a_batch_is_never_hidden(world: World) -> None:
 
 
 def test_a_wrong_key_stops_the_batch_before_it_starts() -> None:
-    """A key that is not legal is a mistake in the call: told before anything is stored."""
+    """A key that is not legal is a mistake in the call: `ValueError` before anything is stored."""
     store = MemoryStore("only")
     with pytest.raises(ValueError, match="not allowed"):
         ReplicatedStorage([backend(store)]).replicate_many([(io.BytesIO(b"x"), "good"), (io.BytesIO(), "../bad")])

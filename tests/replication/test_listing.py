@@ -97,18 +97,18 @@ def test_a_prefix_is_whole_segments(odd: World, prefix: str, keys: list[str]) ->
     assert (status.status, status.objects) == ("complete", len(keys))
 
 
-def test_differences_are_told_for_each_replica(odd: World) -> None:
+def test_differences_are_reported_for_each_replica(odd: World) -> None:
     """Missing here, another size there, only on the third: each entry and each count says which."""
     odd.eyes["r2"].drop("odd/a b")
     odd.eyes["local"].drop("odd/a b")
     odd.eyes["r2"].put("odd/a0", b"longer than that")
     odd.eyes["r2"].put("foreign", b"of others")
-    entries = {entry.key: dict(entry.replicas) for entry in odd.store().ls()}
+    entries = {entry.key: dict(entry.states) for entry in odd.store().ls()}
     assert entries["odd/a b"] == {"local": "missing", "r2": "missing", "b2": "present"}
     assert entries["odd/a0"] == {"local": "present", "r2": "size differs", "b2": "present"}
     assert entries["foreign"] == {"local": "missing", "r2": "present", "b2": "missing"}
     status = odd.store(min_copies=2).status()
-    assert (status.objects, status.complete, status.short) == (len(ODD) + 1, len(ODD) - 2, 2)
+    assert (status.objects, status.complete, status.under_replicated) == (len(ODD) + 1, len(ODD) - 2, 2)
     assert {name: (each.missing, each.differing) for name, each in status.backends.items()} == {
         "local": (2, 0),
         "r2": (1, 1),
@@ -124,9 +124,9 @@ def test_a_replica_that_is_down_is_unknown_not_empty(odd: World) -> None:
     store = odd.store(min_copies=2, timeout=2)
     entries = list(store.ls())
     assert [entry.key for entry in entries] == list(ODD)
-    assert {entry.replicas["r2"] for entry in entries} == {"unknown"}
+    assert {entry.states["r2"] for entry in entries} == {"unknown"}
     status = store.status()
-    assert (status.status, status.short, status.backends["r2"].missing) == ("degraded", 0, 0)
+    assert (status.status, status.under_replicated, status.backends["r2"].missing) == ("degraded", 0, 0)
     assert "r2" in str(status.backends["r2"].error)
 
 
@@ -184,13 +184,13 @@ def test_a_listing_takes_one_request_per_thousand_keys(many: World) -> None:
 
 
 def test_a_listing_that_breaks_off_is_unknown_from_there(many: World) -> None:
-    """The second page of one replica is refused: what it did not get to say is unknown, not missing."""
+    """The second page of one replica is refused: the keys of that page are unknown there, not missing."""
     many.proxies["b2"].add(Status(403, "AccessDenied"), on="list", first=2)
     store = many.store(min_copies=2)
     entries = list(store.ls())
     assert len(entries) == MANY
-    assert {entry.replicas["b2"] for entry in entries[:999]} == {"present"}
-    assert {entry.replicas["b2"] for entry in entries[1000:]} == {"unknown"}
+    assert {entry.states["b2"] for entry in entries[:999]} == {"present"}
+    assert {entry.states["b2"] for entry in entries[1000:]} == {"unknown"}
     many.proxies["b2"].clear()
     many.proxies["b2"].add(Status(403, "AccessDenied"), on="list", first=2)
     status = store.status()
@@ -198,7 +198,7 @@ def test_a_listing_that_breaks_off_is_unknown_from_there(many: World) -> None:
 
 
 @pytest.mark.parametrize("ask", ["ls", "stat"])
-def test_what_went_is_found_out_without_waiting_for_a_dead_replica_again(odd: World, ask: str) -> None:
+def test_expired_is_found_out_without_waiting_for_an_unreachable_replica_again(odd: World, ask: str) -> None:
     odd.eyes["local"].drop("odd/a b")
     odd.proxies["b2"].add(Status(403, "AccessDenied"))
     tries = []
@@ -208,7 +208,7 @@ def test_what_went_is_found_out_without_waiting_for_a_dead_replica_again(odd: Wo
         found = (
             store.stat("odd/a b") if ask == "stat" else next(each for each in store.ls() if each.key == "odd/a b")
         )
-        assert [getattr(each, "state", each) for each in found.replicas.values()] == [
+        assert [getattr(each, "state", each) for each in found.states.values()] == [
             "missing",
             "present",
             "unknown",
@@ -226,7 +226,7 @@ def test_one_object_can_be_looked_at_where_nothing_may_be_listed(odd: World) -> 
 
 
 class Crowd(MemoryStore):
-    """A store that answers about manifests only when so many ask at once."""
+    """A store that answers reads of manifests only when so many wait at the same time."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -244,12 +244,12 @@ class Crowd(MemoryStore):
         return await super().read(name, start, end, **options)
 
     def ask_for(self, wanted: int) -> None:
-        """Answer nobody until so many more ask."""
+        """Answer no read until so many more wait."""
         self.wanted, self._asking, self._enough = wanted, 0, asyncio.Event()
 
 
-def test_a_listing_asks_about_many_at_once_and_leaves_nobody_asking() -> None:
-    """What has expired is found out once; when the listing is left early, nobody goes on."""
+def test_a_listing_queries_many_objects_at_once_and_cancels_the_rest() -> None:
+    """Expired keys are found out once; when the listing is closed early, its queries are cancelled."""
     empty, full = MemoryStore("empty"), Crowd("full")
     alone = ReplicatedStorage([backend(full)], errors="raise")
     for number in range(40):
@@ -257,29 +257,29 @@ def test_a_listing_asks_about_many_at_once_and_leaves_nobody_asking() -> None:
     both = ReplicatedStorage([backend(empty), backend(full)], errors="raise")
     asked = []
 
-    async def expecting(away: object) -> IsExpired | None:
-        asked.append(away)
+    async def find_expired(unreachable: object) -> IsExpired | None:
+        asked.append(unreachable)
         return lambda *_: True
 
-    async def look() -> tuple[list[CopyState], int]:
+    async def first_states() -> tuple[list[CopyState], int]:
         before = asyncio.all_tasks()
         full.ask_for(16)
         async with (
             asyncio.timeout(60),
-            aclosing(SetListing(both.replica_set, "", expecting=expecting).entries()) as all_,
+            aclosing(SetListing(both.replica_set, "", find_expired=find_expired).entries()) as all_,
         ):
             first = await anext(all_)
             full.ask_for(1000)
             second = await anext(all_)  # it was among the sixteen; those who come after it ask in vain
-        states = [first.replicas["empty"], second.replicas["empty"]]
+        states = [first.states["empty"], second.states["empty"]]
         return states, len(asyncio.all_tasks() - before)
 
-    assert run(look()) == (["expired", "expired"], 0)
+    assert run(first_states()) == (["expired", "expired"], 0)
     assert asked == [{}]
 
 
-def test_a_listing_given_up_early_ends(many: World) -> None:
-    """Whoever looks at the first entry only costs that page, and the one that is read ahead."""
+def test_a_listing_closed_early_ends(many: World) -> None:
+    """Reading only the first entry costs its page, and the one that is read ahead."""
     for proxy in many.proxies.values():
         proxy.forget()
     entries = many.store().ls()

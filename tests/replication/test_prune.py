@@ -41,7 +41,7 @@ def test_each_backend_lets_go_by_its_own_rule(disks: Disks) -> None:
     everything = {daily(day) for day in range(90)}
     store = disks.store({"a": days(30, 7), "b": days(60, 7)})
     heard: list[PruneStep] = []
-    report = store.prune(dry_run=False, hear=heard.append)
+    report = store.prune(dry_run=False, on_step=heard.append)
     assert report.status == "complete", report.as_dict()
     assert disks.whole("a") == {daily(day) for day in range(60, 90)}
     assert disks.whole("b") == {daily(day) for day in range(30, 90)}
@@ -89,15 +89,15 @@ def test_a_listing_tells_what_went_from_what_is_missing(old: Disks) -> None:
     drop(old, "b", NEW)
     drop(old, "c", NEW)
     entries = {entry.key: entry for entry in store.ls()}
-    assert dict(entries[KEY].replicas) == {"a": "expired", "b": "expired", "c": "present"}
-    assert dict(entries[NEW].replicas) == {"a": "present", "b": "missing", "c": "missing"}
-    assert [entries[key].complete for key in (KEY, NEW)] == [True, False]
+    assert dict(entries[KEY].states) == {"a": "expired", "b": "expired", "c": "present"}
+    assert dict(entries[NEW].states) == {"a": "present", "b": "missing", "c": "missing"}
+    assert [entries[key].is_complete for key in (KEY, NEW)] == [True, False]
     gone, lost = store.stat(KEY), store.stat(NEW)
     assert [each.state for each in gone.replicas.values()] == ["expired", "expired", "present"]
     assert [each.state for each in lost.replicas.values()] == ["present", "missing", "missing"]
     assert (gone.status, lost.status) == ("complete", "failed")
     plain = old.store({}, min_copies=3)
-    assert {entry.key: list(entry.replicas.values())[:2] for entry in plain.ls()} == {
+    assert {entry.key: list(entry.states.values())[:2] for entry in plain.ls()} == {
         KEY: ["missing", "missing"],
         NEW: ["present", "missing"],
     }
@@ -122,7 +122,7 @@ def test_a_long_listing_with_much_that_went_keeps_its_order(years: tuple[Disks, 
     assert [entry.key for entry in entries] == [daily(day) for day in range(100)]
     states = ["expired"] * 86 + ["present"] * 14
     states[90] = "missing"
-    assert [entry.replicas["a"] for entry in entries] == states
+    assert [entry.states["a"] for entry in entries] == states
 
 
 def test_the_floor_of_each_backend(disks: Disks) -> None:
@@ -146,7 +146,7 @@ def test_keys_of_no_series_and_other_peoples_files_stay(old: Disks) -> None:
     heard: dict[str, str] = {}
     store = old.store({"a": days(30)})
     store.prune(
-        dry_run=False, hear=lambda step: heard.update({step.key: step.reason} if step.backend == "a" else {})
+        dry_run=False, on_step=lambda step: heard.update({step.key: step.reason} if step.backend == "a" else {})
     )
     assert old.keys("a") == {
         NEW,
@@ -305,7 +305,7 @@ def test_the_manifest_of_what_is_lost_is_not_cleared(old: Disks) -> None:
         old.eyes[name].drop(KEY)
     before = old.snapshot()
     heard: list[tuple[str, str]] = []
-    report = store.prune(dry_run=False, hear=lambda step: heard.append((step.key, step.backend)))
+    report = store.prune(dry_run=False, on_step=lambda step: heard.append((step.key, step.backend)))
     assert (report.status, report.steps) == ("complete", ())
     assert sorted(heard) == [(daily(39), "b"), (daily(39), "c"), (NEW, "a"), (NEW, "b"), (NEW, "c")]
     assert old.snapshot() == before

@@ -121,7 +121,7 @@ def test_what_was_found_says_so(disks: Disks) -> None:
     store.prune(
         dry_run=False,
         found_at_source={"x/1", "x/2"},
-        hear=lambda step: heard.update({(step.key, step.backend): (step.outcome, step.reason)}),
+        on_step=lambda step: heard.update({(step.key, step.backend): (step.outcome, step.reason)}),
     )
     why = ("kept", "found at the source by this run")
     assert heard["x/1", "a"] == heard["x/1", "b"] == heard["x/2", "b"] == why
@@ -151,7 +151,7 @@ def test_every_command_knows_the_destinations_of_all_jobs_that_store_there(disks
     assert dict(store.status().backends["b"].states) == {"present": 1, "expired": 11}
     assert store.verify().status == "complete"
     assert store.repair().steps == ()
-    assert [entry.replicas["b"] for entry in store.ls()] == ["expired"] * 11 + ["present"]
+    assert [entry.states["b"] for entry in store.ls()] == ["expired"] * 11 + ["present"]
     assert store.stat(keys[0]).replicas["b"].state == "expired"
 
 

@@ -416,7 +416,7 @@ def test_a_dry_run_plans_and_changes_nothing(world: World) -> None:
     for proxy in world.proxies.values():
         proxy.forget()
     heard: list[str] = []
-    report = store.repair(dry_run=True, deep=True, hear=lambda step: heard.append(step.outcome))
+    report = store.repair(dry_run=True, deep=True, on_step=lambda step: heard.append(step.outcome))
     assert report.done == {"refill": 3, "write manifest": 1, "delete": 1}
     assert heard == ["planned"] * 5
     assert report.status == "degraded"

@@ -50,7 +50,7 @@ def decide(*findings: ReplicaState, adopt: bool = False, **evidence: Any) -> lis
 
 
 def planned(*findings: ReplicaState, adopt: bool = False, **evidence: Any) -> tuple[Action, ...]:
-    return plan(Inspection(classify(KEY, findings), **evidence), adopt=adopt)
+    return plan(Inspection(classify(KEY, findings, 1), **evidence), adopt=adopt)
 
 
 ONE, TWO = manifest(), manifest(2, "2")

@@ -36,11 +36,11 @@ def found(directory: Path) -> dict[str, bytes]:
 
 def test_a_tree_comes_back_whole(stored: World) -> None:
     target = stored.tmp / "restored"
-    heard: list[RestoredObject] = []
-    report = stored.store().restore_tree("tree", target, hear=heard.append)
+    restored: list[RestoredObject] = []
+    report = stored.store().restore_tree("tree", target, on_object=restored.append)
     assert found(target) == {key: content(size) for key, size in SIZES.items()}
     assert (report.objects, report.bytes, report.already, report.failures) == (5, sum(SIZES.values()), 0, 0)
-    assert {each.key for each in heard} == {f"tree/{key}" for key in SIZES}
+    assert {each.key for each in restored} == {f"tree/{key}" for key in SIZES}
     assert round((target / "b/f.bin").stat().st_mtime, 3) == 1_500_000_000.988
     assert stored.store().restore_tree("tree/", stored.tmp / "again").objects == 5
 
@@ -72,7 +72,7 @@ def test_one_object_that_cannot_be_had_is_named_and_the_rest_come(stored: World)
     assert set(found(target)) == set(SIZES) - {"b/f.bin"}
 
 
-def test_with_one_replica_away_the_tree_is_whole_and_says_so(stored: World) -> None:
+def test_with_one_replica_unreachable_the_tree_is_whole_and_says_so(stored: World) -> None:
     stored.proxies["r2"].add(Status(403, "AccessDenied"), on="any")
     report = stored.store(timeout=3).restore_tree("tree", stored.tmp / "restored")
     assert report.objects == 5
@@ -93,7 +93,7 @@ def test_nothing_there_is_an_error_and_an_outage_is_another(stored: World) -> No
     with pytest.raises(ObjectNotFoundError, match="nothing at or below"):
         stored.store().restore_tree("no/such/tree", stored.tmp / "restored")
     stored.proxies["r2"].add(Status(403, "AccessDenied"), on="any")
-    with pytest.raises(NoHealthyReplicaError, match="not all could be"):
+    with pytest.raises(NoHealthyReplicaError, match="not all could be listed"):
         stored.store(names=("local", "r2"), timeout=2).restore_tree("no/such/tree", stored.tmp / "restored")
 
 

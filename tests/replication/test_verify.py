@@ -1,4 +1,4 @@
-"""`verify`: whatever is wrong with a copy is found, named and told, and nothing is changed."""
+"""`verify`: whatever is wrong with a copy is found and reported, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 
 from fsbackup import ReplicatedStorage
 from fsbackup.errors import NoHealthyReplicaError
-from fsbackup.replication.problems import CopyProblem
-from fsbackup.replication.verify import VerifyReport
+from fsbackup.replication.verify import CopyProblem, VerifyReport
 from tests.replication.eyes import Eye, manifest_name
 from tests.replication.world import MIB, World, content
 from tests.servers.faults import Corrupt, Refuse, Status
@@ -260,16 +259,16 @@ def test_copies_without_a_believable_manifest_are_read_deep(world: World) -> Non
     assert details["r2"].endswith("its data is not the newest version either")
 
 
-def test_what_a_replica_slept_through(world: World) -> None:
+def test_what_a_replica_missed(world: World) -> None:
     """A replacement of the same size leaves it stale, a delete leaves it with an object deleted elsewhere."""
     path = _store_one(world)
     _store_one(world, "v/gone")
     world.proxies["b2"].add(Refuse())
-    away = world.store(min_copies=2, timeout=2)
+    without_b2 = world.store(min_copies=2, timeout=2)
     path.write_bytes(OTHER)
-    assert away.replicate(path, "v/one", overwrite=True).status == "degraded"
-    away.remove("v/gone")
-    report = away.verify()
+    assert without_b2.replicate(path, "v/one", overwrite=True).status == "degraded"
+    without_b2.remove("v/gone")
+    report = without_b2.verify()
     assert (report.status, report.found, report.objects) == ("degraded", 0, 1)
     assert "b2" in str(report.backends["b2"].error)
     assert dict(report.backends["b2"].states) == {"unknown": 2}
@@ -282,7 +281,7 @@ def test_what_a_replica_slept_through(world: World) -> None:
 
 
 def test_a_replica_that_is_down_is_unknown_not_missing(world: World) -> None:
-    """One away is degraded, and asked no more; all away is an error."""
+    """One unreachable is degraded, and not queried any more; all unreachable is an error."""
     path, objects = world.file(b"small"), 30
     assert all(world.store().replicate_many([(path, f"v/{number}") for number in range(objects)]))
     refuse = world.proxies["r2"].add(Refuse())
@@ -337,26 +336,26 @@ def test_orphans(world: World) -> None:
         ("v/foreign", "r2", "no manifest"),
         ("v/foreign", "b2", "missing"),
     }
-    assert (report.status, report.objects, report.short) == ("failed", 2, 2)
+    assert (report.status, report.objects, report.under_replicated) == ("failed", 2, 2)
     advice = {each.key: each.advice for each in report.problems}
     assert "back it up again" in advice["v/lost"]
     assert {each.advice for each in report.problems if each.key == "v/foreign"} == {advice["v/foreign"]}
     assert "`fsbackup repair --adopt`" in advice["v/foreign"]
 
 
-def test_findings_are_heard_and_reports_are_plain(world: World) -> None:
-    """Each problem is heard once; the report as JSON types has them too."""
+def test_problems_reach_the_callback_and_reports_are_plain(world: World) -> None:
+    """`on_problem` gets each problem once; the report as JSON types has them too."""
     _store_one(world)
     world.eyes["r2"].drop("v/one")
-    heard: list[CopyProblem] = []
-    report = world.store(min_copies=1).verify(hear=heard.append)
-    assert tuple(heard) == report.problems
+    reported: list[CopyProblem] = []
+    report = world.store(min_copies=1).verify(on_problem=reported.append)
+    assert tuple(reported) == report.problems
     plain = report.as_dict()
-    assert plain["problems"] == [heard[0].as_dict()]
+    assert plain["problems"] == [reported[0].as_dict()]
     assert (plain["status"], plain["found"], plain["backends"]["r2"]["states"]) == ("degraded", 1, {"missing": 1})
 
 
-def test_an_error_of_the_hearer_ends_it(world: World) -> None:
+def test_an_error_of_the_callback_ends_it(world: World) -> None:
     """What the caller raises comes back to the caller."""
     _store_one(world)
     world.eyes["r2"].drop("v/one")
@@ -366,4 +365,4 @@ def test_an_error_of_the_hearer_ends_it(world: World) -> None:
 
     store: ReplicatedStorage = world.store()
     with pytest.raises(BrokenPipeError):
-        store.verify(hear=refuse)
+        store.verify(on_problem=refuse)

@@ -14,7 +14,7 @@ import pytest
 from fsbackup import ReplicatedStorage
 from fsbackup.loop import run
 from fsbackup.replication import sample
-from fsbackup.replication.inspect import inspect
+from fsbackup.replication.inspector import Inspector
 from fsbackup.replication.sample import Sample, parse_sample
 from tests.replication.eyes import pending_name, sealed
 from tests.replication.memory import MemoryStore, backend
@@ -26,7 +26,7 @@ DATA, OTHER = content(2 * MIB + 7), content(2 * MIB + 7, seed=1)
 
 @pytest.mark.parametrize("name", ["r2", "b2"])
 def test_an_object_replaced_while_it_is_read_is_not_rotten(world: World, name: str) -> None:
-    """Its bytes are held up until they are another version's: it is examined again, and all is well."""
+    """Its bytes are held up until they are another version's: it is inspected again, and all is well."""
     store = world.store()
     assert store.replicate(world.file(DATA), "v/one")
     hold = world.proxies[name].add(Hold(), on="get", key=f"{world.prefix}/v/one", times=1)
@@ -81,7 +81,7 @@ def test_verify_beside_a_busy_writer(world: World) -> None:
 
 
 def test_a_replacement_that_was_left_unfinished(world: World) -> None:
-    """Data of the next version beside the manifest of this one, announced: told as what it is."""
+    """Data of the next version beside the manifest of this one, with its write intent: the detail says so."""
     store = world.store(min_copies=2)
     assert store.replicate(world.file(DATA), "v/one")
     eye = world.eyes["local"]
@@ -95,17 +95,17 @@ def test_a_replacement_that_was_left_unfinished(world: World) -> None:
         assert problem.detail.endswith("its replacement (generation 2) was begun, not finished")
 
 
-def test_examine_is_what_verify_sees_of_one_object(world: World) -> None:
-    """Its states, its findings and details by backend, cheap or deep."""
+def test_an_inspector_returns_what_verify_sees_of_one_object(world: World) -> None:
+    """Each replica's state, metadata and detail."""
     store = world.store()
     assert store.replicate(world.file(DATA), "v/one")
     world.eyes["r2"].put("v/one", OTHER)
     world.eyes["b2"].drop("v/one")
-    verdict = run(inspect(store.replica_set, "v/one", deep=True))
-    assert dict(verdict.states) == {"local": "present", "r2": "damaged", "b2": "missing"}
-    assert "3 of 3 blocks rotten" in verdict.details["r2"]
-    assert verdict.findings["b2"].stat is None
-    assert (verdict.copies, verdict.deleted, verdict.bytes_read) == (1, False, 2 * len(DATA))
+    status = run(Inspector(store.replica_set, deep=True).inspect("v/one"))
+    assert dict(status.states) == {"local": "present", "r2": "damaged", "b2": "missing"}
+    assert "3 of 3 blocks rotten" in status.replicas["r2"].detail
+    assert status.replicas["b2"].stat is None
+    assert (status.copies, status.is_deleted, status.bytes_read) == (1, False, 2 * len(DATA))
 
 
 def test_deep_keeps_to_the_memory_of_the_set() -> None:
@@ -131,12 +131,12 @@ def test_thirty_days_take_every_key_exactly_once() -> None:
     """Whatever the day it starts, and of about equal shares."""
     keys = [f"backups/{number}.gz" for number in range(3000)]
     for start in (0, 17, 738_000):
-        shares = [[key for key in keys if Sample(30, start + day).takes(key)] for day in range(30)]
+        shares = [[key for key in keys if Sample(30, start + day).includes(key)] for day in range(30)]
         assert sorted(key for share in shares for key in share) == sorted(keys)
         assert all(60 <= len(share) <= 140 for share in shares)
 
 
-def test_a_sample_examines_its_share_and_asks_about_nothing_else(
+def test_a_sample_inspects_its_share_and_queries_nothing_else(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three days of a third each read every object once."""

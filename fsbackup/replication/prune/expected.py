@@ -39,7 +39,7 @@ async def expected(
     plans = Plans(rules, Clock(now))
     if not plans:
         return None, {}
-    walk = Walk(targets.stores, "", away=away)
+    walk = Walk(targets.stores, "", unreachable=away)
     async with aclosing(walk.keys()) as keys:
         async for seen in keys:
             plans.see(seen, own=False)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Mapping
 
 from fsbackup.replication.classify import CLOCK_SKEW
-from fsbackup.replication.compare import stored_at
 from fsbackup.replication.walk import KeyEntry, ReplicaEntry
 from fsbackup.retention import Decision, Plan, Retention
 
@@ -73,7 +72,7 @@ class Plans:
         having = [name for name, listed in seen.replicas.items() if listed_at(listed) is not None]
         if not having:
             return
-        when = stored_at(seen)
+        when = seen.stored_at
         self._clock.see(seen.key, when)
         when = self._clock.at(when)
         for name in having:

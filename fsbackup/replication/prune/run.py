@@ -15,7 +15,6 @@ from fsbackup.engine import records
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import ConflictError, LockedError, as_backend_error
-from fsbackup.replication.compare import stored_at
 from fsbackup.replication.prune.decide import ObjectFacts, decide
 from fsbackup.replication.prune.execute import delete_copy
 from fsbackup.replication.prune.plans import Clock, Plans
@@ -110,11 +109,11 @@ class _Prune:
 
     async def _candidates(self) -> AsyncGenerator[_Candidate, None]:
         """Yield the objects about which the replicas must be asked, and report the others."""
-        walk = Walk(self._targets.stores, self._options.prefix, away=self._away)
+        walk = Walk(self._targets.stores, self._options.prefix, unreachable=self._away)
         async with aclosing(walk.keys()) as keys:
             async for seen in keys:
                 self._note_errors(walk)
-                candidate = _Candidate(seen, stored_at(seen), {})
+                candidate = _Candidate(seen, seen.stored_at, {})
                 for name, listed in seen.replicas.items():
                     if listed is not None:
                         self._decide(name, listed, candidate)

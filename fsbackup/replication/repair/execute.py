@@ -149,13 +149,13 @@ class RoundExecutor:
 
     async def _forget(self, stone: Tombstone) -> None:
         """Remove the tombstones, one after the other: what stays when one fails is still remembered."""
-        for finding in self._verdict.findings.values():
+        for finding in self._verdict.replicas.values():
             await delete.remove_tombstone(finding.store, self._key, stone)
 
     def _first_manifest(self) -> Manifest:
         """Return what all copies that are adopted get."""
         digest = next(iter(self._evidence.contents.values()))
-        stats = [finding.stat for finding in self._verdict.findings.values() if finding.stat is not None]
+        stats = [finding.stat for finding in self._verdict.replicas.values() if finding.stat is not None]
         modified = [stat.modified for stat in stats if stat.modified is not None]
         return Manifest(
             key=self._key,
@@ -173,12 +173,12 @@ class RoundExecutor:
 
     def _guard(self, manifest: Manifest) -> VersionGuard:
         """Return what watches over a version: those that could be asked, and those that have its manifest."""
-        asked = [finding for finding in self._verdict.findings.values() if finding.error is None]
+        asked = [finding for finding in self._verdict.replicas.values() if finding.error is None]
         holders = [f.store.name for f in asked if f.manifest is not None and f.manifest.sha256 == manifest.sha256]
         return VersionGuard([finding.store for finding in asked], manifest, frozenset(holders))
 
     def _finding(self, action: Action) -> ReplicaState:
-        return self._verdict.findings[action.backend or ""]
+        return self._verdict.replicas[action.backend or ""]
 
     def _changed(self, store: ObjectStore) -> ConflictError:
         return ConflictError(

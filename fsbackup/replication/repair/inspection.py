@@ -60,7 +60,7 @@ async def inspect_object(
     """
     announced = await _intents(verdict, pending)
     wanted = [
-        f for name, f in verdict.findings.items() if _worth_reading(verdict, name, f, announced, adopt=adopt)
+        f for name, f in verdict.replicas.items() if _worth_reading(verdict, name, f, announced, adopt=adopt)
     ]
     digests = await asyncio.gather(*(_content(finding, verdict.key, budget) for finding in wanted))
     pairs = zip(wanted, digests, strict=True)
@@ -71,7 +71,7 @@ async def _intents(verdict: ObjectStatus, pending: Mapping[str, float]) -> dict[
     names = [
         n for n, state in verdict.states.items() if state != "unknown" and (n in pending or state in _UNSETTLED)
     ]
-    asked = await asyncio.gather(*(_read_intent(verdict.findings[name].store, verdict.key) for name in names))
+    asked = await asyncio.gather(*(_read_intent(verdict.replicas[name].store, verdict.key) for name in names))
     now = time.time()
     return {
         # One that came after the listing is as young as can be.

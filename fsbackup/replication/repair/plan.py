@@ -80,7 +80,7 @@ class _Planner:
             return False
         if top is None or version_order(announced) > version_order(top):
             return True
-        own = self._verdict.findings[name].manifest
+        own = self._verdict.replicas[name].manifest
         if not isinstance(top, Manifest) or top.generation != announced.generation:
             return False
         return top.sha256 == announced.sha256 and (own is None or own.sha256 != announced.sha256)
@@ -88,7 +88,7 @@ class _Planner:
     def _delete(self, stone: Tombstone) -> tuple[Action, ...]:
         """Finish a delete; once every replica has, the tombstones go."""
         actions = []
-        for name, finding in self._verdict.findings.items():
+        for name, finding in self._verdict.replicas.items():
             if finding.stat is not None and finding.record is None:
                 why = f"deleted on {stone.deleted_at}, but nothing says that this is the data that was: see `rm`"
                 actions.append(self._leave("no manifest", why, name))
@@ -102,10 +102,10 @@ class _Planner:
 
     def _unproven(self) -> tuple[Action, ...]:
         """Decide about data for which no replica has a manifest."""
-        having = [finding for finding in self._verdict.findings.values() if finding.stat is not None]
+        having = [finding for finding in self._verdict.replicas.values() if finding.stat is not None]
         unknown = self._unknown()
         if not having:
-            damaged = [f.store.name for f in self._verdict.findings.values() if f.damaged]
+            damaged = [f.store.name for f in self._verdict.replicas.values() if f.damaged]
             if not damaged:
                 return self._away()
             if unknown:
@@ -132,7 +132,7 @@ class _Planner:
         """Bring every replica to the newest version."""
         actions = [
             action
-            for name, finding in self._verdict.findings.items()
+            for name, finding in self._verdict.replicas.items()
             if (action := self._bring(name, finding, top)) is not None
         ]
         if "present" in self._verdict.states.values() or not actions:
@@ -140,7 +140,7 @@ class _Planner:
         proving = [action for action in actions if action.kind == "write manifest"]
         if proving:
             return tuple(proving)  # then there is a replica to read from
-        if any(finding.stat is not None for finding in self._verdict.findings.values()):
+        if any(finding.stat is not None for finding in self._verdict.replicas.values()):
             return tuple(actions)  # the good blocks of several bad copies may make the whole
         if unknown := self._unknown():
             return (self._leave("away", f"cannot be refilled before {' and '.join(unknown)} can be asked"),)
@@ -159,7 +159,7 @@ class _Planner:
             return self._do("write manifest", name, f"its data is right, its manifest is {what}")
         if self._is_busy(name, top):
             return self._leave("busy", "somebody has announced a newer version and not finished it yet", name)
-        detail = self._verdict.details.get(name, "")
+        detail = self._verdict.replicas[name].detail
         return self._do("refill", name, _WHY[state] + (f" ({detail})" if detail else ""))
 
     def _is_busy(self, name: str, top: Manifest) -> bool:
@@ -178,7 +178,7 @@ class _Planner:
         return tuple(actions)
 
     def _is_done(self, name: str, announced: WriteIntent) -> bool:
-        top, finding = self._verdict.latest, self._verdict.findings[name]
+        top, finding = self._verdict.latest, self._verdict.replicas[name]
         if announced.manifest is None or top is None:
             return False
         if isinstance(top, Tombstone):
@@ -191,7 +191,7 @@ class _Planner:
     def _away(self) -> tuple[Action, ...]:
         """Name the replicas that could not be asked."""
         return tuple(
-            self._leave("away", _error(self._verdict.findings[name].error), name) for name in self._unknown()
+            self._leave("away", _error(self._verdict.replicas[name].error), name) for name in self._unknown()
         )
 
     def _unknown(self) -> list[str]:
@@ -206,7 +206,7 @@ class _Planner:
 
 def said(verdict: ObjectStatus) -> str:
     """Return what each replica has, in words."""
-    return "; ".join(f"{name}: {verdict.details.get(name) or state}" for name, state in verdict.states.items())
+    return "; ".join(f"{name}: {replica.detail or replica.state}" for name, replica in verdict.replicas.items())
 
 
 def _names(findings: list[ReplicaState]) -> str:

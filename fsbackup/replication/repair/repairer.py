@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.replication.classify import IsExpired, ObjectStatus
-from fsbackup.replication.inspect import Inspector
+from fsbackup.replication.inspector import Inspector
 from fsbackup.replication.portions import Question
 from fsbackup.replication.repair.execute import RoundExecutor
 from fsbackup.replication.repair.inspection import Inspection, inspect_object
@@ -59,8 +59,8 @@ class Repairer:
         self._options = options
         self._hear = hear
         self._budget = MemoryBudget(targets.memory)
-        self._cheap = Inspector(targets, expired=options.expired, outages=known)
-        self._deep = Inspector(targets, deep=True, expired=options.expired, outages=known)
+        self._cheap = Inspector(targets, expired=options.expired, breaker=known)
+        self._deep = Inspector(targets, deep=True, expired=options.expired, breaker=known)
         self._clock = asyncio.get_running_loop().time
         self._started = self._clock()
         #: Replicas that did not answer for an object.
@@ -111,8 +111,8 @@ class Repairer:
         self._tally["left"] += bool(actions)
         for name, state in verdict.states.items():
             if state == "unknown":
-                self._away.setdefault(name, str(verdict.findings[name].error or verdict.details.get(name, "")))
-        self._tally["short"] += _is_under_replicated(verdict, self._targets.min_copies)
+                self._away.setdefault(name, str(verdict.replicas[name].error or verdict.replicas[name].detail))
+        self._tally["short"] += verdict.is_under_replicated
         self._tally["lost"] += lost
 
     def say(self, step: Step) -> None:
@@ -150,23 +150,9 @@ class Repairer:
         )
 
 
-def _is_under_replicated(verdict: ObjectStatus, min_copies: int) -> bool:
-    """Tell whether too few replicas have it proven; one that could not be asked may have it."""
-    if verdict.deleted or not _is_there(verdict):
-        return False
-    states = list(verdict.states.values())
-    good = sum(state in ("present", "unknown", "conflict") for state in states)
-    return good < min(min_copies, len(states) - states.count("expired"))
-
-
 def _is_unrecoverable(verdict: ObjectStatus) -> bool:
     """Tell whether no replica proves it, and none is left that might."""
     states = set(verdict.states.values())
-    if verdict.deleted or verdict.latest is None or states == {"expired"}:
+    if verdict.is_deleted or verdict.latest is None or states == {"expired"}:
         return False
     return not {"present", "unknown", "conflict"} & states
-
-
-def _is_there(verdict: ObjectStatus) -> bool:
-    """Tell whether there is anything at all: it may have gone between the listing and the question."""
-    return any(f.stat is not None or f.record is not None or f.damaged for f in verdict.findings.values())

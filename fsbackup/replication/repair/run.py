@@ -28,7 +28,7 @@ async def repair(targets: ReplicaSet, options: RepairOptions, hear: OnStep | Non
     mender = Repairer(targets, options, hear)
     # Who does not answer to this is not waited for again.
     pending, away = await list_intents(targets.stores, options.prefix, options.away or {})
-    walk = Walk(targets.stores, options.prefix, away=away)
+    walk = Walk(targets.stores, options.prefix, unreachable=away)
     await for_each(questions(walk, pending=pending), mender.repair, WORKERS)
     return mender.report(await clean_up(targets, options, mender, walk.errors))
 
