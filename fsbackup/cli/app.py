@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
 
-from fsbackup.cli import failures, logs, output, signals
+from fsbackup.cli import exits, logs, render
 from fsbackup.cli.parser import build_parser
 
 
@@ -24,13 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code, see `fsbackup.cli.exits`. An interrupted command does not return: it ends the process.
     """
     try:
-        signals.listen()
-        output.prepare()
+        listen()
+        render.prepare()
         return _command(build_parser().parse_args(argv))
     except KeyboardInterrupt as interrupt:
-        signals.leave(interrupt)
+        leave(interrupt)
     except BrokenPipeError:
-        signals.leave_quietly()
+        leave_quietly()
 
 
 def _command(args: Namespace) -> int:
@@ -41,6 +46,37 @@ def _command(args: Namespace) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001 - nobody above is left to tell
-        code = failures.explain(error, args)
+        code = exits.explain(error, args)
         sys.stdout.flush()
     return code
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM: everything that cleans up after a Ctrl-C cleans up after it too."""
+
+
+def listen() -> None:
+    """Turn SIGTERM into an exception from now on. SIGINT is one already; one that is ignored stays ignored."""
+
+    def terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise TerminatedError
+
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, terminate)
+
+
+def leave(interrupt: KeyboardInterrupt) -> NoReturn:
+    """Say that it was interrupted, and end at once: a thread that hangs in a read must not keep the process."""
+    terminated = isinstance(interrupt, TerminatedError)
+    with contextlib.suppress(OSError, ValueError):
+        print(
+            f"fsbackup: {'terminated' if terminated else 'interrupted'}; nothing unfinished was stored",
+            file=sys.stderr,
+        )
+        sys.stderr.flush()
+    os._exit(exits.TERMINATED if terminated else exits.INTERRUPTED)
+
+
+def leave_quietly() -> NoReturn:
+    """End as a program does whose reader went away (``fsbackup ls | head``)."""
+    os._exit(exits.BROKEN_PIPE)

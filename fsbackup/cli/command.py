@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from fsbackup.cli import redact
+from fsbackup.errors import ConfigError
 from fsbackup.keys import check_key, check_prefix
+
+if TYPE_CHECKING:
+    from fsbackup.cli.progress import Display
+    from fsbackup.config import Config
+    from fsbackup.distributed import Cluster
+    from fsbackup.replication.storage import ReplicatedStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,62 @@ def add_dask(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_prefix(parser: argparse.ArgumentParser) -> None:
+    """Add the optional argument PREFIX."""
+    parser.add_argument(
+        "prefix", nargs="?", default="", metavar="PREFIX", type=prefix, help="a key, or the first segments of keys"
+    )
+
+
 def add_set(parser: argparse.ArgumentParser, *, otherwise: str = "the only one of the configuration") -> None:
     """Add ``--set``."""
     parser.add_argument("--set", metavar="NAME", help=f"the replication set (default: {otherwise})")
+
+
+def open_config(args: Namespace) -> tuple[str, Config]:
+    """Return the configuration's path, as it was named, and what it says."""
+    from fsbackup.config import find_config, load_config
+
+    path = str(find_config(args.config))
+    config = load_config(path)
+    redact.learn(config)
+    return path, config
+
+
+def open_set(args: Namespace) -> ReplicatedStorage:
+    """Return the replication set that ``--set`` names, or the only one there is."""
+    from fsbackup import factory
+
+    path, config = open_config(args)
+    return factory.open_set(config, args.set or _only_set(path, config), origin=path)
+
+
+def open_cluster(args: Namespace) -> Cluster | None:
+    """Return the Dask cluster that ``--dask`` names, if any."""
+    if args.dask is None:
+        return None
+    from fsbackup.distributed import Cluster
+
+    return Cluster(args.dask)
+
+
+def _only_set(path: str, config: Config) -> str:
+    names = list(config.replication)
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise ConfigError(f"{path} has no replication set", hint="add one: replication: {NAME: {backends: [...]}}")
+    raise ConfigError(f"{path} has several replication sets", hint=f"choose with --set: {', '.join(names)}")
+
+
+@contextmanager
+def shown(args: Namespace) -> Iterator[Display | None]:
+    """Show a display while the block runs: on a terminal, where no other lines tell what happens. Else None."""
+    if not sys.stderr.isatty() or args.quiet or args.verbose or args.json:
+        yield None
+        return
+    from fsbackup.cli.progress import Display
+
+    display = Display()
+    with display.progress:
+        yield display

@@ -6,7 +6,7 @@ import argparse
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, output, text
+from fsbackup.cli import command, exits, render
 from fsbackup.cli.command import Command
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ def _execute(args: Namespace) -> int:
     if args.action == "schema":
         from fsbackup.config import config_schema
 
-        output.print_json(config_schema())
+        render.print_json(config_schema())
         return exits.COMPLETE
-    path, config = context.open_config(args)
+    path, config = command.open_config(args)
     if args.action == "check":
         _check(args, path, config)
     else:
@@ -40,23 +40,23 @@ def _execute(args: Namespace) -> int:
 def _check(args: Namespace, path: str, config: Config) -> None:
     parts = {"backends": list(config.backends), "replication": list(config.replication), "jobs": list(config.jobs)}
     if args.json:
-        output.print_json({"file": path, "ok": True, **parts})
+        render.print_json({"file": path, "ok": True, **parts})
     elif not args.quiet:
         counts = [
-            text.count(len(parts["backends"]), "backend"),
-            text.count(len(parts["replication"]), "replication set"),
-            text.count(len(parts["jobs"]), "job"),
+            render.count(len(parts["backends"]), "backend"),
+            render.count(len(parts["replication"]), "replication set"),
+            render.count(len(parts["jobs"]), "job"),
         ]
-        output.print_line(f"{path}: ok: {', '.join(counts)}")
+        render.print_line(f"{path}: ok: {', '.join(counts)}")
 
 
 def _show(args: Namespace, config: Config) -> None:
     if args.json:
-        output.print_json(config.show())
+        render.print_json(config.show())
         return
     from fsbackup.config.writing import write_config
 
-    output.print_line(write_config(config).rstrip("\n"))
+    render.print_line(write_config(config).rstrip("\n"))
 
 
 COMMAND = Command(

@@ -6,7 +6,7 @@ import argparse
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, output, text
+from fsbackup.cli import command, exits, render
 from fsbackup.cli.command import Command
 from fsbackup.cli.redact import redact
 from fsbackup.errors import ConfigError
@@ -28,14 +28,14 @@ def _execute(args: Namespace) -> int:
     from fsbackup import factory
     from fsbackup.replication.doctor import diagnose
 
-    path, config = context.open_config(args)
+    path, config = command.open_config(args)
     names = list(dict.fromkeys(args.backends)) or list(config.backends)
     if not names:
         raise ConfigError(f"{path} has no backend")
     found = diagnose(factory.open_backend(config, name) for name in names)
     health = _worst(found)
     if args.json:
-        output.print_json({"health": health, "backends": {each.backend: each.as_dict() for each in found}})
+        render.print_json({"health": health, "backends": {each.backend: each.as_dict() for each in found}})
     elif not (args.quiet and health == "ok"):
         _print(found, quiet=args.quiet)
     return _CODES[health]
@@ -49,13 +49,13 @@ def _print(found: list[Diagnosis], *, quiet: bool) -> None:
     if not quiet:
         rows = [["backend", "check", "outcome", "found"]]
         rows += [_row(each, check) for each in found for check in each.checks]
-        output.print_table(rows)
-        output.print_line()
+        render.print_table(rows)
+        render.print_line()
     for each in found:
         for check in each.checks:
             if check.outcome in _BAD:
-                output.print_line(redact(f"{each.backend}: {check.name}: {_problem(check)}"))
-    output.print_line(_verdict(found))
+                render.print_line(redact(f"{each.backend}: {check.name}: {_problem(check)}"))
+    render.print_line(_verdict(found))
 
 
 def _row(each: Diagnosis, check: Check) -> list[str]:
@@ -64,12 +64,12 @@ def _row(each: Diagnosis, check: Check) -> list[str]:
 
 
 def _problem(check: Check) -> str:
-    said = f"{check.outcome}: {text.one_line(check.detail)}"
+    said = f"{check.outcome}: {render.one_line(check.detail)}"
     return f"{said} - {check.advice}" if check.advice else said
 
 
 def _verdict(found: list[Diagnosis]) -> str:
-    counts = text.count(len(found), "backend")
+    counts = render.count(len(found), "backend")
     lines = {health: [each.backend for each in found if each.health == health] for health in _CODES}
     if lines["failed"]:
         others = f"; {', '.join(lines['limited'])} with limits" if lines["limited"] else ""

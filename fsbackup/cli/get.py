@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, failures, output, progress, text
+from fsbackup.cli import command, exits, render
 from fsbackup.cli.command import Command, add_set, prefix
 from fsbackup.errors import ConfigError
 
@@ -38,7 +38,7 @@ def _execute(args: Namespace) -> int:
     if not args.recursive and (not args.key or args.key.endswith("/")):
         what = f"{args.key!r} is a prefix of keys" if args.key else "which object is not said"
         raise ConfigError(what, hint="give a key, or --recursive for everything at or below a prefix")
-    store = context.open_set(args)
+    store = command.open_set(args)
     return _tree(args, store) if args.recursive else _object(args, store)
 
 
@@ -47,45 +47,45 @@ def _object(args: Namespace, store: ReplicatedStorage) -> int:
         store.restore(args.key, sys.stdout.buffer)
         return exits.COMPLETE
     target = os.path.join(args.target, args.key.rpartition("/")[2]) if os.path.isdir(args.target) else args.target
-    with progress.shown(args) as display:
+    with command.shown(args) as display:
         report = store.restore(args.key, target, callback=display.line(args.key) if display else None)
     if args.json:
-        output.print_json({**report.as_dict(), "target": target})
+        render.print_json({**report.as_dict(), "target": target})
     elif not args.quiet:
-        output.print_line(_line(report, target))
+        render.print_line(_line(report, target))
     return exits.COMPLETE
 
 
 def _tree(args: Namespace, store: ReplicatedStorage) -> int:
     def hear(fetched: RestoredObject) -> None:
         if fetched.error is not None:
-            output.print_line(f"{fetched.key}: failed: {failures.message(fetched.error)}")
+            render.print_line(f"{fetched.key}: failed: {exits.message(fetched.error)}")
         elif args.verbose and fetched.report:
-            output.print_line(_line(fetched.report, str(fetched.target)))
+            render.print_line(_line(fetched.report, str(fetched.target)))
 
     report = store.restore_tree(args.key, args.target, hear=None if args.json else hear)
     if args.json:
-        output.print_json(report.as_dict())
+        render.print_json(report.as_dict())
     elif not args.quiet or not report:
         for line in _summary(report):
-            output.print_line(line)
+            render.print_line(line)
     if not report:
         return exits.FAILED
     return exits.DEGRADED if report.unlisted else exits.COMPLETE
 
 
 def _summary(report: TreeReport) -> list[str]:
-    there = f", {text.count(report.already, 'was', 'were')} there already" if report.already else ""
+    there = f", {render.count(report.already, 'was', 'were')} there already" if report.already else ""
     proof = f", {report.unverified:,} of them NOT proven: no manifest" if report.unverified else ", proven"
     lines = [
-        f"{report.directory}: {text.count(report.objects, 'object')}, {text.size(report.bytes)}{proof}{there}",
+        f"{report.directory}: {render.count(report.objects, 'object')}, {render.size(report.bytes)}{proof}{there}",
         *(
             f"{name} could not be listed: what only it has is not here: {why}"
             for name, why in report.unlisted.items()
         ),
     ]
     if report.failures:
-        lines.append(f"{text.count(report.failures, 'object')} failed; run the same again to get only those")
+        lines.append(f"{render.count(report.failures, 'object')} failed; run the same again to get only those")
     return lines
 
 
@@ -93,7 +93,7 @@ def _line(report: DownloadReport, target: str) -> str:
     taken = ", ".join(name for name, amount in report.replicas.items() if amount)
     proof = "every byte proven by its manifest" if report.verified else "NOT proven: it has no manifest"
     passed_over = "; ".join(report.failed.values())
-    line = f"{report.key} -> {target}: {text.size(report.size)}{f' from {taken}' if taken else ''}, {proof}"
+    line = f"{report.key} -> {target}: {render.size(report.size)}{f' from {taken}' if taken else ''}, {proof}"
     return f"{line} (passed over: {passed_over})" if passed_over else line
 
 

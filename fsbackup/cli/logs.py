@@ -12,7 +12,7 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
-from fsbackup.cli import text
+from fsbackup.cli import render
 from fsbackup.cli.redact import redact
 from fsbackup.events import FIELDS
 
@@ -28,7 +28,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = [f"{name}={value}" for name, value in structured(record).items() if name not in _IN_MESSAGE]
         moment = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        head = f"{moment} {record.levelname:<7} {text.one_line(record.getMessage())}"
+        head = f"{moment} {record.levelname:<7} {render.one_line(record.getMessage())}"
         line = " ".join([head, *fields])
         return redact(f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line)
 

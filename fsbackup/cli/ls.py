@@ -6,8 +6,8 @@ import argparse
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, output, text
-from fsbackup.cli.command import Command, add_set, prefix
+from fsbackup.cli import command, exits, render
+from fsbackup.cli.command import Command, add_prefix, add_set
 
 if TYPE_CHECKING:
     from fsbackup.replication.ls import ObjectEntry
@@ -15,26 +15,24 @@ if TYPE_CHECKING:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "prefix", nargs="?", default="", metavar="PREFIX", type=prefix, help="a key, or the first segments of keys"
-    )
+    add_prefix(parser)
     parser.add_argument("-l", "--long", action="store_true", help="size, date and a column for each replica too")
     add_set(parser)
 
 
 def _execute(args: Namespace) -> int:
-    store = context.open_set(args)
+    store = command.open_set(args)
     names = list(store.backends)
     complete, found = True, False
     if args.long and not args.json:
-        output.print_line(_columns("size", "modified", names, names, "key"))
+        render.print_line(_columns("size", "modified", names, names, "key"))
     for entry in store.ls(args.prefix):
         found = True
         complete = complete and entry.complete
         _print(args, entry, names)
     if not found:
         complete = _all_answer(store, args.prefix)
-        output.print_note(f"nothing is stored{f' at or below {args.prefix}' if args.prefix else ''}")
+        render.print_note(f"nothing is stored{f' at or below {args.prefix}' if args.prefix else ''}")
     return exits.COMPLETE if complete else exits.DEGRADED
 
 
@@ -45,12 +43,12 @@ def _all_answer(store: ReplicatedStorage, wanted: str) -> bool:
 
 def _print(args: Namespace, entry: ObjectEntry, names: list[str]) -> None:
     if args.json:
-        output.print_json_line(entry.as_dict())
+        render.print_json_line(entry.as_dict())
     elif args.long:
         states: list[str] = [entry.replicas[name] for name in names]
-        output.print_line(_columns(text.size(entry.size), text.when(entry.modified), names, states, entry.key))
+        render.print_line(_columns(render.size(entry.size), render.when(entry.modified), names, states, entry.key))
     elif not entry.deleted:
-        output.print_line(entry.key)
+        render.print_line(entry.key)
 
 
 def _columns(size: str, when: str, names: list[str], states: list[str], key: str) -> str:

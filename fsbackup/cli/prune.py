@@ -7,8 +7,8 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, output, text
-from fsbackup.cli.command import Command, add_set, key, prefix
+from fsbackup.cli import command, exits, render
+from fsbackup.cli.command import Command, add_prefix, add_set, key
 from fsbackup.errors import ConfigError, ObjectNotFoundError
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ _OUTCOMES = ("let go", "planned", "cleared", "kept", "held", "not yet", "failed"
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "prefix", nargs="?", default="", metavar="PREFIX", type=prefix, help="a key, or the first segments of keys"
-    )
+    add_prefix(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
     parser.add_argument("--yes", action="store_true", help="remove it, also on a terminal")
     parser.add_argument("--explain", metavar="KEY", type=key, help="say what becomes of one key, and why; no more")
@@ -32,13 +30,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _execute(args: Namespace) -> int:
     if args.explain and (args.prefix or args.yes):
         raise ConfigError("--explain only looks at its one KEY: leave out PREFIX and --yes")
-    store = context.open_set(args)
+    store = command.open_set(args)
     if args.explain:
         return _explain(args, store)
     report = store.prune(args.prefix, dry_run=_is_dry(args), hear=lambda step: _tell(args, step))
     if args.json:
         fields = {name: value for name, value in report.as_dict().items() if name != "steps"}
-        output.print_json_line({"kind": "summary", **fields})
+        render.print_json_line({"kind": "summary", **fields})
     elif not (args.quiet and report.status == "complete"):
         _print(args, store, report)
     return exits.OF_STATUS[report.status]
@@ -54,13 +52,13 @@ def _tell(args: Namespace, step: PruneStep) -> None:
     if step.outcome == "kept" and not args.verbose:
         return
     if args.json:
-        output.print_json_line({"kind": "step", **step.as_dict()})
+        render.print_json_line({"kind": "step", **step.as_dict()})
     elif not args.quiet or step.outcome in ("held", "failed"):
         _line(step)
 
 
 def _line(step: PruneStep) -> None:
-    output.print_line(text.one_line(f"{step.outcome:<8}{step.key}: {step.backend}: {step.reason}"))
+    render.print_line(render.one_line(f"{step.outcome:<8}{step.key}: {step.backend}: {step.reason}"))
 
 
 def _explain(args: Namespace, store: ReplicatedStorage) -> int:
@@ -76,13 +74,13 @@ def _explain(args: Namespace, store: ReplicatedStorage) -> int:
         raise ObjectNotFoundError("no such key on any backend", operation="prune", key=args.explain)
     if args.json:
         steps = {name: found[name].as_dict() if name in found else None for name in store.backends}
-        output.print_json({"key": args.explain, "backends": steps, "stopped": stopped})
+        render.print_json({"key": args.explain, "backends": steps, "stopped": stopped})
     else:
         for name in store.backends:
             if name in found:
                 _line(found[name])
             else:
-                output.print_line(f"-       {args.explain}: {name}: {stopped.get(name, 'it is not there')}")
+                render.print_line(f"-       {args.explain}: {name}: {stopped.get(name, 'it is not there')}")
     return exits.OF_STATUS[report.status]
 
 
@@ -90,17 +88,17 @@ def _print(args: Namespace, store: ReplicatedStorage, report: PruneReport) -> No
     columns = [each for each in _OUTCOMES if report.count(each)]
     rows = [["backend", *columns, "freed", "location"]]
     rows += [
-        [name, *_counts(each, columns), text.size(each.bytes_freed), store.backends[name].location]
+        [name, *_counts(each, columns), render.size(each.bytes_freed), store.backends[name].location]
         for name, each in report.backends.items()
     ]
     if report.steps:
-        output.print_line()
-    output.print_table(rows, right=tuple(range(1, len(columns) + 2)))
-    output.print_line()
+        render.print_line()
+    render.print_table(rows, right=tuple(range(1, len(columns) + 2)))
+    render.print_line()
     for name, each in report.backends.items():
         if each.stopped:
-            output.print_line(f"nothing is let go on {name}: {text.one_line(each.stopped)}")
-    output.print_line(_verdict(args, store, report))
+            render.print_line(f"nothing is let go on {name}: {render.one_line(each.stopped)}")
+    render.print_line(_verdict(args, store, report))
 
 
 def _counts(each: PruneCounts, columns: list[str]) -> list[str]:
@@ -110,8 +108,8 @@ def _counts(each: PruneCounts, columns: list[str]) -> list[str]:
 def _verdict(args: Namespace, store: ReplicatedStorage, report: PruneReport) -> str:
     if report.dry_run:
         planned = report.count("planned")
-        freed = text.size(sum(each.bytes_freed for each in report.backends.values()))
-        said = f"dry run: {text.count(planned, 'copy', 'copies')} would go ({freed}), nothing was removed"
+        freed = render.size(sum(each.bytes_freed for each in report.backends.values()))
+        said = f"dry run: {render.count(planned, 'copy', 'copies')} would go ({freed}), nothing was removed"
         where = f" {args.prefix}" if args.prefix else ""
         return f"{said}{_remaining(report)}" + (
             f". To remove: `fsbackup prune{where} --set {store.name} --yes`" if planned else ""
@@ -121,8 +119,8 @@ def _verdict(args: Namespace, store: ReplicatedStorage, report: PruneReport) -> 
 
 def done(report: PruneReport) -> str:
     """Return how much went, and what remains."""
-    freed = text.size(sum(each.bytes_freed for each in report.backends.values()))
-    return f"{text.count(report.count('let go'), 'copy', 'copies')} let go ({freed}){_remaining(report)}"
+    freed = render.size(sum(each.bytes_freed for each in report.backends.values()))
+    return f"{render.count(report.count('let go'), 'copy', 'copies')} let go ({freed}){_remaining(report)}"
 
 
 def _remaining(report: PruneReport) -> str:
@@ -131,7 +129,7 @@ def _remaining(report: PruneReport) -> str:
         (report.count("not yet"), "locked until later"),
         (report.count("failed"), "not removed"),
     ]
-    return "".join(f"; {text.count(number, 'copy', 'copies')} {what}" for number, what in parts if number)
+    return "".join(f"; {render.count(number, 'copy', 'copies')} {what}" for number, what in parts if number)
 
 
 COMMAND = Command(

@@ -7,7 +7,7 @@ import os
 from argparse import Namespace
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from fsbackup.cli import context, exits, failures, output, progress, text
+from fsbackup.cli import command, exits, render
 from fsbackup.cli.command import Command, add_set, key
 from fsbackup.errors import ConfigError
 
@@ -37,12 +37,12 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _execute(args: Namespace) -> int:
     source = _source(args.source)
-    store = context.open_set(args)
-    with progress.shown(args) as display:
+    store = command.open_set(args)
+    with command.shown(args) as display:
         callback = display.file() if display else None
         report = store.replicate(source, args.key, overwrite=args.overwrite, callback=callback)
     if args.json:
-        output.print_json(report.as_dict())
+        render.print_json(report.as_dict())
     elif not args.quiet:
         _print(report)
     return exits.OF_STATUS[report.status]
@@ -59,24 +59,24 @@ def _source(name: str) -> SourceLike:
 def _print(report: Report) -> None:
     rows = [["backend", "sent", "seconds", "status"]]
     rows += [
-        [name, text.size(result.bytes_sent), f"{result.seconds:.1f}", _status(result)]
+        [name, render.size(result.bytes_sent), f"{result.seconds:.1f}", _status(result)]
         for name, result in report.replicas.items()
     ]
-    output.print_table(rows, right=(1, 2))
+    render.print_table(rows, right=(1, 2))
     good = sum(result.ok for result in report.replicas.values())
-    what = f"{report.key}" + (f" ({text.size(report.size)})" if report.size is not None else "")
-    places = f"{good} of {text.count(len(report.replicas), 'place')}"
+    what = f"{report.key}" + (f" ({render.size(report.size)})" if report.size is not None else "")
+    places = f"{good} of {render.count(len(report.replicas), 'place')}"
     again = (
         ""
         if report.status == "complete"
         else ". Mend that and run the same again: what is stored is not sent again"
     )
-    output.print_line(f"{report.status}: {what}, confirmed in {places}{again}")
+    render.print_line(f"{report.status}: {what}, confirmed in {places}{again}")
 
 
 def _status(result: ReplicaResult) -> str:
     return (
-        f"failed: {failures.reason(result.exception)}"
+        f"failed: {exits.reason(result.exception)}"
         if not result.ok
         else "already there"
         if result.already

@@ -6,8 +6,8 @@ import argparse
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, output, text
-from fsbackup.cli.command import Command, add_dask, add_set, prefix
+from fsbackup.cli import command, exits, render
+from fsbackup.cli.command import Command, add_dask, add_prefix, add_set
 
 if TYPE_CHECKING:
     from fsbackup.replication.repair import RepairReport, Step
@@ -26,9 +26,7 @@ _DONE = {
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "prefix", nargs="?", default="", metavar="PREFIX", type=prefix, help="a key, or the first segments of keys"
-    )
+    add_prefix(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     parser.add_argument("--deep", action="store_true", help="read every byte of every copy first")
     parser.add_argument(
@@ -39,7 +37,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(args: Namespace) -> int:
-    store, cluster = context.open_set(args), context.open_cluster(args)
+    store, cluster = command.open_set(args), command.open_cluster(args)
     report = store.repair(
         args.prefix,
         dry_run=args.dry_run,
@@ -50,11 +48,11 @@ def _execute(args: Namespace) -> int:
     )
     if args.json:
         fields = {name: value for name, value in report.as_dict().items() if name != "steps"}
-        output.print_json_line({"kind": "summary", **fields})
+        render.print_json_line({"kind": "summary", **fields})
     elif not (args.quiet and report.status == "complete"):
         for name, why in report.away.items():
-            output.print_line(text.one_line(f"{name} was left out: {why}"))
-        output.print_line(_verdict(report))
+            render.print_line(render.one_line(f"{name} was left out: {why}"))
+        render.print_line(_verdict(report))
     return exits.OF_STATUS[report.status]
 
 
@@ -63,7 +61,7 @@ def _tell(step: Step) -> None:
     what = action.problem or action.kind
     where = f"{action.backend}: " if action.backend else ""
     outcome = f": {step.error}" if step.error else ""
-    output.print_line(text.one_line(f"{step.outcome:<10}{action.key}: {where}{what}: {action.reason}{outcome}"))
+    render.print_line(render.one_line(f"{step.outcome:<10}{action.key}: {where}{what}: {action.reason}{outcome}"))
 
 
 def _tell_bad(step: Step) -> None:
@@ -72,16 +70,16 @@ def _tell_bad(step: Step) -> None:
 
 
 def _tell_json(step: Step) -> None:
-    output.print_json_line({"kind": "step", **step.as_dict()})
+    render.print_json_line({"kind": "step", **step.as_dict()})
 
 
 def _verdict(report: RepairReport) -> str:
     """Return the last line: is everything right now, and if not, what remains."""
-    looked = text.count(report.objects, "object")
-    done = ", ".join(text.count(number, *_DONE[kind]) for kind, number in sorted(report.done.items()))
+    looked = render.count(report.objects, "object")
+    done = ", ".join(render.count(number, *_DONE[kind]) for kind, number in sorted(report.done.items()))
     if report.dry_run:
         return f"dry run: {looked} examined, nothing was changed; to do: {done or 'nothing'}{_remaining(report)}"
-    sent = f" ({text.size(report.bytes_sent)} sent)" if report.bytes_sent else ""
+    sent = f" ({render.size(report.bytes_sent)} sent)" if report.bytes_sent else ""
     if report.status == "complete":
         return f"complete: {looked} right in every place; {done or 'nothing was to do'}{sent}"
     return f"{report.status}: {looked} examined; {done or 'nothing was done'}{sent}{_remaining(report)}"
@@ -93,7 +91,7 @@ def _remaining(report: RepairReport) -> str:
         (report.short, "with too few proven copies"),
         (report.lost, "lost"),
     ]
-    return "".join(f"; {text.count(number, 'object')} {what}" for number, what in parts if number)
+    return "".join(f"; {render.count(number, 'object')} {what}" for number, what in parts if number)
 
 
 COMMAND = Command(

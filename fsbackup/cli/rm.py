@@ -6,7 +6,7 @@ import argparse
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, failures, output
+from fsbackup.cli import command, exits, render
 from fsbackup.cli.command import Command, add_set, key
 from fsbackup.errors import FsbackupError, ObjectNotFoundError
 
@@ -21,7 +21,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(args: Namespace) -> int:
-    store = context.open_set(args)
+    store = command.open_set(args)
     results = []
     for each in dict.fromkeys(args.keys):
         there = _is_there(store, each)
@@ -30,7 +30,7 @@ def _execute(args: Namespace) -> int:
         if not (args.json or (args.quiet and report)):
             _print(report, there)
     if args.json:
-        output.print_json({"objects": results})
+        render.print_json({"objects": results})
     return exits.worst(exits.OF_STATUS[result["status"]] for result in results)
 
 
@@ -48,15 +48,15 @@ def _is_there(store: ReplicatedStorage, wanted: str) -> bool | None:
 def _print(report: Report, there: bool | None) -> None:
     gone = ", ".join(name for name, result in report.replicas.items() if result.ok)
     if there is False and report:
-        output.print_line(f"{report.key}: was not there (asked {gone})")
+        render.print_line(f"{report.key}: was not there (asked {gone})")
         return
     if gone:
-        output.print_line(f"{report.key}: deleted from {gone}")
+        render.print_line(f"{report.key}: deleted from {gone}")
     for name, result in report.replicas.items():
         if not result.ok:
-            output.print_line(f"{report.key}: NOT deleted from {name}: {failures.reason(result.exception)}")
+            render.print_line(f"{report.key}: NOT deleted from {name}: {exits.reason(result.exception)}")
     if not report:
-        output.print_line(
+        render.print_line(
             f"{report.key}: run the same again when that is mended; until then the others remember the delete"
         )
 

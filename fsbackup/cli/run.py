@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fsbackup.cli import context, exits, failures, output, progress, summary
+from fsbackup.cli import command, exits, render, summary
 from fsbackup.cli.command import Command
 from fsbackup.errors import ConfigError, FsbackupError
 
@@ -24,15 +24,15 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(args: Namespace) -> int:
-    path, config = context.open_config(args)
+    path, config = command.open_config(args)
     names = _chosen(args, path, config)
     work = _dry_run if args.dry_run else _run
     statuses = {name: _guarded(args, name, partial(work, args, config, name)) for name in names}
     if args.json:
         status = max(statuses.values(), key=["complete", "degraded", "failed"].index)
-        output.print_json_line({"kind": "summary", "status": status, "jobs": statuses})
+        render.print_json_line({"kind": "summary", "status": status, "jobs": statuses})
     elif len(names) > 1 and not args.quiet:
-        output.print_line("\n" + ", ".join(f"{name}: {status}" for name, status in statuses.items()))
+        render.print_line("\n" + ", ".join(f"{name}: {status}" for name, status in statuses.items()))
     return exits.worst(exits.OF_STATUS[status] for status in statuses.values())
 
 
@@ -56,7 +56,7 @@ def _guarded(args: Namespace, name: str, work: Callable[[], str]) -> str:
     except (FsbackupError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             raise
-        failures.explain(error, args, job=name)
+        exits.explain(error, args, job=name)
         return "failed"
 
 
@@ -64,8 +64,8 @@ def _run(args: Namespace, config: Config, name: str) -> str:
     from fsbackup.jobs import run_job
 
     if not (args.json or args.quiet):
-        output.print_line(summary.job_header(config, name))
-    with progress.shown(args) as display:
+        render.print_line(summary.job_header(config, name))
+    with command.shown(args) as display:
         report = run_job(
             config,
             name,
@@ -78,19 +78,19 @@ def _run(args: Namespace, config: Config, name: str) -> str:
 
 def _file_printer(args: Namespace, job: str) -> Callable[[FileResult], None] | None:
     if args.json:
-        return lambda outcome: output.print_json_line({"kind": "file", "job": job, **outcome.as_dict()})
+        return lambda outcome: render.print_json_line({"kind": "file", "job": job, **outcome.as_dict()})
     if args.verbose:
-        return lambda outcome: output.print_line(summary.file_line(outcome))
+        return lambda outcome: render.print_line(summary.file_line(outcome))
     return None
 
 
 def _print_report(args: Namespace, report: JobReport) -> None:
     if args.json:
-        output.print_json_line({"kind": "job", **report.as_dict()})
+        render.print_json_line({"kind": "job", **report.as_dict()})
     elif not args.quiet:
         summary.print_job(report)
     elif report.status != "complete":
-        output.print_note(f"fsbackup: {report.job}: {summary.job_verdict(report)}")
+        render.print_note(f"fsbackup: {report.job}: {summary.job_verdict(report)}")
 
 
 def _dry_run(args: Namespace, config: Config, name: str) -> str:
@@ -98,7 +98,7 @@ def _dry_run(args: Namespace, config: Config, name: str) -> str:
 
     where = list(config.replication[config.jobs[name].replication].backends)
     if not args.json:
-        output.print_line(summary.job_header(config, name))
+        render.print_line(summary.job_header(config, name))
     counts = {Planned: 0, Unreadable: 0}
     for each in plan_job(config, name):
         if isinstance(each, Planned):
@@ -108,17 +108,17 @@ def _dry_run(args: Namespace, config: Config, name: str) -> str:
             counts[Unreadable] += 1
             _print_planned(args, name, [], {"path": each.path, "key": None, "error": str(each.error)})
     if not args.json:
-        output.print_line(summary.plan_verdict(counts[Planned], counts[Unreadable], where))
+        render.print_line(summary.plan_verdict(counts[Planned], counts[Unreadable], where))
     return "failed" if counts[Unreadable] else "complete"
 
 
 def _print_planned(args: Namespace, job: str, where: list[str], plan: dict[str, Any]) -> None:
     if args.json:
-        output.print_json_line({"kind": "plan", "job": job, "backends": where, **plan})
+        render.print_json_line({"kind": "plan", "job": job, "backends": where, **plan})
     elif plan["key"] is None:
-        output.print_line(f"  cannot be backed up: {plan['error']}")
+        render.print_line(f"  cannot be backed up: {plan['error']}")
     else:
-        output.print_line(f"  {plan['path']} -> {plan['key']}")
+        render.print_line(f"  {plan['path']} -> {plan['key']}")
 
 
 COMMAND = Command(

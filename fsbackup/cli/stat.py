@@ -7,7 +7,7 @@ from argparse import Namespace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, output, text
+from fsbackup.cli import command, exits, render
 from fsbackup.cli.command import Command, add_set, key
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(args: Namespace) -> int:
-    info = context.open_set(args).stat(args.key)
+    info = command.open_set(args).stat(args.key)
     if args.json:
-        output.print_json(info.as_dict())
+        render.print_json(info.as_dict())
     else:
         _print(info)
     return exits.OF_STATUS[info.status]
@@ -30,18 +30,18 @@ def _execute(args: Namespace) -> int:
 
 def _print(info: ObjectInfo) -> None:
     for name, value in _facts(info):
-        output.print_line(f"{name:<12}{value}")
-    output.print_line()
+        render.print_line(f"{name:<12}{value}")
+    render.print_line()
     rows = [["backend", "state", "size", "modified", "generation"]]
     rows += [_row(each) for each in info.replicas.values()]
-    output.print_table(rows, right=(2, 4))
+    render.print_table(rows, right=(2, 4))
     for each in info.replicas.values():
         if each.error:
-            output.print_line(text.one_line(each.error))
+            render.print_line(render.one_line(each.error))
 
 
 def _facts(info: ObjectInfo) -> list[tuple[str, str]]:
-    facts = [("key", info.key), ("size", f"{info.size:,} bytes ({text.size(info.size)})")]
+    facts = [("key", info.key), ("size", f"{info.size:,} bytes ({render.size(info.size)})")]
     if info.deleted_at:
         facts.append(("deleted", f"{info.deleted_at}, but not everywhere yet"))
     if info.manifest is None:
@@ -63,9 +63,9 @@ def _utc(epoch: float) -> str:
 
 
 def _row(each: ReplicaInfo) -> list[str]:
-    size = "-" if each.size is None else text.size(each.size)
+    size = "-" if each.size is None else render.size(each.size)
     generation = "-" if each.generation is None else str(each.generation)
-    return [each.backend, each.state, size, text.when(each.modified), generation]
+    return [each.backend, each.state, size, render.when(each.modified), generation]
 
 
 COMMAND = Command(

@@ -7,8 +7,8 @@ from argparse import Namespace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from fsbackup.cli import context, exits, failures, output, text
-from fsbackup.cli.command import Command, add_set, prefix
+from fsbackup.cli import command, exits, render
+from fsbackup.cli.command import Command, add_prefix, add_set
 from fsbackup.errors import ConfigError, NoHealthyReplicaError
 
 if TYPE_CHECKING:
@@ -21,9 +21,7 @@ _NAMED = 10
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "prefix", nargs="?", default="", metavar="PREFIX", type=prefix, help="a key, or the first segments of keys"
-    )
+    add_prefix(parser)
     parser.add_argument(
         "--depth",
         type=_depth,
@@ -58,7 +56,7 @@ def _duration(value: str) -> timedelta:
 def _execute(args: Namespace) -> int:
     from fsbackup import factory
 
-    path, config = context.open_config(args)
+    path, config = command.open_config(args)
     names = [args.set] if args.set else list(config.replication)
     if not names:
         raise ConfigError(f"{path} has no replication set")
@@ -66,7 +64,7 @@ def _execute(args: Namespace) -> int:
     for name in names:
         found[name] = _one(args, name, factory.open_set(config, name))
     if args.json:
-        output.print_json({"sets": found})
+        render.print_json({"sets": found})
     return exits.worst(exits.OF_STATUS[each["status"]] for each in found.values())
 
 
@@ -75,8 +73,8 @@ def _one(args: Namespace, name: str, store: ReplicatedStorage) -> dict[str, Any]
         status = store.status(args.prefix, depth=args.depth, max_age=args.max_age)
     except NoHealthyReplicaError as error:
         if not args.json:
-            output.print_line(f"{name}: failed: {failures.message(error)}")
-        return {"status": "failed", "error": failures.as_dict(error)}
+            render.print_line(f"{name}: failed: {exits.message(error)}")
+        return {"status": "failed", "error": exits.as_dict(error)}
     if not args.json and not (args.quiet and status.status == "complete"):
         _print(name, store, status)
     return status.as_dict()
@@ -84,34 +82,34 @@ def _one(args: Namespace, name: str, store: ReplicatedStorage) -> dict[str, Any]
 
 def _print(name: str, store: ReplicatedStorage, status: SetStatus) -> None:
     where = f" at or below {status.prefix}" if status.prefix else ""
-    output.print_line(f"{name}: {text.count(status.objects, 'object')}{where}, min_copies {store.min_copies}")
+    render.print_line(f"{name}: {render.count(status.objects, 'object')}{where}, min_copies {store.min_copies}")
     rows = [["backend", "objects", "size", "status", "location"]]
     rows += [
         [backend, *_cells(each), store.backends[backend].location] for backend, each in status.backends.items()
     ]
-    output.print_table(rows, right=(1, 2))
+    render.print_table(rows, right=(1, 2))
     if status.groups:
-        output.print_line()
+        render.print_line()
         rows = [["prefix", "objects", "size", "newest", "age", "key"], *map(_group, status.groups)]
-        output.print_table(rows, right=(1, 2, 4))
-    output.print_line()
+        render.print_table(rows, right=(1, 2, 4))
+    render.print_line()
     lacking = [entry for entry in status.incomplete if _lacking(entry)]
     for entry in lacking[:_NAMED]:
-        output.print_line(f"not everywhere: {text.one_line(entry.key)} ({_lacking(entry)})")
-    output.print_line(_verdict(status))
+        render.print_line(f"not everywhere: {render.one_line(entry.key)} ({_lacking(entry)})")
+    render.print_line(_verdict(status))
 
 
 def _cells(each: BackendStatus) -> list[str]:
     if each.error:
         return ["?", "?", f"not listed: {each.error}"]
     wrong = [f"{number:,} {state}" for state, number in each.states.items() if state not in ("present", "expired")]
-    return [f"{each.objects:,}", text.size(each.bytes), ", ".join(wrong) or "ok"]
+    return [f"{each.objects:,}", render.size(each.bytes), ", ".join(wrong) or "ok"]
 
 
 def _group(group: Group) -> list[str]:
     newest = group.newest
-    when, age, key = (text.when(newest.modified), _age(newest.age), newest.key) if newest else ("-", "-", "-")
-    return [group.prefix or "(top)", f"{group.objects:,}", text.size(group.bytes), when, age, key]
+    when, age, key = (render.when(newest.modified), _age(newest.age), newest.key) if newest else ("-", "-", "-")
+    return [group.prefix or "(top)", f"{group.objects:,}", render.size(group.bytes), when, age, key]
 
 
 def _age(seconds: float) -> str:
@@ -130,19 +128,19 @@ def _lacking(entry: ObjectEntry) -> str:
 
 def _verdict(status: SetStatus) -> str:
     if status.status == "complete":
-        return f"complete: all {text.count(status.objects, 'object')} in every place"
+        return f"complete: all {render.count(status.objects, 'object')} in every place"
     reasons = [
         *(f"nothing new for {_long(group)} in {group.prefix or 'the set'}" for group in status.too_old),
-        *([f"{text.count(status.short, 'object')} with too few copies"] if status.short else []),
+        *([f"{render.count(status.short, 'object')} with too few copies"] if status.short else []),
     ]
     unlisted = [name for name, each in status.backends.items() if each.error]
     incomplete = status.objects - status.complete
     if unlisted:
         reasons.append(f"what {' and '.join(unlisted)} should hold is not known")
     elif incomplete:
-        reasons.append(f"{text.count(incomplete, 'object')} not in every place")
+        reasons.append(f"{render.count(incomplete, 'object')} not in every place")
     if status.deleted:
-        reasons.append(f"{text.count(status.deleted, 'deleted object')} still in some place")
+        reasons.append(f"{render.count(status.deleted, 'deleted object')} still in some place")
     return f"{status.status}: {', '.join(reasons)}.{_next(status, bool(unlisted))}"
 
 

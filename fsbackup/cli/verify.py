@@ -6,8 +6,8 @@ import argparse
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, output, text
-from fsbackup.cli.command import Command, add_dask, add_set, prefix
+from fsbackup.cli import command, exits, render
+from fsbackup.cli.command import Command, add_dask, add_prefix, add_set
 
 if TYPE_CHECKING:
     from fsbackup.replication.problems import CopyProblem
@@ -30,9 +30,7 @@ _STATES = (
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "prefix", nargs="?", default="", metavar="PREFIX", type=prefix, help="a key, or the first segments of keys"
-    )
+    add_prefix(parser)
     parser.add_argument("--deep", action="store_true", help="read every byte of every copy")
     parser.add_argument(
         "--sample", metavar="1/N", type=_sample, help="only today's share of the objects, all of them in N days"
@@ -52,11 +50,11 @@ def _sample(value: str) -> str:
 
 
 def _execute(args: Namespace) -> int:
-    store, cluster = context.open_set(args), context.open_cluster(args)
+    store, cluster = command.open_set(args), command.open_cluster(args)
     hear = _tell_json if args.json else _tell
     report = store.verify(args.prefix, deep=args.deep, sample=args.sample, hear=hear, spread=cluster)
     if args.json:
-        output.print_json_line({"kind": "summary", **report.as_dict(), "problems": report.found})
+        render.print_json_line({"kind": "summary", **report.as_dict(), "problems": report.found})
     elif not (args.quiet and report.status == "complete"):
         _print(args, store, report)
     return exits.OF_STATUS[report.status]
@@ -64,27 +62,27 @@ def _execute(args: Namespace) -> int:
 
 def _tell(problem: CopyProblem) -> None:
     detail = f": {problem.detail}" if problem.detail else ""
-    output.print_line(text.one_line(f"{problem.key}: {problem.backend}: {problem.state}{detail}"))
+    render.print_line(render.one_line(f"{problem.key}: {problem.backend}: {problem.state}{detail}"))
 
 
 def _tell_json(problem: CopyProblem) -> None:
-    output.print_json_line({"kind": "problem", **problem.as_dict()})
+    render.print_json_line({"kind": "problem", **problem.as_dict()})
 
 
 def _print(args: Namespace, store: ReplicatedStorage, report: VerifyReport) -> None:
     if report.found:
-        output.print_line()
+        render.print_line()
     columns = [state for state in _STATES if any(each.states.get(state) for each in report.backends.values())]
     rows = [["backend", *columns, "status", "location"]]
     rows += [
         [name, *_counts(each, columns), _state(each), store.backends[name].location]
         for name, each in report.backends.items()
     ]
-    output.print_table(rows, right=tuple(range(1, len(columns) + 1)))
-    output.print_line()
+    render.print_table(rows, right=tuple(range(1, len(columns) + 1)))
+    render.print_line()
     for advice, number in _advice(report).items():
-        output.print_line(f"{text.count(number, 'problem')}: {advice}")
-    output.print_line(_verdict(args, store, report))
+        render.print_line(f"{render.count(number, 'problem')}: {advice}")
+    render.print_line(_verdict(args, store, report))
 
 
 def _counts(each: CopyCounts, columns: list[str]) -> list[str]:
@@ -106,13 +104,13 @@ def _advice(report: VerifyReport) -> dict[str, int]:
 
 
 def _verdict(args: Namespace, store: ReplicatedStorage, report: VerifyReport) -> str:
-    looked = f"{text.count(report.objects, 'object')}{f' ({report.sample} of all)' if report.sample else ''}"
+    looked = f"{render.count(report.objects, 'object')}{f' ({report.sample} of all)' if report.sample else ''}"
     if report.status == "complete":
-        proof = f"every byte of every copy read ({text.size(report.bytes_read)}) and right"
+        proof = f"every byte of every copy read ({render.size(report.bytes_read)}) and right"
         return f"complete: {looked}, {proof if report.deep else 'every copy right by its manifest, size and ETag'}"
-    reasons = [f"{text.count(report.found, 'problem')} in {looked}"]
+    reasons = [f"{render.count(report.found, 'problem')} in {looked}"]
     if report.short:
-        reasons.append(f"{text.count(report.short, 'object')} with too few proven copies")
+        reasons.append(f"{render.count(report.short, 'object')} with too few proven copies")
     unlisted = [name for name, each in report.backends.items() if each.error]
     if unlisted:
         reasons.append(f"what {' and '.join(unlisted)} should hold is not known")
