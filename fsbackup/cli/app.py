@@ -1,4 +1,4 @@
-"""From `argv` to an exit code."""
+"""From `argv` to an exit code, also after Ctrl-C, SIGTERM and a closed pipe."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code, see `fsbackup.cli.exits`. An interrupted command does not return: it ends the process.
+        The exit code, see `fsbackup.cli.exits`. An interrupted command ends the process instead of returning.
     """
     try:
-        listen()
-        render.prepare()
-        return _command(build_parser().parse_args(argv))
+        _raise_on_sigterm()
+        render.configure_streams()
+        return _run_command(build_parser().parse_args(argv))
     except KeyboardInterrupt as interrupt:
-        leave(interrupt)
-    except BrokenPipeError:
-        leave_quietly()
+        _exit_interrupted(interrupt)
+    except BrokenPipeError:  # the reader has closed the pipe (``fsbackup ls | head``)
+        os._exit(exits.BROKEN_PIPE)
 
 
-def _command(args: Namespace) -> int:
+def _run_command(args: Namespace) -> int:
     logs.configure(verbosity=-1 if args.quiet else args.verbose, form=args.log_format)
     try:
         code: int = args.execute(args)
         sys.stdout.flush()
     except BrokenPipeError:
         raise
-    except Exception as error:  # noqa: BLE001 - nobody above is left to tell
-        code = exits.explain(error, args)
+    except Exception as error:  # noqa: BLE001 - the outermost handler
+        code = exits.report_error(error, args)
         sys.stdout.flush()
     return code
 
 
 class TerminatedError(KeyboardInterrupt):
-    """SIGTERM: everything that cleans up after a Ctrl-C cleans up after it too."""
+    """SIGTERM was received. A KeyboardInterrupt, so that the same clean-up runs as after Ctrl-C."""
 
 
-def listen() -> None:
-    """Turn SIGTERM into an exception from now on. SIGINT is one already; one that is ignored stays ignored."""
+def _raise_on_sigterm() -> None:
+    """Turn SIGTERM into an exception, unless the parent process has set it to be ignored."""
 
     def terminate(_number: int, _frame: FrameType | None) -> NoReturn:
         raise TerminatedError
@@ -65,18 +65,13 @@ def listen() -> None:
         signal.signal(signal.SIGTERM, terminate)
 
 
-def leave(interrupt: KeyboardInterrupt) -> NoReturn:
-    """Say that it was interrupted, and end at once: a thread that hangs in a read must not keep the process."""
+def _exit_interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
+    """Print one line and end the process without joining threads: one may block in a read for ever."""
     terminated = isinstance(interrupt, TerminatedError)
     with contextlib.suppress(OSError, ValueError):
         print(
-            f"fsbackup: {'terminated' if terminated else 'interrupted'}; nothing unfinished was stored",
+            f"fsbackup: {'terminated' if terminated else 'interrupted'}; no partial object was stored",
             file=sys.stderr,
         )
         sys.stderr.flush()
     os._exit(exits.TERMINATED if terminated else exits.INTERRUPTED)
-
-
-def leave_quietly() -> NoReturn:
-    """End as a program does whose reader went away (``fsbackup ls | head``)."""
-    os._exit(exits.BROKEN_PIPE)

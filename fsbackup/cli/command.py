@@ -1,4 +1,4 @@
-"""What a command is, and the kinds of arguments that several of them take."""
+"""What a command is, the arguments that several commands share, and what these arguments name."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ class Command:
     Parameters
     ----------
     name, summary
-        As `fsbackup --help` lists it.
+        Its line in `fsbackup --help`.
     description
-        What `fsbackup NAME --help` says it does.
+        The text of `fsbackup NAME --help`.
     examples
-        Lines of a shell, each without its prompt.
-    arguments
+        Shell command lines, without a prompt.
+    add_arguments
         Adds its own arguments to its parser.
     execute
-        Does it, and returns the exit code.
+        Runs it, and returns the exit code.
     """
 
     name: str
     summary: str
     description: str
     examples: tuple[str, ...]
-    arguments: Callable[[argparse.ArgumentParser], None]
-    execute: Callable[[argparse.Namespace], int]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    execute: Callable[[Namespace], int]
 
 
 def key(text: str) -> str:
-    """Return `text` when it is a legal key."""
+    """Return `text` if it is a legal key: the type of an argument."""
     try:
         return check_key(text)
     except ValueError as error:
@@ -56,21 +56,11 @@ def key(text: str) -> str:
 
 
 def prefix(text: str) -> str:
-    """Return `text` when it is a legal prefix of keys."""
+    """Return `text` if it is a legal prefix of keys: the type of an argument."""
     try:
         return check_prefix(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def add_dask(parser: argparse.ArgumentParser) -> None:
-    """Add ``--dask``."""
-    parser.add_argument(
-        "--dask",
-        metavar="SCHEDULER",
-        help="spread the work over the workers of this Dask cluster, for example tcp://host:8786; each reads the "
-        "configuration file under the same path",
-    )
 
 
 def add_prefix(parser: argparse.ArgumentParser) -> None:
@@ -80,36 +70,37 @@ def add_prefix(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_set(parser: argparse.ArgumentParser, *, otherwise: str = "the only one of the configuration") -> None:
+def add_set(parser: argparse.ArgumentParser, *, default: str = "the only one in the configuration") -> None:
     """Add ``--set``."""
-    parser.add_argument("--set", metavar="NAME", help=f"the replication set (default: {otherwise})")
+    parser.add_argument("--set", metavar="NAME", help=f"the replication set (default: {default})")
+
+
+def add_dask(parser: argparse.ArgumentParser) -> None:
+    """Add ``--dask``."""
+    parser.add_argument(
+        "--dask",
+        metavar="SCHEDULER",
+        help="distribute the work over the workers of this Dask cluster, for example tcp://host:8786; each worker "
+        "reads the configuration file under the same path",
+    )
 
 
 def open_config(args: Namespace) -> tuple[str, Config]:
-    """Return the configuration's path, as it was named, and what it says."""
+    """Return the path of the configuration file and its content; its secrets are masked in all later output."""
     from fsbackup.config import find_config, load_config
 
     path = str(find_config(args.config))
     config = load_config(path)
-    redact.learn(config)
+    redact.register_secrets(config)
     return path, config
 
 
 def open_set(args: Namespace) -> ReplicatedStorage:
-    """Return the replication set that ``--set`` names, or the only one there is."""
+    """Return the replication set that ``--set`` names, or the only one of the configuration."""
     from fsbackup import factory
 
     path, config = open_config(args)
     return factory.open_set(config, args.set or _only_set(path, config), origin=path)
-
-
-def open_cluster(args: Namespace) -> Cluster | None:
-    """Return the Dask cluster that ``--dask`` names, if any."""
-    if args.dask is None:
-        return None
-    from fsbackup.distributed import Cluster
-
-    return Cluster(args.dask)
 
 
 def _only_set(path: str, config: Config) -> str:
@@ -121,9 +112,18 @@ def _only_set(path: str, config: Config) -> str:
     raise ConfigError(f"{path} has several replication sets", hint=f"choose with --set: {', '.join(names)}")
 
 
+def open_cluster(args: Namespace) -> Cluster | None:
+    """Return the Dask cluster that ``--dask`` names, None without that option."""
+    if args.dask is None:
+        return None
+    from fsbackup.distributed import Cluster
+
+    return Cluster(args.dask)
+
+
 @contextmanager
-def shown(args: Namespace) -> Iterator[Display | None]:
-    """Show a display while the block runs: on a terminal, where no other lines tell what happens. Else None."""
+def progress_display(args: Namespace) -> Iterator[Display | None]:
+    """Show a progress display during the block; None if there is no terminal, or other output was asked for."""
     if not sys.stderr.isatty() or args.quiet or args.verbose or args.json:
         yield None
         return

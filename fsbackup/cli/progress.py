@@ -1,6 +1,6 @@
-"""The progress display: one line per backend on standard error, fed by fsspec callbacks.
+"""The progress display: one line per backend on standard error, updated by fsspec callbacks.
 
-Imported only where there is a terminal: the library that draws it takes its time to load.
+Imported only on a terminal, because fsspec and rich take long to load.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Display:
-    """One line per backend: bytes of those that are known, speed, time."""
+    """One line per backend: bytes transferred of the total, speed, elapsed time."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -40,21 +40,21 @@ class Display:
             redirect_stdout=False,
         )
 
-    def file(self) -> FileProgress:
-        """Return the callback for one file that goes to several backends."""
-        return FileProgress(self)
+    def upload_callback(self) -> UploadCallback:
+        """Return the callback of one file that is uploaded to several backends."""
+        return UploadCallback(self)
 
-    def line(self, label: str) -> LineProgress:
-        """Return the callback for one line of its own."""
-        return LineProgress(self, label)
+    def line_callback(self, label: str) -> LineCallback:
+        """Return a callback that updates the line `label`."""
+        return LineCallback(self, label)
 
-    def expect(self, label: str, size: int | None) -> None:
-        """Say that so many more bytes (None: not known) are to move under `label`."""
+    def add_total(self, label: str, size: int | None) -> None:
+        """Add `size` bytes (None: unknown) to the total of the line `label`."""
         self._totals[label] = self._totals.get(label, 0) + (size or 0)
         self.progress.update(self._task(label), total=self._totals[label] or None)
 
-    def moved(self, label: str, amount: int) -> None:
-        """Say that bytes moved under `label`."""
+    def advance(self, label: str, amount: int) -> None:
+        """Add `amount` bytes to what the line `label` has transferred."""
         self.progress.update(self._task(label), advance=amount)
 
     def _task(self, label: str) -> TaskID:
@@ -63,8 +63,8 @@ class Display:
         return self._tasks[label]
 
 
-class FileProgress(Callback):  # type: ignore[misc]
-    """The callback of one file: its children, one per backend, feed the display."""
+class UploadCallback(Callback):  # type: ignore[misc]
+    """The callback of one upload; its children, one per backend, update the display."""
 
     def __init__(self, display: Display) -> None:
         super().__init__()
@@ -72,30 +72,30 @@ class FileProgress(Callback):  # type: ignore[misc]
 
     def branched(self, path_1: str, path_2: str, **kwargs: Any) -> Callback:  # noqa: ARG002
         """Return the child for ``backend:key``."""
-        return LineProgress(self._display, path_2.partition(":")[0])
+        return LineCallback(self._display, path_2.partition(":")[0])
 
 
-class LineProgress(Callback):  # type: ignore[misc]
-    """Feeds one line of the display."""
+class LineCallback(Callback):  # type: ignore[misc]
+    """Updates one line of the display."""
 
     def __init__(self, display: Display, label: str) -> None:
         super().__init__()
         self._display = display
         self._label = label
-        self._so_far = 0
-        self._sized = False
+        self._transferred = 0
+        self._has_total = False
 
     def set_size(self, size: int | None) -> None:
-        """Hear how many bytes there are; a download says so again with every step."""
-        if not self._sized:
-            self._sized = True
-            self._display.expect(self._label, size)
+        """Add the size to the total once; a download calls this at every step."""
+        if not self._has_total:
+            self._has_total = True
+            self._display.add_total(self._label, size)
 
     def relative_update(self, inc: int = 1) -> None:
-        """Hear of more bytes."""
-        self._so_far += inc
-        self._display.moved(self._label, inc)
+        """Count `inc` more bytes."""
+        self._transferred += inc
+        self._display.advance(self._label, inc)
 
     def absolute_update(self, value: int) -> None:
-        """Hear how many bytes there were so far."""
-        self.relative_update(value - self._so_far)
+        """Set the number of bytes transferred so far."""
+        self.relative_update(value - self._transferred)
