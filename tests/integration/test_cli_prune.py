@@ -133,10 +133,10 @@ def test_explain_one_key(cli: Cli) -> None:
         "disk2": "planned",
         "disk3": "kept",
     }
-    away = cli("prune", "--explain", KEY, env=cli.break_third())
-    assert away.code == 3
-    assert "disk3: it cannot be listed: " in away.out
-    assert "disk3 should have it, but it cannot be listed" in away.out
+    unreachable = cli("prune", "--explain", KEY, env=cli.break_third())
+    assert unreachable.code == 3
+    assert "disk3: it cannot be listed: " in unreachable.out
+    assert "disk3 should have it, but it cannot be listed" in unreachable.out
 
 
 def test_explain_takes_one_existing_key(cli: Cli) -> None:
