@@ -28,13 +28,13 @@ jobs:
   note: {source: {path: note}, destination: "n/{name}", replication: triple}
 """
 
-#: Long enough for a busy machine; nothing waits this long when it works.
-PATIENCE = 60.0
+#: Seconds: long enough for a busy machine; a test that passes never waits that long.
+TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
-class Done:
-    """A process that has ended."""
+class Completed:
+    """A finished process."""
 
     code: int
     out: str
@@ -55,7 +55,7 @@ class Cli:
     Parameters
     ----------
     home
-        The directory: it has ``fsbackup.yaml``, and the disks and sources that it names.
+        The directory with ``fsbackup.yaml``, the disks and the sources.
     """
 
     def __init__(self, home: Path) -> None:
@@ -71,22 +71,22 @@ class Cli:
             (home / "source" / name).parent.mkdir(parents=True, exist_ok=True)
             (home / "source" / name).write_text(name * 100)
 
-    def __call__(self, *arguments: str, env: Mapping[str, str] | None = None) -> Done:
+    def __call__(self, *arguments: str, env: Mapping[str, str] | None = None) -> Completed:
         """Run a command to its end."""
-        done = subprocess.run(
+        process = subprocess.run(
             self.command(*arguments),
             cwd=self.home,
             env={**self.environ, **(env or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
-        return Done(done.returncode, os.fsdecode(done.stdout), os.fsdecode(done.stderr))
+        return Completed(process.returncode, os.fsdecode(process.stdout), os.fsdecode(process.stderr))
 
     @contextmanager
     def started(self, *arguments: str, **pipes: Any) -> Iterator[subprocess.Popen[bytes]]:
-        """Start a command that the block ends; its standard streams are unbuffered pipes unless given."""
+        """Start a command and kill it after the block; its standard streams are unbuffered pipes by default."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
         command = self.command(*arguments)
         with subprocess.Popen(command, cwd=self.home, env=self.environ, bufsize=0, **pipes) as process:
@@ -101,24 +101,24 @@ class Cli:
         return [sys.executable, "-m", "fsbackup", *arguments]
 
     def break_third(self) -> dict[str, str]:
-        """Return the environment in which nothing can be stored on, or read from, the third disk."""
+        """Return an environment in which the third disk can be neither read nor written."""
         (self.home / "no-directory").touch()
         return {"THIRD": "no-directory/disk3"}
 
     def stored(self, disk: str) -> dict[str, bytes]:
         """Return the objects on a disk, by key."""
         root = self.home / disk
-        found = (path for path in root.rglob("*") if path.is_file() and ".fsbackup" not in path.parts)
-        return {str(path.relative_to(root)): path.read_bytes() for path in found}
+        paths = (path for path in root.rglob("*") if path.is_file() and ".fsbackup" not in path.parts)
+        return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
-    def unfinished(self) -> list[Path]:
+    def temp_files(self) -> list[Path]:
         """Return the temp files of uploads on all disks."""
         return [path for disk in self.home.glob("disk?") for path in disk.rglob("*.fsbackup-tmp")]
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Wait until `condition` holds; fail when it does not come to that."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait until `condition` is true; fail after `TIMEOUT`."""
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)

@@ -158,7 +158,7 @@ def test_all_exit_codes_agree(tmp_path: Path) -> None:
     wanted = {}
     for number, (situation, (_, _, status)) in enumerate(SITUATIONS.items()):
         directory = make(situation, tmp_path / str(number))
-        wanted[str(directory)] = [exits.OF_STATUS[status]] * len(COMMANDS)
+        wanted[str(directory)] = [exits.BY_STATUS[status]] * len(COMMANDS)
     arguments = [json.dumps(list(wanted)), json.dumps(COMMANDS)]
     done = subprocess.run(
         [sys.executable, "-c", RUN_ALL, *arguments], capture_output=True, text=True, check=True, timeout=120
