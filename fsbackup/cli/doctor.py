@@ -81,11 +81,11 @@ def _verdict(found: list[Diagnosis]) -> str:
 
 COMMAND = Command(
     name="doctor",
-    summary="examine the backends: what works, what does not, what to do about it",
-    description="Tries each backend out with a small object that is removed again, all backends at once: connect, "
-    "list, write, read back, create only once, delete. Says what the clock, the versions, unfinished uploads, "
-    "lifecycle rules and the free space are like, and what to do about what is wrong. The exit code is 1 when "
-    "something failed, 3 when something is not allowed or wants attention.",
+    summary="check the backends: what works, what does not, what to do about it",
+    description="Tries each backend with a small object that is deleted again, all backends at once: connect, "
+    "list, write, read back, create only once, delete. Checks the clock, versions, lifecycle rules that delete, "
+    "free space and old unfinished uploads, and says what to do about what is wrong. The exit code is 1 when "
+    "something failed, 3 when something is not allowed or needs attention.",
     examples=("fsbackup doctor", "fsbackup doctor r2 b2 --json", "fsbackup doctor -q || echo look at the backups"),
     arguments=_arguments,
     execute=_execute,
