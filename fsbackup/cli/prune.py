@@ -1,4 +1,4 @@
-"""`fsbackup prune`: let go what each backend's retention no longer keeps."""
+"""`fsbackup prune`: delete from each backend what its retention no longer keeps."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ if TYPE_CHECKING:
     from fsbackup.replication.storage import ReplicatedStorage
 
 #: The columns of the table, those that are not empty.
-_OUTCOMES = ("let go", "planned", "cleared", "kept", "held", "not yet", "failed")
+_OUTCOMES = ("deleted", "planned", "cleared", "kept", "blocked", "locked", "failed")
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "prefix", nargs="?", default="", metavar="PREFIX", type=prefix, help="a key, or the first segments of keys"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
-    parser.add_argument("--yes", action="store_true", help="remove it, also on a terminal")
-    parser.add_argument("--explain", metavar="KEY", type=key, help="say what becomes of one key, and why; no more")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be deleted, and delete nothing")
+    parser.add_argument("--yes", action="store_true", help="delete, also on a terminal")
+    parser.add_argument(
+        "--explain", metavar="KEY", type=key, help="show what prune does with this key, and why; delete nothing"
+    )
     add_set(parser)
 
 
 def _execute(args: Namespace) -> int:
     if args.explain and (args.prefix or args.yes):
-        raise ConfigError("--explain only looks at its one KEY: leave out PREFIX and --yes")
+        raise ConfigError("--explain shows one KEY and deletes nothing: leave out PREFIX and --yes")
     store = context.open_set(args)
     if args.explain:
         return _explain(args, store)
-    report = store.prune(args.prefix, dry_run=_is_dry(args), hear=lambda step: _tell(args, step))
+    report = store.prune(args.prefix, dry_run=_is_dry(args), hear=lambda step: _on_step(args, step))
     if args.json:
         fields = {name: value for name, value in report.as_dict().items() if name != "steps"}
         output.print_json_line({"kind": "summary", **fields})
@@ -45,32 +47,32 @@ def _execute(args: Namespace) -> int:
 
 
 def _is_dry(args: Namespace) -> bool:
-    """Where somebody sits at a terminal, nothing goes before they have seen it."""
+    """On a terminal, nothing is deleted without --yes."""
     watched = any(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr) if stream is not None)
     return bool(args.dry_run or (watched and not args.yes))
 
 
-def _tell(args: Namespace, step: PruneStep) -> None:
+def _on_step(args: Namespace, step: PruneStep) -> None:
     if step.outcome == "kept" and not args.verbose:
         return
     if args.json:
         output.print_json_line({"kind": "step", **step.as_dict()})
-    elif not args.quiet or step.outcome in ("held", "failed"):
-        _line(step)
+    elif not args.quiet or step.outcome in ("blocked", "failed"):
+        _print_step(step)
 
 
-def _line(step: PruneStep) -> None:
-    output.print_line(text.one_line(f"{step.outcome:<8}{step.key}: {step.backend}: {step.reason}"))
+def _print_step(step: PruneStep) -> None:
+    output.print_line(text.one_line(f"{step.outcome:<9}{step.key}: {step.backend}: {step.reason}"))
 
 
 def _explain(args: Namespace, store: ReplicatedStorage) -> int:
     found: dict[str, PruneStep] = {}
 
-    def hear(step: PruneStep) -> None:
+    def on_step(step: PruneStep) -> None:
         if step.key == args.explain:
             found[step.backend] = step
 
-    report = store.prune(args.explain, hear=hear)
+    report = store.prune(args.explain, hear=on_step)
     stopped = {name: each.stopped for name, each in report.backends.items() if each.stopped}
     if not found and not stopped:
         raise ObjectNotFoundError("no such key on any backend", operation="prune", key=args.explain)
@@ -80,9 +82,9 @@ def _explain(args: Namespace, store: ReplicatedStorage) -> int:
     else:
         for name in store.backends:
             if name in found:
-                _line(found[name])
+                _print_step(found[name])
             else:
-                output.print_line(f"-       {args.explain}: {name}: {stopped.get(name, 'it is not there')}")
+                output.print_line(f"-        {args.explain}: {name}: {stopped.get(name, 'it is not there')}")
     return exits.OF_STATUS[report.status]
 
 
@@ -99,53 +101,55 @@ def _print(args: Namespace, store: ReplicatedStorage, report: PruneReport) -> No
     output.print_line()
     for name, each in report.backends.items():
         if each.stopped:
-            output.print_line(f"nothing is let go on {name}: {text.one_line(each.stopped)}")
-    output.print_line(_verdict(args, store, report))
+            output.print_line(f"nothing is deleted on {name}: {text.one_line(each.stopped)}")
+    output.print_line(_summary(args, store, report))
 
 
 def _counts(each: PruneCounts, columns: list[str]) -> list[str]:
     return [f"{each.outcomes.get(outcome, 0):,}" for outcome in columns]
 
 
-def _verdict(args: Namespace, store: ReplicatedStorage, report: PruneReport) -> str:
+def _summary(args: Namespace, store: ReplicatedStorage, report: PruneReport) -> str:
     if report.dry_run:
         planned = report.count("planned")
         freed = text.size(sum(each.bytes_freed for each in report.backends.values()))
-        said = f"dry run: {text.count(planned, 'copy', 'copies')} would go ({freed}), nothing was removed"
+        summary = (
+            f"dry run: {text.count(planned, 'copy', 'copies')} would be deleted ({freed}), nothing was deleted"
+        )
         where = f" {args.prefix}" if args.prefix else ""
-        return f"{said}{_remaining(report)}" + (
-            f". To remove: `fsbackup prune{where} --set {store.name} --yes`" if planned else ""
+        return f"{summary}{_remaining(report)}" + (
+            f". To delete: `fsbackup prune{where} --set {store.name} --yes`" if planned else ""
         )
     return f"{report.status}: {done(report)}"
 
 
 def done(report: PruneReport) -> str:
-    """Return how much went, and what remains."""
+    """Return how much was deleted, and what remains."""
     freed = text.size(sum(each.bytes_freed for each in report.backends.values()))
-    return f"{text.count(report.count('let go'), 'copy', 'copies')} let go ({freed}){_remaining(report)}"
+    return f"{text.count(report.count('deleted'), 'copy', 'copies')} deleted ({freed}){_remaining(report)}"
 
 
 def _remaining(report: PruneReport) -> str:
     parts = [
-        (report.count("held"), "held until something is mended"),
-        (report.count("not yet"), "locked until later"),
-        (report.count("failed"), "not removed"),
+        (report.count("blocked"), "blocked until something is repaired"),
+        (report.count("locked"), "locked until later"),
+        (report.count("failed"), "not deleted"),
     ]
     return "".join(f"; {text.count(number, 'copy', 'copies')} {what}" for number, what in parts if number)
 
 
 COMMAND = Command(
     name="prune",
-    summary="remove from each backend what its retention lets go",
-    description="Removes from each backend the copies that its own `retention` no longer keeps, and only there: "
-    "the others keep theirs. On a terminal it only says what would go, until --yes; from cron it acts. "
-    "Only older versions of a series go: of keys that differ only in what the {now} of a job's destination made, "
-    "or that `series` in the retention names. Every other key stays. The "
+    summary="delete from each backend what its retention no longer keeps",
+    description="Deletes from each backend the copies that its own `retention` no longer keeps, and only there: "
+    "the others keep theirs. On a terminal it only shows what would be deleted, until --yes; from cron it acts. "
+    "Only older versions of a series are deleted: keys that differ only in what the {now} of a job's destination "
+    "made, or that `series` in the retention names. Every other key stays. The "
     "newest keep_last of each series stay, and so does a copy that another backend should have and does "
-    "not prove. Nothing goes from a backend that cannot be listed to its end, or while the clock is "
-    "behind the newest object. Each line says why; -v also names what is kept. What the service's own "
-    "lock keeps is no error: it goes when it may. The exit code is 3 when something must be mended first, "
-    "1 when a copy could not be removed.",
+    "not prove. Nothing is deleted on a backend that cannot be listed to its end, or while the clock is "
+    "behind the newest object. Each line gives the reason; -v also shows what is kept. A copy that the service's "
+    "own lock keeps is no error: a later prune deletes it. The exit code is 3 when something must be repaired "
+    "first, 1 when a copy could not be deleted.",
     examples=(
         "fsbackup prune",
         "fsbackup prune backups/full --yes",

@@ -27,7 +27,7 @@ from fsbackup.replication.problems import CopyProblem
 from fsbackup.replication.progress import CallbackProgress
 from fsbackup.replication.progress import on_progress as told_of
 from fsbackup.replication.prune import PruneOptions as PruneOptions
-from fsbackup.replication.prune import PruneReport, PruneStep, expected, prune
+from fsbackup.replication.prune import PruneReport, PruneStep, find_expired, prune
 from fsbackup.replication.repair import RepairOptions, RepairReport, Step, repair
 from fsbackup.replication.sample import parse_sample
 from fsbackup.replication.stat import ObjectInfo, stat
@@ -400,7 +400,7 @@ class ReplicatedStorage(StorageBackend):
         """
         if not self._retention:
             hint = "give a backend one: retention: {max_age: 30d, keep_last: 7}"
-            raise ConfigError(f"set {self.name!r}: no backend has a retention, so nothing is let go", hint=hint)
+            raise ConfigError(f"set {self.name!r}: no backend has a retention, so nothing is pruned", hint=hint)
         options = PruneOptions(check_prefix(prefix), dry_run, found_at_source=found_at_source)
         return run(prune(self._set, self._retention, options, hear))
 
@@ -492,13 +492,13 @@ class ReplicatedStorage(StorageBackend):
 
     async def _let_go(self, away: Unreachable) -> IsExpired | None:
         try:
-            return (await expected(self._set, self._retention, away=away))[0]
+            return (await find_expired(self._set, self._retention, unreachable=away))[0]
         except NoHealthyReplicaError:  # whoever may read may not always list: then what is not there is missing
             return None
 
     async def _expecting(self, given: IsExpired | None) -> tuple[IsExpired | None, Unreachable]:
         """Return what tells what each backend's retention let go, and the replicas that this finds away."""
-        return (given, {}) if given else await expected(self._set, self._retention)
+        return (given, {}) if given else await find_expired(self._set, self._retention)
 
     def _elsewhere(self, spread: Spread) -> Elsewhere:
         if self._origin is None:

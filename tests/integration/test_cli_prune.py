@@ -46,19 +46,19 @@ def test_from_cron_it_acts(cli: Cli) -> None:
     assert has(cli) == [False, False, True]
     lines = done.out.splitlines()
     why = "older than 30d (40d), a newer one of its series is kept; proven on disk3"
-    assert sorted(lines[:2]) == [f"let go  {KEY}: {disk}: {why}" for disk in DISKS[:2]]
-    assert lines[3].split() == ["backend", "let", "go", "kept", "freed", "location"]
+    assert sorted(lines[:2]) == [f"deleted  {KEY}: {disk}: {why}" for disk in DISKS[:2]]
+    assert lines[3].split() == ["backend", "deleted", "kept", "freed", "location"]
     assert [line.split()[:5] for line in lines[4:7]] == [
         ["disk1", "1", "1", str(SIZE), "B"],
         ["disk2", "1", "1", str(SIZE), "B"],
         ["disk3", "0", "2", "0", "B"],
     ]
-    assert lines[-1] == f"complete: 2 copies let go ({2 * SIZE} B)"
+    assert lines[-1] == f"complete: 2 copies deleted ({2 * SIZE} B)"
     assert cli("status").code == cli("verify", "--deep").code == 0
     assert cli("ls").code == cli("stat", KEY).code == 0
     assert cli("ls", "-l").out.splitlines()[1].split()[4:] == ["expired", "expired", "present", KEY]
     assert cli("repair").out == "complete: 2 objects right in every place; nothing was to do\n"
-    assert cli("prune").out.splitlines()[-1] == "complete: 0 copies let go (0 B)"
+    assert cli("prune").out.splitlines()[-1] == "complete: 0 copies deleted (0 B)"
     assert cli("prune", "--quiet").out == ""
 
 
@@ -67,22 +67,22 @@ def test_a_dry_run_removes_nothing(cli: Cli) -> None:
     done = cli("prune", "--dry-run", "--yes", "db")
     assert done.code == 0
     assert has(cli) == [True, True, True]
-    assert f"planned {KEY}: disk1: older than 30d" in done.out
+    assert f"planned  {KEY}: disk1: older than 30d" in done.out
     assert done.out.splitlines()[-1] == (
-        f"dry run: 2 copies would go ({2 * SIZE} B), nothing was removed. "
-        "To remove: `fsbackup prune db --set triple --yes`"
+        f"dry run: 2 copies would be deleted ({2 * SIZE} B), nothing was deleted. "
+        "To delete: `fsbackup prune db --set triple --yes`"
     )
     assert cli("prune", "--dry-run", "elsewhere").out.splitlines()[-1] == (
-        "dry run: 0 copies would go (0 B), nothing was removed"
+        "dry run: 0 copies would be deleted (0 B), nothing was deleted"
     )
 
 
 @pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
 def test_on_a_terminal_it_only_says_what_would_go(cli: Cli, stream: str) -> None:
     """Whichever of its streams that is, until --yes."""
-    assert "dry run: 2 copies would go" in on_terminal(cli, stream)
+    assert "dry run: 2 copies would be deleted" in on_terminal(cli, stream)
     assert has(cli) == [True, True, True]
-    assert "complete: 2 copies let go" in on_terminal(cli, stream, "--yes")
+    assert "complete: 2 copies deleted" in on_terminal(cli, stream, "--yes")
     assert has(cli) == [False, False, True]
 
 
@@ -120,15 +120,15 @@ def test_explain_one_key(cli: Cli) -> None:
     assert has(cli) == [True, True, True]
     why = "older than 30d (40d), a newer one of its series is kept; proven on disk3"
     assert done.out.splitlines() == [
-        f"planned {KEY}: disk1: {why}",
-        f"planned {KEY}: disk2: {why}",
-        f"kept    {KEY}: disk3: no rule of this backend lets anything go",
+        f"planned  {KEY}: disk1: {why}",
+        f"planned  {KEY}: disk2: {why}",
+        f"kept     {KEY}: disk3: no rule of this backend deletes anything",
     ]
     (cli.home / "disk1" / KEY).unlink()
     (cli.home / "disk1" / manifest_name(KEY)).unlink()
-    assert cli("prune", "--explain", KEY).out.splitlines()[0] == f"-       {KEY}: disk1: it is not there"
+    assert cli("prune", "--explain", KEY).out.splitlines()[0] == f"-        {KEY}: disk1: it is not there"
     kept = cli("prune", "--explain", NEW).out
-    assert f"kept    {NEW}: disk2: not older than 30d (0d), the newest of its series" in kept
+    assert f"kept     {NEW}: disk2: not older than 30d (0d), the newest of its series" in kept
     found = cli("prune", "--explain", KEY, "--json").json()
     assert {name: step and step["outcome"] for name, step in found["backends"].items()} == {
         "disk1": None,
@@ -142,7 +142,7 @@ def test_explain_one_key(cli: Cli) -> None:
     config = cli.home / "fsbackup.yaml"
     config.write_text(config.read_text().replace(DAILY, ""))
     why = "no series: its key matches no job's destination with {now} and no `series`"
-    assert f"kept    {KEY}: disk2: {why}\n" in cli("prune", "--explain", KEY).out
+    assert f"kept     {KEY}: disk2: {why}\n" in cli("prune", "--explain", KEY).out
 
 
 def test_explain_wants_one_key_that_is_there(cli: Cli) -> None:
@@ -166,11 +166,11 @@ def test_json_lines(cli: Cli) -> None:
     assert done.code == 0
     assert [line["kind"] for line in done.lines()] == ["step", "step", "summary"]
     step, _, summary = done.lines()
-    assert (step["key"], step["outcome"], step["size"]) == (KEY, "let go", SIZE)
+    assert (step["key"], step["outcome"], step["size"]) == (KEY, "deleted", SIZE)
     assert step["created_at"]
     assert step["reason"]
     assert (summary["status"], summary["dry_run"], summary["prefix"]) == ("complete", False, "")
-    assert summary["backends"]["disk1"] == {"kept": 1, "let go": 1, "bytes_freed": SIZE, "stopped": None}
+    assert summary["backends"]["disk1"] == {"kept": 1, "deleted": 1, "bytes_freed": SIZE, "stopped": None}
     assert "steps" not in summary
 
 
@@ -179,15 +179,15 @@ def test_what_must_be_mended_first_is_3(cli: Cli) -> None:
     done = cli("prune", env=cli.break_third())
     assert done.code == 3
     assert has(cli) == [True, True, True]
-    assert "nothing is let go on disk3: it cannot be listed: " in done.out
+    assert "nothing is deleted on disk3: it cannot be listed: " in done.out
     assert done.out.splitlines()[-1] == (
-        "degraded: 0 copies let go (0 B); 2 copies held until something is mended"
+        "degraded: 0 copies deleted (0 B); 2 copies blocked until something is repaired"
     )
     (cli.home / "disk3" / KEY).unlink()
     quiet = cli("prune", "--quiet")
     assert quiet.code == 3
-    assert f"held    {KEY}: disk1: older than 30d" in quiet.out
-    assert "disk3 should have it, and has not" in quiet.out
+    assert f"blocked  {KEY}: disk1: older than 30d" in quiet.out
+    assert "disk3 should have it, but has no copy" in quiet.out
     assert cli("repair").code == 0
     assert cli("prune").code == 0
     assert has(cli) == [False, False, True]
@@ -213,14 +213,14 @@ def test_a_job_that_prunes_says_so(cli: Cli) -> None:
     held = cli("run", "note")
     assert held.code == 3
     assert held.out.splitlines()[-1] == (
-        "degraded: 1 file, 6 B, every copy confirmed in 3 places; pruned: 0 copies let go (0 B); 2 copies held "
-        "until something is mended (`fsbackup prune db --set triple --dry-run` says why)"
+        "degraded: 1 file, 6 B, every copy confirmed in 3 places; pruned: 0 copies deleted (0 B); 2 copies "
+        "blocked until something is repaired (`fsbackup prune db --set triple --dry-run` says why)"
     )
     assert cli("repair").code == 0
     done = cli("run", "note")
     assert done.code == 0
     assert done.out.splitlines()[-1] == (
-        f"complete: the file was in 3 places already, nothing was sent; pruned: 2 copies let go ({2 * SIZE} B)"
+        f"complete: the file was in 3 places already, nothing was sent; pruned: 2 copies deleted ({2 * SIZE} B)"
     )
     assert has(cli) == [False, False, True]
     job = cli("run", "note", "--json").lines()[-2]
@@ -242,4 +242,4 @@ def test_a_job_whose_source_may_be_empty(cli: Cli) -> None:
 def test_help(cli: Cli) -> None:
     """It has examples, and stands in the page."""
     assert "fsbackup prune backups/full --yes" in cli("prune", "--help").out.partition("examples:")[2]
-    assert "  prune     remove from each backend" in cli("--help").out
+    assert "  prune     delete from each backend" in cli("--help").out

@@ -175,5 +175,5 @@ def test_the_deployment_runs(
     assert "missing" in report
     assert (where / "local/backups/adhoc/shop.sql").read_bytes() == (where / "restored.sql").read_bytes()
     pruned = shell(secrets + block_with("fsbackup prune"), where, **environ)
-    assert "dry run: 0 copies would go" in pruned
-    assert pruned.count("complete: 0 copies let go") == 1
+    assert "dry run: 0 copies would be deleted" in pruned
+    assert pruned.count("complete: 0 copies deleted") == 1
