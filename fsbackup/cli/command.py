@@ -56,7 +56,7 @@ def add_dask(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dask",
         metavar="SCHEDULER",
-        help="spread the work over the workers of this Dask cluster, for example tcp://host:8786; each reads the "
+        help="let the workers of this Dask cluster do the work, for example tcp://host:8786; each reads the "
         "configuration file under the same path",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from fsbackup.cli import redact
@@ -10,7 +11,7 @@ from fsbackup.errors import ConfigError
 
 if TYPE_CHECKING:
     from fsbackup.config import Config
-    from fsbackup.distributed import Cluster
+    from fsbackup.replication.batches import Executor
     from fsbackup.replication.storage import ReplicatedStorage
 
 
@@ -32,13 +33,13 @@ def open_set(args: Namespace) -> ReplicatedStorage:
     return factory.open_set(config, args.set or _only_set(path, config), origin=path)
 
 
-def open_cluster(args: Namespace) -> Cluster | None:
-    """Return the Dask cluster that ``--dask`` names, if any."""
+def open_executor(args: Namespace) -> AbstractContextManager[Executor | None]:
+    """Connect to the Dask cluster that ``--dask`` names, if any."""
     if args.dask is None:
-        return None
-    from fsbackup.distributed import Cluster
+        return nullcontext()
+    from fsbackup.distributed import connect
 
-    return Cluster(args.dask)
+    return connect(args.dask)
 
 
 def _only_set(path: str, config: Config) -> str:

@@ -17,7 +17,7 @@ _DONE = {
     "refill": ("copy refilled", "copies refilled"),
     "write manifest": ("manifest written", "manifests written"),
     "finish": ("replacement finished", "replacements finished"),
-    "clear announcement": ("announcement cleared", "announcements cleared"),
+    "clear intent": ("write intent cleared", "write intents cleared"),
     "delete": ("copy deleted as asked before", "copies deleted as asked before"),
     "forget delete": ("delete completed", "deletes completed"),
     "adopt": ("copy adopted", "copies adopted"),
@@ -39,21 +39,22 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(args: Namespace) -> int:
-    store, cluster = context.open_set(args), context.open_cluster(args)
-    report = store.repair(
-        args.prefix,
-        dry_run=args.dry_run,
-        deep=args.deep,
-        adopt=args.adopt,
-        hear=_tell_json if args.json else _tell if not args.quiet else _tell_bad,
-        spread=cluster,
-    )
+    store = context.open_set(args)
+    with context.open_executor(args) as executor:
+        report = store.repair(
+            args.prefix,
+            dry_run=args.dry_run,
+            deep=args.deep,
+            adopt=args.adopt,
+            hear=_tell_json if args.json else _tell if not args.quiet else _tell_bad,
+            executor=executor,
+        )
     if args.json:
         fields = {name: value for name, value in report.as_dict().items() if name != "steps"}
         output.print_json_line({"kind": "summary", **fields})
     elif not (args.quiet and report.status == "complete"):
-        for name, why in report.away.items():
-            output.print_line(text.one_line(f"{name} was left out: {why}"))
+        for name, why in report.unreachable.items():
+            output.print_line(text.one_line(f"{name} did not answer: {why}"))
         output.print_line(_verdict(report))
     return exits.OF_STATUS[report.status]
 
@@ -63,11 +64,11 @@ def _tell(step: Step) -> None:
     what = action.problem or action.kind
     where = f"{action.backend}: " if action.backend else ""
     outcome = f": {step.error}" if step.error else ""
-    output.print_line(text.one_line(f"{step.outcome:<10}{action.key}: {where}{what}: {action.reason}{outcome}"))
+    output.print_line(text.one_line(f"{step.outcome:<12}{action.key}: {where}{what}: {action.reason}{outcome}"))
 
 
 def _tell_bad(step: Step) -> None:
-    if step.outcome in ("failed", "left"):
+    if step.outcome in ("failed", "unresolved"):
         _tell(step)
 
 
@@ -89,22 +90,22 @@ def _verdict(report: RepairReport) -> str:
 
 def _remaining(report: RepairReport) -> str:
     parts = [
-        (report.left, "not right everywhere"),
-        (report.short, "with too few proven copies"),
-        (report.lost, "lost"),
+        (report.unresolved, "not right on every replica"),
+        (report.under_replicated, "with too few proven copies"),
+        (report.unrecoverable, "unrecoverable"),
     ]
     return "".join(f"; {text.count(number, 'object')} {what}" for number, what in parts if number)
 
 
 COMMAND = Command(
     name="repair",
-    summary="mend missing, stale and damaged copies from proven ones",
+    summary="repair missing, stale and damaged copies from proven ones",
     description="Examines every object as verify does and makes it right on every replica: refills what is "
     "missing, short, rotten or stale from copies that prove every block, finishes replacements and deletes that a "
     "replica missed, and clears what our own unfinished writes left (older than a day). A bad copy stays until "
     "proven bytes take its place; two contents under one generation, and data that nothing proves, are left alone "
     "and named. Each action is a line as it is done. The exit code is 3 when something remains, 1 when an object "
-    "has fewer proven copies than min_copies or is lost. Run it again when a replica is back: it goes on.",
+    "has fewer proven copies than min_copies or is unrecoverable. Run it again when a replica is back.",
     examples=("fsbackup repair", "fsbackup repair backups/full --dry-run", "fsbackup repair --deep --set triple"),
     arguments=_arguments,
     execute=_execute,

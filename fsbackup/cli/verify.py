@@ -52,9 +52,10 @@ def _sample(value: str) -> str:
 
 
 def _execute(args: Namespace) -> int:
-    store, cluster = context.open_set(args), context.open_cluster(args)
+    store = context.open_set(args)
     hear = _tell_json if args.json else _tell
-    report = store.verify(args.prefix, deep=args.deep, sample=args.sample, hear=hear, spread=cluster)
+    with context.open_executor(args) as executor:
+        report = store.verify(args.prefix, deep=args.deep, sample=args.sample, hear=hear, executor=executor)
     if args.json:
         output.print_json_line({"kind": "summary", **report.as_dict(), "problems": report.found})
     elif not (args.quiet and report.status == "complete"):

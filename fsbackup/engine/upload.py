@@ -216,7 +216,8 @@ class _Upload:
             digest = self._source.digest()
             if self._expected is None:
                 after = versions.next_version(self._latest)
-                self._manifest = versions.new_manifest(self._key, digest, self._source, self._part_size, after)
+                source = versions.origin(self._source)
+                self._manifest = versions.new_manifest(self._key, digest, source, self._part_size, after)
             elif digest.sha256 == self._expected.sha256:
                 self._manifest = self._expected
             else:

@@ -54,9 +54,14 @@ def next_version(top: Record | None) -> NextVersion:
     return NextVersion(top.generation + 1, top.sha256 if isinstance(top, Manifest) else None)
 
 
-def new_manifest(key: str, digest: Digest, source: Source, part_size: int, after: NextVersion) -> Manifest:
-    """Return the manifest of a version that was just read."""
+def origin(source: Source) -> Origin:
+    """Return what a manifest says of the source of an upload."""
     mtime = None if source.mtime_ns is None else source.mtime_ns / 1e9
+    return Origin(socket.gethostname(), mtime, source.mode)
+
+
+def new_manifest(key: str, digest: Digest, source: Origin, part_size: int, after: NextVersion) -> Manifest:
+    """Return the manifest of a version that was just read."""
     return Manifest(
         key=key,
         size=digest.size,
@@ -66,7 +71,7 @@ def new_manifest(key: str, digest: Digest, source: Source, part_size: int, after
         generation=after.generation,
         replaces=after.replaces,
         created_at=utc_now(),
-        source=Origin(socket.gethostname(), mtime, source.mode),
+        source=source,
         part_size=part_size,
         fsbackup_version=__version__,
     )

@@ -139,8 +139,8 @@ class Inspector:
             for name, finding in verdict.findings.items()
             if verdict.states[name] in _DOUBTFUL and finding.record
         ]
-        found = await asyncio.gather(*(_read_intent(each.store, verdict.key) for each in doubtful))
-        pairs = zip(doubtful, found, strict=True)
+        found = await asyncio.gather(*(try_find_intent(each.store, verdict.key) for each in doubtful))
+        pairs = zip(doubtful, (new for new, _ in found), strict=True)
         return {f.store.name: new for f, new in pairs if new and f.record and new.generation > f.record.generation}
 
     async def _with_intents(self, verdict: ObjectStatus) -> ObjectStatus:
@@ -155,12 +155,13 @@ class Inspector:
         return replace(verdict, details={**verdict.details, **notes})
 
 
-async def _read_intent(store: ObjectStore, key: str) -> Manifest | None:
+async def try_find_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
+    """Return what `records.find_intent` returns; no intent where the store fails, which every write finds out."""
     try:
         async with asyncio.timeout(store.hard_timeout):
-            return await records.read_intent(store, key)
+            return await records.find_intent(store, key)
     except (FsbackupError, TimeoutError):
-        return None  # it is asked only to explain what was found anyway
+        return None, False
 
 
 def _manifest_of(finding: ReplicaState, verdict: ObjectStatus) -> Manifest | None:

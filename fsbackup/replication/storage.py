@@ -17,23 +17,21 @@ from fsbackup.engine.source import open_source
 from fsbackup.errors import ConfigError, NoHealthyReplicaError
 from fsbackup.keys import check_key, check_prefix
 from fsbackup.loop import flatten, iterate, run
-from fsbackup.replication import elsewhere
 from fsbackup.replication.batch import Batch, BatchItem, ItemResult, SourceLike
+from fsbackup.replication.batches import Executor
 from fsbackup.replication.classify import IsExpired
-from fsbackup.replication.elsewhere import Elsewhere
 from fsbackup.replication.ls import ObjectEntry, SetListing
-from fsbackup.replication.portions import Spread
 from fsbackup.replication.problems import CopyProblem
 from fsbackup.replication.progress import CallbackProgress
 from fsbackup.replication.progress import on_progress as told_of
 from fsbackup.replication.prune import PruneOptions as PruneOptions
 from fsbackup.replication.prune import PruneReport, PruneStep, find_expired, prune
-from fsbackup.replication.repair import RepairOptions, RepairReport, Step, repair
+from fsbackup.replication.repair import RepairOptions, RepairReport, Step, repair, repair_with
 from fsbackup.replication.sample import parse_sample
 from fsbackup.replication.stat import ObjectInfo, stat
 from fsbackup.replication.status import SetStatus, status
 from fsbackup.replication.tree import RestoredObject, TreeReport, restore_tree
-from fsbackup.replication.verify import VerifyReport, verify
+from fsbackup.replication.verify import VerifyReport, verify, verify_with
 from fsbackup.replication.walk import Unreachable
 from fsbackup.retention import Retention
 
@@ -329,7 +327,7 @@ class ReplicatedStorage(StorageBackend):
         adopt: bool = False,
         expired: IsExpired | None = None,
         hear: Callable[[Step], None] | None = None,
-        spread: Spread | None = None,
+        executor: Executor | None = None,
     ) -> RepairReport:
         """Make right what is wrong with the objects at or below `prefix`, from replicas that prove them.
 
@@ -350,8 +348,9 @@ class ReplicatedStorage(StorageBackend):
             missing there. By default the set's `retention` answers, from one more walk over the whole set.
         hear
             Hears of every step as it is done, on the I/O thread.
-        spread
-            Other processes that do it, such as a `fsbackup.distributed.Cluster`; for a set `from_config` only.
+        executor
+            Runs the work in batches of keys: a `concurrent.futures.Executor`, or a `distributed.Client`, whose
+            workers open the configuration file by themselves. For a set `from_config` only.
 
         Raises
         ------
@@ -360,8 +359,8 @@ class ReplicatedStorage(StorageBackend):
         """
         known, away = run(self._expecting(expired))
         options = RepairOptions(check_prefix(prefix), dry_run, deep, adopt, known, away)
-        if spread is not None:
-            return elsewhere.repair(self._set, self._elsewhere(spread), options, hear)
+        if executor is not None:
+            return repair_with(executor, self._config(), self._set, options, hear)
         return run(repair(self._set, options, hear))
 
     def prune(
@@ -447,7 +446,7 @@ class ReplicatedStorage(StorageBackend):
         sample: str | None = None,
         expired: IsExpired | None = None,
         hear: Callable[[CopyProblem], None] | None = None,
-        spread: Spread | None = None,
+        executor: Executor | None = None,
     ) -> VerifyReport:
         """Examine every object at or below `prefix` on every replica; change nothing.
 
@@ -464,7 +463,7 @@ class ReplicatedStorage(StorageBackend):
             As for `repair`.
         hear
             Gets each problem as it is found, on another thread.
-        spread
+        executor
             As for `repair`.
 
         Raises
@@ -477,16 +476,17 @@ class ReplicatedStorage(StorageBackend):
         share = None if sample is None else parse_sample(sample)
         checked = check_prefix(prefix)
         known, away = run(self._expecting(expired))
-        if spread is not None:
-            return elsewhere.verify(
+        if executor is not None:
+            return verify_with(
+                executor,
+                self._config(),
                 self._set,
-                self._elsewhere(spread),
                 checked,
                 deep=deep,
                 sample=share,
-                hear=hear,
+                on_problem=hear,
                 expired=known,
-                away=away,
+                unreachable=away,
             )
         return run(verify(self._set, checked, deep=deep, sample=share, hear=hear, expired=known, away=away))
 
@@ -500,13 +500,14 @@ class ReplicatedStorage(StorageBackend):
         """Return what tells what each backend's retention let go, and the replicas that this finds away."""
         return (given, {}) if given else await find_expired(self._set, self._retention)
 
-    def _elsewhere(self, spread: Spread) -> Elsewhere:
+    def _config(self) -> tuple[str, str]:
+        """Return the configuration file and the name of the set in it, for workers that open it themselves."""
         if self._origin is None:
             raise ConfigError(
-                f"set {self.name!r}: only a set from a configuration file can be opened by other processes",
+                f"set {self.name!r}: workers can open a set from a configuration file only",
                 hint="use ReplicatedStorage.from_config",
             )
-        return Elsewhere(spread, *self._origin)
+        return self._origin
 
     async def _replicate(
         self,

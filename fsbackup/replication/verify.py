@@ -8,8 +8,10 @@ over. Only `deep`, which reads every byte of every copy, finds bytes that rotted
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +19,10 @@ from fsbackup.aio import for_each
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Status
+from fsbackup.loop import run
+from fsbackup.replication.batches import Batch, Executor, KeyTask, batches, key_tasks, prepare_job, run_batches
 from fsbackup.replication.classify import IsExpired, ObjectStatus
 from fsbackup.replication.inspect import Inspector
-from fsbackup.replication.portions import Part, Portion, Question, questions
 from fsbackup.replication.problems import FINE, CopyProblem, is_gone, is_under_replicated, problems
 from fsbackup.replication.sample import Sample
 from fsbackup.replication.walk import Unreachable, Walk
@@ -144,27 +147,49 @@ async def verify(
     """
     started = asyncio.get_running_loop().time()
     walk = Walk(targets.stores, prefix, away=away)
-    run = _Run(targets, Inspector(targets, deep=deep, expired=expired), hear)
-    await for_each(questions(walk, sample.takes if sample else None), run.examine, WORKERS)
+    verification = _Run(targets, Inspector(targets, deep=deep, expired=expired), hear)
+    await for_each(key_tasks(walk, sample.takes if sample else None), verification.examine, WORKERS)
     asked = blank(targets, prefix, deep=deep, sample=sample)
-    return finished(run.report(asked), walk.errors, asyncio.get_running_loop().time() - started)
+    return finished(verification.report(asked), walk.errors, asyncio.get_running_loop().time() - started)
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyTask:
-    """Verifies portions; see `fsbackup.replication.portions`."""
+def verify_with(
+    executor: Executor,
+    config: tuple[str, str],
+    targets: ReplicaSet,
+    prefix: str,
+    *,
+    deep: bool = False,
+    sample: Sample | None = None,
+    on_problem: OnProblem | None = None,
+    expired: IsExpired | None = None,
+    unreachable: Unreachable | None = None,
+) -> VerifyReport:
+    """Verify as `verify` does, in batches that `executor` runs; called from synchronous code.
 
-    deep: bool
+    `config` is the path of the configuration file and the name of the set in it.
+    """
+    started = time.monotonic()
+    job, errors = run(prepare_job(*config, targets.stores, unreachable or {}))
+    walk = Walk(targets.stores, prefix, away=errors)
+    source = batches(key_tasks(walk, sample.takes if sample else None), expired, targets)
+    report = blank(targets, prefix, deep=deep, sample=sample)
+    with closing(run_batches(executor, verify_batch, job, deep, source)) as parts:
+        for part in parts:
+            report = report.plus(part)
+            if on_problem is not None:
+                for problem in part.problems:
+                    on_problem(problem)
+    return finished(report, walk.errors, time.monotonic() - started)
 
-    async def __call__(
-        self, targets: ReplicaSet, outages: CircuitBreaker, portion: Portion
-    ) -> Part[VerifyReport, CopyProblem]:
-        """Examine a portion's objects."""
-        heard: list[CopyProblem] = []
-        examiner = Inspector(targets, deep=self.deep, expired=portion.is_expired, outages=outages)
-        run = _Run(targets, examiner, heard.append)
-        await for_each(portion.asked(), run.examine, WORKERS)
-        return Part(run.report(blank(targets, "", deep=self.deep, sample=None)), tuple(heard))
+
+async def verify_batch(targets: ReplicaSet, breaker: CircuitBreaker, batch: Batch, deep: bool) -> VerifyReport:
+    """Verify one batch in a worker; the report names every problem."""
+    found: list[CopyProblem] = []
+    inspector = Inspector(targets, deep=deep, expired=batch.is_expired, outages=breaker)
+    verification = _Run(targets, inspector, found.append)
+    await for_each(batch.key_tasks(), verification.examine, WORKERS)
+    return replace(verification.report(blank(targets, "", deep=deep, sample=None)), problems=tuple(found))
 
 
 def blank(targets: ReplicaSet, prefix: str, *, deep: bool, sample: Sample | None) -> VerifyReport:
@@ -192,9 +217,9 @@ class _Run:
         self._examiner = examiner
         self._hear = hear
 
-    async def examine(self, each: tuple[Question, Unreachable]) -> None:
-        question, away = each
-        verdict = await self._examiner.inspect(question.key, away, question.stored)
+    async def examine(self, each: tuple[KeyTask, Unreachable]) -> None:
+        task, away = each
+        verdict = await self._examiner.inspect(task.key, away, task.stored)
         self._totals["bytes"] += verdict.bytes_read
         if is_gone(verdict):
             return  # it was removed since it was listed, or only the note of its delete is left
