@@ -6,7 +6,7 @@ import argparse
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from fsbackup.keys import check_key, check_prefix
 if TYPE_CHECKING:
     from fsbackup.cli.progress import Display
     from fsbackup.config import Config
-    from fsbackup.distributed import Cluster
+    from fsbackup.replication.batches import Executor
     from fsbackup.replication.storage import ReplicatedStorage
 
 
@@ -112,13 +112,13 @@ def _only_set(path: str, config: Config) -> str:
     raise ConfigError(f"{path} has several replication sets", hint=f"choose with --set: {', '.join(names)}")
 
 
-def open_cluster(args: Namespace) -> Cluster | None:
-    """Return the Dask cluster that ``--dask`` names, None without that option."""
+def open_executor(args: Namespace) -> AbstractContextManager[Executor | None]:
+    """Connect to the Dask cluster that ``--dask`` names; None without that option."""
     if args.dask is None:
-        return None
-    from fsbackup.distributed import Cluster
+        return nullcontext()
+    from fsbackup.distributed import connect
 
-    return Cluster(args.dask)
+    return connect(args.dask)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fsbackup.replication.storage import ReplicatedStorage
 
 #: Columns of the table, shown where they are not empty.
-_OUTCOMES = ("let go", "planned", "cleared", "kept", "held", "not yet", "failed")
+_OUTCOMES = ("deleted", "planned", "cleared", "kept", "blocked", "locked", "failed")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,12 +58,12 @@ def _print_step(args: Namespace, step: PruneStep) -> None:
         return
     if args.json:
         render.print_json_line({"kind": "step", **step.as_dict()})
-    elif not args.quiet or step.outcome in ("held", "failed"):
+    elif not args.quiet or step.outcome in ("blocked", "failed"):
         render.print_line(_step_line(step))
 
 
 def _step_line(step: PruneStep) -> str:
-    return render.one_line(f"{step.outcome:<8}{step.key}: {step.backend}: {step.reason}")
+    return render.one_line(f"{step.outcome:<9}{step.key}: {step.backend}: {step.reason}")
 
 
 def _explain(args: Namespace, store: ReplicatedStorage) -> int:
@@ -85,7 +85,7 @@ def _explain(args: Namespace, store: ReplicatedStorage) -> int:
         if name in steps:
             render.print_line(_step_line(steps[name]))
         else:
-            render.print_line(f"-       {args.explain}: {name}: {stopped.get(name, 'no copy on this backend')}")
+            render.print_line(f"-        {args.explain}: {name}: {stopped.get(name, 'no copy on this backend')}")
     return exits.BY_STATUS[report.status]
 
 
@@ -127,7 +127,7 @@ def _verdict(args: Namespace, store: ReplicatedStorage, report: PruneReport) -> 
 
 def deletions(report: PruneReport) -> list[str]:
     """Return the parts of a verdict: how many copies were deleted, and how many remain for which reason."""
-    deleted = render.count(report.count("let go"), "copy", "copies")
+    deleted = render.count(report.count("deleted"), "copy", "copies")
     return [f"{deleted} deleted ({_freed(report)})", *_remaining(report)]
 
 
@@ -137,8 +137,8 @@ def _freed(report: PruneReport) -> str:
 
 def _remaining(report: PruneReport) -> list[str]:
     return [
-        render.remaining(report.count("held"), "blocked until the cause is fixed", "copy", "copies"),
-        render.remaining(report.count("not yet"), "locked by the backend", "copy", "copies"),
+        render.remaining(report.count("blocked"), "blocked until the cause is fixed", "copy", "copies"),
+        render.remaining(report.count("locked"), "locked by the backend", "copy", "copies"),
         render.remaining(report.count("failed"), "failed to delete", "copy", "copies"),
     ]
 
@@ -146,15 +146,15 @@ def _remaining(report: PruneReport) -> list[str]:
 COMMAND = Command(
     name="prune",
     summary="delete from each backend what its retention no longer keeps",
-    description="Deletes from each backend the copies that its own `retention` no longer keeps; the other "
-    "backends keep theirs. On a terminal nothing is deleted without --yes; from cron it is. Only older versions of "
-    "a series are deleted: of keys that differ only in what the {now} of a job's destination made, or that `series` "
-    "in the retention names. Every other key is kept. The newest keep_last of each series are kept, and so is a "
-    "copy that another backend should have but cannot prove. Nothing is deleted from a backend that cannot be "
-    "listed completely, or while the clock is behind the newest object. Each line gives the reason; -v also prints "
-    "what is kept. A copy that the service's own lock protects is no error: it is deleted after the lock expires. "
-    "The exit code is 3 if something must be fixed first, 1 if a "
-    "copy could not be deleted.",
+    description="Deletes from each backend the copies that its own `retention` no longer keeps; the other backends "
+    "keep theirs. On a terminal nothing is deleted without --yes; from cron it is. Only older versions "
+    "of a series are deleted: of keys that differ only in what the {now} of a job's destination made, "
+    "or that `series` in the retention names. Every other key is kept. The newest keep_last of each "
+    "series are kept, and so is a copy that another backend should have but cannot prove. Nothing is "
+    "deleted from a backend that cannot be listed completely, or while the clock is behind the newest "
+    "object. Each line gives the reason; -v also prints what is kept. A copy that the service's own "
+    "lock protects is no error: it is deleted after the lock expires. The exit code is 3 if something "
+    "must be fixed first, 1 if a copy could not be deleted.",
     examples=(
         "fsbackup prune",
         "fsbackup prune backups/full --yes",

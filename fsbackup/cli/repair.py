@@ -7,7 +7,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
-from fsbackup.cli.command import Command, add_dask, add_prefix, add_set, open_cluster, open_set
+from fsbackup.cli.command import Command, add_dask, add_prefix, add_set, open_executor, open_set
 
 if TYPE_CHECKING:
     from fsbackup.replication.repair import RepairReport, Step
@@ -17,7 +17,7 @@ _DONE = {
     "refill": ("copy refilled", "copies refilled"),
     "write manifest": ("manifest written", "manifests written"),
     "finish": ("interrupted replacement finished", "interrupted replacements finished"),
-    "clear announcement": ("write intent cleared", "write intents cleared"),
+    "clear intent": ("write intent cleared", "write intents cleared"),
     "delete": ("deleted copy removed", "deleted copies removed"),
     "forget delete": ("tombstone removed", "tombstones removed"),
     "adopt": ("copy adopted", "copies adopted"),
@@ -37,20 +37,21 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(args: Namespace) -> int:
-    store, cluster = open_set(args), open_cluster(args)
-    report = store.repair(
-        args.prefix,
-        dry_run=args.dry_run,
-        deep=args.deep,
-        adopt=args.adopt,
-        on_step=lambda step: _print_step(args, step),
-        spread=cluster,
-    )
+    store = open_set(args)
+    with open_executor(args) as executor:
+        report = store.repair(
+            args.prefix,
+            dry_run=args.dry_run,
+            deep=args.deep,
+            adopt=args.adopt,
+            on_step=lambda step: _print_step(args, step),
+            executor=executor,
+        )
     if args.json:
         fields = {name: value for name, value in report.as_dict().items() if name != "steps"}
         render.print_json_line({"kind": "summary", **fields})
     elif not (args.quiet and report.status == "complete"):
-        problems = [f"{name}: unreachable: {why}" for name, why in report.away.items()]
+        problems = [f"{name}: unreachable: {why}" for name, why in report.unreachable.items()]
         render.print_report(problems=problems, verdict=_verdict(report))
     return exits.BY_STATUS[report.status]
 
@@ -58,21 +59,21 @@ def _execute(args: Namespace) -> int:
 def _print_step(args: Namespace, step: Step) -> None:
     if args.json:
         render.print_json_line({"kind": "step", **step.as_dict()})
-    elif not args.quiet or step.outcome in ("failed", "left"):
+    elif not args.quiet or step.outcome in ("failed", "unresolved"):
         action = step.action
         backend = f"{action.backend}: " if action.backend else ""
         what = f"{action.key}: {backend}{action.problem or action.kind}: {action.reason}"
         error = f": {step.error}" if step.error else ""
-        render.print_line(render.one_line(f"{step.outcome:<10}{what}{error}"))
+        render.print_line(render.one_line(f"{step.outcome:<12}{what}{error}"))
 
 
 def _verdict(report: RepairReport) -> str:
     objects = render.count(report.objects, "object")
     done = ", ".join(render.count(number, *_DONE[kind]) for kind, number in sorted(report.done.items()))
     remaining = [
-        render.remaining(report.left, "with a bad or missing replica", "object"),
-        render.remaining(report.short, "with fewer proven copies than min_copies", "object"),
-        render.remaining(report.lost, "lost", "object"),
+        render.remaining(report.unresolved, "with a bad or missing replica", "object"),
+        render.remaining(report.under_replicated, "with fewer proven copies than min_copies", "object"),
+        render.remaining(report.unrecoverable, "unrecoverable", "object"),
     ]
     if report.dry_run:
         to_do = f"to do: {done or 'nothing'}"

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
-from fsbackup.cli.command import Command, add_dask, add_prefix, add_set, open_cluster, open_set
+from fsbackup.cli.command import Command, add_dask, add_prefix, add_set, open_executor, open_set
 
 if TYPE_CHECKING:
     from fsbackup.replication.storage import ReplicatedStorage
@@ -50,9 +50,12 @@ def _sample(value: str) -> str:
 
 
 def _execute(args: Namespace) -> int:
-    store, cluster = open_set(args), open_cluster(args)
+    store = open_set(args)
     on_problem = _print_problem_json if args.json else _print_problem
-    report = store.verify(args.prefix, deep=args.deep, sample=args.sample, on_problem=on_problem, spread=cluster)
+    with open_executor(args) as executor:
+        report = store.verify(
+            args.prefix, deep=args.deep, sample=args.sample, on_problem=on_problem, executor=executor
+        )
     if args.json:
         render.print_json_line({"kind": "summary", **report.as_dict(), "problems": report.found})
     elif not (args.quiet and report.status == "complete"):

@@ -234,7 +234,9 @@ class _Upload(FanOut):
             digest = self._source.digest()
             if self._expected is None:
                 version = versions.next_version(self._latest)
-                self._version = versions.new_manifest(self._key, digest, self._source, self._part_size, version)
+                self._version = versions.new_manifest(
+                    self._key, digest, versions.origin(self._source), self._part_size, version
+                )
             elif digest.sha256 == self._expected.sha256:
                 self._version = self._expected
             else:

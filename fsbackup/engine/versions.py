@@ -58,9 +58,14 @@ def next_version(latest: Record | None) -> NextVersion:
     return NextVersion(latest.generation + 1, latest.sha256 if isinstance(latest, Manifest) else None)
 
 
-def new_manifest(key: str, digest: Digest, source: Source, part_size: int, version: NextVersion) -> Manifest:
-    """Return the manifest of a new version whose source was read to its end."""
+def origin(source: Source) -> Origin:
+    """Return what a manifest says of the source of an upload."""
     mtime = None if source.mtime_ns is None else source.mtime_ns / 1e9
+    return Origin(socket.gethostname(), mtime, source.mode)
+
+
+def new_manifest(key: str, digest: Digest, source: Origin, part_size: int, version: NextVersion) -> Manifest:
+    """Return the manifest of a new version whose source was read to its end."""
     return Manifest(
         key=key,
         size=digest.size,
@@ -70,7 +75,7 @@ def new_manifest(key: str, digest: Digest, source: Source, part_size: int, versi
         generation=version.generation,
         replaces=version.replaces,
         created_at=utc_now(),
-        source=Origin(socket.gethostname(), mtime, source.mode),
+        source=source,
         part_size=part_size,
         fsbackup_version=__version__,
     )

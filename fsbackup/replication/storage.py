@@ -18,21 +18,19 @@ from fsbackup.errors import ConfigError, NoHealthyReplicaError
 from fsbackup.factory import set_arguments
 from fsbackup.keys import check_key, check_prefix
 from fsbackup.loop import flatten, iterate, run
-from fsbackup.replication import elsewhere
 from fsbackup.replication.batch import Batch, BatchItem, ItemResult, SourceLike
+from fsbackup.replication.batches import Executor
 from fsbackup.replication.classify import IsExpired, ObjectStatus
-from fsbackup.replication.elsewhere import Elsewhere
 from fsbackup.replication.ls import SetListing
-from fsbackup.replication.portions import Spread
 from fsbackup.replication.progress import CallbackProgress, on_progress
 from fsbackup.replication.prune import PruneOptions as PruneOptions
-from fsbackup.replication.prune import PruneReport, PruneStep, expected, prune
-from fsbackup.replication.repair import RepairOptions, RepairReport, Step, repair
+from fsbackup.replication.prune import PruneReport, PruneStep, find_expired, prune
+from fsbackup.replication.repair import RepairOptions, RepairReport, Step, repair, repair_with
 from fsbackup.replication.sample import parse_sample
 from fsbackup.replication.stat import stat
 from fsbackup.replication.status import SetStatus, status
 from fsbackup.replication.tree import RestoredObject, TreeReport, restore_tree
-from fsbackup.replication.verify import OnProblem, VerifyReport, verify
+from fsbackup.replication.verify import OnProblem, VerifyReport, verify, verify_with
 from fsbackup.replication.walk import Unreachable
 from fsbackup.retention import Retention
 
@@ -355,7 +353,7 @@ class ReplicatedStorage(StorageBackend):
         adopt: bool = False,
         expired: IsExpired | None = None,
         on_step: Callable[[Step], None] | None = None,
-        spread: Spread | None = None,
+        executor: Executor | None = None,
     ) -> RepairReport:
         """Repair the objects at or below `prefix` from replicas that prove them.
 
@@ -376,8 +374,9 @@ class ReplicatedStorage(StorageBackend):
             missing there. By default the set's `retention` decides, from one more listing of the whole set.
         on_step
             Called with every step as it is done, on the I/O thread.
-        spread
-            Other processes that do the work, such as `fsbackup.distributed.Cluster`; for a set `from_config` only.
+        executor
+            Runs the work in batches of keys: a `concurrent.futures.Executor`, or a `distributed.Client`, whose
+            workers open the configuration file by themselves. For a set `from_config` only.
 
         Raises
         ------
@@ -386,8 +385,8 @@ class ReplicatedStorage(StorageBackend):
         """
         is_expired, unreachable = run(self._expired(expired))
         options = RepairOptions(check_prefix(prefix), dry_run, deep, adopt, is_expired, unreachable)
-        if spread is not None:
-            return elsewhere.repair(self._set, self._elsewhere(spread), options, on_step)
+        if executor is not None:
+            return repair_with(executor, self._config(), self._set, options, on_step)
         return run(repair(self._set, options, on_step))
 
     def prune(
@@ -473,7 +472,7 @@ class ReplicatedStorage(StorageBackend):
         sample: str | None = None,
         expired: IsExpired | None = None,
         on_problem: OnProblem | None = None,
-        spread: Spread | None = None,
+        executor: Executor | None = None,
     ) -> VerifyReport:
         """Inspect every object at or below `prefix` on every replica; change nothing.
 
@@ -490,7 +489,7 @@ class ReplicatedStorage(StorageBackend):
             As for `repair`.
         on_problem
             Called with each problem as it is found, on the I/O thread.
-        spread
+        executor
             As for `repair`.
 
         Raises
@@ -503,16 +502,17 @@ class ReplicatedStorage(StorageBackend):
         share = None if sample is None else parse_sample(sample)
         checked = check_prefix(prefix)
         is_expired, skip = run(self._expired(expired))
-        if spread is not None:
-            return elsewhere.verify(
+        if executor is not None:
+            return verify_with(
+                executor,
+                self._config(),
                 self._set,
-                self._elsewhere(spread),
                 checked,
                 deep=deep,
                 sample=share,
-                hear=on_problem,
+                on_problem=on_problem,
                 expired=is_expired,
-                away=skip,
+                unreachable=skip,
             )
         report = verify(
             self._set,
@@ -527,21 +527,22 @@ class ReplicatedStorage(StorageBackend):
 
     async def _find_expired(self, unreachable: Unreachable) -> IsExpired | None:
         try:
-            return (await expected(self._set, self._retention, away=unreachable))[0]
+            return (await find_expired(self._set, self._retention, unreachable=unreachable))[0]
         except NoHealthyReplicaError:  # listing may be forbidden where reading is not: then a lack is "missing"
             return None
 
     async def _expired(self, given: IsExpired | None) -> tuple[IsExpired | None, Unreachable]:
         """Return what decides whether a backend's retention deleted a key, and the replicas found unreachable."""
-        return (given, {}) if given else await expected(self._set, self._retention)
+        return (given, {}) if given else await find_expired(self._set, self._retention)
 
-    def _elsewhere(self, spread: Spread) -> Elsewhere:
+    def _config(self) -> tuple[str, str]:
+        """Return the configuration file and the name of the set in it, for workers that open it themselves."""
         if self._origin is None:
             raise ConfigError(
-                f"set {self.name!r}: only a set from a configuration file can be opened by other processes",
+                f"set {self.name!r}: workers can open a set from a configuration file only",
                 hint="use ReplicatedStorage.from_config",
             )
-        return Elsewhere(spread, *self._origin)
+        return self._origin
 
     async def _replicate(
         self,

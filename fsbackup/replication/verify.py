@@ -8,8 +8,10 @@ or overwritten. Only `deep`, which reads every byte of every copy, finds bytes t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,9 +20,10 @@ from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.records import CopyState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import BaseReport, Serializable, Status
+from fsbackup.loop import run
+from fsbackup.replication.batches import Batch, Executor, KeyTask, batches, key_tasks, prepare_job, run_batches
 from fsbackup.replication.classify import HEALTHY, IsExpired, ObjectStatus
 from fsbackup.replication.inspector import Inspector
-from fsbackup.replication.portions import Part, Portion, Question, questions
 from fsbackup.replication.sample import Sample
 from fsbackup.replication.walk import Unreachable, Walk
 
@@ -191,26 +194,48 @@ async def verify(
     started = asyncio.get_running_loop().time()
     walk = Walk(targets.stores, prefix, unreachable=unreachable)
     verifier = _Verifier(targets, Inspector(targets, deep=deep, expired=expired), on_problem)
-    await for_each(questions(walk, sample.includes if sample else None), verifier.verify, WORKERS)
+    await for_each(key_tasks(walk, sample.includes if sample else None), verifier.verify, WORKERS)
     report = verifier.report(empty_report(targets, prefix, deep=deep, sample=sample))
     return finish_report(report, walk.errors, asyncio.get_running_loop().time() - started)
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyTask:
-    """Verifies portions of keys in another process; see `fsbackup.replication.portions`."""
+def verify_with(
+    executor: Executor,
+    config: tuple[str, str],
+    targets: ReplicaSet,
+    prefix: str,
+    *,
+    deep: bool = False,
+    sample: Sample | None = None,
+    on_problem: OnProblem | None = None,
+    expired: IsExpired | None = None,
+    unreachable: Unreachable | None = None,
+) -> VerifyReport:
+    """Verify as `verify` does, in batches that `executor` runs; called from synchronous code.
 
-    deep: bool
+    `config` is the path of the configuration file and the name of the set in it.
+    """
+    started = time.monotonic()
+    job, errors = run(prepare_job(*config, targets.stores, unreachable or {}))
+    walk = Walk(targets.stores, prefix, unreachable=errors)
+    source = batches(key_tasks(walk, sample.includes if sample else None), expired, targets)
+    report = empty_report(targets, prefix, deep=deep, sample=sample)
+    with closing(run_batches(executor, verify_batch, job, deep, source)) as parts:
+        for part in parts:
+            report = report.plus(part)
+            if on_problem is not None:
+                for problem in part.problems:
+                    on_problem(problem)
+    return finish_report(report, walk.errors, time.monotonic() - started)
 
-    async def __call__(
-        self, targets: ReplicaSet, outages: CircuitBreaker, portion: Portion
-    ) -> Part[VerifyReport, CopyProblem]:
-        """Inspect a portion's objects."""
-        found: list[CopyProblem] = []
-        inspector = Inspector(targets, deep=self.deep, expired=portion.is_expired, breaker=outages)
-        verifier = _Verifier(targets, inspector, found.append)
-        await for_each(portion.asked(), verifier.verify, WORKERS)
-        return Part(verifier.report(empty_report(targets, "", deep=self.deep, sample=None)), tuple(found))
+
+async def verify_batch(targets: ReplicaSet, breaker: CircuitBreaker, batch: Batch, deep: bool) -> VerifyReport:
+    """Verify one batch in a worker; the report names every problem."""
+    found: list[CopyProblem] = []
+    inspector = Inspector(targets, deep=deep, expired=batch.is_expired, breaker=breaker)
+    verifier = _Verifier(targets, inspector, found.append)
+    await for_each(batch.key_tasks(), verifier.verify, WORKERS)
+    return replace(verifier.report(empty_report(targets, "", deep=deep, sample=None)), problems=tuple(found))
 
 
 def empty_report(targets: ReplicaSet, prefix: str, *, deep: bool, sample: Sample | None) -> VerifyReport:
@@ -239,9 +264,9 @@ class _Verifier:
         self._inspector = inspector
         self._on_problem = on_problem
 
-    async def verify(self, task: tuple[Question, Unreachable]) -> None:
-        question, unreachable = task
-        status = await self._inspector.inspect(question.key, unreachable, question.stored)
+    async def verify(self, task: tuple[KeyTask, Unreachable]) -> None:
+        key_task, unreachable = task
+        status = await self._inspector.inspect(key_task.key, unreachable, key_task.stored)
         self._totals["bytes_read"] += status.bytes_read
         if status.is_gone:
             return  # removed since it was listed, or only the tombstone is left

@@ -8,7 +8,7 @@ import signal
 from fsbackup.errors import IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.keys import TEMP_SUFFIX
 from fsbackup.loop import run
-from fsbackup.replication.prune import expected
+from fsbackup.replication.prune import find_expired
 from fsbackup.replication.repair import RepairOptions, RepairReport, repair
 from tests.faults import promises, scene
 from tests.faults.child import MIN_COPIES, RULE, Event, Running, Task, running
@@ -169,7 +169,7 @@ class Round:
             promises.gone(ledger, key, names)
             if len(names) >= MIN_COPIES:
                 ledger.due[key] = None
-        elif what in ("let go", "cleared"):
+        elif what in ("deleted", "cleared"):
             promises.gone(ledger, key, names)
         elif done and names and ledger.excused.get((names[0], key), frozenset()) is not None:
             data = self._after(key)
@@ -231,7 +231,7 @@ class Round:
         """Repair everything, give up what is unfinished, and prune what is left to prune."""
         rules = dict.fromkeys(self._plan.ruled, RULE)
         targets = self._store.replica_set
-        expired, _ = run(expected(targets, rules))
+        expired, _ = run(find_expired(targets, rules))
         if self._ledger.bare:  # without the prefix, data of others would be adopted too
             run(repair(targets, RepairOptions(FOLDER, adopt=True, safe_age=0.0)))
         report = run(repair(targets, RepairOptions(deep=self._reads_all, expired=expired, safe_age=0.0)))

@@ -162,7 +162,7 @@ class Faults(RuleBasedStateMachine):
         unseen = set() if deep else self.hidden & self.wrong(deep=True)
         report = self.store.repair(deep=deep)
         assert report.status == ("degraded" if self.away else "complete"), report.as_dict()
-        assert report.lost == 0
+        assert report.unrecoverable == 0
         for key in self.model:
             # What is read to mend others is found out too, though nothing told that it is rotten.
             found_out = {name for name in self.present if self.proves(key, name)}

@@ -46,8 +46,8 @@ def test_from_cron_it_deletes(cli: Cli) -> None:
     assert has(cli) == [False, False, True]
     lines = done.out.splitlines()
     why = "older than 30d (40d), a newer one of its series is kept; proven on disk3"
-    assert sorted(lines[:2]) == [f"let go  {KEY}: {disk}: {why}" for disk in DISKS[:2]]
-    assert lines[3].split() == ["backend", "let", "go", "kept", "freed", "location"]
+    assert sorted(lines[:2]) == [f"deleted  {KEY}: {disk}: {why}" for disk in DISKS[:2]]
+    assert lines[3].split() == ["backend", "deleted", "kept", "freed", "location"]
     assert [line.split()[:5] for line in lines[4:7]] == [
         ["disk1", "1", "1", str(SIZE), "B"],
         ["disk2", "1", "1", str(SIZE), "B"],
@@ -67,7 +67,7 @@ def test_a_dry_run_deletes_nothing(cli: Cli) -> None:
     done = cli("prune", "--dry-run", "--yes", "db")
     assert done.code == 0
     assert has(cli) == [True, True, True]
-    assert f"planned {KEY}: disk1: older than 30d" in done.out
+    assert f"planned  {KEY}: disk1: older than 30d" in done.out
     assert done.out.splitlines()[-1] == (
         f"dry run: 2 copies would be deleted ({2 * SIZE} B); nothing was deleted. "
         "Next: `fsbackup prune db --set triple --yes` deletes them"
@@ -120,15 +120,15 @@ def test_explain_one_key(cli: Cli) -> None:
     assert has(cli) == [True, True, True]
     why = "older than 30d (40d), a newer one of its series is kept; proven on disk3"
     assert done.out.splitlines() == [
-        f"planned {KEY}: disk1: {why}",
-        f"planned {KEY}: disk2: {why}",
-        f"kept    {KEY}: disk3: no rule of this backend lets anything go",
+        f"planned  {KEY}: disk1: {why}",
+        f"planned  {KEY}: disk2: {why}",
+        f"kept     {KEY}: disk3: no rule of this backend deletes anything",
     ]
     (cli.home / "disk1" / KEY).unlink()
     (cli.home / "disk1" / manifest_name(KEY)).unlink()
-    assert cli("prune", "--explain", KEY).out.splitlines()[0] == f"-       {KEY}: disk1: no copy on this backend"
+    assert cli("prune", "--explain", KEY).out.splitlines()[0] == f"-        {KEY}: disk1: no copy on this backend"
     kept = cli("prune", "--explain", NEW).out
-    assert f"kept    {NEW}: disk2: not older than 30d (0d), the newest of its series" in kept
+    assert f"kept     {NEW}: disk2: not older than 30d (0d), the newest of its series" in kept
     found = cli("prune", "--explain", KEY, "--json").json()
     assert {name: step and step["outcome"] for name, step in found["backends"].items()} == {
         "disk1": None,
@@ -142,7 +142,7 @@ def test_explain_one_key(cli: Cli) -> None:
     config = cli.home / "fsbackup.yaml"
     config.write_text(config.read_text().replace(DAILY, ""))
     why = "no series: its key matches no job's destination with {now} and no `series`"
-    assert f"kept    {KEY}: disk2: {why}\n" in cli("prune", "--explain", KEY).out
+    assert f"kept     {KEY}: disk2: {why}\n" in cli("prune", "--explain", KEY).out
 
 
 def test_explain_takes_one_existing_key(cli: Cli) -> None:
@@ -166,11 +166,11 @@ def test_json_lines(cli: Cli) -> None:
     assert done.code == 0
     assert [line["kind"] for line in done.lines()] == ["step", "step", "summary"]
     step, _, summary = done.lines()
-    assert (step["key"], step["outcome"], step["size"]) == (KEY, "let go", SIZE)
+    assert (step["key"], step["outcome"], step["size"]) == (KEY, "deleted", SIZE)
     assert step["created_at"]
     assert step["reason"]
     assert (summary["status"], summary["dry_run"], summary["prefix"]) == ("complete", False, "")
-    assert summary["backends"]["disk1"] == {"kept": 1, "let go": 1, "bytes_freed": SIZE, "stopped": None}
+    assert summary["backends"]["disk1"] == {"kept": 1, "deleted": 1, "bytes_freed": SIZE, "stopped": None}
     assert "steps" not in summary
 
 
@@ -186,8 +186,8 @@ def test_blocked_deletions_are_exit_code_3(cli: Cli) -> None:
     (cli.home / "disk3" / KEY).unlink()
     quiet = cli("prune", "--quiet")
     assert quiet.code == 3
-    assert f"held    {KEY}: disk1: older than 30d" in quiet.out
-    assert "disk3 should have it, and has not" in quiet.out
+    assert f"blocked  {KEY}: disk1: older than 30d" in quiet.out
+    assert "disk3 should have it, but has no copy" in quiet.out
     assert cli("repair").code == 0
     assert cli("prune").code == 0
     assert has(cli) == [False, False, True]

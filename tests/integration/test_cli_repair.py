@@ -41,8 +41,8 @@ def test_each_action_is_a_line_and_every_replica_is_good_afterwards(cli: Cli) ->
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert len(lines) == 3
-    assert any(line.startswith("done") and "t/a: disk2: refill: it is missing" in line for line in lines)
-    assert any(line.startswith("done") and "t/b/c: disk3: refill: it is damaged" in line for line in lines)
+    assert any(line.startswith("done") and "t/a: disk2: refill: the copy is missing" in line for line in lines)
+    assert any(line.startswith("done") and "t/b/c: disk3: refill: the copy is damaged" in line for line in lines)
     assert lines[-1] == "complete: 3 objects, every replica good; 2 copies refilled (400 B sent)"
     assert all(cli.stored(disk) == expected for disk in DISKS)
     assert cli("verify", "--deep").code == 0
@@ -54,7 +54,7 @@ def test_a_dry_run_changes_nothing(cli: Cli) -> None:
     before = {disk: cli.stored(disk) for disk in DISKS}
     done = cli("repair", "--dry-run", "t/a")
     assert done.code == 3
-    assert done.out.startswith("planned   t/a: disk2: refill: it is missing")
+    assert done.out.startswith("planned     t/a: disk2: refill: the copy is missing")
     assert done.out.splitlines()[-1].startswith("dry run: 1 object examined; nothing was changed; to do: 1 copy")
     assert {disk: cli.stored(disk) for disk in DISKS} == before
 
@@ -71,7 +71,8 @@ def test_json_lines(cli: Cli) -> None:
     assert steps["t/b/c", "disk3"]["bytes_sent"] == 300
     summary = lines[-1]
     assert (summary["status"], summary["objects"], summary["done"]) == ("complete", 3, {"refill": 2})
-    assert (summary["left"], summary["short"], summary["lost"], summary["away"]) == (0, 0, 0, {})
+    assert [summary[name] for name in ("unresolved", "under_replicated", "unrecoverable")] == [0, 0, 0]
+    assert summary["unreachable"] == {}
 
 
 def test_an_unreachable_disk_is_reported(cli: Cli) -> None:
@@ -92,11 +93,11 @@ def test_lost_objects_and_too_few_copies_are_1(cli: Cli) -> None:
         (cli.home / disk / "bare").write_bytes(b"bare")
     done = cli("repair")
     assert done.code == 1
-    assert "t/a: lost: no replica can prove it any more" in done.out
-    assert "bare: no manifest: nothing proves it" in done.out
+    assert "t/a: unrecoverable: no replica proves it any more" in done.out
+    assert "bare: no manifest: no manifest proves it" in done.out
     assert done.out.splitlines()[-1].endswith(
         "; 2 objects with a bad or missing replica; 2 objects with fewer proven copies than min_copies; "
-        "1 object lost"
+        "1 object unrecoverable"
     )
     assert all(cli.stored(disk)["t/a"] == b"?" * 100 for disk in DISKS)
     assert cli("repair", "bare", "--adopt").code == 0

@@ -1,4 +1,4 @@
-"""What the tests of `examine` share."""
+"""What the tests of `diagnose` share."""
 
 from __future__ import annotations
 

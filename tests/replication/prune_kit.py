@@ -15,7 +15,7 @@ from typing import Any
 from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.loop import run
 from fsbackup.replication.classify import IsExpired
-from fsbackup.replication.prune import PruneOptions, PruneReport, expected, prune
+from fsbackup.replication.prune import PruneOptions, PruneReport, find_expired, prune
 from fsbackup.retention import Retention
 from tests.replication.eyes import DiskEye, blocks, manifest_name, sealed
 
@@ -148,7 +148,7 @@ def prune_later(
 
 def expected_later(store: ReplicatedStorage, rules: Mapping[str, Retention] = RULES) -> IsExpired | None:
     """Return what has expired by then."""
-    return run(expected(store.replica_set, rules, time.time() + LATER))[0]
+    return run(find_expired(store.replica_set, rules, time.time() + LATER))[0]
 
 
 def content(key: str) -> bytes:

@@ -130,7 +130,7 @@ def verify(_: World, store: ReplicatedStorage, __: str) -> str:
 def repair(_: World, store: ReplicatedStorage, __: str) -> str:
     report = store.repair("tree")
     assert (report.status, report.objects, report.failed, dict(report.done)) == ("degraded", OBJECTS, 0, {})
-    return report.away["r2"]
+    return report.unreachable["r2"]
 
 
 OPERATIONS = (upload, upload_many, restore, restore_tree, status, verify, repair)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,7 @@ import pytest
 import yaml
 
 from fsbackup import ReplicatedStorage
-from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.errors import ConfigError, ObjectNotFoundError
-from fsbackup.loop import run
-from fsbackup.replication.portions import Part, Portion, Work
 from fsbackup.replication.prune import PruneReport, PruneStep
 from fsbackup.retention import Retention
 from tests.replication.eyes import manifest_name
@@ -46,8 +44,8 @@ def test_each_backend_lets_go_by_its_own_rule(disks: Disks) -> None:
     assert disks.whole("a") == {daily(day) for day in range(60, 90)}
     assert disks.whole("b") == {daily(day) for day in range(30, 90)}
     assert disks.whole("c") == everything
-    gone = [step for step in heard if step.outcome == "let go"]
-    assert len(gone) == len(report.steps) == report.count("let go") == 90
+    gone = [step for step in heard if step.outcome == "deleted"]
+    assert len(gone) == len(report.steps) == report.count("deleted") == 90
     assert report.count("kept") == 180
     size = len(content(daily(0)))
     assert {name: each.bytes_freed for name, each in report.backends.items()} == {
@@ -58,13 +56,13 @@ def test_each_backend_lets_go_by_its_own_rule(disks: Disks) -> None:
     first = next(step for step in gone if (step.key, step.backend) == (daily(0), "a"))
     assert (first.size, first.created_at) == (size, record("", b"", disks.now - 89.5 * DAY)["created_at"])
     assert first.reason == "older than 30d (89d), 30 newer ones of its series are kept; proven on c"
-    assert store.prune(dry_run=False).count("let go") == 0
+    assert store.prune(dry_run=False).count("deleted") == 0
 
 
 def test_what_went_is_expired_and_is_not_brought_back(old: Disks) -> None:
     """To status, verify and repair it is as it should be; what the floor wants is still missed and refilled."""
     store = old.store({"a": days(30), "b": days(30)}, min_copies=3)
-    assert store.prune(dry_run=False).count("let go") == 2
+    assert store.prune(dry_run=False).count("deleted") == 2
     for name in "ab":
         assert old.whole(name) == {NEW}
     status = store.status()
@@ -85,7 +83,7 @@ def test_what_went_is_expired_and_is_not_brought_back(old: Disks) -> None:
 def test_a_listing_tells_what_went_from_what_is_missing(old: Disks) -> None:
     """And so does a look at one object; a copy that the floor wants is missing, however old."""
     store = old.store({"a": days(30), "b": days(30)}, min_copies=3)
-    assert store.prune(dry_run=False).count("let go") == 2
+    assert store.prune(dry_run=False).count("deleted") == 2
     drop(old, "b", NEW)
     drop(old, "c", NEW)
     entries = {entry.key: entry for entry in store.ls()}
@@ -110,7 +108,7 @@ def years(disks: Disks) -> tuple[Disks, ReplicatedStorage]:
     for day in range(100):
         disks.put("abc", daily(day), 200 - 2 * day)
     store = disks.store({"a": days(30)})
-    assert store.prune(dry_run=False).count("let go") == 86
+    assert store.prune(dry_run=False).count("deleted") == 86
     return disks, store
 
 
@@ -167,9 +165,9 @@ def test_a_prefix_restricts_what_is_acted_upon_not_what_counts(disks: Disks) -> 
     disks.put("ab", "full/2025/012/x-2025-01-01", 500)
     store = disks.store({"a": days(30, 2)})
     before = disks.keys("b")
-    assert store.prune("full/2025/01", dry_run=False).count("let go") == 1
+    assert store.prune("full/2025/01", dry_run=False).count("deleted") == 1
     assert disks.whole("a") == before - {"full/2025/01/01.gz"}
-    assert store.prune("full/2026", dry_run=False).count("let go") == 0
+    assert store.prune("full/2026", dry_run=False).count("deleted") == 0
 
 
 def test_nothing_is_removed_unless_asked(old: Disks) -> None:
@@ -188,7 +186,7 @@ def test_what_nobody_wants_goes_everywhere(old: Disks) -> None:
     drop(old, "b")
     store = old.store(dict.fromkeys("abc", days(30)))
     report = store.prune(dry_run=False)
-    assert outcomes(report) == {(KEY, "a"): "let go", (KEY, "c"): "let go"}
+    assert outcomes(report) == {(KEY, "a"): "deleted", (KEY, "c"): "deleted"}
     assert reason(report).endswith("; no other backend's rule keeps it")
     assert all(old.whole(name) == {NEW} for name in "abc")
     assert store.status().objects == 1
@@ -227,13 +225,6 @@ def test_an_object_that_was_refilled_elsewhere_does_not_come_back(old: Disks) ->
     assert old.keys("a") == {NEW}
 
 
-def _here(work: Work, portions: Iterator[Portion]) -> Generator[Part[Any, Any], None, None]:
-    """Do the work on portions in this process, as another one would: with what they say, and no rules."""
-    targets = ReplicatedStorage.from_config(work.path, work.name).replica_set
-    for portion in portions:
-        yield run(work.task(targets, CircuitBreaker(), portion))
-
-
 def test_nor_does_it_where_other_processes_repair(old: Disks, tmp_path: Path) -> None:
     """Who mends the portions knows no rule: what expired is told them, also where only the manifest shows it."""
     backends: dict[str, Any] = {name: {"type": "local", "path": str(old.eyes[name].base)} for name in "abc"}
@@ -246,8 +237,9 @@ def test_nor_does_it_where_other_processes_repair(old: Disks, tmp_path: Path) ->
     store.prune(dry_run=False)
     for name in "bc":
         old.touch(name, KEY, 3)
-    assert store.verify(spread=_here).status == "complete"
-    assert store.repair(spread=_here).steps == ()
+    with ThreadPoolExecutor(2) as executor:
+        assert store.verify(executor=executor).status == "complete"
+        assert store.repair(executor=executor).steps == ()
     assert old.keys("a") == {NEW}
 
 
@@ -263,7 +255,7 @@ def test_it_stays_while_the_others_times_would_call_it_missing(old: Disks) -> No
     assert store.prune(dry_run=False).steps == ()
     for name in "bc":
         old.touch(name, KEY, 30 + 1 / 1440)
-    assert store.prune(dry_run=False).count("let go") == 1
+    assert store.prune(dry_run=False).count("deleted") == 1
     assert store.repair().steps == ()
 
 
@@ -291,7 +283,7 @@ def test_what_an_interrupted_prune_left_of_the_last_copy_is_no_loss(old: Disks) 
     assert (store.status().objects, store.verify().objects) == (1, 1)
     assert store.verify().status == "complete"
     repaired = store.repair()
-    assert (repaired.status, repaired.lost, repaired.steps) == ("complete", 0, ())
+    assert (repaired.status, repaired.unrecoverable, repaired.steps) == ("complete", 0, ())
     assert outcomes(store.prune(dry_run=False)) == {(KEY, "a"): "cleared"}
     assert old.whole("a") == {NEW}
 
@@ -310,7 +302,7 @@ def test_the_manifest_of_what_is_lost_is_not_cleared(old: Disks) -> None:
     assert sorted(heard) == [(daily(39), "b"), (daily(39), "c"), (NEW, "a"), (NEW, "b"), (NEW, "c")]
     assert old.snapshot() == before
     assert {each.state for each in store.verify().problems} == {"missing", "lost"}
-    assert store.repair().lost == 1
+    assert store.repair().unrecoverable == 1
 
 
 def test_what_went_is_expired_also_while_another_backend_is_away(old: Disks) -> None:
@@ -330,7 +322,7 @@ def test_a_disk_that_lost_everything_misses_what_its_rule_keeps_and_no_more(disk
     store = disks.store(dict.fromkeys("abc", days(30, 7)) | {"b": days(60, 7), "c": days(60, 7)})
     assert dict(store.status().backends["a"].states) == {"missing": 30, "expired": 60}
     report = store.prune(dry_run=False)
-    assert (report.status, report.count("let go")) == ("complete", 60)
+    assert (report.status, report.count("deleted")) == ("complete", 60)
     assert store.repair().done == {"refill": 30}
     assert disks.whole("a") == {daily(day) for day in range(60, 90)}
 

@@ -69,8 +69,8 @@ def test_an_overwrite_meanwhile(contested: World, step: str) -> None:
     new = world.file(NEWER, "new")
     report = interrupted(world, step, lambda: world.store().replicate(new, KEY, overwrite=True))
     if step == KEY:
-        assert (report.status, outcomes(report)) == ("degraded", {"r2": "held"})
-        assert "somebody is storing, or has stored, another version" in report.steps[0].reason
+        assert (report.status, outcomes(report)) == ("degraded", {"r2": "blocked"})
+        assert "another process is storing, or has stored, another version" in report.steps[0].reason
     for name in ("local", "b2"):
         assert world.eyes[name].provable(KEY) == NEWER
     store = world.store()

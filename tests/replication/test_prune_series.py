@@ -65,9 +65,9 @@ def test_a_directory_per_month_at_the_source_makes_no_versions(disks: Disks, ret
     report = run_job(configured, "j0")
     assert (report.status, report.already) == ("complete", 12)
     assert report.prune is not None
-    assert report.prune.count("let go") == 0
+    assert report.prune.count("deleted") == 0
     assert disks.whole("a") == disks.whole("b") == stored
-    assert prune(configured).count("let go") == 0
+    assert prune(configured).count("deleted") == 0
 
 
 def test_a_tenant_whose_number_looks_like_a_day_keeps_its_backups(disks: Disks) -> None:
@@ -76,7 +76,7 @@ def test_a_tenant_whose_number_looks_like_a_day_keeps_its_backups(disks: Disks) 
     months = [f"{2024 + month // 12}/{month % 12 + 1:02}" for month in range(24)]
     stopped = put_all(disks, [f"backups/tenants/{month}/12/db.sql" for month in months[:3]])
     going_on = put_all(disks, [f"backups/tenants/{month}/17/db.sql" for month in months], oldest=500)
-    assert prune(config(disks, {"max_age": "30d", "keep_last": 7}, destination)).count("let go") == 2 * 17
+    assert prune(config(disks, {"max_age": "30d", "keep_last": 7}, destination)).count("deleted") == 2 * 17
     assert disks.whole("a") == {*stopped, *going_on[-7:]}
 
 
@@ -93,7 +93,7 @@ def test_ids_that_look_like_dates_are_not_versions_of_each_other(
     days = (datetime(2020 + at, 1, 2, tzinfo=UTC) for at in range(5))
     newer = put_all(disks, [template.format(going_on).format(now=day) for day in days], oldest=500)
     configured = config(disks, {"max_age": "30d"}, template.format("{name}").replace("{name}.sql", "{name}"))
-    assert prune(configured).count("let go") == 2 * 4
+    assert prune(configured).count("deleted") == 2 * 4
     assert disks.whole("a") == {*old, newer[-1]}
 
 
@@ -107,7 +107,7 @@ def test_what_a_run_found_at_its_source_stays(disks: Disks) -> None:
     stored = put_all(disks, (f"uploads/{path}" for path in PICTURES))
     report = run_job(configured, "j0")
     assert report.prune is not None
-    assert outcomes(report.prune) == {(key, disk): "let go" for key in stored[6:10] for disk in "ab"}
+    assert outcomes(report.prune) == {(key, disk): "deleted" for key in stored[6:10] for disk in "ab"}
     assert disks.whole("a") == disks.whole("b") == {*stored[:6], *stored[10:]}
 
 
@@ -136,7 +136,7 @@ def test_wal_is_not_thinned(disks: Disks) -> None:
         disks.put("ab", key, 0.5 - at / 100)
     rule = {"keep_daily": 14, "keep_last": 1}
     report = prune(config(disks, rule, "wal/{relpath}", "backups/{now:%Y/%m}/{name}"))
-    assert report.count("let go") == 0
+    assert report.count("deleted") == 0
     assert disks.whole("a") == disks.whole("b") == segments
 
 
@@ -145,7 +145,7 @@ def test_every_command_knows_the_destinations_of_all_jobs_that_store_there(disks
     keys = put_all(disks, [f"full/2024/{month:02}/db" for month in range(1, 13)])
     configured = config(disks, {"max_age": "30d"}, "full/{now:%Y/%m}/{name}", replication="last")
     report = prune(configured)
-    assert outcomes(report) == {(key, "b"): "let go" for key in keys[:-1]}
+    assert outcomes(report) == {(key, "b"): "deleted" for key in keys[:-1]}
     assert disks.whole("a") == set(keys)
     store = ReplicatedStorage.from_config(configured, "all", errors="raise")
     assert dict(store.status().backends["b"].states) == {"present": 1, "expired": 11}
@@ -159,8 +159,8 @@ def test_a_key_that_two_jobs_may_have_made_stays(disks: Disks) -> None:
     """It may be a file of the one as well as a version of the other."""
     keys = put_all(disks, [f"up/2024/{month:02}/a.png" for month in range(1, 13)])
     rule = {"max_age": "30d"}
-    assert prune(config(disks, rule, "up/{now:%Y/%m}/{relpath}", "up/{relpath}")).count("let go") == 0
-    assert prune(config(disks, rule, "up/{now:%Y/%m}/{relpath}")).count("let go") == 2 * 11
+    assert prune(config(disks, rule, "up/{now:%Y/%m}/{relpath}", "up/{relpath}")).count("deleted") == 0
+    assert prune(config(disks, rule, "up/{now:%Y/%m}/{relpath}")).count("deleted") == 2 * 11
     assert disks.whole("a") == {keys[-1]}
 
 
@@ -181,6 +181,6 @@ def test_a_set_made_in_python_names_its_series_itself(disks: Disks) -> None:
     """By the same templates as jobs have."""
     keys = put_all(disks, [f"db/{day:%Y-%m-%d}" for day in (datetime(2024, 1, day, tzinfo=UTC) for day in (1, 2))])
     store: ReplicatedStorage = disks.store({"a": Retention(keep_yearly=1)})
-    assert store.prune(dry_run=False).count("let go") == 0
+    assert store.prune(dry_run=False).count("deleted") == 0
     store = disks.store({"a": Retention(keep_yearly=1, destinations=("db/{now:%Y-%m-%d}",))})
-    assert outcomes(store.prune(dry_run=False)) == {(keys[0], "a"): "let go"}
+    assert outcomes(store.prune(dry_run=False)) == {(keys[0], "a"): "deleted"}

@@ -56,7 +56,7 @@ def test_it_is_gone_for_good_on_every_kind_of_server(each_world: World) -> None:
     """With every version of it and without a marker; the disk, which keeps everything, proves it still."""
     world = fill(each_world)
     report = prune_later(world.store())
-    assert (report.status, outcomes(report)) == ("complete", {"r2": "let go", "b2": "let go"})
+    assert (report.status, outcomes(report)) == ("complete", {"r2": "deleted", "b2": "deleted"})
     for name in ("r2", "b2"):
         assert_only(world, name, NEW)
         eye = world.eyes[name]
@@ -93,11 +93,11 @@ def test_a_listing_that_breaks_off(filled: World, number: int) -> None:
     report = prune_later(filled.store(names=("r2", "b2")), {"r2": days(30), "b2": days(365)})
     assert report.status == "degraded"
     assert "it cannot be listed" in str(report.backends["b2"].stopped)
-    assert outcomes(report) == {"r2": "held"}
+    assert outcomes(report) == {"r2": "blocked"}
     filled.proxies["b2"].clear()
     filled.proxies["b2"].add(Status(403, "AccessDenied"), on="list", first=number)
     report = prune_later(filled.store())
-    assert (report.status, outcomes(report)) == ("degraded", {"r2": "let go"})
+    assert (report.status, outcomes(report)) == ("degraded", {"r2": "deleted"})
     assert_only(filled, "b2", KEY, NEW)
     assert_only(filled, "r2", NEW)
 
@@ -107,8 +107,8 @@ def test_one_who_cannot_be_asked_proves_nothing(filled: World) -> None:
     filled.proxies["b2"].add(Status(403, "AccessDenied"), on="get")
     store = filled.store(names=("r2", "b2"))
     report = prune_later(store, {"r2": days(30)})
-    assert (report.status, outcomes(report)) == ("degraded", {"r2": "held"})
-    assert "b2 should have it, but cannot be asked: b2: " in report.steps[0].reason
+    assert (report.status, outcomes(report)) == ("degraded", {"r2": "blocked"})
+    assert "b2 should have it, but did not answer: b2: " in report.steps[0].reason
     report = prune_later(store, {"b2": days(30)})
     assert (report.status, outcomes(report)) == ("failed", {"b2": "failed"})
 
@@ -121,7 +121,7 @@ def test_a_dead_backend_is_not_waited_for_again_and_again(filled: World) -> None
     once = proxy.count()
     proxy.forget()
     report = prune_later(filled.store(timeout=2))
-    assert (report.status, outcomes(report)) == ("degraded", {"r2": "let go"})
+    assert (report.status, outcomes(report)) == ("degraded", {"r2": "deleted"})
     assert 0 < proxy.count() < 2 * once, "as many tries as one listing makes, give or take one"
     assert {each.operation for each in proxy.requests} == {"list"}
 
@@ -131,11 +131,11 @@ def test_what_cannot_be_removed_is_a_failure_and_the_rest_goes(filled: World, st
     """The backend's own words; the same again does what remained."""
     filled.proxies["r2"].add(Status(403, "AccessDenied"), on="delete", key=f"{filled.prefix}/{step}")
     report = prune_later(filled.store())
-    assert (report.status, outcomes(report)) == ("failed", {"r2": "failed", "b2": "let go"})
+    assert (report.status, outcomes(report)) == ("failed", {"r2": "failed", "b2": "deleted"})
     assert next(each.reason for each in report.steps if each.backend == "r2").startswith("r2: remove")
     filled.proxies["r2"].clear()
     again = prune_later(filled.store())
-    assert outcomes(again) == {"r2": "let go" if step == KEY else "cleared"}
+    assert outcomes(again) == {"r2": "deleted" if step == KEY else "cleared"}
     assert_only(filled, "r2", NEW)
 
 
@@ -164,7 +164,7 @@ def test_a_lock_is_not_yet_and_no_error(locking: World, mode: str) -> None:
         Retention={"Mode": mode, "RetainUntilDate": datetime.now(UTC) + timedelta(days=1)},
     )
     report = prune_later(locking.store())
-    assert (report.status, outcomes(report)) == ("complete", {"r2": "not yet", "b2": "not yet"})
+    assert (report.status, outcomes(report)) == ("complete", {"r2": "locked", "b2": "locked"})
     said = {each.backend: each.reason for each in report.steps}
     assert "keeps this object until its retention ends" in said["r2"]
     assert f"its object lock ({mode.lower()}) keeps it until 2" in said["b2"]
@@ -172,7 +172,7 @@ def test_a_lock_is_not_yet_and_no_error(locking: World, mode: str) -> None:
     for name in locking.eyes:
         assert_only(locking, name, KEY, NEW)
     r2.endpoint.control.configure(bucket_lock=0.0)
-    assert outcomes(prune_later(locking.store())) == {"r2": "let go", "b2": "not yet"}
+    assert outcomes(prune_later(locking.store())) == {"r2": "deleted", "b2": "locked"}
     assert_only(locking, "r2", NEW)
 
 

@@ -231,8 +231,8 @@ def test_lost_is_said_and_nothing_touched(world: World) -> None:
         world.eyes[name].put(KEY, flipped(OLD, 10))
     before = snapshot(world)
     report = mend(world)
-    assert (report.status, report.lost, report.short) == ("failed", 1, 1)
-    said = [step.action for step in report.steps if step.action.problem == "lost"]
+    assert (report.status, report.unrecoverable, report.under_replicated) == ("failed", 1, 1)
+    said = [step.action for step in report.steps if step.action.problem == "unrecoverable"]
     assert len(said) == 1
     assert all(name in said[0].reason for name in NAMES)
     # A refill announces itself only when it has all the bytes.
@@ -246,7 +246,7 @@ def test_gone_everywhere_is_lost_and_the_manifests_stay(world: World) -> None:
         eye.drop(KEY)
     before = snapshot(world)
     report = mend(world)
-    assert (report.status, report.lost) == ("failed", 1)
+    assert (report.status, report.unrecoverable) == ("failed", 1)
     assert snapshot(world) == before
 
 
@@ -322,7 +322,7 @@ class TestAdopt:
         self.put(world, "local", "r2")
         with switched_off(world, "b2"):
             report = mend(world, adopt=True)
-        assert [step.action.problem for step in report.steps] == ["away"]
+        assert [step.action.problem for step in report.steps] == ["unreachable"]
         assert world.eyes["local"].manifest(KEY) is None
 
 
@@ -364,7 +364,7 @@ def test_a_replica_that_is_down_is_left_out_and_served_later(world: World, name:
     with switched_off(world, name):
         report = mend(world)
         assert report.status == "degraded"
-        assert list(report.away) == [name]
+        assert list(report.unreachable) == [name]
         assert world.eyes[one].provable(KEY) == OLD
         assert world.eyes[two].provable(KEY) == OLD
     assert mend(world).status == "complete"
@@ -378,7 +378,7 @@ def test_what_could_not_be_listed_is_not_missing(world: World) -> None:
     world.proxies["r2"].add(Status(403, "AccessDenied"), on="list")
     report = mend(world)
     assert report.status == "degraded"
-    assert list(report.away) == ["r2"]
+    assert list(report.unreachable) == ["r2"]
     assert world.eyes["r2"].get(KEY) is None
 
 

@@ -203,11 +203,11 @@ def test_a_job_prunes_what_is_its_own(tmp_path: Path, aged: Disks) -> None:
     report = run_job(pruning(tmp_path), "j", now=datetime(2026, 1, 1, tzinfo=UTC))
     assert report.status == "complete", report.as_dict()
     assert report.prune is not None
-    assert (report.prune.prefix, report.prune.dry_run, report.prune.count("let go")) == ("k", False, 1)
+    assert (report.prune.prefix, report.prune.dry_run, report.prune.count("deleted")) == ("k", False, 1)
     assert "k/2025-01-01/d0/f0" not in aged.keys("disk1")
     assert {"k/2025-02-01/d0/f0", "kk/2025-01-01/d0/f0", "k/2026-01-01/d0/f0"} < aged.keys("disk1")
     assert "k/2025-01-01/d0/f0" in aged.keys("disk2")
-    assert json.loads(json.dumps(report.as_dict()))["prune"]["backends"]["disk1"]["let go"] == 1
+    assert json.loads(json.dumps(report.as_dict()))["prune"]["backends"]["disk1"]["deleted"] == 1
     again = run_job(pruning(tmp_path), "j", now=datetime(2026, 1, 1, tzinfo=UTC))
     assert again.prune is not None
     assert (again.status, again.prune.steps) == ("complete", ())
@@ -223,7 +223,7 @@ def test_a_prune_that_is_not_complete_makes_the_job_degraded(tmp_path: Path, age
         (aged.eyes[disk].base / "k/2025-01-01/d0/f0").unlink()
     report = run_job(pruning(tmp_path), "j")
     assert report.prune is not None
-    assert (report.status, report.stored_status, report.prune.count("held")) == ("degraded", "complete", 1)
+    assert (report.status, report.stored_status, report.prune.count("blocked")) == ("degraded", "complete", 1)
     assert "k/2025-01-01/d0/f0" in aged.keys("disk1")
 
 

@@ -1,4 +1,4 @@
-"""From what was found to what a person reads: each line with its outcome, and what to do about it. Pure."""
+"""Turns the result of a probe into lines for people: each with an outcome and advice. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,128 +13,129 @@ from fsbackup.stores.base import ObjectStore
 
 #: Seconds that clocks may differ. Amazon S3 refuses requests that are 15 minutes off ("RequestTimeTooSkewed").
 MAX_CLOCK_SKEW = 300.0
-#: Seconds after which an unfinished upload is more likely forgotten than under way.
+#: Seconds after which an unfinished upload counts as abandoned.
 _OLD_UPLOAD = 86_400.0
-_LITTLE = GIB
+#: Free bytes below which doctor warns.
+_LOW_SPACE = GIB
 
-_GOOD = {
+_SUCCESS = {
     "list": "",
     "write": "a small object was stored and confirmed",
     "read": "every byte came back",
-    "delete": "it is gone",
+    "delete": "the object is gone",
 }
-#: What does not work without an ability, and what does.
-_WITHOUT = {
-    "list": "ls, status, verify, repair and retention will not work here",
-    "write": "uploads, deletes, repair and retention will not work here; listing and restores will",
-    "read": "nothing but listing will work here: uploads look first at what is there",
-    "create-only": "jobs, and uploads that must not replace anything, will not work here",
-    "delete": "deletes, retention and repair will not work here; uploads and restores will",
+#: What does not work without an operation, and what does.
+_CONSEQUENCES = {
+    "list": "ls, status, verify, repair and retention do not work here",
+    "write": "uploads, deletes, repair and retention do not work here; listing and restores do",
+    "read": "only listing works here: uploads read first what is there",
+    "create-only": "jobs, and uploads that must not replace anything, do not work here",
+    "delete": "deletes, retention and repair do not work here; uploads and restores do",
 }
 
 
-def checks(store: ObjectStore, found: ProbeResult) -> Iterator[Check]:
-    """Yield one check for each thing that was looked at."""
-    failure = _no_way_in(found)
+def checks(store: ObjectStore, result: ProbeResult) -> Iterator[Check]:
+    """Yield one check for each operation and for each fact that a person can act on."""
+    failure = _connect_error(result)
     if failure is not None:
-        yield Check("connect", "failed", f"{store.location}: {failure.message}", _advice(failure, found))
-        if found.trials.keys() > {"list"}:
-            yield _clock(found)
+        yield Check("connect", "failed", f"{store.location}: {failure.message}", _advice(failure, result))
+        if result.trials.keys() > {"list"}:
+            yield _check_clock(result)
         return
     yield Check("connect", "ok", store.location)
     for name in ("list", "write", "read"):
-        yield _ability(name, found)
-    yield _create_only(store, found)
-    yield _delete(found)
-    yield _clock(found)
-    yield _versions(store, found)
-    yield from _uploads(found)
-    yield from _rules(found)
-    yield _space(found)
+        yield _check_operation(name, result)
+    yield _check_create_only(store, result)
+    yield _check_delete(result)
+    yield _check_clock(result)
+    yield _check_versions(store, result)
+    yield from _check_uploads(result)
+    yield from _check_lifecycle(result)
+    yield _check_space(result)
 
 
-def _no_way_in(found: ProbeResult) -> FsbackupError | None:
-    """Return why the place is of no use at all: it is not there, or it refuses everything."""
-    listing = found.trials["list"]
+def _connect_error(result: ProbeResult) -> FsbackupError | None:
+    """Return the error that makes the backend useless: nothing answers, or everything is refused."""
+    listing = result.trials["list"]
     if listing is None:
         return None
-    refused = all(isinstance(found.trials.get(name), AccessDeniedError) for name in ("list", "write", "read"))
-    return listing if refused or found.trials.keys() == {"list"} else None
+    refused = all(isinstance(result.trials.get(name), AccessDeniedError) for name in ("list", "write", "read"))
+    return listing if refused or result.trials.keys() == {"list"} else None
 
 
-def _advice(error: FsbackupError, found: ProbeResult) -> str | None:
-    """Return what to do about a failure: what the error says, and what this place's users get wrong most often."""
-    access = found.facts.access if isinstance(error, AccessDeniedError) else None
+def _advice(error: FsbackupError, result: ProbeResult) -> str | None:
+    """Return the error's hint and, after a refusal, the most frequent mistakes with this service."""
+    access = result.facts.access if isinstance(error, AccessDeniedError) else None
     return "; ".join(dict.fromkeys(text for text in (error.hint, access) if text)) or None
 
 
-def _ability(name: str, found: ProbeResult) -> Check:
-    if name not in found.trials:
-        return Check(name, "failed", "not tried: it stopped answering", "examine it again")
-    error = found.trials[name]
+def _check_operation(name: str, result: ProbeResult) -> Check:
+    if name not in result.trials:
+        return Check(name, "failed", "not tried: the backend stopped answering", "run doctor again")
+    error = result.trials[name]
     if error is None:
-        return _good(name, found)
+        return _succeeded(name, result)
     if not isinstance(error, AccessDeniedError):
-        return Check(name, "failed", error.message, _advice(error, found))
-    loss = _WITHOUT[name] + _of_listing(found) * (name == "list")
-    return Check(name, "not allowed", error.message, f"{loss}{_if_not_meant(name, found)}")
+        return Check(name, "failed", error.message, _advice(error, result))
+    consequence = _CONSEQUENCES[name] + _without_listing(result) * (name == "list")
+    return Check(name, "not allowed", error.message, f"{consequence}{_access_advice(name, result)}")
 
 
-def _if_not_meant(name: str, found: ProbeResult) -> str:
-    """Return what to check, with the first of the refusals, which all have one reason."""
-    first = next(each for each, error in found.trials.items() if isinstance(error, AccessDeniedError))
-    return f"; if that is not meant: {found.facts.access}" if found.facts.access and first == name else ""
+def _access_advice(name: str, result: ProbeResult) -> str:
+    """Return what to check about the credentials, with the first refusal only: all have the same cause."""
+    first = next(each for each, error in result.trials.items() if isinstance(error, AccessDeniedError))
+    access = result.facts.access
+    return f"; if that is not intended: {access}" if access and first == name else ""
 
 
-def _of_listing(found: ProbeResult) -> str:
-    if found.tells_absent:
-        return "; uploads and restores will"
-    return ", nor will uploads: without the right to list, a missing object looks like a forbidden one"
+def _without_listing(result: ProbeResult) -> str:
+    if result.reports_absence:
+        return "; uploads and restores do"
+    return ", nor do uploads: without the right to list, the service answers 403 for a missing object"
 
 
-def _good(name: str, found: ProbeResult) -> Check:
-    if name == "list" and found.forgotten:
-        first, count = found.forgotten[0], len(found.forgotten)
-        detail = f"earlier examinations left {count} of their objects behind, the first is {first}"
-        return Check(name, "warning", detail, "remove them: there is nothing in them")
-    if name == "read" and not found.worked("write"):
-        return Check(name, "ok", "allowed; there was nothing to read back")
-    return Check(name, "ok", _GOOD[name])
+def _succeeded(name: str, result: ProbeResult) -> Check:
+    if name == "list" and result.old_probes:
+        first, count = result.old_probes[0], len(result.old_probes)
+        detail = f"earlier runs of doctor left {count} of their objects, the first is {first}"
+        return Check(name, "warning", detail, "delete them: they hold no data")
+    if name == "read" and not result.worked("write"):
+        return Check(name, "ok", "allowed; there was no object to read")
+    return Check(name, "ok", _SUCCESS[name])
 
 
-def _create_only(store: ObjectStore, found: ProbeResult) -> Check:
+def _check_create_only(store: ObjectStore, result: ProbeResult) -> Check:
     name = "create-only"
-    if not found.worked("write"):
-        return Check(name, "not known", "nothing could be written to try it on")
-    if not found.worked(name):
-        return _ability(name, found)
+    if not result.worked("write"):
+        return Check(name, "not known", "no object could be written to try it on")
+    if not result.worked(name):
+        return _check_operation(name, result)
     if store.capabilities.conditional_create:
-        return Check(name, "ok", "the place itself refuses to create what is there, also to two writers at once")
-    if found.facts.conditional_create:
-        return Check(name, "ok", "what is there is refused, by asking first and by the place itself")
-    return Check(name, "ok", "only by asking first: two writers of one key at once are noticed after the fact")
+        return Check(name, "ok", "the backend itself refuses to create an object that exists")
+    return Check(name, "ok", "by asking first: fsbackup detects two writers of one key afterwards")
 
 
-def _delete(found: ProbeResult) -> Check:
-    if "delete" not in found.trials:
-        return Check("delete", "not known", "nothing could be written that could be deleted")
-    check = _ability("delete", found)
-    if found.left_behind is None:
+def _check_delete(result: ProbeResult) -> Check:
+    if "delete" not in result.trials:
+        return Check("delete", "not known", "no object could be written to delete")
+    check = _check_operation("delete", result)
+    if result.left_behind is None:
         return check
-    stays = "stays" if found.worked("write") else "may be there"
+    remains = "remains" if result.worked("write") else "may remain"
     advice = f"{check.advice}; " if check.advice else ""
-    detail = f"{check.detail}; the object {found.left_behind} {stays}"
-    return Check("delete", check.outcome, detail, f"{advice}remove {found.left_behind} by other means")
+    detail = f"{check.detail}; the object {result.left_behind} {remains}"
+    return Check("delete", check.outcome, detail, f"{advice}delete {result.left_behind} by other means")
 
 
-def _clock(found: ProbeResult) -> Check:
-    facts = found.facts
-    ahead = found.ahead if facts.clock_ahead is None else facts.clock_ahead
+def _check_clock(result: ProbeResult) -> Check:
+    facts = result.facts
+    ahead = result.clock_ahead if facts.clock_ahead is None else facts.clock_ahead
     if ahead is None:
-        return Check("clock", "not known", facts.unknown.get("clock_ahead", "the place does not say its time"))
+        return Check("clock", "not known", facts.unknown.get("clock_ahead", "the backend does not tell its time"))
     if abs(ahead) <= MAX_CLOCK_SKEW:
         return Check("clock", "ok", f"{abs(ahead):.0f} s apart")
-    detail = f"its clock is {_span(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} this machine's"
+    direction = "ahead of" if ahead > 0 else "behind"
+    detail = f"the backend's clock is {_duration(abs(ahead))} {direction} this machine's"
     advice = (
         "synchronise this machine's clock, or the server's (NTP): S3 services refuse requests when clocks differ"
         " by 15 minutes, and retention counts ages by them"
@@ -142,61 +143,45 @@ def _clock(found: ProbeResult) -> Check:
     return Check("clock", "warning", detail, advice)
 
 
-def _span(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def _versions(store: ObjectStore, found: ProbeResult) -> Check:
-    keeps = found.facts.keeps_versions
+def _check_versions(store: ObjectStore, result: ProbeResult) -> Check:
+    name, keeps = "versions", result.facts.keeps_versions
     if keeps is None:
-        return Check("versions", "not known", found.facts.unknown.get("keeps_versions", "the place does not say"))
+        return Check(name, "not known", result.facts.unknown.get("keeps_versions", "the backend does not tell"))
     if not keeps:
-        return Check("versions", "ok", "none are kept: a delete is final, and frees the space")
+        return Check(name, "ok", "off: a delete is final and frees the space")
     if store.capabilities.removes_versions:
         return Check(
-            "versions",
-            "ok",
-            "kept; a delete removes them all, and a lifecycle rule may end what replacements leave",
+            name, "ok", "on; fsbackup deletes all versions of an object, a lifecycle rule can end replaced ones"
         )
     return Check(
-        "versions",
+        name,
         "warning",
-        "kept: what is deleted or replaced is only hidden, and is billed on",
+        "on: a deleted or replaced object is only hidden, and is still billed",
         "add a lifecycle rule to the bucket that ends versions some days after they were replaced"
         " (for Backblaze B2, use a backend of type b2)",
     )
 
 
-def _uploads(found: ProbeResult) -> Iterator[Check]:
-    count, oldest = found.facts.uploads, found.facts.oldest_upload
-    if count is None:
-        if "uploads" in found.facts.unknown:
-            yield Check("uploads", "not known", found.facts.unknown["uploads"])
-    elif not count or oldest is None:
-        yield Check("uploads", "ok", "none are unfinished")
-    else:
-        days = (time.time() - oldest) / 86_400
-        detail = f"{count:,} unfinished, the oldest was begun {days:,.1f} days ago"
-        yield _unfinished(detail, forgotten=days * 86_400 > _OLD_UPLOAD)
+def _check_uploads(result: ProbeResult) -> Iterator[Check]:
+    """Warn about unfinished multipart uploads that nobody continues: their parts are billed."""
+    count, oldest = result.facts.uploads, result.facts.oldest_upload
+    age = 0.0 if oldest is None else time.time() - oldest
+    if count and age > _OLD_UPLOAD:
+        detail = f"{count:,} multipart uploads are unfinished, the oldest is {age / 86_400:,.1f} days old"
+        advice = "abort them, or add a lifecycle rule to the bucket that aborts unfinished uploads after some days"
+        yield Check("uploads", "warning", f"{detail}; their parts are billed", advice)
 
 
-def _unfinished(detail: str, *, forgotten: bool) -> Check:
-    if not forgotten:
-        return Check("uploads", "ok", detail)
-    return Check(
-        "uploads",
-        "warning",
-        f"{detail}; what was sent of them is billed",
-        "abort them, or add a lifecycle rule to the bucket that aborts unfinished uploads after some days",
-    )
-
-
-def _rules(found: ProbeResult) -> Iterator[Check]:
-    days = found.facts.expires
+def _check_lifecycle(result: ProbeResult) -> Iterator[Check]:
+    days = result.facts.expires
     if days is None:
-        if "expires" in found.facts.unknown:
-            yield Check("rules", "not known", found.facts.unknown["expires"])
+        if "expires" in result.facts.unknown:
+            yield Check("rules", "not known", result.facts.unknown["expires"])
     elif not days:
         yield Check("rules", "ok", "no lifecycle rule of the bucket deletes objects")
     else:
@@ -204,15 +189,16 @@ def _rules(found: ProbeResult) -> Iterator[Check]:
             "rules",
             "warning",
             f"a lifecycle rule of the bucket deletes objects after {days[0]} days",
-            "fsbackup takes them for lost: let its retention delete instead, or have the rule wait for longer",
+            "let fsbackup's retention delete instead, or set the rule to more days: what the rule deletes counts"
+            " as missing",
         )
 
 
-def _space(found: ProbeResult) -> Check:
-    free, total = found.facts.free, found.facts.total
+def _check_space(result: ProbeResult) -> Check:
+    free, total = result.facts.free, result.facts.total
     if free is None or total is None:
-        return Check("space", "not known", found.facts.unknown.get("free", "the place does not say"))
+        return Check("space", "not known", result.facts.unknown.get("free", "the backend does not tell"))
     detail = f"{free / GIB:,.1f} of {total / GIB:,.1f} GiB are free"
-    if free >= _LITTLE:
+    if free >= _LOW_SPACE:
         return Check("space", "ok", detail)
     return Check("space", "warning", detail, "free space on it, or shorten its retention")

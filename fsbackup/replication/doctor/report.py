@@ -1,20 +1,20 @@
-"""What an examination finds: frozen values."""
+"""The result of a diagnosis: frozen values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-#: `"not allowed"`: the credentials or permissions do not cover it, and the rest works; `"not known"`: the place
-#: does not say, or it could not be tried, which is no fault.
+#: `"not allowed"`: the credentials or permissions do not cover it, and the rest works; `"not known"`: the backend
+#: does not tell, or it could not be tried, which is no fault.
 CheckOutcome = Literal["ok", "warning", "not allowed", "failed", "not known"]
-#: `"limited"`: it works, but something is not allowed or wants attention.
+#: `"limited"`: it works, but something is not allowed or needs attention.
 Health = Literal["ok", "limited", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """One thing that was checked.
 
     Parameters
     ----------
@@ -22,11 +22,11 @@ class Check:
         ``connect``, ``list``, ``write``, ``read``, ``create-only``, ``delete``, ``clock``, ``versions``,
         ``uploads``, ``rules`` or ``space``.
     outcome
-        See `Outcome`.
+        See `CheckOutcome`.
     detail
-        What was found; never a secret.
+        The result; never a secret.
     advice
-        What a person can do about it, None when there is nothing to do.
+        What to do about it, None when there is nothing to do.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """How one backend is.
+    """What one backend can do.
 
     Parameters
     ----------
@@ -50,12 +50,12 @@ class Diagnosis:
     location
         Where it is, for people.
     checks
-        In the order of the names above. Where it cannot be reached, or lets us do nothing, only ``connect`` and
-        ``clock`` are there; what a place has no such thing for is left out.
+        In the order of the names above. Where the backend cannot be reached, or refuses everything, only
+        ``connect`` and ``clock``; without what does not apply to the backend, such as rules to a disk.
     seconds
-        How long the examination took.
+        How long it took.
     left_behind
-        The name of the object it was tried with, where that could not be removed again; None when nothing stays.
+        The name of doctor's own object, where it could not be deleted again; None when nothing remains.
     """
 
     backend: str

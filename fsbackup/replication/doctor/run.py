@@ -1,4 +1,4 @@
-"""Examining backends side by side: each by itself, and nobody waits for another's silence."""
+"""Examines backends at once; one that does not answer holds up no other."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from fsbackup.stores.base import ObjectStore
 
 
 def diagnose(backends: Iterable[StorageBackend]) -> list[Diagnosis]:
-    """Find out what each backend can do: connect, list, write, read, delete, and what it says of itself.
+    """Find out what each backend can do: connect, list, write, read, delete, and what is worth knowing about it.
 
     Parameters
     ----------
     backends
-        Single backends; of a set, each of its backends is examined. The same one is examined once.
+        Single backends, or sets, whose backends are all examined; each backend is examined once.
 
     Returns
     -------
     list of Diagnosis
-        One for each, in their order. Never raises for what a service did.
+        One for each backend, in order. An error of a service is in the diagnosis, and never raised.
 
     Notes
     -----
     Writes one object of some fifty bytes, ``.fsbackup/doctor-<random>``, reads it, tries to create it again, and
-    removes it, also after Ctrl-C; nothing else is touched. A backend that does not answer costs its own timeout
-    and holds up no other.
+    deletes it, also after Ctrl-C; nothing else is changed. A backend that does not answer costs its own timeout.
     """
     stores = dict.fromkeys(store for backend in backends for store in backend.replica_set.stores)
-    return run(_examine(list(stores)))
+    return run(_diagnose_all(list(stores)))
 
 
-async def _examine(stores: Sequence[ObjectStore]) -> list[Diagnosis]:
+async def _diagnose_all(stores: Sequence[ObjectStore]) -> list[Diagnosis]:
     found: dict[ObjectStore, Diagnosis] = {}
 
-    async def one(store: ObjectStore) -> None:
+    async def diagnose_one(store: ObjectStore) -> None:
         started = time.monotonic()
-        findings = await Probe(store).run()
+        result = await Probe(store).run()
         seconds = time.monotonic() - started
-        lines = tuple(checks(store, findings))
-        found[store] = Diagnosis(store.name, store.location, lines, seconds, findings.left_behind)
+        found[store] = Diagnosis(
+            store.name, store.location, tuple(checks(store, result)), seconds, result.left_behind
+        )
 
-    await run_all([one(store) for store in stores])
+    await run_all([diagnose_one(store) for store in stores])
     return [found[store] for store in stores]

@@ -1,4 +1,4 @@
-"""Removing one copy, and only the one that was decided upon. For the order see the package."""
+"""Deletes one copy, and only the version that was decided about; the package docstring explains the order."""
 
 from __future__ import annotations
 
@@ -13,53 +13,53 @@ from fsbackup.record import Record, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
 
 
-async def delete_copy(finding: ReplicaState, key: str) -> None:
-    """Remove the data, and then the records, of the version that was found. What is gone already is no error.
+async def delete_copy(replica: ReplicaState, key: str) -> None:
+    """Delete the data, then the records, of the version in `replica`; what is already gone is no error.
 
     Raises
     ------
     ConflictError
-        When somebody stored, or is storing, another version; what is left of it stays.
+        When another version is stored or announced; the rest of the copy stays.
     LockedError
         When a lock keeps it.
     BackendError
-        What else the store did.
+        For any other error of the store.
     """
-    store = finding.store
-    if (await _unchanged(finding, key)).stat is not None:
+    store = replica.store
+    if (await _require_unchanged(replica, key)).stat is not None:
         await store.remove(encode_key(key))
-    # A writer that came in between has announced itself or written its manifest, and needs them both. If it was
-    # so quick that its data went instead, its manifest says so, and a copy that is missing is brought back.
-    there = await _unchanged(replace(finding, stat=None), key)
-    if there.announced:
+    # A writer that came in between has written its intent or manifest, and needs both. If its data was stored
+    # before the DELETE, which then removed it, its manifest shows the copy as missing, and repair refills it.
+    remaining = await _require_unchanged(replace(replica, stat=None), key)
+    if remaining.has_intent:
         await store.remove(intent_name(key))
-    if there.record is not None:
+    if remaining.record is not None:
         await records.remove_record(store, key)
 
 
 @dataclass(frozen=True, slots=True)
 class _Remaining:
-    """What is there of the version that was found."""
+    """What is still there of the version."""
 
     stat: ObjectStat | None
     record: Record | None
-    announced: bool
+    has_intent: bool
 
 
-async def _unchanged(finding: ReplicaState, key: str) -> _Remaining:
-    """Return what is still there of what was found; refuse anything that is new."""
-    store = finding.store
-    now, (coming, announced) = await asyncio.gather(
+async def _require_unchanged(replica: ReplicaState, key: str) -> _Remaining:
+    """Return what is still there of the version; raise ConflictError for anything new."""
+    store = replica.store
+    now, (intended, has_intent) = await asyncio.gather(
         records.read_state(store, key), records.find_intent(store, key)
     )
-    newer = announced and (
-        coming is None or finding.manifest is None or version_order(coming) > version_order(finding.manifest)
+    newer = has_intent and (
+        intended is None or replica.manifest is None or version_order(intended) > version_order(replica.manifest)
     )
-    replaced = now.damaged or (now.record != finding.record and (now.record, now.stat) != (None, None))
-    moved = now.stat is not None and _fingerprint(now.stat) != _fingerprint(finding.stat)
-    if newer or replaced or moved:
+    replaced = now.damaged or (now.record != replica.record and (now.record, now.stat) != (None, None))
+    data_changed = now.stat is not None and _fingerprint(now.stat) != _fingerprint(replica.stat)
+    if newer or replaced or data_changed:
         raise _superseded(store, key)
-    return _Remaining(now.stat, now.record, announced)
+    return _Remaining(now.stat, now.record, has_intent)
 
 
 def _fingerprint(stat: ObjectStat | None) -> tuple[object, ...]:
@@ -68,9 +68,9 @@ def _fingerprint(stat: ObjectStat | None) -> tuple[object, ...]:
 
 def _superseded(store: ObjectStore, key: str) -> ConflictError:
     return ConflictError(
-        "somebody is storing, or has stored, another version",
+        "another process is storing, or has stored, another version",
         backend=store.name,
         operation="prune",
         key=key,
-        hint="that counts: `fsbackup verify` tells whether it is whole; prune again later",
+        hint="run `fsbackup verify`, and prune again later",
     )

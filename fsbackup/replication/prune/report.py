@@ -1,4 +1,4 @@
-"""What prune reports: frozen values, every decision with its reason in words."""
+"""The report of prune: frozen values; every decision has its reason in words."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any, Literal
 from fsbackup.engine.results import Status
 
 PruneOutcome = Literal[
-    "let go",  # removed from this backend
-    "planned",  # it would be, but this is a dry run
-    "cleared",  # a manifest without data, which a prune that was cut short left
-    "kept",  # its rule keeps it, or nothing is let go on this backend now
-    "held",  # its rule lets it go, but something else must be mended first
-    "not yet",  # its rule lets it go, but the backend's own lock does not
-    "failed",  # the backend could not be asked, or did not remove it
+    "deleted",  # from this backend
+    "planned",  # a dry run: it would be deleted
+    "cleared",  # a manifest without data, left by an interrupted prune
+    "kept",  # the retention rule keeps it, or nothing is deleted on this backend now
+    "blocked",  # expired, but something must be repaired first
+    "locked",  # expired, but a lock of the backend keeps it for now
+    "failed",  # the backend did not answer, or did not delete it
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class PruneStep:
-    """What became of one object on one backend.
+    """The outcome for one object on one backend.
 
     Parameters
     ----------
     key, backend
-        Which.
+        The copy.
     outcome
         What was done.
     reason
-        Why, for people; for ``"failed"`` and ``"not yet"`` what the backend said.
+        Why, for people; for ``"failed"`` and ``"locked"`` with the backend's error.
     size
         Bytes of the data; 0 where there is none.
     created_at
-        When this version was made, by its manifest (ISO 8601); None where that was not read.
+        When this version was made, by its manifest (ISO 8601); None where the manifest was not read.
     """
 
     key: str
@@ -49,24 +49,24 @@ class PruneStep:
         return asdict(self)
 
 
-#: Hears of every step, also of what is kept.
+#: Called with every step, also for copies that are kept.
 OnStep = Callable[[PruneStep], None]
-#: Steps that a report names; it counts them all.
+#: Steps that a report lists; it counts all of them.
 NAMED = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class PruneCounts:
-    """What became of one backend's objects.
+    """The outcomes on one backend.
 
     Parameters
     ----------
     outcomes
-        How many had each outcome.
+        How many objects had each outcome.
     bytes_freed
-        Bytes of data let go (by a dry run: that would be).
+        Bytes of data deleted (by a dry run: that would be).
     stopped
-        Why nothing is let go here, None when it could be.
+        Why nothing is deleted on this backend; None when deleting is possible.
     """
 
     outcomes: Mapping[str, int]
@@ -85,13 +85,13 @@ class PruneReport:
     Parameters
     ----------
     prefix, dry_run
-        What was asked for.
+        The options of the prune.
     backends
-        Each backend's part, by name.
+        The counts of each backend, by name.
     seconds
         Wall time.
     steps
-        The first 1,000 that are not simply kept.
+        The first 1,000 steps other than ``"kept"``.
     """
 
     prefix: str
@@ -101,16 +101,16 @@ class PruneReport:
     steps: tuple[PruneStep, ...]
 
     def count(self, outcome: str) -> int:
-        """Return how many steps on all backends had this outcome."""
+        """Return how many copies had this outcome, over all backends."""
         return sum(each.outcomes.get(outcome, 0) for each in self.backends.values())
 
     @property
     def status(self) -> Status:
-        """``"failed"``, ``"degraded"`` (something must be mended first) or ``"complete"``, also when locked."""
+        """``"failed"``, ``"degraded"`` (something must be repaired first) or ``"complete"``, also when locked."""
         if self.count("failed"):
             return "failed"
         stopped = any(each.stopped for each in self.backends.values())
-        return "degraded" if stopped or self.count("held") else "complete"
+        return "degraded" if stopped or self.count("blocked") else "complete"
 
     def __bool__(self) -> bool:
         return self.status != "failed"

@@ -1,4 +1,4 @@
-"""What a repair decides by: the verdict on one object, its announcements, and what doubtful data really is."""
+"""What repair must know of one object beyond its status: write intents, and the content of doubtful data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fsbackup.engine import records
 from fsbackup.engine.hashing import Digest, ObjectHasher
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import MemoryBudget
@@ -15,10 +14,10 @@ from fsbackup.errors import FsbackupError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
 from fsbackup.replication.classify import CopyState, ObjectStatus
+from fsbackup.replication.inspector import try_find_intent
 from fsbackup.sizing import DEFAULT_PART_SIZE
-from fsbackup.stores.base import ObjectStore
 
-#: Replicas that have something other than what they should, so that a writer may be at work there.
+#: States in which a writer may be at work on the replica.
 _UNSETTLED: frozenset[CopyState] = frozenset(
     {"damaged", "size differs", "no manifest", "stale", "deleted elsewhere", "conflict"}
 )
@@ -26,7 +25,7 @@ _UNSETTLED: frozenset[CopyState] = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class WriteIntent:
-    """A replacement that one replica was told of: its manifest (None: it cannot be read) and age in seconds."""
+    """A replacement announced on one replica: its manifest (None: unreadable) and the intent's age in seconds."""
 
     manifest: Manifest | None
     age: float
@@ -34,87 +33,83 @@ class WriteIntent:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What is known of one object.
+    """What repair knows of one object.
 
     Parameters
     ----------
-    verdict
-        Of the examination.
-    announced
-        Announcements by backend name.
+    status
+        What every replica has.
+    intents
+        The write intents, by backend name.
     contents
-        What the data of doubtful replicas is, by backend name, as far as it was worth reading.
+        The digests of the data that was read, by backend name.
     """
 
-    verdict: ObjectStatus
+    status: ObjectStatus
     intents: Mapping[str, WriteIntent] = field(default_factory=dict)
     contents: Mapping[str, Digest] = field(default_factory=dict)
 
 
 async def inspect_object(
-    verdict: ObjectStatus, pending: Mapping[str, float], budget: MemoryBudget, *, adopt: bool
+    status: ObjectStatus, intent_times: Mapping[str, float], budget: MemoryBudget, *, adopt: bool
 ) -> Inspection:
-    """Find out what the verdict leaves open.
+    """Read the write intents, and hash the data that may be a version which its own record does not prove.
 
-    `pending` says when each replica that lists an announcement of this key got it, in epoch seconds.
+    `intent_times` says when each replica got the intent that it lists for this key (epoch seconds).
     """
-    announced = await _intents(verdict, pending)
-    wanted = [
-        f for name, f in verdict.replicas.items() if _worth_reading(verdict, name, f, announced, adopt=adopt)
+    intents = await _read_intents(status, intent_times)
+    doubtful = [
+        replica
+        for name, replica in status.replicas.items()
+        if _is_worth_reading(status, name, replica, intents.get(name), adopt=adopt)
     ]
-    digests = await asyncio.gather(*(_content(finding, verdict.key, budget) for finding in wanted))
-    pairs = zip(wanted, digests, strict=True)
-    return Inspection(verdict, announced, {f.store.name: digest for f, digest in pairs if digest is not None})
+    digests = await asyncio.gather(*(_hash_data(replica, status.key, budget) for replica in doubtful))
+    pairs = zip(doubtful, digests, strict=True)
+    return Inspection(status, intents, {r.store.name: digest for r, digest in pairs if digest is not None})
 
 
-async def _intents(verdict: ObjectStatus, pending: Mapping[str, float]) -> dict[str, WriteIntent]:
+async def _read_intents(status: ObjectStatus, intent_times: Mapping[str, float]) -> dict[str, WriteIntent]:
     names = [
-        n for n, state in verdict.states.items() if state != "unknown" and (n in pending or state in _UNSETTLED)
+        name
+        for name, state in status.states.items()
+        if state != "unknown" and (name in intent_times or state in _UNSETTLED)
     ]
-    asked = await asyncio.gather(*(_read_intent(verdict.replicas[name].store, verdict.key) for name in names))
+    found = await asyncio.gather(*(try_find_intent(status.replicas[name].store, status.key) for name in names))
     now = time.time()
     return {
-        # One that came after the listing is as young as can be.
-        name: WriteIntent(manifest, now - pending.get(name, now))
-        for name, (manifest, there) in zip(names, asked, strict=True)
-        if there
+        # An intent that the listing did not show is new.
+        name: WriteIntent(manifest, now - intent_times.get(name, now))
+        for name, (manifest, exists) in zip(names, found, strict=True)
+        if exists
     }
 
 
-async def _read_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
-    try:
-        async with asyncio.timeout(store.hard_timeout):
-            return await records.find_intent(store, key)
-    except (FsbackupError, TimeoutError):
-        return None, False  # who does not answer is found out when it is written to, which asks again
-
-
-def _worth_reading(
-    verdict: ObjectStatus, name: str, finding: ReplicaState, announced: Mapping[str, WriteIntent], *, adopt: bool
+def _is_worth_reading(
+    status: ObjectStatus, name: str, replica: ReplicaState, intent: WriteIntent | None, *, adopt: bool
 ) -> bool:
     """Tell whether the data may be a version that some record names, though its own record does not prove it."""
-    if finding.stat is None or verdict.states[name] in ("unknown", "conflict"):
+    state = status.states[name]
+    if replica.stat is None or state in ("unknown", "conflict"):
         return False
-    if verdict.latest is None and name not in announced:
+    if status.latest is None and intent is None:
         return adopt
-    replacement = announced[name].manifest if name in announced else None
-    sizes = {replacement.size} if replacement is not None else set()
-    # What holds its own manifest and is called damaged was read already, and found rotten.
-    doubtful = verdict.states[name] in ("damaged", "no manifest") and not finding.is_intact
-    if doubtful and verdict.manifest is not None:
-        sizes.add(verdict.manifest.size)
-    return finding.stat.size in sizes
+    sizes = {intent.manifest.size} if intent is not None and intent.manifest is not None else set()
+    # Data called damaged beside its own matching manifest has been read already, and is corrupt.
+    unproven = state in ("damaged", "no manifest") and not replica.is_intact
+    if unproven and status.manifest is not None:
+        sizes.add(status.manifest.size)
+    return replica.stat.size in sizes
 
 
-async def _content(finding: ReplicaState, key: str, budget: MemoryBudget) -> Digest | None:
-    """Return what the data is, None when it cannot be read or is being replaced."""
-    assert finding.stat is not None
-    size, name = finding.stat.size, encode_key(key)
+async def _hash_data(replica: ReplicaState, key: str, budget: MemoryBudget) -> Digest | None:
+    """Return the digest of the data; None when it cannot be read or is being replaced."""
+    assert replica.stat is not None
+    size, name = replica.stat.size, encode_key(key)
     hasher = ObjectHasher(size)
     try:
         async with budget.reserve(min(size, DEFAULT_PART_SIZE)):
             for start in range(0, size, DEFAULT_PART_SIZE):
-                data = await finding.store.read(name, start, min(start + DEFAULT_PART_SIZE, size))
+                data = await replica.store.read(name, start, min(start + DEFAULT_PART_SIZE, size))
                 await asyncio.to_thread(hasher.update, data)
     except FsbackupError:
         return None

@@ -1,52 +1,58 @@
-"""What a repair finds by listing alone: announcements of replacements, and what unfinished writes left behind."""
+"""What repair finds by listing alone: write intents, and the orphans of unfinished writes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from fsbackup.errors import FsbackupError
 from fsbackup.keys import INTENTS, decode_name, encode_key, in_prefix
-from fsbackup.replication.repair.report import Action, Step
+from fsbackup.replication.repair.report import Action, OnStep, Step
 from fsbackup.replication.walk import Unreachable
 from fsbackup.stores.base import ObjectStore, Orphan
 
-#: When each replica got the announcement of a key (epoch seconds), for those that list one.
+#: By key and backend name: when the replica got the write intent that it lists (epoch seconds).
 IntentTimes = dict[str, dict[str, float]]
 
 
 async def list_intents(
-    stores: Sequence[ObjectStore], prefix: str, away: Unreachable
+    stores: Sequence[ObjectStore], prefix: str, unreachable: Unreachable
 ) -> tuple[IntentTimes, Unreachable]:
-    """Return what is announced at or below `prefix`, and who cannot be listed: also those that were `away`."""
-    pending: IntentTimes = {}
-    errors = dict(away)
+    """Return the write intents at or below `prefix`, and the replicas that cannot be listed.
 
-    async def look(store: ObjectStore) -> None:
+    Replicas in `unreachable` are not asked, and are returned too.
+    """
+    times: IntentTimes = {}
+    errors = dict(unreachable)
+
+    async def list_one(store: ObjectStore) -> None:
         try:
             async for stat in store.list(INTENTS + encode_key(prefix.removesuffix("/"))):
                 key = decode_name(stat.name.removeprefix(INTENTS))
                 if key is not None and in_prefix(key, prefix):
-                    # One of unknown age is as young as can be.
-                    found = pending.setdefault(key, {})
-                    found[store.name] = float("inf") if stat.modified is None else stat.modified
+                    # An intent of unknown age counts as new.
+                    modified = float("inf") if stat.modified is None else stat.modified
+                    times.setdefault(key, {})[store.name] = modified
         except FsbackupError as error:
             errors[store.name] = error
 
-    await asyncio.gather(*(look(store) for store in stores if store.name not in away))
-    return pending, errors
+    await asyncio.gather(*(list_one(store) for store in stores if store.name not in unreachable))
+    return times, errors
 
 
 async def clear_orphans(
-    stores: Sequence[ObjectStore], older_than: float, say: Callable[[Step], None], *, dry_run: bool
+    stores: Sequence[ObjectStore], older_than: float, on_step: OnStep, *, dry_run: bool
 ) -> Unreachable:
-    """Clear what unfinished writes of ours left, all of it, and return who could not be listed."""
+    """Remove all that fsbackup's own unfinished writes left, and return the replicas that cannot be listed.
+
+    Orphans younger than `older_than` seconds stay.
+    """
     errors: dict[str, FsbackupError] = {}
 
     async def clear(store: ObjectStore) -> None:
         try:
-            async for leftover in store.leftovers(older_than):
-                say(await _clear_one(store, leftover, dry_run=dry_run))
+            async for orphan in store.leftovers(older_than):
+                on_step(await _clear_one(store, orphan, dry_run=dry_run))
         except FsbackupError as error:
             errors[store.name] = error
 
@@ -54,12 +60,12 @@ async def clear_orphans(
     return errors
 
 
-async def _clear_one(store: ObjectStore, leftover: Orphan, *, dry_run: bool) -> Step:
-    action = Action("clear leftover", leftover.name, store.name, f"{leftover.what}, never finished")
+async def _clear_one(store: ObjectStore, orphan: Orphan, *, dry_run: bool) -> Step:
+    action = Action("clear leftover", orphan.name, store.name, f"{orphan.what}, never finished")
     if dry_run:
         return Step(action, "planned")
     try:
-        await store.discard(leftover)
+        await store.discard(orphan)
     except FsbackupError as error:
         return Step(action, "failed", str(error))
     return Step(action, "done")

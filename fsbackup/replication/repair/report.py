@@ -1,4 +1,4 @@
-"""What repair plans and reports: frozen values, every action with its reason in words."""
+"""The actions and reports of repair: frozen values; every action has its reason in words."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any, Literal
 from fsbackup.engine.results import Status
 
 Kind = Literal[
-    "refill",  # bring the newest version, proven block by block
-    "write manifest",  # its data is the newest version, only its manifest is not
-    "finish",  # its replacement was announced and its data is there: write its manifest
-    "clear announcement",  # of a replacement that is done, or never came
-    "delete",  # of what was deleted while it was away
-    "forget delete",  # the tombstones, which nobody needs once all have confirmed
-    "adopt",  # data without a manifest anywhere gets one
-    "clear leftover",  # what an unfinished write of ours left behind
+    "refill",  # copy the newest version, proven block by block
+    "write manifest",  # the data is the newest version, only its manifest is not
+    "finish",  # a replacement was announced and its data is there: write its manifest
+    "clear intent",  # of a replacement that is stored, or was abandoned
+    "delete",  # a copy of an object that was deleted while the replica did not answer
+    "forget delete",  # remove the tombstones, once every replica has confirmed the delete
+    "adopt",  # write a manifest for data that has none on any replica
+    "clear leftover",  # what an unfinished write of fsbackup left behind
     "leave",  # nothing can or may be done; `problem` says what is wrong
 ]
 
-#: Why something is left as it is.
-Unresolved = Literal["lost", "conflict", "no manifest", "away", "busy"]
+#: Why an object stays as it is.
+Unresolved = Literal["unrecoverable", "conflict", "no manifest", "unreachable", "busy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,13 @@ class Action:
     kind
         What to do.
     key
-        The object; a leftover's own name.
+        The object; for a leftover its own name.
     backend
-        Where; None: in the whole set.
+        The replica; None for the whole set.
     reason
         Why, for people.
     problem
-        What is wrong where nothing is done; None for everything that is.
+        What is wrong where nothing is done; None for every other action.
     """
 
     kind: Kind
@@ -62,35 +62,35 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An action and how it went.
+    """An action and its outcome.
 
     Parameters
     ----------
     action
-        What was to do.
+        What was planned.
     outcome
-        ``"done"``, ``"failed"``, ``"overtaken"`` (somebody else wrote the object meanwhile, which counts),
-        ``"left"`` (nothing can or may be done), or ``"planned"`` by a dry run.
+        ``"done"``, ``"failed"``, ``"superseded"`` (another writer changed the object, and its version counts),
+        ``"unresolved"`` (nothing can or may be done), or ``"planned"`` by a dry run.
     error
-        Why it was not done, None otherwise.
+        Why the action was not done, None otherwise.
     bytes_sent
         Bytes of data sent to the backend.
     """
 
     action: Action
-    outcome: Literal["done", "failed", "overtaken", "left", "planned"]
+    outcome: Literal["done", "failed", "superseded", "unresolved", "planned"]
     error: str | None = None
     bytes_sent: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the step as plain JSON types."""
-        known = {"outcome": self.outcome, "error": self.error, "bytes_sent": self.bytes_sent}
-        return {**self.action.as_dict(), **known}
+        own = {"outcome": self.outcome, "error": self.error, "bytes_sent": self.bytes_sent}
+        return {**self.action.as_dict(), **own}
 
 
-#: Hears of every step as it is done.
+#: Called with every step as it is done.
 OnStep = Callable[[Step], None]
-#: Steps that a report names; it counts them all.
+#: Steps that a report lists; it counts all of them.
 NAMED = 1000
 
 
@@ -101,21 +101,21 @@ class RepairReport:
     Parameters
     ----------
     prefix, dry_run, deep
-        What was asked for.
+        The options of the repair.
     objects
-        How many keys were examined.
+        How many keys were inspected.
     done
         How many actions were done (by a dry run: planned), by kind.
     failed
         How many actions failed.
-    left
-        How many objects are not right everywhere now.
-    short
-        How many of them have fewer proven copies than `min_copies`, as far as could be asked.
-    lost
-        How many of them no replica can prove any more.
-    away
-        Backends that could not be listed or asked, by name, and why.
+    unresolved
+        How many objects are not right on every replica now.
+    under_replicated
+        How many of them have fewer proven copies than `min_copies`; a replica that did not answer may have one.
+    unrecoverable
+        How many of them no replica proves any more.
+    unreachable
+        Backends that could not be listed or did not answer, by name, and why.
     bytes_sent
         Bytes of data sent.
     seconds
@@ -130,10 +130,10 @@ class RepairReport:
     objects: int
     done: Mapping[str, int]
     failed: int
-    left: int
-    short: int
-    lost: int
-    away: Mapping[str, str]
+    unresolved: int
+    under_replicated: int
+    unrecoverable: int
+    unreachable: Mapping[str, str]
     bytes_sent: int
     seconds: float
     steps: tuple[Step, ...]
@@ -141,29 +141,29 @@ class RepairReport:
     @property
     def status(self) -> Status:
         """``"complete"``: all is right now; ``"degraded"``: something remains; ``"failed"``: too few copies."""
-        if self.short or self.lost:
+        if self.under_replicated or self.unrecoverable:
             return "failed"
-        return "degraded" if self.left or self.failed or self.away else "complete"
+        return "degraded" if self.unresolved or self.failed or self.unreachable else "complete"
 
     def __bool__(self) -> bool:
         return self.status != "failed"
 
     @classmethod
-    def blank(cls, prefix: str, *, dry_run: bool, deep: bool) -> RepairReport:
-        """Return the report on nothing, to which others are added."""
+    def empty(cls, prefix: str, *, dry_run: bool, deep: bool) -> RepairReport:
+        """Return the report of no object, to which others are added."""
         return cls(prefix, dry_run, deep, 0, {}, 0, 0, 0, 0, {}, 0, 0.0, ())
 
     def plus(self, other: RepairReport) -> RepairReport:
-        """Return this report with what was done to other objects added."""
+        """Return this report with that of other objects added."""
         return replace(
             self,
             objects=self.objects + other.objects,
             done=Counter(self.done) + Counter(other.done),
             failed=self.failed + other.failed,
-            left=self.left + other.left,
-            short=self.short + other.short,
-            lost=self.lost + other.lost,
-            away={**other.away, **self.away},
+            unresolved=self.unresolved + other.unresolved,
+            under_replicated=self.under_replicated + other.under_replicated,
+            unrecoverable=self.unrecoverable + other.unrecoverable,
+            unreachable={**other.unreachable, **self.unreachable},
             bytes_sent=self.bytes_sent + other.bytes_sent,
             steps=(self.steps + other.steps)[:NAMED],
         )
@@ -171,6 +171,6 @@ class RepairReport:
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON types."""
         fields = {name: getattr(self, name) for name in self.__slots__ if name != "steps"}
-        own = {"done": dict(self.done), "away": dict(self.away), "seconds": round(self.seconds, 3)}
+        own = {"done": dict(self.done), "unreachable": dict(self.unreachable), "seconds": round(self.seconds, 3)}
         steps = [step.as_dict() for step in self.steps]
         return {"status": self.status, **fields, **own, "steps": steps}
