@@ -133,7 +133,7 @@ async def locate(
     _log_survey(key, states, newest, errors if breaker is None else {})
     if isinstance(newest, Manifest):
         plan = _proven_plan(targets, newest, states, with_data=with_data)
-        why = "its manifest exists, but its data does not"
+        why = "its manifest exists, but its data is gone"
     else:
         plan = _unproven_plan(targets, key, states) if newest is None else None
         why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"
