@@ -16,7 +16,8 @@ from functools import partial
 
 from fsbackup.engine import records, versions
 from fsbackup.engine.breaker import CircuitBreaker
-from fsbackup.engine.reader import ParallelReader, ReadLog, ReadPlan
+from fsbackup.engine.read_plan import ReadLog, ReadPlan
+from fsbackup.engine.reader import ParallelReader
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.selector import ReplicaSelector
