@@ -146,8 +146,8 @@ def _remaining(report: PruneReport) -> list[str]:
 COMMAND = Command(
     name="prune",
     summary="delete from each backend what its retention no longer keeps",
-    description="Deletes from each backend the copies that its own `retention` no longer keeps; the other backends "
-    "keep theirs. On a terminal nothing is deleted without --yes; from cron it is. Only older versions "
+    description="Deletes from each backend the copies that its own `retention` no longer keeps; the other "
+    "backends keep theirs. On a terminal nothing is deleted without --yes; from cron it is. Only older versions "
     "of a series are deleted: of keys that differ only in what the {now} of a job's destination made, "
     "or that `series` in the retention names. Every other key is kept. The newest keep_last of each "
     "series are kept, and so is a copy that another backend should have but cannot prove. Nothing is "

@@ -16,7 +16,8 @@ from functools import partial
 
 from fsbackup.engine import records, versions
 from fsbackup.engine.breaker import CircuitBreaker
-from fsbackup.engine.reader import ParallelReader, ReadLog, ReadPlan
+from fsbackup.engine.read_plan import ReadLog, ReadPlan
+from fsbackup.engine.reader import ParallelReader
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.selector import ReplicaSelector
@@ -133,7 +134,7 @@ async def locate(
     _log_survey(key, states, newest, errors if breaker is None else {})
     if isinstance(newest, Manifest):
         plan = _proven_plan(targets, newest, states, with_data=with_data)
-        why = "its manifest exists, but its data does not"
+        why = "its manifest exists, but its data is gone"
     else:
         plan = _unproven_plan(targets, key, states) if newest is None else None
         why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import logging
-from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -25,23 +23,12 @@ from functools import partial
 from fsbackup.aio import cancel_and_wait
 from fsbackup.engine import hashing
 from fsbackup.engine.pacing import AdaptiveWindow, whole_blocks
-from fsbackup.engine.replicas import DEFAULT_MEMORY, DEFAULT_STALL
+from fsbackup.engine.read_plan import ReadLog, ReadPlan
 from fsbackup.engine.selector import ReplicaSelector
-from fsbackup.errors import (
-    BackendUnavailableError,
-    FsbackupError,
-    IntegrityError,
-    NoHealthyReplicaError,
-    as_backend_error,
-    combined_hint,
-    summary,
-)
+from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError, as_backend_error
 from fsbackup.keys import encode_key
-from fsbackup.record import Manifest
 from fsbackup.sizing import BLOCK_SIZE, KIB, MIB
 from fsbackup.stores.base import ObjectStore, timeout_error
-
-log = logging.getLogger("fsbackup.storage")
 
 #: Up to so many bytes a range is one request to one replica, chosen by its latency.
 SHORT_READ = 4 * MIB
@@ -58,73 +45,6 @@ _MAX_FAILURES = 3
 _CHECK_INTERVAL = 0.25
 #: How many times sooner another replica must be expected to deliver a chunk for a hedged request.
 _HEDGE_FACTOR = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class ReadPlan:
-    """One version of an object, and which replicas to read it from.
-
-    Parameters
-    ----------
-    key, size
-        The object; size in bytes.
-    manifest
-        Proves the blocks. None when no replica has one: then the bytes are unverified, only lengths are checked.
-    stores
-        The replicas that have it according to their records, best first.
-    fallback
-        Replicas whose records say otherwise, read only for what no other replica can deliver.
-    memory
-        Bytes that may be held at once: being read, or read and not yet consumed.
-    stall
-        Seconds without a byte after which a chunk is requested from another replica.
-    modified
-        When an object without a manifest was stored, epoch seconds; None for others, or when it is unknown.
-    """
-
-    key: str
-    size: int
-    manifest: Manifest | None
-    stores: tuple[ObjectStore, ...]
-    fallback: tuple[ObjectStore, ...] = ()
-    memory: int = DEFAULT_MEMORY
-    stall: float = DEFAULT_STALL
-    modified: float | None = None
-
-
-@dataclass(slots=True)
-class ReadLog:
-    """How the replicas of one object fared while it was read.
-
-    Parameters
-    ----------
-    key
-        The object.
-    failed
-        The last error of each replica that failed, by name.
-    bytes_read
-        Verified bytes by backend.
-    """
-
-    key: str
-    failed: dict[str, FsbackupError] = field(default_factory=dict)
-    bytes_read: Counter[str] = field(default_factory=Counter)
-
-    def on_failover(self, store: ObjectStore, error: FsbackupError) -> None:
-        """Record that `store` failed and another replica has to take over."""
-        if store.name not in self.failed:
-            log.warning("download of %s: failover from %s: %s", self.key, store.name, error)
-        self.failed[store.name] = error
-
-    def failure(self) -> FsbackupError:
-        """Return the error for bytes that no replica could deliver."""
-        corrupt = any(isinstance(error, IntegrityError) for error in self.failed.values())
-        return (IntegrityError if corrupt else NoHealthyReplicaError)(
-            f"no replica returned the right bytes: {summary(self.failed) or 'no replica has its data'}",
-            operation="download",
-            key=self.key,
-            hint=combined_hint(self.failed),
-        )
 
 
 @dataclass(eq=False)

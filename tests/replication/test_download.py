@@ -1,19 +1,23 @@
-"""Reading back: whichever replica lies, dies or stalls, the bytes are the ones that were stored, or an error."""
+"""Downloads: whichever replica is corrupt, fails or stalls, the bytes are those that were stored, or an error."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
+from fsbackup.engine import restore
 from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
 from tests.replication.eyes import Eye, manifest_name
 from tests.replication.world import MIB, World, content
@@ -46,7 +50,7 @@ def _swap_with_manifests(eye: Eye, data: bytes) -> None:
 
 
 def _flip_with_manifest(manifest: bytes | None) -> Callable[[Eye, bytes], None]:
-    """Return the damage of a flipped bit beside a manifest of these bytes, or none."""
+    """Return the damage: a flipped bit, and a manifest of these bytes (None: no manifest)."""
 
     def damage(eye: Eye, data: bytes) -> None:
         _flip(eye, data)
@@ -59,13 +63,13 @@ def _flip_with_manifest(manifest: bytes | None) -> Callable[[Eye, bytes], None]:
 
 
 def _edit(eye: Eye, data: bytes) -> None:
-    """Flip a bit and raise the generation by hand, without a checksum that fits."""
+    """Flip a bit and raise the generation without updating the checksum."""
     _flip(eye, data)
     eye.put(manifest_name(KEY), json.dumps({**_record(eye), "generation": 7}).encode())
 
 
 def _lose_blocks(eye: Eye, data: bytes) -> None:
-    """Flip a bit and store a manifest that is consistent but names no blocks."""
+    """Flip a bit and store a manifest that is consistent but has no blocks."""
     _flip(eye, data)
     eye.set_manifest(KEY, {**_record(eye), "blocks": []})
 
@@ -120,8 +124,8 @@ def assert_untouched(world: World, names: tuple[str, ...], expected: type[Fsback
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_one_damaged_replica_is_passed_over_whichever_it_is(stored: World, damage: str) -> None:
-    """With any one replica damaged in any way, the file that comes back is the one that was stored."""
+def test_any_one_damaged_replica_is_skipped(stored: World, damage: str) -> None:
+    """With any one replica damaged in any way, the restored file is the one that was stored."""
     data = content(SIZE)
     for name in NAMES:
         raw = {
@@ -143,7 +147,7 @@ def test_one_damaged_replica_is_passed_over_whichever_it_is(stored: World, damag
 
 @pytest.mark.parametrize("damage", [each for each in DAMAGE if each not in HARMLESS])
 def test_all_but_one_damaged_is_still_enough(stored: World, damage: str) -> None:
-    """The last whole replica, read last, still gives the right bytes."""
+    """The only intact replica, last in the read order, gives the right bytes."""
     for name in ("local", "r2"):
         DAMAGE[damage](stored.eyes[name], content(SIZE))
     target = stored.tmp / "back"
@@ -155,7 +159,7 @@ def test_all_but_one_damaged_is_still_enough(stored: World, damage: str) -> None
     "damage", [each for each in DAMAGE if each not in {*HARMLESS, "deleted", "flipped, no manifest"}]
 )
 def test_all_damaged_is_an_integrity_error_and_never_data(stored: World, damage: str) -> None:
-    """When no replica has the right bytes the caller gets `IntegrityError`, the target stays as it was."""
+    """When no replica has the right bytes, `IntegrityError` is raised and the target stays as it was."""
     for eye in stored.eyes.values():
         DAMAGE[damage](eye, content(SIZE))
     assert_untouched(stored, NAMES, IntegrityError)
@@ -176,9 +180,9 @@ FAULTS: dict[str, Callable[[], Fault]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_replica_that_fails_in_the_middle_is_replaced(stored: World, fault: str) -> None:
-    """A data GET that fails, stalls or is cut costs nothing but a switch to the next replica."""
+    """A data GET that fails, stalls or is cut only causes a failover to the next replica."""
     stored.proxies["r2"].add(FAULTS[fault](), on="get", key=f"{stored.prefix}/{KEY}")
-    # So that the other one cannot take over before a silence is long enough to be told of.
+    # Slow, so that it cannot take over before the silence of r2 is long enough to be logged.
     stored.proxies["b2"].add(Throttle(down=8 * MIB), on="get", key=f"{stored.prefix}/{KEY}")
     target = stored.tmp / "back"
     report = stored.store(names=("r2", "b2"), timeout=5).restore(KEY, target)
@@ -187,7 +191,7 @@ def test_a_replica_that_fails_in_the_middle_is_replaced(stored: World, fault: st
     assert report.replicas["b2"] > 0
 
 
-def test_mode_and_time_come_back(stored: World) -> None:
+def test_mode_and_time_are_restored(stored: World) -> None:
     """The restored file has the mode bits and the modification time of the one that was backed up."""
     target = stored.tmp / "deep" / "er" / "back"
     stored.store().restore(KEY, target)
@@ -195,8 +199,8 @@ def test_mode_and_time_come_back(stored: World) -> None:
     assert abs(target.stat().st_mtime_ns - 1_600_000_000_123_456_789) < 1000
 
 
-def test_without_a_manifest_it_reads_and_says_so(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """An object that others put there is read, with a warning and `verified` false."""
+def test_an_object_without_manifest_is_read_unverified(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """An object stored by other software is read, with a warning and `verified` false."""
     world.eyes["b2"].put(KEY, b"by others")
     target = world.tmp / "back"
     with caplog.at_level(logging.WARNING, "fsbackup"):
@@ -207,13 +211,13 @@ def test_without_a_manifest_it_reads_and_says_so(world: World, caplog: pytest.Lo
 
 
 def test_absent_everywhere_is_not_found(world: World) -> None:
-    """Only when every replica says that there is no such key is it `ObjectNotFoundError`."""
+    """`ObjectNotFoundError` is raised only when every replica answers that there is no such key."""
     assert_untouched(world, NAMES, ObjectNotFoundError)
 
 
 @pytest.mark.parametrize("fault", ["500", "403", "never answers"])
 def test_an_error_beside_absences_is_never_absence(world: World, fault: str) -> None:
-    """One replica that cannot be asked may have the object: not "not found", whatever the others say."""
+    """One replica that does not answer may have the object: not "not found", whatever the others answer."""
     world.proxies["r2"].add(FAULTS[fault]())
     assert_untouched(world, NAMES, NoHealthyReplicaError)
     store = world.store(timeout=5)
@@ -223,7 +227,7 @@ def test_an_error_beside_absences_is_never_absence(world: World, fault: str) -> 
 
 
 def test_a_missing_bucket_is_never_absence(world: World) -> None:
-    """A bucket that is not there says nothing about the objects that were in it."""
+    """A missing bucket proves nothing about the objects in it."""
     store = world.store()
     for role in ("r2", "b2"):
         backend = world.backend(role, bucket="no-such-bucket-here", errors="raise")
@@ -246,7 +250,7 @@ def test_a_missing_base_directory_is_never_absence(world: World) -> None:
 
 @pytest.mark.usefixtures("stored")
 def test_a_full_target_disk_leaves_no_temp_file(tmp_path: Path) -> None:
-    """A target that cannot take the bytes fails the download, and the half-written temp file is gone."""
+    """A full target disk fails the download, and the temp file is removed."""
     folder = tmp_path / "small"
     folder.mkdir()
     base = tmp_path / "base"
@@ -258,3 +262,27 @@ def test_a_full_target_disk_leaves_no_temp_file(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
     assert os.listdir(folder) == []
+
+
+async def test_a_download_cancelled_while_its_temp_file_is_created_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that creates it cannot be cancelled; the file is removed when it has ended."""
+    creating, create = threading.Event(), restore._create
+
+    def create_slowly(path: Path) -> BinaryIO:
+        creating.set()
+        time.sleep(0.3)
+        return create(path)
+
+    async def download() -> None:
+        async with restore._temp_beside(tmp_path / "back"):
+            pytest.fail("it was cancelled before")
+
+    monkeypatch.setattr(restore, "_create", create_slowly)
+    task = asyncio.create_task(download())
+    await asyncio.to_thread(creating.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert os.listdir(tmp_path) == []

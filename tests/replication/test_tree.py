@@ -1,4 +1,4 @@
-"""Restoring a tree: everything below a prefix, many at once, and only what is not there yet."""
+"""Restoring a tree: everything below a prefix, many objects at once, and only those not there yet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = {"a.bin": 0, "b/c.bin": 1, "b/d/e.bin": 3 * MIB + 5, "b/f.bin": 9 * MIB,
 
 @pytest.fixture
 def stored(world: World) -> World:
-    """Return a world with a tree below ``tree/``, and something that only begins like it."""
+    """Return a world with a tree below ``tree/``, and an object whose key only begins like it."""
     store = world.store()
     items = [(world.file(content(size), f"s{at}"), f"tree/{key}") for at, (key, size) in enumerate(SIZES.items())]
     for path, _ in items:
@@ -45,8 +45,8 @@ def test_a_tree_comes_back_whole(stored: World) -> None:
     assert stored.store().restore_tree("tree/", stored.tmp / "again").objects == 5
 
 
-def test_what_is_there_and_proven_is_not_fetched_again(stored: World) -> None:
-    """One file is gone, one was changed without a change of size, one was cut: these three are read, no other."""
+def test_identical_files_are_not_read_again(stored: World) -> None:
+    """One file is missing, one has other bytes of the same size, one is truncated: only these three are read."""
     target, store = stored.tmp / "restored", stored.store(names=("r2",))
     store.restore_tree("tree", target)
     (target / "b/c.bin").unlink()
@@ -60,9 +60,9 @@ def test_what_is_there_and_proven_is_not_fetched_again(stored: World) -> None:
         assert stored.proxies["r2"].count("get", key=f"{stored.prefix}/tree/{key}") == 0
 
 
-def test_one_object_that_cannot_be_had_is_named_and_the_rest_come(stored: World) -> None:
+def test_one_object_that_cannot_be_read_is_reported_and_the_rest_restored(stored: World) -> None:
     for eye in stored.eyes.values():
-        eye.put("tree/b/f.bin", b"rotten")
+        eye.put("tree/b/f.bin", b"corrupt")
     target = stored.tmp / "restored"
     report = stored.store().restore_tree("tree", target)
     assert not report
@@ -72,15 +72,15 @@ def test_one_object_that_cannot_be_had_is_named_and_the_rest_come(stored: World)
     assert set(found(target)) == set(SIZES) - {"b/f.bin"}
 
 
-def test_with_one_replica_unreachable_the_tree_is_whole_and_says_so(stored: World) -> None:
+def test_with_one_replica_unreachable_the_tree_is_whole_and_the_report_names_it(stored: World) -> None:
     stored.proxies["r2"].add(Status(403, "AccessDenied"), on="any")
     report = stored.store(timeout=3).restore_tree("tree", stored.tmp / "restored")
     assert report.objects == 5
     assert set(report.unlisted) == {"r2"}
 
 
-def test_a_deleted_object_does_not_come_back(stored: World) -> None:
-    """A replica that slept through the delete still lists it."""
+def test_a_deleted_object_is_not_restored(stored: World) -> None:
+    """A replica that was unreachable during the delete still lists it."""
     stored.proxies["b2"].add(Status(503, "ServiceUnavailable"), on="any")
     assert not stored.store(timeout=1).remove("tree/b/c.bin")
     stored.proxies["b2"].clear()
@@ -89,7 +89,7 @@ def test_a_deleted_object_does_not_come_back(stored: World) -> None:
     assert (report.objects, report.failures) == (4, 0)
 
 
-def test_nothing_there_is_an_error_and_an_outage_is_another(stored: World) -> None:
+def test_an_empty_tree_and_an_outage_are_different_errors(stored: World) -> None:
     with pytest.raises(ObjectNotFoundError, match="nothing at or below"):
         stored.store().restore_tree("no/such/tree", stored.tmp / "restored")
     stored.proxies["r2"].add(Status(403, "AccessDenied"), on="any")
@@ -103,7 +103,7 @@ def test_a_single_key_becomes_one_file(stored: World) -> None:
     assert found(stored.tmp / "restored") == {"f.bin": content(9 * MIB)}
 
 
-def test_a_target_that_cannot_be_written_loses_nothing(stored: World) -> None:
+def test_a_target_that_cannot_be_written_stays_as_it_was(stored: World) -> None:
     """A file stands where a directory is needed."""
     target = stored.tmp / "restored"
     target.mkdir()

@@ -1,4 +1,4 @@
-"""The striped reader: all replicas at once, and whatever one of them does costs nobody the bytes."""
+"""The parallel reader: all replicas at once, and a failure of one of them never costs the bytes."""
 
 from __future__ import annotations
 
@@ -56,101 +56,101 @@ def test_a_faster_replica_carries_more(stored: World) -> None:
     report = stored.store(names=CLOUDS).restore(KEY, stored.tmp / "back")
     assert report.replicas["b2"] > 3 * report.replicas.get("r2", 0)
     assert (stored.tmp / "back").read_bytes() == content(SIZE)
-    assert not report.failed  # slow is not wrong
+    assert not report.failed  # a slow replica has not failed
 
 
 @pytest.mark.parametrize(("length", "requests"), [(2 * MIB, 1), (16 * MIB, 2)])
 def test_a_read_of_some_length_is_few_requests(stored: World, length: int, requests: int) -> None:
-    """A short one goes to one replica, a longer one is shared: each request costs money and time."""
+    """A short read goes to one replica, a longer one is shared: each request costs money and time."""
     assert stored.store(names=CLOUDS).read(KEY, 0, length) == content(SIZE)[:length]
-    # One that is much slower at this moment gets help.
+    # A replica that is much slower at this moment causes a hedged request.
     assert requests <= sum(data_gets(stored, name) for name in CLOUDS) <= requests + 1
 
 
-def asked_of(world: World, *names: str) -> list[tuple[int, int]]:
-    """Return the ranges of data that replicas were asked for, by their beginnings."""
+def requested_ranges(world: World, *names: str) -> list[tuple[int, int]]:
+    """Return the ranges of data requested from the replicas, ordered by start."""
     requests = [each for name in names for each in world.proxies[name].requests if each.key.endswith(KEY)]
     data = [each for each in requests if each.operation == "get" and ".fsbackup" not in each.key]
     ranges = [dict(each.headers)["Range"].removeprefix("bytes=").split("-") for each in data]
     return sorted((int(first), int(last) + 1) for first, last in ranges)
 
 
-def test_spans_are_long_at_first_and_short_at_the_end(stored: World) -> None:
-    """Few requests, and no replica is left with much when the others are done."""
+def test_chunks_are_long_at_first_and_short_at_the_end(stored: World) -> None:
+    """Few requests, and no replica is busy for long when the others are done."""
     for name in CLOUDS:
         stored.proxies[name].add(Throttle(down=20 * MIB), on="any")
     stored.store(names=CLOUDS).restore(KEY, stored.tmp / "back")
-    spans = asked_of(stored, *CLOUDS)
-    lengths = [end - start for start, end in dict(spans).items()]
+    chunks = requested_ranges(stored, *CLOUDS)
+    lengths = [end - start for start, end in dict(chunks).items()]
     assert sum(lengths) == SIZE
     assert (lengths[0], lengths[-1]) == (5 * MIB, SIZE % MIB or MIB)
     assert lengths == sorted(lengths, reverse=True)
     assert len(lengths) <= 17
 
 
-class LineStore(MemoryStore):
-    """A store that takes `seconds` for any read; knows what was read, and how much at once."""
+class DelayedStore(MemoryStore):
+    """A store that takes `seconds` for any read; counts the bytes and the concurrent reads."""
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(name)
         self._seconds = seconds
         self.lengths: list[int] = []
-        self.given = self.busy = self.most_busy = 0
+        self.delivered = self.in_flight = self.most_in_flight = 0
 
     async def read(self, name: str, start: int = 0, end: int | None = None, **options: object) -> bytes:
         if name != KEY or end is None:
             return await super().read(name, start, end, **options)
         self.lengths.append(end - start)
-        self.given += end - start
-        self.busy += 1
-        self.most_busy = max(self.most_busy, self.busy)
+        self.delivered += end - start
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
         await asyncio.sleep(self._seconds)
-        self.busy -= 1
+        self.in_flight -= 1
         return await super().read(name, start, end, **options)
 
 
-class Slow(io.BytesIO):
-    """Takes bytes while its stores go on, and knows how far these were ever ahead of it."""
+class CountingStream(io.BytesIO):
+    """Counts the bytes written, and the most bytes that the stores had delivered beyond these."""
 
-    def __init__(self, *stores: LineStore) -> None:
+    def __init__(self, *stores: DelayedStore) -> None:
         super().__init__()
         self._stores = stores
         self.taken = self.most_ahead = 0
 
     def write(self, data: Any) -> int:
-        self.most_ahead = max(self.most_ahead, sum(store.given for store in self._stores) - self.taken)
+        self.most_ahead = max(self.most_ahead, sum(store.delivered for store in self._stores) - self.taken)
         self.taken += len(data)
         return len(data)
 
 
-def lines(seconds: float, size: int, memory: int) -> tuple[list[LineStore], ReplicatedStorage]:
+def delayed_stores(seconds: float, size: int, memory: int) -> tuple[list[DelayedStore], ReplicatedStorage]:
     """Return two stores that hold one object of `size` zeros, and their set."""
-    stores = [LineStore(name, seconds) for name in ("one", "other")]
+    stores = [DelayedStore(name, seconds) for name in ("one", "other")]
     both = ReplicatedStorage([backend(store) for store in stores], errors="raise", memory=memory)
     assert both.replicate(io.BytesIO(bytes(size)), KEY).status == "complete"
     return stores, both
 
 
-def test_a_replica_that_takes_its_time_is_asked_for_more_spans_at_once() -> None:
-    """Where the way there and back takes the time, they go side by side, and none is long."""
-    stores, both = lines(0.1, 128 * MIB, memory=64 * MIB)
-    both.restore(KEY, target := Slow(*stores))
+def test_a_replica_of_high_latency_gets_more_concurrent_chunks() -> None:
+    """Where the round trip takes most of the time, chunks are read concurrently, and none is long."""
+    stores, both = delayed_stores(0.1, 128 * MIB, memory=64 * MIB)
+    both.restore(KEY, target := CountingStream(*stores))
     assert target.taken == 128 * MIB
     assert {max(store.lengths) for store in stores} == {8 * MIB}
-    assert max(store.most_busy for store in stores) == 4
+    assert max(store.most_in_flight for store in stores) == 4
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.1])
 @pytest.mark.parametrize("memory", [8 * MIB, 24 * MIB])
-def test_no_more_is_on_its_way_or_waiting_than_the_memory_allows(seconds: float, memory: int) -> None:
-    stores, both = lines(seconds, 64 * MIB, memory)
-    both.restore(KEY, target := Slow(*stores))
+def test_bytes_in_flight_or_unconsumed_stay_within_the_memory(seconds: float, memory: int) -> None:
+    stores, both = delayed_stores(seconds, 64 * MIB, memory)
+    both.restore(KEY, target := CountingStream(*stores))
     assert target.taken == 64 * MIB
     assert memory // 2 < target.most_ahead <= memory
 
 
-def test_blocks_that_are_rotten_in_different_places_make_a_whole_object(stored: World) -> None:
-    """No replica is whole, and no block is rotten everywhere, also within one request's span."""
+def test_replicas_with_different_corrupt_blocks_make_a_whole_object(stored: World) -> None:
+    """No replica is intact, and no block is corrupt everywhere, also within one chunk."""
     flip(stored, "local", 5, 9 * MIB)
     flip(stored, "r2", MIB + 5, 20 * MIB)
     flip(stored, "b2", 2 * MIB + 5, SIZE - 1)
@@ -165,7 +165,7 @@ def test_blocks_that_are_rotten_in_different_places_make_a_whole_object(stored: 
     assert stream.getvalue() == content(SIZE)
 
 
-def test_one_block_rotten_everywhere_is_an_integrity_error(stored: World) -> None:
+def test_one_block_corrupt_everywhere_is_an_integrity_error(stored: World) -> None:
     for name in stored.eyes:
         flip(stored, name, 17 * MIB + 3)
     with pytest.raises(IntegrityError, match="bytes 17825792 to 18874368"):
@@ -173,8 +173,8 @@ def test_one_block_rotten_everywhere_is_an_integrity_error(stored: World) -> Non
     assert not (stored.tmp / "back").exists()
 
 
-def test_a_silent_replica_is_given_up_after_the_stall_timeout(stored: World) -> None:
-    """Beside a replica that is silent for good, a slow one does all, long before the backend's timeout."""
+def test_a_silent_replica_is_replaced_after_the_stall_timeout(stored: World) -> None:
+    """The slow replica takes over from the silent one, long before the timeout of the backend."""
     stored.proxies["b2"].add(Throttle(down=8 * MIB), on="any")
     stored.proxies["r2"].add(Stall(answer_bytes=100_000), on="get", key=f"{stored.prefix}/{KEY}")
     store = stored.store(names=CLOUDS, timeout=300, stall_timeout=0.5)
@@ -184,8 +184,8 @@ def test_a_silent_replica_is_given_up_after_the_stall_timeout(stored: World) -> 
     assert "sent no byte" in report.failed["r2"]
 
 
-def test_a_replica_that_keeps_failing_is_left_out(stored: World) -> None:
-    """Three spans tell enough: the other ten are not tried there."""
+def test_a_replica_that_keeps_failing_is_suspended(stored: World) -> None:
+    """After three failed chunks the other ten are not requested from it."""
     stored.proxies["r2"].add(Status(403, "AccessDenied"), on="get", key=f"{stored.prefix}/{KEY}")
     report = stored.store(names=CLOUDS).restore(KEY, stored.tmp / "back")
     assert (stored.tmp / "back").read_bytes() == content(SIZE)
@@ -193,7 +193,7 @@ def test_a_replica_that_keeps_failing_is_left_out(stored: World) -> None:
     assert "AccessDenied" in report.failed["r2"]
 
 
-def test_a_replica_of_rotten_blocks_only_is_left_out(stored: World) -> None:
+def test_a_replica_of_corrupt_blocks_only_is_suspended(stored: World) -> None:
     stored.eyes["r2"].put(KEY, content(SIZE, seed=9))
     report = stored.store(names=CLOUDS).restore(KEY, stored.tmp / "back")
     assert (stored.tmp / "back").read_bytes() == content(SIZE)
@@ -201,8 +201,8 @@ def test_a_replica_of_rotten_blocks_only_is_left_out(stored: World) -> None:
     assert data_gets(stored, "r2") <= 3
 
 
-def test_a_stale_replica_is_not_even_asked(stored: World) -> None:
-    """Its own manifest says that it has another version."""
+def test_no_data_is_requested_from_a_stale_replica(stored: World) -> None:
+    """Its own manifest is of another version."""
     stored.proxies["r2"].add(Status(503, "ServiceUnavailable"), on="any")
     new = stored.file(content(SIZE, seed=2), "new")
     report = stored.store(min_copies=2, timeout=2).replicate(new, KEY, overwrite=True)
@@ -223,7 +223,7 @@ def test_a_replica_that_dies_half_way_is_replaced(stored: World) -> None:
 
 
 def test_in_order_a_slow_replica_does_not_hold_up_the_stream(stored: World) -> None:
-    """A stream needs its first span first; where the slow replica has it, the fast one is asked as well."""
+    """A stream needs its first chunk first; the fast replica gets a hedged request for it."""
     hold = stored.proxies["r2"].add(Hold(), on="get", key=f"{stored.prefix}/{KEY}")
     stream = io.BytesIO()
     stored.store(names=CLOUDS, timeout=60).restore(KEY, stream)
@@ -250,7 +250,7 @@ def test_a_range_costs_one_get_and_only_its_blocks(stored: World) -> None:
     assert stored.proxies["r2"].count("list") == 0
 
 
-def test_a_rotten_block_in_the_range_comes_from_elsewhere(stored: World) -> None:
+def test_a_corrupt_block_in_the_range_comes_from_another_replica(stored: World) -> None:
     flip(stored, "r2", 7 * MIB + 7)
     store = stored.store(names=CLOUDS, read_order=["r2", "b2"])
     assert store.read(KEY, 7 * MIB + 1, 7 * MIB + 100) == content(SIZE)[7 * MIB + 1 : 7 * MIB + 100]
@@ -260,7 +260,7 @@ def test_a_rotten_block_in_the_range_comes_from_elsewhere(stored: World) -> None
     assert store.read(KEY, 8 * MIB, 8 * MIB + 9) == content(SIZE)[8 * MIB : 8 * MIB + 9]
 
 
-def test_wrong_ranges_and_missing_keys_are_told_apart(stored: World) -> None:
+def test_wrong_ranges_and_missing_keys_are_different_errors(stored: World) -> None:
     store = stored.store()
     with pytest.raises(ValueError, match="range"):
         store.read(KEY, -5)
@@ -268,13 +268,13 @@ def test_wrong_ranges_and_missing_keys_are_told_apart(stored: World) -> None:
         store.read("no/such/key", 0, 5)
 
 
-def test_a_stall_timeout_must_be_some_time(world: World) -> None:
+def test_a_stall_timeout_must_be_positive(world: World) -> None:
     with pytest.raises(ConfigError, match="stall_timeout"):
         world.store(stall_timeout=0)
 
 
-class OddStore(MemoryStore):
-    """A store of somebody else's, whose reads fail with what no store should raise."""
+class BuggyStore(MemoryStore):
+    """A third-party store whose reads raise what no store should raise."""
 
     async def read(self, name: str, start: int = 0, end: int | None = None, **_: object) -> bytes:
         if name == KEY:
@@ -283,11 +283,11 @@ class OddStore(MemoryStore):
 
 
 def test_an_error_beyond_the_contract_fails_only_its_store() -> None:
-    """Nobody waits for ever for what has failed in a way that nobody foresaw."""
-    odd, fine = OddStore("odd"), MemoryStore("fine")
-    both = ReplicatedStorage([backend(odd), backend(fine)], errors="raise")
+    """An unexpected exception does not leave the reader waiting."""
+    buggy, fine = BuggyStore("buggy"), MemoryStore("fine")
+    both = ReplicatedStorage([backend(buggy), backend(fine)], errors="raise")
     assert both.replicate(io.BytesIO(b"bytes"), KEY).status == "complete"
     assert both.read(KEY) == b"bytes"
-    alone = ReplicatedStorage([backend(odd)], errors="raise")
+    alone = ReplicatedStorage([backend(buggy)], errors="raise")
     with pytest.raises(NoHealthyReplicaError, match="ValueError: a mistake in its code"):
         alone.read(KEY)
