@@ -75,7 +75,7 @@ def test_pipe_file(buckets: Site, path: str, size: int, kind: Callable[[bytes], 
 def test_pipe_file_waits_for_no_slow_replica(buckets: Site, path: str) -> None:
     """One replica gets all parts while the other one has not answered its first."""
     slow = buckets.proxies["moto0"].add(Hold(), on="upload_part")
-    data = content(120 * MIB)
+    data = content(80 * MIB)  # more than the 64 MiB of parts that an upload keeps in memory
     writing = threading.Thread(target=buckets.fs().pipe_file, args=(path, data))
     writing.start()
     try:
