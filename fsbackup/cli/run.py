@@ -211,7 +211,7 @@ def _print_plan(args: Namespace, job: str, backends: list[str], plan: dict[str, 
 
 COMMAND = Command(
     name="run",
-    summary="back up: run jobs of the configuration",
+    summary="run backup jobs of the configuration",
     description="Reads every file of the jobs once and stores it on every backend of their replication sets. A "
     "file that is already stored with the same content is not sent again. A file that cannot be read is "
     "reported, and the others are stored. With --json: one JSON object per line, of kind file, then job, then "
