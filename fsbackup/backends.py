@@ -17,12 +17,12 @@ from fsbackup.errors import BackendError, ConfigError, FsbackupError, IntegrityE
 from fsbackup.keys import check_key
 from fsbackup.loop import run
 from fsbackup.stores.base import DEFAULT_TIMEOUT, ObjectStore
-from fsbackup.stores.generic.store import GenericObjects
+from fsbackup.stores.generic.store import GenericStore
 from fsbackup.stores.generic.writer import Confirm
-from fsbackup.stores.local.store import LocalObjects
+from fsbackup.stores.local.store import LocalStore
 from fsbackup.stores.s3.arguments import Argument, resolve
-from fsbackup.stores.s3.objects import DEFAULT_CONCURRENCY, S3Objects
 from fsbackup.stores.s3.profile import AMAZON, B2, GENERIC, R2
+from fsbackup.stores.s3.store import DEFAULT_CONCURRENCY, S3Store
 
 T = TypeVar("T")
 
@@ -183,12 +183,10 @@ class SingleBackend(StorageBackend):
         Bytes per multipart part, None to let it follow the object's size.
     """
 
-    def __init__(
-        self, objects: ObjectStore, *, errors: ErrorMode = "return", part_size: int | None = None
-    ) -> None:
-        super().__init__(objects.name, errors=errors)
-        self.objects = objects
-        self._set = ReplicaSet((objects,), min_copies=1, part_size=part_size)
+    def __init__(self, store: ObjectStore, *, errors: ErrorMode = "return", part_size: int | None = None) -> None:
+        super().__init__(store.name, errors=errors)
+        self.store = store
+        self._set = ReplicaSet((store,), min_copies=1, part_size=part_size)
 
     @property
     def replica_set(self) -> ReplicaSet:
@@ -197,12 +195,12 @@ class SingleBackend(StorageBackend):
     @property
     def fs(self) -> Any:
         """The fsspec filesystem that this backend wraps."""
-        return self.objects.filesystem
+        return self.store.filesystem
 
     @property
     def location(self) -> str:
         """Where the objects are, for people: a path or URL without secrets."""
-        return self.objects.location
+        return self.store.location
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r}, location={self.location!r})"
@@ -245,7 +243,7 @@ class LocalStorage(SingleBackend):
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
         path = base_path if base_path is not None else os.environ.get(BASE_PATH_VARIABLE) or DEFAULT_BASE_PATH
-        super().__init__(LocalObjects(path, name=name, create=create, timeout=timeout), errors=errors)
+        super().__init__(LocalStore(path, name=name, create=create, timeout=timeout), errors=errors)
 
     @property
     def base_path(self) -> str:
@@ -256,7 +254,7 @@ class LocalStorage(SingleBackend):
 class S3Backend(SingleBackend):
     """What the backends of all S3 services share."""
 
-    objects: S3Objects
+    objects: S3Store
 
     @property
     def endpoint_url(self) -> str | None:
@@ -321,7 +319,7 @@ class S3Storage(S3Backend):
             access_key_id=Argument(access_key_id),
             secret_access_key=Argument(secret_access_key),
         )
-        objects = S3Objects(
+        objects = S3Store(
             name,
             **given,
             region=region,
@@ -393,7 +391,7 @@ class CloudflareR2Storage(S3Backend):
             secret_access_key=Argument(secret_access_key, "R2_SECRET_ACCESS_KEY"),
         )
         account_id = given.pop("account_id", None)
-        objects = S3Objects(
+        objects = S3Store(
             name,
             **given,
             region="auto",
@@ -464,7 +462,7 @@ class BackblazeB2Storage(S3Backend):
             access_key_id=Argument(access_key_id, "B2_ACCESS_KEY_ID"),
             secret_access_key=Argument(secret_access_key, "B2_SECRET_ACCESS_KEY"),
         )
-        objects = S3Objects(
+        objects = S3Store(
             name,
             **given,
             endpoint_url=endpoint_url or f"https://s3.{given['region']}.backblazeb2.com",
@@ -529,5 +527,5 @@ class GenericStorage(SingleBackend):
         confirm: Confirm = "checksum",
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
-        objects = GenericObjects(url, options=options, name=name, confirm=confirm, timeout=timeout)
+        objects = GenericStore(url, options=options, name=name, confirm=confirm, timeout=timeout)
         super().__init__(objects, errors=errors)

@@ -113,7 +113,7 @@ def _plan(finding: ReplicaState, source: Source, manifest: Manifest) -> WritePla
         mtime_ns=source.mtime_ns,
         mode=source.mode,
         create_only=finding.stat is None,
-        fresh=finding.stat is None,
+        is_new=finding.stat is None,
     )
 
 

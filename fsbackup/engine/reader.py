@@ -242,7 +242,7 @@ class ParallelReader:
         try:
             async with asyncio.timeout(_read_timeout(store, span.end - span.start)):
                 hear = partial(self._note_bytes, call)
-                pieces = await store.read_pieces(self._name, span.start, span.end, moved=hear)
+                pieces = await store.read_buffers(self._name, span.start, span.end, on_progress=hear)
             call.moved, took = None, self._clock() - call.started  # all came: what follows is our own time
             good = await self._proven(pieces, span)
         except FsbackupError as error:

@@ -136,7 +136,7 @@ class ReplicaUpload:
         if own_record and own_data:
             return
         if not own_record:
-            await self._step(self.writer.revoke())
+            await self._step(self.writer.rollback())
         raise ConflictError(
             "another writer stored other content under this key at the same time",
             backend=self.store.name,

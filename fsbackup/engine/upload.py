@@ -155,7 +155,7 @@ class _Upload:
             mtime_ns=self._source.mtime_ns,
             mode=self._source.mode,
             create_only=self._must_be_new(finding),
-            fresh=finding.stat is None,
+            is_new=finding.stat is None,
         )
         return ReplicaUpload(finding, self._key, plan, self._counter(finding.store.name))
 

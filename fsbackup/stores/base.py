@@ -101,7 +101,7 @@ class WritePlan:
     mtime_ns: int | None = None
     mode: int | None = None
     create_only: bool = False
-    fresh: bool = False
+    is_new: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class Orphan:
     name: str
     started: float
     size: int | None
-    what: str
+    description: str
 
 
 class ObjectWriter(ABC):
@@ -225,7 +225,7 @@ class ObjectWriter(ABC):
         Never raises anything but that cancellation, at its end: what stays is logged.
         """
 
-    async def revoke(self) -> None:  # noqa: B027 - most backends keep no older version
+    async def rollback(self) -> None:  # noqa: B027 - most backends keep no older version
         """Take back what `commit` stored, where the store kept what was there before; otherwise do nothing.
 
         For a writer that finds out that another one was at the same name at the same time.
@@ -279,7 +279,12 @@ class ObjectStore(ABC):
 
     @abstractmethod
     async def read(
-        self, name: str, start: int = 0, end: int | None = None, *, moved: Callable[[int], None] | None = None
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        on_progress: Callable[[int], None] | None = None,
     ) -> bytes:
         """Return the bytes from `start` up to, not including, `end` (None: to the last).
 
@@ -290,14 +295,14 @@ class ObjectStore(ABC):
         after the object's end or not before `end`. Raises `ObjectNotFoundError` when there is no such key.
         """
 
-    async def read_pieces(
-        self, name: str, start: int, end: int, *, moved: Callable[[int], None] | None = None
+    async def read_buffers(
+        self, name: str, start: int, end: int, *, on_progress: Callable[[int], None] | None = None
     ) -> list[bytes]:
         """Return what `read` does, in the pieces in which it came: whoever can take them so saves a copy."""
-        return [await self.read(name, start, end, moved=moved)]
+        return [await self.read(name, start, end, on_progress=on_progress)]
 
     @abstractmethod
-    def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> ObjectWriter:
+    def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
         """Return a writer for one object, without I/O. `moved(bytes)` is called on the loop as bytes leave."""
 
     @abstractmethod
@@ -325,17 +330,17 @@ class ObjectStore(ABC):
             await writer.abort()
             raise
 
-    def leftovers(self, older_than: float) -> AsyncIterator[Orphan]:  # noqa: ARG002 - most leave none
+    def orphans(self, older_than: float) -> AsyncIterator[Orphan]:  # noqa: ARG002 - most leave none
         """Yield what writes of ours left behind and nothing has moved in for `older_than` seconds.
 
         Only what is certainly ours; and an age longer than any pause of a live write keeps those safe.
         """
         return _nothing()
 
-    async def discard(self, leftover: Orphan) -> None:  # noqa: B027 - most leave none
+    async def delete_orphan(self, orphan: Orphan) -> None:  # noqa: B027 - most leave none
         """Remove what `leftovers` found; nothing when it is gone already. `ValueError` for anything else."""
 
-    async def facts(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - most backends have nothing to try
+    async def info(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - most backends have nothing to try
         """Find out about the place. Never raises for what it does not say; may replace the object `probe`."""
         return BackendInfo()
 

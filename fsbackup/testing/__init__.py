@@ -13,16 +13,16 @@ of an `fsbackup.StorageBackend`. Both need pytest, which nothing else of this pa
 
 import pytest
 
-_MODULES = "aborting creating leftovers listing methods naming racing reading removing writing"
+_MODULES = "aborting creating orphans listing methods naming racing reading removing writing"
 pytest.register_assert_rewrite(*(f"fsbackup.testing.{module}" for module in _MODULES.split()))
 
 from fsbackup.testing.aborting import AbortingContract  # noqa: E402 - rewriting must come first
 from fsbackup.testing.creating import CreatingContract  # noqa: E402
-from fsbackup.testing.leftovers import LeftoversContract  # noqa: E402
 from fsbackup.testing.listing import ListingContract  # noqa: E402
 from fsbackup.testing.methods import StorageBackendContract  # noqa: E402
 from fsbackup.testing.naming import ODD_KEYS, NamingContract  # noqa: E402
-from fsbackup.testing.place import BackendPlace, ObjectPlace, Place, SideDoor  # noqa: E402
+from fsbackup.testing.orphans import OrphansContract  # noqa: E402
+from fsbackup.testing.place import BackendPlace, ObjectPlace, Place, RawAccess  # noqa: E402
 from fsbackup.testing.racing import RacingContract  # noqa: E402
 from fsbackup.testing.reading import ReadingContract  # noqa: E402
 from fsbackup.testing.removing import RemovingContract  # noqa: E402
@@ -38,7 +38,7 @@ class ObjectStoreContract(
     RemovingContract,
     NamingContract,
     RacingContract,
-    LeftoversContract,
+    OrphansContract,
 ):
     """Every sentence of `fsbackup.stores.base` that a test can break. See `Contract` for the knobs."""
 
@@ -49,6 +49,6 @@ __all__ = [
     "ObjectPlace",
     "ObjectStoreContract",
     "Place",
-    "SideDoor",
+    "RawAccess",
     "StorageBackendContract",
 ]

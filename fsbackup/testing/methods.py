@@ -12,7 +12,7 @@ from fsbackup.backends import ErrorMode, StorageBackend
 from fsbackup.errors import BackendError, ObjectNotFoundError, ReplicationError, SourceNotFoundError
 from fsbackup.keys import encode_key
 from fsbackup.sizing import DEFAULT_PART_SIZE
-from fsbackup.testing.driving import noise
+from fsbackup.testing.driving import random_bytes
 from fsbackup.testing.naming import ODD_KEYS
 from fsbackup.testing.place import BackendPlace
 
@@ -68,10 +68,10 @@ class StorageBackendContract:
         """What was uploaded comes down byte for byte and lies under its own name, whatever its size."""
         backend = place.backend("return")
         for size in self.sizes:
-            data = noise(size, seed=size)
+            data = random_bytes(size, seed=size)
             source.write_bytes(data)
             assert backend.upload(source, f"backups/{size}.gz") is True
-            assert place.door.get(f"backups/{size}.gz") == data
+            assert place.raw.get(f"backups/{size}.gz") == data
             assert backend.get_size(f"backups/{size}.gz") == size
             assert backend.download(f"backups/{size}.gz", source.with_name("copy")) is True
             assert source.with_name("copy").read_bytes() == data
@@ -82,7 +82,7 @@ class StorageBackendContract:
         assert backend.upload(source, "db.gz") is True
         source.write_bytes(b"another database")
         assert backend.upload(source, "db.gz") is True
-        assert (place.door.get("db.gz"), backend.get_size("db.gz")) == (b"another database", 16)
+        assert (place.raw.get("db.gz"), backend.get_size("db.gz")) == (b"another database", 16)
 
     def test_exists_and_delete(self, place: BackendPlace, source: Path) -> None:
         """An object exists from its upload to its delete, and deleting again is success."""
@@ -93,7 +93,7 @@ class StorageBackendContract:
         assert (backend.exists("dir"), backend.exists("dir/db")) == (False, False)
         assert (backend.delete("dir/db.gz"), backend.delete("dir/db.gz")) == (True, True)
         assert (backend.exists("dir/db.gz"), backend.get_size("dir/db.gz")) == (False, None)
-        assert place.door.get("dir/db.gz") is None
+        assert place.raw.get("dir/db.gz") is None
 
     def test_delete_takes_one_key(self, place: BackendPlace, source: Path) -> None:
         """Deleting a key leaves those that begin with it, and those that it would match as a pattern."""
@@ -108,11 +108,11 @@ class StorageBackendContract:
         """Any key works for every method and is stored under its encoded name."""
         backend = place.backend("raise")
         assert backend.upload(source, key) is True
-        assert place.door.get(encode_key(key)) == b"a database"
+        assert place.raw.get(encode_key(key)) == b"a database"
         assert (backend.exists(key), backend.get_size(key)) == (True, 10)
         assert backend.download(key, source.with_name("copy")) is True
         assert backend.delete(key) is True
-        assert place.door.get(encode_key(key)) is None
+        assert place.raw.get(encode_key(key)) is None
 
     def test_download_of_a_missing_key(self, place: BackendPlace, source: Path) -> None:
         """Downloading what is not there fails, and leaves the local file as it was and nothing beside it."""
@@ -127,7 +127,7 @@ class StorageBackendContract:
         assert place.backend("return").upload(source.with_name("missing"), "db.gz") is False
         with pytest.raises(SourceNotFoundError):
             place.backend("raise").upload(source.with_name("missing"), "db.gz")
-        assert place.door.remains() == set()
+        assert place.raw.all_names() == set()
 
     @pytest.mark.parametrize("mode", _MODES)
     def test_directories_are_wrong_use(self, place: BackendPlace, source: Path, mode: ErrorMode) -> None:
@@ -137,7 +137,7 @@ class StorageBackendContract:
             backend.upload(source.parent, "db.gz")
         with pytest.raises(ValueError, match="directory"):
             backend.download("db.gz", source.parent)
-        assert place.door.remains() == set()
+        assert place.raw.all_names() == set()
 
     @pytest.mark.parametrize("method", _METHODS)
     @pytest.mark.parametrize("mode", _MODES)
@@ -149,7 +149,7 @@ class StorageBackendContract:
         for key in _WRONG_KEYS:
             with pytest.raises(ValueError, match="key"):
                 _METHODS[method](backend, key, source)
-        assert place.door.remains() == set()
+        assert place.raw.all_names() == set()
 
     @pytest.mark.parametrize("method", _METHODS)
     def test_failure_is_returned(self, place: BackendPlace, source: Path, method: str) -> None:

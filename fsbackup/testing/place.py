@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class SideDoor:
+class RawAccess:
     """The same place seen without the code under test, so that no bug can hide behind its own twin.
 
     Parameters
@@ -31,11 +31,11 @@ class SideDoor:
     put: Callable[[str, bytes], None]
     get: Callable[[str], bytes | None]
     names: Callable[[], set[str]]
-    leftovers: Callable[[], list[str]] = list
+    unfinished: Callable[[], list[str]] = list
 
-    def remains(self) -> set[str]:
+    def all_names(self) -> set[str]:
         """Return the names of all there is, finished or not."""
-        return self.names() | {f"unfinished {name}" for name in self.leftovers()}
+        return self.names() | {f"unfinished {name}" for name in self.unfinished()}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Place(Generic[T]):
     """A place with nothing in it, and the side door."""
 
     store: T
-    door: SideDoor
+    raw: RawAccess
 
 
 ObjectPlace = Place[ObjectStore]
@@ -65,4 +65,4 @@ class BackendPlace:
 
     backend: Callable[[ErrorMode], StorageBackend]
     broken: Callable[[ErrorMode], StorageBackend]
-    door: SideDoor
+    raw: RawAccess

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from fsbackup.loop import run
-from fsbackup.testing.driving import Contract, noise, write
+from fsbackup.testing.driving import Contract, random_bytes, write
 from fsbackup.testing.place import ObjectPlace
 
 
@@ -26,10 +26,10 @@ class RacingContract(Contract):
             await writing
             return seen
 
-        versions = [noise(size, seed) for seed, size in enumerate(sizes)]
-        place.door.put("torn", versions[0])
+        versions = [random_bytes(size, seed) for seed, size in enumerate(sizes)]
+        place.raw.put("torn", versions[0])
         assert run(scenario()) <= set(versions)
-        assert place.door.get("torn") == versions[1]
+        assert place.raw.get("torn") == versions[1]
 
     async def _replace(self, place: ObjectPlace, versions: list[bytes]) -> None:
         for _ in range(10):
@@ -48,7 +48,7 @@ class RacingContract(Contract):
             await writing
             return sizes
 
-        place.door.put("torn", b"1")
+        place.raw.put("torn", b"1")
         assert run(scenario()) <= {1, 2}
 
     @pytest.mark.parametrize("parts", [1, 2])
@@ -58,7 +58,7 @@ class RacingContract(Contract):
         async def scenario() -> None:
             await asyncio.gather(*(write(place.store, "fought", data, self.part_size) for data in contents))
 
-        contents = [noise(parts * self.part_size - seed, seed) for seed in range(3)]
+        contents = [random_bytes(parts * self.part_size - seed, seed) for seed in range(3)]
         run(scenario())
-        assert place.door.get("fought") in contents
-        assert place.door.remains() == {"fought"}
+        assert place.raw.get("fought") in contents
+        assert place.raw.all_names() == {"fought"}

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from fsbackup.loop import run
-from fsbackup.stores.generic.store import GenericObjects
+from fsbackup.stores.generic.store import GenericStore
 from fsbackup.testing import ObjectPlace, ObjectStoreContract, Place
 from tests.contract.doors import directory_door
 from tests.contract.ftpd import FtpServer, running_ftpd
@@ -38,6 +38,6 @@ class TestFtpObjects(ObjectStoreContract):
             door.put(name, data)
             server.forget()
 
-        store = GenericObjects(server.url + root, options=server.storage_options)
+        store = GenericStore(server.url + root, options=server.storage_options)
         yield Place(store, replace(door, put=put))
         run(store.close())

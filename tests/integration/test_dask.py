@@ -263,9 +263,9 @@ def test_another_place_is_told_from_the_same(tmp_path: Path, place: Place, why: 
     (tmp_path / "source").write_bytes(b"x")
     there = Place(place.backend, place.location.format(base=tmp_path), place.names, place.machine)
     with pytest.raises(ConfigError, match=why):
-        run(places.compare([disk.objects], [there]))
+        run(places.compare([disk.store], [there]))
     for same in (("gone", "source"), ("source",)):
-        run(places.compare([disk.objects], [Place("local", str(tmp_path), same, "elsewhere/0")]))
+        run(places.compare([disk.store], [Place("local", str(tmp_path), same, "elsewhere/0")]))
 
 
 def test_a_set_without_a_configuration_cannot_be_sent(tmp_path: Path, cluster: Any) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from fsbackup.errors import BackendError, BackendUnavailableError, IntegrityError, TransientError
 from fsbackup.loop import run
-from fsbackup.stores.s3.objects import S3Objects
 from fsbackup.stores.s3.profile import AMAZON, GENERIC, Profile
+from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_kit import PART, connect, names, upload
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.operations import S3Request, parse_request
@@ -36,7 +36,7 @@ Script = Callable[[S3Request], Answer]
 
 
 @contextmanager
-def scripted(script: Script, **options: Any) -> Iterator[S3Objects]:
+def scripted(script: Script, **options: Any) -> Iterator[S3Store]:
     """Give a store whose server answers as a function says; it never sends ``100 Continue``."""
 
     class Handler(BaseHTTPRequestHandler):

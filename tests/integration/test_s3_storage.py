@@ -16,7 +16,7 @@ import pytest
 from fsbackup.backends import BackblazeB2Storage, CloudflareR2Storage, S3Backend, S3Storage
 from fsbackup.errors import ConfigError
 from fsbackup.loop import run
-from fsbackup.stores.s3.objects import S3Objects
+from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_kit import connect
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
@@ -195,10 +195,10 @@ def test_nothing_heavy_is_loaded_before_it_is_used() -> None:
 
 _CONNECT = """
     import asyncio, os, sys
-    from fsbackup.stores.s3 import S3Objects
+    from fsbackup.stores.s3 import S3Store
     from fsbackup.loop import run
     url, bucket, key_id, secret, region = sys.argv[1:]
-    store = S3Objects("x", bucket=bucket, endpoint_url=url, region=region, access_key_id=key_id,
+    store = S3Store("x", bucket=bucket, endpoint_url=url, region=region, access_key_id=key_id,
                       secret_access_key=secret, timeout=20)
 """
 
@@ -264,7 +264,7 @@ def test_a_store_works_again_after_it_was_closed(moto: S3Endpoint) -> None:
 
 def test_one_bucket_may_hold_many_prefixes(moto: S3Endpoint) -> None:
     endpoint = s3.fresh_bucket(moto)
-    stores: dict[str, S3Objects] = {
+    stores: dict[str, S3Store] = {
         prefix: connect(endpoint, prefix=prefix) for prefix in ("", "one", "one/", "one/two")
     }
     for prefix in ("one", "one/two"):

@@ -218,14 +218,14 @@ def test_ls_tells_a_deleted_object_from_one_that_is_there(stored: World) -> None
 )
 def test_only_etags_made_alike_are_compared(world: World, one: str | None, other: str, asked: bool) -> None:
     """Stores that document their ETags, for objects stored in one request or in as many parts."""
-    place = world.backend("r2").objects.capabilities
+    place = world.backend("r2").store.capabilities
     etags = {"a": one, "b": other}
     listed = {
         name: ReplicaEntry(ObjectStat("k", 1, etag=etag), ObjectStat("m", 500)) for name, etag in etags.items()
     }
     assert (state_from_listings(KeyEntry("k", listed), {"a": place, "b": place}) is None) is asked
-    b2 = world.backend("b2").objects.capabilities
+    b2 = world.backend("b2").store.capabilities
     in_parts = "-" in other
     assert (state_from_listings(KeyEntry("k", listed), {"a": place, "b": b2}) is None) is (asked and not in_parts)
-    disk = world.backend("local").objects.capabilities
+    disk = world.backend("local").store.capabilities
     assert state_from_listings(KeyEntry("k", listed), {"a": place, "b": disk}) is not None

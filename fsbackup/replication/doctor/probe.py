@@ -136,7 +136,7 @@ class Probe:
 
     async def _write(self) -> None:
         self._may_be_there = True
-        plan = WritePlan(size=len(self._data), fresh=True)
+        plan = WritePlan(size=len(self._data), is_new=True)
         self._writer = self._store.writer(self._probe, plan, lambda _: None)
         try:
             await self._writer.write(Part(1, 0, self._data, last=True))
@@ -169,7 +169,7 @@ class Probe:
         )
 
     async def _ask(self) -> None:
-        self._found.facts = await self._store.facts(self._probe if self._found.worked("write") else None)
+        self._found.facts = await self._store.info(self._probe if self._found.worked("write") else None)
 
     async def _delete(self) -> None:
         self._silent = False  # one try more, for the sake of what we put there
@@ -188,7 +188,7 @@ class Probe:
         """Remove the version that a plain delete has only hidden, where that is allowed."""
         if self._writer is not None and not self._store.capabilities.removes_versions:
             try:
-                await self._writer.revoke()
+                await self._writer.rollback()
             except FsbackupError as error:
                 log.debug("%s: the probe's bytes stay as an older version: %s", self._store.name, error)
 

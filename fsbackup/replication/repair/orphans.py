@@ -45,7 +45,7 @@ async def clear_orphans(
 
     async def clear(store: ObjectStore) -> None:
         try:
-            async for leftover in store.leftovers(older_than):
+            async for leftover in store.orphans(older_than):
                 say(await _clear_one(store, leftover, dry_run=dry_run))
         except FsbackupError as error:
             errors[store.name] = error
@@ -55,11 +55,11 @@ async def clear_orphans(
 
 
 async def _clear_one(store: ObjectStore, leftover: Orphan, *, dry_run: bool) -> Step:
-    action = Action("clear leftover", leftover.name, store.name, f"{leftover.what}, never finished")
+    action = Action("clear leftover", leftover.name, store.name, f"{leftover.description}, never finished")
     if dry_run:
         return Step(action, "planned")
     try:
-        await store.discard(leftover)
+        await store.delete_orphan(leftover)
     except FsbackupError as error:
         return Step(action, "failed", str(error))
     return Step(action, "done")

@@ -1,5 +1,5 @@
 """Objects in any filesystem that fsspec reaches, through one connection in one thread."""
 
-from fsbackup.stores.generic.store import GenericObjects
+from fsbackup.stores.generic.store import GenericStore
 
-__all__ = ["GenericObjects"]
+__all__ = ["GenericStore"]

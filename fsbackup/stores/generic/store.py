@@ -17,7 +17,7 @@ from fsbackup.stores.names import NameFilter, to_bytes, to_name
 T = TypeVar("T")
 
 
-class GenericObjects(ObjectStore):
+class GenericStore(ObjectStore):
     """Objects as files below an fsspec URL. See `GenericStorage` for what that means by protocol.
 
     Parameters
@@ -82,13 +82,13 @@ class GenericObjects(ObjectStore):
         start: int = 0,
         end: int | None = None,
         *,
-        moved: Callable[[int], None] | None = None,  # noqa: ARG002 - a range comes in one go
+        on_progress: Callable[[int], None] | None = None,  # noqa: ARG002 - a range comes in one go
     ) -> bytes:
         path = self._path(name)
         return await self._call("read", name, lambda filesystem: files.read(filesystem, path, start, end))
 
-    def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> GenericWriter:
-        return GenericWriter(self._connection, self._path(name), name, plan, moved, self._confirm)
+    def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> GenericWriter:
+        return GenericWriter(self._connection, self._path(name), name, plan, on_progress, self._confirm)
 
     async def remove(self, name: str) -> None:
         path = self._path(name)
@@ -141,15 +141,15 @@ class GenericObjects(ObjectStore):
             )
         return found if found is not None and found["type"] == "file" else None
 
-    async def leftovers(self, older_than: float) -> AsyncIterator[Orphan]:
+    async def orphans(self, older_than: float) -> AsyncIterator[Orphan]:
         async for item in self._walk(EVERYWHERE, b""):
             if (leftover := orphan_of(item, older_than)) is not None:
                 yield leftover
 
-    async def discard(self, leftover: Orphan) -> None:
-        await self.remove(check_temp(leftover))
+    async def delete_orphan(self, orphan: Orphan) -> None:
+        await self.remove(check_temp(orphan))
 
-    async def facts(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - nothing is tried
+    async def info(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - nothing is tried
         return SERVER_INFO
 
     async def close(self) -> None:

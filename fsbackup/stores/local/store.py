@@ -34,7 +34,7 @@ _SLICE = 16 * MIB
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-class LocalObjects(ObjectStore):
+class LocalStore(ObjectStore):
     """Objects as files below `base_path`.
 
     Parameters
@@ -99,12 +99,14 @@ class LocalObjects(ObjectStore):
         start: int = 0,
         end: int | None = None,
         *,
-        moved: Callable[[int], None] | None = None,  # noqa: ARG002 - a range comes in one go
+        on_progress: Callable[[int], None] | None = None,  # noqa: ARG002 - a range comes in one go
     ) -> bytes:
         return await self._run("read", name, lambda: _read(self._base, name, start, end))
 
-    def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> LocalWriter:
-        return LocalWriter(self._base, self._workers, name, plan, moved, backend=self.name, timeout=self.timeout)
+    def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> LocalWriter:
+        return LocalWriter(
+            self._base, self._workers, name, plan, on_progress, backend=self.name, timeout=self.timeout
+        )
 
     async def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
         found = DirectoryListing(self._base, NameFilter.for_listing(prefix, start_after)).run()
@@ -115,17 +117,17 @@ class LocalObjects(ObjectStore):
     async def remove(self, name: str) -> None:
         await self._run("remove", name, lambda: _remove(self._base, name))
 
-    async def leftovers(self, older_than: float) -> AsyncIterator[Orphan]:
+    async def orphans(self, older_than: float) -> AsyncIterator[Orphan]:
         found = find_temps(self._base, older_than)
         while page := await self._run("list", "", lambda: list(islice(found, self._page_size))):
             for leftover in page:
                 yield leftover
 
-    async def discard(self, leftover: Orphan) -> None:
-        name = check_temp(leftover)
+    async def delete_orphan(self, orphan: Orphan) -> None:
+        name = check_temp(orphan)
         await self._run("discard", name, lambda: _remove(self._base, name))
 
-    async def facts(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - every write tries it
+    async def info(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - every write tries it
         try:
             return await self._run("examine", "", lambda: disk_info(self._base))
         except FsbackupError as error:

@@ -27,7 +27,7 @@ class LocalWriter(ObjectWriter):
     """
 
     concurrency = 2
-    keeps = True
+    can_reread = True
 
     def __init__(
         self,

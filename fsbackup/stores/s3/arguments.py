@@ -25,7 +25,7 @@ def resolve(backend: str, **arguments: Argument) -> dict[str, Any]:
         When some have no value; it names all of them, and their variables.
     """
     found = {name: _value(argument) for name, argument in arguments.items()}
-    missing = [_named(name, arguments[name]) for name, value in found.items() if not value]
+    missing = [_label(name, arguments[name]) for name, value in found.items() if not value]
     if missing:
         raise ConfigError(
             f"missing: {', '.join(missing)}", backend=backend, hint="pass the arguments, or set the variables"
@@ -39,7 +39,7 @@ def _value(argument: Argument) -> str | None:
     return os.environ.get(argument.variable)
 
 
-def _named(name: str, argument: Argument) -> str:
+def _label(name: str, argument: Argument) -> str:
     return f"{name} ({argument.variable})" if argument.variable else name
 
 

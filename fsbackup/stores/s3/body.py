@@ -19,17 +19,17 @@ class PartProgress:
         Called with the number of new bytes, and with 0 as a sign of life while bytes are repeated.
     """
 
-    def __init__(self, moved: Callable[[int], None]) -> None:
-        self._moved = moved
+    def __init__(self, on_progress: Callable[[int], None]) -> None:
+        self._on_progress = on_progress
         self._furthest = 0
-        self.alive: Callable[[], None] = lambda: None
+        self.on_activity: Callable[[], None] = lambda: None
 
-    def at(self, position: int) -> None:
+    def advance_to(self, position: int) -> None:
         """Note that the first `position` bytes have left."""
-        self.alive()
+        self.on_activity()
         new = max(0, position - self._furthest)
         self._furthest += new
-        self._moved(new)
+        self._on_progress(new)
 
 
 class Body(io.BytesIO):
@@ -51,7 +51,7 @@ class Body(io.BytesIO):
         start = self.tell()
         chunk = self._view[start : start + min(size, CHUNK)]
         if chunk:
-            self._progress.at(self.seek(start + len(chunk)))
+            self._progress.advance_to(self.seek(start + len(chunk)))
         return chunk
 
     def getbuffer(self) -> memoryview:

@@ -13,17 +13,17 @@ from typing import Any
 
 from fsbackup import __version__
 from fsbackup.loop import get_loop
-from fsbackup.stores.s3.direct import FastPath
+from fsbackup.stores.s3.fast_path import FastPath
 from fsbackup.stores.s3.secret import Secret
 
 #: Connections per store. More than are ever in flight, because a call that waits for one counts as silent.
-POOL = 64
+POOL_SIZE = 64
 _CONNECT_TIMEOUT = 10.0
 #: Seconds after which an idle connection is not used again; servers close theirs later.
 _KEEPALIVE = 12.0
 #: Bytes that the kernel may hold unsent. By itself it takes 4 MiB per connection: on a slow line those would leave
 #: long after we have counted them as moved, and look like a stall. Half as many cost a tenth of an upload's time.
-_UNSENT = 256 * 1024
+_MAX_UNSENT = 256 * 1024
 _AWS_FILES = {"profile": None, "config_file": os.devnull, "credentials_file": os.devnull}
 
 
@@ -44,10 +44,10 @@ class S3Connection:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._made: tuple[asyncio.AbstractEventLoop, Any] | None = None
-        self._prepared: Any = None
-        self._direct: FastPath | None = None
-        self._inherited: list[Any] = []
+        self._loop_and_filesystem: tuple[asyncio.AbstractEventLoop, Any] | None = None
+        self._prepared_client: Any = None
+        self._fast_path: FastPath | None = None
+        self._from_parent_process: list[Any] = []
         #: The HTTP sessions of the clients made, the latest last.
         self._sessions: list[Any] = []
 
@@ -60,29 +60,32 @@ class S3Connection:
     def filesystem(self) -> Any:
         """The ``s3fs.S3FileSystem``."""
         loop = get_loop()
-        if self._made is None or self._made[0] is not loop:
+        if self._loop_and_filesystem is None or self._loop_and_filesystem[0] is not loop:
             # A forked child must neither use nor close its parent's sockets: it only keeps them from being freed.
-            self._inherited.append(self._made)
+            self._from_parent_process.append(self._loop_and_filesystem)
             self._sessions.clear()
             plain = (self._settings.endpoint_url or "").startswith("http:")
-            self._made = loop, _filesystem(self._settings, loop, _session_class(self._sessions, plain=plain))
-        return self._made[1]
+            self._loop_and_filesystem = (
+                loop,
+                _filesystem(self._settings, loop, _session_class(self._sessions, plain=plain)),
+            )
+        return self._loop_and_filesystem[1]
 
     async def client(self) -> Any:
         """Return the boto client; to be awaited on fsbackup's loop."""
         client = await self.filesystem.set_session()
-        if client is not self._prepared:
+        if client is not self._prepared_client:
             client.meta.events.register_last("before-call.s3", _without_expect)
-            self._prepared, self._direct = client, self._made_direct(client)
+            self._prepared_client, self._fast_path = client, self._make_fast_path(client)
         return client
 
     async def method(self, name: str) -> Callable[..., Awaitable[Any]]:
         """Return one of the client's methods; `Direct` has some of its own where the endpoint is given."""
         client = await self.client()
-        found: Callable[..., Awaitable[Any]] = getattr(self._direct, name, None) or getattr(client, name)
+        found: Callable[..., Awaitable[Any]] = getattr(self._fast_path, name, None) or getattr(client, name)
         return found
 
-    def _made_direct(self, client: Any) -> FastPath | None:
+    def _make_fast_path(self, client: Any) -> FastPath | None:
         settings = self._settings
         if settings.endpoint_url is None:  # Amazon's own, where the bucket decides on the host
             return None
@@ -90,8 +93,13 @@ class S3Connection:
 
     async def close(self) -> None:
         """Close the connections; the next use makes new ones."""
-        if self._made is not None and self._made[0] is get_loop():
-            made, self._made, self._prepared, self._direct = self._made[1], None, None, None
+        if self._loop_and_filesystem is not None and self._loop_and_filesystem[0] is get_loop():
+            made, self._loop_and_filesystem, self._prepared_client, self._fast_path = (
+                self._loop_and_filesystem[1],
+                None,
+                None,
+                None,
+            )
             await (await made.set_session()).close()
 
 
@@ -177,7 +185,7 @@ def _config_options(settings: Settings) -> dict[str, Any]:
         "parameter_validation": False,  # they are our own, and checking them takes a tenth of a small request
         "connect_timeout": min(_CONNECT_TIMEOUT, settings.timeout),
         "read_timeout": settings.timeout,
-        "max_pool_connections": POOL,
+        "max_pool_connections": POOL_SIZE,
         "connector_args": {"socket_factory": _socket, "keepalive_timeout": _KEEPALIVE},
         "signature_version": "s3v4",
         # Not hashed a second time: Content-MD5 and the ETag in the answer protect the body.
@@ -191,5 +199,5 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol, *_ = address
     made = socket.socket(family, kind, protocol)
     with suppress(AttributeError, OSError):  # not every system has it
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT)
     return made

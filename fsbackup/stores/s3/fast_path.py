@@ -16,21 +16,23 @@ from fsbackup.stores.s3.secret import Secret
 
 #: A name that boto would not read anything else into: an ARN, an S3 Express bucket.
 _PLAIN_BUCKET = re.compile(r"(?!.*--)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_ASKED = {
+_REQUEST_HEADERS = {
     "ContentType": "Content-Type",
     "ContentMD5": "Content-MD5",
     "IfNoneMatch": "If-None-Match",
     "Range": "Range",
 }
-_STORED = {
+_PUT_RESPONSE_HEADERS = {
     "ETag": "etag",
     "VersionId": "x-amz-version-id",
     "ServerSideEncryption": "x-amz-server-side-encryption",
     "SSECustomerAlgorithm": "x-amz-server-side-encryption-customer-algorithm",
 }
-_GIVEN = {"ContentLength": "content-length", "ContentRange": "content-range"}
+_GET_RESPONSE_HEADERS = {"ContentLength": "content-length", "ContentRange": "content-range"}
 #: Answers that say "not here": to find out where is boto's affair.
-_ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"})
+_REDIRECT_CODES = frozenset(
+    {"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"}
+)
 
 
 class FastPath:
@@ -59,7 +61,7 @@ class FastPath:
         signer = S3SigV4Auth(Credentials(key_id.reveal(), key.reveal()), "s3", client.meta.region_name)
         self._sign: Callable[[Any], Any] = lambda request: signer.add_auth(request)  # a closure, as in `Secret`
         self._url = client.meta.endpoint_url.removesuffix("/")
-        self._here = not {"?", "#"} & set(self._url)
+        self._usable = not {"?", "#"} & set(self._url)
 
     async def put_object(self, **params: Any) -> dict[str, Any]:
         """Store an object; the answer tells the ETag, the version, and how it is encrypted."""
@@ -72,26 +74,26 @@ class FastPath:
     async def _put(self, operation: str, by_client: Callable[..., Any], params: dict[str, Any]) -> dict[str, Any]:
         response = await self._answer("PUT", operation, params)
         if response is not None:
-            return _required_headers(response, _STORED)
+            return _required_headers(response, _PUT_RESPONSE_HEADERS)
         if hasattr(params["Body"], "seek"):
             params["Body"].seek(0)
-        answer: dict[str, Any] = await by_client(**params)
-        return answer
+        result: dict[str, Any] = await by_client(**params)
+        return result
 
     async def get_object(self, **params: Any) -> dict[str, Any]:
         """Read an object or a range of it; the answer tells the length and the range, and has the body to read."""
         response = await self._answer("GET", "GetObject", params)
         if response is None:
-            answer: dict[str, Any] = await self._client.get_object(**params)
-            return answer
+            result: dict[str, Any] = await self._client.get_object(**params)
+            return result
         from aiobotocore.response import StreamingBody
 
-        told = _required_headers(response, _GIVEN)
-        return {**told, "Body": StreamingBody(response.raw, told.get("ContentLength"))}
+        fields = _required_headers(response, _GET_RESPONSE_HEADERS)
+        return {**fields, "Body": StreamingBody(response.raw, fields.get("ContentLength"))}
 
     async def _answer(self, method: str, operation: str, params: dict[str, Any]) -> Any:
         """Return the service's answer when it is a success, None when the client has to ask."""
-        if not self._here or not _PLAIN_BUCKET.fullmatch(params["Bucket"]):
+        if not self._usable or not _PLAIN_BUCKET.fullmatch(params["Bucket"]):
             return None
         response = await self._session.send(self._request(method, params))
         status = response.status_code
@@ -104,8 +106,8 @@ class FastPath:
         status = 500 if status < 300 else status
         parsed = self._parser.parse({"headers": response.headers, "status_code": status, "body": body}, None)
         code = parsed.get("Error", {}).get("Code")
-        if status < 400 or code in _ELSEWHERE:
-            self._here = False
+        if status < 400 or code in _REDIRECT_CODES:
+            self._usable = False
             return None
         raise self._client.exceptions.from_code(code)(parsed, operation)
 
@@ -116,7 +118,7 @@ class FastPath:
         url = f"{self._url}/{params['Bucket']}/{quote(params['Key'], safe='/~')}"
         if "UploadId" in params:
             url += f"?partNumber={params['PartNumber']}&uploadId={quote(params['UploadId'], safe='')}"
-        headers = {header: params[name] for name, header in _ASKED.items() if name in params}
+        headers = {header: params[name] for name, header in _REQUEST_HEADERS.items() if name in params}
         headers |= {f"x-amz-meta-{name}": value for name, value in params.get("Metadata", {}).items()}
         headers["User-Agent"] = self._client.meta.config.user_agent
         request = AWSRequest(method, url, headers, params.get("Body"), stream_output=method == "GET")

@@ -7,7 +7,7 @@ from typing import Any
 
 from fsbackup.errors import BackendError, ObjectNotFoundError
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.s3.calls import Answer, Calls
+from fsbackup.stores.s3.calls import Calls, Response
 from fsbackup.stores.s3.errors import CallContext
 from fsbackup.stores.s3.profile import Profile
 
@@ -22,11 +22,9 @@ _OPAQUE_ENCRYPTION = frozenset({"aws:kms", "aws:kms:dsse"})
 class Bucket:
     """A bucket, the prefix in it, and how to call its service."""
 
-    def __init__(
-        self, calls: Calls, bucket: str, prefix: str, profile: Profile, page_size: int = PAGE_SIZE
-    ) -> None:
+    def __init__(self, calls: Calls, name: str, prefix: str, profile: Profile, page_size: int = PAGE_SIZE) -> None:
         self.calls = calls
-        self.bucket = bucket
+        self.name = name
         self.prefix = prefix
         self.profile = profile
         self.page_size = page_size
@@ -34,34 +32,34 @@ class Bucket:
         self.refuses_condition = False
         self._exists = False
 
-    def at(self, name: str) -> dict[str, Any]:
+    def object_params(self, name: str) -> dict[str, Any]:
         """Return the parameters that name an object."""
-        return {"Bucket": self.bucket, "Key": self.prefix + name}
+        return {"Bucket": self.name, "Key": self.prefix + name}
 
-    def where(self, operation: str, name: str, timeout: float | None = None) -> CallContext:
+    def context(self, operation: str, name: str, timeout: float | None = None) -> CallContext:
         """Return the place of a call; `timeout` (seconds of silence) is the store's own unless given."""
         return CallContext(self.calls.name, operation, name, self.calls.timeout if timeout is None else timeout)
 
     async def head(
         self, name: str, operation: str = "stat", *, version: str | None = None, timeout: float | None = None
-    ) -> Answer | None:
+    ) -> Response | None:
         """Return the answer to HEAD; None only when there is no such key in a bucket that exists."""
-        params = {**self.at(name), "VersionId": version} if version else self.at(name)
-        where = self.where(operation, name, timeout)
+        params = {**self.object_params(name), "VersionId": version} if version else self.object_params(name)
+        context = self.context(operation, name, timeout)
         try:
-            answer = await self.calls.request(where, "head_object", **params)
+            response = await self.calls.request(context, "head_object", **params)
         except ObjectNotFoundError:
-            await self.prove(where)
+            await self.check_exists(context)
             return None
         self._exists = True
-        require_field(answer, "ContentLength", where)
-        return answer
+        require_field(response, "ContentLength", context)
+        return response
 
-    def seen(self) -> None:
+    def mark_exists(self) -> None:
         """Note that a call on the bucket's content succeeded, which proves that it exists."""
         self._exists = True
 
-    async def prove(self, where: CallContext) -> None:
+    async def check_exists(self, context: CallContext) -> None:
         """Make sure, once, that the bucket exists: a 404 may also mean that it does not.
 
         Raises
@@ -71,28 +69,28 @@ class Bucket:
         """
         if not self._exists:
             try:
-                await self._ask_for_bucket(where)
+                await self._head_bucket(context)
             except ObjectNotFoundError as error:
-                raise self._no_bucket(where) from error
+                raise self._missing_bucket_error(context) from error
             self._exists = True
 
-    async def _ask_for_bucket(self, where: CallContext) -> None:
-        bucket = {"Bucket": self.bucket}
+    async def _head_bucket(self, context: CallContext) -> None:
+        bucket = {"Bucket": self.name}
         try:
-            await self.calls.request(where, "head_bucket", **bucket)
+            await self.calls.request(context, "head_bucket", **bucket)
         except PermissionError:  # R2's object-level tokens may list, but not ask for the bucket
-            await self.calls.request(where, "list_objects_v2", **bucket, MaxKeys=1)
+            await self.calls.request(context, "list_objects_v2", **bucket, MaxKeys=1)
 
-    def _no_bucket(self, where: CallContext) -> BackendError:
-        error: BackendError = where.error(
+    def _missing_bucket_error(self, context: CallContext) -> BackendError:
+        error: BackendError = context.error(
             BackendError,
-            f"there is no bucket {self.bucket!r}",
+            f"there is no bucket {self.name!r}",
             "create the bucket, or correct its name, the account and the endpoint",
         )
         return error
 
 
-def require_field(answer: Answer, field: str, where: CallContext) -> Any:
+def require_field(response: Response, field: str, context: CallContext) -> Any:
     """Return what an answer must say.
 
     Raises
@@ -100,9 +98,9 @@ def require_field(answer: Answer, field: str, where: CallContext) -> Any:
     BackendError
         When the service left it out.
     """
-    value = answer.get(field)
+    value = response.get(field)
     if value is None or value == "":
-        raise where.error(
+        raise context.error(
             BackendError,
             f"the service's answer has no {field}",
             "what answers is no complete S3 service: check endpoint_url, or report this to the provider",
@@ -110,32 +108,32 @@ def require_field(answer: Answer, field: str, where: CallContext) -> Any:
     return value
 
 
-def stat_of(name: str, answer: Answer) -> ObjectStat:
+def stat_of(name: str, response: Response) -> ObjectStat:
     """Return what an answer to HEAD says."""
     return ObjectStat(
         name=name,
-        size=answer["ContentLength"],
-        modified=answer["LastModified"].timestamp() if "LastModified" in answer else None,
-        etag=etag_of(answer),
-        version_id=version_of(answer),
-        metadata=answer.get("Metadata", {}),
+        size=response["ContentLength"],
+        modified=response["LastModified"].timestamp() if "LastModified" in response else None,
+        etag=etag_of(response),
+        version_id=version_of(response),
+        metadata=response.get("Metadata", {}),
     )
 
 
-def etag_of(answer: Answer) -> str | None:
+def etag_of(response: Response) -> str | None:
     """Return the ETag without quotes, None when there is none."""
-    return answer.get("ETag", "").strip('"') or None
+    return response.get("ETag", "").strip('"') or None
 
 
-def version_of(answer: Answer) -> str | None:
+def version_of(response: Response) -> str | None:
     """Return the version's id, None in a bucket without versions."""
-    version = answer.get("VersionId", "null")
+    version = response.get("VersionId", "null")
     return None if version == "null" else str(version)
 
 
-def comparable(answer: Answer, *, parts: bool = False) -> str | None:
+def md5_etag(response: Response, *, parts: bool = False) -> str | None:
     """Return the answer's ETag when it has the form of an MD5 (of the parts' MD5s), None when it is opaque."""
-    etag = etag_of(answer) or ""
-    encrypted = answer.get("ServerSideEncryption") in _OPAQUE_ENCRYPTION or "SSECustomerAlgorithm" in answer
+    etag = etag_of(response) or ""
+    encrypted = response.get("ServerSideEncryption") in _OPAQUE_ENCRYPTION or "SSECustomerAlgorithm" in response
     form = _MD5_OF_PARTS if parts else _MD5
     return etag if form.fullmatch(etag) and not encrypted else None
