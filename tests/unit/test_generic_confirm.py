@@ -73,7 +73,7 @@ def test_changed_bytes_are_found(liar: Callable[..., GenericStore], root: str, p
     """A bit that turned on its way is an `IntegrityError`; the old object stays, and nothing beside it."""
     memory_door(root).put("a", b"old")
     store = liar(_open=_open_changed(lambda data: bytes([data[0] ^ 1]) + data[1:]))
-    with pytest.raises(IntegrityError, match="not what was sent"):
+    with pytest.raises(IntegrityError, match="differ from the bytes sent"):
         run(write(store, "a", random_bytes(parts * 1000), 1000))
     assert (memory_door(root).names(), memory_door(root).get("a")) == ({"a"}, b"old")
 
@@ -82,7 +82,7 @@ def test_changed_bytes_are_found(liar: Callable[..., GenericStore], root: str, p
 def test_missing_bytes_are_found(liar: Callable[..., GenericStore], root: str, confirm: str) -> None:
     """Bytes that were swallowed are found by the size alone."""
     store = liar(confirm, _open=_open_changed(lambda data: data[:-1]))
-    with pytest.raises(IntegrityError, match="999 bytes were stored where 1000"):
+    with pytest.raises(IntegrityError, match="999 bytes were stored instead of 1000"):
         run(write(store, "a", random_bytes(1000), 1000))
     assert memory_door(root).names() == set()
 
@@ -97,7 +97,7 @@ def test_confirming_by_size_reads_nothing_back(liar: Callable[..., GenericStore]
 
 def test_a_planned_size_is_kept(liar: Callable[..., GenericStore], root: str) -> None:
     """An object of another size than was planned is never published."""
-    with pytest.raises(IntegrityError, match="where 999 were to be"):
+    with pytest.raises(IntegrityError, match="instead of 999"):
         run(write(liar(), "a", random_bytes(1000), 1000, size=999))
     assert memory_door(root).names() == set()
 
@@ -170,7 +170,7 @@ def test_ranges_of_another_length(liar: Callable[..., GenericStore], root: str, 
     """A filesystem that returns more or less than the range is not believed."""
     memory_door(root).put("a", b"0123456789abcdef")
     store = liar(cat_file=lambda *_, **__: data)
-    with pytest.raises(TransientError, match=f"{len(data)} bytes came where 10"):
+    with pytest.raises(TransientError, match=f"{len(data)} bytes arrived instead of 10"):
         run(store.read("a", 0, 10))
 
 

@@ -25,7 +25,7 @@ from fsbackup.errors import (
 )
 from fsbackup.loop import run
 from fsbackup.stores.base import Part, WritePlan
-from fsbackup.stores.local import atomic_file, publish
+from fsbackup.stores.local import atomic_file
 from fsbackup.stores.local.store import LocalStore
 from fsbackup.testing.driving import list_names, random_bytes, split, write, write_parts
 from fsbackup.threads import Workers
@@ -175,7 +175,7 @@ def test_a_small_object_is_one_call_into_a_thread(store: LocalStore, monkeypatch
 @pytest.mark.parametrize("size", [999, 1001, 0, 10_000])
 def test_a_size_that_was_not_planned(store: LocalStore, base: Path, size: int) -> None:
     """Bytes that do not add up to the planned size are never committed."""
-    with pytest.raises(IntegrityError, match=f"where {size} were to be"):
+    with pytest.raises(IntegrityError, match=f"instead of {size}"):
         run(write(store, "a/b", random_bytes(1000), 300, size=size))
     assert remains(base) == []
 
@@ -329,9 +329,9 @@ def test_creating_on_lesser_filesystems(
     """Without an exclusive rename a hard link creates, and without hard links asking first does."""
     for name in without:
         if name == "renameat2":
-            monkeypatch.setattr(publish, "_libc_rename", lambda: None)
+            monkeypatch.setattr(atomic_file, "_renameat2", lambda: None)
         else:
-            monkeypatch.setattr(publish, name, _unsupported(number))
+            monkeypatch.setattr(atomic_file, name, _unsupported(number))
     run(store.put("a", b"first", create_only=True))
     with pytest.raises(ConflictError):
         run(store.put("a", b"second", create_only=True))
@@ -344,14 +344,14 @@ def test_creating_does_not_rely_on_a_look_before(
 ) -> None:
     """An object that appears between a look and the rename is not replaced."""
     for name in without:
-        monkeypatch.setattr(publish, name, _unsupported(errno.ENOSYS))
+        monkeypatch.setattr(atomic_file, name, _unsupported(errno.ENOSYS))
     (base / "temp").write_bytes(b"second")
     (base / "a").write_bytes(b"first")
     directory = os.open(base, os.O_RDONLY)
     monkeypatch.setattr(os, "stat", _unsupported(errno.ENOENT))
     try:
         with pytest.raises(FileExistsError):
-            publish.create(directory, b"temp", b"a")
+            atomic_file.rename_new(directory, b"temp", b"a")
     finally:
         os.close(directory)
         monkeypatch.undo()
