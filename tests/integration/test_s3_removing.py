@@ -124,7 +124,7 @@ def lock(bucket: S3Endpoint, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("hold", "a legal hold keeps it"), ("day", "object lock (governance)")]
+    ("kind", "said"), [("hold", "the object has a legal hold"), ("day", "object lock (governance)")]
 )
 def test_what_a_lock_keeps_is_locked_not_denied(lockable: S3Endpoint, kind: str, said: str) -> None:
     """The service only says that access is denied; the object says why."""

@@ -1,4 +1,4 @@
-"""Where one store's objects are, and the few calls that several of its parts need."""
+"""`Bucket`: where a store's objects are, and the calls that several modules need."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from fsbackup.stores.s3.calls import Calls, Response
 from fsbackup.stores.s3.errors import CallContext
 from fsbackup.stores.s3.profile import Profile
 
-#: The most names that Amazon S3, R2 and B2 put on one page of a listing.
+#: The largest MaxKeys of Amazon S3, R2 and B2.
 PAGE_SIZE = 1000
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _MD5_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
-#: With these the ETag is no MD5 of the content (Amazon S3 API reference, "Object": ETag).
+#: With these the ETag is not an MD5 of the content (Amazon S3 API reference, "Object": ETag).
 _OPAQUE_ENCRYPTION = frozenset({"aws:kms", "aws:kms:dsse"})
 
 
 class Bucket:
-    """A bucket, the prefix in it, and how to call its service."""
+    """A bucket, the prefix of all names in it, and the calls of its service."""
 
     def __init__(self, calls: Calls, name: str, prefix: str, profile: Profile, page_size: int = PAGE_SIZE) -> None:
         self.calls = calls
@@ -28,22 +28,22 @@ class Bucket:
         self.prefix = prefix
         self.profile = profile
         self.page_size = page_size
-        #: Set once the service has refused ``If-None-Match`` as not implemented.
+        #: Set when the service has answered NotImplemented to ``If-None-Match``.
         self.refuses_condition = False
         self._exists = False
 
     def object_params(self, name: str) -> dict[str, Any]:
-        """Return the parameters that name an object."""
+        """Return the Bucket and Key parameters of an object."""
         return {"Bucket": self.name, "Key": self.prefix + name}
 
     def context(self, operation: str, name: str, timeout: float | None = None) -> CallContext:
-        """Return the place of a call; `timeout` (seconds of silence) is the store's own unless given."""
+        """Return the context of a call; `timeout` in seconds, by default the store's own."""
         return CallContext(self.calls.name, operation, name, self.calls.timeout if timeout is None else timeout)
 
     async def head(
         self, name: str, operation: str = "stat", *, version: str | None = None, timeout: float | None = None
     ) -> Response | None:
-        """Return the answer to HEAD; None only when there is no such key in a bucket that exists."""
+        """Return the response to HEAD; None only when the bucket exists and the key does not."""
         params = {**self.object_params(name), "VersionId": version} if version else self.object_params(name)
         context = self.context(operation, name, timeout)
         try:
@@ -56,16 +56,16 @@ class Bucket:
         return response
 
     def mark_exists(self) -> None:
-        """Note that a call on the bucket's content succeeded, which proves that it exists."""
+        """Record that a call on the bucket's content succeeded, so the bucket exists."""
         self._exists = True
 
     async def check_exists(self, context: CallContext) -> None:
-        """Make sure, once, that the bucket exists: a 404 may also mean that it does not.
+        """Check once that the bucket exists, because a 404 may also mean that it does not.
 
         Raises
         ------
         BackendError
-            When it does not exist, or when this cannot be found out.
+            When it does not exist, or the check fails.
         """
         if not self._exists:
             try:
@@ -78,38 +78,38 @@ class Bucket:
         bucket = {"Bucket": self.name}
         try:
             await self.calls.request(context, "head_bucket", **bucket)
-        except PermissionError:  # R2's object-level tokens may list, but not ask for the bucket
+        except PermissionError:  # R2's object-level tokens may list, but not HEAD the bucket
             await self.calls.request(context, "list_objects_v2", **bucket, MaxKeys=1)
 
     def _missing_bucket_error(self, context: CallContext) -> BackendError:
         error: BackendError = context.error(
             BackendError,
-            f"there is no bucket {self.name!r}",
-            "create the bucket, or correct its name, the account and the endpoint",
+            f"the bucket {self.name!r} does not exist",
+            "create the bucket, or correct its name, the account or the endpoint",
         )
         return error
 
 
 def require_field(response: Response, field: str, context: CallContext) -> Any:
-    """Return what an answer must say.
+    """Return a required field of a response.
 
     Raises
     ------
     BackendError
-        When the service left it out.
+        When the service omitted it.
     """
     value = response.get(field)
     if value is None or value == "":
         raise context.error(
             BackendError,
-            f"the service's answer has no {field}",
-            "what answers is no complete S3 service: check endpoint_url, or report this to the provider",
+            f"the service's response has no {field}",
+            "check that endpoint_url is an S3 service, or report this to the provider",
         )
     return value
 
 
 def stat_of(name: str, response: Response) -> ObjectStat:
-    """Return what an answer to HEAD says."""
+    """Return the properties in a response to HEAD."""
     return ObjectStat(
         name=name,
         size=response["ContentLength"],
@@ -121,18 +121,18 @@ def stat_of(name: str, response: Response) -> ObjectStat:
 
 
 def etag_of(response: Response) -> str | None:
-    """Return the ETag without quotes, None when there is none."""
+    """Return the ETag without quotes, None without one."""
     return response.get("ETag", "").strip('"') or None
 
 
 def version_of(response: Response) -> str | None:
-    """Return the version's id, None in a bucket without versions."""
+    """Return the VersionId, None in a bucket without versions."""
     version = response.get("VersionId", "null")
     return None if version == "null" else str(version)
 
 
 def md5_etag(response: Response, *, parts: bool = False) -> str | None:
-    """Return the answer's ETag when it has the form of an MD5 (of the parts' MD5s), None when it is opaque."""
+    """Return the ETag when it has the form of an MD5 (`parts`: of an MD5 of MD5s), None when it is opaque."""
     etag = etag_of(response) or ""
     encrypted = response.get("ServerSideEncryption") in _OPAQUE_ENCRYPTION or "SSECustomerAlgorithm" in response
     form = _MD5_OF_PARTS if parts else _MD5

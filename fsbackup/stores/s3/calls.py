@@ -1,4 +1,4 @@
-"""One call to the service: retried where that may help, and cut when nothing moves."""
+"""One request to the service: retried after transient failures, ended when no byte moves."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Response = dict[str, Any]
 
-#: Waits grow from 0.1 s twofold, each with up to half a second more: two seconds in all, so that R2's limit of
-#: one write per second and key is waited out.
+#: Exponential back-off from 0.1 s with up to 0.5 s of jitter: two seconds in all, which covers R2's limit of one
+#: write per second and key.
 _ATTEMPTS = 5
 _FIRST_WAIT, _LONGEST_WAIT, _JITTER = 0.1, 5.0, 0.5
-#: Codes that say that the bytes arrived damaged: worth another try, but never merely "unavailable" in the end.
+#: Codes for bytes that arrived damaged: retried, and raised as `IntegrityError` when every attempt fails.
 _DAMAGE_CODES = frozenset({"BadDigest", "XAmzContentSHA256Mismatch"})
 
 
 class Calls:
-    """The calls of one store.
+    """The requests of one store.
 
     Parameters
     ----------
     name
         The backend's name, for errors.
     connection
-        Gives the client.
+        Provides the client.
     timeout
-        Longest silence in seconds: no byte moved, over all tries of one call and the waits between them.
+        Longest time in seconds without a byte moved, over all attempts of one request and the waits between them.
     """
 
     def __init__(self, name: str, connection: S3Connection, timeout: float) -> None:
@@ -46,7 +46,7 @@ class Calls:
         self.timeout = timeout
 
     async def request(self, context: CallContext, method: str, **params: Any) -> Response:
-        """Call one method of the client and return its answer."""
+        """Call one method of the client and return its response."""
 
         async def attempt(_: IdleTimeout) -> Response:
             call = await self.connection.method(method)
@@ -58,7 +58,7 @@ class Calls:
     async def send(
         self, context: CallContext, method: str, data: bytes, progress: PartProgress, **params: Any
     ) -> Response:
-        """Call a method that takes a body."""
+        """Call a method of the client with a body and return its response."""
 
         async def attempt(idle: IdleTimeout) -> Response:
             progress.on_activity = idle.reset
@@ -71,9 +71,9 @@ class Calls:
         return await self.run(context, attempt)
 
     async def run(self, context: CallContext, attempt: Callable[[IdleTimeout], Awaitable[T]]) -> T:
-        """Await `once`, again after transient failures, until it has been silent for too long."""
+        """Await `attempt`, again after transient failures, until no byte has moved for the context's timeout."""
         failures: list[TransientError] = []
-        # Making the client takes a while, which is not the service's silence.
+        # Creating the client takes time in which the service cannot answer.
         await self._translating_errors(context, self.connection.client)
         try:
             async with IdleTimeout(context.timeout) as idle:
@@ -86,7 +86,7 @@ class Calls:
             clear_frames(error.__traceback__)
             raise _idle_error(context, failures) from (failures[-1] if failures else error)
         finally:
-            failures.clear()  # or they and this frame keep each other, and the part, alive
+            failures.clear()  # otherwise they and this frame form a cycle that keeps the part alive
 
     async def _with_retries(
         self, context: CallContext, call: Callable[[], Awaitable[T]], failures: list[TransientError]
@@ -94,7 +94,7 @@ class Calls:
         try:
             return await self._translating_errors(context, call)
         except TransientError as error:
-            # Only now: the machinery of retries costs as much as a tenth of a small request.
+            # Only now, because tenacity costs a tenth of a small request.
             first = [error]
             failures.append(error)
 
@@ -106,7 +106,7 @@ class Calls:
         try:
             return await _retry_policy(context, failures)(again)
         except BaseException as error:
-            clear_frames(error.__traceback__)  # the same, inside the machinery
+            clear_frames(error.__traceback__)  # as in _translating_errors, for tenacity's frames
             raise
 
     async def _translating_errors(self, context: CallContext, call: Callable[[], Awaitable[T]]) -> T:
@@ -115,7 +115,7 @@ class Calls:
         except FsbackupError:
             raise
         except Exception as error:
-            # Whoever keeps the error would keep the bytes of a part, and the credentials, that are in its frames.
+            # The error's frames hold the bytes of a part and the credentials; a kept error would keep them alive.
             clear_frames(error.__traceback__)
             raise translate(error, context, self.connection.secrets) from error
 
@@ -126,42 +126,42 @@ def _retry_policy(context: CallContext, failures: list[TransientError]) -> Async
     backoff = wait_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT) + wait_random(0, _JITTER)
 
     def wait(state: RetryCallState) -> float:
-        asked = retry_after(failures[-1])
-        return backoff(state) if asked is None else asked
+        requested = retry_after(failures[-1])
+        return backoff(state) if requested is None else requested
 
     def again(error: BaseException) -> bool:
         if not isinstance(error, TransientError):
             return False
         failures[:] = [error]
-        # A wait that the service asks for and that is longer than the silence allowed would end in nothing.
+        # A Retry-After longer than the timeout would only end in the timeout.
         return (retry_after(error) or 0.0) < context.timeout
 
-    def note(state: RetryCallState) -> None:
-        log.info("trying again in %.1f s: %s", state.upcoming_sleep, failures[-1])
+    def log_retry(state: RetryCallState) -> None:
+        log.info("retrying in %.1f s: %s", state.upcoming_sleep, failures[-1])
 
     return AsyncRetrying(
         stop=stop_after_attempt(_ATTEMPTS),
         retry=retry_if_exception(again),
         wait=wait,
-        before_sleep=note,
+        before_sleep=log_retry,
         reraise=True,
     )
 
 
 def _idle_error(context: CallContext, failures: list[TransientError]) -> FsbackupError:
-    before = f" (before that: {failures[-1].message})" if failures else ""
-    made: FsbackupError = context.error(
+    before = f" (after: {failures[-1].message})" if failures else ""
+    error: FsbackupError = context.error(
         BackendUnavailableError,
         f"no byte moved for {context.timeout:g} s{before}",
-        "check the network and the provider's status page; a longer timeout helps only with a slow service",
+        "check the network and the provider's status page; for a slow service raise `timeout`",
     )
-    return made
+    return error
 
 
 def _damage_error(context: CallContext) -> FsbackupError:
-    made: FsbackupError = context.error(
+    error: FsbackupError = context.error(
         IntegrityError,
-        "the service received other bytes than were sent, every time",
-        "bytes are damaged on the way: check this machine's memory and network",
+        "the service received damaged bytes in every attempt",
+        "check this machine's memory and network",
     )
-    return made
+    return error

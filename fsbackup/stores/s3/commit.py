@@ -1,4 +1,9 @@
-"""The call that makes an object visible: conditional where asked, settled when its answer is lost, confirmed."""
+"""The request that makes an object visible: PutObject or CompleteMultipartUpload.
+
+`Commit.run` sends it with ``If-None-Match`` for a create-only write. When the response is lost, HEAD shows by the
+upload tag whether the object was stored. Then size and ETag are compared with what was sent; a wrong object is
+removed where that loses nothing.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +25,15 @@ from fsbackup.stores.s3.bucket import Bucket, etag_of, md5_etag, version_of
 from fsbackup.stores.s3.calls import Response
 from fsbackup.stores.s3.errors import CallContext, code_of
 
-#: The tag that tells one upload from every other, for when the answer to its last call is lost.
+#: User metadata that identifies one upload, for when the response to its last request is lost.
 UPLOAD_TAG = "fsbackup-upload"
-#: Seconds for asking what became of a write whose answer was lost.
+#: Seconds for the HEAD after a lost response.
 _CONFIRM_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What was sent: its size, and the ETag it has where ETags are made of MD5s (`parts`: of parts' MD5s)."""
+    """The size of what was sent, and its ETag where ETags are MD5s (`parts`: an MD5 of the parts' MD5s)."""
 
     size: int
     etag: str
@@ -36,7 +41,7 @@ class Payload:
 
 
 class Commit:
-    """Stores one object under its name by one call, and proves it."""
+    """Stores one object under its name by one request, and confirms it."""
 
     def __init__(self, bucket: Bucket, name: str, plan: WritePlan) -> None:
         self._bucket = bucket
@@ -48,11 +53,11 @@ class Commit:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The tags to store with the object."""
+        """The user metadata to store with the object."""
         return {**self._plan.metadata, UPLOAD_TAG: self._tag}
 
     async def run(self, sent: Payload, call: Callable[..., Awaitable[Response]]) -> ObjectStat:
-        """Make the call, with the condition as its arguments, and return what is stored now."""
+        """Make the request with the condition, confirm it, and return the properties of the stored object."""
         response, head = await self._call(sent, call)
         self._bucket.mark_exists()
         self._version = version_of(response)
@@ -69,10 +74,10 @@ class Commit:
         )
 
     async def _confirm(self, response: Response) -> Response | None:
-        """Return what HEAD says of this very upload, None when another writer has replaced it meanwhile."""
+        """Return HEAD of this upload's object, None when another writer has replaced it meanwhile."""
         head = await self._bucket.head(self._name, "write", version=version_of(response))
         if head is None:
-            raise self._integrity_error("it is not there after it was stored")
+            raise self._integrity_error("the object is missing after it was stored")
         if self._is_ours(head):
             return head
         if self._plan.create_only:
@@ -80,15 +85,17 @@ class Commit:
         return None
 
     def _is_ours(self, head: Response) -> bool:
-        """Tell whether this may be this very upload: a service that keeps no tags cannot say."""
+        """Tell whether HEAD may show this upload; a service that drops user metadata proves nothing."""
         return bool(head.get("Metadata", {}).get(UPLOAD_TAG, self._tag) == self._tag)
 
     def _conflict_error(self) -> FsbackupError:
-        error: FsbackupError = self._context.error(ConflictError, "another writer got the name at the same time")
+        error: FsbackupError = self._context.error(
+            ConflictError, "another writer created the name at the same time"
+        )
         return error
 
     async def rollback(self) -> None:
-        """Remove the version that `run` stored, where the bucket keeps versions: the one before shows again."""
+        """Remove the version that `run` stored, where there is one; the previous one is current again."""
         if self._version is not None:
             await self._bucket.calls.request(
                 self._context, "delete_object", **self._bucket.object_params(self._name), VersionId=self._version
@@ -97,7 +104,7 @@ class Commit:
     async def _call(
         self, sent: Payload, call: Callable[..., Awaitable[Response]]
     ) -> tuple[Response, Response | None]:
-        """Return the call's answer, and HEAD's where it had to be asked what became of the call."""
+        """Return the response, and HEAD's when the response was lost and the object was stored."""
         condition = await self._create_condition()
         try:
             return await call(**condition), None
@@ -110,46 +117,48 @@ class Commit:
             return head, head
 
     async def _create_condition(self) -> dict[str, str]:
-        """Return the arguments that make the write create-only, after asking first where they do not suffice."""
+        """Return the arguments that make the write create-only, after a HEAD where they do not suffice."""
         if not self._plan.create_only:
             return {}
         kind = "none" if self._bucket.refuses_condition else self._bucket.profile.condition
         if kind != "atomic" and await self._bucket.head(self._name, "write") is not None:
-            raise self._context.error(ConflictError, "the name exists")
+            raise self._context.error(ConflictError, "the key exists, and the write is create-only")
         return {} if kind == "none" else {"IfNoneMatch": "*"}
 
     async def _own_head(self) -> Response | None:
-        """Return what HEAD says when it shows this very upload, None otherwise or when nobody answers."""
+        """Return HEAD when it shows this upload, None otherwise or when HEAD fails."""
         head = await self._head_or_none()
         return head if head and head.get("Metadata", {}).get(UPLOAD_TAG) == self._tag else None
 
     async def _head_or_none(self) -> Response | None:
-        """Return what HEAD says, None when nothing is there or nobody answers."""
+        """Return HEAD, None when there is no object or HEAD fails."""
         try:
             return await self._bucket.head(
                 self._name, "write", timeout=min(_CONFIRM_TIMEOUT, self._bucket.calls.timeout)
             )
         except FsbackupError as error:
-            log.debug("cannot find out what is stored as %s: %s", self._name, error)
+            log.debug("HEAD of %s failed after a write: %s", self._name, error)
             return None
 
     def _mismatch(self, sent: Payload, response: Response, head: Response | None) -> str | None:
-        """Return how what is stored differs from what was sent; only ETags made in the same way are compared."""
+        """Return how the stored object differs from the payload; only ETags of the same form are compared."""
         if head and head["ContentLength"] != sent.size:
             return f"{sent.size} bytes were sent, {head['ContentLength']} are stored"
         if sent.parts and not self._bucket.profile.multipart_etag_is_md5:
             return None
-        etags = {md5_etag(said, parts=sent.parts) for said in (response, head or {})} - {None}
+        etags = {md5_etag(each, parts=sent.parts) for each in (response, head or {})} - {None}
         return f"its ETag is not {sent.etag}" if etags - {sent.etag} else None
 
     def _integrity_error(self, problem: str) -> FsbackupError:
         error: FsbackupError = self._context.error(
-            IntegrityError, f"what was stored is not what was sent: {problem}", "store it again, then verify"
+            IntegrityError,
+            f"the stored object differs from what was sent: {problem}",
+            "store it again, then verify",
         )
         return error
 
     async def _undo(self, problem: str, response: Response) -> FsbackupError:
-        """Take back what was stored wrong, as far as it is this upload's, and return the error."""
+        """Remove a wrong object if this upload stored it and nothing is lost by that; return the error."""
         version, new = version_of(response), self._plan.create_only or self._plan.is_new
         head = None if version else await self._head_or_none()
         if version or (new and head and self._is_ours(head)):
@@ -159,17 +168,17 @@ class Commit:
         return self._integrity_error(problem)
 
     async def _remove(self, version: str | None) -> None:
-        """Remove a wrong object: its version where it has one (the older one shows again), or a new object."""
+        """Remove a wrong object: its version, after which the previous one is current again, or a new object."""
         one = {"VersionId": version} if version else {}
         try:
             await self._bucket.calls.request(
                 self._context, "delete_object", **self._bucket.object_params(self._name), **one
             )
         except FsbackupError as error:
-            log.warning("%s: a damaged object stays under its name: %s", self._bucket.calls.name, error)
+            log.warning("%s: cannot remove a damaged object: %s", self._bucket.calls.name, error)
 
 
 def _may_have_stored(error: BackendError) -> bool:
-    """Tell whether a failed call may have stored the object: its answer was lost, or it met its own success."""
+    """Tell whether a failed request may have stored the object: by an attempt whose response was lost."""
     lost = isinstance(error, (TransientError, ConflictError, ObjectNotFoundError))
     return lost or code_of(error) == "NoSuchUpload"

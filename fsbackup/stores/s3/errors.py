@@ -1,4 +1,4 @@
-"""What a failed S3 call means: one flat table from the service's codes to our errors, each with a hint."""
+"""One table from the service's error codes to backend errors, each with a hint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fsbackup.errors import (
 
 
 class ErrorMapping(NamedTuple):
-    """The error class of a code, and what a person can do about it."""
+    """The error class of a code, and what a person can do."""
 
     kind: type[BackendError]
     hint: str | None = None
@@ -28,7 +28,7 @@ class ErrorMapping(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """The place of a call, for its errors, and the longest silence allowed there in seconds."""
+    """Backend, operation and key of a request, for its errors, and its timeout in seconds."""
 
     backend: str
     operation: str
@@ -36,7 +36,7 @@ class CallContext:
     timeout: float
 
     def error(self, kind: type[FsbackupError], message: str, hint: str | None = None) -> Any:
-        """Return an error of `kind` at this place."""
+        """Return an error of `kind` with this context."""
         return kind(message, backend=self.backend, operation=self.operation, key=self.key, hint=hint)
 
 
@@ -44,22 +44,24 @@ _KEYS_HINT = (
     "check that the access key belongs to this endpoint and may read, write, list and delete in the bucket,"
     " and that this machine's clock is right"
 )
-_SECRET_HINT = "the secret access key does not belong to the access key id, or the region is wrong"
+_SECRET_HINT = "check the secret access key and the region"
 _CHECKSUM_HINT = (
-    "check the keys; if these keys work elsewhere, something on the way adds checksum headers"
-    " (x-amz-checksum-*), which R2 refuses in this way"
+    "check the keys; if they work elsewhere, look for a proxy that adds checksum headers (x-amz-checksum-*),"
+    " which R2 refuses"
 )
-_LOCK_HINT = "an object lock or bucket lock keeps this object until its retention ends"
-_BUCKET_HINT = "create the bucket, or correct its name, the account and the endpoint"
+_LOCK_HINT = "wait until the object lock or bucket lock ends"
+_BUCKET_HINT = "create the bucket, or correct its name, the account or the endpoint"
 _SPACE_HINT = "raise the provider's storage cap, free space, or shorten the retention"
-_UPLOAD_HINT = "the upload was aborted by somebody else or by the bucket's lifecycle rule; run it again"
+_UPLOAD_HINT = "run it again; another program or the bucket's lifecycle rule aborted the upload"
 
 _ACCESS_DENIED = ErrorMapping(AccessDeniedError, _KEYS_HINT)
 _OUT_OF_SPACE = ErrorMapping(OutOfSpaceError, _SPACE_HINT)
-_RETRY = ErrorMapping(TransientError, "the service is busy or at fault: see its status page, and try again later")
-_CONFLICT = ErrorMapping(ConflictError, "another object has this name, or is just getting it")
-_RATE_LIMITED = ErrorMapping(TransientError, "the provider limits the rate of requests: lower max_concurrency")
-_DAMAGED = ErrorMapping(TransientError, "bytes were damaged on the way: check memory and network")
+_RETRY = ErrorMapping(TransientError, "check the provider's status page, and try again later")
+_CONFLICT = ErrorMapping(
+    ConflictError, "check the object under this name: another writer stored it at the same time"
+)
+_RATE_LIMITED = ErrorMapping(TransientError, "lower max_concurrency: the provider limits the rate of requests")
+_DAMAGED = ErrorMapping(TransientError, "check this machine's memory and network")
 _NOT_FOUND = ErrorMapping(ObjectNotFoundError)
 _OBJECT_LOCKED = ErrorMapping(LockedError, _LOCK_HINT)
 
@@ -72,15 +74,17 @@ CODES: dict[str, ErrorMapping] = {
     "InvalidBucketName": ErrorMapping(BackendError, _BUCKET_HINT),
     "AccessDenied": _ACCESS_DENIED,
     "AllAccessDisabled": _ACCESS_DENIED,
-    "AccountProblem": ErrorMapping(AccessDeniedError, "sign in to the provider: the account needs attention"),
-    "InvalidAccessKeyId": ErrorMapping(AccessDeniedError, "the provider does not know this access key id"),
+    "AccountProblem": ErrorMapping(AccessDeniedError, "check the account at the provider"),
+    "InvalidAccessKeyId": ErrorMapping(
+        AccessDeniedError, "check the access key id: the provider does not know it"
+    ),
     "InvalidSecurity": _ACCESS_DENIED,
     "SignatureDoesNotMatch": ErrorMapping(AccessDeniedError, _SECRET_HINT),
     "AuthorizationHeaderMalformed": ErrorMapping(AccessDeniedError, "check the region"),
-    "ExpiredToken": ErrorMapping(AccessDeniedError, "the token has expired: make a new one"),
-    "InvalidToken": ErrorMapping(AccessDeniedError, "the token is not valid: make a new one"),
-    "RequestTimeTooSkewed": ErrorMapping(AccessDeniedError, "this machine's clock is wrong: synchronise it (NTP)"),
-    "RequestExpired": ErrorMapping(AccessDeniedError, "this machine's clock is wrong: synchronise it (NTP)"),
+    "ExpiredToken": ErrorMapping(AccessDeniedError, "create a new token: this one has expired"),
+    "InvalidToken": ErrorMapping(AccessDeniedError, "create a new token: this one is not valid"),
+    "RequestTimeTooSkewed": ErrorMapping(AccessDeniedError, "synchronise this machine's clock (NTP)"),
+    "RequestExpired": ErrorMapping(AccessDeniedError, "synchronise this machine's clock (NTP)"),
     "Unauthorized": ErrorMapping(AccessDeniedError, _CHECKSUM_HINT),
     "ObjectLockedByBucketPolicy": _OBJECT_LOCKED,
     "ObjectLocked": _OBJECT_LOCKED,
@@ -107,29 +111,29 @@ CODES: dict[str, ErrorMapping] = {
     "XAmzContentSHA256Mismatch": _DAMAGED,
 }
 
-#: For answers without a body (HEAD), and for codes that are not in the table.
+#: For responses without a body (HEAD), and for codes that are not in the table.
 STATUSES: dict[int, ErrorMapping] = {
     401: ErrorMapping(AccessDeniedError, _CHECKSUM_HINT),
     403: _ACCESS_DENIED,
     408: _RETRY,
     412: _CONFLICT,
     429: _RETRY,
-    501: ErrorMapping(BackendError, "the provider does not implement this"),
+    501: ErrorMapping(BackendError, "use another provider: this one does not implement the request"),
     505: ErrorMapping(BackendError),
     507: _OUT_OF_SPACE,
 }
-#: A 404 with one of these says "no such key", or it is a HEAD's, which cannot say what is missing.
+#: Codes of a 404 that means "no such key"; the 404 of a HEAD cannot tell a missing key from a missing bucket.
 _BARE_404 = frozenset({"404", "NotFound"})
 
 
 def code_of(error: BaseException | None) -> str:
-    """Return the service's error code behind one of our errors (or botocore's own), "" when there is none."""
+    """Return the service's error code of a backend error or of botocore's error, "" when there is none."""
     response = getattr(error, "response", None) or getattr(error.__cause__ if error else None, "response", None)
     return str(response["Error"].get("Code", "")) if isinstance(response, dict) and "Error" in response else ""
 
 
 def retry_after(error: BaseException) -> float | None:
-    """Return the seconds that the service asks to wait before the next try, None when it does not say."""
+    """Return the Retry-After of the response in seconds, None without one."""
     response = getattr(error.__cause__, "response", None)
     if not isinstance(response, dict):
         return None
@@ -138,7 +142,7 @@ def retry_after(error: BaseException) -> float | None:
 
 
 def translate(error: Exception, context: CallContext, secrets: tuple[str, ...]) -> FsbackupError:
-    """Return our error for what a call raised; raise it ``from`` the original, from which secrets are removed."""
+    """Return the backend error for what a request raised, and remove the secrets from the original error."""
     from botocore.exceptions import ClientError
 
     if isinstance(error, ClientError):
@@ -150,10 +154,10 @@ def _from_response(error: Any, context: CallContext, secrets: tuple[str, ...]) -
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     code, text = _scrub_error(error, secrets)
     mapping = _mapping_of(code, status)
-    said = f"{code}: {text}" if code != str(status) else f"HTTP {status}"
-    message = "no such key" if mapping.kind is ObjectNotFoundError else f"the service answered {said}"
-    made: FsbackupError = context.error(mapping.kind, message, mapping.hint)
-    return made
+    response = f"{code}: {text}" if code != str(status) else f"HTTP {status}"
+    message = "no such key" if mapping.kind is ObjectNotFoundError else f"the service answered {response}"
+    translated: FsbackupError = context.error(mapping.kind, message, mapping.hint)
+    return translated
 
 
 def _mapping_of(code: str, status: int) -> ErrorMapping:
@@ -165,7 +169,7 @@ def _mapping_of(code: str, status: int) -> ErrorMapping:
 
 
 def _scrub_error(error: Any, secrets: tuple[str, ...]) -> tuple[str, str]:
-    """Strip from `error` itself what could identify the credentials: it is shown in tracebacks as the cause."""
+    """Remove the credentials from `error` itself, which tracebacks show as the cause; return its code and text."""
     code, text = (_scrub(str(error.response.get("Error", {}).get(part, "")), secrets) for part in _ERROR_FIELDS)
     error.response["Error"] = {"Code": code, "Message": text}
     error.args = tuple(_scrub(str(part), secrets) for part in error.args)
@@ -182,7 +186,7 @@ def _scrub(text: str, secrets: tuple[str, ...]) -> str:
 
 
 def _from_exception(error: Exception, context: CallContext) -> FsbackupError:
-    """Classify what was raised without any answer from the service."""
+    """Return the backend error for a failure without a response from the service."""
     from aiohttp import ClientError as TransportError
     from botocore.exceptions import ConnectionError as UnreachableError
     from botocore.exceptions import HTTPClientError, IncompleteReadError
@@ -193,23 +197,23 @@ def _from_exception(error: Exception, context: CallContext) -> FsbackupError:
     kind: type[FsbackupError] = BackendError
     hint = None
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        hint = "the endpoint's certificate is not trusted: check endpoint_url, or set ca_bundle"
+        hint = "check endpoint_url, or set ca_bundle: the certificate of the endpoint is not trusted"
     elif isinstance(error, (HTTPClientError, UnreachableError, TransportError, asyncio.TimeoutError, OSError)):
         kind, hint = BackendUnavailableError, "check the network and the endpoint"
     elif isinstance(error, (IncompleteReadError, ResponseParserError)):
         kind = TransientError
-    made: FsbackupError = context.error(kind, text, hint)
-    return made
+    translated: FsbackupError = context.error(kind, text, hint)
+    return translated
 
 
 def _forget_request(error: Any) -> None:
-    """botocore keeps the signed request in some errors; its headers name the access key id."""
+    """Remove the signed request that botocore stores in some errors; its headers contain the access key id."""
     if hasattr(error, "request"):
         error.request = None
 
 
 def _describe(error: Exception) -> str:
-    """Say in one line what went wrong, with what is underneath: botocore has the same words for much of it."""
-    beneath = getattr(error, "kwargs", {}).get("error")
-    texts = [str(one) or type(one).__name__ for one in (error, beneath) if one is not None]
+    """Return the error and its cause in one line; botocore's own text often omits the cause."""
+    cause = getattr(error, "kwargs", {}).get("error")
+    texts = [str(one) or type(one).__name__ for one in (error, cause) if one is not None]
     return " ".join(": ".join(dict.fromkeys(texts)).split())

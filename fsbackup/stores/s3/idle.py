@@ -1,4 +1,4 @@
-"""Cuts a call in which nothing moves. aiohttp has no timeout of its own while a body is being sent."""
+"""A timeout for requests in which no byte moves; aiohttp has none while it sends a body."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import TracebackType
 
 
 class IdleTimeout:
-    """A context that ends with `TimeoutError` when nothing has moved for `silence` seconds."""
+    """A context that raises `TimeoutError` when `reset` has not been called for `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -27,13 +27,13 @@ class IdleTimeout:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        # It knows its task, which will keep the error, which keeps the frame that knows us.
+        # Breaks a reference cycle: timeout, task, error, frame, this object.
         timeout, self._timeout = self._timeout, None
         if timeout is not None:
             await timeout.__aexit__(kind, error, trace)
 
     def reset(self) -> None:
-        """Note that something moved; the timer sees it when it looks. The transport may call this afterwards."""
+        """Record that bytes moved. The transport may still call this after the context has ended."""
         self._last = self._loop.time()
 
     def _check(self) -> None:

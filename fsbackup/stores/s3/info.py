@@ -1,4 +1,4 @@
-"""What an S3 service says of its clock, its bucket and its rules; each question may be refused by itself."""
+"""`ObjectStore.info`: the service's clock, the bucket's versioning, lifecycle rules and unfinished uploads."""
 
 from __future__ import annotations
 
@@ -30,49 +30,51 @@ _ACCESS_HINTS = {
 _DEFAULT_ACCESS_HINT = (
     "check that these keys may list, read, write and delete in the bucket {bucket!r}, and that the region is right"
 )
-#: How services say that there is none of what was asked for, or that they know no such thing.
+#: Error codes for a setting or upload that does not exist, and for a request that the service does not implement.
 _NOT_CONFIGURED = frozenset({"NoSuchLifecycleConfiguration", "NoSuchUpload"})
 _NOT_OFFERED = frozenset({"NotImplemented", "MethodNotAllowed", "501", "405"})
 
-Question = Callable[[Bucket], Awaitable[dict[str, Any]]]
+Query = Callable[[Bucket], Awaitable[dict[str, Any]]]
 
 
 async def service_info(bucket: Bucket, probe: str | None) -> BackendInfo:
-    """Ask all questions at once; `probe` is an object on which conditional creation may be tried."""
-    questions: dict[str, Question] = {
+    """Make all requests at once; `probe` is an object on which conditional creation may be tried."""
+    queries: dict[str, Query] = {
         "clock_ahead": _clock,
         "keeps_versions": _versions,
         "uploads": _uploads,
         "expires": _expires,
     }
-    if probe is not None and bucket.profile.condition != "atomic":  # there, every write tries it
-        questions["conditional_create"] = lambda bucket: _create_condition(bucket, probe)
-    results = await asyncio.gather(*(_ask_safely(bucket, name, ask) for name, ask in questions.items()))
+    if probe is not None and bucket.profile.condition != "atomic":  # there, every write proves it
+        queries["conditional_create"] = lambda bucket: _create_condition(bucket, probe)
+    results = await asyncio.gather(*(_run_query(bucket, name, query) for name, query in queries.items()))
     known = {name: value for found, _ in results for name, value in found.items()}
-    unknown = {"free": "the service does not say"} | {name: why for _, bad in results for name, why in bad.items()}
+    unknown = {"free": "the service does not report it"} | {
+        name: why for _, bad in results for name, why in bad.items()
+    }
     access = _ACCESS_HINTS.get(bucket.profile.scheme, _DEFAULT_ACCESS_HINT).format(bucket=bucket.name)
     return BackendInfo(**known, access=access, unknown=unknown)
 
 
-async def _ask_safely(bucket: Bucket, name: str, ask: Question) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return what is known, and why it is not."""
+async def _run_query(bucket: Bucket, name: str, query: Query) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the fields found, or by name why a field is not known."""
     try:
-        return await ask(bucket), {}
+        return await query(bucket), {}
     except AccessDeniedError:
         return {}, {name: "these credentials may not ask for it"}
     except FsbackupError as error:
         offered = code_of(error) not in _NOT_OFFERED
-        return {}, {name: error.message if offered else "the service does not offer it"}
+        return {}, {name: error.message if offered else "the service does not implement the request"}
 
 
-async def _ask(bucket: Bucket, method: str, **params: Any) -> Response:
+async def _request(bucket: Bucket, method: str, **params: Any) -> Response:
     return await bucket.calls.request(bucket.context("examine", ""), method, Bucket=bucket.name, **params)
 
 
 async def _clock(bucket: Bucket) -> dict[str, Any]:
-    """Compare the time in the head of an answer, which a refusal has too."""
+    """Compare the Date header with this machine's clock; a refusal has that header too."""
     try:
-        response = await _ask(bucket, "head_bucket")
+        response = await _request(bucket, "head_bucket")
     except BackendError as error:
         response = getattr(error.__cause__, "response", None) or {}
         if "ResponseMetadata" not in response:
@@ -81,22 +83,22 @@ async def _clock(bucket: Bucket) -> dict[str, Any]:
 
 
 def _clock_offset(response: Response) -> float | None:
-    said = str(response["ResponseMetadata"].get("HTTPHeaders", {}).get("date", ""))
+    date = str(response["ResponseMetadata"].get("HTTPHeaders", {}).get("date", ""))
     try:
-        return parsedate_to_datetime(said).timestamp() - time.time()
+        return parsedate_to_datetime(date).timestamp() - time.time()
     except ValueError:
         return None
 
 
 async def _versions(bucket: Bucket) -> dict[str, Any]:
-    response = await _ask(bucket, "get_bucket_versioning")
-    # Suspended keeps what was kept before, but nothing new.
+    response = await _request(bucket, "get_bucket_versioning")
+    # "Suspended" keeps old versions, but no new ones.
     return {"keeps_versions": response.get("Status") == "Enabled"}
 
 
 async def _uploads(bucket: Bucket) -> dict[str, Any]:
     try:
-        response = await _ask(bucket, "list_multipart_uploads", Prefix=bucket.prefix)
+        response = await _request(bucket, "list_multipart_uploads", Prefix=bucket.prefix)
     except BackendError as error:
         if code_of(error) not in _NOT_CONFIGURED:
             raise
@@ -107,7 +109,7 @@ async def _uploads(bucket: Bucket) -> dict[str, Any]:
 
 async def _expires(bucket: Bucket) -> dict[str, Any]:
     try:
-        response = await _ask(bucket, "get_bucket_lifecycle_configuration")
+        response = await _request(bucket, "get_bucket_lifecycle_configuration")
     except BackendError as error:
         if code_of(error) not in _NOT_CONFIGURED:
             raise
@@ -117,12 +119,16 @@ async def _expires(bucket: Bucket) -> dict[str, Any]:
 
 
 def _applies_to(rule: dict[str, Any], prefix: str) -> bool:
-    """Tell whether a rule may take an object of ours; ours have no tags for a rule to choose them by."""
-    chosen = rule.get("Filter", {})
-    both = chosen.get("And", {})
-    ruled = str(rule.get("Prefix") or chosen.get("Prefix") or both.get("Prefix") or "")
-    tagged = "Tag" in chosen or "Tags" in both
-    return rule["Status"] == "Enabled" and not tagged and (prefix.startswith(ruled) or ruled.startswith(prefix))
+    """Tell whether a rule may delete objects below `prefix`; fsbackup's objects have no tags."""
+    criteria = rule.get("Filter", {})
+    both = criteria.get("And", {})
+    rule_prefix = str(rule.get("Prefix") or criteria.get("Prefix") or both.get("Prefix") or "")
+    tagged = "Tag" in criteria or "Tags" in both
+    return (
+        rule["Status"] == "Enabled"
+        and not tagged
+        and (prefix.startswith(rule_prefix) or rule_prefix.startswith(prefix))
+    )
 
 
 def _days(rule: dict[str, Any]) -> int | None:
@@ -134,7 +140,7 @@ def _days(rule: dict[str, Any]) -> int | None:
 
 
 async def _create_condition(bucket: Bucket, probe: str) -> dict[str, Any]:
-    """Try to create a name that exists, by one PUT that the store itself would not send without asking first."""
+    """Try to create a name that exists, by one PUT with ``If-None-Match`` and without a HEAD before."""
     try:
         await bucket.calls.send(
             bucket.context("examine", probe),

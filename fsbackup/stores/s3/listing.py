@@ -11,7 +11,7 @@ from fsbackup.stores.base import ObjectStat
 from fsbackup.stores.s3.bucket import Bucket, etag_of, require_field
 from fsbackup.stores.s3.calls import Response
 
-#: Sorts behind all names under META_PREFIX and before every other key that a key can be ("0" follows "/").
+#: Sorts after all names under META_PREFIX and before every other key ("0" follows "/").
 _AFTER_RECORDS = f"{RESERVED}0"
 
 
@@ -21,12 +21,12 @@ async def list_objects(bucket: Bucket, prefix: str, start_after: str) -> AsyncIt
     last = start_after
     if bucket.profile.lists_in_order:
         items = _list_pages(bucket, prefix, start_after, hide_records)
-    else:  # and nothing of it jumped over: where such a server goes on after a name is its own affair
+    else:  # without StartAfter, whose meaning on such a server is undefined
         items = _sorted(_list_pages(bucket, prefix, "", hide_records=False), bucket, start_after)
     async for item in items:
         name = item["Key"].removeprefix(bucket.prefix)
         if name <= last and last:
-            raise _listing_error(bucket, prefix, f"{name!r} comes after {last!r}")
+            raise _listing_error(bucket, prefix, f"{name!r} is listed after {last!r}")
         last = name
         if not (hide_records and name.startswith(META_PREFIX)):
             yield _stat(name, item)
@@ -35,7 +35,7 @@ async def list_objects(bucket: Bucket, prefix: str, start_after: str) -> AsyncIt
 async def _sorted(
     items: AsyncIterator[dict[str, Any]], bucket: Bucket, after: str
 ) -> AsyncIterator[dict[str, Any]]:
-    """Bring a whole listing into order, in memory: what such a server lists first says nothing of what comes."""
+    """Sort a whole listing in memory, for a server that lists in another order."""
     found = [item async for item in items]
     for item in sorted(found, key=lambda item: str(item["Key"]).encode("utf-8", "surrogateescape")):
         if not after or item["Key"].removeprefix(bucket.prefix) > after:
@@ -45,7 +45,7 @@ async def _sorted(
 async def _list_pages(
     bucket: Bucket, prefix: str, after: str, hide_records: bool
 ) -> AsyncIterator[dict[str, Any]]:
-    """Yield what the pages hold, leaving our own records out as early as a page shows them."""
+    """Yield the items of all pages; skip the records of fsbackup from the page on that reaches them."""
     token: str | None = None
     used_tokens: set[str] = set()
     context = bucket.context("list", prefix)
@@ -55,7 +55,7 @@ async def _list_pages(
         for item in items:
             require_field(item, "Size", context)
             if not require_field(item, "Key", context).startswith(bucket.prefix + prefix):
-                raise _listing_error(bucket, prefix, f"{item['Key']!r} was not asked for")
+                raise _listing_error(bucket, prefix, f"{item['Key']!r} does not start with the requested prefix")
             yield item
         if not page.get("IsTruncated"):
             return
@@ -82,7 +82,9 @@ async def _page(bucket: Bucket, prefix: str, after: str, token: str | None) -> R
 def _next_page(bucket: Bucket, prefix: str, page: Response, used_tokens: set[str]) -> str:
     token = str(page.get("NextContinuationToken", ""))
     if not token or token in used_tokens:
-        raise _listing_error(bucket, prefix, "it says that there is more, but not where")
+        raise _listing_error(
+            bucket, prefix, "IsTruncated is true, but NextContinuationToken is missing or repeated"
+        )
     used_tokens.add(token)
     return token
 
@@ -99,7 +101,7 @@ def _stat(name: str, item: dict[str, Any]) -> ObjectStat:
 def _listing_error(bucket: Bucket, prefix: str, what: str) -> BackendError:
     error: BackendError = bucket.context("list", prefix).error(
         BackendError,
-        f"the service's listing cannot be trusted: {what}",
-        "the listing would be incomplete; report this to the provider",
+        f"invalid listing: {what}",
+        "report this to the provider: the listing would be incomplete",
     )
     return error

@@ -1,4 +1,4 @@
-"""Unfinished multipart uploads of ours: those that are recorded, and that nothing has moved in for a while."""
+"""Unfinished multipart uploads of fsbackup: those with a record and without a recent part."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fsbackup.stores.s3.uploads import UPLOADS, UploadRecord, abort
 
 
 async def list_orphans(bucket: Bucket, older_than: float) -> AsyncIterator[Orphan]:
-    """Yield the recorded uploads of which nothing is younger than `older_than` seconds."""
+    """Yield the recorded uploads whose record and latest part are older than `older_than` seconds."""
     before = time.time() - older_than
     async for item in list_objects(bucket, UPLOADS, ""):
         if item.modified is None or item.modified > before:
@@ -29,7 +29,7 @@ async def list_orphans(bucket: Bucket, older_than: float) -> AsyncIterator[Orpha
 
 
 async def delete_orphan(bucket: Bucket, orphan: Orphan) -> None:
-    """Abort a recorded upload where it is still going on, then remove its record.
+    """Abort a recorded upload if it still exists, then remove its record.
 
     Raises
     ------
@@ -40,36 +40,38 @@ async def delete_orphan(bucket: Bucket, orphan: Orphan) -> None:
         raise ValueError(f"{orphan.name!r} is not the record of an upload")
     record = await _read_record(bucket, orphan.name)
     if record is not None:
-        await abort(bucket, bucket.context("discard", orphan.name), record)
+        await abort(bucket, bucket.context("remove", orphan.name), record)
         await remove_object(bucket, orphan.name)
 
 
 async def _read_record(bucket: Bucket, name: str) -> UploadRecord | None:
-    """Return a record, None when it is gone, or when it is not what we write under such a name."""
+    """Return a record, None when it is gone or is not a valid record of an upload."""
     try:
         data = b"".join(await read_range(bucket, name, 0, None, lambda _: None))
     except ObjectNotFoundError:
         return None  # the upload ended meanwhile
     try:
         record = UploadRecord(**json.loads(data))
-        ours = record.record_name == name
+        is_valid = record.record_name == name
     except (ValueError, TypeError, AttributeError):
-        ours = False
-    if ours:
+        is_valid = False
+    if is_valid:
         return record
-    log.warning("%s: %s is no record of an upload: it stays, and so does the upload", bucket.calls.name, name)
+    log.warning(
+        "%s: %s is not a valid record of an upload; neither it nor an upload is removed", bucket.calls.name, name
+    )
     return None
 
 
 async def _orphan_of(bucket: Bucket, record: UploadRecord, before: float) -> Orphan | None:
-    """Return the leftover, None while the upload still moves."""
+    """Return the orphan, None when the upload has a recent part."""
     context = bucket.context("examine", record.record_name)
     try:
         size, latest = await _parts(bucket, context, record)
     except BackendError as error:
         if code_of(error) != "NoSuchUpload" and not isinstance(error, ObjectNotFoundError):
             raise
-        what = f"record of an upload of {record.name!r} that has ended"
+        what = f"record of a finished upload of {record.name!r}"
         return Orphan(record.record_name, record.started, 0, what)
     if latest > before:
         return None
@@ -78,7 +80,7 @@ async def _orphan_of(bucket: Bucket, record: UploadRecord, before: float) -> Orp
 
 
 async def _parts(bucket: Bucket, context: CallContext, record: UploadRecord) -> tuple[int, float]:
-    """Return the bytes of an upload's parts, and when the latest of them came (0.0: there are none)."""
+    """Return the bytes of an upload's parts, and the time of the latest in epoch seconds (0.0 without parts)."""
     size, latest, marker = 0, 0.0, 0
     while True:
         page = await bucket.calls.request(

@@ -1,4 +1,4 @@
-"""Reading a range of an object: exactly the bytes that were asked for, or an error."""
+"""Reads a range of an object: exactly the requested bytes, or an error."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.idle import IdleTimeout
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-#: More than the kernel hands over at a time: then nothing is cut and joined again on the way.
+#: More than the kernel returns at a time, so that no buffer is split and joined again.
 _READ_SIZE = 1 << 20
-#: Bytes from which on a piece is worth being handled by itself: a slow line gives a thousand smaller ones.
-_MIN_CHUNK = 64 * KIB
+#: Average bytes per buffer below which buffers are joined: a slow line delivers a thousand small ones.
+_MIN_BUFFER = 64 * KIB
 _INVALID_RANGE = "InvalidRange"
 
 
 async def read_range(
     bucket: Bucket, name: str, start: int, end: int | None, on_progress: Callable[[int], None]
 ) -> list[bytes]:
-    """Return the bytes from `start` up to `end` (None: to the last) as they came; see `ObjectStore.read`."""
+    """Return the bytes from `start` up to `end` (None: to the last) as buffers; see `ObjectStore.read`."""
     context = bucket.context("read", name)
     params = {**bucket.object_params(name), **_range(start, end)}
 
@@ -50,12 +50,12 @@ async def read_range(
 
 
 async def require(bucket: Bucket, name: str) -> bytes:
-    """Return nothing of an object that is there.
+    """Return b"" if the object exists.
 
     Raises
     ------
     ObjectNotFoundError
-        When it is not.
+        When it does not exist.
     """
     if await bucket.head(name, "read") is None:
         raise bucket.context("read", name).error(ObjectNotFoundError, "no such key")
@@ -69,7 +69,7 @@ def _range(start: int, end: int | None) -> dict[str, str]:
 
 
 def _expected(response: Response, context: CallContext, start: int, end: int | None) -> int:
-    """Return how many bytes have to come, after checking that they are the ones that were asked for."""
+    """Return the number of bytes to expect, after checking that the response has the requested range."""
     if start == 0 and end is None:
         return int(require_field(response, "ContentLength", context))
     found = _CONTENT_RANGE.fullmatch(response.get("ContentRange", ""))
@@ -77,7 +77,7 @@ def _expected(response: Response, context: CallContext, start: int, end: int | N
         first, last, size = map(int, found.groups())
         if first == start and last == (size if end is None else min(end, size)) - 1:
             return last - first + 1
-    raise context.error(TransientError, "the service answered with another range than was asked for")
+    raise context.error(TransientError, "the Content-Range of the response is not the requested range")
 
 
 async def _content(
@@ -90,5 +90,5 @@ async def _content(
         buffers.append(chunk)
         size += len(chunk)
     if size != expected:
-        raise context.error(TransientError, f"{size} bytes came instead of {expected}")
-    return buffers if size >= len(buffers) * _MIN_CHUNK else [b"".join(buffers)]
+        raise context.error(TransientError, f"{size} bytes arrived instead of {expected}")
+    return buffers if size >= len(buffers) * _MIN_BUFFER else [b"".join(buffers)]

@@ -1,4 +1,4 @@
-"""Removing one object, with all its versions where the bucket keeps them."""
+"""Removes one object, with all its versions where the bucket keeps them."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ async def _delete(bucket: Bucket, name: str, **version: str) -> None:
 
 
 async def _lock(bucket: Bucket, name: str, context: CallContext, version: dict[str, str]) -> BackendError | None:
-    """Return what keeps an object whose delete was refused: services only say "access denied" or the like."""
+    """Return the object lock behind a refused delete, None without one; the refusal does not name it."""
     try:
         head = await bucket.calls.request(context, "head_object", **bucket.object_params(name), **version)
     except BackendError:
         return None
-    until, hint = head.get("ObjectLockRetainUntilDate"), "it can be removed when the lock has ended"
+    until, hint = head.get("ObjectLockRetainUntilDate"), "remove it when the lock has ended"
     if head.get("ObjectLockLegalHoldStatus") == "ON":
-        return cast(BackendError, context.error(LockedError, "a legal hold keeps it", hint))
+        return cast(BackendError, context.error(LockedError, "the object has a legal hold", hint))
     if until is None or until <= datetime.now(UTC):
         return None
     mode = str(head.get("ObjectLockMode", "")).lower()
-    said = f"its object lock ({mode}) keeps it until {until:%Y-%m-%d %H:%M} UTC"
-    return cast(BackendError, context.error(LockedError, said, hint))
+    message = f"the object has an object lock ({mode}) until {until:%Y-%m-%d %H:%M} UTC"
+    return cast(BackendError, context.error(LockedError, message, hint))
 
 
 async def _remove_versions(bucket: Bucket, name: str) -> None:
-    """Remove the oldest version first: an older one never shows in place of the newest."""
+    """Remove the oldest version first, so that an older one never becomes current."""
     versions = await _versions(bucket, name)
     for version in reversed(versions):
         await _delete(bucket, name, VersionId=version)
@@ -80,7 +80,7 @@ async def _versions(bucket: Bucket, name: str) -> list[str]:
         entries = page.get("Versions", []) + page.get("DeleteMarkers", [])
         mine = [item for item in entries if require_field(item, "Key", context) == bucket.prefix + name]
         found += [_version(item, context) for item in mine]
-        # The name itself sorts before all others that start with it: a page with another one is the last.
+        # The name sorts before all longer ones, so a page with another name is the last.
         if not page.get("IsTruncated") or len(mine) < len(entries):
             return [version for _, _, version in sorted(found, reverse=True)]
         start = _next_page(bucket, name, page, start)
@@ -98,6 +98,7 @@ def _next_page(bucket: Bucket, name: str, page: Response, start: dict[str, str])
     }
     if not following["KeyMarker"] or following == start:
         raise bucket.context("remove", name).error(
-            BackendError, "the service's listing of versions cannot be trusted: it does not go on"
+            BackendError,
+            "invalid listing of versions: IsTruncated is true, but NextKeyMarker is missing or repeated",
         )
     return {key: value for key, value in following.items() if value}

@@ -42,30 +42,30 @@ class S3Store(ObjectStore):
     bucket
         The bucket, which must exist.
     endpoint_url
-        Where the service is; None for Amazon S3 itself.
+        The service's URL; None for Amazon S3 itself.
     region
         The region to sign for.
     access_key_id, secret_access_key
-        How to sign in; neither is ever shown.
+        The credentials; never shown.
     prefix
-        Leading segments under which all names are stored, invisible above.
+        Leading segments of all stored names; callers do not see them.
     profile
-        The provider's facts.
+        The properties of the provider.
     timeout
-        Longest silence in seconds: no byte moved and no answer.
+        Longest time in seconds without a byte moved.
     max_concurrency
-        Parts of one object that are sent at once.
+        Parts of one object sent at once.
     ca_bundle
         A file of certificates to trust instead of the system's.
     page_size
-        Names per page of a listing; the services' own limit, 1,000, is the default.
+        MaxKeys of a listing; the default, 1,000, is the services' limit.
 
     Raises
     ------
     ConfigError
-        When `endpoint_url` is no plain web address, or a number is not above zero.
+        When `endpoint_url` is not a plain web address, or a number is not above zero.
     ValueError
-        When `prefix` could not be the beginning of a key.
+        When `prefix` cannot be the beginning of a key.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class S3Store(ObjectStore):
         self._bucket = Bucket(Calls(name, self._connection, timeout), bucket, folder, profile, page_size)
 
     @property
-    def capabilities(self) -> Capabilities:  # type: ignore[override]  # a fact of the provider, not of the class
-        """What this provider can do; `conditional_create` ends when the service refuses the condition."""
+    def capabilities(self) -> Capabilities:  # type: ignore[override]  # depends on the provider, not on the class
+        """What this provider can do; `conditional_create` turns False when the service refuses the condition."""
         profile = self._bucket.profile
         return Capabilities(
             conditional_create=profile.condition == "atomic" and not self._bucket.refuses_condition,
@@ -119,7 +119,7 @@ class S3Store(ObjectStore):
         return self._connection.filesystem
 
     async def stat(self, name: str) -> ObjectStat | None:
-        """Ask by one HEAD; the first missing key also has the bucket proven."""
+        """Send one HEAD; for the first missing key also check that the bucket exists."""
         response = await self._bucket.head(name)
         return None if response is None else stat_of(name, response)
 
@@ -131,33 +131,33 @@ class S3Store(ObjectStore):
         *,
         on_progress: Callable[[int], None] | None = None,
     ) -> bytes:
-        """Read by one GET (an empty range by one HEAD)."""
-        if end is not None and start >= end:  # HTTP has no empty range, but the object must be there
+        """Send one GET (for an empty range one HEAD)."""
+        if end is not None and start >= end:  # HTTP has no empty range, but the object must exist
             return await require(self._bucket, name)
         return b"".join(await read_range(self._bucket, name, start, end, on_progress or (lambda _: None)))
 
     async def read_buffers(
         self, name: str, start: int, end: int, *, on_progress: Callable[[int], None] | None = None
     ) -> list[bytes]:
-        """Read by one GET, and keep what comes as it comes."""
+        """Send one GET, and return the buffers as they arrived."""
         if start >= end:
             return [await require(self._bucket, name)]
         return await read_range(self._bucket, name, start, end, on_progress or (lambda _: None))
 
     def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
-        """Return a writer; `moved` is also called with 0, as a sign of life, while bytes are sent again."""
+        """Return a writer; it calls `on_progress` with 0 while bytes are sent again."""
         return S3Writer(self._bucket, name, plan, on_progress, self.max_concurrency)
 
     def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
-        """List by pages of 1,000."""
+        """Send one ListObjectsV2 per page of 1,000."""
         return list_objects(self._bucket, prefix, start_after)
 
     async def remove(self, name: str) -> None:
-        """Remove by one DELETE, or one per version where the bucket keeps versions."""
+        """Send one DELETE, or one per version where the bucket keeps versions."""
         await remove_object(self._bucket, name)
 
     def orphans(self, older_than: float) -> AsyncIterator[Orphan]:
-        """Find unfinished multipart uploads by our own records of them; those of others stay unseen."""
+        """Yield unfinished multipart uploads that fsbackup recorded; those of other programs have no record."""
         return list_orphans(self._bucket, older_than)
 
     async def delete_orphan(self, orphan: Orphan) -> None:
@@ -165,7 +165,7 @@ class S3Store(ObjectStore):
         await delete_orphan(self._bucket, orphan)
 
     async def info(self, probe: str | None = None) -> BackendInfo:
-        """Ask the service for its time, and for the bucket's versions, rules and unfinished uploads."""
+        """Return the service's clock, and the bucket's versioning, lifecycle rules and unfinished uploads."""
         return await service_info(self._bucket, probe)
 
     async def close(self) -> None:
@@ -176,4 +176,6 @@ class S3Store(ObjectStore):
         return f"{type(self).__name__}({self.name!r}, {self.location!r})"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a backend holds credentials and connections: make it anew from the configuration")
+        raise TypeError(
+            "an S3 store holds credentials and cannot be pickled; create it again from the configuration"
+        )

@@ -1,8 +1,8 @@
-"""Multipart uploads that are begun, and the record of each, by which it is known to be ours.
+"""Multipart uploads, and the record by which fsbackup recognises each of its own.
 
-No S3 service says whose an unfinished upload is: its metadata cannot be read. So its id is stored as a small
-object before the first part is sent, and removed when the upload has ended. What a kill leaves is recorded, or
-takes no bytes.
+The metadata of an unfinished upload cannot be read, so no S3 service tells whose upload it is. Therefore
+`create_upload` stores the UploadId as a small object before the first part is sent, and `delete_record` removes it
+after the upload. A kill leaves an upload with a record, or one without parts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ UPLOADS = f"{META_PREFIX}uploads/"
 
 @dataclass(frozen=True, slots=True)
 class UploadRecord:
-    """What is stored of an upload: the object's name, the service's id, when and where it was begun."""
+    """The record of an upload: the object's name, the UploadId, the start in epoch seconds, the host."""
 
     name: str
     upload_id: str
@@ -36,25 +36,25 @@ class UploadRecord:
 
     @property
     def record_name(self) -> str:
-        """The record's own name; upload ids are too long for one, and may hold anything."""
+        """The name under which the record is stored, a hash, since an UploadId is too long and of any form."""
         return f"{UPLOADS}{hashlib.sha256(self.upload_id.encode()).hexdigest()[:32]}"
 
 
 @dataclass(frozen=True, slots=True)
 class OpenUpload:
-    """An upload that is going on, and the version of its record where the bucket keeps versions."""
+    """An unfinished upload, and the version of its record where the bucket keeps versions."""
 
     record: UploadRecord
     version: str | None
 
     @property
     def id(self) -> str:
-        """The service's id."""
+        """The UploadId."""
         return self.record.upload_id
 
 
 async def create_upload(bucket: Bucket, name: str, **params: Any) -> OpenUpload:
-    """Begin an upload and record it, or leave neither."""
+    """Create an upload and its record; on failure neither remains."""
     context = bucket.context("write", name)
     response = await bucket.calls.request(
         context, "create_multipart_upload", **bucket.object_params(name), **params
@@ -86,7 +86,7 @@ async def _write_record(bucket: Bucket, context: CallContext, record: UploadReco
 
 
 async def abort(bucket: Bucket, context: CallContext, record: UploadRecord) -> bool:
-    """Abort an upload; False when there is none any more."""
+    """Abort an upload; return False when it no longer exists."""
     try:
         await bucket.calls.request(
             context, "abort_multipart_upload", **bucket.object_params(record.name), UploadId=record.upload_id
@@ -99,7 +99,7 @@ async def abort(bucket: Bucket, context: CallContext, record: UploadRecord) -> b
 
 
 async def delete_record(bucket: Bucket, context: CallContext, upload: OpenUpload) -> None:
-    """Remove the record of an upload that has ended."""
+    """Remove the record of a completed or aborted upload."""
     version = {"VersionId": upload.version} if upload.version else {}
     await bucket.calls.request(
         context, "delete_object", **bucket.object_params(upload.record.record_name), **version

@@ -1,4 +1,4 @@
-"""One object on its way into a bucket: one PUT when it is one part, a multipart upload otherwise."""
+"""Writes one object: by one PutObject when it is one part, by a multipart upload otherwise."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from fsbackup.stores.s3.calls import Response
 from fsbackup.stores.s3.commit import Commit, Payload
 from fsbackup.stores.s3.uploads import OpenUpload, abort, create_upload, delete_record
 
-#: Seconds for throwing away an unfinished upload.
+#: Seconds for aborting an unfinished upload.
 _ABORT_TIMEOUT = 20.0
-#: Never guessed from the name, and never with a Content-Encoding, which R2 would undo on the way out.
+#: Not guessed from the name, and never with a Content-Encoding, which R2 would decode in responses.
 _CONTENT_TYPE = {"ContentType": "application/octet-stream"}
 
 
 class S3Writer(ObjectWriter):
     """Writes one object; see `fsbackup.stores.base.ObjectWriter`.
 
-    The bytes of a PUT and of each part go with their Content-MD5, which the service checks, and the ETag it
-    answers is compared with the MD5 again. After a multipart upload, HEAD confirms the size, and the ETag where
-    the provider documents what it is made of.
+    Each PutObject and UploadPart carries a Content-MD5, which the service checks, and the ETag in the response is
+    compared with the MD5 again. After a multipart upload, HEAD confirms the size, and the ETag where the provider
+    documents its form.
 
-    When what was stored is not what was sent, `commit` raises `IntegrityError` and removes the wrong version,
-    or the wrong object where nothing was there before (`create_only`). Where an object without versions was
-    replaced the wrong one stays, since removing it would leave nothing; and so does what another writer stored.
+    When the stored object differs from what was sent, `commit` raises `IntegrityError` and removes the wrong
+    version, or the wrong object where there was none before (`create_only`, `is_new`). A wrong object that
+    replaced one without versions stays, since removing it would leave nothing; so does what another writer stored.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class S3Writer(ObjectWriter):
             self._only_part = part
             return
         if self._finished:
-            raise self._context.error(BackendError, "the upload is over: it was committed or aborted")
+            raise self._context.error(BackendError, "the upload was already committed or aborted")
         sending = asyncio.ensure_future(self._send(part))
         self._running.add(sending)
         try:
             self._sent[part.number] = await sending
         finally:
             self._running.discard(sending)
-            del sending  # its error and this frame would keep each other alive
+            del sending  # its error and this frame would form a cycle
 
     async def commit(self) -> ObjectStat:
         """Store the object under its name and confirm it."""
@@ -77,7 +77,7 @@ class S3Writer(ObjectWriter):
         await self._commit.rollback()
 
     async def abort(self) -> None:
-        """Throw away what was written; what stays is logged."""
+        """Abort the upload; what cannot be removed is logged."""
         if not self._finished:
             self._finished = True
             await shield(self._clean_up())
@@ -114,26 +114,26 @@ class S3Writer(ObjectWriter):
                 ContentMD5=_base64(part.md5),
             )
         except BaseException:
-            self._may_land_late = True  # it may still land, even after the abort
+            self._may_land_late = True  # the service may still store it, even after the abort
             raise
         self._bucket.mark_exists()
         if md5_etag(response) not in (None, part.md5.hex()):
             raise self._context.error(
-                IntegrityError, f"part {part.number} was stored with other bytes than were sent"
+                IntegrityError, f"the ETag of part {part.number} is not the MD5 of the bytes sent"
             )
         return _SentPart(part, str(require_field(response, "ETag", self._context)))
 
     async def _upload(self) -> OpenUpload:
-        """Return the upload. The first part starts it; cancelling that part does not lose it."""
+        """Return the upload. The first part creates it; cancelling that part does not cancel the creation."""
         if self._upload_task is None:
-            beginning = create_upload(self._bucket, self._name, **_CONTENT_TYPE, Metadata=self._commit.metadata)
-            self._upload_task = asyncio.ensure_future(beginning)
+            creation = create_upload(self._bucket, self._name, **_CONTENT_TYPE, Metadata=self._commit.metadata)
+            self._upload_task = asyncio.ensure_future(creation)
         return await asyncio.shield(self._upload_task)
 
     async def _complete(self) -> ObjectStat:
         parts = [self._sent[number] for number in sorted(self._sent)]
         if [done.number for done in parts] != list(range(1, len(parts) + 1)) or not parts or not parts[-1].last:
-            raise self._context.error(BackendError, "parts are missing, nothing was stored")
+            raise self._context.error(BackendError, "parts are missing; nothing was stored")
         upload = await self._upload()
         listed = {"Parts": [{"PartNumber": done.number, "ETag": done.etag} for done in parts]}
 
@@ -150,8 +150,10 @@ class S3Writer(ObjectWriter):
         stat = await self._commit.run(_payload_of(parts), call)
         try:
             await delete_record(self._bucket, self._context, upload)
-        except FsbackupError as error:  # the object is stored; whoever looks for leftovers removes the record
-            log.info("%s: the record of an upload of %r stays: %s", self._bucket.calls.name, self._name, error)
+        except FsbackupError as error:  # the object is stored; `orphans` finds the record later
+            log.info(
+                "%s: cannot remove the record of an upload of %r: %s", self._bucket.calls.name, self._name, error
+            )
         return stat
 
     async def _clean_up(self) -> None:
@@ -162,7 +164,7 @@ class S3Writer(ObjectWriter):
                 await asyncio.gather(*self._running, return_exceptions=True)
                 await self._abort_upload()
         except (FsbackupError, TimeoutError) as error:
-            log.warning("%s: an unfinished upload of %r stays: %s", self._bucket.calls.name, self._name, error)
+            log.warning("%s: cannot abort the upload of %r: %s", self._bucket.calls.name, self._name, error)
 
     async def _abort_upload(self) -> None:
         if self._upload_task is None:
@@ -170,17 +172,16 @@ class S3Writer(ObjectWriter):
         try:
             upload = await self._upload_task
         except FsbackupError:
-            return  # it was never made, or nobody knows its id
-        for _ in range(
-            2 if self._may_land_late else 1
-        ):  # Amazon S3, AbortMultipartUpload: a part in flight may need it
+            return  # it was not created, or its UploadId is unknown
+        # Amazon S3, AbortMultipartUpload: a part in flight may need a second abort.
+        for _ in range(2 if self._may_land_late else 1):
             if not await abort(self._bucket, self._context, upload.record):
                 break
         await delete_record(self._bucket, self._context, upload)
 
 
 class _SentPart:
-    """What is kept of a part that has been sent: not its bytes."""
+    """A part that has been sent, without its bytes."""
 
     __slots__ = ("etag", "last", "md5", "number", "size")
 
