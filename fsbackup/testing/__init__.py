@@ -1,14 +1,17 @@
-"""The contract suites: what every backend must do, as tests that anybody can run on a backend of their own.
+"""The contract suites: what every store and backend must do, as tests for any implementation.
 
-A test file subclasses a contract and gives it a fresh place and a side door::
+A test file subclasses a contract and provides empty storage with raw access to it::
 
-    class TestMyObjects(ObjectStoreContract):
+    class TestMyStore(ObjectStoreContract):
         @pytest.fixture
         def place(self) -> ObjectPlace:
-            return Place(MyObjects(...), SideDoor(put=..., get=..., names=...))
+            return Place(MyStore(...), RawAccess(put=..., get=..., names=...))
 
 `ObjectStoreContract` is for an `fsbackup.stores.base.ObjectStore`, `StorageBackendContract` for the five methods
-of an `fsbackup.StorageBackend`. Both need pytest, which nothing else of this package does.
+of an `fsbackup.StorageBackend`. Both need pytest, which nothing else in this package needs.
+
+Each module has one part of the contract; `driving` has the common base class and helpers, `place` the fixtures'
+types.
 """
 
 import pytest
@@ -40,7 +43,7 @@ class ObjectStoreContract(
     RacingContract,
     OrphansContract,
 ):
-    """Every sentence of `fsbackup.stores.base` that a test can break. See `Contract` for the knobs."""
+    """Every rule of `fsbackup.stores.base` that a test can check. See `Contract` for its settings."""
 
 
 __all__ = [

@@ -14,7 +14,7 @@ from fsbackup.testing.place import ObjectPlace
 
 
 class AbortingContract(Contract):
-    """What is not committed leaves nothing behind, and the old object stays."""
+    """A write without a commit leaves nothing, and the old object stays."""
 
     @pytest.mark.parametrize("written", [0, 1, 2, 3])
     def test_abort_leaves_nothing(self, place: ObjectPlace, written: int) -> None:
@@ -56,7 +56,7 @@ class AbortingContract(Contract):
 
     @pytest.mark.parametrize("parts", [1, 2])
     def test_abort_after_commit_does_nothing(self, place: ObjectPlace, parts: int) -> None:
-        """What is committed stays, whatever is called afterwards."""
+        """An abort after the commit changes nothing."""
 
         async def scenario() -> None:
             writer = place.store.writer("done", WritePlan(len(data), self.part_size), lambda _: None)
@@ -70,7 +70,7 @@ class AbortingContract(Contract):
 
     @pytest.mark.parametrize("steps", [1, 2, 4, 8])
     def test_a_cancelled_abort_leaves_nothing(self, place: ObjectPlace, steps: int) -> None:
-        """An abort that is cancelled half-way still goes to its end, and has got there when it is over."""
+        """A cancelled abort completes before the cancellation is raised."""
 
         async def scenario() -> None:
             writer = place.store.writer("dir/hurried", WritePlan(len(data), self.part_size), lambda _: None)

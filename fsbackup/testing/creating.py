@@ -17,14 +17,14 @@ class CreatingContract(Contract):
 
     @pytest.mark.parametrize("parts", [0, 1, 2])
     def test_create_only_of_a_new_name(self, place: ObjectPlace, parts: int) -> None:
-        """Where nothing is, creating is writing."""
+        """A create-only write of a new name stores the object."""
         data = random_bytes(parts * self.part_size)
         run(write(place.store, "created", data, self.part_size, create_only=True))
         assert place.raw.get("created") == data
 
     @pytest.mark.parametrize("parts", [0, 1, 2])
     def test_create_only_never_replaces(self, place: ObjectPlace, parts: int) -> None:
-        """Where something is, creating is a `ConflictError`, and what was there stays."""
+        """A create-only write of an existing name raises `ConflictError`, and the object stays."""
         place.raw.put("taken", b"first")
         with pytest.raises(ConflictError) as caught:
             run(
@@ -51,9 +51,9 @@ class CreatingContract(Contract):
 
     @pytest.mark.parametrize("parts", [1, 2])
     def test_create_only_has_one_winner(self, place: ObjectPlace, parts: int) -> None:
-        """Of several writers creating one name at once, one succeeds where the backend says it can tell.
+        """Of concurrent create-only writers, one succeeds if the store has `conditional_create`.
 
-        Where it cannot, the object is still one of theirs, whole.
+        Otherwise the object is still one writer's, complete.
         """
 
         async def scenario() -> list[object]:

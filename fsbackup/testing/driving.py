@@ -1,4 +1,4 @@
-"""Driving a store as the upload engine does: parts of one size, a commit, an abort when anything goes wrong."""
+"""The base class of the contract, and helpers that write to a store as the upload engine does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fsbackup.testing.place import ObjectPlace
 
 
 def random_bytes(size: int, seed: int = 0) -> bytes:
-    """Return reproducible bytes in which no two places look alike."""
+    """Return reproducible pseudo-random bytes."""
     return random.Random(seed).randbytes(size)
 
 
@@ -70,16 +70,16 @@ async def list_names(found: AsyncIterator[ObjectStat]) -> list[str]:
 
 
 class Contract:
-    """What the parts of the object suite share: the fixture and the knobs that a subclass may turn."""
+    """Base of the parts of `ObjectStoreContract`: the fixture, and the settings that a subclass may change."""
 
-    #: Bytes of a part. S3 refuses smaller ones, except the last; others may make the suite quicker.
+    #: Bytes of a part. S3 refuses smaller ones, except the last; other stores may set less for a faster suite.
     part_size: ClassVar[int] = 5 * 1024 * 1024
-    #: Objects that take more than one page to list; give the store a small page size where it has one.
+    #: Number of objects that need more than one page to list; give the store a small page size where it has one.
     many_objects: ClassVar[int] = 30
-    #: Whether ``a`` and ``a/b`` may both exist; on a disk they may not.
+    #: Whether ``a`` and ``a/b`` may both exist; on a disk they cannot.
     nested_names: ClassVar[bool] = True
 
     @pytest.fixture
     def place(self) -> ObjectPlace:
-        """Return a fresh place; a subclass must give it."""
-        raise NotImplementedError("a subclass of the contract gives the fixture `place`")
+        """Return empty storage; a subclass must define it."""
+        raise NotImplementedError("a subclass of the contract must define the fixture `place`")

@@ -16,7 +16,7 @@ _NESTED = ["a", "a/b/c"]
 
 
 class ListingContract(Contract):
-    """Complete or an error, in the order of the names' bytes, each once."""
+    """A listing is complete, in the order of the names' bytes, each name once."""
 
     @pytest.fixture
     def tree(self, place: ObjectPlace) -> list[str]:
@@ -28,12 +28,12 @@ class ListingContract(Contract):
         return sorted(names, key=str.encode)
 
     def test_list_of_an_empty_place(self, place: ObjectPlace) -> None:
-        """Nothing there is an empty listing."""
+        """Empty storage has an empty listing."""
         assert run(list_names(place.store.list())) == []
         assert run(list_names(place.store.list("no/such/prefix", "zzz"))) == []
 
     def test_list_is_in_byte_order(self, place: ObjectPlace, tree: list[str]) -> None:
-        """Names come in the order of their UTF-8 bytes, each once."""
+        """Names are listed in the order of their UTF-8 bytes, each once."""
         assert run(list_names(place.store.list())) == tree
 
     def test_list_says_sizes(self, place: ObjectPlace, tree: list[str]) -> None:
@@ -80,7 +80,7 @@ class ListingContract(Contract):
         assert run(list_names(place.store.list("pages/", middle))) == names[len(names) // 2 + 1 :]
 
     def test_list_that_is_left_early(self, place: ObjectPlace, tree: list[str]) -> None:
-        """Whoever stops reading a listing disturbs nothing."""
+        """A listing may be left before its end."""
 
         async def first() -> str | None:
             async for item in place.store.list():
@@ -91,7 +91,7 @@ class ListingContract(Contract):
         assert run(list_names(place.store.list())) == tree
 
     def test_list_hides_our_own_records(self, place: ObjectPlace) -> None:
-        """Records under the reserved prefix are listed only when asked for, and only at the top."""
+        """Records below the reserved prefix are listed only when `prefix` starts with it."""
         records = [f"{META_PREFIX}format", f"{MANIFESTS}a/b.json", f"{MANIFESTS}z.json"]
         objects = [".fsbackuq/x", "a/.fsbackups/x", "a/b", "z"]
         for name in records + objects:
@@ -103,7 +103,7 @@ class ListingContract(Contract):
         assert run(list_names(place.store.list(MANIFESTS, f"{MANIFESTS}a/b.json"))) == records[2:]
 
     def test_list_hides_unfinished_writes(self, place: ObjectPlace) -> None:
-        """An object that is being written is not there yet, nor is anything that helps to write it."""
+        """Neither an unfinished object nor its temp file is listed."""
 
         async def scenario() -> list[str]:
             writer = place.store.writer("dir/unfinished", WritePlan(None, self.part_size), lambda _: None)

@@ -1,4 +1,4 @@
-"""The contract of names: every key's name is stored as itself, whatever it looks like."""
+"""The contract of names: every key is stored under its own name, also with special characters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fsbackup.loop import run
 from fsbackup.testing.driving import Contract, list_names
 from fsbackup.testing.place import ObjectPlace
 
-#: Keys that shells, URLs, globs, XML, Unicode or careless clients trip over.
+#: Keys that are special in shells, URLs, globs, XML, Unicode or clients.
 ODD_KEYS = (
     "a b",
     " lead and trail ",
@@ -59,11 +59,11 @@ ODD_KEYS = (
 
 
 class NamingContract(Contract):
-    """What is stored is stored under its name and no other."""
+    """An object is stored under its own name and no other."""
 
     @pytest.mark.parametrize("key", ODD_KEYS)
     def test_odd_key_round_trips(self, place: ObjectPlace, key: str) -> None:
-        """An oddly named object can be written, seen, read, listed and removed, and stands alone."""
+        """An object with an odd name can be written, stat'ed, read, listed and removed."""
         name = encode_key(key)
         run(place.store.put(name, b"odd"))
         assert (place.raw.names(), place.raw.get(name)) == ({name}, b"odd")

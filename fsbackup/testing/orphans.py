@@ -1,4 +1,4 @@
-"""The contract of `ObjectStore.leftovers` and `ObjectStore.discard`."""
+"""The contract of `ObjectStore.orphans` and `ObjectStore.delete_orphan`."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from fsbackup.stores.base import ObjectStore, ObjectWriter, Orphan, WritePlan
 from fsbackup.testing.driving import Contract, list_names, random_bytes, split, write_parts
 from fsbackup.testing.place import ObjectPlace
 
-#: Seconds; a server's clock and ours may be some apart.
+#: Seconds, with room for the difference between the server's clock and the local one.
 _SOON, _LATER = -60.0, 3600.0
 
 
 async def _orphans(store: ObjectStore, older_than: float) -> list[Orphan]:
-    return [leftover async for leftover in store.orphans(older_than)]
+    return [orphan async for orphan in store.orphans(older_than)]
 
 
 class OrphansContract(Contract):
-    """What a write leaves that never ends is found, and can be removed; nothing else is touched."""
+    """What an interrupted write leaves is found and can be removed; nothing else is touched."""
 
-    #: Whether a write that is going on leaves anything outside of this process.
+    #: Whether an unfinished write leaves anything outside this process.
     leaves_orphans: ClassVar[bool] = True
 
     async def _unfinished(self, store: ObjectStore, name: str) -> ObjectWriter:
-        """Write as far as the commit and no further."""
+        """Write the parts without the last one, and do not commit."""
         writer = store.writer(name, WritePlan(None, self.part_size), lambda _: None)
         await write_parts(writer, split(random_bytes(2 * self.part_size + 1), self.part_size)[:2])
         return writer
 
     def test_finished_writes_leave_nothing(self, place: ObjectPlace) -> None:
-        """Neither a commit nor an abort leaves anything to find, and objects are no leftovers."""
+        """Neither a commit nor an abort leaves an orphan, and objects are not orphans."""
 
         async def scenario() -> list[Orphan]:
             await place.store.put("one", b"x")
@@ -47,8 +47,8 @@ class OrphansContract(Contract):
         assert run(scenario()) == []
         assert place.raw.all_names() == {"one", "two"}
 
-    def test_what_never_ended_is_found_and_discarded(self, place: ObjectPlace) -> None:
-        """It is found when it is old enough, never as an object, and goes without touching what is there."""
+    def test_an_interrupted_write_is_found_and_deleted(self, place: ObjectPlace) -> None:
+        """An orphan is found when it is old enough, never as an object; deleting it leaves the object."""
         store = place.store
 
         async def scenario() -> tuple[list[Orphan], list[Orphan], list[str]]:
@@ -56,10 +56,10 @@ class OrphansContract(Contract):
             writer = await self._unfinished(store, "dir/kept")
             young, old = await _orphans(store, _LATER), await _orphans(store, _SOON)
             names = await list_names(store.list())
-            for leftover in old * 2:
-                await store.delete_orphan(leftover)
+            for orphan in old * 2:
+                await store.delete_orphan(orphan)
             gone.extend(await _orphans(store, _SOON))
-            await writer.abort()  # by then there is nothing left to throw away
+            await writer.abort()  # there is nothing left to remove
             return young, old, names
 
         gone: list[Orphan] = []
@@ -70,8 +70,8 @@ class OrphansContract(Contract):
         assert gone == []
         assert (place.raw.all_names(), place.raw.get("dir/kept")) == ({"dir/kept"}, b"old")
 
-    def test_only_leftovers_are_discarded(self, place: ObjectPlace) -> None:
-        """An object is never removed in this way."""
+    def test_only_orphans_are_deleted(self, place: ObjectPlace) -> None:
+        """`delete_orphan` never removes an object."""
         place.raw.put("dir/kept", b"x")
         if self.leaves_orphans:
             with pytest.raises(ValueError, match="dir/kept"):

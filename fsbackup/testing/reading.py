@@ -37,7 +37,7 @@ _RANGES = [
 
 
 class ReadingContract(Contract):
-    """Exactly the bytes asked for, of one version of the object; absent only when it is absent."""
+    """Exactly the requested bytes of one version; "not found" only when there is no such object."""
 
     @pytest.mark.parametrize(("start", "end"), _RANGES)
     def test_read_range(self, place: ObjectPlace, start: int, end: int | None) -> None:
@@ -57,7 +57,7 @@ class ReadingContract(Contract):
 
     @pytest.mark.parametrize(("start", "end"), [(0, None), (0, 10), (0, 0), (5, 5), (10**9, None)])
     def test_read_of_a_missing_object(self, place: ObjectPlace, start: int, end: int | None) -> None:
-        """A missing object is `ObjectNotFoundError`, whatever range is asked for."""
+        """A missing object raises `ObjectNotFoundError` for every range."""
         place.raw.put("dir/other", b"x")
         with pytest.raises(ObjectNotFoundError) as caught:
             run(place.store.read("dir/missing", start, end))
@@ -65,14 +65,14 @@ class ReadingContract(Contract):
 
     @pytest.mark.parametrize("name", ["dir", "dir/sub", "dir/sub/object/below", "dir/sub/obj"])
     def test_names_around_an_object_are_absent(self, place: ObjectPlace, name: str) -> None:
-        """Neither what leads to an object, nor what would lie below it, nor a part of its name is an object."""
+        """A directory of an object, a name below it and a prefix of its name are not objects."""
         place.raw.put("dir/sub/object", b"x")
         assert run(place.store.stat(name)) is None
         with pytest.raises(ObjectNotFoundError):
             run(place.store.read(name))
 
     def test_read_of_an_object_of_several_parts(self, place: ObjectPlace) -> None:
-        """Ranges across the parts of an object join without a seam, many at once."""
+        """Concurrent reads return the right bytes across the parts of an object."""
 
         async def scenario() -> list[bytes]:
             await write(place.store, "parts", data, size)
@@ -93,14 +93,14 @@ class ReadingContract(Contract):
         assert found.modified is None or abs(time.time() - found.modified) < 86_400
 
     def test_stat_of_a_missing_object(self, place: ObjectPlace) -> None:
-        """None, when the backend says that there is no such key."""
+        """`stat` of a missing object returns None."""
         place.raw.put("object", b"x")
         assert run(place.store.stat("objec")) is None
         assert run(place.store.stat("object2")) is None
         assert run(place.store.stat("no/such/directory")) is None
 
     def test_stat_sees_changes_of_others(self, place: ObjectPlace) -> None:
-        """Nothing is answered from memory: what others change is seen at once, also after a listing."""
+        """Nothing is cached: changes by others are seen at once, also after a listing."""
 
         async def listed() -> list[int]:
             return [item.size async for item in place.store.list()]

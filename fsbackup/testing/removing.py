@@ -15,7 +15,7 @@ class RemovingContract(Contract):
     """One object, exactly, and no other."""
 
     def test_remove(self, place: ObjectPlace) -> None:
-        """A removed object is gone for every way of looking."""
+        """A removed object is neither found nor listed."""
         place.raw.put("dir/removed", b"x")
         run(place.store.remove("dir/removed"))
         assert place.raw.names() == set()
@@ -23,7 +23,7 @@ class RemovingContract(Contract):
         assert run(list_names(place.store.list())) == []
 
     def test_remove_of_a_missing_object(self, place: ObjectPlace) -> None:
-        """Removing what is not there is success, as often as one likes, and takes nothing else."""
+        """Removing a missing object succeeds, also repeatedly, and removes nothing else."""
         place.raw.put("dir/object", b"x")
         for name in ("dir/missing", "missing", "no/such/directory/object", "dir/object/below"):
             run(place.store.remove(name))
@@ -32,13 +32,13 @@ class RemovingContract(Contract):
 
     @pytest.mark.parametrize("name", ["dir", "dir/sub"])
     def test_remove_is_never_recursive(self, place: ObjectPlace, name: str) -> None:
-        """Removing a name that only leads to objects removes none of them."""
+        """Removing a directory's name removes no object below it."""
         place.raw.put("dir/sub/object", b"x")
         run(place.store.remove(name))
         assert place.raw.names() == {"dir/sub/object"}
 
     def test_remove_takes_no_longer_names(self, place: ObjectPlace) -> None:
-        """Names that begin with the removed one stay."""
+        """Longer names that begin with the removed one stay."""
         stay = {"dir/object.gz", "dir/objects", "dir/object0"}
         for name in (*stay, "dir/object"):
             place.raw.put(name, b"x")
@@ -54,7 +54,7 @@ class RemovingContract(Contract):
         assert place.raw.names() == names - {"a"}
 
     def test_remove_and_write_race(self, place: ObjectPlace) -> None:
-        """Removing the last object of a directory never takes the directory from under a writer of another."""
+        """Removing the last object of a directory never makes a concurrent write into it fail."""
 
         async def scenario() -> None:
             for turn in range(20):

@@ -15,7 +15,7 @@ from fsbackup.testing.place import ObjectPlace
 
 
 class WritingContract(Contract):
-    """Bytes arrive whole, and nothing is there before `commit`."""
+    """Objects are complete, and nothing is visible before `commit`."""
 
     @pytest.mark.parametrize("size", [0, 1, 1000])
     def test_write_of_one_part(self, place: ObjectPlace, size: int) -> None:
@@ -44,7 +44,7 @@ class WritingContract(Contract):
 
     @pytest.mark.parametrize("parts", [1, 2])
     def test_commit_returns_what_the_backend_says(self, place: ObjectPlace, parts: int) -> None:
-        """What `commit` returns is what `stat` says afterwards."""
+        """`commit` returns the same properties as a later `stat`."""
         data = random_bytes(parts * self.part_size - 7)
         committed = run(write(place.store, "object", data, self.part_size))
         found = run(place.store.stat("object"))
@@ -52,16 +52,16 @@ class WritingContract(Contract):
         assert (committed.name, committed.size, committed.etag) == ("object", len(data), found.etag)
 
     @pytest.mark.parametrize("parts", [1, 3])
-    def test_moved_counts_every_byte_on_the_loop(self, place: ObjectPlace, parts: int) -> None:
-        """The callback is told of every byte, on the loop's own thread."""
+    def test_on_progress_counts_every_byte_on_the_loop(self, place: ObjectPlace, parts: int) -> None:
+        """`on_progress` is called for every byte, in the loop's thread."""
         counted, threads = [], set()
 
-        def moved(count: int) -> None:
+        def on_progress(count: int) -> None:
             counted.append(count)
             threads.add(threading.get_ident())
 
         async def scenario() -> int:
-            await write(place.store, "counted", data, self.part_size, on_progress=moved)
+            await write(place.store, "counted", data, self.part_size, on_progress=on_progress)
             await asyncio.sleep(0)
             return threading.get_ident()
 
@@ -71,7 +71,7 @@ class WritingContract(Contract):
 
     @pytest.mark.parametrize("parts", [1, 2])
     def test_nothing_is_visible_before_commit(self, place: ObjectPlace, parts: int) -> None:
-        """All parts written and nothing committed: no reader and no listing sees anything."""
+        """After all parts and before the commit, no reader and no listing sees anything."""
 
         async def scenario() -> Sequence[object]:
             writer = place.store.writer("unseen", WritePlan(len(data), self.part_size), lambda _: None)

@@ -1,4 +1,4 @@
-"""A place of the contract suites in a bucket: the store under a prefix of its own, and boto3 as the side door."""
+"""A place of the contract suites in a bucket: the store under a prefix of its own, and boto3 for raw access."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.servers.s3 import StrictEndpoint
 PAGE_SIZE = 7
 
 
-def bucket_door(endpoint: S3Endpoint, prefix: str) -> RawAccess:
-    """Return the side door to what lies under a prefix."""
+def bucket_access(endpoint: S3Endpoint, prefix: str) -> RawAccess:
+    """Return raw access to the objects below a prefix."""
 
     def get(name: str) -> bytes | None:
         there = bucket.head(endpoint, prefix + name)
@@ -74,7 +74,7 @@ def object_place(endpoint: S3Endpoint, profile: Profile) -> Iterator[ObjectPlace
         ca_bundle=str(endpoint.ca_bundle) if endpoint.ca_bundle else None,
         page_size=PAGE_SIZE,
     )
-    yield Place(store, bucket_door(endpoint, f"{prefix}/"))
+    yield Place(store, bucket_access(endpoint, f"{prefix}/"))
     run(store.close())
 
 
@@ -95,5 +95,5 @@ def backend_place(endpoint: S3Endpoint) -> BackendPlace:
     return BackendPlace(
         backend=lambda errors: storage(endpoint.bucket, errors),
         broken=lambda errors: storage("no-such-bucket", errors),
-        raw=bucket_door(endpoint, f"{prefix}/"),
+        raw=bucket_access(endpoint, f"{prefix}/"),
     )

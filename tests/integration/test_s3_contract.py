@@ -20,7 +20,7 @@ from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
 
 
-def _door(endpoint: S3Endpoint, prefix: str = "") -> RawAccess:
+def _raw_access(endpoint: S3Endpoint, prefix: str = "") -> RawAccess:
     def get(name: str) -> bytes | None:
         there = s3.head(endpoint, prefix + name) is not None
         return s3.read_bytes(endpoint, prefix + name) if there else None
@@ -88,7 +88,7 @@ class TestSharedBucket(ListingContract, RemovingContract):
     def place(self, shared_bucket: S3Endpoint, prefix_store: S3Store) -> ObjectPlace:
         """Return the prefix, empty."""
         s3.empty_bucket(shared_bucket, "team/ours/")
-        return Place(prefix_store, _door(shared_bucket, "team/ours/"))
+        return Place(prefix_store, _raw_access(shared_bucket, "team/ours/"))
 
 
 class TestWholeBucketOfR2(WritingContract, CreatingContract, ListingContract):
@@ -99,7 +99,7 @@ class TestWholeBucketOfR2(WritingContract, CreatingContract, ListingContract):
         """Return the server, empty and without its limit on rewriting one key; no rule of it may be broken."""
         strict_r2.control.reset()
         strict_r2.control.configure(write_interval=0)
-        yield Place(r2_store, _door(strict_r2))
+        yield Place(r2_store, _raw_access(strict_r2))
         assert strict_r2.control.report().refusals == []
         strict_r2.control.reset()
 
@@ -111,7 +111,7 @@ class TestBusyB2(WritingContract, CreatingContract, RemovingContract):
     def place(self, strict_b2: s3.StrictEndpoint, b2_store: S3Store) -> Iterator[ObjectPlace]:
         """Return the server, empty; no rule of it may be broken."""
         strict_b2.control.reset()
-        yield Place(b2_store, _door(strict_b2))
+        yield Place(b2_store, _raw_access(strict_b2))
         assert strict_b2.control.report().refusals == []
         strict_b2.control.reset()
 

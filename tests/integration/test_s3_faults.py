@@ -495,7 +495,7 @@ def test_an_object_that_another_writer_stored_meanwhile_is_not_taken_back(
     hold = proxy.add(Hold("after"), on="put_object", times=1)
 
     async def scenario() -> None:
-        task = asyncio.create_task(write(store, "raced", cut(DATA), create_only=create_only, fresh=True))
+        task = asyncio.create_task(write(store, "raced", cut(DATA), create_only=create_only, is_new=True))
         await asyncio.to_thread(hold.wait_reached)
         await store.put("raced", b"another's")
         hold.release()

@@ -46,16 +46,16 @@ _WRITER = """
 """
 
 
-def _leftovers(store: S3Store, older_than: float) -> list[Orphan]:
+def _list_orphans(store: S3Store, older_than: float) -> list[Orphan]:
     async def collect() -> list[Orphan]:
         return [found async for found in store.orphans(older_than)]
 
     return run(collect())
 
 
-def _discard(store: S3Store) -> None:
-    for leftover in _leftovers(store, NOW):
-        run(store.delete_orphan(leftover))
+def _delete_orphans(store: S3Store) -> None:
+    for orphan in _list_orphans(store, NOW):
+        run(store.delete_orphan(orphan))
 
 
 @contextmanager
@@ -82,14 +82,14 @@ def test_an_upload_that_was_killed_is_found_and_thrown_away(server: str, request
         with _killed_at(proxy, hold):
             store = connect(endpoint)
     assert len(s3.list_uploads(endpoint)) == 2
-    assert _leftovers(store, LATER) == []
-    (found,) = _leftovers(store, NOW)
+    assert _list_orphans(store, LATER) == []
+    (found,) = _list_orphans(store, NOW)
     assert (found.size, "dir/big" in found.description) == (PART, True)
     run(store.delete_orphan(found))
     assert [one.upload_id for one in s3.list_uploads(endpoint)] == [theirs]
     assert set(s3.list_keys(endpoint)) == {"dir/big"}
     assert s3.read_bytes(endpoint, "dir/big") == b"old"
-    assert _leftovers(store, NOW) == []
+    assert _list_orphans(store, NOW) == []
     run(store.delete_orphan(found))
     run(store.close())
 
@@ -110,8 +110,8 @@ def test_an_upload_without_a_part_counts_from_its_beginning(store: S3Store, prox
         proxy.add(Status(403, "AccessDenied"), on=operation)
     with pytest.raises(PermissionError):
         upload(store, "begun", BIG)
-    assert _leftovers(store, LATER) == []
-    assert [found.size for found in _leftovers(store, NOW)] == [0]
+    assert _list_orphans(store, LATER) == []
+    assert [found.size for found in _list_orphans(store, NOW)] == [0]
 
 
 def test_an_upload_that_moves_is_not_left_over(direct: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,8 +146,8 @@ def test_the_record_of_an_upload_that_ended_is_removed(
     assert upload(store, "stored", BIG).size == len(BIG)
     proxy.clear()
     assert len(s3.list_keys(direct, UPLOADS)) == 1
-    (found,) = _leftovers(store, NOW)
-    assert (found.size, "has ended" in found.description) == (0, True)
+    (found,) = _list_orphans(store, NOW)
+    assert (found.size, "finished upload" in found.description) == (0, True)
     run(store.delete_orphan(found))
     assert set(s3.list_keys(direct)) == {"stored"}
     assert s3.read_bytes(direct, "stored") == BIG
@@ -184,7 +184,7 @@ def test_a_record_whose_answer_was_lost_goes_with_its_upload(
 def test_what_is_no_record_of_ours_is_left_alone(direct: S3Endpoint, data: bytes) -> None:
     store = connect(direct, profile=R2)
     s3.put_bytes(direct, f"{UPLOADS}0123", data)
-    assert _leftovers(store, NOW) == []
+    assert _list_orphans(store, NOW) == []
     run(store.delete_orphan(Orphan(f"{UPLOADS}0123", 0.0, 0, "")))
     assert s3.read_bytes(direct, f"{UPLOADS}0123") == data
     run(store.close())
@@ -200,11 +200,11 @@ def test_an_upload_that_cannot_be_aborted_keeps_its_record(
         await writer.abort()
 
     run(scenario())
-    (found,) = _leftovers(store, NOW)
+    (found,) = _list_orphans(store, NOW)
     assert isinstance(outcome(store.delete_orphan(found)), BackendError)
-    assert len(s3.list_uploads(direct)) == len(_leftovers(store, NOW)) == 1
+    assert len(s3.list_uploads(direct)) == len(_list_orphans(store, NOW)) == 1
     proxy.clear()
-    _discard(store)
+    _delete_orphans(store)
     assert (s3.list_keys(direct), s3.list_uploads(direct)) == ({}, [])
 
 

@@ -185,8 +185,8 @@ def _python(code: str, *arguments: str) -> str:
 def test_nothing_heavy_is_loaded_before_it_is_used() -> None:
     code = """
         import sys
-        from fsbackup.backends.r2 import CloudflareR2Storage
-        from fsbackup.backends.b2 import BackblazeB2Storage
+        from fsbackup.backends import CloudflareR2Storage
+        from fsbackup.backends import BackblazeB2Storage
         CloudflareR2Storage("a", "b", "c", "d").location
         print([name for name in ("s3fs", "botocore", "aiobotocore", "aiohttp", "fsspec") if name in sys.modules])
     """

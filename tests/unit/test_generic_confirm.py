@@ -24,7 +24,7 @@ from fsbackup.errors import (
 from fsbackup.loop import run
 from fsbackup.stores.generic.store import GenericStore
 from fsbackup.testing.driving import list_names, random_bytes, write
-from tests.contract.doors import memory_door
+from tests.contract.raw_access import memory_access
 
 
 class LyingFileSystem(MemoryFileSystem):  # type: ignore[misc]
@@ -71,11 +71,11 @@ def _open_changed(change: Callable[[bytes], bytes]) -> Callable[..., Any]:
 @pytest.mark.parametrize("parts", [1, 3])
 def test_changed_bytes_are_found(liar: Callable[..., GenericStore], root: str, parts: int) -> None:
     """A bit that turned on its way is an `IntegrityError`; the old object stays, and nothing beside it."""
-    memory_door(root).put("a", b"old")
+    memory_access(root).put("a", b"old")
     store = liar(_open=_open_changed(lambda data: bytes([data[0] ^ 1]) + data[1:]))
     with pytest.raises(IntegrityError, match="differ from the bytes sent"):
         run(write(store, "a", random_bytes(parts * 1000), 1000))
-    assert (memory_door(root).names(), memory_door(root).get("a")) == ({"a"}, b"old")
+    assert (memory_access(root).names(), memory_access(root).get("a")) == ({"a"}, b"old")
 
 
 @pytest.mark.parametrize("confirm", ["checksum", "size"])
@@ -84,7 +84,7 @@ def test_missing_bytes_are_found(liar: Callable[..., GenericStore], root: str, c
     store = liar(confirm, _open=_open_changed(lambda data: data[:-1]))
     with pytest.raises(IntegrityError, match="999 bytes were stored instead of 1000"):
         run(write(store, "a", random_bytes(1000), 1000))
-    assert memory_door(root).names() == set()
+    assert memory_access(root).names() == set()
 
 
 def test_confirming_by_size_reads_nothing_back(liar: Callable[..., GenericStore], root: str) -> None:
@@ -92,14 +92,14 @@ def test_confirming_by_size_reads_nothing_back(liar: Callable[..., GenericStore]
 
     read_back = _raising(AssertionError("it was read back"))
     run(write(liar("size", cat_file=read_back), "a", random_bytes(1000), 1000))
-    assert memory_door(root).get("a") == random_bytes(1000)
+    assert memory_access(root).get("a") == random_bytes(1000)
 
 
 def test_a_planned_size_is_kept(liar: Callable[..., GenericStore], root: str) -> None:
     """An object of another size than was planned is never published."""
     with pytest.raises(IntegrityError, match="instead of 999"):
         run(write(liar(), "a", random_bytes(1000), 1000, size=999))
-    assert memory_door(root).names() == set()
+    assert memory_access(root).names() == set()
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -108,10 +108,10 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 def test_a_move_that_does_nothing_is_found(liar: Callable[..., GenericStore], root: str) -> None:
     """Some servers do not rename over a file and say nothing of it: the old object stays and the write fails."""
-    memory_door(root).put("a", b"old")
+    memory_access(root).put("a", b"old")
     with pytest.raises(BackendError, match="did not rename"):
         run(write(liar(mv=_nothing), "a", b"new", 1000))
-    assert (memory_door(root).names(), memory_door(root).get("a")) == ({"a"}, b"old")
+    assert (memory_access(root).names(), memory_access(root).get("a")) == ({"a"}, b"old")
 
 
 def _raising(error: BaseException) -> Callable[..., Any]:
@@ -168,7 +168,7 @@ def test_something_missing_under_a_write_is_no_missing_object(liar: Callable[...
 @pytest.mark.parametrize("data", [b"", b"0123456", b"01234567890"])
 def test_ranges_of_another_length(liar: Callable[..., GenericStore], root: str, data: bytes) -> None:
     """A filesystem that returns more or less than the range is not believed."""
-    memory_door(root).put("a", b"0123456789abcdef")
+    memory_access(root).put("a", b"0123456789abcdef")
     store = liar(cat_file=lambda *_, **__: data)
     with pytest.raises(TransientError, match=f"{len(data)} bytes arrived instead of 10"):
         run(store.read("a", 0, 10))
@@ -187,7 +187,7 @@ def test_listings_are_not_remembered(liar: Callable[..., GenericStore], root: st
 
     store = liar(ls=remembering)
     for name in ("a", "b"):
-        memory_door(root).put(name, b"x")
+        memory_access(root).put(name, b"x")
         assert name in run(list_names(store.list()))
 
 
@@ -203,7 +203,7 @@ def test_own_memories_are_cleared(liar: Callable[..., GenericStore], root: str) 
 
     store = liar(info=remembering, invalidate_cache=lambda *_: memory.clear())
     for data in (b"1", b"22"):
-        memory_door(root).put("a", data)
+        memory_access(root).put("a", data)
         found = run(store.stat("a"))
         assert found is not None
         assert found.size == len(data)
@@ -212,15 +212,15 @@ def test_own_memories_are_cleared(liar: Callable[..., GenericStore], root: str) 
 @pytest.mark.parametrize("create_only", [False, True])
 def test_a_directory_of_the_name(liar: Callable[..., GenericStore], root: str, create_only: bool) -> None:
     """An object cannot replace a directory, and a filesystem that would let it is not asked to."""
-    memory_door(root).put("a/b", b"kept")
+    memory_access(root).put("a/b", b"kept")
     with pytest.raises(ConflictError):
         run(liar().put("a", b"x", create_only=create_only))
-    assert memory_door(root).names() == {"a/b"}
+    assert memory_access(root).names() == {"a/b"}
 
 
 def test_a_file_that_lists_itself(liar: Callable[..., GenericStore], root: str) -> None:
     """A prefix that is a file with a slash behind it holds nothing."""
-    memory_door(root).put("a/b", b"x")
+    memory_access(root).put("a/b", b"x")
     assert run(list_names(liar().list("a/b/"))) == []
 
 
@@ -232,9 +232,9 @@ def test_links_and_others_in_listings(liar: Callable[..., GenericStore], root: s
     def listed(self: Any, path: str, **kwargs: Any) -> Any:
         return [{**entry, "type": kind} for entry in ls(self, path, **kwargs)]
 
-    memory_door(root).put("file", b"four")
+    memory_access(root).put("file", b"four")
     store = liar(ls=listed)
     assert run(list_names(store.list())) == ["file"]
-    memory_door(root).put("dir/x", b"x")
+    memory_access(root).put("dir/x", b"x")
     with pytest.raises(AccessDeniedError, match="link to a directory"):
         run(list_names(store.list()))

@@ -24,7 +24,7 @@ from fsbackup.loop import run
 from fsbackup.stores.base import Part, WritePlan
 from fsbackup.stores.generic.store import GenericStore
 from fsbackup.testing.driving import list_names, random_bytes, split, write
-from tests.contract.doors import directory_door, memory_door
+from tests.contract.raw_access import directory_access, memory_access
 from tests.contract.sftpd import running_sftpd
 from tests.servers.sftp_or_ftp import SftpServer
 
@@ -119,7 +119,7 @@ def root() -> str:
 def store(wire: Wire, root: str) -> GenericStore:
     """Return a store with an object in it."""
     assert not wire.opened
-    memory_door(root).put("kept", b"old")
+    memory_access(root).put("kept", b"old")
     return GenericStore(f"wired://{root}", timeout=20)
 
 
@@ -164,7 +164,7 @@ def test_an_odd_failure_keeps_the_connection(store: GenericStore, wire: Wire, ro
         await writer.commit()
 
     run(scenario())
-    assert (wire.opened, memory_door(root).get("new")) == (1, random_bytes(2000))
+    assert (wire.opened, memory_access(root).get("new")) == (1, random_bytes(2000))
 
 
 def test_a_connection_that_drops_under_a_write(store: GenericStore, wire: Wire, root: str) -> None:
@@ -180,9 +180,9 @@ def test_a_connection_that_drops_under_a_write(store: GenericStore, wire: Wire, 
         await writer.abort()
 
     run(scenario())
-    assert (memory_door(root).names(), memory_door(root).get("kept")) == ({"kept"}, b"old")
+    assert (memory_access(root).names(), memory_access(root).get("kept")) == ({"kept"}, b"old")
     run(write(store, "kept", random_bytes(2000), 1000))
-    assert memory_door(root).get("kept") == random_bytes(2000)
+    assert memory_access(root).get("kept") == random_bytes(2000)
 
 
 def test_one_thread_uses_a_connection(store: GenericStore, wire: Wire) -> None:
@@ -203,7 +203,7 @@ def test_one_thread_uses_a_connection(store: GenericStore, wire: Wire) -> None:
 def test_silence_is_unavailable(wire: Wire, root: str, call: str) -> None:
     """A server that does not answer is given up with its connection; the next operation gets a new one."""
     store = GenericStore(f"wired://{root}", timeout=0.2)
-    memory_door(root).put("kept", b"old")
+    memory_access(root).put("kept", b"old")
     wire.silent[call] = threading.Event()
     operations = {"info": store.stat("kept"), "cat_file": store.read("kept"), "ls": list_names(store.list())}
     with pytest.raises(BackendUnavailableError, match="did not answer"):
@@ -230,9 +230,9 @@ def test_a_write_that_falls_silent(wire: Wire, root: str) -> None:
         gate.set()
         await writer.abort()
 
-    memory_door(root).put("kept", b"old")
+    memory_access(root).put("kept", b"old")
     run(scenario())
-    assert (memory_door(root).names(), memory_door(root).get("kept")) == ({"kept"}, b"old")
+    assert (memory_access(root).names(), memory_access(root).get("kept")) == ({"kept"}, b"old")
 
 
 def test_a_hanging_server_leaves_the_loop_alone(store: GenericStore, wire: Wire) -> None:
@@ -274,7 +274,7 @@ def server() -> Iterator[SftpServer]:
 
 def test_sftp_connection_that_drops(server: SftpServer, root: str) -> None:
     """The same over a real connection: closed under us, it is made again, and a write in flight fails cleanly."""
-    door = directory_door(server.directory / root)
+    door = directory_access(server.directory / root)
     store = GenericStore(server.url + root, options=server.storage_options)
 
     def drop() -> None:
@@ -349,7 +349,7 @@ def test_sftp_errors_of_pipelined_writes(server: SftpServer, root: str, monkeypa
     armed = threading.Event()
     monkeypatch.setattr(paramiko.SFTPClient, "_convert_status", failing)
     run(scenario())
-    assert directory_door(server.directory / root).names() == set()
+    assert directory_access(server.directory / root).names() == set()
 
 
 def test_sftp_after_a_fork(server: SftpServer, root: str) -> None:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-import fsspec
-
 from fsbackup.errors import ConfigError
 
 #: Protocols with a backend type of their own, which does more than fsspec can.
@@ -100,10 +98,13 @@ def _protocol(url: str) -> str:
 
 
 def _filesystem_class(protocol: str) -> Any:
+    # fsspec is imported here, not above: importing `fsbackup.backends` for another store must not load it.
     if protocol == "ftp":
         from fsbackup.stores.generic.ftp import StrictFTPFileSystem
 
         return StrictFTPFileSystem
+    import fsspec
+
     try:
         return fsspec.get_filesystem_class(protocol)
     except ValueError as error:

@@ -11,8 +11,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from fsspec import AbstractFileSystem
-
 from fsbackup.errors import BackendError, TransientError
 from fsbackup.threads import heartbeat
 
@@ -85,6 +83,8 @@ def move(filesystem: Any, source: str, target: str) -> None:
     BackendError
         When the filesystem reports success but renamed nothing.
     """
+    from fsspec import AbstractFileSystem
+
     if type(filesystem).mv is AbstractFileSystem.mv:
         filesystem.cp_file(source, target)
         filesystem.rm_file(source)

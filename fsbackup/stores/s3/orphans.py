@@ -34,7 +34,7 @@ async def delete_orphan(bucket: Bucket, orphan: Orphan) -> None:
     Raises
     ------
     ValueError
-        When `leftover` is not of this kind of store.
+        When `orphan` is not of this kind of store.
     """
     if not orphan.name.startswith(UPLOADS):
         raise ValueError(f"{orphan.name!r} is not the record of an upload")

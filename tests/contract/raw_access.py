@@ -1,4 +1,4 @@
-"""Side doors: the places of the contract tests, seen without the library."""
+"""Access to the storage of the contract tests without fsbackup."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from fsbackup.testing import RawAccess
 
 
-def directory_door(base: Path) -> RawAccess:
-    """Return the side door into a directory."""
+def directory_access(base: Path) -> RawAccess:
+    """Return raw access to a directory."""
     return RawAccess(
         put=lambda name, data: _put(base / name, data),
         get=lambda name: (base / name).read_bytes() if (base / name).is_file() else None,
@@ -23,8 +23,8 @@ def _put(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def memory_door(root: str) -> RawAccess:
-    """Return the side door into fsspec's memory filesystem: the dictionary that it is."""
+def memory_access(root: str) -> RawAccess:
+    """Return raw access to fsspec's memory filesystem, which is a dictionary."""
     store, prefix = MemoryFileSystem.store, f"/{root}/"
     return RawAccess(
         put=lambda name, data: MemoryFile(MemoryFileSystem(), prefix + name, data).commit(),
