@@ -1,4 +1,9 @@
-"""`StorageBackend`: the five methods, written once over the object I/O of `fsbackup.stores.base`."""
+"""The storage backends: `upload`, `download`, `exists`, `delete` and `get_size`, written once over object stores.
+
+`StorageBackend` implements the five methods over a `ReplicaSet` through `fsbackup.engine`. `SingleBackend` is such
+a set of one store; `LocalStorage`, `S3Storage`, `CloudflareR2Storage`, `BackblazeB2Storage` and `GenericStorage`
+only choose the store. `fsbackup.replication.storage` builds a set of several.
+"""
 
 from __future__ import annotations
 
@@ -17,32 +22,32 @@ from fsbackup.errors import BackendError, ConfigError, FsbackupError, IntegrityE
 from fsbackup.keys import check_key
 from fsbackup.loop import run
 from fsbackup.stores.base import DEFAULT_TIMEOUT, ObjectStore
-from fsbackup.stores.generic.store import GenericObjects
+from fsbackup.stores.generic.store import GenericStore
 from fsbackup.stores.generic.writer import Confirm
-from fsbackup.stores.local.store import LocalObjects
+from fsbackup.stores.local.store import LocalStore
 from fsbackup.stores.s3.arguments import Argument, resolve
-from fsbackup.stores.s3.objects import DEFAULT_CONCURRENCY, S3Objects
 from fsbackup.stores.s3.profile import AMAZON, B2, GENERIC, R2
+from fsbackup.stores.s3.store import DEFAULT_CONCURRENCY, S3Store
 
 T = TypeVar("T")
 
-#: What a method does about a failure of the service: return False (or None), or raise the typed exception.
+#: What a method does when the service fails: return False (`get_size`: None), or raise the typed exception.
 ErrorMode = Literal["return", "raise"]
 
 
 class StorageBackend(ABC):
-    """A place, or a set of places, that keeps objects under keys.
+    """Stores objects under keys, in one place or in a replication set.
 
-    Wrong *use* raises `ValueError` or `ConfigError` whatever `errors` says: an empty key, a key with ``..``, a
-    directory where a file is meant. What a *service* does is reported as `errors` says and always logged.
+    Wrong *use* always raises `ValueError` or `ConfigError`: an empty key, a key with ``..``, a directory instead
+    of a file. A failure of a *service* is returned or raised, depending on `errors`, and always logged.
 
     Parameters
     ----------
     name
-        What results, logs and errors call it.
+        The name in results, logs and errors.
     errors
-        ``"return"``: methods answer False (`get_size`: None) on failure. ``"raise"``: they raise the
-        exceptions of `fsbackup.errors`.
+        ``"return"``: methods return False (`get_size`: None) on failure. ``"raise"``: they raise the exceptions of
+        `fsbackup.errors`.
     """
 
     def __init__(self, name: str, *, errors: ErrorMode = "return") -> None:
@@ -54,62 +59,62 @@ class StorageBackend(ABC):
     @property
     @abstractmethod
     def replica_set(self) -> ReplicaSet:
-        """The stores that this backend keeps its objects in, and the rule over them."""
+        """The stores of this backend, and the number of copies required."""
 
     def upload(self, local_path: str | os.PathLike[str], remote_path: str) -> bool:
-        """Store a file under a key, replacing what is there.
+        """Store a file under a key, replacing an existing object.
 
         Returns
         -------
         bool
-            True only when the bytes, and the manifest that proves them, are confirmed by the backend. For a
-            set: by at least `min_copies` replicas.
+            True only when the backend has confirmed the bytes and the manifest that proves them; in a set, at
+            least `min_copies` replicas.
 
         Raises
         ------
         SourceError
-            With ``errors="raise"``: the file cannot be read, or changed while it was.
+            With ``errors="raise"``: the file cannot be read, or changed during the upload.
         BackendError, IntegrityError, TooFewCopiesError
-            With ``errors="raise"``: what the service did.
+            With ``errors="raise"``: the service failed.
         """
         key = check_key(remote_path)
         _refuse_directory(local_path)
         return self._attempt("upload", key, self._upload(local_path, key), False)
 
     def download(self, remote_path: str, local_path: str | os.PathLike[str]) -> bool:
-        """Read an object into a file, which appears whole and proven or stays as it was.
+        """Read an object into a file; the file appears complete and verified, or stays as it was.
 
-        Parent directories are made. The file gets the permission bits (never setuid, setgid or sticky) and the
-        modification time of the one backed up.
+        Creates parent directories. The file gets the permission bits (never setuid, setgid or sticky) and the
+        modification time of the uploaded one.
 
         Raises
         ------
         ObjectNotFoundError
-            With ``errors="raise"``: the key is not there, and that is proven.
+            With ``errors="raise"``: the key provably does not exist.
         IntegrityError, NoHealthyReplicaError, BackendError
-            With ``errors="raise"``: no proven bytes could be had.
+            With ``errors="raise"``: no replica could provide verified bytes.
         """
         key, target = check_key(remote_path), Path(os.fspath(local_path))
         if target.is_dir():
-            raise ValueError(f"{target} is a directory where a file is meant")
+            raise ValueError(f"{target} is a directory, not a file")
         return self._attempt("download", key, self._download(key, target), False)
 
     def exists(self, remote_path: str) -> bool:
-        """Tell whether the key is there.
+        """Return whether the key exists.
 
-        With ``errors="return"`` False also stands for "could not find out", which is logged as an ERROR; ask with
+        With ``errors="return"``, False also means that the service failed, which is logged as an ERROR; use
         ``errors="raise"`` where the difference matters.
         """
         key = check_key(remote_path)
         return self._attempt("exists", key, head.exists(self.replica_set, key), False)
 
     def delete(self, remote_path: str) -> bool:
-        """Delete exactly this key; True when every store confirmed, also when it was not there."""
+        """Delete exactly this key; return True when every store confirmed it; a missing key is success."""
         key = check_key(remote_path)
         return self._attempt("delete", key, self._delete(key), False)
 
     def get_size(self, remote_path: str) -> int | None:
-        """Return the object's size in bytes, None when the key is not there."""
+        """Return the object's size in bytes, None when the key does not exist."""
         key = check_key(remote_path)
         return self._attempt("get_size", key, head.size(self.replica_set, key), None)
 
@@ -133,18 +138,18 @@ class StorageBackend(ABC):
             raise report.failure()
         return True
 
-    def _attempt(self, operation: str, key: str, work: Coroutine[Any, Any, T], otherwise: T) -> T:
-        """Run `work`; on a failure of the service do as `errors` says."""
+    def _attempt(self, operation: str, key: str, work: Coroutine[Any, Any, T], on_failure: T) -> T:
+        """Run `work`; when the service fails, raise or return `on_failure`, depending on `errors`."""
         try:
             result = run(work)
         except ConfigError:
             raise
         except (FsbackupError, OSError) as error:
-            if not _logged(operation, error):
+            if not _already_logged(operation, error):
                 events.log_outcome(operation, self.name, key, error=error)
             if self.errors == "raise":
                 raise
-            return otherwise
+            return on_failure
         if operation in ("exists", "get_size"):
             events.log_outcome(operation, self.name, key)
         return result
@@ -152,15 +157,15 @@ class StorageBackend(ABC):
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"{type(self).__name__} holds credentials and connections and cannot be pickled;"
-            " build it again where it is needed, from the environment or a configuration file"
+            " create it again where it is needed, from the environment or a configuration file"
         )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r})"
 
 
-def _logged(operation: str, error: Exception) -> bool:
-    """Tell whether each store's failure was logged when it happened, so that it is not said twice."""
+def _already_logged(operation: str, error: Exception) -> bool:
+    """Tell whether the engine has logged each store's failure."""
     return operation in ("upload", "delete") and isinstance(
         error, (BackendError, IntegrityError, ReplicationError)
     )
@@ -168,7 +173,7 @@ def _logged(operation: str, error: Exception) -> bool:
 
 def _refuse_directory(path: str | os.PathLike[str]) -> None:
     if os.path.isdir(path):
-        raise ValueError(f"{os.fspath(path)} is a directory where a file is meant; a job backs up a directory")
+        raise ValueError(f"{os.fspath(path)} is a directory, not a file; use a job to back up a directory")
 
 
 class SingleBackend(StorageBackend):
@@ -176,20 +181,16 @@ class SingleBackend(StorageBackend):
 
     Parameters
     ----------
-    objects
+    store
         The store; its name is the backend's name.
     errors
         See `StorageBackend`.
-    part_size
-        Bytes per multipart part, None to let it follow the object's size.
     """
 
-    def __init__(
-        self, objects: ObjectStore, *, errors: ErrorMode = "return", part_size: int | None = None
-    ) -> None:
-        super().__init__(objects.name, errors=errors)
-        self.objects = objects
-        self._set = ReplicaSet((objects,), min_copies=1, part_size=part_size)
+    def __init__(self, store: ObjectStore, *, errors: ErrorMode = "return") -> None:
+        super().__init__(store.name, errors=errors)
+        self.store = store
+        self._set = ReplicaSet((store,), min_copies=1)
 
     @property
     def replica_set(self) -> ReplicaSet:
@@ -197,13 +198,13 @@ class SingleBackend(StorageBackend):
 
     @property
     def fs(self) -> Any:
-        """The fsspec filesystem that this backend wraps."""
-        return self.objects.filesystem
+        """The fsspec filesystem of this backend."""
+        return self.store.filesystem
 
     @property
     def location(self) -> str:
         """Where the objects are, for people: a path or URL without secrets."""
-        return self.objects.location
+        return self.store.location
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r}, location={self.location!r})"
@@ -216,9 +217,9 @@ BASE_PATH_VARIABLE = "BACKUP_LOCAL_PATH"
 class LocalStorage(SingleBackend):
     """Backups as plain files in a directory, under their own names.
 
-    Every write is a temp file beside the target, fsync, rename and fsync of the directory, so that a crash
-    leaves the old file or the new one. Copies keep the source's mtime and permission bits; what has no source
-    is readable by its owner only. Directories are made when a write needs them and removed when empty.
+    Every write creates a temp file beside the target, fsyncs it, renames it and fsyncs the directory, so that a
+    crash leaves the old file or the new one. Copies keep the source's mtime and permission bits; without a source
+    only the owner may read. Directories are created when a write needs them and removed when empty.
 
     Parameters
     ----------
@@ -227,13 +228,13 @@ class LocalStorage(SingleBackend):
     name
         The backend's name in results, logs and errors.
     errors
-        ``"return"``: the methods report failure as False or None and log it. ``"raise"``: they raise.
+        ``"return"`` or ``"raise"``, see `StorageBackend`.
     create
-        Whether a missing base directory is an empty backend that the first write makes (the default), or
-        `BackendUnavailableError`. Set it to False for a disk that may not be mounted, and let the base be a
-        directory on that disk, not the mount point: an unmounted disk then never looks like an empty one.
+        With True (default) a missing base directory is an empty backend, which the first write creates; with False
+        it raises `BackendUnavailableError`. Use False for a disk that may not be mounted, with a directory on that
+        disk as the base, not the mount point: an unmounted disk then never looks like an empty one.
     timeout
-        Longest silence of the disk in seconds, after which it counts as unavailable.
+        Seconds without a byte moved after which the disk counts as unavailable; default 60.
     """
 
     def __init__(
@@ -246,7 +247,7 @@ class LocalStorage(SingleBackend):
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
         path = base_path if base_path is not None else os.environ.get(BASE_PATH_VARIABLE) or DEFAULT_BASE_PATH
-        super().__init__(LocalObjects(path, name=name, create=create, timeout=timeout), errors=errors)
+        super().__init__(LocalStore(path, name=name, create=create, timeout=timeout), errors=errors)
 
     @property
     def base_path(self) -> str:
@@ -255,42 +256,18 @@ class LocalStorage(SingleBackend):
 
 
 class S3Backend(SingleBackend):
-    """What the backends of all S3 services share."""
-
-    objects: S3Objects
-
-    @property
-    def endpoint_url(self) -> str | None:
-        """Where the service is; None for Amazon S3 itself."""
-        return self.objects.endpoint_url
-
-    @property
-    def bucket(self) -> str:
-        """The bucket's name."""
-        return self.objects.bucket
-
-
-class S3Storage(S3Backend):
-    """A bucket of Amazon S3, or of any service that speaks its protocol.
+    """Base of the backends for S3 services.
 
     Parameters
     ----------
-    bucket
-        The bucket, which must exist.
-    region
-        The region to sign for; default ``us-east-1``, which most other services take.
-    access_key_id, secret_access_key
-        How to sign in.
-    endpoint_url
-        Where the service is; default None, Amazon S3 itself.
     prefix
         Leading segments under which all keys are stored; default none.
     name
-        The backend's name in results, logs and errors.
+        The backend's name in results, logs and errors; default ``s3``, ``r2`` or ``b2``.
     errors
-        ``"return"`` (default): methods return False and log; ``"raise"``: they raise.
+        ``"return"`` (default) or ``"raise"``, see `StorageBackend`.
     timeout
-        Longest silence in seconds; default 60.
+        Seconds without a byte moved after which the service counts as unavailable; default 60.
     max_concurrency
         Parts of one object sent at once; default 4.
     ca_bundle
@@ -299,7 +276,37 @@ class S3Storage(S3Backend):
     Raises
     ------
     ConfigError
-        When arguments are missing, naming all of them.
+        When required arguments are missing; names all of them, and their environment variables.
+    """
+
+    store: S3Store
+
+    @property
+    def endpoint_url(self) -> str | None:
+        """The URL of the service; None for Amazon S3 itself."""
+        return self.store.endpoint_url
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name."""
+        return self.store.bucket
+
+
+class S3Storage(S3Backend):
+    """A bucket of Amazon S3, or of any service with its API.
+
+    Parameters
+    ----------
+    bucket
+        The bucket, which must exist.
+    region
+        The region of the bucket; default ``us-east-1``, which most other services accept.
+    access_key_id, secret_access_key
+        The credentials.
+    endpoint_url
+        The URL of the service; default None, Amazon S3 itself.
+    prefix, name, errors, timeout, max_concurrency, ca_bundle
+        See `S3Backend`.
     """
 
     def __init__(
@@ -316,15 +323,15 @@ class S3Storage(S3Backend):
         max_concurrency: int = DEFAULT_CONCURRENCY,
         ca_bundle: str | None = None,
     ) -> None:
-        given = resolve(
+        arguments = resolve(
             name,
             bucket=Argument(bucket),
             access_key_id=Argument(access_key_id),
             secret_access_key=Argument(secret_access_key),
         )
-        objects = S3Objects(
+        store = S3Store(
             name,
-            **given,
+            **arguments,
             region=region,
             endpoint_url=endpoint_url,
             prefix=prefix,
@@ -333,13 +340,13 @@ class S3Storage(S3Backend):
             max_concurrency=max_concurrency,
             ca_bundle=ca_bundle,
         )
-        super().__init__(objects, errors=errors)
+        super().__init__(store, errors=errors)
 
 
 class CloudflareR2Storage(S3Backend):
     """A bucket of Cloudflare R2.
 
-    Every argument that is left out comes from its environment variable, where it has one.
+    An omitted argument is read from its environment variable, where it has one.
 
     Parameters
     ----------
@@ -348,26 +355,11 @@ class CloudflareR2Storage(S3Backend):
     bucket
         The bucket, which must exist (``R2_BUCKET_NAME``).
     access_key_id, secret_access_key
-        An R2 API token for it (``R2_ACCESS_KEY_ID``, ``R2_SECRET_ACCESS_KEY``); object read and write suffices.
+        An R2 API token for it (``R2_ACCESS_KEY_ID``, ``R2_SECRET_ACCESS_KEY``); Object Read & Write suffices.
     endpoint_url
-        Default ``https://<account_id>.r2.cloudflarestorage.com``; buckets in a jurisdiction have another one.
-    prefix
-        Leading segments under which all keys are stored; default none.
-    name
-        The backend's name in results, logs and errors; default ``r2``.
-    errors
-        ``"return"`` (default): methods return False and log; ``"raise"``: they raise.
-    timeout
-        Longest silence in seconds; default 60.
-    max_concurrency
-        Parts of one object sent at once; default 4.
-    ca_bundle
-        A file of certificates to trust instead of the system's.
-
-    Raises
-    ------
-    ConfigError
-        When arguments are missing, naming all of them with their variables.
+        Default ``https://<account_id>.r2.cloudflarestorage.com``; buckets in a jurisdiction have another endpoint.
+    prefix, name, errors, timeout, max_concurrency, ca_bundle
+        See `S3Backend`.
     """
 
     def __init__(
@@ -386,17 +378,17 @@ class CloudflareR2Storage(S3Backend):
         ca_bundle: str | None = None,
     ) -> None:
         account = {} if endpoint_url else {"account_id": Argument(account_id, "R2_ACCOUNT_ID")}
-        given = resolve(
+        arguments = resolve(
             name,
             **account,
             bucket=Argument(bucket, "R2_BUCKET_NAME"),
             access_key_id=Argument(access_key_id, "R2_ACCESS_KEY_ID"),
             secret_access_key=Argument(secret_access_key, "R2_SECRET_ACCESS_KEY"),
         )
-        account_id = given.pop("account_id", None)
-        objects = S3Objects(
+        account_id = arguments.pop("account_id", None)
+        store = S3Store(
             name,
-            **given,
+            **arguments,
             region="auto",
             endpoint_url=endpoint_url or f"https://{account_id}.r2.cloudflarestorage.com",
             prefix=prefix,
@@ -405,13 +397,13 @@ class CloudflareR2Storage(S3Backend):
             max_concurrency=max_concurrency,
             ca_bundle=ca_bundle,
         )
-        super().__init__(objects, errors=errors)
+        super().__init__(store, errors=errors)
 
 
 class BackblazeB2Storage(S3Backend):
     """A bucket of Backblaze B2, through its S3-compatible API.
 
-    Every argument that is left out comes from its environment variable, where it has one.
+    An omitted argument is read from its environment variable, where it has one.
 
     Parameters
     ----------
@@ -424,23 +416,8 @@ class BackblazeB2Storage(S3Backend):
         listFiles, readFiles, writeFiles and deleteFiles.
     endpoint_url
         Default ``https://s3.<region>.backblazeb2.com``.
-    prefix
-        Leading segments under which all keys are stored; default none.
-    name
-        The backend's name in results, logs and errors; default ``b2``.
-    errors
-        ``"return"`` (default): methods return False and log; ``"raise"``: they raise.
-    timeout
-        Longest silence in seconds; default 60.
-    max_concurrency
-        Parts of one object sent at once; default 4.
-    ca_bundle
-        A file of certificates to trust instead of the system's.
-
-    Raises
-    ------
-    ConfigError
-        When arguments are missing, naming all of them with their variables.
+    prefix, name, errors, timeout, max_concurrency, ca_bundle
+        See `S3Backend`.
     """
 
     def __init__(
@@ -458,66 +435,69 @@ class BackblazeB2Storage(S3Backend):
         max_concurrency: int = DEFAULT_CONCURRENCY,
         ca_bundle: str | None = None,
     ) -> None:
-        given = resolve(
+        arguments = resolve(
             name,
             bucket=Argument(bucket, "B2_BUCKET_NAME"),
             region=Argument(region, "B2_REGION"),
             access_key_id=Argument(access_key_id, "B2_ACCESS_KEY_ID"),
             secret_access_key=Argument(secret_access_key, "B2_SECRET_ACCESS_KEY"),
         )
-        objects = S3Objects(
+        store = S3Store(
             name,
-            **given,
-            endpoint_url=endpoint_url or f"https://s3.{given['region']}.backblazeb2.com",
+            **arguments,
+            endpoint_url=endpoint_url or f"https://s3.{arguments['region']}.backblazeb2.com",
             prefix=prefix,
             profile=B2,
             timeout=timeout,
             max_concurrency=max_concurrency,
             ca_bundle=ca_bundle,
         )
-        super().__init__(objects, errors=errors)
+        super().__init__(store, errors=errors)
 
 
 class GenericStorage(SingleBackend):
     """Backups as plain files below any fsspec URL, under their own names.
 
-    Every write is a temp file beside the target, read back and compared, then renamed over the target. How
-    much a rename promises depends on the protocol:
+    Every write creates a temp file beside the target, reads it back, compares it and renames it over the target.
+    What the rename guarantees depends on the protocol:
 
-    - ``sftp``: atomic where the server has ``posix-rename@openssh.com`` (OpenSSH and most others do); without
-      it replacing an object is refused, and the old one stays.
-    - ``ftp``: as the server does RNFR/RNTO. Most on Unix replace atomically; one that refuses keeps the old.
-    - ``memory``: a copy that appears in one step, then the temp file is removed. Gone with the process.
+    - ``sftp``: atomic where the server has ``posix-rename@openssh.com`` (OpenSSH and most others do); other
+    servers
+      refuse to replace an object, and the old one stays.
+    - ``ftp``: depends on RNFR/RNTO. Most servers on Unix replace atomically; a server that refuses keeps the old
+    object.
+    - ``memory``: a copy that appears in one step, then the temp file is removed. Objects are lost with the
+    process.
     - Object stores (``gcs``, ``abfs``, ...): a copy on the server, which appears in one step.
 
     Over ``sftp`` files get the source's permission bits, 0600 without a source. fsspec trusts any host key unless
-    ``options`` say ``host_key_policy: reject``.
+    `options` contain ``host_key_policy: reject``.
 
-    ``create_only`` asks first and is not atomic against other writers. One connection serves all operations of
-    a backend, one after the other. A missing base directory is an empty backend: nothing tells an unmounted disk
-    of the server from a new one.
+    ``create_only`` checks before the rename and is not atomic against other writers. One connection serves all
+    operations of a backend, one after the other. A missing base directory is an empty backend, since an unmounted
+    disk of the server cannot be distinguished from a new one.
 
     Parameters
     ----------
     url
-        The base directory, ``protocol://host/path``. Types ``local``, ``s3``, ``r2`` and ``b2`` are not for this
-        class; neither are chains (``::``).
+        The base directory, ``protocol://host/path``. URLs of local files and S3 have their own
+        classes; chains (``::``) are refused.
     options
-        What fsspec opens the filesystem with. Never shown in a log, repr, error or pickle.
+        Arguments of the fsspec filesystem. Never shown in a log, repr, error or pickle.
     name
         The backend's name in results, logs and errors; default: the protocol.
     errors
-        ``"return"``: the methods report failure as False or None and log it. ``"raise"``: they raise.
+        ``"return"`` or ``"raise"``, see `StorageBackend`.
     confirm
-        ``"checksum"`` (the default) reads each object back before it gets its name, which doubles the traffic;
-        ``"size"`` compares its size only.
+        ``"checksum"`` (default) reads each object back before it gets its name, which doubles the traffic;
+        ``"size"`` only compares its size.
     timeout
-        Longest silence in seconds, after which the backend counts as unavailable.
+        Seconds without a byte moved after which the backend counts as unavailable; default 60.
 
     Raises
     ------
     ConfigError
-        For a URL that cannot be used, naming the package when one is missing.
+        When the URL cannot be used; names a missing package.
     """
 
     def __init__(
@@ -530,5 +510,5 @@ class GenericStorage(SingleBackend):
         confirm: Confirm = "checksum",
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
-        objects = GenericObjects(url, options=options, name=name, confirm=confirm, timeout=timeout)
-        super().__init__(objects, errors=errors)
+        store = GenericStore(url, options=options, name=name, confirm=confirm, timeout=timeout)
+        super().__init__(store, errors=errors)

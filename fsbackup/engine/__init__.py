@@ -18,7 +18,7 @@ writes tombstones and removes data. The commit protocols, and what a crash leave
 `replica_upload`, `copy` and `delete`.
 
 Reading: `head` (existence and size), `download.locate` (records of all stores → `ObjectReader`; `read_plan` is its
-data), `reader` (blocks from all healthy replicas at once, each proven before it counts; `pacing` adapts the requests
-to a replica's speed, `selector` picks the replica of a short read), `restore` (into a file or stream). `hashing` has
-the hashes of both directions.
+data), `reader` (blocks from all healthy replicas at once, each proven before it counts; `pacing` adapts the
+requests to a replica's speed, `selector` picks the replica of a short read), `restore` (into a file or stream).
+`hashing` has the hashes of both directions.
 """

@@ -114,7 +114,7 @@ class _VersionCopy(FanOut):
             mtime_ns=source.mtime_ns,
             mode=source.mode,
             create_only=replica.stat is None,
-            fresh=replica.stat is None,
+            is_new=replica.stat is None,
         )
 
     def _manifest(self) -> Manifest:

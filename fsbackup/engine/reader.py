@@ -261,7 +261,7 @@ class ParallelReader:
         try:
             async with asyncio.timeout(read_timeout(store, chunk.length)):
                 on_bytes = partial(self._on_bytes, request)
-                pieces = await store.read_pieces(self._name, chunk.start, chunk.end, moved=on_bytes)
+                pieces = await store.read_buffers(self._name, chunk.start, chunk.end, on_progress=on_bytes)
             # The verification that follows is no time of the replica's.
             request.last_byte, seconds = None, self._clock() - request.started
             verified = await self._verify(pieces, chunk)

@@ -149,7 +149,7 @@ class ReplicaUpload:
         if has_version(replica, manifest, stored):
             return
         if not has_manifest(replica, manifest):
-            await self._call(self.writer.revoke())
+            await self._call(self.writer.rollback())
         raise concurrent_write(replica, self._key)
 
     async def abort(self) -> None:

@@ -26,7 +26,7 @@ from fsbackup.errors import IntegrityError, NoHealthyReplicaError
 from fsbackup.keys import TEMP_SUFFIX
 from fsbackup.record import Manifest
 from fsbackup.sizing import MIB
-from fsbackup.stores.base import DEFAULT_MODE, file_mode
+from fsbackup.stores.names import DEFAULT_MODE, permissions
 
 #: Called with (bytes so far, bytes of the object).
 OnProgress = Callable[[int, int], None]
@@ -255,7 +255,7 @@ def _finish(file: BinaryIO, manifest: Manifest | None) -> None:
     """Set the mode and modification time of the file that was backed up, and flush everything to the disk."""
     file.flush()
     source = manifest.source if manifest else None
-    os.fchmod(file.fileno(), file_mode(source.mode if source else None))
+    os.fchmod(file.fileno(), permissions(source.mode if source else None))
     if source and source.mtime is not None:
         mtime_ns = round(source.mtime * 1e9)
         os.utime(file.fileno(), ns=(mtime_ns, mtime_ns))

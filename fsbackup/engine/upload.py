@@ -171,7 +171,7 @@ class _Upload(FanOut):
             mode=source.mode,
             create_only=replica.stat is None and not self._overwrite,
             ask_first=self._must_stat_again(replica),
-            fresh=replica.stat is None,
+            is_new=replica.stat is None,
         )
         return ReplicaUpload(replica, self._key, plan, self._on_sent(replica.store.name))
 

@@ -109,7 +109,7 @@ class ReplicatedStorage(StorageBackend):
         order = list(read_order) if read_order is not None else list(self.backends)
         if sorted(order) != sorted(self.backends):
             raise ConfigError(f"set {name!r}: read_order must name each of {', '.join(self.backends)} once")
-        stores = tuple(self.backends[each].objects for each in order)
+        stores = tuple(self.backends[each].store for each in order)
         if stall_timeout <= 0:
             raise ConfigError(f"set {name!r}: stall_timeout must be more than 0 seconds, not {stall_timeout}")
         self._retention = dict(retention or {})

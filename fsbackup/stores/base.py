@@ -1,17 +1,17 @@
-"""The object I/O that a backend provides: stat, read a range, write, list, remove. All of it asynchronous.
+"""The object I/O that a backend provides: stat, read a range, write, list, remove. All of it is asynchronous.
 
-Everything above (uploads, downloads, manifests, replication) is written once against these classes. They
-speak of *names*, the encoded form of keys (see `fsbackup.keys`), and know nothing of manifests.
+Uploads, downloads, records and replication are written once against these classes. A store addresses an object by
+its *name*, the encoded form of its key (see `fsbackup.keys`), and knows nothing of records.
 
 What every implementation must keep
 -----------------------------------
-- A name is the old object or the new one at every instant, also across a crash; never a part.
-- `ObjectNotFoundError` (or None from `stat`) only for the backend's own clear "no such key". An outage, a
+- A reader of a name gets the old object or the new one, also after a crash; never a part of either.
+- `ObjectNotFoundError` (or None from `stat`) only when the backend clearly answers "no such key". An outage, a
   refusal, a missing bucket or a missing base directory is another `BackendError`.
-- Errors are `BackendError`s and carry backend, operation, name and a hint; secrets never appear in them.
-- Retries are the implementation's own, one layer, for transient failures only, and within `timeout`.
-- `timeout` is the longest silence in seconds (no byte moved), never a limit on the total.
-- Cancellation cleans up: temp files and unfinished uploads of the operation are gone afterwards.
+- Errors are `BackendError`s and carry backend, operation, name and a hint; they never contain a secret.
+- The implementation retries transient failures itself, in one layer and within `timeout`.
+- `timeout` is the longest time in seconds during which no byte moves; the total time is not limited.
+- Cancelling an operation removes its temp files and unfinished uploads.
 """
 
 from __future__ import annotations
@@ -26,37 +26,26 @@ from typing import Any, ClassVar, Literal
 from fsbackup.errors import BackendUnavailableError
 from fsbackup.sizing import DEFAULT_PART_SIZE
 
-#: Seconds of silence after which a backend counts as unavailable.
+#: Seconds without a byte moved after which a backend counts as unavailable.
 DEFAULT_TIMEOUT = 60.0
-#: The mode of a file whose source had none: backups may hold anything, so only their owner reads them.
-DEFAULT_MODE = 0o600
-
-
-def file_mode(recorded: int | None) -> int:
-    """Return the mode to give a file whose record says `recorded`: its permission bits.
-
-    Never setuid, setgid or sticky: whoever can write to one replica could otherwise make a restore by root
-    leave a program that runs as root.
-    """
-    return DEFAULT_MODE if recorded is None else recorded & 0o777
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectStat:
-    """What a backend says of one object.
+    """The properties of one stored object, as the backend reports them.
 
     Parameters
     ----------
     name
-        Its name in the backend.
+        The object's name in the backend.
     size
         Bytes.
     modified
-        Epoch seconds, None where the backend does not say.
+        Epoch seconds, None where the backend reports no time.
     etag, version_id
-        The backend's own, without quotes; None where it has no such thing.
+        As the backend reports them, without quotes; None where it has none.
     metadata
-        The tags stored with it; empty in listings.
+        The user metadata stored with the object; empty in listings.
     """
 
     name: str
@@ -69,9 +58,9 @@ class ObjectStat:
 
 @dataclass(frozen=True)
 class Part:
-    """A run of consecutive bytes of one object; the same `data` object is handed to every replica.
+    """A run of consecutive bytes of one object; all replicas share the same `data` object.
 
-    `number` counts from 1, `offset` is where it starts, `last` says that the object ends with it.
+    `number` counts from 1, `offset` is the position of the first byte, `last` marks the object's last part.
     """
 
     number: int
@@ -81,13 +70,13 @@ class Part:
 
     @cached_property
     def md5(self) -> bytes:
-        """The MD5 of `data` (16 bytes), computed once however many replicas ask."""
+        """The MD5 of `data` (16 bytes), computed once for all replicas."""
         return hashlib.md5(self.data, usedforsecurity=False).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class WritePlan:
-    """What a writer is told before the first byte.
+    """What a writer needs to know before the first byte.
 
     Parameters
     ----------
@@ -96,17 +85,17 @@ class WritePlan:
     part_size
         Bytes of every part but the last.
     metadata
-        Lower-case ASCII tags to store with the object, where the backend can.
+        Lower-case ASCII user metadata to store with the object, where the backend can.
     mtime_ns, mode
         The source's modification time and permission bits, for backends that keep them; None for a stream.
     create_only
-        Refuse with `ConflictError` at `commit` when the name exists, atomically where
-        `Capabilities.conditional_create` says so, otherwise by asking first.
+        `commit` raises `ConflictError` when the name exists: atomically where `Capabilities.conditional_create` is
+        True, otherwise after a stat.
     ask_first
-        False when the caller has asked just now: a `create_only` writer need not spend a request on asking again.
-        The write stays conditional wherever the condition costs nothing.
-    fresh
-        The name did not exist when the store was asked, so that a wrong object may be removed without loss.
+        False when the caller has queried the store just now: a `create_only` writer need not spend a request on
+        another stat. The write stays conditional wherever the condition costs nothing.
+    is_new
+        The name did not exist when the store was last asked, so a wrong object may be removed without loss.
     """
 
     size: int | None
@@ -116,26 +105,26 @@ class WritePlan:
     mode: int | None = None
     create_only: bool = False
     ask_first: bool = True
-    fresh: bool = False
+    is_new: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a backend can do, as facts to decide by.
+    """What a kind of store can do.
 
     Parameters
     ----------
     conditional_create
-        `create_only` is atomic even against other writers.
+        `create_only` is atomic, also against other writers.
     wants_md5
         Writers use `Part.md5`, so it is worth computing beside the other hashes.
     removes_versions
-        Removing an object also removes its older versions (they would be billed otherwise).
+        Removing an object also removes its older versions, which would otherwise be billed.
     content_etags
-        Which ETags are made of the content alone, so that two such stores list the same for the same content:
-        ``"single"``: of objects stored in one request; ``"all"``: also of those stored in equal parts.
-    everywhere
-        The location is the same place from every machine; a path is not.
+        Which ETags depend on the content alone, so that two such stores list the same ETag for the same content:
+        ``"single"``: of objects stored in one request; ``"all"``: also of objects stored in equal parts.
+    is_shared
+        The location is the same storage from every machine; a path is not.
     """
 
     conditional_create: bool = False
@@ -147,26 +136,26 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class BackendInfo:
-    """What a store can find out about its place beyond its objects; None: not known.
+    """What a store can find out about its backend beyond the objects; None: not known.
 
     Parameters
     ----------
     clock_ahead
-        Seconds that the place's clock is ahead of ours, to about a second.
+        Seconds by which the backend's clock is ahead of this machine's, to about a second.
     conditional_create
-        Whether the place itself refuses to create a name that exists, tried just now.
+        Whether the backend itself refuses to create a name that exists, as just tried.
     keeps_versions
-        Whether what is replaced or removed is kept, and billed, as an older version.
+        Whether the backend keeps, and bills, older versions of replaced and removed objects.
     uploads, oldest_upload
-        Unfinished multipart uploads (of the first 1,000), and when the oldest was begun in epoch seconds.
+        Unfinished multipart uploads (of the first 1,000), and the start of the oldest in epoch seconds.
     expires
-        Days after which the place's own rules delete objects, one per rule; empty when there is no such rule.
+        Days after which the backend's own lifecycle rules delete objects, one per rule; empty without such a rule.
     free, total
         Bytes.
     access
-        What to check when the place does not let us in.
+        What to check when the backend denies access.
     unknown
-        Why a fact is not known, by its name.
+        By field name, why the field is not known.
     """
 
     clock_ahead: float | None = None
@@ -183,86 +172,87 @@ class BackendInfo:
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """What a write of ours left behind that never ended, as after a kill or a power cut.
+    """What an interrupted write of fsbackup left behind, for example after a kill or a power cut.
 
     Parameters
     ----------
     name
-        What the store calls it: no object's name.
+        Identifies it in its store; never the name of an object.
     started
-        When it was begun, or last moved where that is all there is to know, in epoch seconds.
+        When the write started, or its last change where only that is known, in epoch seconds.
     size
-        Bytes that it takes; None where the backend does not say.
-    what
+        Bytes it occupies; None where the backend does not report them.
+    description
         What it is, for people.
     """
 
     name: str
     started: float
     size: int | None
-    what: str
+    description: str
 
 
 class ObjectWriter(ABC):
-    """One object on its way into one backend. Nothing is visible under its name before `commit`.
+    """Writes one object into one backend. Nothing is visible under the name before `commit`.
 
-    Used by one task at a time, except that up to `concurrency` calls of `write` may run at once.
+    The caller is one task, which may run up to `concurrency` calls of `write` at once. It calls `write` for every
+    part, then `commit`; on any failure, `abort`.
     """
 
-    #: How many `write` calls may run side by side; with 1 the parts come in order.
+    #: How many `write` calls may run at once; with 1 the parts come in order.
     concurrency: int = 1
 
     @abstractmethod
     async def write(self, part: Part) -> None:
-        """Take one part. Calls the `moved` callback of `ObjectStore.writer` as its bytes move."""
+        """Write one part. Calls the `on_progress` of `ObjectStore.writer` as its bytes move."""
 
     @abstractmethod
     async def commit(self) -> ObjectStat:
         """Make the object visible under its name, durably, and confirm it; every part has been written.
 
-        Returns what the backend itself says of the stored object after the last byte. Where the answer of
-        the committing call was lost, settles by asking whether the object is there.
+        Returns what the backend reports of the stored object after the last byte. When the response to the
+        committing call is lost, finds out whether the object was stored.
 
         Raises
         ------
         ConflictError
             With `create_only`, when the name exists.
         IntegrityError
-            When size or checksum of what was stored is not what was sent; nothing wrong stays visible.
+            When size or checksum of the stored object differs from what was sent; nothing wrong stays visible.
         BackendError
-            For what else the backend did.
+            For any other failure of the backend.
         """
 
     @abstractmethod
     async def abort(self) -> None:
-        """Throw away what was written (a no-op after `commit`), also when cancelled meanwhile.
+        """Remove what was written (after `commit`: do nothing); completes also when cancelled meanwhile.
 
-        Never raises anything but that cancellation, at its end: what stays is logged.
+        Raises nothing but that cancellation, at its end: what cannot be removed is logged.
         """
 
-    async def revoke(self) -> None:  # noqa: B027 - most backends keep no older version
-        """Take back what `commit` stored, where the store kept what was there before; otherwise do nothing.
+    async def rollback(self) -> None:  # noqa: B027 - most backends keep no older version
+        """Undo `commit` where the store kept the version before; otherwise do nothing.
 
-        For a writer that finds out that another one was at the same name at the same time.
+        The caller found that another writer wrote the same name at the same time.
         """
 
-    #: Whether `reread` works, so that a slower replica of a stream can be served from what this one wrote.
+    #: Whether `reread` works, so that slower replicas of a stream can be served from this one.
     can_reread: bool = False
 
     async def reread(self, offset: int, length: int) -> bytes | None:  # noqa: ARG002
-        """Return bytes already written, also after `commit`; None where that cannot be done."""
+        """Return bytes already written, also after `commit`; None where that is not possible."""
         return None
 
 
 class ObjectStore(ABC):
-    """One backend's objects.
+    """The objects of one backend.
 
     Parameters
     ----------
     name
         The backend's name, as in results, logs and errors.
     timeout
-        Longest silence in seconds.
+        Longest time in seconds without a byte moved.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
@@ -275,7 +265,7 @@ class ObjectStore(ABC):
 
     @property
     def hard_timeout(self) -> float:
-        """Seconds that a single call may take in which nothing tells that bytes move."""
+        """Seconds that one call without progress reports may take."""
         return self.timeout + self.hard_timeout_margin
 
     @property
@@ -290,43 +280,50 @@ class ObjectStore(ABC):
     @property
     @abstractmethod
     def filesystem(self) -> Any:
-        """The fsspec filesystem that this backend wraps, made on first use."""
+        """The fsspec filesystem of this backend, created on first use."""
 
     @abstractmethod
     async def stat(self, name: str) -> ObjectStat | None:
-        """Return what the backend says of `name`, None only when it says that there is no such key."""
+        """Return the properties of `name`, None only when the backend answers that there is no such key."""
 
     @abstractmethod
     async def read(
-        self, name: str, start: int = 0, end: int | None = None, *, moved: Callable[[int], None] | None = None
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        on_progress: Callable[[int], None] | None = None,
     ) -> bytes:
         """Return the bytes from `start` up to, not including, `end` (None: to the last).
 
-        A store that can tell how its bytes arrive calls `moved` with 0 when it begins, and then with their number
-        as they come; one that cannot never calls it.
-
         Exactly `end - start` bytes, fewer only where the object ends before `end`; b"" when `start` is at or
-        after the object's end or not before `end`. Raises `ObjectNotFoundError` when there is no such key.
+        after the object's end or not before `end`. A store that sees the bytes arrive calls `on_progress` with 0
+        at the start of each attempt and then with the number of new bytes; other stores never call it.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            When there is no such key.
         """
 
-    async def read_pieces(
-        self, name: str, start: int, end: int, *, moved: Callable[[int], None] | None = None
+    async def read_buffers(
+        self, name: str, start: int, end: int, *, on_progress: Callable[[int], None] | None = None
     ) -> list[bytes]:
-        """Return what `read` does, in the pieces in which it came: whoever can take them so saves a copy."""
-        return [await self.read(name, start, end, moved=moved)]
+        """Return the bytes of `read` as the buffers in which they arrived, which saves joining them."""
+        return [await self.read(name, start, end, on_progress=on_progress)]
 
     @abstractmethod
-    def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> ObjectWriter:
-        """Return a writer for one object, without I/O. `moved(bytes)` is called on the loop as bytes leave."""
+    def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
+        """Return a writer for one object, without I/O. It calls `on_progress(bytes)` on the loop as bytes move."""
 
     @abstractmethod
     def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
         """Yield every object whose name starts with the text `prefix` and sorts after `start_after`.
 
-        In ascending order of the names' UTF-8 bytes (so ``a.b`` comes before ``a/b``), each once, streaming.
-        Raises when any of it cannot be listed: a listing is complete or an error. Temp files of unfinished
-        writes are left out; our own records under ``.fsbackup/`` are yielded when `prefix` asks for them
-        and left out otherwise.
+        Each once, in ascending order of the names' UTF-8 bytes (``a.b`` comes before ``a/b``), streaming. Raises
+        when any part cannot be listed: a listing is complete or an error. Temp files of unfinished writes are left
+        out; fsbackup's own records under ``.fsbackup/`` are yielded only when `prefix` starts with that.
         """
 
     @abstractmethod
@@ -334,7 +331,7 @@ class ObjectStore(ABC):
         """Remove exactly this one object, durably; a missing one is success. Never expands patterns."""
 
     async def put(self, name: str, data: bytes, *, create_only: bool = False) -> ObjectStat:
-        """Store a small object in one go."""
+        """Store a small object in one call."""
         plan = WritePlan(size=len(data), create_only=create_only)
         writer = self.writer(name, plan, lambda _: None)
         try:
@@ -344,31 +341,33 @@ class ObjectStore(ABC):
             await writer.abort()
             raise
 
-    def leftovers(self, older_than: float) -> AsyncIterator[Orphan]:  # noqa: ARG002 - most leave none
-        """Yield what writes of ours left behind and nothing has moved in for `older_than` seconds.
+    async def orphans(self, older_than: float) -> AsyncIterator[Orphan]:  # noqa: ARG002 - most leave none
+        """Yield what interrupted writes of fsbackup left and nothing has changed for `older_than` seconds.
 
-        Only what is certainly ours; and an age longer than any pause of a live write keeps those safe.
+        Only what is certainly fsbackup's own; an age longer than any pause of a live write spares live writes.
         """
-        return _nothing()
+        return
+        yield  # makes this an asynchronous generator
 
-    async def discard(self, leftover: Orphan) -> None:  # noqa: B027 - most leave none
-        """Remove what `leftovers` found; nothing when it is gone already. `ValueError` for anything else."""
+    async def delete_orphan(self, orphan: Orphan) -> None:  # noqa: B027 - most leave none
+        """Remove what `orphans` yielded; one that is already gone is success.
 
-    async def facts(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - most backends have nothing to try
-        """Find out about the place. Never raises for what it does not say; may replace the object `probe`."""
+        Raises
+        ------
+        ValueError
+            When `orphan` is not one of this kind of store.
+        """
+
+    async def info(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - most backends have nothing to try
+        """Return what can be found out about the backend; may overwrite the object `probe`. Never raises."""
         return BackendInfo()
 
     async def close(self) -> None:  # noqa: B027 - most backends hold nothing to close
         """Release connections. The store can be used again afterwards."""
 
 
-async def _nothing() -> AsyncIterator[Orphan]:
-    for leftover in list[Orphan]():
-        yield leftover
-
-
 def timeout_error(store: ObjectStore, operation: str, key: str) -> BackendUnavailableError:
-    """Return the error for a store that did not even fail in time."""
+    """Return the error for a store whose call did not return within `hard_timeout`."""
     return BackendUnavailableError(
         f"no answer for {store.timeout:g} s",
         backend=store.name,

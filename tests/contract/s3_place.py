@@ -1,4 +1,4 @@
-"""A place of the contract suites in a bucket: the store under a prefix of its own, and boto3 as the side door."""
+"""A place of the contract suites in a bucket: the store under a prefix of its own, and boto3 for raw access."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from botocore.exceptions import ClientError
 
 from fsbackup.backends import ErrorMode, S3Storage
 from fsbackup.loop import run
-from fsbackup.stores.s3.objects import S3Objects
 from fsbackup.stores.s3.profile import Profile
-from fsbackup.testing import BackendPlace, ObjectPlace, Place, SideDoor
+from fsbackup.stores.s3.store import S3Store
+from fsbackup.testing import BackendPlace, ObjectPlace, Place, RawAccess
 from tests.servers import bucket
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.s3 import StrictEndpoint
@@ -21,8 +21,8 @@ from tests.servers.s3 import StrictEndpoint
 PAGE_SIZE = 7
 
 
-def bucket_door(endpoint: S3Endpoint, prefix: str) -> SideDoor:
-    """Return the side door to what lies under a prefix."""
+def bucket_access(endpoint: S3Endpoint, prefix: str) -> RawAccess:
+    """Return raw access to the objects below a prefix."""
 
     def get(name: str) -> bytes | None:
         there = bucket.head(endpoint, prefix + name)
@@ -31,11 +31,11 @@ def bucket_door(endpoint: S3Endpoint, prefix: str) -> SideDoor:
     def put(name: str, data: bytes) -> None:
         bucket.put_bytes(endpoint, prefix + name, data)
 
-    return SideDoor(
+    return RawAccess(
         put=put,
         get=get,
         names=lambda: {key.removeprefix(prefix) for key in bucket.list_keys(endpoint, prefix)},
-        leftovers=lambda: [key.removeprefix(prefix) for key in _uploads(endpoint, prefix)],
+        unfinished=lambda: [key.removeprefix(prefix) for key in _uploads(endpoint, prefix)],
     )
 
 
@@ -62,7 +62,7 @@ def strict_place(endpoint: StrictEndpoint, profile: Profile) -> Iterator[ObjectP
 def object_place(endpoint: S3Endpoint, profile: Profile) -> Iterator[ObjectPlace]:
     """Yield a place that nobody else uses."""
     prefix = secrets.token_hex(8)
-    store = S3Objects(
+    store = S3Store(
         endpoint.name,
         bucket=endpoint.bucket,
         endpoint_url=endpoint.endpoint_url,
@@ -74,7 +74,7 @@ def object_place(endpoint: S3Endpoint, profile: Profile) -> Iterator[ObjectPlace
         ca_bundle=str(endpoint.ca_bundle) if endpoint.ca_bundle else None,
         page_size=PAGE_SIZE,
     )
-    yield Place(store, bucket_door(endpoint, f"{prefix}/"))
+    yield Place(store, bucket_access(endpoint, f"{prefix}/"))
     run(store.close())
 
 
@@ -95,5 +95,5 @@ def backend_place(endpoint: S3Endpoint) -> BackendPlace:
     return BackendPlace(
         backend=lambda errors: storage(endpoint.bucket, errors),
         broken=lambda errors: storage("no-such-bucket", errors),
-        door=bucket_door(endpoint, f"{prefix}/"),
+        raw=bucket_access(endpoint, f"{prefix}/"),
     )

@@ -28,10 +28,10 @@ class TestRcloneObjects(ObjectStoreContract):
     @pytest.mark.parametrize("name", ["dir", "dir/sub"])
     def test_remove_is_never_recursive(self, place: ObjectPlace, name: str) -> None:
         """To the removal of a directory's name rclone answers 500, and nothing is removed."""
-        place.door.put("dir/sub/object", b"x")
+        place.raw.put("dir/sub/object", b"x")
         with pytest.raises(TransientError):
             run(place.store.remove(name))
-        assert place.door.names() == {"dir/sub/object"}
+        assert place.raw.names() == {"dir/sub/object"}
 
     # After each removal rclone removes what the name lies in, when that is an empty directory, even if a file is
     # being written into it, or a plain file.

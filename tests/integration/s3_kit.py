@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from fsbackup.loop import run
 from fsbackup.stores.base import ObjectStat, Part, WritePlan
-from fsbackup.stores.s3.objects import S3Objects
 from fsbackup.stores.s3.profile import B2, GENERIC, R2, Profile
+from fsbackup.stores.s3.store import S3Store
 from tests.servers.endpoint import S3Endpoint
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ PATIENT = 60.0
 PROFILES = {"strict-r2": R2, "strict-b2": B2}
 
 
-def connect(endpoint: S3Endpoint, *, profile: Profile | None = None, **options: Any) -> S3Objects:
+def connect(endpoint: S3Endpoint, *, profile: Profile | None = None, **options: Any) -> S3Store:
     """Return a store for a server's bucket, with the provider's profile where the server plays one."""
     settings = {
         "bucket": endpoint.bucket,
@@ -34,7 +34,7 @@ def connect(endpoint: S3Endpoint, *, profile: Profile | None = None, **options: 
         "profile": profile or PROFILES.get(endpoint.name, GENERIC),
         **options,
     }
-    return S3Objects(endpoint.name, **settings)
+    return S3Store(endpoint.name, **settings)
 
 
 def cut(data: bytes, size: int = PART) -> list[Part]:
@@ -46,10 +46,10 @@ def cut(data: bytes, size: int = PART) -> list[Part]:
 
 
 async def write(
-    store: S3Objects, name: str, parts: Sequence[Part], moved: Callable[[int], None] | None = None, **plan: Any
+    store: S3Store, name: str, parts: Sequence[Part], on_progress: Callable[[int], None] | None = None, **plan: Any
 ) -> ObjectStat:
     """Write an object with all its parts at once, and abort it when that fails."""
-    writer = store.writer(name, WritePlan(None, **plan), moved or (lambda _: None))
+    writer = store.writer(name, WritePlan(None, **plan), on_progress or (lambda _: None))
     try:
         async with asyncio.TaskGroup() as group:
             for part in parts:
@@ -60,7 +60,7 @@ async def write(
         raise
 
 
-def upload(store: S3Objects, name: str, data: bytes, **options: Any) -> ObjectStat:
+def upload(store: S3Store, name: str, data: bytes, **options: Any) -> ObjectStat:
     """Write an object, in parts of 5 MiB, and return what is said of it."""
     try:
         return run(write(store, name, cut(data), **options))
@@ -68,7 +68,7 @@ def upload(store: S3Objects, name: str, data: bytes, **options: Any) -> ObjectSt
         raise group.exceptions[0] from None
 
 
-def names(store: S3Objects, prefix: str = "", start_after: str = "") -> list[str]:
+def names(store: S3Store, prefix: str = "", start_after: str = "") -> list[str]:
     """Return the names that a listing gives."""
 
     async def collect() -> list[str]:

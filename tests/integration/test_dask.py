@@ -283,9 +283,9 @@ def test_other_storage_is_refused(tmp_path: Path, there: Fingerprint, why: str) 
     (tmp_path / "source").write_bytes(b"x")
     there = replace(there, location=there.location.format(base=tmp_path))
     with pytest.raises(ConfigError, match=why):
-        run(check_same_storage([disk.objects], [there]))
+        run(check_same_storage([disk.store], [there]))
     for same in (("gone", "source"), ("source",)):
-        run(check_same_storage([disk.objects], [Fingerprint("local", str(tmp_path), same, "elsewhere/0")]))
+        run(check_same_storage([disk.store], [Fingerprint("local", str(tmp_path), same, "elsewhere/0")]))
 
 
 def test_a_set_without_a_configuration_cannot_be_sent(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from fsbackup.errors import AccessDeniedError, BackendError, LockedError, ObjectNotFoundError
 from fsbackup.loop import run
 from fsbackup.stores.s3.errors import code_of
-from fsbackup.stores.s3.objects import S3Objects
 from fsbackup.stores.s3.profile import B2, R2
+from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_kit import connect, names, outcome, upload
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
@@ -37,14 +37,14 @@ def proxy(b2: s3.StrictEndpoint) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture
-def store(proxy: FaultProxy) -> Iterator[S3Objects]:
+def store(proxy: FaultProxy) -> Iterator[S3Store]:
     """A store with small pages."""
     made = connect(proxy.endpoint, page_size=3)
     yield made
     run(made.close())
 
 
-def test_all_versions_and_markers_go_and_nothing_stays_billed(store: S3Objects, b2: s3.StrictEndpoint) -> None:
+def test_all_versions_and_markers_go_and_nothing_stays_billed(store: S3Store, b2: s3.StrictEndpoint) -> None:
     for number in range(8):  # more than two pages
         s3.put_bytes(b2, "kept", b"x" * number)
     s3.delete_key(b2, "kept")
@@ -54,7 +54,7 @@ def test_all_versions_and_markers_go_and_nothing_stays_billed(store: S3Objects, 
     assert b2.control.report().bytes_stored == 0
 
 
-def test_what_is_hidden_already_is_removed_too(store: S3Objects, b2: s3.StrictEndpoint) -> None:
+def test_what_is_hidden_already_is_removed_too(store: S3Store, b2: s3.StrictEndpoint) -> None:
     s3.put_bytes(b2, "hidden", b"x")
     s3.delete_key(b2, "hidden")
     run(store.remove("hidden"))
@@ -62,9 +62,7 @@ def test_what_is_hidden_already_is_removed_too(store: S3Objects, b2: s3.StrictEn
 
 
 @pytest.mark.parametrize("sibling", ["kept.old", "kept/below", "kept0", "kept ", "kep", "Kept"])
-def test_no_other_name_is_touched(
-    store: S3Objects, b2: s3.StrictEndpoint, proxy: FaultProxy, sibling: str
-) -> None:
+def test_no_other_name_is_touched(store: S3Store, b2: s3.StrictEndpoint, proxy: FaultProxy, sibling: str) -> None:
     for _ in range(4):
         s3.put_bytes(b2, "kept", b"x")
         s3.put_bytes(b2, sibling, b"y")
@@ -74,9 +72,7 @@ def test_no_other_name_is_touched(
     assert proxy.count("delete") == 4
 
 
-def test_an_older_version_never_shows_in_between(
-    store: S3Objects, b2: s3.StrictEndpoint, proxy: FaultProxy
-) -> None:
+def test_an_older_version_never_shows_in_between(store: S3Store, b2: s3.StrictEndpoint, proxy: FaultProxy) -> None:
     """Cut off at any step, a reader finds the newest version or none, never an older one."""
     for number in range(4):
         s3.put_bytes(b2, "kept", str(number).encode())
@@ -92,7 +88,7 @@ def test_an_older_version_never_shows_in_between(
 
 
 def test_a_removal_whose_answer_is_lost_is_done_again(
-    store: S3Objects, b2: s3.StrictEndpoint, proxy: FaultProxy
+    store: S3Store, b2: s3.StrictEndpoint, proxy: FaultProxy
 ) -> None:
     s3.put_bytes(b2, "kept", b"x")
     proxy.add(LoseResponse(), on="delete", times=1)
@@ -101,7 +97,7 @@ def test_a_removal_whose_answer_is_lost_is_done_again(
 
 
 def test_a_version_that_another_removed_first_is_no_error(
-    store: S3Objects, b2: s3.StrictEndpoint, proxy: FaultProxy
+    store: S3Store, b2: s3.StrictEndpoint, proxy: FaultProxy
 ) -> None:
     s3.put_bytes(b2, "kept", b"x")
     proxy.add(Status(404, "NoSuchVersion"), on="delete", times=1)
@@ -128,7 +124,7 @@ def lock(bucket: S3Endpoint, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("hold", "a legal hold keeps it"), ("day", "object lock (governance)")]
+    ("kind", "said"), [("hold", "the object has a legal hold"), ("day", "object lock (governance)")]
 )
 def test_what_a_lock_keeps_is_locked_not_denied(lockable: S3Endpoint, kind: str, said: str) -> None:
     """The service only says that access is denied; the object says why."""
@@ -158,7 +154,7 @@ def test_a_refusal_without_a_lock_stays_a_refusal(lockable: S3Endpoint, kind: st
         run(store.close())
 
 
-def test_replacing_keeps_older_versions(store: S3Objects, b2: s3.StrictEndpoint) -> None:
+def test_replacing_keeps_older_versions(store: S3Store, b2: s3.StrictEndpoint) -> None:
     """They are the service's own, for its lifecycle rule to end; only a removal ends them at once."""
     run(store.put("kept", b"old"))
     run(store.put("kept", b"new"))

@@ -98,8 +98,8 @@ class MemoryStore(ObjectStore):
             raise ObjectNotFoundError("no such key", backend=self.name, key=name)
         return self.objects[name][start:end]
 
-    def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> ObjectWriter:
-        return MemoryWriter(self, name, plan, moved)
+    def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
+        return MemoryWriter(self, name, plan, on_progress)
 
     async def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
         for name in sorted(self.objects):

@@ -14,8 +14,8 @@ import pytest
 from fsbackup import GenericStorage, ReplicatedStorage
 from fsbackup.backends import SingleBackend
 from fsbackup.replication.batch import LIST_FROM, ItemResult
-from fsbackup.testing import SideDoor
-from tests.contract.doors import memory_door
+from fsbackup.testing import RawAccess
+from tests.contract.raw_access import memory_access
 from tests.replication.eyes import manifest_name, sealed
 from tests.replication.memory import MemoryStore, backend
 from tests.replication.prune_kit import record
@@ -99,15 +99,15 @@ def test_a_batch_with_one_file_more_sends_one_file(world: World, many: list[tupl
     assert_stored(world, many, ("local", "r2", "b2"))
 
 
-def place(world: World, kind: str) -> tuple[SingleBackend, SideDoor]:
-    """Return a backend of a kind, and a door past it."""
+def place(world: World, kind: str) -> tuple[SingleBackend, RawAccess]:
+    """Return a backend of a kind, and raw access to it."""
     if kind == "memory":
         root = secrets.token_hex(8)
-        return GenericStorage(f"memory://{root}"), memory_door(root)
+        return GenericStorage(f"memory://{root}"), memory_access(root)
     role = "r2" if kind == "s3" else kind
     eye = world.eyes[role]
     made = connect("s3", world.endpoints[role], world.prefix) if kind == "s3" else world.backend(role)
-    return made, SideDoor(put=eye.put, get=eye.get, names=eye.names)
+    return made, RawAccess(put=eye.put, get=eye.get, names=eye.names)
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["foreign", "recorded"])
@@ -116,15 +116,15 @@ def test_what_came_after_the_listing_is_not_replaced(
     world: World, many: list[tuple[Path, str]], kind: str, recorded: bool
 ) -> None:
     """Another writer stores a key after a batch listed it as absent: the batch has a conflict, its bytes stay."""
-    replica, door = place(world, kind)
+    replica, raw = place(world, kind)
     path, contested = many[3]
     other = bytes(path.stat().st_size)
 
     def another_writes(_: object, key: str) -> None:
         if key == contested:
-            door.put(key, other)
+            raw.put(key, other)
             if recorded:
-                door.put(manifest_name(key), json.dumps(sealed(record(key, other, time.time()))).encode())
+                raw.put(manifest_name(key), json.dumps(sealed(record(key, other, time.time()))).encode())
 
     store = ReplicatedStorage([replica])
     outcomes = {
@@ -133,7 +133,7 @@ def test_what_came_after_the_listing_is_not_replaced(
     report = outcomes.pop(contested).report
     assert report is not None
     assert report.replicas[replica.name].error_type == "ConflictError"
-    assert door.get(contested) == other
+    assert raw.get(contested) == other
     assert len(outcomes) == LIST_FROM - 1
     assert all(outcomes.values())
 

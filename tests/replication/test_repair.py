@@ -143,7 +143,7 @@ def test_every_wrong_state_is_mended(world: World, name: str, wrong: str) -> Non
 
 def tags(world: World) -> dict[str, str]:
     """Return what the copy at R2 is tagged with, but for what tells one upload from another."""
-    stat = run(world.backend("r2").objects.stat(KEY))
+    stat = run(world.backend("r2").store.stat(KEY))
     assert stat is not None
     return {name: value for name, value in stat.metadata.items() if name != "fsbackup-upload"}
 

@@ -78,7 +78,7 @@ def test_success_shows_no_secret(world: World, shown: Callable[[], str]) -> None
     seen = [repr(report), str(report.as_dict()), repr(store), repr(pickle.dumps(report))]
     for name in ("r2", "b2"):
         backend = store.backends[name]
-        seen += [repr(backend), str(backend), backend.location, repr(backend.objects), repr(backend.fs)]
+        seen += [repr(backend), str(backend), backend.location, repr(backend.store), repr(backend.fs)]
         seen += [str(backend.fs.storage_options), dumped(backend.fs.to_json), dumped(pickle.dumps, backend.fs)]
         manifest = world.eyes[name].get(f".fsbackup/manifests/{KEY}")
         assert manifest is not None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fsbackup.engine.replicas import Spool
-from fsbackup.stores.local.store import LocalObjects
+from fsbackup.stores.local.store import LocalStore
 from tests.replication.eyes import manifest_name
 from tests.replication.memory import MemoryStore, PartCount
 from tests.replication.uploads import DATA, KEY, MOST_ALIVE, PARTS, Upload, has_it
@@ -112,7 +112,7 @@ def test_a_stream_slowed_for_too_long_fails_the_slow_replica_only() -> None:
 def test_a_stream_is_read_again_from_a_local_directory(tmp_path: Path, count: PartCount) -> None:
     """The temp file of a real local replica serves the slow one: no spool is needed, and nothing is slowed."""
     base = tmp_path / "base"
-    local, slow = LocalObjects(base), MemoryStore("slow")
+    local, slow = LocalStore(base), MemoryStore("slow")
     gate = slow.hold(2)
     upload = Upload([local, slow], io.BytesIO(DATA))
     wait_until((base / manifest_name(KEY)).exists)

@@ -218,7 +218,7 @@ def test_ls_tells_a_deleted_object_from_one_that_is_there(stored: World) -> None
 )
 def test_only_etags_made_alike_are_compared(world: World, one: str | None, other: str, asked: bool) -> None:
     """Stores that document their ETags, for objects stored in one request or in as many parts."""
-    r2, b2, disk = (world.backend(name).objects for name in ("r2", "b2", "local"))
+    r2, b2, disk = (world.backend(name).store for name in ("r2", "b2", "local"))
     etags = {"a": one, "b": other}
     entry = KeyEntry(
         "k",

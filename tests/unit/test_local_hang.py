@@ -16,9 +16,9 @@ import pytest
 from fsbackup.errors import BackendUnavailableError
 from fsbackup.loop import run
 from fsbackup.stores.local.atomic_file import AtomicFile
-from fsbackup.stores.local.store import LocalObjects
+from fsbackup.stores.local.store import LocalStore
 from fsbackup.stores.local.writer import LocalWriter
-from fsbackup.testing.driving import noise, write
+from fsbackup.testing.driving import random_bytes, write
 from fsbackup.threads import CallCancelledError, IdleTimeoutError, Workers, heartbeat
 
 
@@ -61,7 +61,7 @@ def test_hanging_read_is_unavailable(base: Path, monkeypatch: pytest.MonkeyPatch
     """A call that does not come back is `BackendUnavailableError` after the longest silence allowed."""
     hang = Hang(monkeypatch, "pread")
     with pytest.raises(BackendUnavailableError, match="did not answer") as caught:
-        run(LocalObjects(base, timeout=0.2).read("kept"))
+        run(LocalStore(base, timeout=0.2).read("kept"))
     hang.release()
     assert (caught.value.operation, caught.value.key) == ("read", "kept")
 
@@ -70,9 +70,9 @@ def test_hanging_disk_leaves_the_loop_and_other_disks_alone(base: Path, tmp_path
     """While one disk hangs, however many of its calls there are, another one does its work."""
 
     async def scenario() -> tuple[bytes, bool]:
-        stuck = [asyncio.create_task(LocalObjects(base, timeout=30).put(f"a{n}", b"x")) for n in range(40)]
+        stuck = [asyncio.create_task(LocalStore(base, timeout=30).put(f"a{n}", b"x")) for n in range(40)]
         await asyncio.to_thread(hang.entered.wait, 30)
-        healthy = LocalObjects(tmp_path / "base")
+        healthy = LocalStore(tmp_path / "base")
         found = await healthy.read("kept")
         waiting = not any(task.done() for task in stuck)
         hang.release()
@@ -86,9 +86,9 @@ def test_late_write_cleans_up(base: Path, hang: Hang, monkeypatch: pytest.Monkey
     """A write given up while it hung removes its temp file when it comes back, and never gets its name."""
 
     async def scenario() -> list[str]:
-        store = LocalObjects(base, timeout=0.2)
+        store = LocalStore(base, timeout=0.2)
         with pytest.raises(BackendUnavailableError):
-            await write(store, "kept", noise(1000), 300)
+            await write(store, "kept", random_bytes(1000), 300)
         during = sorted(os.listdir(base))
         hang.release()
         await asyncio.to_thread(unlinked.wait, 30)
@@ -110,7 +110,7 @@ def test_cancelled_write_waits_for_its_thread(base: Path, hang: Hang) -> None:
     """When a cancelled write has returned, nothing of it happens any more."""
 
     async def scenario() -> tuple[bool, list[str]]:
-        task = asyncio.create_task(write(LocalObjects(base), "kept", noise(1000), 300))
+        task = asyncio.create_task(write(LocalStore(base), "kept", random_bytes(1000), 300))
         await asyncio.to_thread(hang.entered.wait, 30)
         task.cancel()
         await asyncio.sleep(0.05)
@@ -141,14 +141,14 @@ def test_cancelled_commit_gets_no_name(
     """A commit that is cancelled while it flushes does not go on to the rename."""
 
     async def scenario(hang: Hang) -> None:
-        task = asyncio.create_task(write(LocalObjects(base), "kept", noise(1000), 300))
+        task = asyncio.create_task(write(LocalStore(base), "kept", random_bytes(1000), 300))
         await asyncio.to_thread(hang.entered.wait, 30)
         task.cancel()
         await asyncio.to_thread(stopped.wait, 30)
         hang.release()
         await asyncio.wait([task])
 
-    run(LocalObjects(base).stat("kept"))
+    run(LocalStore(base).stat("kept"))
     run(scenario(Hang(monkeypatch, "fchmod")))
     assert (os.listdir(base), (base / "kept").read_bytes()) == (["kept"], b"old")
 
@@ -160,7 +160,9 @@ def test_cancelled_write_stops_within_a_part(
 
     async def scenario(hang: Hang) -> int:
         moved: list[int] = []
-        task = asyncio.create_task(write(LocalObjects(base), "kept", noise(1000), 500, moved=moved.append))
+        task = asyncio.create_task(
+            write(LocalStore(base), "kept", random_bytes(1000), 500, on_progress=moved.append)
+        )
         await asyncio.to_thread(hang.entered.wait, 30)
         task.cancel()
         await asyncio.to_thread(stopped.wait, 30)
@@ -296,9 +298,9 @@ def test_a_forked_child_has_threads_of_its_own(base: Path) -> None:
     """A store used before a fork works in the child."""
     script = (
         "import os, sys\n"
-        "from fsbackup.stores.local import LocalObjects\n"
+        "from fsbackup.stores.local import LocalStore\n"
         "from fsbackup.loop import run\n"
-        "store = LocalObjects(sys.argv[1])\n"
+        "store = LocalStore(sys.argv[1])\n"
         "run(store.read('kept'))\n"
         "child = os.fork()\n"
         "found = run(store.read('kept'))\n"

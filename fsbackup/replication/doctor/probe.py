@@ -95,7 +95,7 @@ class Probe:
         if not await self._try("list", self._list) and not self._refused("list"):
             return  # no server, or no bucket or directory: every other operation would fail the same way
         await self._try_operations()
-        await self._try("facts", self._read_facts)
+        await self._try("facts", self._read_info)
         if self._may_exist:
             await self._delete()
 
@@ -137,7 +137,7 @@ class Probe:
 
     async def _write(self) -> None:
         self._may_exist = True
-        plan = WritePlan(size=len(self._data), fresh=True)
+        plan = WritePlan(size=len(self._data), is_new=True)
         self._writer = self._store.writer(self._probe, plan, lambda _: None)
         try:
             await self._writer.write(Part(1, 0, self._data, last=True))
@@ -171,8 +171,8 @@ class Probe:
             hint="let only one machine write to it, and check for a proxy that drops the header If-None-Match",
         )
 
-    async def _read_facts(self) -> None:
-        self._result.facts = await self._store.facts()
+    async def _read_info(self) -> None:
+        self._result.facts = await self._store.info()
 
     async def _delete(self) -> None:
         self._stopped_answering = False  # one more try, to delete the probe
@@ -191,7 +191,7 @@ class Probe:
         """Delete the version that a DELETE only hid, where that is allowed."""
         if self._writer is not None and not self._store.capabilities.removes_versions:
             try:
-                await self._writer.revoke()
+                await self._writer.rollback()
             except FsbackupError as error:
                 log.debug("%s: the probe remains as an older version: %s", self._store.name, error)
 

@@ -51,7 +51,7 @@ async def clear_orphans(
 
     async def clear(store: ObjectStore) -> None:
         try:
-            async for orphan in store.leftovers(older_than):
+            async for orphan in store.orphans(older_than):
                 on_step(await _clear_one(store, orphan, dry_run=dry_run))
         except FsbackupError as error:
             errors[store.name] = error
@@ -61,11 +61,11 @@ async def clear_orphans(
 
 
 async def _clear_one(store: ObjectStore, orphan: Orphan, *, dry_run: bool) -> Step:
-    action = Action("clear leftover", orphan.name, store.name, f"{orphan.what}, never finished")
+    action = Action("clear leftover", orphan.name, store.name, f"{orphan.description}, never finished")
     if dry_run:
         return Step(action, "planned")
     try:
-        await store.discard(orphan)
+        await store.delete_orphan(orphan)
     except FsbackupError as error:
         return Step(action, "failed", str(error))
     return Step(action, "done")

@@ -1,4 +1,4 @@
-"""An fsspec URL and its options, checked, and turned into a recipe for opening the filesystem."""
+"""Checks an fsspec URL and its options, and returns how to open the filesystem."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-import fsspec
-
 from fsbackup.errors import ConfigError
 
-#: Types of their own exist for these, which do more than fsspec can.
-_OWN_TYPES = {"s3": "s3, r2 or b2", "s3a": "s3, r2 or b2", "file": "local", "local": "local"}
-#: These stand before another filesystem and answer from memory, or are this package itself.
-_INDIRECT = frozenset({"blockcache", "cached", "filecache", "simplecache", "fsbackup"})
-#: What a person needs to read in an error. Every other option may be a secret.
-_HARMLESS = frozenset({"host", "hostname", "port", "protocol", "user", "username", "share", "timeout"})
+#: Protocols with a backend type of their own, which does more than fsspec can.
+_OTHER_TYPES = {"s3": "s3, r2 or b2", "s3a": "s3, r2 or b2", "file": "local", "local": "local"}
+#: Filesystems that wrap another one and may return cached data, and fsbackup itself.
+_WRAPPERS = frozenset({"blockcache", "cached", "filecache", "simplecache", "fsbackup"})
+#: Options that errors may show. Every other option may be a secret.
+_PUBLIC_OPTIONS = frozenset({"host", "hostname", "port", "protocol", "user", "username", "share", "timeout"})
 _PLACEHOLDER = "***"
 
 
@@ -30,11 +28,11 @@ class Address:
     protocol
         The URL's scheme.
     root
-        The base directory as the filesystem writes it, without a slash at its end.
+        The base directory in the filesystem's own form, without a trailing slash.
     location
         The URL without secrets.
     open
-        Opens the filesystem anew; blocking, and it may connect. The options live in it and nowhere else.
+        Opens a new filesystem; blocking, and it may connect. Only this closure holds the options.
     scrub
         Removes every secret from a text.
     """
@@ -52,18 +50,18 @@ def parse(url: str, options: Mapping[str, Any] | None) -> Address:
     Raises
     ------
     ConfigError
-        For a URL that is none, names a protocol that has a type of its own, chains filesystems or has pattern
-        characters in its path, and when the protocol's package is not installed.
+        When the URL is invalid, its protocol has a backend type of its own, it chains filesystems, its path has
+        pattern characters, or the protocol's package is not installed.
     """
     protocol = _protocol(url)
-    kind = _filesystem_class(protocol)
-    root = str(kind._strip_protocol(url)).rstrip("/")
+    filesystem_class = _filesystem_class(protocol)
+    root = str(filesystem_class._strip_protocol(url)).rstrip("/")
     if re.search(r"[*?\[\]]", root):
         raise ConfigError(
-            f"the path {root!r} has pattern characters, which some filesystems would expand",
+            f"the path {root!r} has pattern characters, which some filesystems expand",
             hint="use a directory without * ? [ ]",
         )
-    arguments = {**kind._get_kwargs_from_urls(url), **(options or {})}
+    arguments = {**filesystem_class._get_kwargs_from_urls(url), **(options or {})}
     secrets = _secrets(arguments)
 
     def scrub(text: str) -> str:
@@ -71,63 +69,68 @@ def parse(url: str, options: Mapping[str, Any] | None) -> Address:
             text = text.replace(secret, _PLACEHOLDER)
         return text
 
-    def opened() -> Any:
+    def open_filesystem() -> Any:
         try:
-            return _open(kind, arguments)
+            return _open(filesystem_class, arguments)
         except TypeError as error:
             text = scrub(str(error))
         raise ConfigError(f"{protocol}:// does not take these options: {text}")
 
-    return Address(protocol, root, _shown(url), opened, scrub)
+    return Address(protocol, root, _without_secrets(url), open_filesystem, scrub)
 
 
 def _protocol(url: str) -> str:
     protocol, separator, _ = url.partition("://")
     if not separator or not protocol:
-        raise ConfigError(f"{_shown(url)!r} is not an fsspec URL", hint="write protocol://host/path")
+        raise ConfigError(f"{_without_secrets(url)!r} is not an fsspec URL", hint="write protocol://host/path")
     if "::" in url:
         raise ConfigError(
-            "a chain of filesystems ('::') cannot keep backups: what is in between could answer for the backend",
-            hint="give the URL of the filesystem itself",
+            "a chain of filesystems ('::') cannot store backups: a filesystem in between may return cached data",
+            hint="use the URL of the filesystem itself",
         )
-    if protocol in _OWN_TYPES:
-        raise ConfigError(f"{protocol}:// has a type of its own", hint=f"use type {_OWN_TYPES[protocol]}")
-    if protocol in _INDIRECT:
-        raise ConfigError(f"{protocol}:// stands before another filesystem", hint="give that one's own URL")
+    if protocol in _OTHER_TYPES:
+        raise ConfigError(
+            f"{protocol}:// has a backend type of its own", hint=f"use type {_OTHER_TYPES[protocol]}"
+        )
+    if protocol in _WRAPPERS:
+        raise ConfigError(f"{protocol}:// wraps another filesystem", hint="use the URL of that filesystem")
     return protocol
 
 
 def _filesystem_class(protocol: str) -> Any:
+    # fsspec is imported here, not above: importing `fsbackup.backends` for another store must not load it.
     if protocol == "ftp":
         from fsbackup.stores.generic.ftp import StrictFTPFileSystem
 
         return StrictFTPFileSystem
+    import fsspec
+
     try:
         return fsspec.get_filesystem_class(protocol)
     except ValueError as error:
-        raise ConfigError(f"fsspec knows no protocol {protocol!r}") from error
+        raise ConfigError(f"fsspec has no protocol {protocol!r}", hint="check the URL") from error
     except ImportError as error:
-        hint = 'pip install "fsbackup[sftp]"' if protocol in ("sftp", "ssh") else "install that package"
+        hint = 'pip install "fsbackup[sftp]"' if protocol in ("sftp", "ssh") else "install the package"
         raise ConfigError(f"{protocol}:// needs a package that is not installed: {error}", hint=hint) from error
 
 
-def _open(kind: Any, arguments: Mapping[str, Any]) -> Any:
-    """Return a filesystem of our own: not shared with other users of fsspec, and without remembered listings."""
-    filesystem = kind(**arguments, skip_instance_cache=True)
-    # Not an argument: some filesystems hand what they do not know to their client, which refuses it.
+def _open(filesystem_class: Any, arguments: Mapping[str, Any]) -> Any:
+    """Return a new filesystem that no other user of fsspec shares, without a listings cache."""
+    filesystem = filesystem_class(**arguments, skip_instance_cache=True)
+    # Not an argument: some filesystems pass unknown arguments to their client, which refuses them.
     if hasattr(filesystem, "dircache"):
         filesystem.dircache.use_listings_cache = False
     return filesystem
 
 
-def _shown(url: str) -> str:
-    """Return the URL without a password and without a query, in which tokens travel."""
-    bare = url.partition("?")[0]
+def _without_secrets(url: str) -> str:
+    """Return the URL without its password and without its query, which may hold tokens."""
+    location = url.partition("?")[0]
     try:
-        password = urlsplit(bare).password
+        password = urlsplit(location).password
     except ValueError:
         password = None
-    return bare.replace(f":{password}@", f":{_PLACEHOLDER}@", 1) if password else bare
+    return location.replace(f":{password}@", f":{_PLACEHOLDER}@", 1) if password else location
 
 
 def _secrets(options: Any, name: str = "") -> list[str]:
@@ -139,6 +142,6 @@ def _secrets(options: Any, name: str = "") -> list[str]:
     elif isinstance(options, (list, tuple, set, frozenset)):
         for value in options:
             found.update(_secrets(value, name))
-    elif isinstance(options, (str, bytes)) and options and name not in _HARMLESS:
+    elif isinstance(options, (str, bytes)) and options and name not in _PUBLIC_OPTIONS:
         found.add(options if isinstance(options, str) else options.decode("utf-8", "replace"))
     return sorted(found, key=len, reverse=True)

@@ -1,4 +1,9 @@
-"""One connection in one thread: the clients below fsspec's filesystems are not safe to share between threads."""
+"""One connection in one thread, because the clients below fsspec's filesystems are not thread-safe.
+
+`SessionPool.call` submits an operation to the thread of the current `FilesystemSession`. When an operation shows
+no sign of life for `timeout` seconds, the session is abandoned with its thread, and the next call starts a new
+one.
+"""
 
 from __future__ import annotations
 
@@ -11,57 +16,57 @@ from typing import Any, TypeVar
 
 from fsbackup.errors import BackendUnavailableError
 from fsbackup.stores.generic.address import Address
-from fsbackup.stores.generic.errors import is_answer, translate
+from fsbackup.stores.generic.errors import is_definite, translate
 from fsbackup.threads import IdleTimeoutError, Job, Workers
 
 T = TypeVar("T")
 
 
 class FilesystemSession:
-    """A filesystem and the one thread that uses it; a session that fell silent is given up with its thread."""
+    """A filesystem and the one thread that uses it."""
 
     def __init__(self, address: Address, name: str) -> None:
         self._address = address
         self._filesystem: Any = None
         self.workers = Workers(name, 1)
         self.abandoned = False
-        #: Directories that this session has made or seen.
+        #: Directories that this session has created or seen.
         self.directories: set[str] = set()
 
-    def use(self, operation: Callable[[Any], T], *, again: bool) -> T:
+    def use(self, operation: Callable[[Any], T], *, retry: bool) -> T:
         """Run `operation` on the filesystem, in the session's thread.
 
-        With `again`, an error over a connection that turns out to be dead is met with a new one and one more try.
+        With `retry`, an operation that failed because the connection is dead is repeated once on a new connection.
         """
         try:
-            return operation(self._connected())
+            return operation(self._connect())
         except Exception as error:
-            if not again or is_answer(error) or self._alive():
+            if not retry or is_definite(error) or self._is_alive():
                 raise
             self.disconnect()
-        return operation(self._connected())
+        return operation(self._connect())
 
-    def _alive(self) -> bool:
-        """Tell whether the connection still answers; a write that goes through it would not survive a new one."""
+    def _is_alive(self) -> bool:
+        """Tell whether the connection still works; reconnecting would end the writes that use it."""
         try:
-            self._connected().info(self._address.root or "/")
+            self._connect().info(self._address.root or "/")
         except Exception as error:  # noqa: BLE001 - each library has its own
-            return is_answer(error)
+            return is_definite(error)
         return True
 
-    def _connected(self) -> Any:
+    def _connect(self) -> Any:
         if self.abandoned:
-            raise BackendUnavailableError("the connection was given up")
+            raise BackendUnavailableError("the connection was abandoned")
         if self._filesystem is None:
             self._filesystem = self._address.open()
-            _send_at_once(self._filesystem)
+            _disable_nagle(self._filesystem)
         return self._filesystem
 
     def disconnect(self) -> None:
-        """Close what can be closed; the next use connects anew."""
+        """Close the connection as far as possible; the next use reconnects."""
         filesystem, self._filesystem = self._filesystem, None
         self.directories.clear()
-        # fsspec has no word for it: sftp keeps its connection in `client`, ftp in `ftp`.
+        # fsspec has no common method: sftp has its connection in `client`, ftp in `ftp`.
         for attribute in ("client", "ftp"):
             client = getattr(filesystem, attribute, None)
             if client is not None:
@@ -69,16 +74,16 @@ class FilesystemSession:
                     client.close()
 
 
-def _send_at_once(filesystem: Any) -> None:
-    """Turn off Nagle's algorithm under SFTP: with it, a small request may wait 40 ms for the one before it."""
+def _disable_nagle(filesystem: Any) -> None:
+    """Disable Nagle's algorithm under SFTP, which delays a small request by up to 40 ms."""
     get_transport = getattr(getattr(filesystem, "client", None), "get_transport", None)
     sock = getattr(get_transport(), "sock", None) if get_transport else None
-    if isinstance(sock, socket.socket):  # it may also be a proxy command's pipe
+    if isinstance(sock, socket.socket):  # a proxy command has a pipe instead
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class SessionPool:
-    """The session in use, replaced when it falls silent."""
+    """Runs blocking operations in the current session, and replaces a session that does not answer."""
 
     def __init__(self, address: Address, name: str, timeout: float) -> None:
         self._address, self._name, self._timeout = address, name, timeout
@@ -90,7 +95,7 @@ class SessionPool:
 
     @property
     def session(self) -> FilesystemSession:
-        """The session for new operations; a forked child gets its own, the parent's sockets are not its to use."""
+        """The session for new operations; a forked child gets its own and never uses its parent's sockets."""
         if self._session.abandoned or self._pid != os.getpid():
             self._renew()
         return self._session
@@ -102,25 +107,28 @@ class SessionPool:
         call: Callable[[Any], T],
         *,
         session: FilesystemSession | None = None,
-        again: bool = True,
+        retry: bool = True,
     ) -> T:
         """Run one blocking `call` on the filesystem and translate its errors.
 
         Parameters
         ----------
         operation, name
-            For errors: what is done, to which object.
+            The operation and the object, for errors.
         session
-            The session that it belongs to, for a write; by default the current one.
-        again
-            Whether the call may be made twice.
+            The session of the write that the call belongs to; default: the current one.
+        retry
+            Whether the call may run twice.
         """
         used = session or self.session
         if used.abandoned:
             raise BackendUnavailableError(
-                "its connection fell silent and was given up", backend=self._name, operation=operation, key=name
+                "the connection stopped answering and was abandoned",
+                backend=self._name,
+                operation=operation,
+                key=name,
             )
-        job = used.workers.submit(partial(used.use, call, again=again))
+        job = used.workers.submit(partial(used.use, call, retry=retry))
         try:
             return await self.wait(job, used)
         except Exception as error:  # noqa: BLE001 - each library has its own
@@ -131,7 +139,7 @@ class SessionPool:
         raise failure
 
     async def wait(self, job: Job[T], session: FilesystemSession) -> T:
-        """Wait for a job of `session`, which is given up when it falls silent."""
+        """Wait for a job of `session`; abandons the session when the job shows no sign of life."""
         try:
             return await job.result(self._timeout)
         except IdleTimeoutError:

@@ -1,7 +1,7 @@
-"""fsspec's FTP filesystem without its guesses.
+"""A stricter variant of fsspec's FTP filesystem.
 
-fsspec takes every refusal of the server for "no such file", an unreadable directory for an empty one, and sends
-a file in pieces of 64 KiB, each as a transfer of its own. A backup cannot live with any of the three.
+fsspec's own reports every refusal of the server as "no such file", lists an unreadable directory as empty, and
+sends a file in chunks of 64 KiB, each as a transfer of its own. None of the three is acceptable for backups.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _CHUNK = 256 * 1024
 
 
 class StrictFTPFileSystem(FTPFileSystem):  # type: ignore[misc]
-    """FTP that tells absent from refused; it needs a server with MLSD (RFC 3659)."""
+    """FTP that distinguishes absent from refused; it needs a server with MLSD (RFC 3659)."""
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         path = self._strip_protocol(path)
         try:
             listed = list(self.ftp.mlsd(path))
         except error_perm as error:
-            raise self._meaning(path, error, directory=True) from error
-        # Of a file, some servers list the file itself, which looks like a directory with a file of its name.
+            raise self._translate(path, error, directory=True) from error
+        # For a file, some servers list the file itself, like a directory that contains a file of its own name.
         if [name for name, _ in listed] == [path.rpartition("/")[2]] and self.info(path)["type"] == "file":
             raise NotADirectoryError(path)
         found = [_entry(path, name, facts) for name, facts in listed if facts["type"] not in ("cdir", "pdir")]
@@ -40,8 +40,8 @@ class StrictFTPFileSystem(FTPFileSystem):  # type: ignore[misc]
                 return dict(entry)
         raise FileNotFoundError(path)
 
-    def _meaning(self, path: str, error: error_perm, *, directory: bool) -> Exception:
-        """Return what a refusal means: 550 is "not there" and "not allowed" alike, and its parent tells which."""
+    def _translate(self, path: str, error: error_perm, *, directory: bool) -> Exception:
+        """Return the error for a refusal; 550 means "not found" or "not allowed", so list the parent."""
         if str(error)[:3] in ("500", "502"):
             return NotImplementedError("the server has no MLSD, without which absent and refused look the same")
         if not str(error).startswith("55"):
@@ -58,26 +58,26 @@ class StrictFTPFileSystem(FTPFileSystem):  # type: ignore[misc]
         except error_perm as error:
             if start and start >= self.info(path)["size"]:
                 return b""
-            raise self._meaning(path, error, directory=False) from error
+            raise self._translate(path, error, directory=False) from error
 
     def _retrieve(self, path: str, start: int, end: int | None) -> bytes:
         self.ftp.voidcmd("TYPE I")
-        pieces, left = [], None if end is None else end - start
+        chunks, remaining = [], None if end is None else end - start
         with self.ftp.transfercmd(f"RETR {path}", rest=start or None) as data:
-            while left != 0 and (piece := data.recv(_CHUNK if left is None else min(_CHUNK, left))):
-                pieces.append(piece)
-                left = None if left is None else left - len(piece)
+            while remaining != 0 and (chunk := data.recv(_CHUNK if remaining is None else min(_CHUNK, remaining))):
+                chunks.append(chunk)
+                remaining = None if remaining is None else remaining - len(chunk)
         try:
             self.ftp.voidresp()
         except (Error, error_reply):
-            if left != 0:  # otherwise we hung up first, and the server says so
+            if remaining != 0:  # otherwise the range is complete, and the server reports the closed connection
                 raise
-        return b"".join(pieces)
+        return b"".join(chunks)
 
     def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
         if mode != "wb":
             return super()._open(path, mode=mode, **kwargs)
-        # A connection that takes a file answers nothing else meanwhile, so each upload has its own.
+        # A connection that receives a file serves nothing else meanwhile, so each upload has its own.
         return _Upload(type(self)(**self.storage_options, skip_instance_cache=True), self._strip_protocol(path))
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
@@ -97,11 +97,11 @@ class StrictFTPFileSystem(FTPFileSystem):  # type: ignore[misc]
 
 
 class _Upload:
-    """A file being stored over a connection of its own; `close` waits for the server's word that it has it."""
+    """A file being stored over a connection of its own; `close` waits for the server's confirmation."""
 
     def __init__(self, filesystem: StrictFTPFileSystem, path: str) -> None:
         self._ftp = filesystem.ftp
-        self._filesystem = filesystem  # closes the connection when it goes
+        self._filesystem = filesystem  # its destructor closes the connection
         self._ftp.voidcmd("TYPE I")
         self._data = self._ftp.transfercmd(f"STOR {path}")
 

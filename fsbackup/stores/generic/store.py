@@ -1,4 +1,4 @@
-"""The objects of any fsspec filesystem."""
+"""`GenericStore`: objects as files in any fsspec filesystem."""
 
 from __future__ import annotations
 
@@ -11,33 +11,42 @@ from fsbackup.stores.base import DEFAULT_TIMEOUT, BackendInfo, ObjectStat, Objec
 from fsbackup.stores.generic import address, files
 from fsbackup.stores.generic.connection import SessionPool
 from fsbackup.stores.generic.writer import Confirm, GenericWriter
-from fsbackup.stores.local.orphans import EVERYWHERE, WHAT, check_temp
-from fsbackup.stores.names import NameFilter, to_bytes, to_name
+from fsbackup.stores.names import ALL_TEMP_FILES, TEMP_FILE, NameFilter, check_temp, split_name, to_bytes, to_name
 
 T = TypeVar("T")
 
+_INFO = BackendInfo(
+    # The write checks first and renames then; another writer may create the name in between.
+    conditional_create=False,
+    access="check the address, the user, the password or key, and the permissions of the directory on the server",
+    unknown={
+        "keeps_versions": "the protocol does not report whether the server keeps removed files",
+        "free": "the protocol does not report it",
+    },
+)
 
-class GenericObjects(ObjectStore):
-    """Objects as files below an fsspec URL. See `GenericStorage` for what that means by protocol.
+
+class GenericStore(ObjectStore):
+    """Objects as files below an fsspec URL. See `GenericStorage` for what each protocol guarantees.
 
     Parameters
     ----------
     url
         The base directory, ``protocol://host/path``.
     options
-        What the filesystem is opened with (user, password, key file, ...). None of it is shown anywhere.
+        Arguments of the filesystem (user, password, key file, ...). They are never shown.
     name
         The backend's name; default: the protocol.
     confirm
-        ``"checksum"``: each object is read back and compared before it gets its name. ``"size"``: only its
-        size is compared.
+        ``"checksum"``: each object is read back and compared before it gets its name. ``"size"``: only its size is
+        compared.
     timeout
-        Longest silence in seconds.
+        Longest time in seconds without a byte moved.
 
     Raises
     ------
     ConfigError
-        For a URL that cannot be used, naming the package when one is missing. Nothing is connected yet.
+        When the URL cannot be used; names a missing package. Does not connect yet.
     """
 
     def __init__(
@@ -54,11 +63,13 @@ class GenericObjects(ObjectStore):
         self._address = address.parse(url, options)
         super().__init__(name or self._address.protocol, timeout=timeout)
         self._confirm: Confirm = confirm
-        self._connection = SessionPool(self._address, self.name, timeout)
+        self._pool = SessionPool(self._address, self.name, timeout)
         self._filesystem: Any = None
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a generic backend holds credentials and is not pickled; make it again where it is used")
+        raise TypeError(
+            "a generic backend holds credentials and cannot be pickled; create it again where it is used"
+        )
 
     @property
     def location(self) -> str:
@@ -66,7 +77,7 @@ class GenericObjects(ObjectStore):
 
     @property
     def filesystem(self) -> Any:
-        """A filesystem of the caller's own: the one that object I/O uses belongs to its thread."""
+        """A separate filesystem for the caller: the one for object I/O belongs to its thread."""
         if self._filesystem is None:
             self._filesystem = self._address.open()
         return self._filesystem
@@ -82,101 +93,88 @@ class GenericObjects(ObjectStore):
         start: int = 0,
         end: int | None = None,
         *,
-        moved: Callable[[int], None] | None = None,  # noqa: ARG002 - a range comes in one go
+        on_progress: Callable[[int], None] | None = None,  # noqa: ARG002 - a range arrives in one call
     ) -> bytes:
         path = self._path(name)
         return await self._call("read", name, lambda filesystem: files.read(filesystem, path, start, end))
 
-    def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> GenericWriter:
-        return GenericWriter(self._connection, self._path(name), name, plan, moved, self._confirm)
+    def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> GenericWriter:
+        return GenericWriter(self._pool, self._path(name), name, plan, on_progress, self._confirm)
 
     async def remove(self, name: str) -> None:
         path = self._path(name)
         await self._call("remove", name, lambda filesystem: files.remove(filesystem, path))
 
     async def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
-        window = NameFilter.for_listing(prefix, start_after)
-        if any(segment in (b"", b".", b"..") for segment in window.deepest_directory.split(b"/")[:-1]):
-            return  # no object has such a name
-        async for item in self._walk(window, window.deepest_directory):
-            yield item
+        names = NameFilter.for_listing(prefix, start_after)
+        if not names.is_empty:
+            async for item in self._walk(names, names.deepest_directory):
+                yield item
 
-    async def _walk(self, window: NameFilter, directory: bytes) -> AsyncIterator[ObjectStat]:
-        for name, found in sorted((await self._entries(window, directory)).items()):
+    async def _walk(self, names: NameFilter, directory: bytes) -> AsyncIterator[ObjectStat]:
+        for name, found in sorted((await self._entries(names, directory)).items()):
             if name.endswith(b"/"):
-                async for item in self._walk(window, name):
+                async for item in self._walk(names, name):
                     yield item
             else:
                 yield ObjectStat(to_name(name), int(found["size"]), files.modified(found))
 
-    async def _entries(self, window: NameFilter, directory: bytes) -> dict[bytes, Mapping[str, Any]]:
-        """Return what the window wants of one directory, by name; a directory's ends with a slash, as it sorts."""
+    async def _entries(self, names: NameFilter, directory: bytes) -> dict[bytes, Mapping[str, Any]]:
+        """Return the selected entries of one directory by name; a directory's name ends with a slash."""
         path = self._address.root + "/" + to_name(directory)
         found = await self._call(
             "list", to_name(directory), lambda filesystem: files.entries(filesystem, path.rstrip("/"))
         )
-        wanted = {}
+        selected = {}
         for each in found:
             name = directory + to_bytes(str(each["name"]).rstrip("/").rpartition("/")[2])
             if each["type"] == "directory":
-                if window.may_contain(name + b"/"):
-                    wanted[name + b"/"] = each
-            elif window.matches(name) and (target := await self._target(name, each)) is not None:
-                wanted[name] = target
-        return wanted
+                if names.may_contain(name + b"/"):
+                    selected[name + b"/"] = each
+            elif names.matches(name) and (target := await self._target(name, each)) is not None:
+                selected[name] = target
+        return selected
 
     async def _target(self, name: bytes, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Return what an entry stands for: links show what they point to, and nothing else is an object."""
+        """Return the entry of a file, or of the file a link points to; None for anything else.
+
+        Raises
+        ------
+        AccessDeniedError
+            When a link points to a directory.
+        """
         if entry["type"] == "file":
             return entry
         path = self._address.root + "/" + to_name(name)
         found = await self._call("list", to_name(name), lambda filesystem: files.info(filesystem, path))
         if found is not None and found["type"] == "directory":
             raise AccessDeniedError(
-                "it is a link to a directory, and links are not followed",
+                "the entry is a link to a directory, and links are not followed",
                 backend=self.name,
                 operation="list",
                 key=to_name(name),
-                hint="put the directory itself there",
+                hint="replace the link by the directory itself",
             )
         return found if found is not None and found["type"] == "file" else None
 
-    async def leftovers(self, older_than: float) -> AsyncIterator[Orphan]:
-        async for item in self._walk(EVERYWHERE, b""):
-            if (leftover := orphan_of(item, older_than)) is not None:
-                yield leftover
+    async def orphans(self, older_than: float) -> AsyncIterator[Orphan]:
+        before = time.time() - older_than
+        async for item in self._walk(ALL_TEMP_FILES, b""):
+            if item.modified is not None and item.modified <= before:
+                yield Orphan(item.name, item.modified, item.size, TEMP_FILE)
 
-    async def discard(self, leftover: Orphan) -> None:
-        await self.remove(check_temp(leftover))
+    async def delete_orphan(self, orphan: Orphan) -> None:
+        await self.remove(check_temp(orphan))
 
-    async def facts(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - nothing is tried
-        return SERVER_INFO
+    async def info(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - nothing is tried
+        return _INFO
 
     async def close(self) -> None:
-        await self._connection.close()
+        await self._pool.close()
 
     def _path(self, name: str) -> str:
-        if any(segment in ("", ".", "..") or "\0" in segment for segment in name.split("/")):
-            raise ValueError(f"{name!r} is not the name of an object")
+        split_name(name)  # raises ValueError for a name that no object can have
         return f"{self._address.root}/{name}"
 
     async def _call(self, operation: str, name: str, call: Callable[[Any], T]) -> T:
-        return await self._connection.call(operation, name, call)
-
-
-SERVER_INFO = BackendInfo(
-    # Asked for first, then renamed over: in between, another writer may get the name.
-    conditional_create=False,
-    access="check the address, the user and the password or key, and who may write to the directory on the server",
-    unknown={
-        "keeps_versions": "the protocol does not say what the server keeps of removed files",
-        "free": "the protocol does not say",
-    },
-)
-
-
-def orphan_of(item: ObjectStat, older_than: float) -> Orphan | None:
-    """Return what a temp file is when it has not changed for `older_than` seconds; None too when nobody knows."""
-    if item.modified is None or item.modified > time.time() - older_than:
-        return None
-    return Orphan(item.name, item.modified, item.size, WHAT)
+        return await self._pool.call(operation, name, call)

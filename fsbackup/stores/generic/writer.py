@@ -1,99 +1,102 @@
-"""An object on its way into any fsspec filesystem: a temp file beside it, read back, then renamed."""
+"""`GenericWriter`: writes a temp file beside the target, reads it back, then renames it.
+
+A crash before the rename leaves the old object and the temp file, which `GenericStore.orphans` finds. Whether the
+rename is atomic depends on the protocol.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from fsbackup import keys
 from fsbackup.aio import shield
 from fsbackup.errors import BackendError, ConflictError, FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.sizing import MIB
-from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan, file_mode
+from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
 from fsbackup.stores.generic import files
 from fsbackup.stores.generic.connection import SessionPool
+from fsbackup.stores.names import permissions, temp_name
 from fsbackup.threads import heartbeat
 
 T = TypeVar("T")
 
 Confirm = Literal["checksum", "size"]
 
-#: Bytes written or read back between two signs of life.
+#: Bytes written between two heartbeats.
 _SLICE = MIB
-#: Bytes read back in one turn of the thread; the backend's other operations get theirs in between.
-_CHECK_SLICE = 8 * MIB
+#: Bytes read back per call in the thread; other operations of the backend run between two calls.
+_READ_BACK_SLICE = 8 * MIB
 
 
 class GenericWriter(ObjectWriter):
-    """Streams the parts in their order into one file handle, in the connection's thread."""
+    """Streams the parts in order into one file handle, in the thread of the session it started with."""
 
     concurrency = 1
 
     def __init__(
         self,
-        connection: SessionPool,
+        pool: SessionPool,
         path: str,
         name: str,
         plan: WritePlan,
-        moved: Callable[[int], None],
+        on_progress: Callable[[int], None],
         confirm: Confirm,
     ) -> None:
-        self._connection, self._session = connection, connection.session
+        self._pool, self._session = pool, pool.session
         self._path, self._name = path, name
-        self._plan, self._moved, self._confirm = plan, moved, confirm
+        self._plan, self._on_progress, self._confirm = plan, on_progress, confirm
         self._directory = path.rpartition("/")[0]
-        self._temp = f"{self._directory}/.{secrets.token_hex(16)}{keys.TEMP_SUFFIX}"
+        self._temp = f"{self._directory}/{temp_name()}"
         self._handle: Any = None
         self._hash = hashlib.sha256()
         self._size = 0
-        self._touched = self._stopped = self._committed = False
+        self._started = self._cancelled = self._committed = False
 
     async def write(self, part: Part) -> None:
         if part.offset != self._size:
-            raise ValueError(f"part {part.number} of {self._name!r} came out of its order")
+            raise ValueError(f"part {part.number} of {self._name!r} is out of order")
         loop = asyncio.get_running_loop()
 
         def report(count: int) -> None:
-            loop.call_soon_threadsafe(self._moved, count)
+            loop.call_soon_threadsafe(self._on_progress, count)
 
-        if not self._touched:
-            self._touched = True
-            await self._call(self._open, again=True)  # nothing is sent yet, so a dead connection costs nothing
+        if not self._started:
+            self._started = True
+            await self._call(self._open, retry=True)  # nothing is sent yet, so the call may be repeated
         await self._call(lambda _: self._write(part.data, report))
 
-    def _write(self, data: bytes, moved: Callable[[int], None]) -> None:
+    def _write(self, data: bytes, on_progress: Callable[[int], None]) -> None:
         self._hash.update(data)
         for start in range(0, len(data), _SLICE):
-            self._check()
-            piece = data[start : start + _SLICE]
-            _send(self._handle, piece, drain=start + _SLICE >= len(data))
-            self._size += len(piece)
+            self._check_cancelled()
+            slice_ = data[start : start + _SLICE]
+            _send(self._handle, slice_, drain=start + _SLICE >= len(data))
+            self._size += len(slice_)
             heartbeat()
-            moved(len(piece))
+            on_progress(len(slice_))
 
     def _open(self, filesystem: Any) -> None:
-        self._check()
-        for known in (True, False):
-            if self._directory and not (known and self._directory in self._session.directories):
+        self._check_cancelled()
+        for use_cache in (True, False):
+            if self._directory and not (use_cache and self._directory in self._session.directories):
                 files.make_directory(filesystem, self._directory)
                 self._session.directories.add(self._directory)
-            # Somebody may have removed a directory that was there a moment ago.
+            # Another writer may have removed a directory in the session's cache.
             with suppress(FileNotFoundError):
                 self._handle = filesystem.open(self._temp, "wb")
-                _restrict(self._handle, file_mode(self._plan.mode))
+                _set_mode(self._handle, permissions(self._plan.mode))
                 return
-        raise BackendError("its directory cannot be made")
+        raise BackendError("the directory of the object cannot be created")
 
     async def commit(self) -> ObjectStat:
         await self._call(self._finish)
         if self._confirm == "checksum":
-            await self._compare()
+            await self._check_content()
         return await self._call(self._publish)
 
     def _finish(self, filesystem: Any) -> None:
@@ -103,23 +106,26 @@ class GenericWriter(ObjectWriter):
         stored = files.file_info(filesystem, self._temp)
         size = None if stored is None else stored["size"]
         if not size == self._size == planned:
-            raise IntegrityError(f"{size} bytes were stored where {planned} were to be")
+            raise IntegrityError(f"{size} bytes were stored instead of {planned}")
 
-    async def _compare(self) -> None:
+    async def _check_content(self) -> None:
         read_back = hashlib.sha256()
-        for start in range(0, self._size, _CHECK_SLICE):
-            end = min(start + _CHECK_SLICE, self._size)
+        for start in range(0, self._size, _READ_BACK_SLICE):
+            end = min(start + _READ_BACK_SLICE, self._size)
             read_back.update(await self._call(partial(files.read, path=self._temp, start=start, end=end)))
         if read_back.digest() != self._hash.digest():
-            raise IntegrityError("what was stored is not what was sent")
+            raise IntegrityError("the bytes read back differ from the bytes sent")
 
     def _publish(self, filesystem: Any) -> ObjectStat:
-        there = files.info(filesystem, self._path)
-        if there is not None and there["type"] != "file":
-            raise ConflictError("there is a directory of this name, which an object cannot replace")
-        if there is not None and self._plan.create_only:
-            raise ConflictError("the key exists, and replacing it was not asked for")
-        self._check()
+        existing = files.info(filesystem, self._path)
+        if existing is not None and existing["type"] != "file":
+            raise ConflictError(
+                "a directory has this name, and an object cannot replace it",
+                hint="remove or rename one of the two",
+            )
+        if existing is not None and self._plan.create_only:
+            raise ConflictError("the key exists, and the write is create-only")
+        self._check_cancelled()
         files.move(filesystem, self._temp, self._path)
         self._committed = True
         return self._stored(filesystem)
@@ -127,54 +133,54 @@ class GenericWriter(ObjectWriter):
     def _stored(self, filesystem: Any) -> ObjectStat:
         stored = files.file_info(filesystem, self._path)
         if stored is None:
-            raise BackendError("it is not there after it was stored")
+            raise BackendError("the object is missing after it was stored")
         return ObjectStat(self._name, self._size, files.modified(stored))
 
-    def _check(self) -> None:
-        if self._stopped:
-            raise BackendError("the write was stopped")
+    def _check_cancelled(self) -> None:
+        if self._cancelled:
+            raise BackendError("the write was cancelled")
 
     async def abort(self) -> None:
-        self._stopped = True
-        if self._touched and not self._committed:
-            await shield(self._throw_away())
+        self._cancelled = True
+        if self._started and not self._committed:
+            await shield(self._clean_up())
 
-    async def _throw_away(self) -> None:
+    async def _clean_up(self) -> None:
         try:
-            # Its thread is the connection's only one: when this runs, nothing else of the write does.
-            await self._connection.call("write", self._name, self._discard)
+            # The session has one thread, so no other call of this write runs at the same time.
+            await self._pool.call("write", self._name, self._remove_temp)
         except FsbackupError as error:
-            log.warning("%s: a temp file may stay behind", error)
+            log.warning("a temp file may remain: %s", error)
 
-    def _discard(self, filesystem: Any) -> None:
+    def _remove_temp(self, filesystem: Any) -> None:
         if self._committed:
             return
         handle, self._handle = self._handle, None
         if handle is not None and not self._session.abandoned:
-            with suppress(Exception):  # it goes away in any case
+            with suppress(Exception):  # the temp file is removed in any case
                 handle.close()
         files.remove(filesystem, self._temp)
 
-    async def _call(self, call: Callable[[Any], T], *, again: bool = False) -> T:
-        return await self._connection.call("write", self._name, call, session=self._session, again=again)
+    async def _call(self, call: Callable[[Any], T], *, retry: bool = False) -> T:
+        return await self._pool.call("write", self._name, call, session=self._session, retry=retry)
 
 
 def _send(handle: Any, data: bytes, *, drain: bool) -> None:
-    """Write to a handle; over SFTP without a round trip per 32 KiB, and waiting for all answers with `drain`."""
+    """Write to a handle. Over SFTP, requests are pipelined; `drain` waits for all responses."""
     if not hasattr(handle, "set_pipelined"):
         handle.write(data)
         return
-    kept = 1 if drain else 0
+    last = 1 if drain else 0
     handle.set_pipelined(True)
-    handle.write(data[: len(data) - kept])
+    handle.write(data[: len(data) - last])
     if drain:
-        # The last byte, sent the old way, collects the answers, among them the errors, of all before it.
+        # The last byte, sent without pipelining, collects the responses, and so the errors, of all before it.
         handle.set_pipelined(False)
-        handle.write(data[-kept:])
+        handle.write(data[-last:])
 
 
-def _restrict(handle: Any, mode: int) -> None:
-    """Set the permission bits before there is anything to read, where the protocol has them."""
+def _set_mode(handle: Any, mode: int) -> None:
+    """Set the permission bits of a file that is still empty, where the protocol has them."""
     if hasattr(handle, "chmod"):
-        with suppress(OSError):  # the server does not let us; who may log in may read then
+        with suppress(OSError):  # the server refuses it; then every user of the server may read
             handle.chmod(mode)

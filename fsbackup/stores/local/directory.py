@@ -1,4 +1,8 @@
-"""The base directory of a local backend, and the only way into it: one directory at a time, no link followed."""
+"""`SafeDirectory`: the base directory of a local backend, entered one level at a time without following links.
+
+Each level is opened by `openat` with ``O_NOFOLLOW`` relative to the level above, so that nothing outside the base
+can be reached, also when another program replaces a directory by a link meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -8,36 +12,19 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from fsbackup.errors import (
-    AccessDeniedError,
-    BackendError,
-    BackendUnavailableError,
-    ConflictError,
-)
+from fsbackup.errors import AccessDeniedError, BackendError, BackendUnavailableError, ConflictError
+from fsbackup.stores.base import ObjectStat
 
-#: Backups are nobody else's business; an administrator may widen it afterwards.
+#: Only the owner enters new directories; an administrator may widen the mode afterwards.
 DIRECTORY_MODE = 0o700
 
-#: How often to make a directory again that a racing remove takes away.
-ATTEMPTS = 100
+#: How often to create a directory again that a concurrent remove prunes.
+MAX_ATTEMPTS = 100
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY
-_KNOWN_LIMIT = 4096
+#: Entries in the cache of directories known to be durable.
+_MAX_DURABLE = 4096
 _NO_DIRECTORY_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP})
-
-
-def split_name(name: str) -> list[bytes]:
-    """Return the segments of an object's name as the disk knows them.
-
-    Raises
-    ------
-    ValueError
-        For a name that would leave the base directory or that no file can have.
-    """
-    segments = name.encode("utf-8", "surrogateescape").split(b"/")
-    if any(segment in (b"", b".", b"..") or b"\0" in segment for segment in segments):
-        raise ValueError(f"{name!r} is not the name of an object")
-    return segments
 
 
 def display_name(segments: list[bytes]) -> str:
@@ -46,7 +33,7 @@ def display_name(segments: list[bytes]) -> str:
 
 
 def fsync_directory(fd: int) -> None:
-    """Make a directory's entries durable; some network filesystems cannot, and then do it by themselves."""
+    """Make a directory's entries durable; some network filesystems do so without this call and refuse it."""
     try:
         os.fsync(fd)
     except OSError as error:
@@ -58,25 +45,25 @@ def link_error(segments: list[bytes]) -> AccessDeniedError:
     """Return the error for a symbolic link below the base directory."""
     return AccessDeniedError(
         f"{display_name(segments)!r} is a symbolic link, and links below the base directory are not followed",
-        hint="put the file or directory there instead of the link, or use a bind mount",
+        hint="replace the link by the file or directory itself, or use a bind mount",
     )
 
 
 class SafeDirectory:
-    """A base directory, opened anew for every operation so that a mount under it is always seen.
+    """A base directory, opened anew for every operation, so that a later mount on it is seen.
 
     Parameters
     ----------
     path
         Absolute path. It may itself be, or lead through, a symbolic link.
     create
-        Whether a base directory that is not there is an empty backend, made by the first write.
+        Whether a missing base directory counts as an empty backend, which the first write creates.
     """
 
     def __init__(self, path: str, *, create: bool) -> None:
         self.path = path
         self.create = create
-        #: Directories whose own entry this process has made durable.
+        #: Directories whose own entry this process has fsynced.
         self._durable: set[bytes] = set()
 
     @contextmanager
@@ -99,25 +86,27 @@ class SafeDirectory:
             os.close(fd)
 
     def make(self, segments: list[bytes]) -> tuple[int, int]:
-        """Return a descriptor of a directory, made durably if need be, and how many levels of it were there."""
-        for _ in range(ATTEMPTS):
-            # A racing remove may prune a directory between its making and its opening.
+        """Return a descriptor of a directory, created durably if missing, and how many of its levels existed."""
+        for _ in range(MAX_ATTEMPTS):
+            # A concurrent remove may prune a directory after it is created and before it is opened.
             with suppress(FileNotFoundError):
                 return self._make(segments)
-        raise BackendError(f"the directory {display_name(segments)!r} keeps vanishing")
+        raise BackendError(
+            f"another program removed the directory {display_name(segments)!r} {MAX_ATTEMPTS} times"
+        )
 
     def _make(self, segments: list[bytes]) -> tuple[int, int]:
-        fd, existing = self._make_base(), 0
+        fd, existing = self._open_or_create_base(), 0
         try:
             for depth in range(1, len(segments) + 1):
-                child, made = self._enter_or_make(fd, segments[:depth])
-                existing = existing if made else depth
+                child, created = self._enter_or_create(fd, segments[:depth])
+                existing = existing if created else depth
                 os.close(fd)
                 fd = child
         except NotADirectoryError as error:
             os.close(fd)
             raise ConflictError(
-                f"{display_name(segments[:depth])!r} is a file here, and a disk cannot keep objects below a file",
+                f"{display_name(segments[:depth])!r} is a file, and a disk cannot store objects below a file",
                 hint="remove or rename one of the two objects",
             ) from error
         except BaseException:
@@ -126,25 +115,26 @@ class SafeDirectory:
             raise
         return fd, existing
 
-    def _enter_or_make(self, fd: int, segments: list[bytes]) -> tuple[int, bool]:
-        made, name = False, b"/".join(segments)
+    def _enter_or_create(self, fd: int, segments: list[bytes]) -> tuple[int, bool]:
+        created, name = False, b"/".join(segments)
         try:
             child = _enter(fd, segments)
         except FileNotFoundError:
-            made = _mkdir(fd, segments[-1])
+            created = _mkdir(fd, segments[-1])
             child = _enter(fd, segments)
         try:
-            if made or name not in self._durable:
-                # Another writer may have made it and not got to this; objects are as durable as their directory.
+            if created or name not in self._durable:
+                # Another writer may have created it and not fsynced it yet; an object is as durable as its
+                # directory.
                 fsync_directory(fd)
                 self._remember(name)
         except BaseException:
             os.close(child)
             raise
-        return child, made
+        return child, created
 
     def _remember(self, name: bytes) -> None:
-        if len(self._durable) >= _KNOWN_LIMIT:
+        if len(self._durable) >= _MAX_DURABLE:
             self._durable.clear()
         self._durable.add(name)
 
@@ -157,7 +147,7 @@ class SafeDirectory:
             except FileNotFoundError:
                 continue
             except OSError:
-                return  # not empty, or not ours to remove
+                return  # not empty, or not permitted
             self._durable.discard(b"/".join(segments[:depth]))
 
     def _open_base(self) -> int:
@@ -167,23 +157,23 @@ class SafeDirectory:
             if self.create and not os.path.islink(self.path):
                 raise
             raise BackendUnavailableError(
-                f"the base directory {self.path} does not exist", hint="is the disk mounted?"
+                f"the base directory {self.path} does not exist", hint="check that the disk is mounted"
             ) from error
         except NotADirectoryError as error:
             raise BackendError(f"the base directory {self.path} is not a directory") from error
 
-    def _make_base(self) -> int:
+    def _open_or_create_base(self) -> int:
         try:
             return self._open_base()
         except FileNotFoundError:
-            _make_path(self.path)
+            _create_path(self.path)
             return self._open_base()
 
 
-def _make_path(path: str) -> None:
+def _create_path(path: str) -> None:
     parent = os.path.dirname(path)
     if not os.path.isdir(parent):
-        _make_path(parent)
+        _create_path(parent)
     with suppress(FileExistsError):
         os.mkdir(path, DIRECTORY_MODE)
     fd = os.open(parent, _OPEN)
@@ -205,7 +195,7 @@ def _enter(fd: int, segments: list[bytes]) -> int:
     try:
         return os.open(segments[-1], _OPEN | os.O_NOFOLLOW, dir_fd=fd)
     except OSError as error:
-        # Linux answers ENOTDIR, not ELOOP, when both flags meet a link.
+        # Linux returns ENOTDIR, not ELOOP, for a link with both flags.
         if error.errno in (errno.ENOTDIR, errno.ELOOP) and _is_link(fd, segments[-1]):
             raise link_error(segments) from error
         raise
@@ -216,7 +206,7 @@ def _is_link(fd: int, segment: bytes) -> bool:
 
 
 def lstat_entry(fd: int, segments: list[bytes]) -> os.stat_result | None:
-    """Return what the directory `fd` says of its entry, None when there is none; a link is an error."""
+    """Return the `lstat` of an entry of the directory `fd`, None when there is none; a link is an error."""
     try:
         found = os.stat(segments[-1], dir_fd=fd, follow_symlinks=False)
     except FileNotFoundError:
@@ -227,6 +217,15 @@ def lstat_entry(fd: int, segments: list[bytes]) -> os.stat_result | None:
 
 
 def lstat_object(fd: int, segments: list[bytes]) -> os.stat_result | None:
-    """Return `lstat_entry` of an object; a directory, FIFO or device is none."""
+    """Return `lstat_entry` of an object; None also for a directory, FIFO or device."""
     found = lstat_entry(fd, segments)
     return found if found is not None and stat.S_ISREG(found.st_mode) else None
+
+
+def object_stat(name: str, found: os.stat_result) -> ObjectStat:
+    """Return the properties of an object from its `stat`.
+
+    The ETag is made of size and mtime. It tells versions of one size apart when a crash came between a file and
+    its record. Copies that keep the mtime keep the ETag.
+    """
+    return ObjectStat(name, found.st_size, found.st_mtime, etag=f"{found.st_size:x}-{found.st_mtime_ns:x}")

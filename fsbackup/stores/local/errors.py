@@ -1,4 +1,4 @@
-"""What the operating system's errors mean for a backup: one table, one place."""
+"""The operating system's errors as backend errors: one table."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fsbackup.errors import (
 )
 from fsbackup.threads import CallCancelledError, IdleTimeoutError
 
-#: The disk or the server behind the mount does not do its work.
-_BROKEN = frozenset(
+#: The disk, or the server behind the mount, does not work.
+_UNAVAILABLE = frozenset(
     {
         errno.EIO,
         errno.ENODEV,
@@ -29,27 +29,29 @@ _BROKEN = frozenset(
         errno.ESHUTDOWN,
     }
 )
-#: Short of something that may be there again in a moment.
+#: A resource is exhausted for the moment.
 _BUSY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY})
 
 
 @contextmanager
 def translate_errors(backend: str, operation: str, name: str) -> Iterator[None]:
-    """Turn what the block raises into backend errors that say where it happened."""
+    """Raise what the block raises as backend errors that carry backend, operation and name."""
     try:
         yield
     except FsbackupError as error:
         error.backend, error.operation, error.key = backend, operation, name
         raise
     except CallCancelledError as error:
-        raise BackendError("given up before it started", backend=backend, operation=operation, key=name) from error
+        raise BackendError(
+            "cancelled before it started", backend=backend, operation=operation, key=name
+        ) from error
     except IdleTimeoutError as error:
         raise BackendUnavailableError(
             "the disk did not answer in time",
             backend=backend,
             operation=operation,
             key=name,
-            hint="look for a hanging mount or a failing disk; `timeout` is the longest silence allowed",
+            hint="look for a hanging mount or a failing disk, or raise `timeout`",
         ) from error
     except OSError as error:
         raise _translate(error, backend, operation, name) from error
@@ -57,13 +59,13 @@ def translate_errors(backend: str, operation: str, name: str) -> Iterator[None]:
 
 def _translate(error: OSError, backend: str, operation: str, name: str) -> BackendError:
     reason = error.strerror or str(error)
-    if error.errno in _BROKEN:
+    if error.errno in _UNAVAILABLE:
         return BackendUnavailableError(
-            reason, backend=backend, operation=operation, key=name, hint="look at the disk and its mount"
+            reason, backend=backend, operation=operation, key=name, hint="check the disk and its mount"
         )
     if error.errno in _BUSY:
         return TransientError(reason, backend=backend, operation=operation, key=name)
     if isinstance(error, FileNotFoundError) and operation != "read":
-        # Only a read's missing file is a missing object; elsewhere something was taken away under us.
+        # Only a read's missing file is a missing object; elsewhere another program removed a file in use.
         return BackendError(reason, backend=backend, operation=operation, key=name)
     return from_os_error(error, backend=backend, operation=operation, key=name)

@@ -1,9 +1,10 @@
-"""The objects of a local backend: plain files below a base directory, under their own names."""
+"""`LocalStore`: plain files below a base directory, under their own names."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -18,23 +19,26 @@ from fsbackup.stores.base import (
     Orphan,
     WritePlan,
 )
-from fsbackup.stores.local.directory import SafeDirectory, fsync_directory, lstat_object, split_name
+from fsbackup.stores.local.directory import SafeDirectory, fsync_directory, lstat_object, object_stat
 from fsbackup.stores.local.errors import translate_errors
-from fsbackup.stores.local.listing import DirectoryListing
-from fsbackup.stores.local.orphans import check_temp, find_temps
-from fsbackup.stores.local.writer import LocalWriter, object_stat
-from fsbackup.stores.names import NameFilter
+from fsbackup.stores.local.listing import DirectoryListing, find_temp_files
+from fsbackup.stores.local.writer import LocalWriter
+from fsbackup.stores.names import NameFilter, check_temp, split_name
 from fsbackup.threads import Workers, heartbeat
 
 T = TypeVar("T")
 
+_ACCESS_HINT = (
+    "check that the user who runs this may read, write and enter the directory, and enter all directories above it"
+)
 #: Enough for the small files of a batch to share the disk's flushes.
 _THREADS = 16
+#: Bytes per system call.
 _SLICE = 16 * MIB
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-class LocalObjects(ObjectStore):
+class LocalStore(ObjectStore):
     """Objects as files below `base_path`.
 
     Parameters
@@ -44,19 +48,19 @@ class LocalObjects(ObjectStore):
     name
         The backend's name.
     create
-        Whether a base directory that is not there counts as an empty backend, which the first write makes.
-        With False it is `BackendUnavailableError`: right for a disk that may not be mounted, when the base is
-        a directory on that disk and not the mount point itself.
+        Whether a missing base directory counts as an empty backend, which the first write creates. With False a
+        missing one raises `BackendUnavailableError`: right for a disk that may not be mounted, when the base is a
+        directory on that disk and not the mount point itself.
     timeout
-        Longest silence of the disk in seconds.
+        Longest time in seconds without a byte moved by the disk.
     page_size
-        How many objects of a listing one call into a thread collects.
+        Objects of a listing that one call into a thread collects.
 
     Notes
     -----
-    Symbolic links below the base are never followed: reading, writing or removing through one is
-    `AccessDeniedError`, and so is a listing that meets one which leads out of the base. Sockets, FIFOs and
-    devices are no objects and never opened.
+    Symbolic links below the base are never followed: reading, writing or removing through a link raises
+    `AccessDeniedError`, and so does a listing that contains a link to outside the base. Sockets, FIFOs and devices
+    are not objects and are never opened.
     """
 
     capabilities = Capabilities(conditional_create=True)
@@ -83,7 +87,8 @@ class LocalObjects(ObjectStore):
     @property
     def filesystem(self) -> Any:
         if self._filesystem is None:
-            # Imported here: object I/O does not need fsspec, and importing it takes longer than a small backup.
+            # Imported here because object I/O does not need fsspec, and its import takes longer than a small
+            # backup.
             from fsspec.implementations.local import LocalFileSystem
 
             self._filesystem = LocalFileSystem(skip_instance_cache=True)
@@ -99,12 +104,14 @@ class LocalObjects(ObjectStore):
         start: int = 0,
         end: int | None = None,
         *,
-        moved: Callable[[int], None] | None = None,  # noqa: ARG002 - a range comes in one go
+        on_progress: Callable[[int], None] | None = None,  # noqa: ARG002 - a range arrives in one call
     ) -> bytes:
         return await self._run("read", name, lambda: _read(self._base, name, start, end))
 
-    def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> LocalWriter:
-        return LocalWriter(self._base, self._workers, name, plan, moved, backend=self.name, timeout=self.timeout)
+    def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> LocalWriter:
+        return LocalWriter(
+            self._base, self._workers, name, plan, on_progress, backend=self.name, timeout=self.timeout
+        )
 
     async def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
         found = DirectoryListing(self._base, NameFilter.for_listing(prefix, start_after)).run()
@@ -115,21 +122,23 @@ class LocalObjects(ObjectStore):
     async def remove(self, name: str) -> None:
         await self._run("remove", name, lambda: _remove(self._base, name))
 
-    async def leftovers(self, older_than: float) -> AsyncIterator[Orphan]:
-        found = find_temps(self._base, older_than)
+    async def orphans(self, older_than: float) -> AsyncIterator[Orphan]:
+        found = find_temp_files(self._base, older_than)
         while page := await self._run("list", "", lambda: list(islice(found, self._page_size))):
-            for leftover in page:
-                yield leftover
+            for orphan in page:
+                yield orphan
 
-    async def discard(self, leftover: Orphan) -> None:
-        name = check_temp(leftover)
-        await self._run("discard", name, lambda: _remove(self._base, name))
+    async def delete_orphan(self, orphan: Orphan) -> None:
+        name = check_temp(orphan)
+        await self._run("remove", name, lambda: _remove(self._base, name))
 
-    async def facts(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - every write tries it
+    async def info(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - every write proves it
+        info = BackendInfo(keeps_versions=False, access=_ACCESS_HINT)
         try:
-            return await self._run("examine", "", lambda: disk_info(self._base))
+            free, total = await self._run("examine", "", lambda: _disk_space(self._base))
         except FsbackupError as error:
-            return unknown_disk_info(error.message)
+            return replace(info, unknown={"free": error.message})
+        return replace(info, free=free, total=total)
 
     async def _run(self, operation: str, name: str, call: Callable[[], T]) -> T:
         with translate_errors(self.name, operation, name):
@@ -139,7 +148,7 @@ class LocalObjects(ObjectStore):
 def _absolute(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     if not text or "\0" in text:
-        raise ConfigError(f"{text!r} cannot be the base path of a local backend", hint="give a directory")
+        raise ConfigError(f"{text!r} cannot be the base path of a local backend", hint="set a directory")
     return os.path.abspath(os.path.expanduser(text))
 
 
@@ -167,18 +176,18 @@ def _open(base: SafeDirectory, name: str) -> int:
         with base.opened(segments[:-1]) as directory:
             if lstat_object(directory, segments) is None:
                 raise FileNotFoundError
-            return os.open(segments[-1], _READ, dir_fd=directory)
+            return os.open(segments[-1], _READ_FLAGS, dir_fd=directory)
     except NotADirectoryError as error:
         raise FileNotFoundError from error
 
 
 def _read_range(fd: int, start: int, end: int) -> bytes:
-    pieces = []
+    slices = []
     while start < end and (data := os.pread(fd, min(end - start, _SLICE), start)):
         heartbeat()
-        pieces.append(data)
+        slices.append(data)
         start += len(data)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return slices[0] if len(slices) == 1 else b"".join(slices)
 
 
 def _remove(base: SafeDirectory, name: str) -> None:
@@ -194,24 +203,8 @@ def _remove(base: SafeDirectory, name: str) -> None:
     base.prune(segments[:-1])
 
 
-_ACCESS = "check that the directory and all above it may be read, written and entered by the user that runs this"
-
-
-def disk_info(base: SafeDirectory) -> BackendInfo:
-    """Return the room on the disk below `base`. Blocking.
-
-    Raises
-    ------
-    OSError, BackendError
-        When the base directory cannot be opened.
-    """
+def _disk_space(base: SafeDirectory) -> tuple[int, int]:
+    """Return the free and the total bytes of the disk; free excludes what only root may use."""
     with base.opened([]) as directory:
-        found = os.statvfs(directory)
-    # Not all that is free: some of it only root may use.
-    free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-    return BackendInfo(keeps_versions=False, free=free, total=total, access=_ACCESS)
-
-
-def unknown_disk_info(why: str) -> BackendInfo:
-    """Return what is known of a disk that cannot be asked."""
-    return BackendInfo(keeps_versions=False, access=_ACCESS, unknown={"free": why})
+        disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize

@@ -1,4 +1,8 @@
-"""An object on its way onto a disk."""
+"""`LocalWriter`: the asynchronous side of writing one file. `AtomicFile` does the blocking work in threads.
+
+Every call of the file is a `Job` of the store's `Workers`. When a job sends no heartbeat for `timeout` seconds,
+its caller gets an error and the job is abandoned; it cleans up when the disk returns.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,9 @@ from fsbackup.errors import FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
 from fsbackup.stores.local.atomic_file import AtomicFile
-from fsbackup.stores.local.directory import SafeDirectory, lstat_object, split_name
+from fsbackup.stores.local.directory import SafeDirectory, lstat_object, object_stat
 from fsbackup.stores.local.errors import translate_errors
+from fsbackup.stores.names import split_name
 from fsbackup.threads import IdleTimeoutError, Job, Workers
 
 T = TypeVar("T")
@@ -22,8 +27,8 @@ T = TypeVar("T")
 class LocalWriter(ObjectWriter):
     """Writes parts at their offsets into a temp file beside the target.
 
-    An object of one part touches the disk only in `commit`: opening, writing, fsync and rename are one call in
-    one thread, which is what the number of small files per second depends on.
+    An object of one part touches the disk only in `commit`: opening, writing, fsync and rename are one call in one
+    thread, which decides the number of small files per second.
     """
 
     concurrency = 2
@@ -35,40 +40,40 @@ class LocalWriter(ObjectWriter):
         workers: Workers,
         name: str,
         plan: WritePlan,
-        moved: Callable[[int], None],
+        on_progress: Callable[[int], None],
         *,
         backend: str,
         timeout: float,
     ) -> None:
         self._base, self._workers = base, workers
-        self._name, self._plan, self._moved = name, plan, moved
+        self._name, self._plan, self._on_progress = name, plan, on_progress
         self._backend, self._timeout = backend, timeout
         self._file = AtomicFile(base, name, plan)
-        self._whole: Part | None = None
-        self._parts: set[int] = set()
+        self._only_part: Part | None = None
+        self._written_parts: set[int] = set()
         self._size: int | None = None
         self._jobs: set[Job[Any]] = set()
-        self._silent = False
+        self._disk_hangs = False
 
     async def write(self, part: Part) -> None:
         if part.last:
             self._size = part.offset + len(part.data)
         if part.last and part.number == 1:
-            self._whole = part
+            self._only_part = part
             return
-        moved = self._moved_from_thread()
-        await self._run(lambda: self._file.write(part.offset, part.data, moved))
-        self._parts.add(part.number)
+        on_progress = self._thread_safe_progress()
+        await self._run(lambda: self._file.write(part.offset, part.data, on_progress))
+        self._written_parts.add(part.number)
 
     async def commit(self) -> ObjectStat:
         if self._size is None:
             with translate_errors(self._backend, "write", self._name):
-                raise IntegrityError("the last part was never written")
-        size, whole, moved = self._size, self._whole, self._moved_from_thread()
+                raise IntegrityError("commit without the last part")
+        size, only_part, on_progress = self._size, self._only_part, self._thread_safe_progress()
 
         def finish() -> os.stat_result:
-            if whole is not None:
-                self._file.write(0, whole.data, moved)
+            if only_part is not None:
+                self._file.write(0, only_part.data, on_progress)
             return self._file.commit(size)
 
         return object_stat(self._name, await self._run(finish))
@@ -83,15 +88,15 @@ class LocalWriter(ObjectWriter):
         await shield(self._wait_for_jobs())
 
     async def _wait_for_jobs(self) -> None:
-        # A disk that hung is not waited for again; whichever call comes back last cleans up.
-        await asyncio.wait([job.future for job in self._jobs], timeout=0 if self._silent else self._timeout)
+        # A disk that hung once is not waited for again; the last call to return cleans up.
+        await asyncio.wait([job.future for job in self._jobs], timeout=0 if self._disk_hangs else self._timeout)
         if self._jobs:
-            log.warning("%s: the disk hangs, the temp file of %r may stay behind", self._backend, self._name)
+            log.warning("%s: the disk hangs, a temp file of %r may remain", self._backend, self._name)
 
     async def reread(self, offset: int, length: int) -> bytes | None:
-        if self._whole is not None:
-            data = self._whole.data[offset : offset + length]
-        elif self._has(offset, length):
+        if self._only_part is not None:
+            data = self._only_part.data[offset : offset + length]
+        elif self._is_written(offset, length):
             try:
                 data = await self._run(lambda: self._read(offset, length))
             except FsbackupError:
@@ -100,10 +105,10 @@ class LocalWriter(ObjectWriter):
             return None
         return data if len(data) == length else None
 
-    def _has(self, offset: int, length: int) -> bool:
-        """Tell whether all of a range was written: a hole between parts would read as zeros."""
+    def _is_written(self, offset: int, length: int) -> bool:
+        """Tell whether a whole range was written; a hole between parts would read as zeros."""
         size = self._plan.part_size
-        return all(n + 1 in self._parts for n in range(offset // size, -(-(offset + length) // size)))
+        return all(n + 1 in self._written_parts for n in range(offset // size, -(-(offset + length) // size)))
 
     def _read(self, offset: int, length: int) -> bytes:
         committed = self._file.committed
@@ -111,11 +116,11 @@ class LocalWriter(ObjectWriter):
             return self._file.read(offset, length)
         return _read_committed(self._base, self._name, committed, offset, length)
 
-    def _moved_from_thread(self) -> Callable[[int], None]:
-        loop, moved = asyncio.get_running_loop(), self._moved
+    def _thread_safe_progress(self) -> Callable[[int], None]:
+        loop, on_progress = asyncio.get_running_loop(), self._on_progress
 
         def report(count: int) -> None:
-            loop.call_soon_threadsafe(moved, count)
+            loop.call_soon_threadsafe(on_progress, count)
 
         return report
 
@@ -125,7 +130,7 @@ class LocalWriter(ObjectWriter):
             try:
                 return await job.result(self._timeout)
             except IdleTimeoutError:
-                self._silent = True
+                self._disk_hangs = True
                 raise
 
     def _submit(self, call: Callable[[], T]) -> Job[T]:
@@ -141,16 +146,7 @@ def _read_committed(base: SafeDirectory, name: str, committed: os.stat_result, o
         lstat_object(directory, segments)
         fd = os.open(segments[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
         try:
-            same = os.path.samestat(os.fstat(fd), committed)
-            return os.pread(fd, length, offset) if same else b""
+            is_same_file = os.path.samestat(os.fstat(fd), committed)
+            return os.pread(fd, length, offset) if is_same_file else b""
         finally:
             os.close(fd)
-
-
-def object_stat(name: str, found: os.stat_result) -> ObjectStat:
-    """Return what the disk says of an object.
-
-    The ETag tells versions of one size apart: a manifest that remembers it is not taken for another version's
-    when a crash came between a file and its manifest. Copies that keep the mtime keep it.
-    """
-    return ObjectStat(name, found.st_size, found.st_mtime, etag=f"{found.st_size:x}-{found.st_mtime_ns:x}")

@@ -1,4 +1,4 @@
-"""Arguments that may come from the environment: all that are missing are named at once."""
+"""Arguments that may come from environment variables; one error names all missing ones."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from fsbackup.errors import ConfigError
 
 
 class Argument(NamedTuple):
-    """A value as it was given, and the environment variable it comes from otherwise."""
+    """The value passed by the caller, and the environment variable used without one."""
 
     value: str | None
     variable: str | None = None
 
 
 def resolve(backend: str, **arguments: Argument) -> dict[str, Any]:
-    """Return the value of each argument (a text), from the environment where it was not given.
+    """Return the value of each argument, from its environment variable where the caller passed none.
 
     Raises
     ------
     ConfigError
-        When some have no value; it names all of them, and their variables.
+        When arguments have no value; names all of them and their variables.
     """
-    found = {name: _value(argument) for name, argument in arguments.items()}
-    missing = [_named(name, arguments[name]) for name, value in found.items() if not value]
+    values = {name: _value(argument) for name, argument in arguments.items()}
+    missing = [_label(name, arguments[name]) for name, value in values.items() if not value]
     if missing:
         raise ConfigError(
-            f"missing: {', '.join(missing)}", backend=backend, hint="pass the arguments, or set the variables"
+            f"missing: {', '.join(missing)}", backend=backend, hint="pass the arguments or set the variables"
         )
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in values.items() if value}
 
 
 def _value(argument: Argument) -> str | None:
@@ -39,12 +39,12 @@ def _value(argument: Argument) -> str | None:
     return os.environ.get(argument.variable)
 
 
-def _named(name: str, argument: Argument) -> str:
+def _label(name: str, argument: Argument) -> str:
     return f"{name} ({argument.variable})" if argument.variable else name
 
 
 def check_endpoint(backend: str, url: str | None) -> str | None:
-    """Return `url` when it is a plain web address: it is shown to people, so it must not hold a password."""
+    """Return `url` if it is a plain web address; it is shown to people, so it must not contain a password."""
     parts = urlsplit(url or "https://any")
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise ConfigError(
@@ -54,7 +54,7 @@ def check_endpoint(backend: str, url: str | None) -> str | None:
 
 
 def check_positive(backend: str, **numbers: float) -> None:
-    """Refuse numbers that are not above zero."""
+    """Raise `ConfigError` for a number that is not above zero."""
     for name, value in numbers.items():
         if value <= 0:
             raise ConfigError(f"{name} must be above zero, not {value:g}", backend=backend)

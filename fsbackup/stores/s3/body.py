@@ -1,42 +1,42 @@
-"""A part's bytes on their way out, handed over in chunks so that progress and stalls can be seen."""
+"""The body of a PUT or UploadPart, sent in chunks so that progress and stalls are visible."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
 
-#: Bytes handed to the transport at a time: what it cannot send at once it copies, so this bounds that copy. It is
-#: also what must leave within the silence allowed. Smaller chunks cost time: 128 KiB a tenth of an upload's CPU.
+#: Bytes passed to the transport at a time. The transport copies what it cannot send at once, so this bounds the
+#: copy. One chunk must also leave within the timeout. Smaller chunks cost CPU: 128 KiB a tenth of an upload's.
 CHUNK = 512 * 1024
 
 
 class PartProgress:
-    """Tells upwards how far a part has got: each byte once, however often it has to be sent again.
+    """Reports the progress of one part: each byte once, however often it is sent again.
 
     Parameters
     ----------
-    moved
-        Called with the number of new bytes, and with 0 as a sign of life while bytes are repeated.
+    on_progress
+        Called with the number of new bytes, and with 0 while bytes are sent again.
     """
 
-    def __init__(self, moved: Callable[[int], None]) -> None:
-        self._moved = moved
+    def __init__(self, on_progress: Callable[[int], None]) -> None:
+        self._on_progress = on_progress
         self._furthest = 0
-        self.alive: Callable[[], None] = lambda: None
+        self.on_activity: Callable[[], None] = lambda: None
 
-    def at(self, position: int) -> None:
-        """Note that the first `position` bytes have left."""
-        self.alive()
+    def advance_to(self, position: int) -> None:
+        """Report that the first `position` bytes have left."""
+        self.on_activity()
         new = max(0, position - self._furthest)
         self._furthest += new
-        self._moved(new)
+        self._on_progress(new)
 
 
 class Body(io.BytesIO):
-    """Bytes to send, shared with everybody else who holds them, and handed on without a copy.
+    """Bytes to send, without copying them.
 
-    Given plain ``bytes``, the transport would take them in one piece: Python 3.11 copies the unsent rest, and
-    nothing can be seen of how it goes.
+    With plain ``bytes``, aiohttp would pass all of them to the transport at once: Python 3.11 copies the unsent
+    rest, and no progress would be visible.
     """
 
     def __init__(self, data: bytes, progress: PartProgress) -> None:
@@ -45,15 +45,15 @@ class Body(io.BytesIO):
         self._progress = progress
 
     def read(self, size: int | None = -1, /) -> bytes | memoryview:  # type: ignore[override]  # aiohttp takes both
-        """Return a view of the next chunk, at most `CHUNK` bytes, or all of the rest when that is asked for."""
+        """Return a view of the next chunk, at most `CHUNK` bytes, or all of the rest without `size`."""
         if size is None or size < 0:
             return super().read()
         start = self.tell()
         chunk = self._view[start : start + min(size, CHUNK)]
         if chunk:
-            self._progress.at(self.seek(start + len(chunk)))
+            self._progress.advance_to(self.seek(start + len(chunk)))
         return chunk
 
     def getbuffer(self) -> memoryview:
-        """Return a view of the bytes; the inherited one would copy them first."""
-        return memoryview(self._view)  # whoever asked releases it
+        """Return a view of the bytes; the inherited method copies them first."""
+        return memoryview(self._view)  # the caller releases it

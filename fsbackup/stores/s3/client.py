@@ -1,4 +1,4 @@
-"""The s3fs filesystem that one store wraps, and the boto client in it, on fsbackup's own loop."""
+"""The s3fs filesystem of one store and its boto client, on fsbackup's own event loop."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Any
 
 from fsbackup import __version__
 from fsbackup.loop import get_loop
-from fsbackup.stores.s3.direct import FastPath
+from fsbackup.stores.s3.fast_path import FastPath
 from fsbackup.stores.s3.secret import Secret
 
-#: Connections per store. More than are ever in flight, because a call that waits for one counts as silent.
-POOL = 64
+#: Connections per store. More than are ever in flight, because waiting for one counts towards the timeout.
+POOL_SIZE = 64
 _CONNECT_TIMEOUT = 10.0
 #: Seconds after which an idle connection is not used again; servers close theirs later.
 _KEEPALIVE = 12.0
-#: Bytes that the kernel may hold unsent. By itself it takes 4 MiB per connection: on a slow line those would leave
-#: long after we have counted them as moved, and look like a stall. Half as many cost a tenth of an upload's time.
-_UNSENT = 256 * 1024
+#: Bytes that the kernel may hold unsent. Its default is 4 MiB per connection; on a slow line they would leave long
+#: after they were counted as moved, and look like a stall. Half as many cost a tenth of an upload's time.
+_MAX_UNSENT = 256 * 1024
 _AWS_FILES = {"profile": None, "config_file": os.devnull, "credentials_file": os.devnull}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where the service is and how to sign in; `timeout` in seconds, `ca_bundle` a file of certificates."""
+    """Endpoint and credentials; `timeout` in seconds, `ca_bundle` a file of certificates."""
 
     endpoint_url: str | None
     region: str
@@ -40,59 +40,67 @@ class Settings:
 
 
 class S3Connection:
-    """Makes the filesystem on first use, and a new one after a fork, where the loop is a new one."""
+    """Creates the filesystem on first use, and a new one after a fork, because the loop is a new one."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._made: tuple[asyncio.AbstractEventLoop, Any] | None = None
-        self._prepared: Any = None
-        self._direct: FastPath | None = None
-        self._inherited: list[Any] = []
-        #: The HTTP sessions of the clients made, the latest last.
+        self._loop_and_filesystem: tuple[asyncio.AbstractEventLoop, Any] | None = None
+        self._prepared_client: Any = None
+        self._fast_path: FastPath | None = None
+        self._from_parent_process: list[Any] = []
+        #: The HTTP sessions of the clients created, the latest last.
         self._sessions: list[Any] = []
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The texts that no error may show."""
+        """The texts that no error may contain."""
         return (self._settings.secret_access_key.reveal(), self._settings.access_key_id.reveal())
 
     @property
     def filesystem(self) -> Any:
         """The ``s3fs.S3FileSystem``."""
         loop = get_loop()
-        if self._made is None or self._made[0] is not loop:
-            # A forked child must neither use nor close its parent's sockets: it only keeps them from being freed.
-            self._inherited.append(self._made)
+        if self._loop_and_filesystem is None or self._loop_and_filesystem[0] is not loop:
+            # A forked child must neither use nor close its parent's sockets, so it keeps a reference.
+            self._from_parent_process.append(self._loop_and_filesystem)
             self._sessions.clear()
             plain = (self._settings.endpoint_url or "").startswith("http:")
-            self._made = loop, _filesystem(self._settings, loop, _session_class(self._sessions, plain=plain))
-        return self._made[1]
+            self._loop_and_filesystem = (
+                loop,
+                _filesystem(self._settings, loop, _session_class(self._sessions, plain=plain)),
+            )
+        return self._loop_and_filesystem[1]
 
     async def client(self) -> Any:
         """Return the boto client; to be awaited on fsbackup's loop."""
         client = await self.filesystem.set_session()
-        if client is not self._prepared:
+        if client is not self._prepared_client:
             client.meta.events.register_last("before-call.s3", _without_expect)
-            self._prepared, self._direct = client, self._made_direct(client)
+            self._prepared_client, self._fast_path = client, self._make_fast_path(client)
         return client
 
     async def method(self, name: str) -> Callable[..., Awaitable[Any]]:
-        """Return one of the client's methods; `Direct` has some of its own where the endpoint is given."""
+        """Return one of the client's methods; `FastPath` has its own for some where an endpoint is set."""
         client = await self.client()
-        found: Callable[..., Awaitable[Any]] = getattr(self._direct, name, None) or getattr(client, name)
+        found: Callable[..., Awaitable[Any]] = getattr(self._fast_path, name, None) or getattr(client, name)
         return found
 
-    def _made_direct(self, client: Any) -> FastPath | None:
+    def _make_fast_path(self, client: Any) -> FastPath | None:
         settings = self._settings
-        if settings.endpoint_url is None:  # Amazon's own, where the bucket decides on the host
+        if settings.endpoint_url is None:  # Amazon S3, where the host depends on the bucket
             return None
         return FastPath(client, self._sessions[-1], settings.access_key_id, settings.secret_access_key)
 
     async def close(self) -> None:
-        """Close the connections; the next use makes new ones."""
-        if self._made is not None and self._made[0] is get_loop():
-            made, self._made, self._prepared, self._direct = self._made[1], None, None, None
-            await (await made.set_session()).close()
+        """Close the connections; the next use opens new ones."""
+        if self._loop_and_filesystem is not None and self._loop_and_filesystem[0] is get_loop():
+            filesystem, self._loop_and_filesystem, self._prepared_client, self._fast_path = (
+                self._loop_and_filesystem[1],
+                None,
+                None,
+                None,
+            )
+            await (await filesystem.set_session()).close()
 
 
 def _without_expect(params: dict[str, Any], **_: Any) -> None:
@@ -100,17 +108,17 @@ def _without_expect(params: dict[str, Any], **_: Any) -> None:
     params["headers"].pop("Expect", None)
 
 
-def _session_class(made: list[Any], *, plain: bool) -> type:
-    """Return the class of a client's HTTP sessions, each noted in `made`; `plain` ones have no TLS."""
+def _session_class(sessions: list[Any], *, plain: bool) -> type:
+    """Return the class of a client's HTTP sessions, each appended to `sessions`; `plain` ones have no TLS."""
     from aiobotocore.httpsession import AIOHTTPSession
 
     class Session(AIOHTTPSession):  # type: ignore[misc]  # the library has no types
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
-            made.append(self)
+            sessions.append(self)
 
         def _build_ssl_contexts(self, proxy_url: str | None) -> Any:
-            """Read no certificates where none are looked at, 12 ms for each client."""
+            """Load no certificates without TLS, which saves 12 ms per client."""
             return (True, None) if plain and not proxy_url else super()._build_ssl_contexts(proxy_url)
 
     return Session
@@ -125,7 +133,7 @@ def _filesystem(settings: Settings, loop: asyncio.AbstractEventLoop, session_cla
         endpoint_url=settings.endpoint_url,
         client_kwargs=_client_options(settings),
         config_kwargs={**_config_options(settings), "http_session_cls": session_class},
-        fixed_upload_size=True,  # R2 wants parts of one size
+        fixed_upload_size=True,  # R2 requires parts of one size
         use_listings_cache=False,
         skip_instance_cache=True,
         default_cache_type="none",
@@ -137,10 +145,10 @@ def _filesystem(settings: Settings, loop: asyncio.AbstractEventLoop, session_cla
 
 
 def _session(settings: Settings) -> Any:
-    """Hold the credentials outside the filesystem, whose `storage_options` show all that they are given."""
+    """Return a session with the credentials; in the filesystem, `storage_options` would show them."""
     from aiobotocore.session import AioSession
 
-    # Nothing of what this machine's AWS configuration says is meant for us; a profile may not even exist.
+    # The machine's AWS configuration is not for fsbackup; its profile may not even exist.
     nothing = {name: (None, None, value, None) for name, value in _AWS_FILES.items()}
     session = AioSession(session_vars=nothing)
     session.register_component("data_loader", _loader())
@@ -150,12 +158,12 @@ def _session(settings: Settings) -> Any:
 
 @cache
 def _loader() -> Any:
-    """Return the one reader of botocore's description of S3: it keeps that, 50 ms for each further client."""
+    """Return the shared loader of botocore's S3 model, which saves 50 ms for each further client."""
     from botocore.loaders import Loader
 
     class OnlyS3(Loader):  # type: ignore[misc]  # the library has no types
         def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002
-            """Name the one there is to be; all of them would be 2,600 looks at the disk."""
+            """Return only S3; listing all services takes 2,600 file system calls."""
             return ["s3"]
 
     return OnlyS3()
@@ -168,28 +176,28 @@ def _client_options(settings: Settings) -> dict[str, Any]:
 
 def _config_options(settings: Settings) -> dict[str, Any]:
     return {
-        # R2 and B2 refuse the checksum headers that botocore adds by itself; every body has its Content-MD5.
+        # R2 and B2 refuse the checksum headers that botocore adds by default; every body has a Content-MD5.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
-        # Ours are the only ones, but that aiohttp repeats a PUT, GET, HEAD or DELETE once whose connection broke.
-        # That cannot be switched off, and does no harm: all may be repeated, and creates carry our own tag.
+        # `Calls` retries. In addition, aiohttp repeats a PUT, GET, HEAD or DELETE once when the connection broke.
+        # That cannot be disabled and is harmless: all may be repeated, and creates carry an upload tag.
         "retries": {"total_max_attempts": 1},
-        "parameter_validation": False,  # they are our own, and checking them takes a tenth of a small request
+        "parameter_validation": False,  # saves a tenth of a small request
         "connect_timeout": min(_CONNECT_TIMEOUT, settings.timeout),
         "read_timeout": settings.timeout,
-        "max_pool_connections": POOL,
+        "max_pool_connections": POOL_SIZE,
         "connector_args": {"socket_factory": _socket, "keepalive_timeout": _KEEPALIVE},
         "signature_version": "s3v4",
-        # Not hashed a second time: Content-MD5 and the ETag in the answer protect the body.
+        # Not hashed a second time: Content-MD5 and the ETag in the response protect the body.
         "s3": {"payload_signing_enabled": False, "addressing_style": "path"},
-        "user_agent": f"fsbackup/{__version__}",  # botocore's own is put together anew for every call
+        "user_agent": f"fsbackup/{__version__}",  # botocore would build its own for every call
     }
 
 
 def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """Make the socket of one connection; `address` is as from `socket.getaddrinfo`."""
+    """Return the socket of one connection; `address` is as from `socket.getaddrinfo`."""
     family, kind, protocol, *_ = address
-    made = socket.socket(family, kind, protocol)
-    with suppress(AttributeError, OSError):  # not every system has it
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
-    return made
+    sock = socket.socket(family, kind, protocol)
+    with suppress(AttributeError, OSError):  # not every system has the option
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT)
+    return sock

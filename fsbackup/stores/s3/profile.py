@@ -1,4 +1,4 @@
-"""What differs between S3 providers, as facts with their sources. No logic."""
+"""What differs between S3 providers, with sources. No logic."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One provider's facts.
+    """The properties of one provider.
 
     Parameters
     ----------
     scheme
         Short name of the provider, as in ``r2://bucket``.
     condition
-        What ``If-None-Match: *`` on a write does: ``"atomic"`` (documented, relied on), ``"try"`` (sent, but the
-        name is asked for first too, because some servers ignore the header) or ``"none"`` (not sent).
+        What ``If-None-Match: *`` on a write does: ``"atomic"`` (documented, relied on), ``"try"`` (sent after a
+        HEAD, because some servers ignore the header) or ``"none"`` (not sent).
     multipart_etag_is_md5
         An ETag of the form ``<hex>-<parts>`` is the MD5 of the parts' MD5s, so that it can be compared.
     removes_versions
@@ -36,7 +36,7 @@ class Profile:
 #: By the documentation of Amazon S3 (PutObject, CompleteMultipartUpload, "Checking object
 #: integrity": the ETag of a multipart object is computed from the MD5s of its parts).
 AMAZON = Profile(scheme="s3")
-#: A server of which nothing more is known than that it speaks S3.
+#: Any other server with the S3 API.
 GENERIC = Profile(scheme="s3", lists_in_order=False)
 
 

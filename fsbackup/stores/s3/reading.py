@@ -1,4 +1,4 @@
-"""Reading a range of an object: exactly the bytes that were asked for, or an error."""
+"""Reads a range of an object: exactly the requested bytes, or an error."""
 
 from __future__ import annotations
 
@@ -8,57 +8,57 @@ from typing import Any
 
 from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
 from fsbackup.sizing import KIB
-from fsbackup.stores.s3.calls import Answer
+from fsbackup.stores.s3.bucket import Bucket, require_field
+from fsbackup.stores.s3.calls import Response
 from fsbackup.stores.s3.errors import CallContext, code_of
-from fsbackup.stores.s3.target import Bucket, require_field
-from fsbackup.stores.s3.watch import IdleTimeout
+from fsbackup.stores.s3.idle import IdleTimeout
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-#: More than the kernel hands over at a time: then nothing is cut and joined again on the way.
-_AT_ONCE = 1 << 20
-#: Bytes from which on a piece is worth being handled by itself: a slow line gives a thousand smaller ones.
-_WORTH = 64 * KIB
-_NOTHING_THERE = "InvalidRange"
+#: More than the kernel returns at a time, so that no buffer is split and joined again.
+_READ_SIZE = 1 << 20
+#: Average bytes per buffer below which buffers are joined: a slow line delivers a thousand small ones.
+_MIN_BUFFER = 64 * KIB
+_INVALID_RANGE = "InvalidRange"
 
 
 async def read_range(
-    target: Bucket, name: str, start: int, end: int | None, moved: Callable[[int], None]
+    bucket: Bucket, name: str, start: int, end: int | None, on_progress: Callable[[int], None]
 ) -> list[bytes]:
-    """Return the bytes from `start` up to `end` (None: to the last) as they came; see `ObjectStore.read`."""
-    where = target.where("read", name)
-    params = {**target.at(name), **_range(start, end)}
+    """Return the bytes from `start` up to `end` (None: to the last) as buffers; see `ObjectStore.read`."""
+    context = bucket.context("read", name)
+    params = {**bucket.object_params(name), **_range(start, end)}
 
-    async def once(watch: IdleTimeout) -> list[bytes]:
-        moved(0)
-        get = await target.calls.connection.method("get_object")
-        answer: Answer = await get(**params)
-        async with answer["Body"] as body:
-            expected = _expected(answer, where, start, end)
-            return await _content(body, expected, where, watch, moved)
+    async def attempt(idle: IdleTimeout) -> list[bytes]:
+        on_progress(0)
+        get = await bucket.calls.connection.method("get_object")
+        response: Response = await get(**params)
+        async with response["Body"] as body:
+            expected = _expected(response, context, start, end)
+            return await _content(body, expected, context, idle, on_progress)
 
     try:
-        pieces = await target.calls.run(where, once)
+        buffers = await bucket.calls.run(context, attempt)
     except ObjectNotFoundError:
-        await target.prove(where)
+        await bucket.check_exists(context)
         raise
     except BackendError as error:
-        if code_of(error) != _NOTHING_THERE:
+        if code_of(error) != _INVALID_RANGE:
             raise
-        pieces = []
-    target.seen()
-    return pieces
+        buffers = []
+    bucket.mark_exists()
+    return buffers
 
 
-async def require(target: Bucket, name: str) -> bytes:
-    """Return nothing of an object that is there.
+async def require(bucket: Bucket, name: str) -> bytes:
+    """Return b"" if the object exists.
 
     Raises
     ------
     ObjectNotFoundError
-        When it is not.
+        When it does not exist.
     """
-    if await target.head(name, "read") is None:
-        raise target.where("read", name).error(ObjectNotFoundError, "no such key")
+    if await bucket.head(name, "read") is None:
+        raise bucket.context("read", name).error(ObjectNotFoundError, "no such key")
     return b""
 
 
@@ -68,27 +68,27 @@ def _range(start: int, end: int | None) -> dict[str, str]:
     return {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
 
 
-def _expected(answer: Answer, where: CallContext, start: int, end: int | None) -> int:
-    """Return how many bytes have to come, after checking that they are the ones that were asked for."""
+def _expected(response: Response, context: CallContext, start: int, end: int | None) -> int:
+    """Return the number of bytes to expect, after checking that the response has the requested range."""
     if start == 0 and end is None:
-        return int(require_field(answer, "ContentLength", where))
-    found = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
+        return int(require_field(response, "ContentLength", context))
+    found = _CONTENT_RANGE.fullmatch(response.get("ContentRange", ""))
     if found:
         first, last, size = map(int, found.groups())
         if first == start and last == (size if end is None else min(end, size)) - 1:
             return last - first + 1
-    raise where.error(TransientError, "the service answered with another range than was asked for")
+    raise context.error(TransientError, "the Content-Range of the response is not the requested range")
 
 
 async def _content(
-    body: Any, expected: int, where: CallContext, watch: IdleTimeout, moved: Callable[[int], None]
+    body: Any, expected: int, context: CallContext, idle: IdleTimeout, on_progress: Callable[[int], None]
 ) -> list[bytes]:
-    chunks, size = list[bytes](), 0
-    while chunk := await body.read(_AT_ONCE):
-        watch.moved()
-        moved(len(chunk))
-        chunks.append(chunk)
+    buffers, size = list[bytes](), 0
+    while chunk := await body.read(_READ_SIZE):
+        idle.reset()
+        on_progress(len(chunk))
+        buffers.append(chunk)
         size += len(chunk)
     if size != expected:
-        raise where.error(TransientError, f"{size} bytes came instead of {expected}")
-    return chunks if size >= len(chunks) * _WORTH else [b"".join(chunks)]
+        raise context.error(TransientError, f"{size} bytes arrived instead of {expected}")
+    return buffers if size >= len(buffers) * _MIN_BUFFER else [b"".join(buffers)]

@@ -18,4 +18,4 @@ class Secret:
         return "Secret(***)"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret cannot be pickled; make the backend where it is used, from the environment")
+        raise TypeError("a secret cannot be pickled; create the backend where it is used, from the environment")

@@ -1,8 +1,8 @@
-"""Multipart uploads that are begun, and the record of each, by which it is known to be ours.
+"""Multipart uploads, and the record by which fsbackup recognises each of its own.
 
-No S3 service says whose an unfinished upload is: its metadata cannot be read. So its id is stored as a small
-object before the first part is sent, and removed when the upload has ended. What a kill leaves is recorded, or
-takes no bytes.
+The metadata of an unfinished upload cannot be read, so no S3 service tells whose upload it is. Therefore
+`create_upload` stores the UploadId as a small object before the first part is sent, and `delete_record` removes it
+after the upload. A kill leaves an upload with a record, or one without parts.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any
 from fsbackup.errors import BackendError, FsbackupError, ObjectNotFoundError
 from fsbackup.keys import META_PREFIX
 from fsbackup.stores.s3.body import PartProgress
+from fsbackup.stores.s3.bucket import Bucket, require_field, version_of
 from fsbackup.stores.s3.errors import CallContext, code_of
-from fsbackup.stores.s3.target import Bucket, require_field, version_of
 
 UPLOADS = f"{META_PREFIX}uploads/"
 
 
 @dataclass(frozen=True, slots=True)
 class UploadRecord:
-    """What is stored of an upload: the object's name, the service's id, when and where it was begun."""
+    """The record of an upload: the object's name, the UploadId, the start in epoch seconds, the host."""
 
     name: str
     upload_id: str
@@ -35,57 +35,61 @@ class UploadRecord:
     host: str
 
     @property
-    def stored_as(self) -> str:
-        """The record's own name; upload ids are too long for one, and may hold anything."""
+    def record_name(self) -> str:
+        """The name under which the record is stored, a hash, since an UploadId is too long and of any form."""
         return f"{UPLOADS}{hashlib.sha256(self.upload_id.encode()).hexdigest()[:32]}"
 
 
 @dataclass(frozen=True, slots=True)
 class OpenUpload:
-    """An upload that is going on, and the version of its record where the bucket keeps versions."""
+    """An unfinished upload, and the version of its record where the bucket keeps versions."""
 
     record: UploadRecord
     version: str | None
 
     @property
     def id(self) -> str:
-        """The service's id."""
+        """The UploadId."""
         return self.record.upload_id
 
 
-async def begin(target: Bucket, name: str, **params: Any) -> OpenUpload:
-    """Begin an upload and record it, or leave neither."""
-    where = target.where("write", name)
-    answer = await target.calls.request(where, "create_multipart_upload", **target.at(name), **params)
-    record = UploadRecord(name, str(require_field(answer, "UploadId", where)), time.time(), socket.gethostname())
+async def create_upload(bucket: Bucket, name: str, **params: Any) -> OpenUpload:
+    """Create an upload and its record; on failure neither remains."""
+    context = bucket.context("write", name)
+    response = await bucket.calls.request(
+        context, "create_multipart_upload", **bucket.object_params(name), **params
+    )
+    record = UploadRecord(
+        name, str(require_field(response, "UploadId", context)), time.time(), socket.gethostname()
+    )
     try:
-        return OpenUpload(record, await _remember(target, where, record))
+        return OpenUpload(record, await _write_record(bucket, context, record))
     except FsbackupError:
         with suppress(FsbackupError):
-            await abort(target, where, record)
+            await abort(bucket, context, record)
         raise
 
 
-async def _remember(target: Bucket, where: CallContext, record: UploadRecord) -> str | None:
+async def _write_record(bucket: Bucket, context: CallContext, record: UploadRecord) -> str | None:
     data = json.dumps(asdict(record)).encode()
-    answer = await target.calls.send(
-        where,
+    response = await bucket.calls.send(
+        context,
         "put_object",
         data,
         PartProgress(lambda _: None),
-        **target.at(record.stored_as),
+        **bucket.object_params(record.record_name),
         ContentType="application/json",
         ContentMD5=base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode(),
         Metadata={},
     )
-    return version_of(answer)
+    return version_of(response)
 
 
-async def abort(target: Bucket, where: CallContext, record: UploadRecord) -> bool:
-    """Abort an upload; False when there is none any more."""
+async def abort(bucket: Bucket, context: CallContext, record: UploadRecord) -> bool:
+    """Abort an upload; return False when it no longer exists."""
     try:
-        await target.calls.request(
-            where, "abort_multipart_upload", **target.at(record.name), UploadId=record.upload_id
+        await bucket.calls.request(
+            context, "abort_multipart_upload", **bucket.object_params(record.name), UploadId=record.upload_id
         )
     except BackendError as error:
         if code_of(error) != "NoSuchUpload" and not isinstance(error, ObjectNotFoundError):
@@ -94,7 +98,9 @@ async def abort(target: Bucket, where: CallContext, record: UploadRecord) -> boo
     return True
 
 
-async def forget(target: Bucket, where: CallContext, upload: OpenUpload) -> None:
-    """Remove the record of an upload that has ended."""
+async def delete_record(bucket: Bucket, context: CallContext, upload: OpenUpload) -> None:
+    """Remove the record of a completed or aborted upload."""
     version = {"VersionId": upload.version} if upload.version else {}
-    await target.calls.request(where, "delete_object", **target.at(upload.record.stored_as), **version)
+    await bucket.calls.request(
+        context, "delete_object", **bucket.object_params(upload.record.record_name), **version
+    )

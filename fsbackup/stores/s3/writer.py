@@ -1,4 +1,4 @@
-"""One object on its way into a bucket: one PUT when it is one part, a multipart upload otherwise."""
+"""Writes one object: by one PutObject when it is one part, by a multipart upload otherwise."""
 
 from __future__ import annotations
 
@@ -12,87 +12,87 @@ from fsbackup.errors import BackendError, FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
 from fsbackup.stores.s3.body import PartProgress
-from fsbackup.stores.s3.calls import Answer
+from fsbackup.stores.s3.bucket import Bucket, md5_etag, require_field
+from fsbackup.stores.s3.calls import Response
 from fsbackup.stores.s3.commit import Commit, Payload
-from fsbackup.stores.s3.target import Bucket, comparable, require_field
-from fsbackup.stores.s3.uploads import OpenUpload, abort, begin, forget
+from fsbackup.stores.s3.uploads import OpenUpload, abort, create_upload, delete_record
 
-#: Seconds for throwing away an unfinished upload.
-_ABORT = 20.0
-#: Never guessed from the name, and never with a Content-Encoding, which R2 would undo on the way out.
-_TYPE = {"ContentType": "application/octet-stream"}
+#: Seconds for aborting an unfinished upload.
+_ABORT_TIMEOUT = 20.0
+#: Not guessed from the name, and never with a Content-Encoding, which R2 would decode in responses.
+_CONTENT_TYPE = {"ContentType": "application/octet-stream"}
 
 
 class S3Writer(ObjectWriter):
     """Writes one object; see `fsbackup.stores.base.ObjectWriter`.
 
-    The bytes of a PUT and of each part go with their Content-MD5, which the service checks, and the ETag it
-    answers is compared with the MD5 again. After a multipart upload, HEAD confirms the size, and the ETag where
-    the provider documents what it is made of.
+    Each PutObject and UploadPart carries a Content-MD5, which the service checks, and the ETag in the response is
+    compared with the MD5 again. After a multipart upload, HEAD confirms the size, and the ETag where the provider
+    documents its form.
 
-    When what was stored is not what was sent, `commit` raises `IntegrityError` and removes the wrong version,
-    or the wrong object where nothing was there before (`create_only`). Where an object without versions was
-    replaced the wrong one stays, since removing it would leave nothing; and so does what another writer stored.
+    When the stored object differs from what was sent, `commit` raises `IntegrityError` and removes the wrong
+    version, or the wrong object where there was none before (`create_only`, `is_new`). A wrong object that
+    replaced one without versions stays, since removing it would leave nothing; so does what another writer stored.
     """
 
     def __init__(
-        self, target: Bucket, name: str, plan: WritePlan, moved: Callable[[int], None], concurrency: int
+        self, bucket: Bucket, name: str, plan: WritePlan, on_progress: Callable[[int], None], concurrency: int
     ) -> None:
         self.concurrency = concurrency
-        self._target = target
+        self._bucket = bucket
         self._name = name
-        self._where = target.where("write", name)
-        self._moved = moved
-        self._commit = Commit(target, name, plan)
-        self._whole: Part | None = None
-        self._done: dict[int, _Done] = {}
-        self._creation: asyncio.Task[OpenUpload] | None = None
-        self._running: set[asyncio.Task[_Done]] = set()
-        self._loose = False
-        self._over = False
+        self._context = bucket.context("write", name)
+        self._on_progress = on_progress
+        self._commit = Commit(bucket, name, plan)
+        self._only_part: Part | None = None
+        self._sent: dict[int, _SentPart] = {}
+        self._upload_task: asyncio.Task[OpenUpload] | None = None
+        self._running: set[asyncio.Task[_SentPart]] = set()
+        self._may_land_late = False
+        self._finished = False
 
     async def write(self, part: Part) -> None:
         """Send one part; an object's only part is kept, and `commit` sends it."""
         if part.number == 1 and part.last:
-            self._whole = part
+            self._only_part = part
             return
-        if self._over:
-            raise self._where.error(BackendError, "the upload is over: it was committed or aborted")
+        if self._finished:
+            raise self._context.error(BackendError, "the upload was already committed or aborted")
         sending = asyncio.ensure_future(self._send(part))
         self._running.add(sending)
         try:
-            self._done[part.number] = await sending
+            self._sent[part.number] = await sending
         finally:
             self._running.discard(sending)
-            del sending  # its error and this frame would keep each other alive
+            del sending  # its error and this frame would form a cycle
 
     async def commit(self) -> ObjectStat:
         """Store the object under its name and confirm it."""
-        stat = await (self._put(self._whole) if self._whole else self._complete())
-        self._over = True
+        stat = await (self._put(self._only_part) if self._only_part else self._complete())
+        self._finished = True
         return stat
 
-    async def revoke(self) -> None:
+    async def rollback(self) -> None:
         """Remove the version that `commit` stored, where the bucket keeps versions."""
         await self._commit.rollback()
 
     async def abort(self) -> None:
-        """Throw away what was written; what stays is logged."""
-        if not self._over:
-            self._over = True
-            await shield(self._throw_away())
+        """Abort the upload; what cannot be removed is logged."""
+        if not self._finished:
+            self._finished = True
+            await shield(self._clean_up())
 
     async def _put(self, part: Part) -> ObjectStat:
-        progress = PartProgress(self._moved)
+        progress = PartProgress(self._on_progress)
 
-        async def call(**condition: str) -> Answer:
-            return await self._target.calls.send(
-                self._where,
+        async def call(**condition: str) -> Response:
+            return await self._bucket.calls.send(
+                self._context,
                 "put_object",
                 part.data,
                 progress,
-                **self._target.at(self._name),
-                **_TYPE,
+                **self._bucket.object_params(self._name),
+                **_CONTENT_TYPE,
                 **condition,
                 ContentMD5=_base64(part.md5),
                 Metadata=self._commit.metadata,
@@ -100,85 +100,88 @@ class S3Writer(ObjectWriter):
 
         return await self._commit.run(Payload(len(part.data), part.md5.hex()), call)
 
-    async def _send(self, part: Part) -> _Done:
+    async def _send(self, part: Part) -> _SentPart:
         upload = await self._upload()
         try:
-            answer = await self._target.calls.send(
-                self._where,
+            response = await self._bucket.calls.send(
+                self._context,
                 "upload_part",
                 part.data,
-                PartProgress(self._moved),
-                **self._target.at(self._name),
+                PartProgress(self._on_progress),
+                **self._bucket.object_params(self._name),
                 UploadId=upload.id,
                 PartNumber=part.number,
                 ContentMD5=_base64(part.md5),
             )
         except BaseException:
-            self._loose = True  # it may still land, even after the abort
+            self._may_land_late = True  # the service may still store it, even after the abort
             raise
-        self._target.seen()
-        if comparable(answer) not in (None, part.md5.hex()):
-            raise self._where.error(
-                IntegrityError, f"part {part.number} was stored with other bytes than were sent"
+        self._bucket.mark_exists()
+        if md5_etag(response) not in (None, part.md5.hex()):
+            raise self._context.error(
+                IntegrityError, f"the ETag of part {part.number} is not the MD5 of the bytes sent"
             )
-        return _Done(part, str(require_field(answer, "ETag", self._where)))
+        return _SentPart(part, str(require_field(response, "ETag", self._context)))
 
     async def _upload(self) -> OpenUpload:
-        """Return the upload. The first part starts it; cancelling that part does not lose it."""
-        if self._creation is None:
-            beginning = begin(self._target, self._name, **_TYPE, Metadata=self._commit.metadata)
-            self._creation = asyncio.ensure_future(beginning)
-        return await asyncio.shield(self._creation)
+        """Return the upload. The first part creates it; cancelling that part does not cancel the creation."""
+        if self._upload_task is None:
+            creation = create_upload(self._bucket, self._name, **_CONTENT_TYPE, Metadata=self._commit.metadata)
+            self._upload_task = asyncio.ensure_future(creation)
+        return await asyncio.shield(self._upload_task)
 
     async def _complete(self) -> ObjectStat:
-        parts = [self._done[number] for number in sorted(self._done)]
+        parts = [self._sent[number] for number in sorted(self._sent)]
         if [done.number for done in parts] != list(range(1, len(parts) + 1)) or not parts or not parts[-1].last:
-            raise self._where.error(BackendError, "parts are missing, nothing was stored")
+            raise self._context.error(BackendError, "parts are missing; nothing was stored")
         upload = await self._upload()
         listed = {"Parts": [{"PartNumber": done.number, "ETag": done.etag} for done in parts]}
 
-        async def call(**condition: str) -> Answer:
-            return await self._target.calls.request(
-                self._where,
+        async def call(**condition: str) -> Response:
+            return await self._bucket.calls.request(
+                self._context,
                 "complete_multipart_upload",
-                **self._target.at(self._name),
+                **self._bucket.object_params(self._name),
                 **condition,
                 UploadId=upload.id,
                 MultipartUpload=listed,
             )
 
-        stat = await self._commit.run(_sent(parts), call)
+        stat = await self._commit.run(_payload_of(parts), call)
         try:
-            await forget(self._target, self._where, upload)
-        except FsbackupError as error:  # the object is stored; whoever looks for leftovers removes the record
-            log.info("%s: the record of an upload of %r stays: %s", self._target.calls.name, self._name, error)
+            await delete_record(self._bucket, self._context, upload)
+        except FsbackupError as error:  # the object is stored; `orphans` finds the record later
+            log.info(
+                "%s: cannot remove the record of an upload of %r: %s", self._bucket.calls.name, self._name, error
+            )
         return stat
 
-    async def _throw_away(self) -> None:
+    async def _clean_up(self) -> None:
         for sending in self._running:
             sending.cancel()
         try:
-            async with asyncio.timeout(_ABORT):
+            async with asyncio.timeout(_ABORT_TIMEOUT):
                 await asyncio.gather(*self._running, return_exceptions=True)
                 await self._abort_upload()
         except (FsbackupError, TimeoutError) as error:
-            log.warning("%s: an unfinished upload of %r stays: %s", self._target.calls.name, self._name, error)
+            log.warning("%s: cannot abort the upload of %r: %s", self._bucket.calls.name, self._name, error)
 
     async def _abort_upload(self) -> None:
-        if self._creation is None:
+        if self._upload_task is None:
             return
         try:
-            upload = await self._creation
+            upload = await self._upload_task
         except FsbackupError:
-            return  # it was never made, or nobody knows its id
-        for _ in range(2 if self._loose else 1):  # Amazon S3, AbortMultipartUpload: a part in flight may need it
-            if not await abort(self._target, self._where, upload.record):
+            return  # it was not created, or its UploadId is unknown
+        # Amazon S3, AbortMultipartUpload: a part in flight may need a second abort.
+        for _ in range(2 if self._may_land_late else 1):
+            if not await abort(self._bucket, self._context, upload.record):
                 break
-        await forget(self._target, self._where, upload)
+        await delete_record(self._bucket, self._context, upload)
 
 
-class _Done:
-    """What is kept of a part that has been sent: not its bytes."""
+class _SentPart:
+    """A part that has been sent, without its bytes."""
 
     __slots__ = ("etag", "last", "md5", "number", "size")
 
@@ -190,7 +193,7 @@ class _Done:
         self.etag = etag
 
 
-def _sent(parts: list[_Done]) -> Payload:
+def _payload_of(parts: list[_SentPart]) -> Payload:
     md5s = b"".join(done.md5 for done in parts)
     etag = f"{hashlib.md5(md5s, usedforsecurity=False).hexdigest()}-{len(parts)}"
     return Payload(sum(done.size for done in parts), etag, parts=True)

@@ -1,4 +1,4 @@
-"""Side doors: the places of the contract tests, seen without the library."""
+"""Access to the storage of the contract tests without fsbackup."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
-from fsbackup.testing import SideDoor
+from fsbackup.testing import RawAccess
 
 
-def directory_door(base: Path) -> SideDoor:
-    """Return the side door into a directory."""
-    return SideDoor(
+def directory_access(base: Path) -> RawAccess:
+    """Return raw access to a directory."""
+    return RawAccess(
         put=lambda name, data: _put(base / name, data),
         get=lambda name: (base / name).read_bytes() if (base / name).is_file() else None,
         names=lambda: {str(path.relative_to(base)) for path in base.rglob("*") if not path.is_dir()},
@@ -23,10 +23,10 @@ def _put(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def memory_door(root: str) -> SideDoor:
-    """Return the side door into fsspec's memory filesystem: the dictionary that it is."""
+def memory_access(root: str) -> RawAccess:
+    """Return raw access to fsspec's memory filesystem, which is a dictionary."""
     store, prefix = MemoryFileSystem.store, f"/{root}/"
-    return SideDoor(
+    return RawAccess(
         put=lambda name, data: MemoryFile(MemoryFileSystem(), prefix + name, data).commit(),
         get=lambda name: store[prefix + name].getvalue() if prefix + name in store else None,
         names=lambda: {name.removeprefix(prefix) for name in store if name.startswith(prefix)},

@@ -17,8 +17,8 @@ import pytest
 from fsbackup.errors import BackendError
 from fsbackup.loop import run
 from fsbackup.stores.base import Orphan, WritePlan
-from fsbackup.stores.s3.objects import S3Objects
 from fsbackup.stores.s3.profile import R2
+from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_kit import PART, connect, cut, outcome, upload
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint, client
@@ -31,11 +31,11 @@ NOW, LATER = -60.0, 3600.0
 
 _WRITER = """
     import asyncio, sys
-    from fsbackup.stores.s3 import S3Objects
+    from fsbackup.stores.s3 import S3Store
     from fsbackup.loop import run
-    from fsbackup.objects import Part, WritePlan
+    from fsbackup.stores.base import Part, WritePlan
     url, bucket, key_id, secret, region = sys.argv[1:]
-    store = S3Objects("x", bucket=bucket, endpoint_url=url, region=region, access_key_id=key_id,
+    store = S3Store("x", bucket=bucket, endpoint_url=url, region=region, access_key_id=key_id,
                       secret_access_key=secret)
     async def main():
         writer = store.writer("dir/big", WritePlan(None), lambda _: None)
@@ -46,16 +46,16 @@ _WRITER = """
 """
 
 
-def _leftovers(store: S3Objects, older_than: float) -> list[Orphan]:
+def _list_orphans(store: S3Store, older_than: float) -> list[Orphan]:
     async def collect() -> list[Orphan]:
-        return [found async for found in store.leftovers(older_than)]
+        return [found async for found in store.orphans(older_than)]
 
     return run(collect())
 
 
-def _discard(store: S3Objects) -> None:
-    for leftover in _leftovers(store, NOW):
-        run(store.discard(leftover))
+def _delete_orphans(store: S3Store) -> None:
+    for orphan in _list_orphans(store, NOW):
+        run(store.delete_orphan(orphan))
 
 
 @contextmanager
@@ -82,15 +82,15 @@ def test_an_upload_that_was_killed_is_found_and_thrown_away(server: str, request
         with _killed_at(proxy, hold):
             store = connect(endpoint)
     assert len(s3.list_uploads(endpoint)) == 2
-    assert _leftovers(store, LATER) == []
-    (found,) = _leftovers(store, NOW)
-    assert (found.size, "dir/big" in found.what) == (PART, True)
-    run(store.discard(found))
+    assert _list_orphans(store, LATER) == []
+    (found,) = _list_orphans(store, NOW)
+    assert (found.size, "dir/big" in found.description) == (PART, True)
+    run(store.delete_orphan(found))
     assert [one.upload_id for one in s3.list_uploads(endpoint)] == [theirs]
     assert set(s3.list_keys(endpoint)) == {"dir/big"}
     assert s3.read_bytes(endpoint, "dir/big") == b"old"
-    assert _leftovers(store, NOW) == []
-    run(store.discard(found))
+    assert _list_orphans(store, NOW) == []
+    run(store.delete_orphan(found))
     run(store.close())
 
 
@@ -105,13 +105,13 @@ def test_no_byte_is_sent_before_the_upload_is_recorded(direct: S3Endpoint, proxy
     assert "Parts" not in parts
 
 
-def test_an_upload_without_a_part_counts_from_its_beginning(store: S3Objects, proxy: FaultProxy) -> None:
+def test_an_upload_without_a_part_counts_from_its_beginning(store: S3Store, proxy: FaultProxy) -> None:
     for operation in ("upload_part", "abort"):
         proxy.add(Status(403, "AccessDenied"), on=operation)
     with pytest.raises(PermissionError):
         upload(store, "begun", BIG)
-    assert _leftovers(store, LATER) == []
-    assert [found.size for found in _leftovers(store, NOW)] == [0]
+    assert _list_orphans(store, LATER) == []
+    assert [found.size for found in _list_orphans(store, NOW)] == [0]
 
 
 def test_an_upload_that_moves_is_not_left_over(direct: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_an_upload_that_moves_is_not_left_over(direct: S3Endpoint, monkeypatch: 
         await writer.write(second)
         clock = (record.modified or 0) + 1000.5
         monkeypatch.setattr("time.time", lambda: clock)
-        found = [len([one async for one in store.leftovers(age)]) for age in (1000, 900)]
+        found = [len([one async for one in store.orphans(age)]) for age in (1000, 900)]
         monkeypatch.undo()
         await writer.write(last)
         await writer.commit()
@@ -139,22 +139,22 @@ def test_an_upload_that_moves_is_not_left_over(direct: S3Endpoint, monkeypatch: 
 
 
 def test_the_record_of_an_upload_that_ended_is_removed(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy
 ) -> None:
     """The object was stored, and only the record could not be removed: that is no failure of the upload."""
     proxy.add(Status(403, "AccessDenied"), on="delete")
     assert upload(store, "stored", BIG).size == len(BIG)
     proxy.clear()
     assert len(s3.list_keys(direct, UPLOADS)) == 1
-    (found,) = _leftovers(store, NOW)
-    assert (found.size, "has ended" in found.what) == (0, True)
-    run(store.discard(found))
+    (found,) = _list_orphans(store, NOW)
+    assert (found.size, "finished upload" in found.description) == (0, True)
+    run(store.delete_orphan(found))
     assert set(s3.list_keys(direct)) == {"stored"}
     assert s3.read_bytes(direct, "stored") == BIG
 
 
 def test_an_upload_that_cannot_be_recorded_is_not_begun(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy
 ) -> None:
     proxy.add(Status(403, "AccessDenied"), on="put_object")
     with pytest.raises(PermissionError):
@@ -164,7 +164,7 @@ def test_an_upload_that_cannot_be_recorded_is_not_begun(
 
 
 def test_a_record_whose_answer_was_lost_goes_with_its_upload(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy
 ) -> None:
     proxy.add(LoseResponse(), on="put_object", times=1)
     upload(store, "stored", BIG)
@@ -184,14 +184,14 @@ def test_a_record_whose_answer_was_lost_goes_with_its_upload(
 def test_what_is_no_record_of_ours_is_left_alone(direct: S3Endpoint, data: bytes) -> None:
     store = connect(direct, profile=R2)
     s3.put_bytes(direct, f"{UPLOADS}0123", data)
-    assert _leftovers(store, NOW) == []
-    run(store.discard(Orphan(f"{UPLOADS}0123", 0.0, 0, "")))
+    assert _list_orphans(store, NOW) == []
+    run(store.delete_orphan(Orphan(f"{UPLOADS}0123", 0.0, 0, "")))
     assert s3.read_bytes(direct, f"{UPLOADS}0123") == data
     run(store.close())
 
 
 def test_an_upload_that_cannot_be_aborted_keeps_its_record(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy
 ) -> None:
     async def scenario() -> None:
         writer = store.writer("stays", WritePlan(None), lambda _: None)
@@ -200,11 +200,11 @@ def test_an_upload_that_cannot_be_aborted_keeps_its_record(
         await writer.abort()
 
     run(scenario())
-    (found,) = _leftovers(store, NOW)
-    assert isinstance(outcome(store.discard(found)), BackendError)
-    assert len(s3.list_uploads(direct)) == len(_leftovers(store, NOW)) == 1
+    (found,) = _list_orphans(store, NOW)
+    assert isinstance(outcome(store.delete_orphan(found)), BackendError)
+    assert len(s3.list_uploads(direct)) == len(_list_orphans(store, NOW)) == 1
     proxy.clear()
-    _discard(store)
+    _delete_orphans(store)
     assert (s3.list_keys(direct), s3.list_uploads(direct)) == ({}, [])
 
 

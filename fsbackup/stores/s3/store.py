@@ -1,4 +1,4 @@
-"""`S3Objects`: the object I/O of `fsbackup.stores.base` in a bucket of any S3 service."""
+"""`S3Store`: the object I/O of `fsbackup.stores.base` in a bucket of any S3 service."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from fsbackup.stores.base import (
     WritePlan,
 )
 from fsbackup.stores.s3.arguments import check_endpoint, check_positive
+from fsbackup.stores.s3.bucket import PAGE_SIZE, Bucket, stat_of
 from fsbackup.stores.s3.calls import Calls
 from fsbackup.stores.s3.client import S3Connection, Settings
-from fsbackup.stores.s3.facts import service_info
-from fsbackup.stores.s3.leftovers import delete_orphan, find_orphans
+from fsbackup.stores.s3.info import service_info
 from fsbackup.stores.s3.listing import list_objects
+from fsbackup.stores.s3.orphans import delete_orphan, list_orphans
 from fsbackup.stores.s3.profile import GENERIC, Profile
 from fsbackup.stores.s3.reading import read_range, require
 from fsbackup.stores.s3.removing import remove_object
 from fsbackup.stores.s3.secret import Secret
-from fsbackup.stores.s3.target import PAGE_SIZE, Bucket, stat_of
 from fsbackup.stores.s3.writer import S3Writer
 
 DEFAULT_CONCURRENCY = 4
 
 
-class S3Objects(ObjectStore):
+class S3Store(ObjectStore):
     """Objects in one bucket.
 
     Parameters
@@ -42,30 +42,30 @@ class S3Objects(ObjectStore):
     bucket
         The bucket, which must exist.
     endpoint_url
-        Where the service is; None for Amazon S3 itself.
+        The service's URL; None for Amazon S3 itself.
     region
         The region to sign for.
     access_key_id, secret_access_key
-        How to sign in; neither is ever shown.
+        The credentials; never shown.
     prefix
-        Leading segments under which all names are stored, invisible above.
+        Leading segments of all stored names; callers do not see them.
     profile
-        The provider's facts.
+        The properties of the provider.
     timeout
-        Longest silence in seconds: no byte moved and no answer.
+        Longest time in seconds without a byte moved.
     max_concurrency
-        Parts of one object that are sent at once.
+        Parts of one object sent at once.
     ca_bundle
         A file of certificates to trust instead of the system's.
     page_size
-        Names per page of a listing; the services' own limit, 1,000, is the default.
+        MaxKeys of a listing; the default, 1,000, is the services' limit.
 
     Raises
     ------
     ConfigError
-        When `endpoint_url` is no plain web address, or a number is not above zero.
+        When `endpoint_url` is not a plain web address, or a number is not above zero.
     ValueError
-        When `prefix` could not be the beginning of a key.
+        When `prefix` cannot be the beginning of a key.
     """
 
     def __init__(
@@ -93,14 +93,14 @@ class S3Objects(ObjectStore):
             Settings(endpoint_url, region, Secret(access_key_id), Secret(secret_access_key), timeout, ca_bundle)
         )
         folder = f"{encode_key(check_prefix(prefix)).removesuffix('/')}/" if prefix else ""
-        self._target = Bucket(Calls(name, self._connection, timeout), bucket, folder, profile, page_size)
+        self._bucket = Bucket(Calls(name, self._connection, timeout), bucket, folder, profile, page_size)
 
     @property
-    def capabilities(self) -> Capabilities:  # type: ignore[override]  # a fact of the provider, not of the class
-        """What this provider can do; `conditional_create` ends when the service refuses the condition."""
-        profile = self._target.profile
+    def capabilities(self) -> Capabilities:  # type: ignore[override]  # depends on the provider, not on the class
+        """What this provider can do; `conditional_create` turns False when the service refuses the condition."""
+        profile = self._bucket.profile
         return Capabilities(
-            conditional_create=profile.condition == "atomic" and not self._target.refuses_condition,
+            conditional_create=profile.condition == "atomic" and not self._bucket.refuses_condition,
             wants_md5=True,
             removes_versions=profile.removes_versions,
             content_etags="all" if profile.multipart_etag_is_md5 else "single",
@@ -110,13 +110,13 @@ class S3Objects(ObjectStore):
     @property
     def location(self) -> str:
         """Where the objects are, as ``r2://bucket/prefix at https://...``."""
-        path = f"{self._target.profile.scheme}://{self.bucket}/{self._target.prefix}".removesuffix("/")
+        path = f"{self._bucket.profile.scheme}://{self.bucket}/{self._bucket.prefix}".removesuffix("/")
         return f"{path} at {self.endpoint_url}" if self.endpoint_url else path
 
     def address(self, name: str) -> str:
         """Return where an object is; R2, B2 and plain S3 are the same service where their endpoint is the same."""
         service = (self.endpoint_url or "https://s3.amazonaws.com").lower().rstrip("/")
-        return f"{service}/{self.bucket}/{self._target.prefix}{name}"
+        return f"{service}/{self.bucket}/{self._bucket.prefix}{name}"
 
     @property
     def filesystem(self) -> Any:
@@ -124,49 +124,54 @@ class S3Objects(ObjectStore):
         return self._connection.filesystem
 
     async def stat(self, name: str) -> ObjectStat | None:
-        """Ask by one HEAD; the first missing key also has the bucket proven."""
-        answer = await self._target.head(name)
-        return None if answer is None else stat_of(name, answer)
+        """Send one HEAD; for the first missing key also check that the bucket exists."""
+        response = await self._bucket.head(name)
+        return None if response is None else stat_of(name, response)
 
     async def read(
-        self, name: str, start: int = 0, end: int | None = None, *, moved: Callable[[int], None] | None = None
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        on_progress: Callable[[int], None] | None = None,
     ) -> bytes:
-        """Read by one GET (an empty range by one HEAD)."""
-        if end is not None and start >= end:  # HTTP has no empty range, but the object must be there
-            return await require(self._target, name)
-        return b"".join(await read_range(self._target, name, start, end, moved or (lambda _: None)))
+        """Send one GET (for an empty range one HEAD)."""
+        if end is not None and start >= end:  # HTTP has no empty range, but the object must exist
+            return await require(self._bucket, name)
+        return b"".join(await read_range(self._bucket, name, start, end, on_progress or (lambda _: None)))
 
-    async def read_pieces(
-        self, name: str, start: int, end: int, *, moved: Callable[[int], None] | None = None
+    async def read_buffers(
+        self, name: str, start: int, end: int, *, on_progress: Callable[[int], None] | None = None
     ) -> list[bytes]:
-        """Read by one GET, and keep what comes as it comes."""
+        """Send one GET, and return the buffers as they arrived."""
         if start >= end:
-            return [await require(self._target, name)]
-        return await read_range(self._target, name, start, end, moved or (lambda _: None))
+            return [await require(self._bucket, name)]
+        return await read_range(self._bucket, name, start, end, on_progress or (lambda _: None))
 
-    def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> ObjectWriter:
-        """Return a writer; `moved` is also called with 0, as a sign of life, while bytes are sent again."""
-        return S3Writer(self._target, name, plan, moved, self.max_concurrency)
+    def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
+        """Return a writer; it calls `on_progress` with 0 while bytes are sent again."""
+        return S3Writer(self._bucket, name, plan, on_progress, self.max_concurrency)
 
     def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
-        """List by pages of 1,000."""
-        return list_objects(self._target, prefix, start_after)
+        """Send one ListObjectsV2 per page of 1,000."""
+        return list_objects(self._bucket, prefix, start_after)
 
     async def remove(self, name: str) -> None:
-        """Remove by one DELETE, or one per version where the bucket keeps versions."""
-        await remove_object(self._target, name)
+        """Send one DELETE, or one per version where the bucket keeps versions."""
+        await remove_object(self._bucket, name)
 
-    def leftovers(self, older_than: float) -> AsyncIterator[Orphan]:
-        """Find unfinished multipart uploads by our own records of them; those of others stay unseen."""
-        return find_orphans(self._target, older_than)
+    def orphans(self, older_than: float) -> AsyncIterator[Orphan]:
+        """Yield unfinished multipart uploads that fsbackup recorded; those of other programs have no record."""
+        return list_orphans(self._bucket, older_than)
 
-    async def discard(self, leftover: Orphan) -> None:
+    async def delete_orphan(self, orphan: Orphan) -> None:
         """Abort the upload and remove its record."""
-        await delete_orphan(self._target, leftover)
+        await delete_orphan(self._bucket, orphan)
 
-    async def facts(self, probe: str | None = None) -> BackendInfo:
-        """Ask the service for its time, and for the bucket's versions, rules and unfinished uploads."""
-        return await service_info(self._target, probe)
+    async def info(self, probe: str | None = None) -> BackendInfo:
+        """Return the service's clock, and the bucket's versioning, lifecycle rules and unfinished uploads."""
+        return await service_info(self._bucket, probe)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -176,4 +181,6 @@ class S3Objects(ObjectStore):
         return f"{type(self).__name__}({self.name!r}, {self.location!r})"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a backend holds credentials and connections: make it anew from the configuration")
+        raise TypeError(
+            "an S3 store holds credentials and cannot be pickled; create it again from the configuration"
+        )
