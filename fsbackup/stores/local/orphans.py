@@ -19,10 +19,10 @@ _TEMP = re.compile(rf"(?:.*/)?\.[0-9a-f]{{32}}{re.escape(keys.TEMP_SUFFIX)}", re
 class _TempFiles(NameFilter):
     """The window that shows what all others hide."""
 
-    def has(self, name: bytes) -> bool:
+    def matches(self, name: bytes) -> bool:
         return is_temp(name.decode("utf-8", "surrogateescape"))
 
-    def enters(self, directory: bytes) -> bool:  # noqa: ARG002 - records are written through temp files too
+    def may_contain(self, directory: bytes) -> bool:  # noqa: ARG002 - records are written through temp files too
         return True
 
 
