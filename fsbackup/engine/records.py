@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fsbackup.errors import (
@@ -50,6 +50,9 @@ CopyState = Literal[
 class ReplicaState:
     """What one replica has of one object: its record, its data, and how both compare with the other replicas.
 
+    Two are equal when the replica has not changed in between: `state` and `detail`, which depend on others, do not
+    count.
+
     Parameters
     ----------
     store
@@ -76,8 +79,8 @@ class ReplicaState:
     stat: ObjectStat | None = None
     error: FsbackupError | None = None
     from_listing: bool = False
-    state: CopyState = "unknown"
-    detail: str = ""
+    state: CopyState = field(default="unknown", compare=False)
+    detail: str = field(default="", compare=False)
 
     @property
     def backend(self) -> str:
