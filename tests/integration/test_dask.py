@@ -47,7 +47,7 @@ backends:
     endpoint_url: {endpoint}
     access_key_id: "${{DASK_TEST_KEY}}"
     secret_access_key: "${{DASK_TEST_SECRET}}"
-    timeout: 20s
+    timeout: 60s
 replication:
   triple: {{backends: [one, two, r2], min_copies: 2}}
 """
@@ -172,7 +172,7 @@ def test_a_replica_that_is_away_is_known_to_all(scene: Scene) -> None:
     """It is found here, and no worker waits for it."""
     scene.proxy.add(Stall())
     text = scene.config.read_text()
-    scene.config.write_text(text.replace("20s", "1s"))
+    scene.config.write_text(text.replace("60s", "1s"))
     scene.proxy.forget()
     report = scene.verify("tree")
     assert (report.status, report.objects, report.found) == ("degraded", OBJECTS, 0)

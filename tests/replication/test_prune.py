@@ -153,7 +153,7 @@ def test_keys_of_no_series_and_other_peoples_files_stay(old: Disks) -> None:
         "db/2001-01-02%zz",
         "db/.2001-01-03.fsbackup-tmp",
     }
-    assert heard["db/2001-01-01.gz"] == "it has no manifest, so nothing says that it is ours to remove"
+    assert heard["db/2001-01-01.gz"] == "it has no manifest, so nothing proves that fsbackup stored it"
     assert heard["db/latest.gz"] == "no series: its key matches no job's destination with {now} and no `series`"
 
 
