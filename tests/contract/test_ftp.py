@@ -14,6 +14,8 @@ from fsbackup.testing import ObjectPlace, ObjectStoreContract, Place
 from tests.contract.doors import directory_door
 from tests.contract.ftpd import FtpServer, running_ftpd
 
+pytestmark = pytest.mark.matrix
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FtpServer]:

@@ -43,6 +43,7 @@ def begin(request: Record) -> int:
     return int(dict(request.headers)["Range"].removeprefix("bytes=").partition("-")[0])
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("block_size", [None, MIB, 100_000])
 def test_any_walk_reads_the_file(disks: Site, path: str, seed: int, block_size: int | None) -> None:

@@ -16,7 +16,7 @@ from tests.replication.uploads import Upload
 from tests.replication.world import World
 from tests.servers.faults import FaultProxy, Hold, Refuse, Stall
 
-COUNT = 300
+COUNT = 150
 
 
 @pytest.fixture

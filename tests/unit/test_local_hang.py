@@ -131,7 +131,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         stop(self)
         event.set()
 
-    monkeypatch.setattr(AtomicFile, "stop", noted)
+    monkeypatch.setattr(AtomicFile, "cancel", noted)
     return event
 
 
