@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["tests.servers.fixtures", "tests.faults.options"]
+from tests.matrix import mark_combinations
+
+pytest_plugins = ["pytester", "tests.servers.fixtures", "tests.faults.options"]
 
 #: The beginnings of the reasons for which a test may be left out where everything has to run.
 _ALLOWED_SKIPS = ("needs the right to mount", "only measured on request")
@@ -16,6 +18,12 @@ _ALLOWED_SKIPS = ("needs the right to mount", "only measured on request")
 # A shell starts background commands with Ctrl-C ignored, and so would be the processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks are selected by
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to the second set what the default run can spare."""
+    mark_combinations(items)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -103,16 +103,16 @@ class StorageBackendContract:
         assert (backend.delete("dir/a*"), backend.delete("dir/a"), backend.delete("dir")) == (True, True, True)
         assert [key for key in [*stay, "dir/a*", "dir/a"] if backend.exists(key)] == stay
 
-    @pytest.mark.parametrize("key", [key for key in ODD_KEYS if len(key) < 100])
-    def test_odd_key_round_trips(self, place: BackendPlace, source: Path, key: str) -> None:
+    def test_odd_keys_round_trip(self, place: BackendPlace, source: Path) -> None:
         """Any key works for every method and is stored under its encoded name."""
         backend = place.backend("raise")
-        assert backend.upload(source, key) is True
-        assert place.raw.get(encode_key(key)) == b"a database"
-        assert (backend.exists(key), backend.get_size(key)) == (True, 10)
-        assert backend.download(key, source.with_name("copy")) is True
-        assert backend.delete(key) is True
-        assert place.raw.get(encode_key(key)) is None
+        for key in (key for key in ODD_KEYS if len(key) < 100):
+            assert backend.upload(source, key) is True, f"{key!r} was not uploaded"
+            assert place.raw.get(encode_key(key)) == b"a database", f"{key!r} is not under its name"
+            assert (backend.exists(key), backend.get_size(key)) == (True, 10), f"{key!r} is not found"
+            assert backend.download(key, source.with_name("copy")) is True, f"{key!r} is not downloaded"
+            assert backend.delete(key) is True, f"{key!r} was not deleted"
+            assert place.raw.get(encode_key(key)) is None, f"{key!r} is still there"
 
     def test_download_of_a_missing_key(self, place: BackendPlace, source: Path) -> None:
         """Downloading a missing key fails, and leaves the local file as it was and nothing beside it."""

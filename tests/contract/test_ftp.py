@@ -14,6 +14,8 @@ from fsbackup.testing import ObjectPlace, ObjectStoreContract, Place
 from tests.contract.ftpd import FtpServer, running_ftpd
 from tests.contract.raw_access import directory_access
 
+pytestmark = pytest.mark.matrix
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FtpServer]:

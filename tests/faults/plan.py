@@ -131,6 +131,12 @@ class Plan:
     earlier: bool = False
 
     @property
+    def troubles(self) -> set[str]:
+        """What goes wrong in it: its damage, its outage, and what its kill waits for."""
+        named = {trouble for trouble in (self.damage, self.outage) if trouble}
+        return named | {type(moment).__name__ for moment in self.kill}
+
+    @property
     def chance(self) -> random.Random:
         """The source of further details; always the same one."""
         return random.Random(f"details of {self.kind}/{self.seed}")
@@ -177,7 +183,8 @@ def _things(operation: Operation, chance: random.Random) -> tuple[Thing, ...]:
         # Versions of one size are the hardest to tell apart.
         other = size if chance.random() < 0.6 else chance.choice(SIZES)
         old, new = Version(size, 2 * number), Version(other, 2 * number + 1)
-        old = old if old.data != new.data else Version(size + 1, 2 * number)
+        # Two seeds give the same bytes only where there are hardly any.
+        old = old if old.size > 1 or old.data != new.data else Version(size + 1, 2 * number)
         made.append(Thing(key, old, old) if key == KEYS[-1] else _thing(operation, key, old, new, chance))
     return tuple(made)
 

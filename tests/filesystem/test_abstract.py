@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from fsspec.tests import abstract
 
 from fsbackup.filesystem import FsbackupFileSystem
-from tests.filesystem.site import ROOT, Site
+from tests.filesystem.site import ROOT, Site, make_site
+
+
+@pytest.fixture(scope="module")
+def local_site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """Return a site of two directories for all tests of this file."""
+    with make_site("local+local", tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
+        yield made
 
 
 class Fixtures(abstract.AbstractFixtures):  # type: ignore[misc]
@@ -29,15 +36,27 @@ class Fixtures(abstract.AbstractFixtures):  # type: ignore[misc]
 
 
 class TestCopy(abstract.AbstractCopyTests, Fixtures):  # type: ignore[misc]
-    pass
+    test_copy_glob_edge_cases = None
 
 
 class TestGet(abstract.AbstractGetTests, Fixtures):  # type: ignore[misc]
-    pass
+    test_get_glob_edge_cases = None
 
 
 class TestPut(abstract.AbstractPutTests, Fixtures):  # type: ignore[misc]
-    pass
+    test_put_glob_edge_cases = None
+
+
+class TestGlobEdgeCases(Fixtures):
+    """What patterns match is decided by fsspec, before any replica is asked: two directories are enough for it."""
+
+    @pytest.fixture
+    def site(self, local_site: Site) -> Site:
+        return local_site
+
+    test_copy_glob_edge_cases = abstract.AbstractCopyTests.test_copy_glob_edge_cases
+    test_get_glob_edge_cases = abstract.AbstractGetTests.test_get_glob_edge_cases
+    test_put_glob_edge_cases = abstract.AbstractPutTests.test_put_glob_edge_cases
 
 
 class TestOpen(abstract.AbstractOpenTests, Fixtures):  # type: ignore[misc]

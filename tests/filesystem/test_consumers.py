@@ -17,9 +17,10 @@ from pandas.testing import assert_frame_equal
 from upath import UPath
 
 from tests.filesystem.site import ROOT, Site, make_site
+from tests.matrix import matrix
 
 #: All in order; wrong bytes in every block that is read from one; one that dies within its second answer.
-TROUBLES = ["s3+s3", "rotten+local", "dying+s3"]
+TROUBLES = ["dying+s3", *map(matrix, ["s3+s3", "rotten+local"])]
 
 
 @pytest.fixture(scope="module", params=TROUBLES)

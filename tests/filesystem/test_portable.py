@@ -147,6 +147,7 @@ def cluster() -> Iterator[Client]:
         yield client
 
 
+@pytest.mark.matrix
 @pytest.mark.filterwarnings("ignore")  # distributed's own, on its way down
 @pytest.mark.parametrize(
     "fault", [Refuse(), Corrupt(at=1000), Drop(answer_bytes=1000)], ids=["gone", "rotten", "dying"]

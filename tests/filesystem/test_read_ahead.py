@@ -43,6 +43,7 @@ def first_byte(request: Record) -> int:
     return int(dict(request.headers)["Range"].removeprefix("bytes=").partition("-")[0])
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("block_size", [None, MIB, 100_000])
 def test_any_sequence_of_reads(disks: Site, path: str, seed: int, block_size: int | None) -> None:

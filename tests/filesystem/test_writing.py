@@ -22,6 +22,7 @@ from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.site import ROOT, SET, Site
 from tests.integration.cli_kit import wait_until
+from tests.matrix import matrix
 from tests.replication.world import MIB, content
 from tests.servers.bucket import list_keys, list_uploads
 from tests.servers.faults import Hold, Refuse, Status
@@ -417,7 +418,7 @@ def assert_nothing_of(path: str, site: Site) -> None:
     assert not site.fs().exists(path)
 
 
-@pytest.mark.parametrize("write", [_put, _pipe, _copy, _write_and_close, _write_more_than_fits])
+@pytest.mark.parametrize("write", [_put, _write_more_than_fits, *map(matrix, [_pipe, _copy, _write_and_close])])
 def test_ctrl_c_ends_the_upload_too(
     buckets: Site, path: str, tmp_path: Path, write: Callable[[FsbackupFileSystem, str, Path], None]
 ) -> None:

@@ -17,6 +17,7 @@ from zarr.testing.store import StoreTests
 
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.site import ROOT, TOP, Site
+from tests.matrix import matrix
 from tests.servers.faults import Corrupt, Drop, Fault
 
 _QUICK = settings(
@@ -80,7 +81,7 @@ class KeyStore(FsspecStore):
         return bool(await self.fs._isfile(f"{self.path}/{key}"))
 
 
-@pytest.fixture(params=["whole", "dying", "rotten"])
+@pytest.fixture(params=["rotten", *map(matrix, ["whole", "dying"])])
 def trouble(request: pytest.FixtureRequest, flat: Site) -> Iterator[Site]:
     """Yield a site one of whose replicas dies in every answer, or has a wrong byte in every object."""
     if request.param == "whole":

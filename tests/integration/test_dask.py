@@ -31,6 +31,8 @@ from tests.integration.cli_kit import wait_until
 from tests.servers.endpoint import S3Endpoint, client, fresh_bucket
 from tests.servers.faults import FaultProxy, Hold, Stall, fault_proxy
 
+pytestmark = pytest.mark.matrix
+
 SECRET_NAMES = ("DASK_TEST_KEY", "DASK_TEST_SECRET")
 OBJECTS = 24
 KEYS = [f"tree/{number:03}" for number in range(OBJECTS)]

@@ -79,6 +79,7 @@ def checkout(target: Path) -> Path:
     return target
 
 
+@pytest.mark.matrix  # it installs the package once more
 def test_the_first_command_backs_up_the_checkout_and_sends_nothing_the_second_time(tmp_path: Path) -> None:
     """From nothing: it makes the environment, installs, backs up, and says what is where."""
     here = checkout(tmp_path)

@@ -25,6 +25,7 @@ from fsbackup.loop import run
 from fsbackup.stores.s3.profile import R2
 from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_kit import MIB, PART, connect, cut, names, outcome, upload, write
+from tests.matrix import matrix
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import (
@@ -112,6 +113,7 @@ TRANSIENT_IDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("fault", TRANSIENT, ids=TRANSIENT_IDS)
 @pytest.mark.parametrize("operation", ["put_object", "get", "delete", "list"])
 def test_what_may_pass_is_tried_again(
@@ -142,6 +144,7 @@ def test_head_is_tried_again_by_its_status(
     assert (found.size, proxy.count("head")) == (len(DATA), 3)
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("fault", TRANSIENT, ids=TRANSIENT_IDS)
 @pytest.mark.parametrize("operation", ["create_multipart", "upload_part", "complete"])
 def test_every_step_of_an_upload_is_tried_again(
@@ -353,7 +356,7 @@ def test_a_create_of_what_another_wrote_is_a_conflict_even_if_it_is_the_same(
 
 
 @pytest.mark.parametrize("create_only", [False, True])
-@pytest.mark.parametrize("server", ["moto", "strict_r2", "strict_b2", "seaweedfs"])
+@pytest.mark.parametrize("server", ["strict_r2", "strict_b2", *map(matrix, ["moto", "seaweedfs"])])
 def test_a_completed_upload_whose_answer_is_lost_is_found_stored(
     server: str, create_only: bool, request: pytest.FixtureRequest
 ) -> None:

@@ -51,14 +51,13 @@ def test_the_same_headers_as_botos(
     assert_same_request(ours, botos)
 
 
-@pytest.mark.parametrize("key", ODD_KEYS)
-def test_every_name_is_signed_as_the_service_reads_it(seaweedfs: S3Endpoint, key: str) -> None:
+def test_every_name_is_signed_as_the_service_reads_it(seaweedfs: S3Endpoint) -> None:
     """The server checks signatures over the path that it was asked for."""
     endpoint = s3.fresh_bucket(seaweedfs)
-    name = encode_key(key)
-    s3.put_bytes(endpoint, name, DATA)
     store = connect(endpoint)
-    assert run(store.read(name, 100, 200)) == DATA[100:200]
+    for name in map(encode_key, ODD_KEYS):
+        s3.put_bytes(endpoint, name, DATA)
+        assert outcome(store.read(name, 100, 200)) == DATA[100:200], name
     run(store.close())
 
 

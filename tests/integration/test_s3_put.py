@@ -78,15 +78,15 @@ def test_an_upload_may_have_any_id() -> None:
     assert parts == [{"partNumber": "1", "uploadId": odd}]
 
 
-@pytest.mark.parametrize("key", ODD_KEYS)
-def test_every_name_is_signed_as_the_service_reads_it(seaweedfs: S3Endpoint, key: str) -> None:
+def test_every_name_is_signed_as_the_service_reads_it(seaweedfs: S3Endpoint) -> None:
     """The server checks signatures over the path that it was asked for."""
     endpoint = s3.fresh_bucket(seaweedfs)
     store = connect(endpoint)
-    name = encode_key(key)
-    run(store.put(name, DATA))
+    for name in map(encode_key, ODD_KEYS):
+        error = outcome(store.put(name, DATA))
+        assert not isinstance(error, BaseException), f"{name!r}: {error}"
+        assert s3.read_bytes(endpoint, name) == DATA, name
     run(store.close())
-    assert s3.read_bytes(endpoint, name) == DATA
 
 
 @pytest.mark.parametrize(

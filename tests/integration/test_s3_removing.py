@@ -16,6 +16,7 @@ from fsbackup.stores.s3.errors import code_of
 from fsbackup.stores.s3.profile import B2, R2
 from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_kit import connect, names, outcome, upload
+from tests.matrix import matrix
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import FaultProxy, LoseResponse, Status, fault_proxy
@@ -171,7 +172,7 @@ def test_a_bucket_without_versions_is_asked_for_none(moto: S3Endpoint) -> None:
         assert [one.operation for one in proxy.requests] == ["put_object", "delete", "delete"]
 
 
-SERVERS = ["moto", "seaweedfs", "rclone", "strict_r2", "strict_b2"]
+SERVERS = ["seaweedfs", "strict_r2", "strict_b2", *map(matrix, ["moto", "rclone"])]
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -189,7 +190,7 @@ def test_a_missing_bucket_is_never_a_missing_object(server: str, request: pytest
     run(store.close())
 
 
-@pytest.mark.parametrize("server", ["seaweedfs", "rclone", "strict_r2", "strict_b2"])
+@pytest.mark.parametrize("server", ["seaweedfs", "strict_r2", "strict_b2", matrix("rclone")])
 @pytest.mark.parametrize("wrong", ["access_key_id", "secret_access_key"])
 def test_wrong_keys_are_never_a_missing_object(server: str, wrong: str, request: pytest.FixtureRequest) -> None:
     keys: dict[str, Any] = {wrong: "wrong-wrong-wrong"}

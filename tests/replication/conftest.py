@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from fsbackup.stores.base import ObjectStore
+from tests.matrix import matrix
 from tests.replication.memory import PartCount
 from tests.replication.prune_kit import KEY, NEW, Disks
 from tests.replication.world import World, make_world
 
 #: Which server plays R2 and which plays B2: each in both roles, and the strict ones over TLS in their own.
-PAIRS = [("moto", "seaweedfs"), ("seaweedfs", "moto"), ("strict_r2", "strict_b2")]
+PAIRS = [("strict_r2", "strict_b2"), *map(matrix, [("moto", "seaweedfs"), ("seaweedfs", "moto")])]
 
 
 @pytest.fixture

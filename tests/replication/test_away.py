@@ -136,6 +136,7 @@ def repair(_: World, store: ReplicatedStorage, __: str) -> str:
 OPERATIONS = (upload, upload_many, restore, restore_tree, status, verify, repair)
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: str(each.__name__))
 @pytest.mark.parametrize("fault", CAUSES)
 def test_it_goes_on_with_two_names_the_third_and_asks_it_once(

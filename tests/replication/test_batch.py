@@ -22,7 +22,7 @@ from tests.replication.prune_kit import record
 from tests.replication.world import World, connect
 from tests.servers.faults import FaultProxy, Hold, Refuse, Stall
 
-COUNT = 300
+COUNT = 150
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import pytest
 
 from fsbackup.engine import restore
 from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
+from tests.matrix import sparing
 from tests.replication.eyes import Eye, manifest_name
 from tests.replication.world import MIB, World, content
 from tests.servers.faults import Drop, Fault, Stall, Status, Throttle
@@ -95,6 +96,9 @@ DAMAGE: dict[str, Callable[[Eye, bytes], None]] = {
     "flipped, manifest of nonsense": _flip_with_manifest(b"[[1]]"),
     "flipped, manifest without blocks": _lose_blocks,
 }
+#: What the default run does to several replicas at once: to data, to a manifest, and to both.
+FIRST = {"flipped", "truncated", "flipped, edited manifest", "swapped with manifests"}
+
 #: An extended object still holds the right bytes at the right places.
 HARMLESS = {"extended"}
 
@@ -145,7 +149,7 @@ def test_any_one_damaged_replica_is_skipped(stored: World, damage: str) -> None:
             stored.eyes[name].put(each, old)
 
 
-@pytest.mark.parametrize("damage", [each for each in DAMAGE if each not in HARMLESS])
+@pytest.mark.parametrize("damage", sparing((each for each in DAMAGE if each not in HARMLESS), FIRST))
 def test_all_but_one_damaged_is_still_enough(stored: World, damage: str) -> None:
     """The only intact replica, last in the read order, gives the right bytes."""
     for name in ("local", "r2"):
@@ -156,7 +160,8 @@ def test_all_but_one_damaged_is_still_enough(stored: World, damage: str) -> None
 
 
 @pytest.mark.parametrize(
-    "damage", [each for each in DAMAGE if each not in {*HARMLESS, "deleted", "flipped, no manifest"}]
+    "damage",
+    sparing((each for each in DAMAGE if each not in {*HARMLESS, "deleted", "flipped, no manifest"}), FIRST),
 )
 def test_all_damaged_is_an_integrity_error_and_never_data(stored: World, damage: str) -> None:
     """When no replica has the right bytes, `IntegrityError` is raised and the target stays as it was."""

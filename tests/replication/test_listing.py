@@ -52,18 +52,27 @@ def odd(moto: S3Endpoint, strict_b2: S3Endpoint, tmp_path: Path) -> Iterator[Wor
         yield world
 
 
-@pytest.fixture
-def many(world: World) -> Iterator[World]:
+@pytest.fixture(scope="module")
+def filled(moto: S3Endpoint, seaweedfs: S3Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Return a world with more objects than a page has, put there by others."""
-    with ThreadPoolExecutor(4) as pool:
-        for name in NAMES:
-            for _ in pool.map(lambda n, eye=world.eyes[name]: eye.put(f"many/{n:05}", b"x"), range(MANY)):
-                pass
-    yield world
-    for name in ("r2", "b2"):
+    with make_world(moto, seaweedfs, tmp_path_factory.mktemp("many"), proxied=True) as world:
         with ThreadPoolExecutor(4) as pool:
-            for _ in pool.map(world.eyes[name].drop, sorted(world.eyes[name].names())):
-                pass
+            for name in NAMES:
+                for _ in pool.map(lambda n, eye=world.eyes[name]: eye.put(f"many/{n:05}", b"x"), range(MANY)):
+                    pass
+        yield world
+        for name in ("r2", "b2"):
+            with ThreadPoolExecutor(4) as pool:
+                for _ in pool.map(world.eyes[name].drop, sorted(world.eyes[name].names())):
+                    pass
+
+
+@pytest.fixture
+def many(filled: World) -> Iterator[World]:
+    """Return that world, which no test changes, without faults."""
+    yield filled
+    for proxy in filled.proxies.values():
+        proxy.clear()
 
 
 def test_odd_keys_are_stored_under_their_names_and_listed_in_order(odd: World) -> None:

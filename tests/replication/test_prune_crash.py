@@ -20,6 +20,7 @@ STEPS = [KEY, manifest_name(KEY)]
 NEWER = b"replaced meanwhile"
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("step", STEPS, ids=["data", "manifest"])
 @pytest.mark.parametrize("name", ["r2", "b2"])
 def test_killed_after_any_step(contested: World, name: str, step: str) -> None:
@@ -84,6 +85,7 @@ def test_an_overwrite_meanwhile(contested: World, step: str) -> None:
     assert all(eye.provable(KEY) == NEWER for eye in world.eyes.values())
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("step", STEPS, ids=["data", "manifest"])
 @pytest.mark.parametrize("other", ["delete", "prune", "repair"])
 def test_others_meanwhile(contested: World, other: str, step: str) -> None:
