@@ -9,13 +9,15 @@ import pytest
 from fsspec.tests import abstract
 
 from fsbackup.filesystem import FsbackupFileSystem
-from tests.filesystem.site import ROOT, Site, make_site
+from tests.filesystem.configured_set import ROOT, ConfiguredSet, make_configured_set
 
 
 @pytest.fixture(scope="module")
-def local_site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Site]:
+def local_site(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[ConfiguredSet]:
     """Return a site of two directories for all tests of this file."""
-    with make_site("local+local", tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
+    with make_configured_set("local+local", tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
         yield made
 
 
@@ -23,8 +25,8 @@ class Fixtures(abstract.AbstractFixtures):  # type: ignore[misc]
     """What the suites run on."""
 
     @pytest.fixture
-    def fs(self, site: Site) -> FsbackupFileSystem:
-        return site.shared
+    def fs(self, configured: ConfiguredSet) -> FsbackupFileSystem:
+        return configured.shared
 
     @pytest.fixture
     def fs_path(self) -> str:
@@ -51,7 +53,7 @@ class TestGlobEdgeCases(Fixtures):
     """What patterns match is decided by fsspec, before any replica is asked: two directories are enough for it."""
 
     @pytest.fixture
-    def site(self, local_site: Site) -> Site:
+    def configured(self, local_site: ConfiguredSet) -> ConfiguredSet:
         return local_site
 
     test_copy_glob_edge_cases = abstract.AbstractCopyTests.test_copy_glob_edge_cases

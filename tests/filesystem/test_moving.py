@@ -17,7 +17,7 @@ from upath import UPath
 from fsbackup import ReplicatedStorage
 from fsbackup.errors import ConflictError, NoHealthyReplicaError
 from fsbackup.filesystem import FsbackupFileSystem
-from tests.filesystem.site import ROOT, SET, Site
+from tests.filesystem.configured_set import ROOT, SET, ConfiguredSet
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import Refuse
 
@@ -70,7 +70,7 @@ SPELLINGS = ["{}", "fsbackup://{}", "{}/", "/{}", "fsbackup://{}/"]
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("how", [*MOVES, *COPIES])
-def test_onto_itself(disks: Site, top: str, how: str, spelling: str) -> None:
+def test_onto_itself(disks: ConfiguredSet, top: str, how: str, spelling: str) -> None:
     """Nothing changes, in every spelling of the path: it stays the same version."""
     fs = disks.fs()
     fs.pipe_file(f"{top}/x", b"data")
@@ -82,7 +82,7 @@ def test_onto_itself(disks: Site, top: str, how: str, spelling: str) -> None:
 
 
 @pytest.mark.parametrize("how", MOVES)
-def test_a_file_moves(disks: Site, top: str, how: str) -> None:
+def test_a_file_moves(disks: ConfiguredSet, top: str, how: str) -> None:
     """It is at its target on every replica, and nowhere else."""
     fs = disks.fs()
     fs.pipe_file(f"{top}/x", b"data")
@@ -92,7 +92,7 @@ def test_a_file_moves(disks: Site, top: str, how: str) -> None:
     assert all(copies(base) == {key: b"data"} for base in disks.bases.values())
 
 
-def test_upath_moves(disks: Site, top: str) -> None:
+def test_upath_moves(disks: ConfiguredSet, top: str) -> None:
     """With its own spelling of paths."""
     fsspec.get_filesystem_class("fsbackup")  # else universal_pathlib says that it does not know it
     path = UPath(f"fsbackup://{top}/x", **disks.options)
@@ -103,7 +103,7 @@ def test_upath_moves(disks: Site, top: str) -> None:
 
 
 @pytest.mark.parametrize("how", [*MOVES, *COPIES])
-def test_an_absent_source(disks: Site, top: str, how: str) -> None:
+def test_an_absent_source(disks: ConfiguredSet, top: str, how: str) -> None:
     """An absent source is an error, also when the target is the same path."""
     for target in (f"{top}/x", f"{top}/y"):
         with pytest.raises(FileNotFoundError):
@@ -111,7 +111,7 @@ def test_an_absent_source(disks: Site, top: str, how: str) -> None:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_directory_onto_itself(disks: Site, top: str, spelling: str) -> None:
+def test_a_directory_onto_itself(disks: ConfiguredSet, top: str, spelling: str) -> None:
     fs = disks.fs()
     fs.pipe({f"{top}/d/a": b"1", f"{top}/d/b/c": b"2"})
     fs.mv(f"{top}/d", spelling.format(f"{top}/d"), recursive=True)
@@ -121,7 +121,7 @@ def test_a_directory_onto_itself(disks: Site, top: str, spelling: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["d/old", "d/b", "d/b/", "fsbackup://d/old", "d/old/older"])
-def test_a_directory_below_itself(disks: Site, top: str, target: str) -> None:
+def test_a_directory_below_itself(disks: ConfiguredSet, top: str, target: str) -> None:
     """It is refused before anything moves."""
     fs = disks.fs()
     fs.pipe({f"{top}/d/a": b"1", f"{top}/d/b/c": b"2"})
@@ -131,7 +131,7 @@ def test_a_directory_below_itself(disks: Site, top: str, target: str) -> None:
     assert contents(disks.fs(), top) == {f"{top}/d/a": b"1", f"{top}/d/b/c": b"2"}
 
 
-def test_directories_move(disks: Site, top: str) -> None:
+def test_directories_move(disks: ConfiguredSet, top: str) -> None:
     """To a new name; into an existing directory; or only their content."""
     fs = disks.fs()
     fs.pipe({f"{top}/d/a": b"1", f"{top}/d/b/c": b"2"})
@@ -151,7 +151,7 @@ def test_directories_move(disks: Site, top: str) -> None:
     }
 
 
-def test_only_what_was_copied_is_removed(disks: Site, top: str) -> None:
+def test_only_what_was_copied_is_removed(disks: ConfiguredSet, top: str) -> None:
     """Files below `maxdepth` stay."""
     fs = disks.fs()
     fs.pipe({f"{top}/d/a": b"1", f"{top}/d/b/c": b"2"})
@@ -159,14 +159,14 @@ def test_only_what_was_copied_is_removed(disks: Site, top: str) -> None:
     assert contents(disks.fs(), top) == {f"{top}/e/a": b"1", f"{top}/d/b/c": b"2"}
 
 
-def test_a_star_is_a_letter(disks: Site, top: str) -> None:
+def test_a_star_is_a_letter(disks: ConfiguredSet, top: str) -> None:
     fs = disks.fs()
     fs.pipe({f"{top}/a*": b"1", f"{top}/ab": b"2"})
     fs.mv(f"{top}/a*", f"{top}/moved")
     assert contents(disks.fs(), top) == {f"{top}/moved": b"1", f"{top}/ab": b"2"}
 
 
-def test_directories_need_recursive(disks: Site, top: str) -> None:
+def test_directories_need_recursive(disks: ConfiguredSet, top: str) -> None:
     """Without `recursive` a directory stays, and a whole set always does."""
     fs = disks.fs()
     fs.pipe_file(f"{top}/d/a", b"1")
@@ -178,7 +178,7 @@ def test_directories_need_recursive(disks: Site, top: str) -> None:
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_files_that_replace_each_other(disks: Site, top: str, order: tuple[int, int]) -> None:
+def test_files_that_replace_each_other(disks: ConfiguredSet, top: str, order: tuple[int, int]) -> None:
     """Two files that swap paths, or get one path: one of them would be lost."""
     fs = disks.fs()
     fs.pipe({f"{top}/a/x": b"1", f"{top}/b/x": b"2"})
@@ -190,14 +190,14 @@ def test_files_that_replace_each_other(disks: Site, top: str, order: tuple[int, 
     assert contents(disks.fs(), top) == {f"{top}/a/x": b"1", f"{top}/b/x": b"2"}
 
 
-def test_a_list_moves_into_a_directory(disks: Site, top: str) -> None:
+def test_a_list_moves_into_a_directory(disks: ConfiguredSet, top: str) -> None:
     fs = disks.fs()
     fs.pipe({f"{top}/a/x": b"1", f"{top}/b/y": b"2"})
     fs.mv([f"{top}/a/x", f"{top}/b/y"], f"{top}/c")
     assert contents(disks.fs(), top) == {f"{top}/c/x": b"1", f"{top}/c/y": b"2"}
 
 
-def test_a_directory_that_cannot_be_listed_stays(buckets: Site, top: str) -> None:
+def test_a_directory_that_cannot_be_listed_stays(buckets: ConfiguredSet, top: str) -> None:
     """While a replica does not answer, its content is unknown."""
     buckets.fs().pipe({f"{top}/d/a": b"1", f"{top}/d/b": b"2"})
     buckets.proxies["moto0"].add(Refuse())

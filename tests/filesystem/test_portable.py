@@ -21,7 +21,7 @@ from pandas.testing import assert_frame_equal
 
 from fsbackup.errors import ConfigError
 from fsbackup.filesystem import FsbackupFileSystem
-from tests.filesystem.site import ROOT, Site
+from tests.filesystem.configured_set import ROOT, ConfiguredSet
 from tests.servers.faults import Corrupt, Drop, Fault, Refuse
 
 
@@ -37,7 +37,7 @@ def _cat(fs: FsbackupFileSystem, path: str) -> bytes:
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.filterwarnings("ignore:This process")
-def test_other_processes(buckets: Site, path: str, method: str) -> None:
+def test_other_processes(buckets: ConfiguredSet, path: str, method: str) -> None:
     """A filesystem used here works there, for every start method."""
     fs = buckets.fs()
     fs.pipe_file(path, b"day")
@@ -45,7 +45,7 @@ def test_other_processes(buckets: Site, path: str, method: str) -> None:
         assert pool.apply(_cat, (fs, path)) == b"day"
 
 
-def test_inherited_by_a_fork(buckets: Site, path: str) -> None:
+def test_inherited_by_a_fork(buckets: ConfiguredSet, path: str) -> None:
     """The same object as in the parent, not a copy."""
     fs = buckets.fs()
     fs.pipe_file(path, b"day")
@@ -56,7 +56,7 @@ def test_inherited_by_a_fork(buckets: Site, path: str) -> None:
     assert fs.cat_file(path) == b"day"
 
 
-def test_no_secret_leaves(buckets: Site, path: str) -> None:
+def test_no_secret_leaves(buckets: ConfiguredSet, path: str) -> None:
     """Neither the filesystem, an open file nor a dask graph contains one."""
     fs = buckets.fs()
     fs.pipe_file(path, b"a,b\n1,2\n")
@@ -77,7 +77,7 @@ def test_no_secret_leaves(buckets: Site, path: str) -> None:
     assert fsspec.AbstractFileSystem.from_json(fs.to_json()).cat_file(path) == b"a,b\n1,2\n"
 
 
-def test_a_file_sent_elsewhere_is_the_same_version(disks: Site, path: str) -> None:
+def test_a_file_sent_elsewhere_is_the_same_version(disks: ConfiguredSet, path: str) -> None:
     """After the object was replaced the file cannot be opened there."""
     fs = disks.fs()
     fs.pipe_file(path, b"old")
@@ -88,7 +88,7 @@ def test_a_file_sent_elsewhere_is_the_same_version(disks: Site, path: str) -> No
         pickle.loads(sent)
 
 
-def test_tokens_are_the_same_in_every_process(disks: Site) -> None:
+def test_tokens_are_the_same_in_every_process(disks: ConfiguredSet) -> None:
     """dask compares tasks by them."""
     fs = disks.fs()
     there = subprocess.run(
@@ -101,7 +101,9 @@ def test_tokens_are_the_same_in_every_process(disks: Site) -> None:
     assert hash(fs) == hash(disks.fs())
 
 
-def test_where_the_configuration_comes_from(disks: Site, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_configuration_comes_from(
+    disks: ConfiguredSet, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An option, fsspec's own configuration, the environment; an error names the file that was not found."""
     disks.fs().pipe_file(path, b"day")
     monkeypatch.setenv("FSBACKUP_CONFIG", str(disks.config))
@@ -118,7 +120,7 @@ def test_where_the_configuration_comes_from(disks: Site, path: str, monkeypatch:
 
 
 def test_a_misspelt_option_opens_no_other_configuration(
-    disks: Site, path: str, monkeypatch: pytest.MonkeyPatch
+    disks: ConfiguredSet, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is refused, and the error lists the options; fsspec's general ones are accepted."""
     monkeypatch.setenv("FSBACKUP_CONFIG", "/nowhere.yaml")
@@ -152,7 +154,7 @@ def cluster() -> Iterator[Client]:
 @pytest.mark.parametrize(
     "fault", [Refuse(), Corrupt(at=1000), Drop(answer_bytes=1000)], ids=["gone", "rotten", "dying"]
 )
-def test_dask_workers(cluster: Client, buckets: Site, path: str, fault: Fault) -> None:
+def test_dask_workers(cluster: Client, buckets: ConfiguredSet, path: str, fault: Fault) -> None:
     """Workers with only the configuration's path write and read, whatever fault a replica has."""
     frame = pd.DataFrame({"id": range(50_000), "name": [f"n{each}" for each in range(50_000)]})
     base = f"fsbackup://{path}"

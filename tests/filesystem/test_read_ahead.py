@@ -10,8 +10,8 @@ import secrets
 import pytest
 
 from fsbackup.errors import IntegrityError
-from tests.filesystem.site import ROOT, SET, Site
-from tests.replication.world import MIB, content
+from tests.filesystem.configured_set import ROOT, SET, ConfiguredSet
+from tests.replication.rig import MIB, content
 from tests.servers.faults import Corrupt, Record
 
 SIZE = 23 * MIB + 4321
@@ -22,20 +22,20 @@ def path() -> str:
     return f"{ROOT}/{secrets.token_hex(4)}/data.bin"
 
 
-def reads(site: Site, path: str) -> list[Record]:
+def reads(configured: ConfiguredSet, path: str) -> list[Record]:
     """Return the requests for the object's data."""
     key = path.removeprefix(f"{SET}/")
     return [
         request
-        for name, proxy in site.proxies.items()
+        for name, proxy in configured.proxies.items()
         for request in proxy.requests
-        if request.operation == "get" and site.data(name, key) in request.key
+        if request.operation == "get" and configured.data(name, key) in request.key
     ]
 
 
-def fetched(site: Site, path: str) -> int:
+def fetched(configured: ConfiguredSet, path: str) -> int:
     """Return how many bytes of the object's data the servers sent."""
-    return sum(request.answer_bytes for request in reads(site, path))
+    return sum(request.answer_bytes for request in reads(configured, path))
 
 
 def first_byte(request: Record) -> int:
@@ -46,7 +46,7 @@ def first_byte(request: Record) -> int:
 @pytest.mark.each_choice
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("block_size", [None, MIB, 100_000])
-def test_any_sequence_of_reads(disks: Site, path: str, seed: int, block_size: int | None) -> None:
+def test_any_sequence_of_reads(disks: ConfiguredSet, path: str, seed: int, block_size: int | None) -> None:
     """Sequential and random, short and long, forwards and backwards."""
     data = content(SIZE)
     fs = disks.fs()
@@ -60,7 +60,7 @@ def test_any_sequence_of_reads(disks: Site, path: str, seed: int, block_size: in
             assert file.read(length) == data[at : at + length]
 
 
-def test_sequential_reads_fetch_each_byte_once(buckets: Site, path: str) -> None:
+def test_sequential_reads_fetch_each_byte_once(buckets: ConfiguredSet, path: str) -> None:
     """With few requests of whole blocks; long ones start at multiples of a power of two."""
     data = content(SIZE)
     fs = buckets.fs()
@@ -74,7 +74,7 @@ def test_sequential_reads_fetch_each_byte_once(buckets: Site, path: str) -> None
     assert {first_byte(request) % (4 * MIB) for request in windows} == {0}
 
 
-def test_random_reads_fetch_their_blocks_only(buckets: Site, path: str) -> None:
+def test_random_reads_fetch_their_blocks_only(buckets: ConfiguredSet, path: str) -> None:
     """Also when the first read starts at byte 0."""
     data = content(SIZE)
     fs = buckets.fs()
@@ -86,7 +86,7 @@ def test_random_reads_fetch_their_blocks_only(buckets: Site, path: str) -> None:
     assert fetched(buckets, path) == 4 * MIB
 
 
-def test_an_error_ahead_is_raised_when_it_is_reached(buckets: Site, path: str) -> None:
+def test_an_error_ahead_is_raised_when_it_is_reached(buckets: ConfiguredSet, path: str) -> None:
     """Bytes before the wrong block are read; the block itself is an error every time."""
     data = content(SIZE)
     fs = buckets.fs()
@@ -105,7 +105,7 @@ def test_an_error_ahead_is_raised_when_it_is_reached(buckets: Site, path: str) -
         assert file.read() == data[at:]
 
 
-def test_another_process_reads_on(disks: Site, path: str) -> None:
+def test_another_process_reads_on(disks: ConfiguredSet, path: str) -> None:
     """A forked child with its parent's file, and a process that unpickles it."""
     data = content(SIZE)
     fs = disks.fs()

@@ -16,8 +16,8 @@ from fsbackup.errors import ConfigError, IntegrityError
 from fsbackup.filesystem import FsbackupFileSystem
 from fsbackup.keys import manifest_name
 from fsbackup.record import Manifest, dump, load
-from tests.filesystem.site import ROOT, SET, TOP, Site
-from tests.replication.world import MIB, content
+from tests.filesystem.configured_set import ROOT, SET, TOP, ConfiguredSet
+from tests.replication.rig import MIB, content
 from tests.servers.faults import Corrupt, Drop, Refuse, Status
 
 SIZE = 6 * MIB + 12_345
@@ -49,7 +49,7 @@ def key_of(path: str) -> str:
         (3 * MIB, None),
     ],
 )
-def test_ranges_are_slices(disks: Site, path: str, start: int | None, end: int | None) -> None:
+def test_ranges_are_slices(disks: ConfiguredSet, path: str, start: int | None, end: int | None) -> None:
     """For any bounds the bytes are those of the slice."""
     data = content(SIZE)
     fs = disks.fs()
@@ -57,7 +57,7 @@ def test_ranges_are_slices(disks: Site, path: str, start: int | None, end: int |
     assert fs.cat_file(path, start, end) == data[slice(start, end)]
 
 
-def test_many_ranges_come_together(buckets: Site, path: str) -> None:
+def test_many_ranges_come_together(buckets: ConfiguredSet, path: str) -> None:
     """2,000 ranges of a file cost one look-up and at most one request per run of blocks."""
     data = content(SIZE)
     buckets.fs().pipe_file(path, data)
@@ -74,7 +74,7 @@ def test_many_ranges_come_together(buckets: Site, path: str) -> None:
         assert proxy.count("get") - reads[name] == 1, "one manifest"
 
 
-def test_what_is_read_unseen_may_have_gone(disks: Site, path: str) -> None:
+def test_what_is_read_unseen_may_have_gone(disks: ConfiguredSet, path: str) -> None:
     """A manifest without data neither hides the other replica's data nor counts as a file."""
     disks.fs().pipe_file(path, b"data")
     one, other = (base / key_of(path) for base in disks.bases.values())
@@ -87,7 +87,7 @@ def test_what_is_read_unseen_may_have_gone(disks: Site, path: str) -> None:
         disks.fs().cat_file(path)
 
 
-def test_looks_just_taken_are_not_taken_again(buckets: Site, path: str) -> None:
+def test_looks_just_taken_are_not_taken_again(buckets: ConfiguredSet, path: str) -> None:
     """All questions before a read (size, type, checksum) cost one look-up, and opening the file none."""
     buckets.fs().pipe_file(path, b"day" * 1000)
     fs = buckets.fs()
@@ -100,7 +100,7 @@ def test_looks_just_taken_are_not_taken_again(buckets: Site, path: str) -> None:
     assert sum(proxy.count("get") for proxy in buckets.proxies.values()) == 3
 
 
-def test_blocks_are_remembered(buckets: Site, path: str) -> None:
+def test_blocks_are_remembered(buckets: ConfiguredSet, path: str) -> None:
     """The footer of a file is fetched once."""
     buckets.fs().pipe_file(path, content(SIZE))
     fs = buckets.fs()
@@ -114,7 +114,7 @@ def test_blocks_are_remembered(buckets: Site, path: str) -> None:
 
 @pytest.mark.parametrize("fault", [Drop(answer_bytes=1000), Corrupt(at=77), Status(403, "AccessDenied"), Refuse()])
 def test_a_replica_that_fails_in_the_middle(
-    buckets: Site, path: str, fault: Drop, caplog: pytest.LogCaptureFixture
+    buckets: ConfiguredSet, path: str, fault: Drop, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It fails from the second answer on: the reader gets the same bytes, and the log has one line."""
     data = content(SIZE)
@@ -126,7 +126,7 @@ def test_a_replica_that_fails_in_the_middle(
     assert [record.getMessage().count("moto0") > 0 for record in caplog.records] == [True]
 
 
-def test_no_replica_has_the_block(disks: Site, path: str) -> None:
+def test_no_replica_has_the_block(disks: ConfiguredSet, path: str) -> None:
     """Wrong bytes are never returned: the read fails, and intact blocks can still be read."""
     data = content(SIZE)
     fs = disks.fs()
@@ -143,7 +143,7 @@ def test_no_replica_has_the_block(disks: Site, path: str) -> None:
     assert disks.fs().cat_file(path, 3 * MIB) == data[3 * MIB :]
 
 
-def test_an_open_file_stays_at_its_version(disks: Site, path: str) -> None:
+def test_an_open_file_stays_at_its_version(disks: ConfiguredSet, path: str) -> None:
     """A file that is replaced while it is open gives old bytes or an error, never new ones."""
     old, new = content(SIZE, 1), content(SIZE, 2)
     fs = disks.fs()
@@ -159,7 +159,7 @@ def test_an_open_file_stays_at_its_version(disks: Site, path: str) -> None:
     assert fs.cat_file(path) == new
 
 
-def test_absence_must_be_proven(buckets: Site, path: str) -> None:
+def test_absence_must_be_proven(buckets: ConfiguredSet, path: str) -> None:
     """While one replica does not answer, a path that the other lacks is unknown, not absent."""
     assert not buckets.fs().exists(path)
     with pytest.raises(FileNotFoundError):
@@ -180,7 +180,7 @@ def test_absence_must_be_proven(buckets: Site, path: str) -> None:
         assert not isinstance(caught.value, FileNotFoundError)
 
 
-def test_directories_without_one_replica(buckets: Site, path: str) -> None:
+def test_directories_without_one_replica(buckets: ConfiguredSet, path: str) -> None:
     """The files that the other one lists exist."""
     fs = buckets.fs()
     fs.pipe_file(path, b"1")
@@ -192,7 +192,7 @@ def test_directories_without_one_replica(buckets: Site, path: str) -> None:
     assert fs.cat(path) == b"1"
 
 
-def test_a_dead_replica_is_waited_for_once(buckets: Site, path: str) -> None:
+def test_a_dead_replica_is_waited_for_once(buckets: ConfiguredSet, path: str) -> None:
     """Thirty files read in turn do not each wait for it."""
     fs = buckets.fs()
     names = [f"{path}/{number}" for number in range(30)]
@@ -204,7 +204,7 @@ def test_a_dead_replica_is_waited_for_once(buckets: Site, path: str) -> None:
     assert 0 < refusal.hits <= 60
 
 
-def test_directory_semantics(disks: Site, path: str) -> None:
+def test_directory_semantics(disks: ConfiguredSet, path: str) -> None:
     """Directories are common prefixes of keys; fsbackup's records are never listed."""
     fs = disks.fs()
     top = path.rpartition("/")[0]
@@ -229,7 +229,7 @@ def test_directory_semantics(disks: Site, path: str) -> None:
         fs.info(f"{SET}/.fsbackup/manifests/{TOP}")
 
 
-def test_large_directories_are_skipped(disks: Site, path: str) -> None:
+def test_large_directories_are_skipped(disks: ConfiguredSet, path: str) -> None:
     """A directory of 2,500 files beside others is one entry."""
     top = path.rpartition("/")[0]
     for base in disks.bases.values():
@@ -243,7 +243,7 @@ def test_large_directories_are_skipped(disks: Site, path: str) -> None:
     assert len(fs.ls(f"{top}/many")) == 2500
 
 
-def test_info(disks: Site, path: str) -> None:
+def test_info(disks: ConfiguredSet, path: str) -> None:
     """Size, hash, replicas and time of the version."""
     fs = disks.fs()
     fs.pipe_file(path, b"abc")
@@ -256,7 +256,7 @@ def test_info(disks: Site, path: str) -> None:
 
 
 @pytest.mark.parametrize("created_at", ["once", 7])
-def test_info_of_a_manifest_without_a_date(disks: Site, path: str, created_at: Any) -> None:
+def test_info_of_a_manifest_without_a_date(disks: ConfiguredSet, path: str, created_at: Any) -> None:
     """With a `created_at` that is no date, only the time is unknown."""
     fs = disks.fs()
     fs.pipe_file(path, b"abc")
@@ -272,7 +272,7 @@ def test_info_of_a_manifest_without_a_date(disks: Site, path: str, created_at: A
     assert fs.ls(path, detail=False) == [path]
 
 
-def test_an_object_of_another_tool(disks: Site, path: str) -> None:
+def test_an_object_of_another_tool(disks: ConfiguredSet, path: str) -> None:
     """An object without a manifest can be read, and has no hash."""
     for base in disks.bases.values():
         file = base / key_of(path)
@@ -284,13 +284,13 @@ def test_an_object_of_another_tool(disks: Site, path: str) -> None:
     assert fs.ukey(path) == disks.fs().ukey(path)
 
 
-def test_an_unknown_set(disks: Site) -> None:
+def test_an_unknown_set(disks: ConfiguredSet) -> None:
     """A misspelt set is not reported as a missing file."""
     with pytest.raises(ConfigError, match=r"no replication set.*pair"):
         disks.fs().exists("triple/x")
 
 
-def test_get_file_is_whole_or_not_there(buckets: Site, path: str, tmp_path: Path) -> None:
+def test_get_file_is_whole_or_not_there(buckets: ConfiguredSet, path: str, tmp_path: Path) -> None:
     """A download that fails leaves the target as it was."""
     fs = buckets.fs()
     fs.pipe_file(path, content(SIZE))
@@ -304,7 +304,7 @@ def test_get_file_is_whole_or_not_there(buckets: Site, path: str, tmp_path: Path
     assert [each.name for each in tmp_path.iterdir()] == ["target"]
 
 
-def test_within_a_running_loop(disks: Site, path: str) -> None:
+def test_within_a_running_loop(disks: ConfiguredSet, path: str) -> None:
     """As in a notebook: synchronous methods, and coroutines awaited on another loop."""
     fs = disks.fs()
     other = disks.fs(asynchronous=True)

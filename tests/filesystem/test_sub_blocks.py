@@ -9,8 +9,8 @@ import pytest
 
 from fsbackup.errors import IntegrityError
 from fsbackup.filesystem import FsbackupFileSystem
-from tests.filesystem.site import ROOT, SET, Site
-from tests.replication.world import MIB, content
+from tests.filesystem.configured_set import ROOT, SET, ConfiguredSet
+from tests.replication.rig import MIB, content
 from tests.servers.faults import Corrupt
 
 SIZE = 3 * MIB + 100_001
@@ -22,19 +22,19 @@ def path() -> str:
     return f"{ROOT}/{secrets.token_hex(4)}/data.bin"
 
 
-def data_bytes(site: Site, path: str) -> int:
+def data_bytes(configured: ConfiguredSet, path: str) -> int:
     """Return how many bytes of the object the servers sent since `forget`."""
-    names = {name: site.data(name, path.removeprefix(f"{SET}/")) for name in site.proxies}
-    asked = [(name, each) for name, proxy in site.proxies.items() for each in proxy.requests]
+    names = {name: configured.data(name, path.removeprefix(f"{SET}/")) for name in configured.proxies}
+    asked = [(name, each) for name, proxy in configured.proxies.items() for each in proxy.requests]
     return sum(each.answer_bytes for name, each in asked if each.operation == "get" and each.key == names[name])
 
 
-def uncached(site: Site) -> FsbackupFileSystem:
+def uncached(configured: ConfiguredSet) -> FsbackupFileSystem:
     """Return a filesystem whose cache keeps no block."""
-    return site.fs(cache_size=0)
+    return configured.fs(cache_size=0)
 
 
-def test_a_block_is_read_whole_once(buckets: Site, path: str) -> None:
+def test_a_block_is_read_whole_once(buckets: ConfiguredSet, path: str) -> None:
     """Later reads in it fetch the sub-blocks that they touch."""
     data = content(SIZE)
     fs = uncached(buckets)
@@ -49,7 +49,7 @@ def test_a_block_is_read_whole_once(buckets: Site, path: str) -> None:
         assert 0 < data_bytes(buckets, path) <= end - start + 2 * 64 * KIB < most
 
 
-def test_ranges_are_slices(disks: Site, path: str) -> None:
+def test_ranges_are_slices(disks: ConfiguredSet, path: str) -> None:
     """Whether or not hashes of sub-blocks are known."""
     data = content(SIZE)
     fs = uncached(disks)
@@ -61,7 +61,7 @@ def test_ranges_are_slices(disks: Site, path: str) -> None:
         assert fs.cat_file(path, start, end) == data[start:end]
 
 
-def test_a_wrong_sub_block_comes_from_another_replica(buckets: Site, path: str) -> None:
+def test_a_wrong_sub_block_comes_from_another_replica(buckets: ConfiguredSet, path: str) -> None:
     """A wrong sub-block is detected, and read from another replica."""
     data = content(SIZE)
     fs = uncached(buckets)
@@ -80,7 +80,7 @@ def test_a_wrong_sub_block_comes_from_another_replica(buckets: Site, path: str) 
     assert fs.cat_file(path, 150, 250) == data[150:250]
 
 
-def test_a_replaced_object_has_other_sub_blocks(disks: Site, path: str) -> None:
+def test_a_replaced_object_has_other_sub_blocks(disks: ConfiguredSet, path: str) -> None:
     """Hashes are kept by content, not by path."""
     fs = uncached(disks)
     for seed in (1, 2, 1):

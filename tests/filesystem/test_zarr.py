@@ -16,7 +16,7 @@ from zarr.testing.stateful import ZarrHierarchyStateMachine, ZarrStoreStateMachi
 from zarr.testing.store import StoreTests
 
 from fsbackup.filesystem import FsbackupFileSystem
-from tests.filesystem.site import ROOT, TOP, Site
+from tests.filesystem.configured_set import ROOT, TOP, ConfiguredSet
 from tests.matrix import matrix
 from tests.servers.faults import Corrupt, Drop, Fault
 
@@ -38,8 +38,8 @@ _SYNCHRONOUS = (
 
 
 @cache
-def _asynchronous(site: Site) -> FsbackupFileSystem:
-    return site.fs(asynchronous=True)
+def _asynchronous(configured: ConfiguredSet) -> FsbackupFileSystem:
+    return configured.fs(asynchronous=True)
 
 
 class TestStore(StoreTests[FsspecStore, cpu.Buffer]):
@@ -47,8 +47,8 @@ class TestStore(StoreTests[FsspecStore, cpu.Buffer]):
     buffer_cls = cpu.Buffer
 
     @pytest.fixture
-    def store_kwargs(self, site: Site) -> dict[str, Any]:
-        return {"fs": _asynchronous(site), "path": f"{ROOT}/{secrets.token_hex(4)}"}
+    def store_kwargs(self, configured: ConfiguredSet) -> dict[str, Any]:
+        return {"fs": _asynchronous(configured), "path": f"{ROOT}/{secrets.token_hex(4)}"}
 
     @pytest.fixture
     async def store(self, store_kwargs: dict[str, Any]) -> FsspecStore:
@@ -82,7 +82,7 @@ class KeyStore(FsspecStore):
 
 
 @pytest.fixture(params=["rotten", *map(matrix, ["whole", "dying"])])
-def trouble(request: pytest.FixtureRequest, flat: Site) -> Iterator[Site]:
+def trouble(request: pytest.FixtureRequest, flat: ConfiguredSet) -> Iterator[ConfiguredSet]:
     """Yield a site one of whose replicas dies in every answer, or has a wrong byte in every object."""
     if request.param == "whole":
         yield flat
@@ -94,7 +94,7 @@ def trouble(request: pytest.FixtureRequest, flat: Site) -> Iterator[Site]:
 
 
 @pytest.mark.filterwarnings("ignore:The data type")
-def test_hierarchy_machine(trouble: Site) -> None:
+def test_hierarchy_machine(trouble: ConfiguredSet) -> None:
     """Whatever zarr does to groups and arrays, it finds what its model has."""
     fs = trouble.fs(asynchronous=True)
     run_state_machine_as_test(
@@ -103,7 +103,7 @@ def test_hierarchy_machine(trouble: Site) -> None:
     )
 
 
-def test_store_machine(trouble: Site) -> None:
+def test_store_machine(trouble: ConfiguredSet) -> None:
     """Whatever zarr does to keys, it finds what its model has."""
     fs = trouble.fs(asynchronous=True)
     run_state_machine_as_test(

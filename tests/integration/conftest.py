@@ -9,7 +9,7 @@ import pytest
 from fsbackup.loop import run
 from fsbackup.stores.s3.profile import R2
 from fsbackup.stores.s3.store import S3Store
-from tests.integration.s3_kit import connect
+from tests.integration.s3_helpers import connect
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import FaultProxy, fault_proxy

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import fsbackup
-from tests.integration.cli_kit import Cli
+from tests.integration.cli_helpers import Cli
 
 DISKS = ("disk1", "disk2", "disk3")
 COMMANDS = ("run", "put", "get", "ls", "stat", "rm", "status", "verify", "repair", "doctor", "config")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli_kit import TIMEOUT, Cli
+from tests.integration.cli_helpers import TIMEOUT, Cli
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import Hold, Status, fault_proxy

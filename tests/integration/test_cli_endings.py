@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.integration.cli_kit import TIMEOUT, Cli, wait_until
+from tests.integration.cli_helpers import TIMEOUT, Cli, wait_until
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import Hold, fault_proxy
 

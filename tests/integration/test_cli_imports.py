@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fsbackup
-from tests.integration.cli_kit import Cli
+from tests.integration.cli_helpers import Cli
 
 _HEAVY = ("s3fs", "fsspec", "pydantic", "yaml", "botocore", "aiobotocore", "rich", "asyncio")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli_kit import CONFIG, TIMEOUT, Cli
-from tests.replication.eyes import manifest_name
-from tests.replication.prune_kit import Disks, content, daily
+from tests.integration.cli_helpers import CONFIG, TIMEOUT, Cli
+from tests.replication.prune_helpers import Disks, content, daily
+from tests.replication.raw_replicas import manifest_name
 
 DISKS = ("disk1", "disk2", "disk3")
 KEY, NEW = daily(0), daily(40)

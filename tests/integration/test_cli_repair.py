@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli_kit import Cli
+from tests.integration.cli_helpers import Cli
 
 DISKS = ("disk1", "disk2", "disk3")
 

@@ -15,7 +15,7 @@ from fsbackup.testing.creating import CreatingContract
 from fsbackup.testing.listing import ListingContract
 from fsbackup.testing.removing import RemovingContract
 from fsbackup.testing.writing import WritingContract
-from tests.integration.s3_kit import connect
+from tests.integration.s3_helpers import connect
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
 

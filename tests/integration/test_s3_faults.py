@@ -24,7 +24,7 @@ from fsbackup.errors import (
 from fsbackup.loop import run
 from fsbackup.stores.s3.profile import R2
 from fsbackup.stores.s3.store import S3Store
-from tests.integration.s3_kit import MIB, PART, connect, cut, names, outcome, upload, write
+from tests.integration.s3_helpers import MIB, PART, connect, cut, names, outcome, upload, write
 from tests.matrix import matrix
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint

@@ -16,7 +16,7 @@ from fsbackup.errors import BackendError, BackendUnavailableError, IntegrityErro
 from fsbackup.loop import run
 from fsbackup.stores.s3.profile import AMAZON, GENERIC, Profile
 from fsbackup.stores.s3.store import S3Store
-from tests.integration.s3_kit import PART, connect, names, upload
+from tests.integration.s3_helpers import PART, connect, names, upload
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.operations import S3Request, parse_request
 

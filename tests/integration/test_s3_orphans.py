@@ -19,7 +19,7 @@ from fsbackup.loop import run
 from fsbackup.stores.base import Orphan, WritePlan
 from fsbackup.stores.s3.profile import R2
 from fsbackup.stores.s3.store import S3Store
-from tests.integration.s3_kit import PART, connect, cut, outcome, upload
+from tests.integration.s3_helpers import PART, connect, cut, outcome, upload
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint, client
 from tests.servers.faults import FaultProxy, Hold, LoseResponse, Status, fault_proxy

@@ -14,8 +14,8 @@ from fsbackup.loop import run
 from fsbackup.stores.base import Part, WritePlan
 from fsbackup.stores.s3.store import S3Store
 from fsbackup.testing import ODD_KEYS
-from tests.integration.boto_kit import assert_same_error, assert_same_request
-from tests.integration.s3_kit import PART, connect, outcome, upload
+from tests.integration.boto_helpers import assert_same_error, assert_same_request
+from tests.integration.s3_helpers import PART, connect, outcome, upload
 from tests.integration.test_s3_misbehaving import KEY_ID, SECRET, Answer, scripted
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint

@@ -15,7 +15,7 @@ from fsbackup.loop import run
 from fsbackup.stores.s3.errors import code_of
 from fsbackup.stores.s3.profile import B2, R2
 from fsbackup.stores.s3.store import S3Store
-from tests.integration.s3_kit import connect, names, outcome, upload
+from tests.integration.s3_helpers import connect, names, outcome, upload
 from tests.matrix import matrix
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint

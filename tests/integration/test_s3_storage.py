@@ -17,7 +17,7 @@ from fsbackup.backends import BackblazeB2Storage, CloudflareR2Storage, S3Backend
 from fsbackup.errors import ConfigError
 from fsbackup.loop import run
 from fsbackup.stores.s3.store import S3Store
-from tests.integration.s3_kit import connect
+from tests.integration.s3_helpers import connect
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from tests.replication.prune_kit import prune_later
-from tests.replication.world import Places
+from tests.replication.prune_helpers import prune_later
+from tests.replication.rig import Places
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(

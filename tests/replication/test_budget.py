@@ -11,8 +11,8 @@ import pytest
 from fsbackup import ReplicatedStorage
 from fsbackup.engine.replicas import MemoryBudget
 from tests.replication.memory import MemoryStore, PartCount, backend
+from tests.replication.rig import content
 from tests.replication.uploads import PART
-from tests.replication.world import content
 
 TOTAL = 100
 

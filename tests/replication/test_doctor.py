@@ -20,7 +20,7 @@ from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.backends import GenericStorage
 from fsbackup.replication.doctor import Diagnosis, diagnose
 from tests.contract.sftpd import running_sftpd
-from tests.replication.doctor_kit import one, open_s3, outcomes
+from tests.replication.doctor_helpers import one, open_s3, outcomes
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint, client
 from tests.servers.exchange import Exchange

@@ -18,8 +18,8 @@ import pytest
 from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.backends import SingleBackend
 from fsbackup.replication.doctor import Diagnosis, diagnose
-from tests.replication.doctor_kit import one, open_s3, outcomes
-from tests.replication.world import connect
+from tests.replication.doctor_helpers import one, open_s3, outcomes
+from tests.replication.rig import connect
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import Corrupt, FaultProxy, Hold, Status, fault_proxy

@@ -20,7 +20,7 @@ from fsbackup.replication.classify import CopyState, IsExpired
 from fsbackup.replication.ls import SetListing
 from fsbackup.retention import Retention
 from tests.replication.memory import MemoryStore, backend
-from tests.replication.world import World, make_world
+from tests.replication.rig import ReplicaRig, make_rig
 from tests.servers.endpoint import S3Endpoint, fresh_bucket
 from tests.servers.faults import Refuse, Status
 
@@ -44,38 +44,44 @@ MANY = 1010
 
 
 @pytest.fixture
-def odd(moto: S3Endpoint, strict_b2: S3Endpoint, tmp_path: Path) -> Iterator[World]:
+def odd(moto: S3Endpoint, strict_b2: S3Endpoint, tmp_path: Path) -> Iterator[ReplicaRig]:
     """Return a world that holds objects with odd keys everywhere, on servers that list in the order of names."""
-    with make_world(moto, strict_b2, tmp_path, proxied=True) as world:
-        path = world.file(b"12345")
-        assert all(world.store().replicate_many([(path, key) for key in ODD]))
-        yield world
+    with make_rig(moto, strict_b2, tmp_path, proxied=True) as rig:
+        path = rig.file(b"12345")
+        assert all(rig.store().replicate_many([(path, key) for key in ODD]))
+        yield rig
 
 
 @pytest.fixture(scope="module")
-def filled(moto: S3Endpoint, seaweedfs: S3Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def filled(
+    moto: S3Endpoint, seaweedfs: S3Endpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ReplicaRig]:
     """Return a world with more objects than a page has, put there by others."""
     servers = fresh_bucket(moto), fresh_bucket(seaweedfs)  # which stay as they are: nobody else lists them
-    with make_world(*servers, tmp_path_factory.mktemp("many"), proxied=True) as world:
+    with make_rig(*servers, tmp_path_factory.mktemp("many"), proxied=True) as rig:
         with ThreadPoolExecutor(4) as pool:
             for name in NAMES:
-                for _ in pool.map(lambda n, eye=world.eyes[name]: eye.put(f"many/{n:05}", b"x"), range(MANY)):
+                for _ in pool.map(
+                    lambda n, raw=rig.raw_replicas[name]: raw.put(f"many/{n:05}", b"x"), range(MANY)
+                ):
                     pass
-        yield world
+        yield rig
 
 
 @pytest.fixture
-def many(filled: World) -> Iterator[World]:
+def many(filled: ReplicaRig) -> Iterator[ReplicaRig]:
     """Return that world, which no test changes, without faults."""
     yield filled
     for proxy in filled.proxies.values():
         proxy.clear()
 
 
-def test_odd_keys_are_stored_under_their_names_and_listed_in_order(odd: World) -> None:
+def test_odd_keys_are_stored_under_their_names_and_listed_in_order(odd: ReplicaRig) -> None:
     """Every key comes back as it was given, once, with three copies; its name is the documented one everywhere."""
     for name in NAMES:
-        assert {each for each in odd.eyes[name].names() if not each.startswith(".fsbackup/")} == set(ODD.values())
+        assert {each for each in odd.raw_replicas[name].names() if not each.startswith(".fsbackup/")} == set(
+            ODD.values()
+        )
     entries = list(odd.store().ls())
     assert [entry.key for entry in entries] == list(ODD)
     assert {(entry.size, entry.copies) for entry in entries} == {(5, 3)}
@@ -95,7 +101,7 @@ PREFIXES = {
 }
 
 
-def test_a_prefix_is_whole_segments(odd: World) -> None:
+def test_a_prefix_is_whole_segments(odd: ReplicaRig) -> None:
     """`a/b` is that key and what is below it, never `a/bc`; our own records are never among them."""
     store = odd.store()
     for prefix, keys in PREFIXES.items():
@@ -104,12 +110,12 @@ def test_a_prefix_is_whole_segments(odd: World) -> None:
         assert (status.status, status.objects) == ("complete", len(keys)), prefix
 
 
-def test_differences_are_reported_for_each_replica(odd: World) -> None:
+def test_differences_are_reported_for_each_replica(odd: ReplicaRig) -> None:
     """Missing here, another size there, only on the third: each entry and each count says which."""
-    odd.eyes["r2"].drop("odd/a b")
-    odd.eyes["local"].drop("odd/a b")
-    odd.eyes["r2"].put("odd/a0", b"longer than that")
-    odd.eyes["r2"].put("foreign", b"of others")
+    odd.raw_replicas["r2"].drop("odd/a b")
+    odd.raw_replicas["local"].drop("odd/a b")
+    odd.raw_replicas["r2"].put("odd/a0", b"longer than that")
+    odd.raw_replicas["r2"].put("foreign", b"of others")
     entries = {entry.key: dict(entry.states) for entry in odd.store().ls()}
     assert entries["odd/a b"] == {"local": "missing", "r2": "missing", "b2": "present"}
     assert entries["odd/a0"] == {"local": "present", "r2": "size differs", "b2": "present"}
@@ -125,7 +131,7 @@ def test_differences_are_reported_for_each_replica(odd: World) -> None:
     assert [entry.key for entry in status.incomplete] == ["foreign", "odd/a b", "odd/a0"]
 
 
-def test_a_replica_that_is_down_is_unknown_not_empty(odd: World) -> None:
+def test_a_replica_that_is_down_is_unknown_not_empty(odd: ReplicaRig) -> None:
     """What a dead replica has is unknown; the set is degraded, and nothing counts as missing."""
     odd.proxies["r2"].add(Refuse())
     store = odd.store(min_copies=2, timeout=2)
@@ -159,7 +165,7 @@ def test_a_server_that_lists_by_directories_is_merged_in_the_order_of_names(
 
 
 @pytest.mark.parametrize("ask", ["ls", "status"])
-def test_all_down_is_an_error_not_an_empty_set(odd: World, ask: str) -> None:
+def test_all_down_is_an_error_not_an_empty_set(odd: ReplicaRig, ask: str) -> None:
     """When no replica can be listed there is no answer: never "no objects"."""
     odd.base.rename(odd.tmp / "away")
     odd.base.write_bytes(b"in the way")
@@ -171,7 +177,7 @@ def test_all_down_is_an_error_not_an_empty_set(odd: World, ask: str) -> None:
     assert all(name in str(caught.value) for name in NAMES)
 
 
-def test_a_listing_takes_one_request_per_thousand_keys(many: World) -> None:
+def test_a_listing_takes_one_request_per_thousand_keys(many: ReplicaRig) -> None:
     """1,010 objects: two LISTs per replica (`status`: one more, of the manifests) and nothing else, in order.
 
     Retention costs nothing while nothing is missing.
@@ -190,7 +196,7 @@ def test_a_listing_takes_one_request_per_thousand_keys(many: World) -> None:
         assert [record.operation for record in proxy.requests] == 3 * ["list"], name
 
 
-def test_a_listing_that_breaks_off_is_unknown_from_there(many: World) -> None:
+def test_a_listing_that_breaks_off_is_unknown_from_there(many: ReplicaRig) -> None:
     """The second page of one replica is refused: the keys of that page are unknown there, not missing."""
     many.proxies["b2"].add(Status(403, "AccessDenied"), on="list", first=2)
     store = many.store(min_copies=2)
@@ -207,8 +213,8 @@ def test_a_listing_that_breaks_off_is_unknown_from_there(many: World) -> None:
 
 
 @pytest.mark.parametrize("ask", ["ls", "stat"])
-def test_expired_is_found_out_without_waiting_for_an_unreachable_replica_again(odd: World, ask: str) -> None:
-    odd.eyes["local"].drop("odd/a b")
+def test_expired_is_found_out_without_waiting_for_an_unreachable_replica_again(odd: ReplicaRig, ask: str) -> None:
+    odd.raw_replicas["local"].drop("odd/a b")
     odd.proxies["b2"].add(Status(403, "AccessDenied"))
     tries = []
     for rules in ({}, {"local": Retention(max_age=timedelta(days=30))}):
@@ -226,8 +232,8 @@ def test_expired_is_found_out_without_waiting_for_an_unreachable_replica_again(o
     assert tries[0] == tries[1] > 0
 
 
-def test_one_object_can_be_looked_at_where_nothing_may_be_listed(odd: World) -> None:
-    odd.eyes["b2"].drop("odd/a b")
+def test_one_object_can_be_looked_at_where_nothing_may_be_listed(odd: ReplicaRig) -> None:
+    odd.raw_replicas["b2"].drop("odd/a b")
     for proxy in odd.proxies.values():
         proxy.add(Status(403, "AccessDenied"), on="list")
     store = odd.store(names=("r2", "b2"), retention={"b2": Retention(max_age=timedelta(days=30))})
@@ -287,7 +293,7 @@ def test_a_listing_queries_many_objects_at_once_and_cancels_the_rest() -> None:
     assert asked == [{}]
 
 
-def test_a_listing_closed_early_ends(many: World) -> None:
+def test_a_listing_closed_early_ends(many: ReplicaRig) -> None:
     """Reading only the first entry costs its page, and the one that is read ahead."""
     for proxy in many.proxies.values():
         proxy.forget()

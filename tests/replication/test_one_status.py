@@ -16,9 +16,9 @@ from fsbackup.record import Manifest, Origin, Tombstone, dump
 from fsbackup.replication.classify import classify_listed
 from fsbackup.replication.walk import KeyEntry, ReplicaEntry
 from fsbackup.stores.base import ObjectStat
-from tests.replication.eyes import manifest_name
 from tests.replication.memory import MemoryStore
-from tests.replication.prune_kit import KEY, NEW, Disks, content, drop
+from tests.replication.prune_helpers import KEY, NEW, Disks, content, drop
+from tests.replication.raw_replicas import manifest_name
 
 LONGER = content(KEY) + b", and more"
 
@@ -54,12 +54,12 @@ def everywhere(disks: Disks) -> None:
 
 def damage_manifests(disks: Disks, on: str) -> None:
     for name in on:
-        disks.eyes[name].put(manifest_name(KEY), b"{")
+        disks.raw_replicas[name].put(manifest_name(KEY), b"{")
 
 
 def drop_manifests(disks: Disks, on: str) -> None:
     for name in on:
-        disks.eyes[name].drop(manifest_name(KEY))
+        disks.raw_replicas[name].drop(manifest_name(KEY))
 
 
 def remove(disks: Disks, on: str) -> None:
@@ -70,18 +70,18 @@ def remove(disks: Disks, on: str) -> None:
 def delete(disks: Disks, on: str) -> None:
     """Leave tombstones, as a delete does that not every replica confirmed."""
     for name in on:
-        disks.eyes[name].drop(KEY)
-        disks.eyes[name].put(manifest_name(KEY), dump(Tombstone(KEY, 1, "2026-01-01T00:00:00+00:00")))
+        disks.raw_replicas[name].drop(KEY)
+        disks.raw_replicas[name].put(manifest_name(KEY), dump(Tombstone(KEY, 1, "2026-01-01T00:00:00+00:00")))
 
 
 def begin_delete(disks: Disks) -> None:
     """Leave tombstones everywhere and all the data, as a crash in a delete does."""
-    for eye in disks.eyes.values():
-        eye.put(manifest_name(KEY), dump(Tombstone(KEY, 1, "2026-01-01T00:00:00+00:00")))
+    for raw in disks.raw_replicas.values():
+        raw.put(manifest_name(KEY), dump(Tombstone(KEY, 1, "2026-01-01T00:00:00+00:00")))
 
 
 def break_disk(disks: Disks, name: str) -> None:
-    base = disks.eyes[name].base
+    base = disks.raw_replicas[name].base
     base.rename(base.with_name(f"{name}-away"))
     base.write_bytes(b"no directory")
 

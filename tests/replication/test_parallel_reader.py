@@ -12,7 +12,7 @@ import pytest
 from fsbackup import ReplicatedStorage
 from fsbackup.errors import ConfigError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
 from tests.replication.memory import MemoryStore, backend
-from tests.replication.world import MIB, World, content
+from tests.replication.rig import MIB, ReplicaRig, content
 from tests.servers.faults import Drop, Hold, Stall, Status, Throttle
 
 KEY = "backups/db.dump"
@@ -21,28 +21,28 @@ CLOUDS = ("r2", "b2")
 
 
 @pytest.fixture
-def stored(world: World) -> World:
+def stored(rig: ReplicaRig) -> ReplicaRig:
     """Return a world that holds one object everywhere, with the requests so far forgotten."""
-    assert world.store().replicate(world.file(content(SIZE)), KEY).status == "complete"
-    for proxy in world.proxies.values():
+    assert rig.store().replicate(rig.file(content(SIZE)), KEY).status == "complete"
+    for proxy in rig.proxies.values():
         proxy.forget()
-    return world
+    return rig
 
 
-def flip(world: World, name: str, *positions: int) -> None:
+def flip(rig: ReplicaRig, name: str, *positions: int) -> None:
     """Flip a bit of a replica's data at each position."""
-    data = bytearray(world.eyes[name].get(KEY) or b"")
+    data = bytearray(rig.raw_replicas[name].get(KEY) or b"")
     for position in positions:
         data[position] ^= 1
-    world.eyes[name].put(KEY, bytes(data))
+    rig.raw_replicas[name].put(KEY, bytes(data))
 
 
-def data_gets(world: World, name: str) -> int:
+def data_gets(rig: ReplicaRig, name: str) -> int:
     """Return how many requests for data a replica has seen."""
-    return world.proxies[name].count("get", key=f"{world.prefix}/{KEY}")
+    return rig.proxies[name].count("get", key=f"{rig.prefix}/{KEY}")
 
 
-def test_all_replicas_share_the_work(stored: World) -> None:
+def test_all_replicas_share_the_work(stored: ReplicaRig) -> None:
     target = stored.tmp / "back"
     report = stored.store().restore(KEY, target)
     assert target.read_bytes() == content(SIZE)
@@ -51,7 +51,7 @@ def test_all_replicas_share_the_work(stored: World) -> None:
     assert not report.failed
 
 
-def test_a_faster_replica_carries_more(stored: World) -> None:
+def test_a_faster_replica_carries_more(stored: ReplicaRig) -> None:
     stored.proxies["r2"].add(Throttle(down=2 * MIB), on="any")
     report = stored.store(names=CLOUDS).restore(KEY, stored.tmp / "back")
     assert report.replicas["b2"] > 3 * report.replicas.get("r2", 0)
@@ -60,22 +60,22 @@ def test_a_faster_replica_carries_more(stored: World) -> None:
 
 
 @pytest.mark.parametrize(("length", "requests"), [(2 * MIB, 1), (16 * MIB, 2)])
-def test_a_read_of_some_length_is_few_requests(stored: World, length: int, requests: int) -> None:
+def test_a_read_of_some_length_is_few_requests(stored: ReplicaRig, length: int, requests: int) -> None:
     """A short read goes to one replica, a longer one is shared: each request costs money and time."""
     assert stored.store(names=CLOUDS).read(KEY, 0, length) == content(SIZE)[:length]
     # A replica that is much slower at this moment causes a hedged request.
     assert requests <= sum(data_gets(stored, name) for name in CLOUDS) <= requests + 1
 
 
-def requested_ranges(world: World, *names: str) -> list[tuple[int, int]]:
+def requested_ranges(rig: ReplicaRig, *names: str) -> list[tuple[int, int]]:
     """Return the ranges of data requested from the replicas, ordered by start."""
-    requests = [each for name in names for each in world.proxies[name].requests if each.key.endswith(KEY)]
+    requests = [each for name in names for each in rig.proxies[name].requests if each.key.endswith(KEY)]
     data = [each for each in requests if each.operation == "get" and ".fsbackup" not in each.key]
     ranges = [dict(each.headers)["Range"].removeprefix("bytes=").split("-") for each in data]
     return sorted((int(first), int(last) + 1) for first, last in ranges)
 
 
-def test_chunks_are_long_at_first_and_short_at_the_end(stored: World) -> None:
+def test_chunks_are_long_at_first_and_short_at_the_end(stored: ReplicaRig) -> None:
     """Few requests, and no replica is busy for long when the others are done."""
     for name in CLOUDS:
         stored.proxies[name].add(Throttle(down=20 * MIB), on="any")
@@ -149,7 +149,7 @@ def test_bytes_in_flight_or_unconsumed_stay_within_the_memory(seconds: float, me
     assert memory // 2 < target.most_ahead <= memory
 
 
-def test_replicas_with_different_corrupt_blocks_make_a_whole_object(stored: World) -> None:
+def test_replicas_with_different_corrupt_blocks_make_a_whole_object(stored: ReplicaRig) -> None:
     """No replica is intact, and no block is corrupt everywhere, also within one chunk."""
     flip(stored, "local", 5, 9 * MIB)
     flip(stored, "r2", MIB + 5, 20 * MIB)
@@ -165,15 +165,15 @@ def test_replicas_with_different_corrupt_blocks_make_a_whole_object(stored: Worl
     assert stream.getvalue() == content(SIZE)
 
 
-def test_one_block_corrupt_everywhere_is_an_integrity_error(stored: World) -> None:
-    for name in stored.eyes:
+def test_one_block_corrupt_everywhere_is_an_integrity_error(stored: ReplicaRig) -> None:
+    for name in stored.raw_replicas:
         flip(stored, name, 17 * MIB + 3)
     with pytest.raises(IntegrityError, match="bytes 17825792 to 18874368"):
         stored.store().restore(KEY, stored.tmp / "back")
     assert not (stored.tmp / "back").exists()
 
 
-def test_a_silent_replica_is_replaced_after_the_stall_timeout(stored: World) -> None:
+def test_a_silent_replica_is_replaced_after_the_stall_timeout(stored: ReplicaRig) -> None:
     """The slow replica takes over from the silent one, long before the timeout of the backend."""
     stored.proxies["b2"].add(Throttle(down=8 * MIB), on="any")
     stored.proxies["r2"].add(Stall(answer_bytes=100_000), on="get", key=f"{stored.prefix}/{KEY}")
@@ -184,7 +184,7 @@ def test_a_silent_replica_is_replaced_after_the_stall_timeout(stored: World) -> 
     assert "sent no byte" in report.failed["r2"]
 
 
-def test_a_replica_that_keeps_failing_is_suspended(stored: World) -> None:
+def test_a_replica_that_keeps_failing_is_suspended(stored: ReplicaRig) -> None:
     """After three failed chunks the other ten are not requested from it."""
     stored.proxies["r2"].add(Status(403, "AccessDenied"), on="get", key=f"{stored.prefix}/{KEY}")
     report = stored.store(names=CLOUDS).restore(KEY, stored.tmp / "back")
@@ -193,15 +193,15 @@ def test_a_replica_that_keeps_failing_is_suspended(stored: World) -> None:
     assert "AccessDenied" in report.failed["r2"]
 
 
-def test_a_replica_of_corrupt_blocks_only_is_suspended(stored: World) -> None:
-    stored.eyes["r2"].put(KEY, content(SIZE, seed=9))
+def test_a_replica_of_corrupt_blocks_only_is_suspended(stored: ReplicaRig) -> None:
+    stored.raw_replicas["r2"].put(KEY, content(SIZE, seed=9))
     report = stored.store(names=CLOUDS).restore(KEY, stored.tmp / "back")
     assert (stored.tmp / "back").read_bytes() == content(SIZE)
     assert "r2" not in report.replicas
     assert data_gets(stored, "r2") <= 3
 
 
-def test_no_data_is_requested_from_a_stale_replica(stored: World) -> None:
+def test_no_data_is_requested_from_a_stale_replica(stored: ReplicaRig) -> None:
     """Its own manifest is of another version."""
     stored.proxies["r2"].add(Status(503, "ServiceUnavailable"), on="any")
     new = stored.file(content(SIZE, seed=2), "new")
@@ -215,14 +215,14 @@ def test_no_data_is_requested_from_a_stale_replica(stored: World) -> None:
     assert data_gets(stored, "r2") == 0
 
 
-def test_a_replica_that_dies_half_way_is_replaced(stored: World) -> None:
+def test_a_replica_that_dies_half_way_is_replaced(stored: ReplicaRig) -> None:
     stored.proxies["r2"].add(Drop(answer_bytes=0), on="get", key=f"{stored.prefix}/{KEY}", first=3)
     report = stored.store(names=CLOUDS, timeout=2).restore(KEY, stored.tmp / "back")
     assert (stored.tmp / "back").read_bytes() == content(SIZE)
     assert report.replicas["b2"] > 0
 
 
-def test_in_order_a_slow_replica_does_not_hold_up_the_stream(stored: World) -> None:
+def test_in_order_a_slow_replica_does_not_hold_up_the_stream(stored: ReplicaRig) -> None:
     """A stream needs its first chunk first; the fast replica gets a hedged request for it."""
     hold = stored.proxies["r2"].add(Hold(), on="get", key=f"{stored.prefix}/{KEY}")
     stream = io.BytesIO()
@@ -232,7 +232,7 @@ def test_in_order_a_slow_replica_does_not_hold_up_the_stream(stored: World) -> N
 
 
 @pytest.mark.parametrize("names", [("local",), CLOUDS, ("local", *CLOUDS)], ids="+".join)
-def test_ranges_are_the_bytes_they_should_be(stored: World, names: tuple[str, ...]) -> None:
+def test_ranges_are_the_bytes_they_should_be(stored: ReplicaRig, names: tuple[str, ...]) -> None:
     store, data = stored.store(names=names), content(SIZE)
     dice = random.Random(7)
     spots = [0, 1, MIB - 1, MIB, MIB + 1, 4 * MIB, SIZE - 1, SIZE, SIZE + 5]
@@ -243,14 +243,14 @@ def test_ranges_are_the_bytes_they_should_be(stored: World, names: tuple[str, ..
     assert store.read(KEY, SIZE - 10) == data[-10:]
 
 
-def test_a_range_costs_one_get_and_only_its_blocks(stored: World) -> None:
+def test_a_range_costs_one_get_and_only_its_blocks(stored: ReplicaRig) -> None:
     store = stored.store(names=("r2",))
     assert store.read(KEY, 3 * MIB - 5, 3 * MIB + 5) == content(SIZE)[3 * MIB - 5 : 3 * MIB + 5]
     assert data_gets(stored, "r2") == 1
     assert stored.proxies["r2"].count("list") == 0
 
 
-def test_a_corrupt_block_in_the_range_comes_from_another_replica(stored: World) -> None:
+def test_a_corrupt_block_in_the_range_comes_from_another_replica(stored: ReplicaRig) -> None:
     flip(stored, "r2", 7 * MIB + 7)
     store = stored.store(names=CLOUDS, read_order=["r2", "b2"])
     assert store.read(KEY, 7 * MIB + 1, 7 * MIB + 100) == content(SIZE)[7 * MIB + 1 : 7 * MIB + 100]
@@ -260,7 +260,7 @@ def test_a_corrupt_block_in_the_range_comes_from_another_replica(stored: World) 
     assert store.read(KEY, 8 * MIB, 8 * MIB + 9) == content(SIZE)[8 * MIB : 8 * MIB + 9]
 
 
-def test_wrong_ranges_and_missing_keys_are_different_errors(stored: World) -> None:
+def test_wrong_ranges_and_missing_keys_are_different_errors(stored: ReplicaRig) -> None:
     store = stored.store()
     with pytest.raises(ValueError, match="range"):
         store.read(KEY, -5)
@@ -268,9 +268,9 @@ def test_wrong_ranges_and_missing_keys_are_different_errors(stored: World) -> No
         store.read("no/such/key", 0, 5)
 
 
-def test_a_stall_timeout_must_be_positive(world: World) -> None:
+def test_a_stall_timeout_must_be_positive(rig: ReplicaRig) -> None:
     with pytest.raises(ConfigError, match="stall_timeout"):
-        world.store(stall_timeout=0)
+        rig.store(stall_timeout=0)
 
 
 class BuggyStore(MemoryStore):

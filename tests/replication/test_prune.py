@@ -15,8 +15,7 @@ from fsbackup import ReplicatedStorage
 from fsbackup.errors import ConfigError, ObjectNotFoundError
 from fsbackup.replication.prune import PruneReport, PruneStep
 from fsbackup.retention import Retention
-from tests.replication.eyes import manifest_name
-from tests.replication.prune_kit import (
+from tests.replication.prune_helpers import (
     DAY,
     KEY,
     NEW,
@@ -30,6 +29,7 @@ from tests.replication.prune_kit import (
     reason,
     record,
 )
+from tests.replication.raw_replicas import manifest_name
 
 
 def test_each_backend_lets_go_by_its_own_rule(disks: Disks) -> None:
@@ -72,8 +72,8 @@ def test_what_went_is_expired_and_is_not_brought_back(old: Disks) -> None:
     repaired = store.repair()
     assert (repaired.status, repaired.steps) == ("complete", ())
     assert store.download(KEY, old.root / "back")
-    old.eyes["a"].drop(NEW)
-    old.eyes["a"].drop(manifest_name(NEW))
+    old.raw_replicas["a"].drop(NEW)
+    old.raw_replicas["a"].drop(manifest_name(NEW))
     assert dict(store.status().backends["a"].states) == {"missing": 1, "expired": 1}
     assert [(each.key, each.state) for each in store.verify().problems] == [(NEW, "missing")]
     assert store.repair().done == {"refill": 1}
@@ -140,7 +140,7 @@ def test_keys_of_no_series_and_other_peoples_files_stay(old: Disks) -> None:
     """Each is a series of its own, is no key of ours, or has no manifest."""
     old.put("abc", "db/latest.gz", 4000)
     for name in ("db/2001-01-01.gz", "db/2001-01-02%zz", "db/.2001-01-03.fsbackup-tmp"):
-        old.eyes["a"].put(name, b"not ours")
+        old.raw_replicas["a"].put(name, b"not ours")
     heard: dict[str, str] = {}
     store = old.store({"a": days(30)})
     store.prune(
@@ -227,7 +227,9 @@ def test_an_object_that_was_refilled_elsewhere_does_not_come_back(old: Disks) ->
 
 def test_nor_does_it_where_other_processes_repair(old: Disks, tmp_path: Path) -> None:
     """Who mends the portions knows no rule: what expired is told them, also where only the manifest shows it."""
-    backends: dict[str, Any] = {name: {"type": "local", "path": str(old.eyes[name].base)} for name in "abc"}
+    backends: dict[str, Any] = {
+        name: {"type": "local", "path": str(old.raw_replicas[name].base)} for name in "abc"
+    }
     backends["a"]["retention"] = {"max_age": "30d"}
     three = {"backends": [*"abc"], "min_copies": 1}
     job = {"source": {"path": "x"}, "destination": "{name}/{now:%Y-%m-%d}.gz", "replication": "three"}
@@ -261,7 +263,7 @@ def test_it_stays_while_the_others_times_would_call_it_missing(old: Disks) -> No
 
 def test_what_an_interrupted_prune_left_is_cleared(old: Disks) -> None:
     """A manifest without its data, of what the rule let go; meanwhile nobody misses it, and readers find it."""
-    old.eyes["a"].drop(KEY)
+    old.raw_replicas["a"].drop(KEY)
     store = old.store({"a": days(30)})
     assert store.status().status == "complete"
     assert store.verify().status == "complete"
@@ -276,7 +278,7 @@ def test_what_an_interrupted_prune_left_is_cleared(old: Disks) -> None:
 
 def test_what_an_interrupted_prune_left_of_the_last_copy_is_no_loss(old: Disks) -> None:
     """Nobody wants it: to verify, status and repair there is no such object any more."""
-    old.eyes["a"].drop(KEY)
+    old.raw_replicas["a"].drop(KEY)
     drop(old, "b")
     drop(old, "c")
     store = old.store(dict.fromkeys("abc", days(30)))
@@ -292,9 +294,9 @@ def test_the_manifest_of_what_is_lost_is_not_cleared(old: Disks) -> None:
     """Its rule keeps it, or another backend should have it and does not prove it: that is repair's business."""
     store = old.store({"a": days(30)})
     old.put("abc", daily(39), 1)
-    old.eyes["a"].drop(daily(39))
+    old.raw_replicas["a"].drop(daily(39))
     for name in "abc":
-        old.eyes[name].drop(KEY)
+        old.raw_replicas[name].drop(KEY)
     before = old.snapshot()
     heard: list[tuple[str, str]] = []
     report = store.prune(dry_run=False, on_step=lambda step: heard.append((step.key, step.backend)))

@@ -12,8 +12,7 @@ import pytest
 from fsbackup.errors import NoHealthyReplicaError
 from fsbackup.replication.prune import PruneReport
 from fsbackup.retention import Retention
-from tests.replication.eyes import manifest_name, pending_name, sealed
-from tests.replication.prune_kit import (
+from tests.replication.prune_helpers import (
     DAY,
     KEY,
     NEW,
@@ -26,21 +25,22 @@ from tests.replication.prune_kit import (
     reason,
     record,
 )
+from tests.replication.raw_replicas import manifest_name, pending_name, sealed
 
 #: What is wrong with the copy that the only other backend should have, and what is said of it.
 LACKING: dict[str, tuple[Callable[[Disks], object], str]] = {
     "missing": (lambda disks: drop(disks, "b"), "b should have it, but has no copy"),
-    "data gone": (lambda disks: disks.eyes["b"].drop(KEY), "b should have it, but has no copy"),
+    "data gone": (lambda disks: disks.raw_replicas["b"].drop(KEY), "b should have it, but has no copy"),
     "short": (
-        lambda disks: disks.eyes["b"].put(KEY, b"?"),
+        lambda disks: disks.raw_replicas["b"].put(KEY, b"?"),
         "b should have it, but has a copy that does not match",
     ),
     "manifest gone": (
-        lambda disks: disks.eyes["b"].drop(manifest_name(KEY)),
+        lambda disks: disks.raw_replicas["b"].drop(manifest_name(KEY)),
         "b should have it, but has a copy that does not match its manifest",
     ),
     "manifest damaged": (
-        lambda disks: disks.eyes["b"].put(manifest_name(KEY), b"{}"),
+        lambda disks: disks.raw_replicas["b"].put(manifest_name(KEY), b"{}"),
         "b should have it, but has a copy that does not match its manifest",
     ),
     "stale": (
@@ -93,7 +93,7 @@ def test_a_backend_wants_what_is_in_its_own_floor(tmp_path: Path) -> None:
     disks = Disks(tmp_path, "ab")
     disks.put("ab", KEY, 40)
     disks.put("a", NEW, 0)
-    disks.eyes["b"].put(KEY, b"?")
+    disks.raw_replicas["b"].put(KEY, b"?")
     report = assert_untouched(disks, disks.store(dict.fromkeys("ab", days(30))), "degraded")
     assert outcomes(report) == {(KEY, "a"): "blocked"}
 
@@ -111,7 +111,7 @@ def test_what_has_no_manifest_takes_no_place_in_a_floor(tmp_path: Path) -> None:
     """Else a file of somebody's would have the newest backup expire."""
     disks = Disks(tmp_path, "ab")
     disks.put("a", KEY, 40)
-    disks.eyes["a"].put(NEW, b"not ours")
+    disks.raw_replicas["a"].put(NEW, b"not ours")
     store = disks.store(dict.fromkeys("ab", days(30)))
     assert [(each.key, each.state) for each in store.verify().problems if each.backend == "b"] == [
         (KEY, "missing"),
@@ -124,11 +124,11 @@ def test_what_has_no_manifest_takes_no_place_in_a_floor(tmp_path: Path) -> None:
 def test_what_proves_or_mends_another_copy_stays(old: Disks, what: str) -> None:
     """Without it nobody could prove that data any more, or tell whose it is, or ever get rid of it."""
     if what == "short data":
-        old.eyes["c"].put(KEY, b"?")
+        old.raw_replicas["c"].put(KEY, b"?")
     else:
-        old.eyes["c"].drop(manifest_name(KEY))
+        old.raw_replicas["c"].drop(manifest_name(KEY))
     if what == "damaged manifest":
-        old.eyes["c"].put(manifest_name(KEY), b"?")
+        old.raw_replicas["c"].put(manifest_name(KEY), b"?")
         old.touch("c", KEY, 40)
     store = old.store(dict.fromkeys("abc", days(30)))
     report = assert_untouched(old, store, "degraded")
@@ -198,28 +198,28 @@ def test_a_clock_that_is_behind_brings_nothing_back(old: Disks) -> None:
 
 
 def damage(disks: Disks) -> None:
-    disks.eyes["a"].put(manifest_name(KEY), b"{}")
+    disks.raw_replicas["a"].put(manifest_name(KEY), b"{}")
     disks.touch("a", KEY, 40)
 
 
 #: What is wrong with the copy that is to go, what is said, and whether it is the data alone.
 BAD: dict[str, tuple[Callable[[Disks], object], str]] = {
-    "short": (lambda disks: disks.eyes["a"].put(KEY, b"?"), "its data does not match its manifest"),
+    "short": (lambda disks: disks.raw_replicas["a"].put(KEY, b"?"), "its data does not match its manifest"),
     "manifest damaged": (
         damage,
         "its manifest is damaged: run `fsbackup repair`",
     ),
     "conflict": (lambda disks: disks.put("b", KEY, 40, data=b"other"), "two contents under one generation"),
     "deleted": (
-        lambda disks: disks.eyes["b"].set_manifest(KEY, tombstone()),
+        lambda disks: disks.raw_replicas["b"].set_manifest(KEY, tombstone()),
         "the object was deleted on 2026-01-01T00:00:00+00:00: run `fsbackup repair`",
     ),
     "replacement announced": (
-        lambda disks: disks.eyes["a"].put(pending_name(KEY), announcement(2)),
+        lambda disks: disks.raw_replicas["a"].put(pending_name(KEY), announcement(2)),
         "another process is storing, or has stored, another version",
     ),
     "announcement damaged": (
-        lambda disks: disks.eyes["a"].put(pending_name(KEY), b"{}"),
+        lambda disks: disks.raw_replicas["a"].put(pending_name(KEY), b"{}"),
         "another process is storing, or has stored, another version",
     ),
 }
@@ -252,6 +252,6 @@ def test_what_is_not_in_order_is_held(old: Disks, bad: str) -> None:
 
 def test_an_announcement_that_is_done_goes_with_it(old: Disks) -> None:
     """A crash left it behind its own manifest."""
-    old.eyes["a"].put(pending_name(KEY), announcement(1))
+    old.raw_replicas["a"].put(pending_name(KEY), announcement(1))
     assert old.store({"a": days(30)}).prune(dry_run=False).count("deleted") == 1
     assert old.whole("a") == {NEW}

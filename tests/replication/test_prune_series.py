@@ -15,7 +15,7 @@ from fsbackup.config import Config, load_config, parse_config
 from fsbackup.jobs import run_job
 from fsbackup.replication.prune import PruneReport
 from fsbackup.retention import Retention
-from tests.replication.prune_kit import Disks, content, outcomes
+from tests.replication.prune_helpers import Disks, content, outcomes
 
 PRODUCTION = Path(__file__).parents[2] / "configs/production.yaml"
 KEYS = dict.fromkeys(("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "B2_ACCESS_KEY_ID", "B2_SECRET_ACCESS_KEY"), "k")
@@ -23,8 +23,11 @@ KEYS = dict.fromkeys(("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "B2_ACCESS_KEY
 
 def config(disks: Disks, retention: Mapping[str, Any], *destinations: str, **job: Any) -> Config:
     """Return a configuration with that retention on every disk, and a job for each destination."""
-    backends = {each: {"type": "local", "path": each, "retention": dict(retention)} for each in disks.eyes}
-    sets = {"all": {"backends": [*disks.eyes], "min_copies": 1}, "last": {"backends": [[*disks.eyes][-1]]}}
+    backends = {each: {"type": "local", "path": each, "retention": dict(retention)} for each in disks.raw_replicas}
+    sets = {
+        "all": {"backends": [*disks.raw_replicas], "min_copies": 1},
+        "last": {"backends": [[*disks.raw_replicas][-1]]},
+    }
     settings = {"source": {"path": "source/"}, "replication": "all", **job}
     jobs = {f"j{at}": {**settings, "destination": each} for at, each in enumerate(destinations)}
     text = json.dumps({"version": 1, "backends": backends, "replication": sets, "jobs": jobs})
@@ -41,7 +44,7 @@ def put_all(disks: Disks, keys: Iterable[str], oldest: float = 900) -> list[str]
     """Store objects on every disk, each a day younger than the one before."""
     listed = list(keys)
     for at, key in enumerate(listed):
-        disks.put(disks.eyes, key, oldest - at)
+        disks.put(disks.raw_replicas, key, oldest - at)
     return listed
 
 
@@ -115,7 +118,7 @@ def test_what_was_found_says_so(disks: Disks) -> None:
     """Per copy, with the same words on every backend; also where only the manifest is left."""
     rule = Retention(keep_daily=1, series="^()")
     keys = put_all(disks, ["x/1", "x/2", "x/3", "x/4"])
-    disks.eyes["a"].drop("x/2")
+    disks.raw_replicas["a"].drop("x/2")
     store = disks.store(dict.fromkeys("ab", rule))
     heard: dict[tuple[str, str], tuple[str, str]] = {}
     store.prune(
@@ -126,7 +129,7 @@ def test_what_was_found_says_so(disks: Disks) -> None:
     why = ("kept", "found at the source by this run")
     assert heard["x/1", "a"] == heard["x/1", "b"] == heard["x/2", "b"] == why
     assert disks.keys("b") == {"x/1", "x/2", keys[-1]}
-    assert disks.eyes["a"].manifest("x/2") is not None
+    assert disks.raw_replicas["a"].manifest("x/2") is not None
 
 
 def test_wal_is_not_thinned(disks: Disks) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from fsbackup.engine.replicas import Spool
 from fsbackup.stores.local.store import LocalStore
-from tests.replication.eyes import manifest_name
 from tests.replication.memory import MemoryStore, PartCount
+from tests.replication.raw_replicas import manifest_name
 from tests.replication.uploads import DATA, KEY, MOST_ALIVE, PARTS, Upload, has_it
 
 

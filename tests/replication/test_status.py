@@ -13,8 +13,8 @@ from fsbackup.replication.classify import classify_listed
 from fsbackup.replication.status import SetStatus
 from fsbackup.replication.walk import KeyEntry, ReplicaEntry
 from fsbackup.stores.base import ObjectStat
-from tests.replication.eyes import manifest_name
-from tests.replication.world import World
+from tests.replication.raw_replicas import manifest_name
+from tests.replication.rig import ReplicaRig
 from tests.servers.faults import Refuse
 
 NAMES = ("local", "r2", "b2")
@@ -22,13 +22,13 @@ KEYS = ("backups/full/a", "backups/full/b", "backups/tenants/one/a", "wal/1", "t
 
 
 @pytest.fixture
-def stored(world: World) -> World:
+def stored(rig: ReplicaRig) -> ReplicaRig:
     """Return a world with five objects of ten bytes everywhere, its record of requests empty."""
-    path = world.file(b"0123456789")
-    assert all(world.store().replicate_many([(path, key) for key in KEYS]))
-    for proxy in world.proxies.values():
+    path = rig.file(b"0123456789")
+    assert all(rig.store().replicate_many([(path, key) for key in KEYS]))
+    for proxy in rig.proxies.values():
         proxy.forget()
-    return world
+    return rig
 
 
 def states(status: SetStatus) -> dict[str, dict[str, str]]:
@@ -36,7 +36,7 @@ def states(status: SetStatus) -> dict[str, dict[str, str]]:
     return {entry.key: dict(entry.states) for entry in status.incomplete}
 
 
-def test_a_sound_set_costs_two_listings(stored: World) -> None:
+def test_a_sound_set_costs_two_listings(stored: ReplicaRig) -> None:
     """Objects and manifests, and nothing is asked; all of it is counted by backend."""
     status = stored.store().status()
     assert (status.status, status.objects, status.complete, status.deleted) == ("complete", 5, 5, 0)
@@ -46,7 +46,7 @@ def test_a_sound_set_costs_two_listings(stored: World) -> None:
         assert [record.operation for record in proxy.requests] == ["list", "list"], name
 
 
-def test_groups(stored: World) -> None:
+def test_groups(stored: ReplicaRig) -> None:
     """By the segments below the prefix: objects, bytes of one copy each, and the newest."""
     store = stored.store()
     groups = {group.prefix: (group.objects, group.bytes) for group in store.status().groups}
@@ -65,7 +65,7 @@ def test_groups(stored: World) -> None:
     assert abs(newest.modified - time.time()) < 120
 
 
-def test_a_backup_that_stopped_is_a_failure(stored: World) -> None:
+def test_a_backup_that_stopped_is_a_failure(stored: ReplicaRig) -> None:
     """The newest object of any group older than asked, or nothing at all; the source's own age does not count."""
     store, day = stored.store(), timedelta(hours=26)
     old = stored.file(b"x")
@@ -82,7 +82,7 @@ def test_a_backup_that_stopped_is_a_failure(stored: World) -> None:
     assert store.status("nothing").status == "complete"
 
 
-def test_a_copy_that_was_put_there_today_does_not_make_a_backup_younger(stored: World) -> None:
+def test_a_copy_that_was_put_there_today_does_not_make_a_backup_younger(stored: ReplicaRig) -> None:
     """The replica that has had it longest says when it was stored, not the one that was mended last."""
     os.utime(stored.base / manifest_name("wal/1"), (1000, 1000))
     newest = stored.store().status("wal").newest
@@ -90,10 +90,10 @@ def test_a_copy_that_was_put_there_today_does_not_make_a_backup_younger(stored: 
     assert newest.modified == 1000
 
 
-def test_keys_that_look_wrong_are_queried_and_no_others(stored: World) -> None:
+def test_keys_that_look_wrong_are_queried_and_no_others(stored: ReplicaRig) -> None:
     """Another size, a lost copy, a missed delete: three objects are queried, each replica twice."""
-    stored.eyes["r2"].put("wal/1", b"short")
-    stored.eyes["b2"].drop("top")
+    stored.raw_replicas["r2"].put("wal/1", b"short")
+    stored.raw_replicas["b2"].drop("top")
     stored.proxies["b2"].add(Refuse())
     stored.store(timeout=2).remove("backups/full/a")
     stored.proxies["b2"].clear()
@@ -120,7 +120,7 @@ def _key_of(name: str) -> str:
     return below.removeprefix(".fsbackup/manifests/").removeprefix(".fsbackup/pending/")
 
 
-def test_a_new_replica_is_missing_everything_for_no_request(stored: World) -> None:
+def test_a_new_replica_is_missing_everything_for_no_request(stored: ReplicaRig) -> None:
     """What has neither data nor manifest on a replica that lists well is missing there; nobody is asked."""
     disk = LocalStorage(stored.tmp / "new", name="new")
     store = ReplicatedStorage([*(stored.backend(name) for name in NAMES), disk], min_copies=2)
@@ -131,11 +131,11 @@ def test_a_new_replica_is_missing_everything_for_no_request(stored: World) -> No
         assert [record.operation for record in proxy.requests] == ["list", "list"]
 
 
-def test_manifests_that_are_gone_or_broken(stored: World) -> None:
+def test_manifests_that_are_gone_or_broken(stored: ReplicaRig) -> None:
     """Data without a manifest anywhere has no proven copy; a manifest that was cut off is damaged."""
-    stored.eyes["r2"].drop(manifest_name("top"))
-    stored.eyes["local"].put(manifest_name("wal/1"), b"{")
-    stored.eyes["b2"].put("foreign", b"of others")
+    stored.raw_replicas["r2"].drop(manifest_name("top"))
+    stored.raw_replicas["local"].put(manifest_name("wal/1"), b"{")
+    stored.raw_replicas["b2"].put("foreign", b"of others")
     status = stored.store(min_copies=1).status()
     assert states(status) == {
         "foreign": {"local": "missing", "r2": "missing", "b2": "no manifest"},
@@ -145,7 +145,7 @@ def test_manifests_that_are_gone_or_broken(stored: World) -> None:
     assert (status.status, status.under_replicated) == ("failed", 1)
 
 
-def test_a_service_that_missed_a_replacement_of_the_same_size(stored: World) -> None:
+def test_a_service_that_missed_a_replacement_of_the_same_size(stored: ReplicaRig) -> None:
     """Two services that make ETags of the content disagree in their listings, and are asked."""
     stored.proxies["b2"].add(Refuse())
     without_b2 = stored.store(min_copies=2, timeout=2)
@@ -155,11 +155,11 @@ def test_a_service_that_missed_a_replacement_of_the_same_size(stored: World) -> 
     assert states(status) == {"top": {"local": "present", "r2": "present", "b2": "stale"}}
 
 
-def test_what_retention_deleted_is_expired_not_missing(stored: World) -> None:
+def test_what_retention_deleted_is_expired_not_missing(stored: ReplicaRig) -> None:
     """`expired` is called with the object's age; the object is then complete without that copy."""
     for key in ("wal/1", "top"):
-        stored.eyes["local"].drop(key)
-        stored.eyes["local"].drop(manifest_name(key))
+        stored.raw_replicas["local"].drop(key)
+        stored.raw_replicas["local"].drop(manifest_name(key))
     asked: list[tuple[str, str, float]] = []
 
     def expired(backend: str, key: str, when: float | None) -> bool:
@@ -180,7 +180,7 @@ def test_what_retention_deleted_is_expired_not_missing(stored: World) -> None:
     assert all(when == 1 or abs(when - time.time()) < 120 for _, _, when in asked)
 
 
-def test_ls_tells_a_deleted_object_from_one_that_is_there(stored: World) -> None:
+def test_ls_tells_a_deleted_object_from_one_that_is_there(stored: ReplicaRig) -> None:
     """It costs nothing while all replicas list the same; a copy that slept through a delete is called that."""
     entries = list(stored.store().ls())
     assert [entry.key for entry in entries] == sorted(KEYS)
@@ -190,8 +190,8 @@ def test_ls_tells_a_deleted_object_from_one_that_is_there(stored: World) -> None
     stored.proxies["b2"].add(Refuse())
     stored.store(timeout=2).remove("backups/full/b")
     stored.proxies["b2"].clear()
-    stored.eyes["r2"].drop("wal/1")
-    stored.eyes["r2"].drop(manifest_name("wal/1"))
+    stored.raw_replicas["r2"].drop("wal/1")
+    stored.raw_replicas["r2"].drop(manifest_name("wal/1"))
     found = {entry.key: entry for entry in stored.store().ls()}
     assert found["backups/full/b"].is_deleted
     assert dict(found["backups/full/b"].states) == {
@@ -216,9 +216,9 @@ def test_ls_tells_a_deleted_object_from_one_that_is_there(stored: World) -> None
         (None, "00000000000000000000000000000000", False),
     ],
 )
-def test_only_etags_made_alike_are_compared(world: World, one: str | None, other: str, asked: bool) -> None:
+def test_only_etags_made_alike_are_compared(rig: ReplicaRig, one: str | None, other: str, asked: bool) -> None:
     """Stores that document their ETags, for objects stored in one request or in as many parts."""
-    r2, b2, disk = (world.backend(name).store for name in ("r2", "b2", "local"))
+    r2, b2, disk = (rig.backend(name).store for name in ("r2", "b2", "local"))
     etags = {"a": one, "b": other}
     entry = KeyEntry(
         "k",

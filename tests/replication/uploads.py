@@ -9,9 +9,9 @@ from typing import Any
 from fsbackup import ReplicatedStorage
 from fsbackup.engine.results import Report
 from fsbackup.stores.base import ObjectStore
-from tests.replication.eyes import manifest_name
 from tests.replication.memory import MemoryStore, backend
-from tests.replication.world import content
+from tests.replication.raw_replicas import manifest_name
+from tests.replication.rig import content
 
 KEY = "stream/dump"
 PART = 64 * 1024

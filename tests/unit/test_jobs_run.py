@@ -16,7 +16,7 @@ from fsspec.callbacks import Callback
 from fsbackup.config import Config, parse_config
 from fsbackup.jobs import FileResult, JobReport, run_job
 from fsbackup.jobs.sources import FoundKeys
-from tests.replication.prune_kit import Disks
+from tests.replication.prune_helpers import Disks
 
 RunJob = Callable[..., JobReport]
 
@@ -192,8 +192,8 @@ def aged(tmp_path: Path) -> Disks:
     """Return three disks with old objects of the job's, and of others; of each series there is a newer one."""
     disks = Disks(tmp_path, ("disk1", "disk2", "disk3"))
     for key in ("k/2025-01-01/d0/f0", "kk/2025-01-01/d0/f0"):
-        disks.put(disks.eyes, key, 40)
-        disks.put(disks.eyes, key.replace("01-01", "02-01"), 10)
+        disks.put(disks.raw_replicas, key, 40)
+        disks.put(disks.raw_replicas, key.replace("01-01", "02-01"), 10)
     return disks
 
 
@@ -220,7 +220,7 @@ def test_a_job_prunes_what_is_its_own(tmp_path: Path, aged: Disks) -> None:
 def test_a_prune_that_is_not_complete_makes_the_job_degraded(tmp_path: Path, aged: Disks) -> None:
     """Its files are stored everywhere all the same."""
     for disk in ("disk2", "disk3"):
-        (aged.eyes[disk].base / "k/2025-01-01/d0/f0").unlink()
+        (aged.raw_replicas[disk].base / "k/2025-01-01/d0/f0").unlink()
     report = run_job(pruning(tmp_path), "j")
     assert report.prune is not None
     assert (report.status, report.stored_status, report.prune.count("blocked")) == ("degraded", "complete", 1)

@@ -62,7 +62,7 @@ class Records(ABC):
         return data
 
 
-class Eye(Records):
+class RawReplica(Records):
     """Looks at one backend's raw content."""
 
     @abstractmethod
@@ -96,7 +96,7 @@ class Eye(Records):
 
 
 @dataclass(frozen=True)
-class DiskEye(Eye):
+class RawDisk(RawReplica):
     """Looks at a directory."""
 
     base: Path
@@ -118,7 +118,7 @@ class DiskEye(Eye):
 
 
 @dataclass(frozen=True)
-class BucketEye(Eye):
+class RawBucket(RawReplica):
     """Looks at the part of a bucket below a prefix, with boto3."""
 
     endpoint: s3.S3Endpoint

@@ -34,7 +34,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(eq=False)
-class Site:
+class ConfiguredSet:
     """A configuration with one set.
 
     Attributes
@@ -81,27 +81,31 @@ class Site:
 
 
 @contextmanager
-def make_site(kind: str, tmp: Path, server: Callable[[str], S3Endpoint]) -> Iterator[Site]:
+def make_configured_set(kind: str, tmp: Path, server: Callable[[str], S3Endpoint]) -> Iterator[ConfiguredSet]:
     """Yield a new site; `server` gives the server of a name."""
-    site = Site(tmp / "fsbackup.yaml", f"f{secrets.token_hex(6)}")
+    configured = ConfiguredSet(tmp / "fsbackup.yaml", f"f{secrets.token_hex(6)}")
     backends: dict[str, Any] = {}
     with ExitStack() as stack:
         for number, what in enumerate(KINDS[kind]):
             name, _, trouble = what.partition(" ")
             backend = f"{name}{number}"
             if name == "local":
-                site.bases[backend] = tmp / backend
+                configured.bases[backend] = tmp / backend
                 backends[backend] = {"type": "local", "path": str(tmp / backend)}
                 continue
-            proxy = site.proxies[backend] = stack.enter_context(fault_proxy(server(name)))
-            backends[backend] = {**proxy.endpoint.backend, "prefix": f"{site.prefix}/{backend}", "timeout": "10s"}
-            site.secrets.append(proxy.endpoint.secret_access_key)
+            proxy = configured.proxies[backend] = stack.enter_context(fault_proxy(server(name)))
+            backends[backend] = {
+                **proxy.endpoint.backend,
+                "prefix": f"{configured.prefix}/{backend}",
+                "timeout": "10s",
+            }
+            configured.secrets.append(proxy.endpoint.secret_access_key)
             if trouble == "down":
-                proxy.add(Status(403, "AccessDenied"), on="get", key=site.data(backend, TOP))
+                proxy.add(Status(403, "AccessDenied"), on="get", key=configured.data(backend, TOP))
             elif trouble == "rotten":
-                proxy.add(Corrupt(), on="get", key=site.data(backend, TOP))
+                proxy.add(Corrupt(), on="get", key=configured.data(backend, TOP))
             elif trouble == "dying":
-                proxy.add(Drop(answer_bytes=100_000), on="get", key=site.data(backend, TOP), first=2)
+                proxy.add(Drop(answer_bytes=100_000), on="get", key=configured.data(backend, TOP), first=2)
         config = {"version": 1, "backends": backends, "replication": {SET: {"backends": list(backends)}}}
-        site.config.write_text(yaml.safe_dump(config))
-        yield site
+        configured.config.write_text(yaml.safe_dump(config))
+        yield configured

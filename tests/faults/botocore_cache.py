@@ -8,7 +8,7 @@ import pytest
 from botocore.loaders import JSONFileLoader, Loader
 
 
-def remember_models(patch: pytest.MonkeyPatch) -> None:
+def cache_botocore_models(patch: pytest.MonkeyPatch) -> None:
     """Have every session of this process share what any of them has read."""
     read, names = cache(JSONFileLoader().load_file), cache(Loader().list_available_services)
     patch.setattr(JSONFileLoader, "load_file", lambda _, path: read(path))

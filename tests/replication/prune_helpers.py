@@ -17,7 +17,7 @@ from fsbackup.loop import run
 from fsbackup.replication.classify import IsExpired
 from fsbackup.replication.prune import PruneOptions, PruneReport, find_expired, prune
 from fsbackup.retention import Retention
-from tests.replication.eyes import DiskEye, blocks, manifest_name, sealed
+from tests.replication.raw_replicas import RawDisk, blocks, manifest_name, sealed
 
 DAY = 86_400.0
 BLOCK = 1 << 20
@@ -68,14 +68,14 @@ class Disks:
 
     def __init__(self, root: Path, names: Iterable[str] = "abc") -> None:
         self.root = root
-        self.eyes = {name: DiskEye(root / name) for name in names}
-        for eye in self.eyes.values():
-            eye.base.mkdir(exist_ok=True)
+        self.raw_replicas = {name: RawDisk(root / name) for name in names}
+        for raw in self.raw_replicas.values():
+            raw.base.mkdir(exist_ok=True)
         self.now = time.time()
 
     def store(self, rules: Mapping[str, Retention], **options: Any) -> ReplicatedStorage:
         """Return a set over all of them."""
-        backends = [LocalStorage(eye.base, name=name) for name, eye in self.eyes.items()]
+        backends = [LocalStorage(raw.base, name=name) for name, raw in self.raw_replicas.items()]
         return ReplicatedStorage(backends, retention=rules, **{"errors": "raise", "min_copies": 1, **options})
 
     def put(
@@ -92,41 +92,41 @@ class Disks:
         data = content(key) if data is None else data
         made = self.now - age * DAY
         for name in on:
-            self.eyes[name].put(key, data)
-            self.eyes[name].set_manifest(key, record(key, data, made, generation=generation))
+            self.raw_replicas[name].put(key, data)
+            self.raw_replicas[name].set_manifest(key, record(key, data, made, generation=generation))
             self.touch(name, key, age if listed is None else listed)
 
     def touch(self, name: str, key: str, age: float) -> None:
         """Have a backend list a record as so many days old."""
         when = self.now - age * DAY
-        os.utime(self.eyes[name].base / manifest_name(key), (when, when))
+        os.utime(self.raw_replicas[name].base / manifest_name(key), (when, when))
 
     def edit(self, name: str, key: str, age: float, **fields: Any) -> None:
         """Change what a manifest says, and list it as so many days old."""
-        found = self.eyes[name].manifest(key)
+        found = self.raw_replicas[name].manifest(key)
         assert found is not None
-        self.eyes[name].put(manifest_name(key), json.dumps(sealed({**found, **fields})).encode())
+        self.raw_replicas[name].put(manifest_name(key), json.dumps(sealed({**found, **fields})).encode())
         self.touch(name, key, age)
 
     def keys(self, name: str) -> set[str]:
         """Return the objects that are there."""
-        return {each for each in self.eyes[name].names() if not each.startswith(".fsbackup/")}
+        return {each for each in self.raw_replicas[name].names() if not each.startswith(".fsbackup/")}
 
     def whole(self, name: str) -> set[str]:
         """Return the objects that are there and proven, when there is nothing else at all."""
         keys = self.keys(name)
-        assert self.eyes[name].names() == keys | {manifest_name(key) for key in keys}, name
-        assert all(self.eyes[name].provable(key) is not None for key in keys)
+        assert self.raw_replicas[name].names() == keys | {manifest_name(key) for key in keys}, name
+        assert all(self.raw_replicas[name].provable(key) is not None for key in keys)
         return keys
 
     def snapshot(self) -> dict[str, dict[str, bytes | None]]:
         """Return everything that is stored anywhere."""
-        return {name: {each: eye.get(each) for each in eye.names()} for name, eye in self.eyes.items()}
+        return {name: {each: raw.get(each) for each in raw.names()} for name, raw in self.raw_replicas.items()}
 
     @contextmanager
     def away(self, name: str) -> Iterator[None]:
         """Have no disk where one is mounted while the block runs."""
-        base = self.eyes[name].base
+        base = self.raw_replicas[name].base
         base.rename(base.with_name(f"{name}-away"))
         base.write_bytes(b"no directory")
         yield
@@ -187,5 +187,5 @@ def assert_untouched(disks: Disks, store: ReplicatedStorage, status: str) -> Pru
 
 def drop(disks: Disks, name: str, key: str = KEY) -> None:
     """Lose a copy and its manifest."""
-    disks.eyes[name].drop(key)
-    disks.eyes[name].drop(manifest_name(key))
+    disks.raw_replicas[name].drop(key)
+    disks.raw_replicas[name].drop(manifest_name(key))

@@ -10,7 +10,7 @@ from tests.servers.exchange import Exchange
 from tests.servers.fault_kinds import CutError, Fault
 
 
-class At(Fault):
+class CallAtRequest(Fault):
     """Call something before the server gets a request, or after it has answered; then pass it on, or cut it."""
 
     def __init__(self, side: Literal["before", "after"], act: Callable[[], None], *, cut: bool = False) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from fsbackup import BackblazeB2Storage, CloudflareR2Storage, LocalStorage, ReplicatedStorage, S3Storage
 from fsbackup.backends import SingleBackend
-from tests.integration.cli_kit import wait_until
-from tests.replication.eyes import BucketEye, DiskEye, Eye
+from tests.integration.cli_helpers import wait_until
+from tests.replication.raw_replicas import RawBucket, RawDisk, RawReplica
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import FaultProxy, fault_proxy
 
@@ -50,7 +50,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class World(Places):
+class ReplicaRig(Places):
     """Three replicas: ``local``, ``r2`` and ``b2``.
 
     Attributes
@@ -63,7 +63,7 @@ class World(Places):
         A directory for sources and targets, outside all replicas.
     """
 
-    eyes: dict[str, Eye]
+    raw_replicas: dict[str, RawReplica]
     proxies: dict[str, FaultProxy]
     tmp: Path
 
@@ -86,10 +86,10 @@ class World(Places):
 
     def clean(self, *keys: str) -> None:
         """Assert that nothing but these keys and their manifests is anywhere."""
-        for name, eye in self.eyes.items():
+        for name, raw in self.raw_replicas.items():
             wanted = {each for key in keys for each in (key, f".fsbackup/manifests/{key}")}
-            assert eye.names() == wanted, name
-            assert eye.unfinished() == [], name
+            assert raw.names() == wanted, name
+            assert raw.unfinished() == [], name
 
 
 def connect(role: str, endpoint: S3Endpoint, prefix: str, **options: Any) -> SingleBackend:
@@ -111,18 +111,18 @@ def connect(role: str, endpoint: S3Endpoint, prefix: str, **options: Any) -> Sin
 
 
 @contextmanager
-def make_world(r2: S3Endpoint, b2: S3Endpoint, tmp: Path, *, proxied: bool) -> Iterator[World]:
+def make_rig(r2: S3Endpoint, b2: S3Endpoint, tmp: Path, *, proxied: bool) -> Iterator[ReplicaRig]:
     """Yield three empty replicas: a new directory, and a new prefix in the bucket of each server."""
     prefix = f"t{secrets.token_hex(6)}"
     tmp = tmp / "outside"
     tmp.mkdir()
     servers = {"r2": r2, "b2": b2}
-    eyes: dict[str, Eye] = {"local": DiskEye(tmp.parent / "base")}
-    eyes |= {name: BucketEye(server, f"{prefix}/") for name, server in servers.items()}
+    raw_replicas: dict[str, RawReplica] = {"local": RawDisk(tmp.parent / "base")}
+    raw_replicas |= {name: RawBucket(server, f"{prefix}/") for name, server in servers.items()}
     with ExitStack() as stack:
         proxies = {name: stack.enter_context(fault_proxy(each)) for name, each in servers.items() if proxied}
         endpoints = {name: proxies[name].endpoint for name in proxies} or servers
-        yield World(tmp.parent / "base", endpoints, prefix, eyes, proxies, tmp)
+        yield ReplicaRig(tmp.parent / "base", endpoints, prefix, raw_replicas, proxies, tmp)
 
 
 def wait_idle(proxy: FaultProxy) -> None:

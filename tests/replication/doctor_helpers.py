@@ -7,7 +7,7 @@ from typing import Any
 from fsbackup import S3Storage
 from fsbackup.backends import SingleBackend
 from fsbackup.replication.doctor import Diagnosis, diagnose
-from tests.replication.world import connect
+from tests.replication.rig import connect
 from tests.servers.endpoint import S3Endpoint
 
 
