@@ -110,8 +110,8 @@ def _retention(config: Config, backends: Iterable[str]) -> dict[str, Retention]:
 def _arguments(settings: BackendConfig) -> dict[str, Any]:
     """Return the constructor's arguments for one backend's settings, secrets in the clear."""
     given = {name: getattr(settings, name) for name in type(settings).model_fields}
-    for elsewhere in ("type", "part_size", "retention"):
-        given.pop(elsewhere)
+    for used_elsewhere in ("type", "part_size", "retention"):
+        given.pop(used_elsewhere)
     translate = _TRANSLATE.get(settings.type)
     plain = _reveal(given)
     return translate(plain, settings) if translate else plain

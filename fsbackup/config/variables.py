@@ -37,7 +37,7 @@ _REFERENCE = re.compile(
 class Expanded:
     """Values with their variables replaced.
 
-    `from_environment` are the places whose value came from there and must not be shown; `broken` those whose
+    `from_environment` are the settings whose value came from there and must not be shown; `unresolved` those whose
     value could not be found out, so that nothing more need be said of them.
     """
 

@@ -85,7 +85,7 @@ class JobCounts:
             skipped=self._files["skipped"],
             bytes_read=self._files["bytes"],
             seconds=time.monotonic() - self._started,
-            backends={name: count.tally() for name, count in self._backends.items()},
+            backends={name: count.counts() for name, count in self._backends.items()},
             problems=tuple(self._problems),
         )
 
@@ -103,7 +103,7 @@ class _BackendCount:
         self._seconds = max(self._seconds, began + result.seconds)
         self._error = self._error or result.error
 
-    def tally(self) -> BackendCounts:
+    def counts(self) -> BackendCounts:
         return BackendCounts(
             location=self._location,
             stored=self._counts["stored"],

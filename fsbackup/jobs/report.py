@@ -90,7 +90,7 @@ class BackendCounts:
     error: str | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the tally as plain JSON types."""
+        """Return the counts as plain JSON types."""
         return {
             "location": self.location,
             "stored": self.stored,
@@ -172,7 +172,7 @@ class JobReport:
             "skipped": self.skipped,
             "bytes_read": self.bytes_read,
             "seconds": round(self.seconds, 3),
-            "backends": {name: tally.as_dict() for name, tally in self.backends.items()},
+            "backends": {name: counts.as_dict() for name, counts in self.backends.items()},
             "problems": [problem.as_dict(brief=True) for problem in self.problems],
             "prune": self.prune.as_dict() if self.prune else None,
         }

@@ -61,9 +61,9 @@ def run_job(
     """
     job = job_of(config, name)
     store = ReplicatedStorage.from_config(config, job.replication)
-    tally, found_keys = JobCounts(store, on_file), FoundKeys()
+    counts, found_keys = JobCounts(store, on_file), FoundKeys()
     plan = plan_job(config, name, now=now)
-    for files in _slices(_only_files(plan, tally), SLICE):
+    for files in _slices(_only_files(plan, counts), SLICE):
         items = [(file.path, file.key) for file in files]
         if job.prune:
             for file in files:
@@ -72,8 +72,8 @@ def run_job(
         # Closed on every way out: uploads that are under way end and clean up before a Ctrl-C goes on.
         with closing(cast("Generator[ItemResult, None, None]", outcomes)) as results:
             for outcome in results:
-                tally.add_result(outcome)
-    report = tally.report(name, job.replication)
+                counts.add_result(outcome)
+    report = counts.report(name, job.replication)
     if job.prune and report:
         prefix = Destination(job.destination, job=name, now=now or local_now()).prefix
         return replace(report, prune=store.prune(prefix, dry_run=False, found_at_source=found_keys))
@@ -86,9 +86,9 @@ def _slices(values: Iterable[T], length: int) -> Iterator[list[T]]:
         yield part
 
 
-def _only_files(plan: Iterable[Planned | Unreadable | Skipped], tally: JobCounts) -> Iterator[Planned]:
+def _only_files(plan: Iterable[Planned | Unreadable | Skipped], counts: JobCounts) -> Iterator[Planned]:
     for found in plan:
         if isinstance(found, Planned):
             yield found
         else:
-            tally.add_entry(found)
+            counts.add_entry(found)

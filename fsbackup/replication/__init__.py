@@ -13,7 +13,7 @@ uploaded, read and deleted by `fsbackup.engine`.
 `repair`            inspects, plans and executes what makes every replica complete
 `prune`             deletes what each backend's retention no longer keeps
 `batch`, `tree`     uploads of many files, restores of many objects, within one memory budget
-`portions`          keys in portions for other processes (`elsewhere`, `places`: Dask)
+`batches`           batches of keys for an executor: other threads, processes or machines
 `doctor`            checks what each backend can do
 `progress`          fsspec callbacks
 ==================  ==============================================================================================
