@@ -26,6 +26,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_combinations(items)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return what ``-n auto`` stands for: half of the time a test waits for a server, a disk or a timeout."""
+    return 2 * (os.cpu_count() or 1)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:  # noqa: ARG001 - the hook's
     """Where ``CI`` is set, turn a skip for any other reason into a failure."""
