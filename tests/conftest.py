@@ -7,6 +7,7 @@ import signal
 from typing import Any
 
 import pytest
+from xdist.scheduler.worksteal import WorkStealingScheduling
 
 from tests.matrix import mark_combinations
 
@@ -29,6 +30,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Return what ``-n auto`` stands for: half of the time a test waits for a server, a disk or a timeout."""
     return 2 * (os.cpu_count() or 1)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WorkStealingScheduling:
+    """Let a worker that has finished take tests from the others: they differ a hundredfold in time."""
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -231,7 +231,7 @@ class TestDisks:
         by_name = {name: check["outcome"] for name, check in found["checks"].items()}
         assert (found["health"], found["left_behind"]) == ("limited", None)
         assert (by_name["list"], by_name["read"], by_name["write"]) == ("ok", "ok", "not allowed")
-        assert "written" in found["checks"]["write"]["advice"]
+        assert "write" in found["checks"]["write"]["advice"]
         assert by_name["space"] == "ok"
 
     def test_unreadable(self, base: Path) -> None:

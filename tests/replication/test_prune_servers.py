@@ -166,8 +166,8 @@ def test_a_lock_is_not_yet_and_no_error(locking: ReplicaRig, mode: str) -> None:
     report = prune_later(locking.store())
     assert (report.status, outcomes(report)) == ("complete", {"r2": "locked", "b2": "locked"})
     said = {each.backend: each.reason for each in report.steps}
-    assert "keeps this object until its retention ends" in said["r2"]
-    assert f"its object lock ({mode.lower()}) keeps it until 2" in said["b2"]
+    assert "ObjectLockedByBucketPolicy" in said["r2"]
+    assert f"the object has an object lock ({mode.lower()}) until 2" in said["b2"]
     assert {each.bytes_freed for each in report.backends.values()} == {0}
     for name in locking.raw_replicas:
         assert_only(locking, name, KEY, NEW)

@@ -71,7 +71,7 @@ class Replicas(RuleBasedStateMachine):
 
     @rule(key=KEYS, data=CONTENTS, stream=st.booleans())
     def create(self, key: str, data: bytes, stream: bool) -> None:
-        report = self.store.replicate(io.BytesIO(data) if stream else self.source(data), key)
+        report = self.store.replicate(io.BytesIO(data) if stream else self.source(data), key, allow_empty=True)
         if self.model.get(key, data) == data:
             assert report.status == ("degraded" if self.away else "complete"), report.as_dict()
             self.model[key] = data
