@@ -7,6 +7,7 @@ import hashlib
 from collections import deque
 from dataclasses import dataclass
 
+from fsbackup.engine.reader import read_timeout
 from fsbackup.engine.replicas import MemoryBudget
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
@@ -15,8 +16,6 @@ from fsbackup.stores.base import ObjectStore, timeout_error
 
 #: Ranges of one copy requested at the same time.
 _READ_AHEAD = 2
-#: Bytes per second of the slowest connection that does not count as stalled.
-_SLOWEST = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,7 @@ class _Check:
     async def _read(self, start: int) -> bytes:
         end = min(start + self._length, self._manifest.size)
         try:
-            async with asyncio.timeout(self._store.hard_timeout + (end - start) / _SLOWEST):
+            async with asyncio.timeout(read_timeout(self._store, end - start)):
                 return await self._store.read(encode_key(self._manifest.key), start, end)
         except TimeoutError:
             raise timeout_error(self._store, "verify", self._manifest.key) from None

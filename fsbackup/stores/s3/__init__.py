@@ -3,7 +3,7 @@
 - `store`: `S3Store`, the `ObjectStore`; `bucket`: `Bucket`, the bucket with its prefix and provider.
 - `writer` writes one object, through `uploads` (multipart uploads and their records) and `commit`.
 - `reading`, `listing`, `removing`, `orphans` and `info` implement the other methods of the store.
-- `calls` makes one request with retries and the `idle` timeout; `errors` translates failures; `body` sends bytes.
+- `calls` makes one request with retries and an idle timeout; `errors` translates failures; `body` sends bytes.
 - `client` creates the s3fs filesystem and the boto client; `fast_path` sends PUT and GET without boto.
 - `profile`: what differs between providers; `arguments`: values from the environment; `secret`: hidden values.
 """

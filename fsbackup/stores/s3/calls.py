@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fsbackup.aio import IdleTimeout
 from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError, TransientError
 from fsbackup.events import log
 from fsbackup.stores.s3.body import CHUNK, Body, PartProgress
 from fsbackup.stores.s3.client import S3Connection
 from fsbackup.stores.s3.errors import CallContext, code_of, retry_after, translate
-from fsbackup.stores.s3.idle import IdleTimeout
 
 if TYPE_CHECKING:
     from tenacity import AsyncRetrying, RetryCallState
@@ -61,7 +61,7 @@ class Calls:
         """Call a method of the client with a body and return its response."""
 
         async def attempt(idle: IdleTimeout) -> Response:
-            progress.on_activity = idle.reset
+            progress.on_activity = idle.touch
             call = await self.connection.method(method)
             body: Any = Body(data, progress) if len(data) > CHUNK else data
             response: Response = await call(Body=body, **params)

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from fsbackup.aio import IdleTimeout
 from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
 from fsbackup.sizing import KIB
 from fsbackup.stores.s3.bucket import Bucket, require_field
 from fsbackup.stores.s3.calls import Response
 from fsbackup.stores.s3.errors import CallContext, code_of
-from fsbackup.stores.s3.idle import IdleTimeout
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 #: More than the kernel returns at a time, so that no buffer is split and joined again.
@@ -85,7 +85,7 @@ async def _content(
 ) -> list[bytes]:
     buffers, size = list[bytes](), 0
     while chunk := await body.read(_READ_SIZE):
-        idle.reset()
+        idle.touch()
         on_progress(len(chunk))
         buffers.append(chunk)
         size += len(chunk)
