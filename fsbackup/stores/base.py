@@ -142,8 +142,6 @@ class BackendInfo:
     ----------
     clock_ahead
         Seconds by which the backend's clock is ahead of this machine's, to about a second.
-    conditional_create
-        Whether the backend itself refuses to create a name that exists, as just tried.
     keeps_versions
         Whether the backend keeps, and bills, older versions of replaced and removed objects.
     uploads, oldest_upload
@@ -159,7 +157,6 @@ class BackendInfo:
     """
 
     clock_ahead: float | None = None
-    conditional_create: bool | None = None
     keeps_versions: bool | None = None
     uploads: int | None = None
     oldest_upload: float | None = None
@@ -358,8 +355,8 @@ class ObjectStore(ABC):
             When `orphan` is not one of this kind of store.
         """
 
-    async def info(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - most backends have nothing to try
-        """Return what can be found out about the backend; may overwrite the object `probe`. Never raises."""
+    async def info(self) -> BackendInfo:
+        """Return what the backend reports about itself. Raises nothing for what it does not report."""
         return BackendInfo()
 
     async def close(self) -> None:  # noqa: B027 - most backends hold nothing to close

@@ -16,8 +16,6 @@ from fsbackup.stores.names import ALL_TEMP_FILES, TEMP_FILE, NameFilter, check_t
 T = TypeVar("T")
 
 _INFO = BackendInfo(
-    # The write checks first and renames then; another writer may create the name in between.
-    conditional_create=False,
     access="check the address, the user, the password or key, and the permissions of the directory on the server",
     unknown={
         "keeps_versions": "the protocol does not report whether the server keeps removed files",
@@ -166,7 +164,7 @@ class GenericStore(ObjectStore):
     async def delete_orphan(self, orphan: Orphan) -> None:
         await self.remove(check_temp(orphan))
 
-    async def info(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - nothing is tried
+    async def info(self) -> BackendInfo:
         return _INFO
 
     async def close(self) -> None:

@@ -132,7 +132,7 @@ class LocalStore(ObjectStore):
         name = check_temp(orphan)
         await self._run("remove", name, lambda: _remove(self._base, name))
 
-    async def info(self, probe: str | None = None) -> BackendInfo:  # noqa: ARG002 - every write proves it
+    async def info(self) -> BackendInfo:
         info = BackendInfo(keeps_versions=False, access=_ACCESS_HINT)
         try:
             free, total = await self._run("examine", "", lambda: _disk_space(self._base))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -13,12 +11,10 @@ from typing import Any
 
 from fsbackup.errors import AccessDeniedError, BackendError, FsbackupError
 from fsbackup.stores.base import BackendInfo
-from fsbackup.stores.s3.body import PartProgress
 from fsbackup.stores.s3.bucket import Bucket
 from fsbackup.stores.s3.calls import Response
 from fsbackup.stores.s3.errors import code_of
 
-_PROBE_BYTES = b"fsbackup doctor: may another writer replace this?"
 #: What each provider's users get wrong most often. By Cloudflare's "Consistency model" (a new key takes up to a
 #: minute) and Backblaze's "Introduction to the S3-Compatible API" (no master key; what a restricted key needs).
 _ACCESS_HINTS = {
@@ -37,16 +33,14 @@ _NOT_OFFERED = frozenset({"NotImplemented", "MethodNotAllowed", "501", "405"})
 Query = Callable[[Bucket], Awaitable[dict[str, Any]]]
 
 
-async def service_info(bucket: Bucket, probe: str | None) -> BackendInfo:
-    """Make all requests at once; `probe` is an object on which conditional creation may be tried."""
+async def service_info(bucket: Bucket) -> BackendInfo:
+    """Make all requests at once."""
     queries: dict[str, Query] = {
         "clock_ahead": _clock,
         "keeps_versions": _versions,
         "uploads": _uploads,
         "expires": _expires,
     }
-    if probe is not None and bucket.profile.condition != "atomic":  # there, every write proves it
-        queries["conditional_create"] = lambda bucket: _create_condition(bucket, probe)
     results = await asyncio.gather(*(_run_query(bucket, name, query) for name, query in queries.items()))
     known = {name: value for found, _ in results for name, value in found.items()}
     unknown = {"free": "the service does not report it"} | {
@@ -137,25 +131,3 @@ def _days(rule: dict[str, Any]) -> int | None:
     if "Date" in expiration:
         return max(0, int((expiration["Date"] - datetime.now(UTC)).days))
     return int(expiration["Days"]) if expiration.get("Days") else None
-
-
-async def _create_condition(bucket: Bucket, probe: str) -> dict[str, Any]:
-    """Try to create a name that exists, by one PUT with ``If-None-Match`` and without a HEAD before."""
-    try:
-        await bucket.calls.send(
-            bucket.context("examine", probe),
-            "put_object",
-            _PROBE_BYTES,
-            PartProgress(lambda _: None),
-            **bucket.object_params(probe),
-            ContentType="application/octet-stream",
-            ContentMD5=base64.b64encode(hashlib.md5(_PROBE_BYTES, usedforsecurity=False).digest()).decode(),
-            Metadata={},
-            IfNoneMatch="*",
-        )
-    except BackendError as error:
-        refused = code_of(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict")
-        if not refused and code_of(error) not in _NOT_OFFERED:
-            raise
-        return {"conditional_create": refused}
-    return {"conditional_create": False}

@@ -169,9 +169,9 @@ class S3Store(ObjectStore):
         """Abort the upload and remove its record."""
         await delete_orphan(self._bucket, orphan)
 
-    async def info(self, probe: str | None = None) -> BackendInfo:
+    async def info(self) -> BackendInfo:
         """Return the service's clock, and the bucket's versioning, lifecycle rules and unfinished uploads."""
-        return await service_info(self._bucket, probe)
+        return await service_info(self._bucket)
 
     async def close(self) -> None:
         """Close the connections."""
