@@ -204,7 +204,20 @@ class Faults(RuleBasedStateMachine):
 
 
 # Derandomized: every run does the same, and a failure prints the steps that lead to it.
-Faults.TestCase.settings = settings(
+LONG = settings(
     max_examples=40, stateful_step_count=40, deadline=None, derandomize=True, database=None, print_blob=True
 )
-TestFaults = Faults.TestCase
+SHORT = settings(LONG, max_examples=12)
+
+
+class TestFaults(Faults.TestCase):  # type: ignore[misc, valid-type]
+    """Some sequences."""
+
+    settings = SHORT
+
+
+@pytest.mark.matrix
+class TestFaultsLonger(Faults.TestCase):  # type: ignore[misc, valid-type]
+    """More sequences."""
+
+    settings = LONG

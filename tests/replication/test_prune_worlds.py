@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -53,9 +54,9 @@ def worlds(draw: st.DrawFn, *, straight: bool) -> dict[str, Drawn]:
     }
 
 
-def build(disks: Disks, rig: Mapping[str, Drawn]) -> None:
+def build(disks: Disks, states: Mapping[str, Drawn]) -> None:
     """Make the world."""
-    for key, drawn in rig.items():
+    for key, drawn in states.items():
         stale = "stale" in drawn.have.values()
         for name, have in drawn.have.items():
             if have == "none":
@@ -85,9 +86,9 @@ def newest(disks: Disks, key: str) -> str | None:
     return max((each["generation"], each["sha256"]) for each in found if each)[1] if found else None
 
 
-def having(rig: Mapping[str, Drawn], name: str) -> list[str]:
+def having(states: Mapping[str, Drawn], name: str) -> list[str]:
     """Return what a backend has with data and a manifest."""
-    return [key for key, drawn in rig.items() if drawn.have[name] not in ("none", "bare", "manifest")]
+    return [key for key, drawn in states.items() if drawn.have[name] not in ("none", "bare", "manifest")]
 
 
 def run_prune(disks: Disks, rules: Mapping[str, Retention]) -> PruneReport | None:
@@ -103,68 +104,79 @@ def missed(disks: Disks, rules: Mapping[str, Retention]) -> set[tuple[str, str]]
     }
 
 
-def check_always(disks: Disks, rig: Mapping[str, Drawn], rules: Mapping[str, Retention]) -> None:
+def check_always(disks: Disks, states: Mapping[str, Drawn], rules: Mapping[str, Retention]) -> None:
     """Prune, and check what holds of every world."""
     names = {name: disks.raw_replicas[name].names() for name in NAMES}
-    proof = {key: newest(disks, key) for key in rig}
+    proof = {key: newest(disks, key) for key in states}
     misses = missed(disks, rules)
     report = run_prune(disks, rules)
     assert report is None or report.status in ("complete", "degraded")
     for name in NAMES:
         gone = names[name] - disks.raw_replicas[name].names()
         assert disks.raw_replicas[name].names() <= names[name]
-        assert {key for key in rig if key in gone} <= {key for key in rig if manifest_name(key) in gone}
+        assert {key for key in states if key in gone} <= {key for key in states if manifest_name(key) in gone}
         assert name in rules or not gone
-        for key in filter(rig.__contains__, gone):
+        for key in filter(states.__contains__, gone):
             limit = rules[name].max_age
             assert limit is not None
-            assert rig[key].have[name] in ("good", "stale")
-            assert min(rig[key].age, rig[key].listed[name]) * 86400 > limit.total_seconds()
+            assert states[key].have[name] in ("good", "stale")
+            assert min(states[key].age, states[key].listed[name]) * 86400 > limit.total_seconds()
         for series in ("db", "files"):
-            had = [key for key in having(rig, name) if key.startswith(series)]
+            had = [key for key in having(states, name) if key.startswith(series)]
             left = [key for key in had if key not in gone]
             assert name not in rules or len(left) >= min(len(had), rules[name].keep_last)
     if len(rules) < len(NAMES):
-        assert {key: newest(disks, key) for key in rig} == proof
+        assert {key: newest(disks, key) for key in states} == proof
     assert missed(disks, rules) <= misses
 
 
-def kept_by_any(disks: Disks, rig: Mapping[str, Drawn], rules: Mapping[str, Retention]) -> set[str]:
+def kept_by_any(disks: Disks, states: Mapping[str, Drawn], rules: Mapping[str, Retention]) -> set[str]:
     """Return what some backend's rule keeps, of all there is anywhere: worked out by the pure decision."""
-    everything = {key for name in NAMES for key in having(rig, name)}
-    objects = [(key, disks.now - rig[key].age * 86400) for key in sorted(everything)]
+    everything = {key for name in NAMES for key in having(states, name)}
+    objects = [(key, disks.now - states[key].age * 86400) for key in sorted(everything)]
     wanted = set(everything) if len(rules) < len(NAMES) else set()
     for rule in rules.values():
         wanted |= {each.key for each in decide(objects, rule, disks.now) if each.keep}
     return wanted
 
 
-@settings(max_examples=40, deadline=None, phases=(Phase.reuse, Phase.generate))
-@given(worlds(straight=True), RULES)
-def test_what_any_rule_keeps_stays_provable(rig: dict[str, Drawn], rules: dict[str, Retention]) -> None:
+def check_that_what_is_kept_stays_provable(states: dict[str, Drawn], rules: dict[str, Retention]) -> None:
     """In the version that was provable; and of each series the newest so many stay on each backend."""
     with tempfile.TemporaryDirectory() as root:
         disks = Disks(Path(root), NAMES)
-        build(disks, rig)
-        proof = {key: newest(disks, key) for key in kept_by_any(disks, rig, rules)}
+        build(disks, states)
+        proof = {key: newest(disks, key) for key in kept_by_any(disks, states, rules)}
         floors = {
             (name, key)
             for name, rule in rules.items()
             for series in ("db", "files")
-            for key in [each for each in having(rig, name) if each.startswith(series)][-rule.keep_last :]
+            for key in [each for each in having(states, name) if each.startswith(series)][-rule.keep_last :]
         }
-        check_always(disks, rig, rules)
+        check_always(disks, states, rules)
         assert {key: newest(disks, key) for key in proof} == proof
         assert all(key in disks.keys(name) for name, key in floors)
         again = run_prune(disks, rules)
         assert again is None or not again.count("deleted") + again.count("cleared")
 
 
-@settings(max_examples=40, deadline=None, phases=(Phase.reuse, Phase.generate))
-@given(worlds(straight=False), RULES)
-def test_whatever_the_listings_say_of_ages(rig: dict[str, Drawn], rules: dict[str, Retention]) -> None:
+def check_when_ages_mislead(states: dict[str, Drawn], rules: dict[str, Retention]) -> None:
     """Copies that were put back later: nothing goes too early, or leaves its floor, or is missed afterwards."""
     with tempfile.TemporaryDirectory() as root:
         disks = Disks(Path(root), NAMES)
-        build(disks, rig)
-        check_always(disks, rig, rules)
+        build(disks, states)
+        check_always(disks, states, rules)
+
+
+LONG = settings(max_examples=40, deadline=None, phases=(Phase.reuse, Phase.generate))
+SHORT = settings(LONG, max_examples=15)
+
+test_what_any_rule_keeps_stays_provable = SHORT(
+    given(worlds(straight=True), RULES)(check_that_what_is_kept_stays_provable)
+)
+test_whatever_the_listings_say_of_ages = SHORT(given(worlds(straight=False), RULES)(check_when_ages_mislead))
+test_what_any_rule_keeps_stays_provable_in_more_worlds = pytest.mark.matrix(
+    LONG(given(worlds(straight=True), RULES)(check_that_what_is_kept_stays_provable))
+)
+test_whatever_the_listings_say_of_ages_in_more_worlds = pytest.mark.matrix(
+    LONG(given(worlds(straight=False), RULES)(check_when_ages_mislead))
+)

@@ -139,7 +139,20 @@ class Replicas(RuleBasedStateMachine):
 
 
 # Derandomized: every run does the same, and a failure prints the steps that lead to it.
-Replicas.TestCase.settings = settings(
+LONG = settings(
     max_examples=25, stateful_step_count=25, deadline=None, derandomize=True, database=None, print_blob=True
 )
-TestReplicas = Replicas.TestCase
+SHORT = settings(LONG, max_examples=10)
+
+
+class TestReplicas(Replicas.TestCase):  # type: ignore[misc, valid-type]
+    """Some sequences."""
+
+    settings = SHORT
+
+
+@pytest.mark.matrix
+class TestReplicasLonger(Replicas.TestCase):  # type: ignore[misc, valid-type]
+    """More sequences."""
+
+    settings = LONG

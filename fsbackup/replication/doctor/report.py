@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from fsbackup.engine.results import Serializable
 
 #: `"not allowed"`: the credentials or permissions do not cover it, and the rest works; `"not known"`: the backend
 #: does not tell, or it could not be tried, which is no fault.
@@ -13,7 +15,7 @@ Health = Literal["ok", "limited", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Check(Serializable):
     """One thing that was checked.
 
     Parameters
@@ -34,13 +36,11 @@ class Check:
     detail: str
     advice: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the check as plain JSON types."""
-        return {"outcome": self.outcome, "detail": self.detail, "advice": self.advice}
+    json_excluded: ClassVar[tuple[str, ...]] = ("name",)
 
 
 @dataclass(frozen=True, slots=True)
-class Diagnosis:
+class Diagnosis(Serializable):
     """What one backend can do.
 
     Parameters
@@ -64,6 +64,8 @@ class Diagnosis:
     seconds: float
     left_behind: str | None = None
 
+    json_properties: ClassVar[tuple[str, ...]] = ("health",)
+
     @property
     def health(self) -> Health:
         """``"ok"``, ``"limited"`` (see `Health`) or ``"failed"``."""
@@ -84,11 +86,4 @@ class Diagnosis:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the diagnosis as plain JSON types."""
-        return {
-            "backend": self.backend,
-            "location": self.location,
-            "health": self.health,
-            "seconds": round(self.seconds, 3),
-            "left_behind": self.left_behind,
-            "checks": {check.name: check.as_dict() for check in self.checks},
-        }
+        return {**Serializable.as_dict(self), "checks": {check.name: check.as_dict() for check in self.checks}}

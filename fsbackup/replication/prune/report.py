@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from fsbackup.engine.results import Status
+from fsbackup.engine.results import BaseReport, Serializable, Status
 
 PruneOutcome = Literal[
     "deleted",  # from this backend
@@ -20,7 +20,7 @@ PruneOutcome = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class PruneStep:
+class PruneStep(Serializable):
     """The outcome for one object on one backend.
 
     Parameters
@@ -44,10 +44,6 @@ class PruneStep:
     size: int = 0
     created_at: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the step as plain JSON types."""
-        return asdict(self)
-
 
 #: Called with every step, also for copies that are kept.
 OnStep = Callable[[PruneStep], None]
@@ -56,7 +52,7 @@ NAMED = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class PruneCounts:
+class PruneCounts(Serializable):
     """The outcomes on one backend.
 
     Parameters
@@ -79,7 +75,7 @@ class PruneCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class PruneReport:
+class PruneReport(BaseReport):
     """What a prune did; true unless something failed.
 
     Parameters
@@ -111,17 +107,3 @@ class PruneReport:
             return "failed"
         stopped = any(each.stopped for each in self.backends.values())
         return "degraded" if stopped or self.count("blocked") else "complete"
-
-    def __bool__(self) -> bool:
-        return self.status != "failed"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain JSON types."""
-        return {
-            "prefix": self.prefix,
-            "dry_run": self.dry_run,
-            "status": self.status,
-            "backends": {name: each.as_dict() for name, each in self.backends.items()},
-            "seconds": round(self.seconds, 3),
-            "steps": [step.as_dict() for step in self.steps],
-        }

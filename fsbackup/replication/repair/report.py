@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fsbackup.engine.results import Status
+from fsbackup.engine.results import BaseReport, Serializable, Status
 
 Kind = Literal[
     "refill",  # copy the newest version, proven block by block
@@ -26,7 +26,7 @@ Unresolved = Literal["unrecoverable", "conflict", "no manifest", "unreachable", 
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
+class Action(Serializable):
     """One thing to do, or to leave.
 
     Parameters
@@ -61,7 +61,7 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Step(Serializable):
     """An action and its outcome.
 
     Parameters
@@ -95,7 +95,7 @@ NAMED = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class RepairReport:
+class RepairReport(BaseReport):
     """What a repair found and did; true unless some object has too few proven copies.
 
     Parameters
@@ -145,9 +145,6 @@ class RepairReport:
             return "failed"
         return "degraded" if self.unresolved or self.failed or self.unreachable else "complete"
 
-    def __bool__(self) -> bool:
-        return self.status != "failed"
-
     @classmethod
     def empty(cls, prefix: str, *, dry_run: bool, deep: bool) -> RepairReport:
         """Return the report of no object, to which others are added."""
@@ -167,10 +164,3 @@ class RepairReport:
             bytes_sent=self.bytes_sent + other.bytes_sent,
             steps=(self.steps + other.steps)[:NAMED],
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain JSON types."""
-        fields = {name: getattr(self, name) for name in self.__slots__ if name != "steps"}
-        own = {"done": dict(self.done), "unreachable": dict(self.unreachable), "seconds": round(self.seconds, 3)}
-        steps = [step.as_dict() for step in self.steps]
-        return {"status": self.status, **fields, **own, "steps": steps}
