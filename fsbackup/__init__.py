@@ -1,6 +1,6 @@
-"""Keep every backup file in several places at once, each copy provable, and read whichever copy is alive.
+"""Backups in several places at once: every copy is verifiable, and reads use whichever copies are available.
 
-The public names are loaded on first use, so that ``import fsbackup`` costs next to nothing.
+The public names are imported on first use, so that ``import fsbackup`` itself loads no other module.
 """
 
 from __future__ import annotations
@@ -11,27 +11,29 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fsbackup.backends.b2 import BackblazeB2Storage
-    from fsbackup.backends.base import StorageBackend
-    from fsbackup.backends.generic import GenericStorage
-    from fsbackup.backends.local import LocalStorage
-    from fsbackup.backends.r2 import CloudflareR2Storage
-    from fsbackup.backends.s3 import S3Storage
+    from fsbackup.backends import (
+        BackblazeB2Storage,
+        CloudflareR2Storage,
+        GenericStorage,
+        LocalStorage,
+        S3Storage,
+        StorageBackend,
+    )
     from fsbackup.config import load_config
     from fsbackup.errors import DiscardedError, NotStoredWarning
     from fsbackup.factory import get_storage_backend
     from fsbackup.replication.storage import ReplicatedStorage
 
-_WHERE = {
-    "BackblazeB2Storage": "fsbackup.backends.b2",
-    "CloudflareR2Storage": "fsbackup.backends.r2",
+_MODULES = {
+    "BackblazeB2Storage": "fsbackup.backends",
+    "CloudflareR2Storage": "fsbackup.backends",
     "DiscardedError": "fsbackup.errors",
-    "GenericStorage": "fsbackup.backends.generic",
-    "LocalStorage": "fsbackup.backends.local",
+    "GenericStorage": "fsbackup.backends",
+    "LocalStorage": "fsbackup.backends",
     "NotStoredWarning": "fsbackup.errors",
     "ReplicatedStorage": "fsbackup.replication.storage",
-    "S3Storage": "fsbackup.backends.s3",
-    "StorageBackend": "fsbackup.backends.base",
+    "S3Storage": "fsbackup.backends",
+    "StorageBackend": "fsbackup.backends",
     "get_storage_backend": "fsbackup.factory",
     "load_config": "fsbackup.config",
 }
@@ -52,10 +54,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(_WHERE[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'fsbackup' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_WHERE])
+    return sorted([*globals(), *_MODULES])

@@ -1,24 +1,24 @@
-"""Everything fsbackup raises.
+"""All exceptions that fsbackup raises, and their texts.
 
-The parents are chosen by what a caller can do about it, and each class is also the built-in exception
-a Python programmer would catch::
+The classes are grouped by what a caller can do about an error, and each is also the built-in exception that a
+Python programmer would catch::
 
     FsbackupError
-    ├── ConfigError (ValueError)                         fix the configuration or the call
+    ├── ConfigError (ValueError)                         correct the configuration or the call
     ├── SourceError (OSError)                            the file or stream to back up
     │   ├── SourceNotFoundError (FileNotFoundError)
     │   └── SourceChangedError                           it changed while it was read; run again
     ├── BackendError (OSError)                           one backend, one operation
-    │   ├── ObjectNotFoundError (FileNotFoundError)      the backend's own clear "no such key"
+    │   ├── ObjectNotFoundError (FileNotFoundError)      the backend answered "no such key"
     │   ├── AccessDeniedError (PermissionError)
     │   │   └── LockedError                              the backend keeps the object until its lock ends
     │   ├── OutOfSpaceError
-    │   ├── ConflictError (FileExistsError)              other content under this key
-    │   └── TransientError                               trying again may help
+    │   ├── ConflictError (FileExistsError)              the key holds other content
+    │   └── TransientError                               a later try may succeed
     │       └── BackendUnavailableError                  it did not answer, or stopped answering
-    ├── IntegrityError (OSError)                         bytes that are not the ones that were stored
+    ├── IntegrityError (OSError)                         bytes that differ from those that were stored
     ├── DiscardedError (OSError)                         a file opened to write was discarded; write it again
-    └── ReplicationError (OSError)                       the set as a whole
+    └── ReplicationError (OSError)                       the replication set as a whole
         ├── NoHealthyReplicaError                        no replica could give a proven answer
         └── TooFewCopiesError                            fewer confirmed copies than `min_copies`
 
@@ -31,6 +31,7 @@ Warnings, for what nobody is there to catch::
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 
 
 class FsbackupError(Exception):
@@ -41,9 +42,9 @@ class FsbackupError(Exception):
     message
         What failed and why, one sentence, without secrets.
     backend, operation, key
-        Where it happened; each is `None` when it does not apply.
+        Where it failed; each is None when it does not apply.
     hint
-        What a person can do about it.
+        What to do about it, an imperative.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class FsbackupError(Exception):
 
     @property
     def cause(self) -> BaseException | None:
-        """The error underneath, as the library or the operating system raised it."""
+        """The exception of the library or operating system that led to this one, if any."""
         return self.__cause__
 
     def __str__(self) -> str:
@@ -82,7 +83,7 @@ class SourceError(FsbackupError, OSError):
 
 
 class SourceNotFoundError(SourceError, FileNotFoundError):
-    """The file to back up is not there."""
+    """The file to back up does not exist."""
 
 
 class SourceChangedError(SourceError):
@@ -94,7 +95,7 @@ class BackendError(FsbackupError, OSError):
 
 
 class ObjectNotFoundError(BackendError, FileNotFoundError):
-    """The backend itself said that there is no such key; an outage is never this."""
+    """The backend answered that there is no such key; an outage never raises this."""
 
 
 class AccessDeniedError(BackendError, PermissionError):
@@ -102,27 +103,27 @@ class AccessDeniedError(BackendError, PermissionError):
 
 
 class LockedError(AccessDeniedError):
-    """A lock of the backend's keeps the object until its time is over; nothing is wrong with the credentials."""
+    """An object lock of the backend keeps the object until its retention ends; the credentials are right."""
 
 
 class OutOfSpaceError(BackendError):
-    """The backend has no room left (disk full, quota or storage cap reached)."""
+    """The backend has no space left (disk full, quota or storage cap reached)."""
 
 
 class ConflictError(BackendError, FileExistsError):
-    """The key already holds other content, and replacing it was not asked for."""
+    """The key already holds other content, and `overwrite` was not set."""
 
 
 class TransientError(BackendError):
-    """The backend failed in a way that a later try may not."""
+    """The backend failed in a way that may pass; a later try may succeed."""
 
 
 class BackendUnavailableError(TransientError):
-    """The backend did not answer, or stopped moving bytes, for longer than its timeout."""
+    """The backend did not answer, or transferred no byte, for longer than its timeout."""
 
 
 class IntegrityError(FsbackupError, OSError):
-    """Bytes are not the ones that were stored; they are never handed to the caller."""
+    """Bytes differ from those that were stored; they are never returned to the caller."""
 
 
 class DiscardedError(FsbackupError, OSError):
@@ -134,22 +135,22 @@ class NotStoredWarning(UserWarning):
 
 
 class ReplicationError(FsbackupError, OSError):
-    """A replication set as a whole could not do what was asked."""
+    """The operation failed on the replication set as a whole."""
 
 
 class NoHealthyReplicaError(ReplicationError):
-    """No replica could give a proven answer; the message says what each one said."""
+    """No replica gave a proven answer; the message has the error of each one."""
 
 
 class TooFewCopiesError(ReplicationError):
-    """Fewer replicas than `min_copies` hold confirmed bytes; the message says which failed and why."""
+    """Fewer than `min_copies` replicas hold confirmed bytes; the message says which failed and why."""
 
 
 _FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def from_os_error(error: OSError, *, backend: str, operation: str, key: str) -> BackendError:
-    """Turn an operating-system error into the backend error of the same meaning."""
+    """Return the backend error of the same meaning as an operating-system error."""
     reason = error.strerror or str(error)
     if isinstance(error, FileNotFoundError):
         return ObjectNotFoundError("no such key", backend=backend, operation=operation, key=key)
@@ -167,6 +168,29 @@ def from_os_error(error: OSError, *, backend: str, operation: str, key: str) -> 
             backend=backend,
             operation=operation,
             key=key,
-            hint="free space on it, or shorten its retention",
+            hint="free space on it or shorten its retention",
         )
     return BackendError(reason, backend=backend, operation=operation, key=key)
+
+
+def as_backend_error(error: Exception, backend: str, key: str, operation: str = "upload") -> FsbackupError:
+    """Return `error` as a `FsbackupError`, so that an unexpected exception of one store fails only that store."""
+    if isinstance(error, FsbackupError):
+        return error
+    wrapped = BackendError(f"{type(error).__name__}: {error}", backend=backend, operation=operation, key=key)
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def summary(errors: Mapping[str, FsbackupError]) -> str:
+    """Return the messages of errors by backend; backends with the same message share it: ``"r2, b2: timeout"``."""
+    names: dict[str, list[str]] = {}
+    for name, error in errors.items():
+        names.setdefault(error.message, []).append(name)
+    return "; ".join(f"{', '.join(backends)}: {message}" for message, backends in names.items())
+
+
+def combined_hint(errors: Mapping[str, FsbackupError], *more: str) -> str | None:
+    """Return the hints of all errors and `more` as one, each of them once; None when there is none."""
+    hints = [error.hint for error in errors.values() if error.hint]
+    return "; ".join(dict.fromkeys([*hints, *more])) or None

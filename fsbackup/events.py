@@ -1,8 +1,8 @@
-"""The log lines of this package: one per outcome, with the same structured fields everywhere.
+"""The log line of an operation's outcome, with the same structured fields everywhere.
 
-Handlers find the fields on the record: ``backend``, ``operation``, ``key``, ``size`` (bytes), ``seconds``,
-``outcome`` (``"ok"`` or ``"failed"``), ``error_type`` and ``error``. From them upload success rates, transfer
-times and failures per backend can be counted.
+Handlers find the fields on the `logging.LogRecord`: ``backend``, ``operation``, ``key``, ``size`` (bytes),
+``seconds``, ``outcome`` (``"ok"`` or ``"failed"``), ``error_type`` and ``error``. From them upload success rates,
+transfer times and failures per backend can be counted.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import logging
 
 log = logging.getLogger("fsbackup.storage")
-# Without a handler of ours Python would print warnings by itself; where lines go is the application's choice.
+# Without any handler Python prints warnings to stderr; where lines go is the application's choice.
 logging.getLogger("fsbackup").addHandler(logging.NullHandler())
 
 #: Names of the structured fields, in the order in which text formats show them.
 FIELDS = ("backend", "operation", "key", "size", "seconds", "outcome", "error_type", "error")
 
-#: Asking whether something is there is not news.
-_QUIET = frozenset({"exists", "get_size", "stat"})
+#: Operations that change nothing: their success is logged at DEBUG.
+_QUERIES = frozenset({"exists", "get_size", "stat"})
 
 
-def outcome(
+def log_outcome(
     operation: str,
     backend: str,
     key: str,
@@ -29,9 +29,9 @@ def outcome(
     seconds: float | None = None,
     error: BaseException | None = None,
 ) -> None:
-    """Log that `operation` on `key` ended: INFO (DEBUG for questions), or ERROR when `error` is given."""
+    """Log the outcome of `operation` on `key`: ERROR when `error` is given, else INFO (DEBUG for queries)."""
     ok = error is None
-    level = logging.ERROR if not ok else logging.DEBUG if operation in _QUIET else logging.INFO
+    level = logging.ERROR if not ok else logging.DEBUG if operation in _QUERIES else logging.INFO
     if not log.isEnabledFor(level):
         return
     fields = {

@@ -1,29 +1,30 @@
-"""From types and configuration to backends and replication sets: the one place that wires things together."""
+"""From types and configuration to backends and the arguments of a set: the one place that wires things together.
+
+The factory stands below `fsbackup.replication`: `ReplicatedStorage.from_config` uses it, and imports go down only.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fsbackup.backends.base import ErrorMode, SingleBackend
+from fsbackup.backends import ErrorMode, SingleBackend
+from fsbackup.engine.replicas import Spool
 from fsbackup.errors import ConfigError
-from fsbackup.replication.storage import ReplicatedStorage
 from fsbackup.retention import Retention
-from fsbackup.transfer.replicas import Spool
 
 if TYPE_CHECKING:
     from fsbackup.config import BackendConfig, Config
 
 #: Each type's class, loaded on first use: a local backup needs no S3 library.
 _CLASSES: Mapping[str, tuple[str, str]] = {
-    "local": ("fsbackup.backends.local", "LocalStorage"),
-    "r2": ("fsbackup.backends.r2", "CloudflareR2Storage"),
-    "b2": ("fsbackup.backends.b2", "BackblazeB2Storage"),
-    "s3": ("fsbackup.backends.s3", "S3Storage"),
-    "fsspec": ("fsbackup.backends.generic", "GenericStorage"),
+    "local": ("fsbackup.backends", "LocalStorage"),
+    "r2": ("fsbackup.backends", "CloudflareR2Storage"),
+    "b2": ("fsbackup.backends", "BackblazeB2Storage"),
+    "s3": ("fsbackup.backends", "S3Storage"),
+    "fsspec": ("fsbackup.backends", "GenericStorage"),
 }
 
 
@@ -65,44 +66,32 @@ def open_backend(config: Config, name: str, *, errors: ErrorMode = "return") -> 
     return get_storage_backend(settings.type, name=name, errors=errors, **_arguments(settings))
 
 
-def open_set(
-    config: Config | str | os.PathLike[str],
-    name: str,
-    *,
-    errors: ErrorMode = "return",
-    origin: str | None = None,
-) -> ReplicatedStorage:
-    """Return the replication set `name` of a configuration, loaded (`origin`: from this file) or as a path.
+def set_arguments(config: Config, name: str) -> dict[str, Any]:
+    """Return what `ReplicatedStorage` is made with for the replication set `name` of a loaded configuration.
 
     Raises
     ------
     ConfigError
-        When there is no such set, or the file is wrong.
+        When there is no such set, or a backend cannot be opened as it is configured.
     """
-    if isinstance(config, (str, os.PathLike)):
-        from fsbackup.config import load_config
-
-        origin, config = os.fspath(config), load_config(config)
     if name not in config.replication:
         known = ", ".join(config.replication) or "none"
         raise ConfigError(f"no replication set is called {name!r}", hint=f"there are: {known}")
     settings = config.replication[name]
     sizes = [config.backends[each].part_size for each in settings.backends]
     spool = settings.spool
-    return ReplicatedStorage(
-        [open_backend(config, each) for each in settings.backends],
-        min_copies=settings.min_copies,
-        read_order=settings.read_order,
-        name=name,
-        errors=errors,
+    return {
+        "backends": [open_backend(config, each) for each in settings.backends],
+        "min_copies": settings.min_copies,
+        "read_order": settings.read_order,
+        "name": name,
         # One part size for all replicas, so that their copies can be compared: the largest that one asks for.
-        part_size=max((size for size in sizes if size is not None), default=None),
-        memory=settings.memory,
-        spool=Spool(Path(spool.dir), spool.max_bytes) if spool else None,
-        stall_timeout=settings.stall_timeout,
-        retention=_retention(config, settings.backends),
-        origin=origin,
-    )
+        "part_size": max((size for size in sizes if size is not None), default=None),
+        "memory": settings.memory,
+        "spool": Spool(Path(spool.dir), spool.max_bytes) if spool else None,
+        "stall_timeout": settings.stall_timeout,
+        "retention": _retention(config, settings.backends),
+    }
 
 
 def _retention(config: Config, backends: Iterable[str]) -> dict[str, Retention]:
@@ -121,8 +110,8 @@ def _retention(config: Config, backends: Iterable[str]) -> dict[str, Retention]:
 def _arguments(settings: BackendConfig) -> dict[str, Any]:
     """Return the constructor's arguments for one backend's settings, secrets in the clear."""
     given = {name: getattr(settings, name) for name in type(settings).model_fields}
-    for elsewhere in ("type", "part_size", "retention"):
-        given.pop(elsewhere)
+    for used_elsewhere in ("type", "part_size", "retention"):
+        given.pop(used_elsewhere)
     translate = _TRANSLATE.get(settings.type)
     plain = _reveal(given)
     return translate(plain, settings) if translate else plain

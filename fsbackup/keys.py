@@ -1,10 +1,10 @@
-"""What a key may be, and the one reversible encoding of keys to names that every backend shares.
+"""The rules for keys, and their reversible encoding to the names under which all backends store them.
 
-A *key* is what people write (``backups/full/2025/10/db.sql.gz``); a *name* is what a backend stores. Nearly
-always they are the same text, so that other tools find the files under their own names. Only what some
-backend, shell or URL would misread is percent-encoded: ``% ? * [ ] \\``, a doubled colon, bytes that are not
-UTF-8, and letters that Unicode normalisation would change (R2 stores names NFC-normalised, so two spellings
-of one word would become one object).
+A *key* is what users write (``backups/full/2025/10/db.sql.gz``); a *name* is what a backend stores. Nearly always
+they are the same text, so that other tools find the files under their keys. Only what some backend, shell or URL
+would misread is percent-encoded: ``% ? * [ ] \\``, a doubled colon, bytes that are not UTF-8, and letters that
+Unicode normalisation would change (R2 stores names NFC-normalised, so two spellings of one word would become one
+object).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ MAX_NAME_BYTES = 900
 #: Longest segment in bytes: Linux allows 255, and other tools' temp names need some.
 MAX_SEGMENT_BYTES = 240
 
-#: No key's segment may contain this word: it marks everything of our own.
+#: No segment of a key may contain this word: it marks fsbackup's own objects and temp files.
 RESERVED = ".fsbackup"
 META_PREFIX = f"{RESERVED}/"
 MANIFESTS = f"{META_PREFIX}manifests/"
-PENDING = f"{META_PREFIX}pending/"
-#: The ending of an unfinished local or generic write; listings hide it, repair clears it.
+INTENTS = f"{META_PREFIX}pending/"
+#: The suffix of the temp file of an unfinished local or generic write; listings skip it, repair deletes it.
 TEMP_SUFFIX = f"{RESERVED}-tmp"
 
 _UNSAFE = re.compile(r"[%?*\[\]\\\udc80-\udcff]|::")
@@ -31,13 +31,13 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 
 
 def check_key(key: str) -> str:
-    """Return `key` when it is a legal key.
+    """Return `key` unchanged.
 
     Raises
     ------
     ValueError
-        With the rule that the key breaks: it must be relative, without empty, ``.`` or ``..`` segments,
-        control characters or segments containing ``.fsbackup``, and not too long.
+        When it is not a legal key, with the rule that it breaks: a key is relative, without empty, ``.`` or ``..``
+        segments, control characters or segments containing ``.fsbackup``, and not too long.
     """
     if not isinstance(key, str):
         raise ValueError(f"a key must be a string, not {type(key).__name__}")
@@ -49,7 +49,13 @@ def check_key(key: str) -> str:
 
 
 def check_prefix(prefix: str) -> str:
-    """Return `prefix` (a key or the leading segments of keys, with or without a trailing slash) when legal."""
+    """Return `prefix` unchanged: leading segments of keys, with or without a trailing slash.
+
+    Raises
+    ------
+    ValueError
+        When no key can have this prefix, with the rule that it breaks.
+    """
     if prefix:
         check_key(prefix.removesuffix("/"))
     return prefix
@@ -85,7 +91,7 @@ def _encoding_problems(key: str) -> list[str]:
 
 
 def encode_key(key: str) -> str:
-    """Return the name under which backends store `key`; `decode_name` gives it back."""
+    """Return the name under which backends store `key`; `decode_name` is the inverse."""
     if key.isascii() and not _UNSAFE.search(key):
         return key
     return "/".join(_encode_segment(segment) for segment in key.split("/"))
@@ -93,7 +99,7 @@ def encode_key(key: str) -> str:
 
 def _encode_segment(segment: str) -> str:
     segment = _UNSAFE.sub(lambda found: _percent(found[0]), segment)
-    # Asked of the encoded text: a mark that stood alone after a "]" may combine with the last digit of its "%5D".
+    # Check the encoded text: a combining mark after a "]" may combine with the last digit of its "%5D".
     if unicodedata.is_normalized("NFC", segment):
         return segment
     return "".join(letter if letter.isascii() else _percent(letter) for letter in segment)
@@ -104,7 +110,7 @@ def _percent(text: str) -> str:
 
 
 def decode_name(name: str) -> str | None:
-    """Return the key stored under `name`, or None for a name that no key encodes to (put there by others)."""
+    """Return the key stored under `name`, None for a name that is no key's (written by other software)."""
     if name.startswith(META_PREFIX):
         return None
     try:
@@ -117,18 +123,18 @@ def decode_name(name: str) -> str | None:
 def manifest_name(key: str) -> str:
     """Return the name of the manifest of `key`.
 
-    Nothing is appended, so that manifests are listed in the order of their objects.
+    It has no suffix, so that manifests are listed in the order of their objects.
     """
     return f"{MANIFESTS}{encode_key(key)}"
 
 
-def pending_name(key: str) -> str:
-    """Return the name of the record that announces a replacement of `key` before its data changes."""
-    return f"{PENDING}{encode_key(key)}"
+def intent_name(key: str) -> str:
+    """Return the name of the write intent of `key`: the new manifest, stored before the data is replaced."""
+    return f"{INTENTS}{encode_key(key)}"
 
 
 def manifest_key(name: str) -> str | None:
-    """Return the key whose manifest is stored under `name`, or None when it is no manifest's name."""
+    """Return the key whose manifest is stored under `name`, None when it is not the name of a manifest."""
     return decode_name(name.removeprefix(MANIFESTS)) if name.startswith(MANIFESTS) else None
 
 

@@ -1,4 +1,4 @@
-"""How an object is cut: one part size for all its replicas, one block size for its hashes. Pure arithmetic."""
+"""Part size (the same for all replicas of an object) and block size (of its hashes). Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ GIB = 1 << 30
 MAX_PARTS = 10_000
 #: S3's smallest part except the last, the same for R2 and B2.
 MIN_PART_SIZE = 5 * MIB
-#: Parts of this size keep eight of them, the memory of one upload, at 64 MiB.
+#: Eight parts of this size are 64 MiB, the memory of one upload.
 DEFAULT_PART_SIZE = 8 * MIB
-#: A stream's size is not known, and 10,000 parts of this size hold 156 GiB of it.
+#: For a stream, whose size is not known: 10,000 parts of this size are 156 GiB.
 STREAM_PART_SIZE = 16 * MIB
-#: Leaves room below 10,000 for a file that is measured a little short.
+#: Parts planned at most: fewer than 10,000, for a file that grew since its size was read.
 _PLANNED_PARTS = 9_000
 
 #: Unit of verification and of range reads.
 BLOCK_SIZE = MIB
-#: Keeps a manifest near 1 MiB (a block's hash takes 67 bytes of JSON).
+#: Most blocks of an object: keeps its manifest near 1 MiB (the hash of a block is 67 bytes of JSON).
 MAX_BLOCKS = 16_384
-#: Block size of a stream that turns out longer than MAX_BLOCKS small blocks.
+#: Block size of a stream that is longer than MAX_BLOCKS blocks of BLOCK_SIZE.
 STREAM_BLOCK_SIZE = 16 * MIB
 
 
-def part_size(size: int | None, wanted: int | None = None) -> int:
+def part_size(size: int | None, configured: int | None = None) -> int:
     """Return the part size in bytes for an object.
 
     Parameters
     ----------
     size
-        The object's size in bytes, `None` when it is a stream of unknown length.
-    wanted
-        A part size set by configuration; the default is 8 MiB (16 MiB for a stream), grown in whole MiB
-        where 9,000 parts would not hold the object.
+        The object's size in bytes, None for a stream of unknown length.
+    configured
+        The configured part size; the default is 8 MiB (16 MiB for a stream), more in whole MiB where 9,000 parts
+        would not hold the object.
 
     Raises
     ------
     ConfigError
-        When `wanted` parts would number more than 10,000.
+        When parts of the configured size would number more than 10,000.
     """
-    if wanted is None:
+    if configured is None:
         least = -(-(size or 0) // _PLANNED_PARTS)
         default = STREAM_PART_SIZE if size is None else DEFAULT_PART_SIZE
         return max(default, -(-least // MIB) * MIB)
-    if size is not None and size > wanted * MAX_PARTS:
+    if size is not None and size > configured * MAX_PARTS:
         raise ConfigError(
-            f"part_size {wanted} cuts {size} bytes into more than {MAX_PARTS} parts",
-            hint="leave part_size out: it grows with the object",
+            f"part_size {configured} cuts {size} bytes into more than {MAX_PARTS} parts",
+            hint="remove part_size: the default grows with the object",
         )
-    return wanted
+    return configured
 
 
 def part_count(size: int, part: int) -> int:

@@ -7,8 +7,11 @@ import signal
 from typing import Any
 
 import pytest
+from xdist.scheduler.worksteal import WorkStealingScheduling
 
-pytest_plugins = ["tests.servers.fixtures", "tests.faults.options"]
+from tests.matrix import mark_combinations
+
+pytest_plugins = ["pytester", "tests.servers.fixtures", "tests.faults.options"]
 
 #: The beginnings of the reasons for which a test may be left out where everything has to run.
 _ALLOWED_SKIPS = ("needs the right to mount", "only measured on request")
@@ -16,6 +19,22 @@ _ALLOWED_SKIPS = ("needs the right to mount", "only measured on request")
 # A shell starts background commands with Ctrl-C ignored, and so would be the processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks are selected by
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to the second set what the default run can spare."""
+    mark_combinations(items)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return what ``-n auto`` stands for: half of the time a test waits for a server, a disk or a timeout."""
+    return 2 * (os.cpu_count() or 1)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WorkStealingScheduling:
+    """Let a worker that has finished take tests from the others: they differ a hundredfold in time."""
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

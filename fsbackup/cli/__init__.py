@@ -1,6 +1,18 @@
-"""The command line. One file per command: parse, call, render.
+"""The command line: `fsbackup COMMAND ...`.
 
-Nothing here imports the configuration or a backend before a command needs it, so that ``--help`` is instant.
+`app.main` parses the arguments, configures logging, runs one command and returns its exit code. The rest:
+
+- `parser`: the argument parser and the page that ``fsbackup --help`` prints
+- `command`: the type `Command`, arguments that several commands share, and opening what they name
+- one file per command (`run`, `put`, `get`, `ls`, `stat`, `status`, `verify`, `doctor`, `repair`, `rm`, `prune`,
+  `config`): its arguments, its call of the library, its report as text or JSON
+- `render`: everything that goes to standard output: tables, verdict lines, numbers, JSON
+- `progress`: the progress display on standard error; loaded only on a terminal
+- `logs`, `redact`: log lines on standard error, and the masking of configured secrets in them
+- `exits`: exit codes, and the message of an error that ends a command
+
+No module imports the configuration, a backend or a third-party library before a command needs it, so that
+``--help`` starts fast.
 """
 
 from fsbackup.cli.app import main

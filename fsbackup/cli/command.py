@@ -1,12 +1,24 @@
-"""What a command is, and the kinds of arguments that several of them take."""
+"""What a command is, the arguments that several commands share, and what these arguments name."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from fsbackup.cli import redact
+from fsbackup.errors import ConfigError
 from fsbackup.keys import check_key, check_prefix
+
+if TYPE_CHECKING:
+    from fsbackup.cli.progress import Display
+    from fsbackup.config import Config
+    from fsbackup.replication.batches import Executor
+    from fsbackup.replication.storage import ReplicatedStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,27 +28,27 @@ class Command:
     Parameters
     ----------
     name, summary
-        As `fsbackup --help` lists it.
+        Its line in `fsbackup --help`.
     description
-        What `fsbackup NAME --help` says it does.
+        The text of `fsbackup NAME --help`.
     examples
-        Lines of a shell, each without its prompt.
-    arguments
+        Shell command lines, without a prompt.
+    add_arguments
         Adds its own arguments to its parser.
     execute
-        Does it, and returns the exit code.
+        Runs it, and returns the exit code.
     """
 
     name: str
     summary: str
     description: str
     examples: tuple[str, ...]
-    arguments: Callable[[argparse.ArgumentParser], None]
-    execute: Callable[[argparse.Namespace], int]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    execute: Callable[[Namespace], int]
 
 
 def key(text: str) -> str:
-    """Return `text` when it is a legal key."""
+    """Return `text` if it is a legal key: the type of an argument."""
     try:
         return check_key(text)
     except ValueError as error:
@@ -44,11 +56,23 @@ def key(text: str) -> str:
 
 
 def prefix(text: str) -> str:
-    """Return `text` when it is a legal prefix of keys."""
+    """Return `text` if it is a legal prefix of keys: the type of an argument."""
     try:
         return check_prefix(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_prefix(parser: argparse.ArgumentParser) -> None:
+    """Add the optional argument PREFIX."""
+    parser.add_argument(
+        "prefix", nargs="?", default="", metavar="PREFIX", type=prefix, help="a key, or the first segments of keys"
+    )
+
+
+def add_set(parser: argparse.ArgumentParser, *, default: str = "the only one in the configuration") -> None:
+    """Add ``--set``."""
+    parser.add_argument("--set", metavar="NAME", help=f"the replication set (default: {default})")
 
 
 def add_dask(parser: argparse.ArgumentParser) -> None:
@@ -56,11 +80,55 @@ def add_dask(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dask",
         metavar="SCHEDULER",
-        help="spread the work over the workers of this Dask cluster, for example tcp://host:8786; each reads the "
-        "configuration file under the same path",
+        help="distribute the work over the workers of this Dask cluster, for example tcp://host:8786; each worker "
+        "reads the configuration file under the same path",
     )
 
 
-def add_set(parser: argparse.ArgumentParser, *, otherwise: str = "the only one of the configuration") -> None:
-    """Add ``--set``."""
-    parser.add_argument("--set", metavar="NAME", help=f"the replication set (default: {otherwise})")
+def open_config(args: Namespace) -> tuple[str, Config]:
+    """Return the path of the configuration file and its content; its secrets are masked in all later output."""
+    from fsbackup.config import find_config, load_config
+
+    path = str(find_config(args.config))
+    config = load_config(path)
+    redact.register_secrets(config)
+    return path, config
+
+
+def open_set(args: Namespace) -> ReplicatedStorage:
+    """Return the replication set that ``--set`` names, or the only one of the configuration."""
+    from fsbackup.replication.storage import ReplicatedStorage
+
+    path, config = open_config(args)
+    return ReplicatedStorage.from_config(config, args.set or _only_set(path, config), origin=path)
+
+
+def _only_set(path: str, config: Config) -> str:
+    names = list(config.replication)
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise ConfigError(f"{path} has no replication set", hint="add one: replication: {NAME: {backends: [...]}}")
+    raise ConfigError(f"{path} has several replication sets", hint=f"choose with --set: {', '.join(names)}")
+
+
+def open_executor(args: Namespace) -> AbstractContextManager[Executor | None]:
+    """Connect to the Dask cluster that ``--dask`` names; None without that option."""
+    if args.dask is None:
+        return nullcontext()
+    from fsbackup.distributed import connect
+
+    return connect(args.dask)
+
+
+@contextmanager
+def progress_display(args: Namespace) -> Iterator[Display | None]:
+    """Show a progress display during the block; None if there is no terminal, or other output was asked for."""
+    if not sys.stderr.isatty() or args.quiet or args.verbose or args.json:
+        yield None
+        return
+    from fsbackup.cli.progress import Display
+
+    display = Display()
+    with display.progress:
+        yield display

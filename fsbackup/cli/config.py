@@ -1,4 +1,4 @@
-"""`fsbackup config`: is it right, what does it come to, what may be in it."""
+"""`fsbackup config`: validate the configuration, print it with its defaults, or print its JSON Schema."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import argparse
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, output, text
-from fsbackup.cli.command import Command
+from fsbackup.cli import exits, render
+from fsbackup.cli.command import Command, open_config
 
 if TYPE_CHECKING:
     from fsbackup.config import Config
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         choices=("check", "show", "schema"),
         metavar="check|show|schema",
-        help="check: is it right; show: the whole of it, variables and defaults filled in, secrets masked; "
-        "schema: its JSON Schema, for editors",
+        help="check: validate it; show: print it with variables and defaults filled in and secrets masked; "
+        "schema: print its JSON Schema, for editors",
     )
 
 
@@ -27,9 +27,9 @@ def _execute(args: Namespace) -> int:
     if args.action == "schema":
         from fsbackup.config import config_schema
 
-        output.document(config_schema())
+        render.print_json(config_schema())
         return exits.COMPLETE
-    path, config = context.open_config(args)
+    path, config = open_config(args)
     if args.action == "check":
         _check(args, path, config)
     else:
@@ -38,37 +38,37 @@ def _execute(args: Namespace) -> int:
 
 
 def _check(args: Namespace, path: str, config: Config) -> None:
-    parts = {"backends": list(config.backends), "replication": list(config.replication), "jobs": list(config.jobs)}
+    names = {"backends": list(config.backends), "replication": list(config.replication), "jobs": list(config.jobs)}
     if args.json:
-        output.document({"file": path, "ok": True, **parts})
+        render.print_json({"file": path, "ok": True, **names})
     elif not args.quiet:
         counts = [
-            text.count(len(parts["backends"]), "backend"),
-            text.count(len(parts["replication"]), "replication set"),
-            text.count(len(parts["jobs"]), "job"),
+            render.count(len(config.backends), "backend"),
+            render.count(len(config.replication), "replication set"),
+            render.count(len(config.jobs), "job"),
         ]
-        output.say(f"{path}: ok: {', '.join(counts)}")
+        render.print_line(f"{path}: ok: {', '.join(counts)}")
 
 
 def _show(args: Namespace, config: Config) -> None:
     if args.json:
-        output.document(config.show())
+        render.print_json(config.show())
         return
-    from fsbackup.config.writing import write_config
+    from fsbackup.config.schema import write_config
 
-    output.say(write_config(config).rstrip("\n"))
+    render.print_line(write_config(config).rstrip("\n"))
 
 
 COMMAND = Command(
     name="config",
-    summary="check, show or describe the configuration",
-    description="check says everything that is wrong with the configuration, one mistake per line with file, "
-    "line and field, and exits with 2. It contacts no backend.",
+    summary="validate, print or describe the configuration",
+    description="`check` prints every problem of the configuration, one per line with file, line and field, and "
+    "exits with 2 if there is one. No backend is contacted.",
     examples=(
         "fsbackup config check -c configs/production.yaml",
         "fsbackup config show",
         "fsbackup config schema > fsbackup.schema.json",
     ),
-    arguments=_arguments,
+    add_arguments=_add_arguments,
     execute=_execute,
 )

@@ -1,4 +1,4 @@
-"""`fsbackup doctor`: what each backend can do and cannot, and what to do about it."""
+"""`fsbackup doctor`: test what each backend supports and permits, and print how to fix what does not work."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import argparse
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, output, text
-from fsbackup.cli.command import Command
+from fsbackup.cli import exits, render
+from fsbackup.cli.command import Command, open_config
 from fsbackup.cli.redact import redact
 from fsbackup.errors import ConfigError
 
 if TYPE_CHECKING:
     from fsbackup.replication.doctor import Check, Diagnosis
 
+#: The exit code of each health, from best to worst.
 _CODES = {"ok": exits.COMPLETE, "limited": exits.DEGRADED, "failed": exits.FAILED}
-_BAD = ("failed", "not allowed", "warning")
+_PROBLEMS = ("failed", "not allowed", "warning")
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "backends", nargs="*", metavar="BACKEND", help="names of backends (default: all of the configuration)"
     )
@@ -26,67 +27,67 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _execute(args: Namespace) -> int:
     from fsbackup import factory
-    from fsbackup.replication.doctor import examine
+    from fsbackup.replication.doctor import diagnose
 
-    path, config = context.open_config(args)
+    path, config = open_config(args)
     names = list(dict.fromkeys(args.backends)) or list(config.backends)
     if not names:
         raise ConfigError(f"{path} has no backend")
-    found = examine(factory.open_backend(config, name) for name in names)
-    health = _worst(found)
+    diagnoses = diagnose(factory.open_backend(config, name) for name in names)
+    health = max((each.health for each in diagnoses), key=list(_CODES).index)
     if args.json:
-        output.document({"health": health, "backends": {each.backend: each.as_dict() for each in found}})
+        render.print_json({"health": health, "backends": {each.backend: each.as_dict() for each in diagnoses}})
     elif not (args.quiet and health == "ok"):
-        _print(found, quiet=args.quiet)
+        tables = [] if args.quiet else [_rows(diagnoses)]
+        render.print_report(*tables, problems=_problems(diagnoses), verdict=_verdict(health, diagnoses))
     return _CODES[health]
 
 
-def _worst(found: list[Diagnosis]) -> str:
-    return max((each.health for each in found), key=list(_CODES).index)
+def _rows(diagnoses: list[Diagnosis]) -> list[render.Row]:
+    return [
+        {
+            "backend": each.backend if check is each.checks[0] else "",
+            "check": check.name,
+            "outcome": check.outcome,
+            "found": redact(check.detail),
+        }
+        for each in diagnoses
+        for check in each.checks
+    ]
 
 
-def _print(found: list[Diagnosis], *, quiet: bool) -> None:
-    if not quiet:
-        rows = [["backend", "check", "outcome", "found"]]
-        rows += [_row(each, check) for each in found for check in each.checks]
-        output.table(rows)
-        output.say()
-    for each in found:
-        for check in each.checks:
-            if check.outcome in _BAD:
-                output.say(redact(f"{each.backend}: {check.name}: {_problem(check)}"))
-    output.say(_verdict(found))
-
-
-def _row(each: Diagnosis, check: Check) -> list[str]:
-    first = check is each.checks[0]
-    return [each.backend if first else "", check.name, check.outcome, redact(check.detail)]
+def _problems(diagnoses: list[Diagnosis]) -> list[str]:
+    return [
+        redact(f"{each.backend}: {check.name}: {_problem(check)}")
+        for each in diagnoses
+        for check in each.checks
+        if check.outcome in _PROBLEMS
+    ]
 
 
 def _problem(check: Check) -> str:
-    said = f"{check.outcome}: {text.one_line(check.detail)}"
-    return f"{said} - {check.advice}" if check.advice else said
+    problem = f"{check.outcome}: {check.detail}"
+    return f"{problem} - {check.advice}" if check.advice else problem
 
 
-def _verdict(found: list[Diagnosis]) -> str:
-    counts = text.count(len(found), "backend")
-    lines = {health: [each.backend for each in found if each.health == health] for health in _CODES}
-    if lines["failed"]:
-        others = f"; {', '.join(lines['limited'])} with limits" if lines["limited"] else ""
-        return f"failed: {', '.join(lines['failed'])} of {counts}{others}"
-    if lines["limited"]:
-        return f"limited: {', '.join(lines['limited'])} of {counts}; nothing failed"
-    return f"ok: {counts}, everything works"
+def _verdict(health: str, diagnoses: list[Diagnosis]) -> str:
+    checked = f"{render.count(len(diagnoses), 'backend')} checked"
+    if health == "ok":
+        return render.verdict(health, checked, "all checks passed")
+    names = {bad: [each.backend for each in diagnoses if each.health == bad] for bad in ("failed", "limited")}
+    return render.verdict(
+        health, checked, *(f"{bad}: {', '.join(found)}" for bad, found in names.items() if found)
+    )
 
 
 COMMAND = Command(
     name="doctor",
-    summary="examine the backends: what works, what does not, what to do about it",
-    description="Tries each backend out with a small object that is removed again, all backends at once: connect, "
-    "list, write, read back, create only once, delete. Says what the clock, the versions, unfinished uploads, "
-    "lifecycle rules and the free space are like, and what to do about what is wrong. The exit code is 1 when "
-    "something failed, 3 when something is not allowed or wants attention.",
-    examples=("fsbackup doctor", "fsbackup doctor r2 b2 --json", "fsbackup doctor -q || echo look at the backups"),
-    arguments=_arguments,
+    summary="test the backends, and print how to fix what does not work",
+    description="Tests all backends at once with a small object that is deleted again: connect, list, write, "
+    "read back, create only once, delete. Reports clock, versions, unfinished uploads, lifecycle rules and free "
+    "space, and prints what to do about each problem. The exit code is 1 if a check failed, 3 if something is "
+    "not allowed or needs attention.",
+    examples=("fsbackup doctor", "fsbackup doctor r2 b2 --json", "fsbackup doctor -q || echo check the backends"),
+    add_arguments=_add_arguments,
     execute=_execute,
 )

@@ -1,31 +1,97 @@
-"""What the exit codes mean: the one map."""
+"""How a command ends: the exit codes, and the message of an error."""
 
 from __future__ import annotations
 
+import os
+import sys
+import traceback
+from argparse import Namespace
 from collections.abc import Iterable
+from typing import Any
+
+from fsbackup.cli import render
+from fsbackup.cli.redact import redact
+from fsbackup.errors import ConfigError, FsbackupError
 
 COMPLETE = 0
 FAILED = 1
 USAGE = 2
 DEGRADED = 3
-#: As a shell reports a program that a signal ended: 128 and the signal's number.
+#: Ended by a signal, as shells report it: 128 plus the signal's number.
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
 
-OF_STATUS = {"complete": COMPLETE, "degraded": DEGRADED, "failed": FAILED}
+BY_STATUS = {"complete": COMPLETE, "degraded": DEGRADED, "failed": FAILED}
 
 MEANING = {
     COMPLETE: "complete: every replica is good",
-    FAILED: "failed: something is not stored, not found or not proven",
+    FAILED: "failed: something is not stored, not found or not verified",
     USAGE: "wrong usage or configuration; nothing was done",
-    DEGRADED: "degraded: enough copies (min_copies), but not all",
-    INTERRUPTED: "interrupted by Ctrl-C (143: by SIGTERM); nothing unfinished was stored",
+    DEGRADED: "degraded: at least min_copies good replicas, but not all",
+    INTERRUPTED: "interrupted by Ctrl-C (143: by SIGTERM); no partial object was stored",
 }
 
 _SEVERITY = (COMPLETE, DEGRADED, FAILED, USAGE)
 
 
 def worst(codes: Iterable[int]) -> int:
-    """Return the worst of several outcomes; none at all is complete."""
+    """Return the most severe exit code, `COMPLETE` when there is none."""
     return max(codes, key=_SEVERITY.index, default=COMPLETE)
+
+
+def report_error(error: Exception, args: Namespace, *, job: str | None = None) -> int:
+    """Print why a command (or one job of it) failed, and return its exit code."""
+    expected = isinstance(error, FsbackupError | OSError)
+    if not expected or args.verbose > 1 or os.environ.get("FSBACKUP_DEBUG"):
+        print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+    for line in _error_lines(error):
+        render.print_error(redact(line))
+    if args.json:
+        fields = {"kind": "job", "job": job, "status": "failed"} if job else {}
+        render.print_json_line(_redact_values({**fields, "error": error_as_dict(error)}))
+    return USAGE if isinstance(error, ConfigError) else FAILED
+
+
+def _error_lines(error: Exception) -> list[str]:
+    if not isinstance(error, FsbackupError | OSError):
+        return [f"fsbackup: internal error, please report it: {type(error).__name__}: {error}"]
+    problems = getattr(error, "problems", None)
+    if problems is None:
+        return [f"fsbackup: {error_message(error)}"]
+    count = render.count(len(problems), "problem")
+    return [*map(str, problems), f"fsbackup: {count} in the configuration; nothing was done"]
+
+
+def error_message(error: Exception) -> str:
+    """Return the error in one line, including its hint."""
+    if isinstance(error, OSError) and not isinstance(error, FsbackupError):
+        name = f"{error.filename}: " if error.filename is not None else ""
+        return f"{name}{error.strerror or error}"
+    return str(error)
+
+
+def error_reason(error: FsbackupError | None) -> str:
+    """Return message and hint without backend, operation and key, for a line that names these itself."""
+    return "" if error is None else f"{error.message} - {error.hint}" if error.hint else error.message
+
+
+def error_as_dict(error: Exception) -> dict[str, Any]:
+    """Return the error as plain JSON types."""
+    fields = {name: getattr(error, name, None) for name in ("backend", "operation", "key", "hint")}
+    result: dict[str, Any] = {"type": type(error).__name__, "message": error_message(error), **fields}
+    problems = getattr(error, "problems", None)
+    if problems is not None:
+        result["problems"] = [
+            {"file": each.file, "line": each.line, "field": each.field, "message": each.message}
+            for each in problems
+        ]
+    return result
+
+
+def _redact_values(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _redact_values(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_redact_values(each) for each in value]
+    return redact(value) if isinstance(value, str) else value

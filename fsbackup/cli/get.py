@@ -1,4 +1,4 @@
-"""`fsbackup get`: one object into a file or to standard output, or a whole tree into a directory."""
+"""`fsbackup get`: restore one object to a file or to standard output, or a tree into a directory."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, failures, output, progress, text
-from fsbackup.cli.command import Command, add_set, prefix
+from fsbackup.cli import exits, render
+from fsbackup.cli.command import Command, add_set, open_set, prefix, progress_display
 from fsbackup.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fsbackup.replication.fetch import Fetched, TreeReport
+    from fsbackup.engine.results import DownloadReport
     from fsbackup.replication.storage import ReplicatedStorage
-    from fsbackup.transfer.results import DownloadReport
+    from fsbackup.replication.tree import RestoredObject, TreeReport
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", metavar="KEY", type=prefix, help="the object, or with --recursive a prefix of keys")
-    parser.add_argument(
-        "target", metavar="TARGET", help="a file, a directory to put it in, or - for standard output"
-    )
+    parser.add_argument("target", metavar="TARGET", help="a file, an existing directory, or - for standard output")
     parser.add_argument(
         "-r", "--recursive", action="store_true", help="every object at or below KEY, into the directory TARGET"
     )
@@ -32,83 +30,85 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _execute(args: Namespace) -> int:
     if args.target == "-" and (args.json or args.recursive):
         raise ConfigError(
-            f"the target - does not go with {'--json' if args.json else '--recursive'}",
+            f"the target - cannot be used with {'--json' if args.json else '--recursive'}",
             hint="give a file or a directory as the target",
         )
     if not args.recursive and (not args.key or args.key.endswith("/")):
-        what = f"{args.key!r} is a prefix of keys" if args.key else "which object is not said"
+        what = f"{args.key!r} is a prefix of keys" if args.key else "the key is empty"
         raise ConfigError(what, hint="give a key, or --recursive for everything at or below a prefix")
-    store = context.open_set(args)
-    return _tree(args, store) if args.recursive else _object(args, store)
+    store = open_set(args)
+    return _get_tree(args, store) if args.recursive else _get_object(args, store)
 
 
-def _object(args: Namespace, store: ReplicatedStorage) -> int:
+def _get_object(args: Namespace, store: ReplicatedStorage) -> int:
     if args.target == "-":
         store.restore(args.key, sys.stdout.buffer)
         return exits.COMPLETE
     target = os.path.join(args.target, args.key.rpartition("/")[2]) if os.path.isdir(args.target) else args.target
-    with progress.shown(args) as display:
-        report = store.restore(args.key, target, callback=display.line(args.key) if display else None)
+    with progress_display(args) as display:
+        report = store.restore(args.key, target, callback=display.line_callback(args.key) if display else None)
     if args.json:
-        output.document({**report.as_dict(), "target": target})
+        render.print_json({**report.as_dict(), "target": target})
     elif not args.quiet:
-        output.say(_line(report, target))
+        render.print_line(_object_line(report, target))
     return exits.COMPLETE
 
 
-def _tree(args: Namespace, store: ReplicatedStorage) -> int:
-    def hear(fetched: Fetched) -> None:
-        if fetched.error is not None:
-            output.say(f"{fetched.key}: failed: {failures.message(fetched.error)}")
-        elif args.verbose and fetched.report:
-            output.say(_line(fetched.report, str(fetched.target)))
+def _get_tree(args: Namespace, store: ReplicatedStorage) -> int:
+    def print_object(restored: RestoredObject) -> None:
+        if restored.error is not None:
+            render.print_line(f"{restored.key}: failed: {exits.error_message(restored.error)}")
+        elif args.verbose and restored.report:
+            render.print_line(_object_line(restored.report, str(restored.target)))
 
-    report = store.restore_tree(args.key, args.target, hear=None if args.json else hear)
+    report = store.restore_tree(args.key, args.target, on_object=None if args.json else print_object)
     if args.json:
-        output.document(report.as_dict())
+        render.print_json(report.as_dict())
     elif not args.quiet or not report:
-        for line in _summary(report):
-            output.say(line)
+        for line in _tree_lines(report):
+            render.print_line(line)
     if not report:
         return exits.FAILED
     return exits.DEGRADED if report.unlisted else exits.COMPLETE
 
 
-def _summary(report: TreeReport) -> list[str]:
-    there = f", {text.count(report.already, 'was', 'were')} there already" if report.already else ""
-    proof = f", {report.unverified:,} of them NOT proven: no manifest" if report.unverified else ", proven"
-    lines = [
-        f"{report.directory}: {text.count(report.objects, 'object')}, {text.size(report.bytes)}{proof}{there}",
-        *(
-            f"{name} could not be listed: what only it has is not here: {why}"
-            for name, why in report.unlisted.items()
-        ),
+def _tree_lines(report: TreeReport) -> list[str]:
+    proof = f"{report.unverified:,} of them NOT VERIFIED: no manifest" if report.unverified else "verified"
+    present = f", {report.already:,} already present" if report.already else ""
+    objects = render.count(report.objects, "object")
+    lines = [f"{report.directory}: {objects}, {render.size(report.bytes)}, {proof}{present}"]
+    lines += [
+        f"{name}: unreachable: objects stored only there are not restored: {why}"
+        for name, why in report.unlisted.items()
     ]
     if report.failures:
-        lines.append(f"{text.count(report.failures, 'object')} failed; run the same again to get only those")
+        lines.append(f"{render.count(report.failures, 'object')} failed; run the same command again to retry them")
     return lines
 
 
-def _line(report: DownloadReport, target: str) -> str:
-    taken = ", ".join(name for name, amount in report.replicas.items() if amount)
-    proof = "every byte proven by its manifest" if report.verified else "NOT proven: it has no manifest"
-    passed_over = "; ".join(report.failed.values())
-    line = f"{report.key} -> {target}: {text.size(report.size)}{f' from {taken}' if taken else ''}, {proof}"
-    return f"{line} (passed over: {passed_over})" if passed_over else line
+def _object_line(report: DownloadReport, target: str) -> str:
+    replicas = ", ".join(name for name, amount in report.replicas.items() if amount)
+    proof = "verified against its manifest" if report.verified else "NOT VERIFIED: it has no manifest"
+    failed = "; ".join(report.failed.values())
+    line = (
+        f"{report.key} -> {target}: {render.size(report.size)}{f' from {replicas}' if replicas else ''}, {proof}"
+    )
+    return f"{line} (failed replicas: {failed})" if failed else line
 
 
 COMMAND = Command(
     name="get",
-    summary="read an object back, or with --recursive everything below a prefix",
-    description="Reads an object from whichever replica is alive; every block is checked against the manifest "
-    "before it is written, and a replica that fails or lies is passed over. A file appears whole or stays as it "
-    "was. The exit code is 0 when the bytes are right, however many replicas were passed over. With --recursive, "
-    "files that are there with the right bytes are not read again, so the same command goes on where it stopped.",
+    summary="restore an object, or with --recursive every object below a prefix",
+    description="Restores an object from all reachable replicas at once. Every block is checked against the "
+    "manifest before it is written; a block that a replica does not return, or returns damaged, is read from "
+    "another one. The target is replaced only when the file is complete. The exit code is 0 if the bytes are "
+    "right, even if replicas failed. With --recursive, files that are present with the right bytes are not read "
+    "again: the same command resumes an interrupted restore.",
     examples=(
         "fsbackup get backups/shop.sql.gz /tmp/shop.sql.gz",
         "fsbackup get backups/shop.sql.gz - | gunzip | psql shop",
         "fsbackup get --recursive backups/2025/10 /tmp/restored",
     ),
-    arguments=_arguments,
+    add_arguments=_add_arguments,
     execute=_execute,
 )

@@ -1,6 +1,6 @@
-"""Log lines on standard error: as text or as JSON, one per event, without a single secret.
+"""Log lines on standard error, as text or as JSON, one per event, with secrets masked.
 
-By default only warnings and errors are shown, so that a job that went well is silent and cron mails failures only.
+Only warnings and errors are shown by default: a successful job prints nothing here, and cron mails failures only.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
-from fsbackup.cli import text
+from fsbackup.cli import render
 from fsbackup.cli.redact import redact
 from fsbackup.events import FIELDS
 
-#: How many errors of one kind are shown where not everything is asked for.
-_REPEATS = 3
-#: The fields that a text line has in its message already.
+#: How many errors of one kind are shown without -v.
+_MAX_REPEATS = 3
+#: Fields that the message of a text line contains already.
 _IN_MESSAGE = frozenset({"backend", "operation", "key", "outcome", "error"})
 
 
@@ -26,9 +26,9 @@ class TextFormatter(logging.Formatter):
     """``12:30:05 INFO  upload ok: r2 backups/db.sql.gz size=1024 seconds=0.31``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = [f"{name}={value}" for name, value in structured(record).items() if name not in _IN_MESSAGE]
-        moment = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        head = f"{moment} {record.levelname:<7} {text.one_line(record.getMessage())}"
+        fields = [f"{name}={value}" for name, value in event_fields(record).items() if name not in _IN_MESSAGE]
+        time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        head = f"{time} {record.levelname:<7} {render.one_line(record.getMessage())}"
         line = " ".join([head, *fields])
         return redact(f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line)
 
@@ -42,7 +42,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **structured(record),
+            **event_fields(record),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -51,33 +51,33 @@ class JsonFormatter(logging.Formatter):
         )
 
 
-def structured(record: logging.LogRecord) -> dict[str, Any]:
-    """Return the structured fields of a log record that have a value."""
+def event_fields(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the fields of `fsbackup.events` that the log record has."""
     fields = {name: getattr(record, name, None) for name in FIELDS}
     return {name: value for name, value in fields.items() if value is not None}
 
 
-class FewRepeats(logging.Filter):
-    """Lets the first errors of one kind from one backend through; a dead backend fails every file alike."""
+class RepeatFilter(logging.Filter):
+    """Drops all but the first errors of one kind from one backend: a backend that is down fails every file."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: Counter[tuple[Any, ...]] = Counter()
+        self._counts: Counter[tuple[Any, ...]] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
         backend = getattr(record, "backend", None)
         if backend is None or record.levelno < logging.ERROR:
             return True
         kind = (backend, getattr(record, "operation", None), getattr(record, "error_type", None))
-        self._seen[kind] += 1
-        if self._seen[kind] == _REPEATS:
-            record.msg = f"{record.getMessage()} (more of the same are not shown, -v shows each)"
+        self._counts[kind] += 1
+        if self._counts[kind] == _MAX_REPEATS:
+            record.msg = f"{record.getMessage()} (further errors of this kind are not shown; use -v to show all)"
             record.args = ()
-        return self._seen[kind] <= _REPEATS
+        return self._counts[kind] <= _MAX_REPEATS
 
 
-class _CurrentStderr(logging.StreamHandler[Any]):
-    """Writes to whatever standard error is at the moment: a progress display takes its place for a while."""
+class _StderrHandler(logging.StreamHandler[Any]):
+    """Writes to the current `sys.stderr`, which the progress display replaces while it is shown."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -93,15 +93,15 @@ def configure(*, verbosity: int, form: str) -> None:
     Parameters
     ----------
     verbosity
-        -1: errors; 0: warnings too; 1: every outcome; 2: debugging.
+        -1: errors; 0: also warnings; 1: also every outcome; 2: also debug messages.
     form
         ``"text"`` or ``"json"``.
     """
-    handler = _CurrentStderr()
+    handler = _StderrHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     if form == "text" and verbosity <= 0:
-        handler.addFilter(FewRepeats())
-    # Others' libraries say at WARNING what matters; below it they talk about requests and their headers.
+        handler.addFilter(RepeatFilter())
+    # Other libraries log requests and their headers below WARNING.
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     level = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
     logging.getLogger("fsbackup").setLevel(level)

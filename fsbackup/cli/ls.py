@@ -1,4 +1,4 @@
-"""`fsbackup ls`: the objects of a set."""
+"""`fsbackup ls`: list the objects of a set."""
 
 from __future__ import annotations
 
@@ -6,68 +6,71 @@ import argparse
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, output, text
-from fsbackup.cli.command import Command, add_set, prefix
+from fsbackup.cli import exits, render
+from fsbackup.cli.command import Command, add_prefix, add_set, open_set
 
 if TYPE_CHECKING:
-    from fsbackup.replication.listing import ObjectEntry
+    from fsbackup.replication.classify import ObjectStatus
     from fsbackup.replication.storage import ReplicatedStorage
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_prefix(parser)
     parser.add_argument(
-        "prefix", nargs="?", default="", metavar="PREFIX", type=prefix, help="a key, or the first segments of keys"
+        "-l", "--long", action="store_true", help="print also size, date and the state of each replica"
     )
-    parser.add_argument("-l", "--long", action="store_true", help="size, date and a column for each replica too")
     add_set(parser)
 
 
 def _execute(args: Namespace) -> int:
-    store = context.open_set(args)
-    names = list(store.backends)
-    complete, found = True, False
+    store = open_set(args)
+    backends = list(store.backends)
+    complete, empty = True, True
     if args.long and not args.json:
-        output.say(_columns("size", "modified", names, names, "key"))
+        render.print_line(_long_line("size", "modified", backends, backends, "key"))
     for entry in store.ls(args.prefix):
-        found = True
-        complete = complete and entry.complete
-        _print(args, entry, names)
-    if not found:
+        empty = False
+        complete = complete and entry.is_complete
+        _print_entry(args, entry, backends)
+    if empty:
         complete = _all_answer(store, args.prefix)
-        output.note(f"nothing is stored{f' at or below {args.prefix}' if args.prefix else ''}")
+        render.print_error(f"no objects found{f' at or below {args.prefix}' if args.prefix else ''}")
     return exits.COMPLETE if complete else exits.DEGRADED
 
 
-def _all_answer(store: ReplicatedStorage, wanted: str) -> bool:
-    """Tell whether every replica says that there is nothing: no answer is not that answer."""
-    return not any(each.error for each in store.status(wanted).backends.values())
+def _all_answer(store: ReplicatedStorage, prefix: str) -> bool:
+    """Tell whether every backend can be listed: an empty listing proves nothing about one that did not answer."""
+    return not any(each.error for each in store.status(prefix).backends.values())
 
 
-def _print(args: Namespace, entry: ObjectEntry, names: list[str]) -> None:
+def _print_entry(args: Namespace, entry: ObjectStatus, backends: list[str]) -> None:
     if args.json:
-        output.json_line(entry.as_dict())
+        render.print_json_line(entry.summary())
     elif args.long:
-        states: list[str] = [entry.replicas[name] for name in names]
-        output.say(_columns(text.size(entry.size), text.when(entry.modified), names, states, entry.key))
-    elif not entry.deleted:
-        output.say(entry.key)
+        states: list[str] = [entry.states[name] for name in backends]
+        size, modified = render.size(entry.size), render.time(entry.modified)
+        render.print_line(_long_line(size, modified, backends, states, entry.key))
+    elif not entry.is_deleted:
+        render.print_line(entry.key)
 
 
-def _columns(size: str, when: str, names: list[str], states: list[str], key: str) -> str:
-    """Return one line of the long form; widths are fixed, since a listing may have a million lines."""
-    cells = [state.ljust(max(len(name), len("size differs"))) for name, state in zip(names, states, strict=True)]
-    return "  ".join([size.rjust(10), when.ljust(16), *cells, key])
+def _long_line(size: str, modified: str, backends: list[str], states: list[str], key: str) -> str:
+    """Return one line of the long form. Widths are fixed, because lines are printed while the listing runs."""
+    cells = [
+        state.ljust(max(len(name), len("size differs"))) for name, state in zip(backends, states, strict=True)
+    ]
+    return "  ".join([size.rjust(10), modified.ljust(16), *cells, key])
 
 
 COMMAND = Command(
     name="ls",
-    summary="list objects, and which replicas have them",
-    description="Lists the objects at or below a prefix, from the replicas' own listings, in order. With -l: "
-    "size, date, and for each replica present, missing, expired (its retention let it go), size differs or "
-    "unknown (it could not be listed); also what was deleted while a replica was away that still has it (deleted "
-    "elsewhere). With --json: one JSON object per line. The exit code is 3 when something listed is not "
-    "everywhere it should be.",
+    summary="list objects, with -l the state of each replica",
+    description="Lists the objects at or below a prefix, in order, from the listings of all backends. With -l "
+    "also size, date, and the state of each replica: present, missing, expired (deleted by the backend's "
+    "retention), size differs, unknown (the backend could not be listed), or deleted elsewhere (the object was "
+    "deleted while this backend did not answer). With --json: one JSON object per line. The exit code is 3 if a "
+    "replica is not as it should be.",
     examples=("fsbackup ls", "fsbackup ls -l backups/2025/10", "fsbackup ls --json | jq -r .key"),
-    arguments=_arguments,
+    add_arguments=_add_arguments,
     execute=_execute,
 )

@@ -1,4 +1,4 @@
-"""The parser of the command line, and the page that `fsbackup --help` prints."""
+"""The argument parser, and the page that `fsbackup --help` prints."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from fsbackup.cli.command import Command
 
 _GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ("Back up", (run.COMMAND, put.COMMAND)),
-    ("Look", (ls.COMMAND, stat.COMMAND, status.COMMAND, verify.COMMAND, doctor.COMMAND)),
-    ("Mend", (repair.COMMAND,)),
-    ("Get back", (get.COMMAND,)),
+    ("Inspect", (ls.COMMAND, stat.COMMAND, status.COMMAND, verify.COMMAND, doctor.COMMAND)),
+    ("Repair", (repair.COMMAND,)),
+    ("Restore", (get.COMMAND,)),
     ("Delete", (rm.COMMAND, prune.COMMAND)),
-    ("Set up", (config.COMMAND,)),
+    ("Configure", (config.COMMAND,)),
 )
 
 _INTRODUCTION = """\
 usage: fsbackup [options] COMMAND ...
 
-fsbackup keeps every backup file in several places at once (local disk, Cloudflare R2, Backblaze B2, anything
-fsspec can reach) and proves that each copy is whole. It reads from whichever copy is alive."""
+fsbackup stores every backup file on several backends at once (local disk, Cloudflare R2, Backblaze B2, any fsspec
+filesystem), verifies each replica, and restores from any good replica that is reachable."""
 
 _EXAMPLES = """\
 Examples
-  fsbackup run nightly                            store what the job "nightly" says, everywhere it says
-  pg_dump shop | fsbackup put - db/shop.sql       store a stream under a key
-  fsbackup get db/shop.sql /tmp/shop.sql          read it back, proven, from any copy that is alive"""
+  fsbackup run nightly                            run the job "nightly" of the configuration
+  pg_dump shop | fsbackup put - db/shop.sql       store standard input under a key
+  fsbackup get db/shop.sql /tmp/shop.sql          restore it, verified, from any good replica"""
 
 _ENVIRONMENT = """\
 Configuration
   A YAML file: -c FILE, else $FSBACKUP_CONFIG, else the first that exists of ./fsbackup.yaml,
-  ~/.config/fsbackup/config.yaml and /etc/fsbackup/config.yaml. `fsbackup config check` says what is wrong with it.
+  ~/.config/fsbackup/config.yaml and /etc/fsbackup/config.yaml. `fsbackup config check` validates it.
 
 Environment
   FSBACKUP_CONFIG     the configuration file
-  FSBACKUP_DEBUG      set to anything: show tracebacks of errors
-  TZ                  the time zone of {now} in destinations, local time by default
+  FSBACKUP_DEBUG      any value: print tracebacks of errors
+  TZ                  the time zone of {now} in destinations (default: local time)
   BACKUP_LOCAL_PATH, R2_ACCOUNT_ID, R2_BUCKET_NAME, R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY, B2_BUCKET_NAME,
   B2_REGION, B2_ACCESS_KEY_ID, B2_SECRET_ACCESS_KEY
-                      settings of backends that the configuration leaves out"""
+                      backend settings that the configuration does not contain"""
 
 
 class _Parser(argparse.ArgumentParser):
-    """The top parser: its help is a page to learn from, not a list of options."""
+    """The top-level parser; its help is `help_page`."""
 
     def format_help(self) -> str:
         return f"{help_page()}\n"
 
 
 def help_page() -> str:
-    """Return what `fsbackup --help` prints."""
+    """Return the page that `fsbackup --help` prints."""
     return "\n\n".join([_INTRODUCTION, *map(_group, _GROUPS), _OPTIONS, _EXAMPLES, _exit_codes(), _ENVIRONMENT])
 
 
@@ -66,21 +66,21 @@ def _exit_codes() -> str:
 
 
 _OPTIONS = """\
-Options, before or after the command (fsbackup COMMAND --help shows the command's own)
+Options, before or after the command (fsbackup COMMAND --help shows those of the command)
   -c, --config FILE   the configuration file
-  --json              results as JSON on standard output
-  -v, -vv             also every file and outcome; -vv: debugging, with tracebacks
-  -q, --quiet         nothing but failures
-  --log-format FORM   of the log lines on standard error: text or json
+  --json              print results as JSON on standard output
+  -v, -vv             print also every file and outcome; -vv: also debug messages and tracebacks
+  -q, --quiet         print problems only
+  --log-format FORM   the format of log lines on standard error: text or json
   --version           print the version
   -h, --help          print this page"""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser; what it returns has `execute`, the function of the command."""
+    """Return the parser; the namespace it returns has the command's function as `execute`."""
     parser = _Parser(prog="fsbackup", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"fsbackup {__version__}")
-    _add_common(parser, top=True)
+    _add_common(parser, is_top=True)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser)
     for _, members in _GROUPS:
         for command in members:
@@ -98,30 +98,35 @@ def _add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser], 
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    command.arguments(parser)
-    _add_common(parser.add_argument_group("options of every command"), top=False)
+    command.add_arguments(parser)
+    _add_common(parser.add_argument_group("common options"), is_top=False)
     parser.set_defaults(execute=command.execute)
 
 
-def _add_common(parser: argparse._ActionsContainer, *, top: bool) -> None:
-    """Add the options that stand before or after the command; after it, left out must not undo before it."""
+def _add_common(parser: argparse._ActionsContainer, *, is_top: bool) -> None:
+    """Add the options that may stand before or after the command.
 
-    def otherwise(value: object) -> object:
-        return value if top else argparse.SUPPRESS
+    Only the top-level parser has defaults: those of a command's parser would replace the values given before it.
+    """
 
-    parser.add_argument("-c", "--config", metavar="FILE", default=otherwise(None), help="the configuration file")
+    def default(value: object) -> object:
+        return value if is_top else argparse.SUPPRESS
+
+    parser.add_argument("-c", "--config", metavar="FILE", default=default(None), help="the configuration file")
     parser.add_argument(
-        "--json", action="store_true", default=otherwise(False), help="results as JSON on standard output"
+        "--json", action="store_true", default=default(False), help="print results as JSON on standard output"
     )
     parser.add_argument(
-        "-v", "--verbose", action="count", default=otherwise(0), help="also every file and outcome; -vv: debugging"
+        "-v",
+        "--verbose",
+        action="count",
+        default=default(0),
+        help="print also every file and outcome; -vv: also debug messages",
     )
-    parser.add_argument(
-        "-q", "--quiet", action="store_true", default=otherwise(False), help="nothing but failures"
-    )
+    parser.add_argument("-q", "--quiet", action="store_true", default=default(False), help="print problems only")
     parser.add_argument(
         "--log-format",
         choices=("text", "json"),
-        default=otherwise("text"),
-        help="of the log lines on standard error",
+        default=default("text"),
+        help="the format of log lines on standard error",
     )

@@ -1,4 +1,4 @@
-"""`fsbackup prune`: let go what each backend's retention no longer keeps."""
+"""`fsbackup prune`: delete from each backend what its retention no longer keeps."""
 
 from __future__ import annotations
 
@@ -7,150 +7,159 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, output, text
-from fsbackup.cli.command import Command, add_set, key, prefix
+from fsbackup.cli import exits, render
+from fsbackup.cli.command import Command, add_prefix, add_set, key, open_set
 from fsbackup.errors import ConfigError, ObjectNotFoundError
 
 if TYPE_CHECKING:
-    from fsbackup.replication.prune import BackendPruned, PruneReport, PruneStep
+    from fsbackup.replication.prune import PruneReport, PruneStep
     from fsbackup.replication.storage import ReplicatedStorage
 
-#: The columns of the table, those that are not empty.
-_OUTCOMES = ("let go", "planned", "cleared", "kept", "held", "not yet", "failed")
+#: Columns of the table, shown where they are not empty.
+_OUTCOMES = ("deleted", "planned", "cleared", "kept", "blocked", "locked", "failed")
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_prefix(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print what would be deleted, and delete nothing")
+    parser.add_argument("--yes", action="store_true", help="delete even on a terminal")
     parser.add_argument(
-        "prefix", nargs="?", default="", metavar="PREFIX", type=prefix, help="a key, or the first segments of keys"
+        "--explain",
+        metavar="KEY",
+        type=key,
+        help="print what prune would do with one key, and why; delete nothing",
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
-    parser.add_argument("--yes", action="store_true", help="remove it, also on a terminal")
-    parser.add_argument("--explain", metavar="KEY", type=key, help="say what becomes of one key, and why; no more")
     add_set(parser)
 
 
 def _execute(args: Namespace) -> int:
     if args.explain and (args.prefix or args.yes):
-        raise ConfigError("--explain only looks at its one KEY: leave out PREFIX and --yes")
-    store = context.open_set(args)
+        raise ConfigError("--explain takes one KEY and deletes nothing", hint="leave out PREFIX and --yes")
+    store = open_set(args)
     if args.explain:
         return _explain(args, store)
-    report = store.prune(args.prefix, dry_run=_is_dry(args), hear=lambda step: _tell(args, step))
+    report = store.prune(args.prefix, dry_run=_is_dry_run(args), on_step=lambda step: _print_step(args, step))
     if args.json:
         fields = {name: value for name, value in report.as_dict().items() if name != "steps"}
-        output.json_line({"kind": "summary", **fields})
+        render.print_json_line({"kind": "summary", **fields})
     elif not (args.quiet and report.status == "complete"):
-        _print(args, store, report)
-    return exits.OF_STATUS[report.status]
+        _print_report(args, store, report)
+    return exits.BY_STATUS[report.status]
 
 
-def _is_dry(args: Namespace) -> bool:
-    """Where somebody sits at a terminal, nothing goes before they have seen it."""
-    watched = any(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr) if stream is not None)
-    return bool(args.dry_run or (watched and not args.yes))
+def _is_dry_run(args: Namespace) -> bool:
+    """On a terminal nothing is deleted without ``--yes``: the person there sees first what would be."""
+    is_terminal = any(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr) if stream is not None)
+    return bool(args.dry_run or (is_terminal and not args.yes))
 
 
-def _tell(args: Namespace, step: PruneStep) -> None:
+def _print_step(args: Namespace, step: PruneStep) -> None:
     if step.outcome == "kept" and not args.verbose:
         return
     if args.json:
-        output.json_line({"kind": "step", **step.as_dict()})
-    elif not args.quiet or step.outcome in ("held", "failed"):
-        _line(step)
+        render.print_json_line({"kind": "step", **step.as_dict()})
+    elif not args.quiet or step.outcome in ("blocked", "failed"):
+        render.print_line(_step_line(step))
 
 
-def _line(step: PruneStep) -> None:
-    output.say(text.one_line(f"{step.outcome:<8}{step.key}: {step.backend}: {step.reason}"))
+def _step_line(step: PruneStep) -> str:
+    return render.one_line(f"{step.outcome:<9}{step.key}: {step.backend}: {step.reason}")
 
 
 def _explain(args: Namespace, store: ReplicatedStorage) -> int:
-    found: dict[str, PruneStep] = {}
+    steps: dict[str, PruneStep] = {}
 
-    def hear(step: PruneStep) -> None:
+    def on_step(step: PruneStep) -> None:
         if step.key == args.explain:
-            found[step.backend] = step
+            steps[step.backend] = step
 
-    report = store.prune(args.explain, hear=hear)
+    report = store.prune(args.explain, on_step=on_step)
     stopped = {name: each.stopped for name, each in report.backends.items() if each.stopped}
-    if not found and not stopped:
+    if not steps and not stopped:
         raise ObjectNotFoundError("no such key on any backend", operation="prune", key=args.explain)
     if args.json:
-        steps = {name: found[name].as_dict() if name in found else None for name in store.backends}
-        output.document({"key": args.explain, "backends": steps, "stopped": stopped})
-    else:
-        for name in store.backends:
-            if name in found:
-                _line(found[name])
-            else:
-                output.say(f"-       {args.explain}: {name}: {stopped.get(name, 'it is not there')}")
-    return exits.OF_STATUS[report.status]
+        found = {name: steps[name].as_dict() if name in steps else None for name in store.backends}
+        render.print_json({"key": args.explain, "backends": found, "stopped": stopped})
+        return exits.BY_STATUS[report.status]
+    for name in store.backends:
+        if name in steps:
+            render.print_line(_step_line(steps[name]))
+        else:
+            render.print_line(f"-        {args.explain}: {name}: {stopped.get(name, 'no copy on this backend')}")
+    return exits.BY_STATUS[report.status]
 
 
-def _print(args: Namespace, store: ReplicatedStorage, report: PruneReport) -> None:
-    columns = [each for each in _OUTCOMES if report.count(each)]
-    rows = [["backend", *columns, "freed", "location"]]
-    rows += [
-        [name, *_counts(each, columns), text.size(each.bytes_freed), store.backends[name].location]
+def _print_report(args: Namespace, store: ReplicatedStorage, report: PruneReport) -> None:
+    outcomes = render.used_columns(_OUTCOMES, [each.outcomes for each in report.backends.values()])
+    rows: list[render.Row] = [
+        {
+            "backend": name,
+            **{outcome: each.outcomes.get(outcome, 0) for outcome in outcomes},
+            "freed": render.size(each.bytes_freed),
+            "location": store.backends[name].location,
+        }
         for name, each in report.backends.items()
     ]
+    problems = [
+        f"{name}: nothing is deleted there: {each.stopped}"
+        for name, each in report.backends.items()
+        if each.stopped
+    ]
     if report.steps:
-        output.say()
-    output.table(rows, right=tuple(range(1, len(columns) + 2)))
-    output.say()
-    for name, each in report.backends.items():
-        if each.stopped:
-            output.say(f"nothing is let go on {name}: {text.one_line(each.stopped)}")
-    output.say(_verdict(args, store, report))
-
-
-def _counts(each: BackendPruned, columns: list[str]) -> list[str]:
-    return [f"{each.outcomes.get(outcome, 0):,}" for outcome in columns]
+        render.print_line()
+    render.print_report(rows, problems=problems, verdict=_verdict(args, store, report))
 
 
 def _verdict(args: Namespace, store: ReplicatedStorage, report: PruneReport) -> str:
-    if report.dry_run:
-        planned = report.count("planned")
-        freed = text.size(sum(each.bytes_freed for each in report.backends.values()))
-        said = f"dry run: {text.count(planned, 'copy', 'copies')} would go ({freed}), nothing was removed"
-        where = f" {args.prefix}" if args.prefix else ""
-        return f"{said}{_remaining(report)}" + (
-            f". To remove: `fsbackup prune{where} --set {store.name} --yes`" if planned else ""
-        )
-    return f"{report.status}: {done(report)}"
+    if not report.dry_run:
+        return render.verdict(report.status, *deletions(report))
+    planned = render.count(report.count("planned"), "copy", "copies")
+    prefix = f" {args.prefix}" if args.prefix else ""
+    command = f"`fsbackup prune{prefix} --set {store.name} --yes` deletes them"
+    return render.verdict(
+        "dry run",
+        f"{planned} would be deleted ({_freed(report)})",
+        "nothing was deleted",
+        *_remaining(report),
+        next_step=command if report.count("planned") else "",
+    )
 
 
-def done(report: PruneReport) -> str:
-    """Return how much went, and what remains."""
-    freed = text.size(sum(each.bytes_freed for each in report.backends.values()))
-    return f"{text.count(report.count('let go'), 'copy', 'copies')} let go ({freed}){_remaining(report)}"
+def deletions(report: PruneReport) -> list[str]:
+    """Return the parts of a verdict: how many copies were deleted, and how many remain for which reason."""
+    deleted = render.count(report.count("deleted"), "copy", "copies")
+    return [f"{deleted} deleted ({_freed(report)})", *_remaining(report)]
 
 
-def _remaining(report: PruneReport) -> str:
-    parts = [
-        (report.count("held"), "held until something is mended"),
-        (report.count("not yet"), "locked until later"),
-        (report.count("failed"), "not removed"),
+def _freed(report: PruneReport) -> str:
+    return render.size(sum(each.bytes_freed for each in report.backends.values()))
+
+
+def _remaining(report: PruneReport) -> list[str]:
+    return [
+        render.remaining(report.count("blocked"), "blocked until the cause is fixed", "copy", "copies"),
+        render.remaining(report.count("locked"), "locked by the backend", "copy", "copies"),
+        render.remaining(report.count("failed"), "failed to delete", "copy", "copies"),
     ]
-    return "".join(f"; {text.count(number, 'copy', 'copies')} {what}" for number, what in parts if number)
 
 
 COMMAND = Command(
     name="prune",
-    summary="remove from each backend what its retention lets go",
-    description="Removes from each backend the copies that its own `retention` no longer keeps, and only there: "
-    "the others keep theirs. On a terminal it only says what would go, until --yes; from cron it acts. "
-    "Only older versions of a series go: of keys that differ only in what the {now} of a job's destination made, "
-    "or that `series` in the retention names. Every other key stays. The "
-    "newest keep_last of each series stay, and so does a copy that another backend should have and does "
-    "not prove. Nothing goes from a backend that cannot be listed to its end, or while the clock is "
-    "behind the newest object. Each line says why; -v also names what is kept. What the service's own "
-    "lock keeps is no error: it goes when it may. The exit code is 3 when something must be mended first, "
-    "1 when a copy could not be removed.",
+    summary="delete from each backend what its retention no longer keeps",
+    description="Deletes from each backend the copies that its own `retention` no longer keeps; the other "
+    "backends keep theirs. On a terminal nothing is deleted without --yes; from cron it is. Only older versions "
+    "of a series are deleted: of keys that differ only in what the {now} of a job's destination made, "
+    "or that `series` in the retention names. Every other key is kept. The newest keep_last of each "
+    "series are kept, and so is a copy that another backend should have but cannot prove. Nothing is "
+    "deleted from a backend that cannot be listed completely, or while the clock is behind the newest "
+    "object. Each line gives the reason; -v also prints what is kept. A copy that the service's own "
+    "lock protects is no error: it is deleted after the lock expires. The exit code is 3 if something "
+    "must be fixed first, 1 if a copy could not be deleted.",
     examples=(
         "fsbackup prune",
         "fsbackup prune backups/full --yes",
         "fsbackup prune --explain backups/2025/10/db.gz",
     ),
-    arguments=_arguments,
+    add_arguments=_add_arguments,
     execute=_execute,
 )

@@ -1,6 +1,6 @@
-"""The last line of defence: no configured secret gets into anything that is logged or printed as an error.
+"""Masks configured secrets in everything that is logged or printed as an error.
 
-Nothing below is meant to put one there. This holds when a library that we do not write does.
+No other module puts a secret there. This is the last safeguard, against libraries that do.
 """
 
 from __future__ import annotations
@@ -15,45 +15,46 @@ if TYPE_CHECKING:
 
 MASK = "**********"
 
-#: A shorter text is part of half the words there are, and no secret that this could save.
-_SHORTEST = 4
-#: Options of a filesystem that are not secret, and often words that paths are made of.
-_PLAIN_OPTIONS = frozenset({"host", "hostname", "port", "user", "username"})
+#: Shorter strings are not masked: they occur inside ordinary words, and are no useful secret.
+_MIN_LENGTH = 4
+#: Filesystem options that are not secret, and whose values are often parts of paths.
+_PUBLIC_OPTIONS = frozenset({"host", "hostname", "port", "user", "username"})
 
 _secrets: set[str] = set()
 
 
-def learn(config: Config) -> None:
+def register_secrets(config: Config) -> None:
     """Mask every secret of `config` from now on."""
     for backend in config.backends.values():
         for name in type(backend).model_fields:
-            _learn(getattr(backend, name))
+            _register_setting(getattr(backend, name))
 
 
-def _learn(value: Any) -> None:
-    """Learn the secrets among the settings; what is not marked as one is none."""
+def _register_setting(value: Any) -> None:
+    """Register the secrets in the value of a setting: pydantic's secret types, and options with such values."""
     if hasattr(value, "get_secret_value"):
-        _hide(value.get_secret_value())
+        _register_strings(value.get_secret_value())
     elif isinstance(value, Mapping):
         for name, each in value.items():
-            if name not in _PLAIN_OPTIONS:
-                _learn(each)
+            if name not in _PUBLIC_OPTIONS:
+                _register_setting(each)
 
 
-def _hide(value: Any) -> None:
+def _register_strings(value: Any) -> None:
+    """Register every string in `value`, as it is and as it appears in URLs, reprs and JSON."""
     if isinstance(value, Mapping):
         for each in value.values():
-            _hide(each)
+            _register_strings(each)
     elif isinstance(value, list | tuple):
         for each in value:
-            _hide(each)
-    elif isinstance(value, str) and len(value) >= _SHORTEST:
+            _register_strings(each)
+    elif isinstance(value, str) and len(value) >= _MIN_LENGTH:
         _secrets.update((value, quote(value, safe=""), repr(value)[1:-1], json.dumps(value)[1:-1]))
 
 
 def redact(text: str) -> str:
-    """Return `text` with every known secret masked."""
-    for secret in sorted(_secrets, key=len, reverse=True):  # one may be part of another
+    """Return `text` with every registered secret masked."""
+    for secret in sorted(_secrets, key=len, reverse=True):  # a secret may contain a shorter one
         if secret in text:
             text = text.replace(secret, MASK)
     return text

@@ -1,4 +1,4 @@
-"""`fsbackup repair`: make right what verify finds, from copies that are proven."""
+"""`fsbackup repair`: restore missing, stale and damaged replicas from proven ones."""
 
 from __future__ import annotations
 
@@ -6,106 +6,97 @@ import argparse
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, output, text
-from fsbackup.cli.command import Command, add_dask, add_set, prefix
+from fsbackup.cli import exits, render
+from fsbackup.cli.command import Command, add_dask, add_prefix, add_set, open_executor, open_set
 
 if TYPE_CHECKING:
     from fsbackup.replication.repair import RepairReport, Step
 
-#: How each kind of action is counted in the last line.
+#: How the verdict counts the actions of each kind.
 _DONE = {
     "refill": ("copy refilled", "copies refilled"),
     "write manifest": ("manifest written", "manifests written"),
-    "finish": ("replacement finished", "replacements finished"),
-    "clear announcement": ("announcement cleared", "announcements cleared"),
-    "delete": ("copy deleted as asked before", "copies deleted as asked before"),
-    "forget delete": ("delete completed", "deletes completed"),
+    "finish": ("interrupted replacement finished", "interrupted replacements finished"),
+    "clear intent": ("write intent cleared", "write intents cleared"),
+    "delete": ("deleted copy removed", "deleted copies removed"),
+    "forget delete": ("tombstone removed", "tombstones removed"),
     "adopt": ("copy adopted", "copies adopted"),
-    "clear leftover": ("leftover cleared", "leftovers cleared"),
+    "clear leftover": ("orphan removed", "orphans removed"),
 }
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_prefix(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and change nothing")
+    parser.add_argument("--deep", action="store_true", help="read every byte of every replica first")
     parser.add_argument(
-        "prefix", nargs="?", default="", metavar="PREFIX", type=prefix, help="a key, or the first segments of keys"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    parser.add_argument("--deep", action="store_true", help="read every byte of every copy first")
-    parser.add_argument(
-        "--adopt", action="store_true", help="give data without a manifest one, where all copies are the same"
+        "--adopt", action="store_true", help="write a manifest for data without one, if all copies are the same"
     )
     add_set(parser)
     add_dask(parser)
 
 
 def _execute(args: Namespace) -> int:
-    store, cluster = context.open_set(args), context.open_cluster(args)
-    report = store.repair(
-        args.prefix,
-        dry_run=args.dry_run,
-        deep=args.deep,
-        adopt=args.adopt,
-        hear=_tell_json if args.json else _tell if not args.quiet else _tell_bad,
-        spread=cluster,
-    )
+    store = open_set(args)
+    with open_executor(args) as executor:
+        report = store.repair(
+            args.prefix,
+            dry_run=args.dry_run,
+            deep=args.deep,
+            adopt=args.adopt,
+            on_step=lambda step: _print_step(args, step),
+            executor=executor,
+        )
     if args.json:
         fields = {name: value for name, value in report.as_dict().items() if name != "steps"}
-        output.json_line({"kind": "summary", **fields})
+        render.print_json_line({"kind": "summary", **fields})
     elif not (args.quiet and report.status == "complete"):
-        for name, why in report.away.items():
-            output.say(text.one_line(f"{name} was left out: {why}"))
-        output.say(_verdict(report))
-    return exits.OF_STATUS[report.status]
+        problems = [f"{name}: unreachable: {why}" for name, why in report.unreachable.items()]
+        render.print_report(problems=problems, verdict=_verdict(report))
+    return exits.BY_STATUS[report.status]
 
 
-def _tell(step: Step) -> None:
-    action = step.action
-    what = action.problem or action.kind
-    where = f"{action.backend}: " if action.backend else ""
-    outcome = f": {step.error}" if step.error else ""
-    output.say(text.one_line(f"{step.outcome:<10}{action.key}: {where}{what}: {action.reason}{outcome}"))
-
-
-def _tell_bad(step: Step) -> None:
-    if step.outcome in ("failed", "left"):
-        _tell(step)
-
-
-def _tell_json(step: Step) -> None:
-    output.json_line({"kind": "step", **step.as_dict()})
+def _print_step(args: Namespace, step: Step) -> None:
+    if args.json:
+        render.print_json_line({"kind": "step", **step.as_dict()})
+    elif not args.quiet or step.outcome in ("failed", "unresolved"):
+        action = step.action
+        backend = f"{action.backend}: " if action.backend else ""
+        what = f"{action.key}: {backend}{action.problem or action.kind}: {action.reason}"
+        error = f": {step.error}" if step.error else ""
+        render.print_line(render.one_line(f"{step.outcome:<12}{what}{error}"))
 
 
 def _verdict(report: RepairReport) -> str:
-    """Return the last line: is everything right now, and if not, what remains."""
-    looked = text.count(report.objects, "object")
-    done = ", ".join(text.count(number, *_DONE[kind]) for kind, number in sorted(report.done.items()))
-    if report.dry_run:
-        return f"dry run: {looked} examined, nothing was changed; to do: {done or 'nothing'}{_remaining(report)}"
-    sent = f" ({text.size(report.bytes_sent)} sent)" if report.bytes_sent else ""
-    if report.status == "complete":
-        return f"complete: {looked} right in every place; {done or 'nothing was to do'}{sent}"
-    return f"{report.status}: {looked} examined; {done or 'nothing was done'}{sent}{_remaining(report)}"
-
-
-def _remaining(report: RepairReport) -> str:
-    parts = [
-        (report.left, "not right everywhere"),
-        (report.short, "with too few proven copies"),
-        (report.lost, "lost"),
+    objects = render.count(report.objects, "object")
+    done = ", ".join(render.count(number, *_DONE[kind]) for kind, number in sorted(report.done.items()))
+    remaining = [
+        render.remaining(report.unresolved, "with a bad or missing replica", "object"),
+        render.remaining(report.under_replicated, "with fewer proven copies than min_copies", "object"),
+        render.remaining(report.unrecoverable, "unrecoverable", "object"),
     ]
-    return "".join(f"; {text.count(number, 'object')} {what}" for number, what in parts if number)
+    if report.dry_run:
+        to_do = f"to do: {done or 'nothing'}"
+        return render.verdict("dry run", f"{objects} examined", "nothing was changed", to_do, *remaining)
+    sent = f" ({render.size(report.bytes_sent)} sent)" if report.bytes_sent else ""
+    if report.status == "complete":
+        return render.verdict("complete", f"{objects}, every replica good", f"{done or 'nothing to repair'}{sent}")
+    return render.verdict(
+        report.status, f"{objects} examined", f"{done or 'nothing was repaired'}{sent}", *remaining
+    )
 
 
 COMMAND = Command(
     name="repair",
-    summary="mend missing, stale and damaged copies from proven ones",
-    description="Examines every object as verify does and makes it right on every replica: refills what is "
-    "missing, short, rotten or stale from copies that prove every block, finishes replacements and deletes that a "
-    "replica missed, and clears what our own unfinished writes left (older than a day). A bad copy stays until "
-    "proven bytes take its place; two contents under one generation, and data that nothing proves, are left alone "
-    "and named. Each action is a line as it is done. The exit code is 3 when something remains, 1 when an object "
-    "has fewer proven copies than min_copies or is lost. Run it again when a replica is back: it goes on.",
+    summary="restore missing, stale and damaged replicas from proven ones",
+    description="Examines every object as verify does and corrects every replica: refills what is missing, "
+    "truncated, damaged or stale from replicas that prove every block, finishes replacements and deletes that a "
+    "replica missed, and deletes what fsbackup's own unfinished writes left (older than a day). A bad copy stays "
+    "until proven bytes replace it; two contents under one generation, and data without any manifest, are "
+    "reported and not changed. Each action is printed when it is done. The exit code is 3 if something remains, "
+    "1 if an object has fewer proven copies than min_copies or is lost. When an unreachable backend answers "
+    "again, run repair again.",
     examples=("fsbackup repair", "fsbackup repair backups/full --dry-run", "fsbackup repair --deep --set triple"),
-    arguments=_arguments,
+    add_arguments=_add_arguments,
     execute=_execute,
 )

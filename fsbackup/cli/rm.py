@@ -1,4 +1,4 @@
-"""`fsbackup rm`: exactly these keys, from every replica."""
+"""`fsbackup rm`: delete exactly these keys from every backend of a set."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import argparse
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, failures, output
-from fsbackup.cli.command import Command, add_set, key
+from fsbackup.cli import exits, render
+from fsbackup.cli.command import Command, add_set, key, open_set
 from fsbackup.errors import FsbackupError, ObjectNotFoundError
 
 if TYPE_CHECKING:
+    from fsbackup.engine.results import Report
     from fsbackup.replication.storage import ReplicatedStorage
-    from fsbackup.transfer.results import Report
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("keys", nargs="+", metavar="KEY", type=key, help="an object; patterns are not expanded")
     add_set(parser)
 
 
 def _execute(args: Namespace) -> int:
-    store = context.open_set(args)
+    store = open_set(args)
     results = []
     for each in dict.fromkeys(args.keys):
-        there = _is_there(store, each)
+        existed = _exists(store, each)
         report = store.remove(each)
-        results.append({**report.as_dict(), "was_there": there})
+        results.append({**report.as_dict(), "was_there": existed})
         if not (args.json or (args.quiet and report)):
-            _print(report, there)
+            _print_report(report, existed)
     if args.json:
-        output.document({"objects": results})
-    return exits.worst(exits.OF_STATUS[result["status"]] for result in results)
+        render.print_json({"objects": results})
+    return exits.worst(exits.BY_STATUS[result["status"]] for result in results)
 
 
-def _is_there(store: ReplicatedStorage, wanted: str) -> bool | None:
-    """Tell whether any replica has it; None when that cannot be found out."""
+def _exists(store: ReplicatedStorage, object_key: str) -> bool | None:
+    """Tell whether any replica has the object; None if too few backends answer to know."""
     try:
-        store.stat(wanted)
+        store.stat(object_key)
     except ObjectNotFoundError:
         return False
     except FsbackupError:
@@ -45,29 +45,30 @@ def _is_there(store: ReplicatedStorage, wanted: str) -> bool | None:
     return True
 
 
-def _print(report: Report, there: bool | None) -> None:
-    gone = ", ".join(name for name, result in report.replicas.items() if result.ok)
-    if there is False and report:
-        output.say(f"{report.key}: was not there (asked {gone})")
+def _print_report(report: Report, existed: bool | None) -> None:
+    confirmed = ", ".join(name for name, result in report.replicas.items() if result.ok)
+    if existed is False and report:
+        render.print_line(f"{report.key}: not found on {confirmed}")
         return
-    if gone:
-        output.say(f"{report.key}: deleted from {gone}")
+    if confirmed:
+        render.print_line(f"{report.key}: deleted from {confirmed}")
     for name, result in report.replicas.items():
         if not result.ok:
-            output.say(f"{report.key}: NOT deleted from {name}: {failures.reason(result.exception)}")
+            render.print_line(f"{report.key}: NOT deleted from {name}: {exits.error_reason(result.exception)}")
     if not report:
-        output.say(
-            f"{report.key}: run the same again when that is mended; until then the others remember the delete"
+        render.print_line(
+            f"{report.key}: run the same command again when these backends answer; a tombstone on the others "
+            "keeps the object deleted until then"
         )
 
 
 COMMAND = Command(
     name="rm",
-    summary="delete exactly these objects from every replica",
-    description="Deletes each key from every backend of a replication set. Keys are taken as they are: no "
-    "patterns, no directories. While a backend is away the others remember the delete, so that no repair brings "
-    "the object back. A key that is not there is success, and said.",
+    summary="delete exactly these objects from every backend",
+    description="Deletes each key from every backend of a replication set. Keys are taken literally: no "
+    "patterns, no directories. If a backend does not answer, a tombstone on the others prevents that a repair "
+    "restores the object. A key that does not exist is reported, and is no error.",
     examples=("fsbackup rm backups/shop.sql.gz", "fsbackup rm a.gz b.gz --set triple"),
-    arguments=_arguments,
+    add_arguments=_add_arguments,
     execute=_execute,
 )

@@ -1,62 +1,64 @@
-"""`fsbackup run`: jobs of the configuration."""
+"""`fsbackup run`: run jobs of the configuration."""
 
 from __future__ import annotations
 
 import argparse
 from argparse import Namespace
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fsbackup.cli import context, exits, failures, output, progress, summary
-from fsbackup.cli.command import Command
+from fsbackup.cli import exits, render
+from fsbackup.cli.command import Command, open_config, progress_display
+from fsbackup.cli.prune import deletions
 from fsbackup.errors import ConfigError, FsbackupError
 
 if TYPE_CHECKING:
     from fsbackup.config import Config
-    from fsbackup.jobs import FileOutcome, JobReport
+    from fsbackup.jobs import BackendCounts, FileResult, JobReport
+
+#: How many failed files are printed below the table.
+_MAX_LISTED = 20
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("jobs", nargs="*", metavar="JOB", help="a job of the configuration")
-    parser.add_argument("--all", action="store_true", help="every job, in the configuration's order")
+    parser.add_argument("--all", action="store_true", help="every job, in the order of the configuration")
     parser.add_argument("--dry-run", action="store_true", help="only list what would be stored, and where")
 
 
 def _execute(args: Namespace) -> int:
-    path, config = context.open_config(args)
-    names = _chosen(args, path, config)
-    work = _dry_run if args.dry_run else _run
-    statuses = {name: _guarded(args, name, partial(work, args, config, name)) for name in names}
+    path, config = open_config(args)
+    names = _select_jobs(args, path, config)
+    statuses = {name: _run_isolated(args, config, name) for name in names}
     if args.json:
         status = max(statuses.values(), key=["complete", "degraded", "failed"].index)
-        output.json_line({"kind": "summary", "status": status, "jobs": statuses})
+        render.print_json_line({"kind": "summary", "status": status, "jobs": statuses})
     elif len(names) > 1 and not args.quiet:
-        output.say("\n" + ", ".join(f"{name}: {status}" for name, status in statuses.items()))
-    return exits.worst(exits.OF_STATUS[status] for status in statuses.values())
+        render.print_line("\n" + ", ".join(f"{name}: {status}" for name, status in statuses.items()))
+    return exits.worst(exits.BY_STATUS[status] for status in statuses.values())
 
 
-def _chosen(args: Namespace, path: str, config: Config) -> list[str]:
+def _select_jobs(args: Namespace, path: str, config: Config) -> list[str]:
     known = list(config.jobs)
-    there_are = f"there are: {', '.join(known) or 'none'}"
+    available = f"available: {', '.join(known) or 'none'}"
     if args.all == bool(args.jobs):
-        raise ConfigError("name the jobs to run, or give --all", hint=f"in {path} {there_are}")
+        raise ConfigError("name the jobs to run, or give --all", hint=f"jobs of {path} {available}")
     if args.all and not known:
         raise ConfigError(f"{path} has no jobs")
     unknown = [name for name in args.jobs if name not in known]
     if unknown:
-        raise ConfigError(f"{path} has no job {', '.join(map(repr, unknown))}", hint=there_are)
+        raise ConfigError(f"{path} has no job {', '.join(map(repr, unknown))}", hint=available)
     return known if args.all else list(dict.fromkeys(args.jobs))
 
 
-def _guarded(args: Namespace, name: str, work: Callable[[], str]) -> str:
-    """Do one job; what goes wrong with it as a whole does not keep the others from being done."""
+def _run_isolated(args: Namespace, config: Config, name: str) -> str:
+    """Run one job and return its status; its error is printed, and the other jobs still run."""
     try:
-        return work()
+        return _dry_run(args, config, name) if args.dry_run else _run(args, config, name)
+    except BrokenPipeError:
+        raise
     except (FsbackupError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        failures.explain(error, args, job=name)
+        exits.report_error(error, args, job=name)
         return "failed"
 
 
@@ -64,74 +66,161 @@ def _run(args: Namespace, config: Config, name: str) -> str:
     from fsbackup.jobs import run_job
 
     if not (args.json or args.quiet):
-        output.say(summary.job_header(config, name))
-    with progress.shown(args) as display:
+        render.print_line(_job_header(config, name))
+    with progress_display(args) as display:
         report = run_job(
             config,
             name,
-            on_file=_file_printer(args, name),
-            progress=(lambda _path, _key: display.file()) if display else None,
+            on_file=_on_file(args, name),
+            progress=(lambda _path, _key: display.upload_callback()) if display else None,
         )
-    _print_report(args, report)
+    if args.json:
+        render.print_json_line({"kind": "job", **report.as_dict()})
+    elif not args.quiet:
+        _print_report(report)
+    elif report.status != "complete":
+        render.print_error(f"fsbackup: {report.job}: {_verdict(report)}")
     return report.status
 
 
-def _file_printer(args: Namespace, job: str) -> Callable[[FileOutcome], None] | None:
+def _on_file(args: Namespace, job: str) -> Callable[[FileResult], None] | None:
     if args.json:
-        return lambda outcome: output.json_line({"kind": "file", "job": job, **outcome.as_dict()})
+        return lambda result: render.print_json_line({"kind": "file", "job": job, **result.as_dict()})
     if args.verbose:
-        return lambda outcome: output.say(summary.file_line(outcome))
+        return lambda result: render.print_line(_file_line(result))
     return None
 
 
-def _print_report(args: Namespace, report: JobReport) -> None:
-    if args.json:
-        output.json_line({"kind": "job", **report.as_dict()})
-    elif not args.quiet:
-        summary.print_job(report)
-    elif report.status != "complete":
-        output.note(f"fsbackup: {report.job}: {summary.job_verdict(report)}")
+def _job_header(config: Config, name: str) -> str:
+    job = config.jobs[name]
+    backends = ", ".join(config.replication[job.replication].backends)
+    return f"{name}: {job.source.path} -> {job.replication} ({backends})"
+
+
+def _file_line(result: FileResult) -> str:
+    name = result.path if result.key is None else result.key
+    return f"  {result.status:<9}{render.one_line(name)}" + (f": {result.error}" if result.error else "")
+
+
+def _print_report(report: JobReport) -> None:
+    failed = sorted((each for each in report.problems if each.status == "failed"), key=lambda each: each.path)
+    problems = [f"not backed up: {_problem(each)}" for each in failed[:_MAX_LISTED]]
+    if failed and report.failed > _MAX_LISTED:
+        more = render.count(report.failed - _MAX_LISTED, "more file")
+        problems.append(f"... and {more}; use -v to print all")
+    rows = [_row(name, counts) for name, counts in report.backends.items()]
+    render.print_line()
+    render.print_report(rows, problems=problems, verdict=_verdict(report))
+
+
+def _problem(result: FileResult) -> str:
+    """Return path and error; errors of the source contain the path already."""
+    error = result.error or ""
+    return error if result.path in error else f"{result.path}: {error}"
+
+
+def _row(name: str, counts: BackendCounts) -> render.Row:
+    confirmed = counts.stored + counts.already
+    status = ("incomplete" if confirmed else "failed") if counts.failed else "ok" if confirmed else "-"
+    return {
+        "backend": name,
+        "stored": counts.stored,
+        "already stored": counts.already,
+        "failed": counts.failed,
+        "sent": render.size(counts.bytes_sent),
+        "seconds": f"{counts.seconds:.1f}",
+        "status": status,
+        "location": counts.location,
+    }
+
+
+def _verdict(report: JobReport) -> str:
+    parts, next_step = {"complete": _complete, "degraded": _degraded, "failed": _failed}[report.stored_status](
+        report
+    )
+    return render.verdict(report.status, *parts, *_pruned(report), next_step=next_step)
+
+
+def _complete(report: JobReport) -> tuple[list[str], str]:
+    backends = render.count(len(report.backends), "backend")
+    files = render.count(report.files, "file")
+    if not report.files:
+        return ["the source is empty, which this job allows", "nothing was sent"], ""
+    if not report.stored:
+        return [f"{files} already stored on {backends}", "nothing was sent"], ""
+    skipped = render.remaining(
+        report.skipped, "skipped (use -v to print them)", "link or special file", "links or special files"
+    )
+    return [f"{files}, {render.size(report.bytes_read)}", f"every replica confirmed by {backends}", skipped], ""
+
+
+def _degraded(report: JobReport) -> tuple[list[str], str]:
+    incomplete = f"{report.degraded:,} of them not on every backend{_examples(report)}"
+    next_step = "fix the cause and run the job again; only missing replicas are sent"
+    return [f"all {render.count(report.files, 'file')} are stored, {incomplete}"], next_step
+
+
+def _failed(report: JobReport) -> tuple[list[str], str]:
+    failed = f"{report.failed:,} of {render.count(report.files, 'file')} not backed up{_examples(report)}"
+    return [failed], "fix the cause and run the job again; stored files are not sent again"
+
+
+def _examples(report: JobReport) -> str:
+    errors = [counts.error for counts in report.backends.values() if counts.error]
+    return f" (for example {'; '.join(map(render.one_line, errors))})" if errors else ""
+
+
+def _pruned(report: JobReport) -> list[str]:
+    if report.prune is None:
+        return []
+    first, *remaining = deletions(report.prune)
+    arguments = f"{report.prune.prefix} --set {report.replication}".lstrip()
+    why = "" if report.prune.status == "complete" else f"`fsbackup prune {arguments} --dry-run` prints the reasons"
+    return [f"pruned: {first}", *remaining, why]
 
 
 def _dry_run(args: Namespace, config: Config, name: str) -> str:
-    from fsbackup.jobs import Missed, Planned, plan_job
+    from fsbackup.jobs import Planned, Unreadable, plan_job
 
-    where = list(config.replication[config.jobs[name].replication].backends)
+    backends = list(config.replication[config.jobs[name].replication].backends)
     if not args.json:
-        output.say(summary.job_header(config, name))
-    counts = {Planned: 0, Missed: 0}
-    for each in plan_job(config, name):
-        if isinstance(each, Planned):
-            counts[Planned] += 1
-            _print_planned(args, name, where, {"path": each.path, "key": each.key})
-        elif isinstance(each, Missed):
-            counts[Missed] += 1
-            _print_planned(args, name, [], {"path": each.path, "key": None, "error": str(each.error)})
+        render.print_line(_job_header(config, name))
+    planned, unreadable = 0, 0
+    for entry in plan_job(config, name):
+        if isinstance(entry, Planned):
+            planned += 1
+            _print_plan(args, name, backends, {"path": entry.path, "key": entry.key})
+        elif isinstance(entry, Unreadable):
+            unreadable += 1
+            _print_plan(args, name, [], {"path": entry.path, "key": None, "error": str(entry.error)})
     if not args.json:
-        output.say(summary.plan_verdict(counts[Planned], counts[Missed], where))
-    return "failed" if counts[Missed] else "complete"
+        stored = f"{render.count(planned, 'file')} would be stored on {', '.join(backends)}"
+        failed = render.remaining(unreadable, "cannot be backed up", "file")
+        render.print_line(render.verdict("dry run", stored, "nothing was sent", failed))
+    return "failed" if unreadable else "complete"
 
 
-def _print_planned(args: Namespace, job: str, where: list[str], plan: dict[str, Any]) -> None:
+def _print_plan(args: Namespace, job: str, backends: list[str], plan: dict[str, Any]) -> None:
     if args.json:
-        output.json_line({"kind": "plan", "job": job, "backends": where, **plan})
+        render.print_json_line({"kind": "plan", "job": job, "backends": backends, **plan})
     elif plan["key"] is None:
-        output.say(f"  cannot be backed up: {plan['error']}")
+        render.print_line(f"  cannot be backed up: {plan['error']}")
     else:
-        output.say(f"  {plan['path']} -> {plan['key']}")
+        render.print_line(f"  {plan['path']} -> {plan['key']}")
 
 
 COMMAND = Command(
     name="run",
-    summary="back up what jobs of the configuration say",
-    description="Stores every file of the jobs in every backend of their replication sets, each read once. What "
-    "is stored already, with the same content, is not sent again. A file that cannot be read is named and the "
-    "rest go on. With --json: one JSON object per line, kind file, then job, then one summary.",
+    summary="run backup jobs of the configuration",
+    description="Reads every file of the jobs once and stores it on every backend of their replication sets. A "
+    "file that is already stored with the same content is not sent again. A file that cannot be read is "
+    "reported, and the others are stored. With --json: one JSON object per line, of kind file, then job, then "
+    "one summary.",
     examples=(
         "fsbackup run nightly",
-        "fsbackup run --all --quiet              # for cron: no output unless something is wrong",
+        "fsbackup run --all --quiet              # for cron: prints problems only",
         "fsbackup run nightly --dry-run          # what would be stored, and where; contacts no backend",
     ),
-    arguments=_arguments,
+    add_arguments=_add_arguments,
     execute=_execute,
 )

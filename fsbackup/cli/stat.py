@@ -1,4 +1,4 @@
-"""`fsbackup stat`: one object, and what each replica has of it."""
+"""`fsbackup stat`: print one object, and the state of each replica."""
 
 from __future__ import annotations
 
@@ -7,75 +7,82 @@ from argparse import Namespace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, output, text
-from fsbackup.cli.command import Command, add_set, key
+from fsbackup.cli import exits, render
+from fsbackup.cli.command import Command, add_set, key, open_set
+from fsbackup.record import Tombstone
 
 if TYPE_CHECKING:
-    from fsbackup.replication.inspect import ObjectInfo, ReplicaInfo
+    from fsbackup.engine.records import ReplicaState
+    from fsbackup.replication.classify import ObjectStatus
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", metavar="KEY", type=key, help="the object")
     add_set(parser)
 
 
 def _execute(args: Namespace) -> int:
-    info = context.open_set(args).stat(args.key)
+    info = open_set(args).stat(args.key)
     if args.json:
-        output.document(info.as_dict())
+        render.print_json(info.as_dict())
     else:
-        _print(info)
-    return exits.OF_STATUS[info.status]
+        _print_info(info)
+    return exits.BY_STATUS[info.status]
 
 
-def _print(info: ObjectInfo) -> None:
-    for name, value in _facts(info):
-        output.say(f"{name:<12}{value}")
-    output.say()
-    rows = [["backend", "state", "size", "modified", "generation"]]
-    rows += [_row(each) for each in info.replicas.values()]
-    output.table(rows, right=(2, 4))
-    for each in info.replicas.values():
-        if each.error:
-            output.say(text.one_line(each.error))
+def _print_info(info: ObjectStatus) -> None:
+    for name, value in _fields(info).items():
+        render.print_line(f"{name:<12}{value}")
+    render.print_line()
+    render.print_table([_row(replica) for replica in info.replicas.values()])
+    for replica in info.replicas.values():
+        if replica.error:
+            render.print_line(render.one_line(str(replica.error)))
 
 
-def _facts(info: ObjectInfo) -> list[tuple[str, str]]:
-    facts = [("key", info.key), ("size", f"{info.size:,} bytes ({text.size(info.size)})")]
-    if info.deleted_at:
-        facts.append(("deleted", f"{info.deleted_at}, but not everywhere yet"))
-    if info.manifest is None:
-        return facts if info.deleted_at else [*facts, ("sha256", "not known: no replica has a manifest")]
-    known = info.manifest
-    changed = "" if known.source.mtime is None else f", last changed {_utc(known.source.mtime)}"
-    return [
-        *facts,
-        ("sha256", known.sha256),
-        ("generation", str(known.generation)),
-        ("created", known.created_at),
-        ("source", f"{known.source.host}{changed}"),
-        ("status", info.status),
-    ]
+def _fields(info: ObjectStatus) -> dict[str, str]:
+    fields = {"key": info.key, "size": f"{info.size:,} bytes ({render.size(info.size)})"}
+    if isinstance(info.latest, Tombstone):
+        return {**fields, "deleted": f"{info.latest.deleted_at}; some replicas still have its data"}
+    manifest = info.manifest
+    if manifest is None:
+        return {**fields, "sha256": "unknown: no replica has a manifest"}
+    mtime = manifest.source.mtime
+    modified = "" if mtime is None else f", last modified {_local_time(mtime)}"
+    return {
+        **fields,
+        "sha256": manifest.sha256,
+        "generation": str(manifest.generation),
+        "created": manifest.created_at,
+        "source": f"{manifest.source.host}{modified}",
+        "status": info.status,
+    }
 
 
-def _utc(epoch: float) -> str:
+def _local_time(epoch: float) -> str:
     return datetime.fromtimestamp(epoch).astimezone().isoformat(timespec="seconds")
 
 
-def _row(each: ReplicaInfo) -> list[str]:
-    size = "-" if each.size is None else text.size(each.size)
-    generation = "-" if each.generation is None else str(each.generation)
-    return [each.backend, each.state, size, text.when(each.modified), generation]
+def _row(replica: ReplicaState) -> render.Row:
+    size, modified = (render.size(replica.stat.size), replica.stat.modified) if replica.stat else ("-", None)
+    return {
+        "backend": replica.backend,
+        "state": replica.state,
+        "size": size,
+        "modified": render.time(modified),
+        "generation": "-" if replica.record is None else str(replica.record.generation),
+    }
 
 
 COMMAND = Command(
     name="stat",
-    summary="show one object: size, hash, and what each replica has of it",
-    description="Shows what an object's manifest says, and what each replica has: present, missing, expired (its "
-    "retention let it go), stale (an older version), conflict (two contents under one generation), size differs, "
-    "damaged, no manifest, deleted elsewhere (its data is still to be removed) or unknown (it did not answer). "
-    "Reads no data; the exit code is 3 when one lacks it that should have it.",
+    summary="print one object: size, hash, and the state of each replica",
+    description="Prints an object's manifest and the state of each replica: present, missing, expired (deleted "
+    "by the backend's retention), stale (an older version), conflict (two contents under one generation), size "
+    "differs, damaged, no manifest, deleted elsewhere (its data is still to be deleted here) or unknown (the "
+    "backend did not answer). No data is read. The exit code is 3 if a replica is not as it should be, 1 if "
+    "there are fewer copies than min_copies.",
     examples=("fsbackup stat backups/shop.sql.gz", "fsbackup stat backups/shop.sql.gz --json | jq -r .sha256"),
-    arguments=_arguments,
+    add_arguments=_add_arguments,
     execute=_execute,
 )

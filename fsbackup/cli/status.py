@@ -1,4 +1,4 @@
-"""`fsbackup status`: how much each backend holds, what is not everywhere, and whether backups still come."""
+"""`fsbackup status`: what each backend holds, which objects are incomplete, and how old the newest backups are."""
 
 from __future__ import annotations
 
@@ -7,42 +7,40 @@ from argparse import Namespace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from fsbackup.cli import context, exits, failures, output, text
-from fsbackup.cli.command import Command, add_set, prefix
+from fsbackup.cli import exits, render
+from fsbackup.cli.command import Command, add_prefix, add_set, open_config
 from fsbackup.errors import ConfigError, NoHealthyReplicaError
 
 if TYPE_CHECKING:
-    from fsbackup.replication.holdings import BackendStatus, Group, SetStatus
-    from fsbackup.replication.listing import ObjectEntry
+    from fsbackup.replication.classify import ObjectStatus
+    from fsbackup.replication.status import BackendStatus, Group, SetStatus
     from fsbackup.replication.storage import ReplicatedStorage
 
-#: Incomplete objects named; `ls -l` names them all.
-_NAMED = 10
+#: How many incomplete objects are printed; `ls -l` prints all.
+_MAX_LISTED = 10
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "prefix", nargs="?", default="", metavar="PREFIX", type=prefix, help="a key, or the first segments of keys"
-    )
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_prefix(parser)
     parser.add_argument(
         "--depth",
         type=_depth,
         default=1,
         metavar="N",
-        help="segments below PREFIX to group objects by (default: 1)",
+        help="group objects by this many segments below PREFIX (default: 1)",
     )
     parser.add_argument(
         "--max-age",
         type=_duration,
         metavar="AGE",
-        help="fail when the newest object of a group is older (26h, 8d), or there is none",
+        help="fail if the newest object of a group is older (26h, 8d), or there is none",
     )
-    add_set(parser, otherwise="all of the configuration, one after the other")
+    add_set(parser, default="all of the configuration, one after the other")
 
 
 def _depth(value: str) -> int:
     if not value.isdecimal():
-        raise argparse.ArgumentTypeError(f"a whole number is meant, not {value!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {value!r}")
     return int(value)
 
 
@@ -52,120 +50,109 @@ def _duration(value: str) -> timedelta:
     try:
         return parse_duration(value)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"an age like 26h or 8d is meant, not {value!r}") from None
+        raise argparse.ArgumentTypeError(f"expected an age like 26h or 8d, got {value!r}") from None
 
 
 def _execute(args: Namespace) -> int:
-    from fsbackup import factory
+    from fsbackup.replication.storage import ReplicatedStorage
 
-    path, config = context.open_config(args)
+    path, config = open_config(args)
     names = [args.set] if args.set else list(config.replication)
     if not names:
         raise ConfigError(f"{path} has no replication set")
-    found: dict[str, dict[str, Any]] = {}
-    for name in names:
-        found[name] = _one(args, name, factory.open_set(config, name))
+    sets = {name: _set_status(args, name, ReplicatedStorage.from_config(config, name)) for name in names}
     if args.json:
-        output.document({"sets": found})
-    return exits.worst(exits.OF_STATUS[each["status"]] for each in found.values())
+        render.print_json({"sets": sets})
+    return exits.worst(exits.BY_STATUS[each["status"]] for each in sets.values())
 
 
-def _one(args: Namespace, name: str, store: ReplicatedStorage) -> dict[str, Any]:
+def _set_status(args: Namespace, name: str, store: ReplicatedStorage) -> dict[str, Any]:
     try:
         status = store.status(args.prefix, depth=args.depth, max_age=args.max_age)
     except NoHealthyReplicaError as error:
         if not args.json:
-            output.say(f"{name}: failed: {failures.message(error)}")
-        return {"status": "failed", "error": failures.as_dict(error)}
+            render.print_line(f"{name}: failed: {exits.error_message(error)}")
+        return {"status": "failed", "error": exits.error_as_dict(error)}
     if not args.json and not (args.quiet and status.status == "complete"):
-        _print(name, store, status)
+        _print_status(name, store, status)
     return status.as_dict()
 
 
-def _print(name: str, store: ReplicatedStorage, status: SetStatus) -> None:
-    where = f" at or below {status.prefix}" if status.prefix else ""
-    output.say(f"{name}: {text.count(status.objects, 'object')}{where}, min_copies {store.min_copies}")
-    rows = [["backend", "objects", "size", "status", "location"]]
-    rows += [
-        [backend, *_cells(each), store.backends[backend].location] for backend, each in status.backends.items()
+def _print_status(name: str, store: ReplicatedStorage, status: SetStatus) -> None:
+    below = f" at or below {status.prefix}" if status.prefix else ""
+    render.print_line(f"{name}: {render.count(status.objects, 'object')}{below}, min_copies {store.min_copies}")
+    backends: list[render.Row] = [
+        {"backend": backend, **_cells(each), "location": store.backends[backend].location}
+        for backend, each in status.backends.items()
     ]
-    output.table(rows, right=(1, 2))
-    if status.groups:
-        output.say()
-        rows = [["prefix", "objects", "size", "newest", "age", "key"], *map(_group, status.groups)]
-        output.table(rows, right=(1, 2, 4))
-    output.say()
-    lacking = [entry for entry in status.incomplete if _lacking(entry)]
-    for entry in lacking[:_NAMED]:
-        output.say(f"not everywhere: {text.one_line(entry.key)} ({_lacking(entry)})")
-    output.say(_verdict(status))
+    groups = [_group_row(group) for group in status.groups]
+    bad = {entry.key: states for entry in status.incomplete if (states := _bad_states(entry))}
+    problems = [f"incomplete: {key} ({states})" for key, states in list(bad.items())[:_MAX_LISTED]]
+    tables = [backends, groups] if groups else [backends]
+    render.print_report(*tables, problems=problems, verdict=_verdict(status))
 
 
-def _cells(each: BackendStatus) -> list[str]:
+def _cells(each: BackendStatus) -> dict[str, str | int]:
     if each.error:
-        return ["?", "?", f"not listed: {each.error}"]
-    wrong = [f"{number:,} {state}" for state, number in each.states.items() if state not in ("present", "expired")]
-    return [f"{each.objects:,}", text.size(each.bytes), ", ".join(wrong) or "ok"]
+        return {"objects": "?", "size": "?", "status": f"unreachable: {each.error}"}
+    bad = [f"{number:,} {state}" for state, number in each.states.items() if state not in ("present", "expired")]
+    return {"objects": f"{each.objects:,}", "size": render.size(each.bytes), "status": ", ".join(bad) or "ok"}
 
 
-def _group(group: Group) -> list[str]:
+def _group_row(group: Group) -> render.Row:
     newest = group.newest
-    when, age, key = (text.when(newest.modified), _age(newest.age), newest.key) if newest else ("-", "-", "-")
-    return [group.prefix or "(top)", f"{group.objects:,}", text.size(group.bytes), when, age, key]
+    return {
+        "prefix": group.prefix or "(root)",
+        "objects": f"{group.objects:,}",
+        "size": render.size(group.bytes),
+        "newest": render.time(newest.modified) if newest else "-",
+        "age": render.age(newest.age) if newest else "-",
+        "key": newest.key if newest else "-",
+    }
 
 
-def _age(seconds: float) -> str:
-    """Return an age as people say it: ``40m``, ``26h``, ``12d``."""
-    minutes = max(0, int(seconds // 60))
-    if minutes < 120:
-        return f"{minutes}m"
-    return f"{minutes // 60}h" if minutes < 72 * 60 else f"{minutes // 1440}d"
-
-
-def _lacking(entry: ObjectEntry) -> str:
-    """Return the replicas that said that it is not there as it should be; one that was not asked said nothing."""
-    fine = ("present", "expired", "unknown", *(["missing"] if entry.deleted else []))
-    return ", ".join(f"{name}: {state}" for name, state in entry.replicas.items() if state not in fine)
+def _bad_states(entry: ObjectStatus) -> str:
+    """Return the replicas that are not as they should be; those of unreachable backends are unknown, not bad."""
+    good = ("present", "expired", "unknown", *(["missing"] if entry.is_deleted else []))
+    return ", ".join(f"{name}: {state}" for name, state in entry.states.items() if state not in good)
 
 
 def _verdict(status: SetStatus) -> str:
+    objects = render.count(status.objects, "object")
     if status.status == "complete":
-        return f"complete: all {text.count(status.objects, 'object')} in every place"
-    reasons = [
-        *(f"nothing new for {_long(group)} in {group.prefix or 'the set'}" for group in status.too_old),
-        *([f"{text.count(status.short, 'object')} with too few copies"] if status.short else []),
-    ]
-    unlisted = [name for name, each in status.backends.items() if each.error]
+        return render.verdict("complete", f"{objects}, no replica missing")
+    unreachable = [name for name, each in status.backends.items() if each.error]
     incomplete = status.objects - status.complete
-    if unlisted:
-        reasons.append(f"what {' and '.join(unlisted)} should hold is not known")
-    elif incomplete:
-        reasons.append(f"{text.count(incomplete, 'object')} not in every place")
-    if status.deleted:
-        reasons.append(f"{text.count(status.deleted, 'deleted object')} still in some place")
-    return f"{status.status}: {', '.join(reasons)}.{_next(status, bool(unlisted))}"
+    can_repair = not unreachable and (incomplete or status.deleted)
+    return render.verdict(
+        status.status,
+        *map(_too_old, status.too_old),
+        render.remaining(status.under_replicated, "with fewer copies than min_copies"),
+        render.unreachable(unreachable) or render.remaining(incomplete, "with a bad or missing replica"),
+        render.remaining(status.deleted, "still stored on a backend", "deleted object"),
+        next_step="`fsbackup ls -l` lists them, `fsbackup repair` repairs them" if can_repair else "",
+    )
 
 
-def _long(group: Group) -> str:
-    return _age(group.newest.age) if group.newest else "ever"
-
-
-def _next(status: SetStatus, unlisted: bool) -> str:
-    """Return what to do next."""
-    if unlisted or (status.complete == status.objects and not status.deleted):
-        return ""
-    return " `fsbackup ls -l` names them, `fsbackup repair` mends them"
+def _too_old(group: Group) -> str:
+    where = group.prefix or "the set"
+    return (
+        f"newest object in {where} is {render.age(group.newest.age)} old"
+        if group.newest
+        else f"no object in {where}"
+    )
 
 
 COMMAND = Command(
     name="status",
     summary="compare what the replicas hold, from their listings",
     description="Counts objects and bytes of every backend and of every group of keys, with the newest object of "
-    "each, and names objects that are not everywhere. It reads listings alone, two requests per 1,000 objects and "
-    "backend, and asks only about objects whose listings look wrong; in what copies of one size differ, verify "
-    "finds. The exit code is 3 when something is not everywhere or a backend cannot be listed, 1 when an object "
-    "has too few copies or, with --max-age, a group got nothing new: a backup that stopped is the commonest loss.",
+    "each group, and prints incomplete objects. It reads listings only, two requests per 1,000 objects and "
+    "backend, and looks up single objects only where listings differ; copies of equal size with different "
+    "content are found by verify. The exit code is 3 if a replica is not as it should be or a backend is "
+    "unreachable, 1 if an object has fewer copies than min_copies or, with --max-age, the newest object of a "
+    "group is too old: that finds backups that have silently stopped.",
     examples=("fsbackup status", "fsbackup status backups --max-age 26h -q", "fsbackup status --depth 2 --json"),
-    arguments=_arguments,
+    add_arguments=_add_arguments,
     execute=_execute,
 )

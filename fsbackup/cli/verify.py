@@ -1,20 +1,20 @@
-"""`fsbackup verify`: find what is wrong with any copy of any object, and change nothing."""
+"""`fsbackup verify`: examine every replica of every object, and change nothing."""
 
 from __future__ import annotations
 
 import argparse
 from argparse import Namespace
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import context, exits, output, text
-from fsbackup.cli.command import Command, add_dask, add_set, prefix
+from fsbackup.cli import exits, render
+from fsbackup.cli.command import Command, add_dask, add_prefix, add_set, open_executor, open_set
 
 if TYPE_CHECKING:
-    from fsbackup.replication.problems import Problem
     from fsbackup.replication.storage import ReplicatedStorage
-    from fsbackup.replication.verify import BackendVerified, VerifyReport
+    from fsbackup.replication.verify import CopyCounts, CopyProblem, VerifyReport
 
-#: The columns of the table, those that are not empty.
+#: Columns of the table, shown where they are not empty.
 _STATES = (
     "present",
     "expired",
@@ -29,13 +29,11 @@ _STATES = (
 )
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_prefix(parser)
+    parser.add_argument("--deep", action="store_true", help="read every byte of every replica")
     parser.add_argument(
-        "prefix", nargs="?", default="", metavar="PREFIX", type=prefix, help="a key, or the first segments of keys"
-    )
-    parser.add_argument("--deep", action="store_true", help="read every byte of every copy")
-    parser.add_argument(
-        "--sample", metavar="1/N", type=_sample, help="only today's share of the objects, all of them in N days"
+        "--sample", metavar="1/N", type=_sample, help="only today's share of the objects; all of them in N days"
     )
     add_set(parser)
     add_dask(parser)
@@ -52,90 +50,81 @@ def _sample(value: str) -> str:
 
 
 def _execute(args: Namespace) -> int:
-    store, cluster = context.open_set(args), context.open_cluster(args)
-    hear = _tell_json if args.json else _tell
-    report = store.verify(args.prefix, deep=args.deep, sample=args.sample, hear=hear, spread=cluster)
+    store = open_set(args)
+    on_problem = _print_problem_json if args.json else _print_problem
+    with open_executor(args) as executor:
+        report = store.verify(
+            args.prefix, deep=args.deep, sample=args.sample, on_problem=on_problem, executor=executor
+        )
     if args.json:
-        output.json_line({"kind": "summary", **report.as_dict(), "problems": report.found})
+        render.print_json_line({"kind": "summary", **report.as_dict(), "problems": report.found})
     elif not (args.quiet and report.status == "complete"):
-        _print(args, store, report)
-    return exits.OF_STATUS[report.status]
+        _print_report(args, store, report)
+    return exits.BY_STATUS[report.status]
 
 
-def _tell(problem: Problem) -> None:
+def _print_problem(problem: CopyProblem) -> None:
     detail = f": {problem.detail}" if problem.detail else ""
-    output.say(text.one_line(f"{problem.key}: {problem.backend}: {problem.state}{detail}"))
+    render.print_line(render.one_line(f"{problem.key}: {problem.backend}: {problem.state}{detail}"))
 
 
-def _tell_json(problem: Problem) -> None:
-    output.json_line({"kind": "problem", **problem.as_dict()})
+def _print_problem_json(problem: CopyProblem) -> None:
+    render.print_json_line({"kind": "problem", **problem.as_dict()})
 
 
-def _print(args: Namespace, store: ReplicatedStorage, report: VerifyReport) -> None:
-    if report.found:
-        output.say()
-    columns = [state for state in _STATES if any(each.states.get(state) for each in report.backends.values())]
-    rows = [["backend", *columns, "status", "location"]]
-    rows += [
-        [name, *_counts(each, columns), _state(each), store.backends[name].location]
+def _print_report(args: Namespace, store: ReplicatedStorage, report: VerifyReport) -> None:
+    states = render.used_columns(_STATES, [each.states for each in report.backends.values()])
+    rows: list[render.Row] = [
+        {
+            "backend": name,
+            **{state: each.states.get(state, 0) for state in states},
+            "status": _status(each),
+            "location": store.backends[name].location,
+        }
         for name, each in report.backends.items()
     ]
-    output.table(rows, right=tuple(range(1, len(columns) + 1)))
-    output.say()
-    for advice, number in _advice(report).items():
-        output.say(f"{text.count(number, 'problem')}: {advice}")
-    output.say(_verdict(args, store, report))
+    advice = Counter(problem.advice for problem in report.problems)
+    problems = [f"{render.count(number, 'problem')}: {text}" for text, number in advice.items()]
+    if report.found:
+        render.print_line()
+    render.print_report(rows, problems=problems, verdict=_verdict(args, store, report))
 
 
-def _counts(each: BackendVerified, columns: list[str]) -> list[str]:
-    return [f"{each.states.get(state, 0):,}" for state in columns]
-
-
-def _state(each: BackendVerified) -> str:
+def _status(each: CopyCounts) -> str:
     if each.error:
-        return f"not listed: {each.error}"
+        return f"unreachable: {each.error}"
     return "ok" if set(each.states) <= {"present", "expired"} else "problems"
 
 
-def _advice(report: VerifyReport) -> dict[str, int]:
-    """Return what to do, and about how many of the problems that are named."""
-    found: dict[str, int] = {}
-    for problem in report.problems:
-        found[problem.advice] = found.get(problem.advice, 0) + 1
-    return found
-
-
 def _verdict(args: Namespace, store: ReplicatedStorage, report: VerifyReport) -> str:
-    looked = f"{text.count(report.objects, 'object')}{f' ({report.sample} of all)' if report.sample else ''}"
+    sample = f" (sample {report.sample})" if report.sample else ""
+    objects = f"{render.count(report.objects, 'object')}{sample}"
     if report.status == "complete":
-        proof = f"every byte of every copy read ({text.size(report.bytes_read)}) and right"
-        return f"complete: {looked}, {proof if report.deep else 'every copy right by its manifest, size and ETag'}"
-    reasons = [f"{text.count(report.found, 'problem')} in {looked}"]
-    if report.short:
-        reasons.append(f"{text.count(report.short, 'object')} with too few proven copies")
-    unlisted = [name for name, each in report.backends.items() if each.error]
-    if unlisted:
-        reasons.append(f"what {' and '.join(unlisted)} should hold is not known")
-    return f"{report.status}: {', '.join(reasons)}.{_next(args, store, report)}"
-
-
-def _next(args: Namespace, store: ReplicatedStorage, report: VerifyReport) -> str:
-    if not report.found:
-        return ""
-    where = f" {args.prefix}" if args.prefix else ""
-    return f" Next: `fsbackup repair{where} --set {store.name}`"
+        read = f"every byte of every replica read and verified ({render.size(report.bytes_read)})"
+        return render.verdict(
+            "complete", objects, read if report.deep else "every replica matches its manifest, size and ETag"
+        )
+    prefix = f" {args.prefix}" if args.prefix else ""
+    return render.verdict(
+        report.status,
+        f"{objects} examined",
+        render.count(report.found, "problem"),
+        render.remaining(report.under_replicated, "with fewer proven copies than min_copies"),
+        render.unreachable([name for name, each in report.backends.items() if each.error]),
+        next_step=f"`fsbackup repair{prefix} --set {store.name}`" if report.found else "",
+    )
 
 
 COMMAND = Command(
     name="verify",
-    summary="prove every copy of every object; change nothing",
-    description="Examines every object on every replica: manifests, sizes, ETags and generations; with --deep "
-    "every byte of every copy, against the manifest's hashes. Each problem is a line as it is found: missing, "
-    "stale (an older version), conflict, size differs, damaged, no manifest, deleted elsewhere, lost (a manifest "
-    "whose data is nowhere) or unknown (it did not answer). The exit code is 3 when there is a problem, 1 when an "
-    "object has fewer proven copies than min_copies. With --deep --sample 1/30, every day from cron, each byte is "
-    "read once in thirty days.",
+    summary="examine every replica of every object; change nothing",
+    description="Examines every object on every backend: manifests, sizes, ETags and generations; with --deep "
+    "also every byte of every replica, against the manifest's hashes. Each problem is printed when it is found: "
+    "missing, stale (an older version), conflict, size differs, damaged, no manifest, deleted elsewhere, lost (a "
+    "manifest without data on any backend) or unknown (the backend did not answer). The exit code is 3 if there "
+    "is a problem, 1 if an object has fewer proven copies than min_copies. With --deep --sample 1/30, run daily "
+    "from cron, every byte is read once in thirty days.",
     examples=("fsbackup verify", "fsbackup verify backups/full --deep", "fsbackup verify --deep --sample 1/30 -q"),
-    arguments=_arguments,
+    add_arguments=_add_arguments,
     execute=_execute,
 )

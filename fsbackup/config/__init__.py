@@ -15,7 +15,7 @@ from fsbackup.config.backends import (
 )
 from fsbackup.config.loading import find_config, load_config, parse_config
 from fsbackup.config.models import Config, JobConfig, ReplicationConfig, SourceConfig, SpoolConfig
-from fsbackup.config.problems import InvalidConfigError, Problem
+from fsbackup.config.problems import InvalidConfigError, Mistake
 from fsbackup.config.schema import config_schema
 from fsbackup.config.units import format_duration, format_size, parse_duration, parse_size
 from fsbackup.config.variables import ENVIRONMENT
@@ -30,7 +30,7 @@ __all__ = [
     "InvalidConfigError",
     "JobConfig",
     "LocalConfig",
-    "Problem",
+    "Mistake",
     "R2Config",
     "ReplicationConfig",
     "RetentionConfig",

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Secret, ValidationInfo, model_validator
 
-from fsbackup.config.problems import broken_rule
+from fsbackup.config.problems import rule_error
 from fsbackup.config.values import (
     Bucket,
     Count,
@@ -34,9 +34,9 @@ def _names_series(value: str) -> str:
     try:
         groups = re.compile(value).groups
     except re.error as error:
-        raise broken_rule("must be a regular expression", str(error)) from None
+        raise rule_error("must be a regular expression", str(error)) from None
     if not groups:
-        raise broken_rule("must have a group", "put what names the series in parentheses")
+        raise rule_error("must have a group", "put what names the series in parentheses")
     return value
 
 
@@ -73,7 +73,7 @@ class RetentionConfig(Model):
     @model_validator(mode="after")
     def _lets_something_go(self) -> RetentionConfig:
         if not (self.max_age or self.keep_daily or self.keep_weekly or self.keep_monthly or self.keep_yearly):
-            raise broken_rule("must say what to let go", "max_age: 30d, or keep_daily, keep_weekly and so on")
+            raise rule_error("must say what to let go", "max_age: 30d, or keep_daily, keep_weekly and so on")
         return self
 
 
@@ -154,7 +154,7 @@ def _left_out(kind: str) -> ConfigDict:
 
 def _account_or_endpoint(value: str | None, info: ValidationInfo) -> str | None:
     if value is None and "endpoint_url" in info.data and info.data["endpoint_url"] is None:
-        raise broken_rule("is missing", "set R2_ACCOUNT_ID, or write it or endpoint_url here")
+        raise rule_error("is missing", "set R2_ACCOUNT_ID, or write it or endpoint_url here")
     return value
 
 

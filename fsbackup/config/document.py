@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from fsbackup.config.problems import Finding, Loc
+from fsbackup.config.problems import Loc, RuleViolation
 
 #: A configuration is a page or two. The bounds keep a wrong file, or a bomb of aliases, from eating the machine.
 MAX_CHARACTERS = 1 << 18
@@ -57,9 +57,9 @@ class Document:
 
     data: Any = None
     lines: dict[Loc, int] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    violations: list[RuleViolation] = field(default_factory=list)
     #: Where a value could not be read; it is None in `data`.
-    unread: set[Loc] = field(default_factory=set)
+    unreadable: set[Loc] = field(default_factory=set)
     #: False when there is nothing to look at: a syntax error, no mapping at the top.
     usable: bool = True
 
@@ -71,7 +71,7 @@ class Document:
 
 
 def read_document(text: str) -> Document:
-    """Return what `text` holds. Never raises: mistakes are in `findings`."""
+    """Return what `text` holds. Never raises: mistakes are in `violations`."""
     builder = _Builder()
     try:
         return builder.document(_compose(text))
@@ -94,8 +94,8 @@ def _compose(text: str) -> Node | None:
         loader.dispose()
 
 
-def _failed(wrong: str, line: int) -> Document:
-    return Document(findings=[Finding((), wrong, line=line)], usable=False)
+def _failed(problem: str, line: int) -> Document:
+    return Document(violations=[RuleViolation((), problem, line=line)], usable=False)
 
 
 class _Builder:
@@ -136,8 +136,10 @@ class _Builder:
         except (KeyError, ValueError):
             pass
         kind = node.tag.removeprefix(_TAG)
-        self.result.unread.add(loc)
-        self.result.findings.append(Finding(loc, f"cannot be read as {kind!r}", "remove the tag, or use quotes"))
+        self.result.unreadable.add(loc)
+        self.result.violations.append(
+            RuleViolation(loc, f"cannot be read as {kind!r}", "remove the tag, or use quotes")
+        )
         return None
 
     def _mapping(self, node: MappingNode, loc: Loc) -> dict[str, Any]:
@@ -170,19 +172,23 @@ class _Builder:
             if isinstance(source, MappingNode):
                 yield from self._entries(source, loc, depth)
             else:
-                self.result.findings.append(Finding((*loc, "<<"), "must be an alias of a mapping", line=line))
+                self.result.violations.append(
+                    RuleViolation((*loc, "<<"), "must be an alias of a mapping", line=line)
+                )
 
     def _key(self, node: Node, loc: Loc) -> str | None:
         if isinstance(node, ScalarNode) and node.tag == f"{_TAG}str":
             return str(node.value)
         what = f" {node.value!r}" if isinstance(node, ScalarNode) else ""
-        self.result.findings.append(
-            Finding(loc, f"has a key{what} that is not text", "put it in quotes", line=_line(node))
+        self.result.violations.append(
+            RuleViolation(loc, f"has a key{what} that is not text", "put it in quotes", line=_line(node))
         )
         return None
 
     def _duplicate(self, loc: Loc, first: int, line: int) -> None:
-        self.result.findings.append(Finding(loc, f"is set twice, first in line {first}", "keep one", line=line))
+        self.result.violations.append(
+            RuleViolation(loc, f"is set twice, first in line {first}", "keep one", line=line)
+        )
 
 
 def _line(node: Node) -> int:

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from fsbackup.config.backends import BACKEND_TYPES, RetentionConfig
 from fsbackup.config.models import Config, JobConfig, ReplicationConfig, SourceConfig, SpoolConfig
-from fsbackup.config.problems import OWN_RULE, Finding, Loc, nearest
+from fsbackup.config.problems import OWN_RULE, Loc, RuleViolation, suggest
 from fsbackup.config.variables import environment_of
 
 _INNER: Mapping[str, type[BaseModel]] = {
@@ -34,28 +34,28 @@ _WORDS = {
 _STRUCTURE = frozenset({"dict_type", "mapping_type", "model_type", "model_attributes_type", "tuple_type"})
 
 
-def explain(error: ValidationError, data: Any) -> list[Finding]:
+def explain(error: ValidationError, data: Any) -> list[RuleViolation]:
     """Return the mistakes in `data` (a file's values) that pydantic found."""
     details = error.errors(include_url=False, include_input=False)
     # The factory of a default that follows another field was not called: that field has its own error.
-    return [_finding(one, data) for one in details if one["type"] != "default_factory_not_called"]
+    return [_violation(one, data) for one in details if one["type"] != "default_factory_not_called"]
 
 
-def _finding(error: ErrorDetails, data: Any) -> Finding:
+def _violation(error: ErrorDetails, data: Any) -> RuleViolation:
     kind, context = error["type"], error.get("ctx", {})
     loc = _file_loc(error["loc"])
     if kind == "missing":
-        return Finding(loc, "is missing", _how_to_give(loc, data))
+        return RuleViolation(loc, "is missing", _example(loc, data))
     if kind == "extra_forbidden":
-        return Finding(loc, "is not a setting here", nearest(str(loc[-1]), _settings(loc[:-1], data)))
+        return RuleViolation(loc, "is not a setting here", suggest(str(loc[-1]), _settings(loc[:-1], data)))
     if kind.startswith("union_tag"):
         return _unknown_type(loc, data)
-    wrong = context["wrong"] if kind == OWN_RULE else _WORDS.get(kind, "is not valid").format_map(context)
-    if value_at(data, loc) is None and wrong.startswith("must"):
-        return Finding(loc, "is empty", _how_to_give(loc, data))
+    problem = context["problem"] if kind == OWN_RULE else _WORDS.get(kind, "is not valid").format_map(context)
+    if value_at(data, loc) is None and problem.startswith("must"):
+        return RuleViolation(loc, "is empty", _example(loc, data))
     if kind in _STRUCTURE:
-        return Finding(loc, wrong, _how_to_give(loc, data))
-    return Finding(loc, wrong, context.get("right", ""), shows_value=True)
+        return RuleViolation(loc, problem, _example(loc, data))
+    return RuleViolation(loc, problem, context.get("fix", ""), shows_value=True)
 
 
 def _file_loc(loc: Loc) -> Loc:
@@ -75,27 +75,27 @@ def value_at(data: Any, loc: Loc) -> Any:
     return data
 
 
-def _unknown_type(loc: Loc, data: Any) -> Finding:
+def _unknown_type(loc: Loc, data: Any) -> RuleViolation:
     kind = value_at(data, (*loc, "type"))
-    right = ", ".join(BACKEND_TYPES)
+    fix = ", ".join(BACKEND_TYPES)
     if kind is None:
-        return Finding((*loc, "type"), "is missing", f"one of {right}")
-    return Finding((*loc, "type"), "must be the type of a backend", f"one of {right}", shows_value=True)
+        return RuleViolation((*loc, "type"), "is missing", f"one of {fix}")
+    return RuleViolation((*loc, "type"), "must be the type of a backend", f"one of {fix}", shows_value=True)
 
 
-def _how_to_give(loc: Loc, data: Any) -> str:
+def _example(loc: Loc, data: Any) -> str:
     name = str(loc[-1])
     variable = environment_of(value_at(data, loc[:-1])).get(name)
     if variable:
         return f"set {variable}, or write it here"
     model = _model(loc[:-1], data)
     field = model.model_fields.get(name) if model is not None else None
-    return f"for example {name}: {_written(field.examples[0])}" if field is not None and field.examples else ""
+    return f"for example {name}: {_as_yaml(field.examples[0])}" if field is not None and field.examples else ""
 
 
-def _written(example: Any) -> str:
+def _as_yaml(example: Any) -> str:
     if isinstance(example, Mapping):
-        return "{" + ", ".join(f"{key}: {_written(value)}" for key, value in example.items()) + "}"
+        return "{" + ", ".join(f"{key}: {_as_yaml(value)}" for key, value in example.items()) + "}"
     return f"[{', '.join(map(str, example))}]" if isinstance(example, list) else str(example)
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from fsbackup.config.document import MAX_CHARACTERS, Document, read_document
 from fsbackup.config.explain import explain, value_at
 from fsbackup.config.models import Config
-from fsbackup.config.problems import Finding, InvalidConfigError, Loc, Problem, dotted
+from fsbackup.config.problems import InvalidConfigError, Loc, Mistake, RuleViolation, dotted
 from fsbackup.config.references import check_references
 from fsbackup.config.variables import Expanded, expand
 from fsbackup.errors import ConfigError
@@ -71,14 +71,14 @@ def parse_config(
     environ = os.environ if environ is None else environ
     document = read_document(text)
     expanded = expand(document.data, environ)
-    findings = [*document.findings, *expanded.findings]
+    violations = [*document.violations, *expanded.violations]
     config = None
     if document.usable:
-        config, wrong = _validate(expanded.data, environ, Path.cwd() if directory is None else Path(directory))
-        findings += _new(wrong, expanded.broken | document.unread)
-    if config is None or findings:
+        config, problem = _validate(expanded.data, environ, Path.cwd() if directory is None else Path(directory))
+        violations += _independent(problem, expanded.unresolved | document.unreadable)
+    if config is None or violations:
         # Raised here, outside every `except`: pydantic's error underneath would hold the values.
-        raise InvalidConfigError(_problems(findings, source, document, expanded))
+        raise InvalidConfigError(_mistakes(violations, source, document, expanded))
     return config
 
 
@@ -91,24 +91,24 @@ def _read(source: str) -> str:
         reason = "is not UTF-8 text"
     except (OSError, ValueError) as error:
         reason = f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    raise InvalidConfigError([Problem(source, None, "", reason)])
+    raise InvalidConfigError([Mistake(source, None, "", reason)])
 
 
-def _validate(data: Any, environ: Mapping[str, str], directory: Path) -> tuple[Config | None, list[Finding]]:
-    findings = check_references(data)
+def _validate(data: Any, environ: Mapping[str, str], directory: Path) -> tuple[Config | None, list[RuleViolation]]:
+    violations = check_references(data)
     context = {"directory": directory.absolute(), "home": environ.get("HOME")}
     try:
-        return Config.model_validate(data, context=context), findings
+        return Config.model_validate(data, context=context), violations
     except ValidationError as error:
         # An error of the whole is about references, which were found above with their places.
-        return None, findings + [found for found in explain(error, data) if found.loc or not findings]
+        return None, violations + [found for found in explain(error, data) if found.loc or not violations]
 
 
-def _new(findings: Iterable[Finding], broken: set[Loc]) -> list[Finding]:
+def _independent(violations: Iterable[RuleViolation], broken: set[Loc]) -> list[RuleViolation]:
     """Return the findings that do not merely follow from a value that could not be found out."""
     return [
         found
-        for found in findings
+        for found in violations
         if not any(found.loc[:length] in broken for length in range(len(found.loc) + 1))
     ]
 
@@ -129,13 +129,15 @@ class _Quotes:
         return f", not {text}" if len(text) <= _LONGEST_QUOTE else ""
 
 
-def _problems(findings: Iterable[Finding], source: str, document: Document, expanded: Expanded) -> list[Problem]:
+def _mistakes(
+    violations: Iterable[RuleViolation], source: str, document: Document, expanded: Expanded
+) -> list[Mistake]:
     quotes = _Quotes(expanded)
     problems = []
-    for found in findings:
-        quote = quotes.of(found.loc) if found.shows_value and found.wrong.startswith("must") else ""
-        message = f"{found.wrong}{quote}" + (f" ({found.right})" if found.right else "")
-        problems.append(Problem(source, found.line or document.line(found.loc), dotted(found.loc), message))
+    for found in violations:
+        quote = quotes.of(found.loc) if found.shows_value and found.problem.startswith("must") else ""
+        message = f"{found.problem}{quote}" + (f" ({found.fix})" if found.fix else "")
+        problems.append(Mistake(source, found.line or document.line(found.loc), dotted(found.loc), message))
     return sorted(problems, key=lambda problem: problem.line or 0)
 
 
@@ -152,7 +154,7 @@ def find_config(explicit: str | None = None, environ: Mapping[str, str] | None =
     """
     environ = os.environ if environ is None else environ
     named = explicit or environ.get("FSBACKUP_CONFIG")
-    candidates = [Path(named).expanduser()] if named else _usual_places(environ)
+    candidates = [Path(named).expanduser()] if named else _default_paths(environ)
     for candidate in candidates:
         if candidate.exists():
             return candidate
@@ -163,7 +165,7 @@ def find_config(explicit: str | None = None, environ: Mapping[str, str] | None =
     raise ConfigError(f"no configuration file; looked for {looked}", hint="name one with -c or $FSBACKUP_CONFIG")
 
 
-def _usual_places(environ: Mapping[str, str]) -> list[Path]:
+def _default_paths(environ: Mapping[str, str]) -> list[Path]:
     home = Path(environ.get("HOME") or Path.home())
     personal = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
     return [Path("fsbackup.yaml"), personal / "fsbackup/config.yaml", Path("/etc/fsbackup/config.yaml")]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from fsbackup.config.backends import BackendConfig
-from fsbackup.config.problems import broken_rule, dotted
+from fsbackup.config.problems import dotted, rule_error
 from fsbackup.config.references import check_references
 from fsbackup.config.template import PER_FILE, check_template
 from fsbackup.config.values import (
@@ -26,25 +26,25 @@ from fsbackup.config.values import (
 from fsbackup.sizing import MIB, STREAM_PART_SIZE
 
 
-def _each_once(value: tuple[str, ...]) -> tuple[str, ...]:
+def _check_unique(value: tuple[str, ...]) -> tuple[str, ...]:
     if not value:
-        raise broken_rule("must name at least one backend")
+        raise rule_error("must name at least one backend")
     if len(set(value)) < len(value):
-        raise broken_rule("must name each backend once")
+        raise rule_error("must name each backend once")
     return value
 
 
-def _within_set(value: int, info: ValidationInfo) -> int:
+def _check_min_copies(value: int, info: ValidationInfo) -> int:
     backends = info.data.get("backends", ())
     if backends and value > len(backends):
-        raise broken_rule(f"must be at most {len(backends)}", "the number of backends in the set")
+        raise rule_error(f"must be at most {len(backends)}", "the number of backends in the set")
     return value
 
 
-def _same_backends(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+def _check_read_order(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
     backends = info.data.get("backends")
     if backends and sorted(backends) != sorted(value):
-        raise broken_rule("must name every backend of the set, each once, and no other")
+        raise rule_error("must name every backend of the set, each once, and no other")
     return value
 
 
@@ -61,15 +61,15 @@ class SpoolConfig(Model):
 class ReplicationConfig(Model):
     """A named list of backends that each hold a copy."""
 
-    backends: Annotated[tuple[str, ...], AfterValidator(_each_once)] = Field(
+    backends: Annotated[tuple[str, ...], AfterValidator(_check_unique)] = Field(
         description="The backends, by name.", examples=[["local", "r2", "b2"]]
     )
-    min_copies: Annotated[PositiveCount, AfterValidator(_within_set)] = Field(
+    min_copies: Annotated[PositiveCount, AfterValidator(_check_min_copies)] = Field(
         default_factory=lambda data: len(data["backends"]),
         description="Confirmed copies that make success. Left out, it is all of them.",
         examples=[2],
     )
-    read_order: Annotated[tuple[str, ...], AfterValidator(_same_backends)] = Field(
+    read_order: Annotated[tuple[str, ...], AfterValidator(_check_read_order)] = Field(
         default_factory=lambda data: tuple(data["backends"]),
         description="Which replica to ask first. Left out, it is the order of `backends`.",
         examples=[["local", "r2", "b2"]],
@@ -110,7 +110,7 @@ class SourceConfig(Model):
     )
 
     @property
-    def names_many(self) -> bool:
+    def may_match_many(self) -> bool:
         """Whether it is plain from the settings alone that more than one file is meant.
 
         False says nothing of a path that turns out to be a directory: only a look at the disk can.
@@ -118,11 +118,11 @@ class SourceConfig(Model):
         return self.path.endswith("/") or bool(self.exclude) or any(letter in self.path for letter in "*?[")
 
 
-def _tells_files_apart(value: str, info: ValidationInfo) -> str:
+def _check_destination(value: str, info: ValidationInfo) -> str:
     used = check_template(value)
     source = info.data.get("source")
-    if source is not None and source.names_many and not used & PER_FILE:
-        raise broken_rule(
+    if source is not None and source.may_match_many and not used & PER_FILE:
+        raise rule_error(
             "must have {name} or {relpath}", "the source can be many files, and each needs its own key"
         )
     return value
@@ -132,7 +132,7 @@ class JobConfig(Model):
     """Source to replication set, as one entry."""
 
     source: SourceConfig = Field(description="What to back up.", examples=[{"path": "/srv/dumps/db.sql.gz"}])
-    destination: Annotated[Text, AfterValidator(_tells_files_apart)] = Field(
+    destination: Annotated[Text, AfterValidator(_check_destination)] = Field(
         description="The key of each file, with the fields {now:%Y/%m} (any strftime format), {name}, {relpath} "
         "(keeps a directory's tree), {hostname} and {job}. Keys that differ only in what {now} made are "
         "versions of one thing: only of these does a `retention` let older ones go.",
@@ -160,7 +160,7 @@ class JobConfig(Model):
 
 def _version(value: Any) -> Any:
     if value != 1 or isinstance(value, bool):
-        raise broken_rule("must be 1", "this fsbackup reads version 1 of the configuration only")
+        raise rule_error("must be 1", "this fsbackup reads version 1 of the configuration only")
     return 1
 
 
@@ -202,9 +202,9 @@ class Config(Model):
     @model_validator(mode="after")
     def _names_exist(self) -> Config:
         # A file's are found before this, with its other mistakes; this is for a Config made in Python.
-        findings: Sequence[Any] = check_references(self.model_dump())
-        if findings:
-            raise broken_rule("; ".join(f"{dotted(found.loc)} {found.wrong}" for found in findings))
+        violations: Sequence[Any] = check_references(self.model_dump())
+        if violations:
+            raise rule_error("; ".join(f"{dotted(found.loc)} {found.problem}" for found in violations))
         return self
 
     def show(self) -> dict[str, Any]:

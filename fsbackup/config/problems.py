@@ -18,7 +18,7 @@ OWN_RULE = "fsbackup_rule"
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Mistake:
     """One mistake.
 
     Parameters
@@ -49,35 +49,35 @@ class InvalidConfigError(ConfigError):
     Parameters
     ----------
     problems
-        The mistakes in the order of their lines; kept as `.problems`, a tuple of `Problem`.
+        The mistakes in the order of their lines; kept as `.problems`, a tuple of `Mistake`.
     """
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems: tuple[Problem, ...] = tuple(problems)
+    def __init__(self, problems: Iterable[Mistake]) -> None:
+        self.problems: tuple[Mistake, ...] = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
-    def __reduce__(self) -> tuple[type[InvalidConfigError], tuple[tuple[Problem, ...]]]:
+    def __reduce__(self) -> tuple[type[InvalidConfigError], tuple[tuple[Mistake, ...]]]:
         return type(self), (self.problems,)
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """A mistake before its line is known: `wrong` says what must be so, `right` what to write.
+class RuleViolation:
+    """A mistake before its line is known: `problem` says which rule is broken, `fix` what to write instead.
 
     With `shows_value` the message may quote the value found there, if it is a plain one from the file itself.
     """
 
     loc: Loc
-    wrong: str
-    right: str = ""
+    problem: str
+    fix: str = ""
     shows_value: bool = False
     line: int | None = None
 
 
-def broken_rule(wrong: str, right: str = "") -> PydanticCustomError:
+def rule_error(problem: str, fix: str = "") -> PydanticCustomError:
     """Return the error a validator raises: "must be …" and what to write instead. It never holds the value."""
     return PydanticCustomError(
-        OWN_RULE, "{wrong} ({right})" if right else "{wrong}", {"wrong": wrong, "right": right}
+        OWN_RULE, "{problem} ({fix})" if fix else "{problem}", {"problem": problem, "fix": fix}
     )
 
 
@@ -87,7 +87,7 @@ def dotted(loc: Loc) -> str:
     return text.removeprefix(".")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the known name nearest to `name`, else the list of those there are."""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1)

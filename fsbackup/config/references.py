@@ -8,23 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fsbackup.config.problems import Finding, nearest
+from fsbackup.config.problems import RuleViolation, suggest
 from fsbackup.config.units import format_size, parse_size
 from fsbackup.sizing import MIB
 
-_PLACE = ("path", "url", "endpoint_url", "account_id", "region", "bucket", "prefix")
+_LOCATION = ("path", "url", "endpoint_url", "account_id", "region", "bucket", "prefix")
 
 
-def check_references(data: Any) -> list[Finding]:
+def check_references(data: Any) -> list[RuleViolation]:
     """Return what does not fit in `data`, a configuration as plain values. Malformed parts are passed over."""
     backends = _mapping(data, "backends")
     sets = _mapping(data, "replication")
-    findings: list[Finding] = []
+    violations: list[RuleViolation] = []
     for name, entry in sets.items():
-        findings += _check_set(("replication", name), entry, backends)
+        violations += _check_set(("replication", name), entry, backends)
     for name, entry in _mapping(data, "jobs").items():
-        findings += _check_job(("jobs", name), entry, sets, backends)
-    return findings
+        violations += _check_job(("jobs", name), entry, sets, backends)
+    return violations
 
 
 def _mapping(data: Any, key: str) -> Mapping[str, Any]:
@@ -34,53 +34,53 @@ def _mapping(data: Any, key: str) -> Mapping[str, Any]:
 
 def _check_job(
     loc: tuple[str, str], job: Any, sets: Mapping[str, Any], backends: Mapping[str, Any]
-) -> Iterator[Finding]:
+) -> Iterator[RuleViolation]:
     wanted = job.get("replication") if isinstance(job, Mapping) else None
     if isinstance(wanted, str) and wanted and wanted not in sets:
-        right = nearest(wanted, sets)
-        yield Finding((*loc, "replication"), "must be the name of a replication set", right, shows_value=True)
+        fix = suggest(wanted, sets)
+        yield RuleViolation((*loc, "replication"), "must be the name of a replication set", fix, shows_value=True)
     if isinstance(job, Mapping) and job.get("prune") is True and isinstance(wanted, str) and wanted in sets:
-        names = _texts(sets[wanted].get("backends") if isinstance(sets[wanted], Mapping) else None)
+        names = _strings(sets[wanted].get("backends") if isinstance(sets[wanted], Mapping) else None)
         if not any(_mapping(backends.get(name), "retention") for name in names):
             why = "for example retention: {max_age: 30d, keep_last: 7}"
-            yield Finding((*loc, "prune"), f"needs a backend of {wanted!r} that has a retention", why)
+            yield RuleViolation((*loc, "prune"), f"needs a backend of {wanted!r} that has a retention", why)
 
 
-def _check_set(loc: tuple[str, str], entry: Any, backends: Mapping[str, Any]) -> Iterator[Finding]:
-    names = _texts(entry.get("backends") if isinstance(entry, Mapping) else None)
+def _check_set(loc: tuple[str, str], entry: Any, backends: Mapping[str, Any]) -> Iterator[RuleViolation]:
+    names = _strings(entry.get("backends") if isinstance(entry, Mapping) else None)
     for index, name in enumerate(names):
         if name and name not in backends:
-            right = nearest(name, backends)
-            yield Finding((*loc, "backends", index), "must be the name of a backend", right, shows_value=True)
+            fix = suggest(name, backends)
+            yield RuleViolation((*loc, "backends", index), "must be the name of a backend", fix, shows_value=True)
     known = {name: backends[name] for name in names if isinstance(backends.get(name), Mapping)}
-    yield from _check_places((*loc, "backends"), known)
+    yield from _check_locations((*loc, "backends"), known)
     yield from _check_memory((*loc, "memory"), entry, known)
 
 
-def _texts(value: Any) -> list[str]:
+def _strings(value: Any) -> list[str]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         return []
     return [item if isinstance(item, str) else "" for item in value]
 
 
-def _check_places(loc: tuple[str, ...], backends: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+def _check_locations(loc: tuple[str, ...], backends: Mapping[str, Mapping[str, Any]]) -> Iterator[RuleViolation]:
     """Two copies in one place are one copy, whatever `min_copies` says."""
     seen: dict[str, str] = {}
     for name, backend in backends.items():
-        place = repr([str(backend.get("type")).lower(), *(backend.get(part) or "" for part in _PLACE)])
+        place = repr([str(backend.get("type")).lower(), *(backend.get(part) or "" for part in _LOCATION)])
         if any(backend.get(part) for part in ("path", "url", "bucket")) and place in seen:
-            yield Finding(loc, f"must be different places: {seen[place]!r} and {name!r} are the same one")
+            yield RuleViolation(loc, f"must be different places: {seen[place]!r} and {name!r} are the same one")
         seen.setdefault(place, name)
 
 
 def _check_memory(
     loc: tuple[str, ...], entry: Any, backends: Mapping[str, Mapping[str, Any]]
-) -> Iterator[Finding]:
+) -> Iterator[RuleViolation]:
     memory = _bytes(entry.get("memory", 64 * MIB)) if isinstance(entry, Mapping) else None
     for name, backend in backends.items():
         part = _bytes(backend.get("part_size"))
         if memory is not None and part is not None and part > memory:
-            yield Finding(loc, f"must hold one part of {name!r}, which is {format_size(part)}")
+            yield RuleViolation(loc, f"must hold one part of {name!r}, which is {format_size(part)}")
 
 
 def _bytes(value: Any) -> int | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import yaml
+
 from fsbackup.config.models import Config
 
 
@@ -23,3 +25,9 @@ def config_schema() -> dict[str, Any]:
         "title": "fsbackup configuration",
         "description": "Where backups are kept, how many copies make success, and what is backed up.",
     }
+
+
+def write_config(config: Config) -> str:
+    """Return the resolved configuration as YAML, every secret as ``**********``."""
+    text: str = yaml.safe_dump(config.show(), sort_keys=False, allow_unicode=True)
+    return text

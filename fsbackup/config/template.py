@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from datetime import datetime
 
-from fsbackup.config.problems import broken_rule, nearest
+from fsbackup.config.problems import rule_error, suggest
 from fsbackup.keys import check_key
 
 #: The fields of a template and a value each may have.
@@ -33,7 +33,7 @@ def check_template(template: str) -> frozenset[str]:
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError:
-        raise broken_rule("must have its braces in pairs", _EXAMPLE) from None
+        raise rule_error("must have its braces in pairs", _EXAMPLE) from None
     used = [(name, spec or "", conversion) for _, name, spec, conversion in parsed if name is not None]
     for name, spec, conversion in used:
         _check_field(name, spec, conversion)
@@ -43,11 +43,11 @@ def check_template(template: str) -> frozenset[str]:
 
 def _check_field(name: str, spec: str, conversion: str | None) -> None:
     if name not in FIELDS:
-        raise broken_rule("must use known fields only", nearest(name, FIELDS))
+        raise rule_error("must use known fields only", suggest(name, FIELDS))
     if conversion or (spec and name != "now"):
-        raise broken_rule(f"must use {{{name}}} as it is", "only {now} takes a format")
+        raise rule_error(f"must use {{{name}}} as it is", "only {now} takes a format")
     if name == "now" and not _is_date_format(spec):
-        raise broken_rule("must give {now} a date format", "for example {now:%Y/%m} or {now:%Y-%m-%dT%H%M%S}")
+        raise rule_error("must give {now} a date format", "for example {now:%Y/%m} or {now:%Y-%m-%dT%H%M%S}")
 
 
 def _is_date_format(spec: str) -> bool:
@@ -64,4 +64,4 @@ def _check_result(template: str) -> None:
         check_key(key)
     except ValueError as error:
         reason = str(error).removeprefix(f"key {key!r} cannot be used: ")
-        raise broken_rule("must make a legal key", reason) from None
+        raise rule_error("must make a legal key", reason) from None

@@ -20,7 +20,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from fsbackup.config.problems import broken_rule
+from fsbackup.config.problems import rule_error
 from fsbackup.config.units import MAX_SECONDS, format_duration, format_size, parse_duration, parse_size
 from fsbackup.keys import check_prefix
 from fsbackup.sizing import GIB, MIN_PART_SIZE
@@ -49,19 +49,19 @@ def _schema(*kinds: dict[str, Any]) -> WithJsonSchema:
 
 def _text(value: str) -> str:
     if not value:
-        raise broken_rule("must not be empty")
+        raise rule_error("must not be empty")
     if _CONTROL.search(value):
-        raise broken_rule("must be one line without control characters")
+        raise rule_error("must be one line without control characters")
     return value
 
 
-def matching(pattern: str, wrong: str, right: str = "") -> AfterValidator:
-    """Return a rule for text that must match the whole of `pattern`; `wrong` and `right` say so in words."""
+def matching(pattern: str, problem: str, fix: str = "") -> AfterValidator:
+    """Return a rule for text that must match the whole of `pattern`; `problem` and `fix` say so in words."""
     compiled = re.compile(pattern)
 
     def check(value: str) -> str:
         if not compiled.fullmatch(value):
-            raise broken_rule(wrong, right)
+            raise rule_error(problem, fix)
         return value
 
     return AfterValidator(check)
@@ -70,7 +70,7 @@ def matching(pattern: str, wrong: str, right: str = "") -> AfterValidator:
 def _credential(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if text != text.strip():
-        raise broken_rule("must not have spaces or line breaks around it")
+        raise rule_error("must not have spaces or line breaks around it")
     _text(text)
     return value
 
@@ -80,14 +80,14 @@ def _whole(value: Any) -> int:
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise broken_rule("must be a whole number")
+    raise rule_error("must be a whole number")
 
 
 def _flag(value: Any) -> bool:
     words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
     found = words.get(str(value).lower())
     if found is None:
-        raise broken_rule("must be true or false")
+        raise rule_error("must be true or false")
     return found
 
 
@@ -95,9 +95,9 @@ def _duration(value: Any) -> timedelta:
     try:
         duration = value if isinstance(value, timedelta) else parse_duration(value)
     except (TypeError, ValueError):
-        raise broken_rule("must be a duration", _DURATION_HELP) from None
+        raise rule_error("must be a duration", _DURATION_HELP) from None
     if duration <= timedelta():
-        raise broken_rule("must be longer than nothing")
+        raise rule_error("must be longer than nothing")
     return duration
 
 
@@ -106,7 +106,7 @@ def _seconds(value: Any) -> float:
         value = float(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not 0 < value <= MAX_SECONDS:
-            raise broken_rule("must be longer than nothing", f"seconds, or {_DURATION_HELP}")
+            raise rule_error("must be longer than nothing", f"seconds, or {_DURATION_HELP}")
         return float(value)
     return _duration(value).total_seconds()
 
@@ -117,7 +117,7 @@ def _size(value: Any) -> int:
             raise ValueError("a boolean is an int to Python")
         return parse_size(str(value) if isinstance(value, int) else value)
     except (TypeError, ValueError):
-        raise broken_rule("must be a size", _SIZE_HELP) from None
+        raise rule_error("must be a size", _SIZE_HELP) from None
 
 
 def between(least: int, most: int | None = None) -> AfterValidator:
@@ -125,9 +125,9 @@ def between(least: int, most: int | None = None) -> AfterValidator:
 
     def check(value: int) -> int:
         if value < least:
-            raise broken_rule(f"must be at least {format_size(least)}")
+            raise rule_error(f"must be at least {format_size(least)}")
         if most is not None and value > most:
-            raise broken_rule(f"must be at most {format_size(most)}")
+            raise rule_error(f"must be at most {format_size(most)}")
         return value
 
     return AfterValidator(check)
@@ -138,7 +138,7 @@ def at_least(least: int) -> AfterValidator:
 
     def check(value: int) -> int:
         if value < least:
-            raise broken_rule(f"must be at least {least}")
+            raise rule_error(f"must be at least {least}")
         return value
 
     return AfterValidator(check)
@@ -167,14 +167,14 @@ def _prefix(value: str) -> str:
     except ValueError as error:
         key = value.removesuffix("/")
         reason = str(error).removeprefix(f"key {key!r} cannot be used: ")
-        raise broken_rule("must be like a key", reason) from None
+        raise rule_error("must be like a key", reason) from None
 
 
 def _without_password(value: str) -> str:
     if "?" in value or "#" in value:
-        raise broken_rule("must not have a part after '?' or '#'")
+        raise rule_error("must not have a part after '?' or '#'")
     if ":" in value.partition("://")[2].rpartition("@")[0]:
-        raise broken_rule("must not hold a password", "give it apart from the URL, as ${NAME}")
+        raise rule_error("must not hold a password", "give it apart from the URL, as ${NAME}")
     return value
 
 
@@ -186,7 +186,7 @@ _SIZE_SCHEMA = _schema({"type": "integer", "minimum": 0}, {"type": "string", "pa
 _duration_pattern = {"type": "string", "pattern": "^[0-9]+ *[smhdwy]$"}
 
 
-def _written(write: Callable[[Any], str]) -> PlainSerializer:
+def _json(write: Callable[[Any], str]) -> PlainSerializer:
     return PlainSerializer(write, return_type=str, when_used="json")
 
 
@@ -206,18 +206,18 @@ Flag = Annotated[bool, BeforeValidator(_flag), _schema({"type": "boolean"})]
 Count = Annotated[int, at_least(0), BeforeValidator(_whole), _whole_schema(0)]
 PositiveCount = Annotated[int, at_least(1), BeforeValidator(_whole), _whole_schema(1)]
 #: A duration whose unit must be written.
-Duration = Annotated[timedelta, BeforeValidator(_duration), _written(format_duration), _schema(_duration_pattern)]
+Duration = Annotated[timedelta, BeforeValidator(_duration), _json(format_duration), _schema(_duration_pattern)]
 #: Seconds; a bare number is one of seconds.
 Seconds = Annotated[
     float,
     BeforeValidator(_seconds),
-    _written(_write_seconds),
+    _json(_write_seconds),
     _schema({"type": "number", "exclusiveMinimum": 0}, _duration_pattern),
 ]
 #: Bytes.
-Size = Annotated[int, between(1), BeforeValidator(_size), _written(format_size), _SIZE_SCHEMA]
+Size = Annotated[int, between(1), BeforeValidator(_size), _json(format_size), _SIZE_SCHEMA]
 S3PartSize = Annotated[
-    int, between(MIN_PART_SIZE, 5 * GIB), BeforeValidator(_size), _written(format_size), _SIZE_SCHEMA
+    int, between(MIN_PART_SIZE, 5 * GIB), BeforeValidator(_size), _json(format_size), _SIZE_SCHEMA
 ]
 #: An absolute path: relative ones start at the configuration file's directory, ``~`` is the home directory.
 FilePath = Annotated[str, AfterValidator(_path)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fsbackup.config.problems import Finding, Loc
+from fsbackup.config.problems import Loc, RuleViolation
 
 #: By backend type: the settings that may be left out, and the variable each is then taken from.
 ENVIRONMENT: Mapping[str, Mapping[str, str]] = {
@@ -37,14 +37,14 @@ _REFERENCE = re.compile(
 class Expanded:
     """Values with their variables replaced.
 
-    `from_environment` are the places whose value came from there and must not be shown; `broken` those whose
+    `from_environment` are the settings whose value came from there and must not be shown; `unresolved` those whose
     value could not be found out, so that nothing more need be said of them.
     """
 
     data: Any = None
     from_environment: set[Loc] = field(default_factory=set)
-    broken: set[Loc] = field(default_factory=set)
-    findings: list[Finding] = field(default_factory=list)
+    unresolved: set[Loc] = field(default_factory=set)
+    violations: list[RuleViolation] = field(default_factory=list)
 
 
 def expand(data: Any, environ: Mapping[str, str]) -> Expanded:
@@ -82,14 +82,14 @@ class _Expansion:
         if not value and default is not None:  # as in a shell, ":-" also replaces an empty value
             return default.replace("$$", "$")
         if value is None:
-            right = f"set {name}, or write ${{{name}:-default}}"
-            return self._broken(loc, f"needs the environment variable {name}, which is not set", right)
+            fix = f"set {name}, or write ${{{name}:-default}}"
+            return self._broken(loc, f"needs the environment variable {name}, which is not set", fix)
         self.result.from_environment.add(loc)
         return value
 
-    def _broken(self, loc: Loc, wrong: str, right: str) -> str:
-        self.result.broken.add(loc)
-        self.result.findings.append(Finding(loc, wrong, right))
+    def _broken(self, loc: Loc, problem: str, fix: str) -> str:
+        self.result.unresolved.add(loc)
+        self.result.violations.append(RuleViolation(loc, problem, fix))
         return ""
 
 

@@ -1,58 +1,61 @@
-"""`FsbackupFileSystem`: what fsspec asks of a filesystem, over replication sets."""
+"""`FsbackupFileSystem`: fsspec's interface over replication sets."""
 
 from __future__ import annotations
 
+import io
 import os
+from functools import partial
 from typing import Any
 
 from fsspec.compression import compr
 from fsspec.core import get_compression
 
-from fsbackup.filesystem import files, paths
-from fsbackup.filesystem.looking import Looking
-from fsbackup.filesystem.moving import Moving
-from fsbackup.filesystem.reading import Reading
-from fsbackup.filesystem.synchronous import synchronous
-from fsbackup.filesystem.writing import Writing
-from fsbackup.filesystem.written import CompressedFile, WriteFile
+from fsbackup.filesystem import paths
+from fsbackup.filesystem.base import add_sync_methods
+from fsbackup.filesystem.metadata import MetadataMethods
+from fsbackup.filesystem.moving import MoveMethods
+from fsbackup.filesystem.read_file import ReadFile
+from fsbackup.filesystem.reading import ReadMethods
+from fsbackup.filesystem.write_file import CompressedFile, WriteFile
 from fsbackup.sizing import MIB
 
-#: Bytes of proven blocks that one filesystem remembers by default.
+#: Default size of the block cache, in bytes.
 CACHE_SIZE = 32 * MIB
-#: What fsspec gives, or lets one give, to any filesystem.
-_OPTIONS = frozenset(
+#: The options that fsspec passes to any filesystem, or accepts for it.
+_FSSPEC_OPTIONS = frozenset(
     {"asynchronous", "batch_size", "listings_expiry_time", "loop", "max_paths", "use_listings_cache"}
 )
 
 
-@synchronous
-class FsbackupFileSystem(Reading, Moving, Writing, Looking):
+@add_sync_methods
+class FsbackupFileSystem(ReadMethods, MoveMethods, MetadataMethods):
     """The replication sets of a configuration as a filesystem: ``fsbackup://SET/KEY``.
 
-    Reads come from whichever replica proves each block, also when one dies, lies or rots in the middle; writes go
-    to all replicas, and are there whole when enough of them have confirmed, or not at all. A name is "not found"
-    only when every replica says so; anything else is an `OSError` that names the replicas.
+    A read takes each block from a replica that proves it, also when another one stops answering or sends wrong
+    bytes in the middle. A write goes to all replicas; the object exists whole when enough of them have confirmed
+    it, or not at all. A path is "not found" only when every replica reports so; any other failure is an `OSError`
+    that names the replicas.
 
-    There are no directories on the backends: one is what keys have in common. Those that are made here and still
-    empty are known to this process only.
+    No backend has directories: they are common prefixes of keys. An empty one made by `mkdir` exists in this
+    process only.
 
     Parameters
     ----------
     config
         The configuration's path. By default ``$FSBACKUP_CONFIG``, else where the command line looks. Pickles, JSON
-        and dask graphs carry this path, and nothing else: never a secret.
+        and dask graphs carry this path and never a secret.
     cache_size
-        Bytes of proven blocks to remember; 32 MiB by default.
+        Bytes of proven blocks to cache; 32 MiB by default.
     anon
         Ignored; pandas passes it when it tries again after a `PermissionError`.
     **options
-        fsspec's own: `asynchronous`, `batch_size`, `loop`, `skip_instance_cache`, and those of listings caches, of
-        which there is none here.
+        fsspec's own: `asynchronous`, `batch_size`, `loop`, `skip_instance_cache`. Those of its listings cache have
+        no effect: there is no such cache here.
 
     Raises
     ------
     TypeError
-        For an option that there is not: a misspelt one would otherwise open another configuration.
+        For an unknown option: a misspelt `config` would otherwise open another configuration.
     ConfigError
         When there is no configuration, and from any method that needs it when it is wrong.
     """
@@ -66,8 +69,8 @@ class FsbackupFileSystem(Reading, Moving, Writing, Looking):
     ) -> None:
         from fsbackup.config import find_config
 
-        if unknown := sorted(options.keys() - _OPTIONS):
-            known = ", ".join(["config", "cache_size", "anon", *sorted(_OPTIONS)])
+        if unknown := sorted(options.keys() - _FSSPEC_OPTIONS):
+            known = ", ".join(["config", "cache_size", "anon", *sorted(_FSSPEC_OPTIONS)])
             raise TypeError(f"fsbackup:// has no option {', '.join(map(repr, unknown))}; it takes {known}")
         found = find_config(os.fspath(config) if config is not None else None)
         super().__init__(os.path.abspath(found), cache_size, **options)
@@ -83,7 +86,8 @@ class FsbackupFileSystem(Reading, Moving, Writing, Looking):
     ) -> Any:
         """Return a file opened to read or write; see fsspec's `AbstractFileSystem.open`.
 
-        What an exception leaves in ``with fs.open(path, "wb")`` is not stored, also as text or compressed.
+        A file opened to write is not stored when an exception leaves its ``with`` block, also as text or
+        compressed.
         """
         if "b" not in mode or mode == "rb":
             return super().open(path, mode, block_size, cache_options, compression, **kwargs)
@@ -100,12 +104,17 @@ class FsbackupFileSystem(Reading, Moving, Writing, Looking):
         cache_options: dict[str, Any] | None = None,
         sha256: str | None = None,
         **kwargs: Any,
-    ) -> files.ReadFile | WriteFile:
-        files.refuse(mode)
+    ) -> ReadFile | WriteFile:
         options = {"block_size": block_size, "cache_options": cache_options, **kwargs}
         if mode == "rb":
             return self.open_version(path, sha256, **options)
-        paths.writable(path)
-        if mode == "xb" and self.exists(path):
-            raise paths.taken(path)
-        return WriteFile(self, paths.strip(path), mode, autocommit=autocommit, **options)
+        if mode not in ("wb", "xb"):
+            raise io.UnsupportedOperation(
+                f"mode {mode!r} is not supported: an object is replaced whole; open it with 'wb' or 'xb'"
+            )
+        path, create_only = paths.strip(path), mode == "xb"
+        paths.split_for_write(path)
+        if create_only and self.exists(path):
+            raise paths.exists_error(path)
+        start_upload = partial(self.start_upload, path, create_only=create_only)
+        return WriteFile(self, path, mode, start_upload, autocommit=autocommit, **options)

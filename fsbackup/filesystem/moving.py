@@ -1,7 +1,13 @@
-"""Copying and moving. A move is a copy, then the removal of what was copied and of nothing else.
+"""The methods that copy and move. A move is a copy, then the removal of the copied files and of nothing else.
 
-Two paths can name one object, or share copies of it: sets may have backends in common, under whatever names. So
-addresses are compared, and a copy that belongs to the target is never removed.
+Two paths can name one object or share replicas of it: sets may have backends in common, under any names. Therefore
+`store.address` of every replica is compared, and a replica that belongs to the target is never removed. A move:
+
+1. `_mv` resolves the paths, lists directories, and checks all files; up to here nothing has changed.
+2. `_mv_file`, for each file, stores the newest version under the target, then deletes that version (no newer one)
+   from the replicas that the target does not use.
+
+A crash leaves files at both paths, or at the target only.
 """
 
 from __future__ import annotations
@@ -14,23 +20,23 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+from fsbackup.engine import delete
+from fsbackup.engine.source import StreamSource
 from fsbackup.filesystem import paths
-from fsbackup.filesystem.core import on_io, side_by_side
+from fsbackup.filesystem.base import on_io_loop
 from fsbackup.filesystem.pipe import Pipe
 from fsbackup.filesystem.versions import Version
-from fsbackup.filesystem.writing import Writing
+from fsbackup.filesystem.writing import WriteMethods, run_concurrently
 from fsbackup.keys import encode_key
-from fsbackup.transfer import remove
-from fsbackup.transfer.source import StreamSource
 
-#: What fsspec takes for paths: one, or a list.
+#: What fsspec accepts as paths.
 Paths = str | os.PathLike[str] | list[str]
 
 
-class Moving(Writing):
-    """The methods that copy and move."""
+class MoveMethods(WriteMethods):
+    """Copies and moves."""
 
-    @on_io
+    @on_io_loop
     async def _cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:  # noqa: ARG002
         source, target = paths.strip(path1), paths.strip(path2)
         if await self._isdir(source):
@@ -38,7 +44,7 @@ class Moving(Writing):
             return
         version = await self.version(source)
         if source != target:
-            await self._store_again(version, target)
+            await self._copy_version(version, target)
 
     async def _copy(self, path1: Paths, path2: Paths, *args: Any, **kwargs: Any) -> None:
         if (
@@ -50,27 +56,26 @@ class Moving(Writing):
         else:
             await super()._copy(path1, path2, *args, **kwargs)
 
-    async def _store_again(self, version: Version, path: str) -> None:
+    async def _copy_version(self, version: Version, path: str) -> None:
         """Store the bytes of a version under another path."""
         pipe = Pipe()
-        storing = asyncio.create_task(
-            self._store(path, StreamSource(pipe.as_stream(), version.path, allow_empty=True), version.size)
-        )
-        # Also when it fails: whoever still writes must hear of it instead of waiting for room.
-        storing.add_done_callback(lambda _: pipe.breaks(OSError("the copy has ended")))
+        source = StreamSource(pipe.as_stream(), version.path, allow_empty=True)
+        upload = asyncio.create_task(self._store(path, source, size=version.size))
+        # Also after a failure: otherwise the writer below would wait for room for ever.
+        upload.add_done_callback(lambda _: pipe.fail(OSError("the copy has ended")))
         try:
-            async with aclosing(version.reading.pieces()) as pieces:
+            async with aclosing(version.reader.pieces()) as pieces:
                 async for piece in pieces:
                     await asyncio.to_thread(pipe.write, piece)
             pipe.end()
         except BaseException as error:
-            if not storing.done():
-                pipe.breaks(error if isinstance(error, Exception) else OSError("the copy was cancelled"))
-                await asyncio.wait({storing})
+            if not upload.done():
+                pipe.fail(error if isinstance(error, Exception) else OSError("the copy was cancelled"))
+                await asyncio.wait({upload})
                 raise
-        await storing
+        await upload
 
-    @on_io
+    @on_io_loop
     async def _mv(
         self,
         path1: Paths,
@@ -81,92 +86,96 @@ class Moving(Writing):
     ) -> None:
         """Move files, or with `recursive` directories, into `path2` where that is a directory, else to that name.
 
-        What is named moves, and no more: a ``*`` is a letter. Onto itself nothing moves. Between sets that share
-        backends, the copies on those stay, since they are the target's.
+        A ``*`` has no special meaning. A move onto itself changes nothing. Between sets that share backends the
+        replicas on those stay, since they belong to the target.
 
         Raises
         ------
         ValueError
-            Before anything moves: a directory would go below itself, or a file over another one of the same move.
+            Before anything moves: a directory would move below itself, or a file onto another file of this move.
         FileNotFoundError, NoHealthyReplicaError
-            Before anything moves: it is not there, or not all of a directory could be listed.
+            Before anything moves: a path is absent, or a directory could not be listed on every replica.
         ConflictError
-            A newer version was stored meanwhile, and stays; the copy of the older one is at its target.
+            A newer version was stored meanwhile. It stays, and the older one is at the target.
         """
-        named = [await self._resolved(*pair) for pair in _pairs(path1, path2)]
+        named = [await self._resolve_target(*pair) for pair in _pairs(path1, path2)]
         moves: dict[str, str] = {}
         for source, target in named:
-            files = await self._files(source, target, recursive=recursive, maxdepth=maxdepth)
+            files = await self._files_to_move(source, target, recursive=recursive, maxdepth=maxdepth)
             moves.update({file: target + file.removeprefix(source) for file in files})
-        self._check(moves)
-        await side_by_side(lambda move: self._mv_file(*move), moves.items())
+        self._check_moves(moves)
+        await run_concurrently(lambda move: self._mv_file(*move), moves.items())
         for source, target in named:
             if source != target and maxdepth is None:
-                self.made.move(source, target)
+                self.empty_directories.move(source, target)
 
-    @on_io
+    @on_io_loop
     async def _mv_file(self, path1: str, path2: str) -> None:
         """Move one file to exactly this name."""
         source, target = paths.strip(path1), paths.strip(path2)
-        self.versions.forget(source)
+        self.versions.discard(source)
         version = await self.version(source)
         if source != target:
-            await self._store_again(version, target)
-            await self._remove_moved(version, target)
-            self.versions.forget(source)
+            await self._copy_version(version, target)
+            await self._delete_moved(version, target)
+            self.versions.discard(source)
 
-    async def _remove_moved(self, version: Version, path: str) -> None:
-        """Remove the copies of a version, except those that belong to the object at `path`."""
+    async def _delete_moved(self, version: Version, target: str) -> None:
+        """Delete a version from its replicas, except from those that the object at `target` has too."""
         name, key = paths.split(version.path)
-        targets, kept = self.sets[name].targets, self._addresses(path)
-        stores = tuple(store for store in targets.stores if store.address(encode_key(key)) not in kept)
+        replicas, kept = self.sets[name].replica_set, self._addresses(target)
+        stores = tuple(store for store in replicas.stores if store.address(encode_key(key)) not in kept)
         if not stores:
             return
-        manifest = version.reading.manifest
+        manifest = version.reader.manifest
         generation = manifest.generation if manifest else None
-        report = await remove.delete(replace(targets, stores=stores), key, generation=generation)
+        report = await delete.delete(replace(replicas, stores=stores), key, generation=generation)
         if not report:
             raise report.failure()
 
-    async def _resolved(self, path1: str, path2: str) -> tuple[str, str]:
-        """Return what moves, and the name that it gets."""
+    async def _resolve_target(self, path1: str, path2: str) -> tuple[str, str]:
+        """Return the source, and its path after the move: inside `path2` where that is a directory."""
         source, target = paths.strip(path1), paths.strip(path2)
         if source == target or os.fspath(path1).endswith("/"):
             return source, target
         into = os.fspath(path2).endswith("/") or await self._isdir(target)
         return source, f"{target}/{source.rpartition('/')[2]}" if into else target
 
-    async def _files(self, source: str, target: str, *, recursive: bool, maxdepth: int | None) -> list[str]:
+    async def _files_to_move(
+        self, source: str, target: str, *, recursive: bool, maxdepth: int | None
+    ) -> list[str]:
         kind = await self._type(source)
         if kind is None:
-            raise FileNotFoundError(errno.ENOENT, "there is no such object or directory", source)
+            raise FileNotFoundError(errno.ENOENT, "no such object or directory", source)
         if source == target:
             return []
-        files = await self.files_at(source, kind, "move", recursive=recursive, maxdepth=maxdepth)
-        above = tuple(f"{address}/" for address in self._addresses(source))
-        if kind == "directory" and any(each.startswith(above) for each in self._addresses(target)):
-            raise ValueError(f"cannot move the directory {source} below itself, to {target}; nothing moved")
+        files = await self._select_files(source, kind, "move", recursive=recursive, maxdepth=maxdepth)
+        prefixes = tuple(f"{address}/" for address in self._addresses(source))
+        if kind == "directory" and any(each.startswith(prefixes) for each in self._addresses(target)):
+            raise ValueError(f"cannot move the directory {source} below itself, to {target}; nothing was moved")
         return files
 
-    def _check(self, moves: Mapping[str, str]) -> None:
-        """Refuse a move in which one file would replace another that moves as well."""
+    def _check_moves(self, moves: Mapping[str, str]) -> None:
+        """Raise when one file would replace another that moves as well."""
         sources = {address: source for source in moves for address in self._addresses(source)}
         targets: dict[str, str] = {}
         for source, target in moves.items():
-            paths.writable(target)
+            paths.split_for_write(target)
             for address in self._addresses(target):
                 for other in (sources.get(address, source), targets.setdefault(address, source)):
                     if other != source:
-                        raise ValueError(f"cannot move {source} to {target}: {other} is in its way; nothing moved")
+                        raise ValueError(
+                            f"cannot move {source} to {target}: {other} is in its way; nothing was moved"
+                        )
 
     def _addresses(self, path: str) -> set[str]:
-        """Return where the copies of an object lie, or would."""
+        """Return the addresses of all replicas of the object at a path, whether or not it exists."""
         name, key = paths.split(path)
-        return {store.address(encode_key(key)) for store in self.sets[name].targets.stores}
+        return {store.address(encode_key(key)) for store in self.sets[name].replica_set.stores}
 
 
 def _pairs(path1: Paths, path2: Paths) -> list[tuple[str, str]]:
-    """Return what goes where; files of a list go into a directory, or one by one to the names of another list."""
+    """Return (source, target) pairs: a list moves into a directory, or one by one to the paths of another list."""
     if not isinstance(path1, list):
         return [(os.fspath(path1), os.fspath(path2))]  # type: ignore[arg-type]
     if isinstance(path2, list):

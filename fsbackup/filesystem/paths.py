@@ -1,4 +1,4 @@
-"""What `fsbackup://SET/KEY` means. Pure text."""
+"""Paths: `fsbackup://SET/KEY` as text, its parts, and whether they are legal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SCHEME = f"{PROTOCOL}://"
 
 
 def strip(path: str | os.PathLike[str]) -> str:
-    """Return `path` without protocol and without slashes at its ends: the set's name, then the key."""
+    """Return `path` as SET/KEY, without protocol and without slashes at its ends."""
     return os.fspath(path).removeprefix(_SCHEME).strip("/")
 
 
@@ -38,32 +38,32 @@ def parents(path: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
 
 
-def writable(path: str) -> tuple[str, str]:
-    """Return the set and key of a path that is about to be written.
+def split_for_write(path: str) -> tuple[str, str]:
+    """Return the set and key of a path to write to.
 
     Raises
     ------
     ValueError
-        When nothing can be stored there.
+        When the key is illegal.
     """
     name, key = split(path)
     return name, check_key(key)
 
 
-def taken(path: str) -> FileExistsError:
-    """Return the error for creating what is there."""
-    return FileExistsError(errno.EEXIST, "there is such an object already", f"{_SCHEME}{strip(path)}")
-
-
-def readable_key(key: str) -> str:
-    """Return `key`, which is about to be read.
+def check_read_key(key: str) -> str:
+    """Return `key`, a key to read from.
 
     Raises
     ------
     ObjectNotFoundError
-        When it is not a legal key, so that nothing can be stored under it.
+        When it is illegal: nothing can be stored under it.
     """
     try:
         return check_key(key)
     except ValueError as error:
         raise ObjectNotFoundError(str(error), key=key) from None
+
+
+def exists_error(path: str) -> FileExistsError:
+    """Return the error of a create-only write to an object that exists."""
+    return FileExistsError(errno.EEXIST, "object already exists", f"{_SCHEME}{strip(path)}")

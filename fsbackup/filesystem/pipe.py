@@ -1,4 +1,4 @@
-"""Bytes on their way from a writer in one thread to an upload in another; only who ends it makes it an object."""
+"""A bounded pipe from a writer in one thread to an upload in another; only `end` makes its content complete."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import threading
 from collections import deque
 from typing import BinaryIO, cast
 
-from fsbackup.loop import ALERT
+from fsbackup.loop import POLL_INTERVAL
 from fsbackup.sizing import MIB
 
-#: Bytes that may wait to be read.
-_ROOM = 16 * MIB
+#: Bytes that may wait in the pipe; it overshoots by one write.
+_CAPACITY = 16 * MIB
 
 
 class Pipe:
@@ -19,52 +19,52 @@ class Pipe:
     name = "<fsbackup file>"
 
     def __init__(self) -> None:
-        self._change = threading.Condition()
+        self._changed = threading.Condition()
         self._pieces: deque[memoryview] = deque()
-        self._held = 0
+        self._buffered = 0
         self._ended = False
-        self._broken: Exception | None = None
+        self._error: Exception | None = None
 
     def as_stream(self) -> BinaryIO:
-        """Return it as what an upload reads: of a stream it only uses `read`."""
+        """Return the pipe as the stream of an upload, which only calls `read`."""
         return cast(BinaryIO, self)
 
     def write(self, data: bytes) -> None:
-        """Hand on `data`, when there is room for it; raises what `breaks` was given."""
-        with self._change:
-            while not self._change.wait_for(lambda: self._held < _ROOM or self._broken, ALERT):
-                pass
-            if self._broken is not None:
-                raise self._broken
+        """Add `data`, waiting for room; raises the error given to `fail`."""
+        with self._changed:
+            while not self._changed.wait_for(lambda: self._buffered < _CAPACITY or self._error, POLL_INTERVAL):
+                pass  # a wait in slices lets Ctrl-C through
+            if self._error is not None:
+                raise self._error
             if data:
                 self._pieces.append(memoryview(data))
-                self._held += len(data)
-            self._change.notify_all()
+                self._buffered += len(data)
+            self._changed.notify_all()
 
     def end(self) -> None:
-        """Say that this was all."""
-        with self._change:
+        """Mark the content as complete: `read` returns b"" after it."""
+        with self._changed:
             self._ended = True
-            self._change.notify_all()
+            self._changed.notify_all()
 
-    def breaks(self, error: Exception) -> None:
-        """Let reads and writes fail with `error` from now on; a pipe that was read to its end stays as it is."""
-        with self._change:
-            self._broken = self._broken or error
-            self._change.notify_all()
+    def fail(self, error: Exception) -> None:
+        """Make all further reads and writes raise `error`; the first error counts."""
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
 
     def read(self, length: int) -> bytes:
         """Return up to `length` bytes, b"" at the end; waits for the writer."""
-        with self._change:
-            self._change.wait_for(lambda: self._pieces or self._ended or self._broken)
-            if self._broken is not None:
-                raise OSError(str(self._broken)) from self._broken
+        with self._changed:
+            self._changed.wait_for(lambda: self._pieces or self._ended or self._error)
+            if self._error is not None:
+                raise OSError(str(self._error)) from self._error
             if not self._pieces:
                 return b""
             piece = self._pieces.popleft()
-            taken, rest = piece[:length], piece[length:]
+            data, rest = piece[:length], piece[length:]
             if rest:
                 self._pieces.appendleft(rest)
-            self._held -= len(taken)
-            self._change.notify_all()
-            return bytes(taken)
+            self._buffered -= len(data)
+            self._changed.notify_all()
+            return bytes(data)

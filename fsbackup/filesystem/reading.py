@@ -1,4 +1,4 @@
-"""Bytes: whole files, ranges of them, and open files."""
+"""The methods that read: whole files, ranges of them, downloads, and files opened to read."""
 
 from __future__ import annotations
 
@@ -6,135 +6,127 @@ import asyncio
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
+from fsbackup.engine import restore
 from fsbackup.errors import IntegrityError, ObjectNotFoundError
 from fsbackup.filesystem import blocks
-from fsbackup.filesystem.core import Core, on_io
-from fsbackup.filesystem.files import ReadFile
-from fsbackup.filesystem.paths import PROTOCOL, readable_key, split, strip
+from fsbackup.filesystem.base import FileSystemBase, on_io_loop
+from fsbackup.filesystem.paths import PROTOCOL, check_read_key, split, strip
+from fsbackup.filesystem.read_file import ReadFile
 from fsbackup.filesystem.versions import UNREADABLE, Version
 from fsbackup.loop import run
-from fsbackup.replication.progress import hear
-from fsbackup.transfer import restore
+from fsbackup.replication.progress import on_progress
 
-#: How often a read follows an object that is replaced while it is read.
-_FOLLOWED = 3
-#: Files read side by side by one call.
-_FILES = 16
+#: How many replacements one read follows when the object is replaced meanwhile.
+_MAX_REPLACEMENTS = 3
+#: Files that one call reads at a time.
+_MAX_FILES = 16
 
-Edge = int | None
+#: One end of a range, as in a slice.
+Bound = int | None
 
 
-class Reading(Core):
-    """The methods that read. Every byte is proven by its manifest, where there is one, before anybody gets it."""
+class ReadMethods(FileSystemBase):
+    """Bytes. Where an object has a manifest, each byte is proven by it before it is returned."""
 
-    @on_io
-    async def _cat_file(self, path: str, start: Edge = None, end: Edge = None, **kwargs: Any) -> bytes:  # noqa: ARG002
-        [data] = await self._ranges(strip(path), [(start, end)])
+    @on_io_loop
+    async def _cat_file(self, path: str, start: Bound = None, end: Bound = None, **kwargs: Any) -> bytes:  # noqa: ARG002
+        [data] = await self._cat_file_ranges(strip(path), [(start, end)])
         return data
 
-    @on_io
+    @on_io_loop
     async def _cat_ranges(
         self,
         paths: list[str],
-        starts: Iterable[Edge] | Edge,
-        ends: Iterable[Edge] | Edge,
-        max_gap: int | None = None,  # noqa: ARG002 - neighbouring blocks come together in any case
+        starts: Iterable[Bound] | Bound,
+        ends: Iterable[Bound] | Bound,
+        max_gap: int | None = None,  # noqa: ARG002 - adjacent blocks share a request in any case
         batch_size: int | None = None,  # noqa: ARG002
         on_error: str = "return",
         **kwargs: Any,  # noqa: ARG002
     ) -> list[Any]:
-        wanted = list(zip(paths, _each(starts, len(paths)), _each(ends, len(paths)), strict=True))
-        places: dict[str, list[int]] = defaultdict(list)
-        for at, (path, _, _) in enumerate(wanted):
-            places[strip(path)].append(at)
-        out: list[Any] = [None] * len(wanted)
-        gate = asyncio.Semaphore(_FILES)
+        wanted = list(zip(paths, _per_path(starts, len(paths)), _per_path(ends, len(paths)), strict=True))
+        indices: dict[str, list[int]] = defaultdict(list)
+        for index, (path, _, _) in enumerate(wanted):
+            indices[strip(path)].append(index)
+        results: list[Any] = [None] * len(wanted)
+        slots = asyncio.Semaphore(_MAX_FILES)
 
-        async def fill(path: str, which: list[int]) -> None:
-            async with gate:
+        async def read(path: str, indices: list[int]) -> None:
+            async with slots:
                 try:
-                    found: Sequence[Any] = await self._ranges(path, [wanted[at][1:] for at in which])
+                    found: Sequence[Any] = await self._cat_file_ranges(path, [wanted[at][1:] for at in indices])
                 except Exception as error:
                     if on_error == "raise":
                         raise
-                    found = [error] * len(which)
-            for at, data in zip(which, found, strict=True):
-                out[at] = data
+                    found = [error] * len(indices)
+            for index, data in zip(indices, found, strict=True):
+                results[index] = data
 
         async with asyncio.TaskGroup() as group:
-            for path, which in places.items():
-                group.create_task(fill(path, which))
-        return out
+            for path, of_path in indices.items():
+                group.create_task(read(path, of_path))
+        return results
 
-    async def _ranges(self, path: str, wanted: Sequence[tuple[Edge, Edge]]) -> list[bytes]:
-        """Return ranges of one object, all of one version."""
-        opened = self.sets[split(path)[0]]
-        version = await self._readable(path, unseen=True)
-        for _ in range(_FOLLOWED):
+    async def _cat_file_ranges(self, path: str, wanted: Sequence[tuple[Bound, Bound]]) -> list[bytes]:
+        """Return ranges of one object, all of one version: when it is replaced meanwhile, of the newer one."""
+        version = await self._version_to_read(path, check_data=False)
+        for _ in range(_MAX_REPLACEMENTS):
             try:
-                return await self._of(version, wanted)
+                return await self._read(version, wanted)
             except UNREADABLE:
-                after = await self.versions.after(opened, version)
-                if after is None:
+                newer = await self.versions.newer(self.sets[split(path)[0]], version)
+                if newer is None:
                     raise
-                version = after
-        return await self._of(version, wanted)
+                version = newer
+        return await self._read(version, wanted)
 
-    async def _of(
-        self, version: Version, wanted: Sequence[tuple[Edge, Edge]], *, keep: bool = True
+    async def _read(
+        self, version: Version, wanted: Sequence[tuple[Bound, Bound]], *, add_to_cache: bool = True
     ) -> list[bytes]:
-        ranges = [_within(version.size, *each) for each in wanted]
-        return await blocks.read(version.reading, ranges, self.cache, keep=keep)
+        ranges = [_resolve(version.size, *each) for each in wanted]
+        return await blocks.read(version.reader, ranges, self.block_cache, add_to_cache=add_to_cache)
 
-    async def _readable(self, path: str, *, unseen: bool = False) -> Version:
-        """Return the version to read, perhaps `unseen`; a directory has none, and says so."""
+    async def _version_to_read(self, path: str, *, check_data: bool = True) -> Version:
+        """Return the newest version; `IsADirectoryError` for a directory."""
         try:
-            return await self.version(path, unseen=unseen)
+            return await self.version(path, check_data=check_data)
         except ObjectNotFoundError:
             if await self._isdir(path):
                 raise IsADirectoryError(f"{PROTOCOL}://{path} is a directory") from None
             raise
 
-    @on_io
-    async def _read_version(self, version: Version, start: int, end: int, *, keep: bool = True) -> bytes:
-        """Return bytes of one version; when another has taken its place, say so."""
+    async def _read_pinned(self, version: Version, start: int, end: int, *, add_to_cache: bool) -> bytes:
+        """Return bytes of this version and no other; `IntegrityError` when it was replaced."""
         try:
-            [data] = await self._of(version, [(start, end)], keep=keep)
+            [data] = await self._read(version, [(start, end)], add_to_cache=add_to_cache)
         except UNREADABLE as error:
-            after = await self.versions.after(self.sets[split(version.path)[0]], version)
-            if after is None:
+            if await self.versions.newer(self.sets[split(version.path)[0]], version) is None:
                 raise
             raise IntegrityError(
-                "it was replaced while it was open", operation="read", key=version.path, hint="open it again"
+                "object was replaced while it was open", operation="read", key=version.path, hint="open it again"
             ) from error
         return data
 
-    def read_version(self, version: Version, start: int, end: int) -> bytes:
-        """Return bytes of the version that a file was opened at."""
-        return run(self._read_version(version, start, end))
-
-    def start_reading(self, version: Version, start: int, end: int) -> Future[bytes]:
-        """Begin to read bytes of the version that a file was opened at, which are about to go by."""
-        reading = self._read_version(version, start, end, keep=False)
-        return asyncio.run_coroutine_threadsafe(reading, self.loop)
-
     def open_version(self, path: str, sha256: str | None, **options: Any) -> ReadFile:
         """Open a file to read; with `sha256`, only if that is still its content."""
-        version = run(self._readable(strip(path)))
-        manifest = version.reading.manifest
+        version = run(self._version_to_read(strip(path)))
+        manifest = version.reader.manifest
         if sha256 is not None and (manifest is None or manifest.sha256 != sha256):
             raise IntegrityError(
-                "it was replaced since it was opened elsewhere", operation="read", key=version.path
+                "object was replaced after it was opened in another process",
+                operation="read",
+                key=version.path,
+                hint="open it again there",
             )
-        return ReadFile(self, version, **options)
+        return ReadFile(self, version, partial(self._read_pinned, version), **options)
 
-    @on_io
+    @on_io_loop
     async def _get_file(
         self,
         rpath: str,
@@ -143,23 +135,24 @@ class Reading(Core):
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
         name, key = split(strip(rpath))
-        targets = self.sets[name].targets
+        replicas = self.sets[name].replica_set
         try:
             if hasattr(lpath, "write"):
-                await restore.copy_to(targets, readable_key(key), lpath)
+                await restore.copy_to(replicas, check_read_key(key), lpath)
             elif not await asyncio.to_thread(os.path.isdir, lpath):
-                await restore.download(targets, readable_key(key), Path(lpath), progress=hear(callback))
+                target = Path(lpath)
+                await restore.download(replicas, check_read_key(key), target, on_progress=on_progress(callback))
         except ObjectNotFoundError:
             if not await self._isdir(rpath):
                 raise
             await asyncio.to_thread(os.makedirs, lpath, exist_ok=True)
 
 
-def _each(edges: Iterable[Edge] | Edge, count: int) -> list[Edge]:
-    return list(edges) if isinstance(edges, Iterable) else [edges] * count
+def _per_path(bounds: Iterable[Bound] | Bound, count: int) -> list[Bound]:
+    return list(bounds) if isinstance(bounds, Iterable) else [bounds] * count
 
 
-def _within(size: int, start: Edge, end: Edge) -> tuple[int, int]:
-    """Return a range with its negative and missing edges resolved, as slices do."""
+def _resolve(size: int, start: Bound, end: Bound) -> blocks.Range:
+    """Return a range with negative and missing bounds resolved as in a slice."""
     low, high, _ = slice(start, end).indices(size)
     return low, max(low, high)

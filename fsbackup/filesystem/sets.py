@@ -1,4 +1,4 @@
-"""The replication sets behind the paths: opened from the configuration when first needed, once per process."""
+"""The replication sets of a configuration, each opened at its first use, once per process."""
 
 from __future__ import annotations
 
@@ -9,56 +9,55 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from fsbackup.engine.breaker import CircuitBreaker
+from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
+from fsbackup.engine.selector import ReplicaSelector
 from fsbackup.errors import ConfigError, FsbackupError
-from fsbackup.factory import open_set
 from fsbackup.replication.storage import ReplicatedStorage
-from fsbackup.transfer.outages import Outages
-from fsbackup.transfer.replicas import MemoryBudget, ReplicaSet
-from fsbackup.transfer.turns import Turns
 
 log = logging.getLogger("fsbackup.storage")
 
 
 @dataclass(frozen=True)
 class OpenSet:
-    """One replication set.
+    """One replication set, and what is known of its replicas over all objects.
 
     Parameters
     ----------
     storage
-        Writes go to it.
-    turns
-        Which replica short reads ask first, learnt over all objects.
-    outages
-        Which replicas do not answer: whoever looks at many objects waits for one once.
+        The set itself.
+    selector
+        Chooses the replica of a short read by the latencies so far.
+    breaker
+        Skips replicas that do not answer, so that only one object waits for each.
     """
 
     storage: ReplicatedStorage
-    turns: Turns = field(default_factory=Turns)
-    outages: Outages = field(default_factory=Outages)
-    _told: set[str] = field(default_factory=set)
+    selector: ReplicaSelector = field(default_factory=ReplicaSelector)
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    _warned: set[str] = field(default_factory=set)
 
-    def tell(self, failed: Mapping[str, FsbackupError]) -> None:
-        """Log which replicas are done without, each once until it is back."""
+    def warn_once(self, failed: Mapping[str, FsbackupError]) -> None:
+        """Log the replicas that failed, each once until it answers again."""
         for name, error in failed.items():
-            if name not in self._told:
-                log.warning("reads go on without %s: %s", name, error)
-        self._told.clear()
-        self._told.update(failed)
+            if name not in self._warned:
+                log.warning("reads continue without %s: %s", name, error)
+        self._warned.clear()
+        self._warned.update(failed)
 
     @cached_property
     def budget(self) -> MemoryBudget:
-        """Shared by all uploads of known size."""
+        """The memory that all uploads of known size share."""
         return MemoryBudget(self.storage.replica_set.memory)
 
     @property
-    def targets(self) -> ReplicaSet:
-        """The replicas."""
+    def replica_set(self) -> ReplicaSet:
+        """The stores and the rule of the set."""
         return self.storage.replica_set
 
 
-class Sets:
-    """The sets of one configuration file.
+class OpenSets:
+    """The sets of one configuration file, by name.
 
     Parameters
     ----------
@@ -77,7 +76,7 @@ class Sets:
         """Return the names of all sets."""
         from fsbackup.config import load_config
 
-        self._forget_after_fork()
+        self._reset_after_fork()
         if self._names is None:
             self._names = tuple(load_config(self._config).replication)
         return self._names
@@ -88,23 +87,23 @@ class Sets:
         Raises
         ------
         ConfigError
-            When there is none of this name, or the configuration is wrong.
+            When there is no set of this name, or the configuration is wrong.
         """
-        self._forget_after_fork()
+        self._reset_after_fork()
         if name in self._open:
             return self._open[name]
         if name not in self.names():
             known = ", ".join(self.names()) or "none"
             raise ConfigError(
-                f"fsbackup://{name}: {self._config} has no replication set of this name",
-                hint=f"a path is fsbackup://SET/KEY; there are: {known}",
+                f"fsbackup://{name}: no replication set {name!r} in {self._config}",
+                hint=f"use fsbackup://SET/KEY with one of its sets: {known}",
             )
         with self._lock:
             if name not in self._open:
-                self._open[name] = OpenSet(open_set(self._config, name, errors="raise"))
+                self._open[name] = OpenSet(ReplicatedStorage.from_config(self._config, name, errors="raise"))
         return self._open[name]
 
-    def _forget_after_fork(self) -> None:
-        """A forked child opens its own: connections and locks are not its parent's."""
+    def _reset_after_fork(self) -> None:
+        """Drop what a forked child inherited: connections and locks belong to its parent."""
         if self._pid != os.getpid():
             self._lock, self._open, self._pid = threading.Lock(), {}, os.getpid()

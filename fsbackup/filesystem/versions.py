@@ -1,4 +1,4 @@
-"""Which version of an object is read, remembered for a moment: one look at a file costs one manifest, not five."""
+"""Versions of objects, and a cache of the newest: consumers look at a file several times before they read it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import asyncio
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
+from fsbackup.engine.download import ObjectReader, locate, newer_version
 from fsbackup.errors import IntegrityError, NoHealthyReplicaError
 from fsbackup.filesystem.sets import OpenSet
-from fsbackup.transfer.download import Reading, locate, successor
 
-#: Seconds for which an answer counts: consumers ask for the same file several times before they read it.
-FRESH = 1.0
-#: Versions remembered; the hashes of one take up to about 2 MB.
-_MOST = 64
+#: Seconds for which a version counts as the newest without a request.
+TTL = 1.0
+#: Versions cached; the hashes of one take up to about 2 MB.
+_MAX_CACHED = 64
+#: The errors of a read whose version no replica can give (any more).
+UNREADABLE = (IntegrityError, NoHealthyReplicaError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,33 +28,36 @@ class Version:
     ----------
     path
         Set and key.
-    reading
-        Where its bytes come from.
-    until
-        On the monotonic clock, until when it may pass for the newest.
-    seen
-        Its data was seen beside its manifests; else only reading it tells.
+    reader
+        Reads its bytes.
+    fresh_until
+        On the monotonic clock.
+    data_checked
+        Whether the data was found beside the records. Otherwise only a read shows whether it is there.
     """
 
     path: str
-    reading: Reading
-    until: float
-    seen: bool = True
+    reader: ObjectReader
+    fresh_until: float
+    data_checked: bool = True
 
     @property
     def size(self) -> int:
         """Bytes."""
-        return self.reading.size
+        return self.reader.plan.size
 
     @property
     def modified(self) -> float | None:
-        """When this version was made, epoch seconds; for an object without manifest when it was stored."""
-        manifest = self.reading.manifest
-        return datetime.fromisoformat(manifest.created_at).timestamp() if manifest else self.reading.modified
+        """When this version was created, in epoch seconds; for an object without manifest when it was stored.
+
+        None when neither is known, as for a manifest whose `created_at` cannot be parsed.
+        """
+        manifest = self.reader.manifest
+        return manifest.created_timestamp if manifest else self.reader.plan.modified
 
     def info(self) -> dict[str, Any]:
         """Return what fsspec calls the file's info."""
-        manifest = self.reading.manifest
+        manifest = self.reader.manifest
         return {
             "name": self.path,
             "size": self.size,
@@ -61,96 +65,91 @@ class Version:
             "mtime": self.modified,
             "sha256": manifest.sha256 if manifest else None,
             "generation": manifest.generation if manifest else None,
-            "replicas": [store.name for store in self.reading.stores],
+            "replicas": [store.name for store in self.reader.plan.stores],
         }
 
 
-class Versions:
-    """The versions seen a moment ago. Used on the I/O loop only."""
+class VersionCache:
+    """The newest versions by path, for `TTL` seconds. Used on the I/O loop only."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, Version] = OrderedDict()
-        self._asking: dict[tuple[str, bool], asyncio.Task[Version]] = {}
+        self._versions: OrderedDict[str, Version] = OrderedDict()
+        #: Look-ups in progress, by path and whether they check the data.
+        self._lookups: dict[tuple[str, bool], asyncio.Task[Version]] = {}
 
-    async def find(self, opened: OpenSet, path: str, key: str, *, unseen: bool = False) -> Version:
-        """Return the newest version, asking the replicas unless somebody just did.
+    async def find(self, opened: OpenSet, path: str, key: str, *, check_data: bool = True) -> Version:
+        """Return the newest version, cached or from the replicas; calls at the same time share one look-up.
 
-        One whose bytes are read anyhow may be `unseen`, which saves a request per replica.
+        Without `check_data`, the records suffice, which saves one request per replica: for a version that is read
+        at once.
 
         Raises
         ------
         ObjectNotFoundError
-            When every replica says that there is no such key, or that it was deleted.
+            When every replica reports that the key is absent or deleted.
         IntegrityError, NoHealthyReplicaError
-            When nothing proven can be said of it.
+            When nothing about it is proven.
         """
-        known = self._known.get(path)
-        if known is not None and time.monotonic() < known.until and (known.seen or unseen):
-            return known
-        task = self._asking.get((path, True)) or self._asking.get((path, not unseen))
+        cached = self._versions.get(path)
+        if (
+            cached is not None
+            and time.monotonic() < cached.fresh_until
+            and (cached.data_checked or not check_data)
+        ):
+            return cached
+        task = self._lookups.get((path, True)) or self._lookups.get((path, check_data))
         if task is None:
-            task = asyncio.create_task(self._ask(opened, path, key, see=not unseen))
-            self._asking[path, not unseen] = task
-            task.add_done_callback(lambda done: self._asked((path, not unseen), done))
+            task = asyncio.create_task(self._look_up(opened, path, key, check_data=check_data))
+            self._lookups[path, check_data] = task
+            task.add_done_callback(lambda done: self._lookup_done((path, check_data), done))
         return await asyncio.shield(task)
 
-    async def after(self, opened: OpenSet, version: Version) -> Version | None:
-        """Return the version to go on with after one that cannot be read (any more), None when there is no other.
+    async def newer(self, opened: OpenSet, version: Version) -> Version | None:
+        """Return the version that replaced one that cannot be read, None when there is no other.
 
         Raises
         ------
         ObjectNotFoundError, NoHealthyReplicaError
-            When the object is gone by now.
+            When the object is gone.
         """
-        self.forget(version.path)
-        newer = await successor(opened.targets.stores, version.reading)
-        return self._remember(version.path, newer) if newer is not None else None
+        self.discard(version.path)
+        reader = await newer_version(opened.replica_set, version.reader)
+        return self._add(Version(version.path, reader, time.monotonic() + TTL)) if reader is not None else None
 
-    def forget(self, path: str) -> None:
-        """Ask again next time: it was written to or deleted."""
-        self._known.pop(path, None)
-        for seen in (True, False):
-            self._asking.pop((path, seen), None)
+    def discard(self, path: str) -> None:
+        """Remove a path that was written to or deleted; a look-up in progress is not cached either."""
+        self._versions.pop(path, None)
+        for check_data in (True, False):
+            self._lookups.pop((path, check_data), None)
 
-    def forget_all(self) -> None:
-        """Ask again for everything."""
-        self._known.clear()
-        self._asking.clear()
+    def clear(self) -> None:
+        """Remove everything."""
+        self._versions.clear()
+        self._lookups.clear()
 
-    async def _ask(self, opened: OpenSet, path: str, key: str, *, see: bool) -> Version:
-        targets = opened.targets
-        reading = await locate(
-            targets.stores,
+    async def _look_up(self, opened: OpenSet, path: str, key: str, *, check_data: bool) -> Version:
+        reader = await locate(
+            opened.replica_set,
             key,
-            memory=targets.memory,
-            stall=targets.stall,
-            outages=opened.outages,
-            turns=opened.turns,
-            with_stat=see,
+            breaker=opened.breaker,
+            selector=opened.selector,
+            with_data=check_data,
         )
-        opened.tell(reading.failed)
-        version = Version(path, reading, time.monotonic() + FRESH, seen=see)
-        if self._asking.get((path, see)) is asyncio.current_task():
-            self._keep(version)
+        opened.warn_once(reader.log.failed)
+        version = Version(path, reader, time.monotonic() + TTL, data_checked=check_data)
+        if self._lookups.get((path, check_data)) is asyncio.current_task():
+            self._add(version)
         return version
 
-    def _asked(self, which: tuple[str, bool], task: asyncio.Task[Version]) -> None:
-        if self._asking.get(which) is task:
-            del self._asking[which]
-        # Whoever asked may have been cancelled, and then nobody else looks at how it ended.
+    def _lookup_done(self, lookup: tuple[str, bool], task: asyncio.Task[Version]) -> None:
+        if self._lookups.get(lookup) is task:
+            del self._lookups[lookup]
+        # Retrieves the error: asyncio logs an unretrieved one, and all callers may have been cancelled.
         task.cancelled() or task.exception()
 
-    def _remember(self, path: str, reading: Reading) -> Version:
-        version = Version(path, reading, time.monotonic() + FRESH)
-        self._keep(version)
+    def _add(self, version: Version) -> Version:
+        self._versions[version.path] = version
+        self._versions.move_to_end(version.path)
+        while len(self._versions) > _MAX_CACHED:
+            self._versions.popitem(last=False)
         return version
-
-    def _keep(self, version: Version) -> None:
-        self._known[version.path] = version
-        self._known.move_to_end(version.path)
-        while len(self._known) > _MOST:
-            self._known.popitem(last=False)
-
-
-#: What a read of a version raises when its bytes cannot be had (any more).
-UNREADABLE = (IntegrityError, NoHealthyReplicaError)

@@ -1,36 +1,41 @@
-"""Storing and removing: to all replicas of a set at once, and never more than was named."""
+"""The methods that store and remove: on all replicas of a set at once, and nothing but the named objects."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import io
 import os
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
+from fsbackup.engine import delete
+from fsbackup.engine.source import BytesSource, Source, StreamSource, open_source
+from fsbackup.engine.upload import UploadProgress, upload
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
-from fsbackup.filesystem import paths, tree
-from fsbackup.filesystem.core import Core, on_io, side_by_side
+from fsbackup.filesystem import directories, paths
+from fsbackup.filesystem.base import FileSystemBase, on_io_loop
 from fsbackup.filesystem.pipe import Pipe
 from fsbackup.keys import check_key
 from fsbackup.loop import Call, run
 from fsbackup.replication.progress import CallbackProgress
-from fsbackup.transfer import remove
-from fsbackup.transfer.source import Source, StreamSource, open_source
-from fsbackup.transfer.upload import Progress, upload
+
+T = TypeVar("T")
+
+#: Objects that one call moves or removes at a time.
+_MAX_OBJECTS = 16
 
 
-class Writing(Core):
-    """The methods that change something. An object is replaced whole, on enough replicas, or stays as it was."""
+class WriteMethods(FileSystemBase):
+    """Changes. An object is replaced whole, on enough replicas, or stays as it was."""
 
-    @on_io
+    @on_io_loop
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:  # noqa: ARG002
-        source = StreamSource(io.BytesIO(value), paths.strip(path), allow_empty=True)
-        await self._store(path, source, len(value), create_only=mode == "create")
+        data = value if isinstance(value, bytes) else bytes(memoryview(value))
+        await self._store(path, BytesSource(data, paths.strip(path)), create_only=mode == "create")
 
-    @on_io
+    @on_io_loop
     async def _put_file(
         self,
         lpath: str,
@@ -45,46 +50,53 @@ class Writing(Core):
         source = await asyncio.to_thread(open_source, lpath)
         try:
             progress = CallbackProgress(callback, str(lpath), paths.strip(rpath))
-            await self._store(rpath, source, source.size, create_only=mode == "create", progress=progress)
+            await self._store(rpath, source, create_only=mode == "create", progress=progress)
         finally:
             source.close()
 
     def start_upload(self, path: str, pipe: Pipe, *, create_only: bool) -> Call[None]:
-        """Begin to store what comes through `pipe`."""
+        """Start to store the content of `pipe`."""
         source = StreamSource(pipe.as_stream(), paths.strip(path), allow_empty=True)
-        return Call(self._store(path, source, None, create_only=create_only))
+        return Call(self._store(path, source, create_only=create_only))
 
     async def _store(
         self,
         path: str,
         source: Source,
-        size: int | None,
         *,
+        size: int | None = None,
         create_only: bool = False,
-        progress: Progress | None = None,
+        progress: UploadProgress | None = None,
     ) -> None:
-        """Store a source; an open file, of no known `size`, must not wait for others that may never end."""
+        """Store a source, once its bytes fit into the memory that uploads share.
+
+        Parameters
+        ----------
+        size
+            Of a stream that surely ends. Any other stream does not wait for memory: open files may each wait for
+            the next to be closed.
+        """
         path = paths.strip(path)
-        name, key = paths.writable(path)
+        name, key = paths.split_for_write(path)
         opened = self.sets[name]
         if create_only and await self._exists(path):
-            raise paths.taken(path)
-        async with opened.budget.reserve(size or 0):
-            report = await upload(opened.targets, key, source, overwrite=not create_only, progress=progress)
-        self.versions.forget(path)
+            raise paths.exists_error(path)
+        async with opened.budget.reserve(size or source.size or 0):
+            report = await upload(opened.replica_set, key, source, overwrite=not create_only, progress=progress)
+        self.versions.discard(path)
         if not report:
             raise report.failure()
 
-    @on_io
+    @on_io_loop
     async def _rm_file(self, path: str, **kwargs: Any) -> None:  # noqa: ARG002
         path = paths.strip(path)
-        name, key = paths.writable(path)
-        report = await remove.delete(self.sets[name].targets, key)
-        self.versions.forget(path)
+        name, key = paths.split_for_write(path)
+        report = await delete.delete(self.sets[name].replica_set, key)
+        self.versions.discard(path)
         if not report:
             raise report.failure()
 
-    @on_io
+    @on_io_loop
     async def _rm(
         self,
         path: str | list[str],
@@ -94,25 +106,35 @@ class Writing(Core):
         missing_ok: bool = True,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
-        """Remove exactly what is named: a ``*`` is a letter like any other here."""
+        """Remove exactly the named paths: a ``*`` has no special meaning."""
         named = [paths.strip(each) for each in ([path] if isinstance(path, str) else path)]
-        todo: dict[str, None] = {}
+        files: dict[str, None] = {}
         for each in named:
             kind = await self._type(each)
             if kind is None and not missing_ok:
-                raise FileNotFoundError(errno.ENOENT, "there is no such object or directory", each)
-            below = await self.files_at(each, kind, "remove", recursive=recursive, maxdepth=maxdepth)
-            todo.update(dict.fromkeys(below))
+                raise FileNotFoundError(errno.ENOENT, "no such object or directory", each)
+            found = await self._select_files(each, kind, "remove", recursive=recursive, maxdepth=maxdepth)
+            files.update(dict.fromkeys(found))
         try:
-            await side_by_side(self._rm_file, todo)
+            await run_concurrently(self._rm_file, files)
         finally:
             for each in named:
-                self.made.remove(each)
+                self.empty_directories.remove(each)
 
-    async def files_at(
+    async def _select_files(
         self, path: str, kind: str | None, operation: str, *, recursive: bool, maxdepth: int | None
     ) -> list[str]:
-        """Return the files that go when `path` is removed or moved, which is the `operation`."""
+        """Return the files that an `operation` ("remove" or "move") on `path` concerns.
+
+        Raises
+        ------
+        PermissionError
+            For a whole replication set.
+        IsADirectoryError
+            For a directory without `recursive`.
+        NoHealthyReplicaError
+            When a replica could not be listed: the files that only it has would be left behind.
+        """
         name, key = paths.split(path)
         if not key:
             raise PermissionError(
@@ -123,11 +145,11 @@ class Writing(Core):
         if not recursive:
             raise IsADirectoryError(errno.EISDIR, f"is a directory; {operation} it with recursive=True", path)
         errors: dict[str, FsbackupError] = {}
-        found = [info["name"] async for info in tree.everything(self.sets[name], name, key, errors)]
+        found = [info["name"] async for info in directories.iter_files(self.sets[name], name, key, errors)]
         if errors:
             reasons = "; ".join(str(error) for error in errors.values())
             raise NoHealthyReplicaError(
-                f"nothing was done, since not all replicas could be listed: {reasons}",
+                f"cannot {operation} the directory: not all replicas could be listed: {reasons}",
                 operation=operation,
                 key=key,
                 hint="try again when they answer",
@@ -136,24 +158,24 @@ class Writing(Core):
         return [each for each in found if maxdepth is None or each.count("/") - depth <= maxdepth]
 
     def rm(self, path: str | list[str], recursive: bool = False, maxdepth: int | None = None) -> None:
-        """Remove exactly what is named, and with `recursive` what lies below it; never more by a pattern.
+        """Remove exactly the named paths, with `recursive` also directories; a ``*`` has no special meaning.
 
         Raises
         ------
         FileNotFoundError
-            When it is not there, and that is proven.
+            When a path is proven absent.
         NoHealthyReplicaError
-            When a directory cannot be listed on every replica: then nothing of it is removed.
+            When a directory could not be listed on every replica: then nothing is removed.
         PermissionError
             For a whole replication set.
         """
         run(self._rm(path, recursive=recursive, maxdepth=maxdepth, missing_ok=False))
 
-    @on_io
+    @on_io_loop
     async def _mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> None:  # noqa: ARG002
         await self._makedirs(path, exist_ok=False)
 
-    @on_io
+    @on_io_loop
     async def _makedirs(self, path: str, exist_ok: bool = False) -> None:
         path = paths.strip(path)
         name, key = paths.split(path)
@@ -161,13 +183,26 @@ class Writing(Core):
             check_key(key)
         kind = await self._type(path) if not exist_ok else None
         if kind is not None:
-            raise FileExistsError(errno.EEXIST, f"there is such a {kind} already", path)
+            raise FileExistsError(errno.EEXIST, f"{kind} already exists", path)
         _ = self.sets[name]
-        self.made.add(path)
+        self.empty_directories.add(path)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty directory."""
         path = paths.strip(path)
         if self.ls(path, detail=False):
             raise OSError(errno.ENOTEMPTY, "the directory is not empty", path)
-        self.made.remove(path)
+        self.empty_directories.remove(path)
+
+
+async def run_concurrently(work: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:
+    """Call `work` for each item, some at a time; when all have ended, raise the first error."""
+    slots = asyncio.Semaphore(_MAX_OBJECTS)
+
+    async def work_on(item: T) -> None:
+        async with slots:
+            await work(item)
+
+    for error in await asyncio.gather(*map(work_on, items), return_exceptions=True):
+        if error is not None:
+            raise error

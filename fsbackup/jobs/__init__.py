@@ -1,20 +1,19 @@
 """Jobs: what a configuration says to back up, found, named and stored."""
 
-from fsbackup.jobs.found import Found, Missed, Skipped, SourceFile
 from fsbackup.jobs.plan import Planned, plan_job
-from fsbackup.jobs.report import BackendTally, FileOutcome, JobReport
+from fsbackup.jobs.report import BackendCounts, FileResult, JobReport
 from fsbackup.jobs.run import run_job
-from fsbackup.jobs.sources import find_files
+from fsbackup.jobs.sources import Skipped, SourceEntry, SourceFile, Unreadable, find_files
 
 __all__ = [
-    "BackendTally",
-    "FileOutcome",
-    "Found",
+    "BackendCounts",
+    "FileResult",
     "JobReport",
-    "Missed",
     "Planned",
     "Skipped",
+    "SourceEntry",
     "SourceFile",
+    "Unreadable",
     "find_files",
     "plan_job",
     "run_job",

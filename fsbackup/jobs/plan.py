@@ -9,8 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from fsbackup.errors import ConfigError, SourceError
-from fsbackup.jobs.found import Found, Missed, Skipped, SourceFile
-from fsbackup.jobs.sources import find_files
+from fsbackup.jobs.sources import Skipped, SourceEntry, SourceFile, Unreadable, find_files
 from fsbackup.jobs.template import Destination, local_now
 
 if TYPE_CHECKING:
@@ -25,11 +24,13 @@ class Planned:
     key: str
 
 
-def plan_job(config: Config, name: str, *, now: datetime | None = None) -> Iterator[Planned | Missed | Skipped]:
+def plan_job(
+    config: Config, name: str, *, now: datetime | None = None
+) -> Iterator[Planned | Unreadable | Skipped]:
     """Yield what a run of the job would store, streaming; touches no backend.
 
-    Files that would share a key are all `Missed`, none of them wins. Finding them takes a look at the whole source
-    first, unless the destination has ``{relpath}``.
+    Files that would share a key are all `Unreadable`, none of them wins. Finding them takes a look at the whole
+    source first, unless the destination has ``{relpath}``.
 
     Raises
     ------
@@ -38,7 +39,7 @@ def plan_job(config: Config, name: str, *, now: datetime | None = None) -> Itera
     """
     job = job_of(config, name)
     destination = Destination(job.destination, job=name, now=now or local_now())
-    keep_out = _own_places(config, job)
+    keep_out = _backend_directories(config, job)
     return _plan(job, destination, keep_out)
 
 
@@ -57,30 +58,34 @@ def job_of(config: Config, name: str) -> JobConfig:
 
 def _plan(
     job: JobConfig, destination: Destination, keep_out: frozenset[str]
-) -> Iterator[Planned | Missed | Skipped]:
+) -> Iterator[Planned | Unreadable | Skipped]:
     shared = _shared_keys(job, destination, keep_out)
     for found in find_files(job.source, keep_out=keep_out, allow_empty=job.allow_empty):
         yield _planned(found, destination, shared)
 
 
-def _planned(found: Found, destination: Destination, shared: frozenset[str]) -> Planned | Missed | Skipped:
+def _planned(
+    found: SourceEntry, destination: Destination, shared: frozenset[str]
+) -> Planned | Unreadable | Skipped:
     if not isinstance(found, SourceFile):
         return found
     try:
         key = destination.key(found)
     except SourceError as error:
-        return Missed(found.path, error)
-    return Missed(found.path, _shares(found.path, key)) if key in shared else Planned(found.path, key)
+        return Unreadable(found.path, error)
+    return (
+        Unreadable(found.path, _shared_key_error(found.path, key)) if key in shared else Planned(found.path, key)
+    )
 
 
-def _shares(path: str, key: str) -> SourceError:
+def _shared_key_error(path: str, key: str) -> SourceError:
     hint = "use {relpath} in the job's destination, which tells them apart"
     return SourceError(f"{path}: another file would be stored under the same key {key!r}", hint=hint)
 
 
 def _shared_keys(job: JobConfig, destination: Destination, keep_out: frozenset[str]) -> frozenset[str]:
     """Return the keys that several files would have. Hashes stand for the keys: there may be a million."""
-    if destination.tells_apart:
+    if destination.is_unique_per_file:
         return frozenset()
     seen: set[int] = set()
     shared: set[str] = set()
@@ -93,7 +98,7 @@ def _shared_keys(job: JobConfig, destination: Destination, keep_out: frozenset[s
     return frozenset(shared)
 
 
-def _own_places(config: Config, job: JobConfig) -> frozenset[str]:
+def _backend_directories(config: Config, job: JobConfig) -> frozenset[str]:
     """Return the directories of the job's own local backends, or each run would back up the run before."""
     names = config.replication[job.replication].backends
     paths = (getattr(config.backends[name], "path", None) for name in names)

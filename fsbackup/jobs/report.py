@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from fsbackup.transfer.results import Report, Status
+from fsbackup.engine.results import BaseReport, Report, Serializable, Status
 
 if TYPE_CHECKING:
     from fsbackup.replication.prune import PruneReport
@@ -17,7 +17,7 @@ FileStatus = Literal["stored", "already", "degraded", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class FileOutcome:
+class FileResult(Serializable):
     """How one file of a job fared.
 
     Parameters
@@ -64,7 +64,7 @@ class FileOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class BackendTally:
+class BackendCounts(Serializable):
     """One backend's part in a job.
 
     Parameters
@@ -89,21 +89,9 @@ class BackendTally:
     seconds: float
     error: str | None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the tally as plain JSON types."""
-        return {
-            "location": self.location,
-            "stored": self.stored,
-            "already": self.already,
-            "failed": self.failed,
-            "bytes_sent": self.bytes_sent,
-            "seconds": round(self.seconds, 3),
-            "error": self.error,
-        }
-
 
 @dataclass(frozen=True, slots=True)
-class JobReport:
+class JobReport(BaseReport):
     """How a job fared; true unless it failed.
 
     Parameters
@@ -135,9 +123,11 @@ class JobReport:
     skipped: int
     bytes_read: int
     seconds: float
-    backends: Mapping[str, BackendTally]
-    problems: tuple[FileOutcome, ...]
+    backends: Mapping[str, BackendCounts]
+    problems: tuple[FileResult, ...]
     prune: PruneReport | None = None
+
+    json_properties: ClassVar[tuple[str, ...]] = ("status", "files")
 
     @property
     def files(self) -> int:
@@ -155,24 +145,6 @@ class JobReport:
         pruned = self.prune is None or self.prune.status == "complete"
         return self.stored_status if pruned or self.failed else "degraded"
 
-    def __bool__(self) -> bool:
-        return self.status != "failed"
-
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain JSON types."""
-        return {
-            "job": self.job,
-            "replication": self.replication,
-            "status": self.status,
-            "files": self.files,
-            "stored": self.stored,
-            "already": self.already,
-            "degraded": self.degraded,
-            "failed": self.failed,
-            "skipped": self.skipped,
-            "bytes_read": self.bytes_read,
-            "seconds": round(self.seconds, 3),
-            "backends": {name: tally.as_dict() for name, tally in self.backends.items()},
-            "problems": [problem.as_dict(brief=True) for problem in self.problems],
-            "prune": self.prune.as_dict() if self.prune else None,
-        }
+        """Return the report as plain JSON types; the problems without what each replica did."""
+        return {**Serializable.as_dict(self), "problems": [each.as_dict(brief=True) for each in self.problems]}

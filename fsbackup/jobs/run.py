@@ -9,18 +9,18 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from fsbackup.factory import open_set
-from fsbackup.jobs.found import FoundKeys, Missed, Skipped
+from fsbackup.jobs.counts import JobCounts
 from fsbackup.jobs.plan import Planned, job_of, plan_job
-from fsbackup.jobs.report import FileOutcome, JobReport
-from fsbackup.jobs.tally import Tally
+from fsbackup.jobs.report import FileResult, JobReport
+from fsbackup.jobs.sources import FoundKeys, Skipped, Unreadable
 from fsbackup.jobs.template import Destination, local_now
+from fsbackup.replication.storage import ReplicatedStorage
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from fsbackup.config import Config
-    from fsbackup.replication.batch import Outcome
+    from fsbackup.replication.batch import ItemResult
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def run_job(
     name: str,
     *,
     now: datetime | None = None,
-    on_file: Callable[[FileOutcome], None] | None = None,
+    on_file: Callable[[FileResult], None] | None = None,
     progress: Callable[[Any, str], Callback | None] | None = None,
 ) -> JobReport:
     """Store every file of a job in every replica of its set, and then prune, where the job says so.
@@ -60,20 +60,20 @@ def run_job(
         When there is no such job, or a backend cannot be opened as it is configured.
     """
     job = job_of(config, name)
-    store = open_set(config, job.replication)
-    tally, found_keys = Tally(store, on_file), FoundKeys()
+    store = ReplicatedStorage.from_config(config, job.replication)
+    counts, found_keys = JobCounts(store, on_file), FoundKeys()
     plan = plan_job(config, name, now=now)
-    for files in _slices(_only_files(plan, tally), SLICE):
+    for files in _slices(_only_files(plan, counts), SLICE):
         items = [(file.path, file.key) for file in files]
         if job.prune:
             for file in files:
                 found_keys.add(file.key)
         outcomes = store.replicate_many(items, overwrite=job.overwrite, callback=progress)
         # Closed on every way out: uploads that are under way end and clean up before a Ctrl-C goes on.
-        with closing(cast("Generator[Outcome, None, None]", outcomes)) as results:
+        with closing(cast("Generator[ItemResult, None, None]", outcomes)) as results:
             for outcome in results:
-                tally.outcome(outcome)
-    report = tally.report(name, job.replication)
+                counts.add_result(outcome)
+    report = counts.report(name, job.replication)
     if job.prune and report:
         prefix = Destination(job.destination, job=name, now=now or local_now()).prefix
         return replace(report, prune=store.prune(prefix, dry_run=False, found_at_source=found_keys))
@@ -86,9 +86,9 @@ def _slices(values: Iterable[T], length: int) -> Iterator[list[T]]:
         yield part
 
 
-def _only_files(plan: Iterable[Planned | Missed | Skipped], tally: Tally) -> Iterator[Planned]:
+def _only_files(plan: Iterable[Planned | Unreadable | Skipped], counts: JobCounts) -> Iterator[Planned]:
     for found in plan:
         if isinstance(found, Planned):
             yield found
         else:
-            tally.no_file(found)
+            counts.add_entry(found)

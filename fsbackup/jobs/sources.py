@@ -1,34 +1,108 @@
 """The files of a job: a file, all files below a directory, or what a glob matches. Sorted and streaming.
 
-Nothing is left out in silence: what should be backed up and cannot be is `Missed`, what is no file to back up
+Nothing is left out in silence: what should be backed up and cannot be is `Unreadable`, what is no file to back up
 (a link to a directory, a FIFO, the place where a backend keeps its own copies) is `Skipped`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
+from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
 from glob import has_magic
 from typing import TYPE_CHECKING
 
 from fsbackup.errors import SourceError, SourceNotFoundError
-from fsbackup.jobs.found import Found, Missed, Skipped, SourceFile, unreadable
-from fsbackup.jobs.patterns import EVERYTHING, Excludes, PathPattern, split_glob
-from fsbackup.jobs.walk import Walk
+from fsbackup.jobs.patterns import EVERYTHING, Excludes, PathPattern, State, split_glob
 
 if TYPE_CHECKING:
     from fsbackup.config import SourceConfig
 
 
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file to back up: its path, and the path that tells it from the others of its source (``/``-separated)."""
+
+    path: str
+    relpath: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file or directory that should be backed up and cannot be, and why."""
+
+    path: str
+    error: SourceError
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """What is no file to back up, and why; `level` is the logging level at which that is news."""
+
+    path: str
+    reason: str
+    level: int = logging.INFO
+
+
+SourceEntry = SourceFile | Unreadable | Skipped
+
+
+class FoundKeys:
+    """The keys that a run found at its source: nine bytes for each, since there may be millions.
+
+    Hashes stand for them. Two keys with one hash cost nothing but room: what is in here is kept.
+    """
+
+    #: An array is searched from its beginning to its end, so there are many short ones.
+    _BUCKETS = 4096
+
+    def __init__(self) -> None:
+        self._hashes = [array("q") for _ in range(self._BUCKETS)]
+
+    def add(self, key: str) -> None:
+        """Take note of a key."""
+        self._hashes[hash(key) % self._BUCKETS].append(hash(key))
+
+    def __contains__(self, key: object) -> bool:
+        return hash(key) in self._hashes[hash(key) % self._BUCKETS]
+
+
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}
+
+
+def not_a_file(path: str, mode: int) -> Skipped:
+    """Return why a path of this mode is skipped."""
+    if stat.S_ISDIR(mode):
+        return Skipped(path, "a link to a directory is not followed")
+    return Skipped(path, _KINDS.get(stat.S_IFMT(mode), "neither file nor directory"), logging.WARNING)
+
+
+def missing_file(path: str, what: str, error: OSError) -> SourceError:
+    """Return the error for a name that is listed, with nothing behind it."""
+    result = SourceNotFoundError(f"{path}: {what}", hint="remove it, or add it to the job's exclude")
+    result.__cause__ = error
+    return result
+
+
+def unreadable(path: str, error: OSError) -> SourceError:
+    """Return the operating system's error as ours."""
+    kind = SourceNotFoundError if isinstance(error, FileNotFoundError) else SourceError
+    result = kind(f"{path}: cannot be read: {error.strerror or error}")
+    result.__cause__ = error
+    return result
+
+
 def find_files(
     source: SourceConfig, *, keep_out: frozenset[str] = frozenset(), allow_empty: bool = False
-) -> Iterator[Found]:
+) -> Iterator[SourceEntry]:
     """Yield what a source consists of, in the order of the paths' bytes.
 
     A directory's files keep their tree as `relpath`; a glob's are relative to the directory before its first
     wildcard; a single file's is its name. A link to a file is that file. Links to directories are not followed,
-    except where the source itself is one. A source without any file at all is `Missed`.
+    except where the source itself is one. A source without any file at all is `Unreadable`.
 
     Parameters
     ----------
@@ -44,10 +118,10 @@ def find_files(
         nothing = nothing and isinstance(found, Skipped)
         yield found
     if nothing and not allow_empty:
-        yield Missed(source.path, _nothing_found(source))
+        yield Unreadable(source.path, _nothing_found(source))
 
 
-def _search(source: SourceConfig, keep_out: frozenset[str]) -> Iterator[Found]:
+def _search(source: SourceConfig, keep_out: frozenset[str]) -> Iterator[SourceEntry]:
     path, excludes = source.path, Excludes(source.exclude)
     root, pattern = path.rstrip("/") or "/", EVERYTHING
     if has_magic(path) and not os.path.lexists(path):
@@ -56,10 +130,10 @@ def _search(source: SourceConfig, keep_out: frozenset[str]) -> Iterator[Found]:
     try:
         is_directory = stat.S_ISDIR(os.stat(path).st_mode)
     except OSError as error:
-        yield Missed(path, unreadable(path, error))
+        yield Unreadable(path, unreadable(path, error))
         return
     if is_directory:
-        yield from Walk(root, pattern, excludes, keep_out).run()
+        yield from SourceWalk(root, pattern, excludes, keep_out).run()
     elif pattern is EVERYTHING and not excludes(os.path.basename(path), is_directory=False):
         yield SourceFile(path, os.path.basename(path))
 
@@ -71,3 +145,103 @@ def _nothing_found(source: SourceConfig) -> SourceError:
         f"{source.path}: {what}{besides}",
         hint="a job that backs up nothing counts as failed, unless it has allow_empty",
     )
+
+
+@dataclass
+class _Level:
+    """A directory being walked: its path, the same below the source, and the names in it still to come."""
+
+    path: str
+    relpath: str
+    state: State
+    names: Iterator[str]
+
+
+class SourceWalk:
+    """A depth-first walk with a stack of its own, so that no tree is too deep for it.
+
+    Parameters
+    ----------
+    root
+        The directory; followed when it is a link.
+    pattern, excludes
+        What of it is wanted.
+    keep_out
+        Real paths of directories that are not entered.
+    """
+
+    def __init__(self, root: str, pattern: PathPattern, excludes: Excludes, keep_out: frozenset[str]) -> None:
+        self._root = root
+        self._real_root = os.path.realpath(root)
+        self._pattern = pattern
+        self._excludes = excludes
+        self._keep_out = keep_out
+        self._levels: list[_Level] = []
+        self._pending: list[SourceEntry] = []
+
+    def run(self) -> Iterator[SourceEntry]:
+        """Yield what is found."""
+        self._enter(self._root, "", self._pattern.start)
+        while self._levels:
+            yield from self._take_pending()
+            level = self._levels[-1]
+            name = next(level.names, None)
+            if name is None:
+                self._levels.pop()
+            elif name.endswith("/"):
+                state = self._pattern.step(level.state, name[:-1], is_directory=True)
+                self._enter(_join(level.path, name[:-1]), level.relpath + name, state)
+            else:
+                yield SourceFile(_join(level.path, name), level.relpath + name)
+
+    def _take_pending(self) -> list[SourceEntry]:
+        notes, self._pending = self._pending, []
+        return notes
+
+    def _enter(self, path: str, relpath: str, state: State) -> None:
+        """List a directory. Only the names are kept (a slash marks directories): it may hold a million."""
+        names: list[str] = []
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    names += self._wanted_names(entry, relpath + entry.name, state)
+        except OSError as error:
+            self._pending.append(Unreadable(path, unreadable(path, error)))
+        names.sort(key=os.fsencode)
+        self._levels.append(_Level(path, relpath, state, iter(names)))
+
+    def _wanted_names(self, entry: os.DirEntry[str], relpath: str, state: State) -> list[str]:
+        is_directory = entry.is_dir(follow_symlinks=False)
+        if self._excludes(relpath, is_directory=is_directory):
+            return []
+        state = self._pattern.step(state, entry.name, is_directory=is_directory)
+        if is_directory:
+            return [f"{entry.name}/"] if state and not self._is_kept_out(entry.path, relpath) else []
+        if self._pattern.matches(state) and self._is_file(entry):
+            return [entry.name]
+        return []
+
+    def _is_kept_out(self, path: str, relpath: str) -> bool:
+        if _join(self._real_root, relpath) not in self._keep_out:
+            return False
+        self._pending.append(Skipped(path, "a backend of this job keeps its copies here"))
+        return True
+
+    def _is_file(self, entry: os.DirEntry[str]) -> bool:
+        try:
+            mode = entry.stat().st_mode if entry.is_symlink() else 0
+            if entry.is_file():
+                return True
+            mode = mode or entry.stat().st_mode
+        except FileNotFoundError as error:
+            what = "a link to nothing" if entry.is_symlink() else "vanished while it was looked at"
+            self._pending.append(Unreadable(entry.path, missing_file(entry.path, what, error)))
+        except OSError as error:
+            self._pending.append(Unreadable(entry.path, unreadable(entry.path, error)))
+        else:
+            self._pending.append(not_a_file(entry.path, mode))
+        return False
+
+
+def _join(directory: str, name: str) -> str:
+    return f"{directory}{name}" if directory.endswith("/") else f"{directory}/{name}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from fsbackup.errors import SourceError
-from fsbackup.jobs.found import SourceFile
+from fsbackup.jobs.sources import SourceFile
 from fsbackup.keys import check_key
 
 
@@ -43,7 +43,7 @@ class Destination:
         #: What all keys of all runs lie below, as a prefix of keys; empty when there is no such thing.
         self.prefix = _fixed((text, name is not None) for text, name, _, _ in parsed)
         #: Whether no two files of one source can get the same key.
-        self.tells_apart = "relpath" in fields
+        self.is_unique_per_file = "relpath" in fields
 
     def key(self, file: SourceFile) -> str:
         """Return the key of `file`.

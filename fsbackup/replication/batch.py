@@ -1,4 +1,7 @@
-"""Many uploads side by side under one memory budget, asking as little as possible beforehand."""
+"""Many uploads at the same time within one memory budget.
+
+Before a large batch the replicas are listed once: one request per 1,000 names instead of two per object.
+"""
 
 from __future__ import annotations
 
@@ -10,39 +13,39 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import BinaryIO
 
+from fsbackup.engine.breaker import CircuitBreaker
+from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
+from fsbackup.engine.results import Report
+from fsbackup.engine.source import open_source
+from fsbackup.engine.upload import UploadProgress, upload
 from fsbackup.errors import FsbackupError, TransientError
 from fsbackup.keys import MANIFESTS, encode_key, manifest_name
-from fsbackup.objects import ObjectStore
-from fsbackup.transfer.outages import Outages
-from fsbackup.transfer.records import Finding
-from fsbackup.transfer.replicas import MemoryBudget, ReplicaSet
-from fsbackup.transfer.results import Report
-from fsbackup.transfer.source import open_source
-from fsbackup.transfer.upload import Progress, upload
+from fsbackup.stores.base import ObjectStore
 
-#: Objects on their way at once; their parts share the set's memory.
+#: Objects uploaded at the same time; their parts share the set's memory.
 WORKERS = 24
-#: From this many objects on, one listing is cheaper than asking for each.
+#: From this many objects on, one listing is cheaper than a query for each.
 LIST_FROM = 50
-#: Names read per wanted object before a listing is given up as larger than it is worth.
+#: Names read per uploaded object before a listing is cancelled because queries are cheaper.
 LIST_WORTH = 20
 
 SourceLike = str | os.PathLike[str] | BinaryIO
 
 
 @dataclass(frozen=True)
-class Item:
-    """One object of a batch: where it comes from and its key."""
+class BatchItem:
+    """One object of a batch: its source and its key."""
 
     source: SourceLike
     key: str
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How one item fared: a report, or the error that kept it from being read."""
+class ItemResult:
+    """The result of one item: a report, or the error because of which its source could not be read."""
 
-    item: Item
+    item: BatchItem
     report: Report | None = None
     error: FsbackupError | ValueError | None = None
 
@@ -57,8 +60,8 @@ class Batch:
     ----------
     targets, overwrite, allow_empty
         As for one upload.
-    progress
-        Makes the progress hearer of an item, or None.
+    make_progress
+        Returns the progress of an item, or None.
     """
 
     def __init__(
@@ -67,40 +70,40 @@ class Batch:
         *,
         overwrite: bool,
         allow_empty: bool = False,
-        progress: Callable[[Item], Progress | None],
+        make_progress: Callable[[BatchItem], UploadProgress | None],
     ) -> None:
         self._targets = targets
         self._overwrite = overwrite
         self._allow_empty = allow_empty
-        self._progress = progress
+        self._make_progress = make_progress
         self._budget = MemoryBudget(targets.memory)
-        self._outages = Outages()
-        #: Per backend the wanted names that it has; None: it was not listed.
-        self._names: dict[str, frozenset[str] | None] = {}
+        self._breaker = CircuitBreaker()
+        #: The names of this batch that a backend lists, by backend; None: it was not listed.
+        self._listed: dict[str, frozenset[str] | None] = {}
 
-    async def run(self, items: Sequence[Item]) -> AsyncGenerator[list[Outcome], None]:
-        """Yield outcomes as they are known, those that came together at once."""
+    async def run(self, items: Sequence[BatchItem]) -> AsyncGenerator[list[ItemResult], None]:
+        """Yield results as they are known; results that are ready together come in one list."""
         if len(items) >= LIST_FROM:
             await self._list(items)
-        known: list[Outcome] = []
-        news = asyncio.Event()
-        rest = iter(items)
+        done: list[ItemResult] = []
+        has_results = asyncio.Event()
+        waiting = iter(items)
 
         async def work() -> None:
-            # Each worker goes on by itself: waiting for the caller between two objects would leave it idle.
+            # Results go through a list: a worker that waited for the caller between two objects would be idle.
             try:
-                for item in rest:
-                    known.append(await self._one(item))
-                    news.set()
+                for item in waiting:
+                    done.append(await self._upload(item))
+                    has_results.set()
             finally:
-                news.set()
+                has_results.set()
 
         workers = [asyncio.create_task(work()) for _ in range(min(WORKERS, len(items)))]
         try:
-            while known or not all(worker.done() for worker in workers):
-                await news.wait()
-                news.clear()
-                ready, known[:] = known[:], []
+            while done or not all(worker.done() for worker in workers):
+                await has_results.wait()
+                has_results.clear()
+                ready, done[:] = done[:], []
                 if ready:
                     yield ready
             await asyncio.gather(*workers)
@@ -110,80 +113,73 @@ class Batch:
             if workers:
                 await asyncio.wait(workers)
 
-    async def _one(self, item: Item) -> Outcome:
+    async def _upload(self, item: BatchItem) -> ItemResult:
         try:
             source = await asyncio.to_thread(open_source, item.source, allow_empty=self._allow_empty)
         except (FsbackupError, ValueError) as error:
-            return Outcome(item, error=error)
+            return ItemResult(item, error=error)
         try:
-            need = self._targets.memory if source.size is None else source.size
-            async with self._budget.reserve(need):
-                findings = await self._find(item.key)
+            memory = self._targets.memory if source.size is None else source.size
+            async with self._budget.reserve(memory):
+                replicas = await self._query_all(item.key)
                 report = await upload(
                     self._targets,
                     item.key,
                     source,
                     overwrite=self._overwrite,
-                    findings=findings,
-                    progress=self._progress(item),
+                    replicas=replicas,
+                    progress=self._make_progress(item),
                 )
         except (FsbackupError, ValueError) as error:
-            return Outcome(item, error=error)
+            return ItemResult(item, error=error)
         finally:
             source.close()
-        self._note_outages(findings, report)
-        return Outcome(item, report)
+        self._record_outcomes(replicas, report)
+        return ItemResult(item, report)
 
-    async def _find(self, key: str) -> list[Finding]:
-        known = [self._known(store, key) for store in self._targets.stores]
-        if None not in known:
-            return [finding for finding in known if finding is not None]
-        pairs = zip(known, self._targets.stores, strict=True)
-        return list(await asyncio.gather(*(self._ask(finding, store, key) for finding, store in pairs)))
+    async def _query_all(self, key: str) -> list[ReplicaState]:
+        return list(await asyncio.gather(*(self._query(store, key) for store in self._targets.stores)))
 
-    def _known(self, store: ObjectStore, key: str) -> Finding | None:
-        """Return what is known of a store without asking it: that it is away, or that it has no such name."""
-        if (error := self._outages.known(store)) is not None:
-            return Finding(store, error=error)
-        names = self._names.get(store.name)
+    async def _query(self, store: ObjectStore, key: str) -> ReplicaState:
+        """Return what a replica has of `key`: without a request when it does not answer, or a listing lacks it."""
+        if (error := self._breaker.reason(store)) is not None:
+            return ReplicaState(store, error=error)
+        names = self._listed.get(store.name)
         if names is not None and not {encode_key(key), manifest_name(key)} & names:
-            return Finding(store, listed=True)
-        return None
+            return ReplicaState(store, from_listing=True)
+        return await self._breaker.query_and_record(store, key)
 
-    async def _ask(self, known: Finding | None, store: ObjectStore, key: str) -> Finding:
-        if known is not None:
-            return known
-        return await self._outages.ask(store, key)
+    def _record_outcomes(self, replicas: Sequence[ReplicaState], report: Report) -> None:
+        """Record in the breaker how the upload went on each replica that was written to."""
+        for replica in replicas:
+            if replica.error is None:
+                result = report.replicas[replica.backend]
+                self._breaker.record(result.backend, result.exception, result.seconds)
 
-    def _note_outages(self, findings: list[Finding], report: Report) -> None:
-        for finding in findings:
-            if finding.error is None:
-                result = report.replicas[finding.store.name]
-                self._outages.note(result.backend, result.exception, result.seconds)
-
-    async def _list(self, items: Sequence[Item]) -> None:
-        wanted = {encode_key(item.key) for item in items} | {manifest_name(item.key) for item in items}
+    async def _list(self, items: Sequence[BatchItem]) -> None:
+        names = {encode_key(item.key) for item in items} | {manifest_name(item.key) for item in items}
         common = _common_prefix([encode_key(item.key) for item in items])
         stores = self._targets.stores
-        found = await asyncio.gather(*(self._list_one(store, common, wanted) for store in stores))
-        self._names = {store.name: names for store, names in zip(stores, found, strict=True)}
+        found = await asyncio.gather(*(self._list_one(store, common, names) for store in stores))
+        self._listed = {store.name: each for store, each in zip(stores, found, strict=True)}
 
-    async def _list_one(self, store: ObjectStore, common: str, wanted: set[str]) -> frozenset[str] | None:
-        there: set[str] = set()
-        budget, started = LIST_WORTH * len(wanted), time.monotonic()
+    async def _list_one(self, store: ObjectStore, common: str, names: set[str]) -> frozenset[str] | None:
+        """Return which of `names` a store lists; None when it cannot be listed, or has too many others."""
+        found: set[str] = set()
+        limit, started = LIST_WORTH * len(names), time.monotonic()
         try:
             for prefix in (common, f"{MANIFESTS}{common}"):
                 async for stat in store.list(prefix):
-                    budget -= 1
-                    if budget < 0:
+                    limit -= 1
+                    if limit < 0:
                         return None
-                    if stat.name in wanted:
-                        there.add(stat.name)
+                    if stat.name in names:
+                        found.add(stat.name)
         except FsbackupError as error:
             if isinstance(error, TransientError):
-                self._outages.away(store.name, error, time.monotonic() - started)
+                self._breaker.trip(store.name, error, time.monotonic() - started)
             return None
-        return frozenset(there)
+        return frozenset(found)
 
 
 def _common_prefix(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Reading every byte of one replica's copy against the hashes of a manifest: streaming, in bounded memory."""
+"""Compares every byte of one replica's copy with the hashes of a manifest: streaming, in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,120 +7,120 @@ import hashlib
 from collections import deque
 from dataclasses import dataclass
 
+from fsbackup.engine.reader import read_timeout
+from fsbackup.engine.replicas import MemoryBudget
 from fsbackup.keys import encode_key
-from fsbackup.manifest import Manifest
-from fsbackup.objects import ObjectStore
+from fsbackup.record import Manifest
 from fsbackup.sizing import DEFAULT_PART_SIZE
-from fsbackup.transfer import records
-from fsbackup.transfer.replicas import MemoryBudget
+from fsbackup.stores.base import ObjectStore, timeout_error
 
-#: Spans of one copy on their way at once.
-_AHEAD = 2
-#: Bytes per second of a connection that only just lives.
-_CRAWL = 16_384
+#: Ranges of one copy requested at the same time.
+_READ_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Bytes:
+class ByteCheck:
     """What a copy's bytes are.
 
     Parameters
     ----------
-    read
+    bytes_read
         Bytes read.
-    bad
-        How many blocks are not the manifest's.
-    first
+    bad_blocks
+        How many blocks differ from the manifest.
+    first_bad
         The first of them, counted from 0; None when there is none.
-    whole
-        All of them together are what the manifest says.
+    whole_matches
+        The SHA-256 of all bytes is the manifest's.
     """
 
-    read: int
-    bad: int
-    first: int | None
-    whole: bool
+    bytes_read: int
+    bad_blocks: int
+    first_bad: int | None
+    whole_matches: bool
 
     @property
     def good(self) -> bool:
-        """Every block is right, and so is the whole."""
-        return not self.bad and self.whole
+        """Every block matches the manifest, and so does the whole."""
+        return not self.bad_blocks and self.whole_matches
 
     def describe(self, manifest: Manifest) -> str:
-        """Return what is wrong, in words."""
-        if self.first is None:
+        """Return what is wrong, for people."""
+        if self.first_bad is None:
             return "its blocks are right but the whole is not: its manifest is wrong"
-        if self.whole:
-            return f"its data is right, but {self.bad:,} of its manifest's block hashes are wrong"
-        start = self.first * manifest.block_size
+        if self.whole_matches:
+            return f"its data is right, but {self.bad_blocks:,} of its manifest's block hashes are wrong"
+        start = self.first_bad * manifest.block_size
         end = min(start + manifest.block_size, manifest.size)
         return (
-            f"{self.bad:,} of {len(manifest.blocks):,} blocks rotten, the first is block {self.first} "
+            f"{self.bad_blocks:,} of {len(manifest.blocks):,} blocks rotten, the first is block {self.first_bad} "
             f"(bytes {start} to {end})"
         )
 
 
-async def check_bytes(store: ObjectStore, manifest: Manifest, budget: MemoryBudget) -> Bytes:
-    """Compare what `store` has under the manifest's key with the manifest's hashes, block by block.
+async def check_bytes(store: ObjectStore, manifest: Manifest, budget: MemoryBudget) -> ByteCheck:
+    """Read what `store` has under the manifest's key and compare it with the manifest's hashes, block by block.
 
     Raises
     ------
     FsbackupError
-        When it cannot be read.
+        When the copy cannot be read.
     """
-    step = manifest.block_size * max(1, DEFAULT_PART_SIZE // manifest.block_size)
-    async with budget.reserve(min(manifest.size, _AHEAD * step)):
-        return await _Check(store, manifest, step).run()
+    length = manifest.block_size * max(1, DEFAULT_PART_SIZE // manifest.block_size)
+    async with budget.reserve(min(manifest.size, _READ_AHEAD * length)):
+        return await _Check(store, manifest, length).run()
 
 
 class _Check:
-    def __init__(self, store: ObjectStore, manifest: Manifest, step: int) -> None:
+    """One copy being read, in ranges of `length` bytes, a whole number of blocks."""
+
+    def __init__(self, store: ObjectStore, manifest: Manifest, length: int) -> None:
         self._store = store
         self._manifest = manifest
-        self._step = step
+        self._length = length
         self._whole = hashlib.sha256()
-        self._read = 0
-        self._bad: list[int] = []  # the first
-        self._count = 0
+        self._bytes_read = 0
+        self._bad_blocks = 0
+        self._first_bad: int | None = None
 
-    async def run(self) -> Bytes:
-        starts = iter(range(0, self._manifest.size, self._step))
-        ahead: deque[asyncio.Task[bytes]] = deque()
+    async def run(self) -> ByteCheck:
+        """Request ranges ahead and hash them in order; requests under way are cancelled with it."""
+        starts = iter(range(0, self._manifest.size, self._length))
+        requests: deque[asyncio.Task[bytes]] = deque()
         try:
-            for at in range(0, self._manifest.size, self._step):
-                while len(ahead) < _AHEAD and (following := next(starts, None)) is not None:
-                    ahead.append(asyncio.create_task(self._span(following)))
-                await asyncio.to_thread(self._hash, at, [await ahead.popleft()])
+            for start in range(0, self._manifest.size, self._length):
+                while len(requests) < _READ_AHEAD and (following := next(starts, None)) is not None:
+                    requests.append(asyncio.create_task(self._read(following)))
+                await asyncio.to_thread(self._hash, start, [await requests.popleft()])
         finally:
-            for task in ahead:
+            for task in requests:
                 task.cancel()
-            await asyncio.gather(*ahead, return_exceptions=True)
-        whole = self._whole.hexdigest() == self._manifest.sha256
-        return Bytes(self._read, self._count, self._bad[0] if self._bad else None, whole)
+            await asyncio.gather(*requests, return_exceptions=True)
+        matches = self._whole.hexdigest() == self._manifest.sha256
+        return ByteCheck(self._bytes_read, self._bad_blocks, self._first_bad, matches)
 
-    async def _span(self, start: int) -> bytes:
-        end = min(start + self._step, self._manifest.size)
-        patience = self._store.timeout + records.BACKSTOP + (end - start) / _CRAWL
+    async def _read(self, start: int) -> bytes:
+        end = min(start + self._length, self._manifest.size)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(read_timeout(self._store, end - start)):
                 return await self._store.read(encode_key(self._manifest.key), start, end)
         except TimeoutError:
-            raise records.unanswered(self._store, "verify", self._manifest.key) from None
+            raise timeout_error(self._store, "verify", self._manifest.key) from None
 
-    def _hash(self, start: int, span: list[bytes]) -> None:
-        """Hash one span; runs in a worker thread, one span of a copy at a time.
+    def _hash(self, start: int, box: list[bytes]) -> None:
+        """Hash one range; runs in a worker thread, one range of a copy at a time.
 
-        A pool holds on to arguments a moment longer than the work takes: the list is emptied, so that this is no
-        span more than was reserved.
+        The thread pool keeps arguments alive a moment longer than the call takes: the list is emptied, so that no
+        more ranges are in memory than were reserved.
         """
-        data = span.pop()
+        data = box.pop()
         block, view = self._manifest.block_size, memoryview(data)
         first = start // block
-        self._read += len(data)
+        self._bytes_read += len(data)
         self._whole.update(view)
-        last = min(-(-(start + self._step) // block), len(self._manifest.blocks))
+        last = min(-(-(start + self._length) // block), len(self._manifest.blocks))
         for number in range(first, last):
-            at = (number - first) * block
-            if hashlib.sha256(view[at : at + block]).hexdigest() != self._manifest.blocks[number]:
-                self._bad = self._bad or [number]
-                self._count += 1
+            offset = (number - first) * block
+            if hashlib.sha256(view[offset : offset + block]).hexdigest() != self._manifest.blocks[number]:
+                self._first_bad = number if self._first_bad is None else self._first_bad
+                self._bad_blocks += 1

@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 class CallbackProgress:
-    """Feeds a callback. It is called on the I/O thread, so what it shows must not mind that.
+    """Reports an upload's progress to a callback. It is called on the I/O thread, so it must not block.
 
     Parameters
     ----------
     callback
-        Gets the size (None for a stream) and the bytes read; its children, made by
+        Gets the size (None for a stream) and the bytes read. Its children, made by
         ``callback.branched(source, "backend:key")``, get the bytes sent to each backend.
     source, key
-        What is backed up, and as what.
+        The source's name and the object's key.
     """
 
     def __init__(self, callback: Callback, source: str, key: str) -> None:
@@ -28,6 +28,7 @@ class CallbackProgress:
         self._children: dict[str, Callback] = {}
 
     def begin(self, size: int | None, stores: list[str]) -> None:
+        """Set the size, and make a child for each store."""
         self._callback.set_size(size)
         for store in stores:
             child = self._callback.branched(self._source, f"{store}:{self._key}")
@@ -35,19 +36,21 @@ class CallbackProgress:
             self._children[store] = child
 
     def read(self, amount: int) -> None:
+        """Add bytes read from the source."""
         self._callback.relative_update(amount)
 
     def sent(self, store: str, amount: int) -> None:
+        """Add bytes sent to a store."""
         self._children[store].relative_update(amount)
 
 
-def hear(callback: Callback | None) -> Callable[[int, int], None] | None:
-    """Return a hearer of (bytes so far, all bytes) that feeds a callback; None for None."""
+def on_progress(callback: Callback | None) -> Callable[[int, int], None] | None:
+    """Return a function of (bytes so far, all bytes) that updates `callback`; None for None."""
     if callback is None:
         return None
 
-    def tell(so_far: int, size: int) -> None:
+    def update(so_far: int, size: int) -> None:
         callback.set_size(size)
         callback.absolute_update(so_far)
 
-    return tell
+    return update

@@ -1,4 +1,4 @@
-"""Which objects are looked at today, so that a month of daily runs looks at each exactly once. Pure."""
+"""Which objects to verify today, so that `of` daily runs verify each object exactly once. Pure."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _FRACTION = re.compile(r"1/([1-9][0-9]{0,5})")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One `of`-th of all keys: those whose hash, modulo `of`, is the day's number modulo `of`.
+    """One `of`-th of all keys: those whose SHA-256, modulo `of`, is the day's number modulo `of`.
 
-    Days are those of UTC, numbered from the first of January of year 1. Any `of` consecutive days take each key
-    exactly once, whatever other keys come and go; a day that is left out is made up for `of` days later.
+    Days are days of UTC, numbered from the first of January of year 1. Any `of` consecutive days include each key
+    exactly once, whichever other keys come and go. The share of a day without a run comes again `of` days later.
     """
 
     of: int
     day: int
 
-    def takes(self, key: str) -> bool:
+    def includes(self, key: str) -> bool:
         """Tell whether `key` belongs to this day's share."""
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         return int.from_bytes(digest[:8]) % self.of == self.day % self.of
@@ -31,12 +31,12 @@ class Sample:
 
 
 def parse_sample(text: str) -> Sample:
-    """Return today's share of the form ``1/30``.
+    """Return today's share for a text like ``1/30``.
 
     Raises
     ------
     ValueError
-        For anything else.
+        When `text` is not of this form.
     """
     found = _FRACTION.fullmatch(text)
     if found is None:

@@ -1,10 +1,8 @@
-"""`status`: how much a set holds, what is not everywhere, and how old the newest of each kind is.
+"""`status`: how much a set holds, which objects are not on every replica, and how old the newest of each group is.
 
-From listings alone while they agree: one LIST per 1,000 names for the objects of each replica and one for their
-manifests. Replicas are asked only about keys that look wrong: sizes that differ, a manifest without its data (the
-object may have been deleted), manifests of different lengths, ETags that differ between services that make them of
-the content, what a backend lacks that its retention may have let go. Everything else of a same-size replacement
-that a replica slept through, a disk's above all, only `verify` sees.
+While listings agree, only they are read: one LIST per 1,000 names for each replica's objects and one for their
+records. `fsbackup.replication.classify.classify_listed` decides which keys need more; for these each replica's
+manifest and metadata are read. Same-size damage that no listing shows is found by `verify` alone.
 """
 
 from __future__ import annotations
@@ -13,24 +11,143 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
-from fsbackup.replication.compare import stored, told
-from fsbackup.replication.examine import Examiner
-from fsbackup.replication.holdings import BackendStatus, Group, Newest, SetStatus
-from fsbackup.replication.listing import ObjectEntry
-from fsbackup.replication.problems import FINE, is_gone
-from fsbackup.replication.spread import for_each
-from fsbackup.replication.states import Expired, ReplicaState, Verdict, copies_needed
-from fsbackup.replication.walk import Away, Seen, Walk
-from fsbackup.transfer.replicas import ReplicaSet
+from fsbackup.aio import for_each
+from fsbackup.engine.records import CopyState
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.engine.results import BaseReport, Serializable, Status
+from fsbackup.replication.classify import IsExpired, ObjectStatus, classify_listed
+from fsbackup.replication.inspector import Inspector
+from fsbackup.replication.walk import KeyEntry, Unreachable, Walk
 
-#: Incomplete objects that a status names; it counts them all.
-NAMED = 100
-#: Objects that look wrong asked about at once.
+#: Incomplete objects that a status has by name; it counts them all.
+MAX_NAMED = 100
+#: Objects that the replicas are queried about at the same time.
 WORKERS = 16
-#: What a replica that has some version of an object may be in.
-_COPIES: frozenset[ReplicaState] = frozenset({"present", "no manifest"})
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStatus(Serializable):
+    """What one backend holds.
+
+    Parameters
+    ----------
+    objects, bytes
+        What it lists, without fsbackup's own records.
+    states
+        How many objects of the set are in each state there.
+    error
+        Why it could not be listed, None when it could.
+    """
+
+    objects: int
+    bytes: int
+    states: Mapping[CopyState, int]
+    error: str | None
+
+    json_properties: ClassVar[tuple[str, ...]] = ("missing", "differing")
+
+    @property
+    def missing(self) -> int:
+        """How many objects it lacks."""
+        return self.states.get("missing", 0)
+
+    @property
+    def differing(self) -> int:
+        """How many objects it has in another size."""
+        return self.states.get("size differs", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The object of a group that was stored last: its key, when (epoch seconds), and its age in seconds."""
+
+    key: str
+    modified: float
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The objects below one prefix.
+
+    Parameters
+    ----------
+    prefix
+        Ends with a slash; empty for keys without a directory.
+    objects, bytes
+        How many there are, and how large they are: one copy of each.
+    newest
+        None when there is none, or no backend says when it was stored.
+    too_old
+        A maximum age was given, and the newest object is older, or there is none.
+    """
+
+    prefix: str
+    objects: int
+    bytes: int
+    newest: Newest | None
+    too_old: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetStatus(BaseReport):
+    """The state of a set below a prefix.
+
+    Parameters
+    ----------
+    prefix
+        What was listed.
+    objects, complete
+        How many objects there are, and how many of them are complete.
+    deleted
+        How many were deleted and are still on a replica that missed the delete.
+    under_replicated
+        How many have too few proven copies.
+    backends
+        Each backend's part, by name.
+    groups
+        The objects by directory, in order.
+    incomplete
+        The first 100 objects that are not complete.
+    """
+
+    prefix: str
+    objects: int
+    complete: int
+    deleted: int
+    under_replicated: int
+    backends: Mapping[str, BackendStatus]
+    groups: tuple[Group, ...]
+    incomplete: tuple[ObjectStatus, ...]
+
+    json_properties: ClassVar[tuple[str, ...]] = ("status", "newest")
+    json_excluded: ClassVar[tuple[str, ...]] = ("incomplete",)
+
+    @property
+    def newest(self) -> Newest | None:
+        """The object stored last, None when there is none."""
+        known = [group.newest for group in self.groups if group.newest is not None]
+        return max(known, key=lambda each: each.modified, default=None)
+
+    @property
+    def too_old(self) -> tuple[Group, ...]:
+        """The groups whose newest object is older than the maximum age."""
+        return tuple(group for group in self.groups if group.too_old)
+
+    @property
+    def status(self) -> Status:
+        """``"failed"``: an object is under-replicated or a group too old; ``"complete"``: all are complete."""
+        if self.under_replicated or self.too_old:
+            return "failed"
+        whole = self.complete == self.objects and not self.deleted
+        return "complete" if whole and not any(each.error for each in self.backends.values()) else "degraded"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the status as plain JSON types; `incomplete` has one summary per object."""
+        return {**BaseReport.as_dict(self), "incomplete": [each.summary() for each in self.incomplete]}
 
 
 async def status(
@@ -39,135 +156,125 @@ async def status(
     *,
     depth: int = 1,
     max_age: float | None = None,
-    expired: Expired | None = None,
-    away: Away | None = None,
+    expired: IsExpired | None = None,
+    unreachable: Unreachable | None = None,
 ) -> SetStatus:
-    """Compare all replicas' listings at or below `prefix`, streaming; those that are `away` are not asked.
+    """Compare all replicas' listings at or below `prefix`, streaming; those in `unreachable` are not asked.
 
     Raises
     ------
     NoHealthyReplicaError
         When no replica can be listed.
     """
-    run = _Run(targets, prefix, depth, expired, away)
-    await for_each(run.wrong(), run.ask, WORKERS)
-    return run.result(max_age)
+    counter = _Counter(targets, prefix, depth, expired, unreachable)
+    await for_each(counter.doubtful_keys(), counter.query, WORKERS)
+    return counter.result(max_age)
 
 
-class _Run:
+class _Counter:
+    """Counts the objects of a walk."""
+
     def __init__(
-        self, targets: ReplicaSet, prefix: str, depth: int, expired: Expired | None, away: Away | None
+        self,
+        targets: ReplicaSet,
+        prefix: str,
+        depth: int,
+        expired: IsExpired | None,
+        unreachable: Unreachable | None,
     ) -> None:
-        names = [store.name for store in targets.stores]
+        self._stores = {store.name: store for store in targets.stores}
         self._prefix = prefix
-        self._level = (prefix.removesuffix("/").count("/") + 1 if prefix else 0) + depth
+        self._group_depth = (prefix.removesuffix("/").count("/") + 1 if prefix else 0) + depth
         self._min_copies = targets.min_copies
         self._expired = expired
-        self._capabilities = {store.name: store.capabilities for store in targets.stores}
-        self._walk = Walk(targets.stores, prefix, away=away)
-        self._examiner = Examiner(targets, expired=expired)
-        self._totals: Counter[Literal["objects", "deleted", "complete", "short"]] = Counter()
-        self._states: dict[str, Counter[ReplicaState]] = {name: Counter() for name in names}
-        self._objects: Counter[str] = Counter(dict.fromkeys(names, 0))
-        self._bytes: Counter[str] = Counter(dict.fromkeys(names, 0))
-        self._incomplete: list[ObjectEntry] = []
-        self._groups: dict[str, _Tally] = {}
+        self._walk = Walk(targets.stores, prefix, unreachable=unreachable)
+        self._inspector = Inspector(targets, expired=expired)
+        self._totals: Counter[Literal["objects", "deleted", "complete", "under_replicated"]] = Counter()
+        self._states: dict[str, Counter[CopyState]] = {name: Counter() for name in self._stores}
+        self._objects: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+        self._incomplete: list[ObjectStatus] = []
+        self._groups: dict[str, _GroupCounter] = {}
 
-    async def wrong(self) -> AsyncGenerator[tuple[Seen, Away], None]:
-        """Yield the keys that must be asked about, and count the others."""
+    async def doubtful_keys(self) -> AsyncGenerator[KeyEntry, None]:
+        """Yield the keys for which listings do not suffice, and count the others."""
         async with aclosing(self._walk.keys()) as keys:
-            async for seen in keys:
-                states = told(seen, self._capabilities, self._expired)
-                if states is None:
-                    yield seen, self._walk.errors
+            async for entry in keys:
+                found = classify_listed(entry, self._stores, self._min_copies, self._expired)
+                if found is None:
+                    yield entry
                 else:
-                    self._count(seen, states)
+                    self._count(entry, found)
 
-    async def ask(self, each: tuple[Seen, Away]) -> None:
-        seen, away = each
-        verdict = await self._examiner.examine(seen.key, away, stored(seen))
-        if not is_gone(verdict):
-            self._count(seen, verdict.states, verdict)
+    async def query(self, entry: KeyEntry) -> None:
+        """Count a key by its replicas' manifests and metadata."""
+        found = await self._inspector.inspect(entry.key, entry.unreachable, entry.stored_at)
+        if not found.is_gone:
+            self._count(entry, found)
 
-    def _count(self, seen: Seen, states: Mapping[str, ReplicaState], verdict: Verdict | None = None) -> None:
-        for name, state in states.items():
-            listed = seen.replicas[name]
+    def _count(self, entry: KeyEntry, found: ObjectStatus) -> None:
+        for name, state in found.states.items():
+            listed = entry.replicas[name]
             if listed is not None and listed.data is not None:
                 self._objects[name] += 1
                 self._bytes[name] += listed.data.size
-            if not (verdict and verdict.deleted and state == "missing"):
+            if not (found.is_deleted and state == "missing"):
                 self._states[name][state] += 1
-        entry = ObjectEntry(seen.key, _size(seen, verdict), stored(seen), states)
-        if verdict and verdict.deleted:
+        if found.is_deleted:
             self._totals["deleted"] += 1
         else:
-            self._count_object(entry)
-        if not FINE.issuperset(states.values()) and len(self._incomplete) < NAMED:
-            self._incomplete.append(entry)
+            self._count_object(found)
+        if not found.is_complete and len(self._incomplete) < MAX_NAMED:
+            self._incomplete.append(found)
 
-    def _count_object(self, entry: ObjectEntry) -> None:
-        states = list(entry.replicas.values())
-        copies = sum(state in _COPIES for state in states)
-        needed = copies_needed(states, self._min_copies)
+    def _count_object(self, found: ObjectStatus) -> None:
         self._totals["objects"] += 1
-        self._totals["complete"] += FINE.issuperset(states)
-        self._totals["short"] += copies + states.count("unknown") < needed
-        group = "".join(f"{segment}/" for segment in entry.key.split("/")[:-1][: self._level])
-        if group not in self._groups:
-            self._groups[group] = _Tally()
-        self._groups[group].add(entry)
+        self._totals["complete"] += found.is_complete
+        self._totals["under_replicated"] += found.is_under_replicated
+        prefix = "".join(f"{segment}/" for segment in found.key.split("/")[:-1][: self._group_depth])
+        self._groups.setdefault(prefix, _GroupCounter()).add(found)
 
     def result(self, max_age: float | None) -> SetStatus:
+        """Return what was counted."""
         now, errors = time.time(), self._walk.errors
         if not self._groups and max_age is not None:
-            self._groups[self._prefix] = _Tally()  # nothing at all is too old, too
+            self._groups[self._prefix] = _GroupCounter()  # no object at all is too old, too
+        backends = {
+            name: BackendStatus(
+                self._objects[name], self._bytes[name], dict(states), str(errors[name]) if name in errors else None
+            )
+            for name, states in self._states.items()
+        }
         return SetStatus(
             prefix=self._prefix,
             objects=self._totals["objects"],
             complete=self._totals["complete"],
             deleted=self._totals["deleted"],
-            short=self._totals["short"],
-            backends={
-                name: BackendStatus(
-                    self._objects[name],
-                    self._bytes[name],
-                    dict(states),
-                    str(errors[name]) if name in errors else None,
-                )
-                for name, states in self._states.items()
-            },
-            groups=tuple(tally.group(name, now, max_age) for name, tally in sorted(self._groups.items())),
-            incomplete=tuple(sorted(self._incomplete, key=lambda entry: entry.key)),
+            under_replicated=self._totals["under_replicated"],
+            backends=backends,
+            groups=tuple(group.result(prefix, now, max_age) for prefix, group in sorted(self._groups.items())),
+            incomplete=tuple(sorted(self._incomplete, key=lambda each: each.key)),
         )
 
 
-class _Tally:
-    """What is known of one group so far."""
+class _GroupCounter:
+    """Counts the objects of one group."""
 
     __slots__ = ("bytes", "newest", "objects")
 
     def __init__(self) -> None:
         self.objects = 0
         self.bytes = 0
-        self.newest: ObjectEntry | None = None
+        self.newest: tuple[str, float | None] | None = None
 
-    def add(self, entry: ObjectEntry) -> None:
+    def add(self, found: ObjectStatus) -> None:
         self.objects += 1
-        self.bytes += entry.size
-        if self.newest is None or (entry.modified or 0) > (self.newest.modified or 0):
-            self.newest = entry
+        self.bytes += found.size
+        if self.newest is None or (found.modified or 0) > (self.newest[1] or 0):
+            self.newest = found.key, found.modified
 
-    def group(self, prefix: str, now: float, max_age: float | None) -> Group:
-        last = self.newest
-        newest = (
-            None if last is None or last.modified is None else Newest(last.key, last.modified, now - last.modified)
-        )
+    def result(self, prefix: str, now: float, max_age: float | None) -> Group:
+        key, modified = self.newest or ("", None)
+        newest = None if modified is None else Newest(key, modified, now - modified)
         too_old = max_age is not None and (newest is None or newest.age > max_age)
         return Group(prefix, self.objects, self.bytes, newest, too_old)
-
-
-def _size(seen: Seen, verdict: Verdict | None) -> int:
-    """Return the size of the newest version, or else of the first copy that is listed."""
-    if verdict is not None and verdict.manifest is not None:
-        return verdict.manifest.size
-    return next((each.data.size for each in seen.replicas.values() if each and each.data), 0)

@@ -1,4 +1,4 @@
-"""`ReplicatedStorage`: several backends as one, with a result for each."""
+"""`ReplicatedStorage`: several backends as one, with a result for each. A façade: each method calls one module."""
 
 from __future__ import annotations
 
@@ -9,37 +9,35 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from fsbackup.backends.base import ErrorMode, SingleBackend, StorageBackend
+from fsbackup.backends import ErrorMode, SingleBackend, StorageBackend
+from fsbackup.engine import delete, restore, upload
+from fsbackup.engine.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, Spool
+from fsbackup.engine.results import DownloadReport, Report
+from fsbackup.engine.source import open_source
 from fsbackup.errors import ConfigError, NoHealthyReplicaError
+from fsbackup.factory import set_arguments
 from fsbackup.keys import check_key, check_prefix
 from fsbackup.loop import flatten, iterate, run
-from fsbackup.replication import elsewhere
-from fsbackup.replication.batch import Batch, Item, Outcome, SourceLike
-from fsbackup.replication.elsewhere import Elsewhere
-from fsbackup.replication.fetch import Fetched, TreeReport, fetch
-from fsbackup.replication.holdings import SetStatus
-from fsbackup.replication.inspect import ObjectInfo, inspect
-from fsbackup.replication.listing import Listing, ObjectEntry
-from fsbackup.replication.portions import Spread
-from fsbackup.replication.problems import Problem
-from fsbackup.replication.progress import CallbackProgress
-from fsbackup.replication.progress import hear as told_of
-from fsbackup.replication.prune import Options as PruneOptions
-from fsbackup.replication.prune import PruneReport, PruneStep, expected, prune
-from fsbackup.replication.repair import Options, RepairReport, Step, repair
+from fsbackup.replication.batch import Batch, BatchItem, ItemResult, SourceLike
+from fsbackup.replication.batches import Executor
+from fsbackup.replication.classify import IsExpired, ObjectStatus
+from fsbackup.replication.ls import SetListing
+from fsbackup.replication.progress import CallbackProgress, on_progress
+from fsbackup.replication.prune import PruneOptions as PruneOptions
+from fsbackup.replication.prune import PruneReport, PruneStep, find_expired, prune
+from fsbackup.replication.repair import RepairOptions, RepairReport, Step, repair, repair_with
 from fsbackup.replication.sample import parse_sample
-from fsbackup.replication.states import Expired
-from fsbackup.replication.status import status
-from fsbackup.replication.verify import VerifyReport, verify
-from fsbackup.replication.walk import Away
+from fsbackup.replication.stat import stat
+from fsbackup.replication.status import SetStatus, status
+from fsbackup.replication.tree import RestoredObject, TreeReport, restore_tree
+from fsbackup.replication.verify import OnProblem, VerifyReport, verify, verify_with
+from fsbackup.replication.walk import Unreachable
 from fsbackup.retention import Retention
-from fsbackup.transfer import remove, restore, upload
-from fsbackup.transfer.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, Spool
-from fsbackup.transfer.results import DownloadReport, Report
-from fsbackup.transfer.source import open_source
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
+
+    from fsbackup.config import Config
 
 T = TypeVar("T")
 
@@ -50,15 +48,15 @@ _PAGE = 1000
 class ReplicatedStorage(StorageBackend):
     """A set of backends that hold the same objects.
 
-    The five methods of `StorageBackend` work over the set: `upload` is true when at least `min_copies`
-    replicas confirmed, `exists` when any replica proves the object, `delete` when all confirmed.
+    The five methods of `StorageBackend` work on the set: `upload` returns True when at least `min_copies` replicas
+    confirmed, `exists` when any replica proves the object, `delete` when all replicas confirmed.
 
     Parameters
     ----------
     backends
         Single backends with distinct names.
     min_copies
-        Confirmed copies that make success; all of them by default.
+        Confirmed copies that an upload needs to succeed; all of them by default.
     read_order
         Backend names, the one to read from first; the order of `backends` by default.
     name
@@ -66,19 +64,19 @@ class ReplicatedStorage(StorageBackend):
     errors
         See `StorageBackend`.
     part_size
-        Bytes per multipart part, the same on every replica; by default it follows the object's size.
+        Bytes per multipart part, the same on every replica; by default derived from the object's size.
     memory
-        Bytes of parts held at once, over all uploads of one call; 64 MiB by default.
+        Bytes of parts in memory at the same time, over all uploads of one call; 64 MiB by default.
     spool
-        Where a stream's bytes may be kept for a replica that falls behind.
+        Where a stream's bytes may be stored for a replica that falls behind.
     stall_timeout
-        Seconds without a byte after which a read asks another replica; 10 by default.
+        Seconds without a byte after which a read switches to another replica; 10 by default.
     retention
-        How long each backend keeps its objects, by name; one that is left out keeps everything, and so does a
-        rule for whatever its `destinations` and `series` do not name. Only `prune` acts
-        on it; `ls`, `stat`, `status`, `verify` and `repair` do not miss what it let go.
+        How long each backend keeps its objects, by name. A backend that is left out keeps everything, and a rule
+        keeps all keys that its `destinations` and `series` do not name. Only `prune` deletes by it; `ls`, `stat`,
+        `status`, `verify` and `repair` report what it deleted as ``"expired"``, not as missing.
     origin
-        The configuration file that all of this came from, for other processes to open the same set.
+        The configuration file of this set, from which other processes can open it.
 
     Raises
     ------
@@ -111,7 +109,7 @@ class ReplicatedStorage(StorageBackend):
         order = list(read_order) if read_order is not None else list(self.backends)
         if sorted(order) != sorted(self.backends):
             raise ConfigError(f"set {name!r}: read_order must name each of {', '.join(self.backends)} once")
-        stores = tuple(self.backends[each].objects for each in order)
+        stores = tuple(self.backends[each].store for each in order)
         if stall_timeout <= 0:
             raise ConfigError(f"set {name!r}: stall_timeout must be more than 0 seconds, not {stall_timeout}")
         self._retention = dict(retention or {})
@@ -122,20 +120,41 @@ class ReplicatedStorage(StorageBackend):
 
     @classmethod
     def from_config(
-        cls, path: str | os.PathLike[str], name: str, *, errors: ErrorMode = "return"
+        cls,
+        config: Config | str | os.PathLike[str],
+        name: str,
+        *,
+        errors: ErrorMode = "return",
+        origin: str | os.PathLike[str] | None = None,
     ) -> ReplicatedStorage:
-        """Return the replication set `name` of a configuration file.
+        """Return the replication set `name` of a configuration.
 
-        The result can be pickled: the pickle holds the path and the name, never a secret.
+        With a path, or with `origin`, the result can be pickled: the pickle holds the path and the name, never a
+        secret.
+
+        Parameters
+        ----------
+        config
+            The path of a configuration file, or what `load_config` returned.
+        name
+            The set.
+        errors
+            See `StorageBackend`.
+        origin
+            The file that a loaded `config` came from.
 
         Raises
         ------
         ConfigError
             With every problem of the file, or when it has no such set.
         """
-        from fsbackup.factory import open_set
+        if isinstance(config, (str, os.PathLike)):
+            from fsbackup.config import load_config  # pydantic and yaml: only who has a file needs them
 
-        return open_set(path, name, errors=errors)
+            origin = config
+            config = load_config(config)
+        path = None if origin is None else os.fspath(origin)
+        return cls(**set_arguments(config, name), errors=errors, origin=path)
 
     @property
     def replica_set(self) -> ReplicaSet:
@@ -143,7 +162,7 @@ class ReplicatedStorage(StorageBackend):
 
     @property
     def min_copies(self) -> int:
-        """Confirmed copies that make success."""
+        """Confirmed copies that an upload needs to succeed."""
         return self._set.min_copies
 
     def replicate(
@@ -176,12 +195,12 @@ class ReplicatedStorage(StorageBackend):
         Returns
         -------
         Report
-            True unless fewer than `min_copies` replicas confirmed. Never raises for what a service did.
+            True unless fewer than `min_copies` replicas confirmed. A backend's failure is in it, not raised.
 
         Raises
         ------
         SourceError
-            When the source cannot be read, changed meanwhile, or is an empty stream; nothing of it is committed.
+            When the source cannot be read, changes while it is read, or is an empty stream. Nothing is committed.
         ValueError
             For a directory, or a key that is not legal.
         """
@@ -196,19 +215,19 @@ class ReplicatedStorage(StorageBackend):
         overwrite: bool = False,
         allow_empty: bool = False,
         callback: Callable[[SourceLike, str], Callback | None] | None = None,
-    ) -> Iterator[Outcome]:
-        """Store many files side by side under the set's memory budget; yield each outcome as it is known.
+    ) -> Iterator[ItemResult]:
+        """Store many files at the same time within the set's memory budget; yield each result as it is known.
 
-        A source that cannot be read is an outcome with an `error`, and the rest go on. `overwrite` and
-        `allow_empty` are as in `replicate`. `callback` makes the callback for each (source, key), or None.
+        A source that cannot be read is a result with an `error`; the other uploads continue. `overwrite` and
+        `allow_empty` are as in `replicate`. `callback` returns the callback for a (source, key), or None.
         """
-        todo = [Item(source, check_key(key)) for source, key in items]
+        todo = [BatchItem(source, check_key(key)) for source, key in items]
         make = callback or (lambda _source, _key: None)
         batch = Batch(
             self._set,
             overwrite=overwrite,
             allow_empty=allow_empty,
-            progress=lambda item: self._progress(make(item.source, item.key), item.source, item.key),
+            make_progress=lambda item: self._progress(make(item.source, item.key), item.source, item.key),
         )
         return flatten(iterate(batch.run(todo), 1))
 
@@ -219,105 +238,111 @@ class ReplicatedStorage(StorageBackend):
         *,
         callback: Callback | None = None,
     ) -> DownloadReport:
-        """Read an object into a file or binary stream, proven block by block, from whichever replica is alive.
+        """Read an object into a file or binary stream, verified block by block, from all replicas that answer.
 
-        A file appears whole or stays as it was. A stream gets only proven bytes, but may end in an error.
+        A file appears whole or stays as it was. A stream receives only proven bytes, but may end in an error.
 
         Raises
         ------
         ObjectNotFoundError
-            When every replica says that there is no such key.
+            When all replicas answer that there is no such key.
         IntegrityError, NoHealthyReplicaError
-            When no replica could give proven bytes; the message names what each one said.
+            When no replica returned proven bytes; the message has each replica's error.
         """
         key = check_key(remote_path)
         if hasattr(target, "write"):
             return run(restore.copy_to(self._set, key, cast(BinaryIO, target)))
         path = Path(os.fspath(cast("os.PathLike[str]", target)))
         if path.is_dir():
-            raise ValueError(f"{path} is a directory where a file is meant")
-        return run(restore.download(self._set, key, path, progress=told_of(callback)))
+            raise ValueError(f"{path} is a directory, a file is required")
+        return run(restore.download(self._set, key, path, on_progress=on_progress(callback)))
 
     def restore_tree(
         self,
         prefix: str,
         directory: str | os.PathLike[str],
         *,
-        hear: Callable[[Fetched], None] | None = None,
+        on_object: Callable[[RestoredObject], None] | None = None,
         callback: Callable[[str], Callback | None] | None = None,
     ) -> TreeReport:
-        """Read every object at or below `prefix` into `directory`, many side by side under the set's memory.
+        """Read every object at or below `prefix` into `directory`, many at the same time within the set's memory.
 
-        Each becomes a file under its key without the prefix, as with `restore`. Resumable: a file that is there
-        with the right bytes, proven by its manifest, is not read again. One that cannot be had is in the report,
-        and the rest go on.
+        Each becomes a file under its key without the prefix, as with `restore`. Resumable: a file that already has
+        the right bytes, proven by the manifest, is not read again. An object that cannot be read is in the report,
+        and the rest continue.
 
         Parameters
         ----------
-        hear
+        on_object
             Called with each object as it is done, on the I/O thread.
         callback
-            Makes fsspec's callback for a key, or None.
+            Returns fsspec's callback for a key, or None.
 
         Raises
         ------
         ObjectNotFoundError
-            When there is nothing at or below `prefix`, and that is proven.
+            When all replicas could be listed and none has anything at or below `prefix`.
         NoHealthyReplicaError
             When no replica can be listed.
         """
-        progress = (lambda key: told_of(callback(key))) if callback else None
-        return run(fetch(self._set, check_prefix(prefix), Path(directory), hear=hear, progress=progress))
+        make_progress = (lambda key: on_progress(callback(key))) if callback else None
+        tree = restore_tree(
+            self._set, check_prefix(prefix), Path(directory), on_object=on_object, make_progress=make_progress
+        )
+        return run(tree)
 
     def read(self, remote_path: str, start: int = 0, end: int | None = None) -> bytes:
         """Return an object's bytes from `start` up to `end` (None: to the last), all of one version.
 
-        Whole blocks around the range are read and proven by the manifest, from whichever replica is alive.
+        The whole blocks around the range are read and verified by the manifest, from any replica that answers.
 
         Raises
         ------
         ObjectNotFoundError
-            When every replica says that there is no such key.
+            When all replicas answer that there is no such key.
         IntegrityError, NoHealthyReplicaError
-            When no replica could give proven bytes.
+            When no replica returned proven bytes.
         ValueError
             For a negative `start` or `end`.
         """
         if start < 0 or (end is not None and end < 0):
-            raise ValueError(f"a range counts from the object's beginning, and starts at 0: got {start} to {end}")
+            raise ValueError(
+                f"start and end count from the object's first byte, not from its end: {start} to {end}"
+            )
         return run(restore.read_range(self._set, check_key(remote_path), start, end))
 
     def remove(self, remote_path: str) -> Report:
         """Delete exactly one key from every replica, and report on each.
 
-        While a replica is away the others keep a small tombstone, so that no repair brings the object back.
+        While a replica does not confirm, the others keep a small tombstone, so that no repair restores the object.
         """
-        return run(remove.delete(self._set, check_key(remote_path)))
+        return run(delete.delete(self._set, check_key(remote_path)))
 
-    def ls(self, prefix: str = "") -> Iterator[ObjectEntry]:
+    def ls(self, prefix: str = "") -> Iterator[ObjectStatus]:
         """Yield the objects at or below `prefix`, in order, each with what every replica has of it.
 
-        Streams: a million objects need no million entries in memory. A replica that cannot be listed is
-        ``"unknown"`` in the entries and logged; when none can, `NoHealthyReplicaError` is raised.
+        Streaming: memory does not grow with the number of objects. A replica that cannot be listed is
+        ``"unknown"`` in the results and its error is logged; when none can, `NoHealthyReplicaError` is raised.
 
-        One LIST per 1,000 keys and replica. From the first key that a backend lacks, its manifests are listed too;
-        with `retention` also the whole set, once, and each object that it may have let go is asked about.
+        One LIST per 1,000 keys and replica. From the first key that a backend lacks, its manifests are listed too.
+        With `retention` the whole set is listed once more, and each object that may have expired is queried.
         """
-        return iterate(Listing(self._set, check_prefix(prefix), expecting=self._let_go).entries(), _PAGE)
+        listing = SetListing(self._set, check_prefix(prefix), find_expired=self._find_expired)
+        return iterate(listing.entries(), _PAGE)
 
-    def stat(self, remote_path: str) -> ObjectInfo:
+    def stat(self, remote_path: str) -> ObjectStatus:
         """Return what one object is, and what every replica has of it: from manifests and metadata, not the data.
 
-        With `retention`, an object that a backend lacks costs a walk over the set, to tell missing from expired.
+        With `retention`, an object that a backend lacks costs a listing of the set, to tell missing from expired.
 
         Raises
         ------
         ObjectNotFoundError
-            When every replica says that there is no such key.
+            When all replicas answer that there is no such key.
         NoHealthyReplicaError
-            When none has it and not all could be asked.
+            When none has it and not all answer.
         """
-        return run(inspect(self._set, check_key(remote_path), self._let_go))
+        return run(stat(self._set, check_key(remote_path), self._find_expired))
 
     def repair(
         self,
@@ -326,42 +351,43 @@ class ReplicatedStorage(StorageBackend):
         dry_run: bool = False,
         deep: bool = False,
         adopt: bool = False,
-        expired: Expired | None = None,
-        hear: Callable[[Step], None] | None = None,
-        spread: Spread | None = None,
+        expired: IsExpired | None = None,
+        on_step: Callable[[Step], None] | None = None,
+        executor: Executor | None = None,
     ) -> RepairReport:
-        """Make right what is wrong with the objects at or below `prefix`, from replicas that prove them.
+        """Repair the objects at or below `prefix` from replicas that prove them.
 
-        Missing, short, rotten and stale copies are refilled, each block proven. Replacements, deletes and
-        uploads that never ended are finished or cleared. A copy stays until proven bytes take its place; what no
-        replica proves is not touched. Safe beside uploads, deletes and other repairs, and to run again.
+        Missing, truncated, damaged and stale copies are replaced, each block verified. Unfinished replacements,
+        deletes and uploads are finished or removed. A copy stays until proven bytes take its place; an object that
+        no replica proves is not touched. Safe while uploads, deletes and other repairs run, and to run again.
 
         Parameters
         ----------
         dry_run
-            Only say what would be done.
+            Only report what would be done.
         deep
             Read every byte of every copy first; otherwise manifests and metadata are compared.
         adopt
-            Give data without a manifest on any replica one, where all copies are the same.
+            Write a manifest for data that has none on any replica, where all copies are the same.
         expired
-            `expired(backend, key, modified)`: whether a backend's own retention let a key go, which is then not
-            missing there. By default the set's `retention` answers, from one more walk over the whole set.
-        hear
-            Hears of every step as it is done, on the I/O thread.
-        spread
-            Other processes that do it, such as a `fsbackup.distributed.Cluster`; for a set `from_config` only.
+            `expired(backend, key, modified)`: whether a backend's own retention deleted a key, which is then not
+            missing there. By default the set's `retention` decides, from one more listing of the whole set.
+        on_step
+            Called with every step as it is done, on the I/O thread.
+        executor
+            Runs the work in batches of keys: a `concurrent.futures.Executor`, or a `distributed.Client`, whose
+            workers open the configuration file by themselves. For a set `from_config` only.
 
         Raises
         ------
         NoHealthyReplicaError
             When no replica can be listed.
         """
-        known, away = run(self._expecting(expired))
-        options = Options(check_prefix(prefix), dry_run, deep, adopt, known, away)
-        if spread is not None:
-            return elsewhere.repair(self._set, self._elsewhere(spread), options, hear)
-        return run(repair(self._set, options, hear))
+        is_expired, unreachable = run(self._expired(expired))
+        options = RepairOptions(check_prefix(prefix), dry_run, deep, adopt, is_expired, unreachable)
+        if executor is not None:
+            return repair_with(executor, self._config(), self._set, options, on_step)
+        return run(repair(self._set, options, on_step))
 
     def prune(
         self,
@@ -369,26 +395,26 @@ class ReplicatedStorage(StorageBackend):
         *,
         dry_run: bool = True,
         found_at_source: Container[str] = (),
-        hear: Callable[[PruneStep], None] | None = None,
+        on_step: Callable[[PruneStep], None] | None = None,
     ) -> PruneReport:
-        """Remove from each backend what its retention lets go, and from no other; leaves no tombstone.
+        """Delete from each backend the objects that its own retention no longer keeps; leaves no tombstones.
 
-        Nothing goes from a backend that cannot be listed to its end, nor anywhere while the clock is behind the
-        newest object. What another backend's rule keeps, or a backend without one, goes only while one of those
-        proves that it has it. Only older versions of a series go (see `Retention`), and the newest of each
-        stay, as each rule's `keep_last` says. Objects without a manifest stay. Safe beside uploads, deletes,
-        repairs and other prunes, and to run again.
+        Nothing is deleted from a backend that cannot be listed to its end, nor anywhere while this machine's clock
+        is behind the newest object. A copy of an object that other backends keep is deleted only while one of them
+        proves its own. Only older versions of a series are deleted (see `Retention`); the newest `keep_last` of
+        each stay. Objects without a manifest stay. Safe while uploads, deletes, repairs and other prunes run, and
+        to run again.
 
         Parameters
         ----------
         prefix
-            A key, or the first segments of keys: what is acted upon. All of the set is listed in any case.
+            A key, or the first segments of keys, to delete below. The whole set is listed in any case.
         dry_run
-            Only say what would go, which is the default.
+            Only report what would be deleted, which is the default.
         found_at_source
-            Keys that stay whatever the rules say: what a backup has just found is no leftover.
-        hear
-            Hears of every copy as it is decided or done, also of what is kept, on the I/O thread.
+            Keys that stay whatever the rules say: a backup has just found them at its source.
+        on_step
+            Called with every copy as it is decided or deleted, also with those kept, on the I/O thread.
 
         Raises
         ------
@@ -399,9 +425,9 @@ class ReplicatedStorage(StorageBackend):
         """
         if not self._retention:
             hint = "give a backend one: retention: {max_age: 30d, keep_last: 7}"
-            raise ConfigError(f"set {self.name!r}: no backend has a retention, so nothing is let go", hint=hint)
+            raise ConfigError(f"set {self.name!r}: no backend has a retention, so nothing is deleted", hint=hint)
         options = PruneOptions(check_prefix(prefix), dry_run, found_at_source=found_at_source)
-        return run(prune(self._set, self._retention, options, hear))
+        return run(prune(self._set, self._retention, options, on_step))
 
     def status(
         self,
@@ -409,13 +435,13 @@ class ReplicatedStorage(StorageBackend):
         *,
         depth: int = 1,
         max_age: timedelta | None = None,
-        expired: Expired | None = None,
+        expired: IsExpired | None = None,
     ) -> SetStatus:
-        """Compare what all replicas list at or below `prefix`: two LISTs per 1,000 keys and replica
-        (with `retention`: as many again over the whole set, whose series say what has expired).
+        """Compare what all replicas list at or below `prefix`.
 
-        Replicas are asked only about keys whose listings look wrong, or that one with a retention lacks. In what
-        copies of one size differ, `verify` finds.
+        Two LISTs per 1,000 keys and replica; with `retention` as many again over the whole set, to tell expired
+        from missing. Replicas are queried only about keys whose listings look wrong, or that a backend with a
+        retention lacks. Copies of equal size with different content are only found by `verify`.
 
         Parameters
         ----------
@@ -424,7 +450,7 @@ class ReplicatedStorage(StorageBackend):
         depth
             How many segments below `prefix` make a group of the result.
         max_age
-            Fail when the newest object of a group is older, or there is no object at all.
+            ``"failed"`` when the newest object of a group is older, or there is no object at all.
         expired
             As for `repair`.
 
@@ -435,8 +461,8 @@ class ReplicatedStorage(StorageBackend):
         """
         age = None if max_age is None else max_age.total_seconds()
         checked = check_prefix(prefix)
-        known, away = run(self._expecting(expired))
-        return run(status(self._set, checked, depth=depth, max_age=age, expired=known, away=away))
+        is_expired, skip = run(self._expired(expired))
+        return run(status(self._set, checked, depth=depth, max_age=age, expired=is_expired, unreachable=skip))
 
     def verify(
         self,
@@ -444,26 +470,26 @@ class ReplicatedStorage(StorageBackend):
         *,
         deep: bool = False,
         sample: str | None = None,
-        expired: Expired | None = None,
-        hear: Callable[[Problem], None] | None = None,
-        spread: Spread | None = None,
+        expired: IsExpired | None = None,
+        on_problem: OnProblem | None = None,
+        executor: Executor | None = None,
     ) -> VerifyReport:
-        """Examine every object at or below `prefix` on every replica; change nothing.
+        """Inspect every object at or below `prefix` on every replica; change nothing.
 
         Parameters
         ----------
         prefix
             A key, or the first segments of keys.
         deep
-            Read every byte of every copy. By default manifests and metadata are compared, which finds all but
-            bytes that rotted in place.
+            Read every byte of every copy. By default manifests and metadata are compared, which finds everything
+            but bytes that changed in place.
         sample
             ``"1/30"``: only today's thirtieth of the objects, another one each day, all of them in thirty days.
         expired
             As for `repair`.
-        hear
-            Gets each problem as it is found, on another thread.
-        spread
+        on_problem
+            Called with each problem as it is found, on the I/O thread.
+        executor
             As for `repair`.
 
         Raises
@@ -475,37 +501,48 @@ class ReplicatedStorage(StorageBackend):
         """
         share = None if sample is None else parse_sample(sample)
         checked = check_prefix(prefix)
-        known, away = run(self._expecting(expired))
-        if spread is not None:
-            return elsewhere.verify(
+        is_expired, skip = run(self._expired(expired))
+        if executor is not None:
+            return verify_with(
+                executor,
+                self._config(),
                 self._set,
-                self._elsewhere(spread),
                 checked,
                 deep=deep,
                 sample=share,
-                hear=hear,
-                expired=known,
-                away=away,
+                on_problem=on_problem,
+                expired=is_expired,
+                unreachable=skip,
             )
-        return run(verify(self._set, checked, deep=deep, sample=share, hear=hear, expired=known, away=away))
+        report = verify(
+            self._set,
+            checked,
+            deep=deep,
+            sample=share,
+            on_problem=on_problem,
+            expired=is_expired,
+            unreachable=skip,
+        )
+        return run(report)
 
-    async def _let_go(self, away: Away) -> Expired | None:
+    async def _find_expired(self, unreachable: Unreachable) -> IsExpired | None:
         try:
-            return (await expected(self._set, self._retention, away=away))[0]
-        except NoHealthyReplicaError:  # whoever may read may not always list: then what is not there is missing
+            return (await find_expired(self._set, self._retention, unreachable=unreachable))[0]
+        except NoHealthyReplicaError:  # listing may be forbidden where reading is not: then a lack is "missing"
             return None
 
-    async def _expecting(self, given: Expired | None) -> tuple[Expired | None, Away]:
-        """Return what tells what each backend's retention let go, and the replicas that this finds away."""
-        return (given, {}) if given else await expected(self._set, self._retention)
+    async def _expired(self, given: IsExpired | None) -> tuple[IsExpired | None, Unreachable]:
+        """Return what decides whether a backend's retention deleted a key, and the replicas found unreachable."""
+        return (given, {}) if given else await find_expired(self._set, self._retention)
 
-    def _elsewhere(self, spread: Spread) -> Elsewhere:
+    def _config(self) -> tuple[str, str]:
+        """Return the configuration file and the name of the set in it, for workers that open it themselves."""
         if self._origin is None:
             raise ConfigError(
-                f"set {self.name!r}: only a set from a configuration file can be opened by other processes",
+                f"set {self.name!r}: workers can open a set from a configuration file only",
                 hint="use ReplicatedStorage.from_config",
             )
-        return Elsewhere(spread, *self._origin)
+        return self._origin
 
     async def _replicate(
         self,

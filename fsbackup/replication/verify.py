@@ -1,75 +1,144 @@
-"""`verify`: every object of a set examined, and what is wrong told as it is found. It changes nothing, ever.
+"""`verify`: inspects every object of a set and reports each problem as it is found. Changes nothing.
 
-By default an object costs each replica two requests: its manifest is read and its data asked for, and sizes,
-ETags, generations and hashes are compared. That finds copies that are missing, short, stale, exchanged or written
-over. Only `deep`, which reads every byte of every copy, finds bytes that rotted where they lie.
+By default an object costs each replica two requests: its manifest is read and its data's metadata asked for, and
+sizes, ETags, generations and hashes are compared. That finds copies that are missing, truncated, stale, exchanged
+or overwritten. Only `deep`, which reads every byte of every copy, finds bytes that changed in place.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
-from fsbackup.replication.examine import Examiner
-from fsbackup.replication.portions import Part, Portion, Question, questions
-from fsbackup.replication.problems import FINE, Problem, is_gone, is_short, problems
+from fsbackup.aio import for_each
+from fsbackup.engine.breaker import CircuitBreaker
+from fsbackup.engine.records import CopyState
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.engine.results import BaseReport, Serializable, Status
+from fsbackup.loop import run
+from fsbackup.replication.batches import Batch, Executor, KeyTask, batches, key_tasks, prepare_job, run_batches
+from fsbackup.replication.classify import HEALTHY, IsExpired, ObjectStatus
+from fsbackup.replication.inspector import Inspector
 from fsbackup.replication.sample import Sample
-from fsbackup.replication.spread import for_each
-from fsbackup.replication.states import Expired, Verdict
-from fsbackup.replication.walk import Away, Walk
-from fsbackup.transfer.outages import Outages
-from fsbackup.transfer.replicas import ReplicaSet
-from fsbackup.transfer.results import Status
+from fsbackup.replication.walk import Unreachable, Walk
 
-#: Objects examined at once. What they read shares the set's memory.
+#: Objects inspected at the same time. What they read shares the set's memory.
 WORKERS = 16
-#: Problems that a report names; it counts them all, and `hear` gets them all.
-NAMED = 1000
+#: Problems that a report has by name; it counts them all, and `on_problem` gets them all.
+MAX_NAMED = 1000
 
-Hear = Callable[[Problem], None]
+#: ``"lost"``: the object has a manifest, and its data is on no replica.
+ProblemState = CopyState | Literal["lost"]
+
+_REPAIR = "`fsbackup repair` puts a proven copy there"
+_ADVICE: dict[ProblemState, str] = {
+    "missing": _REPAIR,
+    "stale": _REPAIR,
+    "size differs": _REPAIR,
+    "damaged": _REPAIR,
+    "no manifest": "`fsbackup repair` gives it its manifest back, or a proven copy",
+    "deleted elsewhere": "`fsbackup repair` finishes the delete",
+    "conflict": "only a person can decide: compare both and put the right one with --overwrite",
+    "unknown": "verify it again when this backend answers",
+    "lost": "back it up again from its source, or delete it with `fsbackup rm`",
+}
+_NO_MANIFEST_ANYWHERE = (
+    "nothing proves it: `fsbackup repair --adopt` gives it a manifest where all copies are the same"
+)
+_NO_PROVEN_COPY = (
+    "no proven copy is left: restore what you can from this one, and back it up again from its source"
+)
 
 
 @dataclass(frozen=True, slots=True)
-class BackendVerified:
+class CopyProblem(Serializable):
+    """One thing that is wrong with one replica of one object.
+
+    Parameters
+    ----------
+    key, backend
+        The object and the replica.
+    state
+        What is wrong, in one word or two.
+    detail
+        What exactly; empty where the state says it all.
+    advice
+        What to do about it.
+    """
+
+    key: str
+    backend: str
+    state: ProblemState
+    detail: str
+    advice: str
+
+
+#: Called with each problem as it is found.
+OnProblem = Callable[[CopyProblem], None]
+
+
+def problems(status: ObjectStatus) -> Iterator[CopyProblem]:
+    """Yield what is wrong with an object, replica by replica."""
+    replicas = status.replicas.values()
+    lost = status.manifest is not None and not any(each.stat or each.error for each in replicas)
+    for replica in replicas:
+        if replica.state in HEALTHY or (status.is_deleted and replica.state == "missing"):
+            continue
+        if not lost:
+            advice = _advice(status, replica.state)
+            yield CopyProblem(status.key, replica.backend, replica.state, replica.detail, advice)
+        elif replica.record is not None:
+            yield CopyProblem(status.key, replica.backend, "lost", "no replica has its data", _ADVICE["lost"])
+
+
+def _advice(status: ObjectStatus, state: CopyState) -> str:
+    states = status.states.values()
+    unproven = status.latest is None and "no manifest" in states
+    if unproven and state in ("no manifest", "missing"):
+        return _NO_MANIFEST_ANYWHERE
+    irreparable = status.copies == 0 and "unknown" not in states and not status.is_deleted
+    return _NO_PROVEN_COPY if irreparable and _ADVICE[state] == _REPAIR else _ADVICE[state]
+
+
+@dataclass(frozen=True, slots=True)
+class CopyCounts(Serializable):
     """What one backend has: how many objects in each state, and why it could not be listed, if so."""
 
     states: Mapping[str, int]
     error: str | None
 
-    def plus(self, other: BackendVerified) -> BackendVerified:
-        """Return it with other objects added."""
-        return BackendVerified(Counter(self.states) + Counter(other.states), self.error)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON types."""
-        return {"states": dict(self.states), "error": self.error}
+    def plus(self, other: CopyCounts) -> CopyCounts:
+        """Return these counts with those of other objects added."""
+        return CopyCounts(Counter(self.states) + Counter(other.states), self.error)
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyReport:
+class VerifyReport(BaseReport):
     """What a verification found.
 
     Parameters
     ----------
     prefix, deep, sample
-        What was asked for; `sample` as ``"1/30"``, None for all objects.
+        The arguments; `sample` as ``"1/30"``, None for all objects.
     objects, complete
-        How many objects were examined, and how many of them are right on every replica.
-    short
+        How many objects were inspected, and how many of them are complete.
+    under_replicated
         How many have too few proven copies.
     found
         How many problems there are.
     problems
-        The first of them, at most 1,000.
+        The first 1,000 of them.
     backends
         Each backend's part, by name.
     bytes_read
         Bytes of data read; 0 unless `deep`.
     seconds
-        How long it took.
+        Wall time.
     """
 
     prefix: str
@@ -77,52 +146,32 @@ class VerifyReport:
     sample: str | None
     objects: int
     complete: int
-    short: int
+    under_replicated: int
     found: int
-    problems: tuple[Problem, ...]
-    backends: Mapping[str, BackendVerified]
+    problems: tuple[CopyProblem, ...]
+    backends: Mapping[str, CopyCounts]
     bytes_read: int
     seconds: float
 
     @property
     def status(self) -> Status:
-        """``"complete"``, ``"degraded"`` (something is wrong or unknown) or ``"failed"`` (an object is short)."""
-        if self.short:
+        """``"failed"``: an object is under-replicated; ``"degraded"``: something else is wrong or unknown."""
+        if self.under_replicated:
             return "failed"
         return "degraded" if self.found or any(each.error for each in self.backends.values()) else "complete"
 
-    def __bool__(self) -> bool:
-        return self.status != "failed"
-
     def plus(self, other: VerifyReport) -> VerifyReport:
-        """Return this report with what was found of other objects added."""
+        """Return this report with that on other objects added."""
         return replace(
             self,
             objects=self.objects + other.objects,
             complete=self.complete + other.complete,
-            short=self.short + other.short,
+            under_replicated=self.under_replicated + other.under_replicated,
             found=self.found + other.found,
-            problems=(self.problems + other.problems)[:NAMED],
+            problems=(self.problems + other.problems)[:MAX_NAMED],
             backends={name: each.plus(other.backends[name]) for name, each in self.backends.items()},
             bytes_read=self.bytes_read + other.bytes_read,
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain JSON types."""
-        return {
-            "prefix": self.prefix,
-            "status": self.status,
-            "deep": self.deep,
-            "sample": self.sample,
-            "objects": self.objects,
-            "complete": self.complete,
-            "short": self.short,
-            "found": self.found,
-            "problems": [problem.as_dict() for problem in self.problems],
-            "backends": {name: each.as_dict() for name, each in self.backends.items()},
-            "bytes_read": self.bytes_read,
-            "seconds": round(self.seconds, 3),
-        }
 
 
 async def verify(
@@ -131,11 +180,11 @@ async def verify(
     *,
     deep: bool = False,
     sample: Sample | None = None,
-    hear: Hear | None = None,
-    expired: Expired | None = None,
-    away: Away | None = None,
+    on_problem: OnProblem | None = None,
+    expired: IsExpired | None = None,
+    unreachable: Unreachable | None = None,
 ) -> VerifyReport:
-    """Examine every object at or below `prefix`; `hear` gets each problem at once, and who is `away` is not asked.
+    """Inspect every object at or below `prefix`; replicas in `unreachable` are not asked.
 
     Raises
     ------
@@ -143,91 +192,115 @@ async def verify(
         When no replica can be listed.
     """
     started = asyncio.get_running_loop().time()
-    walk = Walk(targets.stores, prefix, away=away)
-    run = _Run(targets, Examiner(targets, deep=deep, expired=expired), hear)
-    await for_each(questions(walk, sample.takes if sample else None), run.examine, WORKERS)
-    asked = blank(targets, prefix, deep=deep, sample=sample)
-    return finished(run.report(asked), walk.errors, asyncio.get_running_loop().time() - started)
+    walk = Walk(targets.stores, prefix, unreachable=unreachable)
+    verifier = _Verifier(targets, Inspector(targets, deep=deep, expired=expired), on_problem)
+    await for_each(key_tasks(walk, sample.includes if sample else None), verifier.verify, WORKERS)
+    report = verifier.report(empty_report(targets, prefix, deep=deep, sample=sample))
+    return finish_report(report, walk.errors, asyncio.get_running_loop().time() - started)
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyTask:
-    """Verifies portions; see `fsbackup.replication.portions`."""
+def verify_with(
+    executor: Executor,
+    config: tuple[str, str],
+    targets: ReplicaSet,
+    prefix: str,
+    *,
+    deep: bool = False,
+    sample: Sample | None = None,
+    on_problem: OnProblem | None = None,
+    expired: IsExpired | None = None,
+    unreachable: Unreachable | None = None,
+) -> VerifyReport:
+    """Verify as `verify` does, in batches that `executor` runs; called from synchronous code.
 
-    deep: bool
+    `config` is the path of the configuration file and the name of the set in it.
+    """
+    started = time.monotonic()
+    job, errors = run(prepare_job(*config, targets.stores, unreachable or {}))
+    walk = Walk(targets.stores, prefix, unreachable=errors)
+    source = batches(key_tasks(walk, sample.includes if sample else None), expired, targets)
+    report = empty_report(targets, prefix, deep=deep, sample=sample)
+    with closing(run_batches(executor, verify_batch, job, deep, source)) as parts:
+        for part in parts:
+            report = report.plus(part)
+            if on_problem is not None:
+                for problem in part.problems:
+                    on_problem(problem)
+    return finish_report(report, walk.errors, time.monotonic() - started)
 
-    async def __call__(
-        self, targets: ReplicaSet, outages: Outages, portion: Portion
-    ) -> Part[VerifyReport, Problem]:
-        """Examine a portion's objects."""
-        heard: list[Problem] = []
-        examiner = Examiner(targets, deep=self.deep, expired=portion.is_expired, outages=outages)
-        run = _Run(targets, examiner, heard.append)
-        await for_each(portion.asked(), run.examine, WORKERS)
-        return Part(run.report(blank(targets, "", deep=self.deep, sample=None)), tuple(heard))
+
+async def verify_batch(targets: ReplicaSet, breaker: CircuitBreaker, batch: Batch, deep: bool) -> VerifyReport:
+    """Verify one batch in a worker; the report names every problem."""
+    found: list[CopyProblem] = []
+    inspector = Inspector(targets, deep=deep, expired=batch.is_expired, breaker=breaker)
+    verifier = _Verifier(targets, inspector, found.append)
+    await for_each(batch.key_tasks(), verifier.verify, WORKERS)
+    return replace(verifier.report(empty_report(targets, "", deep=deep, sample=None)), problems=tuple(found))
 
 
-def blank(targets: ReplicaSet, prefix: str, *, deep: bool, sample: Sample | None) -> VerifyReport:
-    """Return the report on nothing, to which others are added."""
-    backends = {store.name: BackendVerified({}, None) for store in targets.stores}
+def empty_report(targets: ReplicaSet, prefix: str, *, deep: bool, sample: Sample | None) -> VerifyReport:
+    """Return the report on no objects, to which others are added."""
+    backends = {store.name: CopyCounts({}, None) for store in targets.stores}
     return VerifyReport(prefix, deep, str(sample) if sample else None, 0, 0, 0, 0, (), backends, 0, 0.0)
 
 
-def finished(report: VerifyReport, errors: Away, seconds: float) -> VerifyReport:
-    """Return the report at the end of a walk, which says what could not be listed."""
+def finish_report(report: VerifyReport, errors: Unreachable, seconds: float) -> VerifyReport:
+    """Return the report at the end of a walk, with its errors and sorted."""
     backends = {
-        name: BackendVerified(dict(sorted(each.states.items())), str(errors[name]) if name in errors else None)
+        name: CopyCounts(dict(sorted(each.states.items())), str(errors[name]) if name in errors else None)
         for name, each in report.backends.items()
     }
     named = tuple(sorted(report.problems, key=lambda each: (each.key, each.backend)))
     return replace(report, backends=backends, problems=named, seconds=seconds)
 
 
-class _Run:
-    def __init__(self, targets: ReplicaSet, examiner: Examiner, hear: Hear | None) -> None:
-        self._problems: list[Problem] = []
+class _Verifier:
+    """Inspects objects and counts what it finds."""
+
+    def __init__(self, targets: ReplicaSet, inspector: Inspector, on_problem: OnProblem | None) -> None:
+        self._problems: list[CopyProblem] = []
         self._totals: Counter[str] = Counter()
         self._states: dict[str, Counter[str]] = {store.name: Counter() for store in targets.stores}
-        self._min_copies = targets.min_copies
-        self._examiner = examiner
-        self._hear = hear
+        self._inspector = inspector
+        self._on_problem = on_problem
 
-    async def examine(self, each: tuple[Question, Away]) -> None:
-        question, away = each
-        verdict = await self._examiner.examine(question.key, away, question.stored)
-        self._totals["bytes"] += verdict.bytes_read
-        if is_gone(verdict):
-            return  # it was removed since it was listed, or only the note of its delete is left
-        self._count(verdict)
-        for problem in problems(verdict):
-            if problem.backend in away:
-                continue  # that it cannot be listed is said once
+    async def verify(self, task: tuple[KeyTask, Unreachable]) -> None:
+        key_task, unreachable = task
+        status = await self._inspector.inspect(key_task.key, unreachable, key_task.stored)
+        self._totals["bytes_read"] += status.bytes_read
+        if status.is_gone:
+            return  # removed since it was listed, or only the tombstone is left
+        self._count(status)
+        for problem in problems(status):
+            if problem.backend in unreachable:
+                continue  # reported once per backend, not once per object
             self._totals["found"] += 1
-            if len(self._problems) < NAMED:
+            if len(self._problems) < MAX_NAMED:
                 self._problems.append(problem)
-            if self._hear is not None:
-                self._hear(problem)
+            if self._on_problem is not None:
+                self._on_problem(problem)
 
-    def _count(self, verdict: Verdict) -> None:
-        for name, state in verdict.states.items():
-            self._states[name][state] += not (verdict.deleted and state == "missing")
-        if not verdict.deleted:
+    def _count(self, status: ObjectStatus) -> None:
+        for name, state in status.states.items():
+            self._states[name][state] += not (status.is_deleted and state == "missing")
+        if not status.is_deleted:
             self._totals["objects"] += 1
-            self._totals["complete"] += FINE.issuperset(verdict.states.values())
-            self._totals["short"] += is_short(verdict, self._min_copies)
+            self._totals["complete"] += status.is_complete
+            self._totals["under_replicated"] += status.is_under_replicated
 
-    def report(self, asked: VerifyReport) -> VerifyReport:
-        """Return what was found, of what was `asked`."""
+    def report(self, empty: VerifyReport) -> VerifyReport:
+        """Return `empty` with what was counted."""
+        backends = {
+            name: CopyCounts({state: count for state, count in states.items() if count}, None)
+            for name, states in self._states.items()
+        }
         return replace(
-            asked,
+            empty,
             objects=self._totals["objects"],
             complete=self._totals["complete"],
-            short=self._totals["short"],
+            under_replicated=self._totals["under_replicated"],
             found=self._totals["found"],
             problems=tuple(self._problems),
-            backends={
-                name: BackendVerified({state: n for state, n in states.items() if n}, None)
-                for name, states in self._states.items()
-            },
-            bytes_read=self._totals["bytes"],
+            backends=backends,
+            bytes_read=self._totals["bytes_read"],
         )

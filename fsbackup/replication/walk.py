@@ -1,7 +1,7 @@
-"""The keys of a set, every replica's sorted listings merged: streaming, and one LIST per 1,000 names, no more.
+"""The keys of a set: every replica's sorted listings merged, streaming, one LIST per 1,000 names.
 
-Each replica has two listings, of its objects and of its records (manifests and tombstones), in the same order.
-They are read ahead, all at once, a page each, so that a walk takes as long as its slowest listing.
+Each replica has two listings in the same order: of its objects, and of its records (manifests and tombstones). All
+listings are read ahead at the same time, one page each, so a walk takes as long as its slowest listing.
 """
 
 from __future__ import annotations
@@ -9,24 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.keys import MANIFESTS, decode_name, encode_key, in_prefix, manifest_key, manifest_name
-from fsbackup.objects import ObjectStat, ObjectStore
+from fsbackup.stores.base import ObjectStat, ObjectStore
 
 log = logging.getLogger("fsbackup.storage")
 
-#: Names handed over at once: what S3 answers to one LIST.
+#: Names per page: what S3 returns for one LIST.
 _PAGE = 1000
 
-
-#: Replicas that cannot be listed or asked, by name, and why.
-Away = Mapping[str, FsbackupError]
+#: Replicas that cannot be listed or did not answer, by name, and why.
+Unreachable = Mapping[str, FsbackupError]
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ReplicaEntry:
     """What one replica lists of a key: its data object and its record, None where it lists none."""
 
     data: ObjectStat | None = None
@@ -34,11 +33,33 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """One key, and what each replica lists of it by backend name; None for one that could not be listed."""
+class KeyEntry:
+    """One key of a set.
+
+    Parameters
+    ----------
+    key
+        The key.
+    replicas
+        What each replica lists of it, by backend name; None for a replica that could not be listed (to here).
+    unreachable
+        Why these could not be listed, by name.
+    """
 
     key: str
-    replicas: Mapping[str, Listed | None]
+    replicas: Mapping[str, ReplicaEntry | None]
+    unreachable: Unreachable = field(default_factory=dict)
+
+    @property
+    def stored_at(self) -> float | None:
+        """When the object was stored, in epoch seconds: on the replica that has had it longest.
+
+        The manifest's time counts where one is listed: a copy on a disk has the time of its source file.
+        """
+        there = [each for each in self.replicas.values() if each and each.data]
+        times = [each.record.modified for each in there if each.record]
+        times = times or [each.data.modified for each in there if each.data]
+        return min((when for when in times if when is not None), default=None)
 
 
 class Walk:
@@ -49,10 +70,10 @@ class Walk:
     stores, prefix
         What to list.
     records
-        List manifests and tombstones too: half the requests without. A key of which only a record is left is
-        then not seen.
-    away
-        Replicas not to list, by name, and why: an earlier walk waited for them.
+        List manifests and tombstones too. Without, it costs half the requests, and a key of which only a record is
+        left is not seen.
+    unreachable
+        Replicas not to list, by name, and why: those that an earlier walk waited for in vain.
     after
         Only keys whose encoded names sort after this text.
     """
@@ -63,21 +84,22 @@ class Walk:
         prefix: str,
         *,
         records: bool = True,
-        away: Away | None = None,
+        unreachable: Unreachable | None = None,
         after: str = "",
     ) -> None:
-        errors = away or {}
+        errors = unreachable or {}
         self._replicas = [
             _Replica(each, prefix, records=records, after=after, error=errors.get(each.name)) for each in stores
         ]
+        self._errors: dict[str, FsbackupError] = {}
 
     @property
     def errors(self) -> dict[str, FsbackupError]:
         """Why a replica could not be listed (to its end), by name; complete once the walk is over."""
         return {each.name: each.error for each in self._replicas if each.error is not None}
 
-    async def keys(self) -> AsyncGenerator[Seen, None]:
-        """Yield each key once. What a replica could not list is None from there on, and its error is logged.
+    async def keys(self) -> AsyncGenerator[KeyEntry, None]:
+        """Yield each key once. Where a replica's listing fails, its error is logged and its entries are None.
 
         Raises
         ------
@@ -87,50 +109,55 @@ class Walk:
         try:
             await asyncio.gather(*(each.start() for each in self._replicas))
             while (least := min((each.order for each in self._replicas if each.order), default=b"")) != b"":
-                yield self._seen(least)
+                yield self._entry(least)
                 for replica in self._replicas:
                     if replica.order == least:
-                        await replica.pass_by(least)
+                        await replica.advance_past(least)
         finally:
             await asyncio.gather(*(each.stop() for each in self._replicas))
         if len(self.errors) == len(self._replicas):
             reasons = "; ".join(str(error) for error in self.errors.values())
             raise NoHealthyReplicaError(f"no replica can be listed: {reasons}", operation="list")
 
-    def _seen(self, least: bytes) -> Seen:
+    def _entry(self, least: bytes) -> KeyEntry:
         key = next(each.key for each in self._replicas if each.order == least)
-        return Seen(key, {each.name: each.listed(least) for each in self._replicas})
+        replicas = {each.name: each.listed(least) for each in self._replicas}
+        if list(replicas.values()).count(None) != len(
+            self._errors
+        ):  # one snapshot for all keys until the next error
+            self._errors = self.errors
+        return KeyEntry(key, replicas, self._errors)
 
 
-class LateRecords:
-    """The records that one replica lists, from the first key that is asked about; keys come in ascending order."""
+class LazyManifests:
+    """The records that one replica lists, read from the first key asked for; keys must come in ascending order."""
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self._store = store
         self._prefix = prefix
-        self._names: _Names | None = None
+        self._listing: _Listing | None = None
 
     async def has(self, key: str) -> bool:
         """Tell whether the replica lists a record of `key`; raises what its listing raises."""
         order = _order(key)
-        if self._names is None:
-            # What sorts just before the key's own name: the same without its last letter.
+        if self._listing is None:
+            # `start_after` is exclusive: the key's own name without its last letter sorts just before it.
             names = self._store.list(MANIFESTS + _below(self._prefix), manifest_name(key)[:-1])
-            self._names = _Names(names, self._prefix, manifest_key)
-            self._names.start()
-            await self._names.advance()
-        while self._names.order and self._names.order < order:
-            await self._names.advance()
-        return self._names.order == order
+            self._listing = _Listing(names, self._prefix, manifest_key)
+            self._listing.start()
+            await self._listing.advance()
+        while self._listing.order and self._listing.order < order:
+            await self._listing.advance()
+        return self._listing.order == order
 
     async def stop(self) -> None:
         """End the listing."""
-        if self._names is not None:
-            await self._names.stop()
+        if self._listing is not None:
+            await self._listing.stop()
 
 
 class _Replica:
-    """One replica's place in the walk: the heads of its listings."""
+    """One replica's position in the walk: the smallest key that its listings have not passed."""
 
     def __init__(
         self, store: ObjectStore, prefix: str, *, records: bool, after: str, error: FsbackupError | None
@@ -140,22 +167,19 @@ class _Replica:
         self.order = b""
         self.key = ""
         below = _below(prefix)
-        self._data = _Names(store.list(below, after), prefix, decode_name)
+        self._data = _Listing(store.list(below, after), prefix, decode_name)
         manifests = store.list(MANIFESTS + below, after and MANIFESTS + after)
-        self._records = _Names(manifests, prefix, manifest_key) if records else None
+        self._records = _Listing(manifests, prefix, manifest_key) if records else None
         self._listings = [self._data, *([self._records] if self._records else [])]
 
     async def start(self) -> None:
         if self.error is None:
             for listing in self._listings:
                 listing.start()
-            await self._advance(b"")
+            await self.advance_past(b"")
 
-    async def pass_by(self, order: bytes) -> None:
-        """Move past the key of this order."""
-        await self._advance(order)
-
-    async def _advance(self, order: bytes) -> None:
+    async def advance_past(self, order: bytes) -> None:
+        """Move past the key of this order; an error ends both listings and is logged."""
         try:
             for listing in self._listings:
                 if listing.order == order:
@@ -168,22 +192,22 @@ class _Replica:
         first = min(ahead, key=lambda each: each.order, default=None)
         self.order, self.key = (first.order, first.key) if first else (b"", "")
 
-    def listed(self, order: bytes) -> Listed | None:
-        """Return what is listed of the key of this order."""
+    def listed(self, order: bytes) -> ReplicaEntry | None:
+        """Return what is listed of the key of this order, None when the replica cannot be listed."""
         if self.error is not None:
             return None
         data, record = (
             each.stat if each and each.order == order else None for each in (self._data, self._records)
         )
-        return Listed(data, record)
+        return ReplicaEntry(data, record)
 
     async def stop(self) -> None:
         for listing in self._listings:
             await listing.stop()
 
 
-class _Names:
-    """One listing, read ahead; its head is the next name that stands for a key."""
+class _Listing:
+    """One listing, read ahead by a task. `key`, `stat` and `order` belong to the next name that encodes a key."""
 
     def __init__(self, names: AsyncIterator[ObjectStat], prefix: str, key_of: Callable[[str], str | None]) -> None:
         self.order = b""
@@ -194,13 +218,13 @@ class _Names:
         self._key_of = key_of
         self._page: list[ObjectStat] = []
         self._pages: asyncio.Queue[list[ObjectStat] | FsbackupError] = asyncio.Queue(1)
-        self._reading: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._reading = asyncio.create_task(self._read())
+        self._reader = asyncio.create_task(self._read())
 
     async def advance(self) -> None:
-        """Move to the next name with a key, past names that no key encodes to; an empty order means the end."""
+        """Move to the next name that encodes a key; an empty order means the end."""
         while stat := await self._next():
             key = self._key_of(stat.name)
             if key is not None and in_prefix(key, self._prefix):
@@ -233,9 +257,9 @@ class _Names:
         await self._pages.put([])
 
     async def stop(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait({self._reading})
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait({self._reader})
 
 
 def _below(prefix: str) -> str:
@@ -244,5 +268,5 @@ def _below(prefix: str) -> str:
 
 
 def _order(key: str) -> bytes:
-    """Return what keys are sorted by."""
+    """Return the bytes that keys are sorted by."""
     return encode_key(key).encode("utf-8", "surrogateescape")

@@ -1,8 +1,11 @@
-"""What retention keeps and what it lets go, each with its reason. Pure: no I/O, no clock; `prune` acts on it.
+"""Which objects a backend's retention keeps or deletes, each with the reason. Pure: no I/O, no clock.
 
-Only versions of one thing replace each other, a *series*, and only `series_of` says what that is.
+- `rule`: `Retention`, the rule of one backend, and which times of a series it picks; - `series`: `series_of`,
+which keys are versions of one thing; by `template`, which matches keys against destinations; - `plan`: `Plan`
+applies a rule to a listing: `Plan.see` every object, then `Plan.decide` each; `decide` does both for
+  a few objects.
 
-Walk a backend's listing twice: `Plan.see` every object, then `Plan.decide` each. Or `decide` a few at once.
+`fsbackup.replication.prune` acts on the decisions.
 """
 
 from fsbackup.retention.plan import Decision, Plan, decide

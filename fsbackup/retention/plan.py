@@ -1,8 +1,8 @@
-"""What becomes of every object of one backend, decided from two walks over its listing.
+"""The decision to keep or delete each object of one backend, from two walks over its listing.
 
-Between the walks a series is remembered by the few times its rule picks (and as many again, so that they are
-sorted out rarely), however many objects it has: memory grows with the series, not with the objects. A key without
-a series takes none.
+The first walk collects the times of each series, the second decides. Between them a series holds only the times
+that its rule picks (and up to as many again, so that the rule is rarely applied): memory grows with the number of
+series, not of objects. A key without a series takes no memory.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any, TypeGuard
 from fsbackup.retention.rule import Retention
 from fsbackup.retention.series import Series, series_of, why_no_series
 
-#: One listing is shown to several plans, key by key.
+#: Several plans see one listing, key by key.
 _series_of = lru_cache(maxsize=64)(series_of)
-#: Times kept beyond twice what a rule picks before they are sorted out.
+#: Times held beyond twice the number that a rule picks before the rule is applied to them.
 _SLACK = 8
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of one object: `keep`, and the `reason` for people, naming every rule that keeps it."""
+    """Whether to keep one object, and the reason as text; it names every rule that keeps the object."""
 
     key: str
     keep: bool
@@ -38,7 +38,10 @@ class Decision:
 
 
 class _Members:
-    """The times of one series: those seen and not yet sorted out, or (with `bits`) those chosen, ascending."""
+    """The times of one series: unsorted as seen, or those that the rule picked, ascending, each with its `bits`.
+
+    `young` counts the times that `max_age` keeps.
+    """
 
     __slots__ = ("bits", "times", "young")
 
@@ -54,10 +57,10 @@ class _Members:
 
 
 class Plan:
-    """Decides for the objects of one backend; `see` them all, then `decide` each.
+    """Decides for the objects of one backend; `see` all of them, then `decide` each.
 
-    An object without a known age, one that came after `see`, and every object while the clock is behind the
-    newest of them, stays.
+    Kept in any case: an object of unknown age, one that is newer than all seen, and every object while the clock
+    is behind the newest of them.
 
     Parameters
     ----------
@@ -71,34 +74,34 @@ class Plan:
         self._rule = rule
         self._now = now
         self._pattern = rule.pattern
-        #: From this time on max_age keeps everything.
+        #: `max_age` keeps everything from this time on.
         self._young = inf if rule.max_age is None else now - rule.max_age.total_seconds()
-        self._room = 2 * rule.most + _SLACK
+        self._room = 2 * rule.max_chosen + _SLACK
         self._newest: tuple[float, str] = (-inf, "")
         self._series: dict[Series, _Members] = {}
 
     @property
     def clock_is_behind(self) -> bool:
-        """Whether an object seen so far is newer than `now`, so that nothing is let go."""
+        """Whether an object seen so far is newer than `now`, so that nothing is deleted."""
         return self._newest[0] > self._now
 
     def see(self, key: str, when: float | None) -> None:
-        """Take note of an object of the complete listing.
+        """Add an object of the complete listing.
 
         Parameters
         ----------
         key
-            Its key; each is seen once, in any order.
+            Its key; every key once, in any order.
         when
-            Epoch seconds: its manifest's `created_at`, else the listing's time, and the same again for `decide`.
-            None when it is not known.
+            Epoch seconds: `created_at` of its manifest, else the time in the listing; None when unknown. `decide`
+            needs the same value.
         """
         if not _known(when):
             return
         if when > self._newest[0]:
             self._newest = (when, key)
         series = self._series_of(key)
-        # While the clock is behind, everything stays, and such times may be beyond any calendar.
+        # Times after `now` make `clock_is_behind` true, and may be beyond any calendar.
         if series is not None and when <= self._now:
             self._add(series, when)
 
@@ -116,13 +119,13 @@ class Plan:
             members.choose(self._rule)
 
     def decide(self, key: str, when: float | None) -> Decision:
-        """Return what becomes of the object `key` of the time `when`, as given to `see`."""
-        if not self._rule.lets_go:
-            return Decision(key, True, "no rule lets anything go")
+        """Return the decision for the object `key`; `when` as given to `see`."""
+        if not self._rule.deletes:
+            return Decision(key, True, "no rule deletes anything")
         if self.clock_is_behind:
             return Decision(key, True, self._behind())
         if not _known(when):
-            return Decision(key, True, "its age is not known")
+            return Decision(key, True, "its age is unknown")
         series = self._series_of(key)
         if series is None:
             return Decision(key, True, why_no_series(key, self._rule.destinations))
@@ -132,22 +135,22 @@ class Plan:
         if members is not None and not members.bits:
             members.choose(self._rule)
         if members is None or when > members.times[-1]:
-            return Decision(key, True, "it came after the listing")
+            return Decision(key, True, "it was stored after the listing")
         reasons = [self._age(when)] if when >= self._young else []
         at = bisect_left(members.times, when)
         if members.times[at] == when:
-            reasons += self._rule.told(members.bits[at])
+            reasons += self._rule.describe(members.bits[at])
         if reasons:
             return Decision(key, True, ", ".join(reasons))
         return Decision(key, False, f"{self._age(when)}, {self._newer(when, members)}")
 
     def wants(self, key: str, when: float | None, instead_of: float | None = None) -> bool:
-        """Tell whether the rule would keep the object if this backend had it, among those it has.
+        """Tell whether the rule would keep the object if this backend had it, with the time `when`.
 
-        Where it was seen, as of the time `instead_of`, it does not count beside itself.
+        `instead_of` is the time under which the object was already counted on this backend; it is ignored.
         """
         series = self._series_of(key)
-        if not self._rule.lets_go or self.clock_is_behind or not _known(when) or series is None:
+        if not self._rule.deletes or self.clock_is_behind or not _known(when) or series is None:
             return True
         if when > self._now or when >= self._young:
             return True
@@ -161,7 +164,7 @@ class Plan:
         if self._rule.max_age is None:
             return "no rule keeps it"
         limit, age = self._rule.max_age.total_seconds(), self._now - when
-        # In the unit of the limit, so that the two can be compared.
+        # In the unit of the limit, so that a reader can compare the two.
         unit = next((each for each, seconds in _UNITS.items() if limit % seconds == 0), "s")
         order = "not older" if when >= self._young else "older"
         return f"{order} than {limit / _UNITS[unit]:g}{unit} ({age // _UNITS[unit]:.0f}{unit})"
@@ -179,14 +182,14 @@ class Plan:
 
 
 def _known(when: float | None) -> TypeGuard[float]:
-    # Zero is what stores say that do not know; NaN is not greater than it.
+    # Some stores report 0 for an unknown time; the comparison is also false for NaN.
     return when is not None and 0 < when < inf
 
 
 def decide(objects: Iterable[tuple[str, float | None]], rule: Retention, now: float) -> list[Decision]:
-    """Return the decision for each of a few objects (key, epoch seconds or None), in their order.
+    """Return the decision for each object (key, epoch seconds or None), in their order; `now` is in epoch seconds.
 
-    `now` is epoch seconds too. A large listing is better walked twice, with `Plan`.
+    For a large listing use `Plan`, which does not hold all objects.
     """
     everything = list(objects)
     plan = Plan(rule, now)

@@ -1,4 +1,4 @@
-"""A backend's rule of retention, and which of a series' times each part of it picks. Pure arithmetic."""
+"""The retention rule of a backend, and which times of a series each part of it picks. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _instant(when: float) -> float:
     return when
 
 
-#: Each counting rule: its field, the period it counts (in UTC), and how its choice is told.
+#: Each counting rule: its field, the period that it counts (in UTC), and the text of its reason.
 _PERIODS: tuple[tuple[str, Callable[[float], float], str], ...] = (
     ("keep_last", _instant, "{newest} of its series"),
     ("keep_daily", _day, "the newest of its day"),
@@ -48,33 +48,33 @@ _PERIODS: tuple[tuple[str, Callable[[float], float], str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long a backend keeps the objects of each series. What any part of it keeps is kept.
+    """How long a backend keeps the objects of each series. An object is kept when any part of the rule keeps it.
 
-    With `max_age`, what is older goes unless a `keep_*` holds it. With `keep_daily`, `keep_weekly`,
-    `keep_monthly` or `keep_yearly` and no `max_age`, whatever none of them (nor `keep_last`) holds goes at any
-    age. With neither, everything stays: `keep_last` is a floor and lets nothing go by itself.
+    With `max_age`, older objects are deleted unless a `keep_*` keeps them. With `keep_daily`, `keep_weekly`,
+    `keep_monthly` or `keep_yearly` and no `max_age`, objects that none of them (nor `keep_last`) keeps are deleted
+    at any age. With neither, everything is kept: `keep_last` is a minimum and deletes nothing by itself.
 
     Parameters
     ----------
     max_age
-        Objects up to this age stay. None: age keeps nothing.
+        Objects up to this age are kept. None: age keeps nothing.
     keep_last
-        The newest so many of each series stay at any age; at least 1, the default. Objects of one instant
-        count once, since nothing says which of them is newer.
+        The number of newest objects of each series to keep at any age; at least 1, the default. Objects of one
+        instant count as one, since their order is unknown.
     keep_daily, keep_weekly, keep_monthly, keep_yearly
-        The newest object of each of the newest so many days, weeks (from Monday), months and years *that have
-        any*, in UTC, stays. 0 by default.
+        The number of days, weeks (from Monday), months and years, in UTC, of which to keep the newest object;
+        periods without any object do not count. 0 by default.
     series
-        A regular expression whose groups name a key's series, see `series_of`.
+        A regular expression whose groups name the series of a key, see `series_of`.
     destinations
-        Destination templates, as jobs have them: keys that differ only in what ``{now}`` made are a series. A key
-        that neither these nor `series` name is a series of its own, and stays.
+        Destination templates of jobs: keys that differ only in the text of ``{now}`` are a series. A key that
+        matches neither these nor `series` is a series of its own, and is kept.
 
     Raises
     ------
     ConfigError
-        For a number or an age below its least, a `series` that is no regular expression with a group, or a
-        destination that is no template.
+        For a number or an age below its minimum, a `series` that is not a regular expression with a group, or a
+        destination that is not a template.
     """
 
     max_age: timedelta | None = None
@@ -88,15 +88,15 @@ class Retention:
 
     def __post_init__(self) -> None:
         if self.max_age is not None and self.max_age <= timedelta():
-            raise ConfigError(f"max_age must be longer than nothing, not {self.max_age}")
+            raise ConfigError(f"max_age must be greater than 0, not {self.max_age}")
         for name, _, _ in _PERIODS:
             least = 1 if name == "keep_last" else 0
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
         _ = self.pattern
         if isinstance(self.destinations, str):
-            raise ConfigError("destinations must be several templates, not one text", hint="put it in a list")
-        # Whatever it was given as: a rule is compared, and a key of dictionaries.
+            raise ConfigError("destinations must be a list of templates, not one string", hint="put it in a list")
+        # A tuple whatever the caller passed: a rule is compared, and is a key of dictionaries.
         object.__setattr__(self, "destinations", tuple(self.destinations))
         for template in self.destinations:
             compile_template(template)
@@ -109,26 +109,26 @@ class Retention:
         try:
             pattern = re.compile(self.series)
         except re.error as error:
-            raise ConfigError(f"series is no regular expression: {error}") from None
+            raise ConfigError(f"series is not a regular expression: {error}") from None
         if not pattern.groups:
-            raise ConfigError("series must have a group", hint="put what names the series in parentheses")
+            raise ConfigError("series must have a group", hint="put the part that names the series in parentheses")
         return pattern
 
     @property
-    def lets_go(self) -> bool:
-        """Whether it ever lets anything go."""
+    def deletes(self) -> bool:
+        """Whether the rule can delete anything."""
         return self.max_age is not None or any(getattr(self, name) for name, _, _ in _PERIODS[1:])
 
     @property
-    def most(self) -> int:
+    def max_chosen(self) -> int:
         """How many times of one series `choose` can pick."""
         return sum(getattr(self, name) for name, _, _ in _PERIODS)
 
     def choose(self, times: Iterable[float]) -> dict[float, int]:
-        """Return the times (epoch seconds) that a `keep_*` picks, each with its rules as bits for `told`.
+        """Return the times (epoch seconds) that a `keep_*` picks, each with its rules as bits for `describe`.
 
-        Choosing again from what was chosen, with any more times, picks the same as choosing from all times at
-        once: no time needs to be remembered that was not chosen.
+        Choosing from the times chosen before and any further ones gives the same result as choosing from all times
+        at once: times that were not chosen need not be kept.
         """
         newest_first = sorted(set(times), reverse=True)
         chosen: dict[float, int] = {}
@@ -137,8 +137,8 @@ class Retention:
                 chosen[when] = chosen.get(when, 0) | 1 << bit
         return chosen
 
-    def told(self, bits: int) -> list[str]:
-        """Return in words the rules that `choose` gave as `bits`."""
+    def describe(self, bits: int) -> list[str]:
+        """Return the texts of the rules that `choose` returned as `bits`."""
         words = [text for bit, (_, _, text) in enumerate(_PERIODS) if bits >> bit & 1]
         return [each.format(newest=_newest(self.keep_last)) for each in words]
 

@@ -1,4 +1,4 @@
-"""Destination templates read backwards: from a key to what each field may have been. Pure text."""
+"""Matching of keys against destination templates: from a key back to the fields. Pure text processing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TWO_DIGITS = "[0-9]{2}"
 _HOUR = "(?:[01][0-9]|2[0-3])"
 _SIXTY = "[0-5][0-9]"
 _WEEK = "(?:[0-4][0-9]|5[0-3])"
-#: What each strftime directive can produce; names of days and months as without a locale. No value of a directive
-#: is the beginning of another, so that where one begins says where it ends. A directive that is not here (%Z, %c,
-#: %s, %-d, ...) has no such form, or one that depends on the system.
+#: The possible output of each strftime directive, names of days and months in the C locale. No value of a
+#: directive is the beginning of another value of it, so that the start of a value determines its end. The
+#: directives missing here (%Z, %c, %s, %-d, ...) have no such form, or one that depends on the system.
 _DIRECTIVES = {
     "Y": _YEAR,
     "G": _YEAR,
@@ -44,21 +44,21 @@ _DIRECTIVES = {
 #: Directives that stand for several others.
 _COMBINED = {"F": "%Y-%m-%d", "T": "%H:%M:%S", "R": "%H:%M", "D": "%m/%d/%y"}
 _DAY = {"Y", "m", "d"}
-#: What the other fields can be, one or more of it.
+#: The possible text of the other fields.
 _FIELDS = {"relpath": ".+", "name": "[^/]+", "hostname": "[^/]+", "job": "[^/]+"}
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledTemplate:
-    """A destination template as expressions for whole keys.
+    """A destination template as regular expressions for whole keys.
 
     Parameters
     ----------
     shortest, longest
-        The same but for this: where fields can be split in several ways, the first is as short, or as long, as
-        can be, then the next. What the nth ``{now}`` made is the group ``nown``.
+        Both match the same keys; where fields can be split in several ways, each field in turn is as short, or as
+        long, as possible. The text of the nth ``{now}`` is the group ``nown``.
     formats
-        The formats of the ``{now}`` fields; none when it makes no series.
+        The formats of the ``{now}`` fields; empty when the template makes no series.
     """
 
     shortest: re.Pattern[str]
@@ -72,7 +72,7 @@ def compile_template(template: str) -> CompiledTemplate:
     Raises
     ------
     ConfigError
-        When it is no template, or has an unknown field.
+        When it is not a template, or has an unknown field.
     """
     parsed = _parse(template)
     formats = tuple(spec for _, field, spec in parsed if field == "now")
@@ -83,7 +83,7 @@ def compile_template(template: str) -> CompiledTemplate:
 
 
 def is_calendar_day(found: re.Match[str]) -> bool:
-    """Return whether the year, month and day of a match, where it has them all, are a day: not February 30."""
+    """Return whether year, month and day of a match are a date of the calendar; True when one is missing."""
     if not found.re.groupindex.keys() >= _DAY:
         return True
     try:
@@ -96,18 +96,18 @@ def _parse(template: str) -> list[tuple[str, str | None, str]]:
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError:
-        raise ConfigError(f"destination {template!r} must have its braces in pairs") from None
+        raise ConfigError(f"destination {template!r} has an unpaired brace") from None
     for _, field, _, _ in parsed:
         if field is not None and field != "now" and field not in _FIELDS:
             known = ", ".join(f"{{{each}}}" for each in _FIELDS)
             raise ConfigError(
-                f"destination {template!r} has an unknown field {{{field}}}", hint=f"{{now:%Y/%m}}, {known}"
+                f"destination {template!r} has an unknown field {{{field}}}", hint=f"use {{now:%Y/%m}}, {known}"
             )
     return [(text, field, spec or "") for text, field, spec, _ in parsed]
 
 
 def _directives(spec: str) -> list[str]:
-    """Return a format as literal text and directives (a letter) in turns, beginning and ending with text."""
+    """Return a format as literal texts and directives (one letter) alternating, text first and last."""
     single = re.sub("%([FTRD])", lambda found: _COMBINED[found[1]], spec)
     return re.split("%(.)", single, flags=re.DOTALL)
 
@@ -140,7 +140,7 @@ def _date_expression(spec: str, seen: set[str]) -> str:
 
 
 def _group(name: str, expression: str, seen: set[str]) -> str:
-    """Return the group of a field or directive; a second time it must be the same text."""
+    """Return the group of a field or directive; a further occurrence must match the same text."""
     if name in seen:
         return f"(?P={name})"
     seen.add(name)

@@ -1,28 +1,31 @@
-"""The contract suites: what every backend must do, as tests that anybody can run on a backend of their own.
+"""The contract suites: what every store and backend must do, as tests for any implementation.
 
-A test file subclasses a contract and gives it a fresh place and a side door::
+A test file subclasses a contract and provides empty storage with raw access to it::
 
-    class TestMyObjects(ObjectStoreContract):
+    class TestMyStore(ObjectStoreContract):
         @pytest.fixture
         def place(self) -> ObjectPlace:
-            return Place(MyObjects(...), SideDoor(put=..., get=..., names=...))
+            return Place(MyStore(...), RawAccess(put=..., get=..., names=...))
 
-`ObjectStoreContract` is for an `fsbackup.objects.ObjectStore`, `StorageBackendContract` for the five methods of
-an `fsbackup.StorageBackend`. Both need pytest, which nothing else of this package does.
+`ObjectStoreContract` is for an `fsbackup.stores.base.ObjectStore`, `StorageBackendContract` for the five methods
+of an `fsbackup.StorageBackend`. Both need pytest, which nothing else in this package needs.
+
+Each module has one part of the contract; `driving` has the common base class and helpers, `place` the fixtures'
+types.
 """
 
 import pytest
 
-_MODULES = "aborting creating leftovers listing methods naming racing reading removing writing"
+_MODULES = "aborting creating orphans listing methods naming racing reading removing writing"
 pytest.register_assert_rewrite(*(f"fsbackup.testing.{module}" for module in _MODULES.split()))
 
 from fsbackup.testing.aborting import AbortingContract  # noqa: E402 - rewriting must come first
 from fsbackup.testing.creating import CreatingContract  # noqa: E402
-from fsbackup.testing.leftovers import LeftoversContract  # noqa: E402
 from fsbackup.testing.listing import ListingContract  # noqa: E402
 from fsbackup.testing.methods import StorageBackendContract  # noqa: E402
 from fsbackup.testing.naming import ODD_KEYS, NamingContract  # noqa: E402
-from fsbackup.testing.place import BackendPlace, ObjectPlace, Place, SideDoor  # noqa: E402
+from fsbackup.testing.orphans import OrphansContract  # noqa: E402
+from fsbackup.testing.place import BackendPlace, ObjectPlace, Place, RawAccess  # noqa: E402
 from fsbackup.testing.racing import RacingContract  # noqa: E402
 from fsbackup.testing.reading import ReadingContract  # noqa: E402
 from fsbackup.testing.removing import RemovingContract  # noqa: E402
@@ -38,9 +41,9 @@ class ObjectStoreContract(
     RemovingContract,
     NamingContract,
     RacingContract,
-    LeftoversContract,
+    OrphansContract,
 ):
-    """Every sentence of `fsbackup.objects` that a test can break. See `Contract` for the knobs."""
+    """Every rule of `fsbackup.stores.base` that a test can check. See `Contract` for its settings."""
 
 
 __all__ = [
@@ -49,6 +52,6 @@ __all__ = [
     "ObjectPlace",
     "ObjectStoreContract",
     "Place",
-    "SideDoor",
+    "RawAccess",
     "StorageBackendContract",
 ]

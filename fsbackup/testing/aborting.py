@@ -8,13 +8,13 @@ from contextlib import suppress
 import pytest
 
 from fsbackup.loop import run
-from fsbackup.objects import Part, WritePlan
-from fsbackup.testing.driving import Contract, cut, feed, noise, write
+from fsbackup.stores.base import Part, WritePlan
+from fsbackup.testing.driving import Contract, random_bytes, split, write, write_parts
 from fsbackup.testing.place import ObjectPlace
 
 
 class AbortingContract(Contract):
-    """What is not committed leaves nothing behind, and the old object stays."""
+    """A write without a commit leaves nothing, and the old object stays."""
 
     @pytest.mark.parametrize("written", [0, 1, 2, 3])
     def test_abort_leaves_nothing(self, place: ObjectPlace, written: int) -> None:
@@ -24,11 +24,11 @@ class AbortingContract(Contract):
             writer = place.store.writer(
                 "dir/aborted", WritePlan(3 * self.part_size, self.part_size), lambda _: None
             )
-            await feed(writer, cut(noise(3 * self.part_size), self.part_size)[:written])
+            await write_parts(writer, split(random_bytes(3 * self.part_size), self.part_size)[:written])
             await writer.abort()
 
         run(scenario())
-        assert place.door.remains() == set()
+        assert place.raw.all_names() == set()
 
     def test_abort_of_a_replacement_keeps_the_old_object(self, place: ObjectPlace) -> None:
         """An aborted replacement changes nothing."""
@@ -38,52 +38,52 @@ class AbortingContract(Contract):
             await writer.write(Part(1, 0, b"newer", last=True))
             await writer.abort()
 
-        place.door.put("kept", b"old")
+        place.raw.put("kept", b"old")
         run(scenario())
-        assert (place.door.remains(), place.door.get("kept")) == ({"kept"}, b"old")
+        assert (place.raw.all_names(), place.raw.get("kept")) == ({"kept"}, b"old")
 
     def test_abort_twice(self, place: ObjectPlace) -> None:
         """A second abort does nothing and does not fail."""
 
         async def scenario() -> None:
             writer = place.store.writer("twice", WritePlan(None, self.part_size), lambda _: None)
-            await feed(writer, cut(noise(2 * self.part_size), self.part_size))
+            await write_parts(writer, split(random_bytes(2 * self.part_size), self.part_size))
             await writer.abort()
             await writer.abort()
 
         run(scenario())
-        assert place.door.remains() == set()
+        assert place.raw.all_names() == set()
 
     @pytest.mark.parametrize("parts", [1, 2])
     def test_abort_after_commit_does_nothing(self, place: ObjectPlace, parts: int) -> None:
-        """What is committed stays, whatever is called afterwards."""
+        """An abort after the commit changes nothing."""
 
         async def scenario() -> None:
             writer = place.store.writer("done", WritePlan(len(data), self.part_size), lambda _: None)
-            await feed(writer, cut(data, self.part_size))
+            await write_parts(writer, split(data, self.part_size))
             await writer.commit()
             await writer.abort()
 
-        data = noise(parts * self.part_size)
+        data = random_bytes(parts * self.part_size)
         run(scenario())
-        assert place.door.get("done") == data
+        assert place.raw.get("done") == data
 
     @pytest.mark.parametrize("steps", [1, 2, 4, 8])
     def test_a_cancelled_abort_leaves_nothing(self, place: ObjectPlace, steps: int) -> None:
-        """An abort that is cancelled half-way still goes to its end, and has got there when it is over."""
+        """A cancelled abort completes before the cancellation is raised."""
 
         async def scenario() -> None:
             writer = place.store.writer("dir/hurried", WritePlan(len(data), self.part_size), lambda _: None)
-            await feed(writer, cut(data, self.part_size)[:2])
+            await write_parts(writer, split(data, self.part_size)[:2])
             task = asyncio.create_task(writer.abort())
             for _ in range(steps):
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait([task])
 
-        data = noise(3 * self.part_size)
+        data = random_bytes(3 * self.part_size)
         run(scenario())
-        assert place.door.remains() == set()
+        assert place.raw.all_names() == set()
 
     @pytest.mark.parametrize("steps", [0, 1, 2, 4, 8, 16])
     def test_cancellation_leaves_nothing_or_the_whole(self, place: ObjectPlace, steps: int) -> None:
@@ -97,11 +97,11 @@ class AbortingContract(Contract):
             with suppress(asyncio.CancelledError):
                 await task
 
-        new = noise(3 * self.part_size, seed=1)
-        place.door.put("dir/cancelled", b"old")
+        new = random_bytes(3 * self.part_size, seed=1)
+        place.raw.put("dir/cancelled", b"old")
         run(scenario())
-        assert place.door.get("dir/cancelled") in (b"old", new)
-        assert place.door.remains() == {"dir/cancelled"}
+        assert place.raw.get("dir/cancelled") in (b"old", new)
+        assert place.raw.all_names() == {"dir/cancelled"}
 
     @pytest.mark.parametrize("after", [1, 2])
     def test_cancellation_between_bytes_keeps_the_old_object(self, place: ObjectPlace, after: int) -> None:
@@ -114,9 +114,9 @@ class AbortingContract(Contract):
                 write(
                     place.store,
                     "dir/cancelled",
-                    noise(4 * self.part_size, seed=1),
+                    random_bytes(4 * self.part_size, seed=1),
                     self.part_size,
-                    moved=lambda _: bytes_moved.set() if next(moves, None) is None else None,
+                    on_progress=lambda _: bytes_moved.set() if next(moves, None) is None else None,
                 )
             )
             await bytes_moved.wait()
@@ -124,7 +124,7 @@ class AbortingContract(Contract):
             await asyncio.wait([task])
             assert task.cancelled()
 
-        place.door.put("dir/cancelled", b"old")
+        place.raw.put("dir/cancelled", b"old")
         run(scenario())
-        assert place.door.get("dir/cancelled") == b"old"
-        assert place.door.remains() == {"dir/cancelled"}
+        assert place.raw.get("dir/cancelled") == b"old"
+        assert place.raw.all_names() == {"dir/cancelled"}

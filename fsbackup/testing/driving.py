@@ -1,4 +1,4 @@
-"""Driving a store as the upload engine does: parts of one size, a commit, an abort when anything goes wrong."""
+"""The base class of the contract, and helpers that write to a store as the upload engine does."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, ClassVar
 
 import pytest
 
-from fsbackup.objects import ObjectStat, ObjectStore, ObjectWriter, Part, WritePlan
+from fsbackup.stores.base import ObjectStat, ObjectStore, ObjectWriter, Part, WritePlan
 from fsbackup.testing.place import ObjectPlace
 
 
-def noise(size: int, seed: int = 0) -> bytes:
-    """Return reproducible bytes in which no two places look alike."""
+def random_bytes(size: int, seed: int = 0) -> bytes:
+    """Return reproducible pseudo-random bytes."""
     return random.Random(seed).randbytes(size)
 
 
-def cut(data: bytes, part_size: int) -> list[Part]:
+def split(data: bytes, part_size: int) -> list[Part]:
     """Return `data` as the parts that a writer gets."""
     starts = range(0, max(1, len(data)), part_size)
     return [
@@ -33,21 +33,21 @@ async def write(
     data: bytes,
     part_size: int,
     *,
-    moved: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
     **plan: Any,
 ) -> ObjectStat:
     """Write one object in parts, as many at once as the writer takes."""
     settings = {"size": len(data), "part_size": part_size, **plan}
-    writer = store.writer(name, WritePlan(**settings), moved)
+    writer = store.writer(name, WritePlan(**settings), on_progress)
     try:
-        await feed(writer, cut(data, part_size))
+        await write_parts(writer, split(data, part_size))
         return await writer.commit()
     except BaseException:
         await writer.abort()
         raise
 
 
-async def feed(writer: ObjectWriter, parts: list[Part]) -> None:
+async def write_parts(writer: ObjectWriter, parts: list[Part]) -> None:
     """Write parts, as many at once as the writer takes and each started in its order."""
     gate = asyncio.Semaphore(writer.concurrency)
 
@@ -64,22 +64,22 @@ async def feed(writer: ObjectWriter, parts: list[Part]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def collect(found: AsyncIterator[ObjectStat]) -> list[str]:
+async def list_names(found: AsyncIterator[ObjectStat]) -> list[str]:
     """Return the names of a listing."""
     return [item.name async for item in found]
 
 
 class Contract:
-    """What the parts of the object suite share: the fixture and the knobs that a subclass may turn."""
+    """Base of the parts of `ObjectStoreContract`: the fixture, and the settings that a subclass may change."""
 
-    #: Bytes of a part. S3 refuses smaller ones, except the last; others may make the suite quicker.
+    #: Bytes of a part. S3 refuses smaller ones, except the last; other stores may set less for a faster suite.
     part_size: ClassVar[int] = 5 * 1024 * 1024
-    #: Objects that take more than one page to list; give the store a small page size where it has one.
-    many: ClassVar[int] = 30
-    #: Whether ``a`` and ``a/b`` may both exist; on a disk they may not.
+    #: Number of objects that need more than one page to list; give the store a small page size where it has one.
+    many_objects: ClassVar[int] = 30
+    #: Whether ``a`` and ``a/b`` may both exist; on a disk they cannot.
     nested_names: ClassVar[bool] = True
 
     @pytest.fixture
     def place(self) -> ObjectPlace:
-        """Return a fresh place; a subclass must give it."""
-        raise NotImplementedError("a subclass of the contract gives the fixture `place`")
+        """Return empty storage; a subclass must define it."""
+        raise NotImplementedError("a subclass of the contract must define the fixture `place`")

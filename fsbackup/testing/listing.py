@@ -6,8 +6,8 @@ import pytest
 
 from fsbackup.keys import MANIFESTS, META_PREFIX
 from fsbackup.loop import run
-from fsbackup.objects import Part, WritePlan
-from fsbackup.testing.driving import Contract, collect, cut, noise
+from fsbackup.stores.base import Part, WritePlan
+from fsbackup.testing.driving import Contract, list_names, random_bytes, split
 from fsbackup.testing.place import ObjectPlace
 
 # "." sorts before "/", and "0" after it: walking directories in the order of their own names gets these wrong.
@@ -16,7 +16,7 @@ _NESTED = ["a", "a/b/c"]
 
 
 class ListingContract(Contract):
-    """Complete or an error, in the order of the names' bytes, each once."""
+    """A listing is complete, in the order of the names' bytes, each name once."""
 
     @pytest.fixture
     def tree(self, place: ObjectPlace) -> list[str]:
@@ -24,17 +24,17 @@ class ListingContract(Contract):
         clash_free = [name for name in _TREE if self.nested_names or name not in ("a.b", "a0", "a/b")]
         names = clash_free + (_NESTED if self.nested_names else ["a/b/c"])
         for name in names:
-            place.door.put(name, name.encode())
+            place.raw.put(name, name.encode())
         return sorted(names, key=str.encode)
 
     def test_list_of_an_empty_place(self, place: ObjectPlace) -> None:
-        """Nothing there is an empty listing."""
-        assert run(collect(place.store.list())) == []
-        assert run(collect(place.store.list("no/such/prefix", "zzz"))) == []
+        """Empty storage has an empty listing."""
+        assert run(list_names(place.store.list())) == []
+        assert run(list_names(place.store.list("no/such/prefix", "zzz"))) == []
 
     def test_list_is_in_byte_order(self, place: ObjectPlace, tree: list[str]) -> None:
-        """Names come in the order of their UTF-8 bytes, each once."""
-        assert run(collect(place.store.list())) == tree
+        """Names are listed in the order of their UTF-8 bytes, each once."""
+        assert run(list_names(place.store.list())) == tree
 
     def test_list_says_sizes(self, place: ObjectPlace, tree: list[str]) -> None:
         """A listing says each object's size."""
@@ -50,7 +50,7 @@ class ListingContract(Contract):
     def test_list_starts_after(self, place: ObjectPlace, tree: list[str], after: str) -> None:
         """A listing starts after a name, whether there is such an object or not."""
         expected = [name for name in tree if name.encode() > after.encode()]
-        assert run(collect(place.store.list(start_after=after))) == expected
+        assert run(list_names(place.store.list(start_after=after))) == expected
 
     @pytest.mark.parametrize(
         "prefix", ["a", "a/", "a/b", "a/bc", "a/bc/", "a.", "b", "b/a/c", "b/a/c/", "é", "x", "x/y"]
@@ -58,7 +58,7 @@ class ListingContract(Contract):
     def test_list_of_a_prefix(self, place: ObjectPlace, tree: list[str], prefix: str) -> None:
         """A prefix is the text that names start with, not a directory."""
         expected = [name for name in tree if name.startswith(prefix)]
-        assert run(collect(place.store.list(prefix))) == expected
+        assert run(list_names(place.store.list(prefix))) == expected
 
     @pytest.mark.parametrize(
         ("prefix", "after"), [("a/", "a/b"), ("a", "a.b/c"), ("a/b", "a/b0"), ("b", "a"), ("a", "z")]
@@ -68,19 +68,19 @@ class ListingContract(Contract):
     ) -> None:
         """Both limits hold together."""
         expected = [name for name in tree if name.startswith(prefix) and name.encode() > after.encode()]
-        assert run(collect(place.store.list(prefix, after))) == expected
+        assert run(list_names(place.store.list(prefix, after))) == expected
 
     def test_list_of_many_pages(self, place: ObjectPlace) -> None:
         """More objects than one page holds: none is lost or doubled where pages meet."""
-        names = sorted(f"pages/{n % 4}/{n:05}" for n in range(self.many))
+        names = sorted(f"pages/{n % 4}/{n:05}" for n in range(self.many_objects))
         for name in names:
-            place.door.put(name, b"x")
+            place.raw.put(name, b"x")
         middle = names[len(names) // 2]
-        assert run(collect(place.store.list())) == names
-        assert run(collect(place.store.list("pages/", middle))) == names[len(names) // 2 + 1 :]
+        assert run(list_names(place.store.list())) == names
+        assert run(list_names(place.store.list("pages/", middle))) == names[len(names) // 2 + 1 :]
 
     def test_list_that_is_left_early(self, place: ObjectPlace, tree: list[str]) -> None:
-        """Whoever stops reading a listing disturbs nothing."""
+        """A listing may be left before its end."""
 
         async def first() -> str | None:
             async for item in place.store.list():
@@ -88,30 +88,30 @@ class ListingContract(Contract):
             return None
 
         assert run(first()) == tree[0]
-        assert run(collect(place.store.list())) == tree
+        assert run(list_names(place.store.list())) == tree
 
     def test_list_hides_our_own_records(self, place: ObjectPlace) -> None:
-        """Records under the reserved prefix are listed only when asked for, and only at the top."""
+        """Records below the reserved prefix are listed only when `prefix` starts with it."""
         records = [f"{META_PREFIX}format", f"{MANIFESTS}a/b.json", f"{MANIFESTS}z.json"]
         objects = [".fsbackuq/x", "a/.fsbackups/x", "a/b", "z"]
         for name in records + objects:
-            place.door.put(name, b"x")
-        assert run(collect(place.store.list())) == objects
-        assert run(collect(place.store.list(META_PREFIX.removesuffix("/")))) == records
-        assert run(collect(place.store.list(META_PREFIX))) == records
-        assert run(collect(place.store.list(MANIFESTS))) == records[1:]
-        assert run(collect(place.store.list(MANIFESTS, f"{MANIFESTS}a/b.json"))) == records[2:]
+            place.raw.put(name, b"x")
+        assert run(list_names(place.store.list())) == objects
+        assert run(list_names(place.store.list(META_PREFIX.removesuffix("/")))) == records
+        assert run(list_names(place.store.list(META_PREFIX))) == records
+        assert run(list_names(place.store.list(MANIFESTS))) == records[1:]
+        assert run(list_names(place.store.list(MANIFESTS, f"{MANIFESTS}a/b.json"))) == records[2:]
 
     def test_list_hides_unfinished_writes(self, place: ObjectPlace) -> None:
-        """An object that is being written is not there yet, nor is anything that helps to write it."""
+        """Neither an unfinished object nor its temp file is listed."""
 
         async def scenario() -> list[str]:
             writer = place.store.writer("dir/unfinished", WritePlan(None, self.part_size), lambda _: None)
-            first: Part = cut(noise(2 * self.part_size), self.part_size)[0]
+            first: Part = split(random_bytes(2 * self.part_size), self.part_size)[0]
             await writer.write(first)
-            names = await collect(place.store.list())
+            names = await list_names(place.store.list())
             await writer.abort()
             return names
 
-        place.door.put("dir/finished", b"x")
+        place.raw.put("dir/finished", b"x")
         assert run(scenario()) == ["dir/finished"]

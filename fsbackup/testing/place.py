@@ -1,4 +1,4 @@
-"""What a backend's test file gives to the contract suites: a fresh place and a side door into it."""
+"""What a test file provides to the contract suites: empty storage, and raw access to it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from fsbackup.backends.base import ErrorMode, StorageBackend
-from fsbackup.objects import ObjectStore
+from fsbackup.backends import ErrorMode, StorageBackend
+from fsbackup.stores.base import ObjectStore
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class SideDoor:
-    """The same place seen without the code under test, so that no bug can hide behind its own twin.
+class RawAccess:
+    """Access to the same storage without the code under test, which could hide its own bugs.
 
     Parameters
     ----------
@@ -23,27 +23,27 @@ class SideDoor:
     get
         Returns the bytes under a name, None when there is no such name.
     names
-        Returns the names of everything that lies there: objects, our own records, temp files.
-    leftovers
+        Returns all names: objects, records and temp files.
+    unfinished
         Returns what unfinished writes left elsewhere, such as multipart uploads.
     """
 
     put: Callable[[str, bytes], None]
     get: Callable[[str], bytes | None]
     names: Callable[[], set[str]]
-    leftovers: Callable[[], list[str]] = list
+    unfinished: Callable[[], list[str]] = list
 
-    def remains(self) -> set[str]:
-        """Return the names of all there is, finished or not."""
-        return self.names() | {f"unfinished {name}" for name in self.leftovers()}
+    def all_names(self) -> set[str]:
+        """Return the names of all objects, records, temp files and unfinished uploads."""
+        return self.names() | {f"unfinished {name}" for name in self.unfinished()}
 
 
 @dataclass(frozen=True)
 class Place(Generic[T]):
-    """A place with nothing in it, and the side door."""
+    """Empty storage: a store for it, and raw access to it."""
 
     store: T
-    door: SideDoor
+    raw: RawAccess
 
 
 ObjectPlace = Place[ObjectStore]
@@ -51,18 +51,18 @@ ObjectPlace = Place[ObjectStore]
 
 @dataclass(frozen=True)
 class BackendPlace:
-    """A place with nothing in it, the backends that speak to it, and the side door.
+    """Empty storage: backends for it, and raw access to it.
 
     Parameters
     ----------
     backend
-        Returns a backend for the place, in an error mode.
+        Returns a backend for the storage, in an error mode.
     broken
-        Returns a backend for a place that cannot be reached or does not work, in an error mode.
-    door
-        The side door.
+        Returns a backend for storage that is unreachable or does not work, in an error mode.
+    raw
+        The raw access.
     """
 
     backend: Callable[[ErrorMode], StorageBackend]
     broken: Callable[[ErrorMode], StorageBackend]
-    door: SideDoor
+    raw: RawAccess

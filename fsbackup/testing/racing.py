@@ -1,4 +1,4 @@
-"""The contract of readers and writers that meet: old or new, never a mixture."""
+"""The contract of concurrent readers and writers: the old object or the new one, never a mixture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from fsbackup.loop import run
-from fsbackup.testing.driving import Contract, noise, write
+from fsbackup.testing.driving import Contract, random_bytes, write
 from fsbackup.testing.place import ObjectPlace
 
 
@@ -16,7 +16,7 @@ class RacingContract(Contract):
 
     @pytest.mark.parametrize("sizes", [(3000, 3000), (3000, 70_000), (0, 5000)])
     def test_reader_during_replacement(self, place: ObjectPlace, sizes: tuple[int, int]) -> None:
-        """A reader that overlaps replacements sees one of the versions, whole, and never nothing."""
+        """A reader during replacements always gets one complete version."""
 
         async def scenario() -> set[bytes]:
             writing = asyncio.create_task(self._replace(place, versions))
@@ -26,10 +26,10 @@ class RacingContract(Contract):
             await writing
             return seen
 
-        versions = [noise(size, seed) for seed, size in enumerate(sizes)]
-        place.door.put("torn", versions[0])
+        versions = [random_bytes(size, seed) for seed, size in enumerate(sizes)]
+        place.raw.put("torn", versions[0])
         assert run(scenario()) <= set(versions)
-        assert place.door.get("torn") == versions[1]
+        assert place.raw.get("torn") == versions[1]
 
     async def _replace(self, place: ObjectPlace, versions: list[bytes]) -> None:
         for _ in range(10):
@@ -37,7 +37,7 @@ class RacingContract(Contract):
                 await place.store.put("torn", data)
 
     def test_stat_during_replacement(self, place: ObjectPlace) -> None:
-        """An object that is being replaced is there all the time."""
+        """An object exists at all times during its replacement."""
 
         async def scenario() -> set[int | None]:
             writing = asyncio.create_task(self._replace(place, [b"1", b"22"]))
@@ -48,17 +48,17 @@ class RacingContract(Contract):
             await writing
             return sizes
 
-        place.door.put("torn", b"1")
+        place.raw.put("torn", b"1")
         assert run(scenario()) <= {1, 2}
 
     @pytest.mark.parametrize("parts", [1, 2])
     def test_writers_of_one_name(self, place: ObjectPlace, parts: int) -> None:
-        """Of writers replacing one name at once, one is the last, and its object is whole."""
+        """After concurrent replacements the object is one writer's, complete."""
 
         async def scenario() -> None:
-            await asyncio.gather(*(write(place.store, "fought", data, self.part_size) for data in contents))
+            await asyncio.gather(*(write(place.store, "contended", data, self.part_size) for data in contents))
 
-        contents = [noise(parts * self.part_size - seed, seed) for seed in range(3)]
+        contents = [random_bytes(parts * self.part_size - seed, seed) for seed in range(3)]
         run(scenario())
-        assert place.door.get("fought") in contents
-        assert place.door.remains() == {"fought"}
+        assert place.raw.get("contended") in contents
+        assert place.raw.all_names() == {"contended"}

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from fsbackup.loop import run
-from fsbackup.testing.driving import Contract, collect
+from fsbackup.testing.driving import Contract, list_names
 from fsbackup.testing.place import ObjectPlace
 
 
@@ -15,46 +15,46 @@ class RemovingContract(Contract):
     """One object, exactly, and no other."""
 
     def test_remove(self, place: ObjectPlace) -> None:
-        """A removed object is gone for every way of looking."""
-        place.door.put("dir/removed", b"x")
+        """A removed object is neither found nor listed."""
+        place.raw.put("dir/removed", b"x")
         run(place.store.remove("dir/removed"))
-        assert place.door.names() == set()
+        assert place.raw.names() == set()
         assert run(place.store.stat("dir/removed")) is None
-        assert run(collect(place.store.list())) == []
+        assert run(list_names(place.store.list())) == []
 
     def test_remove_of_a_missing_object(self, place: ObjectPlace) -> None:
-        """Removing what is not there is success, as often as one likes, and takes nothing else."""
-        place.door.put("dir/object", b"x")
+        """Removing a missing object succeeds, also repeatedly, and removes nothing else."""
+        place.raw.put("dir/object", b"x")
         for name in ("dir/missing", "missing", "no/such/directory/object", "dir/object/below"):
             run(place.store.remove(name))
             run(place.store.remove(name))
-        assert place.door.names() == {"dir/object"}
+        assert place.raw.names() == {"dir/object"}
 
     @pytest.mark.parametrize("name", ["dir", "dir/sub"])
     def test_remove_is_never_recursive(self, place: ObjectPlace, name: str) -> None:
-        """Removing a name that only leads to objects removes none of them."""
-        place.door.put("dir/sub/object", b"x")
+        """Removing a directory's name removes no object below it."""
+        place.raw.put("dir/sub/object", b"x")
         run(place.store.remove(name))
-        assert place.door.names() == {"dir/sub/object"}
+        assert place.raw.names() == {"dir/sub/object"}
 
     def test_remove_takes_no_longer_names(self, place: ObjectPlace) -> None:
-        """Names that begin with the removed one stay."""
+        """Longer names that begin with the removed one stay."""
         stay = {"dir/object.gz", "dir/objects", "dir/object0"}
         for name in (*stay, "dir/object"):
-            place.door.put(name, b"x")
+            place.raw.put(name, b"x")
         run(place.store.remove("dir/object"))
-        assert place.door.names() == stay
+        assert place.raw.names() == stay
 
     def test_remove_with_objects_below(self, place: ObjectPlace) -> None:
         """Where an object can have others below its name, removing it leaves them."""
         names = {"a", "a/b", "a/b/c"} if self.nested_names else {"a", "b/c"}
         for name in names:
-            place.door.put(name, b"x")
+            place.raw.put(name, b"x")
         run(place.store.remove("a"))
-        assert place.door.names() == names - {"a"}
+        assert place.raw.names() == names - {"a"}
 
     def test_remove_and_write_race(self, place: ObjectPlace) -> None:
-        """Removing the last object of a directory never takes the directory from under a writer of another."""
+        """Removing the last object of a directory never makes a concurrent write into it fail."""
 
         async def scenario() -> None:
             for turn in range(20):
@@ -68,4 +68,4 @@ class RemovingContract(Contract):
                 await place.store.remove(f"shared/{turn}/new")
 
         run(scenario())
-        assert place.door.names() == set()
+        assert place.raw.names() == set()

@@ -26,13 +26,13 @@ class Arena:
 
     servers: Sequence[S3Endpoint]
     folder: Path
-    warm: bool = True
+    cache_botocore_models: bool = True
 
     @contextmanager
     def task(self, source: Path, files: Sequence[str], roles: Sequence[str], *, local: bool) -> Iterator[Task]:
         """Yield the task to store files in fresh places, one bucket for each role, removed afterwards."""
         endpoints = [fresh_bucket(server) for server, _ in zip(self.servers, roles, strict=False)]
-        for endpoint in endpoints if self.warm else ():
+        for endpoint in endpoints if self.cache_botocore_models else ():
             _warm(endpoint)
         scratch = Path(tempfile.mkdtemp(dir=self.folder))
         target = scratch / "local"
@@ -59,7 +59,7 @@ def rclone_arena(folder: Path, *options: str) -> Iterator[Arena]:
     """Run two `rclone serve s3` instead, which take less of the processor, with `options` of theirs."""
     with ExitStack() as stack:
         servers = [stack.enter_context(rclone_s3_server(*options)) for _ in range(2)]
-        yield Arena(servers, folder, warm=False)
+        yield Arena(servers, folder, cache_botocore_models=False)
 
 
 def compete(task: Task, contender: Contender) -> Cost:

@@ -14,9 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from fsbackup.backends.b2 import BackblazeB2Storage
-from fsbackup.backends.local import LocalStorage
-from fsbackup.backends.r2 import CloudflareR2Storage
+from fsbackup.backends import BackblazeB2Storage, CloudflareR2Storage, LocalStorage
 from fsbackup.replication.storage import ReplicatedStorage
 from fsbackup.retention import Retention
 from tests.benchmarks.arena import Arena
@@ -56,7 +54,7 @@ class Row:
         return [f"{self.fault}: {self.operation}", *figures, verdict]
 
 
-class Scene:
+class Setup:
     """A set of three replicas, of which R2 can be moved to where nobody is, and files to store."""
 
     def __init__(self, arena: Arena) -> None:
@@ -105,7 +103,7 @@ def _cloud(name: str, place: S3Endpoint, timeout: float) -> CloudflareR2Storage 
 _RULES = {"local": Retention(max_age=timedelta(days=30), keep_last=7)}
 
 #: What is done with a set; each says whether it went well.
-OPERATIONS: Mapping[str, Callable[[Scene, S3Endpoint], object]] = {
+OPERATIONS: Mapping[str, Callable[[Setup, S3Endpoint], object]] = {
     "upload": lambda on, r2: on.store(r2).replicate(on.large, f"{on.fresh()}/file.bin"),
     "upload of many": lambda on, r2: on.many(on.store(r2), on.fresh()),
     "restore": lambda on, r2: on.store(r2).restore(_FILE, on.folder / "back.bin"),
@@ -121,15 +119,15 @@ OPERATIONS: Mapping[str, Callable[[Scene, S3Endpoint], object]] = {
 
 def away(arena: Arena) -> tuple[str, dict[str, Any]]:
     """Measure every operation with every fault."""
-    scene = Scene(arena)
-    assert scene.many(scene.store(scene.r2), _TREE)
-    assert scene.store(scene.r2).replicate(scene.large, _FILE)
+    setup = Setup(arena)
+    assert setup.many(setup.store(setup.r2), _TREE)
+    assert setup.store(setup.r2).replicate(setup.large, _FILE)
     rows = []
     for fault in (*DEAD, "503", "goes silent"):
         for name, operation in OPERATIONS.items():
-            healthy = _seconds(scene, operation, scene.r2)  # each time, beside what is compared with it
-            with _gone(fault, scene.r2) as place:
-                rows.append(Row(fault, name, healthy, _seconds(scene, operation, place)))
+            healthy = _seconds(setup, operation, setup.r2)  # each time, beside what is compared with it
+            with _gone(fault, setup.r2) as place:
+                rows.append(Row(fault, name, healthy, _seconds(setup, operation, place)))
             show_progress(f"{fault}: {name}: {rows[-1].away:.2f} s, healthy {rows[-1].healthy:.2f} s")
     head = ["", "healthy s", "away s", "ratio", "allowed s", "within"]
     title = f"away: one of three replicas, deadline {DEADLINE:g} s, allowed {_SHARE} x healthy + deadline"
@@ -151,8 +149,8 @@ def _gone(fault: str, place: S3Endpoint) -> Iterator[S3Endpoint]:
         yield proxy.endpoint
 
 
-def _seconds(scene: Scene, operation: Callable[[Scene, S3Endpoint], object], place: S3Endpoint) -> float:
+def _seconds(setup: Setup, operation: Callable[[Setup, S3Endpoint], object], place: S3Endpoint) -> float:
     started = time.monotonic()
-    if not operation(scene, place):
+    if not operation(setup, place):
         raise AssertionError("it did not succeed with the two others")
     return time.monotonic() - started

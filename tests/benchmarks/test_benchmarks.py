@@ -10,6 +10,8 @@ from tests.benchmarks.arena import Arena, arena, compete, differences, same_cont
 from tests.benchmarks.contenders import BACK, LARGE, SMALL, STORED
 from tests.benchmarks.sources import random_file, random_tree
 
+pytestmark = pytest.mark.matrix
+
 _LARGE = (9 << 20) + 1  # two parts, the second a short one
 _FILES = 12
 

@@ -14,6 +14,8 @@ from tests.benchmarks.sources import csv_file, parquet_file
 from tests.benchmarks.task import Task
 from tests.servers.faults import FaultProxy, fault_proxy
 
+pytestmark = pytest.mark.matrix
+
 _SIZE = 6 << 20
 _RANGES = 40
 _OURS = [name for name in READERS if name != PLAIN]

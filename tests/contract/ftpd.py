@@ -1,4 +1,4 @@
-"""`rclone serve ftp` over a folder. It remembers directories; the side door makes it forget them."""
+"""`rclone serve ftp` over a folder. It caches directories; raw access clears that cache."""
 
 from __future__ import annotations
 

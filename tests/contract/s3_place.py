@@ -1,17 +1,16 @@
-"""A place of the contract suites in a bucket: the store under a prefix of its own, and boto3 as the side door."""
+"""A place of the contract suites in a bucket: the store under a prefix of its own, and boto3 for raw access."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from botocore.exceptions import ClientError
-
-from fsbackup.backends.base import ErrorMode
-from fsbackup.backends.s3 import Profile, S3Objects, S3Storage
+from fsbackup.backends import ErrorMode, S3Storage
 from fsbackup.loop import run
-from fsbackup.testing import BackendPlace, ObjectPlace, Place, SideDoor
+from fsbackup.stores.s3.profile import Profile
+from fsbackup.stores.s3.store import S3Store
+from fsbackup.testing import BackendPlace, ObjectPlace, Place, RawAccess
 from tests.servers import bucket
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.s3 import StrictEndpoint
@@ -20,8 +19,8 @@ from tests.servers.s3 import StrictEndpoint
 PAGE_SIZE = 7
 
 
-def bucket_door(endpoint: S3Endpoint, prefix: str) -> SideDoor:
-    """Return the side door to what lies under a prefix."""
+def bucket_access(endpoint: S3Endpoint, prefix: str) -> RawAccess:
+    """Return raw access to the objects below a prefix."""
 
     def get(name: str) -> bytes | None:
         there = bucket.head(endpoint, prefix + name)
@@ -30,38 +29,32 @@ def bucket_door(endpoint: S3Endpoint, prefix: str) -> SideDoor:
     def put(name: str, data: bytes) -> None:
         bucket.put_bytes(endpoint, prefix + name, data)
 
-    return SideDoor(
+    return RawAccess(
         put=put,
         get=get,
         names=lambda: {key.removeprefix(prefix) for key in bucket.list_keys(endpoint, prefix)},
-        leftovers=lambda: [key.removeprefix(prefix) for key in _uploads(endpoint, prefix)],
+        unfinished=lambda: [upload.key.removeprefix(prefix) for upload in bucket.list_uploads(endpoint, prefix)],
     )
 
 
-def _uploads(endpoint: S3Endpoint, prefix: str) -> list[str]:
-    try:
-        return [upload.key for upload in bucket.list_uploads(endpoint, prefix)]
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "NoSuchUpload":  # rclone, as long as there was none in the bucket
-            return []
-        raise
-
-
 @contextmanager
-def strict_place(endpoint: StrictEndpoint, profile: Profile) -> Iterator[ObjectPlace]:
-    """Yield a place on a strict server that takes small parts, writes in a row, and is never too busy."""
+def lenient(endpoint: StrictEndpoint) -> Iterator[None]:
+    """Have a strict server, emptied, take small parts and writes in a row, and never be too busy."""
     endpoint.control.reset()
     endpoint.control.configure(min_part_size=1, write_interval=0, unavailable_every=0)
-    with object_place(endpoint, profile) as place:
-        yield place
+    yield
     endpoint.control.reset()
 
 
+#: Gives a test the place that its class has, emptied.
+Emptied = Callable[[], ObjectPlace]
+
+
 @contextmanager
-def object_place(endpoint: S3Endpoint, profile: Profile) -> Iterator[ObjectPlace]:
-    """Yield a place that nobody else uses."""
+def object_place(endpoint: S3Endpoint, profile: Profile) -> Iterator[Emptied]:
+    """Yield what gives a place that nobody else uses, emptied: for each test a new client would take too long."""
     prefix = secrets.token_hex(8)
-    store = S3Objects(
+    store = S3Store(
         endpoint.name,
         bucket=endpoint.bucket,
         endpoint_url=endpoint.endpoint_url,
@@ -73,7 +66,12 @@ def object_place(endpoint: S3Endpoint, profile: Profile) -> Iterator[ObjectPlace
         ca_bundle=str(endpoint.ca_bundle) if endpoint.ca_bundle else None,
         page_size=PAGE_SIZE,
     )
-    yield Place(store, bucket_door(endpoint, f"{prefix}/"))
+
+    def emptied() -> ObjectPlace:
+        bucket.empty_bucket(endpoint, f"{prefix}/")
+        return Place(store, bucket_access(endpoint, f"{prefix}/"))
+
+    yield emptied
     run(store.close())
 
 
@@ -94,5 +92,5 @@ def backend_place(endpoint: S3Endpoint) -> BackendPlace:
     return BackendPlace(
         backend=lambda errors: storage(endpoint.bucket, errors),
         broken=lambda errors: storage("no-such-bucket", errors),
-        door=bucket_door(endpoint, f"{prefix}/"),
+        raw=bucket_access(endpoint, f"{prefix}/"),
     )

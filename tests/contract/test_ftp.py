@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from fsbackup.backends.generic import GenericObjects
 from fsbackup.loop import run
+from fsbackup.stores.generic.store import GenericStore
 from fsbackup.testing import ObjectPlace, ObjectStoreContract, Place
-from tests.contract.doors import directory_door
 from tests.contract.ftpd import FtpServer, running_ftpd
+from tests.contract.raw_access import directory_access
+
+pytestmark = pytest.mark.matrix
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +34,12 @@ class TestFtpObjects(ObjectStoreContract):
     def place(self, server: FtpServer) -> Iterator[ObjectPlace]:
         """Return a directory of the server that nobody else uses."""
         root = secrets.token_hex(8)
-        door = directory_door(server.directory / root)
+        raw = directory_access(server.directory / root)
 
         def put(name: str, data: bytes) -> None:
-            door.put(name, data)
+            raw.put(name, data)
             server.forget()
 
-        store = GenericObjects(server.url + root, options=server.storage_options)
-        yield Place(store, replace(door, put=put))
+        store = GenericStore(server.url + root, options=server.storage_options)
+        yield Place(store, replace(raw, put=put))
         run(store.close())

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects, LocalStorage
+from fsbackup.backends import LocalStorage
+from fsbackup.stores.local.store import LocalStore
 from fsbackup.testing import BackendPlace, ObjectPlace, ObjectStoreContract, Place, StorageBackendContract
-from tests.contract.doors import directory_door
+from tests.contract.raw_access import directory_access
 
 
-class TestLocalObjects(ObjectStoreContract):
+class TestLocalStore(ObjectStoreContract):
     """Files in a directory."""
 
     part_size = 64 * 1024
@@ -21,7 +22,7 @@ class TestLocalObjects(ObjectStoreContract):
     def place(self, tmp_path: Path) -> ObjectPlace:
         """Return a directory that is not there yet."""
         base = tmp_path / "base"
-        return Place(LocalObjects(base, page_size=7), directory_door(base))
+        return Place(LocalStore(base, page_size=7), directory_access(base))
 
 
 class TestLocalStorage(StorageBackendContract):
@@ -34,5 +35,5 @@ class TestLocalStorage(StorageBackendContract):
         return BackendPlace(
             backend=lambda errors: LocalStorage(base, errors=errors),
             broken=lambda errors: LocalStorage(unmounted, errors=errors, create=False),
-            door=directory_door(base),
+            raw=directory_access(base),
         )

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsbackup.backends.generic import GenericObjects, GenericStorage
+from fsbackup.backends import GenericStorage
+from fsbackup.stores.generic.store import GenericStore
 from fsbackup.testing import BackendPlace, ObjectPlace, ObjectStoreContract, Place, StorageBackendContract
-from tests.contract.doors import memory_door
+from tests.contract.raw_access import memory_access
 from tests.servers.ports import LOOPBACK, claimed_ports
 
 
@@ -23,7 +24,7 @@ class TestMemoryObjects(ObjectStoreContract):
     def place(self) -> ObjectPlace:
         """Return a directory that nobody else uses."""
         root = secrets.token_hex(8)
-        return Place(GenericObjects(f"memory://{root}"), memory_door(root))
+        return Place(GenericStore(f"memory://{root}"), memory_access(root))
 
 
 class TestMemoryStorage(StorageBackendContract):
@@ -37,5 +38,5 @@ class TestMemoryStorage(StorageBackendContract):
             yield BackendPlace(
                 backend=lambda errors: GenericStorage(f"memory://{root}", errors=errors),
                 broken=lambda errors: GenericStorage(f"ftp://{LOOPBACK}:{port}/", errors=errors),
-                door=memory_door(root),
+                raw=memory_access(root),
             )

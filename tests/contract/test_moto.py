@@ -6,20 +6,28 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsbackup.backends.s3.profile import GENERIC
+from fsbackup.stores.s3.profile import GENERIC
 from fsbackup.testing import BackendPlace, ObjectPlace, ObjectStoreContract, StorageBackendContract
-from tests.contract.s3_place import backend_place, object_place
+from tests.contract.s3_place import Emptied, backend_place, object_place
 from tests.servers.endpoint import S3Endpoint
+
+pytestmark = pytest.mark.matrix
+
+
+@pytest.fixture(scope="module")
+def emptied(moto: S3Endpoint) -> Iterator[Emptied]:
+    """Return what gives a prefix that nobody else uses, empty."""
+    with object_place(moto, GENERIC) as emptied:
+        yield emptied
 
 
 class TestMotoObjects(ObjectStoreContract):
     """Objects in a bucket."""
 
     @pytest.fixture
-    def place(self, moto: S3Endpoint) -> Iterator[ObjectPlace]:
-        """Return a prefix that nobody else uses."""
-        with object_place(moto, GENERIC) as place:
-            yield place
+    def place(self, emptied: Emptied) -> ObjectPlace:
+        """Return the prefix, empty."""
+        return emptied()
 
 
 class TestMotoStorage(StorageBackendContract):

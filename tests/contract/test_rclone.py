@@ -6,12 +6,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsbackup.backends.s3.profile import GENERIC
 from fsbackup.errors import TransientError
 from fsbackup.loop import run
+from fsbackup.stores.s3.profile import GENERIC
 from fsbackup.testing import ObjectPlace, ObjectStoreContract
-from tests.contract.s3_place import object_place
+from tests.contract.s3_place import Emptied, object_place
 from tests.servers.endpoint import S3Endpoint
+
+pytestmark = pytest.mark.matrix
+
+
+@pytest.fixture(scope="module")
+def emptied(rclone: S3Endpoint) -> Iterator[Emptied]:
+    """Return what gives a prefix that nobody else uses, empty."""
+    with object_place(rclone, GENERIC) as emptied:
+        yield emptied
 
 
 class TestRcloneObjects(ObjectStoreContract):
@@ -20,18 +29,17 @@ class TestRcloneObjects(ObjectStoreContract):
     nested_names = False
 
     @pytest.fixture
-    def place(self, rclone: S3Endpoint) -> Iterator[ObjectPlace]:
-        """Return a prefix that nobody else uses."""
-        with object_place(rclone, GENERIC) as place:
-            yield place
+    def place(self, emptied: Emptied) -> ObjectPlace:
+        """Return the prefix, empty."""
+        return emptied()
 
     @pytest.mark.parametrize("name", ["dir", "dir/sub"])
     def test_remove_is_never_recursive(self, place: ObjectPlace, name: str) -> None:
         """To the removal of a directory's name rclone answers 500, and nothing is removed."""
-        place.door.put("dir/sub/object", b"x")
+        place.raw.put("dir/sub/object", b"x")
         with pytest.raises(TransientError):
             run(place.store.remove(name))
-        assert place.door.names() == {"dir/sub/object"}
+        assert place.raw.names() == {"dir/sub/object"}
 
     # After each removal rclone removes what the name lies in, when that is an empty directory, even if a file is
     # being written into it, or a plain file.

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsbackup.backends.generic import GenericObjects, GenericStorage
+from fsbackup.backends import GenericStorage
 from fsbackup.loop import run
+from fsbackup.stores.generic.store import GenericStore
 from fsbackup.testing import BackendPlace, ObjectPlace, ObjectStoreContract, Place, StorageBackendContract
-from tests.contract.doors import directory_door
+from tests.contract.raw_access import directory_access
 from tests.contract.sftpd import running_sftpd
 from tests.servers.sftp_or_ftp import SftpServer
 
@@ -32,8 +33,8 @@ class TestSftpObjects(ObjectStoreContract):
     def place(self, server: SftpServer) -> Iterator[ObjectPlace]:
         """Return a directory of the server that nobody else uses."""
         root = secrets.token_hex(8)
-        store = GenericObjects(server.url + root, options=server.storage_options)
-        yield Place(store, directory_door(server.directory / root))
+        store = GenericStore(server.url + root, options=server.storage_options)
+        yield Place(store, directory_access(server.directory / root))
         run(store.close())
 
 
@@ -48,5 +49,5 @@ class TestSftpStorage(StorageBackendContract):
         return BackendPlace(
             backend=lambda errors: GenericStorage(server.url + root, options=options, errors=errors),
             broken=lambda errors: GenericStorage(server.url + root, options=wrong, errors=errors),
-            door=directory_door(server.directory / root),
+            raw=directory_access(server.directory / root),
         )

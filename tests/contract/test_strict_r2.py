@@ -6,10 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsbackup.backends.r2 import R2
+from fsbackup.stores.s3.profile import R2
 from fsbackup.testing import ObjectPlace, ObjectStoreContract
-from tests.contract.s3_place import strict_place
+from tests.contract.s3_place import Emptied, lenient, object_place
 from tests.servers.s3 import StrictEndpoint
+
+
+@pytest.fixture(scope="module")
+def emptied(strict_r2: StrictEndpoint) -> Iterator[Emptied]:
+    """Return what gives a prefix that nobody else uses, empty."""
+    with object_place(strict_r2, R2) as emptied:
+        yield emptied
 
 
 class TestStrictR2Objects(ObjectStoreContract):
@@ -18,7 +25,7 @@ class TestStrictR2Objects(ObjectStoreContract):
     part_size = 64 * 1024
 
     @pytest.fixture
-    def place(self, strict_r2: StrictEndpoint) -> Iterator[ObjectPlace]:
-        """Return a prefix that nobody else uses."""
-        with strict_place(strict_r2, R2) as place:
-            yield place
+    def place(self, strict_r2: StrictEndpoint, emptied: Emptied) -> Iterator[ObjectPlace]:
+        """Return the prefix, empty."""
+        with lenient(strict_r2):
+            yield emptied()

@@ -17,11 +17,11 @@ import pytest
 
 from fsbackup import ReplicatedStorage
 from fsbackup.retention import Retention
+from tests.faults.botocore_cache import cache_botocore_models
 from tests.faults.disk import Disk
 from tests.faults.plan import FOLDER, KEYS, Plan, Step
-from tests.faults.warm import remember_models
 from tests.replication.child import kill
-from tests.replication.world import Places
+from tests.replication.rig import Places
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 #: Of three copies, so that one replica may be in trouble.
@@ -54,7 +54,7 @@ def warm_up() -> None:
     """Called once in the process that all children are forked from."""
     from tests.servers.endpoint import S3Endpoint, client
 
-    remember_models(pytest.MonkeyPatch())
+    cache_botocore_models(pytest.MonkeyPatch())
     client(S3Endpoint("none", "http://127.0.0.1:1", "id", "secret", "us-east-1", "bucket"))
 
 
@@ -74,7 +74,11 @@ def _act(task: Task, pipe: Connection) -> None:
 
 def _upload(store: ReplicatedStorage, task: Task, say: Say) -> None:
     overwrite = task.plan.operation == "overwrite"
-    items = [(task.sources / Path(thing.key).name, thing.key) for thing in task.plan.things if thing.changes]
+    items = [
+        (task.sources / Path(planned.key).name, planned.key)
+        for planned in task.plan.objects_planned
+        if planned.changes
+    ]
     for outcome in store.replicate_many(items, overwrite=overwrite):
         assert outcome.report is not None, outcome.error
         ok = tuple(name for name, result in outcome.report.replicas.items() if result.ok)
@@ -82,11 +86,11 @@ def _upload(store: ReplicatedStorage, task: Task, say: Say) -> None:
 
 
 def _delete(store: ReplicatedStorage, task: Task, say: Say) -> None:
-    for thing in task.plan.things:
-        if thing.changes:
-            report = store.remove(thing.key)
+    for planned in task.plan.objects_planned:
+        if planned.changes:
+            report = store.remove(planned.key)
             ok = tuple(name for name, result in report.replicas.items() if result.ok)
-            say("deleted" if report else "not deleted", thing.key, ok)
+            say("deleted" if report else "not deleted", planned.key, ok)
 
 
 def _restore(store: ReplicatedStorage, task: Task, say: Say) -> None:
@@ -94,7 +98,7 @@ def _restore(store: ReplicatedStorage, task: Task, say: Say) -> None:
         report = store.restore_tree(
             FOLDER,
             task.targets,
-            hear=lambda each: say("restored" if each.report else "not restored", each.key, ()),
+            on_object=lambda each: say("restored" if each.report else "not restored", each.key, ()),
         )
         assert report, report.as_dict()
         return
@@ -104,7 +108,7 @@ def _restore(store: ReplicatedStorage, task: Task, say: Say) -> None:
 
 
 def _repair(store: ReplicatedStorage, task: Task, say: Say) -> None:  # noqa: ARG001 - as all the others
-    store.repair(deep=True, hear=lambda step: _tell(step.action.kind, step.outcome, step.action, say))
+    store.repair(deep=True, on_step=lambda step: _tell(step.action.kind, step.outcome, step.action, say))
 
 
 def _tell(kind: str, outcome: str, action: Any, say: Say) -> None:
@@ -112,7 +116,7 @@ def _tell(kind: str, outcome: str, action: Any, say: Say) -> None:
 
 
 def _prune(store: ReplicatedStorage, task: Task, say: Say) -> None:  # noqa: ARG001 - as all the others
-    store.prune(dry_run=False, hear=lambda step: say(step.outcome, step.key, (step.backend,)))
+    store.prune(dry_run=False, on_step=lambda step: say(step.outcome, step.key, (step.backend,)))
 
 
 _OPERATIONS: dict[str, Callable[[ReplicatedStorage, Task, Say], None]] = {

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.warm import remember_models
+from tests.faults.botocore_cache import cache_botocore_models
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_clients() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        remember_models(patch)
+        cache_botocore_models(patch)
         yield

@@ -8,10 +8,10 @@ import random
 from collections.abc import Sequence
 
 from tests.faults.plan import Damage
-from tests.replication.eyes import DiskEye, Eye, manifest_name
+from tests.replication.raw_replicas import RawDisk, RawReplica, manifest_name
 
 
-def damage(eye: Eye, kind: Damage, keys: Sequence[str], chance: random.Random, *, hidden: bool) -> set[str]:
+def damage(raw: RawReplica, kind: Damage, keys: Sequence[str], chance: random.Random, *, hidden: bool) -> set[str]:
     """Do one kind of damage to what a replica holds of the first of `keys` that it can be done to.
 
     With `hidden`, a disk may keep the file's times, as one does that loses bits: only reading finds that.
@@ -22,20 +22,20 @@ def damage(eye: Eye, kind: Damage, keys: Sequence[str], chance: random.Random, *
         The keys that are no longer right there.
     """
     if kind == "swap":
-        return _swap(eye, [key for key in keys if eye.get(key)], with_manifests=chance.random() < 0.5)
+        return _swap(raw, [key for key in keys if raw.get(key)], with_manifests=chance.random() < 0.5)
     name_of = manifest_name if "manifest" in kind else str
-    there = [key for key in keys if eye.get(name_of(key))]
+    there = [key for key in keys if raw.get(name_of(key))]
     if not there:
         return set()
     key, name = there[0], name_of(there[0])
-    data = eye.get(name)
+    data = raw.get(name)
     assert data is not None
     if kind == "delete manifest":
-        eye.drop(name)
+        raw.drop(name)
     elif kind == "edit manifest":
-        eye.put(name, _edited(data, chance))
+        raw.put(name, _edited(data, chance))
     else:
-        _put(eye, name, _spoiled(kind, data, chance), keep_time=hidden and chance.random() < 0.5)
+        _put(raw, name, _spoiled(kind, data, chance), keep_time=hidden and chance.random() < 0.5)
     return {key}
 
 
@@ -46,25 +46,25 @@ def _spoiled(kind: Damage, data: bytes, chance: random.Random) -> bytes:
     return data[:at] if kind == "truncate" else data + chance.randbytes(chance.randint(1, 5000))
 
 
-def _put(eye: Eye, name: str, data: bytes, *, keep_time: bool) -> None:
+def _put(raw: RawReplica, name: str, data: bytes, *, keep_time: bool) -> None:
     """Store bytes; a disk that loses some does not change the file's time."""
-    if not isinstance(eye, DiskEye) or not keep_time:
-        eye.put(name, data)
+    if not isinstance(raw, RawDisk) or not keep_time:
+        raw.put(name, data)
         return
-    path = eye.base / name
+    path = raw.base / name
     stat = path.stat()
     path.write_bytes(data)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def _swap(eye: Eye, keys: Sequence[str], *, with_manifests: bool) -> set[str]:
+def _swap(raw: RawReplica, keys: Sequence[str], *, with_manifests: bool) -> set[str]:
     if len(keys) < 2:
         return set()
     for one, other in [keys[:2], *([[manifest_name(key) for key in keys[:2]]] if with_manifests else [])]:
-        mine, theirs = eye.get(one), eye.get(other)
+        mine, theirs = raw.get(one), raw.get(other)
         if mine is not None and theirs is not None:
-            eye.put(one, theirs)
-            eye.put(other, mine)
+            raw.put(one, theirs)
+            raw.put(other, mine)
     return set(keys[:2])
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.matrix import matrix
+
 if TYPE_CHECKING:
     from tests.faults.plan import Kind  # at run time, every run of pytest would load the library for it
 
-#: How many rounds of each kind a run has by default.
+#: How many rounds of each kind there are unless options say otherwise.
 ROUNDS: dict[Kind, int] = {"kill": 204, "damage": 36, "outage": 36, "mixed": 24}
 
 
@@ -20,15 +22,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--fault-seeds", default="", help="only these rounds, as kind:seed,kind:seed (kill:17,damage:3)"
     )
-    group.addoption("--fault-rounds", type=int, default=ROUNDS["kill"], help="kills; other kinds in proportion")
+    group.addoption("--fault-rounds", type=int, help=f"kills ({ROUNDS['kill']}); other kinds in proportion")
     group.addoption("--fault-base", type=int, default=0, help="the first seed")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give every test that wants a round its rounds."""
-    if "fault_seed" in metafunc.fixturenames:
-        rounds = list(_rounds(metafunc.config))
-        metafunc.parametrize("fault_seed", rounds, ids=[f"{kind}:{seed}" for kind, seed in rounds])
+    """Give every test that wants a round its rounds: those asked for, or the default ones and the matrix."""
+    if "fault_seed" not in metafunc.fixturenames:
+        return
+    rounds = list(_rounds(metafunc.config))
+    usual = metafunc.config.getoption("--fault-rounds") is None and not metafunc.config.getoption("--fault-seeds")
+    first = set(first_rounds(rounds)) if usual else set(rounds)
+    params = [each if each in first else matrix(each) for each in rounds]
+    metafunc.parametrize("fault_seed", params, ids=[f"{kind}:{seed}" for kind, seed in rounds])
+
+
+def first_rounds(rounds: Iterable[tuple[Kind, int]]) -> Iterator[tuple[Kind, int]]:
+    """Yield the rounds in which an operation meets a damage, an outage or a kind of kill for the first time."""
+    from tests.faults.plan import plan_of
+
+    met: set[tuple[str, str]] = set()
+    for kind, seed in rounds:
+        plan = plan_of(kind, seed)
+        new = {(plan.operation, trouble) for trouble in plan.troubles} - met
+        if new:
+            met |= new
+            yield kind, seed
 
 
 def _rounds(config: pytest.Config) -> Iterable[tuple[Kind, int]]:
@@ -40,7 +59,7 @@ def _rounds(config: pytest.Config) -> Iterable[tuple[Kind, int]]:
                 raise pytest.UsageError(f"--fault-seeds: {each!r} is not kind:seed, with a kind of {list(ROUNDS)}")
             yield kind, int(number)
         return
-    wanted, base = int(config.getoption("--fault-rounds")), int(config.getoption("--fault-base"))
+    wanted, base = config.getoption("--fault-rounds") or ROUNDS["kill"], int(config.getoption("--fault-base"))
     for kind, usual in ROUNDS.items():
         for seed in range(base, base + round(usual * wanted / ROUNDS["kill"])):
             yield kind, seed

@@ -5,40 +5,40 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.faults.plan import Plan
-from tests.replication.eyes import DiskEye
-from tests.replication.world import World
+from tests.replication.raw_replicas import RawDisk
+from tests.replication.rig import ReplicaRig
 from tests.servers.faults import Drop, Fault, LoseResponse, Refuse, Stall, Status, Throttle
 
 
-def begin_outage(world: World, plan: Plan) -> None:
+def begin_outage(rig: ReplicaRig, plan: Plan) -> None:
     """Have the victim fail from the planned request on; a disk is away from the start."""
     assert plan.victim is not None
     assert plan.at is not None
     if plan.victim == "local":
-        world.base.rename(_away(world))
-        world.base.write_bytes(b"in the way")
+        rig.base.rename(_away(rig))
+        rig.base.write_bytes(b"in the way")
         return
     fault, times = _fault(plan)
-    world.proxies[plan.victim].add(fault, first=plan.at.number, times=times)
+    rig.proxies[plan.victim].add(fault, first=plan.at.number, times=times)
 
 
-def end_outage(world: World) -> None:
+def end_outage(rig: ReplicaRig) -> None:
     """Have everybody back."""
-    for proxy in world.proxies.values():
+    for proxy in rig.proxies.values():
         proxy.clear()
         proxy.cut_connections()
-    if away(world):
-        world.base.unlink()
-        _away(world).rename(world.base)
+    if away(rig):
+        rig.base.unlink()
+        _away(rig).rename(rig.base)
 
 
-def away(world: World) -> DiskEye | None:
+def away(rig: ReplicaRig) -> RawDisk | None:
     """Return an eye for the disk while it is away."""
-    return DiskEye(_away(world)) if _away(world).exists() else None
+    return RawDisk(_away(rig)) if _away(rig).exists() else None
 
 
-def _away(world: World) -> Path:
-    return world.base.with_name("away")
+def _away(rig: ReplicaRig) -> Path:
+    return rig.base.with_name("away")
 
 
 def _fault(plan: Plan) -> tuple[Fault, int | None]:
@@ -56,5 +56,8 @@ def _fault(plan: Plan) -> tuple[Fault, int | None]:
     if plan.outage == "stall":
         return Stall(**half_way), 1
     # All of it takes about a second, whatever its size.
-    rate = max(100_000, sum(each.size for thing in plan.things for each in (thing.before, thing.after) if each))
+    rate = max(
+        100_000,
+        sum(each.size for planned in plan.objects_planned for each in (planned.before, planned.after) if each),
+    )
     return Throttle(up=rate, down=rate), None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tests.replication.eyes import PENDING, BucketEye, Eye, Records, manifest_name, proves
+from tests.replication.raw_replicas import PENDING, RawBucket, RawReplica, Records, manifest_name, proves
 from tests.servers import s3
 from tests.servers.endpoint import client
 
@@ -29,7 +29,7 @@ class Seen(Records):
 
 
 @dataclass
-class Ledger:
+class Expectations:
     """What may be where.
 
     Attributes
@@ -56,7 +56,7 @@ class Ledger:
         By replica: the unfinished uploads of somebody else.
     """
 
-    eyes: Mapping[str, Eye]
+    raw_replicas: Mapping[str, RawReplica]
     seen: dict[str, Seen] = field(default_factory=dict)
     allowed: dict[str, Contents] = field(default_factory=dict)
     due: dict[str, bytes | None] = field(default_factory=dict)
@@ -67,16 +67,16 @@ class Ledger:
     theirs: dict[str, dict[str, bytes]] = field(default_factory=dict)
     uploads: dict[str, set[str]] = field(default_factory=dict)
 
-    def look(self, away: Eye | None = None) -> None:
+    def look(self, away: RawReplica | None = None) -> None:
         """Read everything that is anywhere; a disk that is away is looked at where it is."""
-        eyes = {**self.eyes, "local": away} if away else self.eyes
-        self.seen = {name: Seen(eye.everything()) for name, eye in eyes.items()}
+        raw_replicas = {**self.raw_replicas, "local": away} if away else self.raw_replicas
+        self.seen = {name: Seen(raw.everything()) for name, raw in raw_replicas.items()}
 
     def wanted(self, key: str) -> Contents:
         """Return what a reader may get."""
         if key in self.due:
             return frozenset({self.due[key]})
-        everywhere = len(self.expiring.get(key, ())) == len(self.eyes)
+        everywhere = len(self.expiring.get(key, ())) == len(self.raw_replicas)
         return self.allowed[key] | ({None} if everywhere else set())
 
     def holdable(self, name: str, key: str) -> Contents:
@@ -84,135 +84,137 @@ class Ledger:
         return self.allowed[key] | ({None} if name in self.expiring.get(key, ()) else set())
 
 
-def held(eye: Seen, key: str) -> tuple[State, bytes | None]:
+def held(raw: Seen, key: str) -> tuple[State, bytes | None]:
     """Return what a replica holds under a key, and how far its records prove it."""
-    data, records = eye.get(key), [_record(eye, key, announced=each) for each in (False, True)]
+    data, records = raw.get(key), [_record(raw, key, announced=each) for each in (False, True)]
     if records[0] is not None and records[0].get("kind") == "tombstone":
         return "deleted", data
     if data is None:
         return "absent", None
     if any(record is not None and proves(record, data) for record in records):
         return "proven", data
-    return ("bare" if eye.get(manifest_name(key)) is None and records[1] is None else "unproven"), data
+    return ("bare" if raw.get(manifest_name(key)) is None and records[1] is None else "unproven"), data
 
 
-def _record(eye: Seen, key: str, *, announced: bool) -> dict[str, Any] | None:
+def _record(raw: Seen, key: str, *, announced: bool) -> dict[str, Any] | None:
     try:
-        record = eye.announced(key) if announced else eye.manifest(key)
+        record = raw.announced(key) if announced else raw.manifest(key)
     except ValueError:
         return None  # cut off by what we did to it
     return record if record is not None and record.get("key") == key else None
 
 
-def nothing_torn(ledger: Ledger) -> None:
+def nothing_torn(expected: Expectations) -> None:
     """No replica holds anything under a name but one whole version, which its records prove."""
-    for key in ledger.allowed:
-        for name, eye in ledger.seen.items():
-            allowed = ledger.holdable(name, key)
-            state, data = held(eye, key)
+    for key in expected.allowed:
+        for name, raw in expected.seen.items():
+            allowed = expected.holdable(name, key)
+            state, data = held(raw, key)
             where = f"{key} on {name} is {state}, {told(data)}"
-            if (name, key) in ledger.excused:
-                only = ledger.excused[name, key]
+            if (name, key) in expected.excused:
+                only = expected.excused[name, key]
                 assert only is None or data in only, f"torn: {where}"
                 continue
             assert data in allowed or (state == "deleted" and data is None), f"torn: {where}"
             assert state != "unproven", f"nothing proves it: {where}"
             assert state != "deleted" or None in allowed, f"deleted by nobody: {where}"
-            assert state != "bare" or key in ledger.bare, f"it lost its manifest: {where}"
+            assert state != "bare" or key in expected.bare, f"it lost its manifest: {where}"
 
 
-def still_provable(ledger: Ledger, keys: Iterable[str]) -> None:
+def still_provable(expected: Expectations, keys: Iterable[str]) -> None:
     """Of every object that was there at least one version can be proven by somebody."""
     for key in keys:
-        found = [held(eye, key) for eye in ledger.seen.values()]
-        assert any(state == "proven" and data in ledger.allowed[key] for state, data in found), (
+        found = [held(raw, key) for raw in expected.seen.values()]
+        assert any(state == "proven" and data in expected.allowed[key] for state, data in found), (
             f"no replica can prove {key} any more: {[(state, told(data)) for state, data in found]}"
         )
 
 
-def stored(ledger: Ledger, key: str, data: bytes, names: Iterable[str], least: int) -> None:
+def stored(expected: Expectations, key: str, data: bytes, names: Iterable[str], least: int) -> None:
     """At least so many of the replicas that confirmed an object hold it, seen by plain tools."""
     confirmed = set(names)
-    missing = {name for name in confirmed if held(ledger.seen[name], key) != ("proven", data)}
-    missing -= {name for name in missing if (name, key) in ledger.excused}
+    missing = {name for name in confirmed if held(expected.seen[name], key) != ("proven", data)}
+    missing -= {name for name in missing if (name, key) in expected.excused}
     assert not missing, f"{key} was confirmed by {sorted(missing)}, and is not there"
     assert len(confirmed) >= least, f"{key}: success with {sorted(confirmed)} only"
 
 
-def gone(ledger: Ledger, key: str, names: Iterable[str]) -> None:
+def gone(expected: Expectations, key: str, names: Iterable[str]) -> None:
     """Replicas that confirmed a removal have no data any more."""
     for name in names:
-        data = ledger.seen[name].get(key)
-        assert data is None or (name, key) in ledger.excused, f"{key} is said to be gone from {name}: {told(data)}"
+        data = expected.seen[name].get(key)
+        assert data is None or (name, key) in expected.excused, (
+            f"{key} is said to be gone from {name}: {told(data)}"
+        )
 
 
-def converged(ledger: Ledger, expired: Mapping[str, set[str]]) -> None:
+def converged(expected: Expectations, expired: Mapping[str, set[str]]) -> None:
     """All replicas hold and prove one version of each object (or not, by their retention), and nothing else."""
-    wanted: dict[str, set[str]] = {name: set(each) for name, each in ledger.theirs.items()}
-    for key in ledger.allowed:
-        found = {name: eye.get(key) for name, eye in ledger.seen.items() if key not in expired.get(name, ())}
+    wanted: dict[str, set[str]] = {name: set(each) for name, each in expected.theirs.items()}
+    for key in expected.allowed:
+        found = {name: raw.get(key) for name, raw in expected.seen.items() if key not in expired.get(name, ())}
         said = {name: told(data) for name, data in found.items()}
         assert len(set(found.values())) <= 1, f"{key} differs: {said}"
-        assert set(found.values()) <= ledger.wanted(key), f"{key} is not what it was to be: {said}"
+        assert set(found.values()) <= expected.wanted(key), f"{key} is not what it was to be: {said}"
         versions = set()
         for name, data in found.items():
             if data is not None:
-                record = ledger.seen[name].manifest(key)
+                record = expected.seen[name].manifest(key)
                 assert record is not None, f"{key} on {name} has no manifest"
                 assert proves(record, data), f"{key} on {name} is not what its manifest says"
                 versions.add((record["generation"], record["sha256"], record["replaces"], record["created_at"]))
                 wanted.setdefault(name, set()).update((key, manifest_name(key)))
         assert len(versions) <= 1, f"{key} is of several versions: {versions}"
-    nothing_else(ledger, wanted)
+    nothing_else(expected, wanted)
 
 
-def nothing_unfinished(ledger: Ledger) -> None:
+def nothing_unfinished(expected: Expectations) -> None:
     """An operation that came to its end by itself leaves no temp file, announcement or unfinished upload."""
-    for name, eye in ledger.eyes.items():
-        ours = set(ledger.seen[name].objects) - ledger.theirs.get(name, {}).keys()
+    for name, raw in expected.raw_replicas.items():
+        ours = set(expected.seen[name].objects) - expected.theirs.get(name, {}).keys()
         left = [each for each in ours if each.startswith((PENDING, UPLOADS)) or each.endswith("-tmp")]
         assert not left, f"{name}: {left} is left by an operation that ended"
-        if isinstance(eye, BucketEye):
-            assert unfinished(eye) == ledger.uploads.get(name, set()), f"unfinished uploads on {name}"
+        if isinstance(raw, RawBucket):
+            assert unfinished(raw) == expected.uploads.get(name, set()), f"unfinished uploads on {name}"
 
 
-def nothing_else(ledger: Ledger, wanted: Mapping[str, set[str]]) -> None:
+def nothing_else(expected: Expectations, wanted: Mapping[str, set[str]]) -> None:
     """No temp file, announcement, tombstone or unfinished upload of ours is left; and all that is others'."""
-    for name, eye in ledger.eyes.items():
-        staying = {each for at, key in ledger.stays if at == name for each in (key, manifest_name(key))}
-        names = set(ledger.seen[name].objects) - (staying - wanted.get(name, set()))
+    for name, raw in expected.raw_replicas.items():
+        staying = {each for at, key in expected.stays if at == name for each in (key, manifest_name(key))}
+        names = set(expected.seen[name].objects) - (staying - wanted.get(name, set()))
         assert names == wanted.get(name, set()), (
             f"{name}: left over {sorted(names - wanted.get(name, set()))}, "
             f"gone {sorted(wanted.get(name, set()) - names)}"
         )
-        if isinstance(eye, BucketEye):
-            assert unfinished(eye) == ledger.uploads.get(name, set()), f"unfinished uploads on {name}"
-    others_untouched(ledger)
+        if isinstance(raw, RawBucket):
+            assert unfinished(raw) == expected.uploads.get(name, set()), f"unfinished uploads on {name}"
+    others_untouched(expected)
 
 
-def others_untouched(ledger: Ledger) -> None:
+def others_untouched(expected: Expectations) -> None:
     """What somebody else put beside our objects is as it was."""
-    for name, theirs in ledger.theirs.items():
+    for name, theirs in expected.theirs.items():
         for each, data in theirs.items():
-            assert ledger.seen[name].get(each) == data, f"{each} on {name} was not ours to touch"
-    for name, keys in ledger.uploads.items():
-        eye = ledger.eyes[name]
-        assert isinstance(eye, BucketEye)
-        assert keys <= unfinished(eye), f"an upload on {name} was not ours to abort"
+            assert expected.seen[name].get(each) == data, f"{each} on {name} was not ours to touch"
+    for name, keys in expected.uploads.items():
+        raw = expected.raw_replicas[name]
+        assert isinstance(raw, RawBucket)
+        assert keys <= unfinished(raw), f"an upload on {name} was not ours to abort"
 
 
-def unfinished(eye: BucketEye) -> set[str]:
+def unfinished(raw: RawBucket) -> set[str]:
     """Return the keys of unfinished uploads that have parts or are others'.
 
     What was begun a moment before it could be recorded as ours has no part and takes no room.
     """
     found = set()
-    for upload in s3.list_uploads(eye.endpoint):
-        if not upload.key.startswith(eye.prefix):
+    for upload in s3.list_uploads(raw.endpoint):
+        if not upload.key.startswith(raw.prefix):
             continue
-        where = {"Bucket": eye.endpoint.bucket, "Key": upload.key, "UploadId": upload.upload_id}
-        if client(eye.endpoint).list_parts(**where).get("Parts"):
-            found.add(upload.key.removeprefix(eye.prefix))
+        where = {"Bucket": raw.endpoint.bucket, "Key": upload.key, "UploadId": upload.upload_id}
+        if client(raw.endpoint).list_parts(**where).get("Parts"):
+            found.add(upload.key.removeprefix(raw.prefix))
     return found
 
 

@@ -8,17 +8,17 @@ import signal
 from fsbackup.errors import IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.keys import TEMP_SUFFIX
 from fsbackup.loop import run
-from fsbackup.replication.prune import expected
-from fsbackup.replication.repair import Options, RepairReport, repair
-from tests.faults import promises, scene
+from fsbackup.replication.prune import find_expired
+from fsbackup.replication.repair import RepairOptions, RepairReport, repair
+from tests.faults import promises, setup
 from tests.faults.child import MIN_COPIES, RULE, Event, Running, Task, running
 from tests.faults.damage import damage
-from tests.faults.moments import At
 from tests.faults.outages import away, begin_outage, end_outage
-from tests.faults.plan import FOLDER, KEYS, REPLICAS, Delay, Plan, Request, Thing
+from tests.faults.plan import FOLDER, KEYS, REPLICAS, Delay, ObjectPlan, Plan, Request
 from tests.faults.promises import Contents, told
-from tests.replication.eyes import BucketEye
-from tests.replication.world import World, wait_idle
+from tests.faults.requests import CallAtRequest
+from tests.replication.raw_replicas import RawBucket
+from tests.replication.rig import ReplicaRig, wait_idle
 from tests.servers import s3
 from tests.servers.endpoint import client
 
@@ -28,16 +28,16 @@ _PATIENCE = 60.0
 _TIMEOUT = {"stall": 3.0}
 
 
-class Round:
+class FaultScenario:
     """Runs one plan in one world."""
 
-    def __init__(self, world: World, plan: Plan) -> None:
-        self._world = world
+    def __init__(self, rig: ReplicaRig, plan: Plan) -> None:
+        self._rig = rig
         self._plan = plan
         timeout = _TIMEOUT.get(plan.outage or "", 10.0)
-        self._task = Task(plan, world.places, world.tmp, world.tmp / "targets", timeout)
+        self._task = Task(plan, rig.places, rig.tmp, rig.tmp / "targets", timeout)
         self._store = self._task.store()
-        self._ledger = scene.prepare(world, plan, self._store, self._task.targets)
+        self._ledger = setup.prepare(rig, plan, self._store, self._task.targets)
         self._damaged = self._ended = False
         self._errors: list[Exception] = []
 
@@ -49,7 +49,7 @@ class Round:
             promises.nothing_unfinished(self._ledger)
         # Each read waits for a replica that is away.
         self._restore(KEYS[:1] if self._plan.outage == "refuse" else KEYS)
-        end_outage(self._world)
+        end_outage(self._rig)
         if self._plan.outage:
             self._restore(KEYS)
         report = self._mend()
@@ -68,10 +68,10 @@ class Round:
 
     def clean_up(self) -> None:
         """Remove everything from the servers, which keep it in memory."""
-        for eye in self._world.eyes.values():
-            if isinstance(eye, BucketEye):
-                names = [{"Key": key} for key in s3.list_keys(eye.endpoint, eye.prefix)]
-                client(eye.endpoint).delete_objects(Bucket=eye.endpoint.bucket, Delete={"Objects": names})
+        for raw in self._rig.raw_replicas.values():
+            if isinstance(raw, RawBucket):
+                names = [{"Key": key} for key in s3.list_keys(raw.endpoint, raw.prefix)]
+                client(raw.endpoint).delete_objects(Bucket=raw.endpoint.bucket, Delete={"Objects": names})
 
     def _operate(self) -> list[Event]:
         with running(self._task) as process:
@@ -89,17 +89,17 @@ class Round:
 
     def _arm(self, process: Running) -> None:
         """Set up what shall happen and when."""
-        plan, proxies = self._plan, self._world.proxies
+        plan, proxies = self._plan, self._rig.proxies
         for moment in plan.kill:
             if isinstance(moment, Request):
-                deadly = At(moment.side, lambda: os.kill(process.pid, signal.SIGKILL), cut=True)
+                deadly = CallAtRequest(moment.side, lambda: os.kill(process.pid, signal.SIGKILL), cut=True)
                 proxies[moment.replica].add(deadly, first=moment.number, times=1)
         if plan.outage:
-            begin_outage(self._world, plan)
+            begin_outage(self._rig, plan)
         if plan.damage and plan.operation == "prune":
             self._damage()  # what rots behind prune's back, after it looked, is not prune's to see
         elif plan.damage and plan.at:
-            proxies[plan.at.replica].add(At(plan.at.side, self._damage), first=plan.at.number, times=1)
+            proxies[plan.at.replica].add(CallAtRequest(plan.at.side, self._damage), first=plan.at.number, times=1)
 
     def _wait(self, process: Running) -> int:
         delays = [moment.seconds for moment in self._plan.kill if isinstance(moment, Delay)]
@@ -111,7 +111,7 @@ class Round:
 
     def _settle(self) -> None:
         """Wait until everything on its way to the servers has arrived or is lost, and do late damage."""
-        for proxy in self._world.proxies.values():
+        for proxy in self._rig.proxies.values():
             if self._plan.outage:
                 proxy.cut_connections()
             wait_idle(proxy)
@@ -123,14 +123,14 @@ class Round:
             raise self._errors[0]
 
     def _damage(self) -> None:
-        plan, eyes = self._plan, self._world.eyes
+        plan, raw_replicas = self._plan, self._rig.raw_replicas
         assert plan.damage is not None
         assert plan.victim is not None
         self._damaged = True
         chance = plan.chance
         keys = chance.sample(KEYS, len(KEYS))
         try:
-            hurt = damage(eyes[plan.victim], plan.damage, keys, chance, hidden=plan.operation != "prune")
+            hurt = damage(raw_replicas[plan.victim], plan.damage, keys, chance, hidden=plan.operation != "prune")
             self._ledger.excused |= {(plan.victim, key): None for key in hurt}
             # What prune cannot believe it leaves, with what mends it; once repair did, that counts as new.
             self._ledger.stays |= {(name, key) for name in plan.ruled for key in hurt}
@@ -139,47 +139,51 @@ class Round:
 
     def _check(self, events: list[Event]) -> None:
         """Check what was said to be done, and then everything else."""
-        self._ledger.look(away(self._world))
+        self._ledger.look(away(self._rig))
         for what, key, names in events:
             self._check_event(what, key, names)
         promises.nothing_torn(self._ledger)
-        promises.still_provable(self._ledger, [thing.key for thing in self._plan.things if self._must_stay(thing)])
+        promises.still_provable(
+            self._ledger, [planned.key for planned in self._plan.objects_planned if self._must_stay(planned)]
+        )
         promises.others_untouched(self._ledger)
         self._check_targets()
 
-    def _must_stay(self, thing: Thing) -> bool:
+    def _must_stay(self, planned: ObjectPlan) -> bool:
         """Tell whether some version of an object must be provable at any time."""
-        if thing.before is None or thing.after is None:
+        if planned.before is None or planned.after is None:
             return False
-        return len(self._ledger.expiring.get(thing.key, ())) < len(REPLICAS)
+        return len(self._ledger.expiring.get(planned.key, ())) < len(REPLICAS)
 
     def _check_event(self, what: str, key: str, names: tuple[str, ...]) -> None:
-        ledger, plan = self._ledger, self._plan
+        expected, plan = self._ledger, self._plan
         done = what.endswith(": done") and "clear" not in what and "forget" not in what
         if what in ("stored", "not stored"):
             assert what == "stored" or plan.kind == "mixed", f"{key} is not stored, but on {names}"
             after = self._after(key)
             assert after is not None
             if what == "stored":
-                ledger.due[key] = after
-                promises.stored(ledger, key, after, names, MIN_COPIES)
+                expected.due[key] = after
+                promises.stored(expected, key, after, names, MIN_COPIES)
             assert {*names, plan.victim} >= set(REPLICAS), f"{key}: one replica's trouble cost others: {names}"
         elif what in ("deleted", "not deleted"):
             assert what == "deleted" or plan.victim, f"{key} is not deleted, but on {names}"
-            promises.gone(ledger, key, names)
+            promises.gone(expected, key, names)
             if len(names) >= MIN_COPIES:
-                ledger.due[key] = None
-        elif what in ("let go", "cleared"):
-            promises.gone(ledger, key, names)
-        elif done and names and ledger.excused.get((names[0], key), frozenset()) is not None:
+                expected.due[key] = None
+        elif what in ("deleted", "cleared"):
+            promises.gone(expected, key, names)
+        elif done and names and expected.excused.get((names[0], key), frozenset()) is not None:
             data = self._after(key)
-            assert promises.held(ledger.seen[names[0]], key) == ("proven", data), f"{what} of {key} on {names[0]}"
+            assert promises.held(expected.seen[names[0]], key) == ("proven", data), (
+                f"{what} of {key} on {names[0]}"
+            )
         else:
             assert what != "not restored" or plan.kind == "mixed", f"{key} could not be restored"
 
     def _after(self, key: str) -> bytes | None:
-        thing = next(thing for thing in self._plan.things if thing.key == key)
-        return thing.after.data if thing.after else None
+        planned = next(planned for planned in self._plan.objects_planned if planned.key == key)
+        return planned.after.data if planned.after else None
 
     def _check_targets(self) -> None:
         """A target is whole or as it was, whatever became of the restore."""
@@ -191,13 +195,13 @@ class Round:
             key = f"{FOLDER}/{path.name}"
             assert key in allowed, path.name
             data = path.read_bytes()
-            whole = data in self._ledger.wanted(key) or (self._plan.earlier and data == scene.EARLIER)
+            whole = data in self._ledger.wanted(key) or (self._plan.earlier and data == setup.EARLIER)
             assert whole, f"the target {path.name} is {told(data)}"
 
     def _restore(self, keys: tuple[str, ...]) -> None:
         """Read everything through the library: old or new bytes, the right ones where they were promised."""
         for key in keys:
-            wanted, target = self._ledger.wanted(key), self._world.tmp / "back"
+            wanted, target = self._ledger.wanted(key), self._rig.tmp / "back"
             try:
                 report = self._store.restore(key, target)
             except ObjectNotFoundError:
@@ -225,16 +229,18 @@ class Round:
     @property
     def _reads_all(self) -> bool:
         """Whether there may be damage that only reading finds."""
-        return self._plan.damage is not None or any(thing.harm == "rotten" for thing in self._plan.things)
+        return self._plan.damage is not None or any(
+            planned.harm == "rotten" for planned in self._plan.objects_planned
+        )
 
     def _mend(self) -> RepairReport:
         """Repair everything, give up what is unfinished, and prune what is left to prune."""
         rules = dict.fromkeys(self._plan.ruled, RULE)
         targets = self._store.replica_set
-        expired, _ = run(expected(targets, rules))
+        expired, _ = run(find_expired(targets, rules))
         if self._ledger.bare:  # without the prefix, data of others would be adopted too
-            run(repair(targets, Options(FOLDER, adopt=True, safe_age=0.0)))
-        report = run(repair(targets, Options(deep=self._reads_all, expired=expired, safe_age=0.0)))
+            run(repair(targets, RepairOptions(FOLDER, adopt=True, safe_age=0.0)))
+        report = run(repair(targets, RepairOptions(deep=self._reads_all, expired=expired, safe_age=0.0)))
         if rules:
             self._store.prune(dry_run=False)
         return report

@@ -7,7 +7,7 @@ import sys
 from itertools import product
 from typing import get_args
 
-from tests.faults.options import ROUNDS
+from tests.faults.options import ROUNDS, first_rounds
 from tests.faults.plan import DAMAGES, OPERATIONS, OUTAGES, Kind, plan_of
 
 
@@ -18,14 +18,12 @@ def test_a_seed_makes_the_same_plan_again() -> None:
 
 
 def test_every_operation_meets_every_trouble() -> None:
-    """In the rounds that run by default."""
-    plans = [plan_of(kind, seed) for kind, count in ROUNDS.items() for seed in range(count)]
-    met = {(plan.operation, plan.damage or plan.outage) for plan in plans if plan.kind in ("damage", "outage")}
-    assert met == set(product(OPERATIONS, [*DAMAGES, *OUTAGES]))
-    killed = [plan for plan in plans if plan.kind == "kill"]
-    assert len(killed) >= 200
-    moments = {(plan.operation, type(moment).__name__) for plan in killed for moment in plan.kill}
-    assert moments == set(product(OPERATIONS, ["Request", "Step", "Delay"]))
+    """In the rounds that run by default, which are few."""
+    rounds = [(kind, seed) for kind, count in ROUNDS.items() for seed in range(count)]
+    plans = [plan_of(*each) for each in first_rounds(rounds)]
+    met = {(plan.operation, trouble) for plan in plans for trouble in plan.troubles}
+    assert met == set(product(OPERATIONS, [*DAMAGES, *OUTAGES, "Request", "Step", "Delay"]))
+    assert len(plans) <= len(met)
 
 
 def test_the_judge_uses_none_of_our_code() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.faults.plan import Kind, plan_of
-from tests.faults.rounds import Round
-from tests.replication.world import make_world
+from tests.faults.rounds import FaultScenario
+from tests.replication.rig import make_rig
 from tests.servers.endpoint import S3Endpoint
 
 
@@ -17,8 +17,8 @@ def test_the_promises_hold(
     plan = plan_of(*fault_seed)
     servers = (seaweedfs, moto) if plan.swapped else (moto, seaweedfs)
     try:
-        with make_world(*servers, tmp_path, proxied=True) as world:
-            one = Round(world, plan)
+        with make_rig(*servers, tmp_path, proxied=True) as rig:
+            one = FaultScenario(rig, plan)
             try:
                 one.run()
             finally:

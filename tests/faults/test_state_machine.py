@@ -20,8 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.errors import NoHealthyReplicaError, ObjectNotFoundError
 from tests.faults.promises import Seen, held
-from tests.replication.eyes import DiskEye, manifest_name
-from tests.replication.world import content
+from tests.replication.raw_replicas import RawDisk, manifest_name
+from tests.replication.rig import content
 
 NAMES = ("a", "b", "c")
 KEYS = st.sampled_from(["one", "deep/two", "deep/er/three"])
@@ -56,9 +56,9 @@ class Faults(RuleBasedStateMachine):
     def present(self) -> set[str]:
         return set(NAMES) - {self.away}
 
-    def eye(self, name: str) -> DiskEye:
+    def raw(self, name: str) -> RawDisk:
         """Look at a replica's directory, wherever it is now."""
-        return DiskEye(self.tmp / (f"{name}.away" if name == self.away else name))
+        return RawDisk(self.tmp / (f"{name}.away" if name == self.away else name))
 
     def can_spare(self, key: str, name: str) -> bool:
         """Tell whether somebody else who answers has proof of an object."""
@@ -68,7 +68,7 @@ class Faults(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES))
     def fail(self, name: str) -> None:
         bare = [
-            key for key in self.model if self.eye(name).get(key) is not None and not self.has_manifest(name, key)
+            key for key in self.model if self.raw(name).get(key) is not None and not self.has_manifest(name, key)
         ]
         # Data that lost its manifest, and then misses the delete or the overwrite of it, only a person can judge.
         if bare or not all(self.can_spare(key, name) for key in self.model):
@@ -78,7 +78,7 @@ class Faults(RuleBasedStateMachine):
         self.away = name
 
     def has_manifest(self, name: str, key: str) -> bool:
-        return self.eye(name).get(manifest_name(key)) is not None
+        return self.raw(name).get(manifest_name(key)) is not None
 
     @precondition(lambda self: self.away is not None)
     @rule()
@@ -106,7 +106,7 @@ class Faults(RuleBasedStateMachine):
         assert report.status == ("failed" if self.away else "complete")
         assert {name for name, result in report.replicas.items() if result.ok} == self.present
         self.asleep -= {(key, name) for name in self.present}
-        if self.away and self.eye(self.away).get(key) is not None:
+        if self.away and self.raw(self.away).get(key) is not None:
             self.asleep.add((key, self.away))
         self.hidden -= {(key, name) for name in NAMES}
         self.model.pop(key, None)
@@ -162,7 +162,7 @@ class Faults(RuleBasedStateMachine):
         unseen = set() if deep else self.hidden & self.wrong(deep=True)
         report = self.store.repair(deep=deep)
         assert report.status == ("degraded" if self.away else "complete"), report.as_dict()
-        assert report.lost == 0
+        assert report.unrecoverable == 0
         for key in self.model:
             # What is read to mend others is found out too, though nothing told that it is rotten.
             found_out = {name for name in self.present if self.proves(key, name)}
@@ -172,7 +172,7 @@ class Faults(RuleBasedStateMachine):
         self.asleep = {(key, name) for key, name in self.asleep if name == self.away}
 
     def proves(self, key: str, name: str) -> bool:
-        return held(Seen(self.eye(name).everything()), key) == ("proven", self.model[key])
+        return held(Seen(self.raw(name).everything()), key) == ("proven", self.model[key])
 
     @rule(key=KEYS)
     def restore(self, key: str) -> None:
@@ -190,7 +190,7 @@ class Faults(RuleBasedStateMachine):
     def every_copy_is_as_the_model_says(self) -> None:
         """Who is said to hold an object holds it, and proves it."""
         for name in NAMES:
-            seen = Seen(self.eye(name).everything())
+            seen = Seen(self.raw(name).everything())
             for key, data in self.model.items():
                 if name in self.good[key]:
                     assert held(seen, key) == ("proven", data), (key, name)
@@ -204,7 +204,20 @@ class Faults(RuleBasedStateMachine):
 
 
 # Derandomized: every run does the same, and a failure prints the steps that lead to it.
-Faults.TestCase.settings = settings(
+LONG = settings(
     max_examples=40, stateful_step_count=40, deadline=None, derandomize=True, database=None, print_blob=True
 )
-TestFaults = Faults.TestCase
+SHORT = settings(LONG, max_examples=12)
+
+
+class TestFaults(Faults.TestCase):  # type: ignore[misc, valid-type]
+    """Some sequences."""
+
+    settings = SHORT
+
+
+@pytest.mark.matrix
+class TestFaultsLonger(Faults.TestCase):  # type: ignore[misc, valid-type]
+    """More sequences."""
+
+    settings = LONG

@@ -6,43 +6,46 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.filesystem.site import Site, make_site
+from tests.filesystem.configured_set import ConfiguredSet, make_configured_set
+from tests.matrix import matrix
 
 #: Every replica in order, one down for reads, one that gives wrong bytes.
-EACH = ["local+local", "local+s3", "s3+s3", "down+s3", "rotten+local"]
+EACH = ["local+s3", *map(matrix, ["local+local", "s3+s3", "down+s3", "rotten+local"])]
 
 
 @pytest.fixture(scope="module", params=EACH)
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Return a site of every kind in turn; tests share it, so each has its own directory there."""
-    with make_site(request.param, tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
+def configured(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ConfiguredSet]:
+    """Return a site of each kind in turn; tests share it, and each uses its own directory."""
+    with make_configured_set(request.param, tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
         yield made
 
 
 @pytest.fixture
-def disks(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Site]:
+def disks(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[ConfiguredSet]:
     """Return a new site of two directories."""
-    with make_site("local+local", tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
+    with make_configured_set("local+local", tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
         yield made
 
 
 @pytest.fixture
-def flat(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Site]:
+def flat(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[ConfiguredSet]:
     """Return a new site of two buckets in which an object may lie below another one's name."""
-    with make_site("moto+moto", tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
+    with make_configured_set("moto+moto", tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
         yield made
 
 
 @pytest.fixture
-def buckets(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Site]:
+def buckets(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[ConfiguredSet]:
     """Return a new site of two buckets at different servers."""
-    with make_site("s3+s3", tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
+    with make_configured_set("s3+s3", tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
         yield made
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Know the marks that pyarrow's suite wears."""
+    """Register the marks of pyarrow's suite."""
     from pyarrow.conftest import groups
 
     for mark in groups:
-        config.addinivalue_line("markers", f"{mark}: what a test of pyarrow's needs")
+        config.addinivalue_line("markers", f"{mark}: required by a test of pyarrow's")

@@ -1,4 +1,4 @@
-"""Who closes a file stores it; who does not is told that nothing is stored."""
+"""A closed file is stored; a file that is never closed is not, with a warning."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import pytest
 
 import fsbackup
 from fsbackup.filesystem import FsbackupFileSystem
-from tests.filesystem.site import ROOT, Site
-from tests.integration.cli_kit import wait_until
-from tests.replication.world import MIB, content
+from tests.filesystem.configured_set import ROOT, ConfiguredSet
+from tests.integration.cli_helpers import wait_until
+from tests.replication.rig import MIB, content
 from tests.servers.bucket import list_keys, list_uploads
 
 
@@ -29,17 +29,17 @@ def path() -> str:
     return f"{ROOT}/{secrets.token_hex(4)}/data.bin"
 
 
-def left_behind(site: Site) -> list[str]:
-    """Return whatever there is of files and uploads, ours too."""
-    found = [str(each) for base in site.bases.values() for each in base.rglob("*") if each.is_file()]
-    for proxy in site.proxies.values():
-        found += list_keys(proxy.endpoint, site.prefix)
-        found += [upload.key for upload in list_uploads(proxy.endpoint, site.prefix)]
+def left_behind(configured: ConfiguredSet) -> list[str]:
+    """Return all files, objects and unfinished uploads, those of fsbackup included."""
+    found = [str(each) for base in configured.bases.values() for each in base.rglob("*") if each.is_file()]
+    for proxy in configured.proxies.values():
+        found += list_keys(proxy.endpoint, configured.prefix)
+        found += [upload.key for upload in list_uploads(proxy.endpoint, configured.prefix)]
     return found
 
 
-def test_close_in_an_except_block_stores(disks: Site, path: str) -> None:
-    """That an exception is being handled is no reason to drop what is closed in so many words."""
+def test_close_in_an_except_block_stores(disks: ConfiguredSet, path: str) -> None:
+    """An explicit `close` stores the file, also while an exception is being handled."""
     fs = disks.fs()
     file = fs.open(path, "wb")
     rows = iter([b"1", b"2"])
@@ -51,7 +51,7 @@ def test_close_in_an_except_block_stores(disks: Site, path: str) -> None:
     assert fs.cat_file(path) == b"12"
 
 
-def test_close_in_a_finally_block_stores(disks: Site, path: str) -> None:
+def test_close_in_a_finally_block_stores(disks: ConfiguredSet, path: str) -> None:
     fs = disks.fs()
     file = fs.open(path, "wb")
     with suppress(KeyError):
@@ -64,7 +64,7 @@ def test_close_in_a_finally_block_stores(disks: Site, path: str) -> None:
 
 
 class Report:
-    """Writes what went wrong, while a block is left by it."""
+    """Writes the exception that is leaving its block."""
 
     def __init__(self, fs: FsbackupFileSystem, path: str) -> None:
         self._fs, self._path = fs, path
@@ -79,8 +79,8 @@ class Report:
         return True
 
 
-def test_a_file_opened_and_closed_while_a_block_is_left(disks: Site, path: str) -> None:
-    """The exception was there before the file."""
+def test_a_file_opened_and_closed_while_a_block_is_left(disks: ConfiguredSet, path: str) -> None:
+    """The exception is older than the file."""
     fs = disks.fs()
     with Report(fs, path):
         raise KeyError("rent")
@@ -88,7 +88,7 @@ def test_a_file_opened_and_closed_while_a_block_is_left(disks: Site, path: str) 
 
 
 @pytest.mark.parametrize("compression", ["gzip", "bz2", "xz", "zip"])
-def test_compressed_files_are_stored(disks: Site, path: str, compression: str) -> None:
+def test_compressed_files_are_stored(disks: ConfiguredSet, path: str, compression: str) -> None:
     """Compressors leave their file open; the end of the block closes both."""
     fs = disks.fs()
     with fs.open(path, "wb", compression=compression) as file:
@@ -101,8 +101,8 @@ def test_compressed_files_are_stored(disks: Site, path: str, compression: str) -
         assert text.read() == "world"
 
 
-def test_closing_what_was_discarded_is_an_error(disks: Site, path: str) -> None:
-    """Whoever closes it takes it for stored."""
+def test_closing_what_was_discarded_is_an_error(disks: ConfiguredSet, path: str) -> None:
+    """Otherwise its owner would take it for stored."""
     fs = disks.fs()
     file = fs.open(path, "wb")
     with suppress(KeyError), file:
@@ -113,8 +113,8 @@ def test_closing_what_was_discarded_is_an_error(disks: Site, path: str) -> None:
     assert not fs.exists(path)
 
 
-def test_a_discarded_wrapper_fails_the_outer_block(disks: Site, path: str) -> None:
-    """The outer block ends well, but not the file."""
+def test_a_discarded_wrapper_fails_the_outer_block(disks: ConfiguredSet, path: str) -> None:
+    """The outer block ends without an exception, and the file is discarded all the same."""
     fs = disks.fs()
     with pytest.raises(fsbackup.DiscardedError, match="write it again"):
         _write_half_a_text(fs, path)
@@ -127,7 +127,7 @@ def _write_half_a_text(fs: FsbackupFileSystem, path: str) -> None:
         raise KeyError
 
 
-def test_closing_twice_is_nothing(disks: Site, path: str) -> None:
+def test_closing_twice_is_nothing(disks: ConfiguredSet, path: str) -> None:
     fs = disks.fs()
     with fs.open(path, "wb") as file:
         file.write(b"1")
@@ -192,17 +192,17 @@ DROPS = [
 @pytest.mark.parametrize("size", [10, 9 * MIB])
 @pytest.mark.parametrize("drop", DROPS)
 def test_a_dropped_file_is_not_stored_and_warned_of(
-    disks: Site, path: str, drop: Callable[[FsbackupFileSystem, str, int], None], size: int
+    disks: ConfiguredSet, path: str, drop: Callable[[FsbackupFileSystem, str, int], None], size: int
 ) -> None:
-    """Also when it is larger than a block, so that its upload has begun; nothing of it is left."""
+    """Also when it is larger than a block, so that its upload has started; nothing of it is left behind."""
     fs = disks.fs()
     with pytest.warns(fsbackup.NotStoredWarning, match=f"fsbackup://{path} is not stored.*with fs.open"):
         drop(fs, path, size)
     wait_until(lambda: not left_behind(disks))
 
 
-def test_a_dropped_file_leaves_no_upload(buckets: Site, path: str) -> None:
-    """Multipart uploads that had begun are aborted."""
+def test_a_dropped_file_leaves_no_upload(buckets: ConfiguredSet, path: str) -> None:
+    """A multipart upload that had started is aborted."""
     fs = buckets.fs()
     file: Any = fs.open(path, "wb")
     file.write(content(40 * MIB))
@@ -224,10 +224,10 @@ for name in ("1", "2"):
 
 @pytest.mark.parametrize("kind", ["disks", "buckets"])
 def test_a_file_open_at_the_end_of_the_process(kind: str, path: str, request: pytest.FixtureRequest) -> None:
-    """It is named on the terminal, and nothing of it is left."""
-    site: Site = request.getfixturevalue(kind)
-    command = [sys.executable, "-c", _NEVER_CLOSED, str(site.config), path]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    """A warning on the terminal names it, and nothing of it is left behind."""
+    configured: ConfiguredSet = request.getfixturevalue(kind)
+    command = [sys.executable, "-c", _NEVER_CLOSED, str(configured.config), path]
+    stderr = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     for name in ("1", "2"):
-        assert f"NotStoredWarning: fsbackup://{path}{name} is not stored" in said
-    assert not left_behind(site)
+        assert f"NotStoredWarning: fsbackup://{path}{name} is not stored" in stderr
+    assert not left_behind(configured)

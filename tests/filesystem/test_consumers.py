@@ -1,4 +1,4 @@
-"""pandas, dask, duckdb, fsspec's caches and UPath: the same answers while a replica lies or dies in the middle."""
+"""pandas, Dask, DuckDB, fsspec's caches, UPath: the same results while a replica sends wrong bytes or dies."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from fsspec.parquet import open_parquet_file
 from pandas.testing import assert_frame_equal
 from upath import UPath
 
-from tests.filesystem.site import ROOT, Site, make_site
+from tests.filesystem.configured_set import ROOT, ConfiguredSet, make_configured_set
+from tests.matrix import matrix
 
 #: All in order; wrong bytes in every block that is read from one; one that dies within its second answer.
-TROUBLES = ["s3+s3", "rotten+local", "dying+s3"]
+TROUBLES = ["dying+s3", *map(matrix, ["s3+s3", "rotten+local"])]
 
 
 @pytest.fixture(scope="module", params=TROUBLES)
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with make_site(request.param, tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConfiguredSet]:
+    with make_configured_set(request.param, tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
         yield made
 
 
@@ -49,7 +50,7 @@ def frame() -> pd.DataFrame:
     )
 
 
-def test_pandas_parquet(place: Site, base: str, frame: pd.DataFrame) -> None:
+def test_pandas_parquet(place: ConfiguredSet, base: str, frame: pd.DataFrame) -> None:
     """Written to all replicas and read back; also two columns of it only."""
     frame.to_parquet(f"{base}/table.parquet", storage_options=place.options)
     assert_frame_equal(pd.read_parquet(f"{base}/table.parquet", storage_options=place.options), frame)
@@ -57,7 +58,7 @@ def test_pandas_parquet(place: Site, base: str, frame: pd.DataFrame) -> None:
     assert_frame_equal(two, frame[["id", "name"]])
 
 
-def test_pandas_parquet_directory(place: Site, base: str, frame: pd.DataFrame) -> None:
+def test_pandas_parquet_directory(place: ConfiguredSet, base: str, frame: pd.DataFrame) -> None:
     """A directory of partitions is a table."""
     parted = frame.assign(part=frame["id"] % 3)
     parted.to_parquet(f"{base}/table", partition_cols=["part"], storage_options=place.options)
@@ -66,13 +67,13 @@ def test_pandas_parquet_directory(place: Site, base: str, frame: pd.DataFrame) -
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.csv.gz"])
-def test_pandas_csv(place: Site, base: str, frame: pd.DataFrame, name: str) -> None:
+def test_pandas_csv(place: ConfiguredSet, base: str, frame: pd.DataFrame, name: str) -> None:
     """Through text and compression layers."""
     frame.to_csv(f"{base}/{name}", index=False, storage_options=place.options)
     assert_frame_equal(pd.read_csv(f"{base}/{name}", storage_options=place.options), frame)
 
 
-def test_pandas_json(place: Site, base: str, frame: pd.DataFrame) -> None:
+def test_pandas_json(place: ConfiguredSet, base: str, frame: pd.DataFrame) -> None:
     """Lines of JSON."""
     few = frame.head(5000)
     few.to_json(f"{base}/table.json", orient="records", lines=True, storage_options=place.options)
@@ -80,7 +81,7 @@ def test_pandas_json(place: Site, base: str, frame: pd.DataFrame) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The inplace keyword")
-def test_dask_threads(place: Site, base: str, frame: pd.DataFrame) -> None:
+def test_dask_threads(place: ConfiguredSet, base: str, frame: pd.DataFrame) -> None:
     """Partitions are written and read side by side, as Parquet and as CSV."""
     table = dd.from_pandas(frame, npartitions=4)
     table.to_parquet(f"{base}/parquet", storage_options=place.options)
@@ -91,8 +92,8 @@ def test_dask_threads(place: Site, base: str, frame: pd.DataFrame) -> None:
     assert_frame_equal(lines.compute(scheduler="threads").reset_index(drop=True), frame, check_dtype=False)
 
 
-def test_duckdb(place: Site, base: str, frame: pd.DataFrame) -> None:
-    """Reads, globs, copies out plainly and by partition."""
+def test_duckdb(place: ConfiguredSet, base: str, frame: pd.DataFrame) -> None:
+    """Reads, globs, and writes with and without partitions."""
     fs = place.fs()
     with fs.open(f"{base}/one.parquet", "wb") as out:
         frame.to_parquet(out)
@@ -113,8 +114,8 @@ def test_duckdb(place: Site, base: str, frame: pd.DataFrame) -> None:
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # pandas leaves the cache's file open
 @pytest.mark.parametrize("cache", ["filecache", "simplecache", "blockcache"])
-def test_chains(place: Site, base: str, frame: pd.DataFrame, cache: str, tmp_path: Path) -> None:
-    """fsspec's own caches before it, the second read from the cache."""
+def test_chains(place: ConfiguredSet, base: str, frame: pd.DataFrame, cache: str, tmp_path: Path) -> None:
+    """fsspec's own caches in front of it; the second read comes from the cache."""
     frame.to_parquet(f"{base}/table.parquet", storage_options=place.options)
     options = {"fsbackup": place.options, cache: {"cache_storage": str(tmp_path / "cache")}}
     for _ in range(2):
@@ -122,8 +123,8 @@ def test_chains(place: Site, base: str, frame: pd.DataFrame, cache: str, tmp_pat
         assert_frame_equal(back, frame)
 
 
-def test_open_parquet_file(place: Site, base: str, frame: pd.DataFrame) -> None:
-    """fsspec's own way of fetching the parts of a Parquet file beforehand."""
+def test_open_parquet_file(place: ConfiguredSet, base: str, frame: pd.DataFrame) -> None:
+    """fsspec's way to fetch the needed parts of a Parquet file in advance."""
     frame.to_parquet(f"{base}/table.parquet", storage_options=place.options)
     opened = open_parquet_file(
         f"{base}/table.parquet", columns=["price"], engine="pyarrow", storage_options=place.options
@@ -132,7 +133,7 @@ def test_open_parquet_file(place: Site, base: str, frame: pd.DataFrame) -> None:
         assert_frame_equal(pd.read_parquet(file, columns=["price"]), frame[["price"]])
 
 
-def test_upath(place: Site, base: str) -> None:
+def test_upath(place: ConfiguredSet, base: str) -> None:
     """Paths as objects."""
     path = UPath(f"{base}/a/b.txt", **place.options)
     path.write_text("day")
@@ -144,7 +145,7 @@ def test_upath(place: Site, base: str) -> None:
     assert not path.exists()
 
 
-def test_mapper(place: Site, base: str) -> None:
+def test_mapper(place: ConfiguredSet, base: str) -> None:
     """A directory as a mapping."""
     mapper = fsspec.get_mapper(f"{base}/map", **place.options)
     mapper["x/y"] = b"1"

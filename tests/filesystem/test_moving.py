@@ -1,4 +1,4 @@
-"""Moves and copies: what is moved is at its target, also where source and target are one place or share some."""
+"""Moves and copies: the object is at its target, also where source and target are one path or share replicas."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from upath import UPath
 from fsbackup import ReplicatedStorage
 from fsbackup.errors import ConflictError, NoHealthyReplicaError
 from fsbackup.filesystem import FsbackupFileSystem
-from tests.filesystem.site import ROOT, SET, Site
+from tests.filesystem.configured_set import ROOT, SET, ConfiguredSet
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import Refuse
 
@@ -29,7 +29,7 @@ def top() -> str:
 
 
 def copies(path: Path) -> dict[str, bytes]:
-    """Return the data that lies below a directory, without our records."""
+    """Return the data below a directory, without fsbackup's records."""
     found = sorted(each for each in path.rglob("*") if each.is_file() and ".fsbackup" not in each.parts)
     return {str(each.relative_to(path)): each.read_bytes() for each in found}
 
@@ -70,8 +70,8 @@ SPELLINGS = ["{}", "fsbackup://{}", "{}/", "/{}", "fsbackup://{}/"]
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("how", [*MOVES, *COPIES])
-def test_onto_itself(disks: Site, top: str, how: str, spelling: str) -> None:
-    """Nothing happens, however the path is written: it stays the version that it was."""
+def test_onto_itself(disks: ConfiguredSet, top: str, how: str, spelling: str) -> None:
+    """Nothing changes, in every spelling of the path: it stays the same version."""
     fs = disks.fs()
     fs.pipe_file(f"{top}/x", b"data")
     before = fs.info(f"{top}/x")
@@ -82,7 +82,7 @@ def test_onto_itself(disks: Site, top: str, how: str, spelling: str) -> None:
 
 
 @pytest.mark.parametrize("how", MOVES)
-def test_a_file_moves(disks: Site, top: str, how: str) -> None:
+def test_a_file_moves(disks: ConfiguredSet, top: str, how: str) -> None:
     """It is at its target on every replica, and nowhere else."""
     fs = disks.fs()
     fs.pipe_file(f"{top}/x", b"data")
@@ -92,7 +92,7 @@ def test_a_file_moves(disks: Site, top: str, how: str) -> None:
     assert all(copies(base) == {key: b"data"} for base in disks.bases.values())
 
 
-def test_upath_moves(disks: Site, top: str) -> None:
+def test_upath_moves(disks: ConfiguredSet, top: str) -> None:
     """With its own spelling of paths."""
     fsspec.get_filesystem_class("fsbackup")  # else universal_pathlib says that it does not know it
     path = UPath(f"fsbackup://{top}/x", **disks.options)
@@ -103,15 +103,15 @@ def test_upath_moves(disks: Site, top: str) -> None:
 
 
 @pytest.mark.parametrize("how", [*MOVES, *COPIES])
-def test_what_is_not_there(disks: Site, top: str, how: str) -> None:
-    """Is an error, also when it should become itself."""
+def test_an_absent_source(disks: ConfiguredSet, top: str, how: str) -> None:
+    """An absent source is an error, also when the target is the same path."""
     for target in (f"{top}/x", f"{top}/y"):
         with pytest.raises(FileNotFoundError):
             {**MOVES, **COPIES}[how](disks.fs(), f"{top}/x", target)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_directory_onto_itself(disks: Site, top: str, spelling: str) -> None:
+def test_a_directory_onto_itself(disks: ConfiguredSet, top: str, spelling: str) -> None:
     fs = disks.fs()
     fs.pipe({f"{top}/d/a": b"1", f"{top}/d/b/c": b"2"})
     fs.mv(f"{top}/d", spelling.format(f"{top}/d"), recursive=True)
@@ -121,8 +121,8 @@ def test_a_directory_onto_itself(disks: Site, top: str, spelling: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["d/old", "d/b", "d/b/", "fsbackup://d/old", "d/old/older"])
-def test_a_directory_below_itself(disks: Site, top: str, target: str) -> None:
-    """Is refused before anything moves."""
+def test_a_directory_below_itself(disks: ConfiguredSet, top: str, target: str) -> None:
+    """It is refused before anything moves."""
     fs = disks.fs()
     fs.pipe({f"{top}/d/a": b"1", f"{top}/d/b/c": b"2"})
     there = f"{top}/{target}" if "://" not in target else target.replace("://", f"://{top}/")
@@ -131,8 +131,8 @@ def test_a_directory_below_itself(disks: Site, top: str, target: str) -> None:
     assert contents(disks.fs(), top) == {f"{top}/d/a": b"1", f"{top}/d/b/c": b"2"}
 
 
-def test_directories_move(disks: Site, top: str) -> None:
-    """To a new name; into a directory that is there; or what is in it."""
+def test_directories_move(disks: ConfiguredSet, top: str) -> None:
+    """To a new name; into an existing directory; or only their content."""
     fs = disks.fs()
     fs.pipe({f"{top}/d/a": b"1", f"{top}/d/b/c": b"2"})
     fs.makedirs(f"{top}/d/empty")
@@ -151,23 +151,23 @@ def test_directories_move(disks: Site, top: str) -> None:
     }
 
 
-def test_only_what_was_copied_is_removed(disks: Site, top: str) -> None:
-    """What lies too deep to be moved stays."""
+def test_only_what_was_copied_is_removed(disks: ConfiguredSet, top: str) -> None:
+    """Files below `maxdepth` stay."""
     fs = disks.fs()
     fs.pipe({f"{top}/d/a": b"1", f"{top}/d/b/c": b"2"})
     fs.mv(f"{top}/d", f"{top}/e", recursive=True, maxdepth=1)
     assert contents(disks.fs(), top) == {f"{top}/e/a": b"1", f"{top}/d/b/c": b"2"}
 
 
-def test_a_star_is_a_letter(disks: Site, top: str) -> None:
+def test_a_star_is_a_letter(disks: ConfiguredSet, top: str) -> None:
     fs = disks.fs()
     fs.pipe({f"{top}/a*": b"1", f"{top}/ab": b"2"})
     fs.mv(f"{top}/a*", f"{top}/moved")
     assert contents(disks.fs(), top) == {f"{top}/moved": b"1", f"{top}/ab": b"2"}
 
 
-def test_directories_want_to_be_asked_for(disks: Site, top: str) -> None:
-    """Without `recursive` they stay, and a whole set always does."""
+def test_directories_need_recursive(disks: ConfiguredSet, top: str) -> None:
+    """Without `recursive` a directory stays, and a whole set always does."""
     fs = disks.fs()
     fs.pipe_file(f"{top}/d/a", b"1")
     with pytest.raises(IsADirectoryError):
@@ -178,8 +178,8 @@ def test_directories_want_to_be_asked_for(disks: Site, top: str) -> None:
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_files_that_are_in_each_others_way(disks: Site, top: str, order: tuple[int, int]) -> None:
-    """Two that change places, or get one name: one of them would be lost."""
+def test_files_that_replace_each_other(disks: ConfiguredSet, top: str, order: tuple[int, int]) -> None:
+    """Two files that swap paths, or get one path: one of them would be lost."""
     fs = disks.fs()
     fs.pipe({f"{top}/a/x": b"1", f"{top}/b/x": b"2"})
     both = [f"{top}/a/x", f"{top}/b/x"]
@@ -190,15 +190,15 @@ def test_files_that_are_in_each_others_way(disks: Site, top: str, order: tuple[i
     assert contents(disks.fs(), top) == {f"{top}/a/x": b"1", f"{top}/b/x": b"2"}
 
 
-def test_a_list_moves_into_a_directory(disks: Site, top: str) -> None:
+def test_a_list_moves_into_a_directory(disks: ConfiguredSet, top: str) -> None:
     fs = disks.fs()
     fs.pipe({f"{top}/a/x": b"1", f"{top}/b/y": b"2"})
     fs.mv([f"{top}/a/x", f"{top}/b/y"], f"{top}/c")
     assert contents(disks.fs(), top) == {f"{top}/c/x": b"1", f"{top}/c/y": b"2"}
 
 
-def test_a_directory_that_cannot_be_listed_stays(buckets: Site, top: str) -> None:
-    """With a replica away nobody knows what is in it."""
+def test_a_directory_that_cannot_be_listed_stays(buckets: ConfiguredSet, top: str) -> None:
+    """While a replica does not answer, its content is unknown."""
     buckets.fs().pipe({f"{top}/d/a": b"1", f"{top}/d/b": b"2"})
     buckets.proxies["moto0"].add(Refuse())
     with pytest.raises(NoHealthyReplicaError, match="moto0"):
@@ -231,7 +231,7 @@ class Deployment:
         self.config.write_text(yaml.safe_dump({"version": 1, "backends": backends, "replication": sets}))
 
     def fs(self) -> FsbackupFileSystem:
-        """Return a filesystem that remembers nothing."""
+        """Return a new filesystem with empty caches."""
         return FsbackupFileSystem(config=self.config, skip_instance_cache=True)
 
     def holders(self, key: str) -> list[str]:
@@ -266,7 +266,7 @@ def two_sets(request: pytest.FixtureRequest, tmp_path: Path) -> Deployment:
 
 
 def test_into_a_set_that_shares_backends(two_sets: Deployment) -> None:
-    """The copy that the target has no place for goes, the others are the target's."""
+    """The replica on the backend that the target does not have is deleted; the others are the target's."""
     fs = two_sets.fs()
     fs.pipe_file("triple/t/k", b"data")
     fs.mv("triple/t/k", "wal/t/k")
@@ -290,7 +290,7 @@ def test_directories_between_such_sets(two_sets: Deployment) -> None:
 
 
 def test_to_another_name_between_such_sets(two_sets: Deployment) -> None:
-    """Nothing is shared then."""
+    """Under another key no replica is shared."""
     fs = two_sets.fs()
     fs.pipe_file("triple/t/k", b"data")
     fs.mv("triple/t/k", "wal/t/other")
@@ -299,8 +299,8 @@ def test_to_another_name_between_such_sets(two_sets: Deployment) -> None:
     assert two_sets.fs().cat_file("wal/t/other") == b"data"
 
 
-def test_a_place_that_does_not_look_like_the_same(tmp_path: Path) -> None:
-    """What a link hides is found out when the copy is seen to have become the source: it is not removed."""
+def test_one_place_under_two_addresses(tmp_path: Path) -> None:
+    """With a symbolic link two addresses are one place: the copy is then the newest version, and stays."""
     (tmp_path / "link").symlink_to(tmp_path)
     sets = on_disks(tmp_path, tmp_path, tmp_path / "link")
     fs = sets.fs()

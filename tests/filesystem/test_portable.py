@@ -21,7 +21,7 @@ from pandas.testing import assert_frame_equal
 
 from fsbackup.errors import ConfigError
 from fsbackup.filesystem import FsbackupFileSystem
-from tests.filesystem.site import ROOT, Site
+from tests.filesystem.configured_set import ROOT, ConfiguredSet
 from tests.servers.faults import Corrupt, Drop, Fault, Refuse
 
 
@@ -37,16 +37,16 @@ def _cat(fs: FsbackupFileSystem, path: str) -> bytes:
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.filterwarnings("ignore:This process")
-def test_other_processes(buckets: Site, path: str, method: str) -> None:
-    """A filesystem that was used here is used there, however the process was made."""
+def test_other_processes(buckets: ConfiguredSet, path: str, method: str) -> None:
+    """A filesystem used here works there, for every start method."""
     fs = buckets.fs()
     fs.pipe_file(path, b"day")
     with multiprocessing.get_context(method).Pool(1) as pool:
         assert pool.apply(_cat, (fs, path)) == b"day"
 
 
-def test_inherited_by_a_fork(buckets: Site, path: str) -> None:
-    """Not only a copy: the very object that the parent used."""
+def test_inherited_by_a_fork(buckets: ConfiguredSet, path: str) -> None:
+    """The same object as in the parent, not a copy."""
     fs = buckets.fs()
     fs.pipe_file(path, b"day")
     child = os.fork()
@@ -56,13 +56,13 @@ def test_inherited_by_a_fork(buckets: Site, path: str) -> None:
     assert fs.cat_file(path) == b"day"
 
 
-def test_no_secret_leaves(buckets: Site, path: str) -> None:
-    """Neither the filesystem nor an open file nor a dask graph over it carries one."""
+def test_no_secret_leaves(buckets: ConfiguredSet, path: str) -> None:
+    """Neither the filesystem, an open file nor a dask graph contains one."""
     fs = buckets.fs()
     fs.pipe_file(path, b"a,b\n1,2\n")
     table = dd.read_csv(f"fsbackup://{path}", storage_options=buckets.options)
     with fs.open(path) as file:
-        told = [
+        texts = [
             pickle.dumps(fs),
             fs.to_json().encode(),
             repr(fs).encode(),
@@ -71,14 +71,14 @@ def test_no_secret_leaves(buckets: Site, path: str) -> None:
             json.dumps(fs.storage_options).encode(),
         ]
         for secret in buckets.secrets:
-            assert not [each for each in told if secret.encode() in each]
-        assert pickle.loads(told[3]).read() == b"a,b\n1,2\n"
+            assert not [each for each in texts if secret.encode() in each]
+        assert pickle.loads(texts[3]).read() == b"a,b\n1,2\n"
     assert fs.storage_options == {"config": str(buckets.config)}
     assert fsspec.AbstractFileSystem.from_json(fs.to_json()).cat_file(path) == b"a,b\n1,2\n"
 
 
-def test_a_file_sent_elsewhere_is_the_same_version(disks: Site, path: str) -> None:
-    """Once it was replaced it cannot be opened there."""
+def test_a_file_sent_elsewhere_is_the_same_version(disks: ConfiguredSet, path: str) -> None:
+    """After the object was replaced the file cannot be opened there."""
     fs = disks.fs()
     fs.pipe_file(path, b"old")
     with fs.open(path) as file:
@@ -88,8 +88,8 @@ def test_a_file_sent_elsewhere_is_the_same_version(disks: Site, path: str) -> No
         pickle.loads(sent)
 
 
-def test_tokens_are_the_same_in_every_process(disks: Site) -> None:
-    """So dask knows a task again."""
+def test_tokens_are_the_same_in_every_process(disks: ConfiguredSet) -> None:
+    """dask compares tasks by them."""
     fs = disks.fs()
     there = subprocess.run(
         [sys.executable, "-c", "import sys, fsspec; from dask.base import tokenize;"
@@ -101,8 +101,10 @@ def test_tokens_are_the_same_in_every_process(disks: Site) -> None:
     assert hash(fs) == hash(disks.fs())
 
 
-def test_where_the_configuration_comes_from(disks: Site, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An option, fsspec's own configuration, the environment; and an error that says where it was looked for."""
+def test_where_the_configuration_comes_from(
+    disks: ConfiguredSet, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option, fsspec's own configuration, the environment; an error names the file that was not found."""
     disks.fs().pipe_file(path, b"day")
     monkeypatch.setenv("FSBACKUP_CONFIG", str(disks.config))
     fs = fsspec.filesystem("fsbackup", skip_instance_cache=True)
@@ -118,9 +120,9 @@ def test_where_the_configuration_comes_from(disks: Site, path: str, monkeypatch:
 
 
 def test_a_misspelt_option_opens_no_other_configuration(
-    disks: Site, path: str, monkeypatch: pytest.MonkeyPatch
+    disks: ConfiguredSet, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is refused, and the error says which options there are; those that fsspec gives anybody are taken."""
+    """It is refused, and the error lists the options; fsspec's general ones are accepted."""
     monkeypatch.setenv("FSBACKUP_CONFIG", "/nowhere.yaml")
     with pytest.raises(TypeError, match="has no option 'confg'; it takes config, cache_size"):
         pd.read_csv(f"fsbackup://{path}", storage_options={"confg": str(disks.config)})
@@ -147,12 +149,13 @@ def cluster() -> Iterator[Client]:
         yield client
 
 
+@pytest.mark.matrix
 @pytest.mark.filterwarnings("ignore")  # distributed's own, on its way down
 @pytest.mark.parametrize(
     "fault", [Refuse(), Corrupt(at=1000), Drop(answer_bytes=1000)], ids=["gone", "rotten", "dying"]
 )
-def test_dask_workers(cluster: Client, buckets: Site, path: str, fault: Fault) -> None:
-    """Workers that have only the configuration's path write and read, whatever a replica does by then."""
+def test_dask_workers(cluster: Client, buckets: ConfiguredSet, path: str, fault: Fault) -> None:
+    """Workers with only the configuration's path write and read, whatever fault a replica has."""
     frame = pd.DataFrame({"id": range(50_000), "name": [f"n{each}" for each in range(50_000)]})
     base = f"fsbackup://{path}"
     dd.from_pandas(frame, npartitions=4).to_parquet(f"{base}/parquet", storage_options=buckets.options)

@@ -13,14 +13,14 @@ import pytest
 from pyarrow import fs as arrow
 from pyarrow.tests import test_fs as suite
 
-from tests.filesystem.site import ROOT, Site
+from tests.filesystem.configured_set import ROOT, ConfiguredSet
 
 
 @pytest.fixture
-def filesystem_config(site: Site) -> dict[str, Any]:
+def filesystem_config(configured: ConfiguredSet) -> dict[str, Any]:
     """What the suite calls a filesystem."""
     base = f"{ROOT}/{secrets.token_hex(4)}"
-    fs = site.shared
+    fs = configured.shared
     fs.mkdir(base)
     return {
         "fs": arrow.PyFileSystem(arrow.FSSpecHandler(fs)),

@@ -1,4 +1,4 @@
-"""What is read: proven, from whoever is alive, of one version; and "not found" only when that is proven."""
+"""Reads: proven bytes of one version, from any replica that answers; "not found" only when that is proven."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import asyncio
 import logging
 import random
 import secrets
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fsbackup.errors import ConfigError, IntegrityError
 from fsbackup.filesystem import FsbackupFileSystem
-from tests.filesystem.site import ROOT, SET, TOP, Site
-from tests.replication.world import MIB, content
+from fsbackup.keys import manifest_name
+from fsbackup.record import Manifest, dump, load
+from tests.filesystem.configured_set import ROOT, SET, TOP, ConfiguredSet
+from tests.replication.rig import MIB, content
 from tests.servers.faults import Corrupt, Drop, Refuse, Status
 
 SIZE = 6 * MIB + 12_345
@@ -45,16 +49,16 @@ def key_of(path: str) -> str:
         (3 * MIB, None),
     ],
 )
-def test_ranges_are_slices(disks: Site, path: str, start: int | None, end: int | None) -> None:
-    """Whatever the edges, the bytes are those of the slice."""
+def test_ranges_are_slices(disks: ConfiguredSet, path: str, start: int | None, end: int | None) -> None:
+    """For any bounds the bytes are those of the slice."""
     data = content(SIZE)
     fs = disks.fs()
     fs.pipe_file(path, data)
     assert fs.cat_file(path, start, end) == data[slice(start, end)]
 
 
-def test_many_ranges_come_together(buckets: Site, path: str) -> None:
-    """2,000 ranges of a file are read with a request for each run of blocks, at most, and one look at the file."""
+def test_many_ranges_come_together(buckets: ConfiguredSet, path: str) -> None:
+    """2,000 ranges of a file cost one look-up and at most one request per run of blocks."""
     data = content(SIZE)
     buckets.fs().pipe_file(path, data)
     for proxy in buckets.proxies.values():
@@ -70,21 +74,21 @@ def test_many_ranges_come_together(buckets: Site, path: str) -> None:
         assert proxy.count("get") - reads[name] == 1, "one manifest"
 
 
-def test_what_is_read_unseen_may_have_gone(disks: Site, path: str) -> None:
-    """A manifest whose data was lost does not hide the other replica's, and does not pass for a file."""
+def test_what_is_read_unseen_may_have_gone(disks: ConfiguredSet, path: str) -> None:
+    """A manifest without data neither hides the other replica's data nor counts as a file."""
     disks.fs().pipe_file(path, b"data")
     one, other = (base / key_of(path) for base in disks.bases.values())
     one.unlink()
     fs = disks.fs()
     assert fs.cat_file(path) == b"data"
-    assert fs.info(path)["replicas"] == ["local1"], "what is told is seen"
+    assert fs.info(path)["replicas"] == ["local1"], "only replicas whose data was seen"
     other.unlink()
     with pytest.raises(FileNotFoundError, match="data is gone"):
         disks.fs().cat_file(path)
 
 
-def test_looks_just_taken_are_not_taken_again(buckets: Site, path: str) -> None:
-    """What consumers ask before they read (size, kind, checksum) costs one look, and the open file none."""
+def test_looks_just_taken_are_not_taken_again(buckets: ConfiguredSet, path: str) -> None:
+    """All questions before a read (size, type, checksum) cost one look-up, and opening the file none."""
     buckets.fs().pipe_file(path, b"day" * 1000)
     fs = buckets.fs()
     for proxy in buckets.proxies.values():
@@ -96,7 +100,7 @@ def test_looks_just_taken_are_not_taken_again(buckets: Site, path: str) -> None:
     assert sum(proxy.count("get") for proxy in buckets.proxies.values()) == 3
 
 
-def test_blocks_are_remembered(buckets: Site, path: str) -> None:
+def test_blocks_are_remembered(buckets: ConfiguredSet, path: str) -> None:
     """The footer of a file is fetched once."""
     buckets.fs().pipe_file(path, content(SIZE))
     fs = buckets.fs()
@@ -110,9 +114,9 @@ def test_blocks_are_remembered(buckets: Site, path: str) -> None:
 
 @pytest.mark.parametrize("fault", [Drop(answer_bytes=1000), Corrupt(at=77), Status(403, "AccessDenied"), Refuse()])
 def test_a_replica_that_fails_in_the_middle(
-    buckets: Site, path: str, fault: Drop, caplog: pytest.LogCaptureFixture
+    buckets: ConfiguredSet, path: str, fault: Drop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """From the second answer on it fails: the reader sees the same bytes, and the log says so in one line."""
+    """It fails from the second answer on: the reader gets the same bytes, and the log has one line."""
     data = content(SIZE)
     fs = buckets.fs()
     fs.pipe_file(path, data)
@@ -122,8 +126,8 @@ def test_a_replica_that_fails_in_the_middle(
     assert [record.getMessage().count("moto0") > 0 for record in caplog.records] == [True]
 
 
-def test_no_replica_has_the_block(disks: Site, path: str) -> None:
-    """Wrong bytes are never handed over: the error says so, and blocks that are right can still be read."""
+def test_no_replica_has_the_block(disks: ConfiguredSet, path: str) -> None:
+    """Wrong bytes are never returned: the read fails, and intact blocks can still be read."""
     data = content(SIZE)
     fs = disks.fs()
     fs.pipe_file(path, data)
@@ -132,14 +136,14 @@ def test_no_replica_has_the_block(disks: Site, path: str) -> None:
         rotten = bytearray(file.read_bytes())
         rotten[2 * MIB + 5] ^= 1
         file.write_bytes(rotten)
-    with pytest.raises(IntegrityError, match="are not the ones that were stored") as caught:
+    with pytest.raises(IntegrityError, match="do not match the manifest") as caught:
         disks.fs().cat_file(path)
     assert "local0" in str(caught.value)
     assert "local1" in str(caught.value)
     assert disks.fs().cat_file(path, 3 * MIB) == data[3 * MIB :]
 
 
-def test_an_open_file_stays_at_its_version(disks: Site, path: str) -> None:
+def test_an_open_file_stays_at_its_version(disks: ConfiguredSet, path: str) -> None:
     """A file that is replaced while it is open gives old bytes or an error, never new ones."""
     old, new = content(SIZE, 1), content(SIZE, 2)
     fs = disks.fs()
@@ -151,17 +155,17 @@ def test_an_open_file_stays_at_its_version(disks: Site, path: str) -> None:
         with pytest.raises(IntegrityError, match="replaced while it was open"):
             file.read(1000)
     assert disks.fs().cat_file(path) == new
-    # Also one that has just looked, and so knows the old version.
+    # Also for a filesystem that has just cached the old version.
     assert fs.cat_file(path) == new
 
 
-def test_absence_must_be_proven(buckets: Site, path: str) -> None:
-    """With a replica away a name that the other lacks may be there; with both it is not."""
+def test_absence_must_be_proven(buckets: ConfiguredSet, path: str) -> None:
+    """While one replica does not answer, a path that the other lacks is unknown, not absent."""
     assert not buckets.fs().exists(path)
     with pytest.raises(FileNotFoundError):
         buckets.fs().cat_file(path)
     buckets.proxies["moto0"].add(Refuse())
-    for ask in (
+    for method in (
         FsbackupFileSystem.info,
         FsbackupFileSystem.exists,
         FsbackupFileSystem.isfile,
@@ -172,12 +176,12 @@ def test_absence_must_be_proven(buckets: Site, path: str) -> None:
     ):
         fs = buckets.fs()
         with pytest.raises(OSError, match="moto0") as caught:
-            getattr(fs, ask.__name__)(path)
+            getattr(fs, method.__name__)(path)
         assert not isinstance(caught.value, FileNotFoundError)
 
 
-def test_directories_with_a_replica_away(buckets: Site, path: str) -> None:
-    """What the other lists is there."""
+def test_directories_without_one_replica(buckets: ConfiguredSet, path: str) -> None:
+    """The files that the other one lists exist."""
     fs = buckets.fs()
     fs.pipe_file(path, b"1")
     buckets.proxies["moto0"].add(Refuse())
@@ -188,20 +192,20 @@ def test_directories_with_a_replica_away(buckets: Site, path: str) -> None:
     assert fs.cat(path) == b"1"
 
 
-def test_a_dead_replica_is_waited_for_once(buckets: Site, path: str) -> None:
-    """Thirty files read one after another do not each ask it."""
+def test_a_dead_replica_is_waited_for_once(buckets: ConfiguredSet, path: str) -> None:
+    """Thirty files read in turn do not each wait for it."""
     fs = buckets.fs()
     names = [f"{path}/{number}" for number in range(30)]
     fs.pipe(dict.fromkeys(names, b"x"))
     refusal = buckets.proxies["moto0"].add(Refuse())
     fs = buckets.fs()
     assert [fs.cat_file(name) for name in names] == [b"x"] * 30
-    # One look takes about twenty attempts, manifest and metadata; thirty looks would take hundreds.
+    # One look-up takes about twenty attempts, for manifest and metadata; thirty would take hundreds.
     assert 0 < refusal.hits <= 60
 
 
-def test_directory_semantics(disks: Site, path: str) -> None:
-    """Directories are what keys have in common; records of our own are never shown."""
+def test_directory_semantics(disks: ConfiguredSet, path: str) -> None:
+    """Directories are common prefixes of keys; fsbackup's records are never listed."""
     fs = disks.fs()
     top = path.rpartition("/")[0]
     fs.pipe({f"{top}/a/b/one": b"1", f"{top}/a/two": b"22", f"{top}/three": b"333"})
@@ -225,7 +229,7 @@ def test_directory_semantics(disks: Site, path: str) -> None:
         fs.info(f"{SET}/.fsbackup/manifests/{TOP}")
 
 
-def test_large_directories_are_passed_by(disks: Site, path: str) -> None:
+def test_large_directories_are_skipped(disks: ConfiguredSet, path: str) -> None:
     """A directory of 2,500 files beside others is one entry."""
     top = path.rpartition("/")[0]
     for base in disks.bases.values():
@@ -239,7 +243,7 @@ def test_large_directories_are_passed_by(disks: Site, path: str) -> None:
     assert len(fs.ls(f"{top}/many")) == 2500
 
 
-def test_info_tells_what_is_known(disks: Site, path: str) -> None:
+def test_info(disks: ConfiguredSet, path: str) -> None:
     """Size, hash, replicas and time of the version."""
     fs = disks.fs()
     fs.pipe_file(path, b"abc")
@@ -251,8 +255,25 @@ def test_info_tells_what_is_known(disks: Site, path: str) -> None:
     assert (fs.ukey(path), fs.checksum(path)) == (info["sha256"], int(info["sha256"], 16))
 
 
-def test_an_object_of_another_tool(disks: Site, path: str) -> None:
-    """Without a manifest it can be read, and has no hash."""
+@pytest.mark.parametrize("created_at", ["once", 7])
+def test_info_of_a_manifest_without_a_date(disks: ConfiguredSet, path: str, created_at: Any) -> None:
+    """With a `created_at` that is no date, only the time is unknown."""
+    fs = disks.fs()
+    fs.pipe_file(path, b"abc")
+    for base in disks.bases.values():
+        file = base / manifest_name(key_of(path))
+        record = load(file.read_bytes())
+        assert isinstance(record, Manifest)
+        file.write_bytes(dump(replace(record, created_at=created_at)))
+    fs = disks.fs()
+    info = fs.info(path)
+    assert (info["size"], info["mtime"], info["replicas"]) == (3, None, ["local0", "local1"])
+    assert fs.cat_file(path) == b"abc"
+    assert fs.ls(path, detail=False) == [path]
+
+
+def test_an_object_of_another_tool(disks: ConfiguredSet, path: str) -> None:
+    """An object without a manifest can be read, and has no hash."""
     for base in disks.bases.values():
         file = base / key_of(path)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -263,13 +284,13 @@ def test_an_object_of_another_tool(disks: Site, path: str) -> None:
     assert fs.ukey(path) == disks.fs().ukey(path)
 
 
-def test_an_unknown_set_is_named(disks: Site) -> None:
-    """A typing mistake in the set is no missing file."""
+def test_an_unknown_set(disks: ConfiguredSet) -> None:
+    """A misspelt set is not reported as a missing file."""
     with pytest.raises(ConfigError, match=r"no replication set.*pair"):
         disks.fs().exists("triple/x")
 
 
-def test_get_file_is_whole_or_not_there(buckets: Site, path: str, tmp_path: Path) -> None:
+def test_get_file_is_whole_or_not_there(buckets: ConfiguredSet, path: str, tmp_path: Path) -> None:
     """A download that fails leaves the target as it was."""
     fs = buckets.fs()
     fs.pipe_file(path, content(SIZE))
@@ -283,8 +304,8 @@ def test_get_file_is_whole_or_not_there(buckets: Site, path: str, tmp_path: Path
     assert [each.name for each in tmp_path.iterdir()] == ["target"]
 
 
-def test_within_a_running_loop(disks: Site, path: str) -> None:
-    """As in a notebook: the plain methods, and awaiting on somebody else's loop."""
+def test_within_a_running_loop(disks: ConfiguredSet, path: str) -> None:
+    """As in a notebook: synchronous methods, and coroutines awaited on another loop."""
     fs = disks.fs()
     other = disks.fs(asynchronous=True)
 

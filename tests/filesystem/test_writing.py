@@ -1,4 +1,4 @@
-"""What is written: whole on enough replicas, or not at all; and what is removed: what was named, and no more."""
+"""Writes: an object is whole on enough replicas, or absent. Removals: the named paths and no others."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.filesystem import FsbackupFileSystem
-from tests.filesystem.site import ROOT, SET, Site
-from tests.replication.world import MIB, content
+from tests.filesystem.configured_set import ROOT, SET, ConfiguredSet
+from tests.integration.cli_helpers import wait_until
+from tests.matrix import matrix
+from tests.replication.rig import MIB, content
 from tests.servers.bucket import list_keys, list_uploads
 from tests.servers.faults import Hold, Refuse, Status
 
@@ -35,28 +37,62 @@ def key_of(path: str) -> str:
     return path.removeprefix(f"{SET}/")
 
 
-def files(site: Site) -> set[str]:
-    """Return every file in the site's directories, ours too."""
+def files(configured: ConfiguredSet) -> set[str]:
+    """Return every file in the site's directories, those of fsbackup included."""
     return {
-        str(each.relative_to(base)) for base in site.bases.values() for each in base.rglob("*") if each.is_file()
+        str(each.relative_to(base))
+        for base in configured.bases.values()
+        for each in base.rglob("*")
+        if each.is_file()
     }
 
 
 @pytest.mark.parametrize("size", [0, 5, 4 * MIB, 23 * MIB + 1])
-def test_open_to_write(site: Site, path: str, size: int) -> None:
-    """Written in pieces of any size, it is on every replica, with a manifest."""
+def test_open_to_write(configured: ConfiguredSet, path: str, size: int) -> None:
+    """A file written piece by piece is on every replica, with a manifest."""
     data = content(size)
-    fs = site.fs()
+    fs = configured.fs()
     with fs.open(path, "wb") as file:
         for at in range(0, size, 1_000_000):
             file.write(data[at : at + 1_000_000])
-    info = site.storage().stat(key_of(path))
+    info = configured.storage().stat(key_of(path))
     assert {each.state for each in info.replicas.values()} == {"present"}
     assert fs.cat_file(path) == data
 
 
+@pytest.mark.parametrize("size", [0, 5, 23 * MIB + 1])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_pipe_file(buckets: ConfiguredSet, path: str, size: int, kind: Callable[[bytes], bytes]) -> None:
+    """Bytes of any size are stored; the same content again is no new version."""
+    data, fs = content(size), buckets.fs()
+    fs.pipe_file(path, kind(data))
+    before = fs.info(path)
+    fs.pipe_file(path, kind(data))
+    assert buckets.fs().info(path) == before
+    assert buckets.fs().cat_file(path) == data
+    fs.pipe_file(path, data[::-1] + b"1")
+    assert buckets.fs().cat_file(path) == data[::-1] + b"1"
+    with pytest.raises(TypeError):
+        fs.pipe_file(path, 5)
+
+
+def test_pipe_file_waits_for_no_slow_replica(buckets: ConfiguredSet, path: str) -> None:
+    """One replica gets all parts while the other one has not answered its first."""
+    slow = buckets.proxies["moto0"].add(Hold(), on="upload_part")
+    data = content(80 * MIB)  # more than the 64 MiB of parts that an upload keeps in memory
+    writing = threading.Thread(target=buckets.fs().pipe_file, args=(path, data))
+    writing.start()
+    try:
+        slow.wait_reached()
+        wait_until(lambda: buckets.proxies["seaweedfs1"].count("complete"))
+    finally:
+        slow.release()
+        writing.join()
+    assert buckets.fs().cat_file(path) == data
+
+
 class TroubleError(Exception):
-    """Something that goes wrong while a file is open."""
+    """An error while a file is open."""
 
 
 def _in_with(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
@@ -156,9 +192,9 @@ WAYS = [
 @pytest.mark.parametrize("size", [10, 20 * MIB])
 @pytest.mark.parametrize("way", WAYS)
 def test_an_exception_discards(
-    disks: Site, path: str, way: Callable[[FsbackupFileSystem, str, bytes], None], size: int
+    disks: ConfiguredSet, path: str, way: Callable[[FsbackupFileSystem, str, bytes], None], size: int
 ) -> None:
-    """Whatever closes the file because of an exception, nothing of it is stored, and the old version stays."""
+    """Whatever closes the file after an exception, nothing of it is stored, and the old version stays."""
     fs = disks.fs()
     fs.pipe_file(path, b"old")
     before = files(disks)
@@ -168,8 +204,8 @@ def test_an_exception_discards(
     assert files(disks) == before
 
 
-def test_a_file_written_while_an_error_is_handled(disks: Site, path: str) -> None:
-    """The error was there before the file: it does not keep it from being stored."""
+def test_a_file_written_while_an_error_is_handled(disks: ConfiguredSet, path: str) -> None:
+    """The error is older than the file: the file is stored."""
     fs = disks.fs()
     try:
         raise TroubleError
@@ -179,7 +215,7 @@ def test_a_file_written_while_an_error_is_handled(disks: Site, path: str) -> Non
     assert fs.cat_file(path) == b"report"
 
 
-def test_an_empty_file_is_written(disks: Site, path: str) -> None:
+def test_an_empty_file_is_written(disks: ConfiguredSet, path: str) -> None:
     """However it comes: piped, opened and closed, or copied."""
     fs = disks.fs()
     fs.pipe_file(path, b"")
@@ -189,7 +225,7 @@ def test_an_empty_file_is_written(disks: Site, path: str) -> None:
     assert [fs.cat_file(f"{path}{end}") for end in ("", "-opened", "-copied")] == [b""] * 3
 
 
-def test_create_only(disks: Site, path: str) -> None:
+def test_create_only(disks: ConfiguredSet, path: str) -> None:
     """ "xb" and mode="create" refuse what is there, also when it is empty."""
     fs = disks.fs()
     with fs.open(path, "xb"):
@@ -202,7 +238,7 @@ def test_create_only(disks: Site, path: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["ab", "r+b"])
-def test_nothing_is_changed_in_place(disks: Site, path: str, mode: str) -> None:
+def test_nothing_is_changed_in_place(disks: ConfiguredSet, path: str, mode: str) -> None:
     fs = disks.fs()
     fs.pipe_file(path, b"old")
     with pytest.raises(io.UnsupportedOperation, match="whole"):
@@ -217,7 +253,7 @@ def _in_transaction(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
         raise TroubleError
 
 
-def test_transactions(disks: Site, path: str) -> None:
+def test_transactions(disks: ConfiguredSet, path: str) -> None:
     """Files of a transaction appear at its end, or, when it fails, not at all."""
     fs = disks.fs()
     with fs.transaction:
@@ -231,8 +267,8 @@ def test_transactions(disks: Site, path: str) -> None:
 
 
 @pytest.mark.parametrize("size", [100, 40 * MIB])
-def test_too_few_copies_is_an_error(buckets: Site, path: str, size: int) -> None:
-    """A replica that refuses is named, by `write` or at the latest by `close`."""
+def test_too_few_copies_is_an_error(buckets: ConfiguredSet, path: str, size: int) -> None:
+    """`write`, or at the latest `close`, raises an error that names the replica."""
     buckets.proxies["moto0"].add(Status(403, "AccessDenied"), on="any", key=buckets.data("moto0", ""))
     with pytest.raises(FsbackupError, match="moto0"):
         _write(buckets.fs(), path, content(size))
@@ -244,11 +280,11 @@ def _write(fs: FsbackupFileSystem, path: str, data: bytes) -> None:
             file.write(data[at : at + 4_000_000])
 
 
-def test_put_and_cp(site: Site, path: str, tmp_path: Path) -> None:
+def test_put_and_cp(configured: ConfiguredSet, path: str, tmp_path: Path) -> None:
     """A local file keeps its time; a copy is a new object with the same bytes."""
     source = tmp_path / "source"
     source.write_bytes(content(7 * MIB))
-    fs = site.fs()
+    fs = configured.fs()
     fs.put_file(str(source), path)
     fs.cp_file(path, f"{path}.copy")
     assert fs.cat_file(f"{path}.copy") == source.read_bytes()
@@ -259,7 +295,7 @@ def test_put_and_cp(site: Site, path: str, tmp_path: Path) -> None:
     assert (tmp_path / "back").read_bytes() == source.read_bytes()
 
 
-def test_put_of_a_changing_source(disks: Site, path: str, tmp_path: Path) -> None:
+def test_put_of_a_changing_source(disks: ConfiguredSet, path: str, tmp_path: Path) -> None:
     """A directory as a source makes a directory; a missing one is an error."""
     fs = disks.fs()
     fs.put_file(str(tmp_path), f"{ROOT}/made")
@@ -268,8 +304,8 @@ def test_put_of_a_changing_source(disks: Site, path: str, tmp_path: Path) -> Non
         fs.put_file(str(tmp_path / "missing"), path)
 
 
-def test_rm_takes_names_as_they_are(disks: Site, path: str) -> None:
-    """A star is a letter."""
+def test_rm_has_no_patterns(disks: ConfiguredSet, path: str) -> None:
+    """A `*` has no special meaning."""
     fs = disks.fs()
     fs.pipe({f"{path}1": b"1", f"{path}2": b"2", f"{path}[x]": b"3"})
     with pytest.raises(FileNotFoundError):
@@ -278,8 +314,8 @@ def test_rm_takes_names_as_they_are(disks: Site, path: str) -> None:
     assert fs.find(path.rpartition("/")[0]) == [f"{path}1", f"{path}2"]
 
 
-def test_rm_of_directories(disks: Site, path: str) -> None:
-    """Only when asked for, and never a whole set."""
+def test_rm_of_directories(disks: ConfiguredSet, path: str) -> None:
+    """Only with `recursive`, and never a whole set."""
     fs = disks.fs()
     top = path.rpartition("/")[0]
     fs.pipe({f"{top}/a": b"1", f"{top}/b/c": b"2", f"{top}.txt": b"3"})
@@ -292,8 +328,8 @@ def test_rm_of_directories(disks: Site, path: str) -> None:
     assert fs.cat_file(f"{top}.txt") == b"3"
 
 
-def test_rm_needs_complete_listings(buckets: Site, path: str) -> None:
-    """With a replica away nobody knows what is below a directory: nothing of it goes."""
+def test_rm_needs_complete_listings(buckets: ConfiguredSet, path: str) -> None:
+    """While a replica does not answer, the content of a directory is unknown: nothing is removed."""
     fs = buckets.fs()
     top = path.rpartition("/")[0]
     fs.pipe({f"{top}/a": b"1", f"{top}/b": b"2"})
@@ -304,8 +340,8 @@ def test_rm_needs_complete_listings(buckets: Site, path: str) -> None:
     assert buckets.fs().find(top) == [f"{top}/a", f"{top}/b"]
 
 
-def test_empty_directories_are_remembered(disks: Site, path: str) -> None:
-    """They are nowhere but here, and go with `rmdir`."""
+def test_empty_directories_are_remembered(disks: ConfiguredSet, path: str) -> None:
+    """They exist in this process only, until `rmdir`."""
     fs = disks.fs()
     top = path.rpartition("/")[0]
     before = files(disks)
@@ -322,7 +358,7 @@ def test_empty_directories_are_remembered(disks: Site, path: str) -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "pair", "pair/../x", "pair/.fsbackup/x", "pair/a//b"])
-def test_names_that_cannot_be(disks: Site, bad: str) -> None:
+def test_illegal_paths(disks: ConfiguredSet, bad: str) -> None:
     """Nothing is written under them."""
     before = files(disks)
     with pytest.raises(ValueError, match=r"key|set"):
@@ -330,8 +366,8 @@ def test_names_that_cannot_be(disks: Site, bad: str) -> None:
     assert files(disks) == before
 
 
-def test_a_copy_that_cannot_be_stored_ends(buckets: Site, path: str) -> None:
-    """All replicas refuse the target long before the source is at its end: nobody waits for them."""
+def test_a_copy_that_cannot_be_stored_ends(buckets: ConfiguredSet, path: str) -> None:
+    """All replicas refuse the target long before the source ends: the copy ends with their error."""
     fs = buckets.fs()
     fs.pipe_file(path, content(60 * MIB))
     for name, proxy in buckets.proxies.items():
@@ -367,29 +403,29 @@ def _write_more_than_fits(fs: FsbackupFileSystem, path: str, source: Path) -> No
 
 
 @contextmanager
-def held(site: Site, path: str) -> Iterator[list[Hold]]:
-    """Let no part of an object reach a server, in the end neither."""
+def held_back(configured: ConfiguredSet, path: str) -> Iterator[list[Hold]]:
+    """Hold back all parts of an object; at the end their connections are cut."""
     try:
-        yield [proxy.add(Hold(), on="upload_part", key=key_of(path)) for proxy in site.proxies.values()]
+        yield [proxy.add(Hold(), on="upload_part", key=key_of(path)) for proxy in configured.proxies.values()]
     finally:
-        for proxy in site.proxies.values():
+        for proxy in configured.proxies.values():
             proxy.cut_connections()
             proxy.clear()
 
 
-def assert_nothing_of(path: str, site: Site) -> None:
-    """Check that the servers have nothing of an object, nor an upload that could still become one."""
-    for each in site.proxies.values():
-        assert not list_uploads(each.endpoint, site.prefix)
-        assert not [name for name in list_keys(each.endpoint, site.prefix) if key_of(path) in name]
-    assert not site.fs().exists(path)
+def assert_nothing_of(path: str, configured: ConfiguredSet) -> None:
+    """Check that the servers have neither the object nor an unfinished upload of it."""
+    for each in configured.proxies.values():
+        assert not list_uploads(each.endpoint, configured.prefix)
+        assert not [name for name in list_keys(each.endpoint, configured.prefix) if key_of(path) in name]
+    assert not configured.fs().exists(path)
 
 
-@pytest.mark.parametrize("write", [_put, _pipe, _copy, _write_and_close, _write_more_than_fits])
+@pytest.mark.parametrize("write", [_put, _write_more_than_fits, *map(matrix, [_pipe, _copy, _write_and_close])])
 def test_ctrl_c_ends_the_upload_too(
-    buckets: Site, path: str, tmp_path: Path, write: Callable[[FsbackupFileSystem, str, Path], None]
+    buckets: ConfiguredSet, path: str, tmp_path: Path, write: Callable[[FsbackupFileSystem, str, Path], None]
 ) -> None:
-    """When the interrupt is raised nothing goes on in the background, and nothing of the upload is left."""
+    """After the interrupt nothing runs on in the background, and nothing of the upload is left behind."""
     fs = buckets.fs()
     source = tmp_path / "large"
     source.write_bytes(content(20 * MIB))
@@ -400,7 +436,7 @@ def test_ctrl_c_ends_the_upload_too(
             gate.wait_reached()
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # any thread may be the one that takes it
 
-    with held(buckets, path) as gates:
+    with held_back(buckets, path) as gates:
         pressing = threading.Thread(target=interrupt)
         pressing.start()
         with pytest.raises(KeyboardInterrupt):
@@ -411,8 +447,8 @@ def test_ctrl_c_ends_the_upload_too(
     assert fs.cat_file(path) == source.read_bytes()
 
 
-def test_a_timeout_ends_it_too(buckets: Site, path: str) -> None:
-    """As fsspec's plain methods take one, in seconds."""
-    with held(buckets, path), pytest.raises(FSTimeoutError):
+def test_a_timeout_ends_it_too(buckets: ConfiguredSet, path: str) -> None:
+    """`timeout`, in seconds, as fsspec's methods have it."""
+    with held_back(buckets, path), pytest.raises(FSTimeoutError):
         buckets.fs().pipe(path, content(20 * MIB), timeout=2)
     assert_nothing_of(path, buckets)

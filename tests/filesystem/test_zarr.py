@@ -16,7 +16,8 @@ from zarr.testing.stateful import ZarrHierarchyStateMachine, ZarrStoreStateMachi
 from zarr.testing.store import StoreTests
 
 from fsbackup.filesystem import FsbackupFileSystem
-from tests.filesystem.site import ROOT, TOP, Site
+from tests.filesystem.configured_set import ROOT, TOP, ConfiguredSet
+from tests.matrix import matrix
 from tests.servers.faults import Corrupt, Drop, Fault
 
 _QUICK = settings(
@@ -37,8 +38,8 @@ _SYNCHRONOUS = (
 
 
 @cache
-def _asynchronous(site: Site) -> FsbackupFileSystem:
-    return site.fs(asynchronous=True)
+def _asynchronous(configured: ConfiguredSet) -> FsbackupFileSystem:
+    return configured.fs(asynchronous=True)
 
 
 class TestStore(StoreTests[FsspecStore, cpu.Buffer]):
@@ -46,8 +47,8 @@ class TestStore(StoreTests[FsspecStore, cpu.Buffer]):
     buffer_cls = cpu.Buffer
 
     @pytest.fixture
-    def store_kwargs(self, site: Site) -> dict[str, Any]:
-        return {"fs": _asynchronous(site), "path": f"{ROOT}/{secrets.token_hex(4)}"}
+    def store_kwargs(self, configured: ConfiguredSet) -> dict[str, Any]:
+        return {"fs": _asynchronous(configured), "path": f"{ROOT}/{secrets.token_hex(4)}"}
 
     @pytest.fixture
     async def store(self, store_kwargs: dict[str, Any]) -> FsspecStore:
@@ -74,14 +75,14 @@ for _name in _SYNCHRONOUS:
 
 
 class KeyStore(FsspecStore):
-    """Asks for keys as the machine means it, which draws keys below other keys: a directory is no key."""
+    """Counts only files as keys: the state machine draws keys below other keys, and a directory is no key."""
 
     async def exists(self, key: str) -> bool:
         return bool(await self.fs._isfile(f"{self.path}/{key}"))
 
 
-@pytest.fixture(params=["whole", "dying", "rotten"])
-def trouble(request: pytest.FixtureRequest, flat: Site) -> Iterator[Site]:
+@pytest.fixture(params=["rotten", *map(matrix, ["whole", "dying"])])
+def trouble(request: pytest.FixtureRequest, flat: ConfiguredSet) -> Iterator[ConfiguredSet]:
     """Yield a site one of whose replicas dies in every answer, or has a wrong byte in every object."""
     if request.param == "whole":
         yield flat
@@ -93,7 +94,7 @@ def trouble(request: pytest.FixtureRequest, flat: Site) -> Iterator[Site]:
 
 
 @pytest.mark.filterwarnings("ignore:The data type")
-def test_hierarchy_machine(trouble: Site) -> None:
+def test_hierarchy_machine(trouble: ConfiguredSet) -> None:
     """Whatever zarr does to groups and arrays, it finds what its model has."""
     fs = trouble.fs(asynchronous=True)
     run_state_machine_as_test(
@@ -102,7 +103,7 @@ def test_hierarchy_machine(trouble: Site) -> None:
     )
 
 
-def test_store_machine(trouble: Site) -> None:
+def test_store_machine(trouble: ConfiguredSet) -> None:
     """Whatever zarr does to keys, it finds what its model has."""
     fs = trouble.fs(asynchronous=True)
     run_state_machine_as_test(

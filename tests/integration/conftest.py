@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsbackup.backends.r2 import R2
-from fsbackup.backends.s3 import S3Objects
 from fsbackup.loop import run
-from tests.integration.s3_kit import connect
+from fsbackup.stores.s3.profile import R2
+from fsbackup.stores.s3.store import S3Store
+from tests.integration.s3_helpers import connect
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import FaultProxy, fault_proxy
@@ -29,7 +29,7 @@ def proxy(direct: S3Endpoint) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture
-def store(proxy: FaultProxy) -> Iterator[S3Objects]:
+def store(proxy: FaultProxy) -> Iterator[S3Store]:
     """A store that sees the bucket through the proxy, and takes its conditional writes for granted."""
     made = connect(proxy.endpoint, profile=R2)
     yield made

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import fsbackup
-from tests.integration.cli_kit import Cli
+from tests.integration.cli_helpers import Cli
 
 DISKS = ("disk1", "disk2", "disk3")
 COMMANDS = ("run", "put", "get", "ls", "stat", "rm", "status", "verify", "repair", "doctor", "config")
@@ -23,7 +23,7 @@ def cli(tmp_path: Path) -> Cli:
 
 
 class TestHelp:
-    """A page that a person learns it from."""
+    """`fsbackup --help` and `fsbackup COMMAND --help`."""
 
     def test_the_page_names_everything(self, cli: Cli) -> None:
         """Every command, every exit code, the environment, and where the configuration is looked for."""
@@ -35,19 +35,19 @@ class TestHelp:
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_each_command_has_an_example(self, cli: Cli, command: str) -> None:
-        """One that begins like what a person types."""
+        """In its own help."""
         done = cli(command, "--help")
         assert done.code == 0
         assert f"fsbackup {command}" in done.out.partition("examples:")[2]
 
     def test_version(self, cli: Cli) -> None:
-        """The package's own."""
+        """Of the package."""
         assert cli("--version").out == f"fsbackup {fsbackup.__version__}\n"
 
 
 @pytest.mark.parametrize("before", [True, False])
 def test_common_options_stand_before_or_after_the_command(cli: Cli, before: bool) -> None:
-    """What was said before the command is not forgotten after it."""
+    """Options before the command also hold after it."""
     (cli.home / "fsbackup.yaml").rename(cli.home / "other.yaml")
     options, command = ("-c", "other.yaml", "--json", "-q"), ("config", "check")
     done = cli(*options, *command) if before else cli(*command, *options)
@@ -57,14 +57,14 @@ def test_common_options_stand_before_or_after_the_command(cli: Cli, before: bool
 class TestRun:
     """`run`: jobs."""
 
-    def test_it_stores_everything_everywhere_and_then_nothing(self, cli: Cli) -> None:
-        """What the README's first command does, twice; standard error stays empty."""
+    def test_the_first_run_stores_everything_and_the_second_nothing(self, cli: Cli) -> None:
+        """The first command of the README, twice; standard error stays empty."""
         first, second = cli("run", "tree"), cli("run", "tree")
         assert (first.code, first.err) == (second.code, second.err) == (0, "")
         expected = {f"t/{name}": (name * 100).encode() for name in ("a", "b/c", "b/d")}
         assert all(cli.stored(disk) == expected for disk in DISKS)
-        assert first.out.splitlines()[-1] == "complete: 3 files, 700 B, every copy confirmed in 3 places"
-        assert second.out.splitlines()[-1] == "complete: all 3 files were in 3 places already, nothing was sent"
+        assert first.out.splitlines()[-1] == "complete: 3 files, 700 B; every replica confirmed by 3 backends"
+        assert second.out.splitlines()[-1] == "complete: 3 files already stored on 3 backends; nothing was sent"
         for disk in DISKS:
             assert str(cli.home / disk) in first.out
 
@@ -82,19 +82,19 @@ class TestRun:
             "jobs": {"tree": "complete", "note": "complete"},
         }
 
-    def test_a_dry_run_says_what_would_go_where_and_does_nothing(self, cli: Cli) -> None:
-        """As text and as JSON; not even the disks' directories are made."""
+    def test_a_dry_run_prints_the_plan_and_stores_nothing(self, cli: Cli) -> None:
+        """As text and as JSON; not even the directories of the disks are created."""
         done = cli("run", "tree", "--dry-run")
         assert done.code == 0
         assert f"{cli.home}/source/b/c -> t/b/c" in done.out
-        assert "3 files would be stored in disk1, disk2, disk3" in done.out
+        assert "3 files would be stored on disk1, disk2, disk3" in done.out
         plan = [line for line in cli("run", "tree", "--dry-run", "--json").lines() if line["kind"] == "plan"]
         assert [line["key"] for line in plan] == ["t/a", "t/b/c", "t/b/d"]
         assert plan[0]["backends"] == list(DISKS)
         assert not any((cli.home / disk).exists() for disk in DISKS)
 
-    def test_a_file_that_cannot_be_read_is_named_and_the_rest_go_on(self, cli: Cli) -> None:
-        """Exit code 1; the name is in the result and in the log."""
+    def test_a_file_that_cannot_be_read_is_reported_and_the_others_are_stored(self, cli: Cli) -> None:
+        """Exit code 1; its name is in the report and in the log."""
         (cli.home / "source/dangling").symlink_to("nowhere")
         done = cli("run", "tree")
         assert done.code == 1
@@ -103,8 +103,8 @@ class TestRun:
         assert done.out.splitlines()[-1].startswith("failed: 1 of 4 files not backed up")
         assert len(cli.stored("disk1")) == 3
 
-    def test_one_failed_job_does_not_keep_the_others(self, cli: Cli) -> None:
-        """Each job's status is told, and the exit code is the worst."""
+    def test_the_other_jobs_run_after_one_has_failed(self, cli: Cli) -> None:
+        """The status of each job is printed, and the exit code is the worst."""
         (cli.home / "note").unlink()
         done = cli("run", "note", "tree")
         assert done.code == 1
@@ -112,7 +112,7 @@ class TestRun:
         assert len(cli.stored("disk1")) == 3
 
     def test_quiet_is_silent_on_success_and_only_then(self, cli: Cli) -> None:
-        """What cron mails is what went wrong."""
+        """Cron mails failures only."""
         done = cli("run", "--all", "-q")
         assert (done.code, done.out, done.err) == (0, "", "")
         (cli.home / "note").unlink()
@@ -120,14 +120,14 @@ class TestRun:
         assert (done.code, done.out) == (1, "")
         assert f"{cli.home}/note" in done.err
 
-    def test_verbose_names_every_file(self, cli: Cli) -> None:
-        """On standard output by key, on standard error with every replica's outcome."""
+    def test_verbose_prints_every_file(self, cli: Cli) -> None:
+        """On standard output by key, on standard error with the outcome of every replica."""
         done = cli("run", "tree", "-v")
         assert "  stored   t/b/c" in done.out
         assert "INFO    upload ok: disk2 t/b/c size=300" in done.err
 
-    def test_names_that_are_no_text_come_out_as_they_are(self, cli: Cli) -> None:
-        """Bytes in, the same bytes out, and back again by that name."""
+    def test_names_that_are_not_utf8_are_printed_as_their_bytes(self, cli: Cli) -> None:
+        """And the object can be restored by that name."""
         name = os.fsdecode(b"caf\xe9")
         (cli.home / "source" / name).write_bytes(b"latin")
         strict = {"PYTHONIOENCODING": "utf-8:strict"}
@@ -138,29 +138,29 @@ class TestRun:
 
 
 class TestPutAndGet:
-    """One object in and out."""
+    """`put` and `get`."""
 
-    def test_a_file_there_and_back(self, cli: Cli) -> None:
+    def test_a_file_is_stored_and_restored(self, cli: Cli) -> None:
         """With its mode and time, into a file and into a directory."""
         os.utime(cli.home / "note", (1_600_000_000, 1_600_000_000))
         done = cli("put", "note", "x/note")
         assert done.code == 0
-        assert done.out.splitlines()[-1] == "complete: x/note (6 B), confirmed in 3 of 3 places"
+        assert done.out.splitlines()[-1] == "complete: x/note (6 B); confirmed by 3 of 3 backends"
         done = cli("get", "x/note", "back")
         assert (done.code, done.err) == (0, "")
-        assert "every byte proven" in done.out
+        assert "verified against its manifest" in done.out
         assert (cli.home / "back").read_text() == "a note"
         assert (cli.home / "back").stat().st_mtime == 1_600_000_000
         cli("get", "x/note", "source")
         assert (cli.home / "source/note").read_text() == "a note"
 
     def test_20_mib_through_pipes(self, cli: Cli) -> None:
-        """Standard input to standard output, and nothing but the bytes on it."""
+        """From standard input to standard output, which has nothing but the bytes."""
         data = os.urandom(20 << 20)
         with cli.started("put", "-", "big") as put:
             out, err = put.communicate(data)
         assert (put.returncode, err) == (0, b"")
-        assert b"complete: big (20.0 MiB), confirmed in 3 of 3 places" in out
+        assert b"complete: big (20.0 MiB); confirmed by 3 of 3 backends" in out
         with cli.started("get", "big", "-") as get:
             out, err = get.communicate()
         assert (get.returncode, err) == (0, b"")
@@ -171,7 +171,7 @@ class TestPutAndGet:
         """It is what is left of a command that failed; who means it says so."""
         done = cli("put", "-", "k", *overwrite)
         assert (done.code, done.out) == (1, "")
-        assert done.err.startswith("fsbackup: <stdin>: ended without a single byte, nothing was stored - ")
+        assert done.err.startswith("fsbackup: <stdin>: empty stream, nothing was stored - ")
         assert not [path for path in cli.home.glob("disk?/**/*") if path.is_file()]
         assert cli("put", "-", "k", "--allow-empty").code == 0
         assert cli.stored("disk3") == {"k": b""}
@@ -183,16 +183,16 @@ class TestPutAndGet:
         assert cli.stored("disk1") == {"k": b""}
 
     def test_json(self, cli: Cli) -> None:
-        """Both report as one document."""
+        """Both print one document."""
         put = cli("put", "note", "k", "--json").json()
         assert (put["status"], put["size"], sorted(put["replicas"])) == ("complete", 6, list(DISKS))
         get = cli("get", "k", "back", "--json").json()
         assert (get["verified"], get["sha256"], get["target"]) == (True, put["sha256"], "back")
 
-    def test_the_same_again_sends_nothing_and_other_content_is_refused(self, cli: Cli) -> None:
-        """Until it is asked for."""
+    def test_the_same_content_is_not_sent_again_and_other_content_is_refused(self, cli: Cli) -> None:
+        """Unless --overwrite is given."""
         cli("put", "note", "k")
-        assert cli("put", "note", "k").out.count("already there") == 3
+        assert cli("put", "note", "k").out.count("already stored") == 3
         refused = cli("put", "fsbackup.yaml", "k")
         assert refused.code == 1
         assert "other content is stored under this key" in refused.out
@@ -200,12 +200,12 @@ class TestPutAndGet:
         assert cli.stored("disk2")["k"] == (cli.home / "fsbackup.yaml").read_bytes()
 
 
-class TestLooking:
+class TestInspect:
     """`ls`, `stat`, `status`."""
 
     def test_ls(self, cli: Cli) -> None:
         """Keys in order; with -l one column per replica; with --json one object per line."""
-        assert cli("ls").err == "nothing is stored\n"
+        assert cli("ls").err == "no objects found\n"
         cli("run", "--all")
         assert cli("ls").out == "n/note\nt/a\nt/b/c\nt/b/d\n"
         assert cli("ls", "t/b").out == "t/b/c\nt/b/d\n"
@@ -218,7 +218,7 @@ class TestLooking:
         assert [line["replicas"]["disk2"] for line in lines] == ["present", "missing"]
 
     def test_stat(self, cli: Cli) -> None:
-        """What the manifest says, and the state of each replica."""
+        """The manifest, and the state of each replica."""
         cli("put", "note", "k")
         good = cli("stat", "k")
         assert good.code == 0
@@ -233,7 +233,7 @@ class TestLooking:
         assert (found.json()["generation"], found.json()["size"]) == (1, 6)
 
     def test_a_stale_replica(self, cli: Cli) -> None:
-        """It slept through a replacement: an older generation, and still enough copies."""
+        """It was unreachable during a replacement: an older generation, and still enough copies."""
         cli("put", "note", "k")
         done = cli("put", "fsbackup.yaml", "k", "--overwrite", env=cli.break_third())
         assert done.code == 3
@@ -247,15 +247,15 @@ class TestLooking:
         ]
 
     def test_status(self, cli: Cli) -> None:
-        """Counts per backend, the newest object, and by name what is not everywhere."""
+        """Counts per backend, the newest object, and the keys of incomplete objects."""
         cli("run", "--all")
         good = cli("status")
         assert good.code == 0
-        assert good.out.splitlines()[-1] == "complete: all 4 objects in every place"
+        assert good.out.splitlines()[-1] == "complete: 4 objects, no replica missing"
         (cli.home / "disk2/t/b/d").unlink()
         found = cli("status")
         assert found.code == 3
-        assert "not everywhere: t/b/d (disk2: missing)" in found.out
+        assert "incomplete: t/b/d (disk2: missing)" in found.out
         found = cli("status", "t", "--json")
         assert found.code == 3
         triple = found.json()["sets"]["triple"]
@@ -263,22 +263,22 @@ class TestLooking:
 
 
 class TestRm:
-    """Exactly the keys that were named."""
+    """`rm`: exactly the keys that are given."""
 
     def test_it_deletes_from_every_replica_and_nothing_else(self, cli: Cli) -> None:
-        """Patterns are names like any other, and a key that was not there is said to be so."""
+        """Patterns are taken literally, and a key that does not exist is reported."""
         cli("run", "tree")
         done = cli("rm", "t/b/c", "t/b/*", "t/b")
         assert done.code == 0
         assert done.out.splitlines() == [
             "t/b/c: deleted from disk1, disk2, disk3",
-            "t/b/*: was not there (asked disk1, disk2, disk3)",
-            "t/b: was not there (asked disk1, disk2, disk3)",
+            "t/b/*: not found on disk1, disk2, disk3",
+            "t/b: not found on disk1, disk2, disk3",
         ]
         assert all(sorted(cli.stored(disk)) == ["t/a", "t/b/d"] for disk in DISKS)
 
-    def test_a_replica_that_is_away_is_named(self, cli: Cli) -> None:
-        """One copy left is an object that is still there: exit code 1, and what to do."""
+    def test_an_unreachable_backend_is_reported(self, cli: Cli) -> None:
+        """The object still has a copy: exit code 1. The same command again completes the delete."""
         cli("run", "tree")
         done = cli("rm", "t/a", "--json", env=cli.break_third())
         assert done.code == 1
@@ -296,7 +296,7 @@ class TestConfig:
     """`config check`, `show`, `schema`."""
 
     def test_check(self, cli: Cli) -> None:
-        """What there is; as JSON by name."""
+        """Counts of backends, sets and jobs; as JSON their names."""
         assert cli("config", "check").out == "fsbackup.yaml: ok: 3 backends, 1 replication set, 2 jobs\n"
         assert cli("config", "check", "--json").json() == {
             "file": "fsbackup.yaml",
@@ -306,8 +306,8 @@ class TestConfig:
             "jobs": ["tree", "note"],
         }
 
-    def test_every_mistake_on_a_line_of_its_own(self, cli: Cli) -> None:
-        """File, line and field, as editors read them."""
+    def test_every_problem_is_printed_on_its_own_line(self, cli: Cli) -> None:
+        """File, line and field, in the form that editors parse."""
         (cli.home / "bad.yaml").write_text("version: 1\nbackends:\n  a: {type: local, pth: /tmp}\njobs: 3\n")
         done = cli("config", "check", "-c", "bad.yaml", "--json")
         assert done.code == 2

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, what it leaves behind, and what a person gets to read."""
+"""How a command ends: its exit code, its error message, and no temp files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.integration.cli_kit import PATIENCE, Cli, wait_until
+from tests.integration.cli_helpers import TIMEOUT, Cli, wait_until
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import Hold, fault_proxy
 
@@ -24,20 +24,20 @@ def cli(tmp_path: Path) -> Cli:
 
 
 class TestDegraded:
-    """One of three places is away, two copies are wanted: 3, and what to do."""
+    """One of three backends is unreachable, min_copies is 2: exit code 3, and what to do."""
 
     def test_run(self, cli: Cli) -> None:
-        """The others hold everything; the dead one is named in the table and in the last line."""
+        """The others hold everything; the verdict names the unreachable backend."""
         done = cli("run", "tree", env=cli.break_third())
         assert done.code == 3
         assert sorted(cli.stored("disk1")) == sorted(cli.stored("disk2")) == ["t/a", "t/b/c", "t/b/d"]
         last = done.out.splitlines()[-1]
-        assert last.startswith("degraded: all 3 files are stored, 3 of them not in every place")
+        assert last.startswith("degraded: all 3 files are stored, 3 of them not on every backend")
         assert "disk3" in last
         assert "run the job again" in last
 
     def test_running_again_sends_only_what_is_missing(self, cli: Cli) -> None:
-        """Once the place is back."""
+        """Once the backend is reachable again."""
         cli("run", "tree", env=cli.break_third())
         job = cli("run", "tree", "--json").lines()[-2]
         assert job["status"] == "complete"
@@ -47,19 +47,19 @@ class TestDegraded:
         "command", [("put", "note", "k"), ("ls",), ("ls", "nothing"), ("stat", "t/a"), ("status",)]
     )
     def test_other_commands(self, cli: Cli, command: tuple[str, ...]) -> None:
-        """The same number for the same thing; no answer never counts as "nothing there"."""
+        """The same exit code; a missing answer never counts as absence."""
         cli("run", "tree")
         assert cli(*command, env=cli.break_third()).code == 3
 
     def test_get_is_complete_when_the_bytes_are(self, cli: Cli) -> None:
-        """A restore that worked must not stop a script at the very moment it matters."""
+        """A script must not stop after a successful restore."""
         cli("run", "tree")
         done = cli("get", "t/a", "-", env=cli.break_third())
         assert (done.code, done.out) == (0, "a" * 100)
 
 
 class TestFailed:
-    """1, a message without a traceback, and the hint."""
+    """Exit code 1, a message without a traceback, and the hint."""
 
     @pytest.mark.parametrize(
         ("command", "message"),
@@ -85,22 +85,22 @@ class TestFailed:
         assert done.json()["error"]["key"] == "k"
 
     @pytest.mark.parametrize("how", [("-vv", ""), ("-q", "1")])
-    def test_a_traceback_for_who_asks(self, cli: Cli, how: tuple[str, str]) -> None:
-        """With -vv, or with FSBACKUP_DEBUG where the command line cannot be changed."""
+    def test_a_traceback_on_request(self, cli: Cli, how: tuple[str, str]) -> None:
+        """With -vv or FSBACKUP_DEBUG."""
         done = cli("stat", "k", how[0], env={"FSBACKUP_DEBUG": how[1]})
         assert done.code == 1
         assert "Traceback" in done.err
 
     def test_output_that_cannot_be_written(self, cli: Cli) -> None:
-        """A full disk under a redirect is no success."""
+        """Standard output redirected to a full disk."""
         with open("/dev/full", "wb") as full, cli.started("config", "schema", stdout=full) as process:
-            _, err = process.communicate(timeout=PATIENCE)
+            _, err = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 1
         assert b"No space left on device" in err
 
 
 class TestUsage:
-    """2: nothing was done."""
+    """Exit code 2: nothing was done."""
 
     @pytest.mark.parametrize(
         "command",
@@ -131,16 +131,16 @@ class TestUsage:
         assert "Traceback" not in done.err
         assert not (cli.home / "disk1").exists()
 
-    def test_without_a_configuration_it_says_where_it_looked(self, cli: Cli) -> None:
-        """And how to name one."""
+    def test_without_a_configuration_it_prints_the_paths_it_tried(self, cli: Cli) -> None:
+        """And the option that names one."""
         (cli.home / "fsbackup.yaml").unlink()
         done = cli("ls")
         assert done.code == 2
         assert ".config/fsbackup/config.yaml" in done.err
         assert "-c" in done.err
 
-    def test_several_sets_have_to_be_chosen_from(self, cli: Cli) -> None:
-        """Never guessed."""
+    def test_one_of_several_sets_must_be_chosen(self, cli: Cli) -> None:
+        """There is no default."""
         path = cli.home / "fsbackup.yaml"
         path.write_text(path.read_text().replace("jobs:", "  one: {backends: [disk1]}\njobs:"))
         done = cli("ls")
@@ -151,51 +151,51 @@ class TestUsage:
 
 
 class TestInterrupted:
-    """Ctrl-C and SIGTERM: uploads are aborted, nothing is committed, nothing is left, one line says so."""
+    """Ctrl-C and SIGTERM: uploads are aborted, nothing is committed, no temp file stays, one line is printed."""
 
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_a_stream(self, cli: Cli, number: signal.Signals, code: int) -> None:
-        """While the producer of standard input is still alive and silent."""
+        """While standard input is open and blocks."""
         with cli.started("put", "-", "big") as process:
             write_all(process, bytes(40 << 20))
-            wait_until(cli.unfinished)
+            wait_until(cli.temp_files)
             process.send_signal(number)
-            assert process.wait(PATIENCE) == code
-            self.assert_nothing_left(cli, process)
+            assert process.wait(TIMEOUT) == code
+            self.assert_nothing_stored(cli, process)
 
     def test_a_job(self, cli: Cli) -> None:
-        """Its source is a FIFO whose writer has not finished."""
+        """Its source is a FIFO whose writer is still open."""
         (cli.home / "note").unlink()
         os.mkfifo(cli.home / "note")
         with cli.started("run", "note", "-q") as process, (cli.home / "note").open("wb") as writer:
             writer.write(bytes(40 << 20))
-            wait_until(cli.unfinished)
+            wait_until(cli.temp_files)
             process.send_signal(signal.SIGINT)
-            assert process.wait(PATIENCE) == 130
-            self.assert_nothing_left(cli, process)
+            assert process.wait(TIMEOUT) == 130
+            self.assert_nothing_stored(cli, process)
 
     @staticmethod
-    def assert_nothing_left(cli: Cli, process: subprocess.Popen[bytes]) -> None:
+    def assert_nothing_stored(cli: Cli, process: subprocess.Popen[bytes]) -> None:
         """Check the disks, and that standard error has one line."""
         assert process.stderr is not None
         assert len(process.stderr.read().splitlines()) == 1
-        assert cli.unfinished() == []
+        assert cli.temp_files() == []
         assert [cli.stored(f"disk{number}") for number in (1, 2, 3)] == [{}, {}, {}]
         assert not list(cli.home.glob("disk?/.fsbackup/manifests/**/*.json"))
 
-    def test_output_that_nobody_takes(self, cli: Cli) -> None:
-        """Blocked on a full pipe, it still ends at once."""
+    def test_blocked_standard_output(self, cli: Cli) -> None:
+        """It ends at once even while it writes to a full pipe."""
         (cli.home / "note").write_bytes(bytes(8 << 20))
         cli("put", "note", "big")
         with cli.started("get", "big", "-") as process:
             assert process.stdout is not None
             assert process.stdout.read(1)
             process.send_signal(signal.SIGINT)
-            assert process.wait(PATIENCE) == 130
+            assert process.wait(TIMEOUT) == 130
 
 
 def test_ctrl_z_and_fg(cli: Cli, moto: S3Endpoint) -> None:
-    """What a service answered while the command was stopped for longer than the service may be silent, counts."""
+    """An answer that arrived while the process was stopped for longer than `timeout` is used."""
     with fault_proxy(moto) as proxy:
         backends = {
             "disk1": {"type": "local", "path": "disk1"},
@@ -210,20 +210,20 @@ def test_ctrl_z_and_fg(cli: Cli, moto: S3Endpoint) -> None:
             time.sleep(6)
             proxy.clear()
             process.send_signal(signal.SIGCONT)
-            assert process.wait(PATIENCE) == 0
+            assert process.wait(TIMEOUT) == 0
         assert proxy.count("put_object", "/big") == 2, "data and manifest, nothing was sent again"
 
 
 def write_all(process: subprocess.Popen[bytes], data: bytes) -> None:
-    """Write to standard input, which is not buffered and takes a little at a time."""
+    """Write all of `data` to standard input, which is unbuffered: a write may be partial."""
     assert process.stdin is not None
     rest = memoryview(data)
     while rest:
         rest = rest[process.stdin.write(rest) :]
 
 
-def test_a_reader_that_goes_away_is_no_error(cli: Cli) -> None:
-    """``fsbackup get … - | head``: quiet, and the exit code any other program has then."""
+def test_a_closed_pipe_is_no_error(cli: Cli) -> None:
+    """``fsbackup get … - | head``: no message, and the exit code of SIGPIPE."""
     (cli.home / "note").write_bytes(bytes(8 << 20))
     cli("put", "note", "big")
     with cli.started("get", "big", "-") as process:
@@ -231,12 +231,12 @@ def test_a_reader_that_goes_away_is_no_error(cli: Cli) -> None:
         assert process.stderr is not None
         process.stdout.read(10)
         process.stdout.close()
-        assert process.wait(PATIENCE) == 141
+        assert process.wait(TIMEOUT) == 141
         assert process.stderr.read() == b""
 
 
 def test_a_terminal_gets_progress_and_a_pipe_does_not(cli: Cli) -> None:
-    """One line per backend, gone at the end; standard output has the results alone."""
+    """One line per backend, erased at the end; standard output has the results only."""
     (cli.home / "note").write_bytes(bytes(8 << 20))
     terminal, other_end = pty.openpty()
     with cli.started("put", "note", "big", stderr=other_end) as process:
@@ -245,7 +245,7 @@ def test_a_terminal_gets_progress_and_a_pipe_does_not(cli: Cli) -> None:
         while piece := _read(terminal):
             shown += piece
         os.close(terminal)
-        out, _ = process.communicate(timeout=PATIENCE)
+        out, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0
     assert b"disk1" in shown
     assert b"8.0/8.0 MiB" in shown
@@ -256,12 +256,12 @@ def test_a_terminal_gets_progress_and_a_pipe_does_not(cli: Cli) -> None:
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 1 << 16)
-    except OSError:  # how Linux says that the other end was closed
+    except OSError:  # EIO: on Linux, the other end was closed
         return b""
 
 
 def test_no_secret_in_any_output(cli: Cli) -> None:
-    """A place that refuses connections, the most talkative levels, text and JSON."""
+    """An endpoint that refuses connections, the highest verbosity, text and JSON."""
     (cli.home / "s3.yaml").write_text(
         """
 version: 1

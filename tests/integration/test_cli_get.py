@@ -1,4 +1,4 @@
-"""`fsbackup get --recursive`: a tree back into a directory, and again only what is missing."""
+"""`fsbackup get --recursive`: restore a tree into a directory; run again, it restores only what is missing."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli_kit import Cli
+from tests.integration.cli_helpers import Cli
 
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
     """Return the command line with the job `tree` done."""
-    made = Cli(tmp_path)
-    assert made("run", "tree").code == 0
-    return made
+    command = Cli(tmp_path)
+    assert command("run", "tree").code == 0
+    return command
 
 
 def files(directory: Path) -> dict[str, str]:
@@ -24,9 +24,9 @@ def files(directory: Path) -> dict[str, str]:
 WHOLE = {"a": "a" * 100, "b/c": "b/c" * 100, "b/d": "b/d" * 100}
 
 
-def test_a_tree_comes_back_and_the_second_time_nothing_is_read(cli: Cli) -> None:
+def test_a_tree_is_restored_and_the_second_time_only_what_differs(cli: Cli) -> None:
     first = cli("get", "--recursive", "t", "back")
-    assert (first.code, first.out) == (0, "back: 3 objects, 700 B, proven\n")
+    assert (first.code, first.out) == (0, "back: 3 objects, 700 B, verified\n")
     assert files(cli.home / "back") == WHOLE
     (cli.home / "back/b/c").write_text("x" * 300)
     again = cli("get", "-r", "t/", "back", "--json").json()
@@ -34,33 +34,33 @@ def test_a_tree_comes_back_and_the_second_time_nothing_is_read(cli: Cli) -> None
     assert files(cli.home / "back") == WHOLE
 
 
-def test_one_that_cannot_be_had_is_named_and_the_exit_code_is_1(cli: Cli) -> None:
+def test_an_object_without_a_good_replica_is_reported_and_the_exit_code_is_1(cli: Cli) -> None:
     for disk in ("disk1", "disk2", "disk3"):
         (cli.home / disk / "t/b/c").write_text("rotten")
     done = cli("get", "--recursive", "t", "back")
     assert done.code == 1
     assert "t/b/c: failed: " in done.out
-    assert "1 object failed; run the same again" in done.out
+    assert "1 object failed; run the same command again" in done.out
     assert set(files(cli.home / "back")) == {"a", "b/d"}
 
 
-def test_a_backend_away_is_degraded(cli: Cli) -> None:
+def test_an_unreachable_backend_is_degraded(cli: Cli) -> None:
     done = cli("get", "--recursive", "t", "back", env=cli.break_third())
     assert done.code == 3
-    assert "disk3 could not be listed" in done.out
+    assert "disk3: unreachable: " in done.out
     assert files(cli.home / "back") == WHOLE
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("get", "-r", "t", "-"), 2, "does not go with --recursive"),
-        (("get", "", "back"), 2, "which object is not said"),
+        (("get", "-r", "t", "-"), 2, "cannot be used with --recursive"),
+        (("get", "", "back"), 2, "the key is empty"),
         (("get", "-r", "no/such", "back"), 1, "nothing at or below"),
         (("get", "t/", "back"), 2, "is a prefix"),
     ],
 )
-def test_what_makes_no_sense_is_refused(cli: Cli, arguments: tuple[str, ...], code: int, message: str) -> None:
+def test_wrong_arguments_are_refused(cli: Cli, arguments: tuple[str, ...], code: int, message: str) -> None:
     done = cli(*arguments)
     assert done.code == code
     assert message in done.err

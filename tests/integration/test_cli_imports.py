@@ -1,4 +1,4 @@
-"""What is loaded when: nothing that is not needed, so that the first answer comes at once."""
+"""Which modules a command loads: none that it does not need, so that it starts fast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fsbackup
-from tests.integration.cli_kit import Cli
+from tests.integration.cli_helpers import Cli
 
 _HEAVY = ("s3fs", "fsspec", "pydantic", "yaml", "botocore", "aiobotocore", "rich", "asyncio")
 
@@ -29,19 +29,19 @@ def cli(tmp_path: Path) -> Cli:
 
 
 def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
-    """Whoever imports it for one name pays for that name."""
+    """Public names are loaded on first use."""
     assert loaded("import fsbackup", tmp_path, *_HEAVY) == set()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"], ["unknown"]])
 def test_help_loads_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
-    """It is there at once, also on a slow machine."""
+    """Help starts fast, also on a slow machine."""
     code = f"from fsbackup.cli import main; main({arguments!r})"
     assert loaded(code, tmp_path, *_HEAVY) == set()
 
 
 def test_a_local_backup_loads_no_s3_library(cli: Cli) -> None:
-    """Nor what draws progress, where there is no terminal."""
+    """Nor rich, because there is no terminal."""
     code = "from fsbackup.cli import main; main(['run', 'tree'])"
     assert loaded(code, cli.home, "s3fs", "botocore", "rich") == set()
     assert len(cli.stored("disk1")) == 3

@@ -1,4 +1,4 @@
-"""`fsbackup prune` as a real process: when it acts and when it only says so, what it prints, and how it exits."""
+"""`fsbackup prune` as a real process: when it deletes and when it is a dry run, its output, its exit code."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli_kit import CONFIG, PATIENCE, Cli
-from tests.replication.eyes import manifest_name
-from tests.replication.prune_kit import Disks, content, daily
+from tests.integration.cli_helpers import CONFIG, TIMEOUT, Cli
+from tests.replication.prune_helpers import Disks, content, daily
+from tests.replication.raw_replicas import manifest_name
 
 DISKS = ("disk1", "disk2", "disk3")
 KEY, NEW = daily(0), daily(40)
@@ -23,14 +23,14 @@ DAILY = '  daily: {source: {path: note}, destination: "db/{now:%Y-%m-%d}.gz", re
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
     """Return the command line with three disks, the first two with a rule, and an old and a new object on all."""
-    made = Cli(tmp_path)
+    command = Cli(tmp_path)
     rule = "retention: {max_age: 30d}"
     text = CONFIG.replace("disk1}", f"disk1, {rule}}}").replace("disk2}", f"disk2, {rule}}}")
     (tmp_path / "fsbackup.yaml").write_text(f"{text}{DAILY}")
     disks = Disks(tmp_path, DISKS)
     disks.put(DISKS, KEY, 40)
     disks.put(DISKS, NEW, 0)
-    return made
+    return command
 
 
 def has(cli: Cli) -> list[bool]:
@@ -39,55 +39,55 @@ def has(cli: Cli) -> list[bool]:
     return [KEY in cli.stored(disk) for disk in DISKS]
 
 
-def test_from_cron_it_acts(cli: Cli) -> None:
-    """A line for each copy that goes, with why; a table; a verdict. And then there is nothing to do."""
+def test_from_cron_it_deletes(cli: Cli) -> None:
+    """A line with the reason for each deleted copy; a table; a verdict. The second time there is nothing to do."""
     done = cli("prune")
     assert (done.code, done.err) == (0, "")
     assert has(cli) == [False, False, True]
     lines = done.out.splitlines()
     why = "older than 30d (40d), a newer one of its series is kept; proven on disk3"
-    assert sorted(lines[:2]) == [f"let go  {KEY}: {disk}: {why}" for disk in DISKS[:2]]
-    assert lines[3].split() == ["backend", "let", "go", "kept", "freed", "location"]
+    assert sorted(lines[:2]) == [f"deleted  {KEY}: {disk}: {why}" for disk in DISKS[:2]]
+    assert lines[3].split() == ["backend", "deleted", "kept", "freed", "location"]
     assert [line.split()[:5] for line in lines[4:7]] == [
         ["disk1", "1", "1", str(SIZE), "B"],
         ["disk2", "1", "1", str(SIZE), "B"],
         ["disk3", "0", "2", "0", "B"],
     ]
-    assert lines[-1] == f"complete: 2 copies let go ({2 * SIZE} B)"
+    assert lines[-1] == f"complete: 2 copies deleted ({2 * SIZE} B)"
     assert cli("status").code == cli("verify", "--deep").code == 0
     assert cli("ls").code == cli("stat", KEY).code == 0
     assert cli("ls", "-l").out.splitlines()[1].split()[4:] == ["expired", "expired", "present", KEY]
-    assert cli("repair").out == "complete: 2 objects right in every place; nothing was to do\n"
-    assert cli("prune").out.splitlines()[-1] == "complete: 0 copies let go (0 B)"
+    assert cli("repair").out == "complete: 2 objects, every replica good; nothing to repair\n"
+    assert cli("prune").out.splitlines()[-1] == "complete: 0 copies deleted (0 B)"
     assert cli("prune", "--quiet").out == ""
 
 
-def test_a_dry_run_removes_nothing(cli: Cli) -> None:
-    """Also with --yes; it says how it would be done."""
+def test_a_dry_run_deletes_nothing(cli: Cli) -> None:
+    """Also with --yes; it prints the command that deletes."""
     done = cli("prune", "--dry-run", "--yes", "db")
     assert done.code == 0
     assert has(cli) == [True, True, True]
-    assert f"planned {KEY}: disk1: older than 30d" in done.out
+    assert f"planned  {KEY}: disk1: older than 30d" in done.out
     assert done.out.splitlines()[-1] == (
-        f"dry run: 2 copies would go ({2 * SIZE} B), nothing was removed. "
-        "To remove: `fsbackup prune db --set triple --yes`"
+        f"dry run: 2 copies would be deleted ({2 * SIZE} B); nothing was deleted. "
+        "Next: `fsbackup prune db --set triple --yes` deletes them"
     )
     assert cli("prune", "--dry-run", "elsewhere").out.splitlines()[-1] == (
-        "dry run: 0 copies would go (0 B), nothing was removed"
+        "dry run: 0 copies would be deleted (0 B); nothing was deleted"
     )
 
 
 @pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
-def test_on_a_terminal_it_only_says_what_would_go(cli: Cli, stream: str) -> None:
-    """Whichever of its streams that is, until --yes."""
-    assert "dry run: 2 copies would go" in on_terminal(cli, stream)
+def test_on_a_terminal_it_is_a_dry_run(cli: Cli, stream: str) -> None:
+    """Whichever of its streams is the terminal, unless --yes is given."""
+    assert "dry run: 2 copies would be deleted" in on_terminal(cli, stream)
     assert has(cli) == [True, True, True]
-    assert "complete: 2 copies let go" in on_terminal(cli, stream, "--yes")
+    assert "complete: 2 copies deleted" in on_terminal(cli, stream, "--yes")
     assert has(cli) == [False, False, True]
 
 
 def on_terminal(cli: Cli, stream: str, *arguments: str) -> str:
-    """Prune with one stream at a terminal, and return what came out anywhere."""
+    """Prune with one stream on a terminal, and return everything it prints."""
     terminal, other_end = pty.openpty()
     streams = {
         "stdin": subprocess.DEVNULL,
@@ -101,7 +101,7 @@ def on_terminal(cli: Cli, stream: str, *arguments: str) -> str:
         shown = b""
         while piece := _read(terminal):
             shown += piece
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT) == 0
     os.close(terminal)
     return (out + shown).decode()
 
@@ -109,44 +109,44 @@ def on_terminal(cli: Cli, stream: str, *arguments: str) -> str:
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 1 << 16)
-    except OSError:  # how Linux says that the other end was closed
+    except OSError:  # EIO: on Linux, the other end was closed
         return b""
 
 
 def test_explain_one_key(cli: Cli) -> None:
-    """What would become of it on each backend, and why; nothing is removed, and no other key is named."""
+    """Outcome and reason on each backend; nothing is deleted, and no other key is printed."""
     done = cli("prune", "--explain", KEY)
     assert (done.code, done.err) == (0, "")
     assert has(cli) == [True, True, True]
     why = "older than 30d (40d), a newer one of its series is kept; proven on disk3"
     assert done.out.splitlines() == [
-        f"planned {KEY}: disk1: {why}",
-        f"planned {KEY}: disk2: {why}",
-        f"kept    {KEY}: disk3: no rule of this backend lets anything go",
+        f"planned  {KEY}: disk1: {why}",
+        f"planned  {KEY}: disk2: {why}",
+        f"kept     {KEY}: disk3: no rule of this backend deletes anything",
     ]
     (cli.home / "disk1" / KEY).unlink()
     (cli.home / "disk1" / manifest_name(KEY)).unlink()
-    assert cli("prune", "--explain", KEY).out.splitlines()[0] == f"-       {KEY}: disk1: it is not there"
+    assert cli("prune", "--explain", KEY).out.splitlines()[0] == f"-        {KEY}: disk1: no copy on this backend"
     kept = cli("prune", "--explain", NEW).out
-    assert f"kept    {NEW}: disk2: not older than 30d (0d), the newest of its series" in kept
+    assert f"kept     {NEW}: disk2: not older than 30d (0d), the newest of its series" in kept
     found = cli("prune", "--explain", KEY, "--json").json()
     assert {name: step and step["outcome"] for name, step in found["backends"].items()} == {
         "disk1": None,
         "disk2": "planned",
         "disk3": "kept",
     }
-    away = cli("prune", "--explain", KEY, env=cli.break_third())
-    assert away.code == 3
-    assert "disk3: it cannot be listed: " in away.out
-    assert "disk3 should have it, but it cannot be listed" in away.out
+    unreachable = cli("prune", "--explain", KEY, env=cli.break_third())
+    assert unreachable.code == 3
+    assert "disk3: it cannot be listed: " in unreachable.out
+    assert "disk3 should have it, but it cannot be listed" in unreachable.out
     config = cli.home / "fsbackup.yaml"
     config.write_text(config.read_text().replace(DAILY, ""))
     why = "no series: its key matches no job's destination with {now} and no `series`"
-    assert f"kept    {KEY}: disk2: {why}\n" in cli("prune", "--explain", KEY).out
+    assert f"kept     {KEY}: disk2: {why}\n" in cli("prune", "--explain", KEY).out
 
 
-def test_explain_wants_one_key_that_is_there(cli: Cli) -> None:
-    """1 for one that is not; 2 for one that could not be, and for what has no place beside it."""
+def test_explain_takes_one_existing_key(cli: Cli) -> None:
+    """Exit code 1 if it does not exist; 2 for an illegal key and for options that it excludes."""
     missing = cli("prune", "--explain", "db/none")
     assert missing.code == 1
     assert "no such key on any backend" in missing.err
@@ -157,7 +157,7 @@ def test_explain_wants_one_key_that_is_there(cli: Cli) -> None:
 
 
 def test_json_lines(cli: Cli) -> None:
-    """One line per copy that goes, with -v also per copy that stays, and a summary."""
+    """One line per deleted copy, with -v also per copy that is kept, and a summary."""
     dry = cli("prune", "--json", "--dry-run", "--verbose").lines()
     assert [line["kind"] for line in dry] == ["step"] * 6 + ["summary"]
     assert sorted(line["outcome"] for line in dry[:-1]) == ["kept"] * 4 + ["planned"] * 2
@@ -166,35 +166,35 @@ def test_json_lines(cli: Cli) -> None:
     assert done.code == 0
     assert [line["kind"] for line in done.lines()] == ["step", "step", "summary"]
     step, _, summary = done.lines()
-    assert (step["key"], step["outcome"], step["size"]) == (KEY, "let go", SIZE)
+    assert (step["key"], step["outcome"], step["size"]) == (KEY, "deleted", SIZE)
     assert step["created_at"]
     assert step["reason"]
     assert (summary["status"], summary["dry_run"], summary["prefix"]) == ("complete", False, "")
-    assert summary["backends"]["disk1"] == {"kept": 1, "let go": 1, "bytes_freed": SIZE, "stopped": None}
+    assert summary["backends"]["disk1"] == {"kept": 1, "deleted": 1, "bytes_freed": SIZE, "stopped": None}
     assert "steps" not in summary
 
 
-def test_what_must_be_mended_first_is_3(cli: Cli) -> None:
-    """The disk without a rule is away, or lacks it; quiet names that too. When it is mended, the same goes on."""
+def test_blocked_deletions_are_exit_code_3(cli: Cli) -> None:
+    """The disk without retention is unreachable, or lacks the object; also printed with --quiet."""
     done = cli("prune", env=cli.break_third())
     assert done.code == 3
     assert has(cli) == [True, True, True]
-    assert "nothing is let go on disk3: it cannot be listed: " in done.out
+    assert "disk3: nothing is deleted there: it cannot be listed: " in done.out
     assert done.out.splitlines()[-1] == (
-        "degraded: 0 copies let go (0 B); 2 copies held until something is mended"
+        "degraded: 0 copies deleted (0 B); 2 copies blocked until the cause is fixed"
     )
     (cli.home / "disk3" / KEY).unlink()
     quiet = cli("prune", "--quiet")
     assert quiet.code == 3
-    assert f"held    {KEY}: disk1: older than 30d" in quiet.out
-    assert "disk3 should have it, and has not" in quiet.out
+    assert f"blocked  {KEY}: disk1: older than 30d" in quiet.out
+    assert "disk3 should have it, but has no copy" in quiet.out
     assert cli("repair").code == 0
     assert cli("prune").code == 0
     assert has(cli) == [False, False, True]
 
 
 def test_without_a_retention_it_is_wrong_usage(cli: Cli) -> None:
-    """2, and how to give one."""
+    """Exit code 2, and how to add one."""
     (cli.home / "fsbackup.yaml").write_text(CONFIG)
     done = cli("prune")
     assert done.code == 2
@@ -202,8 +202,8 @@ def test_without_a_retention_it_is_wrong_usage(cli: Cli) -> None:
     assert "retention: {max_age: 30d, keep_last: 7}" in done.err
 
 
-def test_a_job_that_prunes_says_so(cli: Cli) -> None:
-    """In its last line, in its JSON, and by the exit code when something must be mended first."""
+def test_a_job_that_prunes(cli: Cli) -> None:
+    """The prune is in its verdict, in its JSON and in its exit code."""
     config = cli.home / "fsbackup.yaml"
     text = config.read_text().replace(
         '"n/{name}", replication: triple', '"db/{name}/{now:%Y}", replication: triple, prune: true'
@@ -213,22 +213,22 @@ def test_a_job_that_prunes_says_so(cli: Cli) -> None:
     held = cli("run", "note")
     assert held.code == 3
     assert held.out.splitlines()[-1] == (
-        "degraded: 1 file, 6 B, every copy confirmed in 3 places; pruned: 0 copies let go (0 B); 2 copies held "
-        "until something is mended (`fsbackup prune db --set triple --dry-run` says why)"
+        "degraded: 1 file, 6 B; every replica confirmed by 3 backends; pruned: 0 copies deleted (0 B); 2 copies "
+        "blocked until the cause is fixed; `fsbackup prune db --set triple --dry-run` prints the reasons"
     )
     assert cli("repair").code == 0
     done = cli("run", "note")
     assert done.code == 0
     assert done.out.splitlines()[-1] == (
-        f"complete: the file was in 3 places already, nothing was sent; pruned: 2 copies let go ({2 * SIZE} B)"
+        f"complete: 1 file already stored on 3 backends; nothing was sent; pruned: 2 copies deleted ({2 * SIZE} B)"
     )
     assert has(cli) == [False, False, True]
     job = cli("run", "note", "--json").lines()[-2]
     assert (job["kind"], job["prune"]["status"], job["prune"]["steps"]) == ("job", "complete", [])
 
 
-def test_a_job_whose_source_may_be_empty(cli: Cli) -> None:
-    """0, and it says so; without that it has failed."""
+def test_a_job_with_an_empty_source(cli: Cli) -> None:
+    """It fails unless `allow_empty` is set."""
     config = cli.home / "fsbackup.yaml"
     config.write_text(config.read_text().replace("path: source/}", "path: source/, exclude: ['*']}"))
     assert cli("run", "tree").code == 1
@@ -240,6 +240,6 @@ def test_a_job_whose_source_may_be_empty(cli: Cli) -> None:
 
 
 def test_help(cli: Cli) -> None:
-    """It has examples, and stands in the page."""
+    """Its own help has examples, and the main page lists it."""
     assert "fsbackup prune backups/full --yes" in cli("prune", "--help").out.partition("examples:")[2]
-    assert "  prune     remove from each backend" in cli("--help").out
+    assert "  prune     delete from each backend" in cli("--help").out

@@ -1,4 +1,4 @@
-"""`fsbackup repair` as a real process: what it prints, as text and as JSON, and how it exits."""
+"""`fsbackup repair` as a real process: its output as text and as JSON, its exit code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli_kit import Cli
+from tests.integration.cli_helpers import Cli
 
 DISKS = ("disk1", "disk2", "disk3")
 
@@ -14,54 +14,54 @@ DISKS = ("disk1", "disk2", "disk3")
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
     """Return the command line in a directory of its own, its tree stored on all three disks."""
-    made = Cli(tmp_path)
-    assert made("run", "tree").code == 0
-    return made
+    command = Cli(tmp_path)
+    assert command("run", "tree").code == 0
+    return command
 
 
-def harm(cli: Cli) -> None:
-    """Lose one copy, and damage another one of another object."""
+def damage(cli: Cli) -> None:
+    """Delete one replica of an object, and damage a replica of another one."""
     (cli.home / "disk2/t/a").unlink()
     (cli.home / "disk3/t/b/c").write_bytes(b"b/c" * 99 + b"b!c")
 
 
 def test_nothing_to_do(cli: Cli) -> None:
-    """One line, and 0."""
+    """One line, and exit code 0."""
     done = cli("repair")
     assert (done.code, done.err) == (0, "")
-    assert done.out == "complete: 3 objects right in every place; nothing was to do\n"
+    assert done.out == "complete: 3 objects, every replica good; nothing to repair\n"
     assert cli("repair", "--quiet").out == ""
 
 
-def test_each_action_is_a_line_and_everything_is_right_after(cli: Cli) -> None:
-    """With what was done, to which copy, and why."""
+def test_each_action_is_a_line_and_every_replica_is_good_afterwards(cli: Cli) -> None:
+    """With action, replica and reason."""
     expected = cli.stored("disk1")
-    harm(cli)
+    damage(cli)
     done = cli("repair")
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert len(lines) == 3
-    assert any(line.startswith("done") and "t/a: disk2: refill: it is missing" in line for line in lines)
-    assert any(line.startswith("done") and "t/b/c: disk3: refill: it is damaged" in line for line in lines)
-    assert lines[-1] == "complete: 3 objects right in every place; 2 copies refilled (400 B sent)"
+    assert any(line.startswith("done") and "t/a: disk2: refill: the copy is missing" in line for line in lines)
+    assert any(line.startswith("done") and "t/b/c: disk3: refill: the copy is damaged" in line for line in lines)
+    assert lines[-1] == "complete: 3 objects, every replica good; 2 copies refilled (400 B sent)"
     assert all(cli.stored(disk) == expected for disk in DISKS)
     assert cli("verify", "--deep").code == 0
 
 
-def test_a_dry_run_says_it_and_does_nothing(cli: Cli) -> None:
-    """3: something is to do."""
-    harm(cli)
+def test_a_dry_run_changes_nothing(cli: Cli) -> None:
+    """Exit code 3: something is to do."""
+    damage(cli)
     before = {disk: cli.stored(disk) for disk in DISKS}
     done = cli("repair", "--dry-run", "t/a")
     assert done.code == 3
-    assert done.out.startswith("planned   t/a: disk2: refill: it is missing")
-    assert done.out.splitlines()[-1].startswith("dry run: 1 object examined, nothing was changed; to do: 1 copy")
+    assert done.out.startswith("planned     t/a: disk2: refill: the copy is missing")
+    assert done.out.splitlines()[-1].startswith("dry run: 1 object examined; nothing was changed; to do: 1 copy")
     assert {disk: cli.stored(disk) for disk in DISKS} == before
 
 
 def test_json_lines(cli: Cli) -> None:
     """One line per step, and a summary."""
-    harm(cli)
+    damage(cli)
     done = cli("repair", "--json", "--deep", "t")
     lines = done.lines()
     assert [line["kind"] for line in lines] == ["step", "step", "summary"]
@@ -71,15 +71,16 @@ def test_json_lines(cli: Cli) -> None:
     assert steps["t/b/c", "disk3"]["bytes_sent"] == 300
     summary = lines[-1]
     assert (summary["status"], summary["objects"], summary["done"]) == ("complete", 3, {"refill": 2})
-    assert (summary["left"], summary["short"], summary["lost"], summary["away"]) == (0, 0, 0, {})
+    assert [summary[name] for name in ("unresolved", "under_replicated", "unrecoverable")] == [0, 0, 0]
+    assert summary["unreachable"] == {}
 
 
-def test_a_disk_that_is_away_is_named(cli: Cli) -> None:
-    """3, and the rest is mended; when it is back the same again does what remained."""
-    harm(cli)
+def test_an_unreachable_disk_is_reported(cli: Cli) -> None:
+    """Exit code 3, and the others are repaired; once it is reachable, the same command repairs the rest."""
+    damage(cli)
     done = cli("repair", env=cli.break_third())
     assert done.code == 3
-    assert "disk3 was left out: " in done.out
+    assert "disk3: unreachable: " in done.out
     assert cli.stored("disk2") == cli.stored("disk1")
     assert cli("repair").code == 0
     assert cli.stored("disk3") == cli.stored("disk1")
@@ -92,10 +93,11 @@ def test_lost_objects_and_too_few_copies_are_1(cli: Cli) -> None:
         (cli.home / disk / "bare").write_bytes(b"bare")
     done = cli("repair")
     assert done.code == 1
-    assert "t/a: lost: no replica can prove it any more" in done.out
-    assert "bare: no manifest: nothing proves it" in done.out
+    assert "t/a: unrecoverable: no replica proves it any more" in done.out
+    assert "bare: no manifest: no manifest proves it" in done.out
     assert done.out.splitlines()[-1].endswith(
-        "; 2 objects not right everywhere; 2 objects with too few proven copies; 1 object lost"
+        "; 2 objects with a bad or missing replica; 2 objects with fewer proven copies than min_copies; "
+        "1 object unrecoverable"
     )
     assert all(cli.stored(disk)["t/a"] == b"?" * 100 for disk in DISKS)
     assert cli("repair", "bare", "--adopt").code == 0
@@ -103,6 +105,6 @@ def test_lost_objects_and_too_few_copies_are_1(cli: Cli) -> None:
 
 
 def test_help(cli: Cli) -> None:
-    """It has examples, and stands in the page."""
+    """Its own help has examples, and the main page lists it."""
     assert "fsbackup repair backups/full --dry-run" in cli("repair", "--help").out.partition("examples:")[2]
-    assert "  repair    mend missing" in cli("--help").out
+    assert "  repair    restore missing" in cli("--help").out

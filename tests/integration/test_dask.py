@@ -20,16 +20,18 @@ from distributed.protocol import pickle as wire
 
 import fsbackup
 from fsbackup import LocalStorage, ReplicatedStorage
-from fsbackup.distributed import Cluster
+from fsbackup.distributed import connect
 from fsbackup.errors import ConfigError, ReplicationError
 from fsbackup.loop import run
-from fsbackup.replication import elsewhere, places, portions
-from fsbackup.replication.elsewhere import Elsewhere
-from fsbackup.replication.places import Place
-from fsbackup.replication.repair import Options, Step, repair
-from tests.integration.cli_kit import wait_until
+from fsbackup.replication import batches
+from fsbackup.replication.batches import Fingerprint, check_same_storage
+from fsbackup.replication.repair import RepairOptions, RepairReport, Step, repair, repair_with
+from fsbackup.replication.verify import VerifyReport
+from tests.integration.cli_helpers import wait_until
 from tests.servers.endpoint import S3Endpoint, client, fresh_bucket
 from tests.servers.faults import FaultProxy, Hold, Stall, fault_proxy
+
+pytestmark = pytest.mark.matrix
 
 SECRET_NAMES = ("DASK_TEST_KEY", "DASK_TEST_SECRET")
 OBJECTS = 24
@@ -47,14 +49,14 @@ backends:
     endpoint_url: {endpoint}
     access_key_id: "${{DASK_TEST_KEY}}"
     secret_access_key: "${{DASK_TEST_SECRET}}"
-    timeout: 20s
+    timeout: 60s
 replication:
   triple: {{backends: [one, two, r2], min_copies: 2}}
 """
 
 
 @dataclass(frozen=True)
-class Scene:
+class Setup:
     """A set in two directories and a bucket behind a proxy, its configuration, and a cluster that is there."""
 
     home: Path
@@ -69,8 +71,15 @@ class Scene:
     def store(self) -> ReplicatedStorage:
         return ReplicatedStorage.from_config(self.config, "triple", errors="raise")
 
-    def spread(self) -> Cluster:
-        return Cluster(self.cluster.scheduler_address)
+    def verify(self, prefix: str = "", **options: Any) -> VerifyReport:
+        """Verify on the cluster."""
+        with connect(self.cluster.scheduler_address) as client:
+            return self.store().verify(prefix, executor=client, **options)
+
+    def repair(self, prefix: str = "", **options: Any) -> RepairReport:
+        """Repair on the cluster."""
+        with connect(self.cluster.scheduler_address) as client:
+            return self.store().repair(prefix, executor=client, **options)
 
     def damage(self) -> None:
         """Make something wrong in each place."""
@@ -106,14 +115,14 @@ def cluster(servers: FaultProxy) -> Iterator[Any]:
 
 
 @pytest.fixture
-def scene(servers: FaultProxy, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    """Return the set with objects everywhere, cut into portions of a few."""
-    monkeypatch.setattr(portions, "KEYS", 2)
+def setup(servers: FaultProxy, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setup]:
+    """Return the set with objects everywhere, in batches of two."""
+    monkeypatch.setattr(batches, "BATCH_KEYS", 2)
     endpoint = servers.endpoint
     text = CONFIG.format(home=tmp_path, bucket=endpoint.bucket, endpoint=endpoint.endpoint_url)
     (tmp_path / "config.yaml").write_text(text)
     (tmp_path / "source").write_bytes(b"x" * 1000)
-    made = Scene(tmp_path, servers, cluster, (endpoint.access_key_id, endpoint.secret_access_key))
+    made = Setup(tmp_path, servers, cluster, (endpoint.access_key_id, endpoint.secret_access_key))
     stored = made.store().replicate_many([(tmp_path / "source", key) for key in KEYS], overwrite=True)
     assert [each for each in stored if each.report is None or each.report.status != "complete"] == []
     yield made
@@ -128,57 +137,67 @@ def plain(report: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_verify_reports_the_same(scene: Scene, deep: bool) -> None:
-    scene.damage()
+def test_verify_reports_the_same(setup: Setup, deep: bool) -> None:
+    setup.damage()
     here: list[Any] = []
     there: list[Any] = []
-    alone = scene.store().verify("tree", deep=deep, hear=here.append)
-    spread = scene.store().verify("tree", deep=deep, hear=there.append, spread=scene.spread())
-    assert spread.found == 3
-    assert plain(spread) == plain(alone)
+    alone = setup.store().verify("tree", deep=deep, on_problem=here.append)
+    on_cluster = setup.verify("tree", deep=deep, on_problem=there.append)
+    assert on_cluster.found == 3
+    assert plain(on_cluster) == plain(alone)
     assert {each.key for each in there} == {each.key for each in here} == {"tree/003", "tree/015", "tree/020"}
 
 
-def test_repair_does_the_same_and_clears_up_once(scene: Scene) -> None:
+def test_repair_does_the_same_and_clears_up_once(setup: Setup) -> None:
     """Objects are mended by the workers; a leftover and an announcement without an object, once, from here."""
-    scene.damage()
-    abandoned = scene.home / "one" / "tree" / f".{'0' * 32}.fsbackup-tmp"
+    setup.damage()
+    abandoned = setup.home / "one" / "tree" / f".{'0' * 32}.fsbackup-tmp"
     abandoned.write_bytes(b"never finished")
-    announced = scene.home / "one/.fsbackup/pending/tree/gone"
+    announced = setup.home / "one/.fsbackup/pending/tree/gone"
     announced.parent.mkdir(parents=True, exist_ok=True)
     announced.write_bytes(b"{")
-    targets, options = scene.store().replica_set, Options(deep=True, safe_age=0.0)
+    targets, options = setup.store().replica_set, RepairOptions(deep=True, safe_age=0.0)
     planned = run(repair(targets, replace(options, dry_run=True)))
     steps: list[Step] = []
-    others = Elsewhere(scene.spread(), str(scene.config), "triple")
-    report = elsewhere.repair(targets, others, options, steps.append)
-    assert dict(report.done) == dict(planned.done) == {"refill": 3, "clear leftover": 1, "clear announcement": 1}
-    assert (report.status, report.objects, report.left) == ("complete", planned.objects, 0)
+    with connect(setup.cluster.scheduler_address) as client:
+        report = repair_with(client, (str(setup.config), "triple"), targets, options, steps.append)
+    assert dict(report.done) == dict(planned.done) == {"refill": 3, "clear leftover": 1, "clear intent": 1}
+    assert (report.status, report.objects, report.unresolved) == ("complete", planned.objects, 0)
     assert len(steps) == len(report.steps) == 5
     assert {step.outcome for step in steps} == {"done"}
     assert not abandoned.exists()
     assert not announced.exists()
-    assert scene.store().verify(deep=True).status == "complete"
+    assert setup.store().verify(deep=True).status == "complete"
 
 
-def test_a_replica_that_is_away_is_known_to_all(scene: Scene) -> None:
+def test_a_replica_that_is_away_is_known_to_all(setup: Setup) -> None:
     """It is found here, and no worker waits for it."""
-    scene.proxy.add(Stall())
-    text = scene.config.read_text()
-    scene.config.write_text(text.replace("20s", "1s"))
-    scene.proxy.forget()
-    report = scene.store().verify("tree", spread=scene.spread())
+    setup.proxy.add(Stall())
+    text = setup.config.read_text()
+    setup.config.write_text(text.replace("60s", "1s"))
+    setup.proxy.forget()
+    report = setup.verify("tree")
     assert (report.status, report.objects, report.found) == ("degraded", OBJECTS, 0)
     assert "no byte moved" in str(report.backends["r2"].error)
-    assert scene.proxy.count() == 1
+    assert setup.proxy.count() == 1
+
+
+def test_threads_of_this_process_do_the_same(setup: Setup) -> None:
+    """Any `concurrent.futures` executor will do."""
+    setup.damage()
+    alone = setup.store().verify("tree")
+    with ThreadPoolExecutor(2) as executor:
+        assert plain(setup.store().verify("tree", executor=executor)) == plain(alone)
+        report = setup.store().repair("tree", deep=True, executor=executor)
+    assert (report.status, dict(report.done)) == ("complete", {"refill": 3})
 
 
 @contextmanager
-def under_way(scene: Scene, key: str) -> Iterator[Any]:
+def under_way(setup: Setup, key: str) -> Iterator[Any]:
     """Yield the future of a deep verification that is stuck reading one object while the block runs."""
-    hold = scene.proxy.add(Hold(), on="get", key=key, times=1)
+    hold = setup.proxy.add(Hold(), on="get", key=key, times=1)
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(lambda: scene.store().verify("tree", deep=True, spread=scene.spread()))
+        running = pool.submit(lambda: setup.verify("tree", deep=True))
         try:
             hold.wait_reached(60)
             yield running
@@ -186,18 +205,18 @@ def under_way(scene: Scene, key: str) -> Iterator[Any]:
             hold.release()
 
 
-def test_a_worker_that_dies_costs_nothing(scene: Scene) -> None:
-    """What it had in hand is done by another one; nothing is counted twice. Few portions are taken ahead."""
-    with under_way(scene, "/tree/012") as running, distributed.Client(scene.cluster) as watcher:
+def test_a_worker_that_dies_costs_nothing(setup: Setup) -> None:
+    """What it had in hand is done by another one; nothing is counted twice. Few batches are submitted ahead."""
+    with under_way(setup, "/tree/012") as running, distributed.Client(setup.cluster) as watcher:
         wait_until(lambda: len(busy(watcher)) == 1)
-        assert len(scene.cluster.scheduler.tasks) <= 4
+        assert len(setup.cluster.scheduler.tasks) <= 4
         pids = watcher.run(os.getpid)
-        before = scene.proxy.count("get", "tree/012")
+        before = setup.proxy.count("get", "tree/012")
         os.kill(pids[busy(watcher)[0]], signal.SIGKILL)
         report = running.result(60)
     assert (report.problems, report.status, report.objects) == ((), "complete", OBJECTS)
     assert report.bytes_read == 3 * OBJECTS * 1000
-    assert scene.proxy.count("get", "tree/012") > before
+    assert setup.proxy.count("get", "tree/012") > before
 
 
 def busy(watcher: Any) -> list[str]:
@@ -205,7 +224,7 @@ def busy(watcher: Any) -> list[str]:
     return [worker for worker, tasks in watcher.processing().items() if tasks]
 
 
-def test_the_scheduler_gets_no_secret(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scheduler_gets_no_secret(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[bytes] = []
     submit = distributed.Client.submit
 
@@ -214,89 +233,92 @@ def test_the_scheduler_gets_no_secret(scene: Scene, monkeypatch: pytest.MonkeyPa
         return submit(self, *arguments, **options)
 
     monkeypatch.setattr(distributed.Client, "submit", listening)
-    assert scene.store().repair("tree", deep=True, spread=scene.spread()).status == "complete"
+    assert setup.repair("tree", deep=True).status == "complete"
     assert len(sent) == OBJECTS // 2
-    for secret in scene.secrets:
+    for secret in setup.secrets:
         assert not any(secret.encode() in each for each in sent)
-    assert all(str(scene.config).encode() in each for each in sent)
+    assert all(str(setup.config).encode() in each for each in sent)
 
 
-def test_a_worker_without_the_configuration_is_named(scene: Scene) -> None:
-    store = scene.store()
-    scene.config.unlink()
-    with pytest.raises(ConfigError, match=r"Dask worker tcp://127\.0\.0\.1:\d+: .*config\.yaml: No such file"):
-        store.verify(spread=scene.spread())
+def test_a_worker_without_the_configuration_is_named(setup: Setup) -> None:
+    store = setup.store()
+    setup.config.unlink()
+    with (
+        connect(setup.cluster.scheduler_address) as client,
+        pytest.raises(ConfigError, match=r"worker .+:\d+: .*config\.yaml: No such file"),
+    ):
+        store.verify(executor=client)
 
 
-def test_a_worker_without_the_secrets_is_named(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_without_the_secrets_is_named(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONLY_HERE", "x")
-    scene.config.write_text(scene.config.read_text().replace("us-east-1", "${ONLY_HERE}"))
-    with pytest.raises(ConfigError, match=r"(?s)Dask worker tcp://.*ONLY_HERE.*own environment"):
-        scene.store().verify(spread=scene.spread())
+    setup.config.write_text(setup.config.read_text().replace("us-east-1", "${ONLY_HERE}"))
+    with pytest.raises(ConfigError, match=r"(?s)worker .+:\d+: .*ONLY_HERE.*environment of every worker"):
+        setup.verify()
 
 
-def test_a_worker_with_another_disk_is_refused(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_with_another_disk_is_refused(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """On another machine an empty disk of the same path may be another one; an empty bucket is what it is."""
-    monkeypatch.setattr(places, "this_machine", lambda: "elsewhere/0")
-    assert scene.store().verify(spread=scene.spread()).status == "complete"
-    for item in client(scene.proxy.endpoint).list_objects_v2(Bucket=scene.proxy.endpoint.bucket)["Contents"]:
-        client(scene.proxy.endpoint).delete_object(Bucket=scene.proxy.endpoint.bucket, Key=item["Key"])
-    report = scene.store().repair(spread=scene.spread())
+    monkeypatch.setattr(batches, "this_machine", lambda: "elsewhere/0")
+    assert setup.verify().status == "complete"
+    for item in client(setup.proxy.endpoint).list_objects_v2(Bucket=setup.proxy.endpoint.bucket)["Contents"]:
+        client(setup.proxy.endpoint).delete_object(Bucket=setup.proxy.endpoint.bucket, Key=item["Key"])
+    report = setup.repair()
     assert (report.status, dict(report.done)) == ("complete", {"refill": OBJECTS})
-    shutil.rmtree(scene.home / "two")
-    with pytest.raises(ConfigError, match=r"two: .*/two seems to be another place than on elsewhere: it is empty"):
-        scene.store().repair(spread=scene.spread())
-    assert not (scene.home / "two").exists()
+    shutil.rmtree(setup.home / "two")
+    with pytest.raises(ConfigError, match=r"two: .*/two seems to be other storage than on elsewhere: it is empty"):
+        setup.repair()
+    assert not (setup.home / "two").exists()
 
 
 @pytest.mark.parametrize(
-    ("place", "why"),
+    ("there", "why"),
     [
-        (Place("local", "/other/path", ("key",), "elsewhere/0"), "it is /other/path there"),
-        (Place("local", "{base}", ("no/such/key",), "elsewhere/0"), "nothing that is listed there is here"),
-        (Place("local", "{base}", (), "elsewhere/0"), "it is empty"),
-        (Place("more", "/x", (), "elsewhere/0"), "other backends"),
+        (Fingerprint("local", "/other/path", ("key",), "elsewhere/0"), "there it is /other/path"),
+        (Fingerprint("local", "{base}", ("no/such/key",), "elsewhere/0"), "none of the objects listed"),
+        (Fingerprint("local", "{base}", (), "elsewhere/0"), "it is empty"),
+        (Fingerprint("more", "/x", (), "elsewhere/0"), "other backends"),
     ],
 )
-def test_another_place_is_told_from_the_same(tmp_path: Path, place: Place, why: str) -> None:
+def test_other_storage_is_refused(tmp_path: Path, there: Fingerprint, why: str) -> None:
     disk = LocalStorage(tmp_path, errors="raise")
     (tmp_path / "source").write_bytes(b"x")
-    there = Place(place.backend, place.location.format(base=tmp_path), place.names, place.machine)
+    there = replace(there, location=there.location.format(base=tmp_path))
     with pytest.raises(ConfigError, match=why):
-        run(places.compare([disk.objects], [there]))
+        run(check_same_storage([disk.store], [there]))
     for same in (("gone", "source"), ("source",)):
-        run(places.compare([disk.objects], [Place("local", str(tmp_path), same, "elsewhere/0")]))
+        run(check_same_storage([disk.store], [Fingerprint("local", str(tmp_path), same, "elsewhere/0")]))
 
 
-def test_a_set_without_a_configuration_cannot_be_sent(tmp_path: Path, cluster: Any) -> None:
+def test_a_set_without_a_configuration_cannot_be_sent(tmp_path: Path) -> None:
     store = ReplicatedStorage([LocalStorage(tmp_path)], errors="raise")
-    with pytest.raises(ConfigError, match="from_config"):
-        store.verify(spread=Cluster(cluster.scheduler_address))
+    with ThreadPoolExecutor(1) as executor, pytest.raises(ConfigError, match="from_config"):
+        store.verify(executor=executor)
 
 
-def test_where_there_is_no_scheduler(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_is_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsbackup.distributed._CONNECT", 1)
     with pytest.raises(ReplicationError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
-        scene.store().verify(spread=Cluster("tcp://127.0.0.1:9"))
+        connect("tcp://127.0.0.1:9").__enter__()
     with pytest.raises(ConfigError, match="tcp://host:8786"):
-        scene.store().verify(spread=Cluster("nonsense://127.0.0.1:9"))
+        connect("nonsense://127.0.0.1:9").__enter__()
 
 
 # --- the command --------------------------------------------------------------------------------------------
 
 
-def command(scene: Scene, *arguments: str, before: str = "") -> list[str]:
+def command(setup: Setup, *arguments: str, before: str = "") -> list[str]:
     code = f"import sys\n{before}\nfrom fsbackup.cli import main\nsys.exit(main())"
-    return [sys.executable, "-c", code, *arguments, "-c", str(scene.config)]
+    return [sys.executable, "-c", code, *arguments, "-c", str(setup.config)]
 
 
 def environ() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(fsbackup.__file__).parents[1])}
 
 
-def run_command(scene: Scene, *arguments: str, before: str = "") -> tuple[int, str, str]:
+def run_command(setup: Setup, *arguments: str, before: str = "") -> tuple[int, str, str]:
     done = subprocess.run(
-        command(scene, *arguments, before=before),
+        command(setup, *arguments, before=before),
         env=environ(),
         capture_output=True,
         text=True,
@@ -306,28 +328,28 @@ def run_command(scene: Scene, *arguments: str, before: str = "") -> tuple[int, s
     return done.returncode, done.stdout, done.stderr
 
 
-def test_the_command_prints_the_same(scene: Scene) -> None:
-    scene.damage()
-    address = scene.cluster.scheduler_address
+def test_the_command_prints_the_same(setup: Setup) -> None:
+    setup.damage()
+    address = setup.cluster.scheduler_address
     for words in (["verify", "--deep"], ["repair", "--deep", "--dry-run"]):
-        code, out, _ = run_command(scene, *words)
-        there, spread, errors = run_command(scene, *words, "--dask", address)
-        assert (there, sorted(spread.splitlines())) == (code, sorted(out.splitlines())), errors
+        code, out, _ = run_command(setup, *words)
+        there, on_cluster, errors = run_command(setup, *words, "--dask", address)
+        assert (there, sorted(on_cluster.splitlines())) == (code, sorted(out.splitlines())), errors
         assert errors == ""
     assert code == 3
 
 
-def test_without_the_extra_it_says_what_to_install(scene: Scene) -> None:
+def test_without_the_extra_it_says_what_to_install(setup: Setup) -> None:
     code, _, errors = run_command(
-        scene, "verify", "--dask", "tcp://127.0.0.1:9", before="sys.modules['distributed'] = None"
+        setup, "verify", "--dask", "tcp://127.0.0.1:9", before="sys.modules['distributed'] = None"
     )
     assert code == 2
     assert "pip install 'fsbackup[dask]'" in errors
 
 
-def test_ctrl_c_takes_back_what_is_not_under_way(scene: Scene) -> None:
-    hold = scene.proxy.add(Hold(), on="get", key="/tree/", times=8)
-    arguments = command(scene, "verify", "--deep", "--dask", scene.cluster.scheduler_address)
+def test_ctrl_c_takes_back_what_is_not_under_way(setup: Setup) -> None:
+    hold = setup.proxy.add(Hold(), on="get", key="/tree/", times=8)
+    arguments = command(setup, "verify", "--deep", "--dask", setup.cluster.scheduler_address)
     with subprocess.Popen(arguments, env=environ(), stderr=subprocess.PIPE, text=True) as process:
         try:
             hold.wait_reached(60)
@@ -338,4 +360,4 @@ def test_ctrl_c_takes_back_what_is_not_under_way(scene: Scene) -> None:
             hold.release()
         assert process.stderr is not None
         assert "interrupted" in process.stderr.read()
-    wait_until(lambda: not scene.cluster.scheduler.tasks)
+    wait_until(lambda: not setup.cluster.scheduler.tasks)

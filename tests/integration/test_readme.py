@@ -79,11 +79,12 @@ def checkout(target: Path) -> Path:
     return target
 
 
+@pytest.mark.matrix  # it installs the package once more
 def test_the_first_command_backs_up_the_checkout_and_sends_nothing_the_second_time(tmp_path: Path) -> None:
     """From nothing: it makes the environment, installs, backs up, and says what is where."""
     here = checkout(tmp_path)
     first = shell(block_with("run quickstart"), here)
-    assert "every copy confirmed in 3 places" in first
+    assert "every replica confirmed by 3 backends" in first
     for disk in ("disk1", "disk2", "disk3"):
         copy = here / "quickstart-backups" / disk / "checkout" / "README.md"
         assert copy.read_text() == README
@@ -175,5 +176,5 @@ def test_the_deployment_runs(
     assert "missing" in report
     assert (where / "local/backups/adhoc/shop.sql").read_bytes() == (where / "restored.sql").read_bytes()
     pruned = shell(secrets + block_with("fsbackup prune"), where, **environ)
-    assert "dry run: 0 copies would go" in pruned
-    assert pruned.count("complete: 0 copies let go") == 1
+    assert "dry run: 0 copies would be deleted" in pruned
+    assert pruned.count("complete: 0 copies deleted") == 1

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.r2 import R2
-from fsbackup.backends.s3 import S3Objects
 from fsbackup.errors import (
     AccessDeniedError,
     BackendError,
@@ -24,7 +22,10 @@ from fsbackup.errors import (
     TransientError,
 )
 from fsbackup.loop import run
-from tests.integration.s3_kit import MIB, PART, connect, cut, names, outcome, upload, write
+from fsbackup.stores.s3.profile import R2
+from fsbackup.stores.s3.store import S3Store
+from tests.integration.s3_helpers import MIB, PART, connect, cut, names, outcome, upload, write
+from tests.matrix import matrix
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import (
@@ -52,7 +53,7 @@ SHORT = 1.0
 
 
 @pytest.fixture
-def hasty(proxy: FaultProxy) -> Iterator[S3Objects]:
+def hasty(proxy: FaultProxy) -> Iterator[S3Store]:
     """A store that waits for a short time only; its connection is already there."""
     made = connect(proxy.endpoint, profile=R2, timeout=SHORT)
     assert run(made.stat("any")) is None
@@ -64,7 +65,7 @@ def hasty(proxy: FaultProxy) -> Iterator[S3Objects]:
 # --- one request where one is enough -----------------------------------------------------------------------
 
 
-def test_each_operation_is_one_request(store: S3Objects, proxy: FaultProxy) -> None:
+def test_each_operation_is_one_request(store: S3Store, proxy: FaultProxy) -> None:
     run(store.put("a", DATA))
     run(store.stat("a"))
     run(store.read("a"))
@@ -76,14 +77,14 @@ def test_each_operation_is_one_request(store: S3Objects, proxy: FaultProxy) -> N
     assert [one.operation for one in proxy.requests] == operations
 
 
-def test_several_parts_take_one_request_each_and_five_more(store: S3Objects, proxy: FaultProxy) -> None:
+def test_several_parts_take_one_request_each_and_five_more(store: S3Store, proxy: FaultProxy) -> None:
     upload(store, "big", BIG)
     seen = [one.operation for one in proxy.requests]
     assert seen[:2] == ["create_multipart", "put_object"]  # which records the upload before any byte is sent
     assert seen[2:] == [*["upload_part"] * 3, "complete", "head", "delete"]
 
 
-def test_an_object_of_one_part_is_never_a_multipart_upload(store: S3Objects, proxy: FaultProxy) -> None:
+def test_an_object_of_one_part_is_never_a_multipart_upload(store: S3Store, proxy: FaultProxy) -> None:
     for name, data in {"empty": b"", "small": b"x", "whole": b"y" * PART}.items():
         upload(store, name, data)
         assert run(store.read(name)) == data
@@ -112,10 +113,11 @@ TRANSIENT_IDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("fault", TRANSIENT, ids=TRANSIENT_IDS)
 @pytest.mark.parametrize("operation", ["put_object", "get", "delete", "list"])
 def test_what_may_pass_is_tried_again(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy, operation: Operation, fault: Callable[[], Fault]
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy, operation: Operation, fault: Callable[[], Fault]
 ) -> None:
     s3.put_bytes(direct, "there", DATA)
     s3.put_bytes(direct, "gone", DATA)
@@ -133,7 +135,7 @@ def test_what_may_pass_is_tried_again(
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 520])
 def test_head_is_tried_again_by_its_status(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy, status: int
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy, status: int
 ) -> None:
     s3.put_bytes(direct, "there", DATA)
     proxy.add(Status(status, "NobodySeesThis"), on="head", times=2)
@@ -142,33 +144,34 @@ def test_head_is_tried_again_by_its_status(
     assert (found.size, proxy.count("head")) == (len(DATA), 3)
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("fault", TRANSIENT, ids=TRANSIENT_IDS)
 @pytest.mark.parametrize("operation", ["create_multipart", "upload_part", "complete"])
 def test_every_step_of_an_upload_is_tried_again(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy, operation: Operation, fault: Callable[[], Fault]
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy, operation: Operation, fault: Callable[[], Fault]
 ) -> None:
     proxy.add(fault(), on=operation, times=1)
     moved: list[int] = []
-    stat = upload(store, "big", BIG, moved=moved.append)
+    stat = upload(store, "big", BIG, on_progress=moved.append)
     assert s3.read_bytes(direct, "big") == BIG
     assert (stat.size, sum(moved)) == (len(BIG), len(BIG))
 
 
 @pytest.mark.parametrize("cut_at", [0, 1, 100_000, 3 * MIB])
 def test_a_body_cut_anywhere_is_sent_again_whole(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy, cut_at: int
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy, cut_at: int
 ) -> None:
     proxy.add(Drop(request_bytes=cut_at), on="put_object", times=2)
     data = hashlib.shake_128(b"seed").digest(4 * MIB)
     moved: list[int] = []
-    upload(store, "cut", data, moved=moved.append)
+    upload(store, "cut", data, on_progress=moved.append)
     assert s3.read_bytes(direct, "cut") == data
     assert (sum(moved), min(moved) >= 0) == (len(data), True)
 
 
 @pytest.mark.parametrize("cut_at", [0, 1, 5000, len(DATA) - 1])
 def test_an_answer_cut_anywhere_is_read_again(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy, cut_at: int
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy, cut_at: int
 ) -> None:
     s3.put_bytes(direct, "cut", DATA)
     proxy.add(Drop(answer_bytes=cut_at), on="get", times=2)
@@ -187,7 +190,7 @@ def test_a_listing_is_tried_again_page_by_page(direct: S3Endpoint, proxy: FaultP
     run(store.close())
 
 
-def test_tries_end_with_the_error_and_its_cause(store: S3Objects, proxy: FaultProxy) -> None:
+def test_tries_end_with_the_error_and_its_cause(store: S3Store, proxy: FaultProxy) -> None:
     proxy.add(Status(503, "SlowDown"), on="head")
     with pytest.raises(TransientError, match="503") as caught:
         run(store.stat("any"))
@@ -205,7 +208,7 @@ def test_a_dead_service_is_unavailable(direct: S3Endpoint) -> None:
         run(store.close())
 
 
-def test_a_wait_longer_than_the_timeout_is_not_waited(store: S3Objects, proxy: FaultProxy) -> None:
+def test_a_wait_longer_than_the_timeout_is_not_waited(store: S3Store, proxy: FaultProxy) -> None:
     proxy.add(Status(503, "SlowDown", {"Retry-After": "3600"}), on="head")
     with pytest.raises(TransientError, match=r"HTTP 503( -|$)") as caught:
         run(store.stat("any"))
@@ -237,7 +240,7 @@ def test_a_wait_longer_than_the_timeout_is_not_waited(store: S3Objects, proxy: F
     ],
 )
 def test_what_will_not_pass_is_not_tried_again(
-    store: S3Objects, proxy: FaultProxy, status: int, code: str, kind: type[BackendError], hint: str
+    store: S3Store, proxy: FaultProxy, status: int, code: str, kind: type[BackendError], hint: str
 ) -> None:
     proxy.add(Status(status, code), on="put_object")
     error = outcome(store.put("any", DATA))
@@ -253,7 +256,7 @@ def test_what_will_not_pass_is_not_tried_again(
     [(401, AccessDeniedError), (403, AccessDeniedError), (405, BackendError), (501, BackendError)],
 )
 def test_head_has_only_a_status_to_go_by(
-    store: S3Objects, proxy: FaultProxy, status: int, kind: type[BackendError]
+    store: S3Store, proxy: FaultProxy, status: int, kind: type[BackendError]
 ) -> None:
     proxy.add(Status(status, "NobodySeesThis"), on="head")
     assert type(outcome(store.stat("any"))) is kind
@@ -263,14 +266,14 @@ def test_head_has_only_a_status_to_go_by(
 # --- unknown is not absent ---------------------------------------------------------------------------------
 
 
-def test_the_first_missing_key_has_the_bucket_proven_once(store: S3Objects, proxy: FaultProxy) -> None:
+def test_the_first_missing_key_has_the_bucket_proven_once(store: S3Store, proxy: FaultProxy) -> None:
     assert [run(store.stat(name)) for name in ("a", "b", "c")] == [None, None, None]
     assert [one.operation for one in proxy.requests] == ["head", "head_bucket", "head", "head"]
 
 
 @pytest.mark.parametrize("first", ["put", "list", "read"])
 def test_whatever_worked_proves_the_bucket(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy, first: str
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy, first: str
 ) -> None:
     s3.put_bytes(direct, "there", DATA)
     if first == "put":
@@ -283,7 +286,7 @@ def test_whatever_worked_proves_the_bucket(
     assert proxy.count("head_bucket") == 0
 
 
-def test_a_token_for_objects_only_proves_the_bucket_by_listing(store: S3Objects, proxy: FaultProxy) -> None:
+def test_a_token_for_objects_only_proves_the_bucket_by_listing(store: S3Store, proxy: FaultProxy) -> None:
     proxy.add(Status(403, "AccessDenied"), on="head_bucket")
     assert run(store.stat("missing")) is None
     assert [one.operation for one in proxy.requests] == ["head", "head_bucket", "list"]
@@ -300,7 +303,7 @@ def test_a_token_for_objects_only_proves_the_bucket_by_listing(store: S3Objects,
     ids=["denied", "no-bucket", "busy", "refused"],
 )
 def test_a_bucket_that_cannot_be_proven_is_an_error(
-    store: S3Objects, proxy: FaultProxy, fault: Fault, kind: type[BackendError]
+    store: S3Store, proxy: FaultProxy, fault: Fault, kind: type[BackendError]
 ) -> None:
     for operation in ("head_bucket", "list"):
         proxy.add(fault, on=operation)
@@ -317,7 +320,7 @@ def test_a_bucket_that_cannot_be_proven_is_an_error(
 
 
 def test_a_put_whose_answers_are_all_lost_is_found_stored(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy
 ) -> None:
     proxy.add(LoseResponse(), on="put_object")
     stat = run(store.put("lost", DATA))
@@ -325,7 +328,7 @@ def test_a_put_whose_answers_are_all_lost_is_found_stored(
     assert s3.read_bytes(direct, "lost") == DATA
 
 
-def test_an_old_object_of_the_same_content_is_not_taken_for_ours(store: S3Objects, proxy: FaultProxy) -> None:
+def test_an_old_object_of_the_same_content_is_not_taken_for_ours(store: S3Store, proxy: FaultProxy) -> None:
     run(store.put("same", DATA))
     proxy.add(Drop(), on="put_object")
     with pytest.raises(BackendUnavailableError):
@@ -345,7 +348,7 @@ def test_a_create_that_meets_its_own_success_is_a_success(strict_r2: s3.StrictEn
 
 
 def test_a_create_of_what_another_wrote_is_a_conflict_even_if_it_is_the_same(
-    store: S3Objects, direct: S3Endpoint
+    store: S3Store, direct: S3Endpoint
 ) -> None:
     s3.put_bytes(direct, "twice", DATA)
     with pytest.raises(ConflictError):
@@ -353,7 +356,7 @@ def test_a_create_of_what_another_wrote_is_a_conflict_even_if_it_is_the_same(
 
 
 @pytest.mark.parametrize("create_only", [False, True])
-@pytest.mark.parametrize("server", ["moto", "strict_r2", "strict_b2", "seaweedfs"])
+@pytest.mark.parametrize("server", ["strict_r2", "strict_b2", *map(matrix, ["moto", "seaweedfs"])])
 def test_a_completed_upload_whose_answer_is_lost_is_found_stored(
     server: str, create_only: bool, request: pytest.FixtureRequest
 ) -> None:
@@ -373,7 +376,7 @@ def test_a_completed_upload_whose_answer_is_lost_is_found_stored(
 
 
 def test_an_upload_that_is_gone_is_not_found_stored_in_somebody_elses_object(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy
 ) -> None:
     s3.put_parts(direct, "theirs", PARTS)
     proxy.add(Status(404, "NoSuchUpload"), on="complete")
@@ -382,7 +385,7 @@ def test_an_upload_that_is_gone_is_not_found_stored_in_somebody_elses_object(
     assert not isinstance(caught.value, ObjectNotFoundError)
 
 
-def test_nobody_to_ask_leaves_the_first_error(store: S3Objects, proxy: FaultProxy) -> None:
+def test_nobody_to_ask_leaves_the_first_error(store: S3Store, proxy: FaultProxy) -> None:
     proxy.add(Status(503, "SlowDown"), on="put_object")
     proxy.add(Status(403, "AccessDenied"), on="head")
     with pytest.raises(TransientError, match="SlowDown"):
@@ -397,7 +400,7 @@ def test_nobody_to_ask_leaves_the_first_error(store: S3Objects, proxy: FaultProx
     [Stall(), Stall(request_bytes=300_000), Stall(request_bytes=4 * MIB - 1)],
     ids=["at-once", "in-the-body", "before-the-last-byte"],
 )
-def test_an_upload_that_stalls_is_cut(hasty: S3Objects, proxy: FaultProxy, fault: Fault) -> None:
+def test_an_upload_that_stalls_is_cut(hasty: S3Store, proxy: FaultProxy, fault: Fault) -> None:
     proxy.add(fault, on="put_object")
     with pytest.raises(BackendUnavailableError, match=r"no byte moved for 1 s") as caught:
         run(hasty.put("stalled", b"x" * 4 * MIB))
@@ -414,7 +417,7 @@ def test_an_upload_without_an_answer_is_found_stored(proxy: FaultProxy, direct: 
 
 
 def test_a_part_that_stalls_is_cut_and_its_upload_aborted(
-    hasty: S3Objects, direct: S3Endpoint, proxy: FaultProxy
+    hasty: S3Store, direct: S3Endpoint, proxy: FaultProxy
 ) -> None:
     proxy.add(Stall(request_bytes=2 * MIB), on="upload_part", first=2, times=1)
     with pytest.raises(BackendUnavailableError):
@@ -424,7 +427,7 @@ def test_a_part_that_stalls_is_cut_and_its_upload_aborted(
 
 @pytest.mark.parametrize("stall_at", [0, 1000])
 def test_a_download_that_stalls_is_cut(
-    hasty: S3Objects, direct: S3Endpoint, proxy: FaultProxy, stall_at: int
+    hasty: S3Store, direct: S3Endpoint, proxy: FaultProxy, stall_at: int
 ) -> None:
     s3.put_bytes(direct, "stalled", DATA)
     proxy.add(Stall(answer_bytes=stall_at), on="get")
@@ -433,7 +436,7 @@ def test_a_download_that_stalls_is_cut(
 
 
 @pytest.mark.parametrize("operation", ["head", "list", "delete"])
-def test_a_question_without_an_answer_is_cut(hasty: S3Objects, proxy: FaultProxy, operation: Operation) -> None:
+def test_a_question_without_an_answer_is_cut(hasty: S3Store, proxy: FaultProxy, operation: Operation) -> None:
     proxy.add(Stall(), on=operation)
     work: dict[str, Callable[[], Any]] = {
         "head": lambda: run(hasty.stat("any")),
@@ -444,7 +447,7 @@ def test_a_question_without_an_answer_is_cut(hasty: S3Objects, proxy: FaultProxy
         work[operation]()
 
 
-def test_tries_share_one_silence(hasty: S3Objects, proxy: FaultProxy) -> None:
+def test_tries_share_one_silence(hasty: S3Store, proxy: FaultProxy) -> None:
     """A failure and a stall after it are one silence, and the error tells of both."""
     proxy.add(Status(503, "SlowDown"), on="head", times=1)
     proxy.add(Stall(), on="head", first=2)
@@ -478,7 +481,7 @@ _OTHER_MD5 = f'"{"0" * 32}"'
 
 
 def test_a_new_object_with_another_etag_is_an_error_and_goes_away(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy
 ) -> None:
     proxy.add(WrongEtag(_OTHER_MD5), on="put_object")
     with pytest.raises(IntegrityError):
@@ -488,14 +491,14 @@ def test_a_new_object_with_another_etag_is_an_error_and_goes_away(
 
 @pytest.mark.parametrize(("create_only", "error"), [(True, ConflictError), (False, IntegrityError)])
 def test_an_object_that_another_writer_stored_meanwhile_is_not_taken_back(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy, create_only: bool, error: type[FsbackupError]
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy, create_only: bool, error: type[FsbackupError]
 ) -> None:
     """A service that lets two create one name may answer the one with the other's ETag."""
     proxy.add(WrongEtag(_OTHER_MD5), on="put_object", times=1)
     hold = proxy.add(Hold("after"), on="put_object", times=1)
 
     async def scenario() -> None:
-        task = asyncio.create_task(write(store, "raced", cut(DATA), create_only=create_only, fresh=True))
+        task = asyncio.create_task(write(store, "raced", cut(DATA), create_only=create_only, is_new=True))
         await asyncio.to_thread(hold.wait_reached)
         await store.put("raced", b"another's")
         hold.release()
@@ -506,7 +509,7 @@ def test_an_object_that_another_writer_stored_meanwhile_is_not_taken_back(
 
 
 def test_a_damaged_replacement_is_an_error_and_stays(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy
 ) -> None:
     """The old object is gone already; to remove the new one would leave nothing to mend."""
     run(store.put("damaged", b"old"))
@@ -529,7 +532,7 @@ def test_a_damaged_version_goes_away_and_the_old_one_shows_again(strict_b2: s3.S
 
 
 def test_a_part_with_another_etag_is_an_error_and_nothing_stays(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy
 ) -> None:
     proxy.add(WrongEtag(_OTHER_MD5), on="upload_part", first=2, times=1)
     with pytest.raises(IntegrityError):
@@ -539,7 +542,7 @@ def test_a_part_with_another_etag_is_an_error_and_nothing_stays(
 
 @pytest.mark.parametrize("operation", ["complete", "head"])
 def test_a_whole_with_another_etag_is_an_error(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy, operation: Operation
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy, operation: Operation
 ) -> None:
     proxy.add(WrongEtag(f'"{"0" * 32}-3"'), on=operation)
     with pytest.raises(IntegrityError):
@@ -547,7 +550,7 @@ def test_a_whole_with_another_etag_is_an_error(
     assert s3.list_keys(direct) == {}
 
 
-def test_an_etag_of_another_kind_is_not_compared(store: S3Objects, proxy: FaultProxy) -> None:
+def test_an_etag_of_another_kind_is_not_compared(store: S3Store, proxy: FaultProxy) -> None:
     for operation in ("put_object", "complete", "head"):
         proxy.add(WrongEtag('"opaque"'), on=operation)
     assert run(store.put("one", DATA)).etag == "opaque"
@@ -555,20 +558,20 @@ def test_an_etag_of_another_kind_is_not_compared(store: S3Objects, proxy: FaultP
     assert upload(store, "many", BIG).size == len(BIG)
 
 
-def test_bytes_damaged_on_the_way_are_sent_again(store: S3Objects, proxy: FaultProxy) -> None:
+def test_bytes_damaged_on_the_way_are_sent_again(store: S3Store, proxy: FaultProxy) -> None:
     proxy.add(Status(400, "BadDigest"), on="put_object", times=2)
     run(store.put("damaged", DATA))
     assert proxy.count("put_object") == 3
 
 
-def test_bytes_damaged_every_time_are_an_integrity_error(store: S3Objects, proxy: FaultProxy) -> None:
+def test_bytes_damaged_every_time_are_an_integrity_error(store: S3Store, proxy: FaultProxy) -> None:
     proxy.add(Status(400, "BadDigest"), on="put_object")
     with pytest.raises(IntegrityError) as caught:
         run(store.put("damaged", DATA))
     assert (caught.value.backend, caught.value.key) == (store.name, "damaged")
 
 
-def test_a_short_answer_is_never_handed_out(store: S3Objects, direct: S3Endpoint, proxy: FaultProxy) -> None:
+def test_a_short_answer_is_never_handed_out(store: S3Store, direct: S3Endpoint, proxy: FaultProxy) -> None:
     s3.put_bytes(direct, "short", DATA)
     proxy.add(Truncate(10), on="get")
     with pytest.raises(TransientError):
@@ -577,7 +580,7 @@ def test_a_short_answer_is_never_handed_out(store: S3Objects, direct: S3Endpoint
 
 
 def test_a_damaged_answer_is_for_the_manifest_to_find(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy
 ) -> None:
     s3.put_bytes(direct, "damaged", DATA)
     proxy.add(Corrupt(at=7), on="get")
@@ -588,7 +591,7 @@ def test_a_damaged_answer_is_for_the_manifest_to_find(
 
 
 def test_a_service_without_conditions_is_asked_first_from_then_on(
-    store: S3Objects, direct: S3Endpoint, proxy: FaultProxy
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy
 ) -> None:
     proxy.add(Status(501, "NotImplemented"), on="put_object", times=1)
     assert store.capabilities.conditional_create
@@ -603,7 +606,7 @@ def test_a_service_without_conditions_is_asked_first_from_then_on(
 
 
 def test_an_upload_that_loses_the_race_is_a_conflict_and_leaves_nothing(
-    store: S3Objects, direct: S3Endpoint
+    store: S3Store, direct: S3Endpoint
 ) -> None:
     async def scenario() -> BaseException:
         results = [write(store, "raced", cut(BIG), create_only=True) for _ in range(2)]

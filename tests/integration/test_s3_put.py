@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.s3 import S3Objects
 from fsbackup.errors import AccessDeniedError, BackendError, TransientError
 from fsbackup.keys import encode_key
 from fsbackup.loop import run
-from fsbackup.objects import Part, WritePlan
+from fsbackup.stores.base import Part, WritePlan
+from fsbackup.stores.s3.store import S3Store
 from fsbackup.testing import ODD_KEYS
-from tests.integration.boto_kit import assert_same_error, assert_same_request
-from tests.integration.s3_kit import PART, connect, outcome, upload
+from tests.integration.boto_helpers import assert_same_error, assert_same_request
+from tests.integration.s3_helpers import PART, connect, outcome, upload
 from tests.integration.test_s3_misbehaving import KEY_ID, SECRET, Answer, scripted
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
@@ -25,7 +25,7 @@ from tests.servers.operations import S3Request
 DATA = b"x" * 1000
 
 
-async def _by_boto(store: S3Objects, name: str, **more: str) -> dict[str, Any]:
+async def _by_boto(store: S3Store, name: str, **more: str) -> dict[str, Any]:
     """Store `DATA` by the client's own method, with all that our writers give."""
     client = await store.filesystem.set_session()
     answer: dict[str, Any] = await client.put_object(
@@ -41,14 +41,14 @@ async def _by_boto(store: S3Objects, name: str, **more: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("create_only", [False, True])
-def test_the_same_headers_as_botos(store: S3Objects, proxy: FaultProxy, create_only: bool) -> None:
+def test_the_same_headers_as_botos(store: S3Store, proxy: FaultProxy, create_only: bool) -> None:
     run(store.put("ours", DATA, create_only=create_only))
     run(_by_boto(store, "botos", **({"IfNoneMatch": "*"} if create_only else {})))
     ours, botos = proxy.requests
     assert_same_request(ours, botos, "x-amz-meta-fsbackup-upload")  # a tag of its own for each write
 
 
-def test_a_part_has_the_same_headers_as_botos(store: S3Objects, proxy: FaultProxy) -> None:
+def test_a_part_has_the_same_headers_as_botos(store: S3Store, proxy: FaultProxy) -> None:
     upload(store, "many", bytes(PART) + DATA)
     ours = next(one for one in proxy.requests if one.query.get("partNumber") == "2")
     where = {"Bucket": store.bucket, "Key": "many", "UploadId": ours.query["uploadId"], "PartNumber": 2}
@@ -69,7 +69,7 @@ def test_an_upload_may_have_any_id() -> None:
         begun = f"<Result><UploadId>{odd.replace('&', '&amp;')}</UploadId></Result>".encode()
         return Answer(begun if request.operation == "create_multipart" else b"", headers={"ETag": etag})
 
-    async def send(store: S3Objects) -> None:
+    async def send(store: S3Store) -> None:
         await store.writer("any", WritePlan(None), lambda _: None).write(Part(1, 0, DATA, last=False))
 
     with scripted(script) as store:
@@ -78,22 +78,22 @@ def test_an_upload_may_have_any_id() -> None:
     assert parts == [{"partNumber": "1", "uploadId": odd}]
 
 
-@pytest.mark.parametrize("key", ODD_KEYS)
-def test_every_name_is_signed_as_the_service_reads_it(seaweedfs: S3Endpoint, key: str) -> None:
+def test_every_name_is_signed_as_the_service_reads_it(seaweedfs: S3Endpoint) -> None:
     """The server checks signatures over the path that it was asked for."""
     endpoint = s3.fresh_bucket(seaweedfs)
     store = connect(endpoint)
-    name = encode_key(key)
-    run(store.put(name, DATA))
+    for name in map(encode_key, ODD_KEYS):
+        error = outcome(store.put(name, DATA))
+        assert not isinstance(error, BaseException), f"{name!r}: {error}"
+        assert s3.read_bytes(endpoint, name) == DATA, name
     run(store.close())
-    assert s3.read_bytes(endpoint, name) == DATA
 
 
 @pytest.mark.parametrize(
     ("status", "code"),
     [(403, "AccessDenied"), (400, "InvalidArgument"), (503, "SlowDown"), (412, "PreconditionFailed")],
 )
-def test_the_same_errors_as_botos(store: S3Objects, proxy: FaultProxy, status: int, code: str) -> None:
+def test_the_same_errors_as_botos(store: S3Store, proxy: FaultProxy, status: int, code: str) -> None:
     proxy.add(Status(status, code, {"Retry-After": "0"}), on="put_object")
     ours, botos = outcome(store.put("any", DATA)), outcome(_by_boto(store, "any"))
     assert isinstance(ours, BackendError)
@@ -139,7 +139,7 @@ def test_another_region_is_left_to_boto() -> None:
 
 
 def test_a_part_that_is_left_to_boto_is_sent_whole_again(
-    store: S3Objects, proxy: FaultProxy, direct: S3Endpoint
+    store: S3Store, proxy: FaultProxy, direct: S3Endpoint
 ) -> None:
     proxy.add(Status(400, "AuthorizationHeaderMalformed"), on="upload_part", times=1)
     upload(store, "many", data := b"x" * PART + b"y" * PART)
@@ -166,7 +166,7 @@ def test_an_endpoint_may_have_a_path_and_nothing_else(path: str, expected: list[
 
     with scripted(script) as plain:
         assert plain.endpoint_url is not None
-        store = S3Objects(
+        store = S3Store(
             "below",
             bucket="bucket",
             endpoint_url=plain.endpoint_url + path,

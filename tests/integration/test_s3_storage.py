@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.b2 import BackblazeB2Storage
-from fsbackup.backends.r2 import CloudflareR2Storage
-from fsbackup.backends.s3 import S3Backend, S3Objects, S3Storage
+from fsbackup.backends import BackblazeB2Storage, CloudflareR2Storage, S3Backend, S3Storage
 from fsbackup.errors import ConfigError
 from fsbackup.loop import run
-from tests.integration.s3_kit import connect
+from fsbackup.stores.s3.store import S3Store
+from tests.integration.s3_helpers import connect
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
 
@@ -56,8 +55,8 @@ def test_r2_from_arguments() -> None:
     assert (r2.name, r2.bucket) == ("r2", "backups")
     assert r2.endpoint_url == "https://accountid.r2.cloudflarestorage.com"
     assert r2.location == "r2://backups/team/x at https://accountid.r2.cloudflarestorage.com"
-    assert (r2.objects.capabilities.conditional_create, r2.objects.capabilities.removes_versions) == (True, False)
-    assert r2.objects.capabilities.wants_md5
+    assert (r2.store.capabilities.conditional_create, r2.store.capabilities.removes_versions) == (True, False)
+    assert r2.store.capabilities.wants_md5
 
 
 def test_r2_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +72,7 @@ def test_b2_from_arguments() -> None:
     assert (b2.name, b2.bucket) == ("cold", "backups")
     assert b2.endpoint_url == "https://s3.us-west-004.backblazeb2.com"
     assert b2.location == "b2://backups at https://s3.us-west-004.backblazeb2.com"
-    assert (b2.objects.capabilities.conditional_create, b2.objects.capabilities.removes_versions) == (False, True)
+    assert (b2.store.capabilities.conditional_create, b2.store.capabilities.removes_versions) == (False, True)
 
 
 def test_b2_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +85,7 @@ def test_b2_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_s3_from_arguments() -> None:
     plain = S3Storage("backups", **KEYS)
     assert (plain.name, plain.endpoint_url, plain.location) == ("s3", None, "s3://backups")
-    assert not plain.objects.capabilities.conditional_create
+    assert not plain.store.capabilities.conditional_create
 
 
 def test_an_endpoint_needs_no_account() -> None:
@@ -144,7 +143,7 @@ def _shown(value: object, depth: int = 6) -> str:
 @pytest.mark.parametrize("kind", BACKENDS)
 def test_keys_are_never_shown(kind: str) -> None:
     backend = BACKENDS[kind]()
-    shown = _shown(backend) + _shown(backend.objects) + repr(backend.fs.storage_options) + repr(backend.fs)
+    shown = _shown(backend) + _shown(backend.store) + repr(backend.fs.storage_options) + repr(backend.fs)
     assert "bucket" in shown
     assert [value for value in KEYS.values() if value in shown] == []
 
@@ -152,7 +151,7 @@ def test_keys_are_never_shown(kind: str) -> None:
 @pytest.mark.parametrize("kind", BACKENDS)
 def test_a_store_cannot_be_pickled_and_says_why(kind: str) -> None:
     with pytest.raises(TypeError, match="configuration"):
-        pickle.dumps(BACKENDS[kind]().objects)
+        pickle.dumps(BACKENDS[kind]().store)
 
 
 @pytest.mark.parametrize("kind", BACKENDS)
@@ -186,8 +185,8 @@ def _python(code: str, *arguments: str) -> str:
 def test_nothing_heavy_is_loaded_before_it_is_used() -> None:
     code = """
         import sys
-        from fsbackup.backends.r2 import CloudflareR2Storage
-        from fsbackup.backends.b2 import BackblazeB2Storage
+        from fsbackup.backends import CloudflareR2Storage
+        from fsbackup.backends import BackblazeB2Storage
         CloudflareR2Storage("a", "b", "c", "d").location
         print([name for name in ("s3fs", "botocore", "aiobotocore", "aiohttp", "fsspec") if name in sys.modules])
     """
@@ -196,10 +195,10 @@ def test_nothing_heavy_is_loaded_before_it_is_used() -> None:
 
 _CONNECT = """
     import asyncio, os, sys
-    from fsbackup.backends.s3 import S3Objects
+    from fsbackup.stores.s3 import S3Store
     from fsbackup.loop import run
     url, bucket, key_id, secret, region = sys.argv[1:]
-    store = S3Objects("x", bucket=bucket, endpoint_url=url, region=region, access_key_id=key_id,
+    store = S3Store("x", bucket=bucket, endpoint_url=url, region=region, access_key_id=key_id,
                       secret_access_key=secret, timeout=20)
 """
 
@@ -265,7 +264,7 @@ def test_a_store_works_again_after_it_was_closed(moto: S3Endpoint) -> None:
 
 def test_one_bucket_may_hold_many_prefixes(moto: S3Endpoint) -> None:
     endpoint = s3.fresh_bucket(moto)
-    stores: dict[str, S3Objects] = {
+    stores: dict[str, S3Store] = {
         prefix: connect(endpoint, prefix=prefix) for prefix in ("", "one", "one/", "one/two")
     }
     for prefix in ("one", "one/two"):

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from tests.replication.prune_kit import prune_later
-from tests.replication.world import Places
+from tests.replication.prune_helpers import prune_later
+from tests.replication.rig import Places
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    [__name__, "s3fs", "fsbackup.backends.local", "fsbackup.backends.s3", "tests.faults.preload"]
+    [__name__, "s3fs", "fsbackup.stores.local", "fsbackup.stores.s3", "tests.faults.preload"]
 )
 
 #: The exit code of an operation that Ctrl-C ended.

@@ -7,36 +7,37 @@ from pathlib import Path
 
 import pytest
 
-from fsbackup.transfer import records
+from fsbackup.stores.base import ObjectStore
+from tests.matrix import matrix
 from tests.replication.memory import PartCount
-from tests.replication.prune_kit import KEY, NEW, Disks
-from tests.replication.world import World, make_world
+from tests.replication.prune_helpers import KEY, NEW, Disks
+from tests.replication.rig import ReplicaRig, make_rig
 
 #: Which server plays R2 and which plays B2: each in both roles, and the strict ones over TLS in their own.
-PAIRS = [("moto", "seaweedfs"), ("seaweedfs", "moto"), ("strict_r2", "strict_b2")]
+PAIRS = [("strict_r2", "strict_b2"), *map(matrix, [("moto", "seaweedfs"), ("seaweedfs", "moto")])]
 
 
 @pytest.fixture
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ReplicaRig]:
     """Return three replicas behind proxies, R2 at moto and B2 at SeaweedFS."""
     r2, b2 = request.getfixturevalue("moto"), request.getfixturevalue("seaweedfs")
-    with make_world(r2, b2, tmp_path, proxied=True) as made:
+    with make_rig(r2, b2, tmp_path, proxied=True) as made:
         yield made
 
 
 @pytest.fixture
-def contested(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+def contested(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ReplicaRig]:
     """Return three replicas behind proxies, with a B2 that keeps versions as the real one does."""
     r2, b2 = request.getfixturevalue("moto"), request.getfixturevalue("strict_b2")
-    with make_world(r2, b2, tmp_path, proxied=True) as made:
+    with make_rig(r2, b2, tmp_path, proxied=True) as made:
         yield made
 
 
 @pytest.fixture(params=PAIRS, ids="+".join)
-def each_world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+def each_rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ReplicaRig]:
     """Return three replicas without proxies, at each pair of servers in turn."""
     r2, b2 = (request.getfixturevalue(name) for name in request.param)
-    with make_world(r2, b2, tmp_path, proxied=False) as made:
+    with make_rig(r2, b2, tmp_path, proxied=False) as made:
         yield made
 
 
@@ -44,9 +45,9 @@ def each_world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World
 def count(monkeypatch: pytest.MonkeyPatch) -> PartCount:
     """Count the parts alive, and give up on a silent store after its own timeout."""
     counted = PartCount()
-    monkeypatch.setattr("fsbackup.transfer.source.Part", counted)
-    monkeypatch.setattr("fsbackup.transfer.window.Part", counted)
-    monkeypatch.setattr(records, "BACKSTOP", 0.1)
+    monkeypatch.setattr("fsbackup.engine.source.Part", counted)
+    monkeypatch.setattr("fsbackup.engine.parts.Part", counted)
+    monkeypatch.setattr(ObjectStore, "hard_timeout_margin", 0.1)
     return counted
 
 

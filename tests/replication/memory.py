@@ -9,9 +9,9 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from fsbackup.backends.base import SingleBackend
+from fsbackup.backends import SingleBackend
 from fsbackup.errors import BackendError, ConflictError, ObjectNotFoundError
-from fsbackup.objects import ObjectStat, ObjectStore, ObjectWriter, Part, WritePlan
+from fsbackup.stores.base import ObjectStat, ObjectStore, ObjectWriter, Part, WritePlan
 
 META = ".fsbackup/"
 
@@ -45,11 +45,11 @@ class Gate:
 class MemoryStore(ObjectStore):
     """Objects in a dictionary; `gates` holds the writing of a data object's part by the part's number."""
 
-    def __init__(self, name: str, *, timeout: float = 20.0, workers: int = 1, keeps: bool = False) -> None:
+    def __init__(self, name: str, *, timeout: float = 20.0, workers: int = 1, can_reread: bool = False) -> None:
         super().__init__(name, timeout=timeout)
         self.objects: dict[str, bytes] = {}
         self.gates: dict[int, Gate] = {}
-        self.workers, self.keeps = workers, keeps
+        self.workers, self.can_reread = workers, can_reread
         self.aborted = 0
         self._proven = threading.Event()
         self._progress = threading.Condition()
@@ -98,8 +98,8 @@ class MemoryStore(ObjectStore):
             raise ObjectNotFoundError("no such key", backend=self.name, key=name)
         return self.objects[name][start:end]
 
-    def writer(self, name: str, plan: WritePlan, moved: Callable[[int], None]) -> ObjectWriter:
-        return MemoryWriter(self, name, plan, moved)
+    def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
+        return MemoryWriter(self, name, plan, on_progress)
 
     async def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
         for name in sorted(self.objects):
@@ -116,7 +116,7 @@ class MemoryWriter(ObjectWriter):
     def __init__(self, store: MemoryStore, name: str, plan: WritePlan, moved: Callable[[int], None]) -> None:
         self._store, self._name, self._plan, self._moved = store, name, plan, moved
         self._pieces: dict[int, bytes] = {}
-        self.keeps = store.keeps
+        self.can_reread = store.can_reread
         self.concurrency = store.workers
 
     async def write(self, part: Part) -> None:
@@ -139,7 +139,7 @@ class MemoryWriter(ObjectWriter):
 
     async def reread(self, offset: int, length: int) -> bytes | None:
         data = self._joined()[offset : offset + length]
-        return data if self.keeps and data else None
+        return data if self.can_reread and data else None
 
     def _joined(self) -> bytes:
         return b"".join(self._pieces[number] for number in sorted(self._pieces))

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from fsbackup import ReplicatedStorage
+from fsbackup.engine import breaker
+from fsbackup.engine.breaker import MAX_FAILURES, CircuitBreaker
 from fsbackup.errors import AccessDeniedError, BackendUnavailableError, TransientError
 from fsbackup.retention import Retention
-from fsbackup.transfer import outages
-from fsbackup.transfer.outages import STRIKES, Outages
 from tests.replication.memory import MemoryStore
-from tests.replication.world import World, content, make_world
+from tests.replication.rig import ReplicaRig, content, make_rig
 from tests.servers.dead import dropping, moved
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import Fault, Refuse, Stall, Status
@@ -49,69 +49,69 @@ CAUSES = {
 
 
 @pytest.fixture(scope="module")
-def world(moto: S3Endpoint, seaweedfs: S3Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def rig(moto: S3Endpoint, seaweedfs: S3Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaRig]:
     """Return a world that holds a tree of small objects everywhere."""
-    with make_world(moto, seaweedfs, tmp_path_factory.mktemp("away"), proxied=True) as made:
+    with make_rig(moto, seaweedfs, tmp_path_factory.mktemp("away"), proxied=True) as made:
         assert all(made.store().replicate_many(sources(made, "tree")))
         yield made
 
 
 @pytest.fixture(autouse=True)
-def recovered(world: World) -> Iterator[None]:
+def recovered(rig: ReplicaRig) -> Iterator[None]:
     yield
-    world.proxies["r2"].clear()
+    rig.proxies["r2"].clear()
 
 
-def sources(world: World, prefix: str) -> list[tuple[Path, str]]:
-    path = world.file(content(900))
+def sources(rig: ReplicaRig, prefix: str) -> list[tuple[Path, str]]:
+    path = rig.file(content(900))
     return [(path, f"{prefix}/{number:03}") for number in range(OBJECTS)]
 
 
-def impatient(world: World, **options: Any) -> ReplicatedStorage:
+def impatient(rig: ReplicaRig, **options: Any) -> ReplicatedStorage:
     """Return the set, with little patience for R2 only."""
     times = {"local": 10.0, "r2": DEADLINE, "b2": 10.0}
-    backends = [world.backend(name, timeout=timeout) for name, timeout in times.items()]
+    backends = [rig.backend(name, timeout=timeout) for name, timeout in times.items()]
     return ReplicatedStorage(backends, min_copies=2, errors="raise", **options)
 
 
 @contextmanager
-def away(world: World, fault: str) -> Iterator[tuple[ReplicatedStorage, Callable[[], int]]]:
+def away(rig: ReplicaRig, fault: str) -> Iterator[tuple[ReplicatedStorage, Callable[[], int]]]:
     """Yield the set while R2 is away, and what counts how often it was asked."""
     if fault == "dropped":
         with dropping() as port:
-            endpoints = {**world.endpoints, "r2": moved(world.endpoints["r2"], port)}
-            yield impatient(replace(world, endpoints=endpoints)), lambda: 0
+            endpoints = {**rig.endpoints, "r2": moved(rig.endpoints["r2"], port)}
+            yield impatient(replace(rig, endpoints=endpoints)), lambda: 0
         return
-    struck = world.proxies["r2"].add(FAULTS[fault]())
-    yield impatient(world), lambda: struck.hits
+    struck = rig.proxies["r2"].add(FAULTS[fault]())
+    yield impatient(rig), lambda: struck.hits
 
 
-def upload(world: World, store: ReplicatedStorage, key: str) -> str:
-    report = store.replicate(world.file(content(5000)), key)
+def upload(rig: ReplicaRig, store: ReplicatedStorage, key: str) -> str:
+    report = store.replicate(rig.file(content(5000)), key)
     assert report.status == "degraded"
     assert [name for name, result in report.replicas.items() if result.ok] == ["local", "b2"]
     return str(report.replicas["r2"].error)
 
 
-def upload_many(world: World, store: ReplicatedStorage, key: str) -> str:
-    outcomes = list(store.replicate_many(sources(world, key)))
+def upload_many(rig: ReplicaRig, store: ReplicatedStorage, key: str) -> str:
+    outcomes = list(store.replicate_many(sources(rig, key)))
     assert [each.report.status if each.report else None for each in outcomes] == ["degraded"] * OBJECTS
     return str(outcomes[-1].report and outcomes[-1].report.replicas["r2"].error)
 
 
-def restore(world: World, store: ReplicatedStorage, key: str) -> str:
-    report = store.restore("tree/007", world.tmp / key)
-    assert (world.tmp / key).read_bytes() == content(900)
+def restore(rig: ReplicaRig, store: ReplicatedStorage, key: str) -> str:
+    report = store.restore("tree/007", rig.tmp / key)
+    assert (rig.tmp / key).read_bytes() == content(900)
     return report.failed["r2"]
 
 
-def restore_tree(world: World, store: ReplicatedStorage, key: str) -> str:
-    report = store.restore_tree("tree", world.tmp / f"{key}.d")
+def restore_tree(rig: ReplicaRig, store: ReplicatedStorage, key: str) -> str:
+    report = store.restore_tree("tree", rig.tmp / f"{key}.d")
     assert (report.objects, report.failures) == (OBJECTS, 0)
     return report.unlisted["r2"]
 
 
-def status(_: World, store: ReplicatedStorage, __: str) -> str:
+def status(_: ReplicaRig, store: ReplicatedStorage, __: str) -> str:
     found = store.status("tree")
     assert (found.status, found.objects, dict(found.backends["r2"].states)) == (
         "degraded",
@@ -121,28 +121,29 @@ def status(_: World, store: ReplicatedStorage, __: str) -> str:
     return str(found.backends["r2"].error)
 
 
-def verify(_: World, store: ReplicatedStorage, __: str) -> str:
+def verify(_: ReplicaRig, store: ReplicatedStorage, __: str) -> str:
     report = store.verify("tree", deep=True)
-    assert (report.status, report.objects, report.found, report.short) == ("degraded", OBJECTS, 0, 0)
+    assert (report.status, report.objects, report.found, report.under_replicated) == ("degraded", OBJECTS, 0, 0)
     return str(report.backends["r2"].error)
 
 
-def repair(_: World, store: ReplicatedStorage, __: str) -> str:
+def repair(_: ReplicaRig, store: ReplicatedStorage, __: str) -> str:
     report = store.repair("tree")
     assert (report.status, report.objects, report.failed, dict(report.done)) == ("degraded", OBJECTS, 0, {})
-    return report.away["r2"]
+    return report.unreachable["r2"]
 
 
 OPERATIONS = (upload, upload_many, restore, restore_tree, status, verify, repair)
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: str(each.__name__))
 @pytest.mark.parametrize("fault", CAUSES)
 def test_it_goes_on_with_two_names_the_third_and_asks_it_once(
-    world: World, fault: str, operation: Callable[[World, ReplicatedStorage, str], str]
+    rig: ReplicaRig, fault: str, operation: Callable[[ReplicaRig, ReplicatedStorage, str], str]
 ) -> None:
-    with away(world, fault) as (store, asked):
-        said = operation(world, store, f"{operation.__name__}-{fault}")
+    with away(rig, fault) as (store, asked):
+        said = operation(rig, store, f"{operation.__name__}-{fault}")
         assert asked() <= ONCE
     assert said.startswith("r2: "), said
     assert any(cause in said for cause in CAUSES[fault]), said
@@ -151,13 +152,13 @@ def test_it_goes_on_with_two_names_the_third_and_asks_it_once(
 
 @pytest.mark.parametrize("operation", [restore_tree, verify], ids=lambda each: str(each.__name__))
 def test_a_replica_that_lists_and_says_no_more_is_waited_for_once(
-    world: World, operation: Callable[[World, ReplicatedStorage, str], str]
+    rig: ReplicaRig, operation: Callable[[ReplicaRig, ReplicatedStorage, str], str]
 ) -> None:
     """It goes silent after the listing: what is in hand meets that, and no object that comes later."""
-    struck = [world.proxies["r2"].add(Stall(), on="get"), world.proxies["r2"].add(Stall(), on="head")]
-    store = impatient(world)
+    struck = [rig.proxies["r2"].add(Stall(), on="get"), rig.proxies["r2"].add(Stall(), on="head")]
+    store = impatient(rig)
     if operation is restore_tree:
-        report = store.restore_tree("tree", world.tmp / "silent")
+        report = store.restore_tree("tree", rig.tmp / "silent")
         assert (report.objects, report.failures, report.unlisted) == (OBJECTS, 0, {})
     else:
         found = store.verify("tree")
@@ -167,45 +168,45 @@ def test_a_replica_that_lists_and_says_no_more_is_waited_for_once(
     assert 0 < sum(fault.hits for fault in struck) <= IN_HAND
 
 
-def test_what_only_the_replica_that_seemed_away_can_give_is_asked_of_it_again(world: World) -> None:
+def test_what_only_the_replica_that_seemed_away_can_give_is_asked_of_it_again(rig: ReplicaRig) -> None:
     """Its listing had no answer; an object that is rotten everywhere else comes from it all the same."""
     for number in (1, 2):
-        assert world.store().replicate(world.file(content(900)), f"rot/{number}").status == "complete"
+        assert rig.store().replicate(rig.file(content(900)), f"rot/{number}").status == "complete"
     for name in ("local", "b2"):
-        world.eyes[name].put("rot/1", b"rotten")
-    world.proxies["r2"].add(Stall(), on="list")
-    report = impatient(world).restore_tree("rot", world.tmp / "rot")
+        rig.raw_replicas[name].put("rot/1", b"rotten")
+    rig.proxies["r2"].add(Stall(), on="list")
+    report = impatient(rig).restore_tree("rot", rig.tmp / "rot")
     assert (report.objects, report.failures, set(report.unlisted)) == (2, 0, {"r2"})
-    assert (world.tmp / "rot" / "1").read_bytes() == content(900)
+    assert (rig.tmp / "rot" / "1").read_bytes() == content(900)
 
 
 @pytest.mark.parametrize("operation", [status, verify, repair], ids=lambda each: str(each.__name__))
 def test_what_retention_expects_and_what_is_there_wait_for_it_together_once(
-    world: World, operation: Callable[[World, ReplicatedStorage, str], str]
+    rig: ReplicaRig, operation: Callable[[ReplicaRig, ReplicatedStorage, str], str]
 ) -> None:
     """With a retention the set is listed twice; only the first time anybody waits: for two listings, at once."""
-    struck = world.proxies["r2"].add(Stall())
-    store = impatient(world, retention={"local": Retention(max_age=timedelta(days=30))})
-    assert operation(world, store, "").startswith("r2: ")
+    struck = rig.proxies["r2"].add(Stall())
+    store = impatient(rig, retention={"local": Retention(max_age=timedelta(days=30))})
+    assert operation(rig, store, "").startswith("r2: ")
     assert struck.hits <= 2
 
 
 def test_one_asks_whether_it_is_back_while_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outages, "COOL_DOWN", 0.0)
-    store, error, known = MemoryStore("r2"), BackendUnavailableError("gone"), Outages()
-    assert known.known(store) is None
-    known.note("r2", error)
+    monkeypatch.setattr(breaker, "COOL_DOWN", 0.0)
+    store, error, known = MemoryStore("r2"), BackendUnavailableError("gone"), CircuitBreaker()
+    assert known.reason(store) is None
+    known.record("r2", error)
     assert bool(known)
-    assert [known.known(store) for _ in range(3)] == [None, error, error]
-    known.note("r2", AccessDeniedError("it answers"))
-    assert [known.known(store) for _ in range(2)] == [None, None]
+    assert [known.reason(store) for _ in range(3)] == [None, error, error]
+    known.record("r2", AccessDeniedError("it answers"))
+    assert [known.reason(store) for _ in range(2)] == [None, None]
     assert not known
 
 
 def test_a_busy_service_is_away_only_when_it_is_busy_every_time() -> None:
-    store, busy, known = MemoryStore("r2"), TransientError("SlowDown"), Outages()
-    for error in [*[busy] * (STRIKES - 1), None, *[busy] * (STRIKES - 1)]:
-        known.note("r2", error)
-        assert known.known(store) is None
-    known.note("r2", busy)
-    assert known.known(store) is busy
+    store, busy, known = MemoryStore("r2"), TransientError("SlowDown"), CircuitBreaker()
+    for error in [*[busy] * (MAX_FAILURES - 1), None, *[busy] * (MAX_FAILURES - 1)]:
+        known.record("r2", error)
+        assert known.reason(store) is None
+    known.record("r2", busy)
+    assert known.reason(store) is busy

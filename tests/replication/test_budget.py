@@ -1,4 +1,4 @@
-"""The memory budget of a batch: never more handed out than there is, and all of it comes back."""
+"""The memory budget of a batch: never overdrawn, and all of it is returned."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from fsbackup import ReplicatedStorage
-from fsbackup.transfer.replicas import MemoryBudget
+from fsbackup.engine.replicas import MemoryBudget
 from tests.replication.memory import MemoryStore, PartCount, backend
+from tests.replication.rig import content
 from tests.replication.uploads import PART
-from tests.replication.world import content
 
 TOTAL = 100
 
 
 async def assert_all_free(budget: MemoryBudget) -> None:
-    """Check that the whole budget can be had at once."""
+    """Check that the whole budget is free."""
     async with asyncio.timeout(5), budget.reserve(TOTAL):
         pass
 
@@ -57,7 +57,7 @@ def test_reservations_never_exceed_the_total() -> None:
 
 @pytest.mark.parametrize("turn", ["waiting", "just handed out"])
 def test_a_cancelled_waiter_gives_back(turn: str) -> None:
-    """A waiter cancelled before its turn, or in the very moment of it, holds up nobody behind it."""
+    """A waiter cancelled before its grant, or at the moment of it, blocks nobody behind it."""
 
     async def main() -> None:
         budget = MemoryBudget(TOTAL)

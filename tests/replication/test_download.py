@@ -1,22 +1,27 @@
-"""Reading back: whichever replica lies, dies or stalls, the bytes are the ones that were stored, or an error."""
+"""Downloads: whichever replica is corrupt, fails or stalls, the bytes are those that were stored, or an error."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
+from fsbackup.engine import restore
 from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
-from tests.replication.eyes import Eye, manifest_name
-from tests.replication.world import MIB, World, content
+from tests.matrix import sparing
+from tests.replication.raw_replicas import RawReplica, manifest_name
+from tests.replication.rig import MIB, ReplicaRig, content
 from tests.servers.faults import Drop, Fault, Stall, Status, Throttle
 
 KEY = "backups/db.dump"
@@ -25,109 +30,113 @@ SIZE = 9 * MIB + 321
 NAMES = ("local", "r2", "b2")
 
 
-def _flip(eye: Eye, data: bytes) -> None:
-    eye.put(KEY, data[: MIB + 5] + bytes([data[MIB + 5] ^ 1]) + data[MIB + 6 :])
+def _flip(raw: RawReplica, data: bytes) -> None:
+    raw.put(KEY, data[: MIB + 5] + bytes([data[MIB + 5] ^ 1]) + data[MIB + 6 :])
 
 
-def _swap(eye: Eye, data: bytes) -> None:
-    other = eye.get(OTHER)
+def _swap(raw: RawReplica, data: bytes) -> None:
+    other = raw.get(OTHER)
     assert other is not None
-    eye.put(KEY, other)
-    eye.put(OTHER, data)
+    raw.put(KEY, other)
+    raw.put(OTHER, data)
 
 
-def _swap_with_manifests(eye: Eye, data: bytes) -> None:
-    _swap(eye, data)
-    mine, other = eye.get(manifest_name(KEY)), eye.get(manifest_name(OTHER))
+def _swap_with_manifests(raw: RawReplica, data: bytes) -> None:
+    _swap(raw, data)
+    mine, other = raw.get(manifest_name(KEY)), raw.get(manifest_name(OTHER))
     assert mine is not None
     assert other is not None
-    eye.put(manifest_name(KEY), other)
-    eye.put(manifest_name(OTHER), mine)
+    raw.put(manifest_name(KEY), other)
+    raw.put(manifest_name(OTHER), mine)
 
 
-def _flip_with_manifest(manifest: bytes | None) -> Callable[[Eye, bytes], None]:
-    """Return the damage of a flipped bit beside a manifest of these bytes, or none."""
+def _flip_with_manifest(manifest: bytes | None) -> Callable[[RawReplica, bytes], None]:
+    """Return the damage: a flipped bit, and a manifest of these bytes (None: no manifest)."""
 
-    def damage(eye: Eye, data: bytes) -> None:
-        _flip(eye, data)
+    def damage(raw: RawReplica, data: bytes) -> None:
+        _flip(raw, data)
         if manifest is None:
-            eye.drop(manifest_name(KEY))
+            raw.drop(manifest_name(KEY))
         else:
-            eye.put(manifest_name(KEY), manifest)
+            raw.put(manifest_name(KEY), manifest)
 
     return damage
 
 
-def _edit(eye: Eye, data: bytes) -> None:
-    """Flip a bit and raise the generation by hand, without a checksum that fits."""
-    _flip(eye, data)
-    eye.put(manifest_name(KEY), json.dumps({**_record(eye), "generation": 7}).encode())
+def _edit(raw: RawReplica, data: bytes) -> None:
+    """Flip a bit and raise the generation without updating the checksum."""
+    _flip(raw, data)
+    raw.put(manifest_name(KEY), json.dumps({**_record(raw), "generation": 7}).encode())
 
 
-def _lose_blocks(eye: Eye, data: bytes) -> None:
-    """Flip a bit and store a manifest that is consistent but names no blocks."""
-    _flip(eye, data)
-    eye.set_manifest(KEY, {**_record(eye), "blocks": []})
+def _lose_blocks(raw: RawReplica, data: bytes) -> None:
+    """Flip a bit and store a manifest that is consistent but has no blocks."""
+    _flip(raw, data)
+    raw.set_manifest(KEY, {**_record(raw), "blocks": []})
 
 
-def _record(eye: Eye) -> dict[str, Any]:
-    record = eye.manifest(KEY)
+def _record(raw: RawReplica) -> dict[str, Any]:
+    record = raw.manifest(KEY)
     assert record is not None
     return record
 
 
-DAMAGE: dict[str, Callable[[Eye, bytes], None]] = {
+DAMAGE: dict[str, Callable[[RawReplica, bytes], None]] = {
     "flipped": _flip,
-    "truncated": lambda eye, data: eye.put(KEY, data[:-1]),
-    "cut at a block": lambda eye, data: eye.put(KEY, data[: 8 * MIB]),
-    "extended": lambda eye, data: eye.put(KEY, data + b"x"),
-    "emptied": lambda eye, _: eye.put(KEY, b""),
+    "truncated": lambda raw, data: raw.put(KEY, data[:-1]),
+    "cut at a block": lambda raw, data: raw.put(KEY, data[: 8 * MIB]),
+    "extended": lambda raw, data: raw.put(KEY, data + b"x"),
+    "emptied": lambda raw, _: raw.put(KEY, b""),
     "swapped": _swap,
     "swapped with manifests": _swap_with_manifests,
-    "deleted": lambda eye, _: eye.drop(KEY),
+    "deleted": lambda raw, _: raw.drop(KEY),
     "flipped, no manifest": _flip_with_manifest(None),
     "flipped, empty manifest": _flip_with_manifest(b""),
     "flipped, edited manifest": _edit,
     "flipped, manifest of nonsense": _flip_with_manifest(b"[[1]]"),
     "flipped, manifest without blocks": _lose_blocks,
 }
+#: What the default run does to several replicas at once: to data, to a manifest, and to both.
+FIRST = {"flipped", "truncated", "flipped, edited manifest", "swapped with manifests"}
+
 #: An extended object still holds the right bytes at the right places.
 HARMLESS = {"extended"}
 
 
 @pytest.fixture
-def stored(world: World) -> World:
+def stored(rig: ReplicaRig) -> ReplicaRig:
     """Return a world that holds two objects everywhere."""
-    store = world.store()
-    path = world.file(content(SIZE))
+    store = rig.store()
+    path = rig.file(content(SIZE))
     path.chmod(0o604)
     os.utime(path, ns=(1, 1_600_000_000_123_456_789))
     assert store.replicate(path, KEY).status == "complete"
-    assert store.replicate(world.file(content(SIZE, seed=5), "other"), OTHER).status == "complete"
-    return world
+    assert store.replicate(rig.file(content(SIZE, seed=5), "other"), OTHER).status == "complete"
+    return rig
 
 
-def assert_untouched(world: World, names: tuple[str, ...], expected: type[FsbackupError]) -> None:
+def assert_untouched(rig: ReplicaRig, names: tuple[str, ...], expected: type[FsbackupError]) -> None:
     """Check that a download fails with this error, and leaves the target and its directory as they were."""
-    target = world.tmp / "target"
+    target = rig.tmp / "target"
     target.write_bytes(b"before")
-    before = set(os.listdir(world.tmp))
+    before = set(os.listdir(rig.tmp))
     with pytest.raises(FsbackupError) as caught:
-        world.store(names=names, timeout=5).restore(KEY, target)
+        rig.store(names=names, timeout=5).restore(KEY, target)
     assert type(caught.value) is expected, repr(caught.value)
     assert target.read_bytes() == b"before"
-    assert set(os.listdir(world.tmp)) == before
+    assert set(os.listdir(rig.tmp)) == before
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_one_damaged_replica_is_passed_over_whichever_it_is(stored: World, damage: str) -> None:
-    """With any one replica damaged in any way, the file that comes back is the one that was stored."""
+def test_any_one_damaged_replica_is_skipped(stored: ReplicaRig, damage: str) -> None:
+    """With any one replica damaged in any way, the restored file is the one that was stored."""
     data = content(SIZE)
     for name in NAMES:
         raw = {
-            each: stored.eyes[name].get(each) for each in (KEY, OTHER, manifest_name(KEY), manifest_name(OTHER))
+            each: stored.raw_replicas[name].get(each)
+            for each in (KEY, OTHER, manifest_name(KEY), manifest_name(OTHER))
         }
-        DAMAGE[damage](stored.eyes[name], data)
+        DAMAGE[damage](stored.raw_replicas[name], data)
         target = stored.tmp / f"back-{name}"
         order = (name, *(each for each in NAMES if each != name))
         report = stored.store(names=order).restore(KEY, target)
@@ -138,26 +147,27 @@ def test_one_damaged_replica_is_passed_over_whichever_it_is(stored: World, damag
         assert stream.getvalue() == data
         for each, old in raw.items():
             assert old is not None
-            stored.eyes[name].put(each, old)
+            stored.raw_replicas[name].put(each, old)
 
 
-@pytest.mark.parametrize("damage", [each for each in DAMAGE if each not in HARMLESS])
-def test_all_but_one_damaged_is_still_enough(stored: World, damage: str) -> None:
-    """The last whole replica, read last, still gives the right bytes."""
+@pytest.mark.parametrize("damage", sparing((each for each in DAMAGE if each not in HARMLESS), FIRST))
+def test_all_but_one_damaged_is_still_enough(stored: ReplicaRig, damage: str) -> None:
+    """The only intact replica, last in the read order, gives the right bytes."""
     for name in ("local", "r2"):
-        DAMAGE[damage](stored.eyes[name], content(SIZE))
+        DAMAGE[damage](stored.raw_replicas[name], content(SIZE))
     target = stored.tmp / "back"
     stored.store().restore(KEY, target)
     assert target.read_bytes() == content(SIZE)
 
 
 @pytest.mark.parametrize(
-    "damage", [each for each in DAMAGE if each not in {*HARMLESS, "deleted", "flipped, no manifest"}]
+    "damage",
+    sparing((each for each in DAMAGE if each not in {*HARMLESS, "deleted", "flipped, no manifest"}), FIRST),
 )
-def test_all_damaged_is_an_integrity_error_and_never_data(stored: World, damage: str) -> None:
-    """When no replica has the right bytes the caller gets `IntegrityError`, the target stays as it was."""
-    for eye in stored.eyes.values():
-        DAMAGE[damage](eye, content(SIZE))
+def test_all_damaged_is_an_integrity_error_and_never_data(stored: ReplicaRig, damage: str) -> None:
+    """When no replica has the right bytes, `IntegrityError` is raised and the target stays as it was."""
+    for raw in stored.raw_replicas.values():
+        DAMAGE[damage](raw, content(SIZE))
     assert_untouched(stored, NAMES, IntegrityError)
     stream = io.BytesIO()
     with pytest.raises(IntegrityError):
@@ -175,10 +185,10 @@ FAULTS: dict[str, Callable[[], Fault]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_replica_that_fails_in_the_middle_is_replaced(stored: World, fault: str) -> None:
-    """A data GET that fails, stalls or is cut costs nothing but a switch to the next replica."""
+def test_a_replica_that_fails_in_the_middle_is_replaced(stored: ReplicaRig, fault: str) -> None:
+    """A data GET that fails, stalls or is cut only causes a failover to the next replica."""
     stored.proxies["r2"].add(FAULTS[fault](), on="get", key=f"{stored.prefix}/{KEY}")
-    # So that the other one cannot take over before a silence is long enough to be told of.
+    # Slow, so that it cannot take over before the silence of r2 is long enough to be logged.
     stored.proxies["b2"].add(Throttle(down=8 * MIB), on="get", key=f"{stored.prefix}/{KEY}")
     target = stored.tmp / "back"
     report = stored.store(names=("r2", "b2"), timeout=5).restore(KEY, target)
@@ -187,7 +197,7 @@ def test_a_replica_that_fails_in_the_middle_is_replaced(stored: World, fault: st
     assert report.replicas["b2"] > 0
 
 
-def test_mode_and_time_come_back(stored: World) -> None:
+def test_mode_and_time_are_restored(stored: ReplicaRig) -> None:
     """The restored file has the mode bits and the modification time of the one that was backed up."""
     target = stored.tmp / "deep" / "er" / "back"
     stored.store().restore(KEY, target)
@@ -195,50 +205,50 @@ def test_mode_and_time_come_back(stored: World) -> None:
     assert abs(target.stat().st_mtime_ns - 1_600_000_000_123_456_789) < 1000
 
 
-def test_without_a_manifest_it_reads_and_says_so(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """An object that others put there is read, with a warning and `verified` false."""
-    world.eyes["b2"].put(KEY, b"by others")
-    target = world.tmp / "back"
+def test_an_object_without_manifest_is_read_unverified(rig: ReplicaRig, caplog: pytest.LogCaptureFixture) -> None:
+    """An object stored by other software is read, with a warning and `verified` false."""
+    rig.raw_replicas["b2"].put(KEY, b"by others")
+    target = rig.tmp / "back"
     with caplog.at_level(logging.WARNING, "fsbackup"):
-        report = world.store().restore(KEY, target)
+        report = rig.store().restore(KEY, target)
     assert target.read_bytes() == b"by others"
     assert not report.verified
     assert "unverified" in caplog.text
 
 
-def test_absent_everywhere_is_not_found(world: World) -> None:
-    """Only when every replica says that there is no such key is it `ObjectNotFoundError`."""
-    assert_untouched(world, NAMES, ObjectNotFoundError)
+def test_absent_everywhere_is_not_found(rig: ReplicaRig) -> None:
+    """`ObjectNotFoundError` is raised only when every replica answers that there is no such key."""
+    assert_untouched(rig, NAMES, ObjectNotFoundError)
 
 
 @pytest.mark.parametrize("fault", ["500", "403", "never answers"])
-def test_an_error_beside_absences_is_never_absence(world: World, fault: str) -> None:
-    """One replica that cannot be asked may have the object: not "not found", whatever the others say."""
-    world.proxies["r2"].add(FAULTS[fault]())
-    assert_untouched(world, NAMES, NoHealthyReplicaError)
-    store = world.store(timeout=5)
+def test_an_error_beside_absences_is_never_absence(rig: ReplicaRig, fault: str) -> None:
+    """One replica that does not answer may have the object: not "not found", whatever the others answer."""
+    rig.proxies["r2"].add(FAULTS[fault]())
+    assert_untouched(rig, NAMES, NoHealthyReplicaError)
+    store = rig.store(timeout=5)
     for ask in (store.exists, store.get_size):
         with pytest.raises(NoHealthyReplicaError):
             ask(KEY)
 
 
-def test_a_missing_bucket_is_never_absence(world: World) -> None:
-    """A bucket that is not there says nothing about the objects that were in it."""
-    store = world.store()
+def test_a_missing_bucket_is_never_absence(rig: ReplicaRig) -> None:
+    """A missing bucket proves nothing about the objects in it."""
+    store = rig.store()
     for role in ("r2", "b2"):
-        backend = world.backend(role, bucket="no-such-bucket-here", errors="raise")
+        backend = rig.backend(role, bucket="no-such-bucket-here", errors="raise")
         with pytest.raises(FsbackupError) as asked:
             backend.exists(KEY)
         with pytest.raises(FsbackupError) as read:
-            backend.download(KEY, world.tmp / "back")
+            backend.download(KEY, rig.tmp / "back")
         assert not isinstance(asked.value, FileNotFoundError), role
         assert not isinstance(read.value, FileNotFoundError), role
     assert not store.exists(KEY)
 
 
-def test_a_missing_base_directory_is_never_absence(world: World) -> None:
+def test_a_missing_base_directory_is_never_absence(rig: ReplicaRig) -> None:
     """A disk that may be unmounted (`create=False`) is an outage, not an empty backend."""
-    local = world.backend("local", create=False, errors="raise")
+    local = rig.backend("local", create=False, errors="raise")
     with pytest.raises(FsbackupError) as caught:
         local.exists(KEY)
     assert not isinstance(caught.value, FileNotFoundError)
@@ -246,7 +256,7 @@ def test_a_missing_base_directory_is_never_absence(world: World) -> None:
 
 @pytest.mark.usefixtures("stored")
 def test_a_full_target_disk_leaves_no_temp_file(tmp_path: Path) -> None:
-    """A target that cannot take the bytes fails the download, and the half-written temp file is gone."""
+    """A full target disk fails the download, and the temp file is removed."""
     folder = tmp_path / "small"
     folder.mkdir()
     base = tmp_path / "base"
@@ -258,3 +268,27 @@ def test_a_full_target_disk_leaves_no_temp_file(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
     assert os.listdir(folder) == []
+
+
+async def test_a_download_cancelled_while_its_temp_file_is_created_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that creates it cannot be cancelled; the file is removed when it has ended."""
+    creating, create = threading.Event(), restore._create
+
+    def create_slowly(path: Path) -> BinaryIO:
+        creating.set()
+        time.sleep(0.3)
+        return create(path)
+
+    async def download() -> None:
+        async with restore._temp_beside(tmp_path / "back"):
+            pytest.fail("it was cancelled before")
+
+    monkeypatch.setattr(restore, "_create", create_slowly)
+    task = asyncio.create_task(download())
+    await asyncio.to_thread(creating.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert os.listdir(tmp_path) == []

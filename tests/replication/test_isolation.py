@@ -1,4 +1,4 @@
-"""One replica fails in every way there is: the others complete, it is named, and nothing of ours is left on it."""
+"""One replica fails in every way: the others complete, the report names it, and it keeps nothing of ours."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fsbackup.transfer.results import Report
-from tests.replication.eyes import manifest_name, pending_name
-from tests.replication.world import MIB, PART, World, content
+from fsbackup.engine.results import Report
+from tests.replication.raw_replicas import manifest_name, pending_name
+from tests.replication.rig import MIB, PART, ReplicaRig, content
 from tests.servers.faults import Drop, Fault, LoseResponse, Refuse, Stall, Status, WrongEtag
 
 KEY = "backups/db.dump"
@@ -32,17 +32,17 @@ DATA_FAULTS: dict[str, tuple[Callable[[], Fault], set[str]]] = {
 }
 
 
-def assert_degraded(world: World, report: Report, failed: str, types: set[str], data: bytes) -> None:
+def assert_degraded(rig: ReplicaRig, report: Report, failed: str, types: set[str], data: bytes) -> None:
     """Check the report and, by hand, that the other replicas hold the object."""
     assert report.status == "degraded", report.as_dict()
     results = report.replicas
     assert [name for name, result in results.items() if not result.ok] == [failed]
     assert results[failed].error_type in types, results[failed].error
-    for name, eye in world.eyes.items():
+    for name, raw in rig.raw_replicas.items():
         if name != failed:
-            assert eye.provable(KEY) == data, name
-            assert eye.names() == {KEY, manifest_name(KEY)}, name
-        assert eye.unfinished() == [], name
+            assert raw.provable(KEY) == data, name
+            assert raw.names() == {KEY, manifest_name(KEY)}, name
+        assert raw.unfinished() == [], name
 
 
 #: Every fault once, and those that depend on how the data is sent in the other way too: (fault, size, overwrite).
@@ -57,91 +57,98 @@ DATA_CASES = [
 
 
 @pytest.mark.parametrize(("fault", "size", "overwrite"), DATA_CASES)
-def test_a_fault_on_the_data_fails_only_that_replica(world: World, fault: str, size: int, overwrite: bool) -> None:
+def test_a_fault_on_the_data_fails_only_that_replica(
+    rig: ReplicaRig, fault: str, size: int, overwrite: bool
+) -> None:
     """The data of one replica cannot be sent: the rest is stored, and that replica has the old object or none."""
     old = content(size, seed=9) if overwrite else None
     if old is not None:
-        world.store().replicate(world.file(old, "old"), KEY)
+        rig.store().replicate(rig.file(old, "old"), KEY)
     make, types = DATA_FAULTS[fault]
     operation = "put_object" if size == SMALL else "upload_part"
-    world.proxies["r2"].add(make(), on=operation, key=f"{world.prefix}/{KEY}")  # type: ignore[arg-type]
-    report = world.store(min_copies=2, timeout=8).replicate(world.file(content(size)), KEY, overwrite=overwrite)
-    assert_degraded(world, report, "r2", types, content(size))
+    rig.proxies["r2"].add(make(), on=operation, key=f"{rig.prefix}/{KEY}")  # type: ignore[arg-type]
+    report = rig.store(min_copies=2, timeout=8).replicate(rig.file(content(size)), KEY, overwrite=overwrite)
+    assert_degraded(rig, report, "r2", types, content(size))
     if fault == "wrong ETag" and size == SMALL:
-        assert world.eyes["r2"].get(KEY) in (old, content(size))  # what was stored was right, only its ETag lied
+        assert rig.raw_replicas["r2"].get(KEY) in (
+            old,
+            content(size),
+        )  # what was stored was right, only its ETag was wrong
     else:
-        assert world.eyes["r2"].get(KEY) == old
-    world.proxies["r2"].clear()
-    again = world.store().replicate(world.file(content(size)), KEY, overwrite=overwrite)
+        assert rig.raw_replicas["r2"].get(KEY) == old
+    rig.proxies["r2"].clear()
+    again = rig.store().replicate(rig.file(content(size)), KEY, overwrite=overwrite)
     assert again.status == "complete", again.as_dict()
-    world.clean(KEY)
+    rig.clean(KEY)
 
 
-@pytest.mark.parametrize("step", [pending_name(KEY), manifest_name(KEY)], ids=["announcement", "manifest"])
+@pytest.mark.parametrize("step", [pending_name(KEY), manifest_name(KEY)], ids=["intent", "manifest"])
 @pytest.mark.parametrize("fault", ["403", "stalled"])
-def test_a_fault_on_a_record_fails_only_that_replica(world: World, fault: str, step: str) -> None:
-    """Announcement or manifest of a replacement cannot be written: one version stays provable."""
+def test_a_fault_on_a_record_fails_only_that_replica(rig: ReplicaRig, fault: str, step: str) -> None:
+    """The write intent or the manifest of a replacement cannot be written: one version stays provable."""
     old = content(SMALL, seed=9)
-    world.store().replicate(world.file(old, "old"), KEY)
+    rig.store().replicate(rig.file(old, "old"), KEY)
     make, types = FAULTS[fault]
-    world.proxies["r2"].add(make(), on="put_object", key=step)
-    report = world.store(min_copies=2, timeout=8).replicate(world.file(content(SMALL)), KEY, overwrite=True)
-    assert_degraded(world, report, "r2", types, content(SMALL))
-    assert world.eyes["r2"].provable(KEY) in (old, content(SMALL))
-    world.proxies["r2"].clear()
-    assert world.store().replicate(world.file(content(SMALL)), KEY, overwrite=True).status == "complete"
-    world.clean(KEY)
+    rig.proxies["r2"].add(make(), on="put_object", key=step)
+    report = rig.store(min_copies=2, timeout=8).replicate(rig.file(content(SMALL)), KEY, overwrite=True)
+    assert_degraded(rig, report, "r2", types, content(SMALL))
+    assert rig.raw_replicas["r2"].provable(KEY) in (old, content(SMALL))
+    rig.proxies["r2"].clear()
+    assert rig.store().replicate(rig.file(content(SMALL)), KEY, overwrite=True).status == "complete"
+    rig.clean(KEY)
 
 
 @pytest.mark.parametrize("fault", ["403", "500"])
-def test_a_fault_on_the_tombstone_is_told_and_the_object_counts_as_deleted(world: World, fault: str) -> None:
-    """A delete that one replica cannot note is not success, and for readers the object is gone all the same."""
-    world.store().replicate(world.file(content(SMALL)), KEY)
+def test_a_fault_on_the_tombstone_is_reported_and_the_object_counts_as_deleted(
+    rig: ReplicaRig, fault: str
+) -> None:
+    """A delete fails while one replica has no tombstone; for readers the object is deleted all the same."""
+    rig.store().replicate(rig.file(content(SMALL)), KEY)
     make, types = FAULTS[fault]
-    world.proxies["r2"].add(make(), on="put_object", key=manifest_name(KEY))
-    report = world.store(timeout=8).remove(KEY)
+    rig.proxies["r2"].add(make(), on="put_object", key=manifest_name(KEY))
+    report = rig.store(timeout=8).remove(KEY)
     assert report.status == "failed"
     assert report.replicas["r2"].error_type in types
-    world.proxies["r2"].clear()
-    assert world.eyes["r2"].get(KEY) == content(SMALL)
-    assert world.store().exists(KEY) is False
+    rig.proxies["r2"].clear()
+    assert rig.raw_replicas["r2"].get(KEY) == content(SMALL)
+    assert rig.store().exists(KEY) is False
     with pytest.raises(FileNotFoundError):
-        world.store().restore(KEY, world.tmp / "back")
-    assert world.store().remove(KEY).status == "complete"
-    world.clean()
+        rig.store().restore(KEY, rig.tmp / "back")
+    assert rig.store().remove(KEY).status == "complete"
+    rig.clean()
 
 
 @pytest.mark.parametrize(("size", "operation"), [(SMALL, "put_object"), (LARGE, "complete")])
-def test_a_lost_answer_is_settled_as_success(world: World, size: int, operation: str) -> None:
-    """The server did it and its answer was lost: found out by asking, not failed and not done twice."""
-    world.proxies["r2"].add(LoseResponse(), on=operation, times=1)  # type: ignore[arg-type]
-    report = world.store().replicate(world.file(content(size)), KEY)
+def test_a_lost_answer_is_found_to_be_success(rig: ReplicaRig, size: int, operation: str) -> None:
+    """The server completed the request and its answer was lost: HEAD shows it; no failure, no second write."""
+    rig.proxies["r2"].add(LoseResponse(), on=operation, times=1)  # type: ignore[arg-type]
+    report = rig.store().replicate(rig.file(content(size)), KEY)
     assert report.status == "complete", report.as_dict()
-    world.clean(KEY)
+    rig.clean(KEY)
 
 
-def test_too_few_copies_is_failed(world: World) -> None:
+def test_too_few_copies_is_failed(rig: ReplicaRig) -> None:
     """With two of three replicas down and `min_copies` 2 the report says failed, and the third has its copy."""
-    for proxy in world.proxies.values():
+    for proxy in rig.proxies.values():
         proxy.add(Refuse())
-    report = world.store(min_copies=2, timeout=8).replicate(world.file(content(SMALL)), KEY)
+    report = rig.store(min_copies=2, timeout=8).replicate(rig.file(content(SMALL)), KEY)
     assert report.status == "failed"
-    assert world.eyes["local"].provable(KEY) == content(SMALL)
+    assert rig.raw_replicas["local"].provable(KEY) == content(SMALL)
 
 
 @pytest.fixture
-def small_disk(world: World) -> Iterator[World]:
+def small_disk(rig: ReplicaRig) -> Iterator[ReplicaRig]:
     """Mount a disk of 8 MiB as the local replica's base."""
-    world.base.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", world.base], capture_output=True)
+    rig.base.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", rig.base], capture_output=True)
     if done.returncode:
         pytest.skip("needs the right to mount")
-    yield world
-    subprocess.run(["umount", world.base], check=True)
+    yield rig
+    subprocess.run(["umount", rig.base], check=True)
 
 
 @pytest.mark.parametrize("kind", ["file", "stream"])
-def test_a_full_disk_fails_only_the_local_replica(small_disk: World, kind: str) -> None:
+def test_a_full_disk_fails_only_the_local_replica(small_disk: ReplicaRig, kind: str) -> None:
     """No room on the local disk, known beforehand (a file) or met on the way (a stream): the buckets complete."""
     path = small_disk.file(content(LARGE))
     store = small_disk.store(min_copies=2)
@@ -151,15 +158,15 @@ def test_a_full_disk_fails_only_the_local_replica(small_disk: World, kind: str) 
         with path.open("rb") as stream:
             report = store.replicate(stream, KEY)
     assert_degraded(small_disk, report, "local", {"OutOfSpaceError"}, content(LARGE))
-    assert small_disk.eyes["local"].names() == set()
+    assert small_disk.raw_replicas["local"].names() == set()
     assert list(small_disk.base.iterdir()) == []
 
 
-def test_an_unusable_base_fails_only_the_local_replica(world: World) -> None:
+def test_an_unusable_base_fails_only_the_local_replica(rig: ReplicaRig) -> None:
     """A base path that is a file fails that replica and no other."""
-    world.base.write_bytes(b"in the way")
-    report = world.store(min_copies=2).replicate(world.file(content(MIB)), KEY)
+    rig.base.write_bytes(b"in the way")
+    report = rig.store(min_copies=2).replicate(rig.file(content(MIB)), KEY)
     assert report.status == "degraded"
     assert report.replicas["local"].error_type is not None
     for name in ("r2", "b2"):
-        assert world.eyes[name].provable(KEY) == content(MIB)
+        assert rig.raw_replicas[name].provable(KEY) == content(MIB)

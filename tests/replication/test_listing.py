@@ -16,11 +16,11 @@ import pytest
 from fsbackup import LocalStorage, ReplicatedStorage, S3Storage
 from fsbackup.errors import NoHealthyReplicaError
 from fsbackup.loop import run
-from fsbackup.replication.listing import Listing
-from fsbackup.replication.states import Expired, ReplicaState
+from fsbackup.replication.classify import CopyState, IsExpired
+from fsbackup.replication.ls import SetListing
 from fsbackup.retention import Retention
 from tests.replication.memory import MemoryStore, backend
-from tests.replication.world import World, make_world
+from tests.replication.rig import ReplicaRig, make_rig
 from tests.servers.endpoint import S3Endpoint, fresh_bucket
 from tests.servers.faults import Refuse, Status
 
@@ -44,71 +44,84 @@ MANY = 1010
 
 
 @pytest.fixture
-def odd(moto: S3Endpoint, strict_b2: S3Endpoint, tmp_path: Path) -> Iterator[World]:
+def odd(moto: S3Endpoint, strict_b2: S3Endpoint, tmp_path: Path) -> Iterator[ReplicaRig]:
     """Return a world that holds objects with odd keys everywhere, on servers that list in the order of names."""
-    with make_world(moto, strict_b2, tmp_path, proxied=True) as world:
-        path = world.file(b"12345")
-        assert all(world.store().replicate_many([(path, key) for key in ODD]))
-        yield world
+    with make_rig(moto, strict_b2, tmp_path, proxied=True) as rig:
+        path = rig.file(b"12345")
+        assert all(rig.store().replicate_many([(path, key) for key in ODD]))
+        yield rig
+
+
+@pytest.fixture(scope="module")
+def filled(
+    moto: S3Endpoint, seaweedfs: S3Endpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ReplicaRig]:
+    """Return a world with more objects than a page has, put there by others."""
+    servers = fresh_bucket(moto), fresh_bucket(seaweedfs)  # which stay as they are: nobody else lists them
+    with make_rig(*servers, tmp_path_factory.mktemp("many"), proxied=True) as rig:
+        with ThreadPoolExecutor(4) as pool:
+            for name in NAMES:
+                for _ in pool.map(
+                    lambda n, raw=rig.raw_replicas[name]: raw.put(f"many/{n:05}", b"x"), range(MANY)
+                ):
+                    pass
+        yield rig
 
 
 @pytest.fixture
-def many(world: World) -> Iterator[World]:
-    """Return a world with more objects than a page has, put there by others."""
-    with ThreadPoolExecutor(4) as pool:
-        for name in NAMES:
-            for _ in pool.map(lambda n, eye=world.eyes[name]: eye.put(f"many/{n:05}", b"x"), range(MANY)):
-                pass
-    yield world
-    for name in ("r2", "b2"):
-        with ThreadPoolExecutor(4) as pool:
-            for _ in pool.map(world.eyes[name].drop, sorted(world.eyes[name].names())):
-                pass
+def many(filled: ReplicaRig) -> Iterator[ReplicaRig]:
+    """Return that world, which no test changes, without faults."""
+    yield filled
+    for proxy in filled.proxies.values():
+        proxy.clear()
 
 
-def test_odd_keys_are_stored_under_their_names_and_listed_in_order(odd: World) -> None:
+def test_odd_keys_are_stored_under_their_names_and_listed_in_order(odd: ReplicaRig) -> None:
     """Every key comes back as it was given, once, with three copies; its name is the documented one everywhere."""
     for name in NAMES:
-        assert {each for each in odd.eyes[name].names() if not each.startswith(".fsbackup/")} == set(ODD.values())
+        assert {each for each in odd.raw_replicas[name].names() if not each.startswith(".fsbackup/")} == set(
+            ODD.values()
+        )
     entries = list(odd.store().ls())
     assert [entry.key for entry in entries] == list(ODD)
     assert {(entry.size, entry.copies) for entry in entries} == {(5, 3)}
     assert odd.store().status().status == "complete"
 
 
-@pytest.mark.parametrize(
-    ("prefix", "keys"),
-    [
-        ("odd/a", ["odd/a/b", "odd/a/bc"]),
-        ("odd/a/", ["odd/a/b", "odd/a/bc"]),
-        ("odd/a/b", ["odd/a/b"]),
-        ("odd/a/b/", []),
-        ("odd/100%", ["odd/100%"]),
-        ("odd", list(ODD)),
-        ("od", []),
-        ("nothing/here", []),
-        (unicodedata.normalize("NFD", "odd/é"), [unicodedata.normalize("NFD", "odd/é")]),
-    ],
-)
-def test_a_prefix_is_whole_segments(odd: World, prefix: str, keys: list[str]) -> None:
+PREFIXES = {
+    "odd/a": ["odd/a/b", "odd/a/bc"],
+    "odd/a/": ["odd/a/b", "odd/a/bc"],
+    "odd/a/b": ["odd/a/b"],
+    "odd/a/b/": [],
+    "odd/100%": ["odd/100%"],
+    "odd": list(ODD),
+    "od": [],
+    "nothing/here": [],
+    unicodedata.normalize("NFD", "odd/é"): [unicodedata.normalize("NFD", "odd/é")],
+}
+
+
+def test_a_prefix_is_whole_segments(odd: ReplicaRig) -> None:
     """`a/b` is that key and what is below it, never `a/bc`; our own records are never among them."""
-    assert [entry.key for entry in odd.store().ls(prefix)] == keys
-    status = odd.store().status(prefix)
-    assert (status.status, status.objects) == ("complete", len(keys))
+    store = odd.store()
+    for prefix, keys in PREFIXES.items():
+        assert [entry.key for entry in store.ls(prefix)] == keys, prefix
+        status = store.status(prefix)
+        assert (status.status, status.objects) == ("complete", len(keys)), prefix
 
 
-def test_differences_are_told_for_each_replica(odd: World) -> None:
+def test_differences_are_reported_for_each_replica(odd: ReplicaRig) -> None:
     """Missing here, another size there, only on the third: each entry and each count says which."""
-    odd.eyes["r2"].drop("odd/a b")
-    odd.eyes["local"].drop("odd/a b")
-    odd.eyes["r2"].put("odd/a0", b"longer than that")
-    odd.eyes["r2"].put("foreign", b"of others")
-    entries = {entry.key: dict(entry.replicas) for entry in odd.store().ls()}
+    odd.raw_replicas["r2"].drop("odd/a b")
+    odd.raw_replicas["local"].drop("odd/a b")
+    odd.raw_replicas["r2"].put("odd/a0", b"longer than that")
+    odd.raw_replicas["r2"].put("foreign", b"of others")
+    entries = {entry.key: dict(entry.states) for entry in odd.store().ls()}
     assert entries["odd/a b"] == {"local": "missing", "r2": "missing", "b2": "present"}
     assert entries["odd/a0"] == {"local": "present", "r2": "size differs", "b2": "present"}
     assert entries["foreign"] == {"local": "missing", "r2": "present", "b2": "missing"}
     status = odd.store(min_copies=2).status()
-    assert (status.objects, status.complete, status.short) == (len(ODD) + 1, len(ODD) - 2, 2)
+    assert (status.objects, status.complete, status.under_replicated) == (len(ODD) + 1, len(ODD) - 2, 2)
     assert {name: (each.missing, each.differing) for name, each in status.backends.items()} == {
         "local": (2, 0),
         "r2": (1, 1),
@@ -118,15 +131,15 @@ def test_differences_are_told_for_each_replica(odd: World) -> None:
     assert [entry.key for entry in status.incomplete] == ["foreign", "odd/a b", "odd/a0"]
 
 
-def test_a_replica_that_is_down_is_unknown_not_empty(odd: World) -> None:
+def test_a_replica_that_is_down_is_unknown_not_empty(odd: ReplicaRig) -> None:
     """What a dead replica has is unknown; the set is degraded, and nothing counts as missing."""
     odd.proxies["r2"].add(Refuse())
     store = odd.store(min_copies=2, timeout=2)
     entries = list(store.ls())
     assert [entry.key for entry in entries] == list(ODD)
-    assert {entry.replicas["r2"] for entry in entries} == {"unknown"}
+    assert {entry.states["r2"] for entry in entries} == {"unknown"}
     status = store.status()
-    assert (status.status, status.short, status.backends["r2"].missing) == ("degraded", 0, 0)
+    assert (status.status, status.under_replicated, status.backends["r2"].missing) == ("degraded", 0, 0)
     assert "r2" in str(status.backends["r2"].error)
 
 
@@ -152,7 +165,7 @@ def test_a_server_that_lists_by_directories_is_merged_in_the_order_of_names(
 
 
 @pytest.mark.parametrize("ask", ["ls", "status"])
-def test_all_down_is_an_error_not_an_empty_set(odd: World, ask: str) -> None:
+def test_all_down_is_an_error_not_an_empty_set(odd: ReplicaRig, ask: str) -> None:
     """When no replica can be listed there is no answer: never "no objects"."""
     odd.base.rename(odd.tmp / "away")
     odd.base.write_bytes(b"in the way")
@@ -164,7 +177,7 @@ def test_all_down_is_an_error_not_an_empty_set(odd: World, ask: str) -> None:
     assert all(name in str(caught.value) for name in NAMES)
 
 
-def test_a_listing_takes_one_request_per_thousand_keys(many: World) -> None:
+def test_a_listing_takes_one_request_per_thousand_keys(many: ReplicaRig) -> None:
     """1,010 objects: two LISTs per replica (`status`: one more, of the manifests) and nothing else, in order.
 
     Retention costs nothing while nothing is missing.
@@ -183,23 +196,25 @@ def test_a_listing_takes_one_request_per_thousand_keys(many: World) -> None:
         assert [record.operation for record in proxy.requests] == 3 * ["list"], name
 
 
-def test_a_listing_that_breaks_off_is_unknown_from_there(many: World) -> None:
-    """The second page of one replica is refused: what it did not get to say is unknown, not missing."""
+def test_a_listing_that_breaks_off_is_unknown_from_there(many: ReplicaRig) -> None:
+    """The second page of one replica is refused: the keys of that page are unknown there, not missing."""
     many.proxies["b2"].add(Status(403, "AccessDenied"), on="list", first=2)
     store = many.store(min_copies=2)
     entries = list(store.ls())
     assert len(entries) == MANY
-    assert {entry.replicas["b2"] for entry in entries[:999]} == {"present"}
-    assert {entry.replicas["b2"] for entry in entries[1000:]} == {"unknown"}
+    assert {entry.states["b2"] for entry in entries[:999]} == {"present"}
+    assert {entry.states["b2"] for entry in entries[1000:]} == {"unknown"}
     many.proxies["b2"].clear()
     many.proxies["b2"].add(Status(403, "AccessDenied"), on="list", first=2)
     status = store.status()
-    assert (status.status, status.backends["b2"].missing) == ("degraded", 0)
+    assert (status.backends["b2"].missing, bool(status.backends["b2"].error)) == (0, True)
+    # Others put the objects there: without a manifest anywhere no copy is proven.
+    assert (status.status, status.under_replicated) == ("failed", MANY)
 
 
 @pytest.mark.parametrize("ask", ["ls", "stat"])
-def test_what_went_is_found_out_without_waiting_for_a_dead_replica_again(odd: World, ask: str) -> None:
-    odd.eyes["local"].drop("odd/a b")
+def test_expired_is_found_out_without_waiting_for_an_unreachable_replica_again(odd: ReplicaRig, ask: str) -> None:
+    odd.raw_replicas["local"].drop("odd/a b")
     odd.proxies["b2"].add(Status(403, "AccessDenied"))
     tries = []
     for rules in ({}, {"local": Retention(max_age=timedelta(days=30))}):
@@ -208,7 +223,7 @@ def test_what_went_is_found_out_without_waiting_for_a_dead_replica_again(odd: Wo
         found = (
             store.stat("odd/a b") if ask == "stat" else next(each for each in store.ls() if each.key == "odd/a b")
         )
-        assert [getattr(each, "state", each) for each in found.replicas.values()] == [
+        assert [getattr(each, "state", each) for each in found.states.values()] == [
             "missing",
             "present",
             "unknown",
@@ -217,8 +232,8 @@ def test_what_went_is_found_out_without_waiting_for_a_dead_replica_again(odd: Wo
     assert tries[0] == tries[1] > 0
 
 
-def test_one_object_can_be_looked_at_where_nothing_may_be_listed(odd: World) -> None:
-    odd.eyes["b2"].drop("odd/a b")
+def test_one_object_can_be_looked_at_where_nothing_may_be_listed(odd: ReplicaRig) -> None:
+    odd.raw_replicas["b2"].drop("odd/a b")
     for proxy in odd.proxies.values():
         proxy.add(Status(403, "AccessDenied"), on="list")
     store = odd.store(names=("r2", "b2"), retention={"b2": Retention(max_age=timedelta(days=30))})
@@ -226,7 +241,7 @@ def test_one_object_can_be_looked_at_where_nothing_may_be_listed(odd: World) -> 
 
 
 class Crowd(MemoryStore):
-    """A store that answers about manifests only when so many ask at once."""
+    """A store that answers reads of manifests only when so many wait at the same time."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -244,12 +259,12 @@ class Crowd(MemoryStore):
         return await super().read(name, start, end, **options)
 
     def ask_for(self, wanted: int) -> None:
-        """Answer nobody until so many more ask."""
+        """Answer no read until so many more wait."""
         self.wanted, self._asking, self._enough = wanted, 0, asyncio.Event()
 
 
-def test_a_listing_asks_about_many_at_once_and_leaves_nobody_asking() -> None:
-    """What has expired is found out once; when the listing is left early, nobody goes on."""
+def test_a_listing_queries_many_objects_at_once_and_cancels_the_rest() -> None:
+    """Expired keys are found out once; when the listing is closed early, its queries are cancelled."""
     empty, full = MemoryStore("empty"), Crowd("full")
     alone = ReplicatedStorage([backend(full)], errors="raise")
     for number in range(40):
@@ -257,29 +272,29 @@ def test_a_listing_asks_about_many_at_once_and_leaves_nobody_asking() -> None:
     both = ReplicatedStorage([backend(empty), backend(full)], errors="raise")
     asked = []
 
-    async def expecting(away: object) -> Expired | None:
-        asked.append(away)
+    async def find_expired(unreachable: object) -> IsExpired | None:
+        asked.append(unreachable)
         return lambda *_: True
 
-    async def look() -> tuple[list[ReplicaState], int]:
+    async def first_states() -> tuple[list[CopyState], int]:
         before = asyncio.all_tasks()
         full.ask_for(16)
         async with (
             asyncio.timeout(60),
-            aclosing(Listing(both.replica_set, "", expecting=expecting).entries()) as all_,
+            aclosing(SetListing(both.replica_set, "", find_expired=find_expired).entries()) as all_,
         ):
             first = await anext(all_)
             full.ask_for(1000)
             second = await anext(all_)  # it was among the sixteen; those who come after it ask in vain
-        states = [first.replicas["empty"], second.replicas["empty"]]
+        states = [first.states["empty"], second.states["empty"]]
         return states, len(asyncio.all_tasks() - before)
 
-    assert run(look()) == (["expired", "expired"], 0)
+    assert run(first_states()) == (["expired", "expired"], 0)
     assert asked == [{}]
 
 
-def test_a_listing_given_up_early_ends(many: World) -> None:
-    """Whoever looks at the first entry only costs that page, and the one that is read ahead."""
+def test_a_listing_closed_early_ends(many: ReplicaRig) -> None:
+    """Reading only the first entry costs its page, and the one that is read ahead."""
     for proxy in many.proxies.values():
         proxy.forget()
     entries = many.store().ls()

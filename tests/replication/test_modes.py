@@ -12,7 +12,7 @@ import yaml
 
 from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.filesystem import FsbackupFileSystem
-from fsbackup.manifest import Manifest, dump, load
+from fsbackup.record import Manifest, dump, load
 
 KEY = "bin/tool"
 Restore = Callable[[Path, Path], object]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,9 @@ import yaml
 
 from fsbackup import ReplicatedStorage
 from fsbackup.errors import ConfigError, ObjectNotFoundError
-from fsbackup.loop import run
-from fsbackup.replication.portions import Part, Portion, Work
 from fsbackup.replication.prune import PruneReport, PruneStep
 from fsbackup.retention import Retention
-from fsbackup.transfer.outages import Outages
-from tests.replication.eyes import manifest_name
-from tests.replication.prune_kit import (
+from tests.replication.prune_helpers import (
     DAY,
     KEY,
     NEW,
@@ -32,6 +29,7 @@ from tests.replication.prune_kit import (
     reason,
     record,
 )
+from tests.replication.raw_replicas import manifest_name
 
 
 def test_each_backend_lets_go_by_its_own_rule(disks: Disks) -> None:
@@ -41,13 +39,13 @@ def test_each_backend_lets_go_by_its_own_rule(disks: Disks) -> None:
     everything = {daily(day) for day in range(90)}
     store = disks.store({"a": days(30, 7), "b": days(60, 7)})
     heard: list[PruneStep] = []
-    report = store.prune(dry_run=False, hear=heard.append)
+    report = store.prune(dry_run=False, on_step=heard.append)
     assert report.status == "complete", report.as_dict()
     assert disks.whole("a") == {daily(day) for day in range(60, 90)}
     assert disks.whole("b") == {daily(day) for day in range(30, 90)}
     assert disks.whole("c") == everything
-    gone = [step for step in heard if step.outcome == "let go"]
-    assert len(gone) == len(report.steps) == report.count("let go") == 90
+    gone = [step for step in heard if step.outcome == "deleted"]
+    assert len(gone) == len(report.steps) == report.count("deleted") == 90
     assert report.count("kept") == 180
     size = len(content(daily(0)))
     assert {name: each.bytes_freed for name, each in report.backends.items()} == {
@@ -58,13 +56,13 @@ def test_each_backend_lets_go_by_its_own_rule(disks: Disks) -> None:
     first = next(step for step in gone if (step.key, step.backend) == (daily(0), "a"))
     assert (first.size, first.created_at) == (size, record("", b"", disks.now - 89.5 * DAY)["created_at"])
     assert first.reason == "older than 30d (89d), 30 newer ones of its series are kept; proven on c"
-    assert store.prune(dry_run=False).count("let go") == 0
+    assert store.prune(dry_run=False).count("deleted") == 0
 
 
 def test_what_went_is_expired_and_is_not_brought_back(old: Disks) -> None:
     """To status, verify and repair it is as it should be; what the floor wants is still missed and refilled."""
     store = old.store({"a": days(30), "b": days(30)}, min_copies=3)
-    assert store.prune(dry_run=False).count("let go") == 2
+    assert store.prune(dry_run=False).count("deleted") == 2
     for name in "ab":
         assert old.whole(name) == {NEW}
     status = store.status()
@@ -74,8 +72,8 @@ def test_what_went_is_expired_and_is_not_brought_back(old: Disks) -> None:
     repaired = store.repair()
     assert (repaired.status, repaired.steps) == ("complete", ())
     assert store.download(KEY, old.root / "back")
-    old.eyes["a"].drop(NEW)
-    old.eyes["a"].drop(manifest_name(NEW))
+    old.raw_replicas["a"].drop(NEW)
+    old.raw_replicas["a"].drop(manifest_name(NEW))
     assert dict(store.status().backends["a"].states) == {"missing": 1, "expired": 1}
     assert [(each.key, each.state) for each in store.verify().problems] == [(NEW, "missing")]
     assert store.repair().done == {"refill": 1}
@@ -85,19 +83,19 @@ def test_what_went_is_expired_and_is_not_brought_back(old: Disks) -> None:
 def test_a_listing_tells_what_went_from_what_is_missing(old: Disks) -> None:
     """And so does a look at one object; a copy that the floor wants is missing, however old."""
     store = old.store({"a": days(30), "b": days(30)}, min_copies=3)
-    assert store.prune(dry_run=False).count("let go") == 2
+    assert store.prune(dry_run=False).count("deleted") == 2
     drop(old, "b", NEW)
     drop(old, "c", NEW)
     entries = {entry.key: entry for entry in store.ls()}
-    assert dict(entries[KEY].replicas) == {"a": "expired", "b": "expired", "c": "present"}
-    assert dict(entries[NEW].replicas) == {"a": "present", "b": "missing", "c": "missing"}
-    assert [entries[key].complete for key in (KEY, NEW)] == [True, False]
+    assert dict(entries[KEY].states) == {"a": "expired", "b": "expired", "c": "present"}
+    assert dict(entries[NEW].states) == {"a": "present", "b": "missing", "c": "missing"}
+    assert [entries[key].is_complete for key in (KEY, NEW)] == [True, False]
     gone, lost = store.stat(KEY), store.stat(NEW)
     assert [each.state for each in gone.replicas.values()] == ["expired", "expired", "present"]
     assert [each.state for each in lost.replicas.values()] == ["present", "missing", "missing"]
     assert (gone.status, lost.status) == ("complete", "failed")
     plain = old.store({}, min_copies=3)
-    assert {entry.key: list(entry.replicas.values())[:2] for entry in plain.ls()} == {
+    assert {entry.key: list(entry.states.values())[:2] for entry in plain.ls()} == {
         KEY: ["missing", "missing"],
         NEW: ["present", "missing"],
     }
@@ -110,7 +108,7 @@ def years(disks: Disks) -> tuple[Disks, ReplicatedStorage]:
     for day in range(100):
         disks.put("abc", daily(day), 200 - 2 * day)
     store = disks.store({"a": days(30)})
-    assert store.prune(dry_run=False).count("let go") == 86
+    assert store.prune(dry_run=False).count("deleted") == 86
     return disks, store
 
 
@@ -122,7 +120,7 @@ def test_a_long_listing_with_much_that_went_keeps_its_order(years: tuple[Disks, 
     assert [entry.key for entry in entries] == [daily(day) for day in range(100)]
     states = ["expired"] * 86 + ["present"] * 14
     states[90] = "missing"
-    assert [entry.replicas["a"] for entry in entries] == states
+    assert [entry.states["a"] for entry in entries] == states
 
 
 def test_the_floor_of_each_backend(disks: Disks) -> None:
@@ -142,11 +140,11 @@ def test_keys_of_no_series_and_other_peoples_files_stay(old: Disks) -> None:
     """Each is a series of its own, is no key of ours, or has no manifest."""
     old.put("abc", "db/latest.gz", 4000)
     for name in ("db/2001-01-01.gz", "db/2001-01-02%zz", "db/.2001-01-03.fsbackup-tmp"):
-        old.eyes["a"].put(name, b"not ours")
+        old.raw_replicas["a"].put(name, b"not ours")
     heard: dict[str, str] = {}
     store = old.store({"a": days(30)})
     store.prune(
-        dry_run=False, hear=lambda step: heard.update({step.key: step.reason} if step.backend == "a" else {})
+        dry_run=False, on_step=lambda step: heard.update({step.key: step.reason} if step.backend == "a" else {})
     )
     assert old.keys("a") == {
         NEW,
@@ -155,7 +153,7 @@ def test_keys_of_no_series_and_other_peoples_files_stay(old: Disks) -> None:
         "db/2001-01-02%zz",
         "db/.2001-01-03.fsbackup-tmp",
     }
-    assert heard["db/2001-01-01.gz"] == "it has no manifest, so nothing says that it is ours to remove"
+    assert heard["db/2001-01-01.gz"] == "it has no manifest, so nothing proves that fsbackup stored it"
     assert heard["db/latest.gz"] == "no series: its key matches no job's destination with {now} and no `series`"
 
 
@@ -167,9 +165,9 @@ def test_a_prefix_restricts_what_is_acted_upon_not_what_counts(disks: Disks) -> 
     disks.put("ab", "full/2025/012/x-2025-01-01", 500)
     store = disks.store({"a": days(30, 2)})
     before = disks.keys("b")
-    assert store.prune("full/2025/01", dry_run=False).count("let go") == 1
+    assert store.prune("full/2025/01", dry_run=False).count("deleted") == 1
     assert disks.whole("a") == before - {"full/2025/01/01.gz"}
-    assert store.prune("full/2026", dry_run=False).count("let go") == 0
+    assert store.prune("full/2026", dry_run=False).count("deleted") == 0
 
 
 def test_nothing_is_removed_unless_asked(old: Disks) -> None:
@@ -188,7 +186,7 @@ def test_what_nobody_wants_goes_everywhere(old: Disks) -> None:
     drop(old, "b")
     store = old.store(dict.fromkeys("abc", days(30)))
     report = store.prune(dry_run=False)
-    assert outcomes(report) == {(KEY, "a"): "let go", (KEY, "c"): "let go"}
+    assert outcomes(report) == {(KEY, "a"): "deleted", (KEY, "c"): "deleted"}
     assert reason(report).endswith("; no other backend's rule keeps it")
     assert all(old.whole(name) == {NEW} for name in "abc")
     assert store.status().objects == 1
@@ -227,16 +225,11 @@ def test_an_object_that_was_refilled_elsewhere_does_not_come_back(old: Disks) ->
     assert old.keys("a") == {NEW}
 
 
-def _here(work: Work, portions: Iterator[Portion]) -> Generator[Part[Any, Any], None, None]:
-    """Do the work on portions in this process, as another one would: with what they say, and no rules."""
-    targets = ReplicatedStorage.from_config(work.path, work.name).replica_set
-    for portion in portions:
-        yield run(work.task(targets, Outages(), portion))
-
-
 def test_nor_does_it_where_other_processes_repair(old: Disks, tmp_path: Path) -> None:
     """Who mends the portions knows no rule: what expired is told them, also where only the manifest shows it."""
-    backends: dict[str, Any] = {name: {"type": "local", "path": str(old.eyes[name].base)} for name in "abc"}
+    backends: dict[str, Any] = {
+        name: {"type": "local", "path": str(old.raw_replicas[name].base)} for name in "abc"
+    }
     backends["a"]["retention"] = {"max_age": "30d"}
     three = {"backends": [*"abc"], "min_copies": 1}
     job = {"source": {"path": "x"}, "destination": "{name}/{now:%Y-%m-%d}.gz", "replication": "three"}
@@ -246,8 +239,9 @@ def test_nor_does_it_where_other_processes_repair(old: Disks, tmp_path: Path) ->
     store.prune(dry_run=False)
     for name in "bc":
         old.touch(name, KEY, 3)
-    assert store.verify(spread=_here).status == "complete"
-    assert store.repair(spread=_here).steps == ()
+    with ThreadPoolExecutor(2) as executor:
+        assert store.verify(executor=executor).status == "complete"
+        assert store.repair(executor=executor).steps == ()
     assert old.keys("a") == {NEW}
 
 
@@ -263,13 +257,13 @@ def test_it_stays_while_the_others_times_would_call_it_missing(old: Disks) -> No
     assert store.prune(dry_run=False).steps == ()
     for name in "bc":
         old.touch(name, KEY, 30 + 1 / 1440)
-    assert store.prune(dry_run=False).count("let go") == 1
+    assert store.prune(dry_run=False).count("deleted") == 1
     assert store.repair().steps == ()
 
 
 def test_what_an_interrupted_prune_left_is_cleared(old: Disks) -> None:
     """A manifest without its data, of what the rule let go; meanwhile nobody misses it, and readers find it."""
-    old.eyes["a"].drop(KEY)
+    old.raw_replicas["a"].drop(KEY)
     store = old.store({"a": days(30)})
     assert store.status().status == "complete"
     assert store.verify().status == "complete"
@@ -284,14 +278,14 @@ def test_what_an_interrupted_prune_left_is_cleared(old: Disks) -> None:
 
 def test_what_an_interrupted_prune_left_of_the_last_copy_is_no_loss(old: Disks) -> None:
     """Nobody wants it: to verify, status and repair there is no such object any more."""
-    old.eyes["a"].drop(KEY)
+    old.raw_replicas["a"].drop(KEY)
     drop(old, "b")
     drop(old, "c")
     store = old.store(dict.fromkeys("abc", days(30)))
     assert (store.status().objects, store.verify().objects) == (1, 1)
     assert store.verify().status == "complete"
     repaired = store.repair()
-    assert (repaired.status, repaired.lost, repaired.steps) == ("complete", 0, ())
+    assert (repaired.status, repaired.unrecoverable, repaired.steps) == ("complete", 0, ())
     assert outcomes(store.prune(dry_run=False)) == {(KEY, "a"): "cleared"}
     assert old.whole("a") == {NEW}
 
@@ -300,17 +294,17 @@ def test_the_manifest_of_what_is_lost_is_not_cleared(old: Disks) -> None:
     """Its rule keeps it, or another backend should have it and does not prove it: that is repair's business."""
     store = old.store({"a": days(30)})
     old.put("abc", daily(39), 1)
-    old.eyes["a"].drop(daily(39))
+    old.raw_replicas["a"].drop(daily(39))
     for name in "abc":
-        old.eyes[name].drop(KEY)
+        old.raw_replicas[name].drop(KEY)
     before = old.snapshot()
     heard: list[tuple[str, str]] = []
-    report = store.prune(dry_run=False, hear=lambda step: heard.append((step.key, step.backend)))
+    report = store.prune(dry_run=False, on_step=lambda step: heard.append((step.key, step.backend)))
     assert (report.status, report.steps) == ("complete", ())
     assert sorted(heard) == [(daily(39), "b"), (daily(39), "c"), (NEW, "a"), (NEW, "b"), (NEW, "c")]
     assert old.snapshot() == before
     assert {each.state for each in store.verify().problems} == {"missing", "lost"}
-    assert store.repair().lost == 1
+    assert store.repair().unrecoverable == 1
 
 
 def test_what_went_is_expired_also_while_another_backend_is_away(old: Disks) -> None:
@@ -330,7 +324,7 @@ def test_a_disk_that_lost_everything_misses_what_its_rule_keeps_and_no_more(disk
     store = disks.store(dict.fromkeys("abc", days(30, 7)) | {"b": days(60, 7), "c": days(60, 7)})
     assert dict(store.status().backends["a"].states) == {"missing": 30, "expired": 60}
     report = store.prune(dry_run=False)
-    assert (report.status, report.count("let go")) == ("complete", 60)
+    assert (report.status, report.count("deleted")) == ("complete", 60)
     assert store.repair().done == {"refill": 30}
     assert disks.whole("a") == {daily(day) for day in range(60, 90)}
 

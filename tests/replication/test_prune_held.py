@@ -12,8 +12,7 @@ import pytest
 from fsbackup.errors import NoHealthyReplicaError
 from fsbackup.replication.prune import PruneReport
 from fsbackup.retention import Retention
-from tests.replication.eyes import manifest_name, pending_name, sealed
-from tests.replication.prune_kit import (
+from tests.replication.prune_helpers import (
     DAY,
     KEY,
     NEW,
@@ -26,23 +25,27 @@ from tests.replication.prune_kit import (
     reason,
     record,
 )
+from tests.replication.raw_replicas import manifest_name, pending_name, sealed
 
 #: What is wrong with the copy that the only other backend should have, and what is said of it.
 LACKING: dict[str, tuple[Callable[[Disks], object], str]] = {
-    "missing": (lambda disks: drop(disks, "b"), "b should have it, and has not"),
-    "data gone": (lambda disks: disks.eyes["b"].drop(KEY), "b should have it, and has not"),
-    "short": (lambda disks: disks.eyes["b"].put(KEY, b"?"), "b should have it, and has a copy that its manifest"),
+    "missing": (lambda disks: drop(disks, "b"), "b should have it, but has no copy"),
+    "data gone": (lambda disks: disks.raw_replicas["b"].drop(KEY), "b should have it, but has no copy"),
+    "short": (
+        lambda disks: disks.raw_replicas["b"].put(KEY, b"?"),
+        "b should have it, but has a copy that does not match",
+    ),
     "manifest gone": (
-        lambda disks: disks.eyes["b"].drop(manifest_name(KEY)),
-        "b should have it, and has a copy that its manifest does not fit",
+        lambda disks: disks.raw_replicas["b"].drop(manifest_name(KEY)),
+        "b should have it, but has a copy that does not match its manifest",
     ),
     "manifest damaged": (
-        lambda disks: disks.eyes["b"].put(manifest_name(KEY), b"{}"),
-        "b should have it, and has a copy that its manifest does not fit",
+        lambda disks: disks.raw_replicas["b"].put(manifest_name(KEY), b"{}"),
+        "b should have it, but has a copy that does not match its manifest",
     ),
     "stale": (
         lambda disks: disks.put("a", KEY, 40, data=b"newer", generation=2),
-        "b should have it, and has an older version",
+        "b should have it, but has an older version",
     ),
 }
 
@@ -60,8 +63,8 @@ def test_the_last_proven_copy_stays_while_another_backend_wants_it(
     harm(disks)
     store = disks.store({"a": days(30)} | ({"b": rule} if rule else {}))
     report = assert_untouched(disks, store, "degraded")
-    assert outcomes(report) == {(KEY, "a"): "held"}
-    assert f"it is the only proven copy left: {why}" in reason(report)
+    assert outcomes(report) == {(KEY, "a"): "blocked"}
+    assert f"it is the last proven copy: {why}" in reason(report)
     assert store.repair().status == "complete"
     assert store.prune(dry_run=False).status == "complete"
     assert disks.whole("a") == {NEW}
@@ -81,8 +84,8 @@ def test_a_copy_that_is_proven_where_nobody_wants_it_is_no_proof(old: Disks) -> 
     """Else both would go at once, each because of the other."""
     drop(old, "c")
     report = assert_untouched(old, old.store({"a": days(30), "b": days(30)}), "degraded")
-    assert outcomes(report) == {(KEY, "a"): "held", (KEY, "b"): "held"}
-    assert "it is not proven where it should be: c should have it, and has not" in reason(report)
+    assert outcomes(report) == {(KEY, "a"): "blocked", (KEY, "b"): "blocked"}
+    assert "no backend that should have it proves it: c should have it, but has no copy" in reason(report)
 
 
 def test_a_backend_wants_what_is_in_its_own_floor(tmp_path: Path) -> None:
@@ -90,9 +93,9 @@ def test_a_backend_wants_what_is_in_its_own_floor(tmp_path: Path) -> None:
     disks = Disks(tmp_path, "ab")
     disks.put("ab", KEY, 40)
     disks.put("a", NEW, 0)
-    disks.eyes["b"].put(KEY, b"?")
+    disks.raw_replicas["b"].put(KEY, b"?")
     report = assert_untouched(disks, disks.store(dict.fromkeys("ab", days(30))), "degraded")
-    assert outcomes(report) == {(KEY, "a"): "held"}
+    assert outcomes(report) == {(KEY, "a"): "blocked"}
 
 
 def test_a_backend_wants_for_its_floor_what_it_lacks(tmp_path: Path) -> None:
@@ -101,37 +104,37 @@ def test_a_backend_wants_for_its_floor_what_it_lacks(tmp_path: Path) -> None:
     disks.put("a", KEY, 40, listed=35)
     disks.put("ab", NEW, 0)
     report = assert_untouched(disks, disks.store({"a": days(30), "b": days(30, 2)}), "degraded")
-    assert outcomes(report) == {(KEY, "a"): "held"}
+    assert outcomes(report) == {(KEY, "a"): "blocked"}
 
 
 def test_what_has_no_manifest_takes_no_place_in_a_floor(tmp_path: Path) -> None:
     """Else a file of somebody's would have the newest backup expire."""
     disks = Disks(tmp_path, "ab")
     disks.put("a", KEY, 40)
-    disks.eyes["a"].put(NEW, b"not ours")
+    disks.raw_replicas["a"].put(NEW, b"not ours")
     store = disks.store(dict.fromkeys("ab", days(30)))
     assert [(each.key, each.state) for each in store.verify().problems if each.backend == "b"] == [
         (KEY, "missing"),
         (NEW, "missing"),
     ]
-    assert store.prune(dry_run=False).count("let go") == 0
+    assert store.prune(dry_run=False).count("deleted") == 0
 
 
 @pytest.mark.parametrize("what", ["no manifest", "damaged manifest", "short data"])
 def test_what_proves_or_mends_another_copy_stays(old: Disks, what: str) -> None:
     """Without it nobody could prove that data any more, or tell whose it is, or ever get rid of it."""
     if what == "short data":
-        old.eyes["c"].put(KEY, b"?")
+        old.raw_replicas["c"].put(KEY, b"?")
     else:
-        old.eyes["c"].drop(manifest_name(KEY))
+        old.raw_replicas["c"].drop(manifest_name(KEY))
     if what == "damaged manifest":
-        old.eyes["c"].put(manifest_name(KEY), b"?")
+        old.raw_replicas["c"].put(manifest_name(KEY), b"?")
         old.touch("c", KEY, 40)
     store = old.store(dict.fromkeys("abc", days(30)))
     report = assert_untouched(old, store, "degraded")
-    assert "without it nothing proves or mends what c has: run `fsbackup repair`" in reason(report)
+    assert "only this copy can prove or repair the one on c: run `fsbackup repair`" in reason(report)
     assert store.repair().status == "complete"
-    assert store.prune(dry_run=False).count("let go") == 2
+    assert store.prune(dry_run=False).count("deleted") == 2
     assert old.whole("c") == {KEY, NEW}
 
 
@@ -149,7 +152,7 @@ def test_a_backend_that_is_away_holds_up_what_only_it_should_have(disks: Disks, 
     lone = daily(1 if name == "c" else 2)
     assert disks.keys("a") == {NEW, lone}
     assert f"{name} should have it, but it cannot be listed" in reason(
-        PruneReport("", True, {}, 0.0, tuple(step for step in report.steps if step.outcome == "held"))
+        PruneReport("", True, {}, 0.0, tuple(step for step in report.steps if step.outcome == "blocked"))
     )
 
 
@@ -157,7 +160,7 @@ def test_a_backend_that_cannot_be_listed_may_want_anything(old: Disks) -> None:
     """Whatever its rule says of what the others list: which are its own newest is not known."""
     with old.away("b"):
         report = old.store(dict.fromkeys("abc", days(30))).prune(dry_run=False)
-    assert (report.status, outcomes(report)) == ("degraded", {(KEY, "a"): "held", (KEY, "c"): "held"})
+    assert (report.status, outcomes(report)) == ("degraded", {(KEY, "a"): "blocked", (KEY, "c"): "blocked"})
     assert all(old.whole(name) == {KEY, NEW} for name in "abc")
 
 
@@ -182,7 +185,7 @@ def test_a_clock_that_is_behind_the_newest_object_stops_it(old: Disks) -> None:
     assert str(report.backends["a"].stopped) == f"this machine's clock is behind its newest object ({daily(41)!r})"
     assert report.backends["c"].stopped is None
     old.put("c", daily(41), -600 / DAY)
-    assert store.prune(dry_run=False).count("let go") == 1
+    assert store.prune(dry_run=False).count("deleted") == 1
 
 
 def test_a_clock_that_is_behind_brings_nothing_back(old: Disks) -> None:
@@ -195,29 +198,29 @@ def test_a_clock_that_is_behind_brings_nothing_back(old: Disks) -> None:
 
 
 def damage(disks: Disks) -> None:
-    disks.eyes["a"].put(manifest_name(KEY), b"{}")
+    disks.raw_replicas["a"].put(manifest_name(KEY), b"{}")
     disks.touch("a", KEY, 40)
 
 
 #: What is wrong with the copy that is to go, what is said, and whether it is the data alone.
 BAD: dict[str, tuple[Callable[[Disks], object], str]] = {
-    "short": (lambda disks: disks.eyes["a"].put(KEY, b"?"), "its data is not what its manifest says"),
+    "short": (lambda disks: disks.raw_replicas["a"].put(KEY, b"?"), "its data does not match its manifest"),
     "manifest damaged": (
         damage,
         "its manifest is damaged: run `fsbackup repair`",
     ),
     "conflict": (lambda disks: disks.put("b", KEY, 40, data=b"other"), "two contents under one generation"),
     "deleted": (
-        lambda disks: disks.eyes["b"].set_manifest(KEY, tombstone()),
-        "it was deleted on 2026-01-01T00:00:00+00:00: `fsbackup repair` finishes that",
+        lambda disks: disks.raw_replicas["b"].set_manifest(KEY, tombstone()),
+        "the object was deleted on 2026-01-01T00:00:00+00:00: run `fsbackup repair`",
     ),
     "replacement announced": (
-        lambda disks: disks.eyes["a"].put(pending_name(KEY), announcement(2)),
-        "somebody is storing, or has stored, another version",
+        lambda disks: disks.raw_replicas["a"].put(pending_name(KEY), announcement(2)),
+        "another process is storing, or has stored, another version",
     ),
     "announcement damaged": (
-        lambda disks: disks.eyes["a"].put(pending_name(KEY), b"{}"),
-        "somebody is storing, or has stored, another version",
+        lambda disks: disks.raw_replicas["a"].put(pending_name(KEY), b"{}"),
+        "another process is storing, or has stored, another version",
     ),
 }
 
@@ -243,12 +246,12 @@ def test_what_is_not_in_order_is_held(old: Disks, bad: str) -> None:
     harm, why = BAD[bad]
     harm(old)
     report = assert_untouched(old, old.store({"a": days(30)}), "degraded")
-    assert outcomes(report) == {(KEY, "a"): "held"}
+    assert outcomes(report) == {(KEY, "a"): "blocked"}
     assert why in reason(report)
 
 
 def test_an_announcement_that_is_done_goes_with_it(old: Disks) -> None:
     """A crash left it behind its own manifest."""
-    old.eyes["a"].put(pending_name(KEY), announcement(1))
-    assert old.store({"a": days(30)}).prune(dry_run=False).count("let go") == 1
+    old.raw_replicas["a"].put(pending_name(KEY), announcement(1))
+    assert old.store({"a": days(30)}).prune(dry_run=False).count("deleted") == 1
     assert old.whole("a") == {NEW}

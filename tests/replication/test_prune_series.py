@@ -12,11 +12,10 @@ import pytest
 
 from fsbackup import ReplicatedStorage
 from fsbackup.config import Config, load_config, parse_config
-from fsbackup.factory import open_set
 from fsbackup.jobs import run_job
 from fsbackup.replication.prune import PruneReport
 from fsbackup.retention import Retention
-from tests.replication.prune_kit import Disks, content, outcomes
+from tests.replication.prune_helpers import Disks, content, outcomes
 
 PRODUCTION = Path(__file__).parents[2] / "configs/production.yaml"
 KEYS = dict.fromkeys(("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "B2_ACCESS_KEY_ID", "B2_SECRET_ACCESS_KEY"), "k")
@@ -24,8 +23,11 @@ KEYS = dict.fromkeys(("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "B2_ACCESS_KEY
 
 def config(disks: Disks, retention: Mapping[str, Any], *destinations: str, **job: Any) -> Config:
     """Return a configuration with that retention on every disk, and a job for each destination."""
-    backends = {each: {"type": "local", "path": each, "retention": dict(retention)} for each in disks.eyes}
-    sets = {"all": {"backends": [*disks.eyes], "min_copies": 1}, "last": {"backends": [[*disks.eyes][-1]]}}
+    backends = {each: {"type": "local", "path": each, "retention": dict(retention)} for each in disks.raw_replicas}
+    sets = {
+        "all": {"backends": [*disks.raw_replicas], "min_copies": 1},
+        "last": {"backends": [[*disks.raw_replicas][-1]]},
+    }
     settings = {"source": {"path": "source/"}, "replication": "all", **job}
     jobs = {f"j{at}": {**settings, "destination": each} for at, each in enumerate(destinations)}
     text = json.dumps({"version": 1, "backends": backends, "replication": sets, "jobs": jobs})
@@ -33,7 +35,7 @@ def config(disks: Disks, retention: Mapping[str, Any], *destinations: str, **job
 
 
 def prune(configured: Config, name: str = "all") -> PruneReport:
-    report = open_set(configured, name, errors="raise").prune(dry_run=False)
+    report = ReplicatedStorage.from_config(configured, name, errors="raise").prune(dry_run=False)
     assert report.status == "complete", report.as_dict()
     return report
 
@@ -42,7 +44,7 @@ def put_all(disks: Disks, keys: Iterable[str], oldest: float = 900) -> list[str]
     """Store objects on every disk, each a day younger than the one before."""
     listed = list(keys)
     for at, key in enumerate(listed):
-        disks.put(disks.eyes, key, oldest - at)
+        disks.put(disks.raw_replicas, key, oldest - at)
     return listed
 
 
@@ -66,9 +68,9 @@ def test_a_directory_per_month_at_the_source_makes_no_versions(disks: Disks, ret
     report = run_job(configured, "j0")
     assert (report.status, report.already) == ("complete", 12)
     assert report.prune is not None
-    assert report.prune.count("let go") == 0
+    assert report.prune.count("deleted") == 0
     assert disks.whole("a") == disks.whole("b") == stored
-    assert prune(configured).count("let go") == 0
+    assert prune(configured).count("deleted") == 0
 
 
 def test_a_tenant_whose_number_looks_like_a_day_keeps_its_backups(disks: Disks) -> None:
@@ -77,7 +79,7 @@ def test_a_tenant_whose_number_looks_like_a_day_keeps_its_backups(disks: Disks) 
     months = [f"{2024 + month // 12}/{month % 12 + 1:02}" for month in range(24)]
     stopped = put_all(disks, [f"backups/tenants/{month}/12/db.sql" for month in months[:3]])
     going_on = put_all(disks, [f"backups/tenants/{month}/17/db.sql" for month in months], oldest=500)
-    assert prune(config(disks, {"max_age": "30d", "keep_last": 7}, destination)).count("let go") == 2 * 17
+    assert prune(config(disks, {"max_age": "30d", "keep_last": 7}, destination)).count("deleted") == 2 * 17
     assert disks.whole("a") == {*stopped, *going_on[-7:]}
 
 
@@ -94,7 +96,7 @@ def test_ids_that_look_like_dates_are_not_versions_of_each_other(
     days = (datetime(2020 + at, 1, 2, tzinfo=UTC) for at in range(5))
     newer = put_all(disks, [template.format(going_on).format(now=day) for day in days], oldest=500)
     configured = config(disks, {"max_age": "30d"}, template.format("{name}").replace("{name}.sql", "{name}"))
-    assert prune(configured).count("let go") == 2 * 4
+    assert prune(configured).count("deleted") == 2 * 4
     assert disks.whole("a") == {*old, newer[-1]}
 
 
@@ -108,7 +110,7 @@ def test_what_a_run_found_at_its_source_stays(disks: Disks) -> None:
     stored = put_all(disks, (f"uploads/{path}" for path in PICTURES))
     report = run_job(configured, "j0")
     assert report.prune is not None
-    assert outcomes(report.prune) == {(key, disk): "let go" for key in stored[6:10] for disk in "ab"}
+    assert outcomes(report.prune) == {(key, disk): "deleted" for key in stored[6:10] for disk in "ab"}
     assert disks.whole("a") == disks.whole("b") == {*stored[:6], *stored[10:]}
 
 
@@ -116,18 +118,18 @@ def test_what_was_found_says_so(disks: Disks) -> None:
     """Per copy, with the same words on every backend; also where only the manifest is left."""
     rule = Retention(keep_daily=1, series="^()")
     keys = put_all(disks, ["x/1", "x/2", "x/3", "x/4"])
-    disks.eyes["a"].drop("x/2")
+    disks.raw_replicas["a"].drop("x/2")
     store = disks.store(dict.fromkeys("ab", rule))
     heard: dict[tuple[str, str], tuple[str, str]] = {}
     store.prune(
         dry_run=False,
         found_at_source={"x/1", "x/2"},
-        hear=lambda step: heard.update({(step.key, step.backend): (step.outcome, step.reason)}),
+        on_step=lambda step: heard.update({(step.key, step.backend): (step.outcome, step.reason)}),
     )
     why = ("kept", "found at the source by this run")
     assert heard["x/1", "a"] == heard["x/1", "b"] == heard["x/2", "b"] == why
     assert disks.keys("b") == {"x/1", "x/2", keys[-1]}
-    assert disks.eyes["a"].manifest("x/2") is not None
+    assert disks.raw_replicas["a"].manifest("x/2") is not None
 
 
 def test_wal_is_not_thinned(disks: Disks) -> None:
@@ -137,7 +139,7 @@ def test_wal_is_not_thinned(disks: Disks) -> None:
         disks.put("ab", key, 0.5 - at / 100)
     rule = {"keep_daily": 14, "keep_last": 1}
     report = prune(config(disks, rule, "wal/{relpath}", "backups/{now:%Y/%m}/{name}"))
-    assert report.count("let go") == 0
+    assert report.count("deleted") == 0
     assert disks.whole("a") == disks.whole("b") == segments
 
 
@@ -146,13 +148,13 @@ def test_every_command_knows_the_destinations_of_all_jobs_that_store_there(disks
     keys = put_all(disks, [f"full/2024/{month:02}/db" for month in range(1, 13)])
     configured = config(disks, {"max_age": "30d"}, "full/{now:%Y/%m}/{name}", replication="last")
     report = prune(configured)
-    assert outcomes(report) == {(key, "b"): "let go" for key in keys[:-1]}
+    assert outcomes(report) == {(key, "b"): "deleted" for key in keys[:-1]}
     assert disks.whole("a") == set(keys)
-    store = open_set(configured, "all", errors="raise")
+    store = ReplicatedStorage.from_config(configured, "all", errors="raise")
     assert dict(store.status().backends["b"].states) == {"present": 1, "expired": 11}
     assert store.verify().status == "complete"
     assert store.repair().steps == ()
-    assert [entry.replicas["b"] for entry in store.ls()] == ["expired"] * 11 + ["present"]
+    assert [entry.states["b"] for entry in store.ls()] == ["expired"] * 11 + ["present"]
     assert store.stat(keys[0]).replicas["b"].state == "expired"
 
 
@@ -160,8 +162,8 @@ def test_a_key_that_two_jobs_may_have_made_stays(disks: Disks) -> None:
     """It may be a file of the one as well as a version of the other."""
     keys = put_all(disks, [f"up/2024/{month:02}/a.png" for month in range(1, 13)])
     rule = {"max_age": "30d"}
-    assert prune(config(disks, rule, "up/{now:%Y/%m}/{relpath}", "up/{relpath}")).count("let go") == 0
-    assert prune(config(disks, rule, "up/{now:%Y/%m}/{relpath}")).count("let go") == 2 * 11
+    assert prune(config(disks, rule, "up/{now:%Y/%m}/{relpath}", "up/{relpath}")).count("deleted") == 0
+    assert prune(config(disks, rule, "up/{now:%Y/%m}/{relpath}")).count("deleted") == 2 * 11
     assert disks.whole("a") == {keys[-1]}
 
 
@@ -182,6 +184,6 @@ def test_a_set_made_in_python_names_its_series_itself(disks: Disks) -> None:
     """By the same templates as jobs have."""
     keys = put_all(disks, [f"db/{day:%Y-%m-%d}" for day in (datetime(2024, 1, day, tzinfo=UTC) for day in (1, 2))])
     store: ReplicatedStorage = disks.store({"a": Retention(keep_yearly=1)})
-    assert store.prune(dry_run=False).count("let go") == 0
+    assert store.prune(dry_run=False).count("deleted") == 0
     store = disks.store({"a": Retention(keep_yearly=1, destinations=("db/{now:%Y-%m-%d}",))})
-    assert outcomes(store.prune(dry_run=False)) == {(keys[0], "a"): "let go"}
+    assert outcomes(store.prune(dry_run=False)) == {(keys[0], "a"): "deleted"}

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from fsbackup.replication.prune import PruneReport
-from tests.integration.cli_kit import wait_until
-from tests.replication.eyes import BucketEye, manifest_name
-from tests.replication.prune_kit import RULES, daily, days, expected_later, prune_later
-from tests.replication.world import World, content, make_world
+from tests.integration.cli_helpers import wait_until
+from tests.replication.prune_helpers import RULES, daily, days, expected_later, prune_later
+from tests.replication.raw_replicas import RawBucket, manifest_name
+from tests.replication.rig import ReplicaRig, content, make_rig
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint, client
 from tests.servers.faults import Drop, Status
@@ -22,21 +22,21 @@ KEY, NEW = daily(0), daily(40)
 OLD = content(5000, seed=1)
 
 
-def fill(world: World) -> World:
+def fill(rig: ReplicaRig) -> ReplicaRig:
     """Store two objects of one series everywhere, the second one in a later second than the first."""
-    assert world.store().replicate(world.file(OLD), KEY).status == "complete"
+    assert rig.store().replicate(rig.file(OLD), KEY).status == "complete"
     stored = int(time.time())
     wait_until(lambda: int(time.time()) > stored)
-    assert world.store().replicate(world.file(b"new"), NEW).status == "complete"
-    for proxy in world.proxies.values():
+    assert rig.store().replicate(rig.file(b"new"), NEW).status == "complete"
+    for proxy in rig.proxies.values():
         proxy.forget()
-    return world
+    return rig
 
 
 @pytest.fixture
-def filled(world: World) -> World:
+def filled(rig: ReplicaRig) -> ReplicaRig:
     """Return three replicas behind proxies with two objects."""
-    return fill(world)
+    return fill(rig)
 
 
 def outcomes(report: PruneReport) -> dict[str, str]:
@@ -45,26 +45,26 @@ def outcomes(report: PruneReport) -> dict[str, str]:
     return {step.backend: step.outcome for step in report.steps}
 
 
-def assert_only(world: World, name: str, *keys: str) -> None:
+def assert_only(rig: ReplicaRig, name: str, *keys: str) -> None:
     """Check that a backend has these keys, proven, and nothing else."""
-    eye = world.eyes[name]
-    assert eye.names() == {each for key in keys for each in (key, manifest_name(key))}
-    assert all(eye.provable(key) is not None for key in keys)
+    raw = rig.raw_replicas[name]
+    assert raw.names() == {each for key in keys for each in (key, manifest_name(key))}
+    assert all(raw.provable(key) is not None for key in keys)
 
 
-def test_it_is_gone_for_good_on_every_kind_of_server(each_world: World) -> None:
+def test_it_is_gone_for_good_on_every_kind_of_server(each_rig: ReplicaRig) -> None:
     """With every version of it and without a marker; the disk, which keeps everything, proves it still."""
-    world = fill(each_world)
-    report = prune_later(world.store())
-    assert (report.status, outcomes(report)) == ("complete", {"r2": "let go", "b2": "let go"})
+    rig = fill(each_rig)
+    report = prune_later(rig.store())
+    assert (report.status, outcomes(report)) == ("complete", {"r2": "deleted", "b2": "deleted"})
     for name in ("r2", "b2"):
-        assert_only(world, name, NEW)
-        eye = world.eyes[name]
-        assert isinstance(eye, BucketEye)
-        if not isinstance(eye.endpoint, s3.StrictEndpoint) or name == "b2":  # R2 has no versions to list
-            assert all(KEY not in each.key for each in s3.list_versions(eye.endpoint, eye.prefix))
-    assert_only(world, "local", KEY, NEW)
-    store = world.store()
+        assert_only(rig, name, NEW)
+        raw = rig.raw_replicas[name]
+        assert isinstance(raw, RawBucket)
+        if not isinstance(raw.endpoint, s3.StrictEndpoint) or name == "b2":  # R2 has no versions to list
+            assert all(KEY not in each.key for each in s3.list_versions(raw.endpoint, raw.prefix))
+    assert_only(rig, "local", KEY, NEW)
+    store = rig.store()
     verified = store.verify(expired=expected_later(store))
     assert (verified.status, verified.found) == ("complete", 0)
     repaired = store.repair(expired=expected_later(store))
@@ -72,10 +72,10 @@ def test_it_is_gone_for_good_on_every_kind_of_server(each_world: World) -> None:
     assert prune_later(store).steps == ()
 
 
-def test_what_is_kept_costs_two_listings_each_time_the_set_is_walked(filled: World) -> None:
+def test_what_is_kept_costs_two_listings_each_time_the_set_is_walked(filled: ReplicaRig) -> None:
     """Nothing else is asked: two walks, of objects and of manifests; and a dry run only reads."""
     for name in (KEY, manifest_name(KEY)):
-        filled.eyes["r2"].drop(name)  # what a backend lacks is no more reason to ask
+        filled.raw_replicas["r2"].drop(name)  # what a backend lacks is no more reason to ask
     report = prune_later(filled.store(), {"r2": days(50), "b2": days(50)})
     assert report.count("kept") == 5
     for proxy in filled.proxies.values():
@@ -87,33 +87,33 @@ def test_what_is_kept_costs_two_listings_each_time_the_set_is_walked(filled: Wor
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4], ids=["data", "manifests", "data again", "manifests again"])
-def test_a_listing_that_breaks_off(filled: World, number: int) -> None:
+def test_a_listing_that_breaks_off(filled: ReplicaRig, number: int) -> None:
     """Nothing goes where it does; and where only that one should have it, nothing goes either."""
     filled.proxies["b2"].add(Status(403, "AccessDenied"), on="list", first=number, times=1)
     report = prune_later(filled.store(names=("r2", "b2")), {"r2": days(30), "b2": days(365)})
     assert report.status == "degraded"
     assert "it cannot be listed" in str(report.backends["b2"].stopped)
-    assert outcomes(report) == {"r2": "held"}
+    assert outcomes(report) == {"r2": "blocked"}
     filled.proxies["b2"].clear()
     filled.proxies["b2"].add(Status(403, "AccessDenied"), on="list", first=number)
     report = prune_later(filled.store())
-    assert (report.status, outcomes(report)) == ("degraded", {"r2": "let go"})
+    assert (report.status, outcomes(report)) == ("degraded", {"r2": "deleted"})
     assert_only(filled, "b2", KEY, NEW)
     assert_only(filled, "r2", NEW)
 
 
-def test_one_who_cannot_be_asked_proves_nothing(filled: World) -> None:
+def test_one_who_cannot_be_asked_proves_nothing(filled: ReplicaRig) -> None:
     """Its listing is complete, its manifest cannot be read."""
     filled.proxies["b2"].add(Status(403, "AccessDenied"), on="get")
     store = filled.store(names=("r2", "b2"))
     report = prune_later(store, {"r2": days(30)})
-    assert (report.status, outcomes(report)) == ("degraded", {"r2": "held"})
-    assert "b2 should have it, but cannot be asked: b2: " in report.steps[0].reason
+    assert (report.status, outcomes(report)) == ("degraded", {"r2": "blocked"})
+    assert "b2 should have it, but did not answer: b2: " in report.steps[0].reason
     report = prune_later(store, {"b2": days(30)})
     assert (report.status, outcomes(report)) == ("failed", {"b2": "failed"})
 
 
-def test_a_dead_backend_is_not_waited_for_again_and_again(filled: World) -> None:
+def test_a_dead_backend_is_not_waited_for_again_and_again(filled: ReplicaRig) -> None:
     """It is listed once, in vain, as status does, and asked about nothing."""
     proxy = filled.proxies["b2"]
     proxy.add(Drop())
@@ -121,41 +121,41 @@ def test_a_dead_backend_is_not_waited_for_again_and_again(filled: World) -> None
     once = proxy.count()
     proxy.forget()
     report = prune_later(filled.store(timeout=2))
-    assert (report.status, outcomes(report)) == ("degraded", {"r2": "let go"})
+    assert (report.status, outcomes(report)) == ("degraded", {"r2": "deleted"})
     assert 0 < proxy.count() < 2 * once, "as many tries as one listing makes, give or take one"
     assert {each.operation for each in proxy.requests} == {"list"}
 
 
 @pytest.mark.parametrize("step", [KEY, manifest_name(KEY)])
-def test_what_cannot_be_removed_is_a_failure_and_the_rest_goes(filled: World, step: str) -> None:
+def test_what_cannot_be_removed_is_a_failure_and_the_rest_goes(filled: ReplicaRig, step: str) -> None:
     """The backend's own words; the same again does what remained."""
     filled.proxies["r2"].add(Status(403, "AccessDenied"), on="delete", key=f"{filled.prefix}/{step}")
     report = prune_later(filled.store())
-    assert (report.status, outcomes(report)) == ("failed", {"r2": "failed", "b2": "let go"})
+    assert (report.status, outcomes(report)) == ("failed", {"r2": "failed", "b2": "deleted"})
     assert next(each.reason for each in report.steps if each.backend == "r2").startswith("r2: remove")
     filled.proxies["r2"].clear()
     again = prune_later(filled.store())
-    assert outcomes(again) == {"r2": "let go" if step == KEY else "cleared"}
+    assert outcomes(again) == {"r2": "deleted" if step == KEY else "cleared"}
     assert_only(filled, "r2", NEW)
 
 
 @pytest.fixture
-def locking(moto: S3Endpoint, strict_r2: s3.StrictEndpoint, tmp_path: Path) -> Iterator[World]:
+def locking(moto: S3Endpoint, strict_r2: s3.StrictEndpoint, tmp_path: Path) -> Iterator[ReplicaRig]:
     """Return replicas at servers that can lock: R2's bucket lock, and object lock in the place of B2."""
     strict_r2.control.reset()
     bucket = S3Endpoint(**{**vars(moto), "bucket": f"locked-{time.time_ns()}"})
     client(bucket).create_bucket(Bucket=bucket.bucket, ObjectLockEnabledForBucket=True)
-    with make_world(strict_r2, bucket, tmp_path, proxied=False) as world:
-        yield fill(world)
+    with make_rig(strict_r2, bucket, tmp_path, proxied=False) as rig:
+        yield fill(rig)
     strict_r2.control.reset()
 
 
 @pytest.mark.parametrize("mode", ["GOVERNANCE", "COMPLIANCE"])
-def test_a_lock_is_not_yet_and_no_error(locking: World, mode: str) -> None:
+def test_a_lock_is_not_yet_and_no_error(locking: ReplicaRig, mode: str) -> None:
     """Success, with what the service said: nobody can or need do anything; the data and its proof stay."""
-    r2, b2 = locking.eyes["r2"], locking.eyes["b2"]
-    assert isinstance(r2, BucketEye)
-    assert isinstance(b2, BucketEye)
+    r2, b2 = locking.raw_replicas["r2"], locking.raw_replicas["b2"]
+    assert isinstance(r2, RawBucket)
+    assert isinstance(b2, RawBucket)
     assert isinstance(r2.endpoint, s3.StrictEndpoint)
     r2.endpoint.control.configure(bucket_lock=3600.0)
     client(b2.endpoint).put_object_retention(
@@ -164,19 +164,19 @@ def test_a_lock_is_not_yet_and_no_error(locking: World, mode: str) -> None:
         Retention={"Mode": mode, "RetainUntilDate": datetime.now(UTC) + timedelta(days=1)},
     )
     report = prune_later(locking.store())
-    assert (report.status, outcomes(report)) == ("complete", {"r2": "not yet", "b2": "not yet"})
+    assert (report.status, outcomes(report)) == ("complete", {"r2": "locked", "b2": "locked"})
     said = {each.backend: each.reason for each in report.steps}
-    assert "keeps this object until its retention ends" in said["r2"]
-    assert f"its object lock ({mode.lower()}) keeps it until 2" in said["b2"]
+    assert "ObjectLockedByBucketPolicy" in said["r2"]
+    assert f"the object has an object lock ({mode.lower()}) until 2" in said["b2"]
     assert {each.bytes_freed for each in report.backends.values()} == {0}
-    for name in locking.eyes:
+    for name in locking.raw_replicas:
         assert_only(locking, name, KEY, NEW)
     r2.endpoint.control.configure(bucket_lock=0.0)
-    assert outcomes(prune_later(locking.store())) == {"r2": "let go", "b2": "not yet"}
+    assert outcomes(prune_later(locking.store())) == {"r2": "deleted", "b2": "locked"}
     assert_only(locking, "r2", NEW)
 
 
-def test_a_backend_that_is_not_in_the_rules_keeps_everything(filled: World) -> None:
+def test_a_backend_that_is_not_in_the_rules_keeps_everything(filled: ReplicaRig) -> None:
     """Also what only it has, beside a prefix that is elsewhere."""
     assert prune_later(filled.store(), RULES, "elsewhere").steps == ()
     assert prune_later(filled.store(), {"r2": days(30)}).backends["b2"].outcomes == {"kept": 2}

@@ -1,4 +1,4 @@
-"""Two writers, or a writer and a reader, at one key at once: a disagreement is told, never hidden."""
+"""Two writers, or a writer and a reader, of one key at once: a conflict is reported, never hidden."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from fsbackup import ReplicatedStorage
-from fsbackup.transfer.results import Report
-from tests.replication.eyes import manifest_name, proves
-from tests.replication.world import World, connect, content
+from fsbackup.engine.results import Report
+from tests.replication.raw_replicas import manifest_name, proves
+from tests.replication.rig import ReplicaRig, connect, content
 from tests.servers.faults import Hold
 
 KEY = "backups/contested"
@@ -19,10 +19,10 @@ ONE, TWO = content(5000, seed=1), content(5000, seed=2)
 class Writer(threading.Thread):
     """One upload in a thread of its own, with backends of its own."""
 
-    def __init__(self, world: World, data: bytes, names: tuple[str, ...], *, overwrite: bool = False) -> None:
+    def __init__(self, rig: ReplicaRig, data: bytes, names: tuple[str, ...], *, overwrite: bool = False) -> None:
         super().__init__()
-        self._store = world.store(names=names)
-        self._path = world.file(data, f"source-{data[:4].hex()}")
+        self._store = rig.store(names=names)
+        self._path = rig.file(data, f"source-{data[:4].hex()}")
         self._overwrite = overwrite
         self.data = data
         self.report: Report | None = None
@@ -31,90 +31,92 @@ class Writer(threading.Thread):
         self.report = self._store.replicate(self._path, KEY, overwrite=self._overwrite)
 
 
-def told_or_agreed(world: World, writers: list[Writer], names: tuple[str, ...], *, create: bool = True) -> None:
-    """Check every replica: its data is what its manifest says, or somebody was told of a conflict there.
+def assert_agreed_or_reported(
+    rig: ReplicaRig, writers: list[Writer], names: tuple[str, ...], *, create: bool = True
+) -> None:
+    """Check every replica: its data matches its manifest, or a writer got a `ConflictError` for it.
 
-    Of two creators at most one may be told that its bytes are stored; of two replacements the later one counts.
+    Of two creators at most one may get success; of two replacements the later one counts.
     """
     for name in names:
         results = []
         for writer in writers:
             assert writer.report is not None
             results.append(writer.report.replicas[name])
-        data, record = world.eyes[name].get(KEY), world.eyes[name].manifest(KEY)
+        data, record = rig.raw_replicas[name].get(KEY), rig.raw_replicas[name].manifest(KEY)
         assert data in (ONE, TWO), name
-        whole = record is not None and proves(record, data)
-        told = any(result.error_type == "ConflictError" for result in results)
-        assert whole or told, f"{name}: data and manifest disagree, and nobody was told"
+        proven = record is not None and proves(record, data)
+        reported = any(result.error_type == "ConflictError" for result in results)
+        assert proven or reported, f"{name}: data and manifest disagree, and no writer got a conflict"
         for writer, result in zip(writers, results, strict=True):
             if create and result.ok:
-                assert writer.data == data, (
-                    f"{name}: a writer was told that its bytes are stored, and they are not"
-                )
+                assert writer.data == data, f"{name}: a writer got success, and its bytes are not stored"
 
 
 @pytest.mark.parametrize("role", ["r2", "b2"])
 @pytest.mark.parametrize("overwrite", [False, True], ids=["create", "overwrite"])
 @pytest.mark.parametrize("step", [KEY, manifest_name(KEY)], ids=["data", "manifest"])
-def test_the_second_writer_overtakes_the_first(contested: World, role: str, overwrite: bool, step: str) -> None:
-    """One writer is held before a step while the other does all: nobody is told of bytes that are not there."""
-    world = contested
+def test_the_second_writer_overtakes_the_first(
+    contested: ReplicaRig, role: str, overwrite: bool, step: str
+) -> None:
+    """One writer is held before a step while the other runs to its end: success only for bytes that are there."""
+    rig = contested
     if overwrite:
-        world.store(names=(role,)).replicate(world.file(content(77), "first"), KEY)
-    first, second = (Writer(world, data, (role,), overwrite=overwrite) for data in (ONE, TWO))
-    hold = world.proxies[role].add(Hold("before"), on="put_object", key=f"{world.prefix}/{step}", times=1)
+        rig.store(names=(role,)).replicate(rig.file(content(77), "first"), KEY)
+    first, second = (Writer(rig, data, (role,), overwrite=overwrite) for data in (ONE, TWO))
+    hold = rig.proxies[role].add(Hold("before"), on="put_object", key=f"{rig.prefix}/{step}", times=1)
     first.start()
     hold.wait_reached()
     second.start()
     second.join(20)
     hold.release()
     first.join(20)
-    told_or_agreed(world, [first, second], (role,), create=not overwrite)
+    assert_agreed_or_reported(rig, [first, second], (role,), create=not overwrite)
 
 
-def test_two_threads_create_one_key_many_times(contested: World) -> None:
+def test_two_threads_create_one_key_many_times(contested: ReplicaRig) -> None:
     """In any interleaving of two creators on three replicas, no replica disagrees with itself silently."""
-    world, names = contested, ("local", "r2", "b2")
+    rig, names = contested, ("local", "r2", "b2")
     for _ in range(8):
-        writers = [Writer(world, data, names) for data in (ONE, TWO)]
+        writers = [Writer(rig, data, names) for data in (ONE, TWO)]
         for writer in writers:
             writer.start()
         for writer in writers:
             writer.join(30)
-        told_or_agreed(world, writers, names)
+        assert_agreed_or_reported(rig, writers, names)
         assert not all(writer.report for writer in writers)
-        for eye in world.eyes.values():
-            for name in eye.names():
-                eye.drop(name)
+        for raw in rig.raw_replicas.values():
+            for name in raw.names():
+                raw.drop(name)
 
 
 @pytest.mark.parametrize("role", ["r2", "s3"])
-def test_what_came_after_the_question_is_not_replaced(world: World, role: str) -> None:
-    """Foreign bytes come between a put's question and its write: the service itself refuses, at no extra cost."""
-    store = ReplicatedStorage([connect(role, world.endpoints["r2"], world.prefix)])
+def test_content_stored_after_the_survey_is_not_replaced(rig: ReplicaRig, role: str) -> None:
+    """Another writer stores between the survey and the PUT: the service refuses it, without a further request."""
+    store = ReplicatedStorage([connect(role, rig.endpoints["r2"], rig.prefix)])
     reports: list[Report] = []
-    hold = world.proxies["r2"].add(Hold(), on="put_object", key=f"{world.prefix}/{KEY}")
-    thread = threading.Thread(target=lambda: reports.append(store.replicate(world.file(ONE), KEY)))
+    hold = rig.proxies["r2"].add(Hold(), on="put_object", key=f"{rig.prefix}/{KEY}")
+    thread = threading.Thread(target=lambda: reports.append(store.replicate(rig.file(ONE), KEY)))
     thread.start()
     hold.wait_reached()
-    world.eyes["r2"].put(KEY, TWO)
-    asked = world.proxies["r2"].count("head")
+    rig.raw_replicas["r2"].put(KEY, TWO)
+    heads = rig.proxies["r2"].count("head")
     hold.release()
     thread.join(20)
     assert reports[0].replicas[role].error_type == "ConflictError"
-    assert world.eyes["r2"].everything() == {KEY: TWO}
-    assert asked == 1
+    assert rig.raw_replicas["r2"].everything() == {KEY: TWO}
+    assert heads == 1
 
 
 @pytest.mark.parametrize("kind", ["file", "stream"])
-def test_a_reader_overtaken_by_a_replacement_gets_one_version(world: World, kind: str) -> None:
+def test_a_reader_overtaken_by_a_replacement_gets_one_version(rig: ReplicaRig, kind: str) -> None:
     """A reader has the old manifest when a replacement runs from beginning to end: old bytes or new, no error."""
     import io
 
-    store = world.store(names=("r2",))
-    store.replicate(world.file(ONE, "one"), KEY)
-    hold = world.proxies["r2"].add(Hold(), on="get", key=f"{world.prefix}/{KEY}", times=1)
-    target, stream = world.tmp / "back", io.BytesIO()
+    store = rig.store(names=("r2",))
+    store.replicate(rig.file(ONE, "one"), KEY)
+    hold = rig.proxies["r2"].add(Hold(), on="get", key=f"{rig.prefix}/{KEY}", times=1)
+    target, stream = rig.tmp / "back", io.BytesIO()
     failed: list[BaseException] = []
 
     def read() -> None:
@@ -126,7 +128,7 @@ def test_a_reader_overtaken_by_a_replacement_gets_one_version(world: World, kind
     thread = threading.Thread(target=read)
     thread.start()
     hold.wait_reached()
-    assert world.store(names=("r2",)).replicate(world.file(TWO, "two"), KEY, overwrite=True)
+    assert rig.store(names=("r2",)).replicate(rig.file(TWO, "two"), KEY, overwrite=True)
     hold.release()
     thread.join(30)
     assert not failed

@@ -7,11 +7,12 @@ from typing import Literal
 import pytest
 
 from fsbackup.loop import run
-from fsbackup.replication.repair import Options, repair
+from fsbackup.replication.repair import RepairOptions, repair
+from tests.matrix import sparing
 from tests.replication.child import kill, running
-from tests.replication.eyes import BucketEye, manifest_name, pending_name, proves
+from tests.replication.raw_replicas import RawBucket, manifest_name, pending_name, proves
+from tests.replication.rig import PART, ReplicaRig, content
 from tests.replication.test_repair import drop_all, replace_while_away, switched_off, unfinish
-from tests.replication.world import PART, World, content
 from tests.servers import s3
 from tests.servers.endpoint import client
 from tests.servers.faults import Hold
@@ -37,103 +38,105 @@ STEPS: dict[str, list[tuple[Operation, str]]] = {
 CASES = [(harm, step, when) for harm, steps in STEPS.items() for step in steps for when in ("before", "after")]
 #: One side of a step is hardly another moment than the other side of the one next to it.
 CASES = [case for number, case in enumerate(CASES) if case[2] == "after" or number % 4 == 0]
+#: By default the repair of each harm is killed once, after the last thing that it asks for.
+FIRST = [(harm, steps[-1], "after") for harm, steps in STEPS.items()]
 
 
-def harmed(world: World, harm: str) -> tuple[bytes | None, ...]:
+def harmed(rig: ReplicaRig, harm: str) -> tuple[bytes | None, ...]:
     """Make something for repair to do at R2; return what the object may be from here on, the final state last."""
-    world.store().replicate(world.file(OLD, "old"), KEY)
+    rig.store().replicate(rig.file(OLD, "old"), KEY)
     if harm == "missing":
-        drop_all(world, "r2")
+        drop_all(rig, "r2")
     elif harm == "stale":
-        replace_while_away(world, "r2", NEW)
+        replace_while_away(rig, "r2", NEW)
         return OLD, NEW
     elif harm == "rotten":
-        world.eyes["r2"].put(KEY, bytes(len(OLD)))
+        rig.raw_replicas["r2"].put(KEY, bytes(len(OLD)))
     elif harm == "no manifest":
-        world.eyes["r2"].drop(manifest_name(KEY))
+        rig.raw_replicas["r2"].drop(manifest_name(KEY))
     elif harm == "unfinished":
-        unfinish(world, "r2")
+        unfinish(rig, "r2")
         return OLD, NEW
     else:
-        with switched_off(world, "r2"):
-            world.store().remove(KEY)
+        with switched_off(rig, "r2"):
+            rig.store().remove(KEY)
         return OLD, None
     return (OLD,)
 
 
-@pytest.mark.parametrize(("harm", "step", "when"), CASES, ids=lambda each: str(each))
+@pytest.mark.parametrize(("harm", "step", "when"), sparing(CASES, FIRST), ids=str)
 def test_killed_at_any_step(
-    world: World, harm: str, step: tuple[Operation, str], when: Literal["before", "after"]
+    rig: ReplicaRig, harm: str, step: tuple[Operation, str], when: Literal["before", "after"]
 ) -> None:
     """A repair killed before or after any request leaves each replica as it was or right, the object readable."""
-    states = harmed(world, harm)
-    hold = world.proxies["r2"].add(Hold(when), on=step[0], key=step[1])
-    with running(world.places, "repair", KEY) as process:
+    states = harmed(rig, harm)
+    hold = rig.proxies["r2"].add(Hold(when), on=step[0], key=step[1])
+    with running(rig.places, "repair", KEY) as process:
         hold.wait_reached(30)
         kill(process)
-    world.settle()
-    for name in ("local", "b2") if harm in ("rotten", "missing") else world.eyes:
-        assert world.eyes[name].provable(KEY) in states, name
+    rig.settle()
+    for name in ("local", "b2") if harm in ("rotten", "missing") else rig.raw_replicas:
+        assert rig.raw_replicas[name].provable(KEY) in states, name
     if harm == "rotten":
-        assert world.eyes["r2"].get(KEY) in (bytes(len(OLD)), OLD)
+        assert rig.raw_replicas["r2"].get(KEY) in (bytes(len(OLD)), OLD)
     elif harm == "missing":
-        assert world.eyes["r2"].get(KEY) in (None, OLD)
-    assert_readable(world, states)
-    report = run(repair(world.store().replica_set, Options(safe_age=0.0)))
+        assert rig.raw_replicas["r2"].get(KEY) in (None, OLD)
+    assert_readable(rig, states)
+    report = run(repair(rig.store().replica_set, RepairOptions(safe_age=0.0)))
     assert report.status == "complete", report.as_dict()
     if step[0] == "create_multipart":
-        abort_empty_upload(world)
-    assert_final(world, states[-1])
+        abort_empty_upload(rig)
+    assert_final(rig, states[-1])
 
 
-def abort_empty_upload(world: World) -> None:
+def abort_empty_upload(rig: ReplicaRig) -> None:
     """Abort what was begun a moment before it could be recorded as ours, so that nobody may: it has no part."""
-    eye = world.eyes["r2"]
-    assert isinstance(eye, BucketEye)
-    for upload in s3.list_uploads(eye.endpoint, eye.prefix):
-        where = {"Bucket": eye.endpoint.bucket, "Key": upload.key, "UploadId": upload.upload_id}
-        assert not client(eye.endpoint).list_parts(**where).get("Parts")
-        client(eye.endpoint).abort_multipart_upload(**where)
+    raw = rig.raw_replicas["r2"]
+    assert isinstance(raw, RawBucket)
+    for upload in s3.list_uploads(raw.endpoint, raw.prefix):
+        where = {"Bucket": raw.endpoint.bucket, "Key": upload.key, "UploadId": upload.upload_id}
+        assert not client(raw.endpoint).list_parts(**where).get("Parts")
+        client(raw.endpoint).abort_multipart_upload(**where)
 
 
-def assert_readable(world: World, states: tuple[bytes | None, ...]) -> None:
-    target = world.tmp / "back"
+def assert_readable(rig: ReplicaRig, states: tuple[bytes | None, ...]) -> None:
+    target = rig.tmp / "back"
     try:
-        world.store().restore(KEY, target)
+        rig.store().restore(KEY, target)
     except FileNotFoundError:
         assert None in states
     else:
         assert target.read_bytes() in states
 
 
-def assert_final(world: World, data: bytes | None) -> None:
+def assert_final(rig: ReplicaRig, data: bytes | None) -> None:
     if data is None:
-        world.clean()
+        rig.clean()
         return
-    world.clean(KEY)
-    for name, eye in world.eyes.items():
-        record = eye.manifest(KEY)
-        assert eye.get(KEY) == data, name
+    rig.clean(KEY)
+    for name, raw in rig.raw_replicas.items():
+        record = raw.manifest(KEY)
+        assert raw.get(KEY) == data, name
         assert record is not None
         assert proves(record, data), name
 
 
 @pytest.mark.parametrize("harm", ["missing", "rotten"])
-def test_killed_while_a_disk_is_refilled(world: World, harm: str) -> None:
+def test_killed_while_a_disk_is_refilled(rig: ReplicaRig, harm: str) -> None:
     """A repair of the local replica killed while it reads: what is there stays, and nothing torn appears."""
-    world.store().replicate(world.file(LONG, "old"), KEY)
+    rig.store().replicate(rig.file(LONG, "old"), KEY)
     rotten = bytes(len(LONG))
     if harm == "missing":
-        drop_all(world, "local")
+        drop_all(rig, "local")
     else:
-        world.eyes["local"].put(KEY, rotten)
-    holds = [proxy.add(Hold(), on="get", key=f"{world.prefix}/{KEY}", first=2) for proxy in world.proxies.values()]
-    with running(world.places, "repair", KEY) as process:
+        rig.raw_replicas["local"].put(KEY, rotten)
+    holds = [proxy.add(Hold(), on="get", key=f"{rig.prefix}/{KEY}", first=2) for proxy in rig.proxies.values()]
+    with running(rig.places, "repair", KEY) as process:
         holds[0].wait_reached(30)
         kill(process)
-    world.settle()
-    assert world.eyes["local"].get(KEY) == (None if harm == "missing" else rotten)
-    assert_readable(world, (LONG,))
-    report = run(repair(world.store().replica_set, Options(safe_age=0.0)))
+    rig.settle()
+    assert rig.raw_replicas["local"].get(KEY) == (None if harm == "missing" else rotten)
+    assert_readable(rig, (LONG,))
+    report = run(repair(rig.store().replica_set, RepairOptions(safe_age=0.0)))
     assert report.status == "complete", report.as_dict()
-    assert_final(world, LONG)
+    assert_final(rig, LONG)

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
+from fsbackup.engine.hashing import Digest
+from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import BackendUnavailableError
-from fsbackup.manifest import Manifest, Origin, Record, Tombstone
-from fsbackup.objects import ObjectStat
+from fsbackup.record import Manifest, Origin, Record, Tombstone
+from fsbackup.replication.classify import classify
 from fsbackup.replication.repair import Action
-from fsbackup.replication.repair.evidence import Announcement, Evidence
+from fsbackup.replication.repair.inspection import Inspection, WriteIntent
 from fsbackup.replication.repair.plan import SAFE_AGE, plan
-from fsbackup.replication.states import judge
-from fsbackup.transfer.hashing import Digest
-from fsbackup.transfer.records import Finding
+from fsbackup.stores.base import ObjectStat
 from tests.replication.memory import MemoryStore
 
 KEY = "db/shop"
@@ -29,32 +29,32 @@ def manifest(generation: int = 1, sha: str = "1", size: int = 10) -> Manifest:
     )
 
 
-def has(store: MemoryStore, record: Record | None, size: int | None = 10, **fields: Any) -> Finding:
+def has(store: MemoryStore, record: Record | None, size: int | None = 10, **fields: Any) -> ReplicaState:
     """Return what a replica says that has this record, and data of this size."""
-    return Finding(store, record, stat=None if size is None else ObjectStat(KEY, size), **fields)
+    return ReplicaState(store, record, stat=None if size is None else ObjectStat(KEY, size), **fields)
 
 
-def away(store: MemoryStore) -> Finding:
-    return Finding(store, error=BackendUnavailableError("no answer", backend=store.name))
+def unreachable(store: MemoryStore) -> ReplicaState:
+    return ReplicaState(store, error=BackendUnavailableError("no answer", backend=store.name))
 
 
 def digest(sha: str, size: int = 10) -> Digest:
     return Digest(size, sha, 1 << 20, (sha,))
 
 
-def decide(*findings: Finding, adopt: bool = False, **evidence: Any) -> list[tuple[str, str | None]]:
+def decide(*replicas: ReplicaState, adopt: bool = False, **evidence: Any) -> list[tuple[str, str | None]]:
     """Return what is planned, as (kind or problem, backend)."""
-    actions = planned(*findings, adopt=adopt, **evidence)
+    actions = planned(*replicas, adopt=adopt, **evidence)
     assert all(action.reason and action.key == KEY for action in actions)
     return [(action.problem or action.kind, action.backend) for action in actions]
 
 
-def planned(*findings: Finding, adopt: bool = False, **evidence: Any) -> tuple[Action, ...]:
-    return plan(Evidence(judge(KEY, findings), **evidence), adopt=adopt)
+def planned(*replicas: ReplicaState, adopt: bool = False, **evidence: Any) -> tuple[Action, ...]:
+    return plan(Inspection(classify(KEY, replicas, 1), **evidence), adopt=adopt)
 
 
 ONE, TWO = manifest(), manifest(2, "2")
-STONE = Tombstone(KEY, 2, "2026-02-02T00:00:00+00:00")
+TOMBSTONE = Tombstone(KEY, 2, "2026-02-02T00:00:00+00:00")
 
 
 def test_nothing_where_all_is_right() -> None:
@@ -63,7 +63,7 @@ def test_nothing_where_all_is_right() -> None:
 
 
 @pytest.mark.parametrize(
-    "finding",
+    "replica",
     [
         has(C, None, None),
         has(C, ONE, None),
@@ -74,15 +74,15 @@ def test_nothing_where_all_is_right() -> None:
     ],
     ids=["missing", "data gone", "short", "stale", "damaged manifest", "no manifest"],
 )
-def test_what_is_wrong_is_refilled(finding: Finding) -> None:
+def test_what_is_wrong_is_refilled(replica: ReplicaState) -> None:
     """From the two others, whatever it is."""
-    assert decide(has(A, ONE), has(B, ONE), finding) == [("refill", "c")]
+    assert decide(has(A, ONE), has(B, ONE), replica) == [("refill", "c")]
 
 
-@pytest.mark.parametrize("finding", [has(C, None), has(C, None, damaged=True)], ids=["none", "damaged"])
-def test_data_that_turns_out_right_gets_its_manifest(finding: Finding) -> None:
+@pytest.mark.parametrize("replica", [has(C, None), has(C, None, damaged=True)], ids=["none", "damaged"])
+def test_data_that_turns_out_right_gets_its_manifest(replica: ReplicaState) -> None:
     """No byte needs to be sent."""
-    assert decide(has(A, ONE), has(B, ONE), finding, contents={"c": digest("1")}) == [("write manifest", "c")]
+    assert decide(has(A, ONE), has(B, ONE), replica, contents={"c": digest("1")}) == [("write manifest", "c")]
 
 
 def test_the_only_data_is_proven_before_it_is_read_from() -> None:
@@ -96,16 +96,18 @@ def test_bad_copies_are_tried_together() -> None:
     assert decide(has(A, ONE, 9), has(B, ONE, 8), has(C, ONE, 7)) == [("refill", name) for name in "abc"]
 
 
-def test_lost_is_said_only_when_all_were_asked() -> None:
+def test_unrecoverable_is_said_only_when_all_were_asked() -> None:
     """A replica that is away may have it."""
-    assert decide(has(A, ONE, None), has(B, None, None), has(C, ONE, None)) == [("lost", None)]
-    assert ("away", None) in decide(has(A, ONE, None), has(B, None, None), away(C))
-    assert "lost" not in {what for what, _ in decide(has(A, ONE, None), has(B, None, None), away(C))}
+    assert decide(has(A, ONE, None), has(B, None, None), has(C, ONE, None)) == [("unrecoverable", None)]
+    assert ("unreachable", None) in decide(has(A, ONE, None), has(B, None, None), unreachable(C))
+    assert "unrecoverable" not in {
+        what for what, _ in decide(has(A, ONE, None), has(B, None, None), unreachable(C))
+    }
 
 
-def test_a_replica_that_is_away_is_named_and_the_others_mended() -> None:
+def test_an_unreachable_replica_is_named_and_the_others_repaired() -> None:
     """It is never missing."""
-    assert decide(has(A, ONE), has(B, None, None), away(C)) == [("refill", "b"), ("away", "c")]
+    assert decide(has(A, ONE), has(B, None, None), unreachable(C)) == [("refill", "b"), ("unreachable", "c")]
 
 
 def test_a_conflict_is_left() -> None:
@@ -113,54 +115,54 @@ def test_a_conflict_is_left() -> None:
     assert decide(has(A, ONE), has(B, manifest(1, "x")), has(C, None, None)) == [("conflict", None)]
 
 
-class TestAnnouncements:
+class TestWriteIntents:
     """Replacements that were begun."""
 
     def test_data_in_place_is_finished_first(self) -> None:
         """Whatever else is wrong comes after it."""
         found = [has(A, ONE), has(B, ONE), has(C, None, None)]
-        evidence: dict[str, Any] = {"announced": {"a": Announcement(TWO, 0)}, "contents": {"a": digest("2")}}
+        evidence: dict[str, Any] = {"intents": {"a": WriteIntent(TWO, 0)}, "contents": {"a": digest("2")}}
         assert decide(*found, **evidence) == [("finish", "a")]
 
     def test_two_different_ones_are_a_conflict(self) -> None:
         """Both got as far as their data."""
         found = [has(A, ONE), has(B, ONE), has(C, ONE)]
-        announced = {"a": Announcement(TWO, 0), "b": Announcement(manifest(2, "x"), 0)}
-        assert decide(*found, announced=announced, contents={"a": digest("2"), "b": digest("x")}) == [
+        intents = {"a": WriteIntent(TWO, 0), "b": WriteIntent(manifest(2, "x"), 0)}
+        assert decide(*found, intents=intents, contents={"a": digest("2"), "b": digest("x")}) == [
             ("conflict", None)
         ]
 
     def test_one_without_its_data_waits_until_it_is_old(self) -> None:
         """A writer may be at work."""
         found = [has(A, ONE), has(B, ONE), has(C, ONE)]
-        assert decide(*found, announced={"a": Announcement(TWO, SAFE_AGE - 1)}) == []
-        assert decide(*found, announced={"a": Announcement(TWO, SAFE_AGE + 1)}) == [("clear announcement", "a")]
-        assert decide(*found, announced={"a": Announcement(None, SAFE_AGE + 1)}) == [("clear announcement", "a")]
+        assert decide(*found, intents={"a": WriteIntent(TWO, SAFE_AGE - 1)}) == []
+        assert decide(*found, intents={"a": WriteIntent(TWO, SAFE_AGE + 1)}) == [("clear intent", "a")]
+        assert decide(*found, intents={"a": WriteIntent(None, SAFE_AGE + 1)}) == [("clear intent", "a")]
 
     def test_one_that_is_done_goes_at_once(self) -> None:
         """The manifest says the same."""
-        assert decide(has(A, TWO), has(B, TWO), has(C, TWO), announced={"b": Announcement(TWO, 0)}) == [
-            ("clear announcement", "b")
+        assert decide(has(A, TWO), has(B, TWO), has(C, TWO), intents={"b": WriteIntent(TWO, 0)}) == [
+            ("clear intent", "b")
         ]
 
     def test_a_copy_that_somebody_is_replacing_is_not_refilled(self) -> None:
         """Until that is old."""
         found = [has(A, ONE), has(B, ONE), has(C, manifest(0, "0"))]
-        assert decide(*found, announced={"c": Announcement(TWO, 0)}) == [("busy", "c")]
-        assert ("refill", "c") in decide(*found, announced={"c": Announcement(TWO, SAFE_AGE + 1)})
+        assert decide(*found, intents={"c": WriteIntent(TWO, 0)}) == [("busy", "c")]
+        assert ("refill", "c") in decide(*found, intents={"c": WriteIntent(TWO, SAFE_AGE + 1)})
 
     def test_our_own_unfinished_refill_goes_on(self) -> None:
         """It announced the newest version, not a newer one."""
         found = [has(A, TWO), has(B, TWO), has(C, ONE)]
-        assert decide(*found, announced={"c": Announcement(TWO, 0)}) == [("refill", "c")]
-        announced: dict[str, Any] = {"announced": {"c": Announcement(TWO, 0)}, "contents": {"c": digest("2")}}
-        assert decide(*found, **announced) == [("finish", "c")]
+        assert decide(*found, intents={"c": WriteIntent(TWO, 0)}) == [("refill", "c")]
+        evidence: dict[str, Any] = {"intents": {"c": WriteIntent(TWO, 0)}, "contents": {"c": digest("2")}}
+        assert decide(*found, **evidence) == [("finish", "c")]
 
     def test_an_upload_after_a_delete_is_finished_not_deleted(self) -> None:
         """It came after the delete, by its generation."""
-        found = [has(A, STONE), has(B, STONE, None), has(C, STONE, None)]
-        announced = {"a": Announcement(manifest(3, "3"), 0)}
-        evidence: dict[str, Any] = {"announced": announced, "contents": {"a": digest("3")}}
+        found = [has(A, TOMBSTONE), has(B, TOMBSTONE, None), has(C, TOMBSTONE, None)]
+        announced = {"a": WriteIntent(manifest(3, "3"), 0)}
+        evidence: dict[str, Any] = {"intents": announced, "contents": {"a": digest("3")}}
         assert decide(*found, **evidence) == [("finish", "a")]
 
 
@@ -169,21 +171,28 @@ class TestDeletes:
 
     def test_what_slept_through_it_is_deleted(self) -> None:
         """Data with a record of its own, and manifests without data."""
-        assert decide(has(A, STONE, None), has(B, ONE), has(C, TWO, None)) == [("delete", "b"), ("delete", "c")]
-        assert decide(has(A, STONE, None), has(B, STONE), has(C, None, None)) == [("delete", "b")]
+        assert decide(has(A, TOMBSTONE, None), has(B, ONE), has(C, TWO, None)) == [
+            ("delete", "b"),
+            ("delete", "c"),
+        ]
+        assert decide(has(A, TOMBSTONE, None), has(B, TOMBSTONE), has(C, None, None)) == [("delete", "b")]
 
     def test_data_without_a_record_is_left(self) -> None:
         """It may be another version, just coming."""
-        assert decide(has(A, STONE, None), has(B, None), has(C, STONE, None)) == [("no manifest", "b")]
+        assert decide(has(A, TOMBSTONE, None), has(B, None), has(C, TOMBSTONE, None)) == [("no manifest", "b")]
 
     def test_tombstones_are_forgotten_when_all_have_confirmed(self) -> None:
         """Not before."""
-        assert decide(has(A, STONE, None), has(B, None, None), has(C, STONE, None)) == [("forget delete", None)]
-        assert decide(has(A, STONE, None), has(B, None, None), away(C)) == [("away", "c")]
+        assert decide(has(A, TOMBSTONE, None), has(B, None, None), has(C, TOMBSTONE, None)) == [
+            ("forget delete", None)
+        ]
+        assert decide(has(A, TOMBSTONE, None), has(B, None, None), unreachable(C)) == [("unreachable", "c")]
 
     def test_a_newer_version_outdoes_a_tombstone(self) -> None:
         """It was stored again."""
-        assert decide(has(A, manifest(3, "3")), has(B, STONE, None), has(C, manifest(3, "3"))) == [("refill", "b")]
+        assert decide(has(A, manifest(3, "3")), has(B, TOMBSTONE, None), has(C, manifest(3, "3"))) == [
+            ("refill", "b")
+        ]
 
 
 class TestAdopt:
@@ -204,7 +213,9 @@ class TestAdopt:
         found = [has(A, None), has(B, None)]
         different = {"a": digest("1"), "b": digest("2")}
         assert decide(*found, has(C, None, None), adopt=True, contents=different) == [("conflict", None)]
-        assert decide(*found, has(C, None, None), adopt=True, contents={"a": digest("1")}) == [("away", None)]
-        assert decide(*found, away(C), adopt=True, contents={"a": digest("1"), "b": digest("1")}) == [
-            ("away", None)
+        assert decide(*found, has(C, None, None), adopt=True, contents={"a": digest("1")}) == [
+            ("unreachable", None)
+        ]
+        assert decide(*found, unreachable(C), adopt=True, contents={"a": digest("1"), "b": digest("1")}) == [
+            ("unreachable", None)
         ]

@@ -1,4 +1,4 @@
-"""Storing one object everywhere: every size, from files and streams, byte for byte and provable."""
+"""Storing one object on every replica: every size, from files and streams, byte for byte and provable."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 
 from fsbackup.errors import SourceError
 from fsbackup.replication.storage import ReplicatedStorage
-from tests.replication.eyes import BucketEye, proves
-from tests.replication.world import MIB, PART, World, content
+from tests.replication.raw_replicas import RawBucket, proves
+from tests.replication.rig import MIB, PART, ReplicaRig, content
 
 SIZES = [0, 1, PART, PART + 1, 2 * PART + 12_345]
 KEY = "backups/full/db.sql.gz"
@@ -41,48 +41,48 @@ def pipe(data: bytes) -> Iterator[BinaryIO]:
         thread.join()
 
 
-def assert_stored(world: World, key: str, data: bytes, generation: int, replaces: str | None = None) -> None:
+def assert_stored(rig: ReplicaRig, key: str, data: bytes, generation: int, replaces: str | None = None) -> None:
     """Check every replica by hand: the bytes, and each field of the manifest that follows from them."""
-    for name, eye in world.eyes.items():
-        assert eye.get(key) == data, name
-        record = eye.manifest(key)
+    for name, raw in rig.raw_replicas.items():
+        assert raw.get(key) == data, name
+        record = raw.manifest(key)
         assert record is not None, name
         assert proves(record, data), name
         assert (record["kind"], record["key"], record["generation"]) == ("manifest", key, generation)
         assert record["replaces"] == replaces
         assert record["block_size"] == MIB
-        if isinstance(eye, BucketEye):
-            assert record["etag"] == eye.etag(key), name
+        if isinstance(raw, RawBucket):
+            assert record["etag"] == raw.etag(key), name
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_file_is_stored_whole_and_provable_on_every_replica(each_world: World, size: int) -> None:
+def test_a_file_is_stored_whole_and_provable_on_every_replica(each_rig: ReplicaRig, size: int) -> None:
     """A file of any size has the same bytes and a right manifest everywhere, and nothing else is left."""
-    data, path = content(size), each_world.file(content(size))
+    data, path = content(size), each_rig.file(content(size))
     path.chmod(0o640)
     os.utime(path, ns=(10**18, 1_700_000_000_000_000_000))
-    report = each_world.store().replicate(path, KEY)
+    report = each_rig.store().replicate(path, KEY)
     assert report.status == "complete", report.as_dict()
     assert {name: result.bytes_sent for name, result in report.replicas.items()} == dict.fromkeys(
-        each_world.eyes, size
+        each_rig.raw_replicas, size
     )
-    assert_stored(each_world, KEY, data, 1)
-    each_world.clean(KEY)
-    record = each_world.eyes["local"].manifest(KEY)
+    assert_stored(each_rig, KEY, data, 1)
+    each_rig.clean(KEY)
+    record = each_rig.raw_replicas["local"].manifest(KEY)
     assert record is not None
     assert record["source"]["mode"] == 0o640
     assert record["source"]["mtime"] == 1_700_000_000.0
 
 
 @pytest.mark.parametrize("size", [0, PART, 2 * PART + 12_345])
-def test_a_stream_is_stored_like_a_file(each_world: World, size: int) -> None:
+def test_a_stream_is_stored_like_a_file(each_rig: ReplicaRig, size: int) -> None:
     """What comes out of a pipe, of a length nobody knows, is stored whole and provable everywhere."""
     data = content(size)
     with pipe(data) as stream:
-        report = each_world.store().replicate(stream, KEY, allow_empty=True)
+        report = each_rig.store().replicate(stream, KEY, allow_empty=True)
     assert report.status == "complete", report.as_dict()
-    assert_stored(each_world, KEY, data, 1)
-    each_world.clean(KEY)
+    assert_stored(each_rig, KEY, data, 1)
+    each_rig.clean(KEY)
 
 
 @contextmanager
@@ -97,40 +97,40 @@ def fifo(path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("overwrite", [False, True], ids=["create", "overwrite"])
 @pytest.mark.parametrize("kind", ["pipe", "memory", "fifo"])
-def test_an_empty_stream_is_refused(world: World, kind: str, overwrite: bool) -> None:
-    """A command that failed before its first byte leaves an empty stream: nothing is sent, nothing replaced."""
-    store = world.store()
+def test_an_empty_stream_is_refused(rig: ReplicaRig, kind: str, overwrite: bool) -> None:
+    """A command that failed before its first byte gives an empty stream: nothing is sent, nothing replaced."""
+    store = rig.store()
     if overwrite:
-        store.replicate(world.file(b"the last good dump"), KEY)
-    before = {name: eye.everything() for name, eye in world.eyes.items()}
-    for proxy in world.proxies.values():
+        store.replicate(rig.file(b"the last good dump"), KEY)
+    before = {name: raw.everything() for name, raw in rig.raw_replicas.items()}
+    for proxy in rig.proxies.values():
         proxy.forget()
     sources: dict[str, AbstractContextManager[Any]] = {
         "pipe": pipe(b""),
         "memory": nullcontext(io.BytesIO()),
-        "fifo": fifo(world.tmp / "fifo"),
+        "fifo": fifo(rig.tmp / "fifo"),
     }
-    with sources[kind] as source, pytest.raises(SourceError, match=r"without a single byte.*--allow-empty"):
+    with sources[kind] as source, pytest.raises(SourceError, match=r"empty stream.*--allow-empty"):
         store.replicate(source, KEY, overwrite=overwrite)
-    assert {name: eye.everything() for name, eye in world.eyes.items()} == before
-    for proxy in world.proxies.values():
+    assert {name: raw.everything() for name, raw in rig.raw_replicas.items()} == before
+    for proxy in rig.proxies.values():
         assert {each.method for each in proxy.requests} <= {"GET", "HEAD"}
 
 
-def test_an_empty_stream_in_a_batch_is_an_outcome(world: World) -> None:
-    """The rest are stored, and so is it where that is asked for."""
-    store = world.store(names=("local",))
+def test_an_empty_stream_in_a_batch_is_an_outcome(rig: ReplicaRig) -> None:
+    """The other items are stored; with `allow_empty` the empty one is, too."""
+    store = rig.store(names=("local",))
     items = [(io.BytesIO(), "batch/empty"), (io.BytesIO(b"x"), "batch/full")]
     outcomes = {outcome.item.key: outcome for outcome in store.replicate_many(items)}
     assert isinstance(outcomes["batch/empty"].error, SourceError)
     assert outcomes["batch/full"]
-    assert world.eyes["local"].get("batch/empty") is None
+    assert rig.raw_replicas["local"].get("batch/empty") is None
     assert all(store.replicate_many([(io.BytesIO(), "batch/empty")], allow_empty=True))
-    assert world.eyes["local"].provable("batch/empty") == b""
+    assert rig.raw_replicas["local"].provable("batch/empty") == b""
 
 
-def test_a_stream_that_is_not_ready_is_not_at_its_end(each_world: World) -> None:
-    """A non-blocking pipe says "nothing yet" between its bytes; taking that for the end would lose the rest."""
+def test_a_stream_that_is_not_ready_is_not_at_its_end(each_rig: ReplicaRig) -> None:
+    """A non-blocking pipe returns None between its bytes; taken for the end, that would lose the rest."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     asked = threading.Event()
@@ -152,75 +152,75 @@ def test_a_stream_that_is_not_ready_is_not_at_its_end(each_world: World) -> None
     thread.start()
     with Slow(reading, "rb") as stream:
         try:
-            report = each_world.store().replicate(stream, KEY)
+            report = each_rig.store().replicate(stream, KEY)
         except OSError:
             thread.join()
-            assert all(eye.get(KEY) is None for eye in each_world.eyes.values())
+            assert all(raw.get(KEY) is None for raw in each_rig.raw_replicas.values())
         else:
             thread.join()
             assert report.status == "complete"
-            assert_stored(each_world, KEY, b"first half, second half", 1)
+            assert_stored(each_rig, KEY, b"first half, second half", 1)
 
 
 @pytest.mark.parametrize("size", [0, PART + 1])
-def test_the_same_again_sends_nothing(world: World, size: int) -> None:
+def test_the_same_again_sends_nothing(rig: ReplicaRig, size: int) -> None:
     """A second run with the same content is success and reports `already`, with not one PUT or POST."""
-    path = world.file(content(size))
-    world.store().replicate(path, KEY)
-    for proxy in world.proxies.values():
+    path = rig.file(content(size))
+    rig.store().replicate(path, KEY)
+    for proxy in rig.proxies.values():
         proxy.forget()
-    report = world.store().replicate(path, KEY)
+    report = rig.store().replicate(path, KEY)
     assert report.status == "complete"
     assert report.already
     assert sum(result.bytes_sent for result in report.replicas.values()) == 0
-    for proxy in world.proxies.values():
+    for proxy in rig.proxies.values():
         assert {each.method for each in proxy.requests} <= {"GET", "HEAD"}
-    assert_stored(world, KEY, content(size), 1)
+    assert_stored(rig, KEY, content(size), 1)
 
 
-def test_the_strict_providers_see_no_write_when_the_same_comes_again(each_world: World) -> None:
+def test_the_strict_providers_see_no_write_when_the_same_comes_again(each_rig: ReplicaRig) -> None:
     """A stream of the same content again is read to its end, and changes nothing anywhere."""
     data = content(PART + 77)
     with pipe(data) as stream:
-        each_world.store().replicate(stream, KEY)
-    before = {name: eye.manifest(KEY) for name, eye in each_world.eyes.items()}
+        each_rig.store().replicate(stream, KEY)
+    before = {name: raw.manifest(KEY) for name, raw in each_rig.raw_replicas.items()}
     with pipe(data) as stream:
-        report = each_world.store().replicate(stream, KEY)
+        report = each_rig.store().replicate(stream, KEY)
     assert report.already, report.as_dict()
-    assert {name: eye.manifest(KEY) for name, eye in each_world.eyes.items()} == before
+    assert {name: raw.manifest(KEY) for name, raw in each_rig.raw_replicas.items()} == before
 
 
 @pytest.mark.parametrize("size", [1000, 999, PART + 1])
-def test_other_content_is_a_conflict_and_changes_nothing(world: World, size: int) -> None:
+def test_other_content_is_a_conflict_and_changes_nothing(rig: ReplicaRig, size: int) -> None:
     """Create-only: other bytes under an existing key, also of the same size, are refused by every replica."""
-    store = world.store()
-    store.replicate(world.file(content(1000)), KEY)
-    report = store.replicate(world.file(content(size, seed=1)), KEY)
+    store = rig.store()
+    store.replicate(rig.file(content(1000)), KEY)
+    report = store.replicate(rig.file(content(size, seed=1)), KEY)
     assert report.status == "failed"
     assert {result.error_type for result in report.replicas.values()} == {"ConflictError"}
-    assert_stored(world, KEY, content(1000), 1)
-    world.clean(KEY)
+    assert_stored(rig, KEY, content(1000), 1)
+    rig.clean(KEY)
     with pipe(content(size, seed=1)) as stream:
         report = store.replicate(stream, KEY)
     assert {result.error_type for result in report.replicas.values()} == {"ConflictError"}
-    assert_stored(world, KEY, content(1000), 1)
-    world.clean(KEY)
+    assert_stored(rig, KEY, content(1000), 1)
+    rig.clean(KEY)
 
 
 @pytest.mark.parametrize("size", [1000, PART + 5])
-def test_a_replacement_is_the_next_generation(each_world: World, size: int) -> None:
+def test_a_replacement_is_the_next_generation(each_rig: ReplicaRig, size: int) -> None:
     """`overwrite` replaces everywhere, counts the generation up and names what it replaced."""
-    store: ReplicatedStorage = each_world.store()
-    old = store.replicate(each_world.file(content(1000)), KEY)
-    report = store.replicate(each_world.file(content(size, seed=1)), KEY, overwrite=True)
+    store: ReplicatedStorage = each_rig.store()
+    old = store.replicate(each_rig.file(content(1000)), KEY)
+    report = store.replicate(each_rig.file(content(size, seed=1)), KEY, overwrite=True)
     assert report.status == "complete", report.as_dict()
     assert report.generation == 2
-    assert_stored(each_world, KEY, content(size, seed=1), 2, replaces=old.sha256)
-    each_world.clean(KEY)
+    assert_stored(each_rig, KEY, content(size, seed=1), 2, replaces=old.sha256)
+    each_rig.clean(KEY)
 
 
-def test_the_source_is_read_once(world: World) -> None:
-    """However many replicas there are, each byte is asked of the source once, and a FIFO is opened once."""
+def test_the_source_is_read_once(rig: ReplicaRig) -> None:
+    """However many replicas there are, each byte of the source is read once, and a FIFO is opened once."""
     data = content(2 * PART + 999)
 
     class Counted(io.BytesIO):
@@ -235,26 +235,26 @@ def test_the_source_is_read_once(world: World) -> None:
             raise AssertionError("a stream was rewound")
 
     stream = Counted(data)
-    assert world.store().replicate(stream, KEY).status == "complete"
+    assert rig.store().replicate(stream, KEY).status == "complete"
     assert stream.given == len(data)
-    path = world.tmp / "fifo"
+    path = rig.tmp / "fifo"
     os.mkfifo(path)
     thread = threading.Thread(target=lambda: path.write_bytes(data))
     thread.start()
-    assert world.store().replicate(path, "from/fifo").status == "complete"
+    assert rig.store().replicate(path, "from/fifo").status == "complete"
     thread.join()
-    assert_stored(world, "from/fifo", data, 1)
+    assert_stored(rig, "from/fifo", data, 1)
 
 
-def test_a_file_is_read_once(world: World) -> None:
+def test_a_file_is_read_once(rig: ReplicaRig) -> None:
     """The kernel's own count of the bytes read by this process grows by one file, not by one per replica."""
     size = 4 * PART
 
     def count() -> int:
         return int(Path("/proc/self/io").read_text().split()[1])
 
-    store = world.store(names=("local",))
-    path = world.file(content(size))
+    store = rig.store(names=("local",))
+    path = rig.file(content(size))
     before = count()
     assert store.replicate(path, KEY).status == "complete"
     assert size <= count() - before < 2 * size

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from fsbackup import ReplicatedStorage
-from fsbackup.backends.base import SingleBackend
-from tests.replication.world import World, connect, content
+from fsbackup.backends import SingleBackend
+from tests.replication.rig import ReplicaRig, connect, content
 from tests.servers.endpoint import S3Endpoint, new_credentials
 from tests.servers.faults import Refuse
 
@@ -63,54 +63,54 @@ def told(error: BaseException) -> str:
     return f"{lines}{error!r}{vars(error)}{pickle.dumps(error)!r}"
 
 
-def dumped(dump: Callable[..., Any], *things: Any) -> str:
+def dumped(dump: Callable[..., Any], *objects_planned: Any) -> str:
     """Return what a dump says, or how it refuses."""
     try:
-        return repr(dump(*things))
+        return repr(dump(*objects_planned))
     except (TypeError, AttributeError, pickle.PicklingError) as error:
         return told(error)
 
 
-def test_success_shows_no_secret(world: World, shown: Callable[[], str]) -> None:
+def test_success_shows_no_secret(rig: ReplicaRig, shown: Callable[[], str]) -> None:
     """Store, list, ask, read and delete: nothing logged, reported, printed or stored has a secret in it."""
-    store = world.store()
-    report = store.replicate(world.file(content(3000)), KEY)
+    store = rig.store()
+    report = store.replicate(rig.file(content(3000)), KEY)
     seen = [repr(report), str(report.as_dict()), repr(store), repr(pickle.dumps(report))]
     for name in ("r2", "b2"):
         backend = store.backends[name]
-        seen += [repr(backend), str(backend), backend.location, repr(backend.objects), repr(backend.fs)]
+        seen += [repr(backend), str(backend), backend.location, repr(backend.store), repr(backend.fs)]
         seen += [str(backend.fs.storage_options), dumped(backend.fs.to_json), dumped(pickle.dumps, backend.fs)]
-        manifest = world.eyes[name].get(f".fsbackup/manifests/{KEY}")
+        manifest = rig.raw_replicas[name].get(f".fsbackup/manifests/{KEY}")
         assert manifest is not None
         seen.append(manifest.decode())
     seen += [repr(list(store.ls())), repr(store.status()), repr(store.stat(KEY))]
-    seen += [repr(store.restore(KEY, world.tmp / "back")), repr(store.remove(KEY)), shown()]
-    assert_hidden("\n".join(seen), *world.endpoints.values())
+    seen += [repr(store.restore(KEY, rig.tmp / "back")), repr(store.remove(KEY)), shown()]
+    assert_hidden("\n".join(seen), *rig.endpoints.values())
 
 
 @pytest.mark.parametrize("role", ["r2", "b2"])
 @pytest.mark.parametrize("wrong", ["secret", "both"])
 def test_a_server_that_refuses_the_keys_shows_none(
-    world: World, shown: Callable[[], str], role: str, wrong: str
+    rig: ReplicaRig, shown: Callable[[], str], role: str, wrong: str
 ) -> None:
     """Keys that SeaweedFS does not accept: 403 answers name the access key, and our errors must not."""
     key_id, secret = new_credentials()
-    sea = world.endpoints["b2"]
+    sea = rig.endpoints["b2"]
     bad = (
         replace(sea, secret_access_key=secret)
         if wrong == "secret"
         else replace(sea, access_key_id=key_id, secret_access_key=secret)
     )
-    backend = connect(role, bad, world.prefix, errors="raise", name="bad")
-    assert_hidden(_every_failure(backend, world.file(b"x"), world.tmp / "back") + shown(), bad, sea)
+    backend = connect(role, bad, rig.prefix, errors="raise", name="bad")
+    assert_hidden(_every_failure(backend, rig.file(b"x"), rig.tmp / "back") + shown(), bad, sea)
 
 
-def test_a_server_that_is_away_shows_no_secret(world: World, shown: Callable[[], str]) -> None:
+def test_a_server_that_is_away_shows_no_secret(rig: ReplicaRig, shown: Callable[[], str]) -> None:
     """Refused connections end in errors, logs and reports without a secret."""
-    world.proxies["r2"].add(Refuse())
-    backend = world.backend("r2", errors="raise", timeout=0.5)
-    text = _every_failure(backend, world.file(b"x"), world.tmp / "back") + shown()
-    assert_hidden(text, world.endpoints["r2"])
+    rig.proxies["r2"].add(Refuse())
+    backend = rig.backend("r2", errors="raise", timeout=0.5)
+    text = _every_failure(backend, rig.file(b"x"), rig.tmp / "back") + shown()
+    assert_hidden(text, rig.endpoints["r2"])
 
 
 def _every_failure(backend: SingleBackend, source: Path, target: Path) -> str:
@@ -137,32 +137,32 @@ def _every_failure(backend: SingleBackend, source: Path, target: Path) -> str:
 
 
 @pytest.mark.parametrize("name", ["local", "r2", "b2"])
-def test_a_backend_cannot_be_pickled_or_copied(world: World, name: str) -> None:
+def test_a_backend_cannot_be_pickled_or_copied(rig: ReplicaRig, name: str) -> None:
     """A backend holds credentials and connections: pickling it, or a set of it, is refused with a reason."""
-    backend = world.backend(name)
-    for thing in (backend, ReplicatedStorage([backend])):
+    backend = rig.backend(name)
+    for planned in (backend, ReplicatedStorage([backend])):
         for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(TypeError, match="cannot be pickled"):
-                attempt(thing)
+                attempt(planned)
 
 
 @pytest.fixture
-def configured(world: World) -> ReplicatedStorage:
+def configured(rig: ReplicaRig) -> ReplicatedStorage:
     """Return a set from a configuration file with secrets in it, which holds one object."""
-    end = world.endpoints["b2"]
-    path = world.tmp / "fsbackup.yaml"
+    end = rig.endpoints["b2"]
+    path = rig.tmp / "fsbackup.yaml"
     path.write_text(
         CONFIG.format(
-            base=world.base,
+            base=rig.base,
             bucket=end.bucket,
             url=end.endpoint_url,
             id=end.access_key_id,
             secret=end.secret_access_key,
-            prefix=world.prefix,
+            prefix=rig.prefix,
         )
     )
     store = ReplicatedStorage.from_config(path, "pair", errors="raise")
-    assert store.replicate(world.file(content(3000)), KEY).status == "complete"
+    assert store.replicate(rig.file(content(3000)), KEY).status == "complete"
     return store
 
 
@@ -177,15 +177,15 @@ def _in_child(store: ReplicatedStorage, source: Path, target: Path) -> None:
         os._exit(1)
 
 
-def test_a_configured_set_crosses_into_a_spawned_process(configured: ReplicatedStorage, world: World) -> None:
+def test_a_configured_set_crosses_into_a_spawned_process(configured: ReplicatedStorage, rig: ReplicaRig) -> None:
     """Its pickle is path and name, without a secret; the other process opens it and works."""
     data = pickle.dumps(configured)
-    assert_hidden(repr(data), world.endpoints["b2"])
+    assert_hidden(repr(data), rig.endpoints["b2"])
     again = pickle.loads(data)
     assert (again.name, again.errors, list(again.backends)) == ("pair", "raise", ["local", "r2"])
     context = multiprocessing.get_context("spawn")
-    target = world.tmp / "back"
-    child = context.Process(target=_in_child, args=(configured, world.file(b"of the child"), target))
+    target = rig.tmp / "back"
+    child = context.Process(target=_in_child, args=(configured, rig.file(b"of the child"), target))
     child.start()
     child.join(60)
     assert child.exitcode == 0
@@ -194,15 +194,15 @@ def test_a_configured_set_crosses_into_a_spawned_process(configured: ReplicatedS
 
 
 def test_a_set_works_in_a_forked_process_and_still_in_its_parent(
-    configured: ReplicatedStorage, world: World
+    configured: ReplicatedStorage, rig: ReplicaRig
 ) -> None:
     """`os.fork` after use: the child has a loop of its own, and neither side's connections disturb the other."""
-    source, target = world.file(b"of the child"), world.tmp / "back"
+    source, target = rig.file(b"of the child"), rig.tmp / "back"
     child = os.fork()
     if child == 0:
         _in_child(configured, source, target)
         os._exit(0)
-    configured.restore(KEY, world.tmp / "meanwhile")
+    configured.restore(KEY, rig.tmp / "meanwhile")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert target.read_bytes() == content(3000)
     assert configured.replicate(source, "from/parent").status == "complete"

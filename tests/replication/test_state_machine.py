@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.errors import NoHealthyReplicaError, ObjectNotFoundError
-from tests.replication.eyes import DiskEye
-from tests.replication.world import content
+from tests.replication.raw_replicas import RawDisk
+from tests.replication.rig import content
 
 NAMES = ("a", "b", "c")
 MIN_COPIES = 2
@@ -40,9 +40,9 @@ class Replicas(RuleBasedStateMachine):
     def teardown(self) -> None:
         shutil.rmtree(self.tmp)
 
-    def eye(self, name: str) -> DiskEye:
+    def raw(self, name: str) -> RawDisk:
         """Look at a replica's directory, wherever it is now."""
-        return DiskEye(self.tmp / (f"{name}.away" if name == self.away else name))
+        return RawDisk(self.tmp / (f"{name}.away" if name == self.away else name))
 
     def source(self, data: bytes) -> Path:
         path = self.tmp / "source"
@@ -71,7 +71,7 @@ class Replicas(RuleBasedStateMachine):
 
     @rule(key=KEYS, data=CONTENTS, stream=st.booleans())
     def create(self, key: str, data: bytes, stream: bool) -> None:
-        report = self.store.replicate(io.BytesIO(data) if stream else self.source(data), key)
+        report = self.store.replicate(io.BytesIO(data) if stream else self.source(data), key, allow_empty=True)
         if self.model.get(key, data) == data:
             assert report.status == ("degraded" if self.away else "complete"), report.as_dict()
             self.model[key] = data
@@ -119,17 +119,17 @@ class Replicas(RuleBasedStateMachine):
         """Every object is proven in at least two places, and no replica anywhere has what nothing proves."""
         for key, data in self.model.items():
             stored = key.replace("%", "%25")
-            copies = [self.eye(name).get(stored) for name in NAMES if self.proven(name, stored) == data]
+            copies = [self.raw(name).get(stored) for name in NAMES if self.proven(name, stored) == data]
             assert len(copies) >= MIN_COPIES, (key, self.away)
 
     def proven(self, name: str, stored: str) -> bytes | None:
-        return self.eye(name).provable(stored)
+        return self.raw(name).provable(stored)
 
     @invariant()
     def nothing_unfinished_stays(self) -> None:
         """No temp file and no announcement outlives its operation."""
         for name in NAMES:
-            left = [each for each in self.eye(name).names() if each.endswith("-tmp") or "/pending/" in each]
+            left = [each for each in self.raw(name).names() if each.endswith("-tmp") or "/pending/" in each]
             assert left == [], name
 
     @invariant()
@@ -139,7 +139,20 @@ class Replicas(RuleBasedStateMachine):
 
 
 # Derandomized: every run does the same, and a failure prints the steps that lead to it.
-Replicas.TestCase.settings = settings(
+LONG = settings(
     max_examples=25, stateful_step_count=25, deadline=None, derandomize=True, database=None, print_blob=True
 )
-TestReplicas = Replicas.TestCase
+SHORT = settings(LONG, max_examples=10)
+
+
+class TestReplicas(Replicas.TestCase):  # type: ignore[misc, valid-type]
+    """Some sequences."""
+
+    settings = SHORT
+
+
+@pytest.mark.matrix
+class TestReplicasLonger(Replicas.TestCase):  # type: ignore[misc, valid-type]
+    """More sequences."""
+
+    settings = LONG

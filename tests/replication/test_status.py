@@ -1,4 +1,4 @@
-"""`status` and `ls`: what listings tell, what is asked about, and what stays cheap however much there is."""
+"""`status` and `ls`: what listings suffice for, which keys are queried, and what each costs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from datetime import timedelta
 import pytest
 
 from fsbackup import LocalStorage, ReplicatedStorage
-from fsbackup.objects import ObjectStat
-from fsbackup.replication.compare import told
-from fsbackup.replication.holdings import SetStatus
-from fsbackup.replication.walk import Listed, Seen
-from tests.replication.eyes import manifest_name
-from tests.replication.world import World
+from fsbackup.replication.classify import classify_listed
+from fsbackup.replication.status import SetStatus
+from fsbackup.replication.walk import KeyEntry, ReplicaEntry
+from fsbackup.stores.base import ObjectStat
+from tests.replication.raw_replicas import manifest_name
+from tests.replication.rig import ReplicaRig
 from tests.servers.faults import Refuse
 
 NAMES = ("local", "r2", "b2")
@@ -22,21 +22,21 @@ KEYS = ("backups/full/a", "backups/full/b", "backups/tenants/one/a", "wal/1", "t
 
 
 @pytest.fixture
-def stored(world: World) -> World:
+def stored(rig: ReplicaRig) -> ReplicaRig:
     """Return a world with five objects of ten bytes everywhere, its record of requests empty."""
-    path = world.file(b"0123456789")
-    assert all(world.store().replicate_many([(path, key) for key in KEYS]))
-    for proxy in world.proxies.values():
+    path = rig.file(b"0123456789")
+    assert all(rig.store().replicate_many([(path, key) for key in KEYS]))
+    for proxy in rig.proxies.values():
         proxy.forget()
-    return world
+    return rig
 
 
 def states(status: SetStatus) -> dict[str, dict[str, str]]:
     """Return the incomplete objects' states."""
-    return {entry.key: dict(entry.replicas) for entry in status.incomplete}
+    return {entry.key: dict(entry.states) for entry in status.incomplete}
 
 
-def test_a_sound_set_costs_two_listings(stored: World) -> None:
+def test_a_sound_set_costs_two_listings(stored: ReplicaRig) -> None:
     """Objects and manifests, and nothing is asked; all of it is counted by backend."""
     status = stored.store().status()
     assert (status.status, status.objects, status.complete, status.deleted) == ("complete", 5, 5, 0)
@@ -46,7 +46,7 @@ def test_a_sound_set_costs_two_listings(stored: World) -> None:
         assert [record.operation for record in proxy.requests] == ["list", "list"], name
 
 
-def test_groups(stored: World) -> None:
+def test_groups(stored: ReplicaRig) -> None:
     """By the segments below the prefix: objects, bytes of one copy each, and the newest."""
     store = stored.store()
     groups = {group.prefix: (group.objects, group.bytes) for group in store.status().groups}
@@ -65,7 +65,7 @@ def test_groups(stored: World) -> None:
     assert abs(newest.modified - time.time()) < 120
 
 
-def test_a_backup_that_stopped_is_a_failure(stored: World) -> None:
+def test_a_backup_that_stopped_is_a_failure(stored: ReplicaRig) -> None:
     """The newest object of any group older than asked, or nothing at all; the source's own age does not count."""
     store, day = stored.store(), timedelta(hours=26)
     old = stored.file(b"x")
@@ -82,7 +82,7 @@ def test_a_backup_that_stopped_is_a_failure(stored: World) -> None:
     assert store.status("nothing").status == "complete"
 
 
-def test_a_copy_that_was_put_there_today_does_not_make_a_backup_younger(stored: World) -> None:
+def test_a_copy_that_was_put_there_today_does_not_make_a_backup_younger(stored: ReplicaRig) -> None:
     """The replica that has had it longest says when it was stored, not the one that was mended last."""
     os.utime(stored.base / manifest_name("wal/1"), (1000, 1000))
     newest = stored.store().status("wal").newest
@@ -90,10 +90,10 @@ def test_a_copy_that_was_put_there_today_does_not_make_a_backup_younger(stored: 
     assert newest.modified == 1000
 
 
-def test_what_looks_wrong_is_asked_about_and_nothing_else(stored: World) -> None:
-    """A size, a lost copy, a slept-through delete: three objects asked about, each replica twice."""
-    stored.eyes["r2"].put("wal/1", b"short")
-    stored.eyes["b2"].drop("top")
+def test_keys_that_look_wrong_are_queried_and_no_others(stored: ReplicaRig) -> None:
+    """Another size, a lost copy, a missed delete: three objects are queried, each replica twice."""
+    stored.raw_replicas["r2"].put("wal/1", b"short")
+    stored.raw_replicas["b2"].drop("top")
     stored.proxies["b2"].add(Refuse())
     stored.store(timeout=2).remove("backups/full/a")
     stored.proxies["b2"].clear()
@@ -120,7 +120,7 @@ def _key_of(name: str) -> str:
     return below.removeprefix(".fsbackup/manifests/").removeprefix(".fsbackup/pending/")
 
 
-def test_a_new_replica_is_missing_everything_for_no_request(stored: World) -> None:
+def test_a_new_replica_is_missing_everything_for_no_request(stored: ReplicaRig) -> None:
     """What has neither data nor manifest on a replica that lists well is missing there; nobody is asked."""
     disk = LocalStorage(stored.tmp / "new", name="new")
     store = ReplicatedStorage([*(stored.backend(name) for name in NAMES), disk], min_copies=2)
@@ -131,35 +131,35 @@ def test_a_new_replica_is_missing_everything_for_no_request(stored: World) -> No
         assert [record.operation for record in proxy.requests] == ["list", "list"]
 
 
-def test_manifests_that_are_gone_or_broken(stored: World) -> None:
-    """Data that nothing proves, and a manifest that was cut off, are not complete."""
-    stored.eyes["r2"].drop(manifest_name("top"))
-    stored.eyes["local"].put(manifest_name("wal/1"), b"{")
-    stored.eyes["b2"].put("foreign", b"of others")
+def test_manifests_that_are_gone_or_broken(stored: ReplicaRig) -> None:
+    """Data without a manifest anywhere has no proven copy; a manifest that was cut off is damaged."""
+    stored.raw_replicas["r2"].drop(manifest_name("top"))
+    stored.raw_replicas["local"].put(manifest_name("wal/1"), b"{")
+    stored.raw_replicas["b2"].put("foreign", b"of others")
     status = stored.store(min_copies=1).status()
     assert states(status) == {
         "foreign": {"local": "missing", "r2": "missing", "b2": "no manifest"},
         "top": {"local": "present", "r2": "no manifest", "b2": "present"},
         "wal/1": {"local": "damaged", "r2": "present", "b2": "present"},
     }
-    assert status.status == "degraded"
+    assert (status.status, status.under_replicated) == ("failed", 1)
 
 
-def test_a_service_that_slept_through_a_replacement_of_the_same_size(stored: World) -> None:
+def test_a_service_that_missed_a_replacement_of_the_same_size(stored: ReplicaRig) -> None:
     """Two services that make ETags of the content disagree in their listings, and are asked."""
     stored.proxies["b2"].add(Refuse())
-    away = stored.store(min_copies=2, timeout=2)
-    assert away.replicate(stored.file(b"9876543210"), "top", overwrite=True)
+    without_b2 = stored.store(min_copies=2, timeout=2)
+    assert without_b2.replicate(stored.file(b"9876543210"), "top", overwrite=True)
     stored.proxies["b2"].clear()
     status = stored.store(min_copies=2).status()
     assert states(status) == {"top": {"local": "present", "r2": "present", "b2": "stale"}}
 
 
-def test_what_retention_let_go_is_expired_not_missing(stored: World) -> None:
-    """Whether a backend's own retention let a key go is asked with its age; it is then complete without it."""
+def test_what_retention_deleted_is_expired_not_missing(stored: ReplicaRig) -> None:
+    """`expired` is called with the object's age; the object is then complete without that copy."""
     for key in ("wal/1", "top"):
-        stored.eyes["local"].drop(key)
-        stored.eyes["local"].drop(manifest_name(key))
+        stored.raw_replicas["local"].drop(key)
+        stored.raw_replicas["local"].drop(manifest_name(key))
     asked: list[tuple[str, str, float]] = []
 
     def expired(backend: str, key: str, when: float | None) -> bool:
@@ -171,36 +171,36 @@ def test_what_retention_let_go_is_expired_not_missing(stored: World) -> None:
     status = store.status(expired=expired)
     assert states(status) == {"top": {"local": "missing", "r2": "present", "b2": "present"}}
     assert dict(status.backends["local"].states) == {"present": 3, "expired": 1, "missing": 1}
-    assert (status.complete, status.short) == (4, 1)
+    assert (status.complete, status.under_replicated) == (4, 1)
     assert {(backend, key) for backend, key, _ in asked} == {("local", "top"), ("local", "wal/1")}
     report = store.verify(expired=expired)
     assert [(each.key, each.backend, each.state) for each in report.problems] == [("top", "local", "missing")]
-    assert (report.complete, report.short) == (4, 1)
+    assert (report.complete, report.under_replicated) == (4, 1)
     # Whether any age would let it go is asked too, before its manifest is looked at.
     assert all(when == 1 or abs(when - time.time()) < 120 for _, _, when in asked)
 
 
-def test_ls_tells_a_deleted_object_from_one_that_is_there(stored: World) -> None:
+def test_ls_tells_a_deleted_object_from_one_that_is_there(stored: ReplicaRig) -> None:
     """It costs nothing while all replicas list the same; a copy that slept through a delete is called that."""
     entries = list(stored.store().ls())
     assert [entry.key for entry in entries] == sorted(KEYS)
-    assert all(entry.copies == 3 and not entry.deleted for entry in entries)
+    assert all(entry.copies == 3 and not entry.is_deleted for entry in entries)
     for proxy in stored.proxies.values():
         assert [record.operation for record in proxy.requests] == ["list"]
     stored.proxies["b2"].add(Refuse())
     stored.store(timeout=2).remove("backups/full/b")
     stored.proxies["b2"].clear()
-    stored.eyes["r2"].drop("wal/1")
-    stored.eyes["r2"].drop(manifest_name("wal/1"))
+    stored.raw_replicas["r2"].drop("wal/1")
+    stored.raw_replicas["r2"].drop(manifest_name("wal/1"))
     found = {entry.key: entry for entry in stored.store().ls()}
-    assert found["backups/full/b"].deleted
-    assert dict(found["backups/full/b"].replicas) == {
+    assert found["backups/full/b"].is_deleted
+    assert dict(found["backups/full/b"].states) == {
         "local": "missing",
         "r2": "missing",
         "b2": "deleted elsewhere",
     }
-    assert dict(found["wal/1"].replicas) == {"local": "present", "r2": "missing", "b2": "present"}
-    assert not found["wal/1"].deleted
+    assert dict(found["wal/1"].states) == {"local": "present", "r2": "missing", "b2": "present"}
+    assert not found["wal/1"].is_deleted
     assert [key for key, entry in found.items() if entry.copies == 3] == ["backups/full/a", *sorted(KEYS)[2:4]]
 
 
@@ -216,14 +216,15 @@ def test_ls_tells_a_deleted_object_from_one_that_is_there(stored: World) -> None
         (None, "00000000000000000000000000000000", False),
     ],
 )
-def test_only_etags_made_alike_are_compared(world: World, one: str | None, other: str, asked: bool) -> None:
+def test_only_etags_made_alike_are_compared(rig: ReplicaRig, one: str | None, other: str, asked: bool) -> None:
     """Stores that document their ETags, for objects stored in one request or in as many parts."""
-    place = world.backend("r2").objects.capabilities
+    r2, b2, disk = (rig.backend(name).store for name in ("r2", "b2", "local"))
     etags = {"a": one, "b": other}
-    listed = {name: Listed(ObjectStat("k", 1, etag=etag), ObjectStat("m", 500)) for name, etag in etags.items()}
-    assert (told(Seen("k", listed), {"a": place, "b": place}) is None) is asked
-    b2 = world.backend("b2").objects.capabilities
+    entry = KeyEntry(
+        "k",
+        {name: ReplicaEntry(ObjectStat("k", 1, etag=etag), ObjectStat("m", 500)) for name, etag in etags.items()},
+    )
+    assert (classify_listed(entry, {"a": r2, "b": r2}, 1) is None) is asked
     in_parts = "-" in other
-    assert (told(Seen("k", listed), {"a": place, "b": b2}) is None) is (asked and not in_parts)
-    disk = world.backend("local").objects.capabilities
-    assert told(Seen("k", listed), {"a": place, "b": disk}) is not None
+    assert (classify_listed(entry, {"a": r2, "b": b2}, 1) is None) is (asked and not in_parts)
+    assert classify_listed(entry, {"a": r2, "b": disk}, 1) is not None

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fsbackup import LocalStorage, ReplicatedStorage
-from tests.replication.eyes import manifest_name
-from tests.replication.world import World
+from tests.replication.raw_replicas import manifest_name
+from tests.replication.rig import ReplicaRig
 from tests.servers.faults import FaultProxy
 
 MANY, FEW = 100_000, 10_000
@@ -66,13 +66,13 @@ def lists(proxy: FaultProxy) -> int:
     return proxy.count("list")
 
 
-def test_a_hundred_thousand_objects(world: World, disk: Path) -> None:
+def test_a_hundred_thousand_objects(rig: ReplicaRig, disk: Path) -> None:
     """A disk that has all, and a service that has none of them yet.
 
     What the service lacks costs it no request; memory does not grow with the number of objects.
     """
-    proxy = world.proxies["r2"]
-    store = ReplicatedStorage([LocalStorage(disk), world.backend("r2")], min_copies=1, errors="raise")
+    proxy = rig.proxies["r2"]
+    store = ReplicatedStorage([LocalStorage(disk), rig.backend("r2")], min_copies=1, errors="raise")
     peaks = []
     for first, last in ((0, FEW), (FEW, MANY)):
         fill(disk, first, last)

@@ -1,4 +1,4 @@
-"""Restoring a tree: everything below a prefix, many at once, and only what is not there yet."""
+"""Restoring a tree: everything below a prefix, many objects at once, and only those not there yet."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from pathlib import Path
 import pytest
 
 from fsbackup.errors import NoHealthyReplicaError, ObjectNotFoundError
-from fsbackup.replication.fetch import Fetched
-from tests.replication.world import MIB, World, content
+from fsbackup.replication.tree import RestoredObject
+from tests.replication.rig import MIB, ReplicaRig, content
 from tests.servers.faults import Status
 
 SIZES = {"a.bin": 0, "b/c.bin": 1, "b/d/e.bin": 3 * MIB + 5, "b/f.bin": 9 * MIB, "-g h.bin": 70_000}
 
 
 @pytest.fixture
-def stored(world: World) -> World:
-    """Return a world with a tree below ``tree/``, and something that only begins like it."""
-    store = world.store()
-    items = [(world.file(content(size), f"s{at}"), f"tree/{key}") for at, (key, size) in enumerate(SIZES.items())]
+def stored(rig: ReplicaRig) -> ReplicaRig:
+    """Return a world with a tree below ``tree/``, and an object whose key only begins like it."""
+    store = rig.store()
+    items = [(rig.file(content(size), f"s{at}"), f"tree/{key}") for at, (key, size) in enumerate(SIZES.items())]
     for path, _ in items:
         os.utime(path, ns=(1, 1_500_000_000_987_654_321))
-    items.append((world.file(b"x", "other"), "tree0/other"))
+    items.append((rig.file(b"x", "other"), "tree0/other"))
     assert all(outcome.report and outcome.report.status == "complete" for outcome in store.replicate_many(items))
-    for proxy in world.proxies.values():
+    for proxy in rig.proxies.values():
         proxy.forget()
-    return world
+    return rig
 
 
 def found(directory: Path) -> dict[str, bytes]:
     return {str(each.relative_to(directory)): each.read_bytes() for each in directory.rglob("*") if each.is_file()}
 
 
-def test_a_tree_comes_back_whole(stored: World) -> None:
+def test_a_tree_comes_back_whole(stored: ReplicaRig) -> None:
     target = stored.tmp / "restored"
-    heard: list[Fetched] = []
-    report = stored.store().restore_tree("tree", target, hear=heard.append)
+    restored: list[RestoredObject] = []
+    report = stored.store().restore_tree("tree", target, on_object=restored.append)
     assert found(target) == {key: content(size) for key, size in SIZES.items()}
     assert (report.objects, report.bytes, report.already, report.failures) == (5, sum(SIZES.values()), 0, 0)
-    assert {each.key for each in heard} == {f"tree/{key}" for key in SIZES}
+    assert {each.key for each in restored} == {f"tree/{key}" for key in SIZES}
     assert round((target / "b/f.bin").stat().st_mtime, 3) == 1_500_000_000.988
     assert stored.store().restore_tree("tree/", stored.tmp / "again").objects == 5
 
 
-def test_what_is_there_and_proven_is_not_fetched_again(stored: World) -> None:
-    """One file is gone, one was changed without a change of size, one was cut: these three are read, no other."""
+def test_identical_files_are_not_read_again(stored: ReplicaRig) -> None:
+    """One file is missing, one has other bytes of the same size, one is truncated: only these three are read."""
     target, store = stored.tmp / "restored", stored.store(names=("r2",))
     store.restore_tree("tree", target)
     (target / "b/c.bin").unlink()
@@ -60,27 +60,27 @@ def test_what_is_there_and_proven_is_not_fetched_again(stored: World) -> None:
         assert stored.proxies["r2"].count("get", key=f"{stored.prefix}/tree/{key}") == 0
 
 
-def test_one_object_that_cannot_be_had_is_named_and_the_rest_come(stored: World) -> None:
-    for eye in stored.eyes.values():
-        eye.put("tree/b/f.bin", b"rotten")
+def test_one_object_that_cannot_be_read_is_reported_and_the_rest_restored(stored: ReplicaRig) -> None:
+    for raw in stored.raw_replicas.values():
+        raw.put("tree/b/f.bin", b"corrupt")
     target = stored.tmp / "restored"
     report = stored.store().restore_tree("tree", target)
     assert not report
     assert (report.objects, report.failures) == (4, 1)
     assert [each.key for each in report.failed] == ["tree/b/f.bin"]
-    assert "not the ones that were stored" in str(report.failed[0].error)
+    assert "do not match the manifest" in str(report.failed[0].error)
     assert set(found(target)) == set(SIZES) - {"b/f.bin"}
 
 
-def test_with_one_replica_away_the_tree_is_whole_and_says_so(stored: World) -> None:
+def test_with_one_replica_unreachable_the_tree_is_whole_and_the_report_names_it(stored: ReplicaRig) -> None:
     stored.proxies["r2"].add(Status(403, "AccessDenied"), on="any")
     report = stored.store(timeout=3).restore_tree("tree", stored.tmp / "restored")
     assert report.objects == 5
     assert set(report.unlisted) == {"r2"}
 
 
-def test_a_deleted_object_does_not_come_back(stored: World) -> None:
-    """A replica that slept through the delete still lists it."""
+def test_a_deleted_object_is_not_restored(stored: ReplicaRig) -> None:
+    """A replica that was unreachable during the delete still lists it."""
     stored.proxies["b2"].add(Status(503, "ServiceUnavailable"), on="any")
     assert not stored.store(timeout=1).remove("tree/b/c.bin")
     stored.proxies["b2"].clear()
@@ -89,21 +89,21 @@ def test_a_deleted_object_does_not_come_back(stored: World) -> None:
     assert (report.objects, report.failures) == (4, 0)
 
 
-def test_nothing_there_is_an_error_and_an_outage_is_another(stored: World) -> None:
+def test_an_empty_tree_and_an_outage_are_different_errors(stored: ReplicaRig) -> None:
     with pytest.raises(ObjectNotFoundError, match="nothing at or below"):
         stored.store().restore_tree("no/such/tree", stored.tmp / "restored")
     stored.proxies["r2"].add(Status(403, "AccessDenied"), on="any")
-    with pytest.raises(NoHealthyReplicaError, match="not all could be"):
+    with pytest.raises(NoHealthyReplicaError, match="not all could be listed"):
         stored.store(names=("local", "r2"), timeout=2).restore_tree("no/such/tree", stored.tmp / "restored")
 
 
-def test_a_single_key_becomes_one_file(stored: World) -> None:
+def test_a_single_key_becomes_one_file(stored: ReplicaRig) -> None:
     report = stored.store().restore_tree("tree/b/f.bin", stored.tmp / "restored")
     assert report.objects == 1
     assert found(stored.tmp / "restored") == {"f.bin": content(9 * MIB)}
 
 
-def test_a_target_that_cannot_be_written_loses_nothing(stored: World) -> None:
+def test_a_target_that_cannot_be_written_stays_as_it_was(stored: ReplicaRig) -> None:
     """A file stands where a directory is needed."""
     target = stored.tmp / "restored"
     target.mkdir()

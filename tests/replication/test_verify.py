@@ -1,4 +1,4 @@
-"""`verify`: whatever is wrong with a copy is found, named and told, and nothing is changed."""
+"""`verify`: whatever is wrong with a copy is found and reported, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 
 from fsbackup import ReplicatedStorage
 from fsbackup.errors import NoHealthyReplicaError
-from fsbackup.replication.problems import Problem
-from fsbackup.replication.verify import VerifyReport
-from tests.replication.eyes import Eye, manifest_name
-from tests.replication.world import MIB, World, content
+from fsbackup.replication.verify import CopyProblem, VerifyReport
+from tests.replication.raw_replicas import RawReplica, manifest_name
+from tests.replication.rig import MIB, ReplicaRig, content
 from tests.servers.faults import Corrupt, Refuse, Status
 
 NAMES = ("local", "r2", "b2")
@@ -30,62 +29,62 @@ def found(report: VerifyReport) -> set[tuple[str, str, str]]:
     return {(each.key, each.backend, each.state) for each in report.problems}
 
 
-def flip(eye: Eye, key: str) -> None:
-    eye.put(key, FLIPPED)
+def flip(raw: RawReplica, key: str) -> None:
+    raw.put(key, FLIPPED)
 
 
-def truncate(eye: Eye, key: str) -> None:
-    eye.put(key, DATA[:-1])
+def truncate(raw: RawReplica, key: str) -> None:
+    raw.put(key, DATA[:-1])
 
 
-def extend(eye: Eye, key: str) -> None:
-    eye.put(key, DATA + b"x")
+def extend(raw: RawReplica, key: str) -> None:
+    raw.put(key, DATA + b"x")
 
 
-def exchange(eye: Eye, key: str) -> None:
-    eye.put(key, OTHER)
+def exchange(raw: RawReplica, key: str) -> None:
+    raw.put(key, OTHER)
 
 
-def drop(eye: Eye, key: str) -> None:
-    eye.drop(key)
+def drop(raw: RawReplica, key: str) -> None:
+    raw.drop(key)
 
 
-def drop_manifest(eye: Eye, key: str) -> None:
-    eye.drop(manifest_name(key))
+def drop_manifest(raw: RawReplica, key: str) -> None:
+    raw.drop(manifest_name(key))
 
 
-def empty_manifest(eye: Eye, key: str) -> None:
-    eye.put(manifest_name(key), b"")
+def empty_manifest(raw: RawReplica, key: str) -> None:
+    raw.put(manifest_name(key), b"")
 
 
-def edit_manifest(eye: Eye, key: str) -> None:
-    raw = eye.get(manifest_name(key))
-    assert raw is not None
-    eye.put(manifest_name(key), raw.replace(b'"generation": 1', b'"generation": 9'))
+def edit_manifest(raw: RawReplica, key: str) -> None:
+    raw_bytes = raw.get(manifest_name(key))
+    assert raw_bytes is not None
+    raw.put(manifest_name(key), raw_bytes.replace(b'"generation": 1', b'"generation": 9'))
 
 
-def another_manifest(eye: Eye, key: str) -> None:
-    raw = eye.get(manifest_name("v/other"))
-    assert raw is not None
-    eye.put(manifest_name(key), raw)
+def another_manifest(raw: RawReplica, key: str) -> None:
+    raw_bytes = raw.get(manifest_name("v/other"))
+    assert raw_bytes is not None
+    raw.put(manifest_name(key), raw_bytes)
 
 
-def forge(eye: Eye, key: str, **fields: object) -> None:
-    record = eye.manifest(key)
+def forge(raw: RawReplica, key: str, **fields: object) -> None:
+    record = raw.manifest(key)
     assert record is not None
-    eye.set_manifest(key, {**record, **fields})
+    raw.set_manifest(key, {**record, **fields})
 
 
-def forge_size(eye: Eye, key: str) -> None:
-    forge(eye, key, size=len(DATA) + 1)
+def forge_size(raw: RawReplica, key: str) -> None:
+    forge(raw, key, size=len(DATA) + 1)
 
 
-def forge_blocks(eye: Eye, key: str) -> None:
-    forge(eye, key, blocks=["0" * 64] * 2)
+def forge_blocks(raw: RawReplica, key: str) -> None:
+    forge(raw, key, blocks=["0" * 64] * 2)
 
 
 #: What is done to one copy, and the states in which verify finds it: by default, and deep.
-DAMAGES: list[tuple[Callable[[Eye, str], None], str, str]] = [
+DAMAGES: list[tuple[Callable[[RawReplica, str], None], str, str]] = [
     (flip, "damaged", "damaged"),
     (truncate, "size differs", "size differs"),
     (extend, "size differs", "size differs"),
@@ -101,13 +100,13 @@ DAMAGES: list[tuple[Callable[[Eye, str], None], str, str]] = [
 
 
 @pytest.fixture
-def stored(each_world: World, request: pytest.FixtureRequest) -> Iterator[World]:
+def stored(each_rig: ReplicaRig, request: pytest.FixtureRequest) -> Iterator[ReplicaRig]:
     """Return a world with an object to be damaged in each way on each replica, and two that stay as they are."""
-    path, other = each_world.file(DATA), each_world.file(OTHER, "other.bin")
+    path, other = each_rig.file(DATA), each_rig.file(OTHER, "other.bin")
     items = [(path, _key(damage, name)) for damage, _, _ in DAMAGES for name in NAMES]
     with _patient(request):
-        assert all(each_world.store().replicate_many([*items, (other, "v/other"), (path, "v/whole")]))
-        yield each_world
+        assert all(each_rig.store().replicate_many([*items, (other, "v/other"), (path, "v/whole")]))
+        yield each_rig
 
 
 @contextmanager
@@ -121,11 +120,11 @@ def _patient(request: pytest.FixtureRequest) -> Iterator[None]:
         server.control.configure(write_interval=1, unavailable_every=7)
 
 
-def _key(damage: Callable[[Eye, str], None], name: str) -> str:
+def _key(damage: Callable[[RawReplica, str], None], name: str) -> str:
     return f"v/{damage.__name__}/{name}"
 
 
-def test_every_damage_is_found_where_it_is(stored: World) -> None:
+def test_every_damage_is_found_where_it_is(stored: ReplicaRig) -> None:
     """Eleven damages on each of three replicas: exactly these copies are named, by default and deep.
 
     Before them nothing is found, and deep reads every byte of every copy once.
@@ -139,7 +138,7 @@ def test_every_damage_is_found_where_it_is(stored: World) -> None:
     }
     for damage, _, _ in DAMAGES:
         for name in NAMES:
-            damage(stored.eyes[name], _key(damage, name))
+            damage(stored.raw_replicas[name], _key(damage, name))
     for deep, report in ((False, store.verify()), (True, store.verify(deep=True))):
         states = {damage: (cheap, thorough)[deep] for damage, cheap, thorough in DAMAGES}
         wanted = {(_key(d, n), n, state) for d, state in states.items() for n in NAMES if state != "present"}
@@ -151,81 +150,81 @@ def test_every_damage_is_found_where_it_is(stored: World) -> None:
     assert stored.store(min_copies=3).verify().status == "failed"
 
 
-def test_two_objects_exchanged(stored: World) -> None:
+def test_two_objects_exchanged(stored: ReplicaRig) -> None:
     """Their data, their manifests, and both at once, which is two objects under each other's name."""
     for name in NAMES:
-        eye = stored.eyes[name]
-        one, other = eye.get("v/whole"), eye.get("v/other")
+        raw = stored.raw_replicas[name]
+        one, other = raw.get("v/whole"), raw.get("v/other")
         assert one is not None
         assert other is not None
-        eye.put("v/whole", other)
-        eye.put("v/other", one)
+        raw.put("v/whole", other)
+        raw.put("v/other", one)
     for deep in (False, True):
         report = stored.store(min_copies=1).verify(deep=deep)
         assert found(report) == {(key, name, "damaged") for key in WHOLE for name in NAMES}
         assert report.status == "failed"
         assert all("no proven copy is left" in each.advice for each in report.problems)
     for name in NAMES:
-        eye = stored.eyes[name]
-        one, other = eye.get(manifest_name("v/whole")), eye.get(manifest_name("v/other"))
+        raw = stored.raw_replicas[name]
+        one, other = raw.get(manifest_name("v/whole")), raw.get(manifest_name("v/other"))
         assert one is not None
         assert other is not None
-        eye.put(manifest_name("v/whole"), other)
-        eye.put(manifest_name("v/other"), one)
+        raw.put(manifest_name("v/whole"), other)
+        raw.put(manifest_name("v/other"), one)
     report = stored.store(min_copies=1).verify(deep=True)
     assert found(report) == {(key, name, "damaged") for key in WHOLE for name in NAMES}
 
 
-def test_verify_changes_nothing(world: World) -> None:
+def test_verify_changes_nothing(rig: ReplicaRig) -> None:
     """Whatever it finds, deep or not: it only asks, lists and reads, and every byte stays as it was."""
-    store = world.store(min_copies=1)
-    path = world.file(DATA)
+    store = rig.store(min_copies=1)
+    path = rig.file(DATA)
     keys = [f"v/{damage.__name__}" for damage, _, _ in DAMAGES]
     assert all(store.replicate_many([(path, key) for key in ["v/other", *keys]]))
     for number, (damage, _, _) in enumerate(DAMAGES):
-        damage(world.eyes[NAMES[number % 3]], keys[number])
-    world.eyes["r2"].put("v/foreign", b"of others")
-    before = _everything(world)
-    for proxy in world.proxies.values():
+        damage(rig.raw_replicas[NAMES[number % 3]], keys[number])
+    rig.raw_replicas["r2"].put("v/foreign", b"of others")
+    before = _everything(rig)
+    for proxy in rig.proxies.values():
         proxy.forget()
     assert store.verify().found
     assert store.verify(deep=True).found
-    for proxy in world.proxies.values():
+    for proxy in rig.proxies.values():
         assert {record.operation for record in proxy.requests} <= {"list", "get", "head", "head_bucket"}
-    assert _everything(world) == before
+    assert _everything(rig) == before
 
 
-def _everything(world: World) -> dict[str, dict[str, bytes | None]]:
-    return {name: {each: eye.get(each) for each in eye.names()} for name, eye in world.eyes.items()}
+def _everything(rig: ReplicaRig) -> dict[str, dict[str, bytes | None]]:
+    return {name: {each: raw.get(each) for each in raw.names()} for name, raw in rig.raw_replicas.items()}
 
 
-def test_requests_of_a_sound_set(world: World) -> None:
+def test_requests_of_a_sound_set(rig: ReplicaRig) -> None:
     """By default a listing each of objects and records, and per object one GET and one HEAD from each replica."""
-    path = world.file(b"x" * 10)
-    store = world.store()
+    path = rig.file(b"x" * 10)
+    store = rig.store()
     assert all(store.replicate_many([(path, f"v/{n}") for n in range(20)]))
-    for proxy in world.proxies.values():
+    for proxy in rig.proxies.values():
         proxy.forget()
     assert store.verify().status == "complete"
-    for name, proxy in world.proxies.items():
+    for name, proxy in rig.proxies.items():
         counted = [proxy.count(operation) for operation in ("list", "get", "head")]
         assert counted == [2, 20, 20], name
         assert len(proxy.requests) == 42
 
 
-def test_rot_that_leaves_no_trace_is_found_by_reading(world: World) -> None:
+def test_rot_that_leaves_no_trace_is_found_by_reading(rig: ReplicaRig) -> None:
     """A disk that flips a byte in place, a service that answers with other bytes: which blocks, and how many."""
     data = content(2 * MIB + 1000)
-    assert world.store().replicate(world.file(data), "v/one")
-    path = world.base / "v/one"
+    assert rig.store().replicate(rig.file(data), "v/one")
+    path = rig.base / "v/one"
     before = path.stat()
     rotten = bytearray(data)
     rotten[MIB + 5] ^= 1
     rotten[2 * MIB + 7] ^= 1
     path.write_bytes(rotten)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    world.proxies["r2"].add(Corrupt(at=3), on="get", key=f"{world.prefix}/v/one")
-    store = world.store(min_copies=1)
+    rig.proxies["r2"].add(Corrupt(at=3), on="get", key=f"{rig.prefix}/v/one")
+    store = rig.store(min_copies=1)
     assert store.verify().status == "complete"
     report = store.verify(deep=True)
     assert found(report) == {("v/one", "local", "damaged"), ("v/one", "r2", "damaged")}
@@ -234,136 +233,136 @@ def test_rot_that_leaves_no_trace_is_found_by_reading(world: World) -> None:
     assert details["r2"] == f"1 of 3 blocks rotten, the first is block 0 (bytes 0 to {MIB})"
 
 
-def _store_one(world: World, key: str = "v/one") -> Path:
-    path = world.file(DATA)
-    assert world.store().replicate(path, key)
+def _store_one(rig: ReplicaRig, key: str = "v/one") -> Path:
+    path = rig.file(DATA)
+    assert rig.store().replicate(path, key)
     return path
 
 
-def test_a_copy_that_was_only_touched(world: World) -> None:
+def test_a_copy_that_was_only_touched(rig: ReplicaRig) -> None:
     """By default it is doubted; deep proves every byte of it and has nothing against it."""
-    _store_one(world)
-    os.utime(world.base / "v/one", (1, 1))
-    store = world.store(min_copies=2)
+    _store_one(rig)
+    os.utime(rig.base / "v/one", (1, 1))
+    store = rig.store(min_copies=2)
     assert found(store.verify()) == {("v/one", "local", "damaged")}
     assert store.verify(deep=True).status == "complete"
 
 
-def test_copies_without_a_believable_manifest_are_read_deep(world: World) -> None:
+def test_copies_without_a_believable_manifest_are_read_deep(rig: ReplicaRig) -> None:
     """Their bytes are compared with the newest manifest, and the detail says whether they are right."""
-    _store_one(world)
-    world.eyes["local"].drop(manifest_name("v/one"))
-    world.eyes["r2"].drop(manifest_name("v/one"))
-    world.eyes["r2"].put("v/one", FLIPPED)
-    details = {each.backend: each.detail for each in world.store(min_copies=1).verify(deep=True).problems}
+    _store_one(rig)
+    rig.raw_replicas["local"].drop(manifest_name("v/one"))
+    rig.raw_replicas["r2"].drop(manifest_name("v/one"))
+    rig.raw_replicas["r2"].put("v/one", FLIPPED)
+    details = {each.backend: each.detail for each in rig.store(min_copies=1).verify(deep=True).problems}
     assert details["local"].endswith("its data is the newest version")
     assert details["r2"].endswith("its data is not the newest version either")
 
 
-def test_what_a_replica_slept_through(world: World) -> None:
+def test_what_a_replica_missed(rig: ReplicaRig) -> None:
     """A replacement of the same size leaves it stale, a delete leaves it with an object deleted elsewhere."""
-    path = _store_one(world)
-    _store_one(world, "v/gone")
-    world.proxies["b2"].add(Refuse())
-    away = world.store(min_copies=2, timeout=2)
+    path = _store_one(rig)
+    _store_one(rig, "v/gone")
+    rig.proxies["b2"].add(Refuse())
+    without_b2 = rig.store(min_copies=2, timeout=2)
     path.write_bytes(OTHER)
-    assert away.replicate(path, "v/one", overwrite=True).status == "degraded"
-    away.remove("v/gone")
-    report = away.verify()
+    assert without_b2.replicate(path, "v/one", overwrite=True).status == "degraded"
+    without_b2.remove("v/gone")
+    report = without_b2.verify()
     assert (report.status, report.found, report.objects) == ("degraded", 0, 1)
     assert "b2" in str(report.backends["b2"].error)
     assert dict(report.backends["b2"].states) == {"unknown": 2}
-    world.proxies["b2"].clear()
+    rig.proxies["b2"].clear()
     for deep in (False, True):
-        report = world.store(min_copies=2).verify(deep=deep)
+        report = rig.store(min_copies=2).verify(deep=deep)
         assert found(report) == {("v/one", "b2", "stale"), ("v/gone", "b2", "deleted elsewhere")}
         assert (report.status, report.objects) == ("degraded", 1)
         assert {each.key: each.detail for each in report.problems}["v/one"] == "generation 1, the newest is 2"
 
 
-def test_a_replica_that_is_down_is_unknown_not_missing(world: World) -> None:
-    """One away is degraded, and asked no more; all away is an error."""
-    path, objects = world.file(b"small"), 30
-    assert all(world.store().replicate_many([(path, f"v/{number}") for number in range(objects)]))
-    refuse = world.proxies["r2"].add(Refuse())
-    report = world.store(min_copies=2, timeout=2).verify(deep=True)
+def test_a_replica_that_is_down_is_unknown_not_missing(rig: ReplicaRig) -> None:
+    """One unreachable is degraded, and not queried any more; all unreachable is an error."""
+    path, objects = rig.file(b"small"), 30
+    assert all(rig.store().replicate_many([(path, f"v/{number}") for number in range(objects)]))
+    refuse = rig.proxies["r2"].add(Refuse())
+    report = rig.store(min_copies=2, timeout=2).verify(deep=True)
     assert (report.status, report.found, report.complete) == ("degraded", 0, 0)
     assert dict(report.backends["r2"].states) == {"unknown": objects}
     assert refuse.hits < objects  # what cannot be listed is not asked for each object
-    assert world.store(min_copies=3, timeout=2).verify().status == "degraded"
-    world.proxies["b2"].add(Refuse())
-    world.base.rename(world.tmp / "away")
-    world.base.write_bytes(b"in the way")
+    assert rig.store(min_copies=3, timeout=2).verify().status == "degraded"
+    rig.proxies["b2"].add(Refuse())
+    rig.base.rename(rig.tmp / "away")
+    rig.base.write_bytes(b"in the way")
     with pytest.raises(NoHealthyReplicaError):
-        world.store(timeout=2).verify()
+        rig.store(timeout=2).verify()
 
 
-def test_an_object_that_cannot_be_asked_about_is_unknown(world: World) -> None:
+def test_an_object_that_cannot_be_asked_about_is_unknown(rig: ReplicaRig) -> None:
     """Listed, but refused: that says nothing about the object."""
-    _store_one(world)
-    world.proxies["r2"].add(Status(403, "AccessDenied"), on="head", key="v/one")
-    report = world.store(min_copies=2).verify()
+    _store_one(rig)
+    rig.proxies["r2"].add(Status(403, "AccessDenied"), on="head", key="v/one")
+    report = rig.store(min_copies=2).verify()
     assert found(report) == {("v/one", "r2", "unknown")}
     assert report.status == "degraded"
     assert report.problems[0].detail.startswith("r2: ")
 
 
-def test_two_contents_under_one_generation(world: World) -> None:
+def test_two_contents_under_one_generation(rig: ReplicaRig) -> None:
     """A conflict, which repair must not decide; reading both settles nothing when both are whole."""
-    _store_one(world, "v/one")
-    assert world.store().replicate(world.file(OTHER), "v/other")
-    eye = world.eyes["b2"]
-    record = eye.manifest("v/other")
+    _store_one(rig, "v/one")
+    assert rig.store().replicate(rig.file(OTHER), "v/other")
+    raw = rig.raw_replicas["b2"]
+    record = raw.manifest("v/other")
     assert record is not None
-    eye.put("v/one", OTHER)
-    eye.set_manifest("v/one", {**record, "key": "v/one", "etag": eye.etag("v/one")})
+    raw.put("v/one", OTHER)
+    raw.set_manifest("v/one", {**record, "key": "v/one", "etag": raw.etag("v/one")})
     for deep in (False, True):
-        report = world.store(min_copies=1).verify("v/one", deep=deep)
+        report = rig.store(min_copies=1).verify("v/one", deep=deep)
         assert found(report) == {("v/one", name, "conflict") for name in NAMES}
         assert all("only a person" in each.advice for each in report.problems)
         assert report.status == "failed"
 
 
-def test_orphans(world: World) -> None:
+def test_orphans(rig: ReplicaRig) -> None:
     """A manifest without data anywhere is lost; data without a manifest anywhere is unproven."""
-    _store_one(world, "v/lost")
-    for eye in world.eyes.values():
-        eye.drop("v/lost")
-    world.eyes["r2"].put("v/foreign", b"of others")
-    report = world.store(min_copies=1).verify()
+    _store_one(rig, "v/lost")
+    for raw in rig.raw_replicas.values():
+        raw.drop("v/lost")
+    rig.raw_replicas["r2"].put("v/foreign", b"of others")
+    report = rig.store(min_copies=1).verify()
     assert found(report) == {
         *(("v/lost", name, "lost") for name in NAMES),
         ("v/foreign", "local", "missing"),
         ("v/foreign", "r2", "no manifest"),
         ("v/foreign", "b2", "missing"),
     }
-    assert (report.status, report.objects, report.short) == ("failed", 2, 2)
+    assert (report.status, report.objects, report.under_replicated) == ("failed", 2, 2)
     advice = {each.key: each.advice for each in report.problems}
     assert "back it up again" in advice["v/lost"]
     assert {each.advice for each in report.problems if each.key == "v/foreign"} == {advice["v/foreign"]}
     assert "`fsbackup repair --adopt`" in advice["v/foreign"]
 
 
-def test_findings_are_heard_and_reports_are_plain(world: World) -> None:
-    """Each problem is heard once; the report as JSON types has them too."""
-    _store_one(world)
-    world.eyes["r2"].drop("v/one")
-    heard: list[Problem] = []
-    report = world.store(min_copies=1).verify(hear=heard.append)
-    assert tuple(heard) == report.problems
+def test_problems_reach_the_callback_and_reports_are_plain(rig: ReplicaRig) -> None:
+    """`on_problem` gets each problem once; the report as JSON types has them too."""
+    _store_one(rig)
+    rig.raw_replicas["r2"].drop("v/one")
+    reported: list[CopyProblem] = []
+    report = rig.store(min_copies=1).verify(on_problem=reported.append)
+    assert tuple(reported) == report.problems
     plain = report.as_dict()
-    assert plain["problems"] == [heard[0].as_dict()]
+    assert plain["problems"] == [reported[0].as_dict()]
     assert (plain["status"], plain["found"], plain["backends"]["r2"]["states"]) == ("degraded", 1, {"missing": 1})
 
 
-def test_an_error_of_the_hearer_ends_it(world: World) -> None:
+def test_an_error_of_the_callback_ends_it(rig: ReplicaRig) -> None:
     """What the caller raises comes back to the caller."""
-    _store_one(world)
-    world.eyes["r2"].drop("v/one")
+    _store_one(rig)
+    rig.raw_replicas["r2"].drop("v/one")
 
-    def refuse(_: Problem) -> None:
+    def refuse(_: CopyProblem) -> None:
         raise BrokenPipeError
 
-    store: ReplicatedStorage = world.store()
+    store: ReplicatedStorage = rig.store()
     with pytest.raises(BrokenPipeError):
-        store.verify(hear=refuse)
+        store.verify(on_problem=refuse)

@@ -14,39 +14,39 @@ import pytest
 from fsbackup import ReplicatedStorage
 from fsbackup.loop import run
 from fsbackup.replication import sample
-from fsbackup.replication.examine import examine
+from fsbackup.replication.inspector import Inspector
 from fsbackup.replication.sample import Sample, parse_sample
-from tests.replication.eyes import pending_name, sealed
 from tests.replication.memory import MemoryStore, backend
-from tests.replication.world import MIB, World, content
+from tests.replication.raw_replicas import pending_name, sealed
+from tests.replication.rig import MIB, ReplicaRig, content
 from tests.servers.faults import Hold
 
 DATA, OTHER = content(2 * MIB + 7), content(2 * MIB + 7, seed=1)
 
 
 @pytest.mark.parametrize("name", ["r2", "b2"])
-def test_an_object_replaced_while_it_is_read_is_not_rotten(world: World, name: str) -> None:
-    """Its bytes are held up until they are another version's: it is examined again, and all is well."""
-    store = world.store()
-    assert store.replicate(world.file(DATA), "v/one")
-    hold = world.proxies[name].add(Hold(), on="get", key=f"{world.prefix}/v/one", times=1)
+def test_an_object_replaced_while_it_is_read_is_not_rotten(rig: ReplicaRig, name: str) -> None:
+    """Its bytes are held up until they are another version's: it is inspected again, and all is well."""
+    store = rig.store()
+    assert store.replicate(rig.file(DATA), "v/one")
+    hold = rig.proxies[name].add(Hold(), on="get", key=f"{rig.prefix}/v/one", times=1)
     with ThreadPoolExecutor(1) as pool:
-        verifying = pool.submit(world.store().verify, "v", deep=True)
+        verifying = pool.submit(rig.store().verify, "v", deep=True)
         hold.wait_reached()
-        assert store.replicate(world.file(OTHER), "v/one", overwrite=True).status == "complete"
+        assert store.replicate(rig.file(OTHER), "v/one", overwrite=True).status == "complete"
         hold.release()
         report = verifying.result(60)
     assert (report.status, report.complete, report.found) == ("complete", 1, 0)
     assert report.bytes_read > 3 * len(DATA)
 
 
-def test_an_object_deleted_while_it_is_read_is_not_lost(world: World) -> None:
+def test_an_object_deleted_while_it_is_read_is_not_lost(rig: ReplicaRig) -> None:
     """It is gone by the second look, and no object any more."""
-    store = world.store()
-    assert store.replicate(world.file(DATA), "v/one")
-    hold = world.proxies["r2"].add(Hold(), on="get", key=f"{world.prefix}/v/one", times=1)
+    store = rig.store()
+    assert store.replicate(rig.file(DATA), "v/one")
+    hold = rig.proxies["r2"].add(Hold(), on="get", key=f"{rig.prefix}/v/one", times=1)
     with ThreadPoolExecutor(1) as pool:
-        verifying = pool.submit(world.store().verify, "v", deep=True)
+        verifying = pool.submit(rig.store().verify, "v", deep=True)
         hold.wait_reached()
         assert store.remove("v/one").status == "complete"
         hold.release()
@@ -54,10 +54,10 @@ def test_an_object_deleted_while_it_is_read_is_not_lost(world: World) -> None:
     assert (report.status, report.objects, report.found) == ("complete", 0, 0)
 
 
-def test_verify_beside_a_busy_writer(world: World) -> None:
+def test_verify_beside_a_busy_writer(rig: ReplicaRig) -> None:
     """An object that is replaced all the time may be called unknown or stale for an instant, never damaged."""
-    store, stop = world.store(), threading.Event()
-    path = world.file(DATA)
+    store, stop = rig.store(), threading.Event()
+    path = rig.file(DATA)
     assert store.replicate(path, "v/busy")
 
     def write() -> None:
@@ -71,41 +71,41 @@ def test_verify_beside_a_busy_writer(world: World) -> None:
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(write)
         try:
-            reports = [world.store().verify(deep=deep) for deep in (True, False) * 3]
+            reports = [rig.store().verify(deep=deep) for deep in (True, False) * 3]
         finally:
             stop.set()
         writing.result(60)
     seen = {problem.state for report in reports for problem in report.problems}
     assert seen <= {"unknown", "stale"}
-    assert world.store().verify(deep=True).status == "complete"
+    assert rig.store().verify(deep=True).status == "complete"
 
 
-def test_a_replacement_that_was_left_unfinished(world: World) -> None:
-    """Data of the next version beside the manifest of this one, announced: told as what it is."""
-    store = world.store(min_copies=2)
-    assert store.replicate(world.file(DATA), "v/one")
-    eye = world.eyes["local"]
-    record = eye.manifest("v/one")
+def test_a_replacement_that_was_left_unfinished(rig: ReplicaRig) -> None:
+    """Data of the next version beside the manifest of this one, with its write intent: the detail says so."""
+    store = rig.store(min_copies=2)
+    assert store.replicate(rig.file(DATA), "v/one")
+    raw = rig.raw_replicas["local"]
+    record = raw.manifest("v/one")
     assert record is not None
-    eye.put("v/one", OTHER)
-    eye.put(pending_name("v/one"), json.dumps(sealed({**record, "generation": 2})).encode())
+    raw.put("v/one", OTHER)
+    raw.put(pending_name("v/one"), json.dumps(sealed({**record, "generation": 2})).encode())
     for deep in (False, True):
         [problem] = store.verify(deep=deep).problems
         assert (problem.backend, problem.state) == ("local", "damaged")
         assert problem.detail.endswith("its replacement (generation 2) was begun, not finished")
 
 
-def test_examine_is_what_verify_sees_of_one_object(world: World) -> None:
-    """Its states, its findings and details by backend, cheap or deep."""
-    store = world.store()
-    assert store.replicate(world.file(DATA), "v/one")
-    world.eyes["r2"].put("v/one", OTHER)
-    world.eyes["b2"].drop("v/one")
-    verdict = run(examine(store.replica_set, "v/one", deep=True))
-    assert dict(verdict.states) == {"local": "present", "r2": "damaged", "b2": "missing"}
-    assert "3 of 3 blocks rotten" in verdict.details["r2"]
-    assert verdict.findings["b2"].stat is None
-    assert (verdict.copies, verdict.deleted, verdict.bytes_read) == (1, False, 2 * len(DATA))
+def test_an_inspector_returns_what_verify_sees_of_one_object(rig: ReplicaRig) -> None:
+    """Each replica's state, metadata and detail."""
+    store = rig.store()
+    assert store.replicate(rig.file(DATA), "v/one")
+    rig.raw_replicas["r2"].put("v/one", OTHER)
+    rig.raw_replicas["b2"].drop("v/one")
+    status = run(Inspector(store.replica_set, deep=True).inspect("v/one"))
+    assert dict(status.states) == {"local": "present", "r2": "damaged", "b2": "missing"}
+    assert "3 of 3 blocks rotten" in status.replicas["r2"].detail
+    assert status.replicas["b2"].stat is None
+    assert (status.copies, status.is_deleted, status.bytes_read) == (1, False, 2 * len(DATA))
 
 
 def test_deep_keeps_to_the_memory_of_the_set() -> None:
@@ -131,19 +131,19 @@ def test_thirty_days_take_every_key_exactly_once() -> None:
     """Whatever the day it starts, and of about equal shares."""
     keys = [f"backups/{number}.gz" for number in range(3000)]
     for start in (0, 17, 738_000):
-        shares = [[key for key in keys if Sample(30, start + day).takes(key)] for day in range(30)]
+        shares = [[key for key in keys if Sample(30, start + day).includes(key)] for day in range(30)]
         assert sorted(key for share in shares for key in share) == sorted(keys)
         assert all(60 <= len(share) <= 140 for share in shares)
 
 
-def test_a_sample_examines_its_share_and_asks_about_nothing_else(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def test_a_sample_inspects_its_share_and_queries_nothing_else(
+    rig: ReplicaRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three days of a third each read every object once."""
     keys = [f"v/{number}" for number in range(12)]
-    store = world.store()
-    assert all(store.replicate_many([(world.file(b"data"), key) for key in keys]))
-    for proxy in world.proxies.values():
+    store = rig.store()
+    assert all(store.replicate_many([(rig.file(b"data"), key) for key in keys]))
+    for proxy in rig.proxies.values():
         proxy.forget()
     sizes = []
     for day in range(3):
@@ -153,8 +153,8 @@ def test_a_sample_examines_its_share_and_asks_about_nothing_else(
         sizes.append(report.objects)
     assert sum(sizes) == len(keys)
     assert max(sizes) < len(keys)
-    read = [record.key for record in world.proxies["r2"].requests if record.operation == "head"]
-    assert sorted(read) == sorted(f"{world.prefix}/{key}" for key in keys)
+    read = [record.key for record in rig.proxies["r2"].requests if record.operation == "head"]
+    assert sorted(read) == sorted(f"{rig.prefix}/{key}" for key in keys)
 
 
 @pytest.mark.parametrize("text", ["", "30", "1/0", "2/30", "1/-3", "1/30 ", "1/1000000000"])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from fsbackup import ReplicatedStorage
-from fsbackup.transfer.results import Report
-from tests.replication.eyes import manifest_name
+from fsbackup.engine.results import Report
+from fsbackup.stores.base import ObjectStore
 from tests.replication.memory import MemoryStore, backend
-from tests.replication.world import content
+from tests.replication.raw_replicas import manifest_name
+from tests.replication.rig import content
 
 KEY = "stream/dump"
 PART = 64 * 1024
@@ -24,7 +26,7 @@ MOST_ALIVE = SLOTS + 4
 class Upload(threading.Thread):
     """One `replicate` in a thread of its own, over stores in memory."""
 
-    def __init__(self, stores: list[MemoryStore], source: Any, **options: Any) -> None:
+    def __init__(self, stores: Sequence[ObjectStore], source: Any, **options: Any) -> None:
         super().__init__(daemon=True)
         own = {"part_size": PART, "memory": SLOTS * PART, "min_copies": 1, **options}
         self._set = ReplicatedStorage([backend(store) for store in stores], **own)

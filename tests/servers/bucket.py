@@ -97,7 +97,12 @@ def list_keys(endpoint: S3Endpoint, prefix: str = "") -> dict[str, int]:
 
 def list_uploads(endpoint: S3Endpoint, prefix: str = "") -> list[Upload]:
     """Return the unfinished multipart uploads."""
-    pages = _pages(endpoint, "list_multipart_uploads", prefix)
+    try:
+        pages = _pages(endpoint, "list_multipart_uploads", prefix)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "NoSuchUpload":  # rclone, as long as there was none in the bucket
+            return []
+        raise
     return [Upload(item["Key"], item["UploadId"]) for page in pages for item in page.get("Uploads", [])]
 
 

@@ -84,7 +84,7 @@ def test_many_files_need_many_keys(source: str) -> None:
         "(the source can be many files, and each needs its own key)"
     ]
     for field in ("{name}", "{relpath}"):
-        assert parse_config(one_job(source, f"a/{field}"), environ={}).jobs["j"].source.names_many
+        assert parse_config(one_job(source, f"a/{field}"), environ={}).jobs["j"].source.may_match_many
 
 
 @pytest.mark.parametrize(

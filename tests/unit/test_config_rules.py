@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsbackup.config import Config, InvalidConfigError, Problem, parse_config
+from fsbackup.config import Config, InvalidConfigError, Mistake, parse_config
 
 DURATION = "(a whole number and a unit: 90s, 15m, 26h, 30d, 2w, 1y)"
 
@@ -139,10 +139,10 @@ def test_any_values_make_a_config_or_a_config_error(data: dict[str, object]) -> 
     assert all(problem.line and "is not valid (" not in problem.message for problem in problems)
 
 
-def problems_of(text: str) -> tuple[Problem, ...]:
+def problems_of(text: str) -> tuple[Mistake, ...]:
     """Return the mistakes in `text`; none when it is right."""
     try:
         parse_config(text, environ={})
     except InvalidConfigError as error:
-        return error.problems or (Problem("", None, "", "an error without a mistake"),)
+        return error.problems or (Mistake("", None, "", "an error without a mistake"),)
     return ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from pydantic import BaseModel
 
 from fsbackup.config import BACKEND_TYPES, ENVIRONMENT, config_schema
@@ -20,14 +19,15 @@ def fields() -> Iterator[tuple[str, str, dict[str, Any], bool]]:
             yield model["title"], name, field, name in model.get("required", ())
 
 
-@pytest.mark.parametrize(("model", "name", "field", "required"), list(fields()))
-def test_every_setting_is_documented(model: str, name: str, field: dict[str, Any], required: bool) -> None:
+def test_every_setting_is_documented() -> None:
     """Each setting has a title, a description and examples, and its default unless it follows other settings."""
-    assert field["title"]
-    assert field["description"].endswith(".")
-    assert field["examples"]
-    from_elsewhere = name in ("min_copies", "read_order") or "Left out, it is $" in field["description"]
-    assert required or "default" in field or from_elsewhere, (model, name)
+    for model, name, field, required in fields():
+        where = f"{model}.{name}"
+        assert field["title"], where
+        assert field["description"].endswith("."), where
+        assert field["examples"], where
+        from_elsewhere = name in ("min_copies", "read_order") or "Left out, it is $" in field["description"]
+        assert required or "default" in field or from_elsewhere, where
 
 
 def test_the_schema_knows_what_can_be_left_out() -> None:

@@ -15,7 +15,7 @@ from fsbackup.config import (
     Config,
     FsspecConfig,
     InvalidConfigError,
-    Problem,
+    Mistake,
     config_schema,
     load_config,
     parse_config,
@@ -117,7 +117,7 @@ def test_no_error_holds_what_the_environment_filled_in() -> None:
 
 def test_the_error_itself_can_be_pickled() -> None:
     """The error crosses process borders with its problems."""
-    error = InvalidConfigError([Problem("c.yaml", 3, "jobs.a", "is wrong")])
+    error = InvalidConfigError([Mistake("c.yaml", 3, "jobs.a", "is wrong")])
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.problems) == ("c.yaml:3: jobs.a: is wrong", error.problems)
 

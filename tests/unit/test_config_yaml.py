@@ -115,8 +115,8 @@ def test_a_merge_of_something_else_is_an_error() -> None:
 )
 def test_a_bomb_is_refused(text: str) -> None:
     """Aliases of aliases, endless nesting and very long files end in an error at once."""
-    (found,) = read_document(text).findings
-    assert found.wrong.startswith("is too large or too deeply nested")
+    (found,) = read_document(text).violations
+    assert found.problem.startswith("is too large or too deeply nested")
 
 
 @pytest.mark.parametrize("tag", ["!!python/name:os.system", "!!binary", "!!set", "!own", "!!int"])

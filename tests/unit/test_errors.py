@@ -10,7 +10,7 @@ import pickle
 import pytest
 
 from fsbackup import errors
-from fsbackup.errors import BackendError, FsbackupError, from_os_error
+from fsbackup.errors import BackendError, FsbackupError, combined_hint, from_os_error, summary
 
 ALL = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, FsbackupError)]
 
@@ -36,24 +36,22 @@ PARENTS = {
 }
 
 
-@pytest.mark.parametrize("kind", ALL)
-def test_errors_are_the_built_in_ones_too(kind: type[FsbackupError]) -> None:
-    """Each error is what the tree says, and the exception that a Python programmer would catch."""
-    assert kind.__bases__ == PARENTS[kind.__name__]
+def test_errors_are_built_in_exceptions_too() -> None:
+    """Each error has the parents that the tree shows, among them the built-in one."""
+    assert {kind.__name__: kind.__bases__ for kind in ALL} == PARENTS
 
 
-@pytest.mark.parametrize("kind", ALL)
-def test_only_a_missing_object_or_source_is_file_not_found(kind: type[FsbackupError]) -> None:
-    """An outage is never taken for an absence."""
-    absent = kind.__name__ in ("ObjectNotFoundError", "SourceNotFoundError")
-    assert issubclass(kind, FileNotFoundError) is absent
+def test_only_a_missing_object_or_source_is_file_not_found() -> None:
+    """An outage is never reported as absence."""
+    absent = {kind.__name__ for kind in ALL if issubclass(kind, FileNotFoundError)}
+    assert absent == {"ObjectNotFoundError", "SourceNotFoundError"}
 
 
-@pytest.mark.parametrize("kind", ALL)
-def test_text_says_where_what_and_what_to_do(kind: type[FsbackupError]) -> None:
+def test_text_has_place_message_and_hint() -> None:
     """The text has backend, operation, key, message and hint."""
-    error = kind("it broke", backend="r2", operation="read", key="a/b", hint="mend it")
-    assert str(error) == "r2: read 'a/b': it broke - mend it"
+    for kind in ALL:
+        error = kind("it broke", backend="r2", operation="read", key="a/b", hint="repair it")
+        assert str(error) == "r2: read 'a/b': it broke - repair it", kind
 
 
 @pytest.mark.parametrize(
@@ -63,27 +61,27 @@ def test_text_says_where_what_and_what_to_do(kind: type[FsbackupError]) -> None:
         ({"backend": "r2"}, "r2: it broke"),
         ({"operation": "list"}, "list: it broke"),
         ({"key": "a"}, "'a': it broke"),
-        ({"hint": "mend it"}, "it broke - mend it"),
+        ({"hint": "repair it"}, "it broke - repair it"),
     ],
 )
 def test_text_leaves_out_what_is_unknown(fields: dict[str, str], text: str) -> None:
-    """What an error does not know leaves no trace in its text."""
+    """Attributes that are None do not appear in the text."""
     assert str(FsbackupError("it broke", **fields)) == text
 
 
-@pytest.mark.parametrize("kind", ALL)
-def test_errors_survive_pickling(kind: type[FsbackupError]) -> None:
-    """An error from a worker process arrives with all it had."""
-    error = kind("it broke", backend="r2", operation="read", key="a/b", hint="mend it")
-    again = pickle.loads(pickle.dumps(error))
-    assert type(again) is kind
+def test_errors_survive_pickling() -> None:
+    """An error from a worker process keeps all its attributes."""
     fields = ("message", "backend", "operation", "key", "hint", "args")
-    assert [getattr(again, name) for name in fields] == [getattr(error, name) for name in fields]
-    assert str(again) == str(error)
+    for kind in ALL:
+        error = kind("it broke", backend="r2", operation="read", key="a/b", hint="mend it")
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is kind
+        assert [getattr(again, name) for name in fields] == [getattr(error, name) for name in fields], kind
+        assert str(again) == str(error), kind
 
 
 def test_cause() -> None:
-    """The error underneath is at hand."""
+    """`cause` is the exception of the library or operating system."""
     underneath = OSError(errno.EIO, "bad sector")
     with pytest.raises(BackendError) as caught:
         raise BackendError("it broke") from underneath
@@ -110,3 +108,16 @@ def test_operating_system_errors(number: int, kind: type[BackendError]) -> None:
     error = from_os_error(OSError(number, os.strerror(number)), backend="local", operation="write", key="a/b")
     assert type(error) is kind
     assert (error.backend, error.operation, error.key) == ("local", "write", "a/b")
+
+
+def test_summary_and_combined_hint_have_each_text_once() -> None:
+    """Backends with one message share it; equal hints appear once."""
+    failures = {
+        "r2": FsbackupError("timeout", hint="check the line"),
+        "b2": FsbackupError("AccessDenied", hint="check the key"),
+        "s3": FsbackupError("timeout", hint="check the line"),
+    }
+    assert summary(failures) == "r2, s3: timeout; b2: AccessDenied"
+    assert combined_hint(failures, "then try again") == "check the line; check the key; then try again"
+    assert summary({}) == ""
+    assert combined_hint({}) is None

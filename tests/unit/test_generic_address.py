@@ -12,9 +12,10 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from fsbackup.backends.generic import GenericObjects, GenericStorage
+from fsbackup.backends import GenericStorage
 from fsbackup.errors import BackendError, ConfigError
 from fsbackup.loop import run
+from fsbackup.stores.generic.store import GenericStore
 
 SECRET = "hunter2-very-secret"
 
@@ -59,8 +60,8 @@ def leaky() -> None:
         ("local:///var/backups", "use type local"),
         ("simplecache::sftp://nas/x", "chain"),
         ("sftp://nas/x::memory://y", "chain"),
-        ("filecache://x", "stands before another"),
-        ("fsbackup://triple/x", "stands before another"),
+        ("filecache://x", "wraps another"),
+        ("fsbackup://triple/x", "wraps another"),
         ("nonsense://x", "no protocol 'nonsense'"),
         ("memory://a*b", "pattern characters"),
         ("memory://a/[1]", "pattern characters"),
@@ -88,7 +89,7 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch, protocol: str) -> None
 
 def test_options_that_do_not_fit() -> None:
     """An option that the filesystem does not know is a ConfigError, not a crash somewhere below."""
-    store = GenericObjects("ftp://nas/x", options={"nonsense": SECRET, "host": object()})
+    store = GenericStore("ftp://nas/x", options={"nonsense": SECRET, "host": object()})
     with pytest.raises(ConfigError, match="does not take these options"):
         run(store.stat("a"))
 
@@ -138,7 +139,7 @@ def test_secrets_are_shown_nowhere(url: str, options: dict[str, Any], caplog: py
     backend = GenericStorage(url, options=options, errors="raise")
     with pytest.raises(BackendError) as caught:
         backend.exists("a/b")
-    texts = [repr(backend), repr(backend.objects), str(vars(backend.objects)), backend.location, caplog.text]
+    texts = [repr(backend), repr(backend.store), str(vars(backend.store)), backend.location, caplog.text]
     texts += traceback.format_exception(caught.value)
     texts += [repr(vars(caught.value)), repr(caught.value.__cause__), repr(caught.value.__context__)]
     assert "cannot log in" in str(caught.value)
@@ -147,7 +148,7 @@ def test_secrets_are_shown_nowhere(url: str, options: dict[str, Any], caplog: py
 
 def test_harmless_options_stay_readable() -> None:
     """Host and user are what a person needs to read in an error."""
-    store = GenericObjects("leaky://host/x", options={"host": "nas", "username": "backup"})
+    store = GenericStore("leaky://host/x", options={"host": "nas", "username": "backup"})
     with pytest.raises(BackendError, match=r"nas.*backup"):
         run(store.stat("a"))
 
@@ -155,6 +156,6 @@ def test_harmless_options_stay_readable() -> None:
 def test_a_backend_with_options_is_not_pickled() -> None:
     """Pickling would copy the credentials, so it is refused."""
     backend = GenericStorage("leaky://host/x", options={"password": SECRET})
-    for each in (backend, backend.objects):
+    for each in (backend, backend.store):
         with pytest.raises(TypeError):
             pickle.dumps(each)

@@ -10,7 +10,6 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from fsbackup.backends.generic import GenericObjects
 from fsbackup.errors import (
     AccessDeniedError,
     BackendError,
@@ -23,8 +22,9 @@ from fsbackup.errors import (
     TransientError,
 )
 from fsbackup.loop import run
-from fsbackup.testing.driving import collect, noise, write
-from tests.contract.doors import memory_door
+from fsbackup.stores.generic.store import GenericStore
+from fsbackup.testing.driving import list_names, random_bytes, write
+from tests.contract.raw_access import memory_access
 
 
 class LyingFileSystem(MemoryFileSystem):  # type: ignore[misc]
@@ -46,13 +46,13 @@ def root() -> str:
 
 
 @pytest.fixture
-def liar(root: str) -> Callable[..., GenericObjects]:
+def liar(root: str) -> Callable[..., GenericStore]:
     """Return a function that makes a store over a filesystem with some methods replaced."""
 
-    def make(confirm: str = "checksum", **methods: Callable[..., Any]) -> GenericObjects:
+    def make(confirm: str = "checksum", **methods: Callable[..., Any]) -> GenericStore:
         kind = type("Liar", (LyingFileSystem,), dict(methods))
         fsspec.register_implementation("liar", kind, clobber=True)
-        return GenericObjects(f"liar://{root}", confirm=confirm)  # type: ignore[arg-type]
+        return GenericStore(f"liar://{root}", confirm=confirm)  # type: ignore[arg-type]
 
     return make
 
@@ -69,49 +69,49 @@ def _open_changed(change: Callable[[bytes], bytes]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_changed_bytes_are_found(liar: Callable[..., GenericObjects], root: str, parts: int) -> None:
+def test_changed_bytes_are_found(liar: Callable[..., GenericStore], root: str, parts: int) -> None:
     """A bit that turned on its way is an `IntegrityError`; the old object stays, and nothing beside it."""
-    memory_door(root).put("a", b"old")
+    memory_access(root).put("a", b"old")
     store = liar(_open=_open_changed(lambda data: bytes([data[0] ^ 1]) + data[1:]))
-    with pytest.raises(IntegrityError, match="not what was sent"):
-        run(write(store, "a", noise(parts * 1000), 1000))
-    assert (memory_door(root).names(), memory_door(root).get("a")) == ({"a"}, b"old")
+    with pytest.raises(IntegrityError, match="differ from the bytes sent"):
+        run(write(store, "a", random_bytes(parts * 1000), 1000))
+    assert (memory_access(root).names(), memory_access(root).get("a")) == ({"a"}, b"old")
 
 
 @pytest.mark.parametrize("confirm", ["checksum", "size"])
-def test_missing_bytes_are_found(liar: Callable[..., GenericObjects], root: str, confirm: str) -> None:
+def test_missing_bytes_are_found(liar: Callable[..., GenericStore], root: str, confirm: str) -> None:
     """Bytes that were swallowed are found by the size alone."""
     store = liar(confirm, _open=_open_changed(lambda data: data[:-1]))
-    with pytest.raises(IntegrityError, match="999 bytes were stored where 1000"):
-        run(write(store, "a", noise(1000), 1000))
-    assert memory_door(root).names() == set()
+    with pytest.raises(IntegrityError, match="999 bytes were stored instead of 1000"):
+        run(write(store, "a", random_bytes(1000), 1000))
+    assert memory_access(root).names() == set()
 
 
-def test_confirming_by_size_reads_nothing_back(liar: Callable[..., GenericObjects], root: str) -> None:
+def test_confirming_by_size_reads_nothing_back(liar: Callable[..., GenericStore], root: str) -> None:
     """With ``confirm="size"`` the content is the filesystem's to keep."""
 
     read_back = _raising(AssertionError("it was read back"))
-    run(write(liar("size", cat_file=read_back), "a", noise(1000), 1000))
-    assert memory_door(root).get("a") == noise(1000)
+    run(write(liar("size", cat_file=read_back), "a", random_bytes(1000), 1000))
+    assert memory_access(root).get("a") == random_bytes(1000)
 
 
-def test_a_planned_size_is_kept(liar: Callable[..., GenericObjects], root: str) -> None:
+def test_a_planned_size_is_kept(liar: Callable[..., GenericStore], root: str) -> None:
     """An object of another size than was planned is never published."""
-    with pytest.raises(IntegrityError, match="where 999 were to be"):
-        run(write(liar(), "a", noise(1000), 1000, size=999))
-    assert memory_door(root).names() == set()
+    with pytest.raises(IntegrityError, match="instead of 999"):
+        run(write(liar(), "a", random_bytes(1000), 1000, size=999))
+    assert memory_access(root).names() == set()
 
 
 def _nothing(*_: Any, **__: Any) -> None:
     return None
 
 
-def test_a_move_that_does_nothing_is_found(liar: Callable[..., GenericObjects], root: str) -> None:
+def test_a_move_that_does_nothing_is_found(liar: Callable[..., GenericStore], root: str) -> None:
     """Some servers do not rename over a file and say nothing of it: the old object stays and the write fails."""
-    memory_door(root).put("a", b"old")
+    memory_access(root).put("a", b"old")
     with pytest.raises(BackendError, match="did not rename"):
         run(write(liar(mv=_nothing), "a", b"new", 1000))
-    assert (memory_door(root).names(), memory_door(root).get("a")) == ({"a"}, b"old")
+    assert (memory_access(root).names(), memory_access(root).get("a")) == ({"a"}, b"old")
 
 
 def _raising(error: BaseException) -> Callable[..., Any]:
@@ -135,7 +135,7 @@ _UNCLEAR = [
 
 @pytest.mark.parametrize(("error", "kind"), _UNCLEAR, ids=lambda value: getattr(value, "__name__", repr(value)))
 def test_only_a_clear_answer_is_absent(
-    liar: Callable[..., GenericObjects], error: BaseException, kind: type[FsbackupError]
+    liar: Callable[..., GenericStore], error: BaseException, kind: type[FsbackupError]
 ) -> None:
     """Whatever else goes wrong when asking for an object, it is an error and not "no such key"."""
     store = liar(info=_raising(error))
@@ -145,20 +145,20 @@ def test_only_a_clear_answer_is_absent(
         assert not isinstance(caught.value, FileNotFoundError)
     listed = liar(ls=_raising(error))
     with pytest.raises(kind):
-        run(collect(listed.list()))
+        run(list_names(listed.list()))
 
 
 @pytest.mark.parametrize("method", ["open", "info", "ls", "cat_file"])
-def test_file_not_found_is_absent(liar: Callable[..., GenericObjects], method: str) -> None:
+def test_file_not_found_is_absent(liar: Callable[..., GenericStore], method: str) -> None:
     """The filesystem's own "no such file" is."""
     store = liar(**{method: _raising(FileNotFoundError("a"))})
     assert run(store.stat("a")) is None
-    assert run(collect(store.list())) == []
+    assert run(list_names(store.list())) == []
     with pytest.raises(ObjectNotFoundError):
         run(store.read("a"))
 
 
-def test_something_missing_under_a_write_is_no_missing_object(liar: Callable[..., GenericObjects]) -> None:
+def test_something_missing_under_a_write_is_no_missing_object(liar: Callable[..., GenericStore]) -> None:
     """When a write is told "no such file", the object is not absent: the write failed."""
     with pytest.raises(BackendError) as caught:
         run(liar(open=_raising(FileNotFoundError("a"))).put("a", b"x"))
@@ -166,15 +166,15 @@ def test_something_missing_under_a_write_is_no_missing_object(liar: Callable[...
 
 
 @pytest.mark.parametrize("data", [b"", b"0123456", b"01234567890"])
-def test_ranges_of_another_length(liar: Callable[..., GenericObjects], root: str, data: bytes) -> None:
+def test_ranges_of_another_length(liar: Callable[..., GenericStore], root: str, data: bytes) -> None:
     """A filesystem that returns more or less than the range is not believed."""
-    memory_door(root).put("a", b"0123456789abcdef")
+    memory_access(root).put("a", b"0123456789abcdef")
     store = liar(cat_file=lambda *_, **__: data)
-    with pytest.raises(TransientError, match=f"{len(data)} bytes came where 10"):
+    with pytest.raises(TransientError, match=f"{len(data)} bytes arrived instead of 10"):
         run(store.read("a", 0, 10))
 
 
-def test_listings_are_not_remembered(liar: Callable[..., GenericObjects], root: str) -> None:
+def test_listings_are_not_remembered(liar: Callable[..., GenericStore], root: str) -> None:
     """A filesystem that keeps listings is asked anew every time."""
     ls = MemoryFileSystem.ls
 
@@ -187,11 +187,11 @@ def test_listings_are_not_remembered(liar: Callable[..., GenericObjects], root: 
 
     store = liar(ls=remembering)
     for name in ("a", "b"):
-        memory_door(root).put(name, b"x")
-        assert name in run(collect(store.list()))
+        memory_access(root).put(name, b"x")
+        assert name in run(list_names(store.list()))
 
 
-def test_own_memories_are_cleared(liar: Callable[..., GenericObjects], root: str) -> None:
+def test_own_memories_are_cleared(liar: Callable[..., GenericStore], root: str) -> None:
     """A filesystem that remembers in its own way is told to forget before it is asked."""
     memory: dict[str, Any] = {}
     info = MemoryFileSystem.info
@@ -203,38 +203,38 @@ def test_own_memories_are_cleared(liar: Callable[..., GenericObjects], root: str
 
     store = liar(info=remembering, invalidate_cache=lambda *_: memory.clear())
     for data in (b"1", b"22"):
-        memory_door(root).put("a", data)
+        memory_access(root).put("a", data)
         found = run(store.stat("a"))
         assert found is not None
         assert found.size == len(data)
 
 
 @pytest.mark.parametrize("create_only", [False, True])
-def test_a_directory_of_the_name(liar: Callable[..., GenericObjects], root: str, create_only: bool) -> None:
+def test_a_directory_of_the_name(liar: Callable[..., GenericStore], root: str, create_only: bool) -> None:
     """An object cannot replace a directory, and a filesystem that would let it is not asked to."""
-    memory_door(root).put("a/b", b"kept")
+    memory_access(root).put("a/b", b"kept")
     with pytest.raises(ConflictError):
         run(liar().put("a", b"x", create_only=create_only))
-    assert memory_door(root).names() == {"a/b"}
+    assert memory_access(root).names() == {"a/b"}
 
 
-def test_a_file_that_lists_itself(liar: Callable[..., GenericObjects], root: str) -> None:
+def test_a_file_that_lists_itself(liar: Callable[..., GenericStore], root: str) -> None:
     """A prefix that is a file with a slash behind it holds nothing."""
-    memory_door(root).put("a/b", b"x")
-    assert run(collect(liar().list("a/b/"))) == []
+    memory_access(root).put("a/b", b"x")
+    assert run(list_names(liar().list("a/b/"))) == []
 
 
 @pytest.mark.parametrize("kind", ["link", "other"])
-def test_links_and_others_in_listings(liar: Callable[..., GenericObjects], root: str, kind: str) -> None:
+def test_links_and_others_in_listings(liar: Callable[..., GenericStore], root: str, kind: str) -> None:
     """What is listed as a link is the file that it shows, or nothing; a link to a directory is an error."""
     ls = MemoryFileSystem.ls
 
     def listed(self: Any, path: str, **kwargs: Any) -> Any:
         return [{**entry, "type": kind} for entry in ls(self, path, **kwargs)]
 
-    memory_door(root).put("file", b"four")
+    memory_access(root).put("file", b"four")
     store = liar(ls=listed)
-    assert run(collect(store.list())) == ["file"]
-    memory_door(root).put("dir/x", b"x")
+    assert run(list_names(store.list())) == ["file"]
+    memory_access(root).put("dir/x", b"x")
     with pytest.raises(AccessDeniedError, match="link to a directory"):
-        run(collect(store.list()))
+        run(list_names(store.list()))

@@ -19,12 +19,12 @@ import paramiko
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from fsbackup.backends.generic import GenericObjects
 from fsbackup.errors import BackendUnavailableError, TransientError
 from fsbackup.loop import run
-from fsbackup.objects import Part, WritePlan
-from fsbackup.testing.driving import collect, cut, noise, write
-from tests.contract.doors import directory_door, memory_door
+from fsbackup.stores.base import Part, WritePlan
+from fsbackup.stores.generic.store import GenericStore
+from fsbackup.testing.driving import list_names, random_bytes, split, write
+from tests.contract.raw_access import directory_access, memory_access
 from tests.contract.sftpd import running_sftpd
 from tests.servers.sftp_or_ftp import SftpServer
 
@@ -116,15 +116,15 @@ def root() -> str:
 
 
 @pytest.fixture
-def store(wire: Wire, root: str) -> GenericObjects:
+def store(wire: Wire, root: str) -> GenericStore:
     """Return a store with an object in it."""
     assert not wire.opened
-    memory_door(root).put("kept", b"old")
-    return GenericObjects(f"wired://{root}", timeout=20)
+    memory_access(root).put("kept", b"old")
+    return GenericStore(f"wired://{root}", timeout=20)
 
 
 @pytest.mark.parametrize("operation", ["stat", "read", "list", "remove", "put"])
-def test_a_dropped_connection_is_made_again(store: GenericObjects, wire: Wire, operation: str) -> None:
+def test_a_dropped_connection_is_made_again(store: GenericStore, wire: Wire, operation: str) -> None:
     """An operation over a connection that died meanwhile connects anew and succeeds."""
     run(store.stat("kept"))
     wire.cut_all()
@@ -133,7 +133,7 @@ def test_a_dropped_connection_is_made_again(store: GenericObjects, wire: Wire, o
     elif operation == "read":
         assert run(store.read("kept")) == b"old"
     elif operation == "list":
-        assert run(collect(store.list())) == ["kept"]
+        assert run(list_names(store.list())) == ["kept"]
     elif operation == "remove":
         run(store.remove("kept"))
     else:
@@ -141,7 +141,7 @@ def test_a_dropped_connection_is_made_again(store: GenericObjects, wire: Wire, o
     assert wire.opened == 2
 
 
-def test_a_server_that_stays_away_is_unavailable(store: GenericObjects, wire: Wire) -> None:
+def test_a_server_that_stays_away_is_unavailable(store: GenericStore, wire: Wire) -> None:
     """One more try is all: what fails on the new connection too is reported."""
     wire.dead = set(range(100))
     with pytest.raises(BackendUnavailableError, match="connection reset"):
@@ -149,11 +149,11 @@ def test_a_server_that_stays_away_is_unavailable(store: GenericObjects, wire: Wi
     assert wire.opened == 2
 
 
-def test_an_odd_failure_keeps_the_connection(store: GenericObjects, wire: Wire, root: str) -> None:
+def test_an_odd_failure_keeps_the_connection(store: GenericStore, wire: Wire, root: str) -> None:
     """A failure over a connection that still answers ends no write that goes through it."""
 
     async def scenario() -> None:
-        parts = cut(noise(2000), 1000)
+        parts = split(random_bytes(2000), 1000)
         writer = store.writer("new", WritePlan(2000, 1000), lambda _: None)
         await writer.write(parts[0])
         wire.fails["cat_file"] = OSError("Failure")
@@ -164,14 +164,14 @@ def test_an_odd_failure_keeps_the_connection(store: GenericObjects, wire: Wire, 
         await writer.commit()
 
     run(scenario())
-    assert (wire.opened, memory_door(root).get("new")) == (1, noise(2000))
+    assert (wire.opened, memory_access(root).get("new")) == (1, random_bytes(2000))
 
 
-def test_a_connection_that_drops_under_a_write(store: GenericObjects, wire: Wire, root: str) -> None:
+def test_a_connection_that_drops_under_a_write(store: GenericStore, wire: Wire, root: str) -> None:
     """What was sent is lost and cannot be sent again: the write fails, leaves nothing, and the next one works."""
 
     async def scenario() -> None:
-        parts = cut(noise(2000), 1000)
+        parts = split(random_bytes(2000), 1000)
         writer = store.writer("kept", WritePlan(2000, 1000), lambda _: None)
         await writer.write(parts[0])
         wire.cut_all()
@@ -180,12 +180,12 @@ def test_a_connection_that_drops_under_a_write(store: GenericObjects, wire: Wire
         await writer.abort()
 
     run(scenario())
-    assert (memory_door(root).names(), memory_door(root).get("kept")) == ({"kept"}, b"old")
-    run(write(store, "kept", noise(2000), 1000))
-    assert memory_door(root).get("kept") == noise(2000)
+    assert (memory_access(root).names(), memory_access(root).get("kept")) == ({"kept"}, b"old")
+    run(write(store, "kept", random_bytes(2000), 1000))
+    assert memory_access(root).get("kept") == random_bytes(2000)
 
 
-def test_one_thread_uses_a_connection(store: GenericObjects, wire: Wire) -> None:
+def test_one_thread_uses_a_connection(store: GenericStore, wire: Wire) -> None:
     """However many operations there are at once, the client below sees one thread, and not the loop's."""
 
     async def scenario() -> int:
@@ -202,10 +202,10 @@ def test_one_thread_uses_a_connection(store: GenericObjects, wire: Wire) -> None
 @pytest.mark.parametrize("call", ["info", "cat_file", "ls"])
 def test_silence_is_unavailable(wire: Wire, root: str, call: str) -> None:
     """A server that does not answer is given up with its connection; the next operation gets a new one."""
-    store = GenericObjects(f"wired://{root}", timeout=0.2)
-    memory_door(root).put("kept", b"old")
+    store = GenericStore(f"wired://{root}", timeout=0.2)
+    memory_access(root).put("kept", b"old")
     wire.silent[call] = threading.Event()
-    operations = {"info": store.stat("kept"), "cat_file": store.read("kept"), "ls": collect(store.list())}
+    operations = {"info": store.stat("kept"), "cat_file": store.read("kept"), "ls": list_names(store.list())}
     with pytest.raises(BackendUnavailableError, match="did not answer"):
         run(operations.pop(call))
     for unused in operations.values():
@@ -219,30 +219,30 @@ def test_a_write_that_falls_silent(wire: Wire, root: str) -> None:
     """A write to a silent server fails, and when the server comes back late the old object is still there."""
 
     async def scenario() -> None:
-        store = GenericObjects(f"wired://{root}", timeout=0.2)
+        store = GenericStore(f"wired://{root}", timeout=0.2)
         writer = store.writer("kept", WritePlan(None, 1000), lambda _: None)
-        await writer.write(Part(1, 0, noise(1000), last=False))
+        await writer.write(Part(1, 0, random_bytes(1000), last=False))
         gate = wire.silent["write"] = threading.Event()
         with pytest.raises(BackendUnavailableError, match="did not answer"):
-            await writer.write(Part(2, 1000, noise(1000), last=True))
-        with pytest.raises(BackendUnavailableError, match="given up"):
+            await writer.write(Part(2, 1000, random_bytes(1000), last=True))
+        with pytest.raises(BackendUnavailableError, match="abandoned"):
             await writer.commit()
         gate.set()
         await writer.abort()
 
-    memory_door(root).put("kept", b"old")
+    memory_access(root).put("kept", b"old")
     run(scenario())
-    assert (memory_door(root).names(), memory_door(root).get("kept")) == ({"kept"}, b"old")
+    assert (memory_access(root).names(), memory_access(root).get("kept")) == ({"kept"}, b"old")
 
 
-def test_a_hanging_server_leaves_the_loop_alone(store: GenericObjects, wire: Wire) -> None:
+def test_a_hanging_server_leaves_the_loop_alone(store: GenericStore, wire: Wire) -> None:
     """While one server hangs, others are served."""
 
     async def scenario() -> bytes:
         wire.silent["cat_file"] = threading.Event()
         stuck = asyncio.create_task(store.read("kept"))
         await asyncio.to_thread(wire.entered.wait, 30)
-        healthy = GenericObjects(f"memory://{secrets.token_hex(8)}")
+        healthy = GenericStore(f"memory://{secrets.token_hex(8)}")
         await healthy.put("a", b"x")
         found = await healthy.read("a")
         assert not stuck.done()
@@ -253,12 +253,12 @@ def test_a_hanging_server_leaves_the_loop_alone(store: GenericObjects, wire: Wir
     assert run(scenario()) == b"x"
 
 
-def test_parts_out_of_order_are_refused(store: GenericObjects) -> None:
+def test_parts_out_of_order_are_refused(store: GenericStore) -> None:
     """A stream has no offsets: a part that is not the next one is never written in its place."""
 
     async def scenario() -> None:
         writer = store.writer("a", WritePlan(None, 10), lambda _: None)
-        with pytest.raises(ValueError, match="out of its order"):
+        with pytest.raises(ValueError, match="out of order"):
             await writer.write(Part(2, 10, b"x" * 10, last=False))
         await writer.abort()
 
@@ -274,11 +274,11 @@ def server() -> Iterator[SftpServer]:
 
 def test_sftp_connection_that_drops(server: SftpServer, root: str) -> None:
     """The same over a real connection: closed under us, it is made again, and a write in flight fails cleanly."""
-    door = directory_door(server.directory / root)
-    store = GenericObjects(server.url + root, options=server.storage_options)
+    door = directory_access(server.directory / root)
+    store = GenericStore(server.url + root, options=server.storage_options)
 
     def drop() -> None:
-        store._connection.session._filesystem.client.get_transport().sock.close()
+        store._pool.session._filesystem.client.get_transport().sock.close()
 
     async def scenario() -> None:
         await store.put("kept", b"old")
@@ -287,10 +287,10 @@ def test_sftp_connection_that_drops(server: SftpServer, root: str) -> None:
         drop()
         await store.put("kept", b"older")
         writer = store.writer("kept", WritePlan(None, 1000), lambda _: None)
-        await writer.write(Part(1, 0, noise(1000), last=False))
+        await writer.write(Part(1, 0, random_bytes(1000), last=False))
         drop()
         with pytest.raises(TransientError):
-            await writer.write(Part(2, 1000, noise(1000), last=True))
+            await writer.write(Part(2, 1000, random_bytes(1000), last=True))
         await writer.abort()
 
     run(scenario())
@@ -304,7 +304,7 @@ def test_sftp_files_are_private(server: SftpServer, root: str, mode: int | None,
     directory = server.directory / root
 
     async def scenario() -> list[int]:
-        store = GenericObjects(server.url + root, options=server.storage_options)
+        store = GenericStore(server.url + root, options=server.storage_options)
         writer = store.writer("a", WritePlan(None, 10, mode=mode), lambda _: None)
         await writer.write(Part(1, 0, b"x", last=True))
         unfinished = [path.stat().st_mode & 0o777 for path in directory.iterdir()]
@@ -318,9 +318,9 @@ def test_sftp_files_are_private(server: SftpServer, root: str, mode: int | None,
 
 def test_sftp_requests_are_sent_at_once(server: SftpServer, root: str) -> None:
     """Small requests do not wait for each other in the kernel."""
-    store = GenericObjects(server.url + root, options=server.storage_options)
+    store = GenericStore(server.url + root, options=server.storage_options)
     run(store.stat("a"))
-    sock = store._connection.session._filesystem.client.get_transport().sock
+    sock = store._pool.session._filesystem.client.get_transport().sock
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     run(store.close())
 
@@ -336,7 +336,7 @@ def test_sftp_errors_of_pipelined_writes(server: SftpServer, root: str, monkeypa
             raise OSError(str(error))
 
     async def scenario() -> None:
-        store = GenericObjects(server.url + root, options=server.storage_options, confirm="size")
+        store = GenericStore(server.url + root, options=server.storage_options, confirm="size")
         writer = store.writer("a", WritePlan(None, 1 << 20), lambda _: None)
         await writer.write(Part(1, 0, bytes(1 << 20), last=False))
         armed.set()
@@ -349,16 +349,16 @@ def test_sftp_errors_of_pipelined_writes(server: SftpServer, root: str, monkeypa
     armed = threading.Event()
     monkeypatch.setattr(paramiko.SFTPClient, "_convert_status", failing)
     run(scenario())
-    assert directory_door(server.directory / root).names() == set()
+    assert directory_access(server.directory / root).names() == set()
 
 
 def test_sftp_after_a_fork(server: SftpServer, root: str) -> None:
     """A forked child makes a connection of its own, and the parent's goes on."""
     script = (
         "import json, os, sys\n"
-        "from fsbackup.backends.generic import GenericObjects\n"
+        "from fsbackup.stores.generic import GenericStore\n"
         "from fsbackup.loop import run\n"
-        "store = GenericObjects(sys.argv[1], options=json.loads(sys.argv[2]))\n"
+        "store = GenericStore(sys.argv[1], options=json.loads(sys.argv[2]))\n"
         "run(store.put('a', b'x'))\n"
         "child = os.fork()\n"
         "found = run(store.read('a'))\n"

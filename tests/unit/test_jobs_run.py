@@ -14,9 +14,9 @@ import pytest
 from fsspec.callbacks import Callback
 
 from fsbackup.config import Config, parse_config
-from fsbackup.jobs import FileOutcome, JobReport, run_job
-from fsbackup.jobs.found import FoundKeys
-from tests.replication.prune_kit import Disks
+from fsbackup.jobs import FileResult, JobReport, run_job
+from fsbackup.jobs.sources import FoundKeys
+from tests.replication.prune_helpers import Disks
 
 RunJob = Callable[..., JobReport]
 
@@ -80,7 +80,7 @@ def test_every_file_everywhere_and_nothing_twice(tmp_path: Path, tree: Path) -> 
 def test_slices_hide_nothing(tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch, length: int) -> None:
     """Whatever the length of a slice, every file is stored once and heard of once."""
     monkeypatch.setattr("fsbackup.jobs.run.SLICE", length)
-    heard: list[FileOutcome] = []
+    heard: list[FileResult] = []
     report = run_job(config(tmp_path), "j", on_file=heard.append)
     assert report.files == 5
     assert sorted(each.key or "" for each in heard) == sorted(contents(tree))
@@ -192,8 +192,8 @@ def aged(tmp_path: Path) -> Disks:
     """Return three disks with old objects of the job's, and of others; of each series there is a newer one."""
     disks = Disks(tmp_path, ("disk1", "disk2", "disk3"))
     for key in ("k/2025-01-01/d0/f0", "kk/2025-01-01/d0/f0"):
-        disks.put(disks.eyes, key, 40)
-        disks.put(disks.eyes, key.replace("01-01", "02-01"), 10)
+        disks.put(disks.raw_replicas, key, 40)
+        disks.put(disks.raw_replicas, key.replace("01-01", "02-01"), 10)
     return disks
 
 
@@ -203,11 +203,11 @@ def test_a_job_prunes_what_is_its_own(tmp_path: Path, aged: Disks) -> None:
     report = run_job(pruning(tmp_path), "j", now=datetime(2026, 1, 1, tzinfo=UTC))
     assert report.status == "complete", report.as_dict()
     assert report.prune is not None
-    assert (report.prune.prefix, report.prune.dry_run, report.prune.count("let go")) == ("k", False, 1)
+    assert (report.prune.prefix, report.prune.dry_run, report.prune.count("deleted")) == ("k", False, 1)
     assert "k/2025-01-01/d0/f0" not in aged.keys("disk1")
     assert {"k/2025-02-01/d0/f0", "kk/2025-01-01/d0/f0", "k/2026-01-01/d0/f0"} < aged.keys("disk1")
     assert "k/2025-01-01/d0/f0" in aged.keys("disk2")
-    assert json.loads(json.dumps(report.as_dict()))["prune"]["backends"]["disk1"]["let go"] == 1
+    assert json.loads(json.dumps(report.as_dict()))["prune"]["backends"]["disk1"]["deleted"] == 1
     again = run_job(pruning(tmp_path), "j", now=datetime(2026, 1, 1, tzinfo=UTC))
     assert again.prune is not None
     assert (again.status, again.prune.steps) == ("complete", ())
@@ -220,10 +220,10 @@ def test_a_job_prunes_what_is_its_own(tmp_path: Path, aged: Disks) -> None:
 def test_a_prune_that_is_not_complete_makes_the_job_degraded(tmp_path: Path, aged: Disks) -> None:
     """Its files are stored everywhere all the same."""
     for disk in ("disk2", "disk3"):
-        (aged.eyes[disk].base / "k/2025-01-01/d0/f0").unlink()
+        (aged.raw_replicas[disk].base / "k/2025-01-01/d0/f0").unlink()
     report = run_job(pruning(tmp_path), "j")
     assert report.prune is not None
-    assert (report.status, report.stored_status, report.prune.count("held")) == ("degraded", "complete", 1)
+    assert (report.status, report.stored_status, report.prune.count("blocked")) == ("degraded", "complete", 1)
     assert "k/2025-01-01/d0/f0" in aged.keys("disk1")
 
 
@@ -264,7 +264,7 @@ def test_other_content_is_a_conflict_unless_the_job_overwrites(tmp_path: Path, t
 @pytest.mark.usefixtures("tree")
 def test_problems_are_bounded_and_counted_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A million failures are a number, not a million values in memory."""
-    monkeypatch.setattr("fsbackup.jobs.tally.NAMED", 2)
+    monkeypatch.setattr("fsbackup.jobs.counts.NAMED", 2)
     report = run_job(config(tmp_path, broken=True), "j")
     assert (len(report.problems), report.degraded) == (2, 5)
 

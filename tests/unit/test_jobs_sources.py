@@ -15,7 +15,7 @@ import pytest
 
 from fsbackup.config import SourceConfig
 from fsbackup.errors import SourceNotFoundError
-from fsbackup.jobs import Found, Missed, Skipped, SourceFile, find_files
+from fsbackup.jobs import Skipped, SourceEntry, SourceFile, Unreadable, find_files
 
 
 def source(path: str | Path, *exclude: str) -> SourceConfig:
@@ -42,7 +42,7 @@ def make(root: Path, *names: str) -> Path:
     return root
 
 
-def only(found: Iterator[Found], kind: type[Found]) -> Any:
+def only(found: Iterator[SourceEntry], kind: type[SourceEntry]) -> Any:
     """Return the one thing of this kind among what was found."""
     [one] = [each for each in found if isinstance(each, kind)]
     return one
@@ -188,7 +188,7 @@ class TestLinks:
         (tmp_path / "link").symlink_to(target)
         found = list(find_files(source(tmp_path)))
         assert [each.relpath for each in found if isinstance(each, SourceFile)] == ["a", "z"]
-        missed = only(iter(found), Missed)
+        missed = only(iter(found), Unreadable)
         assert missed.path == f"{tmp_path}/link"
         assert missed.path in str(missed.error)
 
@@ -224,7 +224,7 @@ def test_a_directory_that_cannot_be_listed_is_missed_and_the_rest_go_on(
     monkeypatch.setattr(os, "scandir", refuse)
     found = list(find_files(source(tmp_path)))
     assert [each.relpath for each in found if isinstance(each, SourceFile)] == ["a/1", "z/3"]
-    missed = only(iter(found), Missed)
+    missed = only(iter(found), Unreadable)
     assert str(missed.error) == f"{tmp_path}/locked: cannot be read: Permission denied"
 
 
@@ -235,7 +235,7 @@ def test_a_directory_that_vanishes_on_the_way_is_missed(tmp_path: Path) -> None:
     next(found)
     (tmp_path / "b/2").unlink()
     (tmp_path / "b").rmdir()
-    missed = only(found, Missed)
+    missed = only(found, Unreadable)
     assert missed.path == f"{tmp_path}/b"
     assert isinstance(missed.error, SourceNotFoundError)
 
@@ -245,7 +245,7 @@ def test_a_source_with_nothing_in_it_is_missed(tmp_path: Path, path: str) -> Non
     """A backup that backs up nothing is the commonest way to lose everything."""
     make(tmp_path, "empty/sub/", "excluded/a.tmp", "file")
     [missed] = find_files(source(f"{tmp_path}/{path}", "*.tmp"))
-    assert isinstance(missed, Missed)
+    assert isinstance(missed, Unreadable)
     assert str(tmp_path) in str(missed.error)
 
 
@@ -254,7 +254,7 @@ def test_a_source_may_be_empty_where_that_is_said(tmp_path: Path, path: str) -> 
     """Then nothing in it is no mistake; a directory that is not there still is."""
     make(tmp_path, "empty/sub/", "excluded/a.tmp")
     assert list(find_files(source(f"{tmp_path}/{path}", "*.tmp"), allow_empty=True)) == []
-    only(find_files(source(f"{tmp_path}/nothing"), allow_empty=True), Missed)
+    only(find_files(source(f"{tmp_path}/nothing"), allow_empty=True), Unreadable)
 
 
 def test_places_that_are_kept_out_are_not_entered(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from fsbackup.config import Config, parse_config
 from fsbackup.errors import ConfigError, SourceError
-from fsbackup.jobs import Missed, Planned, Skipped, SourceFile, plan_job
+from fsbackup.jobs import Planned, Skipped, SourceFile, Unreadable, plan_job
 from fsbackup.jobs.template import Destination, local_now
 
 NOW = datetime(2025, 10, 21, 2, 30, 5, tzinfo=UTC)
@@ -98,7 +98,7 @@ def test_a_name_that_makes_no_key_is_refused_by_name(relpath: str) -> None:
 def test_whether_files_can_share_a_key() -> None:
     """Only the relpath tells all files of a source apart, and only where it is a field."""
     told = {
-        template: Destination(template, job="j", now=NOW).tells_apart
+        template: Destination(template, job="j", now=NOW).is_unique_per_file
         for template in ("a/{relpath}", "a/{name}", "a", "{{relpath}}", "{{{relpath}}}")
     }
     assert told == {
@@ -116,7 +116,7 @@ def test_files_that_would_share_a_key_are_all_missed(tmp_path: Path) -> None:
         (tmp_path / "t" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "t" / name).touch()
     found = list(plan_job(config(tmp_path, "t/", "k/{name}"), "nightly", now=NOW))
-    missed = [each for each in found if isinstance(each, Missed)]
+    missed = [each for each in found if isinstance(each, Unreadable)]
     assert [each.path for each in missed] == [f"{tmp_path}/t/{name}" for name in ("a/x", "b/x", "c/x")]
     assert all("'k/x'" in str(each.error) for each in missed)
     assert [each for each in found if isinstance(each, Planned)] == [Planned(f"{tmp_path}/t/b/y", "k/y")]
@@ -128,7 +128,7 @@ def test_a_constant_destination_for_what_turns_out_to_be_a_directory(tmp_path: P
     for name in "ab":
         (tmp_path / "t" / name).touch()
     found = list(plan_job(config(tmp_path, "t", "k"), "nightly", now=NOW))
-    assert [type(each) for each in found] == [Missed, Missed]
+    assert [type(each) for each in found] == [Unreadable, Unreadable]
 
 
 def test_a_jobs_own_copies_are_no_part_of_its_source(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a key may be, and that its name gives it back."""
+"""The rules for keys, and the encoding of keys to names and back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SEGMENTS = st.text(_LETTERS, min_size=1, max_size=12)
 
 @st.composite
 def legal_keys(draw: st.DrawFn) -> str:
-    """Return a key that `check_key` takes."""
+    """Return a key that `check_key` accepts."""
     key = "/".join(draw(st.lists(_SEGMENTS, min_size=1, max_size=4)))
     try:
         return keys.check_key(key)
@@ -38,8 +38,8 @@ def legal_keys(draw: st.DrawFn) -> str:
 @example("%25")
 @example("a::::b")
 @example("/".join(["é" * 20] * 3))
-def test_name_gives_the_key_back(key: str) -> None:
-    """Encoding loses nothing."""
+def test_round_trip(key: str) -> None:
+    """`decode_name` is the inverse of `encode_key`."""
     assert keys.decode_name(keys.encode_key(key)) == key
 
 
@@ -48,7 +48,7 @@ def test_name_gives_the_key_back(key: str) -> None:
 @example("\udcfa\u0301")
 @example("\u0338/\u0338")
 def test_names_are_safe(key: str) -> None:
-    """A name is UTF-8, means nothing to globs and URLs, and stays itself when a service normalises it."""
+    """A name is UTF-8, has no special characters of globs and URLs, and does not change under NFC."""
     name = keys.encode_key(key)
     assert name.encode().decode() == name
     assert not re.search(r"[?*\[\]\\]|::", name)
@@ -58,8 +58,8 @@ def test_names_are_safe(key: str) -> None:
 
 
 @given(legal_keys())
-def test_encoding_is_not_repeated(key: str) -> None:
-    """A key that looks like an encoded name is another key and has another name."""
+def test_an_encoded_name_as_key_is_encoded_again(key: str) -> None:
+    """A key that looks like an encoded name is a different key and has a different name."""
     name = keys.encode_key(f"*{key}")
     assert name.startswith("%2A")
     assert keys.encode_key(name).startswith("%252A")
@@ -74,14 +74,14 @@ def test_encoding_is_not_repeated(key: str) -> None:
 @example("%2E%2E/b")
 @example("a%2Fb")
 def test_decoding_is_canonical(name: str) -> None:
-    """A name is either the only one of its key, or nobody's."""
+    """A name is either the only one of its key, or no name."""
     key = keys.decode_name(name)
     assert key is None or keys.encode_key(key) == name
 
 
 @pytest.mark.parametrize("key", ["backups/full/2025/10/db.sql.gz", "a", "a b+c=d,e@f", "日本語/é", "...", "-x/~y"])
 def test_usual_keys_are_their_own_names(key: str) -> None:
-    """Other tools find the files under the names people gave them."""
+    """Other tools find the files under their keys."""
     assert keys.encode_key(key) == key
 
 
@@ -115,7 +115,7 @@ def test_usual_keys_are_their_own_names(key: str) -> None:
     ],
 )
 def test_refused_keys(key: str, problem: str) -> None:
-    """A key that breaks a rule is a ValueError that says which."""
+    """A key that breaks a rule is a ValueError with that rule."""
     with pytest.raises(ValueError, match=re.escape(problem)):
         keys.check_key(key)
     assert keys.decode_name(key) is None
@@ -123,39 +123,39 @@ def test_refused_keys(key: str, problem: str) -> None:
 
 @pytest.mark.parametrize("key", [None, b"a", 7, ["a"]])
 def test_keys_are_text(key: object) -> None:
-    """Anything but text is a ValueError that says so."""
+    """Anything but a string is a ValueError."""
     with pytest.raises(ValueError, match="must be a string"):
         keys.check_key(key)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("key", ["x" * 240, "%" * 80, "é" * 120, "/".join(["x" * 99] * 9) + "y"])
 def test_longest_keys(key: str) -> None:
-    """A key as long as allowed fits, with its manifest's name, into what disks and S3 take."""
+    """The longest key and the name of its manifest fit the limits of disks and S3."""
     keys.check_key(key)
-    for name in (keys.manifest_name(key), keys.pending_name(key)):
+    for name in (keys.manifest_name(key), keys.intent_name(key)):
         assert len(name.encode()) <= 1024
         assert max(len(segment.encode()) for segment in name.split("/")) <= 255
 
 
 @given(legal_keys())
 def test_manifest_names(key: str) -> None:
-    """A manifest's name says whose it is, and is no object's."""
+    """The name of a manifest has the key, and is not the name of an object."""
     name = keys.manifest_name(key)
     assert keys.manifest_key(name) == key
     assert keys.decode_name(name) is None
-    assert keys.manifest_key(keys.pending_name(key)) is None
+    assert keys.manifest_key(keys.intent_name(key)) is None
     assert keys.manifest_key(keys.encode_key(key)) is None
 
 
 @pytest.mark.parametrize("prefix", ["", "a", "a/", "a/b", "a/b/"])
 def test_legal_prefixes(prefix: str) -> None:
-    """A prefix is a key, with or without a slash at its end, or nothing."""
+    """A prefix is a key, with or without a trailing slash, or empty."""
     assert keys.check_prefix(prefix) == prefix
 
 
 @pytest.mark.parametrize("prefix", ["/", "//", "a//", "../a", "/a", ".fsbackup/"])
 def test_refused_prefixes(prefix: str) -> None:
-    """A prefix that no key has is a ValueError."""
+    """A prefix that no key can have is a ValueError."""
     with pytest.raises(ValueError, match="key"):
         keys.check_prefix(prefix)
 

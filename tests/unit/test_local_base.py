@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects, LocalStorage
-from fsbackup.backends.local.storage import DEFAULT_BASE_PATH
+from fsbackup.backends import DEFAULT_BASE_PATH, LocalStorage
 from fsbackup.errors import BackendError, BackendUnavailableError, ConfigError, ObjectNotFoundError
 from fsbackup.loop import run
-from fsbackup.objects import ObjectStore
+from fsbackup.stores.base import ObjectStore
+from fsbackup.stores.local.store import LocalStore
 
 
 async def _list(store: ObjectStore) -> list[str]:
@@ -52,7 +52,7 @@ def test_relative_base_path_stays_where_it_was(monkeypatch: pytest.MonkeyPatch, 
     """A relative path is taken from the current directory of now, and ``~`` is the home directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    relative, home = LocalObjects("backups"), LocalObjects("~/backups")
+    relative, home = LocalStore("backups"), LocalStore("~/backups")
     monkeypatch.chdir("/")
     assert relative.location == home.location == str(tmp_path / "backups")
 
@@ -66,7 +66,7 @@ def test_impossible_base_path(path: str) -> None:
 
 def test_missing_base_is_an_empty_backend(tmp_path: Path) -> None:
     """Looking into a base that is not there finds nothing and makes nothing; the first write makes it."""
-    store = LocalObjects(tmp_path / "new" / "base")
+    store = LocalStore(tmp_path / "new" / "base")
     assert run(_do("stat", store)) is None
     assert run(_do("list", store)) == []
     run(_do("remove", store))
@@ -79,7 +79,7 @@ def test_missing_base_is_an_empty_backend(tmp_path: Path) -> None:
 
 def test_directories_are_private(tmp_path: Path) -> None:
     """What is made for backups is for their owner only."""
-    run(LocalObjects(tmp_path / "base").put("a/b", b"x"))
+    run(LocalStore(tmp_path / "base").put("a/b", b"x"))
     made = [tmp_path / "base", tmp_path / "base" / "a"]
     assert [stat.S_IMODE(path.stat().st_mode) for path in made] == [0o700, 0o700]
 
@@ -87,7 +87,7 @@ def test_directories_are_private(tmp_path: Path) -> None:
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_unmounted_disk_is_not_an_empty_one(tmp_path: Path, operation: str) -> None:
     """With ``create=False`` a missing base is unavailable for every operation, and is not made."""
-    store = LocalObjects(tmp_path / "mount" / "base", create=False)
+    store = LocalStore(tmp_path / "mount" / "base", create=False)
     with pytest.raises(BackendUnavailableError, match="mounted") as caught:
         run(_do(operation, store))
     assert (caught.value.backend, caught.value.operation) == ("local", operation)
@@ -99,7 +99,7 @@ def test_base_that_is_a_dangling_link(tmp_path: Path, operation: str) -> None:
     """A base that points to nothing points to a disk that is not there, and is never taken for an empty one."""
     (tmp_path / "base").symlink_to(tmp_path / "unmounted")
     with pytest.raises(BackendUnavailableError, match="mounted"):
-        run(_do(operation, LocalObjects(tmp_path / "base")))
+        run(_do(operation, LocalStore(tmp_path / "base")))
     assert not (tmp_path / "unmounted").exists()
 
 
@@ -109,7 +109,7 @@ def test_base_that_is_a_file(tmp_path: Path, operation: str, below: str) -> None
     """A file where the base should be, or above it, is an error and stays as it is."""
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(BackendError, match="director") as caught:
-        run(_do(operation, LocalObjects(tmp_path / "file" / below)))
+        run(_do(operation, LocalStore(tmp_path / "file" / below)))
     assert not isinstance(caught.value, FileNotFoundError)
     assert (tmp_path / "file").read_bytes() == b"x"
 
@@ -119,7 +119,7 @@ def test_base_that_is_a_link_to_a_directory(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to("disk")
     for base in (tmp_path / "link", tmp_path / "link" / "below"):
-        store = LocalObjects(base, create=True)
+        store = LocalStore(base, create=True)
         run(store.put("a/b", b"x"))
         assert (run(store.read("a/b")), "a/b" in run(_list(store))) == (b"x", True)
 
@@ -136,7 +136,7 @@ def test_names_that_leave_the_base(tmp_path: Path, name: str, operation: str) ->
     }
 
     async def scenario() -> None:
-        await calls[operation](LocalObjects(tmp_path / "base"))
+        await calls[operation](LocalStore(tmp_path / "base"))
 
     (tmp_path / "a").write_bytes(b"outside")
     with pytest.raises(ValueError, match="not the name of an object"):
@@ -149,7 +149,7 @@ def test_prefixes_that_leave_the_base(tmp_path: Path, prefix: str) -> None:
     """No object has a name with such a beginning, so there is nothing to list."""
 
     async def scenario() -> list[str]:
-        return [item.name async for item in LocalObjects(tmp_path / "base").list(prefix)]
+        return [item.name async for item in LocalStore(tmp_path / "base").list(prefix)]
 
     (tmp_path / "base" / "a").mkdir(parents=True)
     (tmp_path / "outside").write_bytes(b"x")

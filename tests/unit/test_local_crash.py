@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects
-from fsbackup.backends.local.base import Base
-from fsbackup.backends.local.newfile import NewFile
 from fsbackup.loop import run
-from fsbackup.objects import WritePlan
-from fsbackup.testing.driving import collect
+from fsbackup.stores.base import WritePlan
+from fsbackup.stores.local.atomic_file import AtomicFile
+from fsbackup.stores.local.directory import SafeDirectory
+from fsbackup.stores.local.store import LocalStore
+from fsbackup.testing.driving import list_names
 
 OLD, NEW = b"old" * 1000, b"newer" * 1000
 _CALLS = [
@@ -46,7 +46,7 @@ _CALLS = [
 
 def _write(base: str, name: str, create_only: bool) -> None:
     plan = WritePlan(len(NEW), 1000, mode=0o600, mtime_ns=0, create_only=create_only)
-    file = NewFile(Base(base, create=True), name, plan)
+    file = AtomicFile(SafeDirectory(base, create=True), name, plan)
     for offset in range(0, len(NEW), 1000):
         file.write(offset, NEW[offset : offset + 1000], lambda _: None)
     file.commit(len(NEW))
@@ -118,10 +118,10 @@ def test_kill_at_every_call(tmp_path: Path, name: str, replacing: bool, create_o
 
 def _check_one(base: Path, name: str, replacing: bool) -> bytes | None:
     """Return the object that a killed writer left, after a look at everything else."""
-    store, path = LocalObjects(base), base / name
+    store, path = LocalStore(base), base / name
     found = path.read_bytes() if path.exists() else None
     assert found in ((OLD, NEW) if replacing else (None, NEW)), base.name
-    assert run(collect(store.list())) == ([name] if found else []), base.name
+    assert run(list_names(store.list())) == ([name] if found else []), base.name
     garbage = [each for each in base.rglob("*") if each.is_file() and each != path]
     assert len(garbage) <= 1, base.name
     assert all(each.name.endswith(".fsbackup-tmp") for each in garbage), base.name

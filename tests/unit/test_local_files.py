@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects, LocalStorage, newfile, publish
-from fsbackup.backends.local.threads import Workers
+from fsbackup.backends import LocalStorage
 from fsbackup.errors import (
     BackendError,
     BackendUnavailableError,
@@ -25,8 +24,11 @@ from fsbackup.errors import (
     ObjectNotFoundError,
 )
 from fsbackup.loop import run
-from fsbackup.objects import Part, WritePlan
-from fsbackup.testing.driving import collect, cut, feed, noise, write
+from fsbackup.stores.base import Part, WritePlan
+from fsbackup.stores.local import atomic_file
+from fsbackup.stores.local.store import LocalStore
+from fsbackup.testing.driving import list_names, random_bytes, split, write, write_parts
+from fsbackup.threads import Workers
 
 
 @pytest.fixture
@@ -37,9 +39,9 @@ def base(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(base: Path) -> LocalObjects:
+def store(base: Path) -> LocalStore:
     """Return a store that gives up on a hanging call soon."""
-    return LocalObjects(base, timeout=20)
+    return LocalStore(base, timeout=20)
 
 
 def remains(base: Path) -> list[str]:
@@ -48,7 +50,7 @@ def remains(base: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("mode", "kept"), [(None, 0o600), (0o640, 0o640), (0o400, 0o400), (0o106755, 0o755)])
-def test_mode(store: LocalObjects, base: Path, mode: int | None, kept: int) -> None:
+def test_mode(store: LocalStore, base: Path, mode: int | None, kept: int) -> None:
     """The source's permission bits are kept, whatever the umask, and no others; without any, 0600."""
     old = os.umask(0o077)
     try:
@@ -59,9 +61,9 @@ def test_mode(store: LocalObjects, base: Path, mode: int | None, kept: int) -> N
 
 
 @pytest.mark.parametrize("mtime", [0, 1_759_320_000_123_456_789, -1_000_000_000])
-def test_mtime(store: LocalObjects, base: Path, mtime: int) -> None:
+def test_mtime(store: LocalStore, base: Path, mtime: int) -> None:
     """The source's modification time is kept to the nanosecond."""
-    committed = run(write(store, "a", noise(100), 64, mtime_ns=mtime))
+    committed = run(write(store, "a", random_bytes(100), 64, mtime_ns=mtime))
     assert (base / "a").stat().st_mtime_ns == mtime
     assert committed.modified == mtime / 1e9
 
@@ -86,7 +88,7 @@ def _recorded(monkeypatch: pytest.MonkeyPatch, base: Path) -> list[str]:
     return seen
 
 
-def test_order_of_flushes(store: LocalObjects, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_of_flushes(store: LocalStore, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """New directories, then bytes, then mode and time, then fsync, then the name, then fsync of the directory."""
     seen = _recorded(monkeypatch, base)
     run(write(store, "new/dir/a", b"x", 1, mode=0o600, mtime_ns=0))
@@ -102,9 +104,7 @@ def test_order_of_flushes(store: LocalObjects, base: Path, monkeypatch: pytest.M
     ]
 
 
-def test_directories_are_made_durable_once(
-    store: LocalObjects, base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_directories_are_made_durable_once(store: LocalStore, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory that somebody else made may not be durable yet; one that we saw is not flushed again."""
     (base / "old").mkdir()
     seen = _recorded(monkeypatch, base)
@@ -116,12 +116,12 @@ def test_directories_are_made_durable_once(
 
 
 def test_long_writes_are_flushed_on_the_way(
-    store: LocalObjects, base: Path, monkeypatch: pytest.MonkeyPatch
+    store: LocalStore, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every so many bytes are flushed, so that the last fsync does not have to do it all."""
-    monkeypatch.setattr(newfile, "_FLUSH", 1000)
+    monkeypatch.setattr(atomic_file, "_FLUSH", 1000)
     seen = _recorded(monkeypatch, base)
-    run(write(store, "a", noise(2500), 500))
+    run(write(store, "a", random_bytes(2500), 500))
     assert seen.count("fdatasync temp") == 2
 
 
@@ -147,18 +147,18 @@ def test_a_large_copy_pushes_nothing_out_of_memory(tmp_path: Path) -> None:
 
 
 def test_a_hint_that_is_refused_costs_nothing(
-    store: LocalObjects, base: Path, monkeypatch: pytest.MonkeyPatch
+    store: LocalStore, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: int) -> None:
         raise OSError(errno.EINVAL, "no such advice here")
 
-    monkeypatch.setattr(newfile, "_FLUSH", 1000)
+    monkeypatch.setattr(atomic_file, "_FLUSH", 1000)
     monkeypatch.setattr(os, "posix_fadvise", refuse)
-    run(write(store, "a", data := noise(2500), 500))
+    run(write(store, "a", data := random_bytes(2500), 500))
     assert (base / "a").read_bytes() == data
 
 
-def test_a_small_object_is_one_call_into_a_thread(store: LocalObjects, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_object_is_one_call_into_a_thread(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening, writing, fsync and rename of one part are one hop: small files per second depend on it."""
     calls = []
     submit = Workers.submit
@@ -173,37 +173,37 @@ def test_a_small_object_is_one_call_into_a_thread(store: LocalObjects, monkeypat
 
 
 @pytest.mark.parametrize("size", [999, 1001, 0, 10_000])
-def test_a_size_that_was_not_planned(store: LocalObjects, base: Path, size: int) -> None:
+def test_a_size_that_was_not_planned(store: LocalStore, base: Path, size: int) -> None:
     """Bytes that do not add up to the planned size are never committed."""
-    with pytest.raises(IntegrityError, match=f"where {size} were to be"):
-        run(write(store, "a/b", noise(1000), 300, size=size))
+    with pytest.raises(IntegrityError, match=f"instead of {size}"):
+        run(write(store, "a/b", random_bytes(1000), 300, size=size))
     assert remains(base) == []
 
 
-def test_a_missing_part(store: LocalObjects, base: Path) -> None:
+def test_a_missing_part(store: LocalStore, base: Path) -> None:
     """A hole between parts, and a missing last part, are never committed."""
 
     async def scenario(parts: list[Part]) -> None:
         writer = store.writer("a/b", WritePlan(None, 300), lambda _: None)
-        await feed(writer, parts)
+        await write_parts(writer, parts)
         try:
             await writer.commit()
         finally:
             await writer.abort()
 
-    parts = cut(noise(1000), 300)
+    parts = split(random_bytes(1000), 300)
     for some in (parts[:-1], parts[:1] + parts[2:]):
         with pytest.raises(IntegrityError):
             run(scenario(some))
     assert remains(base) == []
 
 
-def test_a_temp_file_that_was_taken_away(store: LocalObjects, base: Path) -> None:
+def test_a_temp_file_that_was_taken_away(store: LocalStore, base: Path) -> None:
     """A temp file that somebody removes is a failed write, and never "no such key"."""
 
     async def scenario() -> None:
         writer = store.writer("a/b", WritePlan(1000, 300), lambda _: None)
-        await feed(writer, cut(noise(1000), 300))
+        await write_parts(writer, split(random_bytes(1000), 300))
         next((base / "a").iterdir()).unlink()
         try:
             await writer.commit()
@@ -216,7 +216,7 @@ def test_a_temp_file_that_was_taken_away(store: LocalObjects, base: Path) -> Non
     assert remains(base) == []
 
 
-def test_names_of_temp_files(store: LocalObjects, base: Path) -> None:
+def test_names_of_temp_files(store: LocalStore, base: Path) -> None:
     """A temp file lies beside its target, is its owner's only, and has a name nobody can guess or confuse."""
 
     async def scenario() -> list[tuple[str, int]]:
@@ -236,7 +236,7 @@ def test_names_of_temp_files(store: LocalObjects, base: Path) -> None:
 @pytest.mark.parametrize(("there", "new"), [("a", "a/b"), ("a/b", "a"), ("a/b/c", "a/b"), ("a/b", "a/b/c/d")])
 @pytest.mark.parametrize("create_only", [False, True])
 def test_a_file_and_a_directory_of_one_name(
-    store: LocalObjects, base: Path, there: str, new: str, create_only: bool
+    store: LocalStore, base: Path, there: str, new: str, create_only: bool
 ) -> None:
     """A disk cannot keep both: the second is a conflict, the first stays, and the second is absent."""
     run(store.put(there, b"first"))
@@ -261,13 +261,13 @@ def _make_socket(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [_make_fifo, _make_socket])
 def test_special_files_are_no_objects(
-    store: LocalObjects, base: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
+    store: LocalStore, base: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
 ) -> None:
     """What is no plain file is never opened, listed, replaced or removed."""
     monkeypatch.chdir(base)
     make(base / "special")
     assert run(store.stat("special")) is None
-    assert run(collect(store.list())) == []
+    assert run(list_names(store.list())) == []
     with pytest.raises(ObjectNotFoundError):
         run(store.read("special"))
     with pytest.raises(ConflictError):
@@ -276,7 +276,7 @@ def test_special_files_are_no_objects(
     assert remains(base) == ["special"]
 
 
-def test_empty_directories_go_with_their_last_object(store: LocalObjects, base: Path) -> None:
+def test_empty_directories_go_with_their_last_object(store: LocalStore, base: Path) -> None:
     """A removal takes the directories that it left empty, and no others, and never the base."""
     for name in ("a/b/c/one", "a/b/two"):
         run(store.put(name, b"x"))
@@ -291,7 +291,7 @@ def test_empty_directories_go_with_their_last_object(store: LocalObjects, base: 
     assert (remains(base), base.is_dir()) == ([], True)
 
 
-def test_an_abort_leaves_directories_of_others(store: LocalObjects, base: Path) -> None:
+def test_an_abort_leaves_directories_of_others(store: LocalStore, base: Path) -> None:
     """An abort removes the directories that it made, not an empty one that was there."""
     (base / "theirs").mkdir()
 
@@ -304,11 +304,11 @@ def test_an_abort_leaves_directories_of_others(store: LocalObjects, base: Path) 
     assert remains(base) == ["theirs"]
 
 
-def test_names_that_are_not_utf8(store: LocalObjects, base: Path) -> None:
+def test_names_that_are_not_utf8(store: LocalStore, base: Path) -> None:
     """Files of others with undecodable names are listed under a name that reads, replaces and removes them."""
     (base / os.fsdecode(b"caf\xe9")).write_bytes(b"latin")
     name = "caf\udce9"
-    assert run(collect(store.list())) == [name]
+    assert run(list_names(store.list())) == [name]
     assert run(store.read(name)) == b"latin"
     run(store.remove(name))
     assert remains(base) == []
@@ -324,14 +324,14 @@ def _unsupported(number: int) -> Callable[..., None]:
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP])
 @pytest.mark.parametrize("without", [["_by_rename"], ["_by_rename", "_by_link"], ["renameat2"]])
 def test_creating_on_lesser_filesystems(
-    store: LocalObjects, base: Path, monkeypatch: pytest.MonkeyPatch, without: list[str], number: int
+    store: LocalStore, base: Path, monkeypatch: pytest.MonkeyPatch, without: list[str], number: int
 ) -> None:
     """Without an exclusive rename a hard link creates, and without hard links asking first does."""
     for name in without:
         if name == "renameat2":
-            monkeypatch.setattr(publish, "_libc_rename", lambda: None)
+            monkeypatch.setattr(atomic_file, "_renameat2", lambda: None)
         else:
-            monkeypatch.setattr(publish, name, _unsupported(number))
+            monkeypatch.setattr(atomic_file, name, _unsupported(number))
     run(store.put("a", b"first", create_only=True))
     with pytest.raises(ConflictError):
         run(store.put("a", b"second", create_only=True))
@@ -344,14 +344,14 @@ def test_creating_does_not_rely_on_a_look_before(
 ) -> None:
     """An object that appears between a look and the rename is not replaced."""
     for name in without:
-        monkeypatch.setattr(publish, name, _unsupported(errno.ENOSYS))
+        monkeypatch.setattr(atomic_file, name, _unsupported(errno.ENOSYS))
     (base / "temp").write_bytes(b"second")
     (base / "a").write_bytes(b"first")
     directory = os.open(base, os.O_RDONLY)
     monkeypatch.setattr(os, "stat", _unsupported(errno.ENOENT))
     try:
         with pytest.raises(FileExistsError):
-            publish.create(directory, b"temp", b"a")
+            atomic_file.rename_new(directory, b"temp", b"a")
     finally:
         os.close(directory)
         monkeypatch.undo()
@@ -360,7 +360,7 @@ def test_creating_does_not_rely_on_a_look_before(
 
 @pytest.mark.parametrize("is_link", [False, True])
 def test_a_temp_name_that_is_taken(
-    store: LocalObjects, base: Path, monkeypatch: pytest.MonkeyPatch, is_link: bool
+    store: LocalStore, base: Path, monkeypatch: pytest.MonkeyPatch, is_link: bool
 ) -> None:
     """Nothing that happens to have a temp file's name, or was put there to catch it, is written to."""
     monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
@@ -377,7 +377,7 @@ def test_a_temp_name_that_is_taken(
     ("number", "is_error"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)]
 )
 def test_directories_that_cannot_be_flushed(
-    store: LocalObjects, base: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_error: bool
+    store: LocalStore, base: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_error: bool
 ) -> None:
     """A filesystem that has no fsync for directories is taken as it is; one that fails at it is not."""
     fsync = os.fsync
@@ -398,23 +398,23 @@ def test_directories_that_cannot_be_flushed(
 
 @pytest.mark.parametrize("call", ["pwrite", "fdatasync", "fsync", "fchmod", "utime"])
 def test_a_failing_disk_leaves_nothing(
-    store: LocalObjects, base: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    store: LocalStore, base: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """Whatever fails on the way, the old object stays, and neither file, directory nor descriptor is left."""
     run(store.put("kept/a", b"old"))
     descriptors = os.listdir("/proc/self/fd")
-    monkeypatch.setattr(newfile, "_FLUSH", 100)
+    monkeypatch.setattr(atomic_file, "_FLUSH", 100)
     monkeypatch.setattr(os, call, _unsupported(errno.EIO))
     for name in ("kept/a", "new/dir/b"):
         with pytest.raises(BackendError, match="Input/output error"):
-            run(write(store, name, noise(1000), 300, mtime_ns=0))
+            run(write(store, name, random_bytes(1000), 300, mtime_ns=0))
     monkeypatch.undo()
     assert os.listdir("/proc/self/fd") == descriptors
     assert (remains(base), run(store.read("kept/a"))) == (["kept", "kept/a"], b"old")
 
 
 def test_something_missing_under_a_write_is_no_missing_object(
-    store: LocalObjects, monkeypatch: pytest.MonkeyPatch
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the disk says "no such file" to a write, the object is not absent: the write failed."""
     monkeypatch.setattr(os, "fsync", _unsupported(errno.ENOENT))
@@ -424,39 +424,39 @@ def test_something_missing_under_a_write_is_no_missing_object(
 
 
 def test_a_directory_that_fails_while_it_is_read(
-    store: LocalObjects, base: Path, monkeypatch: pytest.MonkeyPatch
+    store: LocalStore, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A listing that cannot be read to its end is an error."""
     run(store.put("a", b"x"))
     monkeypatch.setattr(os, "scandir", _unsupported(errno.EIO))
     with pytest.raises(BackendUnavailableError):
-        run(collect(store.list()))
+        run(list_names(store.list()))
     assert base.is_dir()
 
 
-def test_reread_after_commit_and_replacement(store: LocalObjects) -> None:
+def test_reread_after_commit_and_replacement(store: LocalStore) -> None:
     """A writer that is done gives its bytes again as long as they are there, and nobody else's."""
 
     async def scenario() -> list[bytes | None]:
         writer = store.writer("a", WritePlan(1000, 300), lambda _: None)
-        await feed(writer, cut(data, 300))
+        await write_parts(writer, split(data, 300))
         await writer.commit()
         there = await writer.reread(290, 20)
-        await store.put("a", noise(1000, seed=1))
+        await store.put("a", random_bytes(1000, seed=1))
         replaced = await writer.reread(290, 20)
         await store.remove("a")
         return [there, replaced, await writer.reread(290, 20)]
 
-    data = noise(1000)
+    data = random_bytes(1000)
     assert run(scenario()) == [data[290:310], None, None]
 
 
-def test_reread_of_a_hole(store: LocalObjects) -> None:
+def test_reread_of_a_hole(store: LocalStore) -> None:
     """What lies between parts that came out of order reads as zeros on a disk, and is never given."""
 
     async def scenario() -> list[bytes | None]:
         writer = store.writer("a", WritePlan(1000, 300), lambda _: None)
-        first, second, third, _ = cut(data, 300)
+        first, second, third, _ = split(data, 300)
         await asyncio.gather(writer.write(third), writer.write(first))
         before = await writer.reread(250, 100)
         await writer.write(second)
@@ -464,5 +464,5 @@ def test_reread_of_a_hole(store: LocalObjects) -> None:
         await writer.abort()
         return [before, after]
 
-    data = noise(1000)
+    data = random_bytes(1000)
     assert run(scenario()) == [None, data[250:350]]

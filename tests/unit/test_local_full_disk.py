@@ -14,22 +14,22 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects
 from fsbackup.errors import FsbackupError
 from fsbackup.loop import run
 from fsbackup.sizing import MIB
-from fsbackup.testing.driving import noise, write
+from fsbackup.stores.local.store import LocalStore
+from fsbackup.testing.driving import random_bytes, write
 
 _ROOM = 4 * MIB
 
 Outcome = dict[str, Any]
 
 
-def _try(store: LocalObjects, name: str, length: int, **plan: Any) -> Outcome:
+def _try(store: LocalStore, name: str, length: int, **plan: Any) -> Outcome:
     """Write, and return what came of it."""
     moved: list[int] = []
     try:
-        run(write(store, name, noise(length), 256 * 1024, moved=moved.append, **plan))
+        run(write(store, name, random_bytes(length), 256 * 1024, on_progress=moved.append, **plan))
     except FsbackupError as error:
         return {"error": type(error).__name__, "hint": error.hint, "moved": sum(moved)}
     return {"error": None, "moved": sum(moved)}
@@ -41,19 +41,19 @@ def _left(base: Path) -> list[str]:
 
 def known_size(base: Path) -> Outcome:
     """A size that does not fit is refused before its first byte."""
-    return {**_try(LocalObjects(base), "new/dir/a", 2 * _ROOM), "left": _left(base)}
+    return {**_try(LocalStore(base), "new/dir/a", 2 * _ROOM), "left": _left(base)}
 
 
 def stream(base: Path) -> Outcome:
     """A stream fills the disk, fails, and leaves it as empty as before."""
-    outcome = _try(LocalObjects(base), "new/dir/a", 2 * _ROOM, size=None)
-    again = _try(LocalObjects(base), "new/dir/a", _ROOM // 2)
+    outcome = _try(LocalStore(base), "new/dir/a", 2 * _ROOM, size=None)
+    again = _try(LocalStore(base), "new/dir/a", _ROOM // 2)
     return {**outcome, "again": again["error"], "left": _left(base)}
 
 
 def replacement(base: Path) -> Outcome:
     """A replacement that does not fit beside the old object leaves the old one."""
-    store = LocalObjects(base)
+    store = LocalStore(base)
     _try(store, "a", _ROOM * 5 // 8)
     outcome = _try(store, "a", _ROOM * 5 // 8 + 1, size=None)
     return {**outcome, "kept": (base / "a").stat().st_size == _ROOM * 5 // 8, "left": _left(base)}
@@ -63,13 +63,13 @@ def small_object(base: Path) -> Outcome:
     """On a disk that others have filled, even one small part fails cleanly."""
     with suppress(OSError):
         (base / "theirs").write_bytes(bytes(2 * _ROOM))
-    return {**_try(LocalObjects(base), "b", 100_000, size=None), "left": _left(base)}
+    return {**_try(LocalStore(base), "b", 100_000, size=None), "left": _left(base)}
 
 
 def file_size_limit(base: Path) -> Outcome:
     """A limit on the size of files is no room either."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (_ROOM // 4, resource.RLIM_INFINITY))
-    outcome = _try(LocalObjects(base), "new/dir/a", _ROOM // 2)
+    outcome = _try(LocalStore(base), "new/dir/a", _ROOM // 2)
     return {**outcome, "left": _left(base)}
 
 

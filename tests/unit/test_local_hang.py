@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects
-from fsbackup.backends.local.newfile import NewFile
-from fsbackup.backends.local.threads import DroppedError, SilenceError, Workers, pulse
-from fsbackup.backends.local.writer import LocalWriter
 from fsbackup.errors import BackendUnavailableError
 from fsbackup.loop import run
-from fsbackup.testing.driving import noise, write
+from fsbackup.stores.local.atomic_file import AtomicFile
+from fsbackup.stores.local.store import LocalStore
+from fsbackup.stores.local.writer import LocalWriter
+from fsbackup.testing.driving import random_bytes, write
+from fsbackup.threads import CallCancelledError, IdleTimeoutError, Workers, heartbeat
 
 
 class Hang:
@@ -61,7 +61,7 @@ def test_hanging_read_is_unavailable(base: Path, monkeypatch: pytest.MonkeyPatch
     """A call that does not come back is `BackendUnavailableError` after the longest silence allowed."""
     hang = Hang(monkeypatch, "pread")
     with pytest.raises(BackendUnavailableError, match="did not answer") as caught:
-        run(LocalObjects(base, timeout=0.2).read("kept"))
+        run(LocalStore(base, timeout=0.2).read("kept"))
     hang.release()
     assert (caught.value.operation, caught.value.key) == ("read", "kept")
 
@@ -70,9 +70,9 @@ def test_hanging_disk_leaves_the_loop_and_other_disks_alone(base: Path, tmp_path
     """While one disk hangs, however many of its calls there are, another one does its work."""
 
     async def scenario() -> tuple[bytes, bool]:
-        stuck = [asyncio.create_task(LocalObjects(base, timeout=30).put(f"a{n}", b"x")) for n in range(40)]
+        stuck = [asyncio.create_task(LocalStore(base, timeout=30).put(f"a{n}", b"x")) for n in range(40)]
         await asyncio.to_thread(hang.entered.wait, 30)
-        healthy = LocalObjects(tmp_path / "base")
+        healthy = LocalStore(tmp_path / "base")
         found = await healthy.read("kept")
         waiting = not any(task.done() for task in stuck)
         hang.release()
@@ -86,9 +86,9 @@ def test_late_write_cleans_up(base: Path, hang: Hang, monkeypatch: pytest.Monkey
     """A write given up while it hung removes its temp file when it comes back, and never gets its name."""
 
     async def scenario() -> list[str]:
-        store = LocalObjects(base, timeout=0.2)
+        store = LocalStore(base, timeout=0.2)
         with pytest.raises(BackendUnavailableError):
-            await write(store, "kept", noise(1000), 300)
+            await write(store, "kept", random_bytes(1000), 300)
         during = sorted(os.listdir(base))
         hang.release()
         await asyncio.to_thread(unlinked.wait, 30)
@@ -110,7 +110,7 @@ def test_cancelled_write_waits_for_its_thread(base: Path, hang: Hang) -> None:
     """When a cancelled write has returned, nothing of it happens any more."""
 
     async def scenario() -> tuple[bool, list[str]]:
-        task = asyncio.create_task(write(LocalObjects(base), "kept", noise(1000), 300))
+        task = asyncio.create_task(write(LocalStore(base), "kept", random_bytes(1000), 300))
         await asyncio.to_thread(hang.entered.wait, 30)
         task.cancel()
         await asyncio.sleep(0.05)
@@ -125,13 +125,13 @@ def test_cancelled_write_waits_for_its_thread(base: Path, hang: Hang) -> None:
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Return an event that is set when a write is told to stop."""
-    event, stop = threading.Event(), NewFile.stop
+    event, stop = threading.Event(), AtomicFile.cancel
 
-    def noted(self: NewFile) -> None:
+    def noted(self: AtomicFile) -> None:
         stop(self)
         event.set()
 
-    monkeypatch.setattr(NewFile, "stop", noted)
+    monkeypatch.setattr(AtomicFile, "cancel", noted)
     return event
 
 
@@ -141,14 +141,14 @@ def test_cancelled_commit_gets_no_name(
     """A commit that is cancelled while it flushes does not go on to the rename."""
 
     async def scenario(hang: Hang) -> None:
-        task = asyncio.create_task(write(LocalObjects(base), "kept", noise(1000), 300))
+        task = asyncio.create_task(write(LocalStore(base), "kept", random_bytes(1000), 300))
         await asyncio.to_thread(hang.entered.wait, 30)
         task.cancel()
         await asyncio.to_thread(stopped.wait, 30)
         hang.release()
         await asyncio.wait([task])
 
-    run(LocalObjects(base).stat("kept"))
+    run(LocalStore(base).stat("kept"))
     run(scenario(Hang(monkeypatch, "fchmod")))
     assert (os.listdir(base), (base / "kept").read_bytes()) == (["kept"], b"old")
 
@@ -160,7 +160,9 @@ def test_cancelled_write_stops_within_a_part(
 
     async def scenario(hang: Hang) -> int:
         moved: list[int] = []
-        task = asyncio.create_task(write(LocalObjects(base), "kept", noise(1000), 500, moved=moved.append))
+        task = asyncio.create_task(
+            write(LocalStore(base), "kept", random_bytes(1000), 500, on_progress=moved.append)
+        )
         await asyncio.to_thread(hang.entered.wait, 30)
         task.cancel()
         await asyncio.to_thread(stopped.wait, 30)
@@ -168,7 +170,7 @@ def test_cancelled_write_stops_within_a_part(
         await asyncio.wait([task])
         return len(moved)
 
-    monkeypatch.setattr("fsbackup.backends.local.newfile._SLICE", 10)
+    monkeypatch.setattr("fsbackup.stores.local.atomic_file._SLICE", 10)
     assert run(scenario(Hang(monkeypatch, "pwrite"))) <= LocalWriter.concurrency
 
 
@@ -215,7 +217,7 @@ def test_a_pulse_is_no_silence() -> None:
     def call() -> str:
         for _ in range(10):
             threading.Event().wait(0.06)
-            pulse()
+            heartbeat()
         return "done"
 
     assert run(scenario()) == "done"
@@ -231,7 +233,7 @@ def test_queueing_behind_a_busy_thread_is_no_silence() -> None:
     def busy() -> str:
         for _ in range(10):
             threading.Event().wait(0.06)
-            pulse()
+            heartbeat()
         return "first"
 
     assert run(scenario()) == ["first", "second"]
@@ -248,10 +250,10 @@ def test_dropped_calls_are_not_made() -> None:
         second.cancel()
         await asyncio.wait([second])
         third = workers.submit(lambda: made.append("third"))
-        third.drop()
+        third.cancel()
         gate.set()
         await first.result(10)
-        with pytest.raises(DroppedError):
+        with pytest.raises(CallCancelledError):
             await third.result(10)
         return made
 
@@ -263,7 +265,7 @@ def test_silence_names_itself() -> None:
 
     async def scenario() -> list[str]:
         workers, gate = Workers("silent", 2), threading.Event()
-        with pytest.raises(SilenceError):
+        with pytest.raises(IdleTimeoutError):
             await workers.run(lambda: gate.wait(10), 0.1)
         gate.set()
 
@@ -272,14 +274,14 @@ def test_silence_names_itself() -> None:
 
         with pytest.raises(TimeoutError, match="from the disk"):
             await workers.run(raises, 10)
-        return [type(SilenceError()).__name__]
+        return [type(IdleTimeoutError()).__name__]
 
-    assert run(scenario()) == ["SilenceError"]
+    assert run(scenario()) == ["IdleTimeoutError"]
 
 
 def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend that is not used any more keeps no threads, and gets new ones when it is."""
-    monkeypatch.setattr("fsbackup.backends.local.threads._IDLE", 0.01)
+    monkeypatch.setattr("fsbackup.threads._IDLE", 0.01)
 
     async def scenario() -> list[bool]:
         workers, threads = Workers("idle", 2), []
@@ -296,9 +298,9 @@ def test_a_forked_child_has_threads_of_its_own(base: Path) -> None:
     """A store used before a fork works in the child."""
     script = (
         "import os, sys\n"
-        "from fsbackup.backends.local import LocalObjects\n"
+        "from fsbackup.stores.local import LocalStore\n"
         "from fsbackup.loop import run\n"
-        "store = LocalObjects(sys.argv[1])\n"
+        "store = LocalStore(sys.argv[1])\n"
         "run(store.read('kept'))\n"
         "child = os.fork()\n"
         "found = run(store.read('kept'))\n"

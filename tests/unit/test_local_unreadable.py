@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from fsbackup.backends.local import LocalObjects
 from fsbackup.errors import FsbackupError
 from fsbackup.loop import run
-from fsbackup.testing.driving import collect
+from fsbackup.stores.local.store import LocalStore
+from fsbackup.testing.driving import list_names
 
 _NOBODY = 65534
 
 
-def _outcome(work: Callable[[LocalObjects], Awaitable[Any]], store: LocalObjects) -> Any:
+def _outcome(work: Callable[[LocalStore], Awaitable[Any]], store: LocalStore) -> Any:
     async def scenario() -> Any:
         return await work(store)
 
@@ -31,11 +31,11 @@ def _outcome(work: Callable[[LocalObjects], Awaitable[Any]], store: LocalObjects
         return type(error).__name__
 
 
-OPERATIONS: dict[str, Callable[[LocalObjects], Awaitable[Any]]] = {
-    "list all": lambda store: collect(store.list()),
-    "list secret": lambda store: collect(store.list("secret/")),
-    "list open": lambda store: collect(store.list("open/")),
-    "list after": lambda store: collect(store.list(start_after="secret0")),
+OPERATIONS: dict[str, Callable[[LocalStore], Awaitable[Any]]] = {
+    "list all": lambda store: list_names(store.list()),
+    "list secret": lambda store: list_names(store.list("secret/")),
+    "list open": lambda store: list_names(store.list("open/")),
+    "list after": lambda store: list_names(store.list(start_after="secret0")),
     "stat": lambda store: store.stat("secret/a"),
     "read": lambda store: store.read("secret/a"),
     "remove": lambda store: store.remove("secret/a"),
@@ -49,8 +49,8 @@ OPERATIONS: dict[str, Callable[[LocalObjects], Awaitable[Any]]] = {
 
 def main(base: str) -> None:
     """Print the outcome of every operation for a user who is not root."""
-    store = LocalObjects(base)
-    run(collect(store.list()))  # whatever is imported late is imported now, while it may be read
+    store = LocalStore(base)
+    run(list_names(store.list()))  # whatever is imported late is imported now, while it may be read
     if os.getuid() == 0:
         os.setgroups([])
         os.setgid(_NOBODY)
@@ -80,7 +80,7 @@ def outcomes(base: Path) -> dict[str, Any]:
     """Return what each operation came to."""
     here = Path(__file__).parents[2]
     if os.getuid() != 0:  # then this process is such a user itself
-        return {name: _outcome(work, LocalObjects(base)) for name, work in OPERATIONS.items()}
+        return {name: _outcome(work, LocalStore(base)) for name, work in OPERATIONS.items()}
     output = subprocess.run(
         [sys.executable, "-m", "tests.unit.test_local_unreadable", str(base)],
         check=True,

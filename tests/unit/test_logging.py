@@ -26,7 +26,7 @@ Shown = Callable[[], str]
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Shown]:
-    """Return what reads standard error; logging and secrets are put back afterwards."""
+    """Return a function that reads standard error; logging and secrets are restored afterwards."""
     monkeypatch.setattr(redact, "_secrets", set())
     root, ours = logging.getLogger(), logging.getLogger("fsbackup")
     before = (root.handlers[:], root.level, ours.level)
@@ -38,10 +38,10 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 def upload_event(error: Exception | None = None) -> None:
     """Log the end of an upload."""
-    events.outcome("upload", "r2", "a/b", size=10, seconds=0.5, error=error)
+    events.log_outcome("upload", "r2", "a/b", size=10, seconds=0.5, error=error)
 
 
-def test_text_lines_have_what_the_message_lacks(shown: Shown) -> None:
+def test_text_lines_have_the_fields_that_the_message_lacks(shown: Shown) -> None:
     """Time, level, message, then the structured fields."""
     logs.configure(verbosity=1, form="text")
     upload_event()
@@ -49,7 +49,7 @@ def test_text_lines_have_what_the_message_lacks(shown: Shown) -> None:
 
 
 def test_json_lines_have_every_field(shown: Shown) -> None:
-    """One object per line, for whatever counts rates and times."""
+    """One object per line, for monitoring."""
     logs.configure(verbosity=0, form="json")
     upload_event(BackendError("it is broken", backend="r2"))
     [line] = shown().splitlines()
@@ -88,8 +88,8 @@ def test_levels(shown: Shown, verbosity: int, levels: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["botocore.endpoint", "aiobotocore", "stamina", "asyncio"])
-def test_others_are_heard_from_warnings_on_only(shown: Shown, name: str) -> None:
-    """Below that they talk about requests and their headers, also where we debug."""
+def test_other_libraries_are_logged_from_warning_level_on(shown: Shown, name: str) -> None:
+    """Below that level they log requests and their headers, also with -vv."""
     logs.configure(verbosity=2, form="text")
     logging.getLogger(name).debug("headers")
     logging.getLogger(name).info("headers")
@@ -99,9 +99,9 @@ def test_others_are_heard_from_warnings_on_only(shown: Shown, name: str) -> None
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_no_configured_secret_gets_into_a_line(shown: Shown, form: str) -> None:
-    """Whoever puts it there, in whatever spelling: message, argument, field, traceback."""
+    """In no spelling: message, argument, field, traceback."""
     logs.configure(verbosity=2, form=form)
-    redact.learn(
+    redact.register_secrets(
         parse_config(
             f"""
 version: 1
@@ -133,10 +133,10 @@ backends:
     assert text.count(redact.MASK) > 10
 
 
-def test_what_is_no_secret_stays_readable(shown: Shown) -> None:
-    """Paths, buckets and user names are needed to understand a line."""
+def test_public_settings_are_not_masked(shown: Shown) -> None:
+    """Paths, buckets and user names."""
     logs.configure(verbosity=0, form="text")
-    redact.learn(
+    redact.register_secrets(
         parse_config(
             """
 version: 1
@@ -152,20 +152,20 @@ backends:
 
 
 def test_a_dead_backend_does_not_fill_the_screen(shown: Shown) -> None:
-    """Three errors of a kind, and a word that there are more; others are not kept back."""
+    """Three errors of a kind, the last with a note that more are dropped; other kinds are not dropped."""
     logs.configure(verbosity=0, form="text")
     for _ in range(10):
         upload_event(BackendError("away"))
-    events.outcome("upload", "b2", "a/b", error=BackendError("away"))
+    events.log_outcome("upload", "b2", "a/b", error=BackendError("away"))
     lines = shown().splitlines()
     assert len(lines) == 4
-    assert "more of the same" in lines[2]
+    assert "further errors of this kind" in lines[2]
     assert "b2" in lines[3]
 
 
 @pytest.mark.parametrize(("verbosity", "form"), [(1, "text"), (0, "json")])
-def test_every_error_is_there_where_everything_is_asked_for(shown: Shown, verbosity: int, form: str) -> None:
-    """With -v, and for machines that count."""
+def test_every_error_is_logged_with_v_and_as_json(shown: Shown, verbosity: int, form: str) -> None:
+    """Repeats are dropped in the short text form only."""
     logs.configure(verbosity=verbosity, form=form)
     for _ in range(10):
         upload_event(BackendError("away"))
@@ -180,7 +180,7 @@ def test_a_line_break_in_a_name_makes_no_second_line(shown: Shown) -> None:
 
 
 def test_a_library_user_gets_no_output_from_us() -> None:
-    """Without any handler of the application's, a failure is a return value and nothing on the screen."""
+    """Without a log handler of the application, a failure prints nothing."""
     code = (
         "import fsbackup\n"
         "backend = fsbackup.LocalStorage('/proc/version/no-directory')\n"

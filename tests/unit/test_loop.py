@@ -1,4 +1,4 @@
-"""The I/O loop: its clock stops while the process does, and Ctrl-C reaches whoever waits for it."""
+"""The I/O loop: its clock stops while the process is suspended, and Ctrl-C interrupts a waiting caller."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fsbackup.loop import run
 
 
 def test_deadlines_pass_while_the_loop_waits() -> None:
-    """Also those longer than one of its waits."""
+    """Also those longer than one wait of the selector."""
 
     async def waiting() -> float:
         started = asyncio.get_running_loop().time()
@@ -30,8 +30,8 @@ def test_deadlines_pass_while_the_loop_waits() -> None:
     assert time.monotonic() - began >= 1.5
 
 
-def test_what_came_while_the_loop_was_held_up_is_in_time(caplog: pytest.LogCaptureFixture) -> None:
-    """The loop itself does not run for longer than the deadline, the answer comes, and counts."""
+def test_an_answer_that_arrived_while_the_loop_was_blocked_is_in_time(caplog: pytest.LogCaptureFixture) -> None:
+    """The loop is blocked for longer than the deadline; the answer that arrived meanwhile counts."""
 
     async def waiting() -> None:
         answer = asyncio.Event()
@@ -43,13 +43,13 @@ def test_what_came_while_the_loop_was_held_up_is_in_time(caplog: pytest.LogCaptu
             await asyncio.sleep(0.1)
 
     run(waiting())
-    assert "stood still for 6" in caplog.text
+    assert "process was suspended for 6" in caplog.text
 
 
-def test_a_standstill_is_never_seen_on_the_clock() -> None:
-    """Neither by what was held up in the middle nor by a thread that looks on; and time never goes back."""
+def test_a_suspension_is_never_seen_on_the_clock() -> None:
+    """Neither by the blocked coroutine nor by another thread; and the clock never goes back."""
 
-    async def held_up() -> list[float]:
+    async def blocked() -> list[float]:
         loop = asyncio.get_running_loop()
         seen = [loop.time()]
         time.sleep(4)  # noqa: ASYNC251 - nothing runs
@@ -57,13 +57,13 @@ def test_a_standstill_is_never_seen_on_the_clock() -> None:
         await asyncio.sleep(0)
         return [*seen, loop.time()]
 
-    seen = run(held_up())
+    seen = run(blocked())
     assert seen == sorted(seen)
     assert seen[-1] - seen[0] < 2
 
 
-def test_a_stopped_process_finds_its_deadlines_where_they_were() -> None:
-    """Ctrl-Z and `fg`: what had two seconds left still has them."""
+def test_a_stopped_process_keeps_the_rest_of_its_deadlines() -> None:
+    """Ctrl-Z and `fg`: a timeout with two seconds left still has them."""
     code = (
         "import asyncio; from fsbackup.loop import run\n"
         "async def main():\n"
@@ -85,12 +85,36 @@ def test_a_stopped_process_finds_its_deadlines_where_they_were() -> None:
         assert child.wait(20) == 0
 
 
-def test_ctrl_c_is_heard_when_another_thread_takes_its_signal() -> None:
-    """As may be any that was just begun: the main thread is not woken by it."""
+def test_ctrl_c_interrupts_when_another_thread_gets_its_signal() -> None:
+    """The system may deliver it to any thread, which does not wake the main thread."""
 
-    def take() -> None:
+    def interrupt() -> None:
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
-    threading.Timer(0.3, take).start()
+    threading.Timer(0.3, interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         run(asyncio.Event().wait())
+
+
+def test_a_synchronous_call_on_the_loop_itself_is_refused() -> None:
+    """It would wait for ever; on another loop's thread it is only slow."""
+
+    async def nothing() -> None:
+        pass
+
+    async def call() -> None:
+        run(nothing())
+
+    with pytest.raises(RuntimeError, match="its own event loop"):
+        run(call())
+    asyncio.run(call())
+
+
+def test_a_runtime_error_of_the_coroutine_is_raised() -> None:
+    """Whatever its text."""
+
+    async def fail() -> None:
+        raise RuntimeError("no running event loop")
+
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        run(fail())

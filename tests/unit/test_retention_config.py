@@ -33,7 +33,7 @@ def test_the_settings_are_the_rules_fields() -> None:
 @pytest.mark.parametrize("field", ["keep_daily", "keep_weekly", "keep_monthly", "keep_yearly"])
 def test_max_age_can_be_left_out(field: str) -> None:
     """Any rule that counts periods says by itself what is let go."""
-    assert rule(f"{field}: 2").lets_go
+    assert rule(f"{field}: 2").deletes
     assert rule(f"{field}: 2").max_age is None
 
 

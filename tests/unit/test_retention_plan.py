@@ -1,4 +1,4 @@
-"""What retention keeps, against a plain model of the same rules, and what must hold of any decision."""
+"""What retention keeps, compared with a plain model of the rules, and invariants of every decision."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _label(when: float, period: str) -> Any:
 
 
 def model(objects: Objects, rule: Retention, now: float = NOW) -> set[str]:
-    """Return what is kept, as one would work it out by hand with everything in memory."""
+    """Return the keys kept by a plain implementation with everything in memory."""
     counting = [getattr(rule, f"keep_{each}") for each in ("daily", "weekly", "monthly", "yearly")]
     if rule.max_age is None and not any(counting):
         return {key for key, _ in objects}
@@ -91,22 +91,22 @@ def model(objects: Objects, rule: Retention, now: float = NOW) -> set[str]:
 @given(OBJECTS | LONG.map(named), RULES)
 @example(named(("a", NOW - at * DAY) for at in range(60)), dated(keep_daily=3, keep_weekly=2))
 @example(named(("a", NOW - 60 * DAY + at * DAY) for at in range(60)), dated(keep_monthly=2, keep_yearly=1))
-def test_it_agrees_with_the_model(objects: Objects, rule: Retention) -> None:
-    """Remembering a few times per series decides as remembering everything does."""
+def test_agrees_with_the_model(objects: Objects, rule: Retention) -> None:
+    """Holding a few times per series gives the same decisions as holding all."""
     assert kept(objects, rule) == model(objects, rule)
 
 
 @given(OBJECTS, RULES)
 def test_every_object_has_its_decision_and_reason(objects: Objects, rule: Retention) -> None:
-    """In their order, each once."""
+    """In the order of the objects, each once."""
     decisions = decide(objects, rule, NOW)
     assert [one.key for one in decisions] == [key for key, _ in objects]
     assert all(one.reason for one in decisions)
 
 
 @given(OBJECTS, RULES)
-def test_never_below_the_floor(objects: Objects, rule: Retention) -> None:
-    """Of each series at least the newest `keep_last` stay, whatever their age."""
+def test_never_below_keep_last(objects: Objects, rule: Retention) -> None:
+    """Of each series at least the newest `keep_last` are kept, whatever their age."""
     stays = kept(objects, rule)
     members = defaultdict(list)
     for key, when in objects:
@@ -120,7 +120,7 @@ def test_never_below_the_floor(objects: Objects, rule: Retention) -> None:
 
 @given(OBJECTS, RULES, st.randoms(use_true_random=False))
 def test_order_does_not_matter(objects: Objects, rule: Retention, random: Any) -> None:
-    """A listing in any order decides the same, with the same reasons."""
+    """A listing in any order gives the same decisions, with the same reasons."""
     shuffled = list(objects)
     random.shuffle(shuffled)
     assert sorted(map(repr, decide(shuffled, rule, NOW))) == sorted(map(repr, decide(objects, rule, NOW)))
@@ -128,38 +128,38 @@ def test_order_does_not_matter(objects: Objects, rule: Retention, random: Any) -
 
 @given(OBJECTS, RULES)
 def test_deciding_again_keeps_all(objects: Objects, rule: Retention) -> None:
-    """What was kept is kept again: a prune run twice deletes nothing the second time."""
+    """A second prune right after the first deletes nothing."""
     stays = kept(objects, rule)
     assert kept([one for one in objects if one[0] in stays], rule) == stays
 
 
 @given(_DRAWN, _DRAWN, RULES)
-def test_more_objects_bring_nothing_back(some: Objects, more: Objects, rule: Retention) -> None:
-    """What is let go is let go too when there are more objects, newer or not."""
+def test_more_objects_undelete_nothing(some: Objects, more: Objects, rule: Retention) -> None:
+    """An object that is deleted is also deleted when there are more objects, newer or not."""
     objects = named(some)
     more_kept = kept(objects + named(more, first=1000), rule)
     assert more_kept & {key for key, _ in objects} <= kept(objects, rule)
 
 
 @given(OBJECTS, RULES, st.integers(0, 400 * DAY))
-def test_time_brings_nothing_back(objects: Objects, rule: Retention, later: int) -> None:
-    """What was let go stays let go as the clock goes on."""
+def test_time_undeletes_nothing(objects: Objects, rule: Retention, later: int) -> None:
+    """An object that is deleted is also deleted later."""
     assert kept(objects, rule, NOW + later) <= kept(objects, rule)
 
 
 @given(OBJECTS, RULES, st.floats(0.001, 1e12))
-def test_nothing_goes_while_the_clock_is_behind(objects: Objects, rule: Retention, ahead: float) -> None:
-    """One object from the future says that ages cannot be trusted."""
+def test_nothing_is_deleted_while_the_clock_is_behind(objects: Objects, rule: Retention, ahead: float) -> None:
+    """One object from the future shows that ages cannot be trusted."""
     future = ("z/2030-01-01", NOW + ahead)
     decisions = decide([*objects, future], rule, NOW)
     assert all(one.keep for one in decisions)
-    if rule.lets_go:
+    if rule.deletes:
         assert all("the clock is behind the newest object ('z/2030-01-01', by" in one.reason for one in decisions)
 
 
 @given(OBJECTS, RULES)
-def test_wanting_is_keeping(objects: Objects, rule: Retention) -> None:
-    """A backend wants those it has and keeps, and of those it has not the ones it would keep."""
+def test_wants_agrees_with_decide(objects: Objects, rule: Retention) -> None:
+    """A backend wants the objects that it has and keeps, and those it lacks that it would keep."""
     plan, without = Plan(rule, NOW), Plan(rule, NOW)
     for at, (key, when) in enumerate(objects):
         plan.see(key, when)
@@ -171,8 +171,8 @@ def test_wanting_is_keeping(objects: Objects, rule: Retention) -> None:
             assert without.wants(key, when) == plan.wants(key, when)
 
 
-def test_what_was_seen_does_not_count_beside_itself() -> None:
-    """By a slightly other time of its own it has the same place in the floor."""
+def test_an_object_counted_under_another_time_counts_once() -> None:
+    """With a slightly different time it takes the same place in `keep_last`."""
     keys = [key for key, _ in named([("a", None)] * 3)]
     times = [NOW - 50 * DAY, NOW - 40 * DAY, NOW - 30 * DAY]
     plan = Plan(dated(max_age=timedelta(days=1), keep_last=2), NOW)
@@ -184,11 +184,11 @@ def test_what_was_seen_does_not_count_beside_itself() -> None:
 
 
 @pytest.mark.parametrize("when", [None, 0.0, -1.0, float("nan"), float("inf")])
-def test_unknown_ages_stay(when: float | None) -> None:
-    """And they are no floor for the others."""
+def test_objects_of_unknown_age_are_kept(when: float | None) -> None:
+    """And they do not count for `keep_last` of the others."""
     rule = dated(max_age=timedelta(days=1))
     decisions = decide([("a/2025-01-01", when), ("a/2025-01-02", 1.0), ("a/2025-01-03", 2.0)], rule, NOW)
-    assert decisions[0] == Decision("a/2025-01-01", True, "its age is not known")
+    assert decisions[0] == Decision("a/2025-01-01", True, "its age is unknown")
     assert [one.keep for one in decisions] == [True, False, True]
 
 
@@ -203,7 +203,7 @@ THIRTY = timedelta(days=30)
 @pytest.mark.parametrize(
     ("rule", "days", "reasons"),
     [
-        (dated(keep_last=7), (1, 900), ["no rule lets anything go"] * 2),
+        (dated(keep_last=7), (1, 900), ["no rule deletes anything"] * 2),
         (
             dated(max_age=THIRTY, keep_last=2),
             (1, 30, 31.5, 45),
@@ -242,7 +242,7 @@ THIRTY = timedelta(days=30)
     ],
 )
 def test_reasons(rule: Retention, days: tuple[float, ...], reasons: list[str]) -> None:
-    """Each decision names every rule that keeps, or why none does and how many newer ones there are."""
+    """Each decision names every rule that keeps the object, or why none does and how many newer ones there are."""
     told = [f"{'' if one.keep else '- '}{one.reason}" for one in decide(aged(*days), rule, NOW)]
     assert told == reasons
 
@@ -264,12 +264,12 @@ def test_periods_begin_at_midnight_utc(rule: Retention, border: datetime) -> Non
 
 
 def test_the_same_month_of_another_year_is_another_month() -> None:
-    """A backup taken once a year is one of each of so many months."""
+    """Backups of one month in several years count as several months."""
     assert len(kept(named(("db", NOW - age * 365 * DAY) for age in range(5)), dated(keep_monthly=4))) == 4
 
 
-def test_the_clock_behind_is_told() -> None:
-    """The object that says so is named, to be looked at."""
+def test_the_reason_names_the_object_newer_than_the_clock() -> None:
+    """So that a person can look at it."""
     one = decide([("db-2025-10-03\udcff", NOW + 2 * DAY)], dated(max_age=THIRTY), NOW)[0]
     assert one.as_dict() == {
         "key": "db-2025-10-03\udcff",
@@ -278,26 +278,26 @@ def test_the_clock_behind_is_told() -> None:
     }
 
 
-def test_keys_of_no_series_stay() -> None:
-    """Nothing says that another is a newer backup of the same."""
+def test_keys_without_series_are_kept() -> None:
+    """Nothing shows that another object is a newer backup of the same thing."""
     decisions = decide([("b/2025-01-01/x", NOW - 900 * DAY), ("b/2026-01-01/x", NOW)], dated(max_age=THIRTY), NOW)
     assert [(one.keep, one.reason) for one in decisions] == [
         (True, "no series: its key matches no job's destination with {now} and no `series`")
     ] * 2
 
 
-def test_an_own_pattern_names_the_series() -> None:
-    """Numbers that are no dates can be taken for one series by configuration."""
+def test_a_configured_pattern_names_the_series() -> None:
+    """Keys that differ in numbers that are no dates can be one series by configuration."""
     objects: Objects = [("acme/n1", NOW - 40 * DAY), ("acme/n2", NOW), ("other/n1", NOW - 40 * DAY)]
     assert kept(objects, dated(max_age=THIRTY, series="^(.*)/n[0-9]+$")) == {"acme/n2", "other/n1"}
 
 
-def test_what_came_between_the_walks_stays() -> None:
-    """A series, or an object newer than all of its series, that the first walk did not see."""
+def test_objects_stored_between_the_walks_are_kept() -> None:
+    """A series, or an object newer than all of its series, that the first walk did not list."""
     plan = Plan(dated(keep_daily=1), NOW)
     plan.see("a/2025-01-01", NOW - 3 * DAY)
     for key, when in (("a/2025-01-02", NOW - DAY), ("a/2025-01-03", NOW + DAY), ("b/2025-01-01", NOW - 9 * DAY)):
-        assert plan.decide(key, when) == Decision(key, True, "it came after the listing")
+        assert plan.decide(key, when) == Decision(key, True, "it was stored after the listing")
     assert not plan.decide("a/2024-01-01", NOW - 9 * DAY).keep
 
 
@@ -323,7 +323,7 @@ def _daily(at: int) -> str:
     ],
 )
 def test_memory_does_not_grow_with_the_objects(key: Callable[[int], str], names: dict[str, Any]) -> None:
-    """Fifty thousand objects of a few series, or of none, take no more than their series' times."""
+    """Fifty thousand objects of a few series, or of none, take only the memory of the times of their series."""
     plan = Plan(Retention(max_age=THIRTY, keep_last=7, keep_monthly=12, **names), NOW)
     tracemalloc.start()
     try:
@@ -337,15 +337,15 @@ def test_memory_does_not_grow_with_the_objects(key: Callable[[int], str], names:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"max_age": timedelta()}, "max_age must be longer than nothing"),
+        ({"max_age": timedelta()}, "max_age must be greater than 0"),
         ({"keep_last": 0}, "keep_last must be at least 1, not 0"),
         ({"keep_daily": -1}, "keep_daily must be at least 0, not -1"),
         ({"keep_yearly": -1}, "keep_yearly must be at least 0, not -1"),
-        ({"series": "("}, "series is no regular expression"),
+        ({"series": "("}, "series is not a regular expression"),
         ({"series": "a+"}, "series must have a group"),
     ],
 )
 def test_wrong_rules(wrong: dict[str, Any], message: str) -> None:
-    """A rule that cannot be meant is a ValueError."""
+    """A rule that makes no sense is a ValueError."""
     with pytest.raises(ValueError, match=message):
         dated(**wrong)

@@ -128,7 +128,7 @@ def test_dates_are_never_guessed(key: str) -> None:
 def test_a_key_that_can_be_read_in_two_ways_is_a_series_of_its_own(key: str, templates: list[str]) -> None:
     """Whichever destination comes first; and it says so."""
     assert series_of(key, destinations=templates) is series_of(key, destinations=templates[::-1]) is None
-    why = "no series: its key can be read in more than one way by the jobs' destinations"
+    why = "no series: its key matches the jobs' destinations in more than one way"
     assert why_no_series(key, templates) == why
 
 
@@ -203,10 +203,10 @@ def test_any_digits_are_read(key: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["a/{now:%Y"], "must have its braces in pairs"),
-        (["a/{date}"], r"unknown field \{date\} - \{now:%Y/%m\}, \{relpath\}, \{name\}, "),
+        (["a/{now:%Y"], "has an unpaired brace"),
+        (["a/{date}"], r"unknown field \{date\} - use \{now:%Y/%m\}, \{relpath\}, \{name\}, "),
         (["{0}/{now:%Y}"], "unknown field"),
-        ("a/{now:%Y}", "must be several templates, not one text"),
+        ("a/{now:%Y}", "must be a list of templates, not one string"),
     ],
 )
 def test_wrong_destinations(wrong: tuple[str, ...], message: str) -> None:

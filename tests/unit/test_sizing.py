@@ -1,4 +1,4 @@
-"""The arithmetic of parts and blocks, at every boundary."""
+"""Part and block sizes, at every boundary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIZES = st.one_of(
 
 @given(_SIZES)
 def test_parts_hold_the_object(size: int) -> None:
-    """Any object up to 5 TiB fits into 10,000 parts that S3 takes, in whole MiB, with room to spare."""
+    """Any object up to 5 TiB has at most 9,000 parts, of whole MiB and within the limits of S3."""
     part = sizing.part_size(size)
     assert part % MIB == 0
     assert sizing.DEFAULT_PART_SIZE <= part <= 5 * GIB
@@ -34,7 +34,7 @@ def test_parts_hold_the_object(size: int) -> None:
 
 @given(_SIZES)
 def test_parts_grow_no_earlier_than_needed(size: int) -> None:
-    """A part is larger than the default only where parts a MiB smaller would be too many."""
+    """A part is larger than the default only where parts of one MiB less would be too many."""
     part = sizing.part_size(size)
     assert part == sizing.DEFAULT_PART_SIZE or sizing.part_count(size, part - MIB) > 9_000
 
@@ -51,7 +51,7 @@ def test_parts_grow_no_earlier_than_needed(size: int) -> None:
     ],
 )
 def test_part_size(size: int | None, part: int) -> None:
-    """The sizes at which it changes."""
+    """The sizes at which the result changes."""
     assert sizing.part_size(size) == part
 
 
@@ -60,13 +60,13 @@ def test_part_size(size: int | None, part: int) -> None:
     [(0, 8, 1), (1, 8, 1), (7, 8, 1), (8, 8, 1), (9, 8, 2), (16, 8, 2), (17, 8, 3), (5 * TIB, 583 * MIB, 8_993)],
 )
 def test_part_count(size: int, part: int, count: int) -> None:
-    """The last part may be short, and an empty object is one empty part."""
+    """The last part may be shorter, and an empty object is one empty part."""
     assert sizing.part_count(size, part) == count
 
 
 @given(st.integers(5 * MIB, 5 * GIB), st.integers(-3, 3))
-def test_wanted_part_size(part: int, beyond: int) -> None:
-    """A part size that was asked for is taken, and refused where it makes more than 10,000 parts."""
+def test_configured_part_size(part: int, beyond: int) -> None:
+    """A configured part size is used, and refused where it makes more than 10,000 parts."""
     size = part * sizing.MAX_PARTS + beyond
     if beyond > 0:
         with pytest.raises(ConfigError, match="more than 10000 parts"):
@@ -79,7 +79,7 @@ def test_wanted_part_size(part: int, beyond: int) -> None:
 
 @given(_SIZES)
 def test_blocks_keep_a_manifest_small(size: int) -> None:
-    """Blocks are 1 MiB or the power of two that keeps their number, each of them 67 bytes, near 1 MiB."""
+    """Blocks are 1 MiB, or the power of two that keeps their hashes (67 bytes each) near 1 MiB."""
     block = sizing.block_size(size)
     assert block & (block - 1) == 0
     assert size <= block * sizing.MAX_BLOCKS
@@ -92,5 +92,5 @@ def test_blocks_keep_a_manifest_small(size: int) -> None:
     [(0, MIB), (16 * GIB, MIB), (16 * GIB + 1, 2 * MIB), (32 * GIB, 2 * MIB), (5 * TIB, 512 * MIB)],
 )
 def test_block_size(size: int, block: int) -> None:
-    """The sizes at which it changes."""
+    """The sizes at which the result changes."""
     assert sizing.block_size(size) == block

@@ -1,6 +1,13 @@
-"""`examine`: what each backend can do and cannot, tried with a small object, and what to do about it."""
+"""`diagnose`: try what each backend can do with a small object, and say what to do about what it cannot.
 
-from fsbackup.replication.doctor.examination import examine
-from fsbackup.replication.doctor.results import Check, Diagnosis, Outcome
+`run.diagnose` examines all backends at once; for each one `probe.Probe` tries the operations and removes its
+object again, `checks.checks` turns the result into lines with an outcome and advice, and `report` has the results.
 
-__all__ = ["Check", "Diagnosis", "Outcome", "examine"]
+Beyond the operations, doctor reports only what changes what a person does: the clock, whether older versions are
+kept, lifecycle rules that delete, free space, and unfinished uploads once they cost money.
+"""
+
+from fsbackup.replication.doctor.report import Check, CheckOutcome, Diagnosis
+from fsbackup.replication.doctor.run import diagnose
+
+__all__ = ["Check", "CheckOutcome", "Diagnosis", "diagnose"]

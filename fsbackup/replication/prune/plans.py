@@ -1,18 +1,19 @@
-"""What each backend's retention says of an object: of one that it has, and of one that it lacks."""
+"""What each backend's retention rule says of an object: of a copy that it has, and of one that it lacks."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import aclosing
 
-from fsbackup.replication.compare import stored
-from fsbackup.replication.states import SKEW
-from fsbackup.replication.walk import Listed, Seen
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.replication.classify import CLOCK_SKEW, IsExpired
+from fsbackup.replication.walk import KeyEntry, ReplicaEntry, Unreachable, Walk
 from fsbackup.retention import Decision, Plan, Retention
 
 
 class Clock:
-    """The time of a run, and whether what was seen speaks against it.
+    """The time of a run, and whether the listed objects contradict it.
 
     Parameters
     ----------
@@ -23,90 +24,134 @@ class Clock:
     def __init__(self, now: float | None = None) -> None:
         self.now = time.time() if now is None else now
         self._started = time.monotonic()
-        self._ahead, self._newest = 0.0, ""
+        self._max_lead, self._newest_key = 0.0, ""
 
-    def see(self, key: str, when: float | None) -> None:
-        """Take note of when an object was stored."""
-        latest = self.now + time.monotonic() - self._started + SKEW
-        if when is not None and when - latest > self._ahead:
-            self._ahead, self._newest = when - latest, key
+    def observe(self, key: str, when: float | None) -> None:
+        """Compare the clock with the time at which an object was stored."""
+        latest = self.now + time.monotonic() - self._started + CLOCK_SKEW
+        if when is not None and when - latest > self._max_lead:
+            self._max_lead, self._newest_key = when - latest, key
 
     @property
-    def wrong(self) -> str | None:
-        """Why the clock cannot be right, None while nothing speaks against it."""
-        return f"this machine's clock is behind its newest object ({self._newest!r})" if self._newest else None
+    def error(self) -> str | None:
+        """Why the clock must be wrong, None while no object contradicts it."""
+        if not self._newest_key:
+            return None
+        return f"this machine's clock is behind its newest object ({self._newest_key!r})"
 
-    def at(self, when: float | None) -> float | None:
-        """Return `when`, or now for what is newer: it came since, or a store's clock is a little ahead."""
+    def clamp(self, when: float | None) -> float | None:
+        """Return `when`, but not later than now: an object may be stored during the run, or by a clock ahead."""
         return when if when is None else min(when, self.now)
 
 
 class Plans:
-    """What each backend's rule says of the objects, by their times: one plan for every rule that lets anything go.
+    """The retention rules of all backends, applied to the listed objects.
 
     Parameters
     ----------
     rules
-        Each backend's retention, by name; one without keeps everything.
+        Each backend's retention, by name; a backend without one keeps everything.
     clock
         The time of the run.
     """
 
     def __init__(self, rules: Mapping[str, Retention], clock: Clock) -> None:
         self._clock = clock
-        self._own = {name: Plan(rule, clock.now) for name, rule in rules.items() if rule.lets_go}
-        alike = {rule: Plan(rule, clock.now) for rule in rules.values() if rule.lets_go}
-        self._whole = {name: alike[rules[name]] for name in self._own}
-        self._alike = tuple(alike.values())
+        #: Per backend: its rule over the objects that the backend lists.
+        self._listed = {name: Plan(rule, clock.now) for name, rule in rules.items() if rule.deletes}
+        by_rule = {rule: Plan(rule, clock.now) for rule in rules.values() if rule.deletes}
+        #: Per backend: its rule over the objects that any replica has; equal rules share a plan.
+        self._complete = {name: by_rule[rules[name]] for name in self._listed}
+        self._distinct = tuple(by_rule.values())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._own
+        return name in self._listed
 
     def __len__(self) -> int:
-        return len(self._own)
+        return len(self._listed)
 
-    def see(self, seen: Seen, *, own: bool = True) -> None:
-        """Take note of an object that is listed; without `own` only for `misses`.
+    def add(self, entry: KeyEntry, *, per_backend: bool = True) -> None:
+        """Add a listed object; without `per_backend` only `expects` can be called afterwards.
 
-        Where no replica has both the data and a record, nothing says that it is worth a place in a floor.
+        An object that no replica lists with both data and record is not added: nothing shows that it should count
+        among the newest of a series.
         """
-        having = [name for name, listed in seen.replicas.items() if listed_at(listed) is not None]
-        if not having:
+        holders = [name for name, listed in entry.replicas.items() if listed_at(listed) is not None]
+        if not holders:
             return
-        when = stored(seen)
-        self._clock.see(seen.key, when)
-        when = self._clock.at(when)
-        for name in having:
-            if own and name in self._own:
-                self._own[name].see(seen.key, when)
-        for plan in self._alike:
-            plan.see(seen.key, when)
+        when = entry.stored_at
+        self._clock.observe(entry.key, when)
+        when = self._clock.clamp(when)
+        for name in holders:
+            if per_backend and name in self._listed:
+                self._listed[name].see(entry.key, when)
+        for plan in self._distinct:
+            plan.see(entry.key, when)
 
     def decide(self, name: str, key: str, when: float | None) -> Decision:
         """Return what a backend's rule says of an object that it lists, among all that it lists."""
-        if name not in self._own:
-            return Decision(key, True, "no rule of this backend lets anything go")
-        return self._own[name].decide(key, self._clock.at(when))
+        if name not in self._listed:
+            return Decision(key, True, "no rule of this backend deletes anything")
+        return self._listed[name].decide(key, self._clock.clamp(when))
 
     def keeps(self, name: str, key: str, times: Iterable[float | None]) -> bool:
         """Tell whether a backend's rule keeps an object that it has, by any of its known times."""
-        return name not in self._own or self._any(self._own[name], key, times, None)
+        return name not in self._listed or self._any_keeps(self._listed[name], key, times, None)
 
-    def misses(self, name: str, key: str, times: Iterable[float | None], seen: float | None = None) -> bool:
-        """Tell whether a backend should have an object that it lacks, by any of its known times.
+    def expects(self, name: str, key: str, times: Iterable[float | None], added_as: float | None = None) -> bool:
+        """Tell whether a backend should have an object that it lacks, by any of the object's known times.
 
-        `seen` is the time that it was seen with, if it was.
+        `added_as` is the time with which the object was added, if it was.
 
-        Its rule is asked as if it had everything that any replica has: a disk that lost it all lacks what its
-        rule keeps of that, not years of what it once let go. It never asks for more than what `keeps` keeps.
+        The rule is applied as if the backend had everything that any replica has: a disk that lost all its objects
+        lacks those which its rule keeps, not the years of objects that it once deleted. Never true for an object
+        that `keeps` would not keep.
         """
-        return name not in self._whole or self._any(self._whole[name], key, times, self._clock.at(seen))
+        if name not in self._complete:
+            return True
+        return self._any_keeps(self._complete[name], key, times, self._clock.clamp(added_as))
 
-    def _any(self, plan: Plan, key: str, times: Iterable[float | None], seen: float | None) -> bool:
-        known = [self._clock.at(when) for when in times if when is not None]
-        return not known or any(plan.wants(key, when, instead_of=seen) for when in known)
+    def _any_keeps(self, plan: Plan, key: str, times: Iterable[float | None], added_as: float | None) -> bool:
+        known = [self._clock.clamp(when) for when in times if when is not None]
+        return not known or any(plan.wants(key, when, instead_of=added_as) for when in known)
 
 
-def listed_at(listed: Listed | None) -> float | None:
+def listed_at(listed: ReplicaEntry | None) -> float | None:
     """Return when a replica got the manifest of an object that it has, by its listing."""
     return listed.record.modified if listed and listed.data and listed.record else None
+
+
+async def find_expired(
+    targets: ReplicaSet,
+    rules: Mapping[str, Retention],
+    now: float | None = None,
+    unreachable: Unreachable | None = None,
+) -> tuple[IsExpired | None, Unreachable]:
+    """List the whole set, and return what tells a copy that retention deleted from a missing one.
+
+    The function is None when no backend has a retention. The second value is why replicas could not be listed, by
+    name: callers need not wait for them again. A replica that cannot be listed, or a clock that is behind, makes
+    fewer copies expire.
+
+    Parameters
+    ----------
+    targets, rules
+        The set, and each backend's retention by name.
+    now
+        Epoch seconds; the current time by default.
+    unreachable
+        Replicas not to ask, by name, and why.
+
+    Raises
+    ------
+    NoHealthyReplicaError
+        When no replica can be listed.
+    """
+    plans = Plans(rules, Clock(now))
+    if not plans:
+        return None, {}
+    walk = Walk(targets.stores, "", unreachable=unreachable)
+    async with aclosing(walk.keys()) as keys:
+        async for entry in keys:
+            plans.add(entry, per_backend=False)
+    return (lambda backend, key, when: not plans.expects(backend, key, [when])), walk.errors

@@ -1,4 +1,4 @@
-"""`prune`: what each backend's retention lets go, decided from two walks, removed many at a time."""
+"""`prune` over a whole set: two listings, then many objects decided and deleted at once."""
 
 from __future__ import annotations
 
@@ -10,28 +10,26 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from fsbackup import events
-from fsbackup.errors import ConflictError, LockedError
-from fsbackup.objects import ObjectStat, ObjectStore
-from fsbackup.replication.compare import stored
-from fsbackup.replication.prune.act import let_go
-from fsbackup.replication.prune.judging import Case, judge
+from fsbackup.aio import for_each
+from fsbackup.engine import records
+from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.errors import ConflictError, LockedError, as_backend_error
+from fsbackup.replication.prune.decide import ObjectFacts, decide
+from fsbackup.replication.prune.execute import delete_copy
 from fsbackup.replication.prune.plans import Clock, Plans
-from fsbackup.replication.prune.results import NAMED, BackendPruned, Hear, PruneReport, PruneStep
-from fsbackup.replication.spread import for_each
-from fsbackup.replication.walk import Away, Listed, Seen, Walk
+from fsbackup.replication.prune.report import NAMED, OnStep, PruneCounts, PruneReport, PruneStep
+from fsbackup.replication.walk import KeyEntry, ReplicaEntry, Unreachable, Walk
 from fsbackup.retention import Retention
-from fsbackup.transfer import records
-from fsbackup.transfer.lane import as_backend_error
-from fsbackup.transfer.records import Finding
-from fsbackup.transfer.replicas import ReplicaSet
+from fsbackup.stores.base import ObjectStore
 
-#: Objects in hand at once: a removal is a handful of small requests.
+#: Objects processed at once: a delete is a handful of small requests.
 WORKERS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What a prune was asked for, see `ReplicatedStorage.prune`; `now` is in epoch seconds, None: the clock's."""
+class PruneOptions:
+    """The options of a prune, see `ReplicatedStorage.prune`; `now` is in epoch seconds, None: the clock's."""
 
     prefix: str = ""
     dry_run: bool = True
@@ -40,95 +38,95 @@ class Options:
 
 
 async def prune(
-    targets: ReplicaSet, rules: Mapping[str, Retention], options: Options, hear: Hear | None = None
+    targets: ReplicaSet, rules: Mapping[str, Retention], options: PruneOptions, on_step: OnStep | None = None
 ) -> PruneReport:
-    """Let go of the objects at or below a prefix what their backends' rules no longer keep.
+    """Delete, at or below a prefix, the copies that their backends' rules no longer keep.
 
     Raises
     ------
     NoHealthyReplicaError
         When no replica can be listed.
     """
-    return await _Prune(targets, rules, options, hear).run()
+    return await _Prune(targets, rules, options, on_step).run()
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """An object that some backend's rule lets go (with its reason, by name), or has only the record of (None)."""
+    """An object, and the backends to decide about: why the rule deletes the copy; None: only a record is there."""
 
-    seen: Seen
+    entry: KeyEntry
     when: float | None
     reasons: dict[str, str | None]
 
 
 class _Prune:
     def __init__(
-        self, targets: ReplicaSet, rules: Mapping[str, Retention], options: Options, hear: Hear | None
+        self, targets: ReplicaSet, rules: Mapping[str, Retention], options: PruneOptions, on_step: OnStep | None
     ) -> None:
         self._targets = targets
         self._options = options
-        self._hear = hear
+        self._on_step = on_step
         self._clock = Clock(options.now)
         self._plans = Plans(rules, self._clock)
-        #: What the first walk could not list; nobody has to wait for it a second time.
-        self._away: Away = {}
-        #: Backends on which nothing is let go, and why.
+        #: Replicas that the first listing did not reach, and why; the second one does not wait for them again.
+        self._unreachable: Unreachable = {}
+        #: Backends on which nothing is deleted, and why.
         self._stopped: dict[str, str] = {}
         self._outcomes: dict[str, Counter[str]] = {store.name: Counter() for store in targets.stores}
-        self._freed: Counter[str] = Counter()
+        self._bytes_freed: Counter[str] = Counter()
         self._steps: list[PruneStep] = []
 
     async def run(self) -> PruneReport:
         started = time.monotonic()
-        await self._look()
-        await for_each(self._candidates(), self._settle, WORKERS)
+        await self._build_plans()
+        await for_each(self._candidates(), self._process, WORKERS)
         return PruneReport(
             prefix=self._options.prefix,
             dry_run=self._options.dry_run,
             backends={
-                name: BackendPruned(dict(outcomes), self._freed[name], self._stopped.get(name))
+                name: PruneCounts(dict(outcomes), self._bytes_freed[name], self._stopped.get(name))
                 for name, outcomes in self._outcomes.items()
             },
             seconds=time.monotonic() - started,
             steps=tuple(self._steps),
         )
 
-    async def _look(self) -> None:
-        """Show the plans the complete listing of every backend; one that has none is stopped."""
+    async def _build_plans(self) -> None:
+        """Add every listed object to the plans; delete nothing on a backend whose listing is incomplete."""
         walk = Walk(self._targets.stores, "")
         async with aclosing(walk.keys()) as keys:
-            async for seen in keys:
-                self._plans.see(seen)
-        self._away = walk.errors
-        self._note_errors(walk)
-        if wrong := self._clock.wrong:
+            async for entry in keys:
+                self._plans.add(entry)
+        self._unreachable = walk.errors
+        self._stop_unlisted(walk)
+        if error := self._clock.error:
             for name in filter(self._plans.__contains__, self._outcomes):
-                self._stopped.setdefault(name, wrong)
+                self._stopped.setdefault(name, error)
 
-    def _note_errors(self, walk: Walk) -> None:
+    def _stop_unlisted(self, walk: Walk) -> None:
         for name, error in walk.errors.items():
             self._stopped.setdefault(name, f"it cannot be listed: {error}")
 
     async def _candidates(self) -> AsyncGenerator[_Candidate, None]:
-        """Yield the objects about which the replicas must be asked, and report the others."""
-        walk = Walk(self._targets.stores, self._options.prefix, away=self._away)
+        """Yield the objects about which the replicas must be asked, and report the others as kept."""
+        walk = Walk(self._targets.stores, self._options.prefix, unreachable=self._unreachable)
         async with aclosing(walk.keys()) as keys:
-            async for seen in keys:
-                self._note_errors(walk)
-                candidate = _Candidate(seen, stored(seen), {})
-                for name, listed in seen.replicas.items():
+            async for entry in keys:
+                self._stop_unlisted(walk)
+                candidate = _Candidate(entry, entry.stored_at, {})
+                for name, listed in entry.replicas.items():
                     if listed is not None:
-                        self._decide(name, listed, candidate)
+                        self._add_backend(name, listed, candidate)
                 if candidate.reasons:
                     yield candidate
-        self._note_errors(walk)
+        self._stop_unlisted(walk)
 
-    def _decide(self, name: str, listed: Listed, candidate: _Candidate) -> None:
-        """Enter what a backend's rule lets go, or a record without data there; report what stays."""
-        key = candidate.seen.key
+    def _add_backend(self, name: str, listed: ReplicaEntry, candidate: _Candidate) -> None:
+        """Add a copy that the backend's rule deletes, or a record without data; report a copy that stays."""
+        key = candidate.entry.key
         if listed.data is None:
-            ours = listed.record is not None and name in self._plans and name not in self._stopped
-            if ours and key not in self._options.found_at_source:
+            can_clear = listed.record is not None and name in self._plans and name not in self._stopped
+            if can_clear and key not in self._options.found_at_source:
                 candidate.reasons[name] = None
             return
         decision = self._plans.decide(name, key, candidate.when)
@@ -136,65 +134,62 @@ class _Prune:
         if not decision.keep and key in self._options.found_at_source:
             why = "found at the source by this run"
         if listed.record is None:
-            why = "it has no manifest, so nothing says that it is ours to remove"
+            why = "it has no manifest, so nothing proves that fsbackup stored it"
         if why is None:
             candidate.reasons[name] = decision.reason
         else:
-            self._say(PruneStep(key, name, "kept", why, listed.data.size))
+            self._report(PruneStep(key, name, "kept", why, listed.data.size))
 
-    async def _settle(self, candidate: _Candidate) -> None:
-        """Ask every replica about one object, and do what may be done on each of its backends."""
-        findings = await asyncio.gather(*(_ask(store, candidate.seen) for store in self._targets.stores))
-        case = Case(
-            candidate.seen, candidate.when, {each.store.name: each for each in findings}, dict(self._stopped)
+    async def _process(self, candidate: _Candidate) -> None:
+        """Ask every replica about one object, then decide and delete on each backend concerned."""
+        replicas = await asyncio.gather(*(_query(store, candidate.entry) for store in self._targets.stores))
+        facts = ObjectFacts(
+            candidate.entry, candidate.when, {each.store.name: each for each in replicas}, dict(self._stopped)
         )
-        await asyncio.gather(*(self._settle_one(name, why, case) for name, why in candidate.reasons.items()))
+        await asyncio.gather(*(self._process_copy(name, why, facts) for name, why in candidate.reasons.items()))
 
-    async def _settle_one(self, name: str, reason: str | None, case: Case) -> None:
-        finding = case.findings[name]
-        ruling = judge(name, case, self._plans)
-        if ruling.do == "gone" or (reason is None and (ruling.do != "go" or finding.stat is not None)):
-            return  # a record alone that is not ours to clear is repair's business
-        created = finding.manifest.created_at if finding.manifest else None
-        size = _size(finding.stat)
-        if ruling.do != "go":
-            text = ruling.reason if ruling.do == "failed" else f"{reason}; but {ruling.reason}"
-            self._say(PruneStep(case.seen.key, name, ruling.do, text, size, created))
+    async def _process_copy(self, name: str, reason: str | None, facts: ObjectFacts) -> None:
+        replica = facts.replicas[name]
+        decision = decide(name, facts, self._plans)
+        outcome = decision.outcome
+        if outcome == "gone" or (reason is None and (outcome != "delete" or replica.stat is not None)):
+            return  # a record alone that no prune left is up to repair
+        created = replica.manifest.created_at if replica.manifest else None
+        size = replica.stat.size if replica.stat else 0
+        if outcome != "delete":
+            text = decision.reason if outcome == "failed" else f"{reason}; but {decision.reason}"
+            self._report(PruneStep(facts.entry.key, name, outcome, text, size, created))
             return
         what = reason or "an interrupted prune left its manifest without the data"
-        step = PruneStep(case.seen.key, name, "planned", f"{what}; {ruling.reason}", size, created)
+        step = PruneStep(facts.entry.key, name, "planned", f"{what}; {decision.reason}", size, created)
         if not self._options.dry_run:
-            step = await self._remove(finding, replace(step, outcome="let go" if reason else "cleared"))
-        self._say(step)
+            step = await self._delete(replica, replace(step, outcome="deleted" if reason else "cleared"))
+        self._report(step)
 
-    async def _remove(self, finding: Finding, step: PruneStep) -> PruneStep:
+    async def _delete(self, replica: ReplicaState, step: PruneStep) -> PruneStep:
         try:
-            await let_go(finding, step.key)
+            await delete_copy(replica, step.key)
         except LockedError as error:
-            return replace(step, outcome="not yet", reason=f"{step.reason}; but {error}")
+            return replace(step, outcome="locked", reason=f"{step.reason}; but {error}")
         except ConflictError as error:
-            return replace(step, outcome="held", reason=f"{step.reason}; but {error}")
-        except Exception as error:  # noqa: BLE001 - one copy's failure is its result, never another's
+            return replace(step, outcome="blocked", reason=f"{step.reason}; but {error}")
+        except Exception as error:  # noqa: BLE001 - the failure of one copy is its result, never another's
             wrapped = as_backend_error(error, step.backend, step.key, "prune")
-            events.outcome("prune", step.backend, step.key, error=wrapped)
+            events.log_outcome("prune", step.backend, step.key, error=wrapped)
             return replace(step, outcome="failed", reason=str(wrapped))
-        events.outcome("prune", step.backend, step.key, size=step.size)
+        events.log_outcome("prune", step.backend, step.key, size=step.size)
         return step
 
-    def _say(self, step: PruneStep) -> None:
+    def _report(self, step: PruneStep) -> None:
         self._outcomes[step.backend][step.outcome] += 1
-        if step.outcome in ("let go", "planned"):
-            self._freed[step.backend] += step.size
+        if step.outcome in ("deleted", "planned"):
+            self._bytes_freed[step.backend] += step.size
         if step.outcome != "kept" and len(self._steps) < NAMED:
             self._steps.append(step)
-        if self._hear is not None:
-            self._hear(step)
+        if self._on_step is not None:
+            self._on_step(step)
 
 
-async def _ask(store: ObjectStore, seen: Seen) -> Finding:
+async def _query(store: ObjectStore, entry: KeyEntry) -> ReplicaState:
     """Ask one replica; one that could not be listed is not waited for."""
-    return Finding(store) if seen.replicas[store.name] is None else await records.find(store, seen.key)
-
-
-def _size(stat: ObjectStat | None) -> int:
-    return 0 if stat is None else stat.size
+    return ReplicaState(store) if entry.replicas[store.name] is None else await records.query(store, entry.key)

@@ -1,217 +1,221 @@
-"""What to do about one object: a pure decision from the evidence, each action with its reason in words.
+"""What to do about one object: a pure decision from its inspection; each action has its reason in words.
 
-A plan is one round: what only shows afterwards is decided by examining and planning again.
+A plan covers one round. What the round brings to light is planned after the next inspection.
 """
 
 from __future__ import annotations
 
+from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import FsbackupError
-from fsbackup.manifest import Manifest, Tombstone, order
-from fsbackup.replication.repair.evidence import Announcement, Evidence
-from fsbackup.replication.repair.results import Action, Kind, Problem
-from fsbackup.replication.states import ReplicaState, Verdict
-from fsbackup.transfer.records import Finding
+from fsbackup.record import Manifest, Tombstone, version_order
+from fsbackup.replication.classify import CopyState, ObjectStatus
+from fsbackup.replication.repair.inspection import Inspection, WriteIntent
+from fsbackup.replication.repair.report import Action, Kind, Unresolved
 
-#: Seconds after which nobody is still at work on what was begun: a day, longer than any pause of a live writer.
+#: Seconds after which an unfinished write counts as abandoned: a day, longer than any pause of a live writer.
 SAFE_AGE = 86_400.0
 
-_WHY: dict[ReplicaState, str] = {
-    "missing": "it is missing",
-    "stale": "it slept through a replacement",
-    "size differs": "its size is wrong",
-    "damaged": "it is damaged",
-    "no manifest": "its data is not what the others' manifest says, and nothing proves it",
+_REASONS: dict[CopyState, str] = {
+    "missing": "the copy is missing",
+    "stale": "an older version: it missed a replacement",
+    "size differs": "the size is wrong",
+    "damaged": "the copy is damaged",
+    "no manifest": "it has no manifest, and its data is not the version that the other replicas prove",
 }
 
 
-def plan(evidence: Evidence, *, adopt: bool = False, safe_age: float = SAFE_AGE) -> tuple[Action, ...]:
-    """Return what to do about the object, and what has to be left and why; nothing where all is right.
+def plan(inspection: Inspection, *, adopt: bool = False, safe_age: float = SAFE_AGE) -> tuple[Action, ...]:
+    """Return what to do about the object, and what to leave and why; nothing where every replica is right.
 
     Parameters
     ----------
-    evidence
-        What is known of it.
+    inspection
+        What is known of the object.
     adopt
-        Give data without a manifest on any replica one, where all copies are the same.
+        Write a manifest for data that has none on any replica, where all copies are the same.
     safe_age
-        Seconds after which an announcement that nothing came of is garbage.
+        Seconds after which a write intent without a result is abandoned.
     """
-    return _Planner(evidence, adopt, safe_age).plan()
+    return _Planner(inspection, adopt, safe_age).plan()
 
 
 class _Planner:
-    def __init__(self, evidence: Evidence, adopt: bool, safe_age: float) -> None:
-        self._evidence = evidence
-        self._verdict = evidence.verdict
-        self._key = evidence.verdict.key
+    def __init__(self, inspection: Inspection, adopt: bool, safe_age: float) -> None:
+        self._inspection = inspection
+        self._status = inspection.status
+        self._key = inspection.status.key
         self._adopt = adopt
         self._safe_age = safe_age
 
     def plan(self) -> tuple[Action, ...]:
-        verdict = self._verdict
-        finishing = self._finish()
+        status = self._status
+        finishing = self._finish_replacements()
         if finishing:
             return finishing
-        if "conflict" in verdict.states.values():
-            return (self._leave("conflict", f"two contents under one generation: {said(verdict)}"),)
-        if isinstance(verdict.top, Tombstone):
-            return (*self._delete(verdict.top), *self._away())
-        if verdict.top is None:
-            return (*self._unproven(), *self._clear())
-        return (*self._restore(verdict.top), *self._clear(), *self._away())
+        if "conflict" in status.states.values():
+            return (self._leave("conflict", f"two contents under one generation: {describe(status)}"),)
+        if isinstance(status.latest, Tombstone):
+            return (*self._finish_delete(status.latest), *self._report_unreachable())
+        if status.latest is None:
+            return (*self._adopt_data(), *self._clear_intents())
+        return (*self._refill(status.latest), *self._clear_intents(), *self._report_unreachable())
 
-    def _finish(self) -> tuple[Action, ...]:
-        """Finish replacements whose data is in place; with two different ones a person has to decide."""
+    def _finish_replacements(self) -> tuple[Action, ...]:
+        """Finish replacements whose data is in place; between two different ones a person has to decide."""
         ready = {
-            name: each.manifest
-            for name, each in self._evidence.announced.items()
-            if each.manifest is not None and self._is_finished(name, each.manifest)
+            name: intent.manifest
+            for name, intent in self._inspection.intents.items()
+            if intent.manifest is not None and self._has_intended_data(name, intent.manifest)
         }
         if len({manifest.sha256 for manifest in ready.values()}) > 1:
-            return (self._leave("conflict", f"two replacements were begun at once: {', '.join(ready)}"),)
+            return (self._leave("conflict", f"two replacements were started at once: {', '.join(ready)}"),)
         return tuple(
-            self._do("finish", name, f"its replacement by generation {manifest.generation} got as far as its data")
+            self._do("finish", name, f"the data of generation {manifest.generation} is there, its manifest is not")
             for name, manifest in ready.items()
         )
 
-    def _is_finished(self, name: str, announced: Manifest) -> bool:
-        content, top = self._evidence.contents.get(name), self._verdict.top
-        if content is None or content.sha256 != announced.sha256:
+    def _has_intended_data(self, name: str, intended: Manifest) -> bool:
+        """Tell whether a replica has the data of an intent that is newer than, or is, the newest version."""
+        content, latest = self._inspection.contents.get(name), self._status.latest
+        if content is None or content.sha256 != intended.sha256:
             return False
-        if top is None or order(announced) > order(top):
+        if latest is None or version_order(intended) > version_order(latest):
             return True
-        own = self._verdict.findings[name].manifest
-        if not isinstance(top, Manifest) or top.generation != announced.generation:
+        own = self._status.replicas[name].manifest
+        if not isinstance(latest, Manifest) or latest.generation != intended.generation:
             return False
-        return top.sha256 == announced.sha256 and (own is None or own.sha256 != announced.sha256)
+        return latest.sha256 == intended.sha256 and (own is None or own.sha256 != intended.sha256)
 
-    def _delete(self, stone: Tombstone) -> tuple[Action, ...]:
-        """Finish a delete; once every replica has, the tombstones go."""
+    def _finish_delete(self, tombstone: Tombstone) -> tuple[Action, ...]:
+        """Delete on the replicas that missed it; once every replica has confirmed, remove the tombstones."""
         actions = []
-        for name, finding in self._verdict.findings.items():
-            if finding.stat is not None and finding.record is None:
-                why = f"deleted on {stone.deleted_at}, but nothing says that this is the data that was: see `rm`"
-                actions.append(self._leave("no manifest", why, name))
-            elif finding.stat is not None or finding.manifest is not None or finding.damaged:
-                actions.append(self._do("delete", name, f"it was deleted on {stone.deleted_at}"))
-        actions += self._clear()
-        if not actions and not self._unknown():
-            why = f"every replica has confirmed the delete of {stone.deleted_at}"
+        for name, replica in self._status.replicas.items():
+            if replica.stat is not None and replica.record is None:
+                why = f"deleted on {tombstone.deleted_at}, but nothing proves that this data is what was deleted"
+                actions.append(self._leave("no manifest", f"{why}: see `fsbackup rm`", name))
+            elif replica.stat is not None or replica.manifest is not None or replica.damaged:
+                actions.append(self._do("delete", name, f"the object was deleted on {tombstone.deleted_at}"))
+        actions += self._clear_intents()
+        if not actions and not self._unreachable():
+            why = f"every replica has confirmed the delete of {tombstone.deleted_at}"
             actions.append(Action("forget delete", self._key, None, why))
         return tuple(actions)
 
-    def _unproven(self) -> tuple[Action, ...]:
+    def _adopt_data(self) -> tuple[Action, ...]:
         """Decide about data for which no replica has a manifest."""
-        having = [finding for finding in self._verdict.findings.values() if finding.stat is not None]
-        unknown = self._unknown()
-        if not having:
-            damaged = [f.store.name for f in self._verdict.findings.values() if f.damaged]
+        replicas = self._status.replicas.values()
+        copies = [replica for replica in replicas if replica.stat is not None]
+        unreachable = " and ".join(self._unreachable())
+        if not copies:
+            damaged = [replica.store.name for replica in replicas if replica.damaged]
             if not damaged:
-                return self._away()
-            if unknown:
-                return (self._leave("away", f"cannot be mended before {' and '.join(unknown)} can be asked"),)
-            return (self._leave("lost", f"all that is left is a damaged manifest ({', '.join(damaged)})"),)
+                return self._report_unreachable()
+            if unreachable:
+                return (self._leave("unreachable", f"cannot be repaired before {unreachable} answers"),)
+            why = f"only a damaged manifest remains ({', '.join(damaged)})"
+            return (self._leave("unrecoverable", why),)
         if not self._adopt:
-            why = f"nothing proves it ({_names(having)}); adopt gives it a manifest where all copies are the same"
-            return (self._leave("no manifest", why), *self._away())
-        if unknown:
-            return (self._leave("away", f"cannot be adopted before {' and '.join(unknown)} can be asked"),)
-        return self._adoption(having)
+            why = f"no manifest proves it ({_names(copies)}); --adopt writes one where all copies are the same"
+            return (self._leave("no manifest", why), *self._report_unreachable())
+        if unreachable:
+            return (self._leave("unreachable", f"cannot be adopted before {unreachable} answers"),)
+        return self._adopt_copies(copies)
 
-    def _adoption(self, having: list[Finding]) -> tuple[Action, ...]:
-        contents = self._evidence.contents
-        unread = [finding.store.name for finding in having if finding.store.name not in contents]
+    def _adopt_copies(self, copies: list[ReplicaState]) -> tuple[Action, ...]:
+        contents = self._inspection.contents
+        unread = [replica.store.name for replica in copies if replica.store.name not in contents]
         if unread:
-            return (self._leave("away", f"cannot be adopted before {' and '.join(unread)} can be read"),)
-        if len({contents[finding.store.name].sha256 for finding in having}) > 1:
-            return (self._leave("conflict", f"{_names(having)} hold different bytes without a manifest"),)
-        why = f"there is no manifest, and all copies are the same ({_names(having)})"
-        return tuple(self._do("adopt", finding.store.name, why) for finding in having)
+            return (self._leave("unreachable", f"cannot be adopted before {' and '.join(unread)} can be read"),)
+        if len({contents[replica.store.name].sha256 for replica in copies}) > 1:
+            return (self._leave("conflict", f"{_names(copies)} hold different bytes without a manifest"),)
+        why = f"there is no manifest, and all copies are the same ({_names(copies)})"
+        return tuple(self._do("adopt", replica.store.name, why) for replica in copies)
 
-    def _restore(self, top: Manifest) -> tuple[Action, ...]:
+    def _refill(self, latest: Manifest) -> tuple[Action, ...]:
         """Bring every replica to the newest version."""
         actions = [
             action
-            for name, finding in self._verdict.findings.items()
-            if (action := self._bring(name, finding, top)) is not None
+            for name, replica in self._status.replicas.items()
+            if (action := self._refill_replica(name, replica, latest)) is not None
         ]
-        if "present" in self._verdict.states.values() or not actions:
+        if "present" in self._status.states.values() or not actions:
             return tuple(actions)
         proving = [action for action in actions if action.kind == "write manifest"]
         if proving:
-            return tuple(proving)  # then there is a replica to read from
-        if any(finding.stat is not None for finding in self._verdict.findings.values()):
-            return tuple(actions)  # the good blocks of several bad copies may make the whole
-        if unknown := self._unknown():
-            return (self._leave("away", f"cannot be refilled before {' and '.join(unknown)} can be asked"),)
-        return (self._leave("lost", f"no replica has its data: {said(self._verdict)}"),)
+            return tuple(proving)  # the next round reads from these
+        if any(replica.stat is not None for replica in self._status.replicas.values()):
+            return tuple(actions)  # the good blocks of several bad copies may make a whole
+        if unreachable := self._unreachable():
+            why = f"cannot be refilled before {' and '.join(unreachable)} answers"
+            return (self._leave("unreachable", why),)
+        return (self._leave("unrecoverable", f"no replica has its data: {describe(self._status)}"),)
 
-    def _bring(self, name: str, finding: Finding, top: Manifest) -> Action | None:
-        state, content = self._verdict.states[name], self._evidence.contents.get(name)
+    def _refill_replica(self, name: str, replica: ReplicaState, latest: Manifest) -> Action | None:
+        state, content = self._status.states[name], self._inspection.contents.get(name)
         if state in ("unknown", "expired"):
             return None
         if state == "present":
-            if finding.holds(top):
+            if replica.holds(latest):
                 return None
-            return self._do("write manifest", name, "its data is right, though touched since it was stored")
-        if content is not None and content.sha256 == top.sha256:
-            what = "damaged" if finding.damaged else "missing" if finding.record is None else "not of this data"
-            return self._do("write manifest", name, f"its data is right, its manifest is {what}")
-        if self._is_busy(name, top):
-            return self._leave("busy", "somebody has announced a newer version and not finished it yet", name)
-        detail = self._verdict.details.get(name, "")
-        return self._do("refill", name, _WHY[state] + (f" ({detail})" if detail else ""))
+            return self._do("write manifest", name, "the data is right, but its ETag or time has changed")
+        if content is not None and content.sha256 == latest.sha256:
+            what = "damaged" if replica.damaged else "missing" if replica.record is None else "of other data"
+            return self._do("write manifest", name, f"the data is right, its manifest is {what}")
+        if self._is_being_replaced(name, latest):
+            return self._leave("busy", "a newer version is announced and not finished yet", name)
+        detail = replica.detail
+        return self._do("refill", name, _REASONS[state] + (f" ({detail})" if detail else ""))
 
-    def _is_busy(self, name: str, top: Manifest) -> bool:
-        announced = self._evidence.announced.get(name)
-        newer = announced is not None and announced.manifest and announced.manifest.generation > top.generation
-        return bool(newer) and not self._is_old(announced)
+    def _is_being_replaced(self, name: str, latest: Manifest) -> bool:
+        intent = self._inspection.intents.get(name)
+        newer = intent is not None and intent.manifest and intent.manifest.generation > latest.generation
+        return bool(newer) and not self._is_abandoned(intent)
 
-    def _clear(self) -> tuple[Action, ...]:
-        """Clear announcements that say what is known already, or that nothing came of."""
+    def _clear_intents(self) -> tuple[Action, ...]:
+        """Clear write intents whose version is stored, and abandoned ones."""
         actions = []
-        for name, each in self._evidence.announced.items():
-            if self._is_done(name, each):
-                actions.append(self._do("clear announcement", name, "what it announces is there"))
-            elif self._is_old(each):
-                actions.append(self._do("clear announcement", name, "it is old, and nothing came of it"))
+        for name, intent in self._inspection.intents.items():
+            if self._is_fulfilled(name, intent):
+                actions.append(self._do("clear intent", name, "the version that it announces is stored"))
+            elif self._is_abandoned(intent):
+                actions.append(self._do("clear intent", name, "it is old, and its version was never stored"))
         return tuple(actions)
 
-    def _is_done(self, name: str, announced: Announcement) -> bool:
-        top, finding = self._verdict.top, self._verdict.findings[name]
-        if announced.manifest is None or top is None:
+    def _is_fulfilled(self, name: str, intent: WriteIntent) -> bool:
+        latest, replica = self._status.latest, self._status.replicas[name]
+        if intent.manifest is None or latest is None:
             return False
-        if isinstance(top, Tombstone):
-            return announced.manifest.generation <= top.generation
-        return self._verdict.states[name] == "present" and finding.holds(announced.manifest)
+        if isinstance(latest, Tombstone):
+            return intent.manifest.generation <= latest.generation
+        return self._status.states[name] == "present" and replica.holds(intent.manifest)
 
-    def _is_old(self, announced: Announcement | None) -> bool:
-        return announced is not None and announced.age > self._safe_age
+    def _is_abandoned(self, intent: WriteIntent | None) -> bool:
+        return intent is not None and intent.age > self._safe_age
 
-    def _away(self) -> tuple[Action, ...]:
-        """Name the replicas that could not be asked."""
+    def _report_unreachable(self) -> tuple[Action, ...]:
         return tuple(
-            self._leave("away", _error(self._verdict.findings[name].error), name) for name in self._unknown()
+            self._leave("unreachable", _why_unknown(self._status.replicas[name].error), name)
+            for name in self._unreachable()
         )
 
-    def _unknown(self) -> list[str]:
-        return [name for name, state in self._verdict.states.items() if state == "unknown"]
+    def _unreachable(self) -> list[str]:
+        return [name for name, state in self._status.states.items() if state == "unknown"]
 
     def _do(self, kind: Kind, backend: str, reason: str) -> Action:
         return Action(kind, self._key, backend, reason)
 
-    def _leave(self, problem: Problem, reason: str, backend: str | None = None) -> Action:
+    def _leave(self, problem: Unresolved, reason: str, backend: str | None = None) -> Action:
         return Action("leave", self._key, backend, reason, problem)
 
 
-def said(verdict: Verdict) -> str:
+def describe(status: ObjectStatus) -> str:
     """Return what each replica has, in words."""
-    return "; ".join(f"{name}: {verdict.details.get(name) or state}" for name, state in verdict.states.items())
+    return "; ".join(f"{name}: {each.detail or each.state}" for name, each in status.replicas.items())
 
 
-def _names(findings: list[Finding]) -> str:
-    return ", ".join(finding.store.name for finding in findings)
+def _names(replicas: list[ReplicaState]) -> str:
+    return ", ".join(replica.store.name for replica in replicas)
 
 
-def _error(error: FsbackupError | None) -> str:
-    return f"could not be examined: {error}" if error is not None else "could not be examined"
+def _why_unknown(error: FsbackupError | None) -> str:
+    return f"could not be inspected: {error}" if error is not None else "could not be inspected"

@@ -1,60 +1,229 @@
-"""`repair`: every object that is not right everywhere made right from replicas that prove it, many at a time."""
+"""Repairs many objects at once: inspects, plans and executes until each is right, and counts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, replace
 
-from fsbackup.replication.portions import Part, Portion, questions
-from fsbackup.replication.repair.garbage import announcements, clear_leftovers
-from fsbackup.replication.repair.mend import Mender, Options
-from fsbackup.replication.repair.results import Hear, RepairReport, Step
-from fsbackup.replication.spread import for_each
-from fsbackup.replication.walk import Away, Walk
-from fsbackup.transfer.outages import Outages
-from fsbackup.transfer.replicas import ReplicaSet
+from fsbackup.aio import for_each
+from fsbackup.engine.breaker import CircuitBreaker
+from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
+from fsbackup.loop import run
+from fsbackup.replication.batches import Batch, Executor, KeyTask, batches, key_tasks, prepare_job, run_batches
+from fsbackup.replication.classify import IsExpired, ObjectStatus
+from fsbackup.replication.inspector import Inspector
+from fsbackup.replication.repair.execute import RoundExecutor
+from fsbackup.replication.repair.inspection import Inspection, inspect_object
+from fsbackup.replication.repair.orphans import clear_orphans, list_intents
+from fsbackup.replication.repair.plan import SAFE_AGE, describe, plan
+from fsbackup.replication.repair.report import NAMED, Action, OnStep, RepairReport, Step
+from fsbackup.replication.walk import Unreachable, Walk
 
-#: Objects in hand at once; their parts share the set's memory.
+#: Objects repaired at once; their parts share the set's memory.
 WORKERS = 16
+#: Rounds of inspecting, planning and executing per object.
+_ROUNDS = 5
 
 
-async def repair(targets: ReplicaSet, options: Options, hear: Hear | None = None) -> RepairReport:
-    """Repair the objects at or below a prefix.
+@dataclass(frozen=True, slots=True)
+class RepairOptions:
+    """The options of a repair, see `ReplicatedStorage.repair`; replicas in `unreachable` are not asked."""
+
+    prefix: str = ""
+    dry_run: bool = False
+    deep: bool = False
+    adopt: bool = False
+    expired: IsExpired | None = None
+    unreachable: Unreachable | None = None
+    safe_age: float = SAFE_AGE
+
+
+async def repair(targets: ReplicaSet, options: RepairOptions, on_step: OnStep | None = None) -> RepairReport:
+    """Repair the objects at or below a prefix; `on_step` gets every step as it is done.
 
     Raises
     ------
     NoHealthyReplicaError
         When no replica can be listed.
     """
-    mender = Mender(targets, options, hear)
-    # Who does not answer to this is not waited for again.
-    pending, away = await announcements(targets.stores, options.prefix, options.away or {})
-    walk = Walk(targets.stores, options.prefix, away=away)
-    await for_each(questions(walk, pending=pending), mender.mend, WORKERS)
-    return mender.report(await tidy(targets, options, mender, walk.errors))
+    repairer = Repairer(targets, options, on_step)
+    intents, unreachable = await list_intents(targets.stores, options.prefix, options.unreachable or {})
+    walk = Walk(targets.stores, options.prefix, unreachable=unreachable)
+    await for_each(key_tasks(walk, intents=intents), repairer.repair, WORKERS)
+    return await repairer.finish(walk.errors)
 
 
-async def tidy(targets: ReplicaSet, options: Options, mender: Mender, errors: Away) -> Away:
-    """Clear leftovers, whose names say nothing of a prefix, and return who could not be listed at all."""
-    if options.prefix:
-        return errors
-    there = [each for each in targets.stores if each.name not in errors and each.name not in mender.away]
-    found = await clear_leftovers(there, options.safe_age, mender.say, dry_run=options.dry_run)
-    return {**errors, **found}
+def repair_with(
+    executor: Executor,
+    config: tuple[str, str],
+    targets: ReplicaSet,
+    options: RepairOptions,
+    on_step: OnStep | None = None,
+) -> RepairReport:
+    """Repair as `repair` does, in batches that `executor` runs; called from synchronous code.
+
+    `config` is the path of the configuration file and the name of the set in it. Orphans are removed from here,
+    after all batches.
+    """
+    started = time.monotonic()
+    job, unreachable = run(prepare_job(*config, targets.stores, options.unreachable or {}))
+    intents, unreachable = run(list_intents(targets.stores, options.prefix, unreachable))
+    walk = Walk(targets.stores, options.prefix, unreachable=unreachable)
+    source = batches(key_tasks(walk, intents=intents), options.expired, targets)
+    portable = replace(options, prefix="", expired=None, unreachable=None)
+    report = RepairReport.empty(options.prefix, dry_run=options.dry_run, deep=options.deep)
+    with closing(run_batches(executor, repair_batch, job, portable, source)) as parts:
+        for part in parts:
+            report = report.plus(part)
+            if on_step is not None:
+                for step in part.steps:
+                    on_step(step)
+    report = report.plus(run(_clear_after(targets, options, on_step, report, walk.errors)))
+    return replace(report, seconds=time.monotonic() - started)
 
 
-@dataclass(frozen=True, slots=True)
-class RepairTask:
-    """Repairs portions; see `fsbackup.replication.portions`. The options are those of `Options`."""
+async def _clear_after(
+    targets: ReplicaSet, options: RepairOptions, on_step: OnStep | None, report: RepairReport, errors: Unreachable
+) -> RepairReport:
+    answering = tuple(each for each in targets.stores if each.name not in report.unreachable)
+    return await Repairer(replace(targets, stores=answering), options, on_step).finish(errors)
 
-    dry_run: bool
-    deep: bool
-    adopt: bool
-    safe_age: float
 
-    async def __call__(self, targets: ReplicaSet, outages: Outages, portion: Portion) -> Part[RepairReport, Step]:
-        """Mend a portion's objects."""
-        heard: list[Step] = []
-        options = Options("", self.dry_run, self.deep, self.adopt, portion.is_expired, None, self.safe_age)
-        mender = Mender(targets, options, heard.append, outages)
-        await for_each(portion.asked(), mender.mend, WORKERS)
-        return Part(mender.report({}), tuple(heard))
+async def repair_batch(
+    targets: ReplicaSet, breaker: CircuitBreaker, batch: Batch, options: RepairOptions
+) -> RepairReport:
+    """Repair one batch in a worker; the report names every step."""
+    steps: list[Step] = []
+    repairer = Repairer(targets, replace(options, expired=batch.is_expired), steps.append, breaker)
+    await for_each(batch.key_tasks(), repairer.repair, WORKERS)
+    return replace(repairer.report({}), steps=tuple(steps))
+
+
+class Repairer:
+    """Repairs objects, any number side by side, and counts.
+
+    Parameters
+    ----------
+    targets, options
+        The set, and the options of the run.
+    on_step
+        Called with every step as it is done.
+    breaker
+        What is known about the stores; batches of one run share it.
+    """
+
+    def __init__(
+        self,
+        targets: ReplicaSet,
+        options: RepairOptions,
+        on_step: OnStep | None,
+        breaker: CircuitBreaker | None = None,
+    ) -> None:
+        known = CircuitBreaker() if breaker is None else breaker
+        self._targets = targets
+        self._options = options
+        self._on_step = on_step
+        self._budget = MemoryBudget(targets.memory)
+        self._inspector = Inspector(targets, expired=options.expired, breaker=known)
+        self._deep_inspector = Inspector(targets, deep=True, expired=options.expired, breaker=known)
+        self._started = time.monotonic()
+        #: Why a replica did not answer for some object, by name.
+        self._unreachable: dict[str, str] = {}
+        self._done: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._steps: list[Step] = []
+
+    async def repair(self, each: tuple[KeyTask, Unreachable]) -> None:
+        """Bring one object in order, as far as that is possible now."""
+        task, unreachable = each
+        deep, rounds = self._options.deep, _ROUNDS
+        while True:
+            inspection = await self._inspect(task, unreachable, deep=deep)
+            actions = plan(inspection, adopt=self._options.adopt, safe_age=self._options.safe_age)
+            todo = [action for action in actions if action.kind != "leave"]
+            if not todo or not rounds or self._options.dry_run:
+                break
+            result = await RoundExecutor(self._targets, self._budget, inspection).execute(todo)
+            for step in result.steps:
+                self._add(step)
+            outcomes = {step.outcome for step in result.steps}
+            # A copy that looked right returned wrong bytes: read every copy of this object.
+            newly_corrupt = bool(result.corrupt_replicas) and not deep
+            deep = newly_corrupt or (deep and outcomes != {"done"})
+            rounds = rounds - 1 if newly_corrupt or "failed" not in outcomes else 0
+        self._conclude(inspection.status, actions)
+
+    async def _inspect(self, task: KeyTask, unreachable: Unreachable, *, deep: bool) -> Inspection:
+        inspector = self._deep_inspector if deep else self._inspector
+        status = await inspector.inspect(task.key, unreachable, task.stored)
+        return await inspect_object(status, task.intents, self._budget, adopt=self._options.adopt)
+
+    def _conclude(self, status: ObjectStatus, actions: tuple[Action, ...]) -> None:
+        """Count how the object ends, and report what remains to be done or is planned by a dry run."""
+        for action in actions:
+            if action.kind == "leave":
+                self._add(Step(action, "unresolved"))
+            elif self._options.dry_run:
+                self._add(Step(action, "planned"))
+        unrecoverable = _is_unrecoverable(status)
+        if unrecoverable and not self._options.dry_run and not any(action.problem for action in actions):
+            why = f"no replica proves it any more: {describe(status)}"
+            self._add(Step(Action("leave", status.key, None, why, "unrecoverable"), "unresolved"))
+        for name, state in status.states.items():
+            if state == "unknown":
+                why = str(status.replicas[name].error or status.replicas[name].detail)
+                self._unreachable.setdefault(name, why)
+        self._counts["objects"] += 1
+        self._counts["unresolved"] += bool(actions)
+        self._counts["under_replicated"] += status.is_under_replicated
+        self._counts["unrecoverable"] += unrecoverable
+
+    def _add(self, step: Step) -> None:
+        """Count a step and report it."""
+        if step.outcome in ("done", "planned"):
+            self._done[step.action.kind] += 1
+        self._counts["failed"] += step.outcome == "failed"
+        self._counts["bytes_sent"] += step.bytes_sent
+        if len(self._steps) < NAMED:
+            self._steps.append(step)
+        if self._on_step is not None:
+            self._on_step(step)
+
+    async def finish(self, errors: Unreachable) -> RepairReport:
+        """Remove orphans, unless the repair has a prefix (their names have none), and return the report.
+
+        `errors` says which replicas could not be listed.
+        """
+        if self._options.prefix:
+            return self.report(errors)
+        stores = [s for s in self._targets.stores if s.name not in errors and s.name not in self._unreachable]
+        unlisted = await clear_orphans(stores, self._options.safe_age, self._add, dry_run=self._options.dry_run)
+        return self.report({**errors, **unlisted})
+
+    def report(self, unlisted: Unreachable) -> RepairReport:
+        """Return what was done; `unlisted` are the replicas that could not be listed."""
+        return RepairReport(
+            prefix=self._options.prefix,
+            dry_run=self._options.dry_run,
+            deep=self._options.deep,
+            objects=self._counts["objects"],
+            done=dict(self._done),
+            failed=self._counts["failed"],
+            unresolved=self._counts["unresolved"],
+            under_replicated=self._counts["under_replicated"],
+            unrecoverable=self._counts["unrecoverable"],
+            unreachable={**self._unreachable, **{name: str(error) for name, error in unlisted.items()}},
+            bytes_sent=self._counts["bytes_sent"],
+            seconds=time.monotonic() - self._started,
+            steps=tuple(self._steps),
+        )
+
+
+def _is_unrecoverable(status: ObjectStatus) -> bool:
+    """Tell whether no replica proves it, and every one answered."""
+    states = set(status.states.values())
+    if status.is_deleted or status.latest is None or states == {"expired"}:
+        return False
+    return not {"present", "unknown", "conflict"} & states

@@ -10,12 +10,9 @@ import s3fs
 import tenacity
 from aiobotocore.session import AioSession
 
-from fsbackup.backends.b2 import BackblazeB2Storage
-from fsbackup.backends.base import SingleBackend
-from fsbackup.backends.local import LocalStorage
-from fsbackup.backends.r2 import CloudflareR2Storage
+from fsbackup.backends import BackblazeB2Storage, CloudflareR2Storage, LocalStorage, SingleBackend
+from fsbackup.engine.results import Report
 from fsbackup.replication.storage import ReplicatedStorage
-from fsbackup.transfer.results import Report
 from tests.benchmarks.task import Task
 from tests.servers.endpoint import S3Endpoint
 

@@ -1,0 +1,131 @@
+"""Helpers on top of asyncio: structured concurrency, clean-up that is not cut short, and the idle timeout.
+
+- `run_all`, `cancel_and_wait` and `for_each` leave no task running when they end, also after an error.
+- `shield` lets clean-up finish although its caller is cancelled.
+- `IdleTimeout` ends a block in which nothing has moved for some seconds; it never limits the total time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def run_all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run all side by side; when one raises or this is cancelled, cancel the others and wait for their end."""
+    if len(work) < 2:
+        for each in work:
+            await each
+        return
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        # Not `gather`: it cancels its tasks when it is cancelled itself, and a second cancellation here would
+        # interrupt the clean-up that the first one started.
+        await cancel_and_wait(tasks)
+    errors = [task.exception() for task in tasks if not task.cancelled()]
+    for error in errors:
+        if error is not None:
+            raise error
+    if len(errors) < len(tasks):
+        raise asyncio.CancelledError
+
+
+async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel all tasks and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+async def shield(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work` to its end, also when the caller is cancelled; `CancelledError` is raised afterwards."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+async def for_each(items: AsyncGenerator[T, None], work: Callable[[T], Awaitable[None]], workers: int) -> None:
+    """Call `work` for every item, `workers` calls side by side; the first error of `items` or `work` ends all."""
+    queue: asyncio.Queue[T | None] = asyncio.Queue(workers)
+
+    async def feed() -> None:
+        async with aclosing(items):
+            async for item in items:
+                await queue.put(item)
+        for _ in range(workers):
+            await queue.put(None)
+
+    async def consume() -> None:
+        while (item := await queue.get()) is not None:
+            await work(item)
+
+    await run_all([feed(), *(consume() for _ in range(workers))])
+
+
+class IdleTimeoutError(TimeoutError):
+    """Nothing moved for the whole idle timeout."""
+
+
+class IdleTimeout:
+    """A context that raises `IdleTimeoutError` when nothing has moved for `seconds`.
+
+    It cancels the task that entered it, as `asyncio.timeout` does.
+
+    Parameters
+    ----------
+    seconds
+        The longest time without activity.
+    last_activity
+        Returns the loop's time of the last activity. By default that is entering the block, or the last `touch`.
+    """
+
+    def __init__(self, seconds: float, last_activity: Callable[[], float] | None = None) -> None:
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._touched = self._loop.time()
+        self._last_activity = last_activity or (lambda: self._touched)
+        self._timeout: asyncio.Timeout | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def touch(self) -> None:
+        """Record activity. May be called from any thread, and after the block has ended."""
+        self._touched = self._loop.time()
+
+    async def __aenter__(self) -> IdleTimeout:
+        self._timeout = await asyncio.timeout(None).__aenter__()
+        self.touch()
+        self._check()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        # The timeout references its task, the task its error, the error this frame: break the cycle, so that the
+        # bytes in those frames are freed at once.
+        timeout, self._timeout = self._timeout, None
+        assert timeout is not None
+        try:
+            await timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise IdleTimeoutError(f"nothing moved for {self._seconds:g} s") from None
+
+    def _check(self) -> None:
+        """End the block when it is idle, else look again at the earliest time at which it could be."""
+        due = self._last_activity() + self._seconds
+        if due > self._loop.time():
+            self._timer = self._loop.call_at(due, self._check)
+        elif self._timeout is not None:
+            self._timeout.reschedule(due)

@@ -1,0 +1,246 @@
+"""Copy the newest version of one object, read once from the replicas that prove it, to all that lack it.
+
+Repair calls `copy_version`. The version stays the same: generation, predecessor, creation time and source are
+those of its manifest. `ReplicaSource` reads it from the holders, block by block against the hashes; `FanOut` sends
+it to the recipients in the steps of an upload (`replica_upload.py`), so each keeps what it has until proven bytes
+replace it at once.
+
+There is no lock against other writers. Instead `_ReplicaCopy` reads records again at each step and gives way:
+
+- before the write intent: an intent of a higher generation means that an upload is under way.
+- before the data, before the manifest and after it (`_check`): `VersionGuard` reads the manifests of all stores.
+  *Replaced*: raise `ConflictError`. *Deleted*: remove our data and manifest first, which the delete could not know
+  of.
+- before the data: the recipient must still have what it had when it was examined, and no other intent.
+
+A crash leaves what a crash of an upload leaves; the next repair goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from fsbackup.engine import records
+from fsbackup.engine.download import ObjectReader, locate
+from fsbackup.engine.fanout import FanOut, object_tags, replica_result
+from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.replica_upload import ReplicaUpload, has_manifest
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.engine.results import ReplicaResult
+from fsbackup.engine.source import Source
+from fsbackup.engine.versions import VersionGuard, superseded
+from fsbackup.errors import ConflictError, FsbackupError, IntegrityError, SourceError
+from fsbackup.keys import encode_key
+from fsbackup.record import Manifest
+from fsbackup.stores.base import ObjectStat, ObjectStore, Part, WritePlan
+
+_OPERATION = "copy"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyResult:
+    """One result per recipient, and the names of the replicas that returned wrong bytes when they were read."""
+
+    replicas: Sequence[ReplicaResult]
+    corrupt_replicas: frozenset[str]
+
+
+async def copy_version(targets: ReplicaSet, guard: VersionGuard, recipients: Sequence[ReplicaState]) -> CopyResult:
+    """Copy the version of `guard` to every replica in `recipients`, reading from the stores of `guard`.
+
+    Half of the memory is for reading, the other half for writing. A service's failure is not raised: it is in the
+    results.
+    """
+    started = asyncio.get_running_loop().time()
+    key, half = guard.manifest.key, targets.memory // 2
+    try:
+        reader = await locate(replace(targets, stores=tuple(guard.stores), memory=half), key)
+        if reader.manifest is None or reader.manifest.sha256 != guard.manifest.sha256:
+            raise superseded(recipients[0].store, key, "replaced")
+    except FsbackupError as error:
+        seconds, size = asyncio.get_running_loop().time() - started, guard.manifest.size
+        names = [replica.store.name for replica in recipients]
+        failed = [replica_result(_OPERATION, name, key, error, seconds, size=size) for name in names]
+        return CopyResult(failed, frozenset())
+    return await _VersionCopy(reader, guard, recipients, half, started).run()
+
+
+class _VersionCopy(FanOut):
+    def __init__(
+        self,
+        reader: ObjectReader,
+        guard: VersionGuard,
+        recipients: Sequence[ReplicaState],
+        memory: int,
+        started: float,
+    ) -> None:
+        self._reader = reader
+        self._guard = guard
+        self._version = guard.manifest.for_replica(None, None)
+        self._replica_source = ReplicaSource(reader, self._version)
+        super().__init__(
+            _OPERATION,
+            self._version.key,
+            self._replica_source,
+            part_size=self._version.part_size,
+            memory=memory,
+            replicas=recipients,
+            started=started,
+        )
+
+    async def run(self) -> CopyResult:
+        try:
+            await self._send([_ReplicaCopy(each, self._plan(each), self._guard) for each in self._replicas])
+        except FsbackupError as error:
+            for replica in self._replicas:
+                if replica.store.name not in self._results:
+                    self._finish(replica, error)
+        finally:
+            await self._parts.stop()
+            await self._replica_source.stop()
+        failed = self._reader.log.failed.items()
+        corrupt = frozenset(name for name, error in failed if isinstance(error, IntegrityError))
+        return CopyResult(self._ordered_results(), corrupt)
+
+    def _plan(self, replica: ReplicaState) -> WritePlan:
+        source = self._source
+        return WritePlan(
+            size=self._version.size,
+            part_size=self._version.part_size,
+            metadata=object_tags(source.mtime_ns, self._version.sha256),
+            mtime_ns=source.mtime_ns,
+            mode=source.mode,
+            create_only=replica.stat is None,
+            is_new=replica.stat is None,
+        )
+
+    def _manifest(self) -> Manifest:
+        """Return the version's manifest; every block was proven when it was read, now the whole is."""
+        if self._source.digest().sha256 != self._version.sha256:
+            raise SourceError(
+                f"{self._source.label}: every block matches its hash, but the whole does not match the SHA-256",
+                key=self._key,
+                hint="the manifest is wrong: upload the object again with overwrite",
+            )
+        return self._version
+
+
+class ReplicaSource(Source):
+    """One version of an object, read from its replicas; every block is proven, and can be read again."""
+
+    interruptible = True
+
+    def __init__(self, reader: ObjectReader, manifest: Manifest) -> None:
+        mtime = manifest.source.mtime
+        super().__init__(
+            f"the replicas of {manifest.key}",
+            size=manifest.size,
+            mtime_ns=None if mtime is None else round(mtime * 1e9),
+            mode=manifest.source.mode,
+        )
+        self._reader = reader
+        self._manifest = manifest
+        self._pieces: AsyncGenerator[bytes, None] = reader.pieces()
+        self._buffered: list[bytes] = []
+
+    @property
+    def replayable_bytes(self) -> int:
+        return self._manifest.size
+
+    async def next_part(self, length: int, *, md5: bool) -> Part:
+        wanted = min(length, self._manifest.size - self._offset)
+        data = await self._take(wanted)
+        last = self._offset + wanted >= self._manifest.size
+        return await asyncio.to_thread(self._make_part, data, last=last, md5=md5)
+
+    async def _take(self, wanted: int) -> bytes:
+        try:
+            while sum(map(len, self._buffered)) < wanted:
+                self._buffered.append(await anext(self._pieces))
+        except (FsbackupError, StopAsyncIteration) as error:
+            raise SourceError(
+                f"{self.label}: cannot be read completely: {error}", key=self._manifest.key
+            ) from error
+        joined = b"".join(self._buffered)
+        self._buffered = [joined[wanted:]] if len(joined) > wanted else []
+        return joined[:wanted]
+
+    async def reread(self, offset: int, length: int) -> bytes | None:
+        end = min(offset + length, self._manifest.size)
+        start = offset // self._manifest.block_size * self._manifest.block_size
+        read: list[bytes] = []
+        async with aclosing(self._reader.pieces(start)) as pieces:
+            while start + sum(map(len, read)) < end:
+                read.append(await anext(pieces))
+        return b"".join(read)[offset - start : end - start]
+
+    async def stop(self) -> None:
+        """Stop reading from the replicas."""
+        await self._pieces.aclose()
+
+
+class _ReplicaCopy(ReplicaUpload):
+    """A `ReplicaUpload` that gives way to every other writer of the key."""
+
+    def __init__(self, replica: ReplicaState, plan: WritePlan, guard: VersionGuard) -> None:
+        super().__init__(replica, guard.manifest.key, plan, lambda _: None)
+        self._guard = guard
+
+    @property
+    def needs_intent(self) -> bool:
+        return self.replica.stat is not None
+
+    async def _write_intent(self, manifest: Manifest) -> None:
+        intent = await self._call(records.read_intent(self.store, manifest.key))
+        if intent is not None and intent.generation > manifest.generation:
+            raise superseded(self.store, manifest.key, "replaced")
+        await super()._write_intent(manifest)
+
+    async def _check(self, manifest: Manifest, stored: ObjectStat | None = None) -> None:
+        currency = await self._guard.currency(self.store.name)
+        if currency == "newest":
+            if stored is not None or await self._is_unchanged(manifest):
+                return
+            currency = "replaced"
+        # When replaced, our intent stays: another repair of the same version may be between its steps, and need
+        # it.
+        if currency == "deleted":
+            await self._call(self._remove_copy(manifest, stored))
+        raise superseded(self.store, manifest.key, currency)
+
+    async def _write_manifest(self, manifest: Manifest, stored: ObjectStat) -> None:
+        try:
+            await super()._write_manifest(manifest, stored)
+        except ConflictError:
+            # The conflict may be a tombstone: `_check` then removes the data that we have just written.
+            await self._check(manifest, stored)
+            raise
+
+    async def _is_unchanged(self, manifest: Manifest) -> bool:
+        """Return whether the recipient has what it had when it was examined, and no intent of another content."""
+        replica = await self._call(records.read_state(self.store, manifest.key))
+        if self.needs_intent:
+            intent = await self._call(records.read_intent(self.store, manifest.key))
+            # No intent at all is fine: another repair of the same version has finished and cleared the same
+            # intent.
+            if intent is not None and intent.sha256 != manifest.sha256:
+                return False
+        return replica == self.replica
+
+    async def _remove_copy(self, manifest: Manifest, stored: ObjectStat | None) -> None:
+        """Remove what a concurrent delete could not know of: our data, manifest and intent."""
+        if stored is not None:
+            await remove_copy(self.store, manifest, stored)
+        await records.clear_intent(self.store, manifest)
+
+
+async def remove_copy(store: ObjectStore, manifest: Manifest, stored: ObjectStat) -> None:
+    """Remove our copy of an object that was deleted meanwhile, data first; what another writer stored stays."""
+    replica = await records.read_state(store, manifest.key)
+    if replica.stat is not None and (replica.stat.size, replica.stat.etag) == (stored.size, stored.etag):
+        await store.remove(encode_key(manifest.key))
+    if has_manifest(replica, manifest):
+        await records.remove_record(store, manifest.key)

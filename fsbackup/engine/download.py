@@ -1,0 +1,260 @@
+"""Finding the newest version of an object, and reading it from whichever replicas prove its bytes.
+
+`locate` asks all replicas for their records at once. The highest generation among the answers is read, from all
+replicas that have it (see `fsbackup.engine.reader`). When the object is replaced while it is read, the reads of
+the old version fail, and `newer_version` returns a reader of the new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+
+from fsbackup.engine import records, versions
+from fsbackup.engine.breaker import CircuitBreaker
+from fsbackup.engine.read_plan import ReadLog, ReadPlan
+from fsbackup.engine.reader import ParallelReader
+from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.engine.selector import ReplicaSelector
+from fsbackup.errors import (
+    FsbackupError,
+    IntegrityError,
+    NoHealthyReplicaError,
+    ObjectNotFoundError,
+    combined_hint,
+    summary,
+)
+from fsbackup.record import Manifest, Record, Tombstone
+from fsbackup.stores.base import ObjectStat, ObjectStore
+
+log = logging.getLogger("fsbackup.storage")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectReader:
+    """Reads ranges of one version of an object.
+
+    Parameters
+    ----------
+    plan
+        The version, and which replicas to read it from.
+    log
+        The failures and bytes of each replica so far; a replica that failed is used as fallback from then on.
+    selector
+        Chooses the replica for short reads.
+    """
+
+    plan: ReadPlan
+    log: ReadLog
+    selector: ReplicaSelector
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest of the version, None for an object that no manifest proves."""
+        return self.plan.manifest
+
+    def ranges(
+        self, start: int = 0, end: int | None = None, *, ordered: bool = False
+    ) -> AsyncGenerator[tuple[int, list[bytes]], None]:
+        """Yield (offset, pieces of bytes there) from `start` (of a block) up to `end` (see `reader`)."""
+        stop = self.plan.size if end is None else min(end, self.plan.size)
+        return ParallelReader(self.plan, self.log, self.selector, start, stop).ranges(ordered=ordered)
+
+    async def pieces(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield the verified bytes from `start`, the beginning of a block, up to `end`, in order.
+
+        Raises
+        ------
+        IntegrityError
+            When replicas answered, but none with the right bytes.
+        NoHealthyReplicaError
+            When no replica could be read.
+        """
+        async with aclosing(self.ranges(start, end, ordered=True)) as ranges:
+            async for _, pieces in ranges:
+                for piece in pieces:
+                    yield piece
+
+    async def range(self, start: int, end: int) -> bytes:
+        """Return the bytes from `start` up to `end`; the whole blocks around them are read and verified."""
+        end = min(end, self.plan.size)
+        if start >= end:
+            return b""
+        # Without a manifest there are no hashes to check, and no more than the range is read.
+        block = self.manifest.block_size if self.manifest else 1
+        low, high = start // block * block, min(-(-end // block) * block, self.plan.size)
+        pieces = [data async for data in self.pieces(low, high)]
+        return b"".join(pieces)[start - low : end - low]
+
+
+async def locate(
+    targets: ReplicaSet,
+    key: str,
+    *,
+    breaker: CircuitBreaker | None = None,
+    selector: ReplicaSelector | None = None,
+    with_data: bool = True,
+) -> ObjectReader:
+    """Return a reader of the newest version of `key`.
+
+    Parameters
+    ----------
+    targets
+        The replicas, and the memory and stall timeout for reading.
+    key
+        The object.
+    breaker
+        Knows which replicas do not answer; these are not asked, and their errors are not logged again.
+    selector
+        Shared by the readers of one set; None: one for this reader.
+    with_data
+        Stat the data object on every replica. Without it one request per replica is saved, and a manifest is taken
+        as a sign that the data is there; reading finds out. Objects without a manifest need the stat, and get it.
+
+    Raises
+    ------
+    ObjectNotFoundError
+        When every replica says that there is no such key, or that it was deleted.
+    NoHealthyReplicaError
+        When no replica has it and not all answered.
+    IntegrityError
+        When all manifests of it are damaged.
+    """
+    states = await _survey(targets.stores, key, breaker, with_data=with_data)
+    if not with_data and _newest(states) is None:
+        with_data = True
+        states = await _survey(targets.stores, key, breaker, with_data=True)
+    newest = _newest(states)
+    errors = {state.store.name: state.error for state in states if state.error is not None}
+    _log_survey(key, states, newest, errors if breaker is None else {})
+    if isinstance(newest, Manifest):
+        plan = _proven_plan(targets, newest, states, with_data=with_data)
+        why = "its manifest exists, but its data is gone"
+    else:
+        plan = _unproven_plan(targets, key, states) if newest is None else None
+        why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"
+    if plan is None:
+        raise absence_error(key, errors, why)
+    return ObjectReader(plan, ReadLog(key, errors), selector or ReplicaSelector())
+
+
+async def _survey(
+    stores: Sequence[ObjectStore], key: str, breaker: CircuitBreaker | None, *, with_data: bool
+) -> list[ReplicaState]:
+    query = records.query if breaker is None else breaker.query
+    return await records.survey_without_stragglers(tuple(stores), key, partial(query, with_data=with_data))
+
+
+def _newest(states: Sequence[ReplicaState]) -> Record | None:
+    return versions.newest(state.record for state in states)
+
+
+def _log_survey(
+    key: str, states: Sequence[ReplicaState], newest: Record | None, errors: Mapping[str, FsbackupError]
+) -> None:
+    for name, error in errors.items():
+        log.warning("download of %s continues without %s: %s", key, name, error)
+    if newest is not None and versions.is_conflict([state.record for state in states], newest):
+        log.warning("%s has two contents under generation %d: one of them is read", key, newest.generation)
+
+
+def _proven_plan(
+    targets: ReplicaSet, manifest: Manifest, states: Sequence[ReplicaState], *, with_data: bool
+) -> ReadPlan | None:
+    """Return how to read the version of `manifest`; None when no replica that answered has any data."""
+    current = tuple(s.store for s in states if (s.holds(manifest) if with_data else s.claims(manifest)))
+    present = [s.store for s in states if s.error is None and (s.stat is not None or not with_data)]
+    fallback = tuple(store for store in present if store not in current)
+    if not current and not fallback:
+        return None
+    return ReadPlan(
+        manifest.key, manifest.size, manifest, current, fallback, memory=targets.memory, stall=targets.stall
+    )
+
+
+def _unproven_plan(targets: ReplicaSet, key: str, states: Sequence[ReplicaState]) -> ReadPlan | None:
+    """Return how to read an object without any record; None when no replica that answered has data."""
+    present = [state for state in states if state.stat is not None]
+    if not present:
+        return None
+    if any(state.damaged for state in states):
+        raise IntegrityError(
+            "every manifest of it is damaged, so that nothing proves its bytes",
+            operation="download",
+            key=key,
+            hint="compare the copies by hand: they are plain files under their own names",
+        )
+    # One replica only: without hashes, chunks of two replicas could be chunks of two different objects.
+    store, stat = present[0].store, present[0].stat
+    assert isinstance(stat, ObjectStat)
+    log.warning("%s has no manifest on any replica: read unverified from %s", key, store.name)
+    return ReadPlan(
+        key, stat.size, None, (store,), memory=targets.memory, stall=targets.stall, modified=stat.modified
+    )
+
+
+def absence_error(
+    key: str,
+    errors: Mapping[str, FsbackupError],
+    why: str,
+    *,
+    operation: str = "download",
+    answer: str = "do not have it",
+) -> FsbackupError:
+    """Return the error for a key that no replica has: `ObjectNotFoundError` with `why` only when all answered."""
+    if not errors:
+        return ObjectNotFoundError(why, operation=operation, key=key)
+    return NoHealthyReplicaError(
+        f"the replicas that answered {answer}, but not all answered: {summary(errors)}",
+        operation=operation,
+        key=key,
+        hint=combined_hint(errors, "try again when all replicas answer"),
+    )
+
+
+async def newer_version(targets: ReplicaSet, reader: ObjectReader) -> ObjectReader | None:
+    """Return a reader of the version that replaced the one of `reader` meanwhile, None when there is none.
+
+    The new version's manifest is there by now, or its write intent is there and its data is in place (a crash
+    between data and manifest leaves this).
+
+    Raises
+    ------
+    ObjectNotFoundError, NoHealthyReplicaError
+        When the object is gone by now.
+    """
+    if reader.manifest is None:
+        return None
+    latest = await locate(targets, reader.plan.key, selector=reader.selector)
+    if latest.manifest is not None and latest.manifest.sha256 != reader.manifest.sha256:
+        return latest
+    return await _intended_version(targets.stores, reader, reader.manifest)
+
+
+async def _intended_version(
+    stores: Sequence[ObjectStore], reader: ObjectReader, current: Manifest
+) -> ObjectReader | None:
+    answers = await asyncio.gather(
+        *(records.read_intent(store, current.key) for store in stores), return_exceptions=True
+    )
+    intents = [(each, store) for each, store in zip(answers, stores, strict=True) if isinstance(each, Manifest)]
+    newer = [intent for intent, _ in intents if intent.generation > current.generation]
+    latest = max(newer, key=lambda intent: intent.generation, default=None)
+    if latest is None:
+        return None
+    holders = tuple(store for intent, store in intents if intent.sha256 == latest.sha256)
+    plan = replace(reader.plan, size=latest.size, manifest=latest, stores=holders, fallback=())
+    return ObjectReader(plan, ReadLog(current.key), reader.selector)
+
+
+def same_beginning(one: ObjectReader, other: ObjectReader, length: int) -> bool:
+    """Tell whether the manifests of both versions prove that they start with the same `length` bytes."""
+    if one.manifest is None or other.manifest is None or one.manifest.block_size != other.manifest.block_size:
+        return length == 0
+    blocks, rest = divmod(length, one.manifest.block_size)
+    return rest == 0 and one.manifest.blocks[:blocks] == other.manifest.blocks[:blocks]

@@ -1,0 +1,138 @@
+"""SHA-256 of an object and of its blocks while it is streamed, and the verification of blocks that were read."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from fsbackup.record import Manifest
+from fsbackup.sizing import BLOCK_SIZE, DEFAULT_PART_SIZE, MAX_BLOCKS, STREAM_BLOCK_SIZE, block_size
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """The size of an object in bytes, and its SHA-256 and those of its blocks, lower-case hex."""
+
+    size: int
+    sha256: str
+    block_size: int
+    blocks: tuple[str, ...]
+
+
+class BlockHasher:
+    """The SHA-256 of every block of `size` bytes of a stream that arrives in pieces of any length."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._hashes: list[str] = []
+        self._current = hashlib.sha256()
+        self._filled = 0
+
+    def update(self, data: bytes) -> None:
+        """Add the next bytes."""
+        view = memoryview(data)
+        while view:
+            piece = view[: self.size - self._filled]
+            self._current.update(piece)
+            self._filled += len(piece)
+            view = view[len(piece) :]
+            if self._filled == self.size:
+                self._close_block()
+
+    def _close_block(self) -> None:
+        self._hashes.append(self._current.hexdigest())
+        self._current, self._filled = hashlib.sha256(), 0
+
+    def blocks(self) -> tuple[str, ...]:
+        """Return the hashes of all blocks; the last block may be shorter."""
+        last = (self._current.hexdigest(),) if self._filled else ()
+        return (*self._hashes, *last)
+
+
+class ObjectHasher:
+    """Computes the digest of one object from its bytes in order.
+
+    Parameters
+    ----------
+    size
+        Bytes, None for a stream of unknown length. The block size follows from it; for a stream two block sizes
+        are hashed at once, and the smaller is used when the object has at most `MAX_BLOCKS` of its blocks.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        sizes = (BLOCK_SIZE, STREAM_BLOCK_SIZE) if size is None else (block_size(size),)
+        self._whole = hashlib.sha256()
+        # An object of one block: the hash of the block is that of the whole, and is not computed twice.
+        self._single = size is not None and size <= BLOCK_SIZE
+        self._block_hashers = [BlockHasher(each) for each in sizes]
+        self._size = 0
+
+    def update(self, data: bytes) -> None:
+        """Add the next bytes."""
+        self._whole.update(data)
+        self._size += len(data)
+        for hasher in self._block_hashers if not self._single else ():
+            hasher.update(data)
+
+    def digest(self) -> Digest:
+        """Return the digest of all bytes added so far."""
+        if self._single and self._size <= BLOCK_SIZE:
+            sha256 = self._whole.hexdigest()
+            return Digest(self._size, sha256, BLOCK_SIZE, (sha256,) if self._size else ())
+        fits = self._size <= MAX_BLOCKS * self._block_hashers[0].size
+        chosen = self._block_hashers[0 if fits else -1]
+        return Digest(self._size, self._whole.hexdigest(), chosen.size, chosen.blocks())
+
+
+async def content_hash(read: Callable[[int, int], Awaitable[bytes | None]], size: int) -> str:
+    """Return the SHA-256 (hex) of the first `size` bytes as `read(offset, length)` returns them."""
+    hasher = hashlib.sha256()
+    for offset in range(0, size, DEFAULT_PART_SIZE):
+        data = await read(offset, min(DEFAULT_PART_SIZE, size - offset))
+        await asyncio.to_thread(hasher.update, data or b"")
+    return hasher.hexdigest()
+
+
+#: (start, end) within an object, in bytes; `end` is exclusive.
+ByteRange = tuple[int, int]
+
+
+def verified_ranges(pieces: Sequence[bytes], start: int, end: int, manifest: Manifest | None) -> list[ByteRange]:
+    """Return the ranges of `pieces` whose blocks match the manifest, adjacent blocks joined.
+
+    Parameters
+    ----------
+    pieces
+        Together the bytes from `start` to `end`, as far as the store returned them.
+    start, end
+        The requested range; `start` is the beginning of a block.
+    manifest
+        None: the whole range counts as verified when the number of bytes is right.
+
+    More bytes than requested are never verified: it is not known which of them are the requested ones.
+    """
+    length = sum(map(len, pieces))
+    if manifest is None or length > end - start:
+        return [(start, end)] if length == end - start else []
+    block = manifest.block_size
+    hasher = BlockHasher(block)
+    for piece in pieces:
+        hasher.update(piece)
+    verified: list[ByteRange] = []
+    for offset, sha256 in zip(range(start, end, block), hasher.blocks(), strict=False):
+        stop = min(offset + block, end)
+        if sha256 != manifest.blocks[offset // block]:
+            continue
+        if verified and verified[-1][1] == offset:
+            verified[-1] = (verified[-1][0], stop)
+        else:
+            verified.append((offset, stop))
+    return verified
+
+
+def missing_ranges(verified: list[ByteRange], start: int, end: int) -> list[ByteRange]:
+    """Return the ranges between `start` and `end` that are not in `verified`."""
+    edges = [start, *(edge for each in verified for edge in each), end]
+    return [(low, high) for low, high in zip(edges[::2], edges[1::2], strict=True) if low < high]

@@ -1,0 +1,73 @@
+"""Whether an object exists, and its size: True, False or an error, never a guess."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fsbackup.engine import records, versions
+from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.errors import NoHealthyReplicaError
+from fsbackup.keys import encode_key, manifest_name
+from fsbackup.record import Record, Tombstone
+from fsbackup.stores.base import ObjectStore
+
+
+async def exists(targets: ReplicaSet, key: str) -> bool:
+    """Return True when a replica proves `key`, False when every replica answers that it is absent or deleted.
+
+    Raises
+    ------
+    NoHealthyReplicaError
+        When no replica proves it and not all answered; a set of one raises what its store raised.
+    """
+    return await size(targets, key) is not None
+
+
+async def size(targets: ReplicaSet, key: str) -> int | None:
+    """Return the size of `key` in bytes, None when every replica answers that it is absent or deleted.
+
+    Costs one HEAD per replica where the data is absent, and one GET of the manifest more where it is present.
+
+    Raises
+    ------
+    NoHealthyReplicaError
+        As `exists`.
+    """
+    replicas = await asyncio.gather(*(_query(store, key) for store in targets.stores))
+    present = [replica.stat for replica in replicas if replica.stat is not None]
+    if present:
+        known = [replica.record for replica in replicas] + await _records_without_data(replicas, key)
+        latest = versions.newest(known)
+        if not isinstance(latest, Tombstone):
+            return latest.size if latest else present[0].size
+    errors = [replica.error for replica in replicas if replica.error is not None]
+    if not errors:
+        return None
+    if len(replicas) == 1:
+        raise errors[0]
+    reasons = "; ".join(str(error) for error in errors)
+    raise NoHealthyReplicaError(f"not all replicas answered: {reasons}", operation="exists", key=key)
+
+
+async def _query(store: ObjectStore, key: str) -> ReplicaState:
+    return await records.state_or_error(store, key, _read_state(store, key), operation="exists")
+
+
+async def _read_state(store: ObjectStore, key: str) -> ReplicaState:
+    """Stat the data object, and read the record only where there is data."""
+    stat = await store.stat(encode_key(key))
+    if stat is None:
+        return ReplicaState(store)
+    record, damaged = await records.read_record(store, manifest_name(key))
+    return ReplicaState(store, record, damaged, stat)
+
+
+async def _records_without_data(replicas: list[ReplicaState], key: str) -> list[Record | None]:
+    """Return the records of the replicas without data.
+
+    A tombstone there outranks the data of a replica that was unreachable during the delete.
+    """
+    absent = [replica.store for replica in replicas if replica.stat is None and replica.error is None]
+    states = await asyncio.gather(*(records.query(store, key, with_data=False) for store in absent))
+    return [state.record for state in states]

@@ -1,0 +1,369 @@
+"""The parallel reader: one range of an object from all healthy replicas at once, each block verified.
+
+A range is read in *chunks* of a few whole blocks, one request each. Each replica starts with one chunk and gets
+more as it succeeds, by its own `AdaptiveWindow`, so that a faster replica reads more. The last chunks are short,
+so that no replica is still busy for long when the others have finished.
+
+`ParallelReader.ranges` runs the loop: `_dispatch` gives chunks to replicas with free concurrency, one task
+`_read`s each, `_accept` or `_fail` takes its result. A chunk that fails, stalls or does not match the manifest is
+requested from another replica, block by block: replicas with different corrupt blocks still give a whole object.
+An idle replica also requests a chunk that a slower one would take much longer for (hedged request); the first
+answer wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncGenerator
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+from fsbackup.aio import cancel_and_wait
+from fsbackup.engine import hashing
+from fsbackup.engine.pacing import AdaptiveWindow, whole_blocks
+from fsbackup.engine.read_plan import ReadLog, ReadPlan
+from fsbackup.engine.selector import ReplicaSelector
+from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError, as_backend_error
+from fsbackup.keys import encode_key
+from fsbackup.sizing import BLOCK_SIZE, KIB, MIB
+from fsbackup.stores.base import ObjectStore, timeout_error
+
+#: Up to so many bytes a range is one request to one replica, chosen by its latency.
+SHORT_READ = 4 * MIB
+#: Up to so many bytes a range is one request to each replica: a usual read of an application, where every further
+#: request costs money.
+MEDIUM_READ = 16 * MIB
+#: Bytes of the shortest chunks, towards the end.
+_MIN_CHUNK = 2 * MIB
+#: Bytes that are hashed on the loop: to wake up another thread would take longer.
+_HASH_INLINE = 256 * KIB
+#: Failures in a row, of kinds that may concern one chunk only, after which a replica is suspended.
+_MAX_FAILURES = 3
+#: Seconds between two checks for stalled requests.
+_CHECK_INTERVAL = 0.25
+#: How many times sooner another replica must be expected to deliver a chunk for a hedged request.
+_HEDGE_FACTOR = 2.0
+
+
+@dataclass(eq=False)
+class _Chunk:
+    """Whole blocks from `start` to `end`.
+
+    `failed` names the replicas that could not deliver them, `requests` holds those in flight by replica.
+    """
+
+    start: int
+    end: int
+    failed: frozenset[str] = frozenset()
+    requests: dict[str, _Request] = field(default_factory=dict)
+    done: bool = False
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(eq=False)
+class _Request:
+    """One chunk being read from one replica; `stalled` says that it was cancelled because it took too long.
+
+    Where the store reports it, `last_byte` is the time of the last byte, and `attempts` counts the store's tries.
+    """
+
+    replica: _Replica
+    chunk: _Chunk
+    started: float
+    last_byte: float | None = None
+    attempts: int = 0
+    stalled: bool = False
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(eq=False)
+class _Replica:
+    """The state of one replica; a suspended one gets only chunks that no other replica can deliver."""
+
+    store: ObjectStore
+    window: AdaptiveWindow
+    in_flight: int = 0
+    failures: int = 0
+    suspended: bool = False
+
+    def on_success(self, length: int, seconds: float) -> None:
+        self.window.on_success(length, seconds)
+        self.failures, self.suspended = 0, False
+
+    def on_failure(self, error: FsbackupError, *, stalled: bool) -> None:
+        self.window.on_failure()
+        self.failures += 1
+        # A corrupt block or a stall may concern one chunk only; a store's own error comes after its own retries.
+        one_chunk = stalled or isinstance(error, IntegrityError)
+        self.suspended = not one_chunk or self.failures >= _MAX_FAILURES
+
+
+class ParallelReader:
+    """Reads one range of an object once.
+
+    Parameters
+    ----------
+    plan
+        The object and its replicas. Those with an entry in `read_log.failed` are used as fallback.
+    read_log
+        Gets the failures and the bytes read from each replica.
+    selector
+        Chooses the replica for a short read.
+    start, end
+        The range in bytes; `start` is the beginning of a block.
+    """
+
+    def __init__(self, plan: ReadPlan, read_log: ReadLog, selector: ReplicaSelector, start: int, end: int) -> None:
+        self._plan, self._read_log, self._selector = plan, read_log, selector
+        self._name = encode_key(plan.key)
+        self._block = plan.manifest.block_size if plan.manifest else BLOCK_SIZE
+        healthy = [store for store in plan.stores if store.name not in read_log.failed]
+        self._first = selector.pick(healthy) if end - start <= SHORT_READ else None
+        self._chunk_size = self._fixed_chunk_size(end - start, len(healthy))
+        self._replicas = self._order(healthy)
+        self._retries: list[_Chunk] = []
+        self._requests: set[_Request] = set()
+        self._ready: list[tuple[int, list[bytes]]] = []
+        #: Where the next pieces start if they are consumed in order, and where the next new chunk starts.
+        self._next_offset = self._next_chunk_start = start
+        self._end = end
+        #: Bytes of chunks in flight or not yet consumed.
+        self._held = 0
+        self._unreadable = False
+        self._changed = asyncio.Event()
+        self._clock = asyncio.get_running_loop().time
+
+    def _fixed_chunk_size(self, length: int, healthy: int) -> int | None:
+        """Return the bytes of each chunk of a short or medium range, None for a long one, whose chunks adapt."""
+        if length > min(MEDIUM_READ, self._plan.memory // 2):
+            return None
+        chunks = 1 if self._first else max(1, healthy)
+        return max(1, -(-length // (chunks * self._block))) * self._block
+
+    def _order(self, healthy: list[ObjectStore]) -> list[_Replica]:
+        share = self._plan.memory // max(1, len(healthy))
+        ordered = sorted(healthy, key=lambda store: store is not self._first)
+        fallback = [store for store in self._plan.stores if store not in healthy]
+        return [
+            _Replica(store, AdaptiveWindow(share, self._block, self._chunk_size), suspended=store not in healthy)
+            for store in (*ordered, *fallback, *self._plan.fallback)
+        ]
+
+    async def ranges(self, *, ordered: bool) -> AsyncGenerator[tuple[int, list[bytes]], None]:
+        """Yield (offset, pieces of bytes there) of the whole range: by offset if `ordered`, else as they arrive.
+
+        The list of pieces is cleared when the next is requested.
+
+        Raises
+        ------
+        IntegrityError
+            When replicas answered, but none with the right bytes.
+        NoHealthyReplicaError
+            When no replica could be read.
+        """
+        with self._selector.track(self._first) if self._first else nullcontext():
+            try:
+                remaining = self._end - self._next_offset
+                while remaining and not self._unreadable:
+                    self._dispatch()
+                    while self._ready and (not ordered or self._ready[0][0] == self._next_offset):
+                        offset, pieces = heapq.heappop(self._ready)
+                        length = sum(map(len, pieces))
+                        self._next_offset = offset + length if ordered else self._next_offset
+                        remaining -= length
+                        yield offset, pieces
+                        pieces.clear()  # the consumer may have kept the list
+                        self._held -= length
+                        self._dispatch()
+                    if remaining and not self._unreadable:
+                        await self._wait()
+            finally:
+                await cancel_and_wait([each.task for each in self._requests if each.task is not None])
+            if remaining:
+                raise self._read_log.failure()
+
+    async def _wait(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CHECK_INTERVAL):
+                await self._changed.wait()
+        self._changed.clear()
+        self._cancel_stalled()
+
+    def _dispatch(self) -> None:
+        """Start requests until no replica may have another one; replicas of known speed first, fastest first."""
+        self._unreadable = self._unreadable or any(
+            all(replica.store.name in chunk.failed for replica in self._replicas) for chunk in self._retries
+        )
+        started = not self._unreadable
+        while started:
+            started = False
+            for replica in sorted(self._replicas, key=lambda each: -(each.window.speed or 0.0)):
+                if replica.in_flight < replica.window.concurrency and (chunk := self._pick(replica)):
+                    self._start(replica, chunk)
+                    started = True
+
+    def _pick(self, replica: _Replica) -> _Chunk | None:
+        """Return the chunk to request from `replica` next: a failed one, a new one, or a hedged one."""
+        name = replica.store.name
+        others = [each for each in self._replicas if each is not replica and not each.suspended]
+        for chunk in self._retries:
+            last_resort = all(each.store.name in chunk.failed for each in others)
+            if name not in chunk.failed and (last_resort or not replica.suspended):
+                self._retries.remove(chunk)
+                return chunk
+        if replica.suspended and not all(each.suspended for each in self._replicas):
+            return None
+        return self._new_chunk(replica.window.chunk_size) or self._hedged_chunk(replica)
+
+    def _new_chunk(self, most: int) -> _Chunk | None:
+        """Return the next chunk, of at most `most` bytes and an even share of the rest for every request."""
+        rest = self._end - self._next_chunk_start
+        requests = sum(each.window.max_concurrency for each in self._replicas if not each.suspended) or 1
+        length = self._chunk_size or min(whole_blocks(max(_MIN_CHUNK, rest // requests), self._block), most)
+        length = min(length, rest)
+        if not rest or (self._held and self._held + length > self._plan.memory):
+            return None
+        chunk = _Chunk(self._next_chunk_start, self._next_chunk_start + length)
+        self._next_chunk_start += length
+        self._held += length
+        return chunk
+
+    def _hedged_chunk(self, replica: _Replica) -> _Chunk | None:
+        """Return a chunk that `replica` is expected to deliver much sooner than the replica that is reading it."""
+        now = self._clock()
+        for request in sorted(self._requests, key=lambda each: each.chunk.start):
+            chunk, own = request.chunk, replica.window.seconds(request.chunk.length)
+            known = chunk.failed | chunk.requests.keys()
+            if own is None or len(chunk.requests) != 1 or replica.store.name in known:
+                continue
+            elapsed = now - request.started
+            expected = request.replica.window.seconds(chunk.length)
+            rest = elapsed if expected is None or elapsed > expected else expected - elapsed
+            if rest > max(_HEDGE_FACTOR * own, _CHECK_INTERVAL):
+                return chunk
+        return None
+
+    def _start(self, replica: _Replica, chunk: _Chunk) -> None:
+        request = _Request(replica, chunk, self._clock())
+        chunk.requests[replica.store.name] = request
+        replica.in_flight += 1
+        self._requests.add(request)
+        request.task = asyncio.create_task(self._read(request))
+
+    async def _read(self, request: _Request) -> None:
+        """Run one request to its end; an error fails the request and its replica, never the reader."""
+        store, chunk = request.replica.store, request.chunk
+        try:
+            async with asyncio.timeout(read_timeout(store, chunk.length)):
+                on_bytes = partial(self._on_bytes, request)
+                pieces = await store.read_buffers(self._name, chunk.start, chunk.end, on_progress=on_bytes)
+            # The verification that follows is no time of the replica's.
+            request.last_byte, seconds = None, self._clock() - request.started
+            verified = await self._verify(pieces, chunk)
+        except FsbackupError as error:
+            self._fail(request, error)
+        except TimeoutError:
+            self._fail(request, timeout_error(store, "download", self._plan.key))
+        except asyncio.CancelledError:
+            if not request.stalled or chunk.done:
+                raise
+            self._fail(request, self._unavailable(request, f"sent no byte for {self._plan.stall:g} s"))
+        except Exception as error:  # noqa: BLE001 - what a store raises beyond its contract fails that store only
+            self._fail(request, as_backend_error(error, store.name, self._plan.key, "download"))
+        else:
+            self._accept(request, pieces, verified, seconds)
+        finally:
+            request.replica.in_flight -= 1
+            self._requests.discard(request)
+            chunk.requests.pop(store.name, None)
+            self._changed.set()
+
+    async def _verify(self, pieces: list[bytes], chunk: _Chunk) -> list[hashing.ByteRange]:
+        arguments = (pieces, chunk.start, chunk.end, self._plan.manifest)
+        if chunk.length <= _HASH_INLINE:
+            return hashing.verified_ranges(*arguments)
+        return await asyncio.to_thread(hashing.verified_ranges, *arguments)
+
+    def _on_bytes(self, request: _Request, amount: int) -> None:
+        """Note that bytes arrived; the store reports 0 bytes when it begins another attempt."""
+        request.last_byte = self._clock()
+        request.attempts += amount == 0
+
+    def _cancel_stalled(self) -> None:
+        now = self._clock()
+        for request in self._requests:
+            stalled = request.last_byte is not None and now - request.last_byte > self._plan.stall
+            if stalled and request.task is not None:
+                request.stalled = True
+                request.task.cancel()
+
+    def _accept(
+        self, request: _Request, pieces: list[bytes], verified: list[hashing.ByteRange], seconds: float
+    ) -> None:
+        """Hand the verified bytes of a request to the consumer; its corrupt blocks are requested elsewhere."""
+        chunk, store = request.chunk, request.replica.store
+        corrupt = hashing.missing_ranges(verified, chunk.start, chunk.end)
+        if corrupt:
+            self._on_failure(request, self._mismatch(store, corrupt[0]))
+        else:
+            request.replica.on_success(chunk.length, seconds)
+        if chunk.done:
+            return  # another replica was faster
+        chunk.done = True
+        for other in chunk.requests.values():
+            if other is not request:
+                self._cancel_slower(other)
+        if corrupt:
+            data = b"".join(pieces)
+            for start, end in verified:
+                heapq.heappush(self._ready, (start, [data[start - chunk.start : end - chunk.start]]))
+        else:
+            heapq.heappush(self._ready, (chunk.start, pieces))
+        self._retries += [_Chunk(start, end, chunk.failed | {store.name}) for start, end in corrupt]
+        self._read_log.bytes_read[store.name] += sum(end - start for start, end in verified)
+
+    def _cancel_slower(self, request: _Request) -> None:
+        """Cancel a request whose chunk another replica delivered; it counts as failed if it failed or stalled."""
+        assert request.task is not None
+        request.task.cancel()
+        silence = 0.0 if request.last_byte is None else self._clock() - request.last_byte
+        if silence > _CHECK_INTERVAL or request.attempts > 1:
+            request.stalled = True
+            failures = request.attempts - 1
+            reason = f"failed {failures} times" if failures > 0 else f"sent no byte for {silence:.1f} s"
+            self._on_failure(request, self._unavailable(request, f"{reason}; another replica was faster"))
+
+    def _fail(self, request: _Request, error: FsbackupError) -> None:
+        """Request the chunk from another replica, unless one is reading it already."""
+        self._on_failure(request, error)
+        chunk = request.chunk
+        chunk.failed |= {request.replica.store.name}
+        if not chunk.done and len(chunk.requests) == 1:
+            self._retries.append(chunk)
+
+    def _on_failure(self, request: _Request, error: FsbackupError) -> None:
+        request.replica.on_failure(error, stalled=request.stalled)
+        self._read_log.on_failover(request.replica.store, error)
+
+    def _unavailable(self, request: _Request, why: str) -> FsbackupError:
+        store = request.replica.store
+        return BackendUnavailableError(why, backend=store.name, operation="download", key=self._plan.key)
+
+    def _mismatch(self, store: ObjectStore, corrupt: hashing.ByteRange) -> FsbackupError:
+        return IntegrityError(
+            f"bytes {corrupt[0]} to {corrupt[1]} do not match the manifest",
+            backend=store.name,
+            operation="download",
+            key=self._plan.key,
+            hint="run verify, then repair",
+        )
+
+
+def read_timeout(store: ObjectStore, length: int) -> float:
+    """Return the longest seconds that reading `length` bytes may take: the store's limit, plus 1 s per 16 KiB."""
+    return store.hard_timeout + length / (16 * KIB)

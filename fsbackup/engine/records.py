@@ -1,0 +1,240 @@
+"""The records of one key in one store: manifest, tombstone and write intent, and what the store has of the key.
+
+Three names belong to a key: the data (`encode_key`), its manifest or tombstone (`manifest_name`), and the intent
+of a write that has begun (`intent_name`). `query` reads the first two into a `ReplicaState`, without raising;
+`survey` does so on all stores at once. Uploads write them in the order that `replica_upload` gives, deletes in
+that of `delete`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fsbackup.errors import (
+    BackendUnavailableError,
+    FsbackupError,
+    IntegrityError,
+    ObjectNotFoundError,
+)
+from fsbackup.keys import encode_key, intent_name, manifest_name
+from fsbackup.record import Manifest, Record, dump, load
+from fsbackup.stores.base import ObjectStat, ObjectStore, timeout_error
+
+log = logging.getLogger("fsbackup.storage")
+
+#: Least seconds that a reader waits for the other stores after the first has returned a manifest. It waits three
+#: times as long as that one took if that is more.
+STRAGGLER_TIMEOUT = 2.0
+
+
+#: What one replica has of an object, next to what the others have; decided by `fsbackup.replication.classify`.
+CopyState = Literal[
+    "present",  # the newest version, as far as was checked
+    "missing",  # nothing, though another replica has the object
+    "stale",  # an older version: the replica missed a replacement
+    "conflict",  # one of two contents under one generation
+    "size differs",  # data of another size than its manifest says
+    "damaged",  # data that is not what its manifest says, or a manifest that fails its checksum
+    "no manifest",  # data that nothing proves
+    "deleted elsewhere",  # data of a deleted object: the replica missed the delete
+    "expired",  # nothing, because the backend's own retention deleted it
+    "unknown",  # the replica did not answer, or was not classified yet
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaState:
+    """What one replica has of one object: its record, its data, and how both compare with the other replicas.
+
+    Two are equal when the replica has not changed in between: `state` and `detail`, which depend on others, do not
+    count.
+
+    Parameters
+    ----------
+    store
+        The replica's store.
+    record
+        Its manifest or tombstone; None when it has none, when it is damaged, or when it was not read.
+    damaged
+        Its record is unreadable, fails its checksum or belongs to another key.
+    stat
+        Its data object; None when the store answers that there is none.
+    error
+        Why the store did not answer; the other fields are unknown then.
+    from_listing
+        The store has nothing according to a listing, which may be minutes old when the object is written.
+    state
+        Set by `fsbackup.replication.classify`; ``"unknown"`` before.
+    detail
+        What is wrong, for people; empty where `state` says it all.
+    """
+
+    store: ObjectStore
+    record: Record | None = None
+    damaged: bool = False
+    stat: ObjectStat | None = None
+    error: FsbackupError | None = None
+    from_listing: bool = False
+    state: CopyState = field(default="unknown", compare=False)
+    detail: str = field(default="", compare=False)
+
+    @property
+    def backend(self) -> str:
+        """The name of the replica's backend."""
+        return self.store.name
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The record if it is a manifest."""
+        return self.record if isinstance(self.record, Manifest) else None
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether size and ETag of the data match the store's own manifest; the bytes are not read."""
+        return self.manifest is not None and self.holds(self.manifest)
+
+    def claims(self, manifest: Manifest) -> bool:
+        """Return whether the store's own manifest names the content of `manifest`."""
+        own = self.manifest
+        return own is not None and (own.sha256, own.size) == (manifest.sha256, manifest.size)
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Return whether the store `claims` the content of `manifest`, and size and ETag of its data match."""
+        own = self.manifest
+        if own is None or self.stat is None or not self.claims(manifest):
+            return False
+        known = own.etag is not None and self.stat.etag is not None
+        return self.stat.size == own.size and (not known or own.etag == self.stat.etag)
+
+
+#: Returns the state of one key in one store, with an outage in its `error`.
+Query = Callable[[ObjectStore, str], Coroutine[Any, Any, ReplicaState]]
+
+
+async def survey(stores: tuple[ObjectStore, ...], key: str) -> list[ReplicaState]:
+    """Return the state of `key` in every store, queried concurrently; an error of one store is in its state."""
+    return list(await asyncio.gather(*(query(store, key) for store in stores)))
+
+
+async def survey_without_stragglers(stores: tuple[ObjectStore, ...], key: str, query: Query) -> list[ReplicaState]:
+    """As `survey`, but once a store has returned a manifest wait only for `STRAGGLER_TIMEOUT` for the others."""
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    tasks = {asyncio.create_task(query(store, key)): store for store in stores}
+    waiting, timeout = set(tasks), None
+    while waiting:
+        done, waiting = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if timeout is not None and not done:
+            break
+        if timeout is None and any(task.result().manifest for task in done):
+            timeout = max(STRAGGLER_TIMEOUT, 3 * (clock() - started))
+    for task in waiting:
+        task.cancel()
+    if waiting:
+        await asyncio.wait(waiting)
+    return [
+        ReplicaState(store, error=straggler_error(store, key)) if task.cancelled() else task.result()
+        for task, store in tasks.items()
+    ]
+
+
+def straggler_error(store: ObjectStore, key: str) -> BackendUnavailableError:
+    """Return the error for a store whose answer a reader no longer waited for."""
+    return BackendUnavailableError(
+        "did not answer in time; another replica did",
+        backend=store.name,
+        operation="stat",
+        key=key,
+        hint=f"check {store.location}",
+    )
+
+
+async def query(store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
+    """Return the state of `key` in `store`: its record, and with `with_data` its data object. Never raises."""
+    return await state_or_error(store, key, read_state(store, key, with_data=with_data))
+
+
+async def state_or_error(
+    store: ObjectStore, key: str, reading: Awaitable[ReplicaState], *, operation: str = "stat"
+) -> ReplicaState:
+    """Await `reading`; return a state with the error when it fails or takes longer than `store.hard_timeout`."""
+    try:
+        async with asyncio.timeout(store.hard_timeout):
+            return await reading
+    except FsbackupError as error:
+        return ReplicaState(store, error=error)
+    except TimeoutError:
+        return ReplicaState(store, error=timeout_error(store, operation, key))
+
+
+async def read_state(store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
+    """Read the record and, with `with_data`, stat the data object, concurrently; raises what the store raises."""
+    if not with_data:
+        return ReplicaState(store, *await read_record(store, manifest_name(key)))
+    (record, damaged), stat = await asyncio.gather(
+        read_record(store, manifest_name(key)), store.stat(encode_key(key))
+    )
+    return ReplicaState(store, record, damaged, stat)
+
+
+async def read_record(store: ObjectStore, name: str) -> tuple[Record | None, bool]:
+    """Return the valid record stored under `name`, or None, and whether there is a damaged one.
+
+    A record of another key, as after files were moved by hand, counts as damaged.
+    """
+    try:
+        record = load(await store.read(name))
+    except ObjectNotFoundError:
+        return None, False
+    except IntegrityError:
+        return None, True
+    misplaced = name not in (manifest_name(record.key), intent_name(record.key))
+    return (None, True) if misplaced else (record, False)
+
+
+async def write_record(store: ObjectStore, record: Record, *, create_only: bool = False) -> None:
+    """Store `record` as the manifest of its key."""
+    await store.put(manifest_name(record.key), dump(record), create_only=create_only)
+
+
+async def remove_record(store: ObjectStore, key: str) -> None:
+    """Remove the manifest or tombstone of `key`."""
+    await store.remove(manifest_name(key))
+
+
+async def write_intent(store: ObjectStore, manifest: Manifest) -> None:
+    """Store the manifest of the new version under the intent's name, before the data is replaced.
+
+    Between the new data and its manifest, the old manifest does not match the data. A reader that finds a mismatch
+    proves the data with the intent, also after a crash at that point.
+    """
+    await store.put(intent_name(manifest.key), dump(manifest))
+
+
+async def clear_intent(store: ObjectStore, manifest: Manifest) -> None:
+    """Remove the write intent of `manifest` after the manifest itself was written; another writer's intent stays.
+
+    A failure is only logged: the object is stored and proven, and the next replacement or repair removes the
+    intent.
+    """
+    try:
+        intent = await read_intent(store, manifest.key)
+        if intent is not None and intent.sha256 == manifest.sha256:
+            await store.remove(intent_name(manifest.key))
+    except FsbackupError as error:
+        log.warning("write intent was not removed (harmless, repair removes it): %s", error)
+
+
+async def read_intent(store: ObjectStore, key: str) -> Manifest | None:
+    """Return the manifest of a replacement that has begun and not ended, None when there is no readable intent."""
+    return (await find_intent(store, key))[0]
+
+
+async def find_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
+    """Return the write intent, None if unreadable, and whether there is one at all, readable or not."""
+    record, damaged = await read_record(store, intent_name(key))
+    return (record if isinstance(record, Manifest) else None), damaged or record is not None

@@ -1,0 +1,213 @@
+"""One replica's side of an upload: sending the parts, and the commit protocol.
+
+`FanOut` makes one `ReplicaUpload` per replica and calls `run`. The parts go to the store's writer, which shows
+nothing before its `commit`. When the source has been read to its end, `_commit` takes these steps, each awaited:
+
+====  =====================================================  ======================================================
+step  creates an object                                      replaces an object, or stores one after a delete
+====  =====================================================  ======================================================
+1     -                                                      write intent: the new manifest under the intent's name
+2     `writer.commit`: the data, in one atomic step          the same
+3     manifest, create-only where the store can refuse       manifest, over the old manifest or the tombstone
+4     compare, unless the store refuses in step 3            compare
+5     -                                                      clear the intent
+====  =====================================================  ======================================================
+
+*Compare* reads manifest and data back. When another writer's content is there, the upload raises `ConflictError`,
+and the data is taken back where the store keeps the version before.
+
+What a crash leaves, and who puts it right:
+
+- before step 2: the old state; unfinished data and the intent are cleared by the next upload or by `repair`.
+- after 2, creating: data without a manifest. Readers report it as unproven, the same upload again adopts it when
+  its SHA-256 is right (`upload.py`), `repair` too.
+- after 2, replacing: the old manifest does not match the new data. Readers prove the data with the intent, and
+  `repair` writes the manifest from it.
+- after 3: the new state, proven; an intent that is left is cleared by the next upload or by `repair`.
+
+So there is no moment at which neither the old version nor the new one can be read and proven. `_check` is called
+before step 2, before 3 and after 4; here it does nothing, and a repair's copy (`copy.py`) looks there whether its
+version is still current.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from fsbackup.aio import IdleTimeout, IdleTimeoutError, run_all
+from fsbackup.engine import records
+from fsbackup.engine.parts import Consumer, PartBuffer
+from fsbackup.engine.records import ReplicaState
+from fsbackup.errors import ConflictError
+from fsbackup.keys import encode_key
+from fsbackup.record import Manifest, Tombstone
+from fsbackup.stores.base import ObjectStat, ObjectWriter, WritePlan, timeout_error
+
+T = TypeVar("T")
+
+
+class ReplicaUpload:
+    """Sends parts from a `PartBuffer` to one store, then commits the object and writes its manifest there.
+
+    Parameters
+    ----------
+    replica
+        What the store had of the key before.
+    key, plan
+        The object.
+    on_sent
+        Called with the number of bytes sent as they leave.
+    """
+
+    def __init__(self, replica: ReplicaState, key: str, plan: WritePlan, on_sent: Callable[[int], None]) -> None:
+        self.store = replica.store
+        self.replica = replica
+        self.bytes_sent = 0
+        self.aborted = False
+        self._key = key
+        self._on_sent = on_sent
+        self._last_activity = 0.0
+        self.writer: ObjectWriter = self.store.writer(encode_key(key), plan, self._count)
+
+    def _count(self, amount: int) -> None:
+        self._touch()
+        self.bytes_sent += amount
+        self._on_sent(amount)
+
+    def _touch(self) -> None:
+        self._last_activity = asyncio.get_running_loop().time()
+
+    async def run(
+        self, parts: PartBuffer, consumer: Consumer, workers: int, manifest: Callable[[], Manifest]
+    ) -> None:
+        """Send every part that `consumer` takes, `workers` at once; then commit with `manifest()`.
+
+        Raises
+        ------
+        BackendError
+            As the store raised it; `BackendUnavailableError` also for a store whose calls neither move a byte nor
+            end for its `hard_timeout`.
+        ConflictError
+            When another writer stored other content at the same time.
+        SourceError
+            When the source cannot be read; nothing is committed then.
+        """
+
+        async def work() -> None:
+            # One call per part: a local variable here would keep its bytes alive while the next part is awaited.
+            while await self._send_next(parts, consumer):
+                pass
+
+        try:
+            await run_all([work() for _ in range(workers)])
+        finally:
+            parts.close(consumer)
+        await self._commit(manifest())
+
+    async def _send_next(self, parts: PartBuffer, consumer: Consumer) -> bool:
+        """Send the next part; return False when there is none."""
+        part = await parts.take(consumer)
+        if part is None:
+            return False
+        try:
+            async with self._idle_timeout():
+                await self.writer.write(part)
+        finally:
+            parts.release(part)
+        return True
+
+    async def _commit(self, manifest: Manifest) -> None:
+        if self.needs_intent:
+            await self._write_intent(manifest)
+        await self._check(manifest)
+        stored = await self._call(self.writer.commit())
+        await self._check(manifest, stored)
+        await self._write_manifest(manifest, stored)
+        await self._check(manifest, stored)
+        if self.needs_intent:
+            await self._call(records.clear_intent(self.store, manifest))
+
+    @property
+    def needs_intent(self) -> bool:
+        """Whether a write intent comes first: data with a manifest is replaced, or the key was deleted."""
+        replaces = self.replica.manifest is not None and self.replica.stat is not None
+        return replaces or isinstance(self.replica.record, Tombstone)
+
+    async def _write_intent(self, manifest: Manifest) -> None:
+        await self._call(records.write_intent(self.store, manifest))
+
+    async def _check(self, manifest: Manifest, stored: ObjectStat | None = None) -> None:
+        """Raise when the version must not be written; `stored` is its data once committed. Here: never."""
+
+    async def _write_manifest(self, manifest: Manifest, stored: ObjectStat) -> None:
+        if await self._call(write_manifest(self.replica, manifest, stored)):
+            return
+        replica = await self._call(records.read_state(self.store, self._key))
+        if has_version(replica, manifest, stored):
+            return
+        if not has_manifest(replica, manifest):
+            await self._call(self.writer.rollback())
+        raise concurrent_write(replica, self._key)
+
+    async def abort(self) -> None:
+        """Discard what was sent; nothing is discarded after the writer's `commit`."""
+        self.aborted = True
+        await self.writer.abort()
+
+    async def _call(self, call: Awaitable[T]) -> T:
+        """Await one call to the store under the idle timeout."""
+        async with self._idle_timeout():
+            return await call
+
+    @asynccontextmanager
+    async def _idle_timeout(self) -> AsyncIterator[None]:
+        """Fail the call in the block when no call of this upload has moved a byte for the store's `hard_timeout`.
+
+        Time in which this upload waits for a part does not count.
+        """
+        self._touch()
+        try:
+            async with IdleTimeout(self.store.hard_timeout, lambda: self._last_activity):
+                yield
+        except IdleTimeoutError:
+            raise timeout_error(self.store, "upload", self._key) from None
+
+
+async def write_manifest(replica: ReplicaState, manifest: Manifest, stored: ObjectStat) -> bool:
+    """Write `manifest` beside the data `stored`; return whether no other writer can have come between.
+
+    On False the caller reads the replica back and checks `has_version`.
+    """
+    create = replica.record is None and not replica.damaged
+    own = manifest.for_replica(stored.etag, stored.version_id)
+    try:
+        await records.write_record(replica.store, own, create_only=create)
+    except ConflictError:
+        return False
+    return create and replica.store.capabilities.conditional_create
+
+
+def has_manifest(replica: ReplicaState, manifest: Manifest) -> bool:
+    """Return whether the replica's own manifest names the content of `manifest`."""
+    return replica.manifest is not None and replica.manifest.sha256 == manifest.sha256
+
+
+def has_version(replica: ReplicaState, manifest: Manifest, stored: ObjectStat) -> bool:
+    """Return whether the replica has our manifest and, by size and ETag, our data."""
+    stat = replica.stat
+    same_data = stat is not None and (stat.size, stat.etag) == (stored.size, stored.etag)
+    return same_data and has_manifest(replica, manifest)
+
+
+def concurrent_write(replica: ReplicaState, key: str) -> ConflictError:
+    """Return the error for other content that another writer stored during the upload."""
+    return ConflictError(
+        "another writer stored other content under this key at the same time",
+        backend=replica.store.name,
+        operation="upload",
+        key=key,
+        hint="decide which content is right and store it again with overwrite",
+    )

@@ -1,0 +1,100 @@
+"""What an operation works on: the stores of a replication set, its rule, and the memory and spool it may use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fsbackup.sizing import MIB
+from fsbackup.stores.base import ObjectStore
+
+#: Eight parts of the default size.
+DEFAULT_MEMORY = 64 * MIB
+#: Seconds without a byte after which a reader fails over to another replica: far more than a healthy service
+#: needs, and short enough for a person who waits for the restore.
+DEFAULT_STALL = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spool:
+    """A directory for the bytes of a stream that a lagging replica still needs, and the most bytes kept there."""
+
+    directory: Path
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSet:
+    """The stores of a replication set, and the limits of one operation on it.
+
+    Parameters
+    ----------
+    stores
+        In reading order: reads prefer the first healthy one.
+    min_copies
+        How many confirmed copies make success.
+    part_size
+        Bytes per part; None to derive it from the object's size.
+    memory
+        Bytes of parts that one upload may hold, whatever the file's size and the number of stores.
+    spool
+        None: a stream is read as slowly as its slowest replica takes it, unless a local replica can be read again.
+    stall
+        Seconds without a byte after which a reader fails over to another replica.
+    """
+
+    stores: tuple[ObjectStore, ...]
+    min_copies: int
+    part_size: int | None = None
+    memory: int = DEFAULT_MEMORY
+    spool: Spool | None = None
+    stall: float = DEFAULT_STALL
+
+
+class MemoryBudget:
+    """A semaphore over bytes of memory, shared by concurrent operations and granted in order of request.
+
+    Parameters
+    ----------
+    total
+        Bytes. A request for more is granted as a request for `total`.
+    """
+
+    def __init__(self, total: int = DEFAULT_MEMORY) -> None:
+        self._total = total
+        self._free = total
+        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def reserve(self, wanted: int) -> AsyncIterator[None]:
+        """Hold `wanted` bytes while the block runs."""
+        amount = min(max(wanted, 1), self._total)
+        await self._acquire(amount)
+        try:
+            yield
+        finally:
+            self._free += amount
+            self._grant()
+
+    async def _acquire(self, amount: int) -> None:
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((amount, granted))
+        self._grant()
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled():
+                self._free += amount
+            self._grant()
+            raise
+
+    def _grant(self) -> None:
+        while self._queue and (self._queue[0][1].cancelled() or self._queue[0][0] <= self._free):
+            amount, granted = self._queue.popleft()
+            if not granted.cancelled():
+                self._free -= amount
+                granted.set_result(None)

@@ -1,0 +1,295 @@
+"""Downloads: into a file, into a stream, and of one range.
+
+A file appears under its name whole and verified, or stays as it was: its bytes go into a temp file beside it (each
+block verified before it is written), which is flushed, gets mode and modification time, and is renamed. A crash
+leaves at most the temp file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from fsbackup import events
+from fsbackup.engine.breaker import CircuitBreaker
+from fsbackup.engine.download import ObjectReader, locate, newer_version, same_beginning
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.engine.results import DownloadReport
+from fsbackup.errors import IntegrityError, NoHealthyReplicaError
+from fsbackup.keys import TEMP_SUFFIX
+from fsbackup.record import Manifest
+from fsbackup.sizing import MIB
+from fsbackup.stores.names import DEFAULT_MODE, permissions
+
+#: Called with (bytes so far, bytes of the object).
+OnProgress = Callable[[int, int], None]
+
+#: How often one download goes on with a newer version of an object that is replaced while it is read.
+_MAX_VERSIONS = 3
+#: Bytes written between two flushes.
+_FLUSH = 64 * MIB
+
+
+async def download(
+    targets: ReplicaSet,
+    key: str,
+    target: Path,
+    *,
+    on_progress: OnProgress | None = None,
+    keep_identical: bool = False,
+    breaker: CircuitBreaker | None = None,
+) -> DownloadReport:
+    """Read `key` into the file `target`, which is replaced only when all bytes have arrived and are verified.
+
+    Parameters
+    ----------
+    targets, key, target
+        What to read, and to where. Missing directories above `target` are created. Modification time and
+        permission bits are those of the file that was backed up, where the manifest has them; setuid, setgid and
+        sticky bits are never restored.
+    on_progress
+        Called on the I/O loop as bytes are written.
+    keep_identical
+        Leave a file as it is that already has exactly these bytes.
+    breaker
+        Knows which replicas do not answer; shared by many downloads.
+
+    Raises
+    ------
+    ObjectNotFoundError, NoHealthyReplicaError, IntegrityError
+        As `fsbackup.engine.download` says; `target` is then as it was.
+    OSError
+        When `target` cannot be written.
+    """
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    reader = await locate(targets, key, breaker=breaker)
+    manifest = reader.manifest
+    if keep_identical and manifest is not None and await asyncio.to_thread(_has_content, target, manifest):
+        return _report(reader, manifest.sha256, clock() - started, already=True)
+    async with _temp_beside(target) as file:
+        copy = _CopyToFile(targets, reader, file, on_progress)
+        sha256 = await copy.run()
+        await asyncio.to_thread(_finish, file, copy.reader.manifest)
+        await asyncio.to_thread(_rename, Path(file.name), target)
+    report = _report(copy.reader, sha256, clock() - started)
+    for name in report.replicas:
+        events.log_outcome("download", name, key, size=report.size, seconds=report.seconds)
+    return report
+
+
+async def copy_to(targets: ReplicaSet, key: str, out: BinaryIO) -> DownloadReport:
+    """Write `key` to the stream `out`, each block verified before it is written; an error may come half-way."""
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    copy = _CopyToStream(targets, await locate(targets, key), out)
+    sha256 = await copy.run()
+    await asyncio.to_thread(out.flush)
+    return _report(copy.reader, sha256, clock() - started)
+
+
+async def read_range(targets: ReplicaSet, key: str, start: int, end: int | None) -> bytes:
+    """Return the bytes of `key` from `start` up to `end` (None: the end), verified, all of one version."""
+    reader = await locate(targets, key)
+    for _ in range(_MAX_VERSIONS):
+        try:
+            return await reader.range(start, reader.plan.size if end is None else end)
+        except (IntegrityError, NoHealthyReplicaError):
+            newer = await newer_version(targets, reader)
+            if newer is None:
+                raise
+            reader = newer
+    return await reader.range(start, reader.plan.size if end is None else end)
+
+
+class _Copy(ABC):
+    """Copies one object; goes on with the newer version when it is replaced meanwhile.
+
+    Each block is verified by the manifest, whose own checksum binds the block hashes to that of the whole: the
+    whole is not hashed again.
+    """
+
+    def __init__(self, targets: ReplicaSet, reader: ObjectReader) -> None:
+        self.reader = reader
+        self._targets = targets
+
+    async def run(self) -> str:
+        """Return the SHA-256 of the bytes copied; `reader` is then that of the version copied."""
+        for _ in range(_MAX_VERSIONS):
+            try:
+                return await self._copy()
+            except (IntegrityError, NoHealthyReplicaError) as error:
+                newer = await newer_version(self._targets, self.reader)
+                if newer is None or not await self._switch_to(newer):
+                    raise error
+                self.reader = newer
+        return await self._copy()
+
+    @abstractmethod
+    async def _copy(self) -> str:
+        """Copy the rest of the object, and return the SHA-256 of the whole."""
+
+    @abstractmethod
+    async def _switch_to(self, newer: ObjectReader) -> bool:
+        """Prepare to go on with another version; False when bytes already written make that impossible."""
+
+
+class _CopyToStream(_Copy):
+    """Writes the bytes in order."""
+
+    def __init__(self, targets: ReplicaSet, reader: ObjectReader, out: BinaryIO) -> None:
+        super().__init__(targets, reader)
+        self._out = out
+        self._written = 0
+        #: Of an object without a manifest; else the manifest has the hash.
+        self._sha256 = hashlib.sha256()
+
+    async def _copy(self) -> str:
+        async with contextlib.aclosing(self.reader.ranges(self._written, ordered=True)) as ranges:
+            async for _, pieces in ranges:
+                await asyncio.to_thread(self._write, pieces)
+        manifest = self.reader.manifest
+        return manifest.sha256 if manifest else self._sha256.hexdigest()
+
+    def _write(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            if self.reader.manifest is None:
+                self._sha256.update(piece)
+            self._out.write(piece)
+            self._written += len(piece)
+
+    async def _switch_to(self, newer: ObjectReader) -> bool:
+        return same_beginning(self.reader, newer, self._written)
+
+
+class _CopyToFile(_Copy):
+    """Writes the bytes as they arrive, each at its offset."""
+
+    def __init__(
+        self, targets: ReplicaSet, reader: ObjectReader, file: BinaryIO, on_progress: OnProgress | None
+    ) -> None:
+        super().__init__(targets, reader)
+        self._file = file
+        self._on_progress = on_progress
+        self._written = 0
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def _copy(self) -> str:
+        try:
+            async with contextlib.aclosing(self.reader.ranges()) as ranges:
+                async for offset, pieces in ranges:
+                    self._flush_behind(await asyncio.to_thread(self._write, offset, pieces))
+                    if self._on_progress:
+                        self._on_progress(self._written, self.reader.plan.size)
+        finally:
+            if self._flushing is not None:
+                await asyncio.wait({self._flushing})  # it still needs the file
+        if self._flushing is not None:
+            self._flushing.result()
+        manifest = self.reader.manifest
+        return manifest.sha256 if manifest else await asyncio.to_thread(self._hash)
+
+    def _flush_behind(self, length: int) -> None:
+        """Flush to the disk while more bytes arrive, so that the last flush is a short one.
+
+        `length` is the number of bytes just written.
+        """
+        if self._flushing is not None and self._flushing.done():
+            self._flushing.result()  # the system reports a failed write only once
+            self._flushing = None
+        if self._flushing is None and self._written % _FLUSH < length:
+            self._flushing = asyncio.create_task(asyncio.to_thread(os.fdatasync, self._file.fileno()))
+
+    def _write(self, offset: int, pieces: list[bytes]) -> int:
+        """Write the pieces from `offset` on, and return the number of bytes."""
+        start = offset
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                count = os.pwrite(self._file.fileno(), view, offset)
+                view, offset = view[count:], offset + count
+        self._written += offset - start
+        return offset - start
+
+    def _hash(self) -> str:
+        with open(self._file.fileno(), "rb", closefd=False) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    async def _switch_to(self, newer: ObjectReader) -> bool:  # noqa: ARG002 - any version starts from an empty file
+        await asyncio.to_thread(self._file.truncate, 0)
+        self._written = 0
+        return True
+
+
+@contextlib.asynccontextmanager
+async def _temp_beside(target: Path) -> AsyncIterator[BinaryIO]:
+    """Open a private temp file in the target's directory; it is removed at the end unless it was renamed."""
+    path = target.parent / f".{secrets.token_hex(8)}{TEMP_SUFFIX}"
+    opening = asyncio.ensure_future(asyncio.to_thread(_create, path))
+    try:
+        yield await asyncio.shield(opening)
+    finally:
+        await asyncio.wait({opening})  # a cancelled caller does not stop the thread that creates the file
+        if opening.exception() is None:
+            path.unlink(missing_ok=True)
+            # A close that fails on a full disk loses nothing: the content was flushed and synced before the
+            # rename.
+            with contextlib.suppress(OSError):
+                opening.result().close()
+
+
+def _create(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, DEFAULT_MODE)
+    return open(path, "r+b", opener=lambda *_: descriptor)
+
+
+def _finish(file: BinaryIO, manifest: Manifest | None) -> None:
+    """Set the mode and modification time of the file that was backed up, and flush everything to the disk."""
+    file.flush()
+    source = manifest.source if manifest else None
+    os.fchmod(file.fileno(), permissions(source.mode if source else None))
+    if source and source.mtime is not None:
+        mtime_ns = round(source.mtime * 1e9)
+        os.utime(file.fileno(), ns=(mtime_ns, mtime_ns))
+    os.fsync(file.fileno())
+
+
+def _rename(temp: Path, target: Path) -> None:
+    temp.replace(target)
+    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _has_content(target: Path, manifest: Manifest) -> bool:
+    """Tell whether a readable file has the bytes of the manifest."""
+    try:
+        with target.open("rb") as file:
+            if os.fstat(file.fileno()).st_size != manifest.size:
+                return False
+            return hashlib.file_digest(file, "sha256").hexdigest() == manifest.sha256
+    except OSError:
+        return False
+
+
+def _report(reader: ObjectReader, sha256: str, seconds: float, *, already: bool = False) -> DownloadReport:
+    return DownloadReport(
+        key=reader.plan.key,
+        size=reader.plan.size,
+        sha256=sha256,
+        verified=reader.manifest is not None,
+        replicas=dict(reader.log.bytes_read),
+        failed={name: str(error) for name, error in reader.log.failed.items()},
+        seconds=seconds,
+        already=already,
+    )

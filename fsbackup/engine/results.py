@@ -1,0 +1,246 @@
+"""Reports: frozen values that say how an operation went, and their JSON form.
+
+Every report of the package derives from `BaseReport`, every part of a report (one replica's result, one file's
+outcome) from `Serializable`. A subclass is a dataclass; its fields are its JSON members. It has its own `as_dict`
+only where the JSON form differs from the fields, and starts from ``Serializable.as_dict(self)`` there: plain
+``super()`` fails in a dataclass with slots.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import PurePath
+from typing import Any, ClassVar, Literal
+
+from fsbackup.errors import FsbackupError, TooFewCopiesError, combined_hint, summary
+
+Status = Literal["complete", "degraded", "failed"]
+
+
+class Serializable:
+    """Base of dataclasses with a JSON form.
+
+    Attributes
+    ----------
+    json_properties
+        Names of properties that the JSON form has besides the fields.
+    json_excluded
+        Names of fields that it leaves out, such as a name that is already the key of the mapping around it.
+    """
+
+    __slots__ = ()
+
+    json_properties: ClassVar[tuple[str, ...]] = ()
+    json_excluded: ClassVar[tuple[str, ...]] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the properties and fields as plain JSON types (see `to_json`); `seconds` has 3 decimals."""
+        return {name: to_json(value) for name, value in self._members() if name not in self.json_excluded}
+
+    def _members(self) -> list[tuple[str, Any]]:
+        names = (*self.json_properties, *_field_names(self))
+        pairs = [(name, getattr(self, name)) for name in names]
+        return [(name, round(value, 3) if name == "seconds" else value) for name, value in pairs]
+
+
+class BaseReport(Serializable, ABC):
+    """Base of all reports; true unless the operation failed.
+
+    A command's exit code follows from `status`: 0 complete, 3 degraded, 1 failed.
+    """
+
+    __slots__ = ()
+
+    json_properties: ClassVar[tuple[str, ...]] = ("status",)
+
+    @property
+    @abstractmethod
+    def status(self) -> Status:
+        """``"complete"``, ``"degraded"`` (done, but not on every replica) or ``"failed"``."""
+
+    def __bool__(self) -> bool:
+        return self.status != "failed"
+
+
+def to_json(value: Any) -> Any:
+    """Return `value` as plain JSON types.
+
+    A `Serializable` becomes its `as_dict`, another dataclass a dictionary of its fields, a sequence a list, a set
+    a sorted list, a path or exception its text; mappings keep their order, and their keys become text.
+    """
+    match value:
+        case Serializable():
+            return value.as_dict()
+        case Mapping():
+            return {str(name): to_json(each) for name, each in value.items()}
+        case PurePath() | BaseException():
+            return str(value)
+        case Set():
+            return sorted(to_json(each) for each in value)
+        case Sequence() if not isinstance(value, str):
+            return [to_json(each) for each in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: to_json(getattr(value, name)) for name in _field_names(value)}
+    return value
+
+
+def _field_names(value: Any) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(value))
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaResult(Serializable):
+    """One replica's result.
+
+    Parameters
+    ----------
+    backend
+        The backend's name.
+    ok
+        True only when the backend confirmed the operation after the last byte.
+    seconds
+        From the operation's start to this replica's end.
+    bytes_sent
+        Bytes of the object sent in this operation; 0 when the replica had the object already.
+    already
+        The replica held the same content before, proven by manifest, size and checksum; nothing was sent.
+    exception
+        Why it failed, None when ok.
+    """
+
+    backend: str
+    ok: bool
+    seconds: float
+    bytes_sent: int = 0
+    already: bool = False
+    exception: FsbackupError | None = field(default=None, compare=False, repr=False)
+
+    json_properties: ClassVar[tuple[str, ...]] = ("error", "error_type")
+    json_excluded: ClassVar[tuple[str, ...]] = ("backend", "exception")
+
+    @property
+    def error(self) -> str | None:
+        """The exception's text, None when ok."""
+        return None if self.exception is None else str(self.exception)
+
+    @property
+    def error_type(self) -> str | None:
+        """The name of the exception's class, None when ok."""
+        return None if self.exception is None else type(self.exception).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Report(BaseReport):
+    """How an upload or delete of one object went on every replica of a set.
+
+    Parameters
+    ----------
+    operation
+        ``"upload"`` or ``"delete"``.
+    key
+        The object.
+    min_copies
+        How many replicas had to confirm.
+    replicas
+        One result per backend, by name, in the set's order.
+    seconds
+        Wall time.
+    size, sha256, generation
+        What was stored; None when the source was not read to its end, and for deletes.
+    """
+
+    operation: str
+    key: str
+    min_copies: int
+    replicas: Mapping[str, ReplicaResult]
+    seconds: float
+    size: int | None = None
+    sha256: str | None = None
+    generation: int | None = None
+
+    json_excluded: ClassVar[tuple[str, ...]] = ("min_copies",)
+
+    @property
+    def status(self) -> Status:
+        """``"complete"``: every replica; ``"degraded"``: at least `min_copies`; else ``"failed"``."""
+        confirmed = sum(result.ok for result in self.replicas.values())
+        if confirmed == len(self.replicas):
+            return "complete"
+        return "degraded" if confirmed >= self.min_copies else "failed"
+
+    @property
+    def already(self) -> bool:
+        """Whether every replica held the same content before, so that nothing was sent."""
+        return all(result.already for result in self.replicas.values())
+
+    def failure(self) -> FsbackupError:
+        """Return the exception for a failed report.
+
+        It is the replicas' own class when all failed with the same one, else `TooFewCopiesError`. Its text names
+        every backend that failed; a message or hint that several share stands there once.
+        """
+        errors = {name: result.exception for name, result in self.replicas.items() if result.exception is not None}
+        first = next(iter(errors.values()), None)
+        if first is not None and len(errors) == len(self.replicas) and len(set(map(type, errors.values()))) == 1:
+            return self._combined(first, errors)
+        confirmed = len(self.replicas) - len(errors)
+        return TooFewCopiesError(
+            f"{confirmed} of {len(self.replicas)} replicas confirmed, {self.min_copies} are required: "
+            f"{summary(errors)}",
+            operation=self.operation,
+            key=self.key,
+            hint=combined_hint(errors, "run the same again: confirmed replicas receive nothing twice"),
+        )
+
+    def _combined(self, first: FsbackupError, errors: Mapping[str, FsbackupError]) -> FsbackupError:
+        if len(errors) == 1 or first.backend is None:  # one replica, or an error of the source, the same for all
+            return first
+        same = len({error.message for error in errors.values()}) == 1
+        combined = type(first)(
+            first.message if same else summary(errors),
+            backend=", ".join(errors) if same else None,
+            operation=self.operation,
+            key=self.key,
+            hint=combined_hint(errors),
+        )
+        combined.__cause__ = first.__cause__
+        return combined
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadReport(BaseReport):
+    """What was read, and from which replicas; a download that fails raises instead.
+
+    Parameters
+    ----------
+    key, size, sha256
+        The object.
+    verified
+        False when no replica has a manifest for it, so that nothing proves the bytes.
+    replicas
+        Bytes read from each backend, by name.
+    failed
+        Why a replica was not (or no longer) read from, by name.
+    seconds
+        Wall time.
+    already
+        The file already had exactly these bytes, proven, and nothing was read from any replica.
+    """
+
+    key: str
+    size: int
+    sha256: str
+    verified: bool
+    replicas: Mapping[str, int]
+    failed: Mapping[str, str]
+    seconds: float
+    already: bool = False
+
+    json_properties: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def status(self) -> Status:
+        """Always ``"complete"``: the whole object was read."""
+        return "complete"

@@ -1,0 +1,361 @@
+"""The source of an upload: a regular file, or a stream of unknown length; read in order and hashed on the way.
+
+`open_source` returns a `FileSource` or a `StreamSource`. `PartBuffer` calls `next_part` until a part is `last`,
+and `reread` for replicas that lag behind. A file can always be read again; a stream only as far as its
+`ReplayBuffer` has it (see `spool.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import stat
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Protocol, TypeVar, cast
+
+from fsbackup.engine.hashing import Digest, ObjectHasher
+from fsbackup.errors import SourceChangedError, SourceError, SourceNotFoundError
+from fsbackup.sizing import KIB
+from fsbackup.stores.base import Part
+
+T = TypeVar("T")
+
+#: A file of up to so many bytes is read when it is opened. Few, since no memory is reserved for it at that time.
+_SMALL_FILE = 256 * KIB
+
+
+class ReplayBuffer(Protocol):
+    """Bytes of a stream that can be read again: the temp file of a local replica, or a spool."""
+
+    @property
+    def replayable_bytes(self) -> int:
+        """Number of bytes, from the start of the stream, that `reread` can return."""
+
+    async def append(self, part: Part) -> None:
+        """Add the next part."""
+
+    async def reread(self, offset: int, length: int) -> bytes | None:
+        """Return bytes of the stream, None when they are lost."""
+
+    def close(self) -> None:
+        """Release its resources."""
+
+
+class Source(ABC):
+    """The bytes of one object, read part by part.
+
+    Parameters
+    ----------
+    label
+        Its name in messages: a path, or ``<stdin>``.
+    size
+        Bytes, None when unknown before the end.
+    mtime_ns, mode
+        Modification time and permission bits of the file; None for a stream.
+    """
+
+    def __init__(self, label: str, *, size: int | None, mtime_ns: int | None, mode: int | None) -> None:
+        self.label = label
+        self.size = size
+        self.mtime_ns = mtime_ns
+        self.mode = mode
+        self._hasher = ObjectHasher(size)
+        self._offset = 0
+        self._number = 0
+
+    @abstractmethod
+    async def next_part(self, length: int, *, md5: bool) -> Part:
+        """Read, hash and return the next part; `last` is set on the final one."""
+
+    def ready_part(self) -> Part | None:
+        """Return the next part if it was read already, else None; saves a switch to another thread."""
+        return None
+
+    def known_sha256(self) -> str | None:
+        """Return the SHA-256 of the whole (hex) if it is known before anything is sent."""
+        return None
+
+    @abstractmethod
+    async def reread(self, offset: int, length: int) -> bytes | None:
+        """Return bytes that were read before, or None when they cannot be read again."""
+
+    @property
+    @abstractmethod
+    def replayable_bytes(self) -> int:
+        """Number of bytes, from the start, that `reread` can return."""
+
+    #: Whether a running read may be cancelled. Not for a file: its thread must end before the descriptor is
+    #: closed.
+    interruptible = False
+
+    def digest(self) -> Digest:
+        """Return the digest of everything read so far."""
+        return self._hasher.digest()
+
+    def close(self) -> None:  # noqa: B027 - a stream belongs to the caller
+        """Close what the source opened itself."""
+
+    def _make_part(self, data: bytes, *, last: bool, md5: bool) -> Part:
+        """Hash `data` as the next part; runs in a worker thread."""
+        self._number += 1
+        part = Part(self._number, self._offset, data, last)
+        self._offset += len(data)
+        self._hasher.update(data)
+        if md5:
+            _ = part.md5
+        return part
+
+
+class FileSource(Source):
+    """A regular file. A change of size or mtime while it is read is a `SourceChangedError`."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._before = os.fstat(descriptor)
+        super().__init__(
+            str(path),
+            size=self._before.st_size,
+            mtime_ns=self._before.st_mtime_ns,
+            mode=stat.S_IMODE(self._before.st_mode),
+        )
+        # A small file is read in the call that opens it: switching threads is most of its cost.
+        small = self._before.st_size <= _SMALL_FILE
+        self._ready = self._next(_SMALL_FILE, md5=True) if small else None
+
+    @property
+    def replayable_bytes(self) -> int:
+        return self._before.st_size
+
+    async def next_part(self, length: int, *, md5: bool) -> Part:
+        ready = self.ready_part()
+        return ready if ready is not None else await asyncio.to_thread(self._next, length, md5)
+
+    def ready_part(self) -> Part | None:
+        part, self._ready = self._ready, None
+        return part
+
+    def known_sha256(self) -> str | None:
+        return self.digest().sha256 if self._ready is not None else None
+
+    async def reread(self, offset: int, length: int) -> bytes | None:
+        return await asyncio.to_thread(self._pread, offset, length)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _next(self, length: int, md5: bool) -> Part:
+        assert self.size is not None
+        wanted = min(length, self.size - self._offset)
+        data = self._pread(self._offset, wanted)
+        last = self._offset + len(data) >= self.size
+        if len(data) < wanted or (last and not self._unchanged()):
+            raise self._changed()
+        return self._make_part(data, last=last, md5=md5)
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        """Read `length` bytes, fewer only at the end of the file (one `pread` returns at most 2 GiB)."""
+        pieces = []
+        try:
+            while length and (piece := os.pread(self._descriptor, length, offset)):
+                pieces.append(piece)
+                offset, length = offset + len(piece), length - len(piece)
+        except OSError as error:
+            raise SourceError(f"{self.label}: cannot be read: {error.strerror}") from error
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _unchanged(self) -> bool:
+        now, before = os.fstat(self._descriptor), self._before
+        has_grown = os.pread(self._descriptor, 1, before.st_size)
+        return not has_grown and (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+    def _changed(self) -> SourceChangedError:
+        return SourceChangedError(
+            f"{self.label}: changed while it was read, nothing was stored",
+            hint="back up a finished file or a snapshot, or pipe the data in with 'put -'",
+        )
+
+
+class BytesSource(Source):
+    """Bytes in memory, possibly none."""
+
+    def __init__(self, data: bytes, label: str) -> None:
+        super().__init__(label, size=len(data), mtime_ns=None, mode=None)
+        self._data = data
+
+    @property
+    def replayable_bytes(self) -> int:
+        return len(self._data)
+
+    async def next_part(self, length: int, *, md5: bool) -> Part:
+        data = self._data[self._offset : self._offset + length]
+        last = self._offset + len(data) == len(self._data)
+        return await asyncio.to_thread(self._make_part, data, last=last, md5=md5)
+
+    async def reread(self, offset: int, length: int) -> bytes:
+        return self._data[offset : offset + length]
+
+
+class StreamSource(Source):
+    """A stream such as stdin or a pipe.
+
+    Each read runs in a daemon thread, so that a producer that never ends does not keep a cancelled process alive.
+
+    Parameters ---------- stream, label What to read, and its name in messages. allow_empty Store an empty object
+    when the stream ends before its first byte. By default that is a `SourceError`: a pipe from a command that
+    failed to start looks the same.
+    """
+
+    interruptible = True
+
+    def __init__(self, stream: BinaryIO, label: str = "<stream>", *, allow_empty: bool = False) -> None:
+        super().__init__(label, size=None, mtime_ns=None, mode=None)
+        self._stream = stream
+        self._allow_empty = allow_empty
+        #: One byte read after the part before, which shows that that part was not the last.
+        self._peeked = b""
+        #: Where bytes can be read again; set by the upload when there is a local replica or a spool.
+        self.replay: ReplayBuffer | None = None
+
+    @property
+    def replayable_bytes(self) -> int:
+        return self.replay.replayable_bytes if self.replay else 0
+
+    async def next_part(self, length: int, *, md5: bool) -> Part:
+        part = await _in_daemon_thread(lambda: self._next(length, md5))
+        if self.replay is not None:
+            await self.replay.append(part)
+        return part
+
+    async def reread(self, offset: int, length: int) -> bytes | None:
+        return await self.replay.reread(offset, length) if self.replay else None
+
+    def close(self) -> None:
+        if self.replay is not None:
+            self.replay.close()
+
+    def _next(self, length: int, md5: bool) -> Part:
+        data = self._peeked + self._read(length - len(self._peeked))
+        self._peeked = self._read(1) if len(data) == length else b""
+        if not data and not self._allow_empty:
+            raise self._empty()
+        return self._make_part(data, last=not self._peeked, md5=md5)
+
+    def _empty(self) -> SourceError:
+        return SourceError(
+            f"{self.label}: empty stream, nothing was stored",
+            hint="check whether the command that writes it failed, or allow an empty object with put --allow-empty"
+            " (allow_empty=True in Python)",
+        )
+
+    def _read(self, length: int) -> bytes:
+        """Read `length` bytes, fewer only at the end of the stream; one read of a pipe returns far less."""
+        pieces = []
+        try:
+            while length and (piece := self._read_some(length)):
+                pieces.append(piece)
+                length -= len(piece)
+        except (OSError, ValueError) as error:
+            raise SourceError(f"{self.label}: cannot be read: {error}") from error
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _read_some(self, length: int) -> bytes:
+        """Read once. A non-blocking stream returns None while it has no data; then wait until it has."""
+        while (piece := self._stream.read(length)) is None:
+            select.select([self._stream], [], [])
+        return piece
+
+
+def open_source(source: str | os.PathLike[str] | BinaryIO, *, allow_empty: bool = False) -> Source:
+    """Open a path or a binary stream.
+
+    Parameters
+    ----------
+    allow_empty
+        Whether a stream may be empty (see `StreamSource`); a regular file may always be.
+
+    Raises
+    ------
+    ValueError
+        For a directory (jobs back up directories) or a text stream.
+    SourceNotFoundError, SourceError
+        When the file does not exist or cannot be read.
+    """
+    if hasattr(source, "read"):
+        if hasattr(source, "encoding"):
+            raise ValueError("the stream is opened in text mode: pass a binary stream, such as its .buffer")
+        label = str(getattr(source, "name", "<stream>"))
+        return StreamSource(cast(BinaryIO, source), label, allow_empty=allow_empty)
+    path = Path(os.fspath(cast(os.PathLike[str], source)))
+    try:
+        return _open_file(path, allow_empty)
+    except FileNotFoundError as error:
+        raise SourceNotFoundError(f"{path}: no such file") from error
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _open_file(path: Path, allow_empty: bool) -> Source:
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{path} is a directory: pass a file, or back up the directory with a job")
+    if not stat.S_ISREG(mode):
+        return _PathStream(path, allow_empty)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return FileSource(path, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+class _PathStream(StreamSource):
+    """A FIFO or device given by path. The reading thread opens it: opening a FIFO blocks until it has a writer."""
+
+    def __init__(self, path: Path, allow_empty: bool) -> None:
+        self._path = path
+        self._opened: BinaryIO | None = None
+        #: Whether a read is running. A cancelled one still holds the file object's lock, and `close` would block.
+        self._is_reading = False
+        super().__init__(cast(BinaryIO, None), str(path), allow_empty=allow_empty)
+
+    def _read(self, length: int) -> bytes:
+        if self._opened is None:
+            self._opened = self._stream = open(self._path, "rb")  # noqa: SIM115
+        self._is_reading = True
+        data = super()._read(length)
+        self._is_reading = False
+        return data
+
+    def close(self) -> None:
+        super().close()
+        if self._opened is not None and not self._is_reading:
+            self._opened.close()
+
+
+async def _in_daemon_thread(work: Callable[[], T]) -> T:
+    """Run `work` in a thread that does not delay the interpreter's exit, and return its result."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def set_outcome(result: T | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]
+
+    def main() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - raised in the waiting task
+            loop.call_soon_threadsafe(set_outcome, None, error)
+        else:
+            loop.call_soon_threadsafe(set_outcome, result, None)
+
+    threading.Thread(target=main, name="fsbackup-stream", daemon=True).start()
+    return await done

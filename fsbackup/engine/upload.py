@@ -1,0 +1,273 @@
+"""Upload one source, read once, to every store of a set at once, with one result per store.
+
+`upload` surveys the stores, unless the caller knows their state, and runs one `_Upload`:
+
+1. Decide whether the source is a new version, or must be the content that is stored already (`_expect`).
+2. Send the parts to every replica that has not this content (`FanOut`); each commits by itself
+   (`replica_upload.py`).
+3. Confirm the replicas that have it already, now that the source's SHA-256 is known; write the manifest beside
+   data that a crash left without one, if it is this content (`_adopt`).
+
+The report says for each replica whether it confirmed the object after the last byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from fsbackup.aio import run_all
+from fsbackup.engine import records, versions
+from fsbackup.engine.fanout import FanOut, object_tags
+from fsbackup.engine.hashing import content_hash
+from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.replica_upload import ReplicaUpload, concurrent_write, has_version, write_manifest
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.engine.results import Report
+from fsbackup.engine.source import Source, StreamSource
+from fsbackup.engine.spool import ReplicaReplay, SpoolFile
+from fsbackup.errors import ConflictError
+from fsbackup.keys import encode_key
+from fsbackup.record import Manifest
+from fsbackup.sizing import part_size
+from fsbackup.stores.base import WritePlan
+
+
+class UploadProgress(Protocol):
+    """Receives the number of bytes read from the source, and sent to each store by name."""
+
+    def begin(self, size: int | None, stores: list[str]) -> None: ...
+    def read(self, amount: int) -> None: ...
+    def sent(self, store: str, amount: int) -> None: ...
+
+
+async def upload(
+    targets: ReplicaSet,
+    key: str,
+    source: Source,
+    *,
+    overwrite: bool,
+    replicas: list[ReplicaState] | None = None,
+    progress: UploadProgress | None = None,
+) -> Report:
+    """Store `source` under `key` in every store of `targets`.
+
+    Parameters
+    ----------
+    overwrite
+        Replace other content. Without it the same content is success with nothing sent, and other content is a
+        `ConflictError` in the results.
+    replicas
+        The state of the key in every store, when the caller knows it; None to survey the stores.
+    progress
+        Receives the bytes as they move.
+
+    Raises
+    ------
+    SourceError
+        When the source cannot be read to its end or changes meanwhile; nothing is committed then.
+    """
+    started = asyncio.get_running_loop().time()
+    if replicas is None:
+        replicas = await records.survey(targets.stores, key)
+    return await _Upload(targets, key, source, replicas, overwrite, progress, started).run()
+
+
+class _Upload(FanOut):
+    def __init__(
+        self,
+        targets: ReplicaSet,
+        key: str,
+        source: Source,
+        replicas: list[ReplicaState],
+        overwrite: bool,
+        progress: UploadProgress | None,
+        started: float,
+    ) -> None:
+        super().__init__(
+            "upload",
+            key,
+            source,
+            part_size=part_size(source.size, targets.part_size),
+            memory=targets.memory,
+            replicas=replicas,
+            started=started,
+            on_read=progress.read if progress else None,
+        )
+        self._targets = targets
+        self._overwrite = overwrite
+        self._progress = progress
+        known = [replica.record for replica in replicas]
+        self._latest = versions.newest(known)
+        self._conflicting = versions.is_conflict(known, self._latest)
+        #: The stored version that the source must have the content of; None: the source is a new version.
+        self._expected: Manifest | None = None
+        #: The version that was uploaded, once the source has been read to its end.
+        self._version: Manifest | None = None
+
+    async def run(self) -> Report:
+        for replica in self._replicas:
+            if replica.error is not None:
+                self._finish(replica, replica.error)
+        try:
+            await self._expect()
+            await self._transfer()
+        except ConflictError as error:
+            for replica in self._replicas:
+                if replica.store.name not in self._results:
+                    self._finish(replica, error)
+        finally:
+            await self._parts.stop()
+        return self._report()
+
+    async def _expect(self) -> None:
+        """Set `_expected` when the source must have the content of the stored version.
+
+        Raises
+        ------
+        ConflictError
+            When other content is stored and must not be replaced.
+        """
+        if not isinstance(self._latest, Manifest):
+            return
+        if self._overwrite:
+            if not self._conflicting and await self._is_stored(self._latest):
+                self._expected = self._latest
+            return
+        if self._conflicting or self._source.size not in (None, self._latest.size):
+            raise self._conflict()
+        self._expected = self._latest
+
+    async def _is_stored(self, latest: Manifest) -> bool:
+        """Return whether the source has the content of `latest`. Reading a file first can save sending it."""
+        size = self._source.size
+        return size == latest.size and await content_hash(self._source.reread, size) == latest.sha256
+
+    async def _transfer(self) -> None:
+        reachable = [replica for replica in self._replicas if replica.error is None]
+        complete = [each for each in reachable if self._expected is not None and each.holds(self._expected)]
+        unmanaged = [each for each in reachable if each not in complete and self._is_unmanaged(each)]
+        uploads = [self._new_upload(each) for each in reachable if each not in complete and each not in unmanaged]
+        self._make_replayable(uploads)
+        if self._progress:
+            self._progress.begin(self._source.size, [upload.store.name for upload in uploads])
+        await self._send(uploads)
+        if complete or unmanaged:
+            await self._parts.drain()
+            await run_all([self._confirm(replica) for replica in complete + unmanaged])
+
+    def _is_unmanaged(self, replica: ReplicaState) -> bool:
+        """Return whether there is data without a manifest that a create-only upload must not replace."""
+        return not self._overwrite and replica.record is None and replica.stat is not None
+
+    def _new_upload(self, replica: ReplicaState) -> ReplicaUpload:
+        source, known = self._source, self._expected
+        plan = WritePlan(
+            size=source.size,
+            part_size=self._part_size,
+            metadata=object_tags(source.mtime_ns, known.sha256 if known else source.known_sha256()),
+            mtime_ns=source.mtime_ns,
+            mode=source.mode,
+            create_only=replica.stat is None and not self._overwrite,
+            ask_first=self._must_stat_again(replica),
+            is_new=replica.stat is None,
+        )
+        return ReplicaUpload(replica, self._key, plan, self._on_sent(replica.store.name))
+
+    def _must_stat_again(self, replica: ReplicaState) -> bool:
+        """Return whether another writer had time to store the key since the store said that it is absent.
+
+        Not during an upload of one part, unless the answer came from a listing.
+        """
+        return replica.from_listing or self._source.size is None or self._source.size > self._part_size
+
+    def _on_sent(self, store: str) -> Callable[[int], None]:
+        progress = self._progress
+        return (lambda amount: progress.sent(store, amount)) if progress else lambda _: None
+
+    def _make_replayable(self, uploads: list[ReplicaUpload]) -> None:
+        """Let lagging replicas of a stream re-read it from a local replica's temp file, or else from the spool."""
+        if not isinstance(self._source, StreamSource) or len(uploads) < 2:
+            return
+        readable = next((upload for upload in uploads if upload.writer.can_reread), None)
+        if readable is not None:
+            self._source.replay = ReplicaReplay(readable, self._part_size)
+        elif self._targets.spool is not None:
+            self._source.replay = SpoolFile(self._targets.spool)
+
+    async def _confirm(self, replica: ReplicaState) -> None:
+        """Confirm that `replica` has the object already: by its manifest, or by its bytes where it has none."""
+        try:
+            manifest = self._manifest()
+            if replica.record is None:
+                await self._adopt(replica, manifest)
+        except Exception as error:  # noqa: BLE001 - a failure of one replica is its result, never that of another
+            self._finish(replica, error)
+        else:
+            self._finish(replica, None, already=True)
+
+    async def _adopt(self, replica: ReplicaState, manifest: Manifest) -> None:
+        """Write the manifest beside data that a crash left without one, if the data is this content."""
+        store, stat = replica.store, replica.stat
+        assert stat is not None
+        name = encode_key(self._key)
+        if stat.size != manifest.size or manifest.sha256 != await content_hash(
+            lambda offset, length: store.read(name, offset, offset + length), stat.size
+        ):
+            raise self._conflict(store.name)
+        if await write_manifest(replica, manifest, stat):
+            return
+        replica = await records.read_state(store, self._key)
+        if not has_version(replica, manifest, stat):
+            raise concurrent_write(replica, self._key)
+
+    def _manifest(self) -> Manifest:
+        """Return the manifest of what was read.
+
+        Raises
+        ------
+        ConflictError
+            When the source had to have the stored content, and has other content.
+        """
+        if self._version is None:
+            digest = self._source.digest()
+            if self._expected is None:
+                version = versions.next_version(self._latest)
+                self._version = versions.new_manifest(
+                    self._key, digest, versions.origin(self._source), self._part_size, version
+                )
+            elif digest.sha256 == self._expected.sha256:
+                self._version = self._expected
+            else:
+                raise self._conflict()
+        return self._version
+
+    def _conflict(self, backend: str | None = None) -> ConflictError:
+        reason = (
+            "two contents under one generation" if self._conflicting else "other content is stored under this key"
+        )
+        return ConflictError(
+            reason,
+            backend=backend,
+            operation="upload",
+            key=self._key,
+            hint="choose another key, or replace it with overwrite",
+        )
+
+    @property
+    def _size(self) -> int | None:
+        return self._version.size if self._version else self._source.size
+
+    def _report(self) -> Report:
+        version = self._version
+        return Report(
+            operation="upload",
+            key=self._key,
+            min_copies=self._targets.min_copies,
+            replicas={result.backend: result for result in self._ordered_results()},
+            seconds=self._seconds,
+            size=version.size if version else None,
+            sha256=version.sha256 if version else None,
+            generation=version.generation if version else None,
+        )

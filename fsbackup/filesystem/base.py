@@ -1,0 +1,163 @@
+"""The base of all method classes: the sets, the caches, and the bridge to the loop that all I/O runs on.
+
+A call from synchronous code takes this way: the plain method that `add_sync_methods` made → `loop.run` →
+`on_io_loop`, which runs the coroutine method on fsbackup's own loop. fsspec makes such plain methods as well, but
+on Ctrl-C its own only stop waiting: an interrupted upload would go on and be stored. These cancel the coroutine,
+and every task that it started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem
+from fsspec.exceptions import FSTimeoutError
+from fsspec.utils import tokenize
+
+from fsbackup.filesystem import paths
+from fsbackup.filesystem.caches import BlockCache
+from fsbackup.filesystem.directories import EmptyDirectories
+from fsbackup.filesystem.sets import OpenSets
+from fsbackup.filesystem.versions import Version, VersionCache
+from fsbackup.loop import get_loop, run
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: The tasks of the current call; a task inherits the variable from the task that starts it.
+_call_tasks: ContextVar[set[asyncio.Task[Any]] | None] = ContextVar("_call_tasks", default=None)
+
+
+class FileSystemBase(AsyncFileSystem):  # type: ignore[misc]
+    """See `FsbackupFileSystem`."""
+
+    protocol = paths.PROTOCOL
+    root_marker = ""
+    cachable = True
+
+    def __init__(self, config: str, cache_size: int, **options: Any) -> None:
+        super().__init__(**{**options, "loop": get_loop(), "use_listings_cache": False})
+        self.config = config
+        self.sets = OpenSets(config)
+        self.block_cache = BlockCache(cache_size)
+        self.versions = VersionCache()
+        self.empty_directories = EmptyDirectories(config)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that all I/O runs on; a forked child has its own."""
+        return get_loop()
+
+    @property
+    def fsid(self) -> str:
+        """The kind of this filesystem."""
+        return paths.PROTOCOL
+
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        """The options that open the same filesystem in another process: the configuration's path, no secret."""
+        return {**self._given_options, "config": self.config}
+
+    @storage_options.setter
+    def storage_options(self, options: dict[str, Any]) -> None:
+        self._given_options = options
+
+    @property
+    def _fs_token(self) -> str:
+        # The same in every process, unlike the token of the instance cache: dask compares tasks by it.
+        return str(tokenize(paths.PROTOCOL, self.config))
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        return paths.strip_all(path)
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        """Forget the cached versions; proven blocks stay, since they are cached by their content."""
+        if path is None:
+            self.versions.clear()
+        else:
+            self.versions.discard(paths.strip(path))
+        super().invalidate_cache(path)
+
+    async def version(self, path: str, *, check_data: bool = True) -> Version:
+        """Return the newest version of the object at `path`; see `VersionCache.find`."""
+        name, key = paths.split(path)
+        return await self.versions.find(self.sets[name], path, paths.check_read_key(key), check_data=check_data)
+
+
+FileSystemClass = TypeVar("FileSystemClass", bound=type[FileSystemBase])
+
+
+def on_io_loop(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Run a coroutine method on fsbackup's own loop, whichever loop awaits it."""
+
+    @wraps(method)
+    async def bridged(*args: P.args, **kwargs: P.kwargs) -> T:
+        loop = get_loop()
+        if asyncio.get_running_loop() is loop:
+            _register_task()
+            return await method(*args, **kwargs)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(method(*args, **kwargs), loop))
+
+    return bridged
+
+
+def add_sync_methods(cls: FileSystemClass) -> FileSystemClass:
+    """Give a class the plain method of each coroutine method, where fsspec has one and the class has not."""
+    for name in dir(cls):
+        plain = name.removeprefix("_")
+        default = getattr(AbstractFileSystem, plain, None)
+        method = getattr(cls, name)
+        if default and getattr(cls, plain) is default and inspect.iscoroutinefunction(method):
+            setattr(cls, plain, _sync_method(method, default.__doc__))
+    return cls
+
+
+def _sync_method(method: Callable[..., Coroutine[Any, Any, Any]], doc: str | None) -> Callable[..., Any]:
+    @wraps(method)
+    def call(self: FileSystemBase, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        return run(_with_timeout(timeout or None, on_io_loop(method)(self, *args, **kwargs)))
+
+    call.__name__ = method.__name__.removeprefix("_")
+    call.__doc__ = doc or method.__doc__
+    return call
+
+
+async def _with_timeout(timeout: float | None, work: Coroutine[Any, Any, Any]) -> Any:
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit, _cancel_remaining_tasks():
+            return await work
+    except TimeoutError as error:
+        if limit.expired():
+            raise FSTimeoutError from error
+        raise
+
+
+@asynccontextmanager
+async def _cancel_remaining_tasks() -> AsyncIterator[None]:
+    """Cancel the tasks of this call that still run when the block ends: fsspec starts some and leaves them."""
+    tasks: set[asyncio.Task[Any]] = set()
+    _call_tasks.set(tasks)
+    try:
+        yield
+    finally:
+        remaining = tasks - {asyncio.current_task()}
+        for task in remaining:
+            task.cancel()
+        if remaining:
+            await asyncio.wait(remaining)
+
+
+def _register_task() -> None:
+    task, tasks = asyncio.current_task(), _call_tasks.get()
+    if tasks is not None and task is not None:
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)

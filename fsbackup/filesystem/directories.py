@@ -1,0 +1,168 @@
+"""Directories, which no backend has: what a listing shows below a prefix, and the empty ones of this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, ClassVar
+
+from fsbackup.engine.download import absence_error
+from fsbackup.errors import FsbackupError
+from fsbackup.filesystem import paths
+from fsbackup.filesystem.sets import OpenSet
+from fsbackup.keys import check_prefix, encode_key
+from fsbackup.replication.classify import ObjectStatus
+from fsbackup.replication.ls import SetListing
+
+Info = dict[str, Any]
+
+#: Consecutive keys of one subdirectory after which a listing skips the rest of it: as many as one LIST returns.
+_SKIP_AFTER = 1000
+#: Sorts after every name below a directory.
+_MAX_NAME = "\U0010ffff"
+
+
+def directory_info(path: str) -> Info:
+    """Return the info of a directory."""
+    return {"name": path, "size": 0, "type": "directory", "mtime": None}
+
+
+def _file_info(name: str, entry: ObjectStatus) -> Info:
+    """Return the info of a file as far as a listing shows it."""
+    present = [backend for backend, state in entry.states.items() if state == "present"]
+    return {
+        "name": f"{name}/{entry.key}",
+        "size": entry.size,
+        "type": "file",
+        "mtime": entry.modified,
+        "replicas": present,
+    }
+
+
+async def list_directory(opened: OpenSet, name: str, key: str) -> dict[str, Info]:
+    """Return the entries of a directory (`key`; empty: the whole set) by path.
+
+    It costs one LIST per replica and 1,000 keys, and one per subdirectory that has more keys.
+
+    Raises
+    ------
+    ObjectNotFoundError
+        When nothing lies below, and every replica reports so.
+    NoHealthyReplicaError
+        When nothing is listed, and a replica could not be listed.
+    """
+    found: dict[str, Info] = {}
+    errors: dict[str, FsbackupError] = {}
+    prefix = _key_prefix(key)
+    start_after: str | None = ""
+    while start_after is not None:
+        listing = SetListing(opened.replica_set, prefix, start_after, opened.breaker)
+        start_after = await _add_entries(listing, name, prefix, found)
+        errors.update(listing.errors)
+    if not found and key:
+        raise _not_found(key, errors)
+    return found
+
+
+async def _add_entries(listing: SetListing, name: str, prefix: str, found: dict[str, Info]) -> str | None:
+    """Add entries to `found`; return the name to restart after when a subdirectory is large, None at the end."""
+    current, count = "", 0
+    async with aclosing(listing.entries()) as entries:
+        async for entry in entries:
+            if entry.is_deleted:
+                continue
+            head, slash, _ = entry.key.removeprefix(prefix).partition("/")
+            if not slash:
+                found[f"{name}/{entry.key}"] = _file_info(name, entry)
+                continue
+            count = count + 1 if head == current else 1
+            current = head
+            path = f"{name}/{prefix}{head}"
+            found.setdefault(path, directory_info(path))
+            if count >= _SKIP_AFTER:
+                return f"{encode_key(prefix + head)}/{_MAX_NAME}"
+    return None
+
+
+async def iter_files(
+    opened: OpenSet, name: str, key: str, errors: dict[str, FsbackupError] | None = None
+) -> AsyncGenerator[Info, None]:
+    """Yield every file below a directory, in the order of the keys.
+
+    `errors` gets, at the end, the error of each replica that could not be listed:
+    files that only it has are missing.
+
+    Raises
+    ------
+    NoHealthyReplicaError
+        At the end, when a replica could not be listed and the others list nothing.
+    """
+    listing = SetListing(opened.replica_set, _key_prefix(key), breaker=opened.breaker)
+    found = False
+    async with aclosing(listing.entries()) as entries:
+        async for entry in entries:
+            if not entry.is_deleted:
+                found = True
+                yield _file_info(name, entry)
+    if errors is not None:
+        errors.update(listing.errors)
+    if not found and listing.errors:
+        raise _not_found(key, listing.errors)
+
+
+async def is_directory(opened: OpenSet, key: str) -> bool:
+    """Return whether any object lies below `key`; the set itself is always a directory.
+
+    Raises
+    ------
+    NoHealthyReplicaError
+        When none is listed, and a replica could not be listed.
+    """
+    if not key:
+        return True
+    async with aclosing(iter_files(opened, "", key)) as files:
+        async for _ in files:
+            return True
+    return False
+
+
+def _not_found(key: str, errors: dict[str, FsbackupError]) -> FsbackupError:
+    return absence_error(key, errors, "no such object or directory", operation="list", answer="list nothing there")
+
+
+def _key_prefix(key: str) -> str:
+    return check_prefix(f"{key}/") if key else ""
+
+
+class EmptyDirectories:
+    """Directories made by `mkdir` that may still be empty. Only this process knows them; no backend does.
+
+    All filesystems of one configuration share them.
+    """
+
+    _by_config: ClassVar[dict[str, set[str]]] = {}
+
+    def __init__(self, config: str) -> None:
+        self._paths = self._by_config.setdefault(config, set())
+
+    def add(self, path: str) -> None:
+        """Add a directory, and those above it."""
+        self._paths.update([path, *paths.parents(path)])
+
+    def remove(self, path: str) -> None:
+        """Remove a directory and those below it."""
+        self._paths.difference_update([path, *self.below(path)])
+
+    def move(self, path: str, target: str) -> None:
+        """Move a directory and those below it."""
+        for each in [path, *self.below(path)]:
+            if each in self._paths:
+                self.add(target + each.removeprefix(path))
+        self.remove(path)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._paths
+
+    def below(self, path: str) -> list[str]:
+        """Return the directories below a path."""
+        return sorted(each for each in self._paths.copy() if each.startswith(f"{path}/"))

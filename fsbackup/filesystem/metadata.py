@@ -1,0 +1,153 @@
+"""The methods that look at names: `info`, `ls`, `find`, `walk`, `du` and those that rest on them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+from fsspec.utils import tokenize
+
+from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
+from fsbackup.filesystem import directories, paths
+from fsbackup.filesystem.base import FileSystemBase, on_io_loop
+from fsbackup.filesystem.directories import Info, directory_info
+
+
+class MetadataMethods(FileSystemBase):
+    """Names and their infos. Absence is reported only when proven; otherwise an `OSError` names the replicas."""
+
+    @on_io_loop
+    async def _info(self, path: str, **kwargs: Any) -> Info:  # noqa: ARG002 - options of other filesystems
+        path = paths.strip(path)
+        name, key = paths.split(path)
+        if not key:
+            if name:
+                _ = self.sets[name]
+            return directory_info(path)
+        try:
+            return (await self.version(path)).info()
+        except ObjectNotFoundError:
+            key = paths.check_read_key(key)
+            if path in self.empty_directories or await directories.is_directory(self.sets[name], key):
+                return directory_info(path)
+            raise
+        except NoHealthyReplicaError:
+            # Without all replicas the absence of the file is unproven, but one file below it proves a directory.
+            if await self._has_listed_files(name, key):
+                return directory_info(path)
+            raise
+
+    async def _has_listed_files(self, name: str, key: str) -> bool:
+        try:
+            return await directories.is_directory(self.sets[name], key)
+        except FsbackupError:
+            return False
+
+    @on_io_loop
+    async def _ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:  # noqa: ARG002
+        path = paths.strip(path)
+        name, key = paths.split(path)
+        found = (
+            await self._list_directory(path, name, key)
+            if name
+            else {each: directory_info(each) for each in self.sets.names()}
+        )
+        return [found[each] for each in sorted(found)] if detail else sorted(found)
+
+    async def _list_directory(self, path: str, name: str, key: str) -> dict[str, Info]:
+        below = self.empty_directories.below(path)
+        empty = {each: directory_info(each) for each in below if "/" not in each[len(path) + 1 :]}
+        try:
+            if key:
+                paths.check_read_key(key)
+            return {**empty, **await directories.list_directory(self.sets[name], name, key)}
+        except (ObjectNotFoundError, NoHealthyReplicaError):
+            if path in self.empty_directories:
+                return empty
+            try:
+                return {path: (await self.version(path)).info()}
+            except ObjectNotFoundError:
+                pass
+            raise
+
+    @on_io_loop
+    async def _find(
+        self, path: str, maxdepth: int | None = None, withdirs: bool = False, **kwargs: Any
+    ) -> list[str] | dict[str, Info]:
+        detail = kwargs.pop("detail", False)
+        path = paths.strip(path)
+        if maxdepth is not None or not path:
+            # Level by level: fsspec's own `find` calls `ls`, which skips what lies deeper.
+            kwargs.pop("prefix", None)
+            found = await super()._find(path, maxdepth=maxdepth, withdirs=withdirs, detail=True, **kwargs)
+        else:
+            found = await self._find_all(path, withdirs=withdirs)
+        return {each: found[each] for each in sorted(found)} if detail else sorted(found)
+
+    async def _find_all(self, path: str, *, withdirs: bool) -> dict[str, Info]:
+        name, key = paths.split(path)
+        found: dict[str, Info] = {}
+        async for info in directories.iter_files(self.sets[name], name, key):
+            found[info["name"]] = info
+        if withdirs:
+            parents = {parent for file in found for parent in paths.parents(file)}
+            parents.update(self.empty_directories.below(path))
+            inside = {each: directory_info(each) for each in parents if each.startswith(f"{path}/")}
+            found = {**inside, **found}
+            if found or path in self.empty_directories or not key:
+                found[path] = directory_info(path)
+        if not found and await self._isfile(path):
+            found[path] = await self._info(path)
+        return found
+
+    async def _walk(
+        self, path: str, maxdepth: int | None = None, topdown: bool = True, on_error: Any = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        # fsspec's default ignores every OSError, so that an outage looks like an empty directory.
+        async for each in super()._walk(path, maxdepth, topdown, on_error or _raise_unless_absent, **kwargs):
+            yield each
+
+    async def _du(self, path: str, total: bool = True, maxdepth: int | None = None, **kwargs: Any) -> Any:
+        found = await self._find(path, maxdepth=maxdepth, detail=True, **kwargs)
+        assert isinstance(found, dict)
+        sizes = {name: info["size"] for name, info in found.items()}
+        return sum(sizes.values()) if total else sizes
+
+    async def _exists(self, path: str, **kwargs: Any) -> bool:
+        return await self._type(path, **kwargs) is not None
+
+    async def _isfile(self, path: str) -> bool:
+        return await self._type(path) == "file"
+
+    async def _isdir(self, path: str) -> bool:
+        return await self._type(path) == "directory"
+
+    async def _type(self, path: str, **kwargs: Any) -> str | None:
+        """Return "file" or "directory", None when the path is proven absent."""
+        try:
+            return str((await self._info(path, **kwargs))["type"])
+        except FileNotFoundError:
+            return None
+
+    def modified(self, path: str) -> datetime:
+        """Return when this version was created, in UTC; for an object without a manifest when it was stored."""
+        return datetime.fromtimestamp(self.info(path)["mtime"] or 0.0, UTC)
+
+    def created(self, path: str) -> datetime:
+        """Return `modified`: a version never changes."""
+        return self.modified(path)
+
+    def ukey(self, path: str) -> str:
+        """Return the SHA-256 of the content; for an object without a manifest a hash of its info."""
+        info = self.info(path)
+        return str(info.get("sha256") or tokenize(info["name"], info["size"], info["mtime"]))
+
+    def checksum(self, path: str) -> int:
+        """Return `ukey` as a number."""
+        return int(self.ukey(path), 16)
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

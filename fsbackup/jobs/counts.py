@@ -1,0 +1,135 @@
+"""Counting how the files of a job fare."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fsbackup.engine.results import ReplicaResult, Report
+from fsbackup.jobs.report import BackendCounts, FileResult, FileStatus, JobReport
+from fsbackup.jobs.sources import Skipped, Unreadable
+
+if TYPE_CHECKING:
+    from fsbackup.replication.batch import ItemResult
+    from fsbackup.replication.storage import ReplicatedStorage
+
+log = logging.getLogger("fsbackup.jobs")
+
+#: Failed and degraded files that a report names; it counts them all.
+NAMED = 100
+
+
+class JobCounts:
+    """Counts outcomes, and hands each one on.
+
+    Parameters
+    ----------
+    store
+        The set that the job stores to.
+    on_file
+        Hears of each file.
+    """
+
+    def __init__(self, store: ReplicatedStorage, on_file: Callable[[FileResult], None] | None) -> None:
+        self._started = time.monotonic()
+        self._on_file = on_file
+        self._files: Counter[str] = Counter()
+        self._backends = {name: _BackendCount(each.location) for name, each in store.backends.items()}
+        self._problems: list[FileResult] = []
+
+    def add_entry(self, found: Unreadable | Skipped) -> None:
+        """Count what cannot be sent at all."""
+        if isinstance(found, Skipped):
+            self._files["skipped"] += 1
+            log.log(found.level, "skipped: %s: %s", found.path, found.reason)
+        else:
+            self._unread(found.path, None, found.error)
+
+    def add_result(self, outcome: ItemResult) -> None:
+        """Count what was sent, or could not be read after all."""
+        path, key = str(outcome.item.source), outcome.item.key
+        if outcome.report is None:
+            assert outcome.error is not None
+            self._unread(path, key, outcome.error)
+            return
+        began = time.monotonic() - self._started - outcome.report.seconds
+        for backend, result in outcome.report.replicas.items():
+            self._backends[backend].add(result, began)
+        self._files["bytes"] += outcome.report.size or 0
+        self._count(_of_report(path, outcome.report))
+
+    def _unread(self, path: str, key: str | None, error: Exception) -> None:
+        fields = {"operation": "read", "key": key, "outcome": "failed", "error_type": type(error).__name__}
+        log.error("not backed up: %s", error, extra={**fields, "error": str(error)})
+        self._count(FileResult(path, key, "failed", error=str(error), error_type=type(error).__name__))
+
+    def _count(self, outcome: FileResult) -> None:
+        self._files[outcome.status] += 1
+        if outcome.error is not None and len(self._problems) < NAMED:
+            self._problems.append(outcome)
+        if self._on_file:
+            self._on_file(outcome)
+
+    def report(self, job: str, replication: str) -> JobReport:
+        """Return the counts as they are now."""
+        return JobReport(
+            job=job,
+            replication=replication,
+            stored=self._files["stored"],
+            already=self._files["already"],
+            degraded=self._files["degraded"],
+            failed=self._files["failed"],
+            skipped=self._files["skipped"],
+            bytes_read=self._files["bytes"],
+            seconds=time.monotonic() - self._started,
+            backends={name: count.counts() for name, count in self._backends.items()},
+            problems=tuple(self._problems),
+        )
+
+
+class _BackendCount:
+    def __init__(self, location: str) -> None:
+        self._location = location
+        self._counts: Counter[str] = Counter()
+        self._seconds = 0.0
+        self._error: str | None = None
+
+    def add(self, result: ReplicaResult, began: float) -> None:
+        self._counts["already" if result.already else "stored" if result.ok else "failed"] += 1
+        self._counts["bytes"] += result.bytes_sent
+        self._seconds = max(self._seconds, began + result.seconds)
+        self._error = self._error or result.error
+
+    def counts(self) -> BackendCounts:
+        return BackendCounts(
+            location=self._location,
+            stored=self._counts["stored"],
+            already=self._counts["already"],
+            failed=self._counts["failed"],
+            bytes_sent=self._counts["bytes"],
+            seconds=self._seconds,
+            error=self._error,
+        )
+
+
+def _of_report(path: str, report: Report) -> FileResult:
+    failed = [result for result in report.replicas.values() if not result.ok]
+    error = str(report.failure()) if not report else "; ".join(result.error or "" for result in failed) or None
+    kinds = {result.error_type for result in failed}
+    return FileResult(
+        path,
+        report.key,
+        _status(report),
+        report,
+        error,
+        error_type=type(report.failure()).__name__ if not report else kinds.pop() if len(kinds) == 1 else None,
+    )
+
+
+def _status(report: Report) -> FileStatus:
+    if report.status != "complete":
+        return report.status
+    return "already" if report.already else "stored"

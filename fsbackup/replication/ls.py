@@ -1,0 +1,148 @@
+"""`ls`: the objects of a set and what each replica has of them, from their listings.
+
+A key that every replica lists costs nothing more. From the first key that a replica lacks, two more things are
+read: that replica's records, because a record without data may be the tombstone of a deleted object, and once the
+listings that tell which keys its retention deleted. The replicas are queried only about keys that one of these may
+explain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from fsbackup.aio import cancel_and_wait
+from fsbackup.engine.breaker import CircuitBreaker
+from fsbackup.engine.records import CopyState
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.errors import FsbackupError
+from fsbackup.replication.classify import LONG_AGO, FindExpired, IsExpired, ObjectStatus, status_from_listings
+from fsbackup.replication.inspector import Inspector
+from fsbackup.replication.walk import KeyEntry, LazyManifests, ReplicaEntry, Walk
+from fsbackup.stores.base import ObjectStat
+
+log = logging.getLogger("fsbackup.storage")
+
+#: Objects that the replicas are queried about at the same time.
+_WORKERS = 16
+
+
+class SetListing:
+    """The objects of a set at or below `prefix`, in the order of their encoded names.
+
+    Parameters
+    ----------
+    targets, prefix
+        What to list.
+    after
+        Only objects whose encoded names sort after this text.
+    breaker
+        Shared with other listings of the set: a replica that did not answer is not listed each time.
+    find_expired
+        Called once, when a replica lacks a key. Without it what a retention deleted is ``"missing"``.
+    """
+
+    def __init__(
+        self,
+        targets: ReplicaSet,
+        prefix: str,
+        after: str = "",
+        breaker: CircuitBreaker | None = None,
+        find_expired: FindExpired | None = None,
+    ) -> None:
+        self._breaker = CircuitBreaker() if breaker is None else breaker
+        stores = {store.name: store for store in targets.stores}
+        skip = {name: error for name, each in stores.items() if (error := self._breaker.reason(each)) is not None}
+        self._walk = Walk(targets.stores, prefix, records=False, unreachable=skip, after=after)
+        self._records = {name: LazyManifests(store, prefix) for name, store in stores.items()}
+        self._record_errors: dict[str, FsbackupError] = {}
+        self._targets, self._stores = targets, stores
+        self._find_expired = find_expired
+        self._is_expired: IsExpired | None = None
+        self._inspector = Inspector(targets, breaker=self._breaker)
+        self._listed = [name for name in stores if name not in skip]
+        self._started = time.monotonic()
+
+    @property
+    def errors(self) -> dict[str, FsbackupError]:
+        """Why a replica could not be listed, by name; complete once the walk is over."""
+        return self._walk.errors
+
+    async def entries(self) -> AsyncGenerator[ObjectStatus, None]:
+        """Yield each object once.
+
+        Raises
+        ------
+        NoHealthyReplicaError
+            When no replica can be listed.
+        """
+        waiting: deque[ObjectStatus | asyncio.Task[ObjectStatus]] = deque()
+        try:
+            async with aclosing(self._walk.keys()) as keys:
+                async for entry in keys:
+                    waiting.append(await self._status(entry))
+                    while waiting and (isinstance(waiting[0], ObjectStatus) or len(waiting) > _WORKERS):
+                        yield await _result(waiting.popleft())
+            while waiting:
+                yield await _result(waiting.popleft())
+        finally:
+            await cancel_and_wait([each for each in waiting if isinstance(each, asyncio.Task)])
+            for records in self._records.values():
+                await records.stop()
+            for name in self._listed:
+                self._breaker.record(name, self.errors.get(name), time.monotonic() - self._started)
+
+    async def _status(self, entry: KeyEntry) -> ObjectStatus | asyncio.Task[ObjectStatus]:
+        """Return a key's status where listings tell it, else the task that queries the replicas."""
+        first = next(listed.data for listed in entry.replicas.values() if listed and listed.data)
+        lacking = [name for name, listed in entry.replicas.items() if listed and listed.data is None]
+        if lacking:
+            await self._load_expired()
+        doubtful = [
+            self._may_be_expired(name, entry.key) or await self._has_record(name, entry.key) for name in lacking
+        ]
+        if any(doubtful):
+            return asyncio.create_task(self._query(entry, first))
+        states = {name: self._state(name, listed, first) for name, listed in entry.replicas.items()}
+        return status_from_listings(entry, states, self._stores, self._targets.min_copies, first.modified)
+
+    async def _load_expired(self) -> None:
+        find_expired, self._find_expired = self._find_expired, None
+        if find_expired is not None:
+            self._is_expired = await find_expired(self.errors)
+            self._inspector = Inspector(self._targets, expired=self._is_expired, breaker=self._breaker)
+
+    def _may_be_expired(self, name: str, key: str) -> bool:
+        """Tell whether the backend's retention would delete an old object; only the manifest tells its age."""
+        return self._is_expired is not None and self._is_expired(name, key, LONG_AGO)
+
+    async def _query(self, entry: KeyEntry, first: ObjectStat) -> ObjectStatus:
+        unreachable = {**self.errors, **self._record_errors}
+        status = await self._inspector.inspect(entry.key, unreachable, entry.stored_at)
+        return replace(status, modified=first.modified)
+
+    async def _has_record(self, name: str, key: str) -> bool:
+        if name in self._record_errors:
+            return False
+        try:
+            return await self._records[name].has(key)
+        except FsbackupError as error:
+            self._record_errors[name] = error
+            log.error("%s cannot be listed: %s", name, error)
+            return False
+
+    def _state(self, name: str, listed: ReplicaEntry | None, first: ObjectStat) -> CopyState:
+        if listed is None or (listed.data is None and name in self._record_errors):
+            return "unknown"
+        if listed.data is None:
+            return "missing"
+        return "present" if listed.data.size == first.size else "size differs"
+
+
+async def _result(status: ObjectStatus | asyncio.Task[ObjectStatus]) -> ObjectStatus:
+    return status if isinstance(status, ObjectStatus) else await status

@@ -1,0 +1,76 @@
+"""Deletes one copy, and only the version that was decided about; the package docstring explains the order."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from fsbackup.engine import records
+from fsbackup.engine.records import ReplicaState
+from fsbackup.errors import ConflictError
+from fsbackup.keys import encode_key, intent_name
+from fsbackup.record import Record, version_order
+from fsbackup.stores.base import ObjectStat, ObjectStore
+
+
+async def delete_copy(replica: ReplicaState, key: str) -> None:
+    """Delete the data, then the records, of the version in `replica`; what is already gone is no error.
+
+    Raises
+    ------
+    ConflictError
+        When another version is stored or announced; the rest of the copy stays.
+    LockedError
+        When a lock keeps it.
+    BackendError
+        For any other error of the store.
+    """
+    store = replica.store
+    if (await _require_unchanged(replica, key)).stat is not None:
+        await store.remove(encode_key(key))
+    # A writer that came in between has written its intent or manifest, and needs both. If its data was stored
+    # before the DELETE, which then removed it, its manifest shows the copy as missing, and repair refills it.
+    remaining = await _require_unchanged(replace(replica, stat=None), key)
+    if remaining.has_intent:
+        await store.remove(intent_name(key))
+    if remaining.record is not None:
+        await records.remove_record(store, key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Remaining:
+    """What is still there of the version."""
+
+    stat: ObjectStat | None
+    record: Record | None
+    has_intent: bool
+
+
+async def _require_unchanged(replica: ReplicaState, key: str) -> _Remaining:
+    """Return what is still there of the version; raise ConflictError for anything new."""
+    store = replica.store
+    now, (intended, has_intent) = await asyncio.gather(
+        records.read_state(store, key), records.find_intent(store, key)
+    )
+    newer = has_intent and (
+        intended is None or replica.manifest is None or version_order(intended) > version_order(replica.manifest)
+    )
+    replaced = now.damaged or (now.record != replica.record and (now.record, now.stat) != (None, None))
+    data_changed = now.stat is not None and _fingerprint(now.stat) != _fingerprint(replica.stat)
+    if newer or replaced or data_changed:
+        raise _superseded(store, key)
+    return _Remaining(now.stat, now.record, has_intent)
+
+
+def _fingerprint(stat: ObjectStat | None) -> tuple[object, ...]:
+    return () if stat is None else (stat.size, stat.modified, stat.etag, stat.version_id)
+
+
+def _superseded(store: ObjectStore, key: str) -> ConflictError:
+    return ConflictError(
+        "another process is storing, or has stored, another version",
+        backend=store.name,
+        operation="prune",
+        key=key,
+        hint="run `fsbackup verify`, and prune again later",
+    )

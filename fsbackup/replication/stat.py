@@ -1,0 +1,44 @@
+"""`stat`: what one object is, and what each replica has of it. Reads manifests and metadata, never the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fsbackup.engine import records
+from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
+from fsbackup.record import Manifest, Record
+from fsbackup.replication.classify import FindExpired, ObjectStatus, classify
+
+
+async def stat(targets: ReplicaSet, key: str, find_expired: FindExpired | None = None) -> ObjectStatus:
+    """Return the status of `key` from every replica; `find_expired` is called only where one has nothing.
+
+    Raises
+    ------
+    ObjectNotFoundError
+        When all replicas answer that there is no such key, or that it was deleted.
+    NoHealthyReplicaError
+        When no replica has it and not all answer.
+    """
+    replicas = await records.survey(targets.stores, key)
+    status = classify(key, replicas, targets.min_copies)
+    if find_expired is not None and status.manifest is not None and "missing" in status.states.values():
+        unreachable = {each.backend: each.error for each in replicas if each.error is not None}
+        status = classify(key, replicas, targets.min_copies, await find_expired(unreachable))
+    if not any(each.stat is not None for each in replicas):
+        raise _absent(key, replicas, status.latest)
+    return status
+
+
+def _absent(key: str, replicas: Sequence[ReplicaState], latest: Record | None) -> FsbackupError:
+    errors = [str(each.error) for each in replicas if each.error is not None]
+    if errors:
+        reasons = "; ".join(errors)
+        return NoHealthyReplicaError(f"not all replicas answered: {reasons}", operation="stat", key=key)
+    if isinstance(latest, Manifest):
+        why = "its manifest is there, but its data is gone from every replica"
+    else:
+        why = f"it was deleted on {latest.deleted_at}" if latest is not None else "no such key"
+    return ObjectNotFoundError(why, operation="stat", key=key)

@@ -1,0 +1,225 @@
+"""Restores a tree: every object at or below a prefix into a directory, many at the same time, and resumable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from fsbackup.aio import for_each
+from fsbackup.engine import restore
+from fsbackup.engine.breaker import CircuitBreaker
+from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
+from fsbackup.engine.restore import OnProgress
+from fsbackup.engine.results import BaseReport, DownloadReport, Serializable, Status
+from fsbackup.errors import (
+    FsbackupError,
+    IntegrityError,
+    NoHealthyReplicaError,
+    ObjectNotFoundError,
+    TransientError,
+)
+from fsbackup.replication.walk import KeyEntry, Walk
+
+#: Objects restored at the same time; their parts share the set's memory.
+WORKERS = 16
+#: Failures that a report has by name; it counts them all.
+MAX_NAMED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredObject(Serializable):
+    """The result of one object of a tree.
+
+    Parameters
+    ----------
+    key, target
+        The object, and its file.
+    report
+        How it was read; None when it was not.
+    error
+        Why it was not restored; None when it was.
+    """
+
+    key: str
+    target: Path
+    report: DownloadReport | None = None
+    error: Exception | None = None
+
+    json_properties: ClassVar[tuple[str, ...]] = ("error_type",)
+
+    @property
+    def error_type(self) -> str | None:
+        """The name of the error's class, None where there is no error."""
+        return None if self.error is None else type(self.error).__name__
+
+
+@dataclass
+class TreeReport(BaseReport):
+    """The result of restoring a tree.
+
+    Parameters
+    ----------
+    prefix, directory
+        What was restored, and to where.
+    objects, bytes
+        Objects that are in the directory now, and their bytes.
+    already
+        How many of them were there before.
+    unverified
+        How many have no manifest, so that nothing proves their bytes.
+    failures
+        How many could not be restored; `failed` has the first 1,000 of them.
+    unlisted
+        Why a backend could not be listed, by name: objects that only it holds are not in the directory.
+    seconds
+        Wall time.
+    """
+
+    prefix: str
+    directory: Path
+    objects: int = 0
+    bytes: int = 0
+    already: int = 0
+    unverified: int = 0
+    failures: int = 0
+    failed: list[RestoredObject] = field(default_factory=list)
+    unlisted: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def status(self) -> Status:
+        """``"failed"``: an object could not be restored; ``"degraded"``: a backend could not be listed."""
+        if self.failures:
+            return "failed"
+        return "degraded" if self.unlisted else "complete"
+
+    def count(self, restored: RestoredObject) -> None:
+        """Add one object."""
+        if restored.report is None:
+            self.failures += 1
+            if len(self.failed) < MAX_NAMED:
+                self.failed.append(restored)
+            return
+        self.objects += 1
+        self.bytes += restored.report.size
+        self.already += restored.report.already
+        self.unverified += not restored.report.verified
+
+
+#: Called with each object as it is done, on the I/O thread.
+OnObject = Callable[[RestoredObject], None]
+#: Returns the function that is called with one key's progress, or None.
+MakeProgress = Callable[[str], OnProgress | None]
+
+
+async def restore_tree(
+    targets: ReplicaSet,
+    prefix: str,
+    directory: Path,
+    *,
+    on_object: OnObject | None = None,
+    make_progress: MakeProgress | None = None,
+) -> TreeReport:
+    """Restore every object at or below `prefix` into `directory`, under its key without the prefix.
+
+    Raises
+    ------
+    NoHealthyReplicaError
+        When no replica can be listed.
+    ObjectNotFoundError
+        When all replicas could be listed and none has an object at or below `prefix`.
+    """
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    report = TreeReport(prefix, directory)
+    walk = Walk(targets.stores, prefix, records=False)
+    restorer = _TreeRestore(targets, walk, report, on_object, make_progress)
+    await for_each(walk.keys(), restorer.restore, WORKERS)
+    report.unlisted = {name: str(error) for name, error in walk.errors.items()}
+    report.seconds = clock() - started
+    if not report.objects and not report.failures:
+        raise _nothing_found(prefix, report.unlisted)
+    return report
+
+
+class _TreeRestore:
+    """Restores objects, and waits for an unreachable replica once, not once per object."""
+
+    def __init__(
+        self,
+        targets: ReplicaSet,
+        walk: Walk,
+        report: TreeReport,
+        on_object: OnObject | None,
+        make_progress: MakeProgress | None,
+    ) -> None:
+        self._targets = targets
+        self._walk = walk
+        self._report = report
+        self._on_object = on_object
+        self._make_progress = make_progress
+        self._budget = MemoryBudget(targets.memory)
+        self._breaker = CircuitBreaker()
+        #: For second tries, which also ask the replicas that `_breaker` skips; they wait for each only once, too.
+        self._retry_breaker = CircuitBreaker()
+        self._started = asyncio.get_running_loop().time()
+        self._unlisted: set[str] = set()
+
+    async def restore(self, entry: KeyEntry) -> None:
+        """Restore one object and count it; a key that is deleted, though a replica still lists it, is none."""
+        size = max(listed.data.size for listed in entry.replicas.values() if listed and listed.data)
+        target = self._report.directory / _relative_path(entry.key, self._report.prefix)
+        self._skip_unlisted()
+        async with self._budget.reserve(size):
+            restored = await self._restore(entry.key, target)
+        if restored is not None:
+            self._report.count(restored)
+            if self._on_object:
+                self._on_object(restored)
+
+    async def _restore(self, key: str, target: Path) -> RestoredObject | None:
+        progress = self._make_progress(key) if self._make_progress else None
+        try:
+            try:
+                report = await self._download(key, target, progress, self._breaker)
+            except (IntegrityError, NoHealthyReplicaError):
+                if not self._breaker:
+                    raise
+                report = await self._download(key, target, progress, self._retry_breaker)
+        except ObjectNotFoundError:
+            return None
+        except (FsbackupError, OSError) as error:
+            return RestoredObject(key, target, error=error)
+        return RestoredObject(key, target, report)
+
+    async def _download(
+        self, key: str, target: Path, progress: OnProgress | None, breaker: CircuitBreaker
+    ) -> DownloadReport:
+        return await restore.download(
+            self._targets, key, target, on_progress=progress, keep_identical=True, breaker=breaker
+        )
+
+    def _skip_unlisted(self) -> None:
+        """Trip the breaker for replicas whose listing got no answer; one that refuses a listing may be read."""
+        for name, error in self._walk.errors.items():
+            if name not in self._unlisted and isinstance(error, TransientError):
+                self._breaker.trip(name, error, asyncio.get_running_loop().time() - self._started)
+            self._unlisted.add(name)
+
+
+def _relative_path(key: str, prefix: str) -> str:
+    """Return a key's path below the prefix, or its own last segment when it is the prefix."""
+    rest = key.removeprefix(prefix.removesuffix("/")).removeprefix("/") if prefix else key
+    return rest or key.rpartition("/")[2]
+
+
+def _nothing_found(prefix: str, unlisted: Mapping[str, str]) -> FsbackupError:
+    if unlisted:
+        reasons = "; ".join(unlisted.values())
+        return NoHealthyReplicaError(
+            f"no replica lists an object, and not all could be listed: {reasons}", operation="get", key=prefix
+        )
+    return ObjectNotFoundError("there is nothing at or below it", operation="get", key=prefix)

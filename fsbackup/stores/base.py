@@ -1,0 +1,374 @@
+"""The object I/O that a backend provides: stat, read a range, write, list, remove. All of it is asynchronous.
+
+Uploads, downloads, records and replication are written once against these classes. A store addresses an object by
+its *name*, the encoded form of its key (see `fsbackup.keys`), and knows nothing of records.
+
+What every implementation must keep
+-----------------------------------
+- A reader of a name gets the old object or the new one, also after a crash; never a part of either.
+- `ObjectNotFoundError` (or None from `stat`) only when the backend clearly answers "no such key". An outage, a
+  refusal, a missing bucket or a missing base directory is another `BackendError`.
+- Errors are `BackendError`s and carry backend, operation, name and a hint; they never contain a secret.
+- The implementation retries transient failures itself, in one layer and within `timeout`.
+- `timeout` is the longest time in seconds during which no byte moves; the total time is not limited.
+- Cancelling an operation removes its temp files and unfinished uploads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+from fsbackup.errors import BackendUnavailableError
+from fsbackup.sizing import DEFAULT_PART_SIZE
+
+#: Seconds without a byte moved after which a backend counts as unavailable.
+DEFAULT_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStat:
+    """The properties of one stored object, as the backend reports them.
+
+    Parameters
+    ----------
+    name
+        The object's name in the backend.
+    size
+        Bytes.
+    modified
+        Epoch seconds, None where the backend reports no time.
+    etag, version_id
+        As the backend reports them, without quotes; None where it has none.
+    metadata
+        The user metadata stored with the object; empty in listings.
+    """
+
+    name: str
+    size: int
+    modified: float | None = None
+    etag: str | None = None
+    version_id: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of consecutive bytes of one object; all replicas share the same `data` object.
+
+    `number` counts from 1, `offset` is the position of the first byte, `last` marks the object's last part.
+    """
+
+    number: int
+    offset: int
+    data: bytes
+    last: bool
+
+    @cached_property
+    def md5(self) -> bytes:
+        """The MD5 of `data` (16 bytes), computed once for all replicas."""
+        return hashlib.md5(self.data, usedforsecurity=False).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class WritePlan:
+    """What a writer needs to know before the first byte.
+
+    Parameters
+    ----------
+    size
+        Bytes, None for a stream of unknown length.
+    part_size
+        Bytes of every part but the last.
+    metadata
+        Lower-case ASCII user metadata to store with the object, where the backend can.
+    mtime_ns, mode
+        The source's modification time and permission bits, for backends that keep them; None for a stream.
+    create_only
+        `commit` raises `ConflictError` when the name exists: atomically where `Capabilities.conditional_create` is
+        True, otherwise after a stat.
+    ask_first
+        False when the caller has queried the store just now: a `create_only` writer need not spend a request on
+        another stat. The write stays conditional wherever the condition costs nothing.
+    is_new
+        The name did not exist when the store was last asked, so a wrong object may be removed without loss.
+    """
+
+    size: int | None
+    part_size: int = DEFAULT_PART_SIZE
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    mtime_ns: int | None = None
+    mode: int | None = None
+    create_only: bool = False
+    ask_first: bool = True
+    is_new: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a kind of store can do.
+
+    Parameters
+    ----------
+    conditional_create
+        `create_only` is atomic, also against other writers.
+    wants_md5
+        Writers use `Part.md5`, so it is worth computing beside the other hashes.
+    removes_versions
+        Removing an object also removes its older versions, which would otherwise be billed.
+    content_etags
+        Which ETags depend on the content alone, so that two such stores list the same ETag for the same content:
+        ``"single"``: of objects stored in one request; ``"all"``: also of objects stored in equal parts.
+    is_shared
+        The location is the same storage from every machine; a path is not.
+    """
+
+    conditional_create: bool = False
+    wants_md5: bool = False
+    removes_versions: bool = False
+    content_etags: Literal["none", "single", "all"] = "none"
+    is_shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """What a store can find out about its backend beyond the objects; None: not known.
+
+    Parameters
+    ----------
+    clock_ahead
+        Seconds by which the backend's clock is ahead of this machine's, to about a second.
+    keeps_versions
+        Whether the backend keeps, and bills, older versions of replaced and removed objects.
+    uploads, oldest_upload
+        Unfinished multipart uploads (of the first 1,000), and the start of the oldest in epoch seconds.
+    expires
+        Days after which the backend's own lifecycle rules delete objects, one per rule; empty without such a rule.
+    free, total
+        Bytes.
+    access
+        What to check when the backend denies access.
+    unknown
+        By field name, why the field is not known.
+    """
+
+    clock_ahead: float | None = None
+    keeps_versions: bool | None = None
+    uploads: int | None = None
+    oldest_upload: float | None = None
+    expires: tuple[int, ...] | None = None
+    free: int | None = None
+    total: int | None = None
+    access: str | None = None
+    unknown: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """What an interrupted write of fsbackup left behind, for example after a kill or a power cut.
+
+    Parameters
+    ----------
+    name
+        Identifies it in its store; never the name of an object.
+    started
+        When the write started, or its last change where only that is known, in epoch seconds.
+    size
+        Bytes it occupies; None where the backend does not report them.
+    description
+        What it is, for people.
+    """
+
+    name: str
+    started: float
+    size: int | None
+    description: str
+
+
+class ObjectWriter(ABC):
+    """Writes one object into one backend. Nothing is visible under the name before `commit`.
+
+    The caller is one task, which may run up to `concurrency` calls of `write` at once. It calls `write` for every
+    part, then `commit`; on any failure, `abort`.
+    """
+
+    #: How many `write` calls may run at once; with 1 the parts come in order.
+    concurrency: int = 1
+
+    @abstractmethod
+    async def write(self, part: Part) -> None:
+        """Write one part. Calls the `on_progress` of `ObjectStore.writer` as its bytes move."""
+
+    @abstractmethod
+    async def commit(self) -> ObjectStat:
+        """Make the object visible under its name, durably, and confirm it; every part has been written.
+
+        Returns what the backend reports of the stored object after the last byte. When the response to the
+        committing call is lost, finds out whether the object was stored.
+
+        Raises
+        ------
+        ConflictError
+            With `create_only`, when the name exists.
+        IntegrityError
+            When size or checksum of the stored object differs from what was sent; nothing wrong stays visible.
+        BackendError
+            For any other failure of the backend.
+        """
+
+    @abstractmethod
+    async def abort(self) -> None:
+        """Remove what was written (after `commit`: do nothing); completes also when cancelled meanwhile.
+
+        Raises nothing but that cancellation, at its end: what cannot be removed is logged.
+        """
+
+    async def rollback(self) -> None:  # noqa: B027 - most backends keep no older version
+        """Undo `commit` where the store kept the version before; otherwise do nothing.
+
+        The caller found that another writer wrote the same name at the same time.
+        """
+
+    #: Whether `reread` works, so that slower replicas of a stream can be served from this one.
+    can_reread: bool = False
+
+    async def reread(self, offset: int, length: int) -> bytes | None:  # noqa: ARG002
+        """Return bytes already written, also after `commit`; None where that is not possible."""
+        return None
+
+
+class ObjectStore(ABC):
+    """The objects of one backend.
+
+    Parameters
+    ----------
+    name
+        The backend's name, as in results, logs and errors.
+    timeout
+        Longest time in seconds without a byte moved.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    #: Seconds beyond `timeout` after which a call that does not even fail is abandoned.
+    hard_timeout_margin: ClassVar[float] = 5.0
+
+    def __init__(self, name: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        self.name = name
+        self.timeout = timeout
+
+    @property
+    def hard_timeout(self) -> float:
+        """Seconds that one call without progress reports may take."""
+        return self.timeout + self.hard_timeout_margin
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where the objects are, for people: a path or URL without secrets."""
+
+    def address(self, name: str) -> str:
+        """Return where an object is, in full: the same text from every store at the same place."""
+        return f"{self.location.rstrip('/')}/{name}"
+
+    @property
+    @abstractmethod
+    def filesystem(self) -> Any:
+        """The fsspec filesystem of this backend, created on first use."""
+
+    @abstractmethod
+    async def stat(self, name: str) -> ObjectStat | None:
+        """Return the properties of `name`, None only when the backend answers that there is no such key."""
+
+    @abstractmethod
+    async def read(
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> bytes:
+        """Return the bytes from `start` up to, not including, `end` (None: to the last).
+
+        Exactly `end - start` bytes, fewer only where the object ends before `end`; b"" when `start` is at or
+        after the object's end or not before `end`. A store that sees the bytes arrive calls `on_progress` with 0
+        at the start of each attempt and then with the number of new bytes; other stores never call it.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            When there is no such key.
+        """
+
+    async def read_buffers(
+        self, name: str, start: int, end: int, *, on_progress: Callable[[int], None] | None = None
+    ) -> list[bytes]:
+        """Return the bytes of `read` as the buffers in which they arrived, which saves joining them."""
+        return [await self.read(name, start, end, on_progress=on_progress)]
+
+    @abstractmethod
+    def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
+        """Return a writer for one object, without I/O. It calls `on_progress(bytes)` on the loop as bytes move."""
+
+    @abstractmethod
+    def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
+        """Yield every object whose name starts with the text `prefix` and sorts after `start_after`.
+
+        Each once, in ascending order of the names' UTF-8 bytes (``a.b`` comes before ``a/b``), streaming. Raises
+        when any part cannot be listed: a listing is complete or an error. Temp files of unfinished writes are left
+        out; fsbackup's own records under ``.fsbackup/`` are yielded only when `prefix` starts with that.
+        """
+
+    @abstractmethod
+    async def remove(self, name: str) -> None:
+        """Remove exactly this one object, durably; a missing one is success. Never expands patterns."""
+
+    async def put(self, name: str, data: bytes, *, create_only: bool = False) -> ObjectStat:
+        """Store a small object in one call."""
+        plan = WritePlan(size=len(data), create_only=create_only)
+        writer = self.writer(name, plan, lambda _: None)
+        try:
+            await writer.write(Part(1, 0, data, last=True))
+            return await writer.commit()
+        except BaseException:
+            await writer.abort()
+            raise
+
+    async def orphans(self, older_than: float) -> AsyncIterator[Orphan]:  # noqa: ARG002 - most leave none
+        """Yield what interrupted writes of fsbackup left and nothing has changed for `older_than` seconds.
+
+        Only what is certainly fsbackup's own; an age longer than any pause of a live write spares live writes.
+        """
+        return
+        yield  # makes this an asynchronous generator
+
+    async def delete_orphan(self, orphan: Orphan) -> None:  # noqa: B027 - most leave none
+        """Remove what `orphans` yielded; one that is already gone is success.
+
+        Raises
+        ------
+        ValueError
+            When `orphan` is not one of this kind of store.
+        """
+
+    async def info(self) -> BackendInfo:
+        """Return what the backend reports about itself. Raises nothing for what it does not report."""
+        return BackendInfo()
+
+    async def close(self) -> None:  # noqa: B027 - most backends hold nothing to close
+        """Release connections. The store can be used again afterwards."""
+
+
+def timeout_error(store: ObjectStore, operation: str, key: str) -> BackendUnavailableError:
+    """Return the error for a store whose call did not return within `hard_timeout`."""
+    return BackendUnavailableError(
+        f"no answer for {store.timeout:g} s",
+        backend=store.name,
+        operation=operation,
+        key=key,
+        hint=f"check {store.location}",
+    )

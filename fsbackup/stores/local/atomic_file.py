@@ -1,0 +1,296 @@
+"""One file that appears under its name in one step.
+
+The protocol of a write, and what a crash leaves:
+
+1. `SafeDirectory.make` creates missing directories and fsyncs each parent.
+2. A temp file is created beside the target; its bytes are written at their offsets.
+3. `commit` checks the size, sets mode and mtime and fsyncs the file. A crash up to here leaves the old object and
+   a temp file, which `find_temp_files` finds.
+4. The temp file is renamed to the target, then the directory is fsynced. A crash leaves the old or the new object.
+
+All functions block and may be called from several threads. Whatever ends a write before the rename (an error, a
+full disk, `cancel` from another thread) removes the temp file and the directories created for it. The last call
+still running does that when it returns, so that nothing is created after the clean-up.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+
+from fsbackup.errors import BackendError, ConflictError, IntegrityError, OutOfSpaceError
+from fsbackup.events import log
+from fsbackup.sizing import MIB
+from fsbackup.stores.base import WritePlan
+from fsbackup.stores.local.directory import (
+    MAX_ATTEMPTS,
+    SafeDirectory,
+    display_name,
+    fsync_directory,
+    lstat_entry,
+)
+from fsbackup.stores.names import DEFAULT_MODE, permissions, split_name, temp_name
+from fsbackup.threads import heartbeat
+
+#: Bytes after which written data is flushed and dropped from the page cache: the last fsync of a huge file is
+#: short, and a copy that is not read again displaces nothing from memory.
+_FLUSH = 32 * MIB
+#: Bytes per system call; progress and cancellation are handled between two calls.
+_SLICE = 16 * MIB
+_TEMP_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+
+_RENAME_NOREPLACE = 1
+#: Errors of filesystems without hard links (FAT, some network and FUSE ones) or without an exclusive rename.
+_UNSUPPORTED = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK})
+
+
+class WriteCancelledError(BackendError):
+    """The write was cancelled; nothing of it stays."""
+
+
+class AtomicFile:
+    """A file being written; nothing has its name before `commit`."""
+
+    def __init__(self, base: SafeDirectory, name: str, plan: WritePlan) -> None:
+        self._base = base
+        self._segments = split_name(name)
+        self._plan = plan
+        self._lock = threading.Lock()
+        self._running_calls = 0
+        self._cancelled = False
+        self._failure: BaseException | None = None
+        self._directory = self._file = -1
+        self._existing_levels = len(self._segments)  # directories that this write did not create
+        self._temp = b""
+        self._unflushed = self._written = 0
+        self.committed: os.stat_result | None = None
+
+    def write(self, offset: int, data: bytes, on_progress: Callable[[int], None]) -> None:
+        """Write bytes at an offset; calls `on_progress` with the number of bytes after each slice."""
+        with self._call():
+            view = memoryview(data)
+            while view:
+                count = os.pwrite(self._file, view[:_SLICE], offset)
+                view, offset = view[count:], offset + count
+                self._count(count)
+                on_progress(count)
+                self._check_cancelled()
+
+    def _count(self, count: int) -> None:
+        heartbeat()
+        with self._lock:
+            self._written += count
+            self._unflushed += count
+            flush = self._unflushed >= _FLUSH
+            if flush:
+                self._unflushed = 0
+        if flush:
+            os.fdatasync(self._file)
+            self._drop_from_page_cache()
+            heartbeat()
+
+    def _drop_from_page_cache(self) -> None:
+        with suppress(OSError):  # it is only advice
+            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes written before; fewer than `length` where the file ends."""
+        with self._call():
+            return os.pread(self._file, length, offset)
+
+    def commit(self, size: int) -> os.stat_result:
+        """Give the file, of `size` bytes, its name, and return its `stat`."""
+        with self._call():
+            self._check_size(size)
+            self._finish_content()
+            self._check_target()
+            self._rename()
+            fsync_directory(self._directory)
+            self.committed = os.fstat(self._file)
+            return self.committed
+
+    def _check_size(self, size: int) -> None:
+        stored = os.fstat(self._file).st_size
+        planned = size if self._plan.size is None else self._plan.size
+        if not size == stored == self._written == planned:
+            raise IntegrityError(f"{stored} bytes were stored instead of {planned}")
+
+    def _finish_content(self) -> None:
+        os.fchmod(self._file, permissions(self._plan.mode))
+        if (mtime := self._plan.mtime_ns) is not None:
+            os.utime(self._file, ns=(mtime, mtime))
+        os.fsync(self._file)
+        if self._written >= _FLUSH:
+            self._drop_from_page_cache()
+        heartbeat()
+
+    def _check_target(self) -> None:
+        existing = lstat_entry(self._directory, self._segments)
+        if existing is not None and not stat.S_ISREG(existing.st_mode):
+            raise ConflictError(
+                f"{display_name(self._segments)!r} is a directory or special file, which an object cannot replace",
+                hint="remove or rename one of the two",
+            )
+
+    def _rename(self) -> None:
+        self._check_cancelled()
+        rename = rename_new if self._plan.create_only else rename_over
+        try:
+            rename(self._directory, self._temp, self._segments[-1])
+        except FileExistsError as error:
+            raise ConflictError("the key exists, and the write is create-only") from error
+        except FileNotFoundError as error:
+            raise BackendError("another program removed the temp file during the write") from error
+        self._temp = b""
+
+    def cancel(self) -> None:
+        """Cancel the write, unless its rename has begun. Returns at once, also when the disk hangs."""
+        self._cancelled = True
+
+    def _fail(self, error: BaseException) -> None:
+        """Cancel because of an error; concurrent calls then raise the same error."""
+        self._failure = self._failure or error
+        self._cancelled = True
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled:
+            raise self._failure or WriteCancelledError("the write was cancelled")
+
+    def abort(self) -> None:
+        """Cancel, and clean up now unless a running call will."""
+        self.cancel()
+        with self._lock:
+            if not self._running_calls:
+                self._clean_up()
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        with self._lock:
+            self._check_cancelled()
+            if self._file < 0:
+                self._open()
+            self._running_calls += 1
+        try:
+            yield
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            with self._lock:
+                self._running_calls -= 1
+                if not self._running_calls and (self._cancelled or self.committed):
+                    self._clean_up()
+
+    def _open(self) -> None:
+        try:
+            self._open_temp()
+            self._check_space()
+        except BaseException as error:
+            self._fail(error)
+            self._clean_up()
+            raise
+
+    def _open_temp(self) -> None:
+        temp = temp_name().encode()
+        for _ in range(MAX_ATTEMPTS):
+            self._directory, self._existing_levels = self._base.make(self._segments[:-1])
+            try:
+                self._file = os.open(temp, _TEMP_FLAGS, DEFAULT_MODE, dir_fd=self._directory)
+            except FileNotFoundError:  # a concurrent remove pruned the directory: create it again
+                os.close(self._directory)
+                self._directory = -1
+            else:
+                self._temp = temp
+                return
+        raise BackendError(f"another program removed the directory {MAX_ATTEMPTS} times")
+
+    def _check_space(self) -> None:
+        disk = os.fstatvfs(self._directory)
+        free = disk.f_bavail * disk.f_frsize
+        if self._plan.size is not None and disk.f_blocks and self._plan.size > free:
+            raise OutOfSpaceError(
+                f"the object has {self._plan.size} bytes, the disk has {free} free",
+                hint="free space on it, or shorten its retention",
+            )
+
+    def _clean_up(self) -> None:
+        """Close the files and remove what was not renamed. The caller holds the lock; no other call is running."""
+        if self._temp:
+            self._unlink_temp()
+        for fd in (self._file, self._directory):
+            if fd >= 0:
+                os.close(fd)
+        self._file = self._directory = -1
+        self._cancelled = True
+        if not self.committed:
+            self._base.prune(self._segments[:-1], keep=self._existing_levels)
+
+    def _unlink_temp(self) -> None:
+        try:
+            os.unlink(self._temp, dir_fd=self._directory)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.warning("cannot remove a temp file below %s: %s", self._base.path, error)
+        self._temp = b""
+
+
+def rename_over(directory: int, temp: bytes, target: bytes) -> None:
+    """Rename `temp` to `target` within one directory, replacing an existing file."""
+    os.replace(temp, target, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def rename_new(directory: int, temp: bytes, target: bytes) -> None:
+    """Rename `temp` to `target` within one directory, atomically, unless the name exists.
+
+    Raises
+    ------
+    FileExistsError
+        When the name exists. `temp` is still there then.
+    """
+    for rename in (_by_rename, _by_link):
+        try:
+            return rename(directory, temp, target)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+    return _by_stat(directory, temp, target)
+
+
+def _by_rename(directory: int, temp: bytes, target: bytes) -> None:
+    rename = _renameat2()
+    if rename is None:
+        raise OSError(errno.ENOSYS, "the C library has no renameat2")
+    if rename(directory, temp, directory, target, _RENAME_NOREPLACE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+@lru_cache(maxsize=1)
+def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
+    """Return the C library's renameat2, which Python does not offer; None where there is no such function."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if function is not None:
+        function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+        function.restype = ctypes.c_int
+    return function
+
+
+def _by_link(directory: int, temp: bytes, target: bytes) -> None:
+    os.link(temp, target, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    os.unlink(temp, dir_fd=directory)
+
+
+def _by_stat(directory: int, temp: bytes, target: bytes) -> None:
+    """The last resort on filesystems with neither of the above; not atomic against other programs."""
+    try:
+        os.stat(target, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return rename_over(directory, temp, target)
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))

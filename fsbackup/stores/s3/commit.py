@@ -1,0 +1,188 @@
+"""The request that makes an object visible: PutObject or CompleteMultipartUpload.
+
+`Commit.run` sends it with ``If-None-Match`` for a create-only write. When the response is lost, HEAD shows by the
+upload tag whether the object was stored. Then size and ETag are compared with what was sent; a wrong object is
+removed where that loses nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from fsbackup.errors import (
+    BackendError,
+    ConflictError,
+    FsbackupError,
+    IntegrityError,
+    ObjectNotFoundError,
+    TransientError,
+)
+from fsbackup.events import log
+from fsbackup.stores.base import ObjectStat, WritePlan
+from fsbackup.stores.s3.bucket import Bucket, etag_of, md5_etag, version_of
+from fsbackup.stores.s3.calls import Response
+from fsbackup.stores.s3.errors import CallContext, code_of
+
+#: User metadata that identifies one upload, for when the response to its last request is lost.
+UPLOAD_TAG = "fsbackup-upload"
+#: Seconds for the HEAD after a lost response.
+_CONFIRM_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """The size of what was sent, and its ETag where ETags are MD5s (`parts`: an MD5 of the parts' MD5s)."""
+
+    size: int
+    etag: str
+    parts: bool = False
+
+
+class Commit:
+    """Stores one object under its name by one request, and confirms it."""
+
+    def __init__(self, bucket: Bucket, name: str, plan: WritePlan) -> None:
+        self._bucket = bucket
+        self._name = name
+        self._plan = plan
+        self._context: CallContext = bucket.context("write", name)
+        self._tag = secrets.token_hex(16)
+        self._version: str | None = None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The user metadata to store with the object."""
+        return {**self._plan.metadata, UPLOAD_TAG: self._tag}
+
+    async def run(self, sent: Payload, call: Callable[..., Awaitable[Response]]) -> ObjectStat:
+        """Make the request with the condition, confirm it, and return the properties of the stored object."""
+        response, head = await self._call(sent, call)
+        self._bucket.mark_exists()
+        self._version = version_of(response)
+        if head is None and (sent.parts or not md5_etag(response)):
+            head = await self._confirm(response)
+        if problem := self._mismatch(sent, response, head):
+            raise await self._undo(problem, response)
+        return ObjectStat(
+            name=self._name,
+            size=sent.size,
+            etag=etag_of(head or response),
+            version_id=version_of(response),
+            metadata=self.metadata,
+        )
+
+    async def _confirm(self, response: Response) -> Response | None:
+        """Return HEAD of this upload's object, None when another writer has replaced it meanwhile."""
+        head = await self._bucket.head(self._name, "write", version=version_of(response))
+        if head is None:
+            raise self._integrity_error("the object is missing after it was stored")
+        if self._is_ours(head):
+            return head
+        if self._plan.create_only:
+            raise self._conflict_error()
+        return None
+
+    def _is_ours(self, head: Response) -> bool:
+        """Tell whether HEAD may show this upload; a service that drops user metadata proves nothing."""
+        return bool(head.get("Metadata", {}).get(UPLOAD_TAG, self._tag) == self._tag)
+
+    def _conflict_error(self) -> FsbackupError:
+        error: FsbackupError = self._context.error(
+            ConflictError, "another writer created the name at the same time"
+        )
+        return error
+
+    async def rollback(self) -> None:
+        """Remove the version that `run` stored, where there is one; the previous one is current again."""
+        if self._version is not None:
+            await self._bucket.calls.request(
+                self._context, "delete_object", **self._bucket.object_params(self._name), VersionId=self._version
+            )
+
+    async def _call(
+        self, sent: Payload, call: Callable[..., Awaitable[Response]]
+    ) -> tuple[Response, Response | None]:
+        """Return the response, and HEAD's when the response was lost and the object was stored."""
+        condition = await self._create_condition()
+        try:
+            return await call(**condition), None
+        except BackendError as error:
+            if condition and code_of(error) == "NotImplemented":
+                self._bucket.refuses_condition = True
+                return await self._call(sent, call)
+            if not _may_have_stored(error) or (head := await self._own_head()) is None:
+                raise
+            return head, head
+
+    async def _create_condition(self) -> dict[str, str]:
+        """Return the arguments that make the write create-only, after a HEAD where they do not suffice."""
+        if not self._plan.create_only:
+            return {}
+        kind = "none" if self._bucket.refuses_condition else self._bucket.profile.condition
+        if kind != "atomic" and self._plan.ask_first and await self._bucket.head(self._name, "write") is not None:
+            raise self._context.error(
+                ConflictError,
+                "the key exists, and the write is create-only",
+                "choose another key or overwrite",
+            )
+        return {} if kind == "none" else {"IfNoneMatch": "*"}
+
+    async def _own_head(self) -> Response | None:
+        """Return HEAD when it shows this upload, None otherwise or when HEAD fails."""
+        head = await self._head_or_none()
+        return head if head and head.get("Metadata", {}).get(UPLOAD_TAG) == self._tag else None
+
+    async def _head_or_none(self) -> Response | None:
+        """Return HEAD, None when there is no object or HEAD fails."""
+        try:
+            return await self._bucket.head(
+                self._name, "write", timeout=min(_CONFIRM_TIMEOUT, self._bucket.calls.timeout)
+            )
+        except FsbackupError as error:
+            log.debug("HEAD of %s failed after a write: %s", self._name, error)
+            return None
+
+    def _mismatch(self, sent: Payload, response: Response, head: Response | None) -> str | None:
+        """Return how the stored object differs from the payload; only ETags of the same form are compared."""
+        if head and head["ContentLength"] != sent.size:
+            return f"{sent.size} bytes were sent, {head['ContentLength']} are stored"
+        if sent.parts and not self._bucket.profile.multipart_etag_is_md5:
+            return None
+        etags = {md5_etag(each, parts=sent.parts) for each in (response, head or {})} - {None}
+        return f"its ETag is not {sent.etag}" if etags - {sent.etag} else None
+
+    def _integrity_error(self, problem: str) -> FsbackupError:
+        error: FsbackupError = self._context.error(
+            IntegrityError,
+            f"the stored object differs from what was sent: {problem}",
+            "store it again, then verify",
+        )
+        return error
+
+    async def _undo(self, problem: str, response: Response) -> FsbackupError:
+        """Remove a wrong object if this upload stored it and nothing is lost by that; return the error."""
+        version, new = version_of(response), self._plan.create_only or self._plan.is_new
+        head = None if version else await self._head_or_none()
+        if version or (new and head and self._is_ours(head)):
+            await self._remove(version)
+        elif head and not self._is_ours(head) and self._plan.create_only:
+            return self._conflict_error()
+        return self._integrity_error(problem)
+
+    async def _remove(self, version: str | None) -> None:
+        """Remove a wrong object: its version, after which the previous one is current again, or a new object."""
+        one = {"VersionId": version} if version else {}
+        try:
+            await self._bucket.calls.request(
+                self._context, "delete_object", **self._bucket.object_params(self._name), **one
+            )
+        except FsbackupError as error:
+            log.warning("%s: cannot remove a damaged object: %s", self._bucket.calls.name, error)
+
+
+def _may_have_stored(error: BackendError) -> bool:
+    """Tell whether a failed request may have stored the object: by an attempt whose response was lost."""
+    lost = isinstance(error, (TransientError, ConflictError, ObjectNotFoundError))
+    return lost or code_of(error) == "NoSuchUpload"

@@ -1,0 +1,49 @@
+"""What differs between S3 providers, with sources. No logic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The properties of one provider.
+
+    Parameters
+    ----------
+    scheme
+        Short name of the provider, as in ``r2://bucket``.
+    condition
+        What ``If-None-Match: *`` on a write does: ``"atomic"`` (documented, relied on), ``"try"`` (sent after a
+        HEAD, because some servers ignore the header) or ``"none"`` (not sent).
+    multipart_etag_is_md5
+        An ETag of the form ``<hex>-<parts>`` is the MD5 of the parts' MD5s, so that it can be compared.
+    removes_versions
+        The bucket keeps every version, and a plain delete frees no space: remove them one by one.
+    lists_in_order
+        Listings ascend by the names' UTF-8 bytes, as Amazon S3 documents it for ListObjectsV2. Servers that keep
+        objects in directories list ``a/b`` before ``a b``.
+    """
+
+    scheme: str
+    condition: Literal["atomic", "try", "none"] = "try"
+    multipart_etag_is_md5: bool = True
+    removes_versions: bool = False
+    lists_in_order: bool = True
+
+
+#: By the documentation of Amazon S3 (PutObject, CompleteMultipartUpload, "Checking object
+#: integrity": the ETag of a multipart object is computed from the MD5s of its parts).
+AMAZON = Profile(scheme="s3")
+#: Any other server with the S3 API.
+GENERIC = Profile(scheme="s3", lists_in_order=False)
+
+
+#: By Cloudflare's documentation of R2: "S3 API compatibility" and "Extensions" (conditional PutObject; conditional
+#: CompleteMultipartUpload since 2023-08-11), "Multipart objects" (ETags since 2023-06-21). There are no versions.
+R2 = Profile(scheme="r2", condition="atomic", multipart_etag_is_md5=True)
+#: By Backblaze's documentation of its S3-compatible API: buckets always keep versions, and a delete without a
+#: version id only hides. ``If-None-Match`` is not documented and has been answered with NotImplemented; what a
+#: multipart ETag is made of is not documented either.
+B2 = Profile(scheme="b2", condition="none", multipart_etag_is_md5=False, removes_versions=True)

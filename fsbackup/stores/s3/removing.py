@@ -1,0 +1,104 @@
+"""Removes one object, with all its versions where the bucket keeps them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import cast
+
+from fsbackup.errors import BackendError, LockedError, ObjectNotFoundError, TransientError
+from fsbackup.events import log
+from fsbackup.stores.s3.bucket import Bucket, require_field
+from fsbackup.stores.s3.calls import Response
+from fsbackup.stores.s3.errors import CallContext, code_of
+
+
+async def remove_object(bucket: Bucket, name: str) -> None:
+    """Remove exactly this one object; a missing one is success, a missing bucket is not."""
+    if bucket.profile.removes_versions:
+        await _remove_versions(bucket, name)
+    else:
+        await _delete(bucket, name)
+
+
+async def _delete(bucket: Bucket, name: str, **version: str) -> None:
+    context = bucket.context("remove", name)
+    try:
+        await bucket.calls.request(context, "delete_object", **bucket.object_params(name), **version)
+    except ObjectNotFoundError:
+        await bucket.check_exists(context)
+    except TransientError:
+        raise
+    except BackendError as error:
+        if version and code_of(error) == "NoSuchVersion":
+            return
+        if (locked := await _lock(bucket, name, context, version)) is None:
+            raise
+        raise locked from error
+    else:
+        bucket.mark_exists()
+
+
+async def _lock(bucket: Bucket, name: str, context: CallContext, version: dict[str, str]) -> BackendError | None:
+    """Return the object lock behind a refused delete, None without one; the refusal does not name it."""
+    try:
+        head = await bucket.calls.request(context, "head_object", **bucket.object_params(name), **version)
+    except BackendError:
+        return None
+    until, hint = head.get("ObjectLockRetainUntilDate"), "remove it when the lock has ended"
+    if head.get("ObjectLockLegalHoldStatus") == "ON":
+        return cast(BackendError, context.error(LockedError, "the object has a legal hold", hint))
+    if until is None or until <= datetime.now(UTC):
+        return None
+    mode = str(head.get("ObjectLockMode", "")).lower()
+    message = f"the object has an object lock ({mode}) until {until:%Y-%m-%d %H:%M} UTC"
+    return cast(BackendError, context.error(LockedError, message, hint))
+
+
+async def _remove_versions(bucket: Bucket, name: str) -> None:
+    """Remove the oldest version first, so that an older one never becomes current."""
+    versions = await _versions(bucket, name)
+    for version in reversed(versions):
+        await _delete(bucket, name, VersionId=version)
+    log.debug("%s: removed %d version(s) of %r", bucket.calls.name, len(versions), name)
+
+
+async def _versions(bucket: Bucket, name: str) -> list[str]:
+    """Return the ids of all versions and delete markers of exactly this name, newest first."""
+    found: list[tuple[bool, float, str]] = []
+    start: dict[str, str] = {}
+    context = bucket.context("remove", name)
+    while True:
+        page = await bucket.calls.request(
+            context,
+            "list_object_versions",
+            Bucket=bucket.name,
+            Prefix=bucket.prefix + name,
+            MaxKeys=bucket.page_size,
+            **start,
+        )
+        bucket.mark_exists()
+        entries = page.get("Versions", []) + page.get("DeleteMarkers", [])
+        mine = [item for item in entries if require_field(item, "Key", context) == bucket.prefix + name]
+        found += [_version(item, context) for item in mine]
+        # The name sorts before all longer ones, so a page with another name is the last.
+        if not page.get("IsTruncated") or len(mine) < len(entries):
+            return [version for _, _, version in sorted(found, reverse=True)]
+        start = _next_page(bucket, name, page, start)
+
+
+def _version(item: Response, context: CallContext) -> tuple[bool, float, str]:
+    modified = require_field(item, "LastModified", context).timestamp()
+    return bool(require_field(item, "IsLatest", context)), modified, str(require_field(item, "VersionId", context))
+
+
+def _next_page(bucket: Bucket, name: str, page: Response, start: dict[str, str]) -> dict[str, str]:
+    following = {
+        "KeyMarker": page.get("NextKeyMarker", ""),
+        "VersionIdMarker": page.get("NextVersionIdMarker", ""),
+    }
+    if not following["KeyMarker"] or following == start:
+        raise bucket.context("remove", name).error(
+            BackendError,
+            "invalid listing of versions: IsTruncated is true, but NextKeyMarker is missing or repeated",
+        )
+    return {key: value for key, value in following.items() if value}

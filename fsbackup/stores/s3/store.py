@@ -1,0 +1,186 @@
+"""`S3Store`: the object I/O of `fsbackup.stores.base` in a bucket of any S3 service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NoReturn
+
+from fsbackup.keys import check_prefix, encode_key
+from fsbackup.stores.base import (
+    DEFAULT_TIMEOUT,
+    BackendInfo,
+    Capabilities,
+    ObjectStat,
+    ObjectStore,
+    ObjectWriter,
+    Orphan,
+    WritePlan,
+)
+from fsbackup.stores.s3.arguments import check_endpoint, check_positive
+from fsbackup.stores.s3.bucket import PAGE_SIZE, Bucket, stat_of
+from fsbackup.stores.s3.calls import Calls
+from fsbackup.stores.s3.client import S3Connection, Settings
+from fsbackup.stores.s3.info import service_info
+from fsbackup.stores.s3.listing import list_objects
+from fsbackup.stores.s3.orphans import delete_orphan, list_orphans
+from fsbackup.stores.s3.profile import GENERIC, Profile
+from fsbackup.stores.s3.reading import read_range, require
+from fsbackup.stores.s3.removing import remove_object
+from fsbackup.stores.s3.secret import Secret
+from fsbackup.stores.s3.writer import S3Writer
+
+DEFAULT_CONCURRENCY = 4
+
+
+class S3Store(ObjectStore):
+    """Objects in one bucket.
+
+    Parameters
+    ----------
+    name
+        The backend's name, as in results, logs and errors.
+    bucket
+        The bucket, which must exist.
+    endpoint_url
+        The service's URL; None for Amazon S3 itself.
+    region
+        The region to sign for.
+    access_key_id, secret_access_key
+        The credentials; never shown.
+    prefix
+        Leading segments of all stored names; callers do not see them.
+    profile
+        The properties of the provider.
+    timeout
+        Longest time in seconds without a byte moved.
+    max_concurrency
+        Parts of one object sent at once.
+    ca_bundle
+        A file of certificates to trust instead of the system's.
+    page_size
+        MaxKeys of a listing; the default, 1,000, is the services' limit.
+
+    Raises
+    ------
+    ConfigError
+        When `endpoint_url` is not a plain web address, or a number is not above zero.
+    ValueError
+        When `prefix` cannot be the beginning of a key.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        bucket: str,
+        endpoint_url: str | None = None,
+        region: str,
+        access_key_id: str,
+        secret_access_key: str,
+        prefix: str = "",
+        profile: Profile = GENERIC,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_concurrency: int = DEFAULT_CONCURRENCY,
+        ca_bundle: str | None = None,
+        page_size: int = PAGE_SIZE,
+    ) -> None:
+        check_positive(name, timeout=timeout, max_concurrency=max_concurrency, page_size=page_size)
+        super().__init__(name, timeout=timeout)
+        self.endpoint_url = check_endpoint(name, endpoint_url)
+        self.bucket = bucket
+        self.max_concurrency = max_concurrency
+        self._connection = S3Connection(
+            Settings(endpoint_url, region, Secret(access_key_id), Secret(secret_access_key), timeout, ca_bundle)
+        )
+        folder = f"{encode_key(check_prefix(prefix)).removesuffix('/')}/" if prefix else ""
+        self._bucket = Bucket(Calls(name, self._connection, timeout), bucket, folder, profile, page_size)
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]  # depends on the provider, not on the class
+        """What this provider can do; `conditional_create` turns False when the service refuses the condition."""
+        profile = self._bucket.profile
+        return Capabilities(
+            conditional_create=profile.condition == "atomic" and not self._bucket.refuses_condition,
+            wants_md5=True,
+            removes_versions=profile.removes_versions,
+            content_etags="all" if profile.multipart_etag_is_md5 else "single",
+            is_shared=True,
+        )
+
+    @property
+    def location(self) -> str:
+        """Where the objects are, as ``r2://bucket/prefix at https://...``."""
+        path = f"{self._bucket.profile.scheme}://{self.bucket}/{self._bucket.prefix}".removesuffix("/")
+        return f"{path} at {self.endpoint_url}" if self.endpoint_url else path
+
+    def address(self, name: str) -> str:
+        """Return where an object is; R2, B2 and plain S3 are the same service where their endpoint is the same."""
+        service = (self.endpoint_url or "https://s3.amazonaws.com").lower().rstrip("/")
+        return f"{service}/{self.bucket}/{self._bucket.prefix}{name}"
+
+    @property
+    def filesystem(self) -> Any:
+        """The ``s3fs.S3FileSystem``, ready for synchronous use."""
+        return self._connection.filesystem
+
+    async def stat(self, name: str) -> ObjectStat | None:
+        """Send one HEAD; for the first missing key also check that the bucket exists."""
+        response = await self._bucket.head(name)
+        return None if response is None else stat_of(name, response)
+
+    async def read(
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> bytes:
+        """Send one GET (for an empty range one HEAD)."""
+        if end is not None and start >= end:  # HTTP has no empty range, but the object must exist
+            return await require(self._bucket, name)
+        return b"".join(await read_range(self._bucket, name, start, end, on_progress or (lambda _: None)))
+
+    async def read_buffers(
+        self, name: str, start: int, end: int, *, on_progress: Callable[[int], None] | None = None
+    ) -> list[bytes]:
+        """Send one GET, and return the buffers as they arrived."""
+        if start >= end:
+            return [await require(self._bucket, name)]
+        return await read_range(self._bucket, name, start, end, on_progress or (lambda _: None))
+
+    def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
+        """Return a writer; it calls `on_progress` with 0 while bytes are sent again."""
+        return S3Writer(self._bucket, name, plan, on_progress, self.max_concurrency)
+
+    def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
+        """Send one ListObjectsV2 per page of 1,000."""
+        return list_objects(self._bucket, prefix, start_after)
+
+    async def remove(self, name: str) -> None:
+        """Send one DELETE, or one per version where the bucket keeps versions."""
+        await remove_object(self._bucket, name)
+
+    def orphans(self, older_than: float) -> AsyncIterator[Orphan]:
+        """Yield unfinished multipart uploads that fsbackup recorded; those of other programs have no record."""
+        return list_orphans(self._bucket, older_than)
+
+    async def delete_orphan(self, orphan: Orphan) -> None:
+        """Abort the upload and remove its record."""
+        await delete_orphan(self._bucket, orphan)
+
+    async def info(self) -> BackendInfo:
+        """Return the service's clock, and the bucket's versioning, lifecycle rules and unfinished uploads."""
+        return await service_info(self._bucket)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._connection.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.location!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an S3 store holds credentials and cannot be pickled; create it again from the configuration"
+        )

@@ -1,0 +1,183 @@
+"""The independent eye: what a backend really holds, and whether it can be proven, without the library.
+
+What a manifest looks like is written down here a second time, from its documentation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
+
+from tests.servers import s3
+
+MANIFESTS = ".fsbackup/manifests/"
+PENDING = ".fsbackup/pending/"
+
+
+def _is_busy(error: BaseException) -> bool:
+    codes = ("ServiceUnavailable", "TooManyRequests")
+    return isinstance(error, ClientError) and error.response["Error"]["Code"] in codes
+
+
+#: B2 has clients ask again at once now and then, and R2 takes one write per second and key.
+_AGAIN = Retrying(
+    retry=retry_if_exception(_is_busy), wait=wait_fixed(0.3), stop=stop_after_attempt(10), reraise=True
+)
+
+
+class Records(ABC):
+    """Reads our records among what is stored."""
+
+    @abstractmethod
+    def get(self, name: str) -> bytes | None:
+        """Return what is stored under a name."""
+
+    def manifest(self, key: str) -> dict[str, Any] | None:
+        """Return the record of a key as parsed JSON."""
+        return _json(self.get(f"{MANIFESTS}{key}"))
+
+    def announced(self, key: str) -> dict[str, Any] | None:
+        """Return the announced replacement of a key as parsed JSON."""
+        return _json(self.get(f"{PENDING}{key}"))
+
+    def provable(self, key: str) -> bytes | None:
+        """Return the content of `key` when one of its records proves it, None when it is absent or deleted.
+
+        This is what a person does after a crash with nothing but a copy tool and `sha256sum`.
+        """
+        record, data = self.manifest(key), self.get(key)
+        if record is not None and record["kind"] == "tombstone":
+            return None
+        if data is None:
+            return None
+        records = [each for each in (record, self.announced(key)) if each is not None]
+        assert not records or any(proves(each, data) for each in records), f"no record of {key!r} fits its data"
+        return data
+
+
+class RawReplica(Records):
+    """Looks at one backend's raw content."""
+
+    @abstractmethod
+    def put(self, name: str, data: bytes) -> None:
+        """Store something behind the library's back."""
+
+    @abstractmethod
+    def drop(self, name: str) -> None:
+        """Remove something behind the library's back."""
+
+    @abstractmethod
+    def names(self) -> set[str]:
+        """Return every name there is, our own records and temp files too."""
+
+    def everything(self) -> dict[str, bytes]:
+        """Return all that is stored, by name."""
+        found = {name: self.get(name) for name in self.names()}
+        return {name: data for name, data in found.items() if data is not None}
+
+    def unfinished(self) -> list[str]:
+        """Return the keys of unfinished multipart uploads."""
+        return []
+
+    def etag(self, name: str) -> str | None:  # noqa: ARG002 - a disk has none
+        """Return the ETag of what is stored, where there is such a thing."""
+        return None
+
+    def set_manifest(self, key: str, fields: dict[str, Any]) -> None:
+        """Store a record, with the checksum that fits it."""
+        self.put(manifest_name(key), json.dumps(sealed(fields)).encode())
+
+
+@dataclass(frozen=True)
+class RawDisk(RawReplica):
+    """Looks at a directory."""
+
+    base: Path
+
+    def get(self, name: str) -> bytes | None:
+        path = self.base / name
+        return path.read_bytes() if path.is_file() else None
+
+    def put(self, name: str, data: bytes) -> None:
+        path = self.base / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def drop(self, name: str) -> None:
+        (self.base / name).unlink()
+
+    def names(self) -> set[str]:
+        return {str(path.relative_to(self.base)) for path in self.base.rglob("*") if not path.is_dir()}
+
+
+@dataclass(frozen=True)
+class RawBucket(RawReplica):
+    """Looks at the part of a bucket below a prefix, with boto3."""
+
+    endpoint: s3.S3Endpoint
+    prefix: str
+
+    def get(self, name: str) -> bytes | None:
+        if s3.head(self.endpoint, self.prefix + name) is None:
+            return None
+        return s3.read_bytes(self.endpoint, self.prefix + name)
+
+    def put(self, name: str, data: bytes) -> None:
+        _AGAIN(s3.put_bytes, self.endpoint, self.prefix + name, data)
+
+    def drop(self, name: str) -> None:
+        _AGAIN(s3.delete_key, self.endpoint, self.prefix + name)
+
+    def names(self) -> set[str]:
+        return {key.removeprefix(self.prefix) for key in s3.list_keys(self.endpoint, self.prefix)}
+
+    def everything(self) -> dict[str, bytes]:
+        keys = s3.list_keys(self.endpoint, self.prefix)
+        return {key.removeprefix(self.prefix): s3.read_bytes(self.endpoint, key) for key in keys}
+
+    def unfinished(self) -> list[str]:
+        return [each.key for each in s3.list_uploads(self.endpoint) if each.key.startswith(self.prefix)]
+
+    def etag(self, name: str) -> str | None:
+        head = s3.head(self.endpoint, self.prefix + name)
+        return head.etag if head else None
+
+
+def manifest_name(key: str) -> str:
+    """Return where the record of a (plain) key is."""
+    return f"{MANIFESTS}{key}"
+
+
+def pending_name(key: str) -> str:
+    """Return where the announcement of a (plain) key is."""
+    return f"{PENDING}{key}"
+
+
+def proves(record: dict[str, Any], data: bytes) -> bool:
+    """Tell whether a record is undamaged and speaks of exactly these bytes, whole and block by block."""
+    whole = record["size"] == len(data) and record["sha256"] == hashlib.sha256(data).hexdigest()
+    return whole and record["blocks"] == blocks(data, record["block_size"]) and sealed(record) == record
+
+
+def blocks(data: bytes, size: int) -> list[str]:
+    """Return the SHA-256 of every block."""
+    return [hashlib.sha256(data[at : at + size]).hexdigest() for at in range(0, len(data), size)]
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with the checksum that it must have."""
+    fields = {name: value for name, value in record.items() if name != "checksum"}
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return {**fields, "checksum": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _json(data: bytes | None) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = None if data is None else json.loads(data)
+    return found

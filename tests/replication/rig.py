@@ -1,0 +1,130 @@
+"""A set of three replicas as the tests use it: a directory and two buckets, each with its independent eye."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fsbackup import BackblazeB2Storage, CloudflareR2Storage, LocalStorage, ReplicatedStorage, S3Storage
+from fsbackup.backends import SingleBackend
+from tests.integration.cli_helpers import wait_until
+from tests.replication.raw_replicas import RawBucket, RawDisk, RawReplica
+from tests.servers.endpoint import S3Endpoint
+from tests.servers.faults import FaultProxy, fault_proxy
+
+MIB = 1 << 20
+PART = 5 * MIB
+
+
+@lru_cache(maxsize=16)
+def content(size: int, seed: int = 0) -> bytes:
+    """Return bytes that no other seed gives."""
+    return random.Random(f"{seed}/{size}").randbytes(size)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where three replicas are, as something that can be sent to another process."""
+
+    base: Path
+    endpoints: dict[str, S3Endpoint]
+    prefix: str
+
+    def backend(self, name: str, **options: Any) -> SingleBackend:
+        """Return a new backend object for one of the places."""
+        if name == "local":
+            return LocalStorage(self.base, **options)
+        return connect(name, self.endpoints[name], self.prefix, **options)
+
+    def store(self, *, names: tuple[str, ...] = ("local", "r2", "b2"), **options: Any) -> ReplicatedStorage:
+        """Return a replication set over the places; ten seconds of silence are a stall."""
+        own = {"part_size": PART, "errors": "raise", **options}
+        timeout = own.pop("timeout", 10.0)
+        return ReplicatedStorage([self.backend(name, timeout=timeout) for name in names], **own)
+
+
+@dataclass(frozen=True)
+class ReplicaRig(Places):
+    """Three replicas: ``local``, ``r2`` and ``b2``.
+
+    Attributes
+    ----------
+    eyes
+        What each really holds, by backend name.
+    proxies
+        In front of ``r2`` and ``b2``, where there are any.
+    tmp
+        A directory for sources and targets, outside all replicas.
+    """
+
+    raw_replicas: dict[str, RawReplica]
+    proxies: dict[str, FaultProxy]
+    tmp: Path
+
+    @property
+    def places(self) -> Places:
+        """Only the places, to be sent to another process."""
+        return Places(self.base, self.endpoints, self.prefix)
+
+    def file(self, data: bytes, name: str = "source.bin") -> Path:
+        """Return a source file with this content."""
+        path = self.tmp / name
+        path.write_bytes(data)
+        return path
+
+    def settle(self) -> None:
+        """Take all faults away, and wait until what is still on its way to the servers has arrived."""
+        for proxy in self.proxies.values():
+            proxy.clear()
+            wait_idle(proxy)
+
+    def clean(self, *keys: str) -> None:
+        """Assert that nothing but these keys and their manifests is anywhere."""
+        for name, raw in self.raw_replicas.items():
+            wanted = {each for key in keys for each in (key, f".fsbackup/manifests/{key}")}
+            assert raw.names() == wanted, name
+            assert raw.unfinished() == [], name
+
+
+def connect(role: str, endpoint: S3Endpoint, prefix: str, **options: Any) -> SingleBackend:
+    """Return a backend of the role ``r2``, ``b2`` or ``s3`` (a service of which nothing is known) at a server."""
+    common: dict[str, Any] = {
+        "bucket": endpoint.bucket,
+        "access_key_id": endpoint.access_key_id,
+        "secret_access_key": endpoint.secret_access_key,
+        "endpoint_url": endpoint.endpoint_url,
+        "prefix": prefix,
+        "ca_bundle": str(endpoint.ca_bundle) if endpoint.ca_bundle else None,
+        **options,
+    }
+    if role == "r2":
+        return CloudflareR2Storage(**common)
+    if role == "s3":
+        return S3Storage(region=endpoint.region, **common)
+    return BackblazeB2Storage(region=endpoint.region, **common)
+
+
+@contextmanager
+def make_rig(r2: S3Endpoint, b2: S3Endpoint, tmp: Path, *, proxied: bool) -> Iterator[ReplicaRig]:
+    """Yield three empty replicas: a new directory, and a new prefix in the bucket of each server."""
+    prefix = f"t{secrets.token_hex(6)}"
+    tmp = tmp / "outside"
+    tmp.mkdir()
+    servers = {"r2": r2, "b2": b2}
+    raw_replicas: dict[str, RawReplica] = {"local": RawDisk(tmp.parent / "base")}
+    raw_replicas |= {name: RawBucket(server, f"{prefix}/") for name, server in servers.items()}
+    with ExitStack() as stack:
+        proxies = {name: stack.enter_context(fault_proxy(each)) for name, each in servers.items() if proxied}
+        endpoints = {name: proxies[name].endpoint for name in proxies} or servers
+        yield ReplicaRig(tmp.parent / "base", endpoints, prefix, raw_replicas, proxies, tmp)
+
+
+def wait_idle(proxy: FaultProxy) -> None:
+    """Wait until every request that the proxy was given has arrived or is lost."""
+    wait_until(lambda: all(each.ended for each in proxy.requests))
