@@ -462,12 +462,11 @@ class GenericStorage(SingleBackend):
     What the rename guarantees depends on the protocol:
 
     - ``sftp``: atomic where the server has ``posix-rename@openssh.com`` (OpenSSH and most others do); other
-    servers
-      refuse to replace an object, and the old one stays.
-    - ``ftp``: depends on RNFR/RNTO. Most servers on Unix replace atomically; a server that refuses keeps the old
-    object.
+      servers refuse to replace an object, and the old one stays.
+    - ``ftp``: depends on RNFR/RNTO. Most servers on Unix replace atomically; a server that refuses keeps the
+      old object.
     - ``memory``: a copy that appears in one step, then the temp file is removed. Objects are lost with the
-    process.
+      process.
     - Object stores (``gcs``, ``abfs``, ...): a copy on the server, which appears in one step.
 
     Over ``sftp`` files get the source's permission bits, 0600 without a source. fsspec trusts any host key unless

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-from fsbackup.aio import IdleTimeout
-from fsbackup.aio import IdleTimeoutError as IdleTimeoutError  # raised here, so importable from here
+from fsbackup.aio import IdleTimeout, IdleTimeoutError
 
 T = TypeVar("T")
 

@@ -27,7 +27,7 @@ from fsbackup.engine import records
 from fsbackup.engine.download import ObjectReader, locate
 from fsbackup.engine.fanout import FanOut, object_tags, replica_result
 from fsbackup.engine.records import ReplicaState
-from fsbackup.engine.replica_upload import ReplicaUpload, has_manifest
+from fsbackup.engine.replica_upload import ReplicaUpload
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import ReplicaResult
 from fsbackup.engine.source import Source
@@ -95,9 +95,7 @@ class _VersionCopy(FanOut):
         try:
             await self._send([_ReplicaCopy(each, self._plan(each), self._guard) for each in self._replicas])
         except FsbackupError as error:
-            for replica in self._replicas:
-                if replica.store.name not in self._results:
-                    self._finish(replica, error)
+            self._finish_remaining(error)
         finally:
             await self._parts.stop()
             await self._replica_source.stop()
@@ -242,5 +240,5 @@ async def remove_copy(store: ObjectStore, manifest: Manifest, stored: ObjectStat
     replica = await records.read_state(store, manifest.key)
     if replica.stat is not None and (replica.stat.size, replica.stat.etag) == (stored.size, stored.etag):
         await store.remove(encode_key(manifest.key))
-    if has_manifest(replica, manifest):
+    if replica.claims(manifest):
         await records.remove_record(store, manifest.key)

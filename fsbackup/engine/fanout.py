@@ -118,6 +118,12 @@ class FanOut(ABC):
             self._operation, name, self._key, failure, self._seconds, size=self._size, sent=sent, already=already
         )
 
+    def _finish_remaining(self, error: FsbackupError) -> None:
+        """Record a failure of the whole operation for every replica that has no result yet."""
+        for replica in self._replicas:
+            if replica.store.name not in self._results:
+                self._finish(replica, error)
+
     @property
     def _size(self) -> int | None:
         """Bytes of the object, None while unknown."""

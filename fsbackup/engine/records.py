@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fsbackup.aio import cancel_and_wait
 from fsbackup.errors import (
     BackendUnavailableError,
     FsbackupError,
@@ -132,10 +133,7 @@ async def survey_without_stragglers(stores: tuple[ObjectStore, ...], key: str, q
             break
         if timeout is None and any(task.result().manifest for task in done):
             timeout = max(STRAGGLER_TIMEOUT, 3 * (clock() - started))
-    for task in waiting:
-        task.cancel()
-    if waiting:
-        await asyncio.wait(waiting)
+    await cancel_and_wait(waiting)
     return [
         ReplicaState(store, error=straggler_error(store, key)) if task.cancelled() else task.result()
         for task, store in tasks.items()

@@ -148,7 +148,7 @@ class ReplicaUpload:
         replica = await self._call(records.read_state(self.store, self._key))
         if has_version(replica, manifest, stored):
             return
-        if not has_manifest(replica, manifest):
+        if not replica.claims(manifest):
             await self._call(self.writer.rollback())
         raise concurrent_write(replica, self._key)
 
@@ -190,16 +190,11 @@ async def write_manifest(replica: ReplicaState, manifest: Manifest, stored: Obje
     return create and replica.store.capabilities.conditional_create
 
 
-def has_manifest(replica: ReplicaState, manifest: Manifest) -> bool:
-    """Return whether the replica's own manifest names the content of `manifest`."""
-    return replica.manifest is not None and replica.manifest.sha256 == manifest.sha256
-
-
 def has_version(replica: ReplicaState, manifest: Manifest, stored: ObjectStat) -> bool:
     """Return whether the replica has our manifest and, by size and ETag, our data."""
     stat = replica.stat
     same_data = stat is not None and (stat.size, stat.etag) == (stored.size, stored.etag)
-    return same_data and has_manifest(replica, manifest)
+    return same_data and replica.claims(manifest)
 
 
 def concurrent_write(replica: ReplicaState, key: str) -> ConflictError:

@@ -114,9 +114,7 @@ class _Upload(FanOut):
             await self._expect()
             await self._transfer()
         except ConflictError as error:
-            for replica in self._replicas:
-                if replica.store.name not in self._results:
-                    self._finish(replica, error)
+            self._finish_remaining(error)
         finally:
             await self._parts.stop()
         return self._report()

@@ -15,7 +15,6 @@ from typing import Literal
 from fsbackup import __version__
 from fsbackup.engine import records
 from fsbackup.engine.hashing import Digest
-from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.source import Source
 from fsbackup.errors import ConflictError
 from fsbackup.record import Manifest, Origin, Record, Tombstone, version_order
@@ -124,12 +123,9 @@ class VersionGuard:
         if is_conflict(known, latest):
             return "replaced"
         holders = [each for each in replicas if each.store.name in self.holders - {own} and each.error is None]
-        if not holders or any(each.damaged or self._is_in(each) for each in holders):
+        if not holders or any(each.damaged or each.claims(self.manifest) for each in holders):
             return "newest"
         return "deleted"
-
-    def _is_in(self, replica: ReplicaState) -> bool:
-        return replica.manifest is not None and replica.manifest.sha256 == self.manifest.sha256
 
     async def require(self, store: ObjectStore) -> None:
         """Raise unless the version is still the newest, before it is written to `store`.

@@ -21,6 +21,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.exceptions import FSTimeoutError
 from fsspec.utils import tokenize
 
+from fsbackup.aio import cancel_and_wait
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.caches import BlockCache
 from fsbackup.filesystem.directories import EmptyDirectories
@@ -149,11 +150,7 @@ async def _cancel_remaining_tasks() -> AsyncIterator[None]:
     try:
         yield
     finally:
-        remaining = tasks - {asyncio.current_task()}
-        for task in remaining:
-            task.cancel()
-        if remaining:
-            await asyncio.wait(remaining)
+        await cancel_and_wait({task for task in tasks if task is not asyncio.current_task()})
 
 
 def _register_task() -> None:

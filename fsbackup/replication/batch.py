@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import BinaryIO
 
+from fsbackup.aio import cancel_and_wait
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
@@ -108,10 +109,7 @@ class Batch:
                     yield ready
             await asyncio.gather(*workers)
         finally:
-            for worker in workers:
-                worker.cancel()
-            if workers:
-                await asyncio.wait(workers)
+            await cancel_and_wait(workers)
 
     async def _upload(self, item: BatchItem) -> ItemResult:
         try:

@@ -27,8 +27,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fsbackup.engine import versions
-from fsbackup.engine.records import CopyState as CopyState
-from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.engine.results import BaseReport, Status
 from fsbackup.errors import FsbackupError
 from fsbackup.record import Manifest, Record, Tombstone

@@ -23,8 +23,7 @@ from fsbackup.replication.batches import Executor
 from fsbackup.replication.classify import IsExpired, ObjectStatus
 from fsbackup.replication.ls import SetListing
 from fsbackup.replication.progress import CallbackProgress, on_progress
-from fsbackup.replication.prune import PruneOptions as PruneOptions
-from fsbackup.replication.prune import PruneReport, PruneStep, find_expired, prune
+from fsbackup.replication.prune import PruneOptions, PruneReport, PruneStep, find_expired, prune
 from fsbackup.replication.repair import RepairOptions, RepairReport, Step, repair, repair_with
 from fsbackup.replication.sample import parse_sample
 from fsbackup.replication.stat import stat

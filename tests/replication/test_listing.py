@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from fsbackup import LocalStorage, ReplicatedStorage, S3Storage
+from fsbackup.engine.records import CopyState
 from fsbackup.errors import NoHealthyReplicaError
 from fsbackup.loop import run
-from fsbackup.replication.classify import CopyState, IsExpired
+from fsbackup.replication.classify import IsExpired
 from fsbackup.replication.ls import SetListing
 from fsbackup.retention import Retention
 from tests.replication.memory import MemoryStore, backend

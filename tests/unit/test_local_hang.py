@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from fsbackup.aio import IdleTimeoutError
 from fsbackup.errors import BackendUnavailableError
 from fsbackup.loop import run
 from fsbackup.stores.local.atomic_file import AtomicFile
 from fsbackup.stores.local.store import LocalStore
 from fsbackup.stores.local.writer import LocalWriter
 from fsbackup.testing.driving import random_bytes, write
-from fsbackup.threads import CallCancelledError, IdleTimeoutError, Workers, heartbeat
+from fsbackup.threads import CallCancelledError, Workers, heartbeat
 
 
 class Hang:

@@ -160,7 +160,7 @@ class RoundExecutor:
     def _guard(self, manifest: Manifest) -> VersionGuard:
         """Return the guard of a version: the replicas that answered, and those that have its manifest."""
         answered = [replica for replica in self._status.replicas.values() if replica.error is None]
-        holders = [r.store.name for r in answered if r.manifest and r.manifest.sha256 == manifest.sha256]
+        holders = [r.store.name for r in answered if r.claims(manifest)]
         return VersionGuard([replica.store for replica in answered], manifest, frozenset(holders))
 
     def _replica(self, action: Action) -> ReplicaState:

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fsbackup.engine.hashing import Digest, ObjectHasher
-from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.engine.replicas import MemoryBudget
 from fsbackup.errors import FsbackupError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
-from fsbackup.replication.classify import CopyState, ObjectStatus
+from fsbackup.replication.classify import ObjectStatus
 from fsbackup.replication.inspector import try_find_intent
 from fsbackup.sizing import DEFAULT_PART_SIZE
 

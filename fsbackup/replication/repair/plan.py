@@ -5,10 +5,10 @@ A plan covers one round. What the round brings to light is planned after the nex
 
 from __future__ import annotations
 
-from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.errors import FsbackupError
 from fsbackup.record import Manifest, Tombstone, version_order
-from fsbackup.replication.classify import CopyState, ObjectStatus
+from fsbackup.replication.classify import ObjectStatus
 from fsbackup.replication.repair.inspection import Inspection, WriteIntent
 from fsbackup.replication.repair.report import Action, Kind, Unresolved
 

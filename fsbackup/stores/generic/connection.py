@@ -14,10 +14,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from fsbackup.aio import IdleTimeoutError
 from fsbackup.errors import BackendUnavailableError
 from fsbackup.stores.generic.address import Address
 from fsbackup.stores.generic.errors import is_definite, translate
-from fsbackup.threads import IdleTimeoutError, Job, Workers
+from fsbackup.threads import Job, Workers
 
 T = TypeVar("T")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
+from fsbackup.aio import IdleTimeoutError
 from fsbackup.errors import (
     AccessDeniedError,
     BackendError,
@@ -15,7 +16,7 @@ from fsbackup.errors import (
     OutOfSpaceError,
     TransientError,
 )
-from fsbackup.threads import CallCancelledError, IdleTimeoutError
+from fsbackup.threads import CallCancelledError
 
 #: Class names of the libraries' errors, by name because the libraries may not be installed.
 _ACCESS_DENIED = frozenset(

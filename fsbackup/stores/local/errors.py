@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from fsbackup.aio import IdleTimeoutError
 from fsbackup.errors import (
     BackendError,
     BackendUnavailableError,
@@ -13,7 +14,7 @@ from fsbackup.errors import (
     TransientError,
     from_os_error,
 )
-from fsbackup.threads import CallCancelledError, IdleTimeoutError
+from fsbackup.threads import CallCancelledError
 
 #: The disk, or the server behind the mount, does not work.
 _UNAVAILABLE = frozenset(

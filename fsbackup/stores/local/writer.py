@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from fsbackup.aio import shield
+from fsbackup.aio import IdleTimeoutError, shield
 from fsbackup.errors import FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
@@ -19,7 +19,7 @@ from fsbackup.stores.local.atomic_file import AtomicFile
 from fsbackup.stores.local.directory import SafeDirectory, lstat_object, object_stat
 from fsbackup.stores.local.errors import translate_errors
 from fsbackup.stores.names import split_name
-from fsbackup.threads import IdleTimeoutError, Job, Workers
+from fsbackup.threads import Job, Workers
 
 T = TypeVar("T")
 
