@@ -27,7 +27,7 @@ from fsbackup.stores.generic.writer import Confirm
 from fsbackup.stores.local.store import LocalStore
 from fsbackup.stores.s3.arguments import Argument, resolve
 from fsbackup.stores.s3.profile import AMAZON, B2, GENERIC, R2
-from fsbackup.stores.s3.store import DEFAULT_CONCURRENCY, S3Store
+from fsbackup.stores.s3.store import DEFAULT_CONCURRENCY, Records, S3Store
 
 T = TypeVar("T")
 
@@ -272,6 +272,9 @@ class S3Backend(SingleBackend):
         Parts of one object sent at once; default 4.
     ca_bundle
         A file of certificates to trust instead of the system's.
+    records
+        Where the records of objects are: ``"inside"`` (default) the objects' user metadata, or ``"beside"`` them,
+        for a service that does not keep user metadata, and for a bucket that was filled that way.
 
     Raises
     ------
@@ -305,7 +308,7 @@ class S3Storage(S3Backend):
         The credentials.
     endpoint_url
         The URL of the service; default None, Amazon S3 itself.
-    prefix, name, errors, timeout, max_concurrency, ca_bundle
+    prefix, name, errors, timeout, max_concurrency, ca_bundle, records
         See `S3Backend`.
     """
 
@@ -322,6 +325,7 @@ class S3Storage(S3Backend):
         timeout: float = DEFAULT_TIMEOUT,
         max_concurrency: int = DEFAULT_CONCURRENCY,
         ca_bundle: str | None = None,
+        records: Records = "inside",
     ) -> None:
         arguments = resolve(
             name,
@@ -339,6 +343,7 @@ class S3Storage(S3Backend):
             timeout=timeout,
             max_concurrency=max_concurrency,
             ca_bundle=ca_bundle,
+            records=records,
         )
         super().__init__(store, errors=errors)
 
@@ -358,7 +363,7 @@ class CloudflareR2Storage(S3Backend):
         An R2 API token for it (``R2_ACCESS_KEY_ID``, ``R2_SECRET_ACCESS_KEY``); Object Read & Write suffices.
     endpoint_url
         Default ``https://<account_id>.r2.cloudflarestorage.com``; buckets in a jurisdiction have another endpoint.
-    prefix, name, errors, timeout, max_concurrency, ca_bundle
+    prefix, name, errors, timeout, max_concurrency, ca_bundle, records
         See `S3Backend`.
     """
 
@@ -376,6 +381,7 @@ class CloudflareR2Storage(S3Backend):
         timeout: float = DEFAULT_TIMEOUT,
         max_concurrency: int = DEFAULT_CONCURRENCY,
         ca_bundle: str | None = None,
+        records: Records = "inside",
     ) -> None:
         account = {} if endpoint_url else {"account_id": Argument(account_id, "R2_ACCOUNT_ID")}
         arguments = resolve(
@@ -396,6 +402,7 @@ class CloudflareR2Storage(S3Backend):
             timeout=timeout,
             max_concurrency=max_concurrency,
             ca_bundle=ca_bundle,
+            records=records,
         )
         super().__init__(store, errors=errors)
 
@@ -416,7 +423,7 @@ class BackblazeB2Storage(S3Backend):
         listFiles, readFiles, writeFiles and deleteFiles.
     endpoint_url
         Default ``https://s3.<region>.backblazeb2.com``.
-    prefix, name, errors, timeout, max_concurrency, ca_bundle
+    prefix, name, errors, timeout, max_concurrency, ca_bundle, records
         See `S3Backend`.
     """
 
@@ -434,6 +441,7 @@ class BackblazeB2Storage(S3Backend):
         timeout: float = DEFAULT_TIMEOUT,
         max_concurrency: int = DEFAULT_CONCURRENCY,
         ca_bundle: str | None = None,
+        records: Records = "inside",
     ) -> None:
         arguments = resolve(
             name,
@@ -451,6 +459,7 @@ class BackblazeB2Storage(S3Backend):
             timeout=timeout,
             max_concurrency=max_concurrency,
             ca_bundle=ca_bundle,
+            records=records,
         )
         super().__init__(store, errors=errors)
 

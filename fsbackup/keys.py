@@ -23,6 +23,7 @@ RESERVED = ".fsbackup"
 META_PREFIX = f"{RESERVED}/"
 MANIFESTS = f"{META_PREFIX}manifests/"
 INTENTS = f"{META_PREFIX}pending/"
+RECORDS = f"{META_PREFIX}records/"
 #: The suffix of the temp file of an unfinished local or generic write; listings skip it, repair deletes it.
 TEMP_SUFFIX = f"{RESERVED}-tmp"
 
@@ -131,6 +132,18 @@ def manifest_name(key: str) -> str:
 def intent_name(key: str) -> str:
     """Return the name of the write intent of `key`: the new manifest, stored before the data is replaced."""
     return f"{INTENTS}{encode_key(key)}"
+
+
+def record_name(key: str, write_id: str) -> str:
+    """Return the name of the manifest of one write of `key`, where the data object has only its `write_id`."""
+    return f"{RECORDS}{encode_key(key)}/{write_id}"
+
+
+def recorded_write(name: str) -> tuple[str, str] | None:
+    """Return the key and write id of the manifest named by `record_name`, None for another name."""
+    path, _, write_id = name.removeprefix(RECORDS).rpartition("/")
+    key = decode_name(path) if name.startswith(RECORDS) else None
+    return None if key is None else (key, write_id)
 
 
 def manifest_key(name: str) -> str | None:

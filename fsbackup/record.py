@@ -1,29 +1,57 @@
 """Records as JSON: the manifest of an object's version, and the tombstone of a deleted object. No I/O.
 
-A record has a checksum over itself, so that a damaged one is recognised.
+`FORMAT.md` is the contract. A record has a checksum over itself, and every field is checked when it is read: what
+is not valid is damaged, and never becomes a `Manifest`. Fields that this version does not know are kept and
+written again with the others.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from fsbackup.errors import IntegrityError
 
 FORMAT = 1
 
+#: Largest time and generation, in nanoseconds and milliseconds: far more than any clock shows.
+_MAX_INTEGER = 1 << 63
+#: Largest object, in bytes: far more than any store holds.
+_MAX_SIZE = 1 << 60
+_HEX = re.compile(r"[0-9a-f]{64}")
+_WRITE_ID = re.compile(r"[0-9a-f]{32}")
+
+T = TypeVar("T", bound="Origin | Manifest | Tombstone")
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The source of an object: host, and the file's mtime (epoch seconds) and mode bits (None for a stream)."""
+    """The source of an object.
+
+    Parameters
+    ----------
+    host
+        The machine that stored it.
+    mtime_ns, mode
+        The file's modification time (nanoseconds since the epoch) and permission bits; None for a stream.
+    directories
+        The permission bits of the directories between a job's source and the file, outermost first.
+    unknown
+        Fields that a later version added.
+    """
 
     host: str
-    mtime: float | None = None
+    mtime_ns: int | None = None
     mode: int | None = None
+    directories: Sequence[int] | None = None
+    unknown: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +69,8 @@ class Manifest:
     block_size, blocks
         Bytes per block (the last may be shorter) and each block's SHA-256, lower-case hex.
     generation
-        Counts the versions of this key from 1; a replacement has a higher one, whatever the clocks say.
+        Orders the versions of this key: the writer's clock in milliseconds since the epoch, or one more than the
+        highest generation that the writer knew, whichever is higher.
     replaces
         SHA-256 of the version before, None for the first.
     created_at
@@ -52,8 +81,19 @@ class Manifest:
         Bytes per multipart part, the same on every replica.
     fsbackup_version
         The version of fsbackup that wrote it.
+    write_id
+        32 random hex digits, the same on every replica: it tells two writes of the same bytes apart.
     etag, version_id
-        Those of the data object on this manifest's own replica; None where the service has none.
+        Those of the data object on this manifest's own replica, where the manifest lies beside the data; None
+        where the service has none, and where the manifest lies inside the data object.
+    series
+        What the object is a version of, None where nothing names its series.
+    stages
+        What was done to the source's bytes (compression, encryption), in order; None for nothing.
+    seal
+        Reserved for a signature over the record.
+    unknown
+        Fields that a later version added.
     """
 
     key: str
@@ -67,16 +107,18 @@ class Manifest:
     source: Origin
     part_size: int
     fsbackup_version: str
+    write_id: str
     etag: str | None = None
     version_id: str | None = None
+    series: str | None = None
+    stages: Sequence[Mapping[str, Any]] | None = None
+    seal: str | None = None
+    unknown: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def created_timestamp(self) -> float | None:
-        """`created_at` in epoch seconds; None when it is not a date, which only other software writes."""
-        try:
-            return datetime.fromisoformat(self.created_at).timestamp()
-        except (TypeError, ValueError, OverflowError):
-            return None
+    def created_timestamp(self) -> float:
+        """`created_at` in epoch seconds."""
+        return datetime.fromisoformat(self.created_at).timestamp()
 
     def for_replica(self, etag: str | None, version_id: str | None) -> Manifest:
         """Return this manifest as the replica with this ETag and version ID stores it."""
@@ -90,6 +132,7 @@ class Tombstone:
     key: str
     generation: int
     deleted_at: str
+    unknown: Mapping[str, Any] = field(default_factory=dict)
 
 
 Record = Manifest | Tombstone
@@ -101,15 +144,23 @@ def version_order(record: Record) -> tuple[int, bool]:
 
 
 def dump(record: Record) -> bytes:
-    """Return `record` as the JSON bytes that a backend stores."""
+    """Return `record` as the compact ASCII JSON that a backend stores.
+
+    Without spaces and question marks, so that it can be the value of an HTTP header as it is: signing collapses
+    spaces, and R2 decodes ``=?``.
+    """
     fields = {"format": FORMAT, "kind": type(record).__name__.lower(), **_plain(record)}
-    return json.dumps({**fields, "checksum": _checksum(fields)}, ensure_ascii=True).encode()
+    text = _canonical({**fields, "checksum": _checksum(fields)})
+    return text.replace(" ", r"\u0020").replace("?", r"\u003f").encode()
 
 
 def _plain(record: Record | Origin) -> dict[str, Any]:
-    """Return the fields by name; `dataclasses.asdict` would copy every block's hash one by one."""
-    fields = {each: getattr(record, each) for each in type(record).__slots__}
-    return {**fields, "source": _plain(fields["source"])} if "source" in fields else fields
+    """Return the fields that have a value, by name, as JSON types."""
+    fields = {each: getattr(record, each) for each in type(record).__slots__ if each != "unknown"}
+    if isinstance(record, Manifest):
+        digests = bytes.fromhex("".join(record.blocks))
+        fields |= {"source": _plain(record.source), "blocks": base64.b64encode(digests).decode()}
+    return {**record.unknown, **{name: value for name, value in fields.items() if value is not None}}
 
 
 def load(data: bytes) -> Record:
@@ -134,14 +185,98 @@ def load(data: bytes) -> Record:
 
 def _build(kind: str, fields: dict[str, Any]) -> Record:
     if kind == "tombstone":
-        return Tombstone(**fields)
-    source, blocks = Origin(**fields.pop("source")), tuple(fields.pop("blocks"))
-    manifest = Manifest(source=source, blocks=blocks, **fields)
-    if len(blocks) != -(-manifest.size // manifest.block_size):
+        return _checked(Tombstone, fields, _TOMBSTONE_RULES)
+    fields["source"] = _checked(Origin, fields["source"], _ORIGIN_RULES)
+    fields["blocks"] = _hashes(fields["blocks"])
+    manifest = _checked(Manifest, fields, _MANIFEST_RULES)
+    if len(manifest.blocks) != -(-manifest.size // manifest.block_size):
         raise IntegrityError("the manifest is damaged: its block hashes do not fit its size")
     return manifest
 
 
+def _checked(kind: type[T], fields: dict[str, Any], rules: Mapping[str, Callable[[Any], bool]]) -> T:
+    """Return a record of `kind` whose fields all have a valid value."""
+    known = {name: fields[name] for name in rules if fields.get(name) is not None}
+    wrong = [name for name, value in known.items() if not rules[name](value)]
+    if wrong:
+        raise IntegrityError(f"the manifest is damaged: {', '.join(wrong)} cannot be what it says")
+    unknown = {name: value for name, value in fields.items() if name not in rules}
+    optional = {"replaces": None} if kind is Manifest else {}
+    return kind(**{**optional, **known}, unknown=unknown)
+
+
+def _hashes(text: str) -> tuple[str, ...]:
+    try:
+        digests = base64.b64decode(text, validate=True).hex()
+    except binascii.Error:
+        raise IntegrityError("the manifest is damaged: its block hashes cannot be read") from None
+    if len(digests) % 64:
+        raise IntegrityError("the manifest is damaged: a block hash is cut off")
+    return tuple(digests[at : at + 64] for at in range(0, len(digests), 64))
+
+
+def _is_integer(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and _HEX.fullmatch(value) is not None
+
+
+def _is_write_id(value: Any) -> bool:
+    return isinstance(value, str) and _WRITE_ID.fullmatch(value) is not None
+
+
+def _is_time(value: Any) -> bool:
+    """Tell whether a text is a date with its zone, which every clock that wrote a record has."""
+    return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+
+
+def _is_list_of(rule: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(rule(each) for each in value)
+
+
+_IS_MODE = _is_integer(0, 0o7777)
+
+_ORIGIN_RULES: Mapping[str, Callable[[Any], bool]] = {
+    "host": _is_text,
+    "mtime_ns": _is_integer(-_MAX_INTEGER, _MAX_INTEGER),
+    "mode": _IS_MODE,
+    "directories": _is_list_of(_IS_MODE),
+}
+_MANIFEST_RULES: Mapping[str, Callable[[Any], bool]] = {
+    "key": _is_text,
+    "size": _is_integer(0, _MAX_SIZE),
+    "sha256": _is_hash,
+    "block_size": _is_integer(1, _MAX_SIZE),
+    "blocks": lambda value: isinstance(value, tuple),
+    "generation": _is_integer(0, _MAX_INTEGER),
+    "replaces": _is_hash,
+    "created_at": _is_time,
+    "source": lambda value: isinstance(value, Origin),
+    "part_size": _is_integer(1, _MAX_SIZE),
+    "fsbackup_version": _is_text,
+    "write_id": _is_write_id,
+    "etag": _is_text,
+    "version_id": _is_text,
+    "series": _is_text,
+    "stages": _is_list_of(lambda value: isinstance(value, dict)),
+    "seal": _is_text,
+}
+_TOMBSTONE_RULES: Mapping[str, Callable[[Any], bool]] = {
+    "key": _is_text,
+    "generation": _is_integer(0, _MAX_INTEGER),
+    "deleted_at": _is_time,
+}
+
+
+def _canonical(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
 def _checksum(fields: Mapping[str, Any]) -> str:
-    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_canonical(fields).encode()).hexdigest()

@@ -47,8 +47,8 @@ def _fields(info: ObjectStatus) -> dict[str, str]:
     manifest = info.manifest
     if manifest is None:
         return {**fields, "sha256": "unknown: no replica has a manifest"}
-    mtime = manifest.source.mtime
-    modified = "" if mtime is None else f", last modified {_local_time(mtime)}"
+    mtime_ns = manifest.source.mtime_ns
+    modified = "" if mtime_ns is None else f", last modified {_local_time(mtime_ns / 1e9)}"
     return {
         **fields,
         "sha256": manifest.sha256,

@@ -134,6 +134,12 @@ class _Bucket(_Backend):
         "file's own directory.",
         examples=["/etc/ssl/our-ca.pem"],
     )
+    records: Literal["inside", "beside"] = Field(
+        default="inside",
+        description="Where the record that proves an object is: in the object's own metadata, or beside it as an "
+        "object of its own, for a service that does not keep user metadata and a bucket that was filled that way.",
+        examples=["beside"],
+    )
     part_size: S3PartSize | None = Field(
         default=None,
         description="Bytes of one part of an upload, 5MiB to 5GiB. Left out, it grows with the file, from 8MiB.",

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 
 from fsbackup.engine import records
 from fsbackup.engine.download import ObjectReader, locate
-from fsbackup.engine.fanout import FanOut, object_tags, replica_result
+from fsbackup.engine.fanout import FanOut, object_metadata, replica_result
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replica_upload import ReplicaUpload
 from fsbackup.engine.replicas import ReplicaSet
@@ -94,6 +94,8 @@ class _VersionCopy(FanOut):
     async def run(self) -> CopyResult:
         try:
             await self._send([_ReplicaCopy(each, self._plan(each), self._guard) for each in self._replicas])
+            copied = [each for each in self._replicas if self._results[each.store.name].ok]
+            await asyncio.gather(*(records.clear_replaced(each, self._version) for each in copied))
         except FsbackupError as error:
             self._finish_remaining(error)
         finally:
@@ -108,7 +110,7 @@ class _VersionCopy(FanOut):
         return WritePlan(
             size=self._version.size,
             part_size=self._version.part_size,
-            metadata=object_tags(source.mtime_ns, self._version.sha256),
+            metadata=object_metadata(replica.store, source.mtime_ns, self._version.sha256, self._version.write_id),
             mtime_ns=source.mtime_ns,
             mode=source.mode,
             create_only=replica.stat is None,
@@ -132,11 +134,10 @@ class ReplicaSource(Source):
     interruptible = True
 
     def __init__(self, reader: ObjectReader, manifest: Manifest) -> None:
-        mtime = manifest.source.mtime
         super().__init__(
             f"the replicas of {manifest.key}",
             size=manifest.size,
-            mtime_ns=None if mtime is None else round(mtime * 1e9),
+            mtime_ns=manifest.source.mtime_ns,
             mode=manifest.source.mode,
         )
         self._reader = reader
@@ -189,7 +190,7 @@ class _ReplicaCopy(ReplicaUpload):
 
     @property
     def needs_intent(self) -> bool:
-        return self.replica.stat is not None
+        return self.replica.stat is not None and not records.has_records_inside(self.store)
 
     async def _write_intent(self, manifest: Manifest) -> None:
         intent = await self._call(records.read_intent(self.store, manifest.key))
@@ -209,9 +210,9 @@ class _ReplicaCopy(ReplicaUpload):
             await self._call(self._remove_copy(manifest, stored))
         raise superseded(self.store, manifest.key, currency)
 
-    async def _write_manifest(self, manifest: Manifest, stored: ObjectStat) -> None:
+    async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
         try:
-            await super()._write_manifest(manifest, stored)
+            await super()._compare(manifest, stored)
         except ConflictError:
             # The conflict may be a tombstone: `_check` then removes the data that we have just written.
             await self._check(manifest, stored)
@@ -241,4 +242,4 @@ async def remove_copy(store: ObjectStore, manifest: Manifest, stored: ObjectStat
     if replica.stat is not None and (replica.stat.size, replica.stat.etag) == (stored.size, stored.etag):
         await store.remove(encode_key(manifest.key))
     if replica.claims(manifest):
-        await records.remove_record(store, manifest.key)
+        await records.remove_manifest(replica, manifest.key)

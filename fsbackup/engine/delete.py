@@ -89,6 +89,8 @@ async def _delete_replica(replica: ReplicaState, key: str, tombstone: Tombstone 
             # Also where the survey found no data: a repair may have written it since. After the tombstone it does
             # not.
             await replica.store.remove(encode_key(key))
+            if replica.record_object is not None:
+                await replica.store.remove(replica.record_object)
     except FsbackupError as error:
         return error
     return None
@@ -153,7 +155,7 @@ def _superseded(store: ObjectStore, key: str) -> ConflictError:
 async def _remove_own_tombstone(replica: ReplicaState, key: str) -> None:
     """Remove the tombstone, and an intent of the version before; a failure is only logged."""
     try:
-        if replica.manifest is not None:
+        if replica.manifest is not None and not records.has_records_inside(replica.store):
             await replica.store.remove(intent_name(key))
         await records.remove_record(replica.store, key)
     except FsbackupError as error:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from fsbackup import __version__, events
 from fsbackup.aio import run_all
+from fsbackup.engine import records
 from fsbackup.engine.parts import Consumer, PartBuffer, max_in_flight, slot_count, tune_malloc
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replica_upload import ReplicaUpload
@@ -21,6 +22,7 @@ from fsbackup.engine.source import Source
 from fsbackup.errors import FsbackupError, SourceError, as_backend_error
 from fsbackup.record import Manifest
 from fsbackup.sizing import part_count
+from fsbackup.stores.base import ObjectStore
 
 
 class FanOut(ABC):
@@ -146,9 +148,17 @@ def replica_result(
     return ReplicaResult(store, error is None, seconds, sent, already, error)
 
 
-def object_tags(mtime_ns: int | None, sha256: str | None) -> dict[str, str]:
-    """Return the metadata of a data object: the fsbackup version, mtime, and the SHA-256 where it is known."""
-    tags = {"fsbackup-version": __version__}
+def object_metadata(store: ObjectStore, mtime_ns: int | None, sha256: str | None, write_id: str) -> dict[str, str]:
+    """Return the user metadata of a data object that are known before its manifest is.
+
+    The fsbackup version, the mtime, the SHA-256 where it is known, and where manifests lie inside the data objects
+    the write id, under which the manifest of an object of several parts lies.
+    """
+    metadata = {"fsbackup-version": __version__}
     if mtime_ns is not None:
-        tags["mtime"] = f"{mtime_ns / 1e9:.9f}"
-    return {**tags, "sha256": sha256} if sha256 else tags
+        metadata["mtime"] = f"{mtime_ns / 1e9:.9f}"
+    if sha256:
+        metadata["sha256"] = sha256
+    if records.has_records_inside(store):
+        metadata[records.RECORD_FIELD] = write_id
+    return metadata

@@ -59,6 +59,8 @@ async def _read_state(store: ObjectStore, key: str) -> ReplicaState:
     stat = await store.stat(encode_key(key))
     if stat is None:
         return ReplicaState(store)
+    if records.has_records_inside(store):
+        return await records.read_inside_record(store, key, stat)
     record, damaged = await records.read_record(store, manifest_name(key))
     return ReplicaState(store, record, damaged, stat)
 

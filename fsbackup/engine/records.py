@@ -1,9 +1,18 @@
 """The records of one key in one store: manifest, tombstone and write intent, and what the store has of the key.
 
-Three names belong to a key: the data (`encode_key`), its manifest or tombstone (`manifest_name`), and the intent
-of a write that has begun (`intent_name`). `query` reads the first two into a `ReplicaState`, without raising;
-`survey` does so on all stores at once. Uploads write them in the order that `replica_upload` gives, deletes in
-that of `delete`.
+Where the manifest of an object is depends on the store:
+
+*inside* (`has_records_inside`)
+    In the metadata of the data object (`encode_key`), field `RECORD_FIELD`: the manifest itself, or where that is
+    too long, and for objects of several parts, the write id under which it lies as an object of its own
+    (`record_name`). Data and manifest are stored by one request and cannot disagree, whoever writes at the same
+    time.
+*beside*
+    Under `manifest_name`. A replacement announces itself first, by an intent under `intent_name`.
+
+A tombstone lies under `manifest_name` on every store. `query` reads records and data into a `ReplicaState`,
+without raising; `survey` does so on all stores at once. Uploads write in the order that `replica_upload` gives,
+deletes in that of `delete`.
 """
 
 from __future__ import annotations
@@ -11,18 +20,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from fsbackup.aio import cancel_and_wait
 from fsbackup.errors import (
+    BackendError,
     BackendUnavailableError,
     FsbackupError,
     IntegrityError,
     ObjectNotFoundError,
 )
-from fsbackup.keys import encode_key, intent_name, manifest_name
-from fsbackup.record import Manifest, Record, dump, load
+from fsbackup.keys import encode_key, intent_name, manifest_name, record_name
+from fsbackup.record import Manifest, Record, Tombstone, dump, load, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore, timeout_error
 
 log = logging.getLogger("fsbackup.storage")
@@ -31,6 +41,12 @@ log = logging.getLogger("fsbackup.storage")
 #: times as long as that one took if that is more.
 STRAGGLER_TIMEOUT = 2.0
 
+#: The field of user metadata with an object's manifest, or its write id.
+RECORD_FIELD = "fsbackup"
+#: Bytes of user metadata that are left for other fields (see `fanout.object_metadata`).
+_OTHER_METADATA = 256
+#: How often an object is asked for again whose manifest was removed, by a replacement, before it could be read.
+_READS = 3
 
 #: What one replica has of an object, next to what the others have; decided by `fsbackup.replication.classify`.
 CopyState = Literal[
@@ -64,6 +80,10 @@ class ReplicaState:
         Its record is unreadable, fails its checksum or belongs to another key.
     stat
         Its data object; None when the store answers that there is none.
+    record_object
+        The name of the object that has its manifest, where the data object has only the write id.
+    tombstone
+        Its tombstone, also when the record is a manifest of a newer version; only where manifests lie inside.
     error
         Why the store did not answer; the other fields are unknown then.
     from_listing
@@ -78,6 +98,8 @@ class ReplicaState:
     record: Record | None = None
     damaged: bool = False
     stat: ObjectStat | None = None
+    record_object: str | None = None
+    tombstone: Tombstone | None = None
     error: FsbackupError | None = None
     from_listing: bool = False
     state: CopyState = field(default="unknown", compare=False)
@@ -171,12 +193,115 @@ async def state_or_error(
 
 async def read_state(store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
     """Read the record and, with `with_data`, stat the data object, concurrently; raises what the store raises."""
+    if has_records_inside(store):
+        return await _read_inside(store, key)
     if not with_data:
         return ReplicaState(store, *await read_record(store, manifest_name(key)))
     (record, damaged), stat = await asyncio.gather(
         read_record(store, manifest_name(key)), store.stat(encode_key(key))
     )
     return ReplicaState(store, record, damaged, stat)
+
+
+async def _read_inside(store: ObjectStore, key: str) -> ReplicaState:
+    """Return the state of a key whose manifest is in its data object; a delete's tombstone lies beside it.
+
+    Of manifest and tombstone the one of the newer version counts.
+    """
+    (beside, damaged), stat = await asyncio.gather(
+        read_record(store, manifest_name(key)), store.stat(encode_key(key))
+    )
+    if stat is None:
+        tombstone = beside if isinstance(beside, Tombstone) else None
+        return ReplicaState(store, tombstone, damaged, tombstone=tombstone)
+    replica = await read_inside_record(store, key, stat)
+    if isinstance(beside, Tombstone):
+        latest = max((each for each in (replica.record, beside) if each), key=version_order)
+        return replace(replica, record=latest, tombstone=beside)
+    if isinstance(beside, Manifest) and replica.record is None and not replica.damaged:
+        raise _beside_error(store, key)
+    return replica
+
+
+async def read_inside_record(store: ObjectStore, key: str, stat: ObjectStat) -> ReplicaState:
+    """Return the state of a data object whose metadata has its manifest, or the id of its manifest.
+
+    A manifest behind an id that is not there any more: the object was replaced since `stat`, so it is asked again.
+    """
+    for _ in range(_READS):
+        text = stat.metadata.get(RECORD_FIELD)
+        if text is None:
+            return ReplicaState(store, stat=stat)
+        if text.startswith("{"):
+            return _checked_inside(store, key, stat, text.encode())
+        name = record_name(key, text)
+        try:
+            data = await store.read(name)
+        except ObjectNotFoundError:
+            now = await store.stat(encode_key(key))
+            if now is None:
+                return ReplicaState(store)
+            if now.metadata.get(RECORD_FIELD) == text:
+                break
+            stat = now
+        else:
+            return replace(_checked_inside(store, key, stat, data), record_object=name)
+    return ReplicaState(store, damaged=True, stat=stat)
+
+
+def _checked_inside(store: ObjectStore, key: str, stat: ObjectStat, data: bytes) -> ReplicaState:
+    """Return the state with the manifest in `data`; not one of another key or size, as after a copy."""
+    try:
+        manifest = load(data)
+    except IntegrityError:
+        manifest = None
+    if not isinstance(manifest, Manifest) or (manifest.key, manifest.size) != (key, stat.size):
+        return ReplicaState(store, damaged=True, stat=stat)
+    return ReplicaState(store, manifest, stat=stat)
+
+
+def _beside_error(store: ObjectStore, key: str) -> BackendError:
+    return BackendError(
+        "the manifest lies beside the object, as an earlier version of fsbackup stored it",
+        backend=store.name,
+        operation="stat",
+        key=key,
+        hint="set `records: beside` on this backend",
+    )
+
+
+def has_records_inside(store: ObjectStore) -> bool:
+    """Return whether the manifest of an object is in the metadata of its data object, and switches with it."""
+    return store.capabilities.metadata_limit > 0
+
+
+def inside_metadata(store: ObjectStore, manifest: Manifest) -> dict[str, str] | None:
+    """Return the metadata with which a data object carries `manifest`; None when it is too long for `store`."""
+    text = dump(manifest.for_replica(None, None)).decode()
+    fits = len(text) + _OTHER_METADATA <= store.capabilities.metadata_limit
+    return {RECORD_FIELD: text} if fits else None
+
+
+async def write_record_object(store: ObjectStore, manifest: Manifest) -> str:
+    """Store `manifest` under the name that the data object's write id stands for, and return that name."""
+    name = record_name(manifest.key, manifest.write_id)
+    await store.put(name, dump(manifest.for_replica(None, None)))
+    return name
+
+
+async def describe_data(store: ObjectStore, stat: ObjectStat, manifest: Manifest) -> ObjectStat:
+    """Give a data object that has no valid manifest inside this one, which was found to be right.
+
+    Raises
+    ------
+    ConflictError
+        When the object was replaced since `stat`.
+    """
+    metadata = inside_metadata(store, manifest)
+    if metadata is None:
+        await write_record_object(store, manifest)
+        metadata = {RECORD_FIELD: manifest.write_id}
+    return await store.replace_metadata(stat, {**stat.metadata, **metadata})
 
 
 async def read_record(store: ObjectStore, name: str) -> tuple[Record | None, bool]:
@@ -200,8 +325,34 @@ async def write_record(store: ObjectStore, record: Record, *, create_only: bool 
 
 
 async def remove_record(store: ObjectStore, key: str) -> None:
-    """Remove the manifest or tombstone of `key`."""
+    """Remove the manifest or tombstone beside the object `key`."""
     await store.remove(manifest_name(key))
+
+
+async def remove_manifest(replica: ReplicaState, key: str) -> None:
+    """Remove the manifest of data that was removed before; where it lay inside the data, it is gone already."""
+    if replica.record_object is not None:
+        await replica.store.remove(replica.record_object)
+    elif not has_records_inside(replica.store):
+        await remove_record(replica.store, key)
+
+
+async def clear_replaced(replica: ReplicaState, manifest: Manifest) -> None:
+    """Remove what `replica`, the state before `manifest` was stored, had and nothing points to any more.
+
+    That is the manifest of the version before, where it was an object of its own, and the tombstone of an older
+    version. A failure is only logged: repair removes them.
+    """
+    store, old = replica.store, replica.record_object
+    try:
+        if old is not None and old != record_name(manifest.key, manifest.write_id):
+            await store.remove(old)
+        if replica.tombstone is not None:
+            beside, _ = await read_record(store, manifest_name(manifest.key))
+            if isinstance(beside, Tombstone) and beside.generation < manifest.generation:
+                await remove_record(store, manifest.key)
+    except FsbackupError as error:
+        log.warning("a record of an older version was not removed (harmless, repair removes it): %s", error)
 
 
 async def write_intent(store: ObjectStore, manifest: Manifest) -> None:
@@ -234,5 +385,7 @@ async def read_intent(store: ObjectStore, key: str) -> Manifest | None:
 
 async def find_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
     """Return the write intent, None if unreadable, and whether there is one at all, readable or not."""
+    if has_records_inside(store):
+        return None, False
     record, damaged = await read_record(store, intent_name(key))
     return (record if isinstance(record, Manifest) else None), damaged or record is not None

@@ -1,7 +1,21 @@
 """One replica's side of an upload: sending the parts, and the commit protocol.
 
 `FanOut` makes one `ReplicaUpload` per replica and calls `run`. The parts go to the store's writer, which shows
-nothing before its `commit`. When the source has been read to its end, `_commit` takes these steps, each awaited:
+nothing before its `commit`. What follows when the source has been read to its end depends on where the store has
+its manifests (see `records.py`).
+
+Inside the data object, `_commit_inside`:
+
+1. The manifest as an object of its own, where it is too long for the metadata, or the object has several parts.
+2. `writer.commit`: data and manifest (or the write id that leads to it), in one atomic step, create-only where
+   nothing was there.
+3. Compare, unless the store refuses to replace another writer's object in step 2.
+4. When `min_copies` replicas have confirmed: remove what the version before left (`records.clear_replaced`).
+
+A crash leaves the old or the new version, proven, and before step 2 perhaps a manifest that nothing points to,
+which `repair` clears.
+
+Beside it, `_commit_beside`:
 
 ====  =====================================================  ======================================================
 step  creates an object                                      replaces an object, or stores one after a delete
@@ -68,6 +82,8 @@ class ReplicaUpload:
         self.bytes_sent = 0
         self.aborted = False
         self._key = key
+        self._create_only = plan.create_only
+        self._has_one_part = False
         self._on_sent = on_sent
         self._last_activity = 0.0
         self.writer: ObjectWriter = self.store.writer(encode_key(key), plan, self._count)
@@ -112,6 +128,7 @@ class ReplicaUpload:
         part = await parts.take(consumer)
         if part is None:
             return False
+        self._has_one_part = part.number == 1 and part.last
         try:
             async with self._idle_timeout():
                 await self.writer.write(part)
@@ -120,6 +137,22 @@ class ReplicaUpload:
         return True
 
     async def _commit(self, manifest: Manifest) -> None:
+        if records.has_records_inside(self.store):
+            await self._commit_inside(manifest)
+        else:
+            await self._commit_beside(manifest)
+
+    async def _commit_inside(self, manifest: Manifest) -> None:
+        metadata = records.inside_metadata(self.store, manifest) if self._has_one_part else None
+        if metadata is None:
+            await self._call(records.write_record_object(self.store, manifest))
+        await self._check(manifest)
+        stored = await self._call(self.writer.commit(metadata))
+        await self._check(manifest, stored)
+        if not (self._create_only and self.store.capabilities.conditional_create):
+            await self._compare(manifest, stored)
+
+    async def _commit_beside(self, manifest: Manifest) -> None:
         if self.needs_intent:
             await self._write_intent(manifest)
         await self._check(manifest)
@@ -143,8 +176,11 @@ class ReplicaUpload:
         """Raise when the version must not be written; `stored` is its data once committed. Here: never."""
 
     async def _write_manifest(self, manifest: Manifest, stored: ObjectStat) -> None:
-        if await self._call(write_manifest(self.replica, manifest, stored)):
-            return
+        if not await self._call(write_manifest(self.replica, manifest, stored)):
+            await self._compare(manifest, stored)
+
+    async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
+        """Raise `ConflictError` unless the replica has this manifest and the data that was stored with it."""
         replica = await self._call(records.read_state(self.store, self._key))
         if has_version(replica, manifest, stored):
             return
@@ -177,7 +213,7 @@ class ReplicaUpload:
 
 
 async def write_manifest(replica: ReplicaState, manifest: Manifest, stored: ObjectStat) -> bool:
-    """Write `manifest` beside the data `stored`; return whether no other writer can have come between.
+    """Write `manifest` beside the data `stored`; return whether no other writer can have come in between.
 
     On False the caller reads the replica back and checks `has_version`.
     """

@@ -256,9 +256,8 @@ def _finish(file: BinaryIO, manifest: Manifest | None) -> None:
     file.flush()
     source = manifest.source if manifest else None
     os.fchmod(file.fileno(), permissions(source.mode if source else None))
-    if source and source.mtime is not None:
-        mtime_ns = round(source.mtime * 1e9)
-        os.utime(file.fileno(), ns=(mtime_ns, mtime_ns))
+    if source and source.mtime_ns is not None:
+        os.utime(file.fileno(), ns=(source.mtime_ns, source.mtime_ns))
     os.fsync(file.fileno())
 
 

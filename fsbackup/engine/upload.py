@@ -19,7 +19,7 @@ from typing import Protocol
 
 from fsbackup.aio import run_all
 from fsbackup.engine import records, versions
-from fsbackup.engine.fanout import FanOut, object_tags
+from fsbackup.engine.fanout import FanOut, object_metadata
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replica_upload import ReplicaUpload, concurrent_write, has_version, write_manifest
@@ -101,6 +101,7 @@ class _Upload(FanOut):
         known = [replica.record for replica in replicas]
         self._latest = versions.newest(known)
         self._conflicting = versions.is_conflict(known, self._latest)
+        self._write_id = versions.new_write_id()
         #: The stored version that the source must have the content of; None: the source is a new version.
         self._expected: Manifest | None = None
         #: The version that was uploaded, once the source has been read to its end.
@@ -151,9 +152,16 @@ class _Upload(FanOut):
         if self._progress:
             self._progress.begin(self._source.size, [upload.store.name for upload in uploads])
         await self._send(uploads)
+        await self._clear_replaced(uploads)
         if complete or unmanaged:
             await self._parts.drain()
             await run_all([self._confirm(replica) for replica in complete + unmanaged])
+
+    async def _clear_replaced(self, uploads: list[ReplicaUpload]) -> None:
+        """Remove records of the version before, which can be read while too few replicas have the new one."""
+        stored = [each.replica for each in uploads if self._results[each.store.name].ok]
+        if self._version is not None and len(stored) >= self._targets.min_copies:
+            await asyncio.gather(*(records.clear_replaced(replica, self._version) for replica in stored))
 
     def _is_unmanaged(self, replica: ReplicaState) -> bool:
         """Return whether there is data without a manifest that a create-only upload must not replace."""
@@ -164,7 +172,12 @@ class _Upload(FanOut):
         plan = WritePlan(
             size=source.size,
             part_size=self._part_size,
-            metadata=object_tags(source.mtime_ns, known.sha256 if known else source.known_sha256()),
+            metadata=object_metadata(
+                replica.store,
+                source.mtime_ns,
+                known.sha256 if known else source.known_sha256(),
+                known.write_id if known else self._write_id,
+            ),
             mtime_ns=source.mtime_ns,
             mode=source.mode,
             create_only=replica.stat is None and not self._overwrite,
@@ -209,12 +222,14 @@ class _Upload(FanOut):
         """Write the manifest beside data that a crash left without one, if the data is this content."""
         store, stat = replica.store, replica.stat
         assert stat is not None
-        name = encode_key(self._key)
+        name, inside = encode_key(self._key), records.has_records_inside(replica.store)
         if stat.size != manifest.size or manifest.sha256 != await content_hash(
             lambda offset, length: store.read(name, offset, offset + length), stat.size
         ):
             raise self._conflict(store.name)
-        if await write_manifest(replica, manifest, stat):
+        if inside:
+            stat = await records.describe_data(store, stat, manifest)
+        elif await write_manifest(replica, manifest, stat):
             return
         replica = await records.read_state(store, self._key)
         if not has_version(replica, manifest, stat):
@@ -231,7 +246,7 @@ class _Upload(FanOut):
         if self._version is None:
             digest = self._source.digest()
             if self._expected is None:
-                version = versions.next_version(self._latest)
+                version = versions.next_version(self._latest, self._write_id)
                 self._version = versions.new_manifest(
                     self._key, digest, versions.origin(self._source), self._part_size, version
                 )

@@ -6,7 +6,9 @@ The decisions are pure functions of records; only `VersionGuard` reads from stor
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,23 +46,35 @@ class NextVersion:
         The generation of the new version.
     replaces
         SHA-256 of the version before, None when there was none.
+    write_id
+        Identifies the write on every replica.
     """
 
     generation: int
     replaces: str | None
+    write_id: str
 
 
-def next_version(latest: Record | None) -> NextVersion:
-    """Return generation and predecessor of the version that comes after `latest`."""
-    if latest is None:
-        return NextVersion(1, None)
-    return NextVersion(latest.generation + 1, latest.sha256 if isinstance(latest, Manifest) else None)
+def next_version(latest: Record | None, write_id: str | None = None) -> NextVersion:
+    """Return generation and predecessor of the version that comes after `latest`; `write_id` by default a new one.
+
+    What is made anew outranks all that it ever was, because a generation starts from the clock: also against a
+    disk that comes back from a snapshot, or with versions from before a delete that no tombstone shows any more.
+    """
+    now = time.time_ns() // 1_000_000
+    generation = now if latest is None else max(now, latest.generation + 1)
+    replaces = latest.sha256 if isinstance(latest, Manifest) else None
+    return NextVersion(generation, replaces, write_id or new_write_id())
+
+
+def new_write_id() -> str:
+    """Return a random identifier of one write."""
+    return secrets.token_hex(16)
 
 
 def origin(source: Source) -> Origin:
     """Return what a manifest says of the source of an upload."""
-    mtime = None if source.mtime_ns is None else source.mtime_ns / 1e9
-    return Origin(socket.gethostname(), mtime, source.mode)
+    return Origin(socket.gethostname(), source.mtime_ns, source.mode)
 
 
 def new_manifest(key: str, digest: Digest, source: Origin, part_size: int, version: NextVersion) -> Manifest:
@@ -77,6 +91,7 @@ def new_manifest(key: str, digest: Digest, source: Origin, part_size: int, versi
         source=source,
         part_size=part_size,
         fsbackup_version=__version__,
+        write_id=version.write_id,
     )
 
 

@@ -50,7 +50,7 @@ class Version:
     def modified(self) -> float | None:
         """When this version was created, in epoch seconds; for an object without manifest when it was stored.
 
-        None when neither is known, as for a manifest whose `created_at` cannot be parsed.
+        None where a store reports no time.
         """
         manifest = self.reader.manifest
         return manifest.created_timestamp if manifest else self.reader.plan.modified

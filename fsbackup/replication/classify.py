@@ -292,7 +292,7 @@ def classify_listed(
     A damaged manifest of the right size and a same-size replacement on a disk are not visible in listings.
     """
     listed = {name: each for name, each in entry.replicas.items() if each is not None}
-    if any(each.record and not each.data for each in listed.values()):
+    if any(each.record and (each.inside or not each.data) for each in listed.values()):
         return None
     data = {name: each.data for name, each in listed.items() if each.data}
     records = [each.record.size for each in listed.values() if each.record]
@@ -330,7 +330,7 @@ def _listed_state(listed: ReplicaEntry | None) -> CopyState:
         return "unknown"
     if listed.data is None:
         return "missing"
-    return "present" if listed.record else "no manifest"
+    return "present" if listed.may_have_manifest else "no manifest"
 
 
 def _are_one_version(record_sizes: Sequence[int], key: str) -> bool:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from fsbackup.engine.records import has_records_inside
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.keys import MANIFESTS, decode_name, encode_key, in_prefix, manifest_key, manifest_name
 from fsbackup.stores.base import ObjectStat, ObjectStore
@@ -26,10 +27,30 @@ Unreachable = Mapping[str, FsbackupError]
 
 @dataclass(frozen=True, slots=True)
 class ReplicaEntry:
-    """What one replica lists of a key: its data object and its record, None where it lists none."""
+    """What one replica lists of a key.
+
+    Parameters
+    ----------
+    data, record
+        Its data object, and its record beside it; None where it lists none.
+    inside
+        The store keeps manifests inside the data objects, where no listing shows them: `record` is a tombstone.
+    """
 
     data: ObjectStat | None = None
     record: ObjectStat | None = None
+    inside: bool = False
+
+    @property
+    def may_have_manifest(self) -> bool:
+        """Whether there is a manifest, as far as a listing shows."""
+        return self.data is not None if self.inside else self.record is not None
+
+    @property
+    def recorded_at(self) -> float | None:
+        """When the manifest was stored, in epoch seconds; None when none is listed."""
+        manifest = self.data if self.inside else self.record
+        return manifest.modified if manifest else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +78,7 @@ class KeyEntry:
         The manifest's time counts where one is listed: a copy on a disk has the time of its source file.
         """
         there = [each for each in self.replicas.values() if each and each.data]
-        times = [each.record.modified for each in there if each.record]
+        times = [each.recorded_at for each in there if each.may_have_manifest]
         times = times or [each.data.modified for each in there if each.data]
         return min((when for when in times if when is not None), default=None)
 
@@ -164,6 +185,7 @@ class _Replica:
     ) -> None:
         self.name = store.name
         self.error = error
+        self._inside = has_records_inside(store)
         self.order = b""
         self.key = ""
         below = _below(prefix)
@@ -199,7 +221,7 @@ class _Replica:
         data, record = (
             each.stat if each and each.order == order else None for each in (self._data, self._records)
         )
-        return ReplicaEntry(data, record)
+        return ReplicaEntry(data, record, self._inside)
 
     async def stop(self) -> None:
         for listing in self._listings:

@@ -125,6 +125,8 @@ class Capabilities:
         ``"single"``: of objects stored in one request; ``"all"``: also of objects stored in equal parts.
     is_shared
         The location is the same storage from every machine; a path is not.
+    metadata_limit
+        Bytes of user metadata that an object can carry; 0: none, so an object's record lies beside it.
     """
 
     conditional_create: bool = False
@@ -132,6 +134,7 @@ class Capabilities:
     removes_versions: bool = False
     content_etags: Literal["none", "single", "all"] = "none"
     is_shared: bool = False
+    metadata_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +207,11 @@ class ObjectWriter(ABC):
         """Write one part. Calls the `on_progress` of `ObjectStore.writer` as its bytes move."""
 
     @abstractmethod
-    async def commit(self) -> ObjectStat:
+    async def commit(self, metadata: Mapping[str, str] | None = None) -> ObjectStat:
         """Make the object visible under its name, durably, and confirm it; every part has been written.
+
+        `metadata` is added to that of the plan, over fields of the same name, if the object has one part and the
+        store keeps user metadata; metadata of an object of several parts is sent before the first part.
 
         Returns what the backend reports of the stored object after the last byte. When the response to the
         committing call is lost, finds out whether the object was stored.
@@ -326,6 +332,18 @@ class ObjectStore(ABC):
     @abstractmethod
     async def remove(self, name: str) -> None:
         """Remove exactly this one object, durably; a missing one is success. Never expands patterns."""
+
+    async def replace_metadata(self, stat: ObjectStat, metadata: Mapping[str, str]) -> ObjectStat:
+        """Give the object that `stat` describes other user metadata, in one atomic step; its bytes stay.
+
+        Raises
+        ------
+        ConflictError
+            When another object has its name by now.
+        NotImplementedError
+            When the store keeps no user metadata.
+        """
+        raise NotImplementedError
 
     async def put(self, name: str, data: bytes, *, create_only: bool = False) -> ObjectStat:
         """Store a small object in one call."""

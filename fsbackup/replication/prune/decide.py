@@ -51,7 +51,7 @@ class ObjectFacts:
     def known_times(self, name: str) -> list[float | None]:
         """Return every time by which the rule of a backend that has it may keep it."""
         listed = self.entry.replicas[name]
-        here = listed.record.modified if listed and listed.record else None
+        here = listed.recorded_at if listed else None
         manifests = [replica.manifest for replica in self.replicas.values()]
         return [self.when, here, *(manifest.created_timestamp for manifest in manifests if manifest is not None)]
 
@@ -87,8 +87,6 @@ def _decide_by_dates(
     name: str, facts: ObjectFacts, plans: Plans, own: Manifest, latest: Manifest
 ) -> CopyDecision | None:
     key = facts.entry.key
-    if own.created_timestamp is None:
-        return CopyDecision("kept", f"the date in its manifest cannot be read ({own.created_at!r})")
     later = facts.times_without(name, latest)
     if plans.keeps(name, key, facts.known_times(name)) or plans.expects(name, key, later, facts.when):
         return CopyDecision(

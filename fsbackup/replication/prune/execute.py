@@ -33,8 +33,8 @@ async def delete_copy(replica: ReplicaState, key: str) -> None:
     remaining = await _require_unchanged(replace(replica, stat=None), key)
     if remaining.has_intent:
         await store.remove(intent_name(key))
-    if remaining.record is not None:
-        await records.remove_record(store, key)
+    if remaining.record is not None or replica.record_object is not None:
+        await records.remove_manifest(replica, key)
 
 
 @dataclass(frozen=True, slots=True)

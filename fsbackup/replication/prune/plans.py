@@ -118,7 +118,7 @@ class Plans:
 
 def listed_at(listed: ReplicaEntry | None) -> float | None:
     """Return when a replica got the manifest of an object that it has, by its listing."""
-    return listed.record.modified if listed and listed.data and listed.record else None
+    return listed.recorded_at if listed and listed.data else None
 
 
 async def find_expired(

@@ -133,7 +133,7 @@ class _Prune:
         why = decision.reason if decision.keep else self._stopped.get(name)
         if not decision.keep and key in self._options.found_at_source:
             why = "found at the source by this run"
-        if listed.record is None:
+        if not listed.may_have_manifest:
             why = "it has no manifest, so nothing proves that fsbackup stored it"
         if why is None:
             candidate.reasons[name] = decision.reason

@@ -112,9 +112,12 @@ class RoundExecutor:
         await guard.require(store)
         if await records.read_state(store, self._key) != replica:
             raise self._changed(store)
-        own = manifest.for_replica(stat.etag, stat.version_id)
-        create_only = replica.record is None and not replica.damaged
-        await records.write_record(store, own, create_only=create_only)
+        if records.has_records_inside(store):
+            own, stat = manifest.for_replica(None, None), await records.describe_data(store, stat, manifest)
+        else:
+            own = manifest.for_replica(stat.etag, stat.version_id)
+            create_only = replica.record is None and not replica.damaged
+            await records.write_record(store, own, create_only=create_only)
         if await guard.currency(store.name) == "deleted":
             await remove_copy(store, own, stat)
         await guard.require(store)
@@ -153,7 +156,8 @@ class RoundExecutor:
         digest = next(iter(self._inspection.contents.values()))
         stats = [replica.stat for replica in self._status.replicas.values() if replica.stat is not None]
         modified = [stat.modified for stat in stats if stat.modified is not None]
-        origin = Origin(socket.gethostname(), min(modified, default=None))
+        oldest = min(modified, default=None)
+        origin = Origin(socket.gethostname(), None if oldest is None else round(oldest * 1e9))
         size = part_size(digest.size, self._targets.part_size)
         return versions.new_manifest(self._key, digest, origin, size, versions.next_version(None))
 

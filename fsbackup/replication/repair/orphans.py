@@ -1,12 +1,23 @@
-"""What repair finds by listing alone: write intents, and the orphans of unfinished writes."""
+"""What repair finds by listing alone: write intents, and what unfinished writes left."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+from fsbackup.engine.records import RECORD_FIELD, has_records_inside, read_state
 from fsbackup.errors import FsbackupError
-from fsbackup.keys import INTENTS, decode_name, encode_key, in_prefix
+from fsbackup.keys import (
+    INTENTS,
+    MANIFESTS,
+    RECORDS,
+    decode_name,
+    encode_key,
+    in_prefix,
+    manifest_key,
+    recorded_write,
+)
 from fsbackup.replication.repair.report import Action, OnStep, Step
 from fsbackup.replication.walk import Unreachable
 from fsbackup.stores.base import ObjectStore, Orphan
@@ -36,7 +47,8 @@ async def list_intents(
         except FsbackupError as error:
             errors[store.name] = error
 
-    await asyncio.gather(*(list_one(store) for store in stores if store.name not in unreachable))
+    asked = [each for each in stores if each.name not in unreachable and not has_records_inside(each)]
+    await asyncio.gather(*(list_one(store) for store in asked))
     return times, errors
 
 
@@ -52,7 +64,10 @@ async def clear_orphans(
     async def clear(store: ObjectStore) -> None:
         try:
             async for orphan in store.orphans(older_than):
-                on_step(await _clear_one(store, orphan, dry_run=dry_run))
+                on_step(await _clear_one(store, orphan, store.delete_orphan, dry_run=dry_run))
+            if has_records_inside(store):
+                async for orphan in _unused_records(store, older_than):
+                    on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
         except FsbackupError as error:
             errors[store.name] = error
 
@@ -60,12 +75,38 @@ async def clear_orphans(
     return errors
 
 
-async def _clear_one(store: ObjectStore, orphan: Orphan, *, dry_run: bool) -> Step:
+async def _unused_records(store: ObjectStore, older_than: float) -> AsyncIterator[Orphan]:
+    """Yield the manifests and tombstones beside the objects that no object needs any more.
+
+    A manifest is needed while its object names its write, and while it may be of an upload that is under way. A
+    tombstone is not needed any more where a newer version is stored.
+    """
+    before = time.time() - older_than
+    async for stat in store.list(RECORDS):
+        found = recorded_write(stat.name)
+        if found is None or stat.modified is None or stat.modified > before:
+            continue
+        key, write_id = found
+        data = await store.stat(encode_key(key))
+        if data is None or data.metadata.get(RECORD_FIELD) != write_id:
+            yield Orphan(stat.name, stat.modified, stat.size, f"the manifest of a write of {key}")
+    async for stat in store.list(MANIFESTS):
+        tombstone_of = manifest_key(stat.name)
+        replica = await read_state(store, tombstone_of) if tombstone_of is not None else None
+        if replica is not None and replica.tombstone is not None and replica.manifest is not None:
+            yield Orphan(
+                stat.name, stat.modified or 0.0, stat.size, f"a delete before {tombstone_of} was stored again"
+            )
+
+
+async def _clear_one(
+    store: ObjectStore, orphan: Orphan, remove: Callable[[Orphan], Awaitable[None]], *, dry_run: bool
+) -> Step:
     action = Action("clear leftover", orphan.name, store.name, f"{orphan.description}, never finished")
     if dry_run:
         return Step(action, "planned")
     try:
-        await store.delete_orphan(orphan)
+        await remove(orphan)
     except FsbackupError as error:
         return Step(action, "failed", str(error))
     return Step(action, "done")

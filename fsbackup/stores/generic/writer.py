@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -93,7 +93,7 @@ class GenericWriter(ObjectWriter):
                 return
         raise BackendError("the directory of the object cannot be created")
 
-    async def commit(self) -> ObjectStat:
+    async def commit(self, metadata: Mapping[str, str] | None = None) -> ObjectStat:  # noqa: ARG002 - kept nowhere
         await self._call(self._finish)
         if self._confirm == "checksum":
             await self._check_content()

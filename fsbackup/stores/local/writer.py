@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from fsbackup.aio import IdleTimeoutError, shield
@@ -65,7 +65,7 @@ class LocalWriter(ObjectWriter):
         await self._run(lambda: self._file.write(part.offset, part.data, on_progress))
         self._written_parts.add(part.number)
 
-    async def commit(self) -> ObjectStat:
+    async def commit(self, metadata: Mapping[str, str] | None = None) -> ObjectStat:  # noqa: ARG002 - kept nowhere
         if self._size is None:
             with translate_errors(self._backend, "write", self._name):
                 raise IntegrityError("commit without the last part")

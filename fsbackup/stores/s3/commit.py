@@ -8,7 +8,7 @@ removed where that loses nothing.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from fsbackup.errors import (
@@ -50,11 +50,16 @@ class Commit:
         self._context: CallContext = bucket.context("write", name)
         self._tag = secrets.token_hex(16)
         self._version: str | None = None
+        self._added: dict[str, str] = {}
 
     @property
     def metadata(self) -> dict[str, str]:
         """The user metadata to store with the object."""
-        return {**self._plan.metadata, UPLOAD_TAG: self._tag}
+        return {**self._plan.metadata, **self._added, UPLOAD_TAG: self._tag}
+
+    def add_metadata(self, metadata: Mapping[str, str]) -> None:
+        """Add user metadata that became known after the plan was made."""
+        self._added = dict(metadata)
 
     async def run(self, sent: Payload, call: Callable[..., Awaitable[Response]]) -> ObjectStat:
         """Make the request with the condition, confirm it, and return the properties of the stored object."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Literal, NoReturn
 
 from fsbackup.keys import check_prefix, encode_key
 from fsbackup.stores.base import (
@@ -20,6 +20,7 @@ from fsbackup.stores.s3.arguments import check_endpoint, check_positive
 from fsbackup.stores.s3.bucket import PAGE_SIZE, Bucket, stat_of
 from fsbackup.stores.s3.calls import Calls
 from fsbackup.stores.s3.client import S3Connection, Settings
+from fsbackup.stores.s3.copying import replace_metadata
 from fsbackup.stores.s3.info import service_info
 from fsbackup.stores.s3.listing import list_objects
 from fsbackup.stores.s3.orphans import delete_orphan, list_orphans
@@ -30,6 +31,11 @@ from fsbackup.stores.s3.secret import Secret
 from fsbackup.stores.s3.writer import S3Writer
 
 DEFAULT_CONCURRENCY = 4
+#: Bytes of user metadata per object that every service takes: Amazon S3's limit, and B2's with encryption. R2
+#: takes 8,192, but an object must be able to move from one service to another.
+METADATA_LIMIT = 2048
+#: Where the records of objects are.
+Records = Literal["inside", "beside"]
 
 
 class S3Store(ObjectStore):
@@ -59,6 +65,9 @@ class S3Store(ObjectStore):
         A file of certificates to trust instead of the system's.
     page_size
         MaxKeys of a listing; the default, 1,000, is the services' limit.
+    records
+        ``"inside"``: an object's record is in its metadata; ``"beside"``: an object of its own, for a service that
+        does not keep user metadata.
 
     Raises
     ------
@@ -83,12 +92,14 @@ class S3Store(ObjectStore):
         max_concurrency: int = DEFAULT_CONCURRENCY,
         ca_bundle: str | None = None,
         page_size: int = PAGE_SIZE,
+        records: Records = "inside",
     ) -> None:
         check_positive(name, timeout=timeout, max_concurrency=max_concurrency, page_size=page_size)
         super().__init__(name, timeout=timeout)
         self.endpoint_url = check_endpoint(name, endpoint_url)
         self.bucket = bucket
         self.max_concurrency = max_concurrency
+        self._records = records
         self._connection = S3Connection(
             Settings(endpoint_url, region, Secret(access_key_id), Secret(secret_access_key), timeout, ca_bundle)
         )
@@ -105,6 +116,7 @@ class S3Store(ObjectStore):
             removes_versions=profile.removes_versions,
             content_etags="all" if profile.multipart_etag_is_md5 else "single",
             is_shared=True,
+            metadata_limit=METADATA_LIMIT if self._records == "inside" else 0,
         )
 
     @property
@@ -152,6 +164,10 @@ class S3Store(ObjectStore):
     def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
         """Return a writer; it calls `on_progress` with 0 while bytes are sent again."""
         return S3Writer(self._bucket, name, plan, on_progress, self.max_concurrency)
+
+    async def replace_metadata(self, stat: ObjectStat, metadata: Mapping[str, str]) -> ObjectStat:
+        """Copy the object onto itself, in one request up to 5 GiB."""
+        return await replace_metadata(self._bucket, stat, metadata)
 
     def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
         """Send one ListObjectsV2 per page of 1,000."""

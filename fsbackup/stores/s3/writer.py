@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from fsbackup.aio import shield
 from fsbackup.errors import BackendError, FsbackupError, IntegrityError
@@ -66,8 +66,9 @@ class S3Writer(ObjectWriter):
             self._running.discard(sending)
             del sending  # its error and this frame would form a cycle
 
-    async def commit(self) -> ObjectStat:
+    async def commit(self, metadata: Mapping[str, str] | None = None) -> ObjectStat:
         """Store the object under its name and confirm it."""
+        self._commit.add_metadata(metadata or {})
         stat = await (self._put(self._only_part) if self._only_part else self._complete())
         self._finished = True
         return stat
