@@ -240,7 +240,8 @@ def _is_list_of(rule: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(rule(each) for each in value)
 
 
-_IS_MODE = _is_integer(0, 0o7777)
+#: All that `os.stat` reports, the kind of file too; only the permission bits are ever restored.
+_IS_MODE = _is_integer(0, 0o177777)
 
 _ORIGIN_RULES: Mapping[str, Callable[[Any], bool]] = {
     "host": _is_text,

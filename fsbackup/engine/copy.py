@@ -192,6 +192,12 @@ class _ReplicaCopy(ReplicaUpload):
     def needs_intent(self) -> bool:
         return self.replica.stat is not None and not records.has_records_inside(self.store)
 
+    async def _look_again(self, manifest: Manifest) -> None:
+        """Nothing: `_check` compares the recipient with what it had when it was examined."""
+
+    async def _commit_or_find(self, manifest: Manifest) -> None:
+        await self._commit(manifest)
+
     async def _write_intent(self, manifest: Manifest) -> None:
         intent = await self._call(records.read_intent(self.store, manifest.key))
         if intent is not None and intent.generation > manifest.generation:

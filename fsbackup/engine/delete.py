@@ -2,9 +2,13 @@
 
 `delete` surveys all stores and then works on each replica by itself, in this order:
 
-1. Write the tombstone over the manifest. From then on the object counts as deleted there.
-2. Remove the data.
+1. Write the tombstone: over a manifest that lies beside the data, or beside data with its manifest inside.
+2. Remove the data: only the version that was deleted, or an older one. From then on the object counts as deleted
+   there.
 3. When *every* replica has confirmed 1 and 2: remove the tombstones, and write intents of an earlier version.
+
+Each step looks again before it, under the key's lock (`locks.py`), and gives way to a version that another writer
+stored, or is storing, since the survey: that version is newer than the tombstone and stays.
 
 What a crash or an unreachable replica leaves:
 
@@ -22,14 +26,14 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from fsbackup.engine import records, versions
+from fsbackup.engine import locks, records, versions
 from fsbackup.engine.fanout import replica_result
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Report
 from fsbackup.errors import ConflictError, FsbackupError
-from fsbackup.keys import encode_key, intent_name, manifest_name
-from fsbackup.record import Record, Tombstone
+from fsbackup.keys import intent_name, manifest_name
+from fsbackup.record import Tombstone, version_order
 from fsbackup.stores.base import ObjectStore
 
 log = logging.getLogger("fsbackup.storage")
@@ -62,7 +66,7 @@ async def delete(targets: ReplicaSet, key: str, *, generation: int | None = None
     tombstone = _tombstone(key, replicas)
     errors = await asyncio.gather(*(_delete_replica(replica, key, tombstone) for replica in replicas))
     if tombstone is not None and all(error is None for error in errors):
-        await asyncio.gather(*(_remove_own_tombstone(replica, key) for replica in replicas))
+        await asyncio.gather(*(_remove_own_tombstone(replica.store, tombstone) for replica in replicas))
     seconds = clock() - started
     results = {
         replica.store.name: replica_result("delete", replica.store.name, key, error, seconds)
@@ -85,15 +89,43 @@ async def _delete_replica(replica: ReplicaState, key: str, tombstone: Tombstone 
         return replica.error
     try:
         if tombstone is not None:
-            await records.write_record(replica.store, tombstone)
-            # Also where the survey found no data: a repair may have written it since. After the tombstone it does
-            # not.
-            await replica.store.remove(encode_key(key))
-            if replica.record_object is not None:
-                await replica.store.remove(replica.record_object)
+            async with locks.exclusive(replica.store, key):
+                if not records.has_records_inside(replica.store):  # there a tombstone replaces no manifest
+                    await _require_not_newer(replica.store, key, tombstone)
+                await records.write_record(replica.store, tombstone)
+                await _remove_data(replica.store, key, tombstone)
     except FsbackupError as error:
         return error
     return None
+
+
+async def _remove_data(store: ObjectStore, key: str, tombstone: Tombstone) -> None:
+    """Remove the data of the deleted version, and the record that was an object of its own.
+
+    Also where the survey found no data: a repair may have written it since. After the tombstone it does not.
+    """
+    replica = await _require_not_newer(store, key, tombstone)
+    if replica.stat is not None:
+        await store.remove_version(replica.stat)
+    if replica.record_object is not None:
+        await store.remove(replica.record_object)
+
+
+async def _require_not_newer(store: ObjectStore, key: str, tombstone: Tombstone) -> ReplicaState:
+    """Return what the replica has now.
+
+    Raises
+    ------
+    ConflictError
+        When it has a newer version than the tombstone deletes, or one is being stored.
+    """
+    replica, intent = await asyncio.gather(records.read_state(store, key), records.read_intent(store, key))
+    latest = replica.record
+    if latest is not None and version_order(latest) > version_order(tombstone):
+        raise _superseded(store, key)
+    if intent is not None and intent.generation > tombstone.generation:
+        raise _superseded(store, key)
+    return replica
 
 
 async def complete(replica: ReplicaState, tombstone: Tombstone) -> None:
@@ -107,11 +139,11 @@ async def complete(replica: ReplicaState, tombstone: Tombstone) -> None:
         As the store raised it.
     """
     store, key = replica.store, tombstone.key
-    await _require_record(store, key, tombstone, replica.record)
-    if replica.record != tombstone:
-        await records.write_record(store, tombstone)
-    await _require_record(store, key, tombstone, tombstone)
-    await store.remove(encode_key(key))
+    async with locks.exclusive(store, key):
+        now = await _require_not_newer(store, key, tombstone)
+        if now.record != tombstone and now.tombstone != tombstone:
+            await records.write_record(store, tombstone)
+        await _remove_data(store, key, tombstone)
 
 
 async def remove_tombstone(store: ObjectStore, key: str, tombstone: Tombstone) -> None:
@@ -124,22 +156,14 @@ async def remove_tombstone(store: ObjectStore, key: str, tombstone: Tombstone) -
     BackendError
         As the store raised it.
     """
-    replica, intent = await asyncio.gather(records.read_state(store, key), records.read_intent(store, key))
-    if replica.stat is not None or intent is not None:
-        raise _superseded(store, key)
-    if isinstance(replica.record, Tombstone) and replica.record.generation <= tombstone.generation:
-        await records.remove_record(store, key)
-    elif replica.record is not None:
-        raise _superseded(store, key)
-
-
-async def _require_record(store: ObjectStore, key: str, tombstone: Tombstone, expected: Record | None) -> None:
-    """Raise `ConflictError` unless the record is `expected` and there is no intent of a newer version."""
-    (record, _), intent = await asyncio.gather(
-        records.read_record(store, manifest_name(key)), records.read_intent(store, key)
-    )
-    if record != expected or (intent is not None and intent.generation > tombstone.generation):
-        raise _superseded(store, key)
+    async with locks.exclusive(store, key):
+        replica, intent = await asyncio.gather(records.read_state(store, key), records.read_intent(store, key))
+        if replica.stat is not None or intent is not None:
+            raise _superseded(store, key)
+        if isinstance(replica.record, Tombstone) and replica.record.generation <= tombstone.generation:
+            await records.remove_record(store, key)
+        elif replica.record is not None:
+            raise _superseded(store, key)
 
 
 def _superseded(store: ObjectStore, key: str) -> ConflictError:
@@ -152,11 +176,17 @@ def _superseded(store: ObjectStore, key: str) -> ConflictError:
     )
 
 
-async def _remove_own_tombstone(replica: ReplicaState, key: str) -> None:
-    """Remove the tombstone, and an intent of the version before; a failure is only logged."""
+async def _remove_own_tombstone(store: ObjectStore, tombstone: Tombstone) -> None:
+    """Remove the tombstone, and an intent of the deleted version; a failure is only logged."""
+    key = tombstone.key
     try:
-        if replica.manifest is not None and not records.has_records_inside(replica.store):
-            await replica.store.remove(intent_name(key))
-        await records.remove_record(replica.store, key)
+        async with locks.exclusive(store, key):
+            (record, _), (intent, has_intent) = await asyncio.gather(
+                records.read_record(store, manifest_name(key)), records.find_intent(store, key)
+            )
+            if has_intent and (intent is None or intent.generation <= tombstone.generation):
+                await store.remove(intent_name(key))
+            if record == tombstone:
+                await records.remove_record(store, key)
     except FsbackupError as error:
         log.warning("tombstone was not removed (harmless, repair removes it): %s", error)

@@ -45,6 +45,8 @@ STRAGGLER_TIMEOUT = 2.0
 RECORD_FIELD = "fsbackup"
 #: Bytes of user metadata that are left for other fields (see `fanout.object_metadata`).
 _OTHER_METADATA = 256
+#: Seconds for removing the record of an upload that failed.
+_CLEAR_TIMEOUT = 5.0
 #: How often an object is asked for again whose manifest was removed, by a replacement, before it could be read.
 _READS = 3
 
@@ -223,6 +225,14 @@ async def _read_inside(store: ObjectStore, key: str) -> ReplicaState:
     return replica
 
 
+async def read_version(store: ObjectStore, key: str) -> ReplicaState:
+    """As `read_state`, but without looking for a tombstone where the manifest lies inside the data."""
+    if not has_records_inside(store):
+        return await read_state(store, key)
+    stat = await store.stat(encode_key(key))
+    return ReplicaState(store) if stat is None else await read_inside_record(store, key, stat)
+
+
 async def read_inside_record(store: ObjectStore, key: str, stat: ObjectStat) -> ReplicaState:
     """Return the state of a data object whose metadata has its manifest, or the id of its manifest.
 
@@ -250,12 +260,12 @@ async def read_inside_record(store: ObjectStore, key: str, stat: ObjectStat) -> 
 
 
 def _checked_inside(store: ObjectStore, key: str, stat: ObjectStat, data: bytes) -> ReplicaState:
-    """Return the state with the manifest in `data`; not one of another key or size, as after a copy."""
+    """Return the state with the manifest in `data`; not one of another key, as after a copy."""
     try:
         manifest = load(data)
     except IntegrityError:
         manifest = None
-    if not isinstance(manifest, Manifest) or (manifest.key, manifest.size) != (key, stat.size):
+    if not isinstance(manifest, Manifest) or manifest.key != key:
         return ReplicaState(store, damaged=True, stat=stat)
     return ReplicaState(store, manifest, stat=stat)
 
@@ -276,7 +286,12 @@ def has_records_inside(store: ObjectStore) -> bool:
 
 
 def inside_metadata(store: ObjectStore, manifest: Manifest) -> dict[str, str] | None:
-    """Return the metadata with which a data object carries `manifest`; None when it is too long for `store`."""
+    """Return the metadata with which a data object of one part carries `manifest`.
+
+    None when that is too long for `store`, and for an object of several parts, whose metadata is sent first.
+    """
+    if manifest.size > manifest.part_size:
+        return None
     text = dump(manifest.for_replica(None, None)).decode()
     fits = len(text) + _OTHER_METADATA <= store.capabilities.metadata_limit
     return {RECORD_FIELD: text} if fits else None
@@ -335,6 +350,17 @@ async def remove_manifest(replica: ReplicaState, key: str) -> None:
         await replica.store.remove(replica.record_object)
     elif not has_records_inside(replica.store):
         await remove_record(replica.store, key)
+
+
+async def clear_unused(store: ObjectStore, manifest: Manifest) -> None:
+    """Remove the object that has `manifest` unless the data names it; a failure is only logged."""
+    try:
+        async with asyncio.timeout(min(_CLEAR_TIMEOUT, store.timeout)):
+            stat = await store.stat(encode_key(manifest.key))
+            if stat is None or stat.metadata.get(RECORD_FIELD) != manifest.write_id:
+                await store.remove(record_name(manifest.key, manifest.write_id))
+    except (FsbackupError, TimeoutError) as error:
+        log.info("%s: the record of an upload that failed may stay until a repair: %s", store.name, error)
 
 
 async def clear_replaced(replica: ReplicaState, manifest: Manifest) -> None:

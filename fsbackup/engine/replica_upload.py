@@ -51,13 +51,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from fsbackup.aio import IdleTimeout, IdleTimeoutError, run_all
-from fsbackup.engine import records
+from fsbackup.aio import IdleTimeout, IdleTimeoutError, run_all, shield
+from fsbackup.engine import locks, records
 from fsbackup.engine.parts import Consumer, PartBuffer
 from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import ConflictError
 from fsbackup.keys import encode_key
-from fsbackup.record import Manifest, Tombstone
+from fsbackup.record import Manifest, Tombstone, version_order
 from fsbackup.stores.base import ObjectStat, ObjectWriter, WritePlan, timeout_error
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class ReplicaUpload:
         self.aborted = False
         self._key = key
         self._create_only = plan.create_only
-        self._has_one_part = False
+        self._record_object: Manifest | None = None
         self._on_sent = on_sent
         self._last_activity = 0.0
         self.writer: ObjectWriter = self.store.writer(encode_key(key), plan, self._count)
@@ -121,14 +121,25 @@ class ReplicaUpload:
             await run_all([work() for _ in range(workers)])
         finally:
             parts.close(consumer)
-        await self._commit(manifest())
+        version = manifest()
+        async with locks.exclusive(self.store, self._key):
+            await self._commit_or_find(version)
+
+    async def _commit_or_find(self, manifest: Manifest) -> None:
+        """Commit; that another writer has stored the same content at the same time is success, too."""
+        try:
+            await self._commit(manifest)
+        except ConflictError:
+            replica = await self._call(records.read_version(self.store, self._key))
+            if not replica.holds(manifest):
+                raise
+            await self.writer.abort()
 
     async def _send_next(self, parts: PartBuffer, consumer: Consumer) -> bool:
         """Send the next part; return False when there is none."""
         part = await parts.take(consumer)
         if part is None:
             return False
-        self._has_one_part = part.number == 1 and part.last
         try:
             async with self._idle_timeout():
                 await self.writer.write(part)
@@ -143,8 +154,9 @@ class ReplicaUpload:
             await self._commit_beside(manifest)
 
     async def _commit_inside(self, manifest: Manifest) -> None:
-        metadata = records.inside_metadata(self.store, manifest) if self._has_one_part else None
+        metadata = records.inside_metadata(self.store, manifest)
         if metadata is None:
+            self._record_object = manifest
             await self._call(records.write_record_object(self.store, manifest))
         await self._check(manifest)
         stored = await self._call(self.writer.commit(metadata))
@@ -153,6 +165,7 @@ class ReplicaUpload:
             await self._compare(manifest, stored)
 
     async def _commit_beside(self, manifest: Manifest) -> None:
+        await self._look_again(manifest)
         if self.needs_intent:
             await self._write_intent(manifest)
         await self._check(manifest)
@@ -162,6 +175,21 @@ class ReplicaUpload:
         await self._check(manifest, stored)
         if self.needs_intent:
             await self._call(records.clear_intent(self.store, manifest))
+
+    async def _look_again(self, manifest: Manifest) -> None:
+        """See what a replacement replaces, now that no other writer of this process or disk can change it.
+
+        Raises
+        ------
+        ConflictError
+            When a newer version was stored since the survey.
+        """
+        if self._create_only:
+            return
+        self.replica = await self._call(records.read_state(self.store, self._key))
+        latest = self.replica.record
+        if latest is not None and version_order(latest) > version_order(manifest):
+            raise concurrent_write(self.replica, self._key)
 
     @property
     def needs_intent(self) -> bool:
@@ -181,7 +209,7 @@ class ReplicaUpload:
 
     async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
         """Raise `ConflictError` unless the replica has this manifest and the data that was stored with it."""
-        replica = await self._call(records.read_state(self.store, self._key))
+        replica = await self._call(records.read_version(self.store, self._key))
         if has_version(replica, manifest, stored):
             return
         if not replica.claims(manifest):
@@ -192,6 +220,8 @@ class ReplicaUpload:
         """Discard what was sent; nothing is discarded after the writer's `commit`."""
         self.aborted = True
         await self.writer.abort()
+        if self._record_object is not None:
+            await shield(records.clear_unused(self.store, self._record_object))
 
     async def _call(self, call: Awaitable[T]) -> T:
         """Await one call to the store under the idle timeout."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from fsbackup.aio import run_all
-from fsbackup.engine import records, versions
+from fsbackup.engine import locks, records, versions
 from fsbackup.engine.fanout import FanOut, object_metadata
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.records import ReplicaState
@@ -227,13 +227,14 @@ class _Upload(FanOut):
             lambda offset, length: store.read(name, offset, offset + length), stat.size
         ):
             raise self._conflict(store.name)
-        if inside:
-            stat = await records.describe_data(store, stat, manifest)
-        elif await write_manifest(replica, manifest, stat):
-            return
-        replica = await records.read_state(store, self._key)
-        if not has_version(replica, manifest, stat):
-            raise concurrent_write(replica, self._key)
+        async with locks.exclusive(store, self._key):
+            if inside:
+                stat = await records.describe_data(store, stat, manifest)
+            elif await write_manifest(replica, manifest, stat):
+                return
+            replica = await records.read_state(store, self._key)
+            if not has_version(replica, manifest, stat):
+                raise concurrent_write(replica, self._key)
 
     def _manifest(self) -> Manifest:
         """Return the manifest of what was read.

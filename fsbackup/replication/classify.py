@@ -43,8 +43,8 @@ HEALTHY: frozenset[CopyState] = frozenset({"present", "expired"})
 
 #: Manifests of one version differ only in their replica's ETag and version id, which are shorter than this.
 _ETAG_AND_VERSION = 256
-#: Bytes of the smallest manifest besides its key: an empty object's has 455, a tombstone less than 250.
-_SMALLEST_MANIFEST = 400
+#: Bytes of the smallest manifest besides its key: an empty object's has 388, a tombstone less than 220.
+_SMALLEST_MANIFEST = 380
 _MD5 = re.compile(r"[0-9a-f]{32}(-[1-9][0-9]*)?")
 
 #: Whether a backend's own retention deleted a key: its name, the key, and when that was stored (epoch seconds).
@@ -289,7 +289,8 @@ def classify_listed(
 
     They must be where a listing differs from the others or looks wrong: data of two sizes, ETags that contradict
     each other, a record without data (the object may be deleted), a record that is too small to be a manifest.
-    A damaged manifest of the right size and a same-size replacement on a disk are not visible in listings.
+    A damaged manifest of the right size and a same-size replacement on a disk are not visible in listings, and
+    neither is an object that lies in all buckets without a manifest inside.
     """
     listed = {name: each for name, each in entry.replicas.items() if each is not None}
     if any(each.record and (each.inside or not each.data) for each in listed.values()):
@@ -301,12 +302,26 @@ def classify_listed(
     if _etags_differ(data, stores):
         return None
     expired = _expired_replicas(entry, [name for name in listed if name not in data], is_expired)
-    if expired is None:
+    if expired is None or (_may_be_unproven(listed) and len(listed) > len(expired) + len(_proven(listed))):
         return None
     states: dict[str, CopyState] = {
         name: "expired" if name in expired else _listed_state(each) for name, each in entry.replicas.items()
     }
     return status_from_listings(entry, states, stores, min_copies, entry.stored_at)
+
+
+def _proven(listed: Mapping[str, ReplicaEntry]) -> list[str]:
+    return [name for name, each in listed.items() if each.data and each.may_have_manifest]
+
+
+def _may_be_unproven(listed: Mapping[str, ReplicaEntry]) -> bool:
+    """Tell whether the data may have no manifest anywhere: a bucket's listing shows none, and no disk lists one.
+
+    It matters only where a replica lacks the object or its manifest, as it does if another program stored it.
+    """
+    return any(each.inside and each.data for each in listed.values()) and not any(
+        each.data and each.record for each in listed.values()
+    )
 
 
 def status_from_listings(

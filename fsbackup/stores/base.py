@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -332,6 +333,30 @@ class ObjectStore(ABC):
     @abstractmethod
     async def remove(self, name: str) -> None:
         """Remove exactly this one object, durably; a missing one is success. Never expands patterns."""
+
+    async def remove_version(self, stat: ObjectStat) -> None:
+        """Remove the object that `stat`, made just now, describes, and what is older under its name.
+
+        Another object that has the name by now stays where the service can remove one version and no other; by
+        default it is removed too.
+
+        Raises
+        ------
+        ConflictError
+            When another object has the name, and stays.
+        """
+        await self.remove(stat.name)
+
+    @asynccontextmanager
+    async def locked(self, name: str) -> AsyncIterator[None]:  # noqa: ARG002 - most have no locks
+        """Hold the backend's own lock on `name` against other processes, where it has such locks.
+
+        Raises
+        ------
+        BackendUnavailableError
+            When another process holds it for `timeout` seconds.
+        """
+        yield
 
     async def replace_metadata(self, stat: ObjectStat, metadata: Mapping[str, str]) -> ObjectStat:
         """Give the object that `stat` describes other user metadata, in one atomic step; its bytes stay.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,17 @@ def count(monkeypatch: pytest.MonkeyPatch) -> PartCount:
     monkeypatch.setattr("fsbackup.engine.parts.Part", counted)
     monkeypatch.setattr(ObjectStore, "hard_timeout_margin", 0.1)
     return counted
+
+
+@pytest.fixture
+def other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every writer of this process be one on another machine: no lock is between them."""
+
+    @asynccontextmanager
+    async def unlocked(*_: object) -> AsyncIterator[None]:
+        yield
+
+    monkeypatch.setattr("fsbackup.engine.locks.exclusive", unlocked)
 
 
 @pytest.fixture

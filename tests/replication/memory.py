@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from fsbackup.backends import SingleBackend
@@ -127,7 +127,7 @@ class MemoryWriter(ObjectWriter):
         if not self._name.startswith(META):
             self._store.wrote(part.number)
 
-    async def commit(self) -> ObjectStat:
+    async def commit(self, metadata: Mapping[str, str] | None = None) -> ObjectStat:  # noqa: ARG002
         if self._plan.create_only and self._name in self._store.objects:
             raise ConflictError("the name exists", backend=self._store.name)
         self._store.place(self._name, self._joined())

@@ -45,13 +45,12 @@ def record(
         "block_size": BLOCK,
         "blocks": blocks(data, BLOCK),
         "generation": generation,
-        "replaces": hashlib.sha256(replaces).hexdigest() if replaces is not None else None,
+        **({"replaces": hashlib.sha256(replaces).hexdigest()} if replaces is not None else {}),
         "created_at": datetime.fromtimestamp(made, UTC).isoformat(timespec="seconds"),
-        "source": {"host": "here", "mtime": None, "mode": None},
+        "source": {"host": "here"},
         "part_size": BLOCK,
         "fsbackup_version": "0",
-        "etag": None,
-        "version_id": None,
+        "write_id": hashlib.md5(data).hexdigest(),
     }
 
 

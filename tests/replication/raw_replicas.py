@@ -1,10 +1,14 @@
 """The independent eye: what a backend really holds, and whether it can be proven, without the library.
 
 What a manifest looks like is written down here a second time, from its documentation.
+
+A bucket has an object's manifest in the object's own metadata. Here it is shown, and can be put and dropped, under
+the name it has on a disk, so that a test says the same of every kind of replica.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -19,6 +23,9 @@ from tests.servers import s3
 
 MANIFESTS = ".fsbackup/manifests/"
 PENDING = ".fsbackup/pending/"
+RECORDS = ".fsbackup/records/"
+#: The empty file by which processes lock keys on a disk; it stays.
+LOCK = ".fsbackup/lock"
 
 
 def _is_busy(error: BaseException) -> bool:
@@ -69,6 +76,10 @@ class RawReplica(Records):
     def put(self, name: str, data: bytes) -> None:
         """Store something behind the library's back."""
 
+    def rot(self, name: str, data: bytes) -> None:
+        """Change the bytes of an object and nothing else."""
+        self.put(name, data)
+
     @abstractmethod
     def drop(self, name: str) -> None:
         """Remove something behind the library's back."""
@@ -114,7 +125,8 @@ class RawDisk(RawReplica):
         (self.base / name).unlink()
 
     def names(self) -> set[str]:
-        return {str(path.relative_to(self.base)) for path in self.base.rglob("*") if not path.is_dir()}
+        found = {str(path.relative_to(self.base)) for path in self.base.rglob("*") if not path.is_dir()}
+        return found - {LOCK}
 
 
 @dataclass(frozen=True)
@@ -125,22 +137,79 @@ class RawBucket(RawReplica):
     prefix: str
 
     def get(self, name: str) -> bytes | None:
-        if s3.head(self.endpoint, self.prefix + name) is None:
-            return None
-        return s3.read_bytes(self.endpoint, self.prefix + name)
+        stored = self._stored(name)
+        return self._inside(name) if stored is None else stored
 
     def put(self, name: str, data: bytes) -> None:
-        _AGAIN(s3.put_bytes, self.endpoint, self.prefix + name, data)
+        """Store something; as by any other program, an object loses its metadata, and so its manifest."""
+        key = name.removeprefix(MANIFESTS)
+        is_inside = name.startswith(MANIFESTS) and not _is_tombstone(data) and self._head(name) is None
+        if is_inside and self._head(key):
+            self._put_inside(key, data)
+        else:
+            _AGAIN(s3.put_bytes, self.endpoint, self.prefix + name, data)
+
+    def rot(self, name: str, data: bytes) -> None:
+        there = self._head(name)
+        assert there is not None, name
+        _AGAIN(s3.put_bytes, self.endpoint, self.prefix + name, data, Metadata=there.metadata)
 
     def drop(self, name: str) -> None:
-        _AGAIN(s3.delete_key, self.endpoint, self.prefix + name)
+        key = name.removeprefix(MANIFESTS)
+        if name.startswith(MANIFESTS) and self._head(name) is None:
+            if self._head(key):
+                self._set_metadata(key, None)
+        else:
+            _AGAIN(s3.delete_key, self.endpoint, self.prefix + name)
 
     def names(self) -> set[str]:
-        return {key.removeprefix(self.prefix) for key in s3.list_keys(self.endpoint, self.prefix)}
+        return set(self.everything())
 
     def everything(self) -> dict[str, bytes]:
         keys = s3.list_keys(self.endpoint, self.prefix)
-        return {key.removeprefix(self.prefix): s3.read_bytes(self.endpoint, key) for key in keys}
+        stored = {key.removeprefix(self.prefix): s3.read_bytes(self.endpoint, key) for key in keys}
+        found = dict(stored)
+        for name in stored:
+            if name.startswith(".fsbackup/"):
+                continue
+            manifest, place = self._manifest_of(name)
+            if manifest is not None:
+                found.setdefault(manifest_name(name), manifest)
+            if place is not None:
+                found.pop(place, None)
+        return found
+
+    def _head(self, name: str) -> s3.Head | None:
+        return s3.head(self.endpoint, self.prefix + name)
+
+    def _stored(self, name: str) -> bytes | None:
+        return s3.read_bytes(self.endpoint, self.prefix + name) if self._head(name) else None
+
+    def _inside(self, name: str) -> bytes | None:
+        return self._manifest_of(name.removeprefix(MANIFESTS))[0] if name.startswith(MANIFESTS) else None
+
+    def _manifest_of(self, key: str) -> tuple[bytes | None, str | None]:
+        """Return the manifest of an object, and the name of the object that has it if its metadata has not."""
+        head = self._head(key)
+        text = head.metadata.get("fsbackup") if head else None
+        if text is None or text.startswith("{"):
+            return (None if text is None else text.encode()), None
+        place = f"{RECORDS}{key}/{text}"
+        return self._stored(place), place
+
+    def _put_inside(self, key: str, data: bytes) -> None:
+        place = self._manifest_of(key)[1]
+        if place is None:
+            self._set_metadata(key, data.decode("ascii", "replace").replace("\ufffd", "!") or "!")
+        else:
+            _AGAIN(s3.put_bytes, self.endpoint, self.prefix + place, data)
+
+    def _set_metadata(self, key: str, manifest: str | None) -> None:
+        head = self._head(key)
+        assert head is not None, key
+        others = {name: value for name, value in head.metadata.items() if name != "fsbackup"}
+        metadata = others if manifest is None else {**others, "fsbackup": manifest}
+        _AGAIN(s3.replace_metadata, self.endpoint, self.prefix + key, metadata)
 
     def unfinished(self) -> list[str]:
         return [each.key for each in s3.list_uploads(self.endpoint) if each.key.startswith(self.prefix)]
@@ -166,9 +235,10 @@ def proves(record: dict[str, Any], data: bytes) -> bool:
     return whole and record["blocks"] == blocks(data, record["block_size"]) and sealed(record) == record
 
 
-def blocks(data: bytes, size: int) -> list[str]:
-    """Return the SHA-256 of every block."""
-    return [hashlib.sha256(data[at : at + size]).hexdigest() for at in range(0, len(data), size)]
+def blocks(data: bytes, size: int) -> str:
+    """Return the SHA-256 of every block, one after the other, in Base64."""
+    hashes = [hashlib.sha256(data[at : at + size]).digest() for at in range(0, len(data), size)]
+    return base64.b64encode(b"".join(hashes)).decode()
 
 
 def sealed(record: dict[str, Any]) -> dict[str, Any]:
@@ -176,6 +246,13 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
     fields = {name: value for name, value in record.items() if name != "checksum"}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return {**fields, "checksum": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _is_tombstone(data: bytes) -> bool:
+    try:
+        return bool(json.loads(data)["kind"] == "tombstone")
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _json(data: bytes | None) -> dict[str, Any] | None:

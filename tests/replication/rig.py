@@ -6,10 +6,10 @@ import random
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fsbackup import BackblazeB2Storage, CloudflareR2Storage, LocalStorage, ReplicatedStorage, S3Storage
 from fsbackup.backends import SingleBackend
@@ -35,12 +35,14 @@ class Places:
     base: Path
     endpoints: dict[str, S3Endpoint]
     prefix: str
+    #: Where the buckets have the records of their objects.
+    records: Literal["inside", "beside"] = field(default="inside", kw_only=True)
 
     def backend(self, name: str, **options: Any) -> SingleBackend:
         """Return a new backend object for one of the places."""
         if name == "local":
             return LocalStorage(self.base, **options)
-        return connect(name, self.endpoints[name], self.prefix, **options)
+        return connect(name, self.endpoints[name], self.prefix, records=self.records, **options)
 
     def store(self, *, names: tuple[str, ...] = ("local", "r2", "b2"), **options: Any) -> ReplicatedStorage:
         """Return a replication set over the places; ten seconds of silence are a stall."""
@@ -70,7 +72,11 @@ class ReplicaRig(Places):
     @property
     def places(self) -> Places:
         """Only the places, to be sent to another process."""
-        return Places(self.base, self.endpoints, self.prefix)
+        return Places(self.base, self.endpoints, self.prefix, records=self.records)
+
+    def beside(self) -> ReplicaRig:
+        """Return the same replicas, with the records beside the objects of the buckets, too."""
+        return replace(self, records="beside")
 
     def file(self, data: bytes, name: str = "source.bin") -> Path:
         """Return a source file with this content."""

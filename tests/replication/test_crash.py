@@ -9,7 +9,7 @@ import pytest
 
 from tests.matrix import sparing
 from tests.replication.child import INTERRUPTED, interrupt, kill, running
-from tests.replication.raw_replicas import manifest_name, pending_name
+from tests.replication.raw_replicas import RECORDS, manifest_name, pending_name
 from tests.replication.rig import PART, ReplicaRig, content
 from tests.servers.faults import Hold
 from tests.servers.operations import Operation
@@ -17,7 +17,28 @@ from tests.servers.operations import Operation
 KEY = "wal/000000010000000000000042"
 OLD, NEW = content(PART + 100, seed=1), content(PART + 100, seed=2)
 #: The writing requests that one S3 replica gets, in order, as (operation, part of the key).
-STEPS: dict[str, list[tuple[Operation, str]]] = {
+STEPS_INSIDE: dict[str, list[tuple[Operation, str]]] = {
+    "create": [
+        ("create_multipart", KEY),
+        ("upload_part", KEY),
+        ("put_object", f"{RECORDS}{KEY}/"),
+        ("complete", KEY),
+    ],
+    "overwrite": [
+        ("create_multipart", KEY),
+        ("upload_part", KEY),
+        ("put_object", f"{RECORDS}{KEY}/"),
+        ("complete", KEY),
+        ("delete", f"{RECORDS}{KEY}/"),
+    ],
+    "delete": [
+        ("put_object", manifest_name(KEY)),
+        ("delete", f"/{KEY}"),
+        ("delete", f"{RECORDS}{KEY}/"),
+        ("delete", manifest_name(KEY)),
+    ],
+}
+STEPS_BESIDE: dict[str, list[tuple[Operation, str]]] = {
     "create": [
         ("create_multipart", KEY),
         ("upload_part", KEY),
@@ -36,11 +57,18 @@ STEPS: dict[str, list[tuple[Operation, str]]] = {
 }
 #: Before a step is hardly another moment than after the one before it, except where the step is what counts.
 CASES = [
-    *((action, step, "after") for action, steps in STEPS.items() for step in steps),
-    *((action, step, "before") for action, steps in STEPS.items() for step in steps[-3:-1]),
+    (records, action, step, when)
+    for records, all_steps in (("inside", STEPS_INSIDE), ("beside", STEPS_BESIDE))
+    for action, steps in all_steps.items()
+    for when, some in (("after", steps), ("before", steps[-3:-1]))
+    for step in some
 ]
 #: By default each action is killed between its data and its manifest.
-FIRST = [(action, steps[-2], "after") for action, steps in STEPS.items()]
+FIRST = [
+    (records, action, steps[-2], "after")
+    for records, all_steps in (("inside", STEPS_INSIDE), ("beside", STEPS_BESIDE))
+    for action, steps in all_steps.items()
+]
 
 
 def prepared(rig: ReplicaRig, action: str) -> tuple[bytes | None, bytes | None]:
@@ -79,11 +107,12 @@ def run_again(rig: ReplicaRig, action: str) -> None:
         assert raw.provable(KEY) == NEW, name
 
 
-@pytest.mark.parametrize(("action", "step", "when"), sparing(CASES, FIRST), ids=str)
+@pytest.mark.parametrize(("records", "action", "step", "when"), sparing(CASES, FIRST), ids=str)
 def test_killed_at_any_step(
-    rig: ReplicaRig, action: str, step: tuple[Operation, str], when: Literal["before", "after"]
+    rig: ReplicaRig, records: str, action: str, step: tuple[Operation, str], when: Literal["before", "after"]
 ) -> None:
     """A process killed before or after any request of one replica leaves each replica old or new."""
+    rig = rig.beside() if records == "beside" else rig
     states = prepared(rig, action)
     hold = rig.proxies["r2"].add(Hold(when), on=step[0], key=step[1])
     with running(rig.places, action, KEY, rig.tmp / "new") as process:
@@ -94,9 +123,17 @@ def test_killed_at_any_step(
     run_again(rig, action)
 
 
-@pytest.mark.parametrize("step", STEPS["overwrite"][2:5], ids=str)
-def test_killed_everywhere_at_the_same_step(rig: ReplicaRig, step: tuple[Operation, str]) -> None:
+@pytest.mark.parametrize(
+    ("records", "step"),
+    [
+        *(("inside", step) for step in STEPS_INSIDE["overwrite"][2:5]),
+        *(("beside", step) for step in STEPS_BESIDE["overwrite"][2:5]),
+    ],
+    ids=str,
+)
+def test_killed_everywhere_at_the_same_step(rig: ReplicaRig, records: str, step: tuple[Operation, str]) -> None:
     """All replicas stopped behind the same step of a replacement: still one version or the other."""
+    rig = rig.beside() if records == "beside" else rig
     rig.store(names=("r2", "b2")).replicate(rig.file(OLD, "old"), KEY)
     rig.file(NEW, "new")
     holds = [proxy.add(Hold("after"), on=step[0], key=step[1]) for proxy in rig.proxies.values()]
@@ -130,16 +167,20 @@ def test_the_old_content_is_sent_again_after_a_crash_replaced_its_data(rig: Repl
 
 
 @pytest.mark.parametrize(
-    ("action", "step"),
+    ("records", "action", "step"),
     [
-        ("create", STEPS["create"][1]),
-        ("create", STEPS["create"][3]),
-        *(("overwrite", step) for step in STEPS["overwrite"][2:4]),
+        ("inside", "create", STEPS_INSIDE["create"][1]),
+        *(("inside", "overwrite", step) for step in STEPS_INSIDE["overwrite"][2:4]),
+        ("beside", "create", STEPS_BESIDE["create"][3]),
+        *(("beside", "overwrite", step) for step in STEPS_BESIDE["overwrite"][2:4]),
     ],
     ids=str,
 )
-def test_ctrl_c_leaves_nothing_unfinished(rig: ReplicaRig, action: str, step: tuple[Operation, str]) -> None:
+def test_ctrl_c_leaves_nothing_unfinished(
+    rig: ReplicaRig, records: str, action: str, step: tuple[Operation, str]
+) -> None:
     """Ctrl-C while a request hangs ends the process with no multipart upload left and nothing torn."""
+    rig = rig.beside() if records == "beside" else rig
     states = prepared(rig, action)
     hold = rig.proxies["r2"].add(Hold("before"), on=step[0], key=step[1])
     with running(rig.places, action, KEY, rig.tmp / "new") as process:

@@ -86,6 +86,7 @@ def test_a_fault_on_the_data_fails_only_that_replica(
 @pytest.mark.parametrize("fault", ["403", "stalled"])
 def test_a_fault_on_a_record_fails_only_that_replica(rig: ReplicaRig, fault: str, step: str) -> None:
     """The write intent or the manifest of a replacement cannot be written: one version stays provable."""
+    rig = rig.beside()
     old = content(SMALL, seed=9)
     rig.store().replicate(rig.file(old, "old"), KEY)
     make, types = FAULTS[fault]

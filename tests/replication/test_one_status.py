@@ -170,7 +170,7 @@ def test_all_exit_codes_agree(tmp_path: Path) -> None:
 def test_listings_tell_a_manifest_from_a_tombstone_by_size(key: str) -> None:
     """The smallest manifest suffices; for a tombstone beside data or a damaged record replicas are queried."""
     origin = Origin("h")
-    manifest = Manifest(key, 0, "0" * 64, 1, (), 1, None, "2026-01-01T00:00:00+00:00", origin, 1, "0")
+    manifest = Manifest(key, 0, "0" * 64, 1, (), 1, None, "2026-01-01T00:00:00+00:00", origin, 1, "0", "0" * 32)
     tombstone = Tombstone(key, 10**13, "2026-01-01T00:00:00.000000+00:00")
     for record, suffices in ((dump(manifest), True), (dump(tombstone), False), (b"", False)):
         listed = ReplicaEntry(ObjectStat("n", 0), ObjectStat("m", len(record)))

@@ -53,14 +53,16 @@ def assert_agreed_or_reported(
                 assert writer.data == data, f"{name}: a writer got success, and its bytes are not stored"
 
 
+@pytest.mark.usefixtures("other_machines")
 @pytest.mark.parametrize("role", ["r2", "b2"])
 @pytest.mark.parametrize("overwrite", [False, True], ids=["create", "overwrite"])
-@pytest.mark.parametrize("step", [KEY, manifest_name(KEY)], ids=["data", "manifest"])
+@pytest.mark.parametrize("step", ["inside", KEY, manifest_name(KEY)], ids=["inside", "data", "manifest"])
 def test_the_second_writer_overtakes_the_first(
     contested: ReplicaRig, role: str, overwrite: bool, step: str
 ) -> None:
     """One writer is held before a step while the other runs to its end: success only for bytes that are there."""
-    rig = contested
+    rig = contested if step == "inside" else contested.beside()
+    step = KEY if step == "inside" else step
     if overwrite:
         rig.store(names=(role,)).replicate(rig.file(content(77), "first"), KEY)
     first, second = (Writer(rig, data, (role,), overwrite=overwrite) for data in (ONE, TWO))
@@ -74,6 +76,7 @@ def test_the_second_writer_overtakes_the_first(
     assert_agreed_or_reported(rig, [first, second], (role,), create=not overwrite)
 
 
+@pytest.mark.usefixtures("other_machines")
 def test_two_threads_create_one_key_many_times(contested: ReplicaRig) -> None:
     """In any interleaving of two creators on three replicas, no replica disagrees with itself silently."""
     rig, names = contested, ("local", "r2", "b2")

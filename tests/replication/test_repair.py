@@ -111,7 +111,6 @@ def assert_right(rig: ReplicaRig, data: bytes, *, key: str = KEY) -> None:
         assert raw.get(key) == data, name
         assert record is not None
         assert proves(record, data), name
-        assert record["etag"] == raw.etag(key) or name == "local", name
         assert version(rig, name, key) == version(rig, "local", key)
 
 
@@ -128,6 +127,7 @@ def version(rig: ReplicaRig, name: str, key: str = KEY) -> dict[str, Any]:
 def test_every_wrong_state_is_mended(rig: ReplicaRig, name: str, wrong: str) -> None:
     """What one replica lacks, has wrong or missed is made right, everywhere, and then there is nothing to do."""
     harm, action, data = WRONG[wrong]
+    rig = rig.beside() if wrong == "unfinished" else rig
     rig.store().replicate(rig.file(OLD, "old"), KEY)
     before = version(rig, others(name)[0])
     harm(rig, name)
@@ -256,6 +256,10 @@ def test_a_conflict_is_left_alone(rig: ReplicaRig) -> None:
     """Two contents under one generation: neither is touched, and the report says so."""
     rig.store(names=("local",)).replicate(rig.file(OLD, "old"), KEY)
     rig.store(names=("r2",)).replicate(rig.file(NEW, "new"), KEY)
+    one, other = (rig.raw_replicas[name].manifest(KEY) for name in ("local", "r2"))
+    assert one is not None
+    assert other is not None
+    rig.raw_replicas["r2"].set_manifest(KEY, {**other, "generation": one["generation"]})
     before = snapshot(rig)
     report = mend(rig)
     assert report.status == "failed"  # both contents are proven by min_copies replicas
@@ -302,13 +306,13 @@ class TestAdopt:
         assert snapshot(rig) == before
 
     def test_the_same_bytes_get_a_manifest_and_go_everywhere(self, rig: ReplicaRig) -> None:
-        """Generation 1, on every replica."""
+        """One first version, on every replica."""
         self.put(rig, "local", "r2")
         report = mend(rig, adopt=True)
         assert report.status == "complete", report.as_dict()
         assert report.done == {"adopt": 2, "refill": 1}
         assert_right(rig, OLD)
-        assert rig.raw_replicas["b2"].manifest(KEY)["generation"] == 1  # type: ignore[index]
+        assert "replaces" not in rig.raw_replicas["b2"].manifest(KEY)  # type: ignore[operator]
 
     def test_different_bytes_are_a_conflict(self, rig: ReplicaRig) -> None:
         """Neither is touched."""
@@ -491,6 +495,7 @@ def test_our_own_garbage_is_cleared_and_nobody_elses(rig: ReplicaRig) -> None:
 
 def test_an_announcement_that_nothing_came_of_is_cleared_when_it_is_old(rig: ReplicaRig) -> None:
     """A writer was killed before it changed the data: what it announced stays for a day, then goes."""
+    rig = rig.beside()
     rig.store().replicate(rig.file(OLD, "old"), KEY)
     hold = rig.proxies["r2"].add(Hold("after"), on="put_object", key=pending_name(KEY))
     with running(rig.places, "overwrite", KEY, rig.file(NEW, "new")) as process:

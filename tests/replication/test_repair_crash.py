@@ -10,7 +10,7 @@ from fsbackup.loop import run
 from fsbackup.replication.repair import RepairOptions, repair
 from tests.matrix import sparing
 from tests.replication.child import kill, running
-from tests.replication.raw_replicas import RawBucket, manifest_name, pending_name, proves
+from tests.replication.raw_replicas import RECORDS, RawBucket, manifest_name, pending_name, proves
 from tests.replication.rig import PART, ReplicaRig, content
 from tests.replication.test_repair import drop_all, replace_while_away, switched_off, unfinish
 from tests.servers import s3
@@ -26,8 +26,18 @@ DATA: list[tuple[Operation, str]] = [("create_multipart", KEY), ("upload_part", 
 MANIFEST: tuple[Operation, str] = ("put_object", manifest_name(KEY))
 ANNOUNCE: tuple[Operation, str] = ("put_object", pending_name(KEY))
 UNANNOUNCE: tuple[Operation, str] = ("delete", pending_name(KEY))
-#: Every changing request that a repair sends to the one replica that needs it.
-STEPS: dict[str, list[tuple[Operation, str]]] = {
+RECORD: tuple[Operation, str] = ("put_object", f"{RECORDS}{KEY}/")
+UNRECORD: tuple[Operation, str] = ("delete", f"{RECORDS}{KEY}/")
+#: Every changing request that a repair sends to the one replica that needs it, with manifests inside the objects.
+STEPS_INSIDE: dict[str, list[tuple[Operation, str]]] = {
+    "missing": [*DATA[:2], RECORD, DATA[2]],
+    "stale": [*DATA[:2], RECORD, DATA[2], UNRECORD],
+    "rotten": [*DATA[:2], RECORD, DATA[2]],
+    "no manifest": [RECORD, ("copy_object", KEY)],
+    "deleted": [MANIFEST, ("delete", f"/{KEY}"), UNRECORD, ("delete", manifest_name(KEY))],
+}
+#: The same with manifests beside the objects.
+STEPS_BESIDE: dict[str, list[tuple[Operation, str]]] = {
     "missing": [*DATA, MANIFEST],
     "stale": [*DATA[:2], ANNOUNCE, DATA[2], MANIFEST, UNANNOUNCE],
     "rotten": [*DATA[:2], ANNOUNCE, DATA[2], MANIFEST, UNANNOUNCE],
@@ -35,11 +45,23 @@ STEPS: dict[str, list[tuple[Operation, str]]] = {
     "unfinished": [MANIFEST, UNANNOUNCE],
     "deleted": [MANIFEST, ("delete", f"/{KEY}"), ("delete", manifest_name(KEY))],
 }
-CASES = [(harm, step, when) for harm, steps in STEPS.items() for step in steps for when in ("before", "after")]
+STEPS = {"inside": STEPS_INSIDE, "beside": STEPS_BESIDE}
+CASES = [
+    (records, harm, step, when)
+    for records, all_steps in STEPS.items()
+    for harm, steps in all_steps.items()
+    for step in steps
+    for when in ("before", "after")
+]
 #: One side of a step is hardly another moment than the other side of the one next to it.
-CASES = [case for number, case in enumerate(CASES) if case[2] == "after" or number % 4 == 0]
+CASES = [case for number, case in enumerate(CASES) if case[3] == "after" or number % 4 == 0]
 #: By default the repair of each harm is killed once, after the last thing that it asks for.
-FIRST = [(harm, steps[-1], "after") for harm, steps in STEPS.items()]
+FIRST = [
+    (records, harm, steps[-1], "after")
+    for records, all_steps in STEPS.items()
+    for harm, steps in all_steps.items()
+    if records == "inside" or harm in ("stale", "unfinished")
+]
 
 
 def harmed(rig: ReplicaRig, harm: str) -> tuple[bytes | None, ...]:
@@ -64,11 +86,12 @@ def harmed(rig: ReplicaRig, harm: str) -> tuple[bytes | None, ...]:
     return (OLD,)
 
 
-@pytest.mark.parametrize(("harm", "step", "when"), sparing(CASES, FIRST), ids=str)
+@pytest.mark.parametrize(("records", "harm", "step", "when"), sparing(CASES, FIRST), ids=str)
 def test_killed_at_any_step(
-    rig: ReplicaRig, harm: str, step: tuple[Operation, str], when: Literal["before", "after"]
+    rig: ReplicaRig, records: str, harm: str, step: tuple[Operation, str], when: Literal["before", "after"]
 ) -> None:
     """A repair killed before or after any request leaves each replica as it was or right, the object readable."""
+    rig = rig.beside() if records == "beside" else rig
     states = harmed(rig, harm)
     hold = rig.proxies["r2"].add(Hold(when), on=step[0], key=step[1])
     with running(rig.places, "repair", KEY) as process:

@@ -25,7 +25,18 @@ STORES = (A, B, C)
 def manifest(generation: int = 1, sha: str = "1", size: int = 10) -> Manifest:
     """Return a manifest whose content is called `sha`."""
     return Manifest(
-        KEY, size, sha, 1 << 20, (sha,), generation, None, "2026-01-01T00:00:00+00:00", Origin("h"), 1, "0"
+        KEY,
+        size,
+        sha,
+        1 << 20,
+        (sha,),
+        generation,
+        None,
+        "2026-01-01T00:00:00+00:00",
+        Origin("h"),
+        1,
+        "0",
+        "0" * 32,
     )
 
 

@@ -83,6 +83,17 @@ def head(endpoint: S3Endpoint, key: str, **extra: Any) -> Head | None:
     return Head(answer["ContentLength"], answer["ETag"].strip('"'), answer["Metadata"], answer.get("VersionId"))
 
 
+def replace_metadata(endpoint: S3Endpoint, key: str, metadata: dict[str, str]) -> None:
+    """Give an object other user metadata; its bytes stay."""
+    client(endpoint).copy_object(
+        Bucket=endpoint.bucket,
+        Key=key,
+        CopySource={"Bucket": endpoint.bucket, "Key": key},
+        Metadata=metadata,
+        MetadataDirective="REPLACE",
+    )
+
+
 def delete_key(endpoint: S3Endpoint, key: str, version_id: str | None = None) -> None:
     """Delete an object, or one version of it for good."""
     version = {"VersionId": version_id} if version_id else {}

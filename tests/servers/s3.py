@@ -26,6 +26,7 @@ from tests.servers.bucket import (
     put_bytes,
     put_parts,
     read_bytes,
+    replace_metadata,
 )
 from tests.servers.endpoint import S3Endpoint, client, default_client, fresh_bucket, new_credentials
 from tests.servers.ports import GRPC_OFFSET, LOOPBACK, claimed_ports
@@ -54,6 +55,7 @@ __all__ = [
     "put_parts",
     "rclone_s3_server",
     "read_bytes",
+    "replace_metadata",
     "seaweedfs_server",
     "strict_b2",
     "strict_r2",

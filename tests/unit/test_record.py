@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import fields as fields_of
 from dataclasses import replace
+from datetime import UTC
 from typing import Any
 
 import pytest
@@ -11,7 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsbackup.errors import IntegrityError
-from fsbackup.record import Manifest, Origin, Record, Tombstone, dump, load, version_order
+from fsbackup.record import (
+    _MANIFEST_RULES,
+    _ORIGIN_RULES,
+    _TOMBSTONE_RULES,
+    Manifest,
+    Origin,
+    Record,
+    Tombstone,
+    dump,
+    load,
+    version_order,
+)
 
 _TEXT = st.text(
     st.one_of(
@@ -22,11 +36,14 @@ _TEXT = st.text(
 )
 _HASH = st.text("0123456789abcdef", min_size=64, max_size=64)
 _OPTIONAL = st.none() | _TEXT
+_TIMES = st.datetimes(timezones=st.just(UTC)).map(lambda when: when.isoformat(timespec="seconds"))
 _ORIGINS = st.builds(
     Origin,
     host=_TEXT,
-    mtime=st.none() | st.floats(allow_nan=False),
+    mtime_ns=st.none() | st.integers(-(1 << 63), 1 << 63),
     mode=st.none() | st.integers(0, 0o7777),
+    directories=st.none() | st.lists(st.integers(0, 0o7777), max_size=3),
+    unknown=st.dictionaries(st.just("x-later"), st.integers(), max_size=1),
 )
 
 
@@ -43,16 +60,21 @@ def manifests(draw: st.DrawFn) -> Manifest:
         blocks=blocks,
         generation=draw(st.integers(1, 1 << 60)),
         replaces=draw(st.none() | _HASH),
-        created_at=draw(_TEXT),
+        created_at=draw(_TIMES),
         source=draw(_ORIGINS),
         part_size=draw(st.integers(1, 5 << 30)),
         fsbackup_version=draw(_TEXT),
+        write_id=draw(st.text("0123456789abcdef", min_size=32, max_size=32)),
         etag=draw(_OPTIONAL),
         version_id=draw(_OPTIONAL),
+        series=draw(_OPTIONAL),
+        stages=draw(st.none() | st.lists(st.dictionaries(_TEXT, st.integers()), max_size=2)),
+        seal=draw(_OPTIONAL),
+        unknown=draw(st.dictionaries(st.just("x-later"), st.none() | _TEXT, max_size=1)),
     )
 
 
-TOMBSTONES = st.builds(Tombstone, key=_TEXT, generation=st.integers(1, 1 << 60), deleted_at=_TEXT)
+TOMBSTONES = st.builds(Tombstone, key=_TEXT, generation=st.integers(1, 1 << 60), deleted_at=_TIMES)
 
 EXAMPLE = Manifest(
     key="backups/caf\u00e9/db.sql.gz",
@@ -63,9 +85,10 @@ EXAMPLE = Manifest(
     generation=3,
     replaces="01" * 32,
     created_at="2025-10-01T12:00:00+00:00",
-    source=Origin("db1", 1_759_320_000.25),
+    source=Origin("db1", 1_759_320_000_250_000_000),
     part_size=8_388_608,
     fsbackup_version="1.0",
+    write_id="0123456789abcdef" * 2,
     etag="abc-2",
 )
 
@@ -149,6 +172,42 @@ def test_a_newer_format_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.hint == "upgrade fsbackup"
 
 
+_SCALARS = st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats() | _TEXT
+_ANYTHING = st.recursive(_SCALARS, lambda of: st.lists(of, max_size=3) | st.dictionaries(_TEXT, of, max_size=3))
+
+
+@given(manifests() | TOMBSTONES, st.data())
+def test_no_value_of_a_field_gets_past_the_checks(record: Record, data: st.DataObject) -> None:
+    """A rightly sealed record with any value in any field is refused, or has a value of the field's type."""
+    fields = json.loads(dump(record))
+    where = data.draw(st.sampled_from([fields, *([fields["source"]] if "source" in fields else [])]))
+    where[data.draw(st.sampled_from([name for name in where if name != "checksum"]))] = data.draw(_ANYTHING)
+    try:
+        loaded = load(sealed(fields))
+    except IntegrityError:
+        return
+    assert load(dump(loaded)) == loaded
+    assert loaded.generation >= 0
+    if isinstance(loaded, Manifest):
+        assert loaded.created_timestamp < 1e12
+        assert len(loaded.blocks) == -(-loaded.size // loaded.block_size)
+        assert all(bytes.fromhex(each) for each in (loaded.sha256, loaded.write_id, *loaded.blocks))
+        assert loaded.source.mode is None or 0 <= loaded.source.mode <= 0o177777
+        assert loaded.source.mtime_ns is None or abs(loaded.source.mtime_ns) <= 1 << 63
+
+
+@given(manifests())
+def test_a_record_is_a_header_value(record: Manifest) -> None:
+    """What signing or R2 would change in the value of an HTTP header is not in it: spaces, and ``=?``."""
+    assert not set(" ?\n\r\t") & set(dump(record).decode("ascii"))
+
+
+def test_every_field_has_a_rule() -> None:
+    """Each field of each record has a check; `unknown` has what is in no field."""
+    for kind, rules in ((Manifest, _MANIFEST_RULES), (Origin, _ORIGIN_RULES), (Tombstone, _TOMBSTONE_RULES)):
+        assert {each.name for each in fields_of(kind)} == {*rules, "unknown"}
+
+
 @given(manifests(), st.integers(1, 1 << 60))
 def test_order(record: Manifest, generation: int) -> None:
     """Versions are ordered by generation, a tombstone after the manifest of the version it deletes."""
@@ -161,6 +220,13 @@ def test_for_replica() -> None:
     stored = EXAMPLE.for_replica("other", "v1")
     assert (stored.etag, stored.version_id) == ("other", "v1")
     assert stored.for_replica(EXAMPLE.etag, EXAMPLE.version_id) == EXAMPLE
+
+
+def sealed(fields: dict[str, Any]) -> bytes:
+    """Return a record as bytes, with the checksum that it must have."""
+    rest = {name: value for name, value in fields.items() if name != "checksum"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return json.dumps({**rest, "checksum": hashlib.sha256(text.encode()).hexdigest()}).encode()
 
 
 def _is_refused(data: bytes) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 
-from fsbackup.engine import records
+from fsbackup.engine import locks, records
 from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import ConflictError
-from fsbackup.keys import encode_key, intent_name
+from fsbackup.keys import intent_name
 from fsbackup.record import Record, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
 
@@ -25,11 +25,17 @@ async def delete_copy(replica: ReplicaState, key: str) -> None:
     BackendError
         For any other error of the store.
     """
+    async with locks.exclusive(replica.store, key):
+        await _delete_copy(replica, key)
+
+
+async def _delete_copy(replica: ReplicaState, key: str) -> None:
     store = replica.store
-    if (await _require_unchanged(replica, key)).stat is not None:
-        await store.remove(encode_key(key))
-    # A writer that came in between has written its intent or manifest, and needs both. If its data was stored
-    # before the DELETE, which then removed it, its manifest shows the copy as missing, and repair refills it.
+    if (stat := (await _require_unchanged(replica, key)).stat) is not None:
+        await store.remove_version(stat)
+    # A writer on another machine that came in between has written its intent or manifest, and needs both. If its
+    # data was stored before the DELETE, which then removed it, its manifest shows the copy as missing, and repair
+    # refills it.
     remaining = await _require_unchanged(replace(replica, stat=None), key)
     if remaining.has_intent:
         await store.remove(intent_name(key))

@@ -6,9 +6,10 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from fsbackup import events
-from fsbackup.engine import delete, records, versions
+from fsbackup.engine import delete, locks, records, versions
 from fsbackup.engine.copy import copy_version, remove_copy
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
@@ -91,7 +92,7 @@ class RoundExecutor:
             assert intended is not None
             return self._finish(self._replica(action), intended)
         if action.kind == "adopt":
-            return self._write_manifest(self._replica(action), self._adopted_manifest())
+            return self._write_manifest(self._replica(action), self._adopted_manifest)
         if action.kind == "clear intent":
             return self._clear_intent(self._replica(action).store, action)
         tombstone = self._status.latest
@@ -106,6 +107,10 @@ class RoundExecutor:
         Before the write: the version is still the newest, and the replica unchanged. After it: the same again,
         because another writer or a delete may have come in between.
         """
+        async with locks.exclusive(replica.store, self._key):
+            await self._write_manifest_locked(replica, manifest)
+
+    async def _write_manifest_locked(self, replica: ReplicaState, manifest: Manifest) -> None:
         store, stat = replica.store, replica.stat
         assert stat is not None
         guard = self._guard(manifest)
@@ -132,27 +137,30 @@ class RoundExecutor:
 
     async def _finish(self, replica: ReplicaState, intended: Manifest) -> None:
         """Write the manifest of a replacement whose data is in place, and clear its intent."""
-        now = await records.read_intent(replica.store, self._key)
-        if now is not None and now.sha256 != intended.sha256:
-            raise self._changed(replica.store)
-        await self._write_manifest(replica, intended)
-        await records.clear_intent(replica.store, intended)
+        async with locks.exclusive(replica.store, self._key):
+            now = await records.read_intent(replica.store, self._key)
+            if now is not None and now.sha256 != intended.sha256:
+                raise self._changed(replica.store)
+            await self._write_manifest_locked(replica, intended)
+            await records.clear_intent(replica.store, intended)
 
     async def _clear_intent(self, store: ObjectStore, action: Action) -> None:
         """Remove the write intent, unless another one has taken its place."""
         inspected = self._inspection.intents[action.backend or ""].manifest
-        now, exists = await records.find_intent(store, self._key)
-        if exists and now != inspected:
-            raise self._changed(store)
-        await store.remove(intent_name(self._key))
+        async with locks.exclusive(store, self._key):
+            now, exists = await records.find_intent(store, self._key)
+            if exists and now != inspected:
+                raise self._changed(store)
+            await store.remove(intent_name(self._key))
 
     async def _forget_delete(self, tombstone: Tombstone) -> None:
         """Remove the tombstones one by one: after a failure those that remain still prove the delete."""
         for replica in self._status.replicas.values():
             await delete.remove_tombstone(replica.store, self._key, tombstone)
 
+    @cached_property
     def _adopted_manifest(self) -> Manifest:
-        """Return the manifest of data that never had one: a first version, as old as its oldest copy."""
+        """The manifest of data that never had one: a first version, as old as its oldest copy."""
         digest = next(iter(self._inspection.contents.values()))
         stats = [replica.stat for replica in self._status.replicas.values() if replica.stat is not None]
         modified = [stat.modified for stat in stats if stat.modified is not None]

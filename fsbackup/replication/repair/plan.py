@@ -88,6 +88,12 @@ class _Planner:
 
     def _finish_delete(self, tombstone: Tombstone) -> tuple[Action, ...]:
         """Delete on the replicas that missed it; once every replica has confirmed, remove the tombstones."""
+        replicas = self._status.replicas.values()
+        told = sum(each.record == tombstone for each in replicas)
+        proven = sum(each.is_intact for each in replicas)
+        if told < self._status.min_copies <= proven:
+            why = f"deleted on {tombstone.deleted_at} on {told} replica(s), and {proven} prove the object"
+            return (self._leave("conflict", why),)
         actions = []
         for name, replica in self._status.replicas.items():
             if replica.stat is not None and replica.record is None:
@@ -161,10 +167,23 @@ class _Planner:
         if content is not None and content.sha256 == latest.sha256:
             what = "damaged" if replica.damaged else "missing" if replica.record is None else "of other data"
             return self._do("write manifest", name, f"the data is right, its manifest is {what}")
+        if state == "stale" and self._is_proven_against(replica, latest):
+            why = f"generation {latest.generation} is on too few replicas to replace what others prove"
+            return self._leave("conflict", why, name)
         if self._is_being_replaced(name, latest):
             return self._leave("busy", "a newer version is announced and not finished yet", name)
         detail = replica.detail
         return self._do("refill", name, _REASONS[state] + (f" ({detail})" if detail else ""))
+
+    def _is_proven_against(self, replica: ReplicaState, latest: Manifest) -> bool:
+        """Tell whether enough replicas prove the older version of `replica`, and too few the newest one.
+
+        What fewer than `min_copies` replicas say destroys nothing that `min_copies` replicas prove.
+        """
+        status, own = self._status, replica.manifest
+        holders = [each for each in status.replicas.values() if own is not None and each.holds(own)]
+        newer = [each for each in status.replicas.values() if each.holds(latest)]
+        return len(newer) < status.needed <= len(holders)
 
     def _is_being_replaced(self, name: str, latest: Manifest) -> bool:
         intent = self._inspection.intents.get(name)

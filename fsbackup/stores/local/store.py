@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from fsbackup.errors import ConfigError, FsbackupError
+from fsbackup.errors import BackendUnavailableError, ConfigError, FsbackupError
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import (
     DEFAULT_TIMEOUT,
@@ -22,6 +24,7 @@ from fsbackup.stores.base import (
 from fsbackup.stores.local.directory import SafeDirectory, fsync_directory, lstat_object, object_stat
 from fsbackup.stores.local.errors import translate_errors
 from fsbackup.stores.local.listing import DirectoryListing, find_temp_files
+from fsbackup.stores.local.lock import try_lock
 from fsbackup.stores.local.writer import LocalWriter
 from fsbackup.stores.names import NameFilter, check_temp, split_name
 from fsbackup.threads import Workers, heartbeat
@@ -35,6 +38,8 @@ _ACCESS_HINT = (
 _THREADS = 16
 #: Bytes per system call.
 _SLICE = 16 * MIB
+#: Seconds between two attempts to get a lock that another process holds; a commit takes a few milliseconds.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -122,6 +127,40 @@ class LocalStore(ObjectStore):
     async def remove(self, name: str) -> None:
         await self._run("remove", name, lambda: _remove(self._base, name))
 
+    @asynccontextmanager
+    async def locked(self, name: str) -> AsyncIterator[None]:
+        file = await self._lock(name)
+        try:
+            yield
+        finally:
+            os.close(file)  # never blocks: nothing was written to it
+
+    async def _lock(self, name: str) -> int:
+        clock = asyncio.get_running_loop().time
+        deadline, pause = clock() + self.timeout, _FIRST_PAUSE
+        while (file := await self._try_lock(name)) is None:
+            if clock() > deadline:
+                raise BackendUnavailableError(
+                    f"another process has held the lock on it for {self.timeout:g} s",
+                    backend=self.name,
+                    operation="write",
+                    key=name,
+                    hint="look for a hanging process that uses this directory",
+                )
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        return file
+
+    async def _try_lock(self, name: str) -> int | None:
+        job = self._workers.submit(lambda: try_lock(self._base, name))
+        with translate_errors(self.name, "write", name):
+            try:
+                return await job.result(self.timeout)
+            except BaseException:
+                job.cancel()
+                job.future.add_done_callback(_unlock_late)  # a call that runs may still get the lock
+                raise
+
     async def orphans(self, older_than: float) -> AsyncIterator[Orphan]:
         found = find_temp_files(self._base, older_than)
         while page := await self._run("list", "", lambda: list(islice(found, self._page_size))):
@@ -143,6 +182,12 @@ class LocalStore(ObjectStore):
     async def _run(self, operation: str, name: str, call: Callable[[], T]) -> T:
         with translate_errors(self.name, operation, name):
             return await self._workers.run(call, self.timeout)
+
+
+def _unlock_late(locking: asyncio.Future[int | None]) -> None:
+    file = None if locking.cancelled() or locking.exception() else locking.result()
+    if file is not None:
+        os.close(file)
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:

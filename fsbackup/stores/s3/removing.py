@@ -5,17 +5,23 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import cast
 
-from fsbackup.errors import BackendError, LockedError, ObjectNotFoundError, TransientError
+from fsbackup.errors import BackendError, ConflictError, LockedError, ObjectNotFoundError, TransientError
 from fsbackup.events import log
 from fsbackup.stores.s3.bucket import Bucket, require_field
 from fsbackup.stores.s3.calls import Response
 from fsbackup.stores.s3.errors import CallContext, code_of
 
 
-async def remove_object(bucket: Bucket, name: str) -> None:
-    """Remove exactly this one object; a missing one is success, a missing bucket is not."""
+async def remove_object(bucket: Bucket, name: str, newest: str | None = None) -> None:
+    """Remove exactly this one object; a missing one is success, a missing bucket is not.
+
+    Raises
+    ------
+    ConflictError
+        Where versions are removed one by one, and one was stored after the version `newest`: it stays.
+    """
     if bucket.profile.removes_versions:
-        await _remove_versions(bucket, name)
+        await _remove_versions(bucket, name, newest)
     else:
         await _delete(bucket, name)
 
@@ -54,12 +60,19 @@ async def _lock(bucket: Bucket, name: str, context: CallContext, version: dict[s
     return cast(BackendError, context.error(LockedError, message, hint))
 
 
-async def _remove_versions(bucket: Bucket, name: str) -> None:
+async def _remove_versions(bucket: Bucket, name: str, newest: str | None) -> None:
     """Remove the oldest version first, so that an older one never becomes current."""
     versions = await _versions(bucket, name)
-    for version in reversed(versions):
+    later = versions.index(newest) if newest in versions else 0
+    for version in reversed(versions[later:]):
         await _delete(bucket, name, VersionId=version)
-    log.debug("%s: removed %d version(s) of %r", bucket.calls.name, len(versions), name)
+    log.debug("%s: removed %d version(s) of %r", bucket.calls.name, len(versions) - later, name)
+    if later:
+        raise bucket.context("remove", name).error(
+            ConflictError,
+            "another writer stored another object under this name",
+            "run it again when the other writer has finished",
+        )
 
 
 async def _versions(bucket: Bucket, name: str) -> list[str]:

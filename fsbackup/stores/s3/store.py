@@ -177,6 +177,10 @@ class S3Store(ObjectStore):
         """Send one DELETE, or one per version where the bucket keeps versions."""
         await remove_object(self._bucket, name)
 
+    async def remove_version(self, stat: ObjectStat) -> None:
+        """Remove the version of `stat` and older ones, in a bucket that keeps versions; else as `remove`."""
+        await remove_object(self._bucket, stat.name, newest=stat.version_id)
+
     def orphans(self, older_than: float) -> AsyncIterator[Orphan]:
         """Yield unfinished multipart uploads that fsbackup recorded; those of other programs have no record."""
         return list_orphans(self._bucket, older_than)
