@@ -44,6 +44,8 @@ class Change:
     #: Whether the process had met the data before, and the highest generation it knew.
     had_seen: bool
     known: int
+    #: The highest generation that a tombstone of any store had deleted.
+    deleted: int
 
 
 @dataclass
@@ -62,6 +64,8 @@ class Judge:
         The serials of data that was wrong in the beginning.
     where
         What kind of stores the set has.
+    majority
+        Whether any two sets of replicas that confirm a write have one in common.
     """
 
     buckets: Sequence[Bucket]
@@ -69,16 +73,18 @@ class Judge:
     contents: frozenset[bytes]
     tolerated: frozenset[int]
     where: str
+    majority: bool
     step: int = 0
     violations: list[Violation] = field(default_factory=list)
+    #: By store: what it held, and since which step.
     history: dict[str, list[tuple[int, View]]] = field(default_factory=dict)
     #: The generation and SHA-256 of each data object that was ever proven, by its serial.
     proven: dict[int, tuple[int, str]] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     _seen: dict[str, set[int]] = field(default_factory=dict)
     _known: dict[str, int] = field(default_factory=dict)
-    #: Readers, and whether a replica has proven a content ever since they began, with no delete in sight.
-    _readable: dict[str, bool] = field(default_factory=dict)
+    #: For each reader: whether a replica has proven a content ever since it began, and with no tombstone.
+    _ever_since: dict[str, tuple[bool, bool]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.hashes = {hashlib.sha256(each).hexdigest(): each for each in self.contents}
@@ -87,6 +93,8 @@ class Judge:
             self.history[bucket.name] = [(0, view)]
             self._note_proof(view)
         self.beginning = {name: views[0][1] for name, views in self.history.items()}
+        self._before = self._readable()
+        self._deleted = max((each.tombstone or -1 for each in self.beginning.values()), default=-1)
 
     def view(self, bucket: Bucket) -> View:
         """Return what a store holds now."""
@@ -130,9 +138,10 @@ class Judge:
             return
         self.history[bucket.name].append((self.step, now))
         self._note_proof(now)
+        self._deleted = max(self._deleted, -1 if now.tombstone is None else now.tombstone)
         if before.serial != now.serial:
             had_seen, known = before.serial in self._seen.get(process, ()), self._known.get(process, -1)
-            self.changes.append(Change(self.step, bucket, operation, before, now, had_seen, known))
+            self.changes.append(Change(self.step, bucket, operation, before, now, had_seen, known, self._deleted))
         if now.serial and now.serial not in self.tolerated:
             self._judge_data(bucket, before, now, process)
 
@@ -159,19 +168,19 @@ class Judge:
         return f"{view.state} {content} #{view.serial} generation {view.generation}"
 
     def _watch_readers(self) -> None:
-        readable = self._is_readable()
+        """Note for each reader what has been true ever since it began."""
+        now = self._readable()
         for name, operation in self.operations.items():
             if operation.verb == "read" and operation.start <= self.step and operation.status == "running":
-                self._readable[name] = self._readable.get(name, self._was_readable) and readable
-        self._was_readable = readable
+                before = self._ever_since.get(name, self._before)
+                self._ever_since[name] = before[0] and now[0], before[1] and now[1]
+        self._before = now
 
-    def _is_readable(self) -> bool:
+    def _readable(self) -> tuple[bool, bool]:
+        """Return whether a replica proves a content, and whether no tombstone stands against it."""
         views = [self.view(each) for each in self.buckets]
-        top = max((each.generation for each in views if each.generation is not None), default=-1)
-        deleted = max((each.tombstone for each in views if each.tombstone is not None), default=-1)
-        return any(each.state == "proven" for each in views) and deleted < top
-
-    _was_readable: bool = True
+        proven = any(each.state == "proven" for each in views)
+        return proven, proven and all(each.tombstone is None for each in views)
 
     # What the operations reported.
 
@@ -211,16 +220,16 @@ class Judge:
 
     def _judge_read(self, operation: Operation) -> None:
         error = type(operation.error).__name__ if operation.error else ""
-        readable = self._readable.get(operation.name, False)
+        proven, present = self._ever_since.get(operation.name, (False, False))
         if operation.status == "ok" and operation.content not in self.contents:
             if not self.tolerated or operation.content is None:
                 self.fail("a reader got a mixture", f"{operation.content!r}")
         elif operation.status == "ok":
             self._judge_freshness(operation)
-        elif readable and not operation.faulted and operation.status == "failed":
-            if error in _NOT_READ:
+        elif operation.status == "failed" and not operation.faulted:
+            if proven and error in _NOT_READ:
                 self.fail("a reader failed while a replica proved a content", f"{operation.error}")
-            elif error == "ObjectNotFoundError":
+            elif present and error == "ObjectNotFoundError":
                 self.fail("a reader was told absent while a replica proved a content", f"{operation.error}")
 
     def _judge_freshness(self, reader: Operation) -> None:
@@ -229,11 +238,15 @@ class Judge:
                 continue
             older = self._sources(reader.content)
             if writer.end < reader.start and all(end < writer.start for _, end in older):
-                self.fail("a reader got what had been replaced everywhere", f"{reader.content!r}, not {writer.name}")
+                self.fail(
+                    "a reader got what had been replaced everywhere", f"{reader.content!r}, not {writer.name}"
+                )
 
     def _sources(self, content: bytes | None) -> list[tuple[int, int]]:
         """Return begin and end of what may have stored a content; the beginning counts as step 0."""
-        found = [(each.start, each.end) for each in self.operations.values() if each.writes and each.content == content]
+        found = [
+            (each.start, each.end) for each in self.operations.values() if each.writes and each.content == content
+        ]
         return found or [(0, 0)]
 
     def _judge_change(self, change: Change) -> None:
@@ -248,7 +261,7 @@ class Judge:
         if old is None or change.before.serial in self.tolerated:
             return
         if change.after.serial and new is not None:
-            if verb == "create" and old[1] != new[1] and change.before.state != "hidden":
+            if verb == "create" and old[1] != new[1] and old[0] > change.deleted:
                 self.fail("a create-only writer replaced other content", what, where)
             if verb == "repair" and new[0] < old[0]:
                 self.fail("a repair put an older version over a newer one", what, where)
@@ -262,9 +275,11 @@ class Judge:
         if any(each.verb == "delete" for each in self.operations.values()):
             return
         contents = {each.content for each in creators}
-        begun = [each for each in self.beginning.values() if each.state == "proven"]
+        begun = self._begins_with()
         if len(contents) > 1 or (creators and begun):
-            self.fail("several create-only writers were told success", ", ".join(each.name for each in creators))
+            where = f"{self.where}, {'majority' if self.majority else 'minority'}"
+            names = ", ".join(each.name for each in creators)
+            self.fail("several create-only writers were told success", names, where)
 
     # The end.
 
@@ -275,10 +290,13 @@ class Judge:
         """
         views = [self.view(each) for each in self.buckets]
         final = {(each.state, each.sha256) for each in views}
-        left = [each for each in problems]
+        left = list(problems)
         if len(final) > 1 or next(iter(final))[0] not in ("absent", "proven") or left:
             if self._something_was_sure():
-                self.fail("repair does not settle", f"{'; '.join(map(self._name, views))}; left: {left}")
+                self.fail(
+                    f"repair does not settle: {_why(views, left)}",
+                    f"{'; '.join(map(self._name, views))}; left: {left}",
+                )
             return
         if done := [*work]:
             self.fail("a second repair finds work", "; ".join(done))
@@ -289,8 +307,9 @@ class Judge:
 
     def _something_was_sure(self) -> bool:
         """Whether the key was proven in the beginning, or success was told for it."""
-        begun = any(each.state == "proven" for each in self.beginning.values())
-        return begun or any(each.writes and each.status == "ok" for each in self.operations.values())
+        return bool(self._begins_with()) or any(
+            each.writes and each.status == "ok" for each in self.operations.values()
+        )
 
     def _judge_winner(self, sha256: str) -> None:
         """Judge that what stands in the end is what may, by the order of the operations in time."""
@@ -305,25 +324,43 @@ class Judge:
         if not allowed:
             lost = ", ".join(each.name for each in done)
             came_back = bool(sha256) and all(each.verb == "delete" for each in done)
-            self.fail("what was deleted came back" if came_back else "acknowledged work is lost", f"{what}; {lost}")
-        elif sha256 and done and all(each.status == "failed" for each in allowed):
-            if not any(each.verb == "delete" for each in self.operations.values()):
-                self.fail("a refused write won over an acknowledged one", f"{what}; {done[0].name} was acknowledged")
+            self.fail(
+                "what was deleted came back" if came_back else "acknowledged work is lost", f"{what}; {lost}"
+            )
+            return
+        deletes = any(each.verb == "delete" for each in self.operations.values())
+        if sha256 and done and not deletes and all(each.status == "failed" for each in allowed):
+            self.fail("a refused write won over an acknowledged one", f"{what}; {done[0].name} was acknowledged")
 
     def _makers(self, sha256: str) -> list[Operation]:
         """Return what may have led to this end; the beginning is an operation that ended before all others."""
         found = [each for each in self.operations.values() if self._leads_to(each, sha256)]
-        begun = {each.sha256 for each in self.beginning.values() if each.state == "proven"}
-        deleted = any(each.tombstone is not None for each in self.beginning.values())
-        if (sha256 in begun and not deleted) or (not sha256 and (not begun or deleted)):
+        begun = self._begins_with()
+        if sha256 in begun or (not sha256 and not begun):
             content = self.hashes.get(sha256)
-            found.append(Operation("beginning", "replace" if sha256 else "delete", content, start=0, end=0, status="ok"))
+            found.append(
+                Operation("beginning", "replace" if sha256 else "delete", content, start=0, end=0, status="ok")
+            )
         return found
+
+    def _begins_with(self) -> set[str]:
+        """Return the hash of the newest version in the beginning; empty where there is none, or it was deleted."""
+        proven = [each for each in self.beginning.values() if each.state == "proven"]
+        newest = max((each.generation or 0 for each in proven), default=-1)
+        deleted = max((each.tombstone or -1 for each in self.beginning.values()), default=-1)
+        return {each.sha256 for each in proven if each.generation == newest > deleted}
 
     def _leads_to(self, operation: Operation, sha256: str) -> bool:
         if not sha256:
             return operation.verb == "delete"
         return operation.writes and self.hashes.get(sha256) == operation.content
+
+
+def _why(views: Sequence[View], left: Sequence[str]) -> str:
+    """Return in a word what a repair could not do."""
+    if left:
+        return left[0].partition(" ")[0]
+    return "delete" if any(each.tombstone is not None for each in views) else "no word"
 
 
 def _counts(operation: Operation) -> bool:

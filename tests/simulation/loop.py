@@ -36,6 +36,12 @@ class Clock:
     def seconds(self) -> float:
         return self.now / 1e9
 
+    def nanoseconds(self) -> int:
+        return self.now
+
+    def since_begin(self) -> float:
+        return self.seconds() - BEGIN
+
     def advance(self, seconds: float) -> None:
         self.now += round(seconds * 1e9)
 
@@ -76,10 +82,13 @@ class SimLoop(asyncio.BaseEventLoop):
         self._selector = _Selector(idle)
 
     def time(self) -> float:
-        return self._clock.seconds() - BEGIN
+        return self._clock.since_begin()
 
-    def run_in_executor(  # type: ignore[override]  # the call is made at once
-        self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
+    def run_in_executor(
+        self,
+        executor: Executor | None,  # noqa: ARG002 - the call is made at once
+        func: Callable[[*Ts], T],
+        *args: *Ts,
     ) -> asyncio.Future[T]:
         future: asyncio.Future[T] = self.create_future()
         try:
@@ -105,8 +114,8 @@ def simulated_time(clock: Clock, seed: int) -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     with (
         mock.patch.object(time, "time", clock.seconds),
-        mock.patch.object(time, "time_ns", lambda: clock.now),
-        mock.patch.object(time, "monotonic", lambda: clock.seconds() - BEGIN),
+        mock.patch.object(time, "time_ns", clock.nanoseconds),
+        mock.patch.object(time, "monotonic", clock.since_begin),
         mock.patch.object(versions, "utc_now", clock.text),
         mock.patch.object(secrets, "token_hex", lambda size=16: numbers.randbytes(size).hex()),
     ):

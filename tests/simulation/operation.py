@@ -43,3 +43,8 @@ class Operation:
     @property
     def writes(self) -> bool:
         return self.verb in ("create", "replace")
+
+    def __str__(self) -> str:
+        told = f"{type(self.error).__name__} {self.error}" if self.error else ""
+        on = f" on {', '.join(self.confirmed)}" if self.confirmed else ""
+        return f"     {self.name}: {self.status}{on}, steps {self.start} to {self.end} {self.content!r} {told}"

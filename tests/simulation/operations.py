@@ -18,6 +18,7 @@ from fsbackup.replication.prune.execute import delete_copy
 from fsbackup.replication.repair import RepairOptions, RepairReport, repair
 from tests.simulation.operation import KEY, Operation, Verb
 
+
 async def perform(operation: Operation, targets: ReplicaSet) -> None:
     """Run the operation to its end, and note how it went."""
     try:
@@ -78,4 +79,3 @@ _PERFORM: dict[Verb, Callable[[Operation, ReplicaSet], Awaitable[None]]] = {
     "repair": _repair,
     "read": _read,
 }
-

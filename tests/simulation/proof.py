@@ -98,7 +98,9 @@ def _inside(objects: Mapping[str, Thing], key: str) -> Record | None:
     text = objects[key].metadata.get("fsbackup")
     if text is None:
         return None
-    return parse(text.encode()) if text.startswith("{") else _record(objects.get(f".fsbackup/records/{key}/{text}"))
+    return (
+        parse(text.encode()) if text.startswith("{") else _record(objects.get(f".fsbackup/records/{key}/{text}"))
+    )
 
 
 def generation_in(name: str, key: str, stored: Thing) -> int:

@@ -26,6 +26,8 @@ _MEMORY = 1 << 16
 #: Seconds between the beginning and the operations, and before the last repair: two days.
 _PAUSE, _LONG_PAUSE = 1000.0, 172_800.0
 _FAULT_RATE = 0.05
+#: Requests that can change what a store shows, and crashes.
+_CHANGING = ("put", "remove", "vremove", "remeta", "CRASH")
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,10 @@ class Result:
     events: tuple[Event, ...]
     operations: tuple[Operation, ...]
 
-    def __str__(self) -> str:
-        told = [
-            f"     {each.name}: {each.status} {','.join(each.confirmed)} steps {each.start}-{each.end} "
-            f"{each.content!r} {type(each.error).__name__ if each.error else ''} {each.error or ''}"
-            for each in self.operations
-        ]
-        return "\n".join([str(self.case), *map(str, self.events), *told, *map(str, self.violations)])
+    def describe(self, *, brief: bool = False) -> str:
+        """Return the case, its trace (`brief`: what changed a store), the reports and the violations."""
+        events = [each for each in self.events if not brief or each.verb in _CHANGING]
+        return "\n".join(map(str, (self.case, *events, *self.operations, *self.violations)))
 
 
 def run_case(case: Case) -> Result:
@@ -67,6 +66,7 @@ class _Run:
             contents | {each.content for each in self._operations if each.content is not None},
             _tolerated(case, buckets),
             describe(buckets),
+            majority=2 * case.min_copies > len(buckets),
         )
 
     def run(self) -> Result:
@@ -75,9 +75,7 @@ class _Run:
         world.faults = Faults(random.Random(f"faults {case.seed}"), case.faults, _FAULT_RATE)
         world.tick, world.observer, world.killed = case.tick, self._judge, self._on_crash
         run_in_simulation(world, case.seed, self._main)
-        return Result(
-            case, tuple(self._judge.violations), tuple(world.events), tuple(self._operations)
-        )
+        return Result(case, tuple(self._judge.violations), tuple(world.events), tuple(self._operations))
 
     async def _main(self) -> None:
         try:
@@ -155,7 +153,11 @@ def _left(report: RepairReport) -> list[str]:
 
 def _done(report: RepairReport) -> list[str]:
     outcomes = ("done", "failed", "superseded")
-    return [f"{each.action.kind} {each.action.backend}: {each.outcome}" for each in report.steps if each.outcome in outcomes]
+    return [
+        f"{each.action.kind} {each.action.backend}: {each.outcome}"
+        for each in report.steps
+        if each.outcome in outcomes
+    ]
 
 
 def _tolerated(case: Case, buckets: Sequence[Bucket]) -> frozenset[int]:
@@ -198,8 +200,9 @@ def _prepare(
 
 async def _delete_without(targets: ReplicaSet, odd: int) -> None:
     """Delete while one replica does not answer: it keeps its data, the others get tombstones."""
-    assert isinstance(targets.stores[odd], SimStore)
-    away = _Away(targets.stores[odd])
+    store = targets.stores[odd]
+    assert isinstance(store, SimStore)
+    away = _Away(store)
     stores = tuple(away if number == odd else each for number, each in enumerate(targets.stores))
     await delete(replace(targets, stores=stores), KEY)
 

@@ -142,7 +142,7 @@ class SimStore(ObjectStore):
         *,
         on_progress: Callable[[int], None] | None = None,  # noqa: ARG002 - the bytes come at once
     ) -> bytes:
-        found = await self._ask("read", name, lambda: self.bucket.get(name))
+        found: Stored | None = await self._ask("read", name, lambda: self.bucket.get(name))
         if found is None:
             raise ObjectNotFoundError("no such key", backend=self.name, operation="read", key=name)
         return found.data[start:end]
@@ -255,17 +255,23 @@ class SimWriter(ObjectWriter):
         return self._store.describe(self._name, self._stored)
 
     async def _ask_first(self) -> None:
-        if self._plan.create_only and self._plan.ask_first and not self._store.bucket.kind.conditional:
-            if await self._store._ask("stat", self._name, lambda: self._store.bucket.get(self._name)) is not None:
-                raise self._exists()
+        """Ask whether the name exists, where the service has no condition for that."""
+        store, plan = self._store, self._plan
+        asks = plan.create_only and plan.ask_first and not store.bucket.kind.conditional
+        if asks and await store.stat(self._name) is not None:
+            raise self._exists()
 
     def _put(self, data: bytes, added: Mapping[str, str]) -> Stored:
         bucket = self._store.bucket
-        if self._plan.create_only and bucket.kind.conditional and bucket.get(self._name) is not None:
+        if self._refuses():
             raise self._exists()
         stored = self._store.make(data, {**self._plan.metadata, **added})
         self._tried.append(stored.serial)
         return bucket.put(self._name, stored)
+
+    def _refuses(self) -> bool:
+        bucket = self._store.bucket
+        return self._plan.create_only and bucket.kind.conditional and bucket.get(self._name) is not None
 
     def _exists(self) -> ConflictError:
         return ConflictError("the name exists", backend=self._store.name, operation="write", key=self._name)

@@ -243,9 +243,7 @@ class World:
     def _record(self, request: Request, result: object, error: Exception | None, fault: str | None) -> None:
         note = type(error).__name__ if error is not None else str(getattr(result, "note", "") or "")
         note = f"{note} ({fault})" if fault else note
-        self.events.append(
-            Event(self.step, request.process.name, request.store, request.verb, request.name, note)
-        )
+        self.events.append(Event(self.step, request.process.name, request.store, request.verb, request.name, note))
 
     def kill(self, process: Process) -> None:
         """Crash a process: no request of it has an effect any more."""
