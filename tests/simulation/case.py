@@ -1,4 +1,4 @@
-"""One case: stores, what they hold in the beginning, operations, and how the schedule goes. A seed gives one case."""
+"""A case: stores, what they hold in the beginning, operations, and how the schedule goes; all from a seed."""
 
 from __future__ import annotations
 
