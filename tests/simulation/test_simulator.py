@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import pytest
 
@@ -14,8 +15,8 @@ from tests.simulation.case import Case, case_of
 from tests.simulation.run import run_case
 from tests.simulation.store import SimWriter
 
-#: Cases in which a planted fault must show.
-_CASES = 60
+#: Cases in which a planted fault must show, and of which the first are run without it.
+_CASES, _WITHOUT = 60, 25
 
 
 @pytest.mark.parametrize("seed", range(0, 200, 20))
@@ -32,8 +33,8 @@ def cases(*verbs: str, layout: tuple[str, ...], beginning: str = "present") -> I
 
 
 def violations(found: Iterator[Case]) -> set[str]:
-    """Run cases and return the promises that they break."""
-    return {each.promise for case in found for each in run_case(case).violations}
+    """Run the first cases and return the promises that they break."""
+    return {each.promise for case in islice(found, _WITHOUT) for each in run_case(case).violations}
 
 
 def is_found(promise: str, found: Iterator[Case]) -> bool:
