@@ -13,28 +13,40 @@ _UNRECOVERABLE = "a manifest without its data counts as the newest version, what
 _DELETE = "`delete.complete` looks for the manifest beside the data, where the store has it inside"
 _STRAGGLER = "a replica that was too slow for the survey is not asked when the others fail"
 
-_BESIDE = ("beside, conditional", "beside, unconditional")
-_SINGLE = (*_BESIDE, "inside, conditional", "inside, unconditional")
-_SETS = (*_SINGLE, "beside+inside, conditional", "beside+inside, unconditional")
+_OLDER = "an upload writes its manifest over a newer one, which then counts as never stored"
+_ID = "a copy of the same version names its record object by the same id, which a delete removes"
 
-_PROMISES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "data that its records do not prove": (_SHARED, _BESIDE),
-    "proven data lost its record": (_TOMBSTONE, _BESIDE),
-    "a tombstone hides a newer version": (_TOMBSTONE, _BESIDE),
-    "a delete removed a version that it had not looked at": (_TOMBSTONE, _SINGLE),
-    "a prune removed a version that it had not looked at": (_REMOVAL, _SINGLE),
-    "a repair removed a version that it had not looked at": (_REMOVAL, _SINGLE),
-    "a create-only writer replaced other content": (_CREATE, _SINGLE),
-    "several create-only writers were told success": (
-        _CREATE,
-        tuple(f"{each}, {quorum}" for each in _SETS for quorum in ("majority", "minority")),
-    ),
-    "success for bytes that were never there": (_SUCCESS, _BESIDE),
-    "a refused write won over an acknowledged one": (_REFUSED, _SETS),
-    "a reader failed while a replica proved a content": (_STRAGGLER, _SETS),
-    "repair does not settle: conflict": (_CONFLICT, _SETS),
-    "repair does not settle: unrecoverable": (_UNRECOVERABLE, _SETS),
-    "repair does not settle: delete": (_DELETE, _SETS),
+_PLACES = {
+    "b": "beside, conditional",
+    "b-": "beside, unconditional",
+    "i": "inside, conditional",
+    "i-": "inside, unconditional",
+    "bi": "beside+inside, conditional",
+    "bi-": "beside+inside, unconditional",
 }
 
-KNOWN = {f"{promise} [{place}]": why for promise, (why, places) in _PROMISES.items() for place in places}
+#: Promise, why it is broken, and on which stores (`_PLACES`; for creators: where two write at once).
+_LIST: tuple[tuple[str, str, str], ...] = (
+    ("data that its records do not prove", _SHARED, "b b-"),
+    ("data that its records do not prove", _ID, "i"),
+    ("proven data lost its record", _TOMBSTONE, "b b-"),
+    ("a tombstone hides a newer version", _TOMBSTONE, "b b-"),
+    ("a delete removed a version that it had not looked at", _TOMBSTONE, "b b- i"),
+    ("a prune removed a version that it had not looked at", _REMOVAL, "i"),
+    ("a repair removed a version that it had not looked at", _REMOVAL, "i"),
+    ("a repair put an older version over a newer one", _OLDER, "b"),
+    ("a create-only writer replaced other content", _CREATE, "b b- i i-"),
+    ("success for bytes that were never there", _SUCCESS, "b b-"),
+    ("a refused write won over an acknowledged one", _REFUSED, "b b- i i- bi"),
+    ("a reader failed while a replica proved a content", _STRAGGLER, "b b- i i- bi"),
+    ("repair does not settle: conflict", _CONFLICT, "b b- i i- bi bi-"),
+    ("repair does not settle: unrecoverable", _UNRECOVERABLE, "b b- bi bi-"),
+    ("repair does not settle: delete", _DELETE, "i i- bi bi-"),
+)
+_CREATORS = "several create-only writers were told success"
+
+KNOWN = {
+    **{f"{promise} [{_PLACES[each]}]": why for promise, why, places in _LIST for each in places.split()},
+    **{f"{_CREATORS} [{_PLACES[each]}, minority]": _CREATE for each in ["b-", "i", "i-", "bi", "bi-"]},
+    **{f"{_CREATORS} [{_PLACES[each]}, majority]": _CREATE for each in ["b-", "i-", "bi-"]},
+}
