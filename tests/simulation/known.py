@@ -47,6 +47,6 @@ _CREATORS = "several create-only writers were told success"
 
 KNOWN = {
     **{f"{promise} [{_PLACES[each]}]": why for promise, why, places in _LIST for each in places.split()},
-    **{f"{_CREATORS} [{_PLACES[each]}, minority]": _CREATE for each in ["b-", "i", "i-", "bi", "bi-"]},
+    **{f"{_CREATORS} [{_PLACES[each]}, minority]": _CREATE for each in ["b", "b-", "i", "i-", "bi", "bi-"]},
     **{f"{_CREATORS} [{_PLACES[each]}, majority]": _CREATE for each in ["b-", "i-", "bi-"]},
 }
