@@ -37,7 +37,7 @@ _LIST: tuple[tuple[str, str, str], ...] = (
     ("a repair put an older version over a newer one", _OLDER, "b"),
     ("a create-only writer replaced other content", _CREATE, "b b- i i-"),
     ("success for bytes that were never there", _SUCCESS, "b b-"),
-    ("a refused write won over an acknowledged one", _REFUSED, "b b- i i- bi"),
+    ("a refused write won over an acknowledged one", _REFUSED, "b b- i i- bi bi-"),
     ("a reader failed while a replica proved a content", _STRAGGLER, "b b- i i- bi"),
     ("repair does not settle: conflict", _CONFLICT, "b b- i i- bi bi-"),
     ("repair does not settle: unrecoverable", _UNRECOVERABLE, "b b- bi bi-"),
