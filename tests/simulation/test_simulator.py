@@ -1,0 +1,82 @@
+"""The simulator itself: a seed gives the same run again, and a fault of the engine or of a store is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import pytest
+
+from fsbackup.engine import copy, versions
+from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.replica_upload import ReplicaUpload
+from fsbackup.replication.prune import execute
+from tests.simulation.case import Case, case_of
+from tests.simulation.run import run_case
+from tests.simulation.store import SimWriter
+
+#: Cases in which a planted fault must show, and of which the first are run without it.
+_CASES, _WITHOUT = 60, 25
+
+
+@pytest.mark.parametrize("seed", range(0, 200, 20))
+def test_a_seed_gives_the_same_run_again(seed: int) -> None:
+    assert run_case(case_of(seed)).describe() == run_case(case_of(seed)).describe()
+
+
+def cases(*verbs: str, layout: tuple[str, ...], beginning: str = "present") -> Iterator[Case]:
+    """Return cases of one kind, without other faults."""
+    for seed in range(_CASES):
+        yield case_of(
+            seed, verbs=verbs, layout=layout, odd=0, target=0, beginning=beginning, faults=0, min_copies=2
+        )
+
+
+def violations(found: Iterator[Case]) -> set[str]:
+    """Run the first cases and return the promises that they break."""
+    return {each.promise for case in islice(found, _WITHOUT) for each in run_case(case).violations}
+
+
+def is_found(promise: str, found: Iterator[Case]) -> bool:
+    """Run cases until one breaks the promise."""
+    return any(each.promise == promise for case in found for each in run_case(case).violations)
+
+
+class TestFindsAPlantedFault:
+    def test_no_intent_before_a_replacement(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert not violations(cases("replace", "read", layout=("disk", "disk")))
+        monkeypatch.setattr(ReplicaUpload, "needs_intent", False)
+        assert is_found("data that its records do not prove", cases("replace", "read", layout=("disk", "disk")))
+
+    def test_a_repair_that_does_not_look_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        layout = ("r2", "kms")
+        assert not violations(cases("replace", "repair", layout=layout, beginning="stale"))
+
+        async def newest(*_: object) -> str:
+            return "newest"
+
+        async def unchanged(*_: object) -> bool:
+            return True
+
+        monkeypatch.setattr(versions.VersionGuard, "currency", newest)
+        monkeypatch.setattr(copy._ReplicaCopy, "_is_unchanged", unchanged)
+        assert is_found(
+            "a repair put an older version over a newer one",
+            cases("replace", "repair", layout=layout, beginning="stale"),
+        )
+
+    def test_a_store_that_ignores_the_condition(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        layout = ("r2", "kms")
+        assert not violations(cases("create", "create", layout=layout, beginning="absent"))
+        monkeypatch.setattr(SimWriter, "_refuses", lambda _: False)
+        assert is_found(
+            "a create-only writer replaced other content",
+            cases("create", "create", layout=layout, beginning="absent"),
+        )
+
+    def test_a_prune_that_does_not_look_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def unchanged(replica: ReplicaState, _: str) -> execute._Remaining:
+            return execute._Remaining(replica.stat, replica.record, has_intent=False)
+
+        monkeypatch.setattr(execute, "_require_unchanged", unchanged)
+        assert is_found("proven data lost its record", cases("replace", "prune", layout=("disk", "disk")))
