@@ -134,16 +134,16 @@ def intent_name(key: str) -> str:
     return f"{INTENTS}{encode_key(key)}"
 
 
-def record_name(key: str, write_id: str) -> str:
-    """Return the name of the manifest of one write of `key`, where the data object has only its `write_id`."""
-    return f"{RECORDS}{encode_key(key)}/{write_id}"
+def record_name(key: str, record_id: str) -> str:
+    """Return the name of a manifest of `key` that is an object of its own; the data object has only its id."""
+    return f"{RECORDS}{encode_key(key)}/{record_id}"
 
 
-def recorded_write(name: str) -> tuple[str, str] | None:
-    """Return the key and write id of the manifest named by `record_name`, None for another name."""
-    path, _, write_id = name.removeprefix(RECORDS).rpartition("/")
+def parse_record_name(name: str) -> tuple[str, str] | None:
+    """Return the key and the id in a `record_name`, None for another name."""
+    path, _, record_id = name.removeprefix(RECORDS).rpartition("/")
     key = decode_name(path) if name.startswith(RECORDS) else None
-    return None if key is None else (key, write_id)
+    return None if key is None else (key, record_id)
 
 
 def manifest_key(name: str) -> str | None:

@@ -110,7 +110,7 @@ class _VersionCopy(FanOut):
         return WritePlan(
             size=self._version.size,
             part_size=self._version.part_size,
-            metadata=object_metadata(replica.store, source.mtime_ns, self._version.sha256, self._version.write_id),
+            metadata=object_metadata(replica.store, source.mtime_ns, self._version.sha256),
             mtime_ns=source.mtime_ns,
             mode=source.mode,
             create_only=replica.stat is None,
@@ -190,7 +190,9 @@ class _ReplicaCopy(ReplicaUpload):
 
     @property
     def needs_intent(self) -> bool:
-        return self.replica.stat is not None and not records.has_records_inside(self.store)
+        """Whether anything is there that will not prove the new data."""
+        there = self.replica.stat is not None or self.replica.record is not None or self.replica.damaged
+        return there and not records.has_records_inside(self.store)
 
     async def _look_again(self, manifest: Manifest) -> None:
         """Nothing: `_check` compares the recipient with what it had when it was examined."""

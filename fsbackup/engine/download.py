@@ -26,6 +26,7 @@ from fsbackup.errors import (
     IntegrityError,
     NoHealthyReplicaError,
     ObjectNotFoundError,
+    TransientError,
     combined_hint,
     summary,
 )
@@ -172,6 +173,8 @@ def _proven_plan(
     fallback = tuple(store for store in present if store not in current)
     if not current and not fallback:
         return None
+    # A store that was too slow to be waited for is read when all others have failed.
+    fallback += tuple(s.store for s in states if isinstance(s.error, TransientError))
     return ReadPlan(
         manifest.key, manifest.size, manifest, current, fallback, memory=targets.memory, stall=targets.stall
     )

@@ -148,11 +148,11 @@ def replica_result(
     return ReplicaResult(store, error is None, seconds, sent, already, error)
 
 
-def object_metadata(store: ObjectStore, mtime_ns: int | None, sha256: str | None, write_id: str) -> dict[str, str]:
+def object_metadata(store: ObjectStore, mtime_ns: int | None, sha256: str | None) -> dict[str, str]:
     """Return the user metadata of a data object that are known before its manifest is.
 
     The fsbackup version, the mtime, the SHA-256 where it is known, and where manifests lie inside the data objects
-    the write id, under which the manifest of an object of several parts lies.
+    the id under which the manifest of an object of several parts will lie.
     """
     metadata = {"fsbackup-version": __version__}
     if mtime_ns is not None:
@@ -160,5 +160,5 @@ def object_metadata(store: ObjectStore, mtime_ns: int | None, sha256: str | None
     if sha256:
         metadata["sha256"] = sha256
     if records.has_records_inside(store):
-        metadata[records.RECORD_FIELD] = write_id
+        metadata[records.RECORD_FIELD] = records.new_id()
     return metadata

@@ -4,9 +4,9 @@ Where the manifest of an object is depends on the store:
 
 *inside* (`has_records_inside`)
     In the metadata of the data object (`encode_key`), field `RECORD_FIELD`: the manifest itself, or where that is
-    too long, and for objects of several parts, the write id under which it lies as an object of its own
-    (`record_name`). Data and manifest are stored by one request and cannot disagree, whoever writes at the same
-    time.
+    too long, and for objects of several parts, the id under which it lies as an object of its own (`record_name`).
+    Every upload and copy has an id of its own. Data and manifest are stored by one request and cannot disagree,
+    whoever writes at the same time.
 *beside*
     Under `manifest_name`. A replacement announces itself first, by an intent under `intent_name`.
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -41,7 +42,7 @@ log = logging.getLogger("fsbackup.storage")
 #: times as long as that one took if that is more.
 STRAGGLER_TIMEOUT = 2.0
 
-#: The field of user metadata with an object's manifest, or its write id.
+#: The field of user metadata with an object's manifest, or the id of its manifest.
 RECORD_FIELD = "fsbackup"
 #: Bytes of user metadata that are left for other fields (see `fanout.object_metadata`).
 _OTHER_METADATA = 256
@@ -83,7 +84,7 @@ class ReplicaState:
     stat
         Its data object; None when the store answers that there is none.
     record_object
-        The name of the object that has its manifest, where the data object has only the write id.
+        The name of the object that has its manifest, where the data object has only the id.
     tombstone
         Its tombstone, also when the record is a manifest of a newer version; only where manifests lie inside.
     error
@@ -280,6 +281,11 @@ def _beside_error(store: ObjectStore, key: str) -> BackendError:
     )
 
 
+def new_id() -> str:
+    """Return a random identifier, of a write or of a manifest that is an object of its own."""
+    return secrets.token_hex(16)
+
+
 def has_records_inside(store: ObjectStore) -> bool:
     """Return whether the manifest of an object is in the metadata of its data object, and switches with it."""
     return store.capabilities.metadata_limit > 0
@@ -297,11 +303,9 @@ def inside_metadata(store: ObjectStore, manifest: Manifest) -> dict[str, str] | 
     return {RECORD_FIELD: text} if fits else None
 
 
-async def write_record_object(store: ObjectStore, manifest: Manifest) -> str:
-    """Store `manifest` under the name that the data object's write id stands for, and return that name."""
-    name = record_name(manifest.key, manifest.write_id)
-    await store.put(name, dump(manifest.for_replica(None, None)))
-    return name
+async def write_record_object(store: ObjectStore, manifest: Manifest, record_id: str) -> None:
+    """Store `manifest` as an object of its own, which a data object names by `record_id`."""
+    await store.put(record_name(manifest.key, record_id), dump(manifest.for_replica(None, None)))
 
 
 async def describe_data(store: ObjectStore, stat: ObjectStat, manifest: Manifest) -> ObjectStat:
@@ -314,8 +318,9 @@ async def describe_data(store: ObjectStore, stat: ObjectStat, manifest: Manifest
     """
     metadata = inside_metadata(store, manifest)
     if metadata is None:
-        await write_record_object(store, manifest)
-        metadata = {RECORD_FIELD: manifest.write_id}
+        record_id = new_id()
+        await write_record_object(store, manifest, record_id)
+        metadata = {RECORD_FIELD: record_id}
     return await store.replace_metadata(stat, {**stat.metadata, **metadata})
 
 
@@ -352,13 +357,13 @@ async def remove_manifest(replica: ReplicaState, key: str) -> None:
         await remove_record(replica.store, key)
 
 
-async def clear_unused(store: ObjectStore, manifest: Manifest) -> None:
-    """Remove the object that has `manifest` unless the data names it; a failure is only logged."""
+async def clear_unused(store: ObjectStore, key: str, record_id: str) -> None:
+    """Remove the manifest `record_id` of `key` unless the data names it; a failure is only logged."""
     try:
         async with asyncio.timeout(min(_CLEAR_TIMEOUT, store.timeout)):
-            stat = await store.stat(encode_key(manifest.key))
-            if stat is None or stat.metadata.get(RECORD_FIELD) != manifest.write_id:
-                await store.remove(record_name(manifest.key, manifest.write_id))
+            stat = await store.stat(encode_key(key))
+            if stat is None or stat.metadata.get(RECORD_FIELD) != record_id:
+                await store.remove(record_name(key, record_id))
     except (FsbackupError, TimeoutError) as error:
         log.info("%s: the record of an upload that failed may stay until a repair: %s", store.name, error)
 
@@ -371,7 +376,7 @@ async def clear_replaced(replica: ReplicaState, manifest: Manifest) -> None:
     """
     store, old = replica.store, replica.record_object
     try:
-        if old is not None and old != record_name(manifest.key, manifest.write_id):
+        if old is not None:
             await store.remove(old)
         if replica.tombstone is not None:
             beside, _ = await read_record(store, manifest_name(manifest.key))

@@ -7,7 +7,7 @@ its manifests (see `records.py`).
 Inside the data object, `_commit_inside`:
 
 1. The manifest as an object of its own, where it is too long for the metadata, or the object has several parts.
-2. `writer.commit`: data and manifest (or the write id that leads to it), in one atomic step, create-only where
+2. `writer.commit`: data and manifest (or the id that leads to it), in one atomic step, create-only where
    nothing was there.
 3. Compare, unless the store refuses to replace another writer's object in step 2.
 4. When `min_copies` replicas have confirmed: remove what the version before left (`records.clear_replaced`).
@@ -57,7 +57,7 @@ from fsbackup.engine.parts import Consumer, PartBuffer
 from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import ConflictError
 from fsbackup.keys import encode_key
-from fsbackup.record import Manifest, Tombstone, version_order
+from fsbackup.record import Manifest, version_order
 from fsbackup.stores.base import ObjectStat, ObjectWriter, WritePlan, timeout_error
 
 T = TypeVar("T")
@@ -83,7 +83,8 @@ class ReplicaUpload:
         self.aborted = False
         self._key = key
         self._create_only = plan.create_only
-        self._record_object: Manifest | None = None
+        self._record_id = plan.metadata.get(records.RECORD_FIELD, "")
+        self._wrote_record = False
         self._on_sent = on_sent
         self._last_activity = 0.0
         self.writer: ObjectWriter = self.store.writer(encode_key(key), plan, self._count)
@@ -156,8 +157,8 @@ class ReplicaUpload:
     async def _commit_inside(self, manifest: Manifest) -> None:
         metadata = records.inside_metadata(self.store, manifest)
         if metadata is None:
-            self._record_object = manifest
-            await self._call(records.write_record_object(self.store, manifest))
+            self._wrote_record = True
+            await self._call(records.write_record_object(self.store, manifest, self._record_id))
         await self._check(manifest)
         stored = await self._call(self.writer.commit(metadata))
         await self._check(manifest, stored)
@@ -193,9 +194,8 @@ class ReplicaUpload:
 
     @property
     def needs_intent(self) -> bool:
-        """Whether a write intent comes first: data with a manifest is replaced, or the key was deleted."""
-        replaces = self.replica.manifest is not None and self.replica.stat is not None
-        return replaces or isinstance(self.replica.record, Tombstone)
+        """Whether a write intent comes first: there is a record that will not prove the new data."""
+        return self.replica.record is not None or self.replica.damaged
 
     async def _write_intent(self, manifest: Manifest) -> None:
         await self._call(records.write_intent(self.store, manifest))
@@ -214,14 +214,17 @@ class ReplicaUpload:
             return
         if not replica.claims(manifest):
             await self._call(self.writer.rollback())
+        elif replica.stat is None:
+            # A delete that began before our manifest removed our data: the manifest would stand for lost data.
+            await self._call(records.remove_manifest(replica, self._key))
         raise concurrent_write(replica, self._key)
 
     async def abort(self) -> None:
         """Discard what was sent; nothing is discarded after the writer's `commit`."""
         self.aborted = True
         await self.writer.abort()
-        if self._record_object is not None:
-            await shield(records.clear_unused(self.store, self._record_object))
+        if self._wrote_record:
+            await shield(records.clear_unused(self.store, self._key, self._record_id))
 
     async def _call(self, call: Awaitable[T]) -> T:
         """Await one call to the store under the idle timeout."""
@@ -253,7 +256,8 @@ async def write_manifest(replica: ReplicaState, manifest: Manifest, stored: Obje
         await records.write_record(replica.store, own, create_only=create)
     except ConflictError:
         return False
-    return create and replica.store.capabilities.conditional_create
+    can = replica.store.capabilities
+    return create and can.conditional_create and can.locks
 
 
 def has_version(replica: ReplicaState, manifest: Manifest, stored: ObjectStat) -> bool:

@@ -101,7 +101,6 @@ class _Upload(FanOut):
         known = [replica.record for replica in replicas]
         self._latest = versions.newest(known)
         self._conflicting = versions.is_conflict(known, self._latest)
-        self._write_id = versions.new_write_id()
         #: The stored version that the source must have the content of; None: the source is a new version.
         self._expected: Manifest | None = None
         #: The version that was uploaded, once the source has been read to its end.
@@ -152,16 +151,18 @@ class _Upload(FanOut):
         if self._progress:
             self._progress.begin(self._source.size, [upload.store.name for upload in uploads])
         await self._send(uploads)
-        await self._clear_replaced(uploads)
         if complete or unmanaged:
             await self._parts.drain()
             await run_all([self._confirm(replica) for replica in complete + unmanaged])
+        await self._clear_replaced(uploads)
 
     async def _clear_replaced(self, uploads: list[ReplicaUpload]) -> None:
         """Remove records of the version before, which can be read while too few replicas have the new one."""
-        stored = [each.replica for each in uploads if self._results[each.store.name].ok]
-        if self._version is not None and len(stored) >= self._targets.min_copies:
-            await asyncio.gather(*(records.clear_replaced(replica, self._version) for replica in stored))
+        confirmed = {name for name, result in self._results.items() if result.ok}
+        if self._version is None or len(confirmed) < self._targets.min_copies:
+            return
+        stored = [each.replica for each in uploads if each.store.name in confirmed]
+        await asyncio.gather(*(records.clear_replaced(replica, self._version) for replica in stored))
 
     def _is_unmanaged(self, replica: ReplicaState) -> bool:
         """Return whether there is data without a manifest that a create-only upload must not replace."""
@@ -176,7 +177,6 @@ class _Upload(FanOut):
                 replica.store,
                 source.mtime_ns,
                 known.sha256 if known else source.known_sha256(),
-                known.write_id if known else self._write_id,
             ),
             mtime_ns=source.mtime_ns,
             mode=source.mode,
@@ -247,7 +247,7 @@ class _Upload(FanOut):
         if self._version is None:
             digest = self._source.digest()
             if self._expected is None:
-                version = versions.next_version(self._latest, self._write_id)
+                version = versions.next_version(self._latest)
                 self._version = versions.new_manifest(
                     self._key, digest, versions.origin(self._source), self._part_size, version
                 )

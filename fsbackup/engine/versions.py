@@ -6,7 +6,6 @@ The decisions are pure functions of records; only `VersionGuard` reads from stor
 from __future__ import annotations
 
 import asyncio
-import secrets
 import socket
 import time
 from collections.abc import Iterable, Sequence
@@ -55,8 +54,8 @@ class NextVersion:
     write_id: str
 
 
-def next_version(latest: Record | None, write_id: str | None = None) -> NextVersion:
-    """Return generation and predecessor of the version that comes after `latest`; `write_id` by default a new one.
+def next_version(latest: Record | None) -> NextVersion:
+    """Return generation and predecessor of the version that comes after `latest`.
 
     What is made anew outranks all that it ever was, because a generation starts from the clock: also against a
     disk that comes back from a snapshot, or with versions from before a delete that no tombstone shows any more.
@@ -64,12 +63,7 @@ def next_version(latest: Record | None, write_id: str | None = None) -> NextVers
     now = time.time_ns() // 1_000_000
     generation = now if latest is None else max(now, latest.generation + 1)
     replaces = latest.sha256 if isinstance(latest, Manifest) else None
-    return NextVersion(generation, replaces, write_id or new_write_id())
-
-
-def new_write_id() -> str:
-    """Return a random identifier of one write."""
-    return secrets.token_hex(16)
+    return NextVersion(generation, replaces, records.new_id())
 
 
 def origin(source: Source) -> Origin:

@@ -128,6 +128,8 @@ class Capabilities:
         The location is the same storage from every machine; a path is not.
     metadata_limit
         Bytes of user metadata that an object can carry; 0: none, so an object's record lies beside it.
+    locks
+        `ObjectStore.locked` excludes other processes.
     """
 
     conditional_create: bool = False
@@ -136,6 +138,7 @@ class Capabilities:
     content_etags: Literal["none", "single", "all"] = "none"
     is_shared: bool = False
     metadata_limit: int = 0
+    locks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

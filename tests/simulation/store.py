@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,6 +15,8 @@ from tests.simulation.world import Process, World
 
 #: Names per page of a listing.
 _PAGE = 3
+#: Seconds between two attempts to get a lock.
+_LOCK_PAUSE = 0.01
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Kind:
     """What a kind of store can do.
 
     `etags`: of the content, of each write, or none. `versions`: a replaced object can be put back, and `remove`
-    removes version by version. `seconds`: times are whole seconds.
+    removes version by version. `seconds`: times are whole seconds. `locks`: processes can exclude each other.
     """
 
     name: str
@@ -29,13 +33,15 @@ class Kind:
     etags: Literal["content", "write", "none"]
     versions: bool = False
     seconds: bool = True
+    locks: bool = False
 
 
-#: A disk, an FTP server, and buckets of different services.
+#: A disk, a network disk that ignores locks, an FTP server, and buckets of different services.
 KINDS = {
     each.name: each
     for each in (
-        Kind("disk", inside=False, conditional=True, etags="write", seconds=False),
+        Kind("disk", inside=False, conditional=True, etags="write", seconds=False, locks=True),
+        Kind("share", inside=False, conditional=True, etags="write", seconds=False),
         Kind("ftp", inside=False, conditional=False, etags="none"),
         Kind("gateway", inside=False, conditional=True, etags="content"),
         Kind("old", inside=False, conditional=False, etags="content"),
@@ -120,11 +126,12 @@ class SimStore(ObjectStore):
             removes_versions=kind.versions,
             content_etags="single" if kind.etags == "content" else "none",
             metadata_limit=2048 if kind.inside else 0,
+            locks=kind.locks,
         )
 
     @property
     def location(self) -> str:
-        return f"sim://{self.name}"
+        return f"sim://{self.process.name}/{self.name}"  # no lock of one process is another's
 
     @property
     def filesystem(self) -> Any:
@@ -177,6 +184,31 @@ class SimStore(ObjectStore):
         found = await self._ask("vlist", name, lambda: self._versions(name))
         for serial in found.serials:
             await self._tell("vremove", name, lambda: self.bucket.drop(name, serial))  # noqa: B023 - awaited here
+
+    async def remove_version(self, stat: ObjectStat) -> None:
+        if not self.bucket.kind.versions:
+            await self.remove(stat.name)
+            return
+        found = await self._ask("vlist", stat.name, lambda: self._versions(stat.name))
+        newest = int((stat.version_id or "v0")[1:])
+        for serial in found.serials:
+            if serial <= newest:
+                await self._tell("vremove", stat.name, lambda: self.bucket.drop(stat.name, serial))  # noqa: B023
+        if any(serial > newest for serial in found.serials):
+            raise ConflictError("another object has the name", backend=self.name, key=stat.name)
+
+    @asynccontextmanager
+    async def locked(self, name: str) -> AsyncIterator[None]:
+        lock = (self.name, name)
+        if not self.bucket.kind.locks:
+            yield
+            return
+        while not await self._ask("lock", name, lambda: self.world.lock(lock, self.process)):
+            await asyncio.sleep(_LOCK_PAUSE)
+        try:
+            yield
+        finally:
+            self.world.unlock(lock, self.process)
 
     def _versions(self, name: str) -> Found:
         return Found(serials=tuple(each.serial for each in self.bucket.versions.get(name, [])))

@@ -174,6 +174,20 @@ class World:
         self.observer: Observer | None = None
         self.killed: Callable[[Process], None] = lambda _: None
         self._waiting: list[Request] = []
+        self._locks: dict[tuple[str, str], Process] = {}
+
+    def lock(self, what: tuple[str, str], process: Process) -> bool:
+        """Lock something for a process; return False while another one that lives holds the lock."""
+        holder = self._locks.get(what)
+        if holder is not None and holder is not process and not holder.dead:
+            return False
+        self._locks[what] = process
+        return True
+
+    def unlock(self, what: tuple[str, str], process: Process) -> None:
+        """Release a lock that the process holds."""
+        if self._locks.get(what) is process:
+            del self._locks[what]
 
     def next_serial(self) -> int:
         """Return a number that no other stored object has."""

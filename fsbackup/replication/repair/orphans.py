@@ -16,7 +16,7 @@ from fsbackup.keys import (
     encode_key,
     in_prefix,
     manifest_key,
-    recorded_write,
+    parse_record_name,
 )
 from fsbackup.replication.repair.report import Action, OnStep, Step
 from fsbackup.replication.walk import Unreachable
@@ -78,18 +78,18 @@ async def clear_orphans(
 async def _unused_records(store: ObjectStore, older_than: float) -> AsyncIterator[Orphan]:
     """Yield the manifests and tombstones beside the objects that no object needs any more.
 
-    A manifest is needed while its object names its write, and while it may be of an upload that is under way. A
+    A manifest is needed while its object names it, and while it may be of an upload that is under way. A
     tombstone is not needed any more where a newer version is stored.
     """
     before = time.time() - older_than
     async for stat in store.list(RECORDS):
-        found = recorded_write(stat.name)
+        found = parse_record_name(stat.name)
         if found is None or stat.modified is None or stat.modified > before:
             continue
-        key, write_id = found
+        key, record_id = found
         data = await store.stat(encode_key(key))
-        if data is None or data.metadata.get(RECORD_FIELD) != write_id:
-            yield Orphan(stat.name, stat.modified, stat.size, f"the manifest of a write of {key}")
+        if data is None or data.metadata.get(RECORD_FIELD) != record_id:
+            yield Orphan(stat.name, stat.modified, stat.size, f"the manifest of an upload of {key}")
     async for stat in store.list(MANIFESTS):
         tombstone_of = manifest_key(stat.name)
         replica = await read_state(store, tombstone_of) if tombstone_of is not None else None

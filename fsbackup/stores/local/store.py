@@ -68,7 +68,7 @@ class LocalStore(ObjectStore):
     are not objects and are never opened.
     """
 
-    capabilities = Capabilities(conditional_create=True)
+    capabilities = Capabilities(conditional_create=True, locks=True)
 
     def __init__(
         self,
