@@ -162,7 +162,9 @@ def converged(expected: Expectations, expired: Mapping[str, set[str]]) -> None:
                 record = expected.seen[name].manifest(key)
                 assert record is not None, f"{key} on {name} has no manifest"
                 assert proves(record, data), f"{key} on {name} is not what its manifest says"
-                versions.add((record["generation"], record["sha256"], record.get("replaces"), record["created_at"]))
+                versions.add(
+                    (record["generation"], record["sha256"], record.get("replaces"), record["created_at"])
+                )
                 wanted.setdefault(name, set()).update((key, manifest_name(key)))
         assert len(versions) <= 1, f"{key} is of several versions: {versions}"
     nothing_else(expected, wanted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -230,7 +231,8 @@ class TestInspect:
         assert found.code == 1
         states = {name: each["state"] for name, each in found.json()["replicas"].items()}
         assert states == {"disk1": "missing", "disk2": "present", "disk3": "no manifest"}
-        assert (found.json()["generation"], found.json()["size"]) == (1, 6)
+        assert abs(found.json()["generation"] / 1000 - time.time()) < 120
+        assert found.json()["size"] == 6
 
     def test_a_stale_replica(self, cli: Cli) -> None:
         """It was unreachable during a replacement: an older generation, and still enough copies."""
@@ -240,11 +242,9 @@ class TestInspect:
         found = cli("stat", "k", "--json")
         assert found.code == 3
         replicas = found.json()["replicas"]
-        assert [(each["state"], each["generation"]) for each in replicas.values()] == [
-            ("present", 2),
-            ("present", 2),
-            ("stale", 1),
-        ]
+        assert [each["state"] for each in replicas.values()] == ["present", "present", "stale"]
+        new, same, old = (each["generation"] for each in replicas.values())
+        assert new == same > old
 
     def test_status(self, cli: Cli) -> None:
         """Counts per backend, the newest object, and the keys of incomplete objects."""
