@@ -25,8 +25,8 @@ from fsbackup.stores.base import DEFAULT_TIMEOUT, ObjectStore
 from fsbackup.stores.generic.store import GenericStore
 from fsbackup.stores.generic.writer import Confirm
 from fsbackup.stores.local.store import LocalStore
-from fsbackup.stores.s3.arguments import Argument, resolve
-from fsbackup.stores.s3.profile import AMAZON, B2, GENERIC, R2
+from fsbackup.stores.s3.providers import AMAZON, B2, GENERIC, R2
+from fsbackup.stores.s3.settings import Argument, resolve
 from fsbackup.stores.s3.store import DEFAULT_CONCURRENCY, S3Store
 
 T = TypeVar("T")

@@ -1,0 +1,421 @@
+"""HTTP/1.1 over blocking sockets, for worker threads: one request and its response at a time.
+
+`Http` has the connections to one address, direct or through a proxy; `Exchange` makes one request on one of them.
+A thread runs the exchange; the event loop may cancel it, which shuts the socket down, so that the blocked thread
+returns at once. The socket's timeout is the longest silence. Responses are parsed by the standard library, which
+bounds their heads; who reads a body says how long it may be.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import ssl
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from http.client import HTTPException, HTTPResponse
+from typing import Any, Generic, TypeVar
+
+from fsbackup.stores.s3.proxy import find_proxy
+from fsbackup.stores.s3.settings import Address
+from fsbackup.threads import heartbeat
+
+T = TypeVar("T")
+#: Called with the socket that a thread is about to block on; None: with none any more.
+Adopt = Callable[[socket.socket | None], None]
+
+_CONNECT_TIMEOUT = 10.0
+#: Seconds after which an idle connection is not used again; servers close theirs later.
+_KEEPALIVE = 12.0
+#: Bytes passed to the kernel at a time, and those up to which head and body leave together.
+_CHUNK, _TOGETHER = 512 * 1024, 64 * 1024
+#: Bytes that the kernel may hold unsent. Its default is 4 MiB per connection; on a slow line they would leave long
+#: after they were counted as moved, and look like a stall. Half as many cost a tenth of an upload's time.
+_MAX_UNSENT = 256 * 1024
+#: Small responses arrive by one call; larger reads go past this buffer.
+_BUFFER = 64 * 1024
+
+
+class CaBundleError(OSError):
+    """The file of certificates cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A signed request; `target` is path and query, encoded."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+    def head(self, target: str, extra: Mapping[str, str]) -> bytes:
+        """Return the bytes before the body.
+
+        Raises
+        ------
+        ValueError
+            When a header would end its line, or is not Latin-1.
+        """
+        lines = [f"{self.method} {target} HTTP/1.1", "Accept-Encoding: identity"]
+        lines += [f"{name}: {value}" for name, value in {**self.headers, **extra}.items()]
+        if self.body or self.method in ("PUT", "POST"):
+            lines.append(f"Content-Length: {len(self.body)}")
+        if any("\r" in line or "\n" in line for line in lines):
+            raise ValueError("a header must be one line")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+class _Reader(io.BufferedReader):
+    """The buffered input of one connection. `HTTPResponse` closes it after each response, which does nothing."""
+
+    def close(self) -> None:
+        """Leave it open."""
+
+
+class _Input(io.RawIOBase):
+    """The bytes that arrive on a socket; `on_bytes` is called with their number."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self.on_bytes: Callable[[int], None] = lambda _: None
+        self.received = 0
+        self.at_end = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]  # a narrower buffer suffices
+        try:
+            count = self._socket.recv_into(buffer)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
+        self.at_end = not count
+        self.received += count
+        self.on_bytes(count)
+        return count
+
+
+class Connection:
+    """One connection; used by one thread at a time."""
+
+    def __init__(self, sock: socket.socket, timeout: float, pool: list[Connection]) -> None:
+        self.socket = sock
+        self.pool = pool
+        self.last_used = 0.0
+        self._timeout = timeout
+        self._input = _Input(sock)
+        self._reader = _Reader(self._input, _BUFFER)
+
+    def begin(self, on_bytes: Callable[[int], None]) -> None:
+        """Start an exchange."""
+        self.socket.settimeout(self._timeout)
+        self._input.on_bytes, self._input.received = on_bytes, 0
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether a byte has arrived since `begin`."""
+        return self._input.received > 0
+
+    def send(self, head: bytes, body: bytes, on_sent: Callable[[int], None]) -> None:
+        """Send a request; `on_sent` is called with the number of body bytes that have left."""
+        if len(body) <= _TOGETHER:
+            self._send(memoryview(head + body), lambda _: None)
+            on_sent(len(body))
+        else:
+            self._send(memoryview(head), lambda _: None)
+            self._send(memoryview(body), on_sent)
+
+    def _send(self, data: memoryview, on_sent: Callable[[int], None]) -> None:
+        # Not `sendall`: its timeout is for all of the bytes, not for a silence.
+        position = 0
+        while position < len(data):
+            position += self.socket.send(data[position : position + _CHUNK])
+            heartbeat()
+            on_sent(position)
+
+    def response(self, method: str) -> HTTPResponse:
+        """Read the head of the response."""
+        response = HTTPResponse(self, method=method)  # type: ignore[arg-type]  # it only calls `makefile`
+        response.begin()
+        return response
+
+    def makefile(self, mode: str) -> io.BufferedReader:  # noqa: ARG002 - as of a socket
+        """Return the input, for `HTTPResponse`."""
+        return self._reader
+
+    def is_usable(self) -> bool:
+        """Tell whether the other side has neither closed an idle connection nor sent what nobody asked for."""
+        if time.monotonic() - self.last_used > _KEEPALIVE:
+            return False
+        try:
+            self.socket.settimeout(0)
+            return not self._reader.peek(1) and not self._input.at_end
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close it, without a word to the other side: after a fork that may be the parent's."""
+        with suppress(OSError):
+            self.socket.close()
+
+
+class Http:
+    """The connections to one address.
+
+    Parameters
+    ----------
+    address
+        Where to connect to. A proxy comes from the variables ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and
+        ``NO_PROXY``, as in curl; read once.
+    timeout
+        Longest silence in seconds.
+    ca_bundle
+        A PEM file of the authorities to trust instead of the system's.
+    """
+
+    def __init__(self, address: Address, timeout: float, ca_bundle: str | None) -> None:
+        self._address = address
+        self._timeout = timeout
+        self._ca_bundle = ca_bundle
+        self.proxy = find_proxy(address.scheme, address.netloc, address.host)
+        self._family: int | None = None
+        self._pid = os.getpid()
+        self._idle: list[Connection] = []
+        self._closing = weakref.finalize(self, _close_all, self._idle)
+
+    @property
+    def idle(self) -> list[Connection]:
+        """The connections to use again; a forked child has none of its parent's."""
+        if self._pid != os.getpid():
+            self.close()
+        return self._idle
+
+    def close(self) -> None:
+        """Close the idle connections; those in use are closed after their exchange."""
+        self._closing()
+        self._pid, self._idle = os.getpid(), []
+        self._closing = weakref.finalize(self, _close_all, self._idle)
+
+    def take_idle(self) -> Connection | None:
+        """Return the connection that was used last, None without one that still works."""
+        idle = self.idle
+        while idle:
+            with suppress(IndexError):  # another thread took it
+                connection = idle.pop()
+                if connection.is_usable():
+                    return connection
+                connection.close()
+        return None
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next exchange."""
+        connection.last_used = time.monotonic()
+        if connection.pool is self.idle:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def head(self, request: Request) -> bytes:
+        """Return the head of a request; to a proxy for plain HTTP it names the whole URL (RFC 9112, 3.2.2)."""
+        if self.proxy is None or self._address.scheme == "https":
+            return request.head(request.target, {})
+        return request.head(f"http://{self._address.netloc}{request.target}", self.proxy.headers)
+
+    def connect(self, adopt: Adopt) -> Connection:
+        """Open a connection; `adopt` is called with each socket before it blocks."""
+        sock = self._reach(adopt)
+        try:
+            if self.proxy is not None and self._address.scheme == "https":
+                self.proxy.open_tunnel(Connection(sock, self._timeout, []), self._address)
+            if self._address.scheme == "https":
+                sock = with_tls(sock, self._address.host, self._ca_bundle, adopt)
+            return Connection(sock, self._timeout, self._idle)
+        except BaseException as error:
+            if isinstance(error, OSError):
+                error.filename = f"{self._address.host}:{self._address.port}"  # for the message
+            adopt(None)
+            sock.close()
+            raise
+
+    def _reach(self, adopt: Adopt) -> socket.socket:
+        """Connect to the address or the proxy; of several addresses, first to those of the family that worked."""
+        host, port = (self.proxy or self._address).host, (self.proxy or self._address).port
+        found = _addresses(host, port)
+        found.sort(key=lambda one: one[0] != self._family)
+        error = OSError("the name has no address")
+        for family, kind, protocol, _, address in found:
+            sock = socket.socket(family, kind, protocol)
+            try:
+                adopt(sock)
+                _prepare(sock, min(_CONNECT_TIMEOUT, self._timeout) / len(found))
+                sock.connect(address)
+                self._family = family
+                # The handshakes have the time of one address, too.
+                proxy_speaks_tls = self.proxy is not None and self.proxy.speaks_tls
+                return with_tls(sock, host, self._ca_bundle, adopt) if proxy_speaks_tls else sock
+            except OSError as failed:
+                error = failed
+                error.filename = f"{host}:{port}"  # for the message
+                adopt(None)
+                sock.close()
+        raise error
+
+
+def _addresses(host: str, port: int) -> list[Any]:
+    try:
+        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    except OSError as error:
+        error.filename = host  # for the message
+        raise
+
+
+def _prepare(sock: socket.socket, timeout: float) -> None:
+    sock.settimeout(timeout)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with suppress(AttributeError, OSError):  # not every system has the option
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT)
+
+
+def _close_all(idle: list[Connection]) -> None:
+    while idle:
+        with suppress(IndexError):
+            idle.pop().close()
+
+
+@cache
+def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """Return the TLS settings; reading the system's authorities takes 20 ms, so all stores share them."""
+    try:
+        context = ssl.create_default_context(cafile=ca_bundle)
+    except OSError as error:
+        raise CaBundleError(f"cannot use the certificates in {ca_bundle}: {error}") from None
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def with_tls(sock: socket.socket, host: str, ca_bundle: str | None, adopt: Adopt) -> socket.socket:
+    """Return the socket with TLS on it, after the handshake; the certificate is checked."""
+    context = _tls_context(ca_bundle)
+    if isinstance(sock, ssl.SSLSocket):
+        from urllib3.util.ssltransport import SSLTransport  # TLS inside a proxy's TLS, which `ssl` cannot do
+
+        return SSLTransport(sock, context, server_hostname=host)  # type: ignore[return-value]  # like a socket
+    secured = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    adopt(secured)  # the plain one is empty now
+    try:
+        secured.do_handshake()
+    except BaseException:
+        secured.close()
+        raise
+    return secured
+
+
+class Exchange(Generic[T]):
+    """One request and its response, made by `run` in a thread.
+
+    Parameters
+    ----------
+    http
+        The connections.
+    request
+        The request.
+    receive
+        Reads the response, in the thread; what it leaves of the body costs the connection.
+    on_sent, on_received
+        Called in the thread with the number of body bytes that have left, and of bytes that have arrived.
+    """
+
+    def __init__(
+        self,
+        http: Http,
+        request: Request,
+        receive: Callable[[HTTPResponse], T],
+        on_sent: Callable[[int], None] = lambda _: None,
+        on_received: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._http = http
+        self._request = request
+        self._receive = receive
+        self._on_sent = on_sent
+        self._on_received = on_received
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """End the exchange from another thread: the one that runs it returns with an error."""
+        with self._lock:
+            self._cancelled = True
+            if self._socket is not None:
+                _shut_down(self._socket)
+
+    def run(self) -> T:
+        """Make the request and return what `receive` returns.
+
+        An idle connection that turns out to be dead, without a byte of a response, is replaced once by a new one:
+        all requests may be repeated, creating ones are settled by a tag (see `writer`).
+        """
+        idle = self._http.take_idle()
+        if idle is not None:
+            try:
+                return self._make(idle)
+            except (OSError, HTTPException) as error:
+                if idle.has_answered or self._cancelled or isinstance(error, TimeoutError):
+                    raise
+        return self._make(self._http.connect(self._adopt))
+
+    def _make(self, connection: Connection) -> T:
+        reusable = False
+        try:
+            self._adopt(connection.socket)
+            connection.begin(self._arrived)
+            response, is_sent = self._ask(connection)
+            result = self._receive(response)
+            reusable = is_sent and response.isclosed() and not response.will_close
+        finally:
+            self._adopt(None)
+            if reusable:
+                self._http.give_back(connection)
+            else:
+                connection.close()
+        return result
+
+    def _ask(self, connection: Connection) -> tuple[HTTPResponse, bool]:
+        """Send the request; return the response, and whether all of the request was sent."""
+        try:
+            connection.send(self._http.head(self._request), self._request.body, self._on_sent)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            # A service may refuse a body and close before it has read all of it; then it has said why.
+            with suppress(OSError, HTTPException):
+                response = connection.response(self._request.method)
+                if response.status >= 300:
+                    return response, False
+            raise error
+        return connection.response(self._request.method), True
+
+    def _arrived(self, count: int) -> None:
+        heartbeat()
+        self._on_received(count)
+
+    def _adopt(self, sock: socket.socket | None) -> None:
+        with self._lock:
+            self._socket = sock
+            if self._cancelled and sock is not None:
+                raise ConnectionAbortedError("the request was cancelled")
+
+
+def _shut_down(sock: socket.socket) -> None:
+    """Wake the thread that waits for a socket. It closes it: a closed descriptor may be another's at once."""
+    raw = getattr(sock, "socket", sock)  # of TLS inside TLS
+    with suppress(OSError):
+        # The plain socket's method: that of a TLS socket drops TLS first, and the thread would send plain text.
+        socket.socket.shutdown(raw, socket.SHUT_RDWR)
