@@ -26,7 +26,7 @@ from fsbackup.stores.generic.store import GenericStore
 from fsbackup.stores.generic.writer import Confirm
 from fsbackup.stores.local.store import LocalStore
 from fsbackup.stores.s3.providers import AMAZON, B2, GENERIC, R2
-from fsbackup.stores.s3.settings import Argument, resolve
+from fsbackup.stores.s3.settings import Addressing, Argument, resolve
 from fsbackup.stores.s3.store import DEFAULT_CONCURRENCY, S3Store
 
 T = TypeVar("T")
@@ -271,7 +271,12 @@ class S3Backend(SingleBackend):
     max_concurrency
         Parts of one object sent at once; default 4.
     ca_bundle
-        A file of certificates to trust instead of the system's.
+        A PEM file of the authorities to trust instead of the system's.
+    session_token
+        The token of temporary credentials; default none.
+    addressing
+        ``"path"`` or ``"virtual"``: whether the bucket's name is in the path of a URL or in its host's name. By
+        default in the path; for Amazon S3 itself, without `endpoint_url`, in the host's name unless it has dots.
 
     Raises
     ------
@@ -305,7 +310,7 @@ class S3Storage(S3Backend):
         The credentials.
     endpoint_url
         The URL of the service; default None, Amazon S3 itself.
-    prefix, name, errors, timeout, max_concurrency, ca_bundle
+    prefix, name, errors, timeout, max_concurrency, ca_bundle, session_token, addressing
         See `S3Backend`.
     """
 
@@ -322,6 +327,8 @@ class S3Storage(S3Backend):
         timeout: float = DEFAULT_TIMEOUT,
         max_concurrency: int = DEFAULT_CONCURRENCY,
         ca_bundle: str | None = None,
+        session_token: str | None = None,
+        addressing: Addressing | None = None,
     ) -> None:
         arguments = resolve(
             name,
@@ -339,6 +346,8 @@ class S3Storage(S3Backend):
             timeout=timeout,
             max_concurrency=max_concurrency,
             ca_bundle=ca_bundle,
+            session_token=session_token,
+            addressing=addressing,
         )
         super().__init__(store, errors=errors)
 
@@ -356,9 +365,10 @@ class CloudflareR2Storage(S3Backend):
         The bucket, which must exist (``R2_BUCKET_NAME``).
     access_key_id, secret_access_key
         An R2 API token for it (``R2_ACCESS_KEY_ID``, ``R2_SECRET_ACCESS_KEY``); Object Read & Write suffices.
+        Temporary ones have a `session_token`, too (``R2_SESSION_TOKEN``).
     endpoint_url
         Default ``https://<account_id>.r2.cloudflarestorage.com``; buckets in a jurisdiction have another endpoint.
-    prefix, name, errors, timeout, max_concurrency, ca_bundle
+    prefix, name, errors, timeout, max_concurrency, ca_bundle, session_token, addressing
         See `S3Backend`.
     """
 
@@ -376,6 +386,8 @@ class CloudflareR2Storage(S3Backend):
         timeout: float = DEFAULT_TIMEOUT,
         max_concurrency: int = DEFAULT_CONCURRENCY,
         ca_bundle: str | None = None,
+        session_token: str | None = None,
+        addressing: Addressing | None = None,
     ) -> None:
         account = {} if endpoint_url else {"account_id": Argument(account_id, "R2_ACCOUNT_ID")}
         arguments = resolve(
@@ -396,6 +408,8 @@ class CloudflareR2Storage(S3Backend):
             timeout=timeout,
             max_concurrency=max_concurrency,
             ca_bundle=ca_bundle,
+            session_token=Argument(session_token, "R2_SESSION_TOKEN").resolved,
+            addressing=addressing,
         )
         super().__init__(store, errors=errors)
 
@@ -413,10 +427,10 @@ class BackblazeB2Storage(S3Backend):
         As in the bucket's endpoint, e.g. ``us-east-005`` (``B2_REGION``).
     access_key_id, secret_access_key
         An application key, not the master key (``B2_ACCESS_KEY_ID``, ``B2_SECRET_ACCESS_KEY``); it needs
-        listFiles, readFiles, writeFiles and deleteFiles.
+        listFiles, readFiles, writeFiles and deleteFiles. A `session_token` also comes from ``B2_SESSION_TOKEN``.
     endpoint_url
         Default ``https://s3.<region>.backblazeb2.com``.
-    prefix, name, errors, timeout, max_concurrency, ca_bundle
+    prefix, name, errors, timeout, max_concurrency, ca_bundle, session_token, addressing
         See `S3Backend`.
     """
 
@@ -434,6 +448,8 @@ class BackblazeB2Storage(S3Backend):
         timeout: float = DEFAULT_TIMEOUT,
         max_concurrency: int = DEFAULT_CONCURRENCY,
         ca_bundle: str | None = None,
+        session_token: str | None = None,
+        addressing: Addressing | None = None,
     ) -> None:
         arguments = resolve(
             name,
@@ -451,6 +467,8 @@ class BackblazeB2Storage(S3Backend):
             timeout=timeout,
             max_concurrency=max_concurrency,
             ca_bundle=ca_bundle,
+            session_token=Argument(session_token, "B2_SESSION_TOKEN").resolved,
+            addressing=addressing,
         )
         super().__init__(store, errors=errors)
 

@@ -125,6 +125,15 @@ class _Bucket(_Backend):
     secret_access_key: Credential = Field(
         description="The secret of the access key.", examples=["${SECRET_ACCESS_KEY}"]
     )
+    session_token: Credential | None = Field(
+        default=None, description="The token of a temporary access key.", examples=["${SESSION_TOKEN}"]
+    )
+    addressing: Literal["path", "virtual"] | None = Field(
+        default=None,
+        description="Where the bucket's name is in a URL: in the path, or (virtual) in the host's name. Left out, "
+        "it is in the path; for AWS in the host's name, unless it has dots.",
+        examples=["virtual"],
+    )
     prefix: Prefix = Field(
         default="", description="Put before every key, to share a bucket.", examples=["shop/backups"]
     )

@@ -212,7 +212,7 @@ class _Attempts(ABC, Generic[T]):
             return 0.0
         if not isinstance(error, TransientError):
             raise error
-        backoff = _FIRST_WAIT * 2 ** min(self._number, _DOUBLINGS) + random.uniform(0, _JITTER)
+        backoff: float = _FIRST_WAIT * 2.0 ** min(self._number, _DOUBLINGS) + random.uniform(0, _JITTER)
         wait = max(backoff, retry_after(error) or 0.0)
         if self._loop.time() + wait >= self._progressed + self._context.timeout:
             raise _damage_error(self._context, error) if code_of(error) in _DAMAGE_CODES else error

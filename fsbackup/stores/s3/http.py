@@ -8,6 +8,7 @@ bounds their heads; who reads a body says how long it may be.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import socket
@@ -238,10 +239,10 @@ class Http:
                 sock = with_tls(sock, self._address.host, self._ca_bundle, adopt)
             return Connection(sock, self._timeout, self._idle)
         except BaseException as error:
-            if isinstance(error, OSError):
-                error.filename = f"{self._address.host}:{self._address.port}"  # for the message
             adopt(None)
             sock.close()
+            if isinstance(error, OSError):
+                raise _named(error, self._address.netloc) from None
             raise
 
     def _reach(self, adopt: Adopt) -> socket.socket:
@@ -261,8 +262,7 @@ class Http:
                 proxy_speaks_tls = self.proxy is not None and self.proxy.speaks_tls
                 return with_tls(sock, host, self._ca_bundle, adopt) if proxy_speaks_tls else sock
             except OSError as failed:
-                error = failed
-                error.filename = f"{host}:{port}"  # for the message
+                error = _named(failed, f"{host}:{port}")
                 adopt(None)
                 sock.close()
         raise error
@@ -272,8 +272,16 @@ def _addresses(host: str, port: int) -> list[Any]:
     try:
         return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     except OSError as error:
-        error.filename = host  # for the message
-        raise
+        raise _named(error, host) from None
+
+
+def _named(error: OSError, host: str) -> OSError:
+    """Return an error of a connection that was not made, with the name of the host."""
+    if isinstance(error, TimeoutError) and not error.strerror:
+        return TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), host)
+    if error.strerror:  # the others have their own text
+        error.filename = host
+    return error
 
 
 def _prepare(sock: socket.socket, timeout: float) -> None:
