@@ -3,10 +3,10 @@
 - `store`: `S3Store`, the `ObjectStore`; `bucket`: the requests on one bucket, with its prefix and provider.
 - `writer` writes one object and `commit` confirms it; `uploads`: multipart uploads and their records.
 - `listing`, `removing` and `info` implement the other methods of the store.
-- `calls` makes one request, with retries and an idle timeout. Requests of the data plane (objects, listings) go
-  through `http`, blocking connections in threads, signed by `sign`, perhaps through a `proxy`; those of the
-  control plane through `control`, the boto client of s3fs, which is imported when it is needed. `progress`
-  reports bytes to the loop.
+- `calls` makes one request; `attempts` repeats it, and ends it when nothing moves. Requests of the data plane
+  (objects, listings) go through `http`: blocking connections (`connection`) in threads, signed by `sign`, perhaps
+  through a `proxy`. Those of the control plane go through `control`, the boto client of s3fs, which is imported
+  when it is needed. `progress` reports bytes to the loop.
 - `errors` translates failures; `xml` parses responses.
 - `providers`: what differs between providers; `settings`: credentials, address, values from the environment.
 """

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.s3.calls import Calls, Reply, Request, read_small
+from fsbackup.stores.s3.attempts import Reply, Request, read_small
+from fsbackup.stores.s3.calls import Calls
 from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.progress import Progress
 from fsbackup.stores.s3.providers import Profile

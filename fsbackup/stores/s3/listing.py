@@ -12,8 +12,8 @@ from xml.etree.ElementTree import Element
 from fsbackup.errors import BackendError, TransientError
 from fsbackup.keys import META_PREFIX, RESERVED
 from fsbackup.stores.base import ObjectStat
+from fsbackup.stores.s3.attempts import Request, read_small
 from fsbackup.stores.s3.bucket import Bucket, iso_time, require, unquoted
-from fsbackup.stores.s3.calls import Request, read_small
 from fsbackup.stores.s3.errors import CallContext
 from fsbackup.stores.s3.xml import BadXmlError, parse_xml
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from fsbackup.stores.s3.settings import Address, Secret
 
 if TYPE_CHECKING:
-    from fsbackup.stores.s3.http import Connection
+    from fsbackup.stores.s3.connection import Connection
 
 _PORTS = {"http": 80, "https": 443}
 #: User and password in a URL, whatever text it is in.
