@@ -83,7 +83,8 @@ class _Backend(Model):
 
     timeout: Seconds = Field(
         default=60.0,
-        description="The longest silence allowed, no byte moved, before the backend counts as away. Not a total.",
+        description="The longest silence allowed, no byte moved, before the backend counts as away. A service "
+        "that is busy or refuses connections is tried again as long. Not a total.",
         examples=["60s", "5m"],
         json_schema_extra={"default": "60s"},
     )
