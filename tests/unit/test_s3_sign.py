@@ -62,15 +62,14 @@ def test_the_signature_is_botocores(
 def test_the_key_is_derived_anew_for_another_region() -> None:
     """A region that the service names takes effect at once."""
     signer = Signer(Secret(KEY_ID), Secret(SECRET), None, "us-east-1")
-    first = signer.sign("GET", "h", "/a", "", {})["Authorization"]
+    signer.sign("GET", "h", "/a", "", {})
     signer.region = "eu-west-1"
     fresh = Signer(Secret(KEY_ID), Secret(SECRET), None, "eu-west-1")
-    again = signer.sign("GET", "h", "/a", "", {})["Authorization"]
-    assert first != again
-    assert (
-        again.split("Signature=")[0]
-        == fresh.sign("GET", "h", "/a", "", {})["Authorization"].split("Signature=")[0]
-    )
+    while True:  # until both are of one second
+        ours, expected = (each.sign("GET", "h", "/a", "", {}) for each in (signer, fresh))
+        if ours["X-Amz-Date"] == expected["X-Amz-Date"]:
+            break
+    assert ours == expected
 
 
 def test_nothing_of_a_signer_shows_its_secrets() -> None:
