@@ -448,6 +448,14 @@ def test_what_a_service_says_of_the_keys_is_never_repeated(status: int) -> None:
     assert [text for text in shown if "key *** with ***" in text]
 
 
+def test_no_url_is_repeated_with_its_password() -> None:
+    """As a gateway may say of the proxy that it has itself."""
+    said = b"<Error><Code>Odd</Code><Message>no way through http://someone:hunter2@gateway:3128/</Message></Error>"
+    with scripted(lambda _: Answer(said, 400)) as store, pytest.raises(BackendError, match="gateway") as caught:
+        run(store.read("a"))
+    assert "hunter2" not in f"{caught.value} {caught.value.cause} {vars(caught.value.cause)}"
+
+
 def test_a_dropped_request_is_not_kept_in_the_error() -> None:
     """botocore keeps the signed request, and with it the key id, in some of its errors."""
 
