@@ -27,6 +27,7 @@ from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import Drop, FaultProxy, fault_proxy
 from tests.servers.http_proxy import USER, ProxyPlace, http_proxy
+from tests.servers.operations import S3Request
 
 DATA = bytes(range(256)) * 40
 TOKEN = "temporary-t0ken=="
@@ -295,11 +296,18 @@ def test_an_idle_connection_that_dies_without_a_byte_is_replaced_once(
 
 
 def _connections(answer: Answer, requests: int) -> int:
-    """Return how many connections so many reads of three bytes take."""
+    """Return how many connections so many reads of three bytes take; none is made twice."""
     connections: list[object] = []
-    with scripted(lambda _: answer, connections=connections) as store:
+    asked: list[S3Request] = []
+
+    def script(request: S3Request) -> Answer:
+        asked.append(request)
+        return answer
+
+    with scripted(script, connections=connections) as store:
         for _ in range(requests):
             assert run(store.read("any", 0, 3)) == b"abc"
+    assert len(asked) == requests
     return len(connections)
 
 

@@ -138,7 +138,6 @@ def _config_options(settings: Settings, user_agent: str) -> dict[str, Any]:
             "addressing_style": "virtual" if settings.is_virtual else "path",
         },
         "user_agent": user_agent,  # botocore would build its own for every call
-        "ignore_configured_endpoint_urls": True,
         "use_dualstack_endpoint": False,
         "use_fips_endpoint": False,
         "http_session_cls": _session_class(is_plain=settings.url.startswith("http:")),

@@ -26,13 +26,13 @@ class Progress:
         self._on_progress = on_progress
         self._is_upload = is_upload
         self._loop = asyncio.get_running_loop()
-        self._position = self._reported = 0
+        self._position = self._flushed = self._reported = 0
         self._scheduled_at, self._scheduled_position = 0.0, 0
         self._is_scheduled = False
 
     def begin(self) -> None:
         """Start an attempt; called on the loop."""
-        self._position = self._scheduled_position = 0
+        self._position = self._flushed = self._scheduled_position = 0
         if not self._is_upload:
             self._reported = 0
             self._on_progress(0)
@@ -50,8 +50,10 @@ class Progress:
     def flush(self) -> None:
         """Report what has not been reported; called on the loop."""
         self._is_scheduled = False
-        new = self._position - self._reported
-        if new <= 0:
+        position, earlier = self._position, self._flushed
+        self._flushed = position
+        new = position - self._reported
+        if new <= 0 and self._is_upload and position > earlier:
             self._on_progress(0)
         while new > 0:
             step = min(new, _STEP)
