@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPResponse
 
-from fsbackup.threads import heartbeat
-
 #: Called with the socket that a thread is about to block on; None: with none any more.
 Adopt = Callable[[socket.socket | None], None]
 
@@ -21,6 +19,8 @@ Adopt = Callable[[socket.socket | None], None]
 _KEEPALIVE = 12.0
 #: Bytes passed to the kernel at a time, and those up to which head and body leave together.
 _CHUNK, _TOGETHER = 512 * 1024, 64 * 1024
+#: TLS moves 16 KiB at a time, and slow lines less: not every step is reported, but one at least as often as this.
+_REPORT_BYTES, _REPORT_SECONDS = 128 * 1024, 0.05
 #: Bytes that the kernel may hold unsent. Its default is 4 MiB per connection; on a slow line they would leave long
 #: after they were counted as moved, and look like a stall. Half as many cost a tenth of an upload's time.
 _MAX_UNSENT = 256 * 1024
@@ -71,8 +71,19 @@ class _Input(io.RawIOBase):
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self.on_bytes: Callable[[int], None] = lambda _: None
-        self.received = 0
+        self.received = self._reported = 0
+        self._reported_at = 0.0
         self.at_end = False
+
+    def begin(self, on_bytes: Callable[[int], None]) -> None:
+        """Start to count."""
+        self.on_bytes, self.received, self._reported = on_bytes, 0, 0
+
+    def report(self) -> None:
+        """Call `on_bytes` with the bytes that it has not heard of."""
+        new, self._reported = self.received - self._reported, self.received
+        if new:
+            self.on_bytes(new)
 
     def readable(self) -> bool:
         return True
@@ -84,7 +95,10 @@ class _Input(io.RawIOBase):
             return None
         self.at_end = not count
         self.received += count
-        self.on_bytes(count)
+        now = time.monotonic()
+        if self.received - self._reported >= _REPORT_BYTES or now - self._reported_at >= _REPORT_SECONDS:
+            self._reported_at = now
+            self.report()
         return count
 
 
@@ -102,7 +116,11 @@ class Connection:
     def begin(self, on_bytes: Callable[[int], None]) -> None:
         """Start an exchange."""
         self.socket.settimeout(self._timeout)
-        self._input.on_bytes, self._input.received = on_bytes, 0
+        self._input.begin(on_bytes)
+
+    def finish(self) -> None:
+        """Report the last bytes of an exchange."""
+        self._input.report()
 
     @property
     def has_answered(self) -> bool:
@@ -120,10 +138,15 @@ class Connection:
 
     def _send(self, data: memoryview, on_sent: Callable[[int], None]) -> None:
         # Not `sendall`: its timeout is for all of the bytes, not for a silence.
-        position = 0
+        position = reported = 0
+        reported_at = time.monotonic()
         while position < len(data):
             position += self.socket.send(data[position : position + _CHUNK])
-            heartbeat()
+            now = time.monotonic()
+            if position - reported >= _REPORT_BYTES or now - reported_at >= _REPORT_SECONDS:
+                reported, reported_at = position, now
+                on_sent(position)
+        if position > reported:
             on_sent(position)
 
     def response(self, method: str) -> HTTPResponse:

@@ -1,8 +1,8 @@
 """HTTP/1.1 over blocking sockets, for worker threads: one request and its response at a time.
 
 `Http` has the connections to one address, direct or through a proxy; `Exchange` makes one request on one of them.
-A thread runs the exchange; the event loop may cancel it, which shuts the socket down, so that the blocked thread
-returns at once. The socket's timeout is the longest silence. Responses are parsed by the standard library, which
+A thread runs the exchange; the event loop may cancel it, also when nothing has moved for too long, which shuts the
+socket down, so that the blocked thread returns at once. Responses are parsed by the standard library, which
 bounds their heads; who reads a body says how long it may be.
 """
 
@@ -26,6 +26,9 @@ from fsbackup.threads import heartbeat
 
 T = TypeVar("T")
 _CONNECT_TIMEOUT = 10.0
+#: Seconds that a socket has beyond the longest silence. The loop ends the exchange first, by a clock that stops while
+#: this process is suspended; the socket's own timeout frees the thread where the loop cannot.
+_MARGIN = 5.0
 
 
 class Http:
@@ -98,7 +101,7 @@ class Http:
                 self.proxy.open_tunnel(Connection(sock, self._timeout, []), self._address)
             if self._address.scheme == "https":
                 sock = with_tls(sock, self._address.host, self._ca_bundle, adopt)
-            return Connection(sock, self._timeout, self._idle)
+            return Connection(sock, self._timeout + _MARGIN, self._idle)
         except BaseException as error:
             adopt(None)
             sock.close()
@@ -212,6 +215,7 @@ class Exchange(Generic[T]):
             connection.begin(self._arrived)
             response, is_sent = self._ask(connection)
             result = self._receive(response)
+            connection.finish()
             reusable = is_sent and response.isclosed() and not response.will_close
         finally:
             self._adopt(None)
@@ -224,7 +228,7 @@ class Exchange(Generic[T]):
     def _ask(self, connection: Connection) -> tuple[HTTPResponse, bool]:
         """Send the request; return the response, and whether all of the request was sent."""
         try:
-            connection.send(self._http.head(self._request), self._request.body, self._on_sent)
+            connection.send(self._http.head(self._request), self._request.body, self._left)
         except TimeoutError:
             raise
         except OSError as error:
@@ -235,6 +239,10 @@ class Exchange(Generic[T]):
                     return response, False
             raise error
         return connection.response(self._request.method), True
+
+    def _left(self, position: int) -> None:
+        heartbeat()
+        self._on_sent(position)
 
     def _arrived(self, count: int) -> None:
         heartbeat()
