@@ -215,8 +215,8 @@ def test_tries_end_with_the_error_and_its_cause(proxy: FaultProxy) -> None:
 
 def test_an_outage_of_some_seconds_is_outlasted(proxy: FaultProxy, direct: S3Endpoint) -> None:
     """More failures than a small number of tries would stand, and Retry-After does not make the waits shorter."""
-    proxy.add(Status(503, "SlowDown", {"Retry-After": "0"}), on="put_object", times=3)
-    proxy.add(Refuse(), on="put_object", first=4, times=2)
+    proxy.add(Status(503, "SlowDown", {"Retry-After": "0"}), on="put_object", times=5)
+    proxy.add(Refuse(), on="put_object", first=6, times=2)
     store = connect(proxy.endpoint, profile=R2)
     run(store.put("late", DATA))
     run(store.close())
@@ -224,8 +224,11 @@ def test_an_outage_of_some_seconds_is_outlasted(proxy: FaultProxy, direct: S3End
 
 
 @pytest.mark.parametrize("fault", [Status(503, "SlowDown"), Drop(request_bytes=3 * MIB)], ids=["busy", "cut"])
-def test_bytes_sent_again_are_no_progress(proxy: FaultProxy, fault: Fault) -> None:
-    """A service that takes a body and refuses it each time is given up all the same."""
+def test_bytes_sent_again_are_no_progress(
+    monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy, fault: Fault
+) -> None:
+    """A service that takes a body and refuses it each time is given up all the same, also when no wait is long."""
+    monkeypatch.setattr("fsbackup.stores.s3.attempts._DOUBLINGS", 1)
     store = connect(proxy.endpoint, timeout=2.0)
     proxy.add(fault, on="put_object")
     begun = time.monotonic()

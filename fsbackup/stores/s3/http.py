@@ -26,8 +26,8 @@ from fsbackup.threads import heartbeat
 
 T = TypeVar("T")
 _CONNECT_TIMEOUT = 10.0
-#: Seconds that a socket has beyond the longest silence. The loop ends the exchange first, by a clock that stops while
-#: this process is suspended; the socket's own timeout frees the thread where the loop cannot.
+#: Seconds that a socket has beyond the longest silence. The loop ends the exchange first, by a clock that stops
+#: while this process is suspended; the socket's own timeout frees the thread where the loop cannot.
 _MARGIN = 5.0
 
 
