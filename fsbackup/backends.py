@@ -25,8 +25,8 @@ from fsbackup.stores.base import DEFAULT_TIMEOUT, ObjectStore
 from fsbackup.stores.generic.store import GenericStore
 from fsbackup.stores.generic.writer import Confirm
 from fsbackup.stores.local.store import LocalStore
-from fsbackup.stores.s3.arguments import Argument, resolve
-from fsbackup.stores.s3.profile import AMAZON, B2, GENERIC, R2
+from fsbackup.stores.s3.providers import AMAZON, B2, GENERIC, R2
+from fsbackup.stores.s3.settings import Addressing, Argument, resolve
 from fsbackup.stores.s3.store import DEFAULT_CONCURRENCY, Records, S3Store
 
 T = TypeVar("T")
@@ -271,7 +271,12 @@ class S3Backend(SingleBackend):
     max_concurrency
         Parts of one object sent at once; default 4.
     ca_bundle
-        A file of certificates to trust instead of the system's.
+        A PEM file of the authorities to trust instead of the system's.
+    session_token
+        The token of temporary credentials; default none.
+    addressing
+        ``"path"`` or ``"virtual"``: whether the bucket's name is in the path of a URL or in its host's name. By
+        default in the path; for Amazon S3 itself, without `endpoint_url`, in the host's name unless it has dots.
     records
         Where the records of objects are: ``"inside"`` (default) the objects' user metadata, or ``"beside"`` them,
         for a service that does not keep user metadata, and for a bucket that was filled that way.
@@ -308,7 +313,8 @@ class S3Storage(S3Backend):
         The credentials.
     endpoint_url
         The URL of the service; default None, Amazon S3 itself.
-    prefix, name, errors, timeout, max_concurrency, ca_bundle, records
+    prefix, name, errors, timeout, max_concurrency, ca_bundle, session_token, addressing,
+    records
         See `S3Backend`.
     """
 
@@ -325,6 +331,8 @@ class S3Storage(S3Backend):
         timeout: float = DEFAULT_TIMEOUT,
         max_concurrency: int = DEFAULT_CONCURRENCY,
         ca_bundle: str | None = None,
+        session_token: str | None = None,
+        addressing: Addressing | None = None,
         records: Records = "inside",
     ) -> None:
         arguments = resolve(
@@ -343,6 +351,8 @@ class S3Storage(S3Backend):
             timeout=timeout,
             max_concurrency=max_concurrency,
             ca_bundle=ca_bundle,
+            session_token=session_token,
+            addressing=addressing,
             records=records,
         )
         super().__init__(store, errors=errors)
@@ -361,9 +371,11 @@ class CloudflareR2Storage(S3Backend):
         The bucket, which must exist (``R2_BUCKET_NAME``).
     access_key_id, secret_access_key
         An R2 API token for it (``R2_ACCESS_KEY_ID``, ``R2_SECRET_ACCESS_KEY``); Object Read & Write suffices.
+        Temporary ones have a `session_token`, too (``R2_SESSION_TOKEN``).
     endpoint_url
         Default ``https://<account_id>.r2.cloudflarestorage.com``; buckets in a jurisdiction have another endpoint.
-    prefix, name, errors, timeout, max_concurrency, ca_bundle, records
+    prefix, name, errors, timeout, max_concurrency, ca_bundle, session_token, addressing,
+    records
         See `S3Backend`.
     """
 
@@ -381,6 +393,8 @@ class CloudflareR2Storage(S3Backend):
         timeout: float = DEFAULT_TIMEOUT,
         max_concurrency: int = DEFAULT_CONCURRENCY,
         ca_bundle: str | None = None,
+        session_token: str | None = None,
+        addressing: Addressing | None = None,
         records: Records = "inside",
     ) -> None:
         account = {} if endpoint_url else {"account_id": Argument(account_id, "R2_ACCOUNT_ID")}
@@ -402,6 +416,8 @@ class CloudflareR2Storage(S3Backend):
             timeout=timeout,
             max_concurrency=max_concurrency,
             ca_bundle=ca_bundle,
+            session_token=Argument(session_token, "R2_SESSION_TOKEN").resolved,
+            addressing=addressing,
             records=records,
         )
         super().__init__(store, errors=errors)
@@ -420,10 +436,11 @@ class BackblazeB2Storage(S3Backend):
         As in the bucket's endpoint, e.g. ``us-east-005`` (``B2_REGION``).
     access_key_id, secret_access_key
         An application key, not the master key (``B2_ACCESS_KEY_ID``, ``B2_SECRET_ACCESS_KEY``); it needs
-        listFiles, readFiles, writeFiles and deleteFiles.
+        listFiles, readFiles, writeFiles and deleteFiles. A `session_token` also comes from ``B2_SESSION_TOKEN``.
     endpoint_url
         Default ``https://s3.<region>.backblazeb2.com``.
-    prefix, name, errors, timeout, max_concurrency, ca_bundle, records
+    prefix, name, errors, timeout, max_concurrency, ca_bundle, session_token, addressing,
+    records
         See `S3Backend`.
     """
 
@@ -441,6 +458,8 @@ class BackblazeB2Storage(S3Backend):
         timeout: float = DEFAULT_TIMEOUT,
         max_concurrency: int = DEFAULT_CONCURRENCY,
         ca_bundle: str | None = None,
+        session_token: str | None = None,
+        addressing: Addressing | None = None,
         records: Records = "inside",
     ) -> None:
         arguments = resolve(
@@ -459,6 +478,8 @@ class BackblazeB2Storage(S3Backend):
             timeout=timeout,
             max_concurrency=max_concurrency,
             ca_bundle=ca_bundle,
+            session_token=Argument(session_token, "B2_SESSION_TOKEN").resolved,
+            addressing=addressing,
             records=records,
         )
         super().__init__(store, errors=errors)

@@ -37,8 +37,9 @@ def get_storage_backend(backend_type: str, **options: Any) -> SingleBackend:
         ``"local"``, ``"r2"``, ``"b2"``, ``"s3"`` or ``"fsspec"``, in any case.
     **options
         The arguments of its class. What is left out comes from the environment: ``BACKUP_LOCAL_PATH``;
-        ``R2_ACCOUNT_ID``, ``R2_BUCKET_NAME``, ``R2_ACCESS_KEY_ID``, ``R2_SECRET_ACCESS_KEY``;
-        ``B2_BUCKET_NAME``, ``B2_REGION``, ``B2_ACCESS_KEY_ID``, ``B2_SECRET_ACCESS_KEY``.
+        ``R2_ACCOUNT_ID``, ``R2_BUCKET_NAME``, ``R2_ACCESS_KEY_ID``, ``R2_SECRET_ACCESS_KEY``,
+        ``R2_SESSION_TOKEN``;
+        ``B2_BUCKET_NAME``, ``B2_REGION``, ``B2_ACCESS_KEY_ID``, ``B2_SECRET_ACCESS_KEY``, ``B2_SESSION_TOKEN``.
 
     Raises
     ------

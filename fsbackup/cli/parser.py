@@ -39,9 +39,11 @@ Environment
   FSBACKUP_CONFIG     the configuration file
   FSBACKUP_DEBUG      any value: print tracebacks of errors
   TZ                  the time zone of {now} in destinations (default: local time)
-  BACKUP_LOCAL_PATH, R2_ACCOUNT_ID, R2_BUCKET_NAME, R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY, B2_BUCKET_NAME,
-  B2_REGION, B2_ACCESS_KEY_ID, B2_SECRET_ACCESS_KEY
-                      backend settings that the configuration does not contain"""
+  BACKUP_LOCAL_PATH, R2_ACCOUNT_ID, R2_BUCKET_NAME, R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY, R2_SESSION_TOKEN,
+  B2_BUCKET_NAME, B2_REGION, B2_ACCESS_KEY_ID, B2_SECRET_ACCESS_KEY, B2_SESSION_TOKEN
+                      backend settings that the configuration does not contain
+  HTTPS_PROXY, HTTP_PROXY, NO_PROXY
+                      the proxy to S3 services: http(s)://[user:password@]host[:port]"""
 
 
 class _Parser(argparse.ArgumentParser):

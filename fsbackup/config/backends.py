@@ -83,7 +83,8 @@ class _Backend(Model):
 
     timeout: Seconds = Field(
         default=60.0,
-        description="The longest silence allowed, no byte moved, before the backend counts as away. Not a total.",
+        description="The longest silence allowed, no byte moved, before the backend counts as away. A service "
+        "that is busy or refuses connections is tried again as long. Not a total.",
         examples=["60s", "5m"],
         json_schema_extra={"default": "60s"},
     )
@@ -124,6 +125,15 @@ class _Bucket(_Backend):
     access_key_id: Credential = Field(description="The access key's id.", examples=["${ACCESS_KEY_ID}"])
     secret_access_key: Credential = Field(
         description="The secret of the access key.", examples=["${SECRET_ACCESS_KEY}"]
+    )
+    session_token: Credential | None = Field(
+        default=None, description="The token of a temporary access key.", examples=["${SESSION_TOKEN}"]
+    )
+    addressing: Literal["path", "virtual"] | None = Field(
+        default=None,
+        description="Where the bucket's name is in a URL: in the path, or (virtual) in the host's name. Left out, "
+        "it is in the path; for AWS in the host's name, unless it has dots.",
+        examples=["virtual"],
     )
     prefix: Prefix = Field(
         default="", description="Put before every key, to share a bucket.", examples=["shop/backups"]

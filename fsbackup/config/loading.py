@@ -19,7 +19,7 @@ from fsbackup.config.variables import Expanded, expand
 from fsbackup.errors import ConfigError
 
 #: The settings whose value is never quoted, wherever it came from.
-_NEVER_SHOWN = frozenset({"access_key_id", "secret_access_key", "options", "url", "endpoint_url"})
+_NEVER_SHOWN = frozenset({"access_key_id", "secret_access_key", "session_token", "options", "url", "endpoint_url"})
 _LONGEST_QUOTE = 60
 
 

@@ -17,12 +17,14 @@ ENVIRONMENT: Mapping[str, Mapping[str, str]] = {
         "bucket": "R2_BUCKET_NAME",
         "access_key_id": "R2_ACCESS_KEY_ID",
         "secret_access_key": "R2_SECRET_ACCESS_KEY",
+        "session_token": "R2_SESSION_TOKEN",
     },
     "b2": {
         "bucket": "B2_BUCKET_NAME",
         "region": "B2_REGION",
         "access_key_id": "B2_ACCESS_KEY_ID",
         "secret_access_key": "B2_SECRET_ACCESS_KEY",
+        "session_token": "B2_SESSION_TOKEN",
     },
 }
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from fsbackup.backends import ErrorMode, S3Storage
 from fsbackup.loop import run
-from fsbackup.stores.s3.profile import Profile
+from fsbackup.stores.s3.providers import Profile
 from fsbackup.stores.s3.store import S3Store
 from fsbackup.testing import BackendPlace, ObjectPlace, Place, RawAccess
 from tests.servers import bucket

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsbackup.stores.s3.profile import GENERIC
+from fsbackup.stores.s3.providers import GENERIC
 from fsbackup.testing import BackendPlace, ObjectPlace, ObjectStoreContract, StorageBackendContract
 from tests.contract.s3_place import Emptied, backend_place, object_place
 from tests.servers.endpoint import S3Endpoint

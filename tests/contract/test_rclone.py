@@ -8,7 +8,7 @@ import pytest
 
 from fsbackup.errors import TransientError
 from fsbackup.loop import run
-from fsbackup.stores.s3.profile import GENERIC
+from fsbackup.stores.s3.providers import GENERIC
 from fsbackup.testing import ObjectPlace, ObjectStoreContract
 from tests.contract.s3_place import Emptied, object_place
 from tests.servers.endpoint import S3Endpoint

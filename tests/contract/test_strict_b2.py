@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsbackup.stores.s3.profile import B2
+from fsbackup.stores.s3.providers import B2
 from fsbackup.testing import ObjectPlace, ObjectStoreContract
 from tests.contract.s3_place import Emptied, lenient, object_place
 from tests.servers.s3 import StrictEndpoint

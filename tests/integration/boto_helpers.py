@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from fsbackup.stores.s3.errors import code_of
+from botocore.exceptions import ClientError
+
+from fsbackup.errors import BackendError
+from fsbackup.stores.s3.errors import CallContext, code_of, retry_after, translate
 from tests.servers.exchange import Record
 
-#: The signature and its time, and what boto tells of its own tries.
-_OWN = {"authorization", "x-amz-date", "amz-sdk-invocation-id", "amz-sdk-request"}
+#: The signature and its time, what boto tells of its own tries, and what aiohttp adds.
+_OWN = {"authorization", "x-amz-date", "amz-sdk-invocation-id", "amz-sdk-request", "accept"}
 
 
 def assert_same_request(ours: Record, botos: Record, *differing: str) -> None:
     """Both say the same, but for some headers `differing` each time, and the first one is not boto's."""
     mine, theirs = (_said(each, _OWN | set(differing)) for each in (ours, botos))
+    assert all(each.pop("user-agent").startswith("fsbackup/") for each in (mine, theirs))
     assert (ours.method, ours.bucket, ours.query) == (botos.method, botos.bucket, botos.query)
-    assert mine == theirs
-    assert mine["user-agent"].startswith("fsbackup/")
+    assert mine == theirs, set(mine.items()) ^ set(theirs.items())
     assert "amz-sdk-request" not in {name.lower() for name, _ in ours.headers}  # or this was boto's as well
 
 
@@ -23,12 +26,13 @@ def _said(record: Record, apart_from: set[str]) -> dict[str, str]:
 
 
 def assert_same_error(ours: object, botos: object, status: int, code: str) -> None:
-    """Ours was made of an error like boto's, which was an answer with ``Retry-After: 0``."""
-    assert isinstance(ours, Exception)
-    assert isinstance(botos, Exception)
-    assert (code_of(ours), type(ours.__cause__)) == (code, type(botos))
-    mine, theirs = (getattr(one, "response", {}) for one in (ours.__cause__, botos))
-    told = str(botos).replace(" (reached max retries: 0)", "")  # the tries are not boto's
-    assert (mine["Error"]["Code"], str(ours.__cause__)) == (theirs["Error"]["Code"], told)
-    assert mine["ResponseMetadata"]["HTTPStatusCode"] == theirs["ResponseMetadata"]["HTTPStatusCode"] == status
-    assert mine["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "0"
+    """Ours says what is made of boto's, both of an answer with ``Retry-After: 0``."""
+    assert isinstance(ours, BackendError)
+    assert isinstance(botos, ClientError)
+    context = CallContext(ours.backend or "", ours.operation or "", ours.key or "", 1.0)
+    same = translate(botos, context, ())
+    same.__cause__ = botos
+    assert (type(ours), ours.message, ours.hint) == (type(same), same.message, same.hint)
+    assert code_of(ours) == code_of(same) == code
+    assert getattr(ours.__cause__, "status", None) == status
+    assert retry_after(ours) == retry_after(same) == 0.0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from fsbackup.loop import run
-from fsbackup.stores.s3.profile import R2
+from fsbackup.stores.s3.providers import R2
 from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_helpers import connect
 from tests.servers import s3

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from fsbackup.loop import run
 from fsbackup.stores.base import ObjectStat, Part, WritePlan
-from fsbackup.stores.s3.profile import B2, GENERIC, R2, Profile
+from fsbackup.stores.s3.providers import B2, GENERIC, R2, Profile
 from fsbackup.stores.s3.store import S3Store
 from tests.servers.endpoint import S3Endpoint
 

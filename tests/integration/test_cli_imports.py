@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 
 import fsbackup
 from tests.integration.cli_helpers import Cli
+from tests.matrix import matrix
+from tests.servers import s3
+from tests.servers.endpoint import S3Endpoint
 
 _HEAVY = ("s3fs", "fsspec", "pydantic", "yaml", "botocore", "aiobotocore", "rich", "asyncio")
 
@@ -45,3 +49,23 @@ def test_a_local_backup_loads_no_s3_library(cli: Cli) -> None:
     code = "from fsbackup.cli import main; main(['run', 'tree'])"
     assert loaded(code, cli.home, "s3fs", "botocore", "rich") == set()
     assert len(cli.stored("disk1")) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["put", "note", "new"],
+        ["get", "old", "copy"],
+        *map(matrix, [["ls"], ["stat", "old"], ["status"], ["rm", "old", "--yes"]]),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_small_objects_in_buckets_need_no_s3_library(cli: Cli, moto: S3Endpoint, arguments: list[str]) -> None:
+    """Loading them takes longer than all the rest of a small backup."""
+    buckets = {name: s3.fresh_bucket(moto).backend for name in ("one", "two")}
+    replication = {"pair": {"backends": list(buckets), "min_copies": 2}}
+    config = {"version": 1, "backends": buckets, "replication": replication}
+    (cli.home / "fsbackup.yaml").write_text(json.dumps(config))
+    assert cli("put", "note", "old").code == 0
+    code = f"from fsbackup.cli import main; print(main({arguments!r}))"
+    assert loaded(code, cli.home, "s3fs", "botocore", "aiobotocore", "aiohttp", "fsspec") == set()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -22,7 +26,8 @@ from fsbackup.errors import (
     TransientError,
 )
 from fsbackup.loop import run
-from fsbackup.stores.s3.profile import R2
+from fsbackup.stores.base import ObjectStat
+from fsbackup.stores.s3.providers import R2
 from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_helpers import MIB, PART, connect, cut, names, outcome, upload, write
 from tests.matrix import matrix
@@ -190,22 +195,80 @@ def test_a_listing_is_tried_again_page_by_page(direct: S3Endpoint, proxy: FaultP
     run(store.close())
 
 
-def test_tries_end_with_the_error_and_its_cause(store: S3Store, proxy: FaultProxy) -> None:
+def test_tries_end_with_the_error_and_its_cause(proxy: FaultProxy) -> None:
+    """They go on with growing waits until the timeout has passed, and not longer."""
+    store = connect(proxy.endpoint, timeout=4.0)
     proxy.add(Status(503, "SlowDown"), on="head")
+    begun = time.monotonic()
     with pytest.raises(TransientError, match="503") as caught:
         run(store.stat("any"))
-    assert proxy.count("head") == 5
+    assert 1.5 < time.monotonic() - begun < 4.5
+    starts = [one.started for one in proxy.requests]
+    waits = [later - earlier for earlier, later in pairwise(starts)]
+    assert len(starts) >= 4
+    assert waits[-1] > waits[0]
     assert (caught.value.backend, caught.value.operation, caught.value.key) == (store.name, "stat", "any")
     assert caught.value.hint
     assert caught.value.cause is not None
+    run(store.close())
+
+
+def test_an_outage_of_some_seconds_is_outlasted(proxy: FaultProxy, direct: S3Endpoint) -> None:
+    """More failures than a small number of tries would stand, and Retry-After does not make the waits shorter."""
+    proxy.add(Status(503, "SlowDown", {"Retry-After": "0"}), on="put_object", times=5)
+    proxy.add(Refuse(), on="put_object", first=6, times=2)
+    store = connect(proxy.endpoint, profile=R2)
+    run(store.put("late", DATA))
+    run(store.close())
+    assert s3.read_bytes(direct, "late") == DATA
+
+
+@pytest.mark.parametrize("fault", [Status(503, "SlowDown"), Drop(request_bytes=3 * MIB)], ids=["busy", "cut"])
+def test_bytes_sent_again_are_no_progress(
+    monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy, fault: Fault
+) -> None:
+    """A service that takes a body and refuses it each time is given up all the same, also when no wait is long."""
+    monkeypatch.setattr("fsbackup.stores.s3.attempts._DOUBLINGS", 1)
+    store = connect(proxy.endpoint, timeout=2.0)
+    proxy.add(fault, on="put_object")
+    begun = time.monotonic()
+    with pytest.raises(TransientError):
+        run(store.put("any", b"x" * 4 * MIB))
+    assert time.monotonic() - begun < 8.0
+    run(store.close())
 
 
 def test_a_dead_service_is_unavailable(direct: S3Endpoint) -> None:
     with s3.unreachable(direct) as nowhere:
-        store = connect(nowhere)
-        with pytest.raises(BackendUnavailableError):
+        store = connect(nowhere, timeout=SHORT)
+        with pytest.raises(BackendUnavailableError, match="refused"):
             run(store.put("a", b"x"))
         run(store.close())
+
+
+def test_a_service_that_comes_up_late_is_reached(direct: S3Endpoint) -> None:
+    """Connections are refused until it listens."""
+    with s3.unreachable(direct) as nowhere:
+        store = connect(nowhere, timeout=20.0)
+        port = urlsplit(nowhere.endpoint_url).port or 0
+
+        async def scenario() -> ObjectStat:
+            writing = asyncio.create_task(store.put("a", b"x"))
+            await asyncio.wait([writing], timeout=0.5)
+            assert not writing.done()
+            with fault_proxy(direct, port):
+                return await writing
+
+        assert run(scenario()).size == 1
+        run(store.close())
+    assert s3.read_bytes(direct, "a") == b"x"
+
+
+def test_a_name_that_cannot_be_resolved_is_unavailable(direct: S3Endpoint) -> None:
+    store = connect(replace(direct, endpoint_url="http://no-such-host.invalid"), timeout=SHORT)
+    with pytest.raises(BackendUnavailableError, match=r"no-such-host\.invalid"):
+        run(store.stat("a"))
+    run(store.close())
 
 
 def test_a_wait_longer_than_the_timeout_is_not_waited(store: S3Store, proxy: FaultProxy) -> None:
@@ -303,8 +366,9 @@ def test_a_token_for_objects_only_proves_the_bucket_by_listing(store: S3Store, p
     ids=["denied", "no-bucket", "busy", "refused"],
 )
 def test_a_bucket_that_cannot_be_proven_is_an_error(
-    store: S3Store, proxy: FaultProxy, fault: Fault, kind: type[BackendError]
+    proxy: FaultProxy, fault: Fault, kind: type[BackendError]
 ) -> None:
+    store = connect(proxy.endpoint, profile=R2, timeout=SHORT)
     for operation in ("head_bucket", "list"):
         proxy.add(fault, on=operation)
     for work in (store.stat("missing"), store.read("missing"), store.put("new", b"x", create_only=True)):
@@ -314,25 +378,26 @@ def test_a_bucket_that_cannot_be_proven_is_an_error(
         assert isinstance(error, kind)
         assert not isinstance(error, ObjectNotFoundError)
     assert isinstance(outcome(store.stat("missing")), kind) or proxy.count("put_object")
+    run(store.close())
 
 
 # --- answers that are lost ---------------------------------------------------------------------------------
 
 
 def test_a_put_whose_answers_are_all_lost_is_found_stored(
-    store: S3Store, direct: S3Endpoint, proxy: FaultProxy
+    hasty: S3Store, direct: S3Endpoint, proxy: FaultProxy
 ) -> None:
     proxy.add(LoseResponse(), on="put_object")
-    stat = run(store.put("lost", DATA))
+    stat = run(hasty.put("lost", DATA))
     assert (stat.size, stat.etag) == (len(DATA), hashlib.md5(DATA).hexdigest())
     assert s3.read_bytes(direct, "lost") == DATA
 
 
-def test_an_old_object_of_the_same_content_is_not_taken_for_ours(store: S3Store, proxy: FaultProxy) -> None:
-    run(store.put("same", DATA))
+def test_an_old_object_of_the_same_content_is_not_taken_for_ours(hasty: S3Store, proxy: FaultProxy) -> None:
+    run(hasty.put("same", DATA))
     proxy.add(Drop(), on="put_object")
     with pytest.raises(BackendUnavailableError):
-        run(store.put("same", DATA))
+        run(hasty.put("same", DATA))
 
 
 def test_a_create_that_meets_its_own_success_is_a_success(strict_r2: s3.StrictEndpoint) -> None:
@@ -385,11 +450,11 @@ def test_an_upload_that_is_gone_is_not_found_stored_in_somebody_elses_object(
     assert not isinstance(caught.value, ObjectNotFoundError)
 
 
-def test_nobody_to_ask_leaves_the_first_error(store: S3Store, proxy: FaultProxy) -> None:
+def test_nobody_to_ask_leaves_the_first_error(hasty: S3Store, proxy: FaultProxy) -> None:
     proxy.add(Status(503, "SlowDown"), on="put_object")
     proxy.add(Status(403, "AccessDenied"), on="head")
     with pytest.raises(TransientError, match="SlowDown"):
-        run(store.put("any", DATA))
+        run(hasty.put("any", DATA))
 
 
 # --- silence -----------------------------------------------------------------------------------------------
@@ -564,19 +629,19 @@ def test_bytes_damaged_on_the_way_are_sent_again(store: S3Store, proxy: FaultPro
     assert proxy.count("put_object") == 3
 
 
-def test_bytes_damaged_every_time_are_an_integrity_error(store: S3Store, proxy: FaultProxy) -> None:
+def test_bytes_damaged_every_time_are_an_integrity_error(hasty: S3Store, proxy: FaultProxy) -> None:
     proxy.add(Status(400, "BadDigest"), on="put_object")
     with pytest.raises(IntegrityError) as caught:
-        run(store.put("damaged", DATA))
-    assert (caught.value.backend, caught.value.key) == (store.name, "damaged")
+        run(hasty.put("damaged", DATA))
+    assert (caught.value.backend, caught.value.key) == (hasty.name, "damaged")
 
 
-def test_a_short_answer_is_never_handed_out(store: S3Store, direct: S3Endpoint, proxy: FaultProxy) -> None:
+def test_a_short_answer_is_never_handed_out(hasty: S3Store, direct: S3Endpoint, proxy: FaultProxy) -> None:
     s3.put_bytes(direct, "short", DATA)
     proxy.add(Truncate(10), on="get")
     with pytest.raises(TransientError):
-        run(store.read("short", 0, 1000))
-    assert proxy.count("get") == 5
+        run(hasty.read("short", 0, 1000))
+    assert proxy.count("get") > 1
 
 
 def test_a_damaged_answer_is_for_the_manifest_to_find(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +15,15 @@ import pytest
 
 from fsbackup.errors import BackendError, BackendUnavailableError, IntegrityError, TransientError
 from fsbackup.loop import run
-from fsbackup.stores.s3.profile import AMAZON, GENERIC, Profile
+from fsbackup.stores.s3.providers import AMAZON, GENERIC, Profile
 from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_helpers import PART, connect, names, upload
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.operations import S3Request, parse_request
 
 SECRET, KEY_ID = "s3cr3t-s3cr3t-s3cr3t", "AKIDENTIFIER"
+#: Seconds of patience with a server that never gets better.
+BRIEF = 0.5
 
 
 @dataclass
@@ -36,11 +39,21 @@ Script = Callable[[S3Request], Answer]
 
 
 @contextmanager
-def scripted(script: Script, **options: Any) -> Iterator[S3Store]:
-    """Give a store whose server answers as a function says; it never sends ``100 Continue``."""
+def scripted(
+    script: Script, host: str = "127.0.0.1", connections: list[Any] | None = None, **options: Any
+) -> Iterator[S3Store]:
+    """Give a store whose server answers as a function says; it never sends ``100 Continue``.
+
+    The address of each connection is appended to `connections`.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            if connections is not None:
+                connections.append(self.client_address)
 
         def handle_expect_100(self) -> bool:
             return True
@@ -60,11 +73,15 @@ def scripted(script: Script, **options: Any) -> Iterator[S3Store]:
 
         do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = _answer  # noqa: N815 - the names are the class's
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    server = Server((host, 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
+    netloc = f"[{host}]" if ":" in host else host
     endpoint = S3Endpoint(
-        "scripted", f"http://127.0.0.1:{server.server_port}", KEY_ID, SECRET, "us-east-1", "bucket"
+        "scripted", f"http://{netloc}:{server.server_port}", KEY_ID, SECRET, "us-east-1", "bucket"
     )
     store = connect(endpoint, **options)
     try:
@@ -76,11 +93,12 @@ def scripted(script: Script, **options: Any) -> Iterator[S3Store]:
         thread.join()
 
 
-def _page(keys: list[str], *, more: bool = False, token: str = "") -> Answer:
+def _page(keys: list[str], *, more: bool = False, token: str = "", prefix: str = "") -> Answer:
     items = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in keys)
     following = f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
     truncated = f"<IsTruncated>{str(more).lower()}</IsTruncated>"
-    return Answer(f"<ListBucketResult>{truncated}{following}{items}</ListBucketResult>".encode())
+    frame = f"<Name>bucket</Name><Prefix>{prefix}</Prefix>"
+    return Answer(f"<ListBucketResult>{frame}{truncated}{following}{items}</ListBucketResult>".encode())
 
 
 @pytest.mark.parametrize(
@@ -148,7 +166,7 @@ def test_an_unsorted_listing_is_sorted() -> None:
 def test_names_that_were_not_asked_for_are_never_listed(profile: Profile) -> None:
     """They would be taken for ours, and retention would delete what belongs to others."""
     with (
-        scripted(lambda _: _page(["theirs"]), profile=profile, prefix="ours") as store,
+        scripted(lambda _: _page(["theirs"], prefix="ours/"), profile=profile, prefix="ours") as store,
         pytest.raises(BackendError, match="does not start with the requested prefix"),
     ):
         names(store)
@@ -191,7 +209,7 @@ def test_our_own_records_are_jumped_over() -> None:
     ids=["ignored", "no-range", "elsewhere", "more", "less", "short-body", "long-body", "unknown-size"],
 )
 def test_another_range_than_asked_for_is_an_error(answer: Answer) -> None:
-    with scripted(lambda _: answer) as store, pytest.raises(TransientError) as caught:
+    with scripted(lambda _: answer, timeout=BRIEF) as store, pytest.raises(TransientError) as caught:
         run(store.read("any", 100, 110))
     assert type(caught.value) is TransientError
     assert caught.value.cause is None
@@ -205,8 +223,116 @@ def test_a_range_past_the_end_may_be_shorter() -> None:
 
 
 def test_an_answer_that_is_no_xml_is_transient() -> None:
-    with scripted(lambda _: Answer(b"<html>gateway")) as store, pytest.raises(TransientError):
+    with scripted(lambda _: Answer(b"<html>gateway"), timeout=BRIEF) as store, pytest.raises(TransientError):
         names(store)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html><body>console</body></html>",
+        b"<ListAllMyBucketsResult><Name>bucket</Name><IsTruncated>false</IsTruncated></ListAllMyBucketsResult>",
+        b"<!DOCTYPE x [<!ENTITY a 'b'>]>" + _page(["z"]).body,
+        _page(["z"]).body.replace(b"<Name>bucket<", b"<Name>other<"),
+        _page(["z"], prefix="b").body,
+        _page(["z"]).body.replace(b"<Size>1<", b"<Size>-1<"),
+        _page(["z"]).body.replace(b"<Size>1<", b"<Size>many<"),
+    ],
+    ids=["empty", "html", "other-xml", "doctype", "other-bucket", "other-prefix", "negative-size", "no-number"],
+)
+@pytest.mark.parametrize("profile", [AMAZON, GENERIC])
+def test_what_is_no_listing_is_never_a_complete_one(profile: Profile, body: bytes) -> None:
+    """Nor is a second page that is none: what was listed of the first is not all there is."""
+    for first in (Answer(body), _page(["a"], more=True, token="1")):
+        with (
+            scripted(_two_pages(first, Answer(body)), profile=profile, timeout=BRIEF) as store,
+            pytest.raises(BackendError, match=r"not a listing|invalid listing"),
+        ):
+            names(store)
+
+
+def _two_pages(first: Answer, second: Answer) -> Script:
+    return lambda request: second if "continuation-token" in request.query else first
+
+
+@pytest.mark.parametrize("profile", [AMAZON, GENERIC])
+def test_empty_pages_do_not_go_on_for_ever(profile: Profile) -> None:
+    """Each has a token that was never used before."""
+    asked: list[S3Request] = []
+
+    def script(request: S3Request) -> Answer:
+        asked.append(request)
+        return _page([], more=True, token=str(len(asked)))
+
+    with scripted(script, profile=profile) as store, pytest.raises(BackendError, match="invalid listing"):
+        names(store)
+    assert len(asked) == 2
+
+
+def test_a_page_has_a_largest_size() -> None:
+    """No more of it is read."""
+    page = _page(["a"])
+    page.body = page.body.replace(b"<Name>", b"<Owner>" + b"x" * (17 << 20) + b"</Owner><Name>")
+    with scripted(lambda _: page) as store, pytest.raises(BackendError, match="more than"):
+        names(store)
+
+
+def test_a_record_has_a_largest_size() -> None:
+    """It is refused by its length, before any of it is in memory."""
+    huge = Answer(b"x", headers={"Content-Length": str(3 << 30)})
+    with scripted(lambda _: huge) as store, pytest.raises(BackendError, match="more than"):
+        run(store.read(".fsbackup/manifests/any"))
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_no_byte_too_many_is_kept(is_chunked: bool) -> None:
+    body = b"80000\r\n" + b"x" * 0x80000 + b"\r\n0\r\n\r\n" if is_chunked else b"x" * 0x80000
+    how = {"Transfer-Encoding": "chunked"} if is_chunked else {}
+    answer = Answer(body, 206, {"Content-Range": "bytes 0-9/1000", **how})
+    with scripted(lambda _: answer, timeout=BRIEF) as store, pytest.raises(TransientError, match="bytes"):
+        run(store.read("any", 0, 10))
+
+
+def _served(order: list[str]) -> Script:
+    """Serve a listing in this order, two names a page; StartAfter skips what sorts before, as on Amazon S3."""
+
+    def script(request: S3Request) -> Answer:
+        after = request.query.get("start-after", "")
+        listed = [name for name in order if name > after] if after else order
+        start = int(request.query.get("continuation-token", "0"))
+        end = start + 2
+        return _page(listed[start:end], more=end < len(listed), token=str(end))
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("order", "first", "later"),
+    [
+        (["a", "b", "c", "d", "e", "f"], 2 + 3 + 3, 1),
+        (["a/b", "a/c", "b", "c", "a b", "e"], 2 + 3 + 3, 3),
+    ],
+    ids=["in-order", "by-directory"],
+)
+def test_a_long_listing_is_only_held_when_it_is_out_of_order(
+    monkeypatch: pytest.MonkeyPatch, order: list[str], first: int, later: int
+) -> None:
+    """It is looked through once; from then on a server that keeps the order is asked to start where we are."""
+    monkeypatch.setattr("fsbackup.stores.s3.listing._HELD", 3)
+    asked: list[S3Request] = []
+    answer = _served(order)
+
+    def script(request: S3Request) -> Answer:
+        asked.append(request)
+        return answer(request)
+
+    with scripted(script, profile=GENERIC) as store:
+        assert names(store) == sorted(order)
+        assert len(asked) == first
+        asked.clear()
+        assert names(store, start_after="d") == [name for name in sorted(order) if name > "d"]
+        assert len(asked) == later
 
 
 def test_a_bucket_without_versions_has_none() -> None:
@@ -238,11 +364,18 @@ def test_another_size_than_was_sent_is_an_error(size: int) -> None:
         run(store.put("any", b"1234"))
 
 
+_FRAME = (
+    b"<ListBucketResult><Name>bucket</Name><Prefix>a</Prefix><IsTruncated>false</IsTruncated>%s</ListBucketResult>"
+)
+
+
 @pytest.mark.parametrize(
     ("missing", "operation", "page"),
     [
-        ("Size", "list", b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>"),
-        ("Key", "list", b"<ListBucketResult><Contents><Size>1</Size></Contents></ListBucketResult>"),
+        ("Size", "list", _FRAME % b"<Contents><Key>a</Key></Contents>"),
+        ("Key", "list", _FRAME % b"<Contents><Size>1</Size></Contents>"),
+        ("Name", "list", b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"),
+        ("IsTruncated", "list", b"<ListBucketResult><Name>bucket</Name><Prefix>a</Prefix></ListBucketResult>"),
         ("Key", "remove", b"<ListVersionsResult><Version><VersionId>1</VersionId></Version></ListVersionsResult>"),
         ("LastModified", "remove", b"<ListVersionsResult><Version><Key>a</Key></Version></ListVersionsResult>"),
     ],
@@ -315,6 +448,14 @@ def test_what_a_service_says_of_the_keys_is_never_repeated(status: int) -> None:
     assert [text for text in shown if "key *** with ***" in text]
 
 
+def test_no_url_is_repeated_with_its_password() -> None:
+    """As a gateway may say of the proxy that it has itself."""
+    said = b"<Error><Code>Odd</Code><Message>no way through http://someone:hunter2@gateway:3128/</Message></Error>"
+    with scripted(lambda _: Answer(said, 400)) as store, pytest.raises(BackendError, match="gateway") as caught:
+        run(store.read("a"))
+    assert "hunter2" not in f"{caught.value} {caught.value.cause} {vars(caught.value.cause)}"
+
+
 def test_a_dropped_request_is_not_kept_in_the_error() -> None:
     """botocore keeps the signed request, and with it the key id, in some of its errors."""
 
@@ -322,7 +463,7 @@ def test_a_dropped_request_is_not_kept_in_the_error() -> None:
         return Answer(b"", 200, {"Content-Length": "10", "Connection": "close"})
 
     shown = []
-    with scripted(script) as store:
+    with scripted(script, timeout=BRIEF) as store:
         with pytest.raises(BackendUnavailableError) as caught:
             names(store)
         error: BaseException | None = caught.value

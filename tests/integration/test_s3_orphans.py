@@ -17,7 +17,7 @@ import pytest
 from fsbackup.errors import BackendError
 from fsbackup.loop import run
 from fsbackup.stores.base import Orphan, WritePlan
-from fsbackup.stores.s3.profile import R2
+from fsbackup.stores.s3.providers import R2
 from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_helpers import PART, connect, cut, outcome, upload
 from tests.servers import s3

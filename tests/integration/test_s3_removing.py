@@ -13,7 +13,7 @@ import pytest
 from fsbackup.errors import AccessDeniedError, BackendError, LockedError, ObjectNotFoundError
 from fsbackup.loop import run
 from fsbackup.stores.s3.errors import code_of
-from fsbackup.stores.s3.profile import B2, R2
+from fsbackup.stores.s3.providers import B2, R2
 from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_helpers import connect, names, outcome, upload
 from tests.matrix import matrix

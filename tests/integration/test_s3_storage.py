@@ -20,8 +20,10 @@ from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_helpers import connect
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
+from tests.servers.faults import FaultProxy
 
 KEYS: dict[str, Any] = {"access_key_id": "AKIDENTIFIER", "secret_access_key": "s3cr3t-s3cr3t"}
+TEMPORARY: dict[str, Any] = {**KEYS, "session_token": "t0ken-t0ken"}
 R2_ENVIRONMENT = {
     "R2_ACCOUNT_ID": "accountid",
     "R2_BUCKET_NAME": "r2-bucket",
@@ -35,9 +37,9 @@ B2_ENVIRONMENT = {
     "B2_SECRET_ACCESS_KEY": "s3cr3t-s3cr3t",
 }
 BACKENDS: dict[str, Callable[[], S3Backend]] = {
-    "s3": lambda: S3Storage("bucket", endpoint_url="http://127.0.0.1:1", **KEYS),
-    "r2": lambda: CloudflareR2Storage("account", "bucket", **KEYS),
-    "b2": lambda: BackblazeB2Storage("bucket", "us-west-004", **KEYS),
+    "s3": lambda: S3Storage("bucket", endpoint_url="http://127.0.0.1:1", **TEMPORARY),
+    "r2": lambda: CloudflareR2Storage("account", "bucket", **TEMPORARY),
+    "b2": lambda: BackblazeB2Storage("bucket", "us-west-004", **TEMPORARY),
 }
 
 
@@ -123,6 +125,23 @@ def test_an_endpoint_that_is_no_plain_web_address_is_refused(url: str) -> None:
     assert "pass@" not in str(caught.value)
 
 
+def test_a_way_of_addressing_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigError, match="addressing"):
+        S3Storage("b", **KEYS, addressing="host")  # type: ignore[arg-type]  # as from a careless program
+
+
+@pytest.mark.parametrize("variable", ["R2_SESSION_TOKEN", "B2_SESSION_TOKEN"])
+def test_a_token_from_the_environment_is_sent(
+    monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "t0ken-t0ken")
+    keys = {**KEYS, "endpoint_url": proxy.endpoint.endpoint_url, "bucket": proxy.endpoint.bucket}
+    made = CloudflareR2Storage(**keys) if variable[0] == "R" else BackblazeB2Storage(region="us-east-1", **keys)
+    run(made.store.stat("any"))
+    run(made.store.close())
+    assert {dict(one.headers)["X-Amz-Security-Token"] for one in proxy.requests} == {"t0ken-t0ken"}
+
+
 @pytest.mark.parametrize(("option", "value"), [("timeout", 0), ("timeout", -1), ("max_concurrency", 0)])
 def test_numbers_that_make_no_sense_are_refused(option: str, value: float) -> None:
     with pytest.raises(ConfigError, match=option):
@@ -145,7 +164,7 @@ def test_keys_are_never_shown(kind: str) -> None:
     backend = BACKENDS[kind]()
     shown = _shown(backend) + _shown(backend.store) + repr(backend.fs.storage_options) + repr(backend.fs)
     assert "bucket" in shown
-    assert [value for value in KEYS.values() if value in shown] == []
+    assert [value for value in TEMPORARY.values() if value in shown] == []
 
 
 @pytest.mark.parametrize("kind", BACKENDS)
@@ -162,7 +181,7 @@ def test_the_filesystem_cannot_be_sent_away_with_the_keys(kind: str) -> None:
             told = str(dump(fs))
         except Exception:  # noqa: BLE001 - refusing is right, however it is done
             continue
-        assert [value for value in KEYS.values() if value in told] == []
+        assert [value for value in TEMPORARY.values() if value in told] == []
 
 
 # --- loading, notebooks, forks, closing ---------------------------------------------------------------------

@@ -43,9 +43,9 @@ FAULTS: dict[str, Callable[[], Fault]] = {
 #: What tells people why; on a busy machine the deadline may come before the first try has failed.
 SILENT = "no byte moved for 0.8 s"
 CAUSES = {
-    "refused": ("Server disconnected", "Connection reset", "Cannot connect", "Connection was closed", SILENT),
+    "refused": ("Remote end closed connection", "Connection reset", SILENT),
     "swallowed": ("did not answer in time", SILENT),
-    "dropped": ("Connect timeout", "did not answer in time", SILENT),
+    "dropped": ("Connection timed out", "did not answer in time", SILENT),
     "503": ("ServiceUnavailable", "HTTP 503", SILENT),
 }
 

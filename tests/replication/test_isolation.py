@@ -67,7 +67,7 @@ def test_a_fault_on_the_data_fails_only_that_replica(
     make, types = DATA_FAULTS[fault]
     operation = "put_object" if size == SMALL else "upload_part"
     rig.proxies["r2"].add(make(), on=operation, key=f"{rig.prefix}/{KEY}")  # type: ignore[arg-type]
-    report = rig.store(min_copies=2, timeout=8).replicate(rig.file(content(size)), KEY, overwrite=overwrite)
+    report = rig.store(min_copies=2, timeout=4).replicate(rig.file(content(size)), KEY, overwrite=overwrite)
     assert_degraded(rig, report, "r2", types, content(size))
     if fault == "wrong ETag" and size == SMALL:
         assert rig.raw_replicas["r2"].get(KEY) in (
@@ -91,7 +91,7 @@ def test_a_fault_on_a_record_fails_only_that_replica(rig: ReplicaRig, fault: str
     rig.store().replicate(rig.file(old, "old"), KEY)
     make, types = FAULTS[fault]
     rig.proxies["r2"].add(make(), on="put_object", key=step)
-    report = rig.store(min_copies=2, timeout=8).replicate(rig.file(content(SMALL)), KEY, overwrite=True)
+    report = rig.store(min_copies=2, timeout=4).replicate(rig.file(content(SMALL)), KEY, overwrite=True)
     assert_degraded(rig, report, "r2", types, content(SMALL))
     assert rig.raw_replicas["r2"].provable(KEY) in (old, content(SMALL))
     rig.proxies["r2"].clear()
@@ -107,7 +107,7 @@ def test_a_fault_on_the_tombstone_is_reported_and_the_object_counts_as_deleted(
     rig.store().replicate(rig.file(content(SMALL)), KEY)
     make, types = FAULTS[fault]
     rig.proxies["r2"].add(make(), on="put_object", key=manifest_name(KEY))
-    report = rig.store(timeout=8).remove(KEY)
+    report = rig.store(timeout=4).remove(KEY)
     assert report.status == "failed"
     assert report.replicas["r2"].error_type in types
     rig.proxies["r2"].clear()
@@ -132,7 +132,7 @@ def test_too_few_copies_is_failed(rig: ReplicaRig) -> None:
     """With two of three replicas down and `min_copies` 2 the report says failed, and the third has its copy."""
     for proxy in rig.proxies.values():
         proxy.add(Refuse())
-    report = rig.store(min_copies=2, timeout=8).replicate(rig.file(content(SMALL)), KEY)
+    report = rig.store(min_copies=2, timeout=4).replicate(rig.file(content(SMALL)), KEY)
     assert report.status == "failed"
     assert rig.raw_replicas["local"].provable(KEY) == content(SMALL)
 

@@ -83,19 +83,19 @@ class _Rule:
 class FaultProxy:
     """Passes everything on to one server, except for the faults that a test adds."""
 
-    def __init__(self, upstream: S3Endpoint) -> None:
+    def __init__(self, upstream: S3Endpoint, port: int = 0) -> None:
         self._upstream = upstream
         self._rules: list[_Rule] = []
         self._records: list[Record] = []
         self._lock = threading.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._socket = _listen()
+        self._socket = _listen(port)
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="fault-proxy")
-        port = self._socket.getsockname()[1]
-        self.endpoint = replace(upstream, endpoint_url=f"http://{LOOPBACK}:{port}", ca_bundle=None)
+        url = f"http://{LOOPBACK}:{self._socket.getsockname()[1]}"
+        self.endpoint = replace(upstream, endpoint_url=url, ca_bundle=None)
 
     def add(
         self,
@@ -207,19 +207,20 @@ class FaultProxy:
         return Exchange(client, head, record, faults)
 
 
-def _listen() -> socket.socket:
+def _listen(port: int = 0) -> socket.socket:
     listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
-    listener.bind((LOOPBACK, 0))
+    listener.bind((LOOPBACK, port))
     listener.listen(256)
     return listener
 
 
 @contextmanager
-def fault_proxy(upstream: S3Endpoint) -> Iterator[FaultProxy]:
-    """Run a proxy in front of a server until the block ends."""
-    proxy = FaultProxy(upstream)
+def fault_proxy(upstream: S3Endpoint, port: int = 0) -> Iterator[FaultProxy]:
+    """Run a proxy in front of a server until the block ends, at any free port by default."""
+    proxy = FaultProxy(upstream, port)
     proxy.start()
     try:
         yield proxy

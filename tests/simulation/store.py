@@ -203,7 +203,7 @@ class SimStore(ObjectStore):
         if not self.bucket.kind.locks:
             yield
             return
-        while not await self._ask("lock", name, lambda: self.world.lock(lock, self.process)):
+        while not await self._ask("lock", name, lambda: self.world.lock(lock, self.process)):  # noqa: ASYNC110
             await asyncio.sleep(_LOCK_PAUSE)
         try:
             yield

@@ -25,7 +25,9 @@ SECRET = "hunter2-hunter2"
 TEXT = """
 version: 1
 backends:
-  r2: {type: r2, account_id: acc, bucket: buck, access_key_id: "${SECRET}", secret_access_key: hunter2-hunter2}
+  r2:
+    {type: r2, account_id: acc, bucket: buck, access_key_id: "${SECRET}", secret_access_key: hunter2-hunter2,
+     session_token: hunter2-hunter2}
   nas:
     type: fsspec
     url: sftp://nas/x
@@ -48,7 +50,8 @@ def test_nothing_printed_holds_a_secret(config: Config) -> None:
 def test_show_masks_every_secret(config: Config) -> None:
     """Keys and all options of an fsspec backend are shown as ten stars, the rest as it is."""
     backends = config.show()["backends"]
-    assert backends["r2"]["secret_access_key"] == backends["r2"]["access_key_id"] == "*" * 10
+    for name in ("access_key_id", "secret_access_key", "session_token"):
+        assert backends["r2"][name] == "*" * 10
     assert backends["nas"]["options"] == {"password": "*" * 10, "port": "*" * 10, "more": "*" * 10}
     assert backends["r2"]["bucket"] == "buck"
 

@@ -1,15 +1,24 @@
-"""`Bucket`: where a store's objects are, and the calls that several modules need."""
+"""`Bucket`: the requests on one bucket, and what its responses say of an object."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
 
-from fsbackup.errors import BackendError, ObjectNotFoundError
+from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.s3.calls import Calls, Response
-from fsbackup.stores.s3.errors import CallContext
-from fsbackup.stores.s3.profile import Profile
+from fsbackup.stores.s3.attempts import Reply, Request, read_small
+from fsbackup.stores.s3.calls import Calls
+from fsbackup.stores.s3.errors import CallContext, code_of
+from fsbackup.stores.s3.progress import Progress
+from fsbackup.stores.s3.providers import Profile
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
 
 #: The largest MaxKeys of Amazon S3, R2 and B2.
 PAGE_SIZE = 1000
@@ -17,6 +26,88 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 _MD5_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
 #: With these the ETag is not an MD5 of the content (Amazon S3 API reference, "Object": ETag).
 _OPAQUE_ENCRYPTION = frozenset({"aws:kms", "aws:kms:dsse"})
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_METADATA = "x-amz-meta-"
+#: Bytes read into one buffer.
+_READ_SIZE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a response says of an object; None where it says nothing.
+
+    Parameters
+    ----------
+    size
+        Bytes; only in a response to HEAD.
+    etag
+        Without quotes.
+    version_id
+        None in a bucket without versions.
+    is_opaque
+        The object is encrypted in a way that makes its ETag no MD5.
+    modified
+        Epoch seconds.
+    metadata
+        The user metadata.
+    """
+
+    etag: str | None
+    version_id: str | None = None
+    is_opaque: bool = False
+    size: int | None = None
+    modified: float | None = None
+    metadata: Mapping[str, str] | None = None
+
+    def md5(self, *, parts: bool = False) -> str | None:
+        """Return the ETag when it has the form of an MD5 (`parts`: of an MD5 of MD5s), None when it is opaque."""
+        form = _MD5_OF_PARTS if parts else _MD5
+        return self.etag if self.etag and form.fullmatch(self.etag) and not self.is_opaque else None
+
+    def stat(self, name: str, size: int) -> ObjectStat:
+        """Return the properties of the object `name`."""
+        return ObjectStat(name, size, self.modified, self.etag, self.version_id, self.metadata or {})
+
+
+def from_headers(headers: Mapping[str, str]) -> ObjectInfo:
+    """Return what the headers of a response say."""
+    length = headers.get("content-length", "")
+    encryption = headers.get("x-amz-server-side-encryption")
+    return ObjectInfo(
+        etag=unquoted(headers.get("etag")),
+        version_id=_version(headers.get("x-amz-version-id")),
+        is_opaque=encryption in _OPAQUE_ENCRYPTION or "x-amz-server-side-encryption-customer-algorithm" in headers,
+        size=int(length) if length.isdecimal() else None,
+        modified=_http_time(headers.get("last-modified")),
+        metadata={
+            name.removeprefix(_METADATA): value for name, value in headers.items() if name.startswith(_METADATA)
+        },
+    )
+
+
+def from_boto(response: Mapping[str, Any]) -> ObjectInfo:
+    """Return what a response of the boto client says."""
+    return ObjectInfo(
+        etag=unquoted(response.get("ETag")),
+        version_id=_version(response.get("VersionId")),
+        is_opaque=response.get("ServerSideEncryption") in _OPAQUE_ENCRYPTION,
+    )
+
+
+def unquoted(etag: str | None) -> str | None:
+    """Return an ETag without quotes, None without one."""
+    return (etag or "").strip('"') or None
+
+
+def _version(text: str | None) -> str | None:
+    return None if text in (None, "", "null") else text
+
+
+def _http_time(text: str | None) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp() if text else None
+    except ValueError:
+        return None
 
 
 class Bucket:
@@ -30,10 +121,12 @@ class Bucket:
         self.page_size = page_size
         #: Set when the service has answered NotImplemented to ``If-None-Match``.
         self.refuses_condition = False
+        #: Whether listings ascend; None as long as nothing is known about it.
+        self.lists_in_order: bool | None = profile.lists_in_order or None
         self._exists = False
 
     def object_params(self, name: str) -> dict[str, Any]:
-        """Return the Bucket and Key parameters of an object."""
+        """Return the boto client's Bucket and Key parameters of an object."""
         return {"Bucket": self.name, "Key": self.prefix + name}
 
     def context(self, operation: str, name: str, timeout: float | None = None) -> CallContext:
@@ -42,21 +135,69 @@ class Bucket:
 
     async def head(
         self, name: str, operation: str = "stat", *, version: str | None = None, timeout: float | None = None
-    ) -> Response | None:
-        """Return the response to HEAD; None only when the bucket exists and the key does not."""
-        params = {**self.object_params(name), "VersionId": version} if version else self.object_params(name)
+    ) -> ObjectInfo | None:
+        """Send HEAD; None only when the bucket exists and the key does not."""
         context = self.context(operation, name, timeout)
         try:
-            response = await self.calls.request(context, "head_object", **params)
+            reply = await self.head_reply(context, name, version)
         except ObjectNotFoundError:
             await self.check_exists(context)
             return None
         self._exists = True
-        require_field(response, "ContentLength", context)
-        return response
+        info = from_headers(reply.headers)
+        require(info.size, "ContentLength", context)
+        return info
+
+    async def head_reply(self, context: CallContext, name: str, version: str | None = None) -> Reply[bytes]:
+        """Send HEAD and return the response with all of its headers."""
+        request = Request("HEAD", self.prefix + name, version_query(version))
+        return await self.calls.send(context, request, read_small)
+
+    async def get(
+        self, name: str, start: int, end: int | None, on_progress: Callable[[int], None], limit: int | None = None
+    ) -> list[bytes]:
+
+        context = self.context("read", name)
+        request = Request("GET", self.prefix + name, headers=_range(start, end))
+        try:
+            reply = await self.calls.send(
+                context,
+                request,
+                lambda response: _content(response, context, start, end, limit),
+                Progress(on_progress, is_upload=False),
+            )
+        except ObjectNotFoundError:
+            await self.check_exists(context)
+            raise
+        except BackendError as error:
+            if code_of(error) != "InvalidRange":
+                raise
+            return []
+        self._exists = True
+        return reply.content
+
+    async def put(
+        self,
+        context: CallContext,
+        name: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        on_progress: Callable[[int], None],
+        query: tuple[tuple[str, str], ...] = (),
+    ) -> ObjectInfo:
+        """Send a PUT: an object, or with `query` a part of an upload."""
+        request = Request("PUT", self.prefix + name, query, headers, body)
+        reply = await self.calls.send(context, request, read_small, Progress(on_progress, is_upload=True))
+        self._exists = True
+        return from_headers(reply.headers)
+
+    async def delete(self, context: CallContext, name: str, version: str | None = None) -> None:
+        """Send a DELETE, of one version where there is a `version`."""
+        await self.calls.send(context, Request("DELETE", self.prefix + name, version_query(version)), read_small)
+        self._exists = True
 
     def mark_exists(self) -> None:
-        """Record that a call on the bucket's content succeeded, so the bucket exists."""
+        """Record that a call on the content of the bucket succeeded, so that it exists."""
         self._exists = True
 
     async def check_exists(self, context: CallContext) -> None:
@@ -74,12 +215,16 @@ class Bucket:
                 raise self._missing_bucket_error(context) from error
             self._exists = True
 
+    async def head_bucket(self, context: CallContext) -> Reply[bytes]:
+        """Send HeadBucket."""
+        return await self.calls.send(context, Request("HEAD"), read_small)
+
     async def _head_bucket(self, context: CallContext) -> None:
-        bucket = {"Bucket": self.name}
         try:
-            await self.calls.request(context, "head_bucket", **bucket)
+            await self.head_bucket(context)
         except PermissionError:  # R2's object-level tokens may list, but not HEAD the bucket
-            await self.calls.request(context, "list_objects_v2", **bucket, MaxKeys=1)
+            query = (("list-type", "2"), ("max-keys", "1"))
+            await self.calls.send(context, Request("GET", query=query), read_small)
 
     def _missing_bucket_error(self, context: CallContext) -> BackendError:
         error: BackendError = context.error(
@@ -90,7 +235,12 @@ class Bucket:
         return error
 
 
-def require_field(response: Response, field: str, context: CallContext) -> Any:
+def version_query(version: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the query of a request for one version."""
+    return (("versionId", version),) if version else ()
+
+
+def require(value: Any, field: str, context: CallContext) -> Any:
     """Return a required field of a response.
 
     Raises
@@ -98,7 +248,6 @@ def require_field(response: Response, field: str, context: CallContext) -> Any:
     BackendError
         When the service omitted it.
     """
-    value = response.get(field)
     if value is None or value == "":
         raise context.error(
             BackendError,
@@ -108,32 +257,48 @@ def require_field(response: Response, field: str, context: CallContext) -> Any:
     return value
 
 
-def stat_of(name: str, response: Response) -> ObjectStat:
-    """Return the properties in a response to HEAD."""
-    return ObjectStat(
-        name=name,
-        size=response["ContentLength"],
-        modified=response["LastModified"].timestamp() if "LastModified" in response else None,
-        etag=etag_of(response),
-        version_id=version_of(response),
-        metadata=response.get("Metadata", {}),
-    )
+def _range(start: int, end: int | None) -> dict[str, str]:
+    if start == 0 and end is None:
+        return {}  # an empty object has no range at all
+    return {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
 
 
-def etag_of(response: Response) -> str | None:
-    """Return the ETag without quotes, None without one."""
-    return response.get("ETag", "").strip('"') or None
+def _content(
+    response: HTTPResponse, context: CallContext, start: int, end: int | None, limit: int | None
+) -> list[bytes]:
+    """Read exactly the requested bytes, in a thread; not one more is kept, whatever the service sends."""
+    expected = _expected(response, context, start, end)
+    if limit is not None and expected > limit:
+        raise context.error(BackendError, f"the object has {expected} bytes, more than the {limit} it may have")
+    buffers, left = list[bytes](), expected
+    while left and (data := response.read(min(left, _READ_SIZE))):
+        buffers.append(data)
+        left -= len(data)
+    if left:
+        raise context.error(TransientError, f"{expected - left} bytes arrived instead of {expected}")
+    if response.read(1):
+        raise context.error(TransientError, f"more than the {expected} bytes asked for arrived")
+    return buffers
 
 
-def version_of(response: Response) -> str | None:
-    """Return the VersionId, None in a bucket without versions."""
-    version = response.get("VersionId", "null")
-    return None if version == "null" else str(version)
+def _expected(response: HTTPResponse, context: CallContext, start: int, end: int | None) -> int:
+    """Return the number of bytes to expect, after checking that the response has the requested range."""
+    if start == 0 and end is None:
+        return int(require(response.length, "ContentLength", context))
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if found:
+        first, last, size = map(int, found.groups())
+        expected = last - first + 1
+        if first == start and last == (size if end is None else min(end, size)) - 1 and expected >= 0:
+            if response.length in (None, expected):
+                return expected
+            raise context.error(TransientError, f"{response.length} bytes arrive instead of {expected}")
+    raise context.error(TransientError, "the Content-Range of the response is not the requested range")
 
 
-def md5_etag(response: Response, *, parts: bool = False) -> str | None:
-    """Return the ETag when it has the form of an MD5 (`parts`: of an MD5 of MD5s), None when it is opaque."""
-    etag = etag_of(response) or ""
-    encrypted = response.get("ServerSideEncryption") in _OPAQUE_ENCRYPTION or "SSECustomerAlgorithm" in response
-    form = _MD5_OF_PARTS if parts else _MD5
-    return etag if form.fullmatch(etag) and not encrypted else None
+def iso_time(text: str | None) -> float | None:
+    """Return the epoch seconds of a time in a listing, None without one that can be read."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except ValueError:
+        return None

@@ -21,12 +21,13 @@ from fsbackup.errors import (
 )
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat, WritePlan
-from fsbackup.stores.s3.bucket import Bucket, etag_of, md5_etag, version_of
-from fsbackup.stores.s3.calls import Response
+from fsbackup.stores.s3.bucket import Bucket, ObjectInfo
 from fsbackup.stores.s3.errors import CallContext, code_of
 
 #: User metadata that identifies one upload, for when the response to its last request is lost.
 UPLOAD_TAG = "fsbackup-upload"
+#: Makes the request; True: only where the name does not exist.
+Send = Callable[[bool], Awaitable[ObjectInfo]]
 #: Seconds for the HEAD after a lost response.
 _CONFIRM_TIMEOUT = 10.0
 
@@ -61,26 +62,26 @@ class Commit:
         """Add user metadata that became known after the plan was made."""
         self._added = dict(metadata)
 
-    async def run(self, sent: Payload, call: Callable[..., Awaitable[Response]]) -> ObjectStat:
+    async def run(self, sent: Payload, send: Send) -> ObjectStat:
         """Make the request with the condition, confirm it, and return the properties of the stored object."""
-        response, head = await self._call(sent, call)
+        stored, head = await self._send(sent, send)
         self._bucket.mark_exists()
-        self._version = version_of(response)
-        if head is None and (sent.parts or not md5_etag(response)):
-            head = await self._confirm(response)
-        if problem := self._mismatch(sent, response, head):
-            raise await self._undo(problem, response)
+        self._version = stored.version_id
+        if head is None and (sent.parts or not stored.md5()):
+            head = await self._confirm(stored)
+        if problem := self._mismatch(sent, stored, head):
+            raise await self._undo(problem, stored)
         return ObjectStat(
             name=self._name,
             size=sent.size,
-            etag=etag_of(head or response),
-            version_id=version_of(response),
+            etag=(head or stored).etag,
+            version_id=stored.version_id,
             metadata=self.metadata,
         )
 
-    async def _confirm(self, response: Response) -> Response | None:
+    async def _confirm(self, stored: ObjectInfo) -> ObjectInfo | None:
         """Return HEAD of this upload's object, None when another writer has replaced it meanwhile."""
-        head = await self._bucket.head(self._name, "write", version=version_of(response))
+        head = await self._bucket.head(self._name, "write", version=stored.version_id)
         if head is None:
             raise self._integrity_error("the object is missing after it was stored")
         if self._is_ours(head):
@@ -89,9 +90,9 @@ class Commit:
             raise self._conflict_error()
         return None
 
-    def _is_ours(self, head: Response) -> bool:
+    def _is_ours(self, head: ObjectInfo) -> bool:
         """Tell whether HEAD may show this upload; a service that drops user metadata proves nothing."""
-        return bool(head.get("Metadata", {}).get(UPLOAD_TAG, self._tag) == self._tag)
+        return (head.metadata or {}).get(UPLOAD_TAG, self._tag) == self._tag
 
     def _conflict_error(self) -> FsbackupError:
         error: FsbackupError = self._context.error(
@@ -102,29 +103,25 @@ class Commit:
     async def rollback(self) -> None:
         """Remove the version that `run` stored, where there is one; the previous one is current again."""
         if self._version is not None:
-            await self._bucket.calls.request(
-                self._context, "delete_object", **self._bucket.object_params(self._name), VersionId=self._version
-            )
+            await self._bucket.delete(self._context, self._name, self._version)
 
-    async def _call(
-        self, sent: Payload, call: Callable[..., Awaitable[Response]]
-    ) -> tuple[Response, Response | None]:
+    async def _send(self, sent: Payload, send: Send) -> tuple[ObjectInfo, ObjectInfo | None]:
         """Return the response, and HEAD's when the response was lost and the object was stored."""
-        condition = await self._create_condition()
+        is_conditional = await self._is_conditional()
         try:
-            return await call(**condition), None
+            return await send(is_conditional), None
         except BackendError as error:
-            if condition and code_of(error) == "NotImplemented":
+            if is_conditional and code_of(error) == "NotImplemented":
                 self._bucket.refuses_condition = True
-                return await self._call(sent, call)
+                return await self._send(sent, send)
             if not _may_have_stored(error) or (head := await self._own_head()) is None:
                 raise
             return head, head
 
-    async def _create_condition(self) -> dict[str, str]:
-        """Return the arguments that make the write create-only, after a HEAD where they do not suffice."""
+    async def _is_conditional(self) -> bool:
+        """Return whether the request makes the write create-only, after a HEAD where that does not suffice."""
         if not self._plan.create_only:
-            return {}
+            return False
         kind = "none" if self._bucket.refuses_condition else self._bucket.profile.condition
         if kind != "atomic" and self._plan.ask_first and await self._bucket.head(self._name, "write") is not None:
             raise self._context.error(
@@ -132,14 +129,14 @@ class Commit:
                 "the key exists, and the write is create-only",
                 "choose another key or overwrite",
             )
-        return {} if kind == "none" else {"IfNoneMatch": "*"}
+        return kind != "none"
 
-    async def _own_head(self) -> Response | None:
+    async def _own_head(self) -> ObjectInfo | None:
         """Return HEAD when it shows this upload, None otherwise or when HEAD fails."""
         head = await self._head_or_none()
-        return head if head and head.get("Metadata", {}).get(UPLOAD_TAG) == self._tag else None
+        return head if head and (head.metadata or {}).get(UPLOAD_TAG) == self._tag else None
 
-    async def _head_or_none(self) -> Response | None:
+    async def _head_or_none(self) -> ObjectInfo | None:
         """Return HEAD, None when there is no object or HEAD fails."""
         try:
             return await self._bucket.head(
@@ -149,13 +146,13 @@ class Commit:
             log.debug("HEAD of %s failed after a write: %s", self._name, error)
             return None
 
-    def _mismatch(self, sent: Payload, response: Response, head: Response | None) -> str | None:
+    def _mismatch(self, sent: Payload, stored: ObjectInfo, head: ObjectInfo | None) -> str | None:
         """Return how the stored object differs from the payload; only ETags of the same form are compared."""
-        if head and head["ContentLength"] != sent.size:
-            return f"{sent.size} bytes were sent, {head['ContentLength']} are stored"
+        if head and head.size != sent.size:
+            return f"{sent.size} bytes were sent, {head.size} are stored"
         if sent.parts and not self._bucket.profile.multipart_etag_is_md5:
             return None
-        etags = {md5_etag(each, parts=sent.parts) for each in (response, head or {})} - {None}
+        etags = {info.md5(parts=sent.parts) for info in (stored, head) if info is not None} - {None}
         return f"its ETag is not {sent.etag}" if etags - {sent.etag} else None
 
     def _integrity_error(self, problem: str) -> FsbackupError:
@@ -166,9 +163,9 @@ class Commit:
         )
         return error
 
-    async def _undo(self, problem: str, response: Response) -> FsbackupError:
+    async def _undo(self, problem: str, stored: ObjectInfo) -> FsbackupError:
         """Remove a wrong object if this upload stored it and nothing is lost by that; return the error."""
-        version, new = version_of(response), self._plan.create_only or self._plan.is_new
+        version, new = stored.version_id, self._plan.create_only or self._plan.is_new
         head = None if version else await self._head_or_none()
         if version or (new and head and self._is_ours(head)):
             await self._remove(version)
@@ -178,11 +175,8 @@ class Commit:
 
     async def _remove(self, version: str | None) -> None:
         """Remove a wrong object: its version, after which the previous one is current again, or a new object."""
-        one = {"VersionId": version} if version else {}
         try:
-            await self._bucket.calls.request(
-                self._context, "delete_object", **self._bucket.object_params(self._name), **one
-            )
+            await self._bucket.delete(self._context, self._name, version)
         except FsbackupError as error:
             log.warning("%s: cannot remove a damaged object: %s", self._bucket.calls.name, error)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from fsbackup.errors import BackendError, ConflictError
+from fsbackup.errors import ConflictError
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.s3.bucket import Bucket, require_field, stat_of
-from fsbackup.stores.s3.calls import Response
+from fsbackup.stores.s3.bucket import Bucket, require
 
 #: Largest object that one CopyObject takes (Amazon S3, R2 and B2); larger ones are copied part by part.
 _MAX_COPY = 5 * 1024 * MIB
@@ -35,9 +34,9 @@ async def replace_metadata(bucket: Bucket, stat: ObjectStat, metadata: Mapping[s
     else:
         await _copy_parts(bucket, stat, params, properties)
     head = await bucket.head(stat.name, "write")
-    if head is None or dict(head.get("Metadata", {})) != dict(metadata):
+    if head is None or head.size is None or dict(head.metadata or {}) != dict(metadata):
         raise context.error(ConflictError, "another writer replaced or deleted the object at the same time")
-    return stat_of(stat.name, head)
+    return head.stat(stat.name, head.size)
 
 
 async def _copy_parts(
@@ -45,7 +44,7 @@ async def _copy_parts(
 ) -> None:
     context, target = bucket.context("write", stat.name), bucket.object_params(stat.name)
     created = await bucket.calls.request(context, "create_multipart_upload", **target, **properties)
-    upload = {"UploadId": str(require_field(created, "UploadId", context))}
+    upload = {"UploadId": str(require(created.get("UploadId"), "UploadId", context))}
     try:
         parts = [
             {"PartNumber": number, "ETag": await _copy_part(bucket, stat, {**params, **upload}, number)}
@@ -62,11 +61,7 @@ async def _copy_parts(
 async def _copy_part(bucket: Bucket, stat: ObjectStat, params: dict[str, str], number: int) -> str:
     start, context = (number - 1) * _PART, bucket.context("write", stat.name)
     span = f"bytes={start}-{min(start + _PART, stat.size) - 1}"
-    response: Response = await bucket.calls.request(
+    response = await bucket.calls.request(
         context, "upload_part_copy", **params, PartNumber=number, CopySourceRange=span
     )
-    result = response.get("CopyPartResult") or {}
-    etag = str(result.get("ETag", ""))
-    if not etag:
-        raise context.error(BackendError, "the service's response has no ETag")
-    return etag
+    return str(require((response.get("CopyPartResult") or {}).get("ETag"), "ETag", context))

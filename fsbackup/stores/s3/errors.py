@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from fsbackup.errors import (
     AccessDeniedError,
@@ -17,6 +18,7 @@ from fsbackup.errors import (
     OutOfSpaceError,
     TransientError,
 )
+from fsbackup.stores.s3.proxy import ProxyError, hide_userinfo
 
 
 class ErrorMapping(NamedTuple):
@@ -53,6 +55,13 @@ _LOCK_HINT = "wait until the object lock or bucket lock ends"
 _BUCKET_HINT = "create the bucket, or correct its name, the account or the endpoint"
 _SPACE_HINT = "raise the provider's storage cap, free space, or shorten the retention"
 _UPLOAD_HINT = "run it again; another program or the bucket's lifecycle rule aborted the upload"
+
+_PROXY_HINT = "check the proxy's user and password in HTTPS_PROXY or HTTP_PROXY, or add the service to NO_PROXY"
+_NETWORK_HINT = "check the network and the endpoint"
+_CA_HINT = "check endpoint_url, or set ca_bundle: the certificate of the endpoint is not trusted"
+_REDIRECT_HINT = (
+    "correct endpoint_url or the region: a redirect is not followed, since no configuration names its target"
+)
 
 _ACCESS_DENIED = ErrorMapping(AccessDeniedError, _KEYS_HINT)
 _OUT_OF_SPACE = ErrorMapping(OutOfSpaceError, _SPACE_HINT)
@@ -115,6 +124,7 @@ CODES: dict[str, ErrorMapping] = {
 STATUSES: dict[int, ErrorMapping] = {
     401: ErrorMapping(AccessDeniedError, _CHECKSUM_HINT),
     403: _ACCESS_DENIED,
+    407: ErrorMapping(AccessDeniedError, _PROXY_HINT),
     408: _RETRY,
     412: _CONFLICT,
     429: _RETRY,
@@ -126,35 +136,74 @@ STATUSES: dict[int, ErrorMapping] = {
 _BARE_404 = frozenset({"404", "NotFound"})
 
 
+class AnswerError(Exception):
+    """The service's answer to a request, when it is an error.
+
+    Parameters
+    ----------
+    status
+        The HTTP status.
+    code, text
+        The service's own, without secrets; the code is the status where the answer has none.
+    headers
+        With lower-case names.
+    """
+
+    def __init__(self, status: int, code: str, text: str, headers: Mapping[str, str]) -> None:
+        super().__init__(f"HTTP {status}: {code}: {text}" if code != str(status) else f"HTTP {status}")
+        self.status = status
+        self.code = code
+        self.text = text
+        self.headers = headers
+
+
 def code_of(error: BaseException | None) -> str:
-    """Return the service's error code of a backend error or of botocore's error, "" when there is none."""
-    response = getattr(error, "response", None) or getattr(error.__cause__ if error else None, "response", None)
-    return str(response["Error"].get("Code", "")) if isinstance(response, dict) and "Error" in response else ""
+    """Return the service's error code of a backend error, of its cause or of botocore's error, "" without one."""
+    for one in (error, error.__cause__ if error else None):
+        if isinstance(one, AnswerError):
+            return one.code
+        response = getattr(one, "response", None)
+        if isinstance(response, dict) and "Error" in response:
+            return str(response["Error"].get("Code", ""))
+    return ""
+
+
+def headers_of(error: BaseException) -> Mapping[str, str]:
+    """Return the headers of the answer that led to a backend error, with lower-case names; empty without one."""
+    cause = error.__cause__
+    if isinstance(cause, AnswerError):
+        return cause.headers
+    response = getattr(cause, "response", None) or {}
+    headers: Mapping[str, str] = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return headers
+
+
+def region_of(error: BaseException) -> str:
+    """Return the region that the service wants a request to be signed for, "" when it is not about that."""
+    named = headers_of(error).get("x-amz-bucket-region", "")
+    return named if code_of(error) == "AuthorizationHeaderMalformed" else ""
 
 
 def retry_after(error: BaseException) -> float | None:
     """Return the Retry-After of the response in seconds, None without one."""
-    response = getattr(error.__cause__, "response", None)
-    if not isinstance(response, dict):
-        return None
-    text = str(response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", ""))
+    text = headers_of(error).get("retry-after", "")
     return float(text) if text.isdecimal() else None
 
 
 def translate(error: Exception, context: CallContext, secrets: tuple[str, ...]) -> FsbackupError:
     """Return the backend error for what a request raised, and remove the secrets from the original error."""
-    from botocore.exceptions import ClientError
+    if isinstance(error, AnswerError):
+        return _from_answer(error, context)
+    if isinstance(getattr(error, "response", None), dict):  # botocore's ClientError
+        return _from_answer(_scrub_client_error(error, secrets), context)
+    return _from_exception(error, context, secrets)
 
-    if isinstance(error, ClientError):
-        return _from_response(error, context, secrets)
-    return _from_exception(error, context)
 
-
-def _from_response(error: Any, context: CallContext, secrets: tuple[str, ...]) -> FsbackupError:
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    code, text = _scrub_error(error, secrets)
-    mapping = _mapping_of(code, status)
-    response = f"{code}: {text}" if code != str(status) else f"HTTP {status}"
+def _from_answer(answer: AnswerError, context: CallContext) -> FsbackupError:
+    mapping = _mapping_of(answer.code, answer.status)
+    if answer.status in _REDIRECTS:
+        return _redirect_error(answer, context)
+    response = f"{answer.code}: {answer.text}" if answer.code != str(answer.status) else f"HTTP {answer.status}"
     message = "no such key" if mapping.kind is ObjectNotFoundError else f"the service answered {response}"
     translated: FsbackupError = context.error(mapping.kind, message, mapping.hint)
     return translated
@@ -168,52 +217,79 @@ def _mapping_of(code: str, status: int) -> ErrorMapping:
     return STATUSES.get(status) or (_RETRY if status >= 500 else ErrorMapping(BackendError))
 
 
-def _scrub_error(error: Any, secrets: tuple[str, ...]) -> tuple[str, str]:
-    """Remove the credentials from `error` itself, which tracebacks show as the cause; return its code and text."""
-    code, text = (_scrub(str(error.response.get("Error", {}).get(part, "")), secrets) for part in _ERROR_FIELDS)
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+def _redirect_error(answer: AnswerError, context: CallContext) -> FsbackupError:
+    """Return the error for a redirect, which names its host and nothing else of its target."""
+    host = urlsplit(answer.headers.get("location", "")).hostname
+    code = "" if answer.code == str(answer.status) else f" ({answer.code})"
+    target = f" to {host}" if host else ""
+    message = f"the service answered with a redirect{target}: HTTP {answer.status}{code}"
+    error: FsbackupError = context.error(BackendError, message, _REDIRECT_HINT)
+    return error
+
+
+def scrub(text: str, secrets: tuple[str, ...]) -> str:
+    """Return a text without the secrets, and without the users and passwords of any URL."""
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return hide_userinfo(text)
+
+
+def _scrub_client_error(error: Any, secrets: tuple[str, ...]) -> AnswerError:
+    """Remove the secrets from botocore's error, which tracebacks show as the cause; return what it says."""
+    code, text = (scrub(str(error.response.get("Error", {}).get(part, "")), secrets) for part in _ERROR_FIELDS)
     error.response["Error"] = {"Code": code, "Message": text}
-    error.args = tuple(_scrub(str(part), secrets) for part in error.args)
-    return code, text
+    _scrub_exception(error, secrets)
+    metadata = error.response.get("ResponseMetadata", {})
+    return AnswerError(int(metadata.get("HTTPStatusCode", 0)), code, text, metadata.get("HTTPHeaders", {}))
 
 
 _ERROR_FIELDS = ("Code", "Message")
 
 
-def _scrub(text: str, secrets: tuple[str, ...]) -> str:
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "***")
-    return text
+def _scrub_exception(error: Any, secrets: tuple[str, ...]) -> None:
+    """Remove the secrets from an error and its causes; botocore keeps the signed request in some of its errors."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        error.args = tuple(scrub(part, secrets) if isinstance(part, str) else part for part in error.args)
+        for name in ("request", "kwargs"):
+            if hasattr(error, name):
+                setattr(error, name, {} if name == "kwargs" else None)
+        error = error.__cause__ or error.__context__
 
 
-def _from_exception(error: Exception, context: CallContext) -> FsbackupError:
+def _from_exception(error: Exception, context: CallContext, secrets: tuple[str, ...]) -> FsbackupError:
     """Return the backend error for a failure without a response from the service."""
-    from aiohttp import ClientError as TransportError
-    from botocore.exceptions import ConnectionError as UnreachableError
-    from botocore.exceptions import HTTPClientError, IncompleteReadError
-    from botocore.parsers import ResponseParserError
-
-    text = _describe(error)
-    _forget_request(error)
-    kind: type[FsbackupError] = BackendError
-    hint = None
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        hint = "check endpoint_url, or set ca_bundle: the certificate of the endpoint is not trusted"
-    elif isinstance(error, (HTTPClientError, UnreachableError, TransportError, asyncio.TimeoutError, OSError)):
-        kind, hint = BackendUnavailableError, "check the network and the endpoint"
-    elif isinstance(error, (IncompleteReadError, ResponseParserError)):
-        kind = TransientError
-    translated: FsbackupError = context.error(kind, text, hint)
+    kind, hint = _kind_of(error)
+    translated: FsbackupError = context.error(kind, scrub(_describe(error), secrets), hint)
+    _scrub_exception(error, secrets)
     return translated
 
 
-def _forget_request(error: Any) -> None:
-    """Remove the signed request that botocore stores in some errors; its headers contain the access key id."""
-    if hasattr(error, "request"):
-        error.request = None
+def _kind_of(error: Exception) -> tuple[type[FsbackupError], str | None]:
+    names = {one.__name__ for one in type(error).__mro__}
+    if "CERTIFICATE_VERIFY_FAILED" in str(error) or "CaBundleError" in names:
+        return BackendError, _CA_HINT
+    if isinstance(error, ProxyError) and error.status < 500 and error.status != 429:
+        return (AccessDeniedError if error.status == 407 else BackendError), _PROXY_HINT
+    if isinstance(error, OSError) or names & _UNREACHABLE:
+        return BackendUnavailableError, _NETWORK_HINT
+    return (TransientError if names & _GARBLED else BackendError), None
+
+
+#: By name, so that no library is imported to know its errors: those of botocore and aiohttp for a service that
+#: cannot be reached, and those of botocore and `http.client` for a response that cannot be read.
+_UNREACHABLE = frozenset({"HTTPClientError", "ConnectionError", "ClientError", "TimeoutError"})
+_GARBLED = frozenset({"IncompleteReadError", "ResponseParserError", "HTTPException"})
 
 
 def _describe(error: Exception) -> str:
     """Return the error and its cause in one line; botocore's own text often omits the cause."""
+    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str):
+        return f"{error.filename}: {error.strerror}"
     cause = getattr(error, "kwargs", {}).get("error")
     texts = [str(one) or type(one).__name__ for one in (error, cause) if one is not None]
     return " ".join(": ".join(dict.fromkeys(texts)).split())

@@ -12,8 +12,7 @@ from typing import Any
 from fsbackup.errors import AccessDeniedError, BackendError, FsbackupError
 from fsbackup.stores.base import BackendInfo
 from fsbackup.stores.s3.bucket import Bucket
-from fsbackup.stores.s3.calls import Response
-from fsbackup.stores.s3.errors import code_of
+from fsbackup.stores.s3.errors import code_of, headers_of
 
 #: What each provider's users get wrong most often. By Cloudflare's "Consistency model" (a new key takes up to a
 #: minute) and Backblaze's "Introduction to the S3-Compatible API" (no master key; what a restricted key needs).
@@ -61,23 +60,22 @@ async def _run_query(bucket: Bucket, name: str, query: Query) -> tuple[dict[str,
         return {}, {name: error.message if offered else "the service does not implement the request"}
 
 
-async def _request(bucket: Bucket, method: str, **params: Any) -> Response:
+async def _request(bucket: Bucket, method: str, **params: Any) -> dict[str, Any]:
     return await bucket.calls.request(bucket.context("examine", ""), method, Bucket=bucket.name, **params)
 
 
 async def _clock(bucket: Bucket) -> dict[str, Any]:
     """Compare the Date header with this machine's clock; a refusal has that header too."""
     try:
-        response = await _request(bucket, "head_bucket")
+        headers = (await bucket.head_bucket(bucket.context("examine", ""))).headers
     except BackendError as error:
-        response = getattr(error.__cause__, "response", None) or {}
-        if "ResponseMetadata" not in response:
+        headers = headers_of(error)
+        if "date" not in headers:
             raise
-    return {"clock_ahead": _clock_offset(response)}
+    return {"clock_ahead": _clock_offset(headers.get("date", ""))}
 
 
-def _clock_offset(response: Response) -> float | None:
-    date = str(response["ResponseMetadata"].get("HTTPHeaders", {}).get("date", ""))
+def _clock_offset(date: str) -> float | None:
     try:
         return parsedate_to_datetime(date).timestamp() - time.time()
     except ValueError:

@@ -2,100 +2,193 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_plus
+from xml.etree.ElementTree import Element
 
-from fsbackup.errors import BackendError
+from fsbackup.errors import BackendError, TransientError
 from fsbackup.keys import META_PREFIX, RESERVED
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.s3.bucket import Bucket, etag_of, require_field
-from fsbackup.stores.s3.calls import Response
+from fsbackup.stores.s3.attempts import Request, read_small
+from fsbackup.stores.s3.bucket import Bucket, iso_time, require, unquoted
+from fsbackup.stores.s3.errors import CallContext
+from fsbackup.stores.s3.xml import BadXmlError, parse_xml
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
 
 #: Sorts after all names under META_PREFIX and before every other key ("0" follows "/").
 _AFTER_RECORDS = f"{RESERVED}0"
+#: Most bytes of a page: 1,000 keys of 1,024 bytes take 4 MB when all of their characters are quoted.
+_MAX_PAGE = 16 << 20
+#: Objects of a listing whose order is unknown that are held in memory, to sort them if need be.
+_HELD = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """One response to ListObjectsV2; `token` is None on the last page."""
+
+    items: list[ObjectStat]
+    token: str | None
 
 
 async def list_objects(bucket: Bucket, prefix: str, start_after: str) -> AsyncIterator[ObjectStat]:
-    """Yield the objects whose names start with `prefix` and sort after `start_after`, in ascending order."""
-    hide_records = not prefix.startswith(RESERVED)
-    last = start_after
-    if bucket.profile.lists_in_order:
-        items = _list_pages(bucket, prefix, start_after, hide_records)
-    else:  # without StartAfter, whose meaning on such a server is undefined
-        items = _sorted(_list_pages(bucket, prefix, "", hide_records=False), bucket, start_after)
-    async for item in items:
-        name = item["Key"].removeprefix(bucket.prefix)
-        if name <= last and last:
-            raise _listing_error(bucket, prefix, f"{name!r} is listed after {last!r}")
-        last = name
-        if not (hide_records and name.startswith(META_PREFIX)):
-            yield _stat(name, item)
+    """Yield the objects whose names start with `prefix` and sort after `start_after`, in ascending order.
 
-
-async def _sorted(
-    items: AsyncIterator[dict[str, Any]], bucket: Bucket, after: str
-) -> AsyncIterator[dict[str, Any]]:
-    """Sort a whole listing in memory, for a server that lists in another order."""
-    found = [item async for item in items]
-    for item in sorted(found, key=lambda item: str(item["Key"]).encode("utf-8", "surrogateescape")):
-        if not after or item["Key"].removeprefix(bucket.prefix) > after:
+    Amazon S3, R2 and B2 list in the order of the names' UTF-8 bytes. Servers that keep objects in directories
+    list ``a/b`` before ``a b``, and what they make of StartAfter is undefined. What was yielded cannot be taken
+    back, so of a server that is not known to keep the order, the first names are held and sorted. A listing that
+    has more of them is looked through once, without keeping it, for a name out of order: then either it can be
+    yielded page by page, as all later ones of this store, or it must be collected and sorted.
+    """
+    if bucket.lists_in_order is None:
+        held = [item async for item in _first(bucket, prefix, _HELD + 1)]
+        if len(held) <= _HELD:
+            for item in _sorted(held, bucket, prefix, start_after):
+                yield item
+            return
+        del held
+        bucket.lists_in_order = await _is_in_order(bucket, prefix)
+    if bucket.lists_in_order:
+        async for item in _in_order(bucket, prefix, start_after):
+            yield item
+    else:
+        for item in _sorted([item async for item in _pages(bucket, prefix)], bucket, prefix, start_after):
             yield item
 
 
-async def _list_pages(
-    bucket: Bucket, prefix: str, after: str, hide_records: bool
-) -> AsyncIterator[dict[str, Any]]:
-    """Yield the items of all pages; skip the records of fsbackup from the page on that reaches them."""
+async def _first(bucket: Bucket, prefix: str, count: int) -> AsyncIterator[ObjectStat]:
+    async for item in _pages(bucket, prefix):
+        yield item
+        count -= 1
+        if not count:
+            return
+
+
+async def _is_in_order(bucket: Bucket, prefix: str) -> bool:
+    last = ""
+    async for item in _pages(bucket, prefix):
+        if item.name < last:
+            return False
+        last = item.name
+    return True
+
+
+def _sorted(items: list[ObjectStat], bucket: Bucket, prefix: str, after: str) -> list[ObjectStat]:
+    """Return a whole listing in order, from `after` on, without fsbackup's records."""
+    items.sort(key=lambda item: item.name.encode("utf-8", "surrogateescape"))
+    for item, following in pairwise(items):
+        if item.name == following.name:
+            raise _listing_error(bucket, prefix, f"{item.name!r} is listed twice")
+    hidden = _hidden(prefix)
+    return [item for item in items if item.name > after and not (hidden and item.name.startswith(hidden))]
+
+
+def _hidden(prefix: str) -> str:
+    """Return the beginning of the names that a listing leaves out, "" when fsbackup's records were asked for."""
+    return "" if prefix.startswith(RESERVED) else META_PREFIX
+
+
+async def _in_order(bucket: Bucket, prefix: str, start_after: str) -> AsyncIterator[ObjectStat]:
+    """Yield the objects as they are listed; an error when they are not in order."""
+    hidden, last = _hidden(prefix), start_after
+    async for item in _pages(bucket, prefix, start_after, hidden):
+        if item.name <= last and last:
+            bucket.lists_in_order = bucket.profile.lists_in_order or False
+            raise _listing_error(bucket, prefix, f"{item.name!r} is listed after {last!r}")
+        last = item.name
+        if not (hidden and item.name.startswith(hidden)):
+            yield item
+
+
+async def _pages(bucket: Bucket, prefix: str, after: str = "", hidden: str = "") -> AsyncIterator[ObjectStat]:
+    """Yield the items of all pages; skip those that start with `hidden` from the page on that reaches them.
+
+    A page whose token is missing or was used before, and a second page in a row without an object, are errors:
+    such a listing might never end.
+    """
     token: str | None = None
     used_tokens: set[str] = set()
-    context = bucket.context("list", prefix)
+    was_empty = False
     while True:
         page = await _page(bucket, prefix, after, token)
-        items = page.get("Contents", [])
-        for item in items:
-            require_field(item, "Size", context)
-            if not require_field(item, "Key", context).startswith(bucket.prefix + prefix):
-                raise _listing_error(bucket, prefix, f"{item['Key']!r} does not start with the requested prefix")
+        for item in page.items:
             yield item
-        if not page.get("IsTruncated"):
+        if page.token is None:
             return
-        if hide_records and items and items[-1]["Key"].startswith(bucket.prefix + META_PREFIX):
-            after, token = _AFTER_RECORDS, None
+        if hidden and page.items and page.items[-1].name.startswith(hidden):
+            after, token, was_empty = _AFTER_RECORDS, None, False
             continue
-        token = _next_page(bucket, prefix, page, used_tokens)
+        if not page.token or page.token in used_tokens:
+            raise _listing_error(
+                bucket, prefix, "IsTruncated is true, but NextContinuationToken is missing or repeated"
+            )
+        if was_empty and not page.items:
+            raise _listing_error(bucket, prefix, "two pages in a row have no object, and more are announced")
+        was_empty = not page.items
+        used_tokens.add(page.token)
+        token = page.token
 
 
-async def _page(bucket: Bucket, prefix: str, after: str, token: str | None) -> Response:
-    start = {"ContinuationToken": token} if token else {"StartAfter": bucket.prefix + after} if after else {}
-    page = await bucket.calls.request(
-        bucket.context("list", prefix),
-        "list_objects_v2",
-        Bucket=bucket.name,
-        Prefix=bucket.prefix + prefix,
-        MaxKeys=bucket.page_size,
-        **start,
-    )
+async def _page(bucket: Bucket, prefix: str, after: str, token: str | None) -> _Page:
+    context = bucket.context("list", prefix)
+    query = {
+        "list-type": "2",
+        "prefix": bucket.prefix + prefix,
+        "max-keys": str(bucket.page_size),
+        "encoding-type": "url",  # XML cannot have every character
+    }
+    if token:
+        query["continuation-token"] = token
+    elif after:
+        query["start-after"] = bucket.prefix + after
+    request = Request("GET", query=tuple(query.items()))
+    reply = await bucket.calls.send(context, request, lambda response: _read(response, bucket, prefix, context))
     bucket.mark_exists()
-    return page
+    return reply.content
 
 
-def _next_page(bucket: Bucket, prefix: str, page: Response, used_tokens: set[str]) -> str:
-    token = str(page.get("NextContinuationToken", ""))
-    if not token or token in used_tokens:
-        raise _listing_error(
-            bucket, prefix, "IsTruncated is true, but NextContinuationToken is missing or repeated"
-        )
-    used_tokens.add(token)
-    return token
+def _read(response: HTTPResponse, bucket: Bucket, prefix: str, context: CallContext) -> _Page:
+    """Read and check a page, in a thread."""
+    try:
+        root = parse_xml(read_small(response, _MAX_PAGE))
+    except BadXmlError as error:
+        raise context.error(TransientError, f"the response is not a listing: {error}") from None
+    if root.tag != "ListBucketResult":
+        raise context.error(TransientError, f"the response is not a listing, but {root.tag!r}")
+    decode = unquote_plus if _text(root, "EncodingType") == "url" else str
+    items = [_item(element, bucket, prefix, context, decode) for element in root.iterfind("Contents")]
+    name, requested = _text(root, "Name"), bucket.prefix + prefix
+    if require(name, "Name", context) != bucket.name or decode(_text(root, "Prefix") or "") != requested:
+        raise _listing_error(bucket, prefix, f"it is of {name!r} and the prefix {_text(root, 'Prefix')!r}")
+    is_truncated = require(_text(root, "IsTruncated"), "IsTruncated", context) == "true"
+    return _Page(items, (_text(root, "NextContinuationToken") or "") if is_truncated else None)
 
 
-def _stat(name: str, item: dict[str, Any]) -> ObjectStat:
+def _item(
+    element: Element, bucket: Bucket, prefix: str, context: CallContext, decode: Callable[[str], str]
+) -> ObjectStat:
+    said = {child.tag: child.text or "" for child in element}
+    key = decode(require(said.get("Key"), "Key", context))
+    size = require(said.get("Size"), "Size", context)
+    if not key.startswith(bucket.prefix + prefix):
+        raise _listing_error(bucket, prefix, f"{key!r} does not start with the requested prefix")
+    if not size.isdecimal():
+        raise _listing_error(bucket, prefix, f"the Size of {key!r} is {size!r}")
     return ObjectStat(
-        name=name,
-        size=item["Size"],
-        modified=item["LastModified"].timestamp() if "LastModified" in item else None,
-        etag=etag_of(item),
+        name=key.removeprefix(bucket.prefix),
+        size=int(size),
+        modified=iso_time(said.get("LastModified")),
+        etag=unquoted(said.get("ETag")),
     )
+
+
+def _text(element: Element, tag: str) -> str | None:
+    return element.findtext(tag)
 
 
 def _listing_error(bucket: Bucket, prefix: str, what: str) -> BackendError:

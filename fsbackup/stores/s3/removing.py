@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 from fsbackup.errors import BackendError, ConflictError, LockedError, ObjectNotFoundError, TransientError
 from fsbackup.events import log
-from fsbackup.stores.s3.bucket import Bucket, require_field
-from fsbackup.stores.s3.calls import Response
+from fsbackup.stores.s3.bucket import Bucket, iso_time, require
 from fsbackup.stores.s3.errors import CallContext, code_of
 
 
@@ -26,10 +26,10 @@ async def remove_object(bucket: Bucket, name: str, newest: str | None = None) ->
         await _delete(bucket, name)
 
 
-async def _delete(bucket: Bucket, name: str, **version: str) -> None:
+async def _delete(bucket: Bucket, name: str, version: str | None = None) -> None:
     context = bucket.context("remove", name)
     try:
-        await bucket.calls.request(context, "delete_object", **bucket.object_params(name), **version)
+        await bucket.delete(context, name, version)
     except ObjectNotFoundError:
         await bucket.check_exists(context)
     except TransientError:
@@ -40,23 +40,23 @@ async def _delete(bucket: Bucket, name: str, **version: str) -> None:
         if (locked := await _lock(bucket, name, context, version)) is None:
             raise
         raise locked from error
-    else:
-        bucket.mark_exists()
 
 
-async def _lock(bucket: Bucket, name: str, context: CallContext, version: dict[str, str]) -> BackendError | None:
+async def _lock(bucket: Bucket, name: str, context: CallContext, version: str | None) -> BackendError | None:
     """Return the object lock behind a refused delete, None without one; the refusal does not name it."""
     try:
-        head = await bucket.calls.request(context, "head_object", **bucket.object_params(name), **version)
+        headers = (await bucket.head_reply(context, name, version)).headers
     except BackendError:
         return None
-    until, hint = head.get("ObjectLockRetainUntilDate"), "remove it when the lock has ended"
-    if head.get("ObjectLockLegalHoldStatus") == "ON":
+    hint = "remove it when the lock has ended"
+    if headers.get("x-amz-object-lock-legal-hold") == "ON":
         return cast(BackendError, context.error(LockedError, "the object has a legal hold", hint))
-    if until is None or until <= datetime.now(UTC):
+    until = iso_time(headers.get("x-amz-object-lock-retain-until-date"))
+    if until is None or until <= time.time():
         return None
-    mode = str(head.get("ObjectLockMode", "")).lower()
-    message = f"the object has an object lock ({mode}) until {until:%Y-%m-%d %H:%M} UTC"
+    mode = headers.get("x-amz-object-lock-mode", "").lower()
+    end = datetime.fromtimestamp(until, UTC)
+    message = f"the object has an object lock ({mode}) until {end:%Y-%m-%d %H:%M} UTC"
     return cast(BackendError, context.error(LockedError, message, hint))
 
 
@@ -65,7 +65,7 @@ async def _remove_versions(bucket: Bucket, name: str, newest: str | None) -> Non
     versions = await _versions(bucket, name)
     later = versions.index(newest) if newest in versions else 0
     for version in reversed(versions[later:]):
-        await _delete(bucket, name, VersionId=version)
+        await _delete(bucket, name, version)
     log.debug("%s: removed %d version(s) of %r", bucket.calls.name, len(versions) - later, name)
     if later:
         raise bucket.context("remove", name).error(
@@ -91,7 +91,7 @@ async def _versions(bucket: Bucket, name: str) -> list[str]:
         )
         bucket.mark_exists()
         entries = page.get("Versions", []) + page.get("DeleteMarkers", [])
-        mine = [item for item in entries if require_field(item, "Key", context) == bucket.prefix + name]
+        mine = [item for item in entries if require(item.get("Key"), "Key", context) == bucket.prefix + name]
         found += [_version(item, context) for item in mine]
         # The name sorts before all longer ones, so a page with another name is the last.
         if not page.get("IsTruncated") or len(mine) < len(entries):
@@ -99,12 +99,13 @@ async def _versions(bucket: Bucket, name: str) -> list[str]:
         start = _next_page(bucket, name, page, start)
 
 
-def _version(item: Response, context: CallContext) -> tuple[bool, float, str]:
-    modified = require_field(item, "LastModified", context).timestamp()
-    return bool(require_field(item, "IsLatest", context)), modified, str(require_field(item, "VersionId", context))
+def _version(item: dict[str, Any], context: CallContext) -> tuple[bool, float, str]:
+    modified = require(item.get("LastModified"), "LastModified", context).timestamp()
+    is_latest = bool(require(item.get("IsLatest"), "IsLatest", context))
+    return is_latest, modified, str(require(item.get("VersionId"), "VersionId", context))
 
 
-def _next_page(bucket: Bucket, name: str, page: Response, start: dict[str, str]) -> dict[str, str]:
+def _next_page(bucket: Bucket, name: str, page: dict[str, Any], start: dict[str, str]) -> dict[str, str]:
     following = {
         "KeyMarker": page.get("NextKeyMarker", ""),
         "VersionIdMarker": page.get("NextVersionIdMarker", ""),

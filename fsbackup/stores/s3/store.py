@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Literal, NoReturn
 
-from fsbackup.keys import check_prefix, encode_key
+from fsbackup.errors import ObjectNotFoundError
+from fsbackup.keys import META_PREFIX, check_prefix, encode_key
 from fsbackup.stores.base import (
     DEFAULT_TIMEOUT,
     BackendInfo,
@@ -16,18 +17,22 @@ from fsbackup.stores.base import (
     Orphan,
     WritePlan,
 )
-from fsbackup.stores.s3.arguments import check_endpoint, check_positive
-from fsbackup.stores.s3.bucket import PAGE_SIZE, Bucket, stat_of
+from fsbackup.stores.s3.bucket import PAGE_SIZE, Bucket
 from fsbackup.stores.s3.calls import Calls
-from fsbackup.stores.s3.client import S3Connection, Settings
 from fsbackup.stores.s3.copying import replace_metadata
 from fsbackup.stores.s3.info import service_info
 from fsbackup.stores.s3.listing import list_objects
-from fsbackup.stores.s3.orphans import delete_orphan, list_orphans
-from fsbackup.stores.s3.profile import GENERIC, Profile
-from fsbackup.stores.s3.reading import read_range, require
+from fsbackup.stores.s3.providers import GENERIC, Profile
 from fsbackup.stores.s3.removing import remove_object
-from fsbackup.stores.s3.secret import Secret
+from fsbackup.stores.s3.settings import (
+    Addressing,
+    Secret,
+    Settings,
+    check_addressing,
+    check_endpoint,
+    check_positive,
+)
+from fsbackup.stores.s3.uploads import delete_orphan, list_orphans
 from fsbackup.stores.s3.writer import S3Writer
 
 DEFAULT_CONCURRENCY = 4
@@ -36,6 +41,8 @@ DEFAULT_CONCURRENCY = 4
 METADATA_LIMIT = 2048
 #: Where the records of objects are.
 Records = Literal["inside", "beside"]
+#: Most bytes of a record of fsbackup that is read whole: a manifest with its most blocks has about 1 MiB.
+_MAX_RECORD = 64 << 20
 
 
 class S3Store(ObjectStore):
@@ -51,8 +58,8 @@ class S3Store(ObjectStore):
         The service's URL; None for Amazon S3 itself.
     region
         The region to sign for.
-    access_key_id, secret_access_key
-        The credentials; never shown.
+    access_key_id, secret_access_key, session_token
+        The credentials; never shown. A temporary key has a token, too.
     prefix
         Leading segments of all stored names; callers do not see them.
     profile
@@ -62,7 +69,11 @@ class S3Store(ObjectStore):
     max_concurrency
         Parts of one object sent at once.
     ca_bundle
-        A file of certificates to trust instead of the system's.
+        A PEM file of the authorities to trust instead of the system's.
+    addressing
+        ``"path"`` or ``"virtual"``: whether the bucket's name is in the path of a URL or in its host's name. By
+        default in the path where there is an `endpoint_url`; for Amazon S3 itself in the host's name, unless the
+        name has dots.
     page_size
         MaxKeys of a listing; the default, 1,000, is the services' limit.
     records
@@ -86,25 +97,37 @@ class S3Store(ObjectStore):
         region: str,
         access_key_id: str,
         secret_access_key: str,
+        session_token: str | None = None,
         prefix: str = "",
         profile: Profile = GENERIC,
         timeout: float = DEFAULT_TIMEOUT,
         max_concurrency: int = DEFAULT_CONCURRENCY,
         ca_bundle: str | None = None,
+        addressing: Addressing | None = None,
         page_size: int = PAGE_SIZE,
         records: Records = "inside",
     ) -> None:
         check_positive(name, timeout=timeout, max_concurrency=max_concurrency, page_size=page_size)
         super().__init__(name, timeout=timeout)
+        check_addressing(name, addressing)
         self.endpoint_url = check_endpoint(name, endpoint_url)
         self.bucket = bucket
         self.max_concurrency = max_concurrency
         self._records = records
-        self._connection = S3Connection(
-            Settings(endpoint_url, region, Secret(access_key_id), Secret(secret_access_key), timeout, ca_bundle)
+        settings = Settings(
+            endpoint_url,
+            bucket,
+            region,
+            Secret(access_key_id),
+            Secret(secret_access_key),
+            Secret(session_token) if session_token else None,
+            timeout,
+            ca_bundle,
+            addressing,
         )
         folder = f"{encode_key(check_prefix(prefix)).removesuffix('/')}/" if prefix else ""
-        self._bucket = Bucket(Calls(name, self._connection, timeout), bucket, folder, profile, page_size)
+        self._calls = Calls(name, settings)
+        self._bucket = Bucket(self._calls, bucket, folder, profile, page_size)
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]  # depends on the provider, not on the class
@@ -133,12 +156,12 @@ class S3Store(ObjectStore):
     @property
     def filesystem(self) -> Any:
         """The ``s3fs.S3FileSystem``, ready for synchronous use."""
-        return self._connection.filesystem
+        return self._calls.control.filesystem
 
     async def stat(self, name: str) -> ObjectStat | None:
         """Send one HEAD; for the first missing key also check that the bucket exists."""
-        response = await self._bucket.head(name)
-        return None if response is None else stat_of(name, response)
+        info = await self._bucket.head(name)
+        return None if info is None else info.stat(name, info.size or 0)
 
     async def read(
         self,
@@ -149,17 +172,23 @@ class S3Store(ObjectStore):
         on_progress: Callable[[int], None] | None = None,
     ) -> bytes:
         """Send one GET (for an empty range one HEAD)."""
-        if end is not None and start >= end:  # HTTP has no empty range, but the object must exist
-            return await require(self._bucket, name)
-        return b"".join(await read_range(self._bucket, name, start, end, on_progress or (lambda _: None)))
+        return b"".join(await self._read(name, start, end, on_progress))
 
     async def read_buffers(
         self, name: str, start: int, end: int, *, on_progress: Callable[[int], None] | None = None
     ) -> list[bytes]:
-        """Send one GET, and return the buffers as they arrived."""
-        if start >= end:
-            return [await require(self._bucket, name)]
-        return await read_range(self._bucket, name, start, end, on_progress or (lambda _: None))
+        """Send one GET, and return the buffers into which the bytes were read."""
+        return await self._read(name, start, end, on_progress)
+
+    async def _read(
+        self, name: str, start: int, end: int | None, on_progress: Callable[[int], None] | None
+    ) -> list[bytes]:
+        if end is not None and start >= end:  # HTTP has no empty range, but the object must exist
+            if await self._bucket.head(name, "read") is None:
+                raise self._bucket.context("read", name).error(ObjectNotFoundError, "no such key")
+            return [b""]
+        limit = _MAX_RECORD if end is None and name.startswith(META_PREFIX) else None
+        return await self._bucket.get(name, start, end, on_progress or (lambda _: None), limit)
 
     def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
         """Return a writer; it calls `on_progress` with 0 while bytes are sent again."""
@@ -195,7 +224,7 @@ class S3Store(ObjectStore):
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._connection.close()
+        await self._calls.close()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.location!r})"

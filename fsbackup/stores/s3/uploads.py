@@ -12,16 +12,22 @@ import hashlib
 import json
 import socket
 import time
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from fsbackup.errors import BackendError, FsbackupError, ObjectNotFoundError
+from fsbackup.events import log
 from fsbackup.keys import META_PREFIX
-from fsbackup.stores.s3.body import PartProgress
-from fsbackup.stores.s3.bucket import Bucket, require_field, version_of
+from fsbackup.stores.base import Orphan
+from fsbackup.stores.s3.bucket import Bucket, require
 from fsbackup.stores.s3.errors import CallContext, code_of
+from fsbackup.stores.s3.listing import list_objects
+from fsbackup.stores.s3.removing import remove_object
 
+#: Most bytes of a record.
+MAX_RECORD = 64 * 1024
 UPLOADS = f"{META_PREFIX}uploads/"
 
 
@@ -60,7 +66,7 @@ async def create_upload(bucket: Bucket, name: str, **params: Any) -> OpenUpload:
         context, "create_multipart_upload", **bucket.object_params(name), **params
     )
     record = UploadRecord(
-        name, str(require_field(response, "UploadId", context)), time.time(), socket.gethostname()
+        name, str(require(response.get("UploadId"), "UploadId", context)), time.time(), socket.gethostname()
     )
     try:
         return OpenUpload(record, await _write_record(bucket, context, record))
@@ -72,17 +78,9 @@ async def create_upload(bucket: Bucket, name: str, **params: Any) -> OpenUpload:
 
 async def _write_record(bucket: Bucket, context: CallContext, record: UploadRecord) -> str | None:
     data = json.dumps(asdict(record)).encode()
-    response = await bucket.calls.send(
-        context,
-        "put_object",
-        data,
-        PartProgress(lambda _: None),
-        **bucket.object_params(record.record_name),
-        ContentType="application/json",
-        ContentMD5=base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode(),
-        Metadata={},
-    )
-    return version_of(response)
+    md5 = hashlib.md5(data, usedforsecurity=False).digest()
+    headers = {"Content-Type": "application/json", "Content-MD5": base64.b64encode(md5).decode()}
+    return (await bucket.put(context, record.record_name, data, headers, lambda _: None)).version_id
 
 
 async def abort(bucket: Bucket, context: CallContext, record: UploadRecord) -> bool:
@@ -100,7 +98,86 @@ async def abort(bucket: Bucket, context: CallContext, record: UploadRecord) -> b
 
 async def delete_record(bucket: Bucket, context: CallContext, upload: OpenUpload) -> None:
     """Remove the record of a completed or aborted upload."""
-    version = {"VersionId": upload.version} if upload.version else {}
-    await bucket.calls.request(
-        context, "delete_object", **bucket.object_params(upload.record.record_name), **version
+    await bucket.delete(context, upload.record.record_name, upload.version)
+
+
+async def list_orphans(bucket: Bucket, older_than: float) -> AsyncIterator[Orphan]:
+    """Yield the recorded uploads whose record and latest part are older than `older_than` seconds."""
+    before = time.time() - older_than
+    async for item in list_objects(bucket, UPLOADS, ""):
+        if item.modified is None or item.modified > before:
+            continue
+        record = await _read_record(bucket, item.name)
+        if record is not None and (found := await _orphan_of(bucket, record, before)) is not None:
+            yield found
+
+
+async def delete_orphan(bucket: Bucket, orphan: Orphan) -> None:
+    """Abort a recorded upload if it still exists, then remove its record.
+
+    Raises
+    ------
+    ValueError
+        When `orphan` is not of this kind of store.
+    """
+    if not orphan.name.startswith(UPLOADS):
+        raise ValueError(f"{orphan.name!r} is not the record of an upload")
+    record = await _read_record(bucket, orphan.name)
+    if record is not None:
+        await abort(bucket, bucket.context("remove", orphan.name), record)
+        await remove_object(bucket, orphan.name)
+
+
+async def _read_record(bucket: Bucket, name: str) -> UploadRecord | None:
+    """Return a record, None when it is gone or is not a valid record of an upload."""
+    try:
+        data = b"".join(await bucket.get(name, 0, None, lambda _: None, MAX_RECORD))
+    except ObjectNotFoundError:
+        return None  # the upload ended meanwhile
+    try:
+        record = UploadRecord(**json.loads(data))
+        is_valid = record.record_name == name
+    except (ValueError, TypeError, AttributeError):
+        is_valid = False
+    if is_valid:
+        return record
+    log.warning(
+        "%s: %s is not a valid record of an upload; neither it nor an upload is removed", bucket.calls.name, name
     )
+    return None
+
+
+async def _orphan_of(bucket: Bucket, record: UploadRecord, before: float) -> Orphan | None:
+    """Return the orphan, None when the upload has a recent part."""
+    context = bucket.context("examine", record.record_name)
+    try:
+        size, latest = await _parts(bucket, context, record)
+    except BackendError as error:
+        if code_of(error) != "NoSuchUpload" and not isinstance(error, ObjectNotFoundError):
+            raise
+        what = f"record of a finished upload of {record.name!r}"
+        return Orphan(record.record_name, record.started, 0, what)
+    if latest > before:
+        return None
+    what = f"unfinished upload of {record.name!r} by {record.host}"
+    return Orphan(record.record_name, record.started, size, what)
+
+
+async def _parts(bucket: Bucket, context: CallContext, record: UploadRecord) -> tuple[int, float]:
+    """Return the bytes of an upload's parts, and the time of the latest in epoch seconds (0.0 without parts)."""
+    size, latest, marker = 0, 0.0, 0
+    while True:
+        page = await bucket.calls.request(
+            context,
+            "list_parts",
+            **bucket.object_params(record.name),
+            UploadId=record.upload_id,
+            PartNumberMarker=marker,
+        )
+        for part in page.get("Parts", []):
+            size += int(require(part.get("Size"), "Size", context))
+            latest = max(latest, require(part.get("LastModified"), "LastModified", context).timestamp())
+        following = int(page.get("NextPartNumberMarker", 0))
+        if not page.get("IsTruncated") or following <= marker:
+            return size, latest
+        marker = following

@@ -11,16 +11,14 @@ from fsbackup.aio import shield
 from fsbackup.errors import BackendError, FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
-from fsbackup.stores.s3.body import PartProgress
-from fsbackup.stores.s3.bucket import Bucket, md5_etag, require_field
-from fsbackup.stores.s3.calls import Response
+from fsbackup.stores.s3.bucket import Bucket, ObjectInfo, from_boto, require
 from fsbackup.stores.s3.commit import Commit, Payload
 from fsbackup.stores.s3.uploads import OpenUpload, abort, create_upload, delete_record
 
 #: Seconds for aborting an unfinished upload.
 _ABORT_TIMEOUT = 20.0
 #: Not guessed from the name, and never with a Content-Encoding, which R2 would decode in responses.
-_CONTENT_TYPE = {"ContentType": "application/octet-stream"}
+_CONTENT_TYPE = "application/octet-stream"
 
 
 class S3Writer(ObjectWriter):
@@ -69,7 +67,10 @@ class S3Writer(ObjectWriter):
     async def commit(self, metadata: Mapping[str, str] | None = None) -> ObjectStat:
         """Store the object under its name and confirm it."""
         self._commit.add_metadata(metadata or {})
-        stat = await (self._put(self._only_part) if self._only_part else self._complete())
+        if part := self._only_part:
+            stat = await self._commit.run(Payload(len(part.data), part.md5.hex()), self._put)
+        else:
+            stat = await self._commit_parts()
         self._finished = True
         return stat
 
@@ -83,72 +84,49 @@ class S3Writer(ObjectWriter):
             self._finished = True
             await shield(self._clean_up())
 
-    async def _put(self, part: Part) -> ObjectStat:
-        progress = PartProgress(self._on_progress)
-
-        async def call(**condition: str) -> Response:
-            return await self._bucket.calls.send(
-                self._context,
-                "put_object",
-                part.data,
-                progress,
-                **self._bucket.object_params(self._name),
-                **_CONTENT_TYPE,
-                **condition,
-                ContentMD5=_base64(part.md5),
-                Metadata=self._commit.metadata,
-            )
-
-        return await self._commit.run(Payload(len(part.data), part.md5.hex()), call)
+    async def _put(self, is_conditional: bool) -> ObjectInfo:
+        assert self._only_part is not None
+        headers = {f"x-amz-meta-{name}": value for name, value in self._commit.metadata.items()}
+        headers |= {"Content-Type": _CONTENT_TYPE, "Content-MD5": _base64(self._only_part.md5)}
+        if is_conditional:
+            headers["If-None-Match"] = "*"
+        return await self._bucket.put(self._context, self._name, self._only_part.data, headers, self._on_progress)
 
     async def _send(self, part: Part) -> _SentPart:
         upload = await self._upload()
         try:
-            response = await self._bucket.calls.send(
+            info = await self._bucket.put(
                 self._context,
-                "upload_part",
+                self._name,
                 part.data,
-                PartProgress(self._on_progress),
-                **self._bucket.object_params(self._name),
-                UploadId=upload.id,
-                PartNumber=part.number,
-                ContentMD5=_base64(part.md5),
+                {"Content-MD5": _base64(part.md5)},
+                self._on_progress,
+                (("partNumber", str(part.number)), ("uploadId", upload.id)),
             )
         except BaseException:
             self._may_land_late = True  # the service may still store it, even after the abort
             raise
-        self._bucket.mark_exists()
-        if md5_etag(response) not in (None, part.md5.hex()):
+        if info.md5() not in (None, part.md5.hex()):
             raise self._context.error(
                 IntegrityError, f"the ETag of part {part.number} is not the MD5 of the bytes sent"
             )
-        return _SentPart(part, str(require_field(response, "ETag", self._context)))
+        return _SentPart(part, f'"{require(info.etag, "ETag", self._context)}"')
 
     async def _upload(self) -> OpenUpload:
         """Return the upload. The first part creates it; cancelling that part does not cancel the creation."""
         if self._upload_task is None:
-            creation = create_upload(self._bucket, self._name, **_CONTENT_TYPE, Metadata=self._commit.metadata)
+            creation = create_upload(
+                self._bucket, self._name, ContentType=_CONTENT_TYPE, Metadata=self._commit.metadata
+            )
             self._upload_task = asyncio.ensure_future(creation)
         return await asyncio.shield(self._upload_task)
 
-    async def _complete(self) -> ObjectStat:
-        parts = [self._sent[number] for number in sorted(self._sent)]
+    async def _commit_parts(self) -> ObjectStat:
+        parts = self._parts()
         if [done.number for done in parts] != list(range(1, len(parts) + 1)) or not parts or not parts[-1].last:
             raise self._context.error(BackendError, "parts are missing; nothing was stored")
         upload = await self._upload()
-        listed = {"Parts": [{"PartNumber": done.number, "ETag": done.etag} for done in parts]}
-
-        async def call(**condition: str) -> Response:
-            return await self._bucket.calls.request(
-                self._context,
-                "complete_multipart_upload",
-                **self._bucket.object_params(self._name),
-                **condition,
-                UploadId=upload.id,
-                MultipartUpload=listed,
-            )
-
-        stat = await self._commit.run(_payload_of(parts), call)
+        stat = await self._commit.run(_payload_of(parts), self._complete)
         try:
             await delete_record(self._bucket, self._context, upload)
         except FsbackupError as error:  # the object is stored; `orphans` finds the record later
@@ -156,6 +134,22 @@ class S3Writer(ObjectWriter):
                 "%s: cannot remove the record of an upload of %r: %s", self._bucket.calls.name, self._name, error
             )
         return stat
+
+    async def _complete(self, is_conditional: bool) -> ObjectInfo:
+        upload = await self._upload()
+        listed = [{"PartNumber": done.number, "ETag": done.etag} for done in self._parts()]
+        response = await self._bucket.calls.request(
+            self._context,
+            "complete_multipart_upload",
+            **self._bucket.object_params(self._name),
+            **({"IfNoneMatch": "*"} if is_conditional else {}),
+            UploadId=upload.id,
+            MultipartUpload={"Parts": listed},
+        )
+        return from_boto(response)
+
+    def _parts(self) -> list[_SentPart]:
+        return [self._sent[number] for number in sorted(self._sent)]
 
     async def _clean_up(self) -> None:
         for sending in self._running:

@@ -6,18 +6,18 @@ from functools import partial
 
 import botocore.session
 import s3fs
-import tenacity
 import yaml
 from aiobotocore.session import AioSession
 
 import fsbackup.config
 from fsbackup.filesystem import FsbackupFileSystem
+from fsbackup.stores.s3 import http as s3_http
 from tests.benchmarks.clients import reads
 from tests.benchmarks.task import Task
 
 # Loaded lazily, and not timed for s3fs either.
 __all__ = ["AioSession", "FsbackupFileSystem", "botocore", "cats", "csv", "fsbackup", "parquet", "s3fs", "seeks"]
-__all__ += ["tenacity", "together", "whole"]
+__all__ += ["s3_http", "together", "whole"]
 
 
 def _place(task: Task) -> reads.Place:

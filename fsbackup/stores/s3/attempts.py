@@ -1,0 +1,280 @@
+"""The attempts of one request: repeated after transient failures, ended when nothing moves for the timeout.
+
+Both planes are retried here and nowhere else: with growing waits, until the timeout has passed without progress. A
+byte that is sent or received again is no progress, but no silence either; an answer that is an error is neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from traceback import clear_frames
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from xml.etree import ElementTree
+
+from fsbackup.aio import IdleTimeout
+from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError, TransientError
+from fsbackup.events import log
+from fsbackup.stores.s3.errors import AnswerError, CallContext, code_of, region_of, retry_after, scrub, translate
+from fsbackup.stores.s3.progress import Progress
+from fsbackup.stores.s3.xml import BadXmlError, parse_xml
+from fsbackup.threads import Job
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
+    from fsbackup.stores.s3.calls import Calls
+    from fsbackup.stores.s3.http import Exchange
+
+T = TypeVar("T")
+
+#: Seconds of waits: the first, which doubles each time, but not more often than this (3.2 s), and the random part.
+#: Three waits cover R2's limit of one write per second and key.
+_FIRST_WAIT, _DOUBLINGS, _JITTER = 0.1, 5, 0.5
+#: Codes for bytes that arrived damaged: retried, and raised as `IntegrityError` when every attempt fails.
+_DAMAGE_CODES = frozenset({"BadDigest", "XAmzContentSHA256Mismatch"})
+#: Most bytes of a response that is neither an object nor a page of a listing, and of an error that are read.
+MAX_BODY, _MAX_ERROR = 1 << 20, 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to ask of the service; `key` is the whole one, empty for the bucket."""
+
+    method: str
+    key: str = ""
+    query: Iterable[tuple[str, str]] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Generic[T]):
+    """A response of success: its status, its headers with lower-case names, and what was made of its body."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: T
+
+
+#: Reads the body of a successful response, in a thread.
+Receive = Callable[["HTTPResponse"], T]
+
+
+class Attempts(ABC, Generic[T]):
+    """The attempts of one request, and when its bytes last moved."""
+
+    def __init__(self, calls: Calls, context: CallContext) -> None:
+        self._calls = calls
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        #: When a byte moved, and when one moved that had not moved in an earlier attempt, by the loop's clock.
+        self._moved = self._progressed = self._loop.time()
+        self._number = 0
+        self._has_learned_region = False
+        self._failure: FsbackupError | None = None
+
+    @abstractmethod
+    async def _attempt(self) -> T:
+        """Make the request once."""
+
+    async def run(self) -> T:
+        """Make the request, again after transient failures, until the timeout has passed without progress."""
+        try:
+            async with IdleTimeout(self._context.timeout, self._last_activity):
+                while True:
+                    try:
+                        return await self._attempt()
+                    except Exception as error:  # noqa: BLE001 - `_wait_after` raises what is not retried
+                        wait = self._wait_after(self._translated(error))
+                    self._number += 1
+                    await asyncio.sleep(wait)
+        except TimeoutError as error:
+            clear_frames(error.__traceback__)
+            raise _idle_error(self._context, self._failure) from (self._failure or error)
+        finally:
+            self._failure = None  # otherwise it and this frame form a cycle that keeps the part alive
+
+    def _translated(self, error: Exception) -> FsbackupError:
+        if isinstance(error, FsbackupError):
+            return error
+        # The error's frames hold the bytes of a part and the credentials; a kept error would keep them alive.
+        clear_frames(error.__traceback__)
+        if isinstance(error, TimeoutError) and error.filename is None:  # not while connecting
+            return _idle_error(self._context, self._failure)
+        translated = translate(error, self._context, self._calls.secrets)
+        translated.__cause__ = error
+        return translated
+
+    def _wait_after(self, error: FsbackupError) -> float:
+        """Return the seconds until the next attempt; raise the error when there is none."""
+        if (region := region_of(error)) and not self._has_learned_region:
+            self._calls.signer.region, self._has_learned_region = region, True
+            return 0.0
+        if not isinstance(error, TransientError):
+            raise error
+        backoff: float = _FIRST_WAIT * 2.0 ** min(self._number, _DOUBLINGS) + random.uniform(0, _JITTER)
+        wait = max(backoff, retry_after(error) or 0.0)
+        if self._loop.time() + wait >= self._progressed + self._context.timeout:
+            raise _damage_error(self._context, error) if code_of(error) in _DAMAGE_CODES else error
+        self._failure = error.with_traceback(None)
+        log.info("retrying in %.1f s: %s", wait, error)
+        return wait
+
+    def _last_activity(self) -> float:
+        return self._moved
+
+
+class ClientCalls(Attempts[dict[str, Any]]):
+    """A request of the control plane."""
+
+    def __init__(self, calls: Calls, context: CallContext, method: str, params: dict[str, Any]) -> None:
+        super().__init__(calls, context)
+        self._method = method
+        self._params = params
+
+    async def _attempt(self) -> dict[str, Any]:
+        client = await self._calls.control.client()
+        response: dict[str, Any] = await getattr(client, self._method)(**self._params)
+        return response
+
+
+class Exchanges(Attempts[Reply[T]]):
+    """A request of the data plane, made in a thread."""
+
+    def __init__(
+        self, calls: Calls, context: CallContext, request: Request, receive: Receive[T], progress: Progress | None
+    ) -> None:
+        super().__init__(calls, context)
+        self._request = request
+        self._receive = receive
+        self._progress = progress
+        self._job: Job[Reply[T] | AnswerError] | None = None
+        self._position = self._furthest = 0
+        self._is_answered = False
+
+    async def run(self) -> Reply[T]:
+        """Make the request; see `Attempts.run`."""
+        try:
+            return await super().run()
+        finally:
+            if self._progress is not None:
+                self._progress.close()
+
+    async def _attempt(self) -> Reply[T]:
+        """Make the request once; when this is cancelled, the socket of the thread is shut down."""
+        self._position, self._is_answered = 0, False
+        if self._progress is not None:
+            self._progress.begin()
+        exchange = self._calls.prepare(self._request, self._read, self._advance_to, self._received)
+        self._job = self._calls.workers.submit(lambda: self._run(exchange))
+        try:
+            outcome = await self._job.future
+        except asyncio.CancelledError:
+            self._job.cancel()
+            exchange.cancel()
+            raise
+        finally:
+            self._job = None
+            if self._progress is not None:
+                self._progress.flush()
+        if isinstance(outcome, AnswerError):
+            raise outcome
+        return outcome
+
+    # The following run in the thread.
+
+    def _run(self, exchange: Exchange[Reply[T] | AnswerError]) -> Reply[T] | AnswerError:
+        if not self._number:
+            self._moved = self._progressed = self._loop.time()  # it may have been queued behind others
+        return exchange.run()
+
+    def _read(self, response: HTTPResponse) -> Reply[T] | AnswerError:
+        """Read a response; an error is returned, since one that is raised would cost the connection."""
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        if response.status >= 300:
+            return _answer_error(response.status, headers, response.read(_MAX_ERROR), self._calls.secrets)
+        self._is_answered = True
+        content = self._receive(response)
+        if isinstance(content, bytes) and b"<Error>" in content:
+            # CompleteMultipartUpload and others may fail after the status was sent: it may be retried.
+            return _answer_error(500, headers, content, self._calls.secrets)
+        return Reply(response.status, headers, content)
+
+    def _received(self, count: int) -> None:
+        if self._is_answered:  # an error is no progress
+            self._advance_to(self._position + count)
+
+    def _advance_to(self, position: int) -> None:
+        if position > self._position:
+            self._position, self._moved = position, self._loop.time()
+        if position > self._furthest:
+            self._furthest, self._progressed = position, self._moved
+        if self._progress is not None:
+            self._progress.advance_to(position)
+
+    def _last_activity(self) -> float:
+        is_queued = self._job is not None and not self._job.started
+        return max(self._moved, self._calls.workers.last_activity) if is_queued else self._moved
+
+
+def _answer_error(status: int, headers: Mapping[str, str], body: bytes, secrets: tuple[str, ...]) -> AnswerError:
+    """Return what an answer of failure says, without secrets."""
+    said = {element.tag: element.text or "" for element in _error_of(body)}
+    code, text = (scrub(said.get(tag, ""), secrets) for tag in ("Code", "Message"))
+    shown = {name: scrub(value, secrets) for name, value in headers.items()}
+    if "Region" in said:
+        shown.setdefault("x-amz-bucket-region", said["Region"])
+    return AnswerError(status, code or str(status), text, shown)
+
+
+def _error_of(body: bytes) -> Iterable[ElementTree.Element]:
+    try:
+        root = parse_xml(body)
+    except BadXmlError:
+        return ()
+    return root if root.tag == "Error" else ()
+
+
+def read_small(response: HTTPResponse, limit: int = MAX_BODY) -> bytes:
+    """Return a whole body.
+
+    Raises
+    ------
+    ValueError
+        When it has more than `limit` bytes.
+    ConnectionError
+        When it ends before its Content-Length.
+    """
+    announced = response.length
+    body = response.read(limit + 1)
+    while response.chunked and len(body) <= limit and (more := response.read(limit + 1 - len(body))):
+        body += more
+    if len(body) > limit:
+        raise ValueError(f"the response has more than {limit} bytes")
+    if announced is not None and len(body) < announced:
+        raise ConnectionError(f"the connection was closed after {len(body)} of {announced} bytes")
+    return body
+
+
+def _idle_error(context: CallContext, failure: FsbackupError | None) -> FsbackupError:
+    before = f" (after: {failure.message})" if failure else ""
+    error: FsbackupError = context.error(
+        BackendUnavailableError,
+        f"no byte moved for {context.timeout:g} s{before}",
+        "check the network and the provider's status page; for a slow service raise `timeout`",
+    )
+    return error
+
+
+def _damage_error(context: CallContext, failure: FsbackupError) -> FsbackupError:
+    error: FsbackupError = context.error(
+        IntegrityError,
+        "the service received damaged bytes in every attempt",
+        "check this machine's memory and network",
+    )
+    error.__cause__ = failure
+    return error

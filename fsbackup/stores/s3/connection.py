@@ -1,0 +1,219 @@
+"""One connection: a socket, perhaps with TLS, and the requests and responses on it. Blocking."""
+
+from __future__ import annotations
+
+import io
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from http.client import HTTPResponse
+
+#: Called with the socket that a thread is about to block on; None: with none any more.
+Adopt = Callable[[socket.socket | None], None]
+
+#: Seconds after which an idle connection is not used again; servers close theirs later.
+_KEEPALIVE = 12.0
+#: Bytes passed to the kernel at a time, and those up to which head and body leave together.
+_CHUNK, _TOGETHER = 512 * 1024, 64 * 1024
+#: TLS moves 16 KiB at a time, and slow lines less: not every step is reported, but one at least as often as this.
+_REPORT_BYTES, _REPORT_SECONDS = 128 * 1024, 0.05
+#: Bytes that the kernel may hold unsent. Its default is 4 MiB per connection; on a slow line they would leave long
+#: after they were counted as moved, and look like a stall. Half as many cost a tenth of an upload's time.
+_MAX_UNSENT = 256 * 1024
+#: Small responses arrive by one call; larger reads go past this buffer.
+_BUFFER = 64 * 1024
+
+
+class CaBundleError(OSError):
+    """The file of certificates cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A signed request; `target` is path and query, encoded."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+    def head(self, target: str, extra: Mapping[str, str]) -> bytes:
+        """Return the bytes before the body.
+
+        Raises
+        ------
+        ValueError
+            When a header would end its line, or is not Latin-1.
+        """
+        lines = [f"{self.method} {target} HTTP/1.1", "Accept-Encoding: identity"]
+        lines += [f"{name}: {value}" for name, value in {**self.headers, **extra}.items()]
+        if self.body or self.method in ("PUT", "POST"):
+            lines.append(f"Content-Length: {len(self.body)}")
+        if any("\r" in line or "\n" in line for line in lines):
+            raise ValueError("a header must be one line")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+class _Reader(io.BufferedReader):
+    """The buffered input of one connection. `HTTPResponse` closes it after each response, which does nothing."""
+
+    def close(self) -> None:
+        """Leave it open."""
+
+
+class _Input(io.RawIOBase):
+    """The bytes that arrive on a socket; `on_bytes` is called with their number."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self.on_bytes: Callable[[int], None] = lambda _: None
+        self.received = self._reported = 0
+        self._reported_at = 0.0
+        self.at_end = False
+
+    def begin(self, on_bytes: Callable[[int], None]) -> None:
+        """Start to count."""
+        self.on_bytes, self.received, self._reported = on_bytes, 0, 0
+
+    def report(self) -> None:
+        """Call `on_bytes` with the bytes that it has not heard of."""
+        new, self._reported = self.received - self._reported, self.received
+        if new:
+            self.on_bytes(new)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]  # a narrower buffer suffices
+        try:
+            count = self._socket.recv_into(buffer)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
+        self.at_end = not count
+        self.received += count
+        now = time.monotonic()
+        if self.received - self._reported >= _REPORT_BYTES or now - self._reported_at >= _REPORT_SECONDS:
+            self._reported_at = now
+            self.report()
+        return count
+
+
+class Connection:
+    """One connection; used by one thread at a time."""
+
+    def __init__(self, sock: socket.socket, timeout: float, pool: list[Connection]) -> None:
+        self.socket = sock
+        self.pool = pool
+        self.last_used = 0.0
+        self._timeout = timeout
+        self._input = _Input(sock)
+        self._reader = _Reader(self._input, _BUFFER)
+
+    def begin(self, on_bytes: Callable[[int], None]) -> None:
+        """Start an exchange."""
+        self.socket.settimeout(self._timeout)
+        self._input.begin(on_bytes)
+
+    def finish(self) -> None:
+        """Report the last bytes of an exchange."""
+        self._input.report()
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether a byte has arrived since `begin`."""
+        return self._input.received > 0
+
+    def send(self, head: bytes, body: bytes, on_sent: Callable[[int], None]) -> None:
+        """Send a request; `on_sent` is called with the number of body bytes that have left."""
+        if len(body) <= _TOGETHER:
+            self._send(memoryview(head + body), lambda _: None)
+            on_sent(len(body))
+        else:
+            self._send(memoryview(head), lambda _: None)
+            self._send(memoryview(body), on_sent)
+
+    def _send(self, data: memoryview, on_sent: Callable[[int], None]) -> None:
+        # Not `sendall`: its timeout is for all of the bytes, not for a silence.
+        position = reported = 0
+        reported_at = time.monotonic()
+        while position < len(data):
+            position += self.socket.send(data[position : position + _CHUNK])
+            now = time.monotonic()
+            if position - reported >= _REPORT_BYTES or now - reported_at >= _REPORT_SECONDS:
+                reported, reported_at = position, now
+                on_sent(position)
+        if position > reported:
+            on_sent(position)
+
+    def response(self, method: str) -> HTTPResponse:
+        """Read the head of the response."""
+        response = HTTPResponse(self, method=method)  # type: ignore[arg-type]  # it only calls `makefile`
+        response.begin()
+        return response
+
+    def makefile(self, mode: str) -> io.BufferedReader:  # noqa: ARG002 - as of a socket
+        """Return the input, for `HTTPResponse`."""
+        return self._reader
+
+    def is_usable(self) -> bool:
+        """Tell whether the other side has neither closed an idle connection nor sent what nobody asked for."""
+        if time.monotonic() - self.last_used > _KEEPALIVE:
+            return False
+        try:
+            self.socket.settimeout(0)
+            return not self._reader.peek(1) and not self._input.at_end
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close it, without a word to the other side: after a fork that may be the parent's."""
+        with suppress(OSError):
+            self.socket.close()
+
+
+def prepare(sock: socket.socket, timeout: float) -> None:
+    """Set the options of a socket before it is connected; `timeout` in seconds."""
+    sock.settimeout(timeout)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with suppress(AttributeError, OSError):  # not every system has the option
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT)
+
+
+@cache
+def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """Return the TLS settings; reading the system's authorities takes 20 ms, so all stores share them."""
+    try:
+        context = ssl.create_default_context(cafile=ca_bundle)
+    except OSError as error:
+        raise CaBundleError(f"cannot use the certificates in {ca_bundle}: {error}") from None
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def with_tls(sock: socket.socket, host: str, ca_bundle: str | None, adopt: Adopt) -> socket.socket:
+    """Return the socket with TLS on it, after the handshake; the certificate is checked."""
+    context = _tls_context(ca_bundle)
+    if isinstance(sock, ssl.SSLSocket):
+        from urllib3.util.ssltransport import SSLTransport  # TLS inside a proxy's TLS, which `ssl` cannot do
+
+        return SSLTransport(sock, context, server_hostname=host)  # type: ignore[return-value]  # like a socket
+    secured = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    adopt(secured)  # the plain one is empty now
+    try:
+        secured.do_handshake()
+    except BaseException:
+        secured.close()
+        raise
+    return secured
+
+
+def shut_down(sock: socket.socket) -> None:
+    """Wake the thread that waits for a socket. It closes it: a closed descriptor may be another's at once."""
+    raw = getattr(sock, "socket", sock)  # of TLS inside TLS
+    with suppress(OSError):
+        # The plain socket's method: that of a TLS socket drops TLS first, and the thread would send plain text.
+        socket.socket.shutdown(raw, socket.SHUT_RDWR)

@@ -1,0 +1,178 @@
+"""What an S3 store is opened with: credentials that nothing shows, values of the environment, the address."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, NoReturn
+from urllib.parse import quote, urlsplit
+
+from fsbackup.errors import ConfigError
+
+#: Where the bucket's name is in a URL: first in the path, or first in the host's name.
+Addressing = Literal["path", "virtual"]
+
+#: A bucket's name that is also a label of a host's name: with a dot in it, TLS certificates do not match.
+_HOST_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Secret:
+    """Holds a text that only `reveal` gives back."""
+
+    __slots__ = ("reveal",)
+
+    def __init__(self, text: str) -> None:
+        self.reveal: Callable[[], str] = lambda: text  # a closure, so that no attribute holds the text itself
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret cannot be pickled; create the backend where it is used, from the environment")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Endpoint and credentials of one bucket.
+
+    Parameters
+    ----------
+    endpoint_url
+        The service's URL; None for Amazon S3 itself.
+    bucket, region
+        The bucket, and the region to sign for.
+    access_key_id, secret_access_key, session_token
+        The credentials; `session_token` only with a temporary key.
+    timeout
+        Longest time in seconds without a byte moved.
+    ca_bundle
+        A PEM file of the authorities to trust instead of the system's.
+    addressing
+        Where the bucket's name is; None: in the path where there is an `endpoint_url`, else in the host's name
+        unless it has dots.
+    """
+
+    endpoint_url: str | None
+    bucket: str
+    region: str
+    access_key_id: Secret
+    secret_access_key: Secret
+    session_token: Secret | None
+    timeout: float
+    ca_bundle: str | None = None
+    addressing: Addressing | None = None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The texts that no error may contain."""
+        hidden = (self.secret_access_key, self.session_token, self.access_key_id)
+        return tuple(secret.reveal() for secret in hidden if secret is not None)
+
+    @property
+    def url(self) -> str:
+        """The service's URL, Amazon's own by default (AWS General Reference, "Amazon S3 endpoints and quotas")."""
+        domain = "amazonaws.com.cn" if self.region.startswith("cn-") else "amazonaws.com"
+        return self.endpoint_url or f"https://s3.{self.region}.{domain}"
+
+    @property
+    def is_virtual(self) -> bool:
+        """Whether the bucket's name is in the host's name."""
+        default = "path" if self.endpoint_url else "virtual"
+        return (self.addressing or default) == "virtual" and _HOST_LABEL.fullmatch(self.bucket) is not None
+
+
+class Address:
+    """Where the requests for one bucket go, and what they name there."""
+
+    def __init__(self, settings: Settings) -> None:
+        parts = urlsplit(settings.url)
+        if parts.hostname is None:
+            raise ValueError("the URL has no host")
+        self.scheme = parts.scheme
+        self.host = f"{settings.bucket}.{parts.hostname}" if settings.is_virtual else parts.hostname
+        self.port = parts.port or _DEFAULT_PORTS[parts.scheme]
+        base = quote(parts.path.rstrip("/"), safe="/~%")
+        self._base = base if settings.is_virtual else f"{base}/{quote(settings.bucket, safe='')}"
+
+    @property
+    def netloc(self) -> str:
+        """Host and port as in a Host header: no default port, an IPv6 address in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    def path(self, key: str) -> str:
+        """Return the encoded path of an object, of the bucket itself without a key."""
+        # As every S3 client: everything in a key is quoted except "/" and the unreserved characters.
+        return f"{self._base}/{quote(key, safe='/~', errors='surrogateescape')}" if key else self._base or "/"
+
+
+def encode_query(pairs: Iterable[tuple[str, str]]) -> str:
+    """Return a query string, its pairs encoded and in the order that the signature demands."""
+    encoded = sorted((_quote(name), _quote(value)) for name, value in pairs)
+    return "&".join(f"{name}={value}" for name, value in encoded)
+
+
+def _quote(text: str) -> str:
+    return quote(text, safe="-_.~", errors="surrogateescape")
+
+
+class Argument(NamedTuple):
+    """The value passed by the caller, and the environment variable used without one."""
+
+    value: str | None
+    variable: str | None = None
+
+    @property
+    def resolved(self) -> str | None:
+        """The value, from its variable where the caller passed none."""
+        if self.value is not None or self.variable is None:
+            return self.value
+        return os.environ.get(self.variable)
+
+
+def resolve(backend: str, **arguments: Argument) -> dict[str, Any]:
+    """Return the value of each argument, from its environment variable where the caller passed none.
+
+    Raises
+    ------
+    ConfigError
+        When arguments have no value; names all of them and their variables.
+    """
+    values = {name: argument.resolved for name, argument in arguments.items()}
+    missing = [_label(name, arguments[name]) for name, value in values.items() if not value]
+    if missing:
+        raise ConfigError(
+            f"missing: {', '.join(missing)}", backend=backend, hint="pass the arguments or set the variables"
+        )
+    return {name: value for name, value in values.items() if value}
+
+
+def _label(name: str, argument: Argument) -> str:
+    return f"{name} ({argument.variable})" if argument.variable else name
+
+
+def check_endpoint(backend: str, url: str | None) -> str | None:
+    """Return `url` if it is a plain web address; it is shown to people, so it must not contain a password."""
+    parts = urlsplit(url or "https://any")
+    plain = parts.scheme in _DEFAULT_PORTS and parts.hostname and "@" not in parts.netloc
+    if not plain or parts.query or parts.fragment:
+        raise ConfigError(
+            "endpoint_url must be http(s)://host[:port][/path], without a user, password or query", backend=backend
+        )
+    return url
+
+
+def check_addressing(backend: str, addressing: str | None) -> None:
+    """Raise `ConfigError` for a way of addressing that does not exist."""
+    if addressing not in (None, "path", "virtual"):
+        raise ConfigError(f"addressing must be path or virtual, not {addressing!r}", backend=backend)
+
+
+def check_positive(backend: str, **numbers: float) -> None:
+    """Raise `ConfigError` for a number that is not above zero."""
+    for name, value in numbers.items():
+        if value <= 0:
+            raise ConfigError(f"{name} must be above zero, not {value:g}", backend=backend)

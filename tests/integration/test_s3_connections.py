@@ -1,0 +1,406 @@
+"""The ways to a service: proxies, certificates, addresses, temporary keys; and connections that die or are cut."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fsbackup.errors import AccessDeniedError, BackendError, BackendUnavailableError
+from fsbackup.loop import run
+from fsbackup.stores.s3.store import S3Store
+from tests.integration.s3_helpers import MIB, PART, connect, names, outcome, upload
+from tests.integration.test_s3_misbehaving import Answer, scripted
+from tests.servers import s3
+from tests.servers.endpoint import S3Endpoint
+from tests.servers.faults import Drop, FaultProxy, fault_proxy
+from tests.servers.http_proxy import USER, ProxyPlace, http_proxy
+from tests.servers.operations import S3Request
+
+DATA = bytes(range(256)) * 40
+TOKEN = "temporary-t0ken=="
+_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in _VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def everything(error: BaseException | None) -> str:
+    """Return all that is said of an error and of what caused it."""
+    texts = []
+    while error is not None:
+        texts += [repr(error), str(error), repr(vars(error))]
+        error = error.__cause__ or error.__context__
+    return "\n".join(texts)
+
+
+# --- proxies ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def forwarding() -> Iterator[ProxyPlace]:
+    """A proxy that asks for a password."""
+    with http_proxy() as place:
+        yield place
+
+
+def _round_trip(store: S3Store) -> None:
+    run(store.put("any", DATA))
+    assert run(store.read("any", 3, 30)) == DATA[3:30]
+    upload(store, "large", bytes(PART + 1))  # boto's requests take the same way
+    assert names(store) == ["any", "large"]
+    run(store.close())
+
+
+def test_plain_http_goes_through_the_proxy(
+    direct: S3Endpoint, forwarding: ProxyPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", forwarding.with_login())
+    _round_trip(connect(direct))
+    assert len(forwarding.asked) >= 8
+    assert all(f" {direct.endpoint_url}/" in each for each in forwarding.asked)
+
+
+def test_tls_goes_through_a_tunnel(
+    strict_r2: s3.StrictEndpoint, forwarding: ProxyPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict_r2.control.reset()
+    monkeypatch.setenv("HTTPS_PROXY", forwarding.with_login())
+    _round_trip(connect(strict_r2))
+    assert set(forwarding.asked) == {f"CONNECT {strict_r2.endpoint_url.removeprefix('https://')}"}
+
+
+def test_tls_goes_through_the_tls_of_a_proxy(
+    strict_r2: s3.StrictEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict_r2.control.reset()
+    assert strict_r2.ca_bundle is not None
+    with http_proxy(tmp_path) as place:
+        both = tmp_path / "both.pem"
+        both.write_text(strict_r2.ca_bundle.read_text() + (tmp_path / "proxy-ca.pem").read_text())
+        monkeypatch.setenv("HTTPS_PROXY", place.with_login())
+        store = connect(strict_r2, ca_bundle=str(both))
+        run(store.put("any", DATA * 100))
+        assert run(store.read("any")) == DATA * 100
+        run(store.close())
+    assert set(place.asked) == {f"CONNECT {strict_r2.endpoint_url.removeprefix('https://')}"}
+
+
+@pytest.mark.parametrize("server", ["moto", "strict_r2"])
+def test_a_refused_password_is_said_and_never_shown(
+    server: str, forwarding: ProxyPlace, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """At once, since it will not pass."""
+    wrong = forwarding.with_login(password="wr0ng/p@ss")
+    for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, wrong)
+    store = connect(request.getfixturevalue(server))
+    for work in (store.read("any"), store.put("any", DATA)):
+        error = outcome(work)
+        assert isinstance(error, AccessDeniedError)
+        assert "407" in str(error)
+        assert "HTTPS_PROXY" in (error.hint or "")
+        shown = everything(error)
+        assert [text for text in (wrong, "wr0ng/p@ss", "wr0ng%2Fp%40ss") if text in shown] == []
+    assert len(forwarding.asked) == 2
+    run(store.close())
+
+
+def test_a_proxy_that_is_away_is_named_without_its_password(
+    direct: S3Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3.unreachable(direct) as nowhere:
+        url = nowhere.endpoint_url.replace("://", f"://{USER}:s3cr3tpass@")
+        monkeypatch.setenv("HTTP_PROXY", url)
+        store = connect(direct, timeout=0.5)
+        for work in (lambda: run(store.read("any")), lambda: upload(store, "any", bytes(PART + 1))):
+            with pytest.raises(BackendUnavailableError) as caught:
+                work()
+            assert "s3cr3tpass" not in everything(caught.value)
+        run(store.close())
+
+
+@pytest.mark.parametrize("excluded", ["other.example.com,127.0.0.1", "*"])
+def test_no_proxy_excludes(
+    direct: S3Endpoint, forwarding: ProxyPlace, monkeypatch: pytest.MonkeyPatch, excluded: str
+) -> None:
+    monkeypatch.setenv("http_proxy", forwarding.url)
+    monkeypatch.setenv("no_proxy", excluded)
+    _round_trip(connect(direct))
+    assert forwarding.asked == []
+
+
+# --- addresses and keys -----------------------------------------------------------------------------------------
+
+
+def test_a_bucket_in_the_hosts_name(forwarding: ProxyPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy resolves the name, and finds our server behind it."""
+    monkeypatch.setenv("HTTP_PROXY", forwarding.with_login())
+    with scripted(lambda _: Answer(DATA)) as plain:
+        forwarding.upstream = (plain.endpoint_url or "").removeprefix("http://")
+        endpoint = S3Endpoint("virtual", "http://s3.example.com", "id", "secret", "us-east-1", "bucket")
+        store = connect(endpoint, addressing="virtual")
+        assert run(store.read("dir/any")) == DATA
+        run(store.close())
+    assert forwarding.asked == ["GET http://bucket.s3.example.com/dir/any"]
+
+
+def test_an_ipv6_address() -> None:
+    with scripted(lambda _: Answer(DATA), host="::1") as store:
+        assert "[::1]" in (store.endpoint_url or "")
+        assert run(store.read("any")) == DATA
+
+
+def test_a_temporary_key_sends_its_token(proxy: FaultProxy) -> None:
+    """With requests of both planes, signed."""
+    store = connect(proxy.endpoint, session_token=TOKEN)
+    run(store.put("any", DATA))
+    names(store)
+    upload(store, "large", bytes(PART + 1))
+    run(store.close())
+    for one in proxy.requests:
+        headers = {name.lower(): value for name, value in one.headers}
+        assert headers["x-amz-security-token"] == TOKEN, one.operation
+        assert "x-amz-security-token" in headers["authorization"]
+
+
+# --- certificates and other people's configuration ---------------------------------------------------------------
+
+
+def _python(code: str, endpoint: S3Endpoint, **environ: str) -> str:
+    """Run a program that has a backend at an endpoint and a file of two parts, and return what it prints."""
+    head = """
+        import sys
+        from fsbackup.backends import S3Storage
+        from fsbackup.loop import run
+        backend = S3Storage(*sys.argv[1:6], errors="raise", timeout=20)
+        with open(sys.argv[6], "wb") as file:
+            file.write(bytes(9 << 20))
+        backend.upload(sys.argv[6], "large")
+    """
+    arguments = (
+        endpoint.bucket,
+        endpoint.region,
+        endpoint.access_key_id,
+        endpoint.secret_access_key,
+        endpoint.endpoint_url,
+        str(Path(environ["HOME"]) / "two-parts"),
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **environ},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_systems_authorities_are_trusted(strict_r2: s3.StrictEndpoint, tmp_path: Path) -> None:
+    """By both planes; here the system is one that trusts the server."""
+    strict_r2.control.reset()
+    environ = {"HOME": str(tmp_path), "SSL_CERT_FILE": str(strict_r2.ca_bundle)}
+    assert _python("print(backend.get_size('large'))", strict_r2, **environ) == str(9 << 20)
+
+
+@pytest.mark.parametrize("text", [None, "no certificate"])
+def test_a_bundle_that_cannot_be_used_is_said_at_once(
+    strict_r2: s3.StrictEndpoint, tmp_path: Path, text: str | None
+) -> None:
+    bundle = tmp_path / "ca.pem"
+    if text is not None:
+        bundle.write_text(text)
+    store = connect(strict_r2, ca_bundle=str(bundle))
+    with pytest.raises(BackendError, match=r"ca\.pem") as caught:
+        run(store.read("any"))
+    assert not isinstance(caught.value, BackendUnavailableError)
+    run(store.close())
+
+
+def test_other_peoples_configuration_has_no_effect(moto: S3Endpoint, tmp_path: Path) -> None:
+    """That of fsspec, from variables and files, and that of AWS."""
+    folder = tmp_path / ".config/fsspec"
+    folder.mkdir(parents=True)
+    wrong = {"key": "FILEKEY", "requester_pays": True, "endpoint_url": "http://127.0.0.1:9", "profile": "x"}
+    (folder / "conf.json").write_text(json.dumps({"s3": wrong}))
+    code = """
+        fs = backend.fs
+        print(len(fs.cat_file(backend.bucket + "/large")), fs.key, fs.requester_pays, type(fs).__name__)
+        shown = repr(fs.storage_options) + repr(vars(fs))
+        print([text for text in ("FILEKEY", "VARKEY", "VARSECRET") if text in shown])
+    """
+    environ = {
+        "HOME": str(tmp_path),
+        "FSSPEC_S3_KEY": "VARKEY",
+        "FSSPEC_S3_SECRET": "VARSECRET",
+        "FSSPEC_S3_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "VARKEY",
+        "AWS_SECRET_ACCESS_KEY": "VARSECRET",
+        "AWS_SESSION_TOKEN": "VARTOKEN",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
+        "AWS_PROFILE": "no-such-profile",
+        "AWS_CA_BUNDLE": "/no/such/file",
+        "AWS_REGION": "mars-1",
+        "AWS_USE_FIPS_ENDPOINT": "true",
+    }
+    assert _python(code, s3.fresh_bucket(moto), **environ) == f"{9 << 20} None False S3FileSystem\n[]"
+
+
+# --- connections ------------------------------------------------------------------------------------------------
+
+
+def test_a_connection_that_was_closed_while_idle_is_replaced(
+    store: S3Store, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(store.put("any", DATA))
+    proxy.cut_connections()
+    with caplog.at_level(logging.INFO, "fsbackup"):
+        assert run(store.read("any")) == DATA
+    assert proxy.count("get") == 1
+    assert not [text for text in caplog.messages if "retrying" in text]
+
+
+def test_an_idle_connection_that_dies_without_a_byte_is_replaced_once(
+    seaweedfs: S3Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second death is one for the retries."""
+    with fault_proxy(s3.fresh_bucket(seaweedfs)) as proxy:
+        store = connect(proxy.endpoint)
+        for times, retries in ((1, 0), (2, 1)):
+            run(store.put("any", DATA))
+            proxy.add(Drop(), on="get", times=times)
+            caplog.clear()
+            with caplog.at_level(logging.INFO, "fsbackup"):
+                assert run(store.read("any")) == DATA
+            assert len([text for text in caplog.messages if "retrying" in text]) == retries
+            proxy.clear()
+        run(store.close())
+
+
+def _connections(answer: Answer, requests: int) -> int:
+    """Return how many connections so many reads of three bytes take; none is made twice."""
+    connections: list[object] = []
+    asked: list[S3Request] = []
+
+    def script(request: S3Request) -> Answer:
+        asked.append(request)
+        return answer
+
+    with scripted(script, connections=connections) as store:
+        for _ in range(requests):
+            assert run(store.read("any", 0, 3)) == b"abc"
+    assert len(asked) == requests
+    return len(connections)
+
+
+def test_an_old_connection_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Answer(b"abc", 206, {"Content-Range": "bytes 0-2/10"})
+    assert _connections(answer, 3) == 1
+    monkeypatch.setattr("fsbackup.stores.s3.connection._KEEPALIVE", -1.0)
+    assert _connections(answer, 3) == 3
+
+
+def test_a_connection_with_bytes_that_nobody_asked_for_is_not_used_again() -> None:
+    """They would be taken for the beginning of the next answer."""
+    more = Answer(b"abcHTTP/1.1 200 OK\r\n\r\n", 206, {"Content-Range": "bytes 0-2/10", "Content-Length": "3"})
+    assert _connections(more, 3) == 3
+
+
+@contextmanager
+def _raw_server(converse: Callable[[socket.socket], None]) -> Iterator[S3Endpoint]:
+    """Give an endpoint whose first connection is left to a function."""
+
+    def serve() -> None:
+        client, _ = listener.accept()
+        with client:
+            converse(client)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield S3Endpoint("raw", url, "id", "secret", "us-east-1", "bucket")
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("is_upload", [False, True])
+def test_a_cancelled_request_is_cut_at_once(is_upload: bool) -> None:
+    """Its thread would otherwise wait for the whole timeout, and go on to send."""
+    asked, cut = threading.Event(), threading.Event()
+
+    def converse(client: socket.socket) -> None:
+        client.recv(1000)
+        asked.set()
+        cut.wait(20)
+        client.settimeout(20)
+        while client.recv(1 << 20):
+            pass
+
+    async def scenario(store: S3Store) -> None:
+        work = store.put("any", bytes(64 * MIB)) if is_upload else store.read("any")
+        task = asyncio.ensure_future(work)
+        await asyncio.to_thread(asked.wait)
+        task.cancel()
+        await asyncio.wait({task})
+        cut.set()
+        assert task.cancelled()
+
+    with _raw_server(converse) as endpoint:
+        store = connect(endpoint)
+        run(scenario(store))
+    run(store.close())
+
+
+def test_a_body_that_is_refused_half_way_is_told_why() -> None:
+    """The server answers, and closes without reading the rest."""
+    said = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+
+    def converse(client: socket.socket) -> None:
+        client.recv(1 << 16)
+        client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%s" % (len(said), said))
+
+    with _raw_server(converse) as endpoint:
+        store = connect(endpoint, timeout=5.0)
+        error = outcome(store.put("any", bytes(32 * MIB)))
+    run(store.close())
+    assert type(error) is AccessDeniedError
+
+
+def test_a_header_cannot_be_made_of_metadata(store: S3Store, proxy: FaultProxy) -> None:
+    """A line break in it would begin another header, or another request."""
+    error = outcome(_with_metadata(store, {"note": "x\r\nx-amz-acl: public-read"}))
+    assert isinstance(error, BackendError)
+    assert proxy.count() == 0
+
+
+async def _with_metadata(store: S3Store, metadata: dict[str, str]) -> None:
+    from fsbackup.stores.base import Part, WritePlan
+
+    writer = store.writer("any", WritePlan(1, metadata=metadata), lambda _: None)
+    await writer.write(Part(1, 0, b"x", last=True))
+    await writer.commit()
+
+
+def test_the_endpoint_decides_and_nothing_else(direct: S3Endpoint) -> None:
+    """The server's own name in another case is the same host to both planes."""
+    store = connect(replace(direct, endpoint_url=direct.endpoint_url.replace("127.0.0.1", "LOCALHOST")))
+    _round_trip(store)
