@@ -205,7 +205,9 @@ class Exchanges(Attempts[Reply[T]]):
         return Reply(response.status, headers, content)
 
     def _received(self, count: int) -> None:
-        if self._is_answered:  # an error is no progress
+        if self._progress is not None and self._progress.is_upload:
+            self._moved = self._loop.time()  # what answers an upload is not sent
+        elif self._is_answered:  # an error is no progress
             self._advance_to(self._position + count)
 
     def _advance_to(self, position: int) -> None:

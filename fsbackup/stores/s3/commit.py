@@ -23,6 +23,7 @@ from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat, WritePlan
 from fsbackup.stores.s3.bucket import Bucket, ObjectInfo
 from fsbackup.stores.s3.errors import CallContext, code_of
+from fsbackup.stores.s3.removing import replaced_version
 
 #: User metadata that identifies one upload, for when the response to its last request is lost.
 UPLOAD_TAG = "fsbackup-upload"
@@ -71,6 +72,8 @@ class Commit:
             head = await self._confirm(stored)
         if problem := self._mismatch(sent, stored, head):
             raise await self._undo(problem, stored)
+        if self._plan.create_only and self._bucket.profile.removes_versions and stored.version_id:
+            await self._require_first(stored.version_id)
         return ObjectStat(
             name=self._name,
             size=sent.size,
@@ -99,6 +102,16 @@ class Commit:
             ConflictError, "another writer created the name at the same time"
         )
         return error
+
+    async def _require_first(self, version: str) -> None:
+        """Take the new version back if it replaced one, in a bucket that keeps versions and knows no condition.
+
+        Of several writers the first keeps its object, however their requests overlap.
+        """
+        self._bucket.keeps_versions = True
+        if await replaced_version(self._bucket, self._name, version):
+            await self.rollback()
+            raise self._conflict_error()
 
     async def rollback(self) -> None:
         """Remove the version that `run` stored, where there is one; the previous one is current again."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Sorts after all names under META_PREFIX and before every other key ("0" follows "/").
 _AFTER_RECORDS = f"{RESERVED}0"
 #: Most bytes of a page: 1,000 keys of 1,024 bytes take 4 MB when all of their characters are quoted.
-_MAX_PAGE = 16 << 20
+MAX_PAGE = 16 << 20
 #: Objects of a listing whose order is unknown that are held in memory, to sort them if need be.
 _HELD = 10_000
 
@@ -155,7 +155,7 @@ async def _page(bucket: Bucket, prefix: str, after: str, token: str | None) -> _
 def _read(response: HTTPResponse, bucket: Bucket, prefix: str, context: CallContext) -> _Page:
     """Read and check a page, in a thread."""
     try:
-        root = parse_xml(read_small(response, _MAX_PAGE))
+        root = parse_xml(read_small(response, MAX_PAGE))
     except BadXmlError as error:
         raise context.error(TransientError, f"the response is not a listing: {error}") from None
     if root.tag != "ListBucketResult":

@@ -24,7 +24,7 @@ class Progress:
 
     def __init__(self, on_progress: Callable[[int], None], *, is_upload: bool) -> None:
         self._on_progress = on_progress
-        self._is_upload = is_upload
+        self.is_upload = is_upload
         self._loop = asyncio.get_running_loop()
         self._position = self._flushed = self._reported = 0
         self._scheduled_at, self._scheduled_position = 0.0, 0
@@ -33,7 +33,7 @@ class Progress:
     def begin(self) -> None:
         """Start an attempt; called on the loop."""
         self._position = self._flushed = self._scheduled_position = 0
-        if not self._is_upload:
+        if not self.is_upload:
             self._reported = 0
             self._on_progress(0)
 
@@ -53,7 +53,7 @@ class Progress:
         position, earlier = self._position, self._flushed
         self._flushed = position
         new = position - self._reported
-        if new <= 0 and self._is_upload and position > earlier:
+        if new <= 0 and self.is_upload and position > earlier:
             self._on_progress(0)
         while new > 0:
             step = min(new, _STEP)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
+from urllib.parse import unquote_plus
 
 from fsbackup.errors import BackendError, ConflictError, LockedError, ObjectNotFoundError, TransientError
 from fsbackup.events import log
+from fsbackup.stores.s3.attempts import Request, read_small
 from fsbackup.stores.s3.bucket import Bucket, iso_time, require
 from fsbackup.stores.s3.errors import CallContext, code_of
+from fsbackup.stores.s3.listing import MAX_PAGE
+from fsbackup.stores.s3.xml import BadXmlError, parse_xml
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+    from xml.etree.ElementTree import Element
 
 
 async def remove_object(bucket: Bucket, name: str, newest: str | None = None) -> None:
@@ -60,9 +69,17 @@ async def _lock(bucket: Bucket, name: str, context: CallContext, version: str | 
     return cast(BackendError, context.error(LockedError, message, hint))
 
 
+async def replaced_version(bucket: Bucket, name: str, version: str) -> bool:
+    """Return whether the version of that id replaced another one, and not nothing or a delete marker."""
+    versions = await _versions(bucket, name)
+    ids = [each.id for each in versions]
+    older = versions[ids.index(version) + 1 :] if version in ids else []
+    return bool(older) and not older[0].is_marker
+
+
 async def _remove_versions(bucket: Bucket, name: str, newest: str | None) -> None:
     """Remove the oldest version first, so that an older one never becomes current."""
-    versions = await _versions(bucket, name)
+    versions = [each.id for each in await _versions(bucket, name)]
     later = versions.index(newest) if newest in versions else 0
     for version in reversed(versions[later:]):
         await _delete(bucket, name, version)
@@ -75,44 +92,77 @@ async def _remove_versions(bucket: Bucket, name: str, newest: str | None) -> Non
         )
 
 
-async def _versions(bucket: Bucket, name: str) -> list[str]:
-    """Return the ids of all versions and delete markers of exactly this name, newest first."""
-    found: list[tuple[bool, float, str]] = []
-    start: dict[str, str] = {}
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """A version of an object, or a delete marker; a listing has them newest first."""
+
+    id: str
+    is_marker: bool
+    modified: float
+
+
+async def _versions(bucket: Bucket, name: str) -> list[_Version]:
+    """Return all versions and delete markers of exactly this name, newest first."""
+    found: list[_Version] = []
+    start: tuple[tuple[str, str], ...] = ()
     context = bucket.context("remove", name)
     while True:
-        page = await bucket.calls.request(
-            context,
-            "list_object_versions",
-            Bucket=bucket.name,
-            Prefix=bucket.prefix + name,
-            MaxKeys=bucket.page_size,
-            **start,
-        )
+        page = await _page(bucket, name, start, context)
         bucket.mark_exists()
-        entries = page.get("Versions", []) + page.get("DeleteMarkers", [])
-        mine = [item for item in entries if require(item.get("Key"), "Key", context) == bucket.prefix + name]
-        found += [_version(item, context) for item in mine]
+        entries = [each for each in page if each.tag in ("Version", "DeleteMarker")]
+        mine = [each for each in entries if _key(each, page, context) == bucket.prefix + name]
+        found += [_version(each, context) for each in mine]
         # The name sorts before all longer ones, so a page with another name is the last.
-        if not page.get("IsTruncated") or len(mine) < len(entries):
-            return [version for _, _, version in sorted(found, reverse=True)]
+        if page.findtext("IsTruncated") != "true" or len(mine) < len(entries):
+            # In the order of the service, in which the markers may come after the versions of the same second.
+            return sorted(found, key=lambda each: each.modified, reverse=True)
         start = _next_page(bucket, name, page, start)
 
 
-def _version(item: dict[str, Any], context: CallContext) -> tuple[bool, float, str]:
-    modified = require(item.get("LastModified"), "LastModified", context).timestamp()
-    is_latest = bool(require(item.get("IsLatest"), "IsLatest", context))
-    return is_latest, modified, str(require(item.get("VersionId"), "VersionId", context))
+async def _page(bucket: Bucket, name: str, start: tuple[tuple[str, str], ...], context: CallContext) -> Element:
+    query = (
+        ("versions", ""),
+        ("prefix", bucket.prefix + name),
+        ("max-keys", str(bucket.page_size)),
+        ("encoding-type", "url"),
+        *start,
+    )
+    request = Request("GET", query=query)
+    reply = await bucket.calls.send(context, request, lambda response: _read(response, context))
+    return reply.content
 
 
-def _next_page(bucket: Bucket, name: str, page: dict[str, Any], start: dict[str, str]) -> dict[str, str]:
-    following = {
-        "KeyMarker": page.get("NextKeyMarker", ""),
-        "VersionIdMarker": page.get("NextVersionIdMarker", ""),
-    }
-    if not following["KeyMarker"] or following == start:
+def _read(response: HTTPResponse, context: CallContext) -> Element:
+    """Read and check a page, in a thread."""
+    try:
+        root = parse_xml(read_small(response, MAX_PAGE))
+    except BadXmlError as error:
+        raise context.error(TransientError, f"the response is no listing of versions: {error}") from None
+    if root.tag != "ListVersionsResult":
+        raise context.error(TransientError, f"the response is no listing of versions, but {root.tag!r}")
+    return root
+
+
+def _key(element: Element, page: Element, context: CallContext) -> str:
+    key = str(require(element.findtext("Key"), "Key", context))
+    return unquote_plus(key) if page.findtext("EncodingType") == "url" else key
+
+
+def _version(element: Element, context: CallContext) -> _Version:
+    modified = require(iso_time(element.findtext("LastModified")), "LastModified", context)
+    identity = str(require(element.findtext("VersionId"), "VersionId", context))
+    return _Version(identity, element.tag == "DeleteMarker", modified)
+
+
+def _next_page(
+    bucket: Bucket, name: str, page: Element, start: tuple[tuple[str, str], ...]
+) -> tuple[tuple[str, str], ...]:
+    key, version = page.findtext("NextKeyMarker") or "", page.findtext("NextVersionIdMarker") or ""
+    key = unquote_plus(key) if page.findtext("EncodingType") == "url" else key
+    following = tuple(each for each in (("key-marker", key), ("version-id-marker", version)) if each[1])
+    if not key or following == start:
         raise bucket.context("remove", name).error(
             BackendError,
             "invalid listing of versions: IsTruncated is true, but NextKeyMarker is missing or repeated",
         )
-    return {key: value for key, value in following.items() if value}
+    return following

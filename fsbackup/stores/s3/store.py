@@ -134,7 +134,8 @@ class S3Store(ObjectStore):
         """What this provider can do; `conditional_create` turns False when the service refuses the condition."""
         profile = self._bucket.profile
         return Capabilities(
-            conditional_create=profile.condition == "atomic" and not self._bucket.refuses_condition,
+            conditional_create=(profile.condition == "atomic" and not self._bucket.refuses_condition)
+            or (profile.removes_versions and self._bucket.keeps_versions),
             wants_md5=True,
             removes_versions=profile.removes_versions,
             content_etags="all" if profile.multipart_etag_is_md5 else "single",
