@@ -17,13 +17,24 @@ def test_a_seed_makes_the_same_plan_again() -> None:
         assert [plan_of(kind, seed) for seed in range(50)] == [plan_of(kind, seed) for seed in range(50)]
 
 
+_TROUBLES = (*DAMAGES, *OUTAGES, "Request", "Step", "Delay")
+_ROUNDS = [(kind, seed) for kind, count in ROUNDS.items() for seed in range(count)]
+
+
 def test_every_operation_meets_every_trouble() -> None:
-    """In the rounds that run by default, which are few."""
-    rounds = [(kind, seed) for kind, count in ROUNDS.items() for seed in range(count)]
-    plans = [plan_of(*each) for each in first_rounds(rounds)]
+    """In all rounds together, those of the matrix too."""
+    plans = [plan_of(*each) for each in _ROUNDS]
     met = {(plan.operation, trouble) for plan in plans for trouble in plan.troubles}
-    assert met == set(product(OPERATIONS, [*DAMAGES, *OUTAGES, "Request", "Step", "Delay"]))
-    assert len(plans) <= len(met)
+    assert met == set(product(OPERATIONS, _TROUBLES))
+
+
+def test_every_operation_and_every_trouble_is_there_by_default() -> None:
+    """In the rounds that run by default, which are few: an operation once in each kind of round."""
+    first = list(first_rounds(_ROUNDS))
+    plans = [plan_of(*each) for each in first]
+    assert {(plan.kind, plan.operation) for plan in plans} == set(product(ROUNDS, OPERATIONS))
+    assert {trouble for plan in plans for trouble in plan.troubles} == set(_TROUBLES)
+    assert len(first) <= len(ROUNDS) * len(OPERATIONS) + len(_TROUBLES)
 
 
 def test_the_judge_uses_none_of_our_code() -> None:

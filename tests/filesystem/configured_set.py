@@ -25,7 +25,7 @@ ROOT = f"{SET}/{TOP}"
 KINDS: dict[str, tuple[str, ...]] = {
     "local+local": ("local", "local"),
     "moto+moto": ("moto", "moto"),
-    "local+s3": ("local", "moto"),
+    "local+s3": ("local", "seaweedfs"),
     "s3+s3": ("moto", "seaweedfs"),
     "down+s3": ("moto down", "seaweedfs"),
     "rotten+local": ("moto rotten", "local"),

@@ -50,15 +50,18 @@ class TestPut(abstract.AbstractPutTests, Fixtures):  # type: ignore[misc]
 
 
 class TestGlobEdgeCases(Fixtures):
-    """What patterns match is decided by fsspec, before any replica is asked: two directories are enough for it."""
+    """What patterns match is decided by fsspec, before any replica is asked: two directories are enough for it.
+
+    A copy finds names here and makes names here; with a get or a put, one of the two is the local filesystem's.
+    """
 
     @pytest.fixture
     def configured(self, local_site: ConfiguredSet) -> ConfiguredSet:
         return local_site
 
     test_copy_glob_edge_cases = abstract.AbstractCopyTests.test_copy_glob_edge_cases
-    test_get_glob_edge_cases = abstract.AbstractGetTests.test_get_glob_edge_cases
-    test_put_glob_edge_cases = abstract.AbstractPutTests.test_put_glob_edge_cases
+    test_get_glob_edge_cases = pytest.mark.matrix(abstract.AbstractGetTests.test_get_glob_edge_cases)
+    test_put_glob_edge_cases = pytest.mark.matrix(abstract.AbstractPutTests.test_put_glob_edge_cases)
 
 
 class TestOpen(abstract.AbstractOpenTests, Fixtures):  # type: ignore[misc]

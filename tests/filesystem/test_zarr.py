@@ -21,12 +21,13 @@ from tests.matrix import matrix
 from tests.servers.faults import Corrupt, Drop, Fault
 
 _QUICK = settings(
-    max_examples=4,
     stateful_step_count=10,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
+#: How many sequences of steps a machine tries.
+EXAMPLES = [2, matrix(4)]
 #: What zarr leaves out for a store that is only asynchronous.
 _SYNCHRONOUS = (
     "test_get_sync",
@@ -94,19 +95,21 @@ def trouble(request: pytest.FixtureRequest, flat: ConfiguredSet) -> Iterator[Con
 
 
 @pytest.mark.filterwarnings("ignore:The data type")
-def test_hierarchy_machine(trouble: ConfiguredSet) -> None:
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_hierarchy_machine(trouble: ConfiguredSet, examples: int) -> None:
     """Whatever zarr does to groups and arrays, it finds what its model has."""
     fs = trouble.fs(asynchronous=True)
     run_state_machine_as_test(
         cast(Any, lambda: ZarrHierarchyStateMachine(FsspecStore(fs=fs, path=f"{ROOT}/{secrets.token_hex(4)}"))),
-        settings=_QUICK,
+        settings=settings(_QUICK, max_examples=examples),
     )
 
 
-def test_store_machine(trouble: ConfiguredSet) -> None:
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_store_machine(trouble: ConfiguredSet, examples: int) -> None:
     """Whatever zarr does to keys, it finds what its model has."""
     fs = trouble.fs(asynchronous=True)
     run_state_machine_as_test(
         cast(Any, lambda: ZarrStoreStateMachine(KeyStore(fs=fs, path=f"{ROOT}/{secrets.token_hex(4)}"))),
-        settings=_QUICK,
+        settings=settings(_QUICK, max_examples=examples),
     )

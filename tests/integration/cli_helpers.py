@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import fsbackup
+from tests.integration.warm_cli import warm_cli
 
 CONFIG = """\
 version: 1
@@ -73,10 +74,18 @@ class Cli:
 
     def __call__(self, *arguments: str, env: Mapping[str, str] | None = None) -> Completed:
         """Run a command to its end."""
+        environ = {**self.environ, **(env or {})}
+        if any(name.startswith("PYTHON") for name in env or {}):  # read when an interpreter starts
+            return self._run_fresh(arguments, environ)
+        warm = warm_cli(*((name, self.environ[name]) for name in ("PATH", "PYTHONPATH")))
+        code, out, err = warm.run(arguments, self.home, environ, TIMEOUT)
+        return Completed(code, os.fsdecode(out), os.fsdecode(err))
+
+    def _run_fresh(self, arguments: tuple[str, ...], environ: Mapping[str, str]) -> Completed:
         process = subprocess.run(
             self.command(*arguments),
             cwd=self.home,
-            env={**self.environ, **(env or {})},
+            env=environ,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,

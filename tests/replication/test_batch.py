@@ -22,7 +22,8 @@ from tests.replication.raw_replicas import manifest_name, sealed
 from tests.replication.rig import ReplicaRig, connect
 from tests.servers.faults import FaultProxy, Hold, Refuse, Stall
 
-COUNT = 100
+#: More than it takes for listings to be cheaper than a query for each.
+COUNT = LIST_FROM + 10
 
 
 @pytest.fixture

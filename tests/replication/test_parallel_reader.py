@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import random
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,17 +16,37 @@ import pytest
 from fsbackup import ReplicatedStorage
 from fsbackup.errors import ConfigError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
 from tests.replication.memory import MemoryStore, backend
-from tests.replication.rig import MIB, ReplicaRig, content
-from tests.servers.faults import Drop, Hold, Stall, Status, Throttle
+from tests.replication.rig import MIB, ReplicaRig, content, make_rig
+from tests.servers.endpoint import S3Endpoint
+from tests.servers.faults import Drop, Hold, Stall, Status, Throttle, fault_proxy
 
 KEY = "backups/db.dump"
 SIZE = 40 * MIB + 321
 CLOUDS = ("r2", "b2")
 
 
+@pytest.fixture(scope="module")
+def once(
+    moto: S3Endpoint, seaweedfs: S3Endpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ReplicaRig]:
+    """Return three replicas that hold one object, which took a while to store."""
+    with make_rig(moto, seaweedfs, tmp_path_factory.mktemp("once"), proxied=False) as made:
+        assert made.store().replicate(made.file(content(SIZE)), KEY).status == "complete"
+        yield made
+
+
 @pytest.fixture
-def stored(rig: ReplicaRig) -> ReplicaRig:
-    """Return a world that holds one object everywhere, with the requests so far forgotten."""
+def stored(once: ReplicaRig, tmp_path: Path) -> Iterator[ReplicaRig]:
+    """Return these replicas, which no test may change, behind proxies of the test's own."""
+    with ExitStack() as stack:
+        proxies = {name: stack.enter_context(fault_proxy(each)) for name, each in once.endpoints.items()}
+        endpoints = {name: proxy.endpoint for name, proxy in proxies.items()}
+        yield replace(once, proxies=proxies, endpoints=endpoints, tmp=tmp_path)
+
+
+@pytest.fixture
+def own(rig: ReplicaRig) -> ReplicaRig:
+    """Return three replicas of the test's own that hold that object, with the requests so far forgotten."""
     assert rig.store().replicate(rig.file(content(SIZE)), KEY).status == "complete"
     for proxy in rig.proxies.values():
         proxy.forget()
@@ -149,28 +173,28 @@ def test_bytes_in_flight_or_unconsumed_stay_within_the_memory(seconds: float, me
     assert memory // 2 < target.most_ahead <= memory
 
 
-def test_replicas_with_different_corrupt_blocks_make_a_whole_object(stored: ReplicaRig) -> None:
+def test_replicas_with_different_corrupt_blocks_make_a_whole_object(own: ReplicaRig) -> None:
     """No replica is intact, and no block is corrupt everywhere, also within one chunk."""
-    flip(stored, "local", 5, 9 * MIB)
-    flip(stored, "r2", MIB + 5, 20 * MIB)
-    flip(stored, "b2", 2 * MIB + 5, SIZE - 1)
-    target = stored.tmp / "back"
-    report = stored.store().restore(KEY, target)
+    flip(own, "local", 5, 9 * MIB)
+    flip(own, "r2", MIB + 5, 20 * MIB)
+    flip(own, "b2", 2 * MIB + 5, SIZE - 1)
+    target = own.tmp / "back"
+    report = own.store().restore(KEY, target)
     assert target.read_bytes() == content(SIZE)
     assert sum(report.replicas.values()) == SIZE
     assert set(report.failed) <= {"local", *CLOUDS}
     assert report.failed
     stream = io.BytesIO()
-    stored.store().restore(KEY, stream)
+    own.store().restore(KEY, stream)
     assert stream.getvalue() == content(SIZE)
 
 
-def test_one_block_corrupt_everywhere_is_an_integrity_error(stored: ReplicaRig) -> None:
-    for name in stored.raw_replicas:
-        flip(stored, name, 17 * MIB + 3)
+def test_one_block_corrupt_everywhere_is_an_integrity_error(own: ReplicaRig) -> None:
+    for name in own.raw_replicas:
+        flip(own, name, 17 * MIB + 3)
     with pytest.raises(IntegrityError, match="bytes 17825792 to 18874368"):
-        stored.store().restore(KEY, stored.tmp / "back")
-    assert not (stored.tmp / "back").exists()
+        own.store().restore(KEY, own.tmp / "back")
+    assert not (own.tmp / "back").exists()
 
 
 def test_a_silent_replica_is_replaced_after_the_stall_timeout(stored: ReplicaRig) -> None:
@@ -193,26 +217,26 @@ def test_a_replica_that_keeps_failing_is_suspended(stored: ReplicaRig) -> None:
     assert "AccessDenied" in report.failed["r2"]
 
 
-def test_a_replica_of_corrupt_blocks_only_is_suspended(stored: ReplicaRig) -> None:
-    stored.raw_replicas["r2"].put(KEY, content(SIZE, seed=9))
-    report = stored.store(names=CLOUDS).restore(KEY, stored.tmp / "back")
-    assert (stored.tmp / "back").read_bytes() == content(SIZE)
+def test_a_replica_of_corrupt_blocks_only_is_suspended(own: ReplicaRig) -> None:
+    own.raw_replicas["r2"].put(KEY, content(SIZE, seed=9))
+    report = own.store(names=CLOUDS).restore(KEY, own.tmp / "back")
+    assert (own.tmp / "back").read_bytes() == content(SIZE)
     assert "r2" not in report.replicas
-    assert data_gets(stored, "r2") <= 3
+    assert data_gets(own, "r2") <= 3
 
 
-def test_no_data_is_requested_from_a_stale_replica(stored: ReplicaRig) -> None:
+def test_no_data_is_requested_from_a_stale_replica(own: ReplicaRig) -> None:
     """Its own manifest is of another version."""
-    stored.proxies["r2"].add(Status(503, "ServiceUnavailable"), on="any")
-    new = stored.file(content(SIZE, seed=2), "new")
-    report = stored.store(min_copies=2, timeout=2).replicate(new, KEY, overwrite=True)
+    own.proxies["r2"].add(Status(503, "ServiceUnavailable"), on="any")
+    new = own.file(content(SIZE, seed=2), "new")
+    report = own.store(min_copies=2, timeout=2).replicate(new, KEY, overwrite=True)
     assert report.status == "degraded"
-    stored.proxies["r2"].clear()
-    stored.proxies["r2"].forget()
-    target = stored.tmp / "back"
-    stored.store(names=CLOUDS).restore(KEY, target)
+    own.proxies["r2"].clear()
+    own.proxies["r2"].forget()
+    target = own.tmp / "back"
+    own.store(names=CLOUDS).restore(KEY, target)
     assert target.read_bytes() == content(SIZE, seed=2)
-    assert data_gets(stored, "r2") == 0
+    assert data_gets(own, "r2") == 0
 
 
 def test_a_replica_that_dies_half_way_is_replaced(stored: ReplicaRig) -> None:
@@ -250,11 +274,11 @@ def test_a_range_costs_one_get_and_only_its_blocks(stored: ReplicaRig) -> None:
     assert stored.proxies["r2"].count("list") == 0
 
 
-def test_a_corrupt_block_in_the_range_comes_from_another_replica(stored: ReplicaRig) -> None:
-    flip(stored, "r2", 7 * MIB + 7)
-    store = stored.store(names=CLOUDS, read_order=["r2", "b2"])
+def test_a_corrupt_block_in_the_range_comes_from_another_replica(own: ReplicaRig) -> None:
+    flip(own, "r2", 7 * MIB + 7)
+    store = own.store(names=CLOUDS, read_order=["r2", "b2"])
     assert store.read(KEY, 7 * MIB + 1, 7 * MIB + 100) == content(SIZE)[7 * MIB + 1 : 7 * MIB + 100]
-    flip(stored, "b2", 7 * MIB + 8)
+    flip(own, "b2", 7 * MIB + 8)
     with pytest.raises(IntegrityError):
         store.read(KEY, 7 * MIB + 1, 7 * MIB + 100)
     assert store.read(KEY, 8 * MIB, 8 * MIB + 9) == content(SIZE)[8 * MIB : 8 * MIB + 9]

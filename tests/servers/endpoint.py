@@ -56,9 +56,13 @@ def new_credentials() -> tuple[str, str]:
     return f"test{secrets.token_hex(8)}", secrets.token_hex(20)
 
 
-@lru_cache(maxsize=64)
 def client(endpoint: S3Endpoint) -> Any:
-    """Return a boto3 client that sends only what it must and never tries twice."""
+    """Return a boto3 client that sends only what it must and never tries twice; one for all buckets."""
+    return _server_client(replace(endpoint, bucket=""))
+
+
+@lru_cache(maxsize=64)
+def _server_client(endpoint: S3Endpoint) -> Any:
     return _client(endpoint, request_checksum_calculation="when_required")
 
 
