@@ -36,6 +36,15 @@ class TestDegraded:
         assert "disk3" in last
         assert "run the job again" in last
 
+    def test_a_job_that_fails_weighs_more(self, cli: Cli) -> None:
+        """One job is degraded and the other one fails, whichever comes first."""
+        (cli.home / "note").unlink()
+        for jobs in (("tree", "note"), ("note", "tree")):
+            done = cli("run", *jobs, env=cli.break_third())
+            assert done.code == 1
+            assert "tree: degraded" in done.out
+            assert "note: failed" in done.out
+
     def test_running_again_sends_only_what_is_missing(self, cli: Cli) -> None:
         """Once the backend is reachable again."""
         cli("run", "tree", env=cli.break_third())
