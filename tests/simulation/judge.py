@@ -373,7 +373,10 @@ def _current(bucket: Bucket) -> dict[str, Stored]:
 
 
 def describe(buckets: Iterable[Bucket]) -> str:
-    """Return what kind the stores are: where records lie, and whether all refuse a create-only write."""
+    """Return what kind the stores are: where records lie, and whether all refuse a create-only write.
+
+    ``"locked"``: beside, where the processes exclude each other.
+    """
     kinds = [each.kind for each in buckets]
-    places = sorted({"inside" if each.inside else "beside" for each in kinds})
+    places = sorted({"inside" if each.inside else "locked" if each.locks else "beside" for each in kinds})
     return f"{'+'.join(places)}, {'conditional' if all(each.conditional for each in kinds) else 'unconditional'}"

@@ -44,9 +44,9 @@ def is_found(promise: str, found: Iterator[Case]) -> bool:
 
 class TestFindsAPlantedFault:
     def test_no_intent_before_a_replacement(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert not violations(cases("replace", "read", layout=("disk", "disk")))
+        assert not violations(cases("replace", "read", layout=("share", "share")))
         monkeypatch.setattr(ReplicaUpload, "needs_intent", False)
-        assert is_found("data that its records do not prove", cases("replace", "read", layout=("disk", "disk")))
+        assert is_found("data that its records do not prove", cases("replace", "read", layout=("share", "share")))
 
     def test_a_repair_that_does_not_look_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         layout = ("r2", "kms")
@@ -79,4 +79,4 @@ class TestFindsAPlantedFault:
             return execute._Remaining(replica.stat, replica.record, has_intent=False)
 
         monkeypatch.setattr(execute, "_require_unchanged", unchanged)
-        assert is_found("proven data lost its record", cases("replace", "prune", layout=("disk", "disk")))
+        assert is_found("proven data lost its record", cases("replace", "prune", layout=("share", "share")))

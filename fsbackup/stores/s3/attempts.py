@@ -199,6 +199,10 @@ class Exchanges(Attempts[Reply[T]]):
             return _answer_error(response.status, headers, response.read(_MAX_ERROR), self._calls.secrets)
         self._is_answered = True
         content = self._receive(response)
+        if isinstance(content, list):
+            # What arrived together with the head was not counted.
+            self._advance_to(sum(map(len, content)))
+            self._is_answered = False
         if isinstance(content, bytes) and b"<Error>" in content:
             # CompleteMultipartUpload and others may fail after the status was sent: it may be retried.
             return _answer_error(500, headers, content, self._calls.secrets)
