@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -44,6 +45,7 @@ STRAGGLER_TIMEOUT = 2.0
 
 #: The field of user metadata with an object's manifest, or the id of its manifest.
 RECORD_FIELD = "fsbackup"
+_ID = re.compile(r"[0-9a-f]{32}")
 #: Bytes of user metadata that are left for other fields (see `fanout.object_metadata`).
 _OTHER_METADATA = 256
 #: Seconds for removing the record of an upload that failed.
@@ -245,6 +247,8 @@ async def read_inside_record(store: ObjectStore, key: str, stat: ObjectStat) -> 
             return ReplicaState(store, stat=stat)
         if text.startswith("{"):
             return _checked_inside(store, key, stat, text.encode())
+        if not _ID.fullmatch(text):
+            break
         name = record_name(key, text)
         try:
             data = await store.read(name)
@@ -393,6 +397,16 @@ async def write_intent(store: ObjectStore, manifest: Manifest) -> None:
     proves the data with the intent, also after a crash at that point.
     """
     await store.put(intent_name(manifest.key), dump(manifest))
+
+
+async def finish_intent(store: ObjectStore, key: str, stat: ObjectStat) -> None:
+    """Write the manifest of a replacement that a crash ended behind its data, before its intent is overwritten.
+
+    Otherwise nothing would prove the data between the next intent and the next data.
+    """
+    intent = await read_intent(store, key)
+    if intent is not None and intent.size == stat.size:
+        await write_record(store, intent.for_replica(stat.etag, stat.version_id))
 
 
 async def clear_intent(store: ObjectStore, manifest: Manifest) -> None:

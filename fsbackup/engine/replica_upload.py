@@ -191,6 +191,8 @@ class ReplicaUpload:
         latest = self.replica.record
         if latest is not None and version_order(latest) > version_order(manifest):
             raise concurrent_write(self.replica, self._key)
+        if self.replica.stat is not None and not self.replica.is_intact:
+            await self._call(records.finish_intent(self.store, self._key, self.replica.stat))
 
     @property
     def needs_intent(self) -> bool:

@@ -1,0 +1,121 @@
+"""FORMAT.md is true: its own thirty lines of Python prove what is stored, on a disk and in a bucket."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fsbackup
+from fsbackup import LocalStorage, ReplicatedStorage
+from tests.replication.raw_replicas import manifest_name
+from tests.replication.rig import PART, ReplicaRig, content, make_rig
+from tests.servers import s3
+from tests.servers.endpoint import S3Endpoint, client
+
+FORMAT = Path(fsbackup.__file__).with_name("FORMAT.md")
+KEY = "backups/full/2025/10/db.sql.gz"
+
+
+def reader() -> str:
+    """Return the program in FORMAT.md."""
+    (program,) = re.findall(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL)
+    assert isinstance(program, str)
+    return program
+
+
+def prove(data: bytes, record: bytes, key: str) -> dict[str, Any]:
+    """Call the function of FORMAT.md."""
+    names: dict[str, Any] = {"__name__": "reader"}
+    exec(compile(reader(), str(FORMAT), "exec"), names)
+    manifest: dict[str, Any] = names["prove"](data, record, key)
+    return manifest
+
+
+@pytest.fixture
+def rig(moto: S3Endpoint, strict_b2: S3Endpoint, tmp_path: Path) -> Any:
+    with make_rig(moto, strict_b2, tmp_path, proxied=False) as made:
+        yield made
+
+
+def test_the_program_proves_a_file_on_a_disk(tmp_path: Path) -> None:
+    """As a person runs it; a flipped bit is noticed."""
+    (tmp_path / "source").write_bytes(content(3 << 20))
+    assert LocalStorage(tmp_path / "disk").upload(str(tmp_path / "source"), KEY)
+    run = [sys.executable, "-c", reader(), str(tmp_path / "disk"), KEY]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"proven: {3 << 20} bytes, {hashlib.sha256(content(3 << 20)).hexdigest()}")
+    stored = tmp_path / "disk" / KEY
+    stored.write_bytes(stored.read_bytes()[:-1] + b"x")
+    assert subprocess.run(run, capture_output=True, check=False).returncode == 1
+
+
+@pytest.mark.parametrize("size", [0, 100, PART + 1])
+def test_an_object_in_a_bucket_carries_its_proof(rig: ReplicaRig, size: int) -> None:
+    """The manifest is in the metadata, or in the object that the metadata names; nothing else is there."""
+    rig.store().replicate(rig.file(content(size)), KEY)
+    for role in ("r2", "b2"):
+        endpoint, name = rig.endpoints[role], f"{rig.prefix}/{KEY}"
+        head = s3.head(endpoint, name)
+        assert head is not None
+        record, stored = head.metadata["fsbackup"], {name}
+        if size > PART:
+            record_name = f"{rig.prefix}/.fsbackup/records/{KEY}/{record}"
+            record, stored = s3.read_bytes(endpoint, record_name).decode(), {name, record_name}
+        assert prove(s3.read_bytes(endpoint, name), record.encode(), KEY)["size"] == size
+        assert set(s3.list_keys(endpoint, rig.prefix)) == stored
+
+
+def test_a_copy_under_another_name_is_not_believed(rig: ReplicaRig) -> None:
+    """`aws s3 cp` brings the manifest along; it names the other key."""
+    store = ReplicatedStorage([rig.backend("r2")], errors="raise")
+    store.replicate(rig.file(content(100)), KEY)
+    endpoint = rig.endpoints["r2"]
+    client(endpoint).copy_object(
+        Bucket=endpoint.bucket,
+        Key=f"{rig.prefix}/other",
+        CopySource={"Bucket": endpoint.bucket, "Key": f"{rig.prefix}/{KEY}"},
+    )
+    assert {each.key: each.state for each in store.verify().problems} == {"other": "damaged"}
+
+
+@pytest.mark.parametrize("metadata", ["", "{", "0" * 32, "x" * 1500])
+def test_metadata_that_is_no_manifest_is_a_damaged_one(rig: ReplicaRig, metadata: str) -> None:
+    """Cut off, of 1,500 letters, an id behind which nothing is: said, never believed, and given back by repair."""
+    store = rig.store(min_copies=2)
+    store.replicate(rig.file(content(100)), KEY)
+    raw = rig.raw_replicas["b2"]
+    if metadata:
+        raw.put(manifest_name(KEY), metadata.encode())
+    else:
+        raw.drop(manifest_name(KEY))
+    state = "damaged" if metadata else "no manifest"
+    assert [(each.backend, each.state) for each in store.verify().problems] == [("b2", state)]
+    assert store.repair().done == {"write manifest": 1}
+    assert store.verify().found == 0
+
+
+def test_a_bucket_of_the_version_before_says_so(rig: ReplicaRig) -> None:
+    """Where manifests lie beside the objects, `records: beside` reads them; without it the replica is unknown."""
+    beside = rig.beside()
+    beside.store().replicate(rig.file(content(100)), KEY)
+    assert s3.read_bytes(rig.endpoints["r2"], f"{rig.prefix}/.fsbackup/manifests/{KEY}")
+    assert beside.store().verify().status == "complete"
+    problems = rig.store(min_copies=1).verify().problems
+    assert {(each.backend, each.state) for each in problems} == {("r2", "unknown"), ("b2", "unknown")}
+    assert all("records: beside" in each.detail for each in problems)
+
+
+def test_a_key_with_every_odd_letter_fits_into_a_header(rig: ReplicaRig) -> None:
+    """Two spaces, ``=?``, a quote, other alphabets: what proxies, signing and R2 change is written otherwise."""
+    key = 'a  b/=?utf-8?q?c?=/"\\\\,;/日本/é'
+    store = rig.store()
+    assert store.replicate(rig.file(content(100)), key).status == "complete"
+    assert store.verify().status == "complete"
+    assert json.loads(json.dumps(key)) == store.stat(key).key

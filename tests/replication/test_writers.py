@@ -1,0 +1,155 @@
+"""Any number of writers of one key: in threads, in processes, beside deletes. Nothing is torn, nobody is told a lie."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fsbackup import LocalStorage
+from tests.replication.raw_replicas import RawDisk, proves
+from tests.replication.rig import ReplicaRig, content
+
+KEY = "backups/contested"
+WRITERS = 8
+
+
+def at_once(*calls: Callable[[], object]) -> list[object]:
+    """Make the calls in threads of their own, all at once, and return their results."""
+    barrier = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], object]) -> object:
+        barrier.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+def assert_proven(raw: RawDisk, contents: list[bytes]) -> None:
+    data, record = raw.get(KEY), raw.manifest(KEY)
+    assert data in contents
+    assert record is not None
+    assert data is not None
+    assert proves(record, data)
+
+
+def test_threads_upload_one_key_of_a_disk(tmp_path: Path) -> None:
+    """What stands there is one of the contents, proven, and a download gives it back; round after round."""
+    contents = [content(70_000, seed=number) for number in range(WRITERS)]
+    for number, data in enumerate(contents):
+        (tmp_path / f"source{number}").write_bytes(data)
+    raw = RawDisk(tmp_path / "disk")
+    for _ in range(5):
+        disks = [LocalStorage(raw.base) for _ in contents]
+        uploads = [
+            lambda disk=disk, number=number: disk.upload(str(tmp_path / f"source{number}"), KEY)
+            for number, disk in enumerate(disks)
+        ]
+        assert any(at_once(*uploads))
+        assert_proven(raw, contents)
+        assert disks[0].download(KEY, str(tmp_path / "back"))
+        assert (tmp_path / "back").read_bytes() == raw.get(KEY)
+        assert raw.names() == {KEY, f".fsbackup/manifests/{KEY}"}
+
+
+def test_threads_replace_one_key_everywhere(rig: ReplicaRig) -> None:
+    """All replicas of a set end with a proven content; whoever was told success wrote the newest, or an older one."""
+    contents = [content(5000, seed=number) for number in range(4)]
+    paths = [rig.file(data, f"source{number}") for number, data in enumerate(contents)]
+    for _ in range(3):
+        stores = [rig.store(min_copies=2) for _ in paths]
+        at_once(
+            *(
+                lambda s=s, path=path: s.replicate(path, KEY, overwrite=True)
+                for s, path in zip(stores, paths, strict=True)
+            )
+        )
+        for name, raw in rig.raw_replicas.items():
+            data, record = raw.get(KEY), raw.manifest(KEY)
+            assert data in contents, name
+            assert record is not None
+            assert proves(record, data), name
+        assert rig.store(min_copies=1).repair().unresolved == 0
+        assert len({raw.get(KEY) for raw in rig.raw_replicas.values()}) == 1
+
+
+#: Replaces the key again and again, until the file "stop" is there.
+WRITE = """
+import sys
+from pathlib import Path
+from fsbackup import LocalStorage
+disk, source, stop = LocalStorage(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+while not stop.exists():
+    disk.upload(source, "backups/contested")
+"""
+
+
+def test_processes_replace_one_key_of_a_disk(tmp_path: Path) -> None:
+    """At every instant a reader of the disk gets one of the contents, proven by the record beside it or announced."""
+    contents = [content(20_000, seed=number) for number in range(3)]
+    raw, stop = RawDisk(tmp_path / "disk"), tmp_path / "stop"
+    processes = []
+    for number, data in enumerate(contents):
+        source = tmp_path / f"source{number}"
+        source.write_bytes(data)
+        command = [sys.executable, "-c", WRITE, str(raw.base), str(source), str(stop)]
+        processes.append(subprocess.Popen(command))
+    try:
+        reads, deadline = 0, time.monotonic() + 60
+        while reads < 40 and time.monotonic() < deadline:
+            target = tmp_path / "back"
+            if LocalStorage(raw.base).download(KEY, str(target)):
+                assert target.read_bytes() in contents
+                reads += 1
+    finally:
+        stop.touch()
+        codes = [process.wait(60) for process in processes]
+    assert codes == [0, 0, 0]
+    assert reads == 40
+    assert_proven(raw, contents)
+
+
+def test_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
+    """The kernel releases the lock of a process that is killed in the middle of its commit."""
+    (tmp_path / "source").write_bytes(b"content")
+    hold = (
+        "import sys, time; from fsbackup.stores.local.lock import try_lock;"
+        "from fsbackup.stores.local.directory import SafeDirectory;"
+        "file = try_lock(SafeDirectory(sys.argv[1], create=True), 'backups/contested');"
+        "print(file, flush=True); time.sleep(60)"
+    )
+    base = tmp_path / "disk"
+    process = subprocess.Popen([sys.executable, "-c", hold, str(base)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() != "None"
+        assert not LocalStorage(base, timeout=0.3).upload(str(tmp_path / "source"), KEY)
+        assert LocalStorage(base, timeout=0.3).upload(str(tmp_path / "source"), "another/key")
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+    assert LocalStorage(base, timeout=10).upload(str(tmp_path / "source"), KEY)
+
+
+@pytest.mark.parametrize("role", ["local", "r2", "b2"])
+def test_a_delete_gives_way_to_what_was_stored_since(rig: ReplicaRig, role: str) -> None:
+    """A delete looked, another host stored a new version and was told complete: the delete leaves that alone."""
+    store = rig.store(names=(role,))
+    old = store.replicate(rig.file(content(100, seed=1)), KEY)
+    assert store.replicate(rig.file(content(100, seed=2)), KEY, overwrite=True)
+    from fsbackup.engine.delete import delete
+    from fsbackup.errors import ConflictError
+    from fsbackup.loop import run
+
+    with pytest.raises(ConflictError):
+        run(delete(store.replica_set, KEY, generation=old.generation))
+    assert rig.raw_replicas[role].get(KEY) == content(100, seed=2)
