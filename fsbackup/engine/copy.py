@@ -115,6 +115,7 @@ class _VersionCopy(FanOut):
             mode=source.mode,
             create_only=replica.stat is None,
             is_new=replica.stat is None,
+            replaces=replica.stat.etag if replica.stat else None,
         )
 
     def _manifest(self) -> Manifest:

@@ -74,15 +74,26 @@ class ReplicaUpload:
         The object.
     on_sent
         Called with the number of bytes sent as they leave.
+    may_replace
+        Replace also a version that another writer stored since `replica` was read.
     """
 
-    def __init__(self, replica: ReplicaState, key: str, plan: WritePlan, on_sent: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        replica: ReplicaState,
+        key: str,
+        plan: WritePlan,
+        on_sent: Callable[[int], None],
+        *,
+        may_replace: bool = True,
+    ) -> None:
         self.store = replica.store
         self.replica = replica
         self.bytes_sent = 0
         self.aborted = False
         self._key = key
         self._create_only = plan.create_only
+        self._may_replace = may_replace
         self._record_id = plan.metadata.get(records.RECORD_FIELD, "")
         self._wrote_record = False
         self._on_sent = on_sent
@@ -183,13 +194,16 @@ class ReplicaUpload:
         Raises
         ------
         ConflictError
-            When a newer version was stored since the survey.
+            When a newer version was stored since the survey; or any, for an upload that may not replace it.
         """
         if self._create_only:
             return
-        self.replica = await self._call(records.read_state(self.store, self._key))
+        before, self.replica = self.replica.record, await self._call(records.read_state(self.store, self._key))
         latest = self.replica.record
+        is_new = isinstance(latest, Manifest) and latest != before
         if latest is not None and version_order(latest) > version_order(manifest):
+            raise concurrent_write(self.replica, self._key)
+        if is_new and not self._may_replace:
             raise concurrent_write(self.replica, self._key)
         if self.replica.stat is not None and not self.replica.is_intact:
             await self._call(records.finish_intent(self.store, self._key, self.replica.stat))

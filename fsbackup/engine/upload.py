@@ -183,8 +183,10 @@ class _Upload(FanOut):
             create_only=replica.stat is None and not self._overwrite,
             ask_first=self._must_stat_again(replica),
             is_new=replica.stat is None,
+            replaces=replica.stat.etag if replica.stat else None,
         )
-        return ReplicaUpload(replica, self._key, plan, self._on_sent(replica.store.name))
+        sent = self._on_sent(replica.store.name)
+        return ReplicaUpload(replica, self._key, plan, sent, may_replace=self._overwrite)
 
     def _must_stat_again(self, replica: ReplicaState) -> bool:
         """Return whether another writer had time to store the key since the store said that it is absent.

@@ -97,6 +97,9 @@ class WritePlan:
         another stat. The write stays conditional wherever the condition costs nothing.
     is_new
         The name did not exist when the store was last asked, so a wrong object may be removed without loss.
+    replaces
+        The ETag of the object to replace: where the service has that condition, `commit` raises `ConflictError`
+        when another object has the name by now.
     """
 
     size: int | None
@@ -107,6 +110,7 @@ class WritePlan:
     create_only: bool = False
     ask_first: bool = True
     is_new: bool = False
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

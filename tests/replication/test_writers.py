@@ -1,4 +1,4 @@
-"""Any number of writers of one key: in threads, in processes, beside deletes. Nothing is torn, nobody is told a lie."""
+"""Any number of writers of one key, in threads and processes, beside deletes: nothing torn, no false success."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from fsbackup import LocalStorage
+from fsbackup.engine.delete import delete
+from fsbackup.errors import ConflictError
+from fsbackup.loop import run
 from tests.replication.raw_replicas import RawDisk, proves
 from tests.replication.rig import ReplicaRig, content
 
@@ -60,7 +63,7 @@ def test_threads_upload_one_key_of_a_disk(tmp_path: Path) -> None:
 
 
 def test_threads_replace_one_key_everywhere(rig: ReplicaRig) -> None:
-    """All replicas of a set end with a proven content; whoever was told success wrote the newest, or an older one."""
+    """Every replica of a set ends with a proven content, and after a repair all with the same."""
     contents = [content(5000, seed=number) for number in range(4)]
     paths = [rig.file(data, f"source{number}") for number, data in enumerate(contents)]
     for _ in range(3):
@@ -92,7 +95,7 @@ while not stop.exists():
 
 
 def test_processes_replace_one_key_of_a_disk(tmp_path: Path) -> None:
-    """At every instant a reader of the disk gets one of the contents, proven by the record beside it or announced."""
+    """At every instant a reader of the disk gets one of the contents, proven."""
     contents = [content(20_000, seed=number) for number in range(3)]
     raw, stop = RawDisk(tmp_path / "disk"), tmp_path / "stop"
     processes = []
@@ -146,10 +149,6 @@ def test_a_delete_gives_way_to_what_was_stored_since(rig: ReplicaRig, role: str)
     store = rig.store(names=(role,))
     old = store.replicate(rig.file(content(100, seed=1)), KEY)
     assert store.replicate(rig.file(content(100, seed=2)), KEY, overwrite=True)
-    from fsbackup.engine.delete import delete
-    from fsbackup.errors import ConflictError
-    from fsbackup.loop import run
-
     with pytest.raises(ConflictError):
         run(delete(store.replica_set, KEY, generation=old.generation))
     assert rig.raw_replicas[role].get(KEY) == content(100, seed=2)

@@ -302,8 +302,14 @@ class SimWriter(ObjectWriter):
         return bucket.put(self._name, stored)
 
     def _refuses(self) -> bool:
-        bucket = self._store.bucket
-        return self._plan.create_only and bucket.kind.conditional and bucket.get(self._name) is not None
+        bucket, plan = self._store.bucket, self._plan
+        now = bucket.get(self._name)
+        if not bucket.kind.conditional:
+            return False
+        if plan.create_only:
+            return now is not None
+        knows = bucket.kind.inside and plan.replaces is not None
+        return knows and (now is None or now.etag != plan.replaces)
 
     def _exists(self) -> ConflictError:
         return ConflictError("the name exists", backend=self._store.name, operation="write", key=self._name)

@@ -27,8 +27,10 @@ from fsbackup.stores.s3.removing import replaced_version
 
 #: User metadata that identifies one upload, for when the response to its last request is lost.
 UPLOAD_TAG = "fsbackup-upload"
-#: Makes the request; True: only where the name does not exist.
-Send = Callable[[bool], Awaitable[ObjectInfo]]
+#: The headers that make a write conditional.
+Condition = Mapping[str, str]
+#: Makes the request with a condition.
+Send = Callable[[Condition], Awaitable[ObjectInfo]]
 #: Seconds for the HEAD after a lost response.
 _CONFIRM_TIMEOUT = 10.0
 
@@ -120,29 +122,30 @@ class Commit:
 
     async def _send(self, sent: Payload, send: Send) -> tuple[ObjectInfo, ObjectInfo | None]:
         """Return the response, and HEAD's when the response was lost and the object was stored."""
-        is_conditional = await self._is_conditional()
+        condition = await self._condition()
         try:
-            return await send(is_conditional), None
+            return await send(condition), None
         except BackendError as error:
-            if is_conditional and code_of(error) == "NotImplemented":
+            if condition and code_of(error) == "NotImplemented":
                 self._bucket.refuses_condition = True
                 return await self._send(sent, send)
             if not _may_have_stored(error) or (head := await self._own_head()) is None:
                 raise
             return head, head
 
-    async def _is_conditional(self) -> bool:
-        """Return whether the request makes the write create-only, after a HEAD where that does not suffice."""
-        if not self._plan.create_only:
-            return False
+    async def _condition(self) -> Condition:
+        """Return what makes the write create-only, after a HEAD where that does not suffice, or a replacement."""
         kind = "none" if self._bucket.refuses_condition else self._bucket.profile.condition
+        if not self._plan.create_only:
+            is_known = kind == "atomic" and self._plan.replaces is not None
+            return {"If-Match": f'"{self._plan.replaces}"'} if is_known else {}
         if kind != "atomic" and self._plan.ask_first and await self._bucket.head(self._name, "write") is not None:
             raise self._context.error(
                 ConflictError,
                 "the key exists, and the write is create-only",
                 "choose another key or overwrite",
             )
-        return kind != "none"
+        return {} if kind == "none" else {"If-None-Match": "*"}
 
     async def _own_head(self) -> ObjectInfo | None:
         """Return HEAD when it shows this upload, None otherwise or when HEAD fails."""

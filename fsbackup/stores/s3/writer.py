@@ -12,7 +12,7 @@ from fsbackup.errors import BackendError, FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
 from fsbackup.stores.s3.bucket import Bucket, ObjectInfo, from_boto, require
-from fsbackup.stores.s3.commit import Commit, Payload
+from fsbackup.stores.s3.commit import Commit, Condition, Payload
 from fsbackup.stores.s3.uploads import OpenUpload, abort, create_upload, delete_record
 
 #: Seconds for aborting an unfinished upload.
@@ -84,12 +84,10 @@ class S3Writer(ObjectWriter):
             self._finished = True
             await shield(self._clean_up())
 
-    async def _put(self, is_conditional: bool) -> ObjectInfo:
+    async def _put(self, condition: Condition) -> ObjectInfo:
         assert self._only_part is not None
         headers = {f"x-amz-meta-{name}": value for name, value in self._commit.metadata.items()}
-        headers |= {"Content-Type": _CONTENT_TYPE, "Content-MD5": _base64(self._only_part.md5)}
-        if is_conditional:
-            headers["If-None-Match"] = "*"
+        headers |= {"Content-Type": _CONTENT_TYPE, "Content-MD5": _base64(self._only_part.md5), **condition}
         return await self._bucket.put(self._context, self._name, self._only_part.data, headers, self._on_progress)
 
     async def _send(self, part: Part) -> _SentPart:
@@ -135,14 +133,14 @@ class S3Writer(ObjectWriter):
             )
         return stat
 
-    async def _complete(self, is_conditional: bool) -> ObjectInfo:
+    async def _complete(self, condition: Condition) -> ObjectInfo:
         upload = await self._upload()
         listed = [{"PartNumber": done.number, "ETag": done.etag} for done in self._parts()]
         response = await self._bucket.calls.request(
             self._context,
             "complete_multipart_upload",
             **self._bucket.object_params(self._name),
-            **({"IfNoneMatch": "*"} if is_conditional else {}),
+            **{name.replace("-", ""): value for name, value in condition.items()},
             UploadId=upload.id,
             MultipartUpload={"Parts": listed},
         )
