@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPResponse
+from typing import Any
 
 #: Called with the socket that a thread is about to block on; None: with none any more.
 Adopt = Callable[[socket.socket | None], None]
@@ -181,6 +182,16 @@ def prepare(sock: socket.socket, timeout: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with suppress(AttributeError, OSError):  # not every system has the option
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT)
+
+
+def begin_body(response: HTTPResponse) -> int:
+    """Return how many bytes of a body have arrived with its head; from then on the body alone is reported."""
+    reader: Any = response.fp
+    if reader is None:
+        return 0
+    arrived = 0 if response.length == 0 else len(reader.peek(1))
+    reader.raw.report()  # while those of the head still count for nothing
+    return arrived
 
 
 @cache
