@@ -213,8 +213,8 @@ def with_tls(sock: socket.socket, host: str, ca_bundle: str | None, adopt: Adopt
 
         return SSLTransport(sock, context, server_hostname=host)  # type: ignore[return-value]  # like a socket
     secured = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-    adopt(secured)  # the plain one is empty now
     try:
+        adopt(secured)  # the plain one is empty now
         secured.do_handshake()
     except BaseException:
         secured.close()
