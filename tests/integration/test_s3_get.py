@@ -99,6 +99,19 @@ def test_a_connection_cut_inside_a_range_is_asked_again(
     assert sum(heard[-heard[::-1].index(0) :]) == len(data) - 5
 
 
+@pytest.mark.parametrize("size", [1, 1000, 100_000, 3 * MIB])
+def test_every_byte_of_a_body_is_heard_of_once(seaweedfs: S3Endpoint, size: int) -> None:
+    """Not those of the head, which may arrive together with it, on a new connection or on one that was used."""
+    endpoint = s3.fresh_bucket(seaweedfs)
+    s3.put_bytes(endpoint, "any", bytes(size))
+    store = connect(endpoint)
+    for _ in range(4):
+        heard: list[int] = []
+        run(store.read("any", on_progress=heard.append))
+        assert (heard[0], sum(heard)) == (0, size)
+    run(store.close())
+
+
 def test_a_connection_is_used_again() -> None:
     """The server has a thread for each connection."""
     threads = set()

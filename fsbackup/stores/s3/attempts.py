@@ -197,21 +197,24 @@ class Exchanges(Attempts[Reply[T]]):
         headers = {name.lower(): value for name, value in response.headers.items()}
         if response.status >= 300:
             return _answer_error(response.status, headers, response.read(_MAX_ERROR), self._calls.secrets)
-        self._is_answered = True
+        self._begin_body(response)
         content = self._receive(response)
-        if isinstance(content, list):
-            # What arrived together with the head was not counted.
-            self._advance_to(sum(map(len, content)))
-            self._is_answered = False
         if isinstance(content, bytes) and b"<Error>" in content:
             # CompleteMultipartUpload and others may fail after the status was sent: it may be retried.
             return _answer_error(500, headers, content, self._calls.secrets)
         return Reply(response.status, headers, content)
 
+    def _begin_body(self, response: HTTPResponse) -> None:
+        """Count what arrives from now on: no head, no error and nothing said of an upload is progress."""
+        if self._request.method == "GET":
+            from fsbackup.stores.s3.connection import begin_body
+
+            arrived = begin_body(response)
+            self._is_answered = True
+            self._advance_to(self._position + arrived)
+
     def _received(self, count: int) -> None:
-        if self._progress is not None and self._progress.is_upload:
-            self._moved = self._loop.time()  # what answers an upload is not sent
-        elif self._is_answered:  # an error is no progress
+        if self._is_answered:
             self._advance_to(self._position + count)
 
     def _advance_to(self, position: int) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPResponse
+from typing import Any
 
 #: Called with the socket that a thread is about to block on; None: with none any more.
 Adopt = Callable[[socket.socket | None], None]
@@ -183,6 +184,16 @@ def prepare(sock: socket.socket, timeout: float) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT)
 
 
+def begin_body(response: HTTPResponse) -> int:
+    """Return how many bytes of a body have arrived with its head; from then on the body alone is reported."""
+    reader: Any = response.fp
+    if reader is None:
+        return 0
+    arrived = 0 if response.length == 0 else len(reader.peek(1))
+    reader.raw.report()  # while those of the head still count for nothing
+    return arrived
+
+
 @cache
 def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
     """Return the TLS settings; reading the system's authorities takes 20 ms, so all stores share them."""
@@ -202,8 +213,8 @@ def with_tls(sock: socket.socket, host: str, ca_bundle: str | None, adopt: Adopt
 
         return SSLTransport(sock, context, server_hostname=host)  # type: ignore[return-value]  # like a socket
     secured = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-    adopt(secured)  # the plain one is empty now
     try:
+        adopt(secured)  # the plain one is empty now
         secured.do_handshake()
     except BaseException:
         secured.close()
