@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from fsbackup.aio import cancel_and_wait
 from fsbackup.errors import (
+    AccessDeniedError,
     BackendError,
     BackendUnavailableError,
     FsbackupError,
@@ -213,9 +214,7 @@ async def _read_inside(store: ObjectStore, key: str) -> ReplicaState:
 
     Of manifest and tombstone the one of the newer version counts.
     """
-    (beside, damaged), stat = await asyncio.gather(
-        read_record(store, manifest_name(key)), store.stat(encode_key(key))
-    )
+    (beside, damaged), stat = await _tombstone_and_stat(store, key)
     if stat is None:
         tombstone = beside if isinstance(beside, Tombstone) else None
         return ReplicaState(store, tombstone, damaged, tombstone=tombstone)
@@ -226,6 +225,27 @@ async def _read_inside(store: ObjectStore, key: str) -> ReplicaState:
     if isinstance(beside, Manifest) and replica.record is None and not replica.damaged:
         raise _beside_error(store, key)
     return replica
+
+
+async def _tombstone_and_stat(
+    store: ObjectStore, key: str
+) -> tuple[tuple[Record | None, bool], ObjectStat | None]:
+    """Read the record beside the data, and stat the data, concurrently.
+
+    A service answers the same for a missing name and a missing bucket. Credentials that may only read objects
+    cannot find out which it is, until the data has answered.
+    """
+    name = manifest_name(key)
+    beside, stat = await asyncio.gather(
+        read_record(store, name), store.stat(encode_key(key)), return_exceptions=True
+    )
+    if isinstance(stat, BaseException):
+        raise stat
+    if isinstance(beside, AccessDeniedError) and stat is not None:
+        return await read_record(store, name), stat
+    if isinstance(beside, BaseException):
+        raise beside
+    return beside, stat
 
 
 async def read_version(store: ObjectStore, key: str) -> ReplicaState:

@@ -147,6 +147,7 @@ class RawBucket(RawReplica):
         if is_inside and self._head(key):
             self._put_inside(key, data)
         else:
+            self._drop_record(name)
             _AGAIN(s3.put_bytes, self.endpoint, self.prefix + name, data)
 
     def rot(self, name: str, data: bytes) -> None:
@@ -160,7 +161,14 @@ class RawBucket(RawReplica):
             if self._head(key):
                 self._set_metadata(key, None)
         else:
+            self._drop_record(name)
             _AGAIN(s3.delete_key, self.endpoint, self.prefix + name)
+
+    def _drop_record(self, key: str) -> None:
+        """Remove the manifest of an object where it is one of its own: who changes the one takes the other."""
+        place = self._manifest_of(key)[1]
+        if place is not None:
+            _AGAIN(s3.delete_key, self.endpoint, self.prefix + place)
 
     def names(self) -> set[str]:
         return set(self.everything())
@@ -207,6 +215,8 @@ class RawBucket(RawReplica):
     def _set_metadata(self, key: str, manifest: str | None) -> None:
         head = self._head(key)
         assert head is not None, key
+        if manifest is None:
+            self._drop_record(key)
         others = {name: value for name, value in head.metadata.items() if name != "fsbackup"}
         metadata = others if manifest is None else {**others, "fsbackup": manifest}
         _AGAIN(s3.replace_metadata, self.endpoint, self.prefix + key, metadata)

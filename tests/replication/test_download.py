@@ -31,7 +31,7 @@ NAMES = ("local", "r2", "b2")
 
 
 def _flip(raw: RawReplica, data: bytes) -> None:
-    raw.put(KEY, data[: MIB + 5] + bytes([data[MIB + 5] ^ 1]) + data[MIB + 6 :])
+    raw.rot(KEY, data[: MIB + 5] + bytes([data[MIB + 5] ^ 1]) + data[MIB + 6 :])
 
 
 def _swap(raw: RawReplica, data: bytes) -> None:
@@ -42,8 +42,8 @@ def _swap(raw: RawReplica, data: bytes) -> None:
 
 
 def _swap_with_manifests(raw: RawReplica, data: bytes) -> None:
-    _swap(raw, data)
     mine, other = raw.get(manifest_name(KEY)), raw.get(manifest_name(OTHER))
+    _swap(raw, data)
     assert mine is not None
     assert other is not None
     raw.put(manifest_name(KEY), other)
@@ -65,14 +65,16 @@ def _flip_with_manifest(manifest: bytes | None) -> Callable[[RawReplica, bytes],
 
 def _edit(raw: RawReplica, data: bytes) -> None:
     """Flip a bit and raise the generation without updating the checksum."""
+    record = _record(raw)
     _flip(raw, data)
-    raw.put(manifest_name(KEY), json.dumps({**_record(raw), "generation": 7}).encode())
+    raw.put(manifest_name(KEY), json.dumps({**record, "generation": record["generation"] + 7}).encode())
 
 
 def _lose_blocks(raw: RawReplica, data: bytes) -> None:
     """Flip a bit and store a manifest that is consistent but has no blocks."""
+    record = _record(raw)
     _flip(raw, data)
-    raw.set_manifest(KEY, {**_record(raw), "blocks": []})
+    raw.set_manifest(KEY, {**record, "blocks": ""})
 
 
 def _record(raw: RawReplica) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def flip(rig: ReplicaRig, name: str, *positions: int) -> None:
     data = bytearray(rig.raw_replicas[name].get(KEY) or b"")
     for position in positions:
         data[position] ^= 1
-    rig.raw_replicas[name].put(KEY, bytes(data))
+    rig.raw_replicas[name].rot(KEY, bytes(data))
 
 
 def data_gets(rig: ReplicaRig, name: str) -> int:

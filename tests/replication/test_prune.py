@@ -199,9 +199,17 @@ YOUNGER: dict[str, Callable[[Disks], None]] = {
     "made later, by its manifest": lambda disks: disks.edit("a", KEY, 40, created_at="2999-01-01T00:00:00+00:00"),
     "replaced elsewhere": lambda disks: disks.put("c", KEY, 5, generation=2, listed=40),
     "put back here by repair": lambda disks: disks.touch("a", KEY, 5),
-    "no date": lambda disks: disks.edit("a", KEY, 40, created_at="once"),
-    "date of another type": lambda disks: disks.edit("a", KEY, 40, created_at=7),
 }
+#: What makes its manifest a damaged one.
+NO_DATE = {"no date": "once", "date of another type": 7, "date without a zone": "2025-01-01T00:00:00"}
+
+
+@pytest.mark.parametrize("created_at", NO_DATE.values(), ids=NO_DATE)
+def test_it_stays_without_a_date(old: Disks, created_at: object) -> None:
+    old.edit("a", KEY, 40, created_at=created_at)
+    report = old.store({"a": days(30)}).prune(dry_run=False)
+    assert outcomes(report) == {(KEY, "a"): "blocked"}
+    assert KEY in old.keys("a")
 
 
 @pytest.mark.parametrize("younger", YOUNGER)

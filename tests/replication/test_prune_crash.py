@@ -25,14 +25,14 @@ NEWER = b"replaced meanwhile"
 @pytest.mark.parametrize("name", ["r2", "b2"])
 def test_killed_after_any_step(contested: ReplicaRig, name: str, step: str) -> None:
     """It is absent there, also for whoever reads that backend alone; and the next prune finishes it."""
-    rig = fill(contested)
+    rig = fill(contested if step == KEY else contested.beside())
     hold = rig.proxies[name].add(Hold("after"), on="delete", key=f"{rig.prefix}/{step}")
     with running(rig.places, "prune", KEY) as process:
         hold.wait_reached(30)
         kill(process)
     rig.proxies[name].clear()
     assert rig.raw_replicas[name].get(KEY) is None
-    assert (rig.raw_replicas[name].manifest(KEY) is None) == (step != KEY)
+    assert rig.raw_replicas[name].manifest(KEY) is None
     alone = rig.store(names=(name,))
     assert not alone.exists(KEY)
     with pytest.raises(ObjectNotFoundError):
@@ -63,10 +63,11 @@ def interrupted(rig: ReplicaRig, step: str, other: Callable[[], object]) -> Prun
     return reports[0]
 
 
+@pytest.mark.usefixtures("other_machines")
 @pytest.mark.parametrize("step", STEPS, ids=["data", "manifest"])
 def test_an_overwrite_meanwhile(contested: ReplicaRig, step: str) -> None:
     """The new version is never lost: what the prune had already asked for is named, and refilled by repair."""
-    rig = fill(contested)
+    rig = fill(contested.beside())
     new = rig.file(NEWER, "new")
     report = interrupted(rig, step, lambda: rig.store().replicate(new, KEY, overwrite=True))
     if step == KEY:
@@ -85,12 +86,13 @@ def test_an_overwrite_meanwhile(contested: ReplicaRig, step: str) -> None:
     assert all(raw.provable(KEY) == NEWER for raw in rig.raw_replicas.values())
 
 
+@pytest.mark.usefixtures("other_machines")
 @pytest.mark.each_choice
 @pytest.mark.parametrize("step", STEPS, ids=["data", "manifest"])
 @pytest.mark.parametrize("other", ["delete", "prune", "repair"])
 def test_others_meanwhile(contested: ReplicaRig, other: str, step: str) -> None:
     """A delete counts, a second prune does the same, and a repair that misses nothing does nothing."""
-    rig = fill(contested)
+    rig = fill(contested if step == KEY else contested.beside())
 
     def act() -> None:
         store = rig.store()

@@ -88,18 +88,19 @@ def test_a_replacement_that_was_left_unfinished(rig: ReplicaRig) -> None:
     record = raw.manifest("v/one")
     assert record is not None
     raw.put("v/one", OTHER)
-    raw.put(pending_name("v/one"), json.dumps(sealed({**record, "generation": 2})).encode())
+    raw.put(pending_name("v/one"), json.dumps(sealed({**record, "generation": record["generation"] + 1})).encode())
     for deep in (False, True):
         [problem] = store.verify(deep=deep).problems
         assert (problem.backend, problem.state) == ("local", "damaged")
-        assert problem.detail.endswith("its replacement (generation 2) was begun, not finished")
+        began = f"its replacement (generation {record['generation'] + 1}) was begun, not finished"
+        assert problem.detail.endswith(began)
 
 
 def test_an_inspector_returns_what_verify_sees_of_one_object(rig: ReplicaRig) -> None:
     """Each replica's state, metadata and detail."""
     store = rig.store()
     assert store.replicate(rig.file(DATA), "v/one")
-    rig.raw_replicas["r2"].put("v/one", OTHER)
+    rig.raw_replicas["r2"].rot("v/one", OTHER)
     rig.raw_replicas["b2"].drop("v/one")
     status = run(Inspector(store.replica_set, deep=True).inspect("v/one"))
     assert dict(status.states) == {"local": "present", "r2": "damaged", "b2": "missing"}

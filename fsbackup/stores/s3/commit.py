@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from fsbackup.errors import (
+    AccessDeniedError,
     BackendError,
     ConflictError,
     FsbackupError,
@@ -110,8 +111,13 @@ class Commit:
 
         Of several writers the first keeps its object, however their requests overlap.
         """
+        try:
+            is_later = await replaced_version(self._bucket, self._name, version)
+        except AccessDeniedError as error:  # the key may write and not list
+            log.info("%s: cannot see whether another writer came first: %s", self._bucket.calls.name, error)
+            return
         self._bucket.keeps_versions = True
-        if await replaced_version(self._bucket, self._name, version):
+        if is_later:
             await self.rollback()
             raise self._conflict_error()
 
