@@ -345,7 +345,11 @@ async def describe_data(store: ObjectStore, stat: ObjectStat, manifest: Manifest
         record_id = new_id()
         await write_record_object(store, manifest, record_id)
         metadata = {RECORD_FIELD: record_id}
-    return await store.replace_metadata(stat, {**stat.metadata, **metadata})
+    stored = await store.replace_metadata(stat, {**stat.metadata, **metadata})
+    before = stat.metadata.get(RECORD_FIELD, "")
+    if _ID.fullmatch(before):
+        await store.remove(record_name(manifest.key, before))
+    return stored
 
 
 async def read_record(store: ObjectStore, name: str) -> tuple[Record | None, bool]:

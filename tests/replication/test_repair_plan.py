@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -230,3 +231,13 @@ class TestAdopt:
         assert decide(*found, unreachable(C), adopt=True, contents={"a": digest("1"), "b": digest("1")}) == [
             ("unreachable", None)
         ]
+
+
+def test_one_replica_rules_nobody() -> None:
+    """A newer generation on one of three that does not replace what two prove is left to a person."""
+    forged = replace(TWO, replaces="another")
+    found = [has(A, forged), has(B, ONE), has(C, ONE)]
+    actions = plan(Inspection(classify(KEY, found, 2)))
+    assert [(each.problem, each.backend) for each in actions] == [("conflict", "b"), ("conflict", "c")]
+    honest = [has(A, replace(TWO, replaces=ONE.sha256)), has(B, ONE), has(C, ONE)]
+    assert [each.kind for each in plan(Inspection(classify(KEY, honest, 2)))] == ["refill", "refill"]

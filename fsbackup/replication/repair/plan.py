@@ -88,12 +88,6 @@ class _Planner:
 
     def _finish_delete(self, tombstone: Tombstone) -> tuple[Action, ...]:
         """Delete on the replicas that missed it; once every replica has confirmed, remove the tombstones."""
-        replicas = self._status.replicas.values()
-        told = sum(each.record == tombstone for each in replicas)
-        proven = sum(each.is_intact for each in replicas)
-        if told < self._status.min_copies <= proven:
-            why = f"deleted on {tombstone.deleted_at} on {told} replica(s), and {proven} prove the object"
-            return (self._leave("conflict", why),)
         actions = []
         for name, replica in self._status.replicas.items():
             if replica.stat is not None and replica.record is None:
@@ -176,11 +170,14 @@ class _Planner:
         return self._do("refill", name, _REASONS[state] + (f" ({detail})" if detail else ""))
 
     def _is_proven_against(self, replica: ReplicaState, latest: Manifest) -> bool:
-        """Tell whether enough replicas prove the older version of `replica`, and too few the newest one.
+        """Tell whether enough replicas prove the version of `replica`, and too few a newer one that replaced another.
 
-        What fewer than `min_copies` replicas say destroys nothing that `min_copies` replicas prove.
+        A forged generation on one replica destroys nothing that `min_copies` replicas prove. A replacement that a
+        crash ended names what it replaces, and is spread.
         """
         status, own = self._status, replica.manifest
+        if own is not None and latest.replaces == own.sha256:
+            return False
         holders = [each for each in status.replicas.values() if own is not None and each.holds(own)]
         newer = [each for each in status.replicas.values() if each.holds(latest)]
         return len(newer) < status.needed <= len(holders)
