@@ -170,7 +170,7 @@ class _Planner:
         return self._do("refill", name, _REASONS[state] + (f" ({detail})" if detail else ""))
 
     def _is_proven_against(self, replica: ReplicaState, latest: Manifest) -> bool:
-        """Tell whether enough replicas prove the version of `replica`, and too few a newer one that replaced another.
+        """Tell whether enough replicas prove the version of `replica`, and too few one that replaced another.
 
         A forged generation on one replica destroys nothing that `min_copies` replicas prove. A replacement that a
         crash ended names what it replaces, and is spread.
