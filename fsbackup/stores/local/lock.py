@@ -17,7 +17,8 @@ from fsbackup.keys import RESERVED
 from fsbackup.stores.local.directory import SafeDirectory
 from fsbackup.stores.names import DEFAULT_MODE
 
-LOCK_FILE = f"{RESERVED}/lock"
+#: The name of the file, below the directory of fsbackup's own records.
+_FILE = "lock"
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Filesystems without such locks: some network and FUSE ones.
 _UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -27,7 +28,7 @@ def try_lock(base: SafeDirectory, name: str) -> int | None:
     """Lock `name`; return a descriptor whose closing unlocks it, or None while another process holds the lock."""
     directory, _ = base.make([RESERVED.encode()])
     try:
-        file = os.open(LOCK_FILE.rpartition("/")[2], _FLAGS, DEFAULT_MODE, dir_fd=directory)
+        file = os.open(_FILE, _FLAGS, DEFAULT_MODE, dir_fd=directory)
     finally:
         os.close(directory)
     try:

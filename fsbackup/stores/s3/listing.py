@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Sorts after all names under META_PREFIX and before every other key ("0" follows "/").
 _AFTER_RECORDS = f"{RESERVED}0"
 #: Most bytes of a page: 1,000 keys of 1,024 bytes take 4 MB when all of their characters are quoted.
-MAX_PAGE = 16 << 20
+_MAX_PAGE = 16 << 20
 #: Objects of a listing whose order is unknown that are held in memory, to sort them if need be.
 _HELD = 10_000
 
@@ -154,12 +154,7 @@ async def _page(bucket: Bucket, prefix: str, after: str, token: str | None) -> _
 
 def _read(response: HTTPResponse, bucket: Bucket, prefix: str, context: CallContext) -> _Page:
     """Read and check a page, in a thread."""
-    try:
-        root = parse_xml(read_small(response, MAX_PAGE))
-    except BadXmlError as error:
-        raise context.error(TransientError, f"the response is not a listing: {error}") from None
-    if root.tag != "ListBucketResult":
-        raise context.error(TransientError, f"the response is not a listing, but {root.tag!r}")
+    root = read_page(response, "ListBucketResult", context)
     decode = unquote_plus if _text(root, "EncodingType") == "url" else str
     items = [_item(element, bucket, prefix, context, decode) for element in root.iterfind("Contents")]
     name, requested = _text(root, "Name"), bucket.prefix + prefix
@@ -167,6 +162,17 @@ def _read(response: HTTPResponse, bucket: Bucket, prefix: str, context: CallCont
         raise _listing_error(bucket, prefix, f"it is of {name!r} and the prefix {_text(root, 'Prefix')!r}")
     is_truncated = require(_text(root, "IsTruncated"), "IsTruncated", context) == "true"
     return _Page(items, (_text(root, "NextContinuationToken") or "") if is_truncated else None)
+
+
+def read_page(response: HTTPResponse, tag: str, context: CallContext) -> Element:
+    """Return the root of one page of a listing, which must have this tag; called in a thread."""
+    try:
+        root = parse_xml(read_small(response, _MAX_PAGE))
+    except BadXmlError as error:
+        raise context.error(TransientError, f"the response is not a listing: {error}") from None
+    if root.tag != tag:
+        raise context.error(TransientError, f"the response is not a listing, but {root.tag!r}")
+    return root
 
 
 def _item(

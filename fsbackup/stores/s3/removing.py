@@ -10,14 +10,12 @@ from urllib.parse import unquote_plus
 
 from fsbackup.errors import BackendError, ConflictError, LockedError, ObjectNotFoundError, TransientError
 from fsbackup.events import log
-from fsbackup.stores.s3.attempts import Request, read_small
+from fsbackup.stores.s3.attempts import Request
 from fsbackup.stores.s3.bucket import Bucket, iso_time, require
 from fsbackup.stores.s3.errors import CallContext, code_of
-from fsbackup.stores.s3.listing import MAX_PAGE
-from fsbackup.stores.s3.xml import BadXmlError, parse_xml
+from fsbackup.stores.s3.listing import read_page
 
 if TYPE_CHECKING:
-    from http.client import HTTPResponse
     from xml.etree.ElementTree import Element
 
 
@@ -114,7 +112,7 @@ async def _versions(bucket: Bucket, name: str) -> list[_Version]:
         found += [_version(each, context) for each in mine]
         # The name sorts before all longer ones, so a page with another name is the last.
         if page.findtext("IsTruncated") != "true" or len(mine) < len(entries):
-            # In the order of the service, in which the markers may come after the versions of the same second.
+            # Within a second in the order of the service.
             return sorted(found, key=lambda each: each.modified, reverse=True)
         start = _next_page(bucket, name, page, start)
 
@@ -128,19 +126,10 @@ async def _page(bucket: Bucket, name: str, start: tuple[tuple[str, str], ...], c
         *start,
     )
     request = Request("GET", query=query)
-    reply = await bucket.calls.send(context, request, lambda response: _read(response, context))
+    reply = await bucket.calls.send(
+        context, request, lambda response: read_page(response, "ListVersionsResult", context)
+    )
     return reply.content
-
-
-def _read(response: HTTPResponse, context: CallContext) -> Element:
-    """Read and check a page, in a thread."""
-    try:
-        root = parse_xml(read_small(response, MAX_PAGE))
-    except BadXmlError as error:
-        raise context.error(TransientError, f"the response is no listing of versions: {error}") from None
-    if root.tag != "ListVersionsResult":
-        raise context.error(TransientError, f"the response is no listing of versions, but {root.tag!r}")
-    return root
 
 
 def _key(element: Element, page: Element, context: CallContext) -> str:
