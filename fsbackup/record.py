@@ -134,13 +134,23 @@ class Tombstone:
     deleted_at: str
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def deleted_timestamp(self) -> float:
+        """`deleted_at` in epoch seconds."""
+        return datetime.fromisoformat(self.deleted_at).timestamp()
+
 
 Record = Manifest | Tombstone
 
 
-def version_order(record: Record) -> tuple[int, bool]:
-    """Return the sort key of versions: by generation, a tombstone after the manifest of the version it deletes."""
-    return record.generation, isinstance(record, Tombstone)
+def version_order(record: Record) -> tuple[int, bool, float, str]:
+    """Return the sort key of versions: by generation, a tombstone after the manifest of the version it deletes.
+
+    Of two contents under one generation the one made later comes last, then the one with the larger SHA-256.
+    """
+    if isinstance(record, Tombstone):
+        return record.generation, True, 0.0, ""
+    return record.generation, False, record.created_timestamp, record.sha256
 
 
 def dump(record: Record) -> bytes:

@@ -21,6 +21,7 @@ _STATES = (
     "missing",
     "stale",
     "conflict",
+    "unconfirmed",
     "size differs",
     "damaged",
     "no manifest",

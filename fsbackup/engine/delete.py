@@ -55,7 +55,7 @@ async def delete(targets: ReplicaSet, key: str, *, generation: int | None = None
     clock = asyncio.get_running_loop().time
     started = clock()
     replicas = await records.survey(targets.stores, key)
-    latest = versions.newest(replica.record for replica in replicas)
+    latest = versions.highest(replicas)
     if generation is not None and latest is not None and latest.generation > generation:
         raise ConflictError(
             "a newer version was stored meanwhile and is kept",
@@ -78,7 +78,7 @@ async def delete(targets: ReplicaSet, key: str, *, generation: int | None = None
 
 def _tombstone(key: str, replicas: list[ReplicaState]) -> Tombstone | None:
     """Return the tombstone to write; None when no replica has anything. Unmanaged data is generation 0."""
-    latest = versions.newest(replica.record for replica in replicas)
+    latest = versions.highest(replicas)
     if latest is None and not any(replica.stat or replica.damaged for replica in replicas):
         return None
     return Tombstone(key, latest.generation if latest else 0, versions.utc_now())

@@ -1,6 +1,6 @@
 """Finding the newest version of an object, and reading it from whichever replicas prove its bytes.
 
-`locate` asks all replicas for their records at once. The highest generation among the answers is read, from all
+`locate` asks all replicas for their records at once. The newest version (`versions.newest`) is read, from all
 replicas that have it (see `fsbackup.engine.reader`). When the object is replaced while it is read, the reads of
 the old version fail, and `newer_version` returns a reader of the new one.
 """
@@ -127,10 +127,10 @@ async def locate(
         When all manifests of it are damaged.
     """
     states = await _survey(targets.stores, key, breaker, with_data=with_data)
-    if not with_data and _newest(states) is None:
+    if not with_data and versions.highest(states) is None:
         with_data = True
         states = await _survey(targets.stores, key, breaker, with_data=True)
-    newest = _newest(states)
+    newest = versions.newest(states, targets.min_copies, with_data=with_data)
     errors = {state.store.name: state.error for state in states if state.error is not None}
     _log_survey(key, states, newest, errors if breaker is None else {})
     if isinstance(newest, Manifest):
@@ -151,16 +151,12 @@ async def _survey(
     return await records.survey_without_stragglers(tuple(stores), key, partial(query, with_data=with_data))
 
 
-def _newest(states: Sequence[ReplicaState]) -> Record | None:
-    return versions.newest(state.record for state in states)
-
-
 def _log_survey(
     key: str, states: Sequence[ReplicaState], newest: Record | None, errors: Mapping[str, FsbackupError]
 ) -> None:
     for name, error in errors.items():
         log.warning("download of %s continues without %s: %s", key, name, error)
-    if newest is not None and versions.is_conflict([state.record for state in states], newest):
+    if newest is not None and versions.is_conflict(states, newest):
         log.warning("%s has two contents under generation %d: one of them is read", key, newest.generation)
 
 

@@ -9,7 +9,7 @@ from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import NoHealthyReplicaError
 from fsbackup.keys import encode_key, manifest_name
-from fsbackup.record import Record, Tombstone
+from fsbackup.record import Tombstone
 from fsbackup.stores.base import ObjectStore
 
 
@@ -37,8 +37,7 @@ async def size(targets: ReplicaSet, key: str) -> int | None:
     replicas = await asyncio.gather(*(_query(store, key) for store in targets.stores))
     present = [replica.stat for replica in replicas if replica.stat is not None]
     if present:
-        known = [replica.record for replica in replicas] + await _records_without_data(replicas, key)
-        latest = versions.newest(known)
+        latest = versions.newest(await _with_records(replicas, key), targets.min_copies)
         if not isinstance(latest, Tombstone):
             return latest.size if latest else present[0].size
     errors = [replica.error for replica in replicas if replica.error is not None]
@@ -65,11 +64,11 @@ async def _read_state(store: ObjectStore, key: str) -> ReplicaState:
     return ReplicaState(store, record, damaged, stat)
 
 
-async def _records_without_data(replicas: list[ReplicaState], key: str) -> list[Record | None]:
-    """Return the records of the replicas without data.
+async def _with_records(replicas: list[ReplicaState], key: str) -> list[ReplicaState]:
+    """Return the states, also with the records of the replicas without data.
 
-    A tombstone there outranks the data of a replica that was unreachable during the delete.
+    A tombstone there may outrank the data of a replica that was unreachable during the delete.
     """
     absent = [replica.store for replica in replicas if replica.stat is None and replica.error is None]
     states = await asyncio.gather(*(records.query(store, key, with_data=False) for store in absent))
-    return [state.record for state in states]
+    return [replica for replica in replicas if replica.store not in absent] + states

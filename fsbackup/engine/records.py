@@ -59,7 +59,8 @@ CopyState = Literal[
     "present",  # the newest version, as far as was checked
     "missing",  # nothing, though another replica has the object
     "stale",  # an older version: the replica missed a replacement
-    "conflict",  # one of two contents under one generation
+    "conflict",  # other content than the newest version, under the same generation
+    "unconfirmed",  # a newer version, or a delete, that too few replicas have: refused, unfinished or under way
     "size differs",  # data of another size than its manifest says
     "damaged",  # data that is not what its manifest says, or a manifest that fails its checksum
     "no manifest",  # data that nothing proves

@@ -200,11 +200,10 @@ class ReplicaUpload:
             return
         before, self.replica = self.replica.record, await self._call(records.read_state(self.store, self._key))
         latest = self.replica.record
-        is_new = isinstance(latest, Manifest) and latest != before
-        if latest is not None and version_order(latest) > version_order(manifest):
-            raise concurrent_write(self.replica, self._key)
-        if is_new and not self._may_replace:
-            raise concurrent_write(self.replica, self._key)
+        if latest is not None and latest != before:
+            replaces = isinstance(latest, Manifest) and not self._may_replace
+            if replaces or version_order(latest) > version_order(manifest):
+                raise concurrent_write(self.replica, self._key)
         if self.replica.stat is not None and not self.replica.is_intact:
             await self._call(records.finish_intent(self.store, self._key, self.replica.stat))
 

@@ -98,9 +98,8 @@ class _Upload(FanOut):
         self._targets = targets
         self._overwrite = overwrite
         self._progress = progress
-        known = [replica.record for replica in replicas]
-        self._latest = versions.newest(known)
-        self._conflicting = versions.is_conflict(known, self._latest)
+        self._latest = versions.newest(replicas, targets.min_copies)
+        self._highest = versions.highest(replicas)
         #: The stored version that the source must have the content of; None: the source is a new version.
         self._expected: Manifest | None = None
         #: The version that was uploaded, once the source has been read to its end.
@@ -127,20 +126,30 @@ class _Upload(FanOut):
         ConflictError
             When other content is stored and must not be replaced.
         """
-        if not isinstance(self._latest, Manifest):
-            return
         if self._overwrite:
-            if not self._conflicting and await self._is_stored(self._latest):
-                self._expected = self._latest
+            self._expected = await self._find_stored()
             return
-        if self._conflicting or self._source.size not in (None, self._latest.size):
-            raise self._conflict()
-        self._expected = self._latest
+        # What is newer than a confirmed delete is not replaced either.
+        latest = self._latest if isinstance(self._latest, Manifest) else self._highest
+        if isinstance(latest, Manifest):
+            if self._source.size not in (None, latest.size):
+                raise self._conflict()
+            self._expected = latest
 
-    async def _is_stored(self, latest: Manifest) -> bool:
-        """Return whether the source has the content of `latest`. Reading a file first can save sending it."""
+    async def _find_stored(self) -> Manifest | None:
+        """Return the stored version that has the content of the source, None when there is none.
+
+        Reading a file first can save sending it. The highest version may have been refused, since too few replicas
+        confirmed it: the same upload again completes it.
+        """
         size = self._source.size
-        return size == latest.size and await content_hash(self._source.reread, size) == latest.sha256
+        stored = [
+            each for each in (self._highest, self._latest) if isinstance(each, Manifest) and each.size == size
+        ]
+        if not stored or size is None:
+            return None
+        sha256 = await content_hash(self._source.reread, size)
+        return next((each for each in stored if each.sha256 == sha256), None)
 
     async def _transfer(self) -> None:
         reachable = [replica for replica in self._replicas if replica.error is None]
@@ -154,7 +163,24 @@ class _Upload(FanOut):
         if complete or unmanaged:
             await self._parts.drain()
             await run_all([self._confirm(replica) for replica in complete + unmanaged])
+        self._refuse_to_share()
         await self._clear_replaced(uploads)
+
+    def _refuse_to_share(self) -> None:
+        """Fail on every replica when one of them has other content, where two writers could both be confirmed.
+
+        That is so where `min_copies` is no majority. Each of two create-only writers may then have come first on
+        enough replicas, so that both give way: the one that comes again finds out whose content counts.
+        """
+        results = list(self._results.values())
+        lost = next((each.exception for each in results if isinstance(each.exception, ConflictError)), None)
+        majority = 2 * self._targets.min_copies > len(self._replicas)
+        stored = any(each.ok and not each.already for each in results)
+        if lost is None or majority or self._overwrite or not stored:
+            return
+        for replica in self._replicas:
+            if self._results[replica.store.name].ok:
+                self._finish(replica, lost)
 
     async def _clear_replaced(self, uploads: list[ReplicaUpload]) -> None:
         """Remove records of the version before, which can be read while too few replicas have the new one."""
@@ -249,7 +275,7 @@ class _Upload(FanOut):
         if self._version is None:
             digest = self._source.digest()
             if self._expected is None:
-                version = versions.next_version(self._latest)
+                version = versions.next_version(self._latest, self._highest)
                 self._version = versions.new_manifest(
                     self._key, digest, versions.origin(self._source), self._part_size, version
                 )
@@ -260,11 +286,8 @@ class _Upload(FanOut):
         return self._version
 
     def _conflict(self, backend: str | None = None) -> ConflictError:
-        reason = (
-            "two contents under one generation" if self._conflicting else "other content is stored under this key"
-        )
         return ConflictError(
-            reason,
+            "other content is stored under this key",
             backend=backend,
             operation="upload",
             key=self._key,

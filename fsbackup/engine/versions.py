@@ -1,6 +1,12 @@
 """Which version of an object is the newest, what comes after it, and whether a version is still current.
 
-The decisions are pure functions of records; only `VersionGuard` reads from stores.
+A version is *confirmed* when `min_copies` replicas have it. The newest version is the highest one that is
+confirmed, or may be, because replicas that have it may be among those that did not answer. Where no version is,
+the highest one that a replica has. So what a refused or unfinished write left on too few replicas does not hide
+what the others hold, and neither does a forged or stray record. A confirmed delete is not that final: what was
+stored after it counts on however few replicas it is.
+
+The decisions are pure functions of what the replicas have; only `VersionGuard` reads from stores.
 """
 
 from __future__ import annotations
@@ -16,22 +22,59 @@ from typing import Literal
 from fsbackup import __version__
 from fsbackup.engine import records
 from fsbackup.engine.hashing import Digest
+from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.source import Source
 from fsbackup.errors import ConflictError
 from fsbackup.record import Manifest, Origin, Record, Tombstone, version_order
 from fsbackup.stores.base import ObjectStore
 
 
-def newest(known: Iterable[Record | None]) -> Record | None:
-    """Return the record of the newest version, None when there is no record."""
-    return max((record for record in known if record is not None), key=version_order, default=None)
+def highest(replicas: Iterable[ReplicaState]) -> Record | None:
+    """Return the record of the highest version that any replica has, confirmed or not; None without a record."""
+    return max((each.record for each in replicas if each.record), key=version_order, default=None)
 
 
-def is_conflict(known: Iterable[Record | None], latest: Record | None) -> bool:
-    """Return whether the generation of `latest` has two contents; only a person can decide between them."""
+def newest(replicas: Sequence[ReplicaState], min_copies: int, *, with_data: bool = True) -> Record | None:
+    """Return the record of the newest version, None when no replica has a record.
+
+    Parameters
+    ----------
+    replicas
+        What every replica has, or why it did not answer.
+    min_copies
+        How many replicas confirm a version.
+    with_data
+        Whether the replicas were asked for their data, too; else a manifest stands for its data.
+    """
+    unknown = sum(replica.error is not None for replica in replicas)
+    needed = min(min_copies, len(replicas)) - unknown
+    known = sorted((each.record for each in replicas if each.record), key=version_order, reverse=True)
+    counts = [(record, copies(replicas, record, with_data=with_data)) for record in known]
+    confirmed = next((record for record, count in counts if count >= needed), None)
+    if confirmed is None or isinstance(confirmed, Tombstone):
+        return next((record for record, count in counts if count), next(iter(known), None))
+    return confirmed
+
+
+def copies(replicas: Iterable[ReplicaState], version: Record, *, with_data: bool = True) -> int:
+    """Return how many replicas have a version: a manifest with data of its size, or its tombstone."""
+    return sum(_has(replica, version, with_data=with_data) for replica in replicas)
+
+
+def _has(replica: ReplicaState, version: Record, *, with_data: bool) -> bool:
+    own = replica.record
+    if isinstance(version, Tombstone):
+        return isinstance(own, Tombstone) and own.generation >= version.generation
+    if not isinstance(own, Manifest) or own.generation != version.generation or not replica.claims(version):
+        return False
+    return not with_data or (replica.stat is not None and replica.stat.size == own.size)
+
+
+def is_conflict(replicas: Iterable[ReplicaState], latest: Record | None) -> bool:
+    """Return whether a replica has other content than `latest` under the same generation."""
     return isinstance(latest, Manifest) and any(
-        isinstance(record, Manifest) and record.generation == latest.generation and record.sha256 != latest.sha256
-        for record in known
+        each.manifest is not None and each.manifest.generation == latest.generation and not each.claims(latest)
+        for each in replicas
     )
 
 
@@ -54,14 +97,15 @@ class NextVersion:
     write_id: str
 
 
-def next_version(latest: Record | None) -> NextVersion:
+def next_version(latest: Record | None, highest: Record | None = None) -> NextVersion:
     """Return generation and predecessor of the version that comes after `latest`.
 
-    What is made anew outranks all that it ever was, because a generation starts from the clock: also against a
-    disk that comes back from a snapshot, or with versions from before a delete that no tombstone shows any more.
+    Its generation is above that of the `highest` version, confirmed or not, that any replica has. What is made
+    anew outranks all that it ever was, because a generation starts from the clock: also against a disk that comes
+    back from a snapshot, or with versions from before a delete that no tombstone shows any more.
     """
     now = time.time_ns() // 1_000_000
-    generation = now if latest is None else max(now, latest.generation + 1)
+    generation = max(now, *(each.generation + 1 for each in (latest, highest) if each is not None), 0)
     replaces = latest.sha256 if isinstance(latest, Manifest) else None
     return NextVersion(generation, replaces, records.new_id())
 
@@ -94,6 +138,26 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+#: Tells versions apart: the generation, and the SHA-256 of the content, None for a tombstone.
+VersionId = tuple[int, str | None]
+
+
+def version_id(record: Record) -> VersionId:
+    """Return what tells a version from others of its key."""
+    return record.generation, record.sha256 if isinstance(record, Manifest) else None
+
+
+def rivals_of(manifest: Manifest, replicas: Iterable[ReplicaState]) -> list[Record]:
+    """Return the records that come after `manifest`, or have other content under its generation."""
+    return [
+        each.record
+        for each in replicas
+        if each.record is not None
+        and each.record.generation >= manifest.generation
+        and version_id(each.record) != version_id(manifest)
+    ]
+
+
 Currency = Literal["newest", "replaced", "deleted"]
 
 
@@ -109,11 +173,15 @@ class VersionGuard:
         The version.
     holders
         Names of the stores that had its manifest then.
+    outranked
+        Records of higher order, or of other content under its generation, that replicas had then and that do not
+        count: too few have them.
     """
 
     stores: Sequence[ObjectStore]
     manifest: Manifest
     holders: frozenset[str]
+    outranked: frozenset[VersionId] = frozenset()
 
     async def currency(self, own: str) -> Currency:
         """Return whether the version is the newest, replaced or deleted, by the records of the stores now.
@@ -124,13 +192,12 @@ class VersionGuard:
         """
         key = self.manifest.key
         replicas = await asyncio.gather(*(records.query(each, key, with_data=False) for each in self.stores))
-        known = [self.manifest, *(replica.record for replica in replicas)]
-        latest = newest(known)
-        assert latest is not None
-        if version_order(latest) > version_order(self.manifest):
+        rivals = rivals_of(self.manifest, replicas)
+        latest = max(
+            (each for each in rivals if version_id(each) not in self.outranked), key=version_order, default=None
+        )
+        if latest is not None:
             return "deleted" if isinstance(latest, Tombstone) else "replaced"
-        if is_conflict(known, latest):
-            return "replaced"
         holders = [each for each in replicas if each.store.name in self.holders - {own} and each.error is None]
         if not holders or any(each.damaged or each.claims(self.manifest) for each in holders):
             return "newest"

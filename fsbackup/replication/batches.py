@@ -131,7 +131,7 @@ async def _with_manifest_date(task: KeyTask, expired: IsExpired | None, targets:
         expired(name, task.key, LONG_AGO) and not expired(name, task.key, task.stored) for name in task.missing_on
     ):
         return task
-    latest = newest(state.record for state in await survey(targets.stores, task.key))
+    latest = newest(await survey(targets.stores, task.key), targets.min_copies)
     made = latest.created_timestamp if isinstance(latest, Manifest) else None
     return replace(task, stored=when_stored(task.stored, made))
 

@@ -9,8 +9,7 @@ returns None where these do not suffice. Both return an `ObjectStatus`. `ls`, `s
 ``"failed"``
     The object is under-replicated: fewer copies than `ObjectStatus.needed` are proven. A copy that is stale,
     damaged, of another size or without a manifest proves nothing. A replica that does not answer is given the
-    benefit of the doubt and counts as a copy, unless no other replica proves one. Where two contents stand under
-    one generation (a conflict), the object is failed unless exactly one of them is proven by `needed` replicas.
+    benefit of the doubt and counts as a copy, unless no other replica proves one.
 ``"degraded"``
     Everything between: enough copies, but not on every replica.
 
@@ -21,7 +20,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -122,16 +120,16 @@ class ObjectStatus(BaseReport):
         return healthy.issuperset(self.states.values())
 
     @property
-    def has_conflict(self) -> bool:
-        """Whether two contents stand under the newest generation."""
-        return "conflict" in self.states.values()
+    def copies(self) -> int:
+        """How many replicas have the newest version."""
+        return list(self.states.values()).count("present")
 
     @property
-    def copies(self) -> int:
-        """How many replicas have the newest version; in a conflict, the content that most of them have."""
-        if self.has_conflict:
-            return max(self._copies_by_content(), default=0)
-        return list(self.states.values()).count("present")
+    def is_confirmed(self) -> bool:
+        """Whether enough replicas answered that they have the newest version, or that it was deleted."""
+        if self.latest is None:
+            return False
+        return versions.copies(self.replicas.values(), self.latest) >= self.needed
 
     @property
     def needed(self) -> int:
@@ -144,8 +142,6 @@ class ObjectStatus(BaseReport):
         """Whether too few replicas prove the object; see the module's docstring."""
         if self.is_complete or self.is_deleted or not self._is_known:
             return False
-        if self.has_conflict:
-            return sum(copies >= self.needed for copies in self._copies_by_content()) != 1
         unknown = list(self.states.values()).count("unknown")
         return self.copies == 0 or self.copies + unknown < self.needed
 
@@ -160,11 +156,6 @@ class ObjectStatus(BaseReport):
     def _is_known(self) -> bool:
         """Whether any replica shows that there is an object: it may be gone since it was listed."""
         return any(each.stat or each.record or each.damaged for each in self.replicas.values())
-
-    def _copies_by_content(self) -> list[int]:
-        """Return for each content of the newest generation how many replicas hold it."""
-        newest = [each for each in self.replicas.values() if each.state == "conflict" and each.is_intact]
-        return list(Counter(each.manifest.sha256 for each in newest if each.manifest).values())
 
     def as_dict(self) -> dict[str, Any]:
         """Return all that is known of the object as plain JSON types."""
@@ -213,13 +204,11 @@ def classify(
     `is_expired` is called for replicas that have nothing. `stored` is when the object was stored according to the
     listings (epoch seconds).
     """
-    records = [replica.record for replica in replicas]
-    latest = versions.newest(records)
-    conflict = versions.is_conflict(records, latest)
+    latest = versions.newest(replicas, min_copies)
     when = when_stored(stored, latest.created_timestamp if isinstance(latest, Manifest) else None)
     classified = {}
     for replica in replicas:
-        state = _state(replica, latest, conflict=conflict)
+        state = _state(replica, latest)
         if state == "missing" and is_expired is not None and not isinstance(latest, Tombstone):
             state = "expired" if is_expired(replica.backend, key, when) else state
         classified[replica.backend] = replace(replica, state=state, detail=_detail(replica, state, latest))
@@ -237,10 +226,12 @@ def when_stored(listed: float | None, made: float | None) -> float | None:
     return listed if abs(listed - made) <= CLOCK_SKEW else made
 
 
-def _state(replica: ReplicaState, latest: Record | None, *, conflict: bool) -> CopyState:
+def _state(replica: ReplicaState, latest: Record | None) -> CopyState:
     own = replica.manifest
     if replica.error is not None:
         return "unknown"
+    if latest is not None and _is_unconfirmed(replica, latest):
+        return "unconfirmed"
     if replica.stat is None:
         return "missing"
     if isinstance(latest, Tombstone):
@@ -251,11 +242,21 @@ def _state(replica: ReplicaState, latest: Record | None, *, conflict: bool) -> C
         return "no manifest"
     if own.generation < latest.generation:
         return "stale"
-    if conflict:
-        return "conflict"
     if replica.stat.size != own.size:
         return "size differs"
+    if isinstance(latest, Manifest) and not replica.claims(latest):
+        return "conflict"
     return "present" if replica.holds(own) else "damaged"
+
+
+def _is_unconfirmed(replica: ReplicaState, latest: Record) -> bool:
+    """Tell whether a replica has a higher version than the newest, or its delete."""
+    own = replica.record
+    if isinstance(latest, Tombstone):
+        return False  # it is the highest version that any replica has
+    if isinstance(own, Tombstone):
+        return own.generation >= latest.generation
+    return own is not None and replica.stat is not None and own.generation > latest.generation
 
 
 def _detail(replica: ReplicaState, state: CopyState, latest: Record | None) -> str:
@@ -267,6 +268,8 @@ def _detail(replica: ReplicaState, state: CopyState, latest: Record | None) -> s
         return "its manifest is there, its data is not" if own is not None else ""
     if state == "no manifest":
         return "its manifest is missing" if latest is not None else "no replica has a manifest for it"
+    if state == "unconfirmed":
+        return _describe_unconfirmed(replica)
     if isinstance(latest, Tombstone):
         return f"deleted on {latest.deleted_at}, its data is still there"
     if replica.damaged:
@@ -276,10 +279,17 @@ def _detail(replica: ReplicaState, state: CopyState, latest: Record | None) -> s
     if state == "stale":
         return f"generation {own.generation}, the newest is {latest.generation}"
     if state == "conflict":
-        return f"generation {own.generation} has other content elsewhere (sha256 here: {own.sha256})"
+        return f"generation {own.generation} has other content elsewhere, which counts (sha256 here: {own.sha256})"
     if state == "size differs":
         return f"{stat.size:,} bytes, its manifest says {own.size:,}"
     return f"its ETag is {stat.etag}, its manifest says {own.etag}: the data was written or touched since"
+
+
+def _describe_unconfirmed(replica: ReplicaState) -> str:
+    if isinstance(replica.record, Tombstone):
+        return f"deleted here on {replica.record.deleted_at}, on too few replicas to count"
+    assert replica.manifest is not None
+    return f"generation {replica.manifest.generation}, on too few replicas to count"
 
 
 def classify_listed(

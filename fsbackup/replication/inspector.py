@@ -27,7 +27,7 @@ _ATTEMPTS = 4
 #: Seconds before each repeated query while a replacement is under way: a live writer has moved on by then.
 _PAUSES = (0.0, 0.5, 1.0)
 #: States that an object also shows on its way from one version to the next.
-_DOUBTFUL: frozenset[CopyState] = frozenset({"damaged", "size differs", "conflict", "no manifest"})
+_DOUBTFUL: frozenset[CopyState] = frozenset({"damaged", "size differs", "conflict", "unconfirmed", "no manifest"})
 
 
 class Inspector:

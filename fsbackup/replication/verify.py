@@ -43,7 +43,8 @@ _ADVICE: dict[ProblemState, str] = {
     "damaged": _REPAIR,
     "no manifest": "`fsbackup repair` gives it its manifest back, or a proven copy",
     "deleted elsewhere": "`fsbackup repair` finishes the delete",
-    "conflict": "only a person can decide: compare both and put the right one with --overwrite",
+    "conflict": "`fsbackup repair` replaces it; if it is the right one, copy it away and put it with --overwrite",
+    "unconfirmed": "put it again to complete it; `fsbackup repair` takes it back when it is a day old",
     "unknown": "verify it again when this backend answers",
     "lost": "back it up again from its source, or delete it with `fsbackup rm`",
 }

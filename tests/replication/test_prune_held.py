@@ -85,7 +85,7 @@ def test_a_copy_that_is_proven_where_nobody_wants_it_is_no_proof(old: Disks) -> 
     drop(old, "c")
     report = assert_untouched(old, old.store({"a": days(30), "b": days(30)}), "degraded")
     assert outcomes(report) == {(KEY, "a"): "blocked", (KEY, "b"): "blocked"}
-    assert "no backend that should have it proves it: c should have it, but has no copy" in reason(report)
+    assert "too few backends that should have it prove it: c should have it, but has no copy" in reason(report)
 
 
 def test_a_backend_wants_what_is_in_its_own_floor(tmp_path: Path) -> None:

@@ -252,19 +252,18 @@ def test_gone_everywhere_is_lost_and_the_manifests_stay(rig: ReplicaRig) -> None
     assert snapshot(rig) == before
 
 
-def test_a_conflict_is_left_alone(rig: ReplicaRig) -> None:
-    """Two contents under one generation: neither is touched, and the report says so."""
+def test_of_two_contents_under_one_generation_one_wins_everywhere(rig: ReplicaRig) -> None:
+    """The later one, or else the one with the larger hash, for readers too."""
     rig.store(names=("local",)).replicate(rig.file(OLD, "old"), KEY)
     rig.store(names=("r2",)).replicate(rig.file(NEW, "new"), KEY)
     one, other = (rig.raw_replicas[name].manifest(KEY) for name in ("local", "r2"))
     assert one is not None
     assert other is not None
     rig.raw_replicas["r2"].set_manifest(KEY, {**other, "generation": one["generation"]})
-    before = snapshot(rig)
-    report = mend(rig)
-    assert report.status == "failed"  # both contents are proven by min_copies replicas
-    assert [step.action.problem for step in report.steps] == ["conflict"]
-    assert snapshot(rig) == before
+    winner = max((each["created_at"], each["sha256"]) for each in (one, other))[1]
+    assert rig.store().stat(KEY).as_dict()["sha256"] == winner
+    assert mend(rig).status == "complete"
+    assert_right(rig, OLD if winner == one["sha256"] else NEW)
 
 
 @pytest.mark.parametrize("name", NAMES)

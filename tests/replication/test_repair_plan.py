@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -54,15 +56,19 @@ def digest(sha: str, size: int = 10) -> Digest:
     return Digest(size, sha, 1 << 20, (sha,))
 
 
-def decide(*replicas: ReplicaState, adopt: bool = False, **evidence: Any) -> list[tuple[str, str | None]]:
+def decide(
+    *replicas: ReplicaState, adopt: bool = False, min_copies: int = 1, **evidence: Any
+) -> list[tuple[str, str | None]]:
     """Return what is planned, as (kind or problem, backend)."""
-    actions = planned(*replicas, adopt=adopt, **evidence)
+    actions = planned(*replicas, adopt=adopt, min_copies=min_copies, **evidence)
     assert all(action.reason and action.key == KEY for action in actions)
     return [(action.problem or action.kind, action.backend) for action in actions]
 
 
-def planned(*replicas: ReplicaState, adopt: bool = False, **evidence: Any) -> tuple[Action, ...]:
-    return plan(Inspection(classify(KEY, replicas, 1), **evidence), adopt=adopt)
+def planned(
+    *replicas: ReplicaState, adopt: bool = False, min_copies: int = 1, **evidence: Any
+) -> tuple[Action, ...]:
+    return plan(Inspection(classify(KEY, replicas, min_copies), **evidence), adopt=adopt)
 
 
 ONE, TWO = manifest(), manifest(2, "2")
@@ -122,9 +128,83 @@ def test_an_unreachable_replica_is_named_and_the_others_repaired() -> None:
     assert decide(has(A, ONE), has(B, None, None), unreachable(C)) == [("refill", "b"), ("unreachable", "c")]
 
 
-def test_a_conflict_is_left() -> None:
-    """Two contents under one generation, and nothing else is done about the key."""
-    assert decide(has(A, ONE), has(B, manifest(1, "x")), has(C, None, None)) == [("conflict", None)]
+class TestTwoContents:
+    """Under one generation."""
+
+    OTHER = manifest(1, "x")
+
+    def test_the_confirmed_one_wins(self) -> None:
+        """Though the other has the larger hash."""
+        assert decide(has(A, ONE), has(B, self.OTHER), has(C, ONE), min_copies=2) == [("refill", "b")]
+
+    def test_at_the_same_number_of_copies_the_later_one(self) -> None:
+        """Then the one with the larger hash; every replica gets it."""
+        later = replace(ONE, created_at="2026-01-01T00:00:01+00:00")
+        for loser, winner in ((ONE, self.OTHER), (self.OTHER, later)):
+            found = [has(A, loser), has(B, winner), has(C, None, None)]
+            assert decide(*found) == [("refill", "a"), ("refill", "c")]
+
+    def test_none_is_confirmed_while_their_writers_may_be_at_work(self) -> None:
+        """The loser is kept for a day; what is missing may be filled."""
+        young = round(time.time() * 1000)
+        found = [has(A, manifest(young)), has(B, manifest(young, "x")), has(C, None, None)]
+        assert decide(*found, min_copies=2) == [("busy", "a"), ("refill", "c")]
+        assert decide(has(A, ONE), has(B, self.OTHER), has(C, None, None), min_copies=2) == [
+            ("refill", "a"),
+            ("refill", "c"),
+        ]
+
+
+class TestUnconfirmed:
+    """A higher version than the confirmed one, on too few replicas."""
+
+    def test_it_gives_way_when_it_is_a_day_old(self) -> None:
+        """Before that its writer may be at work."""
+        young = manifest(round(time.time() * 1000), "2")
+        assert decide(has(A, young), has(B, ONE), has(C, ONE), min_copies=2) == [("busy", "a")]
+        assert decide(has(A, TWO), has(B, ONE), has(C, ONE), min_copies=2) == [("refill", "a")]
+
+    def test_one_of_the_future_is_left_to_a_person(self) -> None:
+        """Its writer's clock was wrong, or it is forged."""
+        forged = manifest(round((time.time() + 2 * SAFE_AGE) * 1000), "2")
+        assert decide(has(A, forged), has(B, ONE), has(C, ONE), min_copies=2) == [("conflict", "a")]
+
+    def test_a_delete_is_taken_back(self) -> None:
+        """A stray tombstone deletes nothing; then the copy is refilled."""
+        found = [has(B, ONE), has(C, ONE)]
+        assert decide(has(A, TOMBSTONE, None), *found, min_copies=2) == [("forget delete", "a")]
+        just_now = Tombstone(KEY, 1, datetime.now(UTC).isoformat())
+        assert decide(has(A, just_now, None), *found, min_copies=2) == [("busy", "a")]
+        assert decide(has(A, TOMBSTONE, None), has(B, ONE), has(C, ONE)) == [("delete", "b"), ("delete", "c")]
+
+    def test_nothing_is_decided_while_a_replica_is_away_that_may_decide_it(self) -> None:
+        """Neither the newer version nor the older one is overwritten."""
+        assert decide(has(A, TWO), has(B, ONE), unreachable(C), min_copies=2) == [
+            ("unreachable", "b"),
+            ("unreachable", "c"),
+        ]
+        assert decide(has(A, TOMBSTONE, None), has(B, ONE), unreachable(C), min_copies=2) == [
+            ("unreachable", None),
+            ("unreachable", "c"),
+        ]
+
+    def test_where_nothing_is_confirmed_the_highest_version_counts(self) -> None:
+        """It is spread, over older ones too."""
+        assert decide(has(A, TWO), has(B, ONE), has(C, None, None), min_copies=2) == [
+            ("refill", "b"),
+            ("refill", "c"),
+        ]
+
+    def test_a_manifest_without_its_data_counts_for_nothing(self) -> None:
+        """The version that others prove takes its place."""
+        assert decide(has(A, TWO, None), has(B, ONE), has(C, ONE), min_copies=2) == [("refill", "a")]
+        assert decide(has(A, TWO, None), has(B, ONE), has(C, ONE)) == [("refill", "a")]
+
+    def test_what_was_stored_after_a_delete_counts_on_any_replica(self) -> None:
+        """A confirmed delete destroys no content that is newer."""
+        assert decide(
+            has(A, manifest(3, "3")), has(B, TOMBSTONE, None), has(C, TOMBSTONE, None), min_copies=2
+        ) == [("refill", "b"), ("refill", "c")]
 
 
 class TestWriteIntents:
@@ -136,12 +216,13 @@ class TestWriteIntents:
         evidence: dict[str, Any] = {"intents": {"a": WriteIntent(TWO, 0)}, "contents": {"a": digest("2")}}
         assert decide(*found, **evidence) == [("finish", "a")]
 
-    def test_two_different_ones_are_a_conflict(self) -> None:
-        """Both got as far as their data."""
+    def test_two_different_ones_are_both_finished(self) -> None:
+        """Both got as far as their data; which one counts is decided after that."""
         found = [has(A, ONE), has(B, ONE), has(C, ONE)]
         intents = {"a": WriteIntent(TWO, 0), "b": WriteIntent(manifest(2, "x"), 0)}
         assert decide(*found, intents=intents, contents={"a": digest("2"), "b": digest("x")}) == [
-            ("conflict", None)
+            ("finish", "a"),
+            ("finish", "b"),
         ]
 
     def test_one_without_its_data_waits_until_it_is_old(self) -> None:
@@ -231,13 +312,3 @@ class TestAdopt:
         assert decide(*found, unreachable(C), adopt=True, contents={"a": digest("1"), "b": digest("1")}) == [
             ("unreachable", None)
         ]
-
-
-def test_one_replica_rules_nobody() -> None:
-    """A newer generation on one of three that does not replace what two prove is left to a person."""
-    forged = replace(TWO, replaces="another")
-    found = [has(A, forged), has(B, ONE), has(C, ONE)]
-    actions = plan(Inspection(classify(KEY, found, 2)))
-    assert [(each.problem, each.backend) for each in actions] == [("conflict", "b"), ("conflict", "c")]
-    honest = [has(A, replace(TWO, replaces=ONE.sha256)), has(B, ONE), has(C, ONE)]
-    assert [each.kind for each in plan(Inspection(classify(KEY, honest, 2)))] == ["refill", "refill"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -61,8 +62,8 @@ class Judge:
         The serials of data that was wrong in the beginning.
     where
         What kind of stores the set has.
-    majority
-        Whether any two sets of replicas that confirm a write have one in common.
+    min_copies
+        How many replicas confirm a write.
     """
 
     buckets: Sequence[Bucket]
@@ -70,7 +71,7 @@ class Judge:
     contents: frozenset[bytes]
     tolerated: frozenset[int]
     where: str
-    majority: bool
+    min_copies: int
     step: int = 0
     violations: list[Violation] = field(default_factory=list)
     #: By store: what it held, and since which step.
@@ -82,6 +83,8 @@ class Judge:
     _known: dict[str, int] = field(default_factory=dict)
     #: For each reader: whether a replica has proven a content ever since it began, and with no tombstone.
     _ever_since: dict[str, tuple[bool, bool]] = field(default_factory=dict)
+    #: By SHA-256: how many replicas proved it when all operations had ended.
+    _held: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.hashes = {hashlib.sha256(each).hexdigest(): each for each in self.contents}
@@ -183,6 +186,7 @@ class Judge:
 
     def judge_reports(self) -> None:
         """Judge reports and changes, when all operations have ended."""
+        self._held = Counter(view.sha256 for view in map(self.view, self.buckets) if view.state == "proven")
         for operation in self.operations.values():
             if operation.writes and operation.confirmed:
                 self._judge_confirmed(operation)
@@ -258,7 +262,7 @@ class Judge:
         if old is None or change.before.serial in self.tolerated:
             return
         if change.after.serial and new is not None:
-            if verb == "create" and old[1] != new[1] and old[0] > change.deleted:
+            if verb == "create" and old[1] != new[1] and old[0] > change.deleted and not self._came_back(change):
                 self.fail("a create-only writer replaced other content", what, where)
             if verb == "repair" and new[0] < old[0]:
                 self.fail("a repair put an older version over a newer one", what, where)
@@ -267,6 +271,11 @@ class Judge:
             if not knows:
                 self.fail(f"a {verb} removed a version that it had not looked at", what, where)
 
+    def _came_back(self, change: Change) -> bool:
+        """Tell whether what was replaced stood there again, as where the service keeps the versions before."""
+        later = [view for step, view in self.history[change.bucket.name] if step > change.step]
+        return any(view.serial == change.before.serial for view in later)
+
     def _judge_creators(self) -> None:
         creators = [each for each in self.operations.values() if each.verb == "create" and each.status == "ok"]
         if any(each.verb == "delete" for each in self.operations.values()):
@@ -274,7 +283,7 @@ class Judge:
         contents = {each.content for each in creators}
         begun = self._begins_with()
         if len(contents) > 1 or (creators and begun):
-            where = f"{self.where}, {'majority' if self.majority else 'minority'}"
+            where = f"{self.where}, {'majority' if self._has_majority else 'minority'}"
             names = ", ".join(each.name for each in creators)
             self.fail("several create-only writers were told success", names, where)
 
@@ -326,8 +335,19 @@ class Judge:
             )
             return
         deletes = any(each.verb == "delete" for each in self.operations.values())
-        if sha256 and done and not deletes and all(each.status == "failed" for each in allowed):
+        # A refused write that replaced too many of the confirmed copies stays: nothing is left to put back.
+        # Below a majority, each of two writers may have been told success.
+        kept = [each for each in done if each.content and self._has_majority and self._is_held(each.content)]
+        if sha256 and kept and not deletes and all(each.status == "failed" for each in allowed):
             self.fail("a refused write won over an acknowledged one", f"{what}; {done[0].name} was acknowledged")
+
+    @property
+    def _has_majority(self) -> bool:
+        """Whether any two sets of replicas that confirm a write have one in common."""
+        return 2 * self.min_copies > len(self.buckets)
+
+    def _is_held(self, content: bytes) -> bool:
+        return self._held[hashlib.sha256(content).hexdigest()] >= self.min_copies
 
     def _makers(self, sha256: str) -> list[Operation]:
         """Return what may have led to this end; the beginning is an operation that ended before all others."""

@@ -44,12 +44,12 @@ def _note(operation: Operation, report: Report) -> None:
 
 
 async def _prune(operation: Operation, targets: ReplicaSet) -> None:
-    """Delete one copy as `prune` does: where another replica proves the newest version."""
+    """Delete one copy as `prune` does: where `min_copies` others, or all others, prove the newest version."""
     replicas = await records.survey(targets.stores, KEY)
+    latest = versions.newest(replicas, targets.min_copies)
     own = replicas.pop(operation.target)
-    latest = versions.newest(each.record for each in [own, *replicas])
-    proven = isinstance(latest, Manifest) and any(each.holds(latest) for each in replicas)
-    if own.stat is not None and own.is_intact and proven:
+    proven = sum(each.holds(latest) for each in replicas) if isinstance(latest, Manifest) else 0
+    if own.stat is not None and own.is_intact and proven >= min(targets.min_copies, len(replicas)):
         await delete_copy(own, KEY)
         operation.confirmed = (own.store.name,)
     operation.status = "ok"

@@ -66,7 +66,7 @@ class _Run:
             contents | {each.content for each in self._operations if each.content is not None},
             _tolerated(case, buckets),
             describe(buckets),
-            majority=2 * case.min_copies > len(buckets),
+            case.min_copies,
         )
 
     def run(self) -> Result:

@@ -284,7 +284,18 @@ class SimWriter(ObjectWriter):
                 raise
             self._stored = found
         assert self._stored is not None
+        await self._require_first(self._stored)
         return self._store.describe(self._name, self._stored)
+
+    async def _require_first(self, stored: Stored) -> None:
+        """Where the service keeps versions, the first of several create-only writers wins."""
+        store, name = self._store, self._name
+        if not (self._plan.create_only and store.bucket.kind.versions):
+            return
+        found = await store._ask("vlist", name, lambda: store._versions(name))
+        if found.serials[:1] not in ((), (stored.serial,)):
+            await store._tell("vremove", name, lambda: store.bucket.drop(name, stored.serial))
+            raise self._exists()
 
     async def _ask_first(self) -> None:
         """Ask whether the name exists, where the service has no condition for that."""

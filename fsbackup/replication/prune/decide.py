@@ -36,12 +36,15 @@ class ObjectFacts:
         What each replica has, asked just now, by name.
     stopped
         Backends that could not be listed completely, by name, and why.
+    min_copies
+        How many copies confirm a version.
     """
 
     entry: KeyEntry
     when: float | None
     replicas: Mapping[str, ReplicaState]
     stopped: Mapping[str, str]
+    min_copies: int = 1
 
     def is_listed_on(self, name: str) -> bool:
         """Tell whether a backend lists it."""
@@ -63,16 +66,16 @@ class ObjectFacts:
 
 def decide(name: str, facts: ObjectFacts, plans: Plans) -> CopyDecision:
     """Return what to do with the copy on backend `name`, which its rule no longer keeps by the listings."""
-    own, records = facts.replicas[name], [replica.record for replica in facts.replicas.values()]
-    latest = versions.newest(records)
+    own, replicas = facts.replicas[name], list(facts.replicas.values())
+    latest = versions.newest(replicas, facts.min_copies)
     if own.error is not None:
         return CopyDecision("failed", str(own.error))
     if own.stat is None and own.record is None and not own.damaged:
         return CopyDecision("gone", "another process deleted it")
     if isinstance(latest, Tombstone):
         return CopyDecision("blocked", f"the object was deleted on {latest.deleted_at}: run `fsbackup repair`")
-    if versions.is_conflict(records, latest):
-        return CopyDecision("blocked", "two contents under one generation: a person has to decide")
+    if versions.is_conflict(replicas, latest):
+        return CopyDecision("blocked", "two contents under one generation: run `fsbackup repair`")
     if own.manifest is None or latest is None:
         what = "its manifest is damaged" if own.damaged else "its manifest is gone"
         return CopyDecision("blocked", f"{what}: run `fsbackup repair`")
@@ -96,7 +99,10 @@ def _decide_by_dates(
 
 
 def _decide_by_others(name: str, facts: ObjectFacts, plans: Plans, latest: Manifest) -> CopyDecision:
-    """Delete when no other backend should have the object, or one that should proves the newest version."""
+    """Delete when enough of the other backends that should have the object prove the newest version.
+
+    Enough are `min_copies`, or all that should have it where these are fewer.
+    """
     keepers = [
         other for other in facts.replicas if other != name and _should_have(other, name, facts, plans, latest)
     ]
@@ -109,11 +115,11 @@ def _decide_by_others(name: str, facts: ObjectFacts, plans: Plans, latest: Manif
     if not keepers:
         return CopyDecision("delete", "no other backend's rule keeps it")
     proven = [each for each in keepers if each not in facts.stopped and facts.replicas[each].holds(latest)]
-    if proven:
+    if len(proven) >= min(facts.min_copies, len(keepers)):
         return CopyDecision("delete", f"proven on {' and '.join(proven)}")
     holders = [each for each, replica in facts.replicas.items() if replica.holds(latest)]
-    what = "it is the last proven copy" if holders == [name] else "no backend that should have it proves it"
-    why = "; ".join(_describe_lack(each, facts, latest) for each in keepers)
+    what = "it is the last proven copy" if holders == [name] else "too few backends that should have it prove it"
+    why = "; ".join(_describe_lack(each, facts, latest) for each in keepers if each not in proven)
     return CopyDecision("blocked", f"{what}: {why}: run `fsbackup verify` and `repair`")
 
 

@@ -144,7 +144,11 @@ class _Prune:
         """Ask every replica about one object, then decide and delete on each backend concerned."""
         replicas = await asyncio.gather(*(_query(store, candidate.entry) for store in self._targets.stores))
         facts = ObjectFacts(
-            candidate.entry, candidate.when, {each.store.name: each for each in replicas}, dict(self._stopped)
+            candidate.entry,
+            candidate.when,
+            {each.store.name: each for each in replicas},
+            dict(self._stopped),
+            self._targets.min_copies,
         )
         await asyncio.gather(*(self._process_copy(name, why, facts) for name, why in candidate.reasons.items()))
 

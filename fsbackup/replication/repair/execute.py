@@ -95,6 +95,8 @@ class RoundExecutor:
             return self._write_manifest(self._replica(action), self._adopted_manifest)
         if action.kind == "clear intent":
             return self._clear_intent(self._replica(action).store, action)
+        if action.kind == "forget delete" and action.backend is not None:
+            return self._take_back_delete(self._replica(action))
         tombstone = self._status.latest
         assert isinstance(tombstone, Tombstone)
         if action.kind == "delete":
@@ -153,6 +155,15 @@ class RoundExecutor:
                 raise self._changed(store)
             await store.remove(intent_name(self._key))
 
+    async def _take_back_delete(self, replica: ReplicaState) -> None:
+        """Remove the tombstone of a delete that too few replicas confirmed; the copy is refilled after that."""
+        assert self._status.manifest is not None
+        await self._guard(self._status.manifest).require(replica.store)
+        async with locks.exclusive(replica.store, self._key):
+            if await records.read_state(replica.store, self._key) != replica:
+                raise self._changed(replica.store)
+            await records.remove_record(replica.store, self._key)
+
     async def _forget_delete(self, tombstone: Tombstone) -> None:
         """Remove the tombstones one by one: after a failure those that remain still prove the delete."""
         for replica in self._status.replicas.values():
@@ -173,7 +184,10 @@ class RoundExecutor:
         """Return the guard of a version: the replicas that answered, and those that have its manifest."""
         answered = [replica for replica in self._status.replicas.values() if replica.error is None]
         holders = [r.store.name for r in answered if r.claims(manifest)]
-        return VersionGuard([replica.store for replica in answered], manifest, frozenset(holders))
+        outranked = map(versions.version_id, versions.rivals_of(manifest, answered))
+        return VersionGuard(
+            [replica.store for replica in answered], manifest, frozenset(holders), frozenset(outranked)
+        )
 
     def _replica(self, action: Action) -> ReplicaState:
         return self._status.replicas[action.backend or ""]

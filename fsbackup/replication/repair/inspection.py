@@ -19,7 +19,7 @@ from fsbackup.sizing import DEFAULT_PART_SIZE
 
 #: States in which a writer may be at work on the replica.
 _UNSETTLED: frozenset[CopyState] = frozenset(
-    {"damaged", "size differs", "no manifest", "stale", "deleted elsewhere", "conflict"}
+    {"damaged", "size differs", "no manifest", "stale", "deleted elsewhere", "conflict", "unconfirmed"}
 )
 
 
@@ -89,7 +89,7 @@ def _is_worth_reading(
 ) -> bool:
     """Tell whether the data may be a version that some record names, though its own record does not prove it."""
     state = status.states[name]
-    if replica.stat is None or state in ("unknown", "conflict"):
+    if replica.stat is None or state in ("unknown", "conflict", "unconfirmed"):
         return False
     if status.latest is None and intent is None:
         return adopt

@@ -1,13 +1,22 @@
 """What to do about one object: a pure decision from its inspection; each action has its reason in words.
 
 A plan covers one round. What the round brings to light is planned after the next inspection.
+
+What `min_copies` replicas have is brought to every other replica. What fewer have destroys nothing that may be
+confirmed elsewhere: neither an older version while a replica does not answer, nor other content under the same
+generation within a day, when its writer may still be at work. A version above the newest, or a delete, that too
+few replicas have gives way after that day, unless its generation is of the future: a clock was wrong, or somebody
+forged it, and a person decides.
 """
 
 from __future__ import annotations
 
+import time
+
+from fsbackup.engine import versions
 from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.errors import FsbackupError
-from fsbackup.record import Manifest, Tombstone, version_order
+from fsbackup.record import Manifest, Record, Tombstone, version_order
 from fsbackup.replication.classify import ObjectStatus
 from fsbackup.replication.repair.inspection import Inspection, WriteIntent
 from fsbackup.replication.repair.report import Action, Kind, Unresolved
@@ -21,7 +30,11 @@ _REASONS: dict[CopyState, str] = {
     "size differs": "the size is wrong",
     "damaged": "the copy is damaged",
     "no manifest": "it has no manifest, and its data is not the version that the other replicas prove",
+    "conflict": "it has other content under the same generation, which lost",
+    "unconfirmed": "it has a version that was never confirmed",
 }
+#: Seconds that the clocks of two machines may be apart before a version of the future is taken for a wrong one.
+_MAX_AHEAD = 86_400.0
 
 
 def plan(inspection: Inspection, *, adopt: bool = False, safe_age: float = SAFE_AGE) -> tuple[Action, ...]:
@@ -46,14 +59,13 @@ class _Planner:
         self._key = inspection.status.key
         self._adopt = adopt
         self._safe_age = safe_age
+        self._now = time.time()
 
     def plan(self) -> tuple[Action, ...]:
         status = self._status
         finishing = self._finish_replacements()
         if finishing:
             return finishing
-        if "conflict" in status.states.values():
-            return (self._leave("conflict", f"two contents under one generation: {describe(status)}"),)
         if isinstance(status.latest, Tombstone):
             return (*self._finish_delete(status.latest), *self._report_unreachable())
         if status.latest is None:
@@ -61,14 +73,12 @@ class _Planner:
         return (*self._refill(status.latest), *self._clear_intents(), *self._report_unreachable())
 
     def _finish_replacements(self) -> tuple[Action, ...]:
-        """Finish replacements whose data is in place; between two different ones a person has to decide."""
+        """Finish replacements whose data is in place."""
         ready = {
             name: intent.manifest
             for name, intent in self._inspection.intents.items()
             if intent.manifest is not None and self._has_intended_data(name, intent.manifest)
         }
-        if len({manifest.sha256 for manifest in ready.values()}) > 1:
-            return (self._leave("conflict", f"two replacements were started at once: {', '.join(ready)}"),)
         return tuple(
             self._do("finish", name, f"the data of generation {manifest.generation} is there, its manifest is not")
             for name, manifest in ready.items()
@@ -88,7 +98,12 @@ class _Planner:
 
     def _finish_delete(self, tombstone: Tombstone) -> tuple[Action, ...]:
         """Delete on the replicas that missed it; once every replica has confirmed, remove the tombstones."""
-        actions = []
+        actions: list[Action] = []
+        if not self._status.is_confirmed and (unreachable := self._unreachable()):
+            why = (
+                f"too few replicas say that it was deleted; to be decided when {' and '.join(unreachable)} answers"
+            )
+            return (self._leave("unreachable", why),)
         for name, replica in self._status.replicas.items():
             if replica.stat is not None and replica.record is None:
                 why = f"deleted on {tombstone.deleted_at}, but nothing proves that this data is what was deleted"
@@ -154,6 +169,8 @@ class _Planner:
         state, content = self._status.states[name], self._inspection.contents.get(name)
         if state in ("unknown", "expired"):
             return None
+        if state == "unconfirmed":
+            return self._take_back(name, replica)
         if state == "present":
             if replica.holds(latest):
                 return None
@@ -161,26 +178,45 @@ class _Planner:
         if content is not None and content.sha256 == latest.sha256:
             what = "damaged" if replica.damaged else "missing" if replica.record is None else "of other data"
             return self._do("write manifest", name, f"the data is right, its manifest is {what}")
-        if state == "stale" and self._is_proven_against(replica, latest):
-            why = f"generation {latest.generation} is on too few replicas to replace what others prove"
-            return self._leave("conflict", why, name)
+        if why := self._why_not_yet(state, replica):
+            return self._leave("busy" if state == "conflict" else "unreachable", why, name)
         if self._is_being_replaced(name, latest):
             return self._leave("busy", "a newer version is announced and not finished yet", name)
         detail = replica.detail
         return self._do("refill", name, _REASONS[state] + (f" ({detail})" if detail else ""))
 
-    def _is_proven_against(self, replica: ReplicaState, latest: Manifest) -> bool:
-        """Tell whether enough replicas prove the version of `replica`, and too few one that replaced another.
+    def _why_not_yet(self, state: CopyState, replica: ReplicaState) -> str | None:
+        """Return why a version that does not count must stay for now: it may be confirmed, or become so."""
+        status, own = self._status, replica.record
+        if own is None or status.is_confirmed:
+            return None
+        unreachable = self._unreachable()
+        if unreachable and versions.copies(status.replicas.values(), own) + len(unreachable) >= status.needed:
+            return f"which version counts can be decided when {' and '.join(unreachable)} answers"
+        if state == "conflict" and self._age(own) < self._safe_age:
+            return "two contents under one generation, of which none is confirmed yet"
+        return None
 
-        A forged generation on one replica destroys nothing that `min_copies` replicas prove. A replacement that a
-        crash ended names what it replaces, and is spread.
-        """
-        status, own = self._status, replica.manifest
-        if own is not None and latest.replaces == own.sha256:
-            return False
-        holders = [each for each in status.replicas.values() if own is not None and each.holds(own)]
-        newer = [each for each in status.replicas.values() if each.holds(latest)]
-        return len(newer) < status.needed <= len(holders)
+    def _take_back(self, name: str, replica: ReplicaState) -> Action:
+        """Replace a version that was never confirmed by the newest, or undo its delete, when it is old enough."""
+        record = replica.record
+        assert record is not None
+        if record.generation / 1000 - self._now > _MAX_AHEAD:
+            why = f"its generation is of the future: a clock was wrong, or it is forged ({replica.detail})"
+            return self._leave("conflict", why, name)
+        if not self._status.is_confirmed:
+            why = f"which version counts can be decided when {' and '.join(self._unreachable())} answers"
+            return self._leave("unreachable", why, name)
+        if self._age(record) < self._safe_age:
+            return self._leave("busy", f"it was refused, or is under way: {replica.detail}", name)
+        if isinstance(record, Tombstone):
+            return self._do("forget delete", name, f"{replica.detail}, and never completed")
+        return self._do("refill", name, f"{_REASONS['unconfirmed']} ({replica.detail})")
+
+    def _age(self, record: Record) -> float:
+        """Return the seconds since a version was made, or its delete was begun; negative for one of the future."""
+        made = record.deleted_timestamp if isinstance(record, Tombstone) else record.generation / 1000
+        return self._now - made
 
     def _is_being_replaced(self, name: str, latest: Manifest) -> bool:
         intent = self._inspection.intents.get(name)

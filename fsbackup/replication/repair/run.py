@@ -151,7 +151,8 @@ class Repairer:
             outcomes = {step.outcome for step in result.steps}
             # A copy that looked right returned wrong bytes: read every copy of this object.
             newly_corrupt = bool(result.corrupt_replicas) and not deep
-            deep = newly_corrupt or (deep and outcomes != {"done"})
+            unread = any(action.kind == "forget delete" for action in todo)  # a deleted copy is not read
+            deep = newly_corrupt or (deep and (unread or outcomes != {"done"}))
             rounds = rounds - 1 if newly_corrupt or "failed" not in outcomes else 0
         self._conclude(inspection.status, actions)
 
@@ -226,4 +227,4 @@ def _is_unrecoverable(status: ObjectStatus) -> bool:
     states = set(status.states.values())
     if status.is_deleted or status.latest is None or states == {"expired"}:
         return False
-    return not {"present", "unknown", "conflict"} & states
+    return not {"present", "unknown", "conflict", "unconfirmed"} & states

@@ -1,0 +1,115 @@
+"""What `min_copies` replicas have counts, whatever fewer of them say; judged on plain files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fsbackup import LocalStorage, ReplicatedStorage
+from fsbackup.engine.results import Report
+from fsbackup.errors import FsbackupError
+
+KEY = "db/orders.sql"
+OLD, NEW = b"confirmed", b"refused, and of another length"
+
+
+class Three:
+    """A set of three disks that requires two copies."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        disks = [LocalStorage(root / name, name=name) for name in "abc"]
+        self.store = ReplicatedStorage(disks, min_copies=2, errors="raise")
+
+    def put(self, data: bytes) -> Report:
+        source = self.root / "source"
+        source.write_bytes(data)
+        return self.store.replicate(source, KEY, overwrite=True)
+
+    def read(self) -> bytes:
+        target = self.root / "restored"
+        self.store.download(KEY, target)
+        return target.read_bytes()
+
+    def on(self, name: str) -> bytes:
+        return (self.root / name / KEY).read_bytes()
+
+    @contextmanager
+    def away(self, names: str) -> Iterator[None]:
+        """Have disks that are no directories."""
+        for name in names:
+            (self.root / name).rename(self.root / f"{name}-away")
+            (self.root / name).write_bytes(b"")
+        yield
+        for name in names:
+            (self.root / name).unlink()
+            (self.root / f"{name}-away").rename(self.root / name)
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Three:
+    return Three(tmp_path)
+
+
+@pytest.fixture
+def refused(three: Three) -> Three:
+    """A replacement that only one disk has taken."""
+    three.put(OLD)
+    with three.away("bc"):
+        assert three.put(NEW).status == "failed"
+    assert three.on("a") == NEW
+    return three
+
+
+def test_a_refused_replacement_hides_nothing(refused: Three) -> None:
+    """Readers get what was confirmed, and every view says so."""
+    assert refused.read() == OLD
+    assert refused.store.get_size(KEY) == len(OLD)
+    status = refused.store.stat(KEY)
+    assert (status.states["a"], status.status) == ("unconfirmed", "degraded")
+
+
+def test_a_refused_replacement_is_completed_by_the_same_upload(refused: Three) -> None:
+    """The disk that has it receives nothing twice."""
+    source = refused.root / "source"
+    report = refused.store.replicate(source, KEY, overwrite=True)
+    assert (report.status, report.replicas["a"].already) == ("complete", True)
+    assert refused.read() == NEW
+
+
+def test_another_upload_outranks_a_refused_one(refused: Three) -> None:
+    """On every disk."""
+    refused.put(b"third")
+    assert {refused.on(name) for name in "abc"} == {b"third"}
+    assert refused.store.verify().status == "complete"
+
+
+def test_repair_leaves_a_refused_replacement_for_a_day(refused: Three) -> None:
+    """Its writer might be at work."""
+    report = refused.store.repair()
+    assert [(step.action.backend, step.action.problem) for step in report.steps] == [("a", "busy")]
+    assert refused.on("a") == NEW
+
+
+def test_a_delete_on_too_few_disks_deletes_nothing(three: Three) -> None:
+    """Readers find the object, and repair keeps it."""
+    three.put(OLD)
+    with three.away("bc"), pytest.raises(FsbackupError):
+        three.store.delete(KEY)
+    assert three.read() == OLD
+    assert three.store.stat(KEY).states["a"] == "unconfirmed"
+    three.store.repair()
+    assert three.read() == three.on("b") == OLD
+
+
+def test_a_delete_on_enough_disks_is_completed(three: Three) -> None:
+    """The disk that missed it does not bring the object back."""
+    three.put(OLD)
+    with three.away("c"):
+        three.store.remove(KEY)
+    assert not three.store.exists(KEY)
+    three.store.repair()
+    assert not any((three.root / name / KEY).exists() for name in "abc")
