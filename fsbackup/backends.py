@@ -121,7 +121,7 @@ class StorageBackend(ABC):
     async def _upload(self, local_path: str | os.PathLike[str], key: str) -> bool:
         source = await asyncio.to_thread(open_source, local_path)
         try:
-            report = await upload.upload(self.replica_set, key, source, overwrite=True)
+            report = await upload.upload(self.replica_set, key, source, overwrite=True, read_stored=True)
         finally:
             source.close()
         if not report:

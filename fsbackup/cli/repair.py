@@ -32,6 +32,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adopt", action="store_true", help="write a manifest for data without one, if all copies are the same"
     )
+    parser.add_argument(
+        "--yes",
+        action="store_true",
+        help="delete or replace proven copies also of more than 10 objects that are more than 5 %% of all",
+    )
     add_set(parser)
     add_dask(parser)
 
@@ -44,6 +49,7 @@ def _execute(args: Namespace) -> int:
             dry_run=args.dry_run,
             deep=args.deep,
             adopt=args.adopt,
+            allow_many=args.yes,
             on_step=lambda step: _print_step(args, step),
             executor=executor,
         )
@@ -92,8 +98,9 @@ COMMAND = Command(
     description="Examines every object as verify does and corrects every replica: refills what is missing, "
     "truncated, damaged or stale from replicas that prove every block, finishes replacements and deletes that a "
     "replica missed, and deletes what fsbackup's own unfinished writes left (older than a day). A bad copy stays "
-    "until proven bytes replace it; two contents under one generation, and data without any manifest, are "
-    "reported and not changed. Each action is printed when it is done. The exit code is 3 if something remains, "
+    "until proven bytes replace it; data without any manifest is reported and not changed. Where proven copies of "
+    "more than 10 objects and more than 5 % of all would be deleted or replaced, these are reported and left, "
+    "unless --yes is given. Each action is printed when it is done. The exit code is 3 if something remains, "
     "1 if an object has fewer proven copies than min_copies or is lost. When an unreachable backend answers "
     "again, run repair again.",
     examples=("fsbackup repair", "fsbackup repair backups/full --dry-run", "fsbackup repair --deep --set triple"),

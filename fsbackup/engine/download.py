@@ -30,7 +30,7 @@ from fsbackup.errors import (
     combined_hint,
     summary,
 )
-from fsbackup.record import Manifest, Record, Tombstone
+from fsbackup.record import Manifest, Record, Tombstone, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
 
 log = logging.getLogger("fsbackup.storage")
@@ -217,10 +217,12 @@ def absence_error(
 
 
 async def newer_version(targets: ReplicaSet, reader: ObjectReader) -> ObjectReader | None:
-    """Return a reader of the version that replaced the one of `reader` meanwhile, None when there is none.
+    """Return a reader of another version to read in place of the one of `reader`, None when there is none.
 
-    The new version's manifest is there by now, or its write intent is there and its data is in place (a crash
-    between data and manifest leaves this).
+    The object was replaced meanwhile: the new version's manifest is there by now, or its write intent is there and
+    its data is in place (a crash between data and manifest leaves this). Between the two questions the intent may
+    have given way to the manifest, which is asked for once more. Or there is other content under the same
+    generation, which a replica may prove where none proves this one.
 
     Raises
     ------
@@ -229,10 +231,33 @@ async def newer_version(targets: ReplicaSet, reader: ObjectReader) -> ObjectRead
     """
     if reader.manifest is None:
         return None
+    return (
+        await _replaced_version(targets, reader, reader.manifest)
+        or await _intended_version(targets.stores, reader, reader.manifest)
+        or await _replaced_version(targets, reader, reader.manifest)
+        or await _other_content(targets, reader, reader.manifest)
+    )
+
+
+async def _replaced_version(targets: ReplicaSet, reader: ObjectReader, current: Manifest) -> ObjectReader | None:
     latest = await locate(targets, reader.plan.key, selector=reader.selector)
-    if latest.manifest is not None and latest.manifest.sha256 != reader.manifest.sha256:
-        return latest
-    return await _intended_version(targets.stores, reader, reader.manifest)
+    return latest if latest.manifest is not None and latest.manifest.sha256 != current.sha256 else None
+
+
+async def _other_content(targets: ReplicaSet, reader: ObjectReader, current: Manifest) -> ObjectReader | None:
+    """Return a reader of other content under the generation of `current`, where a replica has some."""
+    states = await records.survey(targets.stores, current.key)
+    others = [
+        each.manifest
+        for each in states
+        if each.is_intact and each.manifest and each.manifest.generation == current.generation
+    ]
+    other = max((each for each in others if each.sha256 != current.sha256), key=version_order, default=None)
+    if other is None:
+        return None
+    log.warning("no replica proves the newer of two contents of %s: the other one is read", current.key)
+    plan = _proven_plan(targets, other, states, with_data=True)
+    return None if plan is None else ObjectReader(plan, ReadLog(current.key), reader.selector)
 
 
 async def _intended_version(

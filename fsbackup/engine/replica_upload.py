@@ -53,6 +53,7 @@ from typing import TypeVar
 
 from fsbackup.aio import IdleTimeout, IdleTimeoutError, run_all, shield
 from fsbackup.engine import locks, records
+from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.parts import Consumer, PartBuffer
 from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import ConflictError
@@ -225,7 +226,7 @@ class ReplicaUpload:
     async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
         """Raise `ConflictError` unless the replica has this manifest and the data that was stored with it."""
         replica = await self._call(records.read_version(self.store, self._key))
-        if has_version(replica, manifest, stored):
+        if has_version(replica, manifest, stored) and await self._is_ours(manifest, stored):
             return
         if not replica.claims(manifest):
             await self._call(self.writer.rollback())
@@ -233,6 +234,14 @@ class ReplicaUpload:
             # A delete that began before our manifest removed our data: the manifest would stand for lost data.
             await self._call(records.remove_manifest(replica, self._key))
         raise concurrent_write(replica, self._key)
+
+    async def _is_ours(self, manifest: Manifest, stored: ObjectStat) -> bool:
+        """Return whether the data is ours; without an ETag other content of the same size looks the same."""
+        if stored.etag is not None or (self._create_only and self.store.capabilities.conditional_create):
+            return True
+        name, size = encode_key(self._key), manifest.size
+        read = content_hash(lambda offset, length: self.store.read(name, offset, offset + length), size)
+        return await self._call(read) == manifest.sha256
 
     async def abort(self) -> None:
         """Discard what was sent; nothing is discarded after the writer's `commit`."""

@@ -14,7 +14,8 @@ The report says for each replica whether it confirmed the object after the last 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from fsbackup.aio import run_all
@@ -27,11 +28,13 @@ from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import Source, StreamSource
 from fsbackup.engine.spool import ReplicaReplay, SpoolFile
-from fsbackup.errors import ConflictError
+from fsbackup.errors import ConflictError, FsbackupError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
 from fsbackup.sizing import part_size
-from fsbackup.stores.base import WritePlan
+from fsbackup.stores.base import ObjectStore, WritePlan
+
+log = logging.getLogger("fsbackup.storage")
 
 
 class UploadProgress(Protocol):
@@ -50,6 +53,7 @@ async def upload(
     overwrite: bool,
     replicas: list[ReplicaState] | None = None,
     progress: UploadProgress | None = None,
+    read_stored: bool = False,
 ) -> Report:
     """Store `source` under `key` in every store of `targets`.
 
@@ -62,6 +66,9 @@ async def upload(
         The state of the key in every store, when the caller knows it; None to survey the stores.
     progress
         Receives the bytes as they move.
+    read_stored
+        Read what a replica has already before it counts as stored, where its ETag is not made of the content, as
+        on a disk: a bit may have flipped there. Such a copy is written again.
 
     Raises
     ------
@@ -71,7 +78,7 @@ async def upload(
     started = asyncio.get_running_loop().time()
     if replicas is None:
         replicas = await records.survey(targets.stores, key)
-    return await _Upload(targets, key, source, replicas, overwrite, progress, started).run()
+    return await _Upload(targets, key, source, replicas, overwrite, progress, started, read_stored).run()
 
 
 class _Upload(FanOut):
@@ -84,6 +91,7 @@ class _Upload(FanOut):
         overwrite: bool,
         progress: UploadProgress | None,
         started: float,
+        read_stored: bool,
     ) -> None:
         super().__init__(
             "upload",
@@ -98,6 +106,7 @@ class _Upload(FanOut):
         self._targets = targets
         self._overwrite = overwrite
         self._progress = progress
+        self._read_stored = read_stored
         self._latest = versions.newest(replicas, targets.min_copies)
         self._highest = versions.highest(replicas)
         #: The stored version that the source must have the content of; None: the source is a new version.
@@ -153,7 +162,7 @@ class _Upload(FanOut):
 
     async def _transfer(self) -> None:
         reachable = [replica for replica in self._replicas if replica.error is None]
-        complete = [each for each in reachable if self._expected is not None and each.holds(self._expected)]
+        complete = await self._complete(reachable)
         unmanaged = [each for each in reachable if each not in complete and self._is_unmanaged(each)]
         uploads = [self._new_upload(each) for each in reachable if each not in complete and each not in unmanaged]
         self._make_replayable(uploads)
@@ -181,6 +190,27 @@ class _Upload(FanOut):
         for replica in self._replicas:
             if self._results[replica.store.name].ok:
                 self._finish(replica, lost)
+
+    async def _complete(self, replicas: Sequence[ReplicaState]) -> list[ReplicaState]:
+        """Return the replicas that have the expected content already."""
+        version = self._expected
+        claimed = [each for each in replicas if version is not None and each.holds(version)]
+        if not self._read_stored:
+            return claimed
+        sound = await asyncio.gather(*(self._is_sound(each) for each in claimed))
+        return [each for each, good in zip(claimed, sound, strict=True) if good]
+
+    async def _is_sound(self, replica: ReplicaState) -> bool:
+        """Return whether the data is what its manifest says; read where no ETag shows a flipped bit."""
+        manifest, store = replica.manifest, replica.store
+        assert manifest is not None
+        if store.capabilities.content_etags != "none":
+            return True
+        try:
+            return await _stored_hash(store, self._key, manifest.size) == manifest.sha256
+        except FsbackupError as error:
+            log.warning("%s: %s is written again, because it cannot be read: %s", store.name, self._key, error)
+            return False
 
     async def _clear_replaced(self, uploads: list[ReplicaUpload]) -> None:
         """Remove records of the version before, which can be read while too few replicas have the new one."""
@@ -250,10 +280,8 @@ class _Upload(FanOut):
         """Write the manifest beside data that a crash left without one, if the data is this content."""
         store, stat = replica.store, replica.stat
         assert stat is not None
-        name, inside = encode_key(self._key), records.has_records_inside(replica.store)
-        if stat.size != manifest.size or manifest.sha256 != await content_hash(
-            lambda offset, length: store.read(name, offset, offset + length), stat.size
-        ):
+        inside = records.has_records_inside(replica.store)
+        if stat.size != manifest.size or await _stored_hash(store, self._key, stat.size) != manifest.sha256:
             raise self._conflict(store.name)
         async with locks.exclusive(store, self._key):
             if inside:
@@ -310,3 +338,9 @@ class _Upload(FanOut):
             sha256=version.sha256 if version else None,
             generation=version.generation if version else None,
         )
+
+
+async def _stored_hash(store: ObjectStore, key: str, size: int) -> str:
+    """Return the SHA-256 of the first `size` bytes of the data that `store` has."""
+    name = encode_key(key)
+    return await content_hash(lambda offset, length: store.read(name, offset, offset + length), size)

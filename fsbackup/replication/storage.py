@@ -350,6 +350,7 @@ class ReplicatedStorage(StorageBackend):
         dry_run: bool = False,
         deep: bool = False,
         adopt: bool = False,
+        allow_many: bool = False,
         expired: IsExpired | None = None,
         on_step: Callable[[Step], None] | None = None,
         executor: Executor | None = None,
@@ -368,6 +369,10 @@ class ReplicatedStorage(StorageBackend):
             Read every byte of every copy first; otherwise manifests and metadata are compared.
         adopt
             Write a manifest for data that has none on any replica, where all copies are the same.
+        allow_many
+            Delete or replace proven copies of any number of objects. By default nothing of that kind is done, and
+            the objects are reported, where they are more than 10 and more than 5 % of those examined: many stale
+            or deleted copies at once can be a forged record or a mistaken configuration.
         expired
             `expired(backend, key, modified)`: whether a backend's own retention deleted a key, which is then not
             missing there. By default the set's `retention` decides, from one more listing of the whole set.
@@ -383,7 +388,9 @@ class ReplicatedStorage(StorageBackend):
             When no replica can be listed.
         """
         is_expired, unreachable = run(self._expired(expired))
-        options = RepairOptions(check_prefix(prefix), dry_run, deep, adopt, is_expired, unreachable)
+        options = RepairOptions(
+            check_prefix(prefix), dry_run, deep, adopt, is_expired, unreachable, allow_many=allow_many
+        )
         if executor is not None:
             return repair_with(executor, self._config(), self._set, options, on_step)
         return run(repair(self._set, options, on_step))
@@ -553,7 +560,9 @@ class ReplicatedStorage(StorageBackend):
     ) -> Report:
         opened = await asyncio.to_thread(open_source, source, allow_empty=allow_empty)
         try:
-            return await upload.upload(self._set, key, opened, overwrite=overwrite, progress=progress)
+            return await upload.upload(
+                self._set, key, opened, overwrite=overwrite, progress=progress, read_stored=True
+            )
         finally:
             opened.close()
 

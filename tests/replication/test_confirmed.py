@@ -11,6 +11,7 @@ import pytest
 from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.engine.results import Report
 from fsbackup.errors import FsbackupError
+from tests.replication.prune_helpers import Disks
 
 KEY = "db/orders.sql"
 OLD, NEW = b"confirmed", b"refused, and of another length"
@@ -113,3 +114,15 @@ def test_a_delete_on_enough_disks_is_completed(three: Three) -> None:
     assert not three.store.exists(KEY)
     three.store.repair()
     assert not any((three.root / name / KEY).exists() for name in "abc")
+
+
+def test_the_other_content_of_a_generation_is_read_where_the_newer_one_is_rotten(tmp_path: Path) -> None:
+    """Whatever a replica proves is better than an error."""
+    disks = Disks(tmp_path, "ab")
+    disks.put("a", KEY, 1, data=b"later, rotten")
+    disks.put("b", KEY, 2, data=b"earlier")
+    flipped = disks.raw_replicas["a"].base / KEY
+    flipped.write_bytes(b"later, r?tten")
+    store = disks.store({})
+    store.download(KEY, tmp_path / "restored")
+    assert (tmp_path / "restored").read_bytes() == store.read(KEY) == b"earlier"

@@ -22,7 +22,7 @@ Kind = Literal[
 ]
 
 #: Why an object stays as it is.
-Unresolved = Literal["unrecoverable", "conflict", "no manifest", "unreachable", "busy"]
+Unresolved = Literal["unrecoverable", "conflict", "no manifest", "unreachable", "busy", "held back"]
 
 
 @dataclass(frozen=True, slots=True)

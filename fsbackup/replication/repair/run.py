@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from fsbackup.loop import run
 from fsbackup.replication.batches import Batch, Executor, KeyTask, batches, key_tasks, prepare_job, run_batches
 from fsbackup.replication.classify import IsExpired, ObjectStatus
 from fsbackup.replication.inspector import Inspector
+from fsbackup.replication.repair.brake import Brake, HeldObject
 from fsbackup.replication.repair.execute import RoundExecutor
 from fsbackup.replication.repair.inspection import Inspection, inspect_object
 from fsbackup.replication.repair.orphans import clear_orphans, list_intents
@@ -38,6 +40,7 @@ class RepairOptions:
     expired: IsExpired | None = None
     unreachable: Unreachable | None = None
     safe_age: float = SAFE_AGE
+    allow_many: bool = False
 
 
 async def repair(targets: ReplicaSet, options: RepairOptions, on_step: OnStep | None = None) -> RepairReport:
@@ -52,6 +55,7 @@ async def repair(targets: ReplicaSet, options: RepairOptions, on_step: OnStep | 
     intents, unreachable = await list_intents(targets.stores, options.prefix, options.unreachable or {})
     walk = Walk(targets.stores, options.prefix, unreachable=unreachable)
     await for_each(key_tasks(walk, intents=intents), repairer.repair, WORKERS)
+    await repairer.release()
     return await repairer.finish(walk.errors)
 
 
@@ -98,6 +102,7 @@ async def repair_batch(
     steps: list[Step] = []
     repairer = Repairer(targets, replace(options, expired=batch.is_expired), steps.append, breaker)
     await for_each(batch.key_tasks(), repairer.repair, WORKERS)
+    await repairer.release()
     return replace(repairer.report({}), steps=tuple(steps))
 
 
@@ -126,6 +131,7 @@ class Repairer:
         self._options = options
         self._on_step = on_step
         self._budget = MemoryBudget(targets.memory)
+        self._brake = Brake(released=options.allow_many or options.dry_run)
         self._inspector = Inspector(targets, expired=options.expired, breaker=known)
         self._deep_inspector = Inspector(targets, deep=True, expired=options.expired, breaker=known)
         self._started = time.monotonic()
@@ -145,6 +151,8 @@ class Repairer:
             todo = [action for action in actions if action.kind != "leave"]
             if not todo or not rounds or self._options.dry_run:
                 break
+            if self._brake.holds(each, inspection.status, todo):
+                return
             result = await RoundExecutor(self._targets, self._budget, inspection).execute(todo)
             for step in result.steps:
                 self._add(step)
@@ -155,6 +163,22 @@ class Repairer:
             deep = newly_corrupt or (deep and (unread or outcomes != {"done"}))
             rounds = rounds - 1 if newly_corrupt or "failed" not in outcomes else 0
         self._conclude(inspection.status, actions)
+
+    async def release(self) -> None:
+        """Repair what the brake held back, or report it when it is too much; called after all other objects."""
+        held, count = self._brake.held, self._brake.count
+        if self._brake.trips(self._counts["objects"] + count):
+            why = f"{count:,} objects would lose a proven copy: see --dry-run, then repair with --yes if it is right"
+            for one in held:
+                self._add(Step(Action("leave", one.each[0].key, None, why, "held back"), "unresolved"))
+            self._counts["under_replicated"] += sum(one.under_replicated for one in held)
+            self._counts["unresolved"] += count
+            self._counts["objects"] += count
+        else:
+            self._brake.released = True
+            await for_each(_each(held), lambda one: self.repair(one.each), WORKERS)
+            self._counts["unresolved"] += count - len(held)
+            self._counts["objects"] += count - len(held)
 
     async def _inspect(self, task: KeyTask, unreachable: Unreachable, *, deep: bool) -> Inspection:
         inspector = self._deep_inspector if deep else self._inspector
@@ -220,6 +244,11 @@ class Repairer:
             seconds=time.monotonic() - self._started,
             steps=tuple(self._steps),
         )
+
+
+async def _each(held: Sequence[HeldObject]) -> AsyncGenerator[HeldObject, None]:
+    for one in held:
+        yield one
 
 
 def _is_unrecoverable(status: ObjectStatus) -> bool:
