@@ -84,6 +84,6 @@ def test_the_command_asks_for_yes(
     monkeypatch.chdir(tmp_path)
     assert main(["repair"]) == 3
     assert replaced(disks) == 0
-    assert "repair with --yes" in capsys.readouterr().out
+    assert "add --yes" in capsys.readouterr().out
     assert main(["repair", "--yes"]) == 0
     assert replaced(disks) == 11

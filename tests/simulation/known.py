@@ -6,17 +6,14 @@ _SHARED = "writers beside the data share one intent"
 _TOMBSTONE = "a delete looks and then writes its tombstone over the manifest beside the data"
 _REMOVAL = "a delete, prune or repair looks and then removes: what comes in between goes"
 _CREATE = "without a conditional write, a create-only writer looks and then writes"
-_MINORITY = "below a majority, two creators can each be confirmed by replicas of their own"
 _SUCCESS = "without an ETag, what another writer stored of the same size cannot be told apart"
-_REFUSED = "what was refused is not undone, and the highest generation counts, confirmed or not"
-_CONFLICT = "two contents of one generation wait for a person"
 _UNRECOVERABLE = "a manifest without its data counts as the newest version, whatever the others prove"
 _REPAIR = "a repair's copy of one part meets a replacement between its last look and its write"
 _LEFT = "an intent that other writers' crashes left is cleared by a second repair only"
 _GAVE_WAY = "data of a repair that gave way, which nothing proved, lies under the intent of the next repair"
 
 #: Places: records beside (b) or inside (i), or beside on a disk with locks (l); "-": a store of the set cannot
-#: refuse a create-only write. For creators: where two write at once.
+#: refuse a create-only write.
 _PLACES = {
     "b": "beside",
     "l": "locked",
@@ -31,7 +28,6 @@ _LIST: tuple[tuple[str, str, str], ...] = (
     ("a delete removed a version that it had not looked at", _REMOVAL, "b b- i"),
     ("a prune removed a version that it had not looked at", _REMOVAL, "b- i"),
     ("a repair removed a version that it had not looked at", _REMOVAL, "b b- i"),
-    ("a refused write won over an acknowledged one", _REFUSED, "b b- bl- i i- il"),
     ("a repair put an older version over a newer one", _REPAIR, "i-"),
     ("a second repair finds work", _LEFT, "b"),
     ("garbage stays", _LEFT, "b"),
@@ -39,19 +35,13 @@ _LIST: tuple[tuple[str, str, str], ...] = (
     ("data that its records do not prove", _SHARED, "b b-"),
     ("data that its records do not prove", _GAVE_WAY, "l"),
     ("proven data lost its record", _TOMBSTONE, "b b-"),
-    ("repair does not settle: conflict", _CONFLICT, "b b- bl- i i- il il- l"),
     ("repair does not settle: unrecoverable", _UNRECOVERABLE, "b-"),
     ("success for bytes that were never there", _SUCCESS, "b-"),
 )
-_CREATING = "b b- bl- i i- il il- l"
-_CREATORS = "several create-only writers were told success"
 
 
 def _place(code: str) -> str:
     return f"{_PLACES[code.removesuffix('-')]}, {'unconditional' if code.endswith('-') else 'conditional'}"
 
 
-KNOWN = {
-    **{f"{promise} [{_place(each)}]": why for promise, why, places in _LIST for each in places.split()},
-    **{f"{_CREATORS} [{_place(each)}, minority]": _MINORITY for each in _CREATING.split()},
-}
+KNOWN = {f"{promise} [{_place(each)}]": why for promise, why, places in _LIST for each in places.split()}

@@ -168,7 +168,7 @@ class Repairer:
         """Repair what the brake held back, or report it when it is too much; called after all other objects."""
         held, count = self._brake.held, self._brake.count
         if self._brake.trips(self._counts["objects"] + count):
-            why = f"{count:,} objects would lose a proven copy: see --dry-run, then repair with --yes if it is right"
+            why = f"{count:,} objects would lose a proven copy: see --dry-run, and if that is right add --yes"
             for one in held:
                 self._add(Step(Action("leave", one.each[0].key, None, why, "held back"), "unresolved"))
             self._counts["under_replicated"] += sum(one.under_replicated for one in held)
