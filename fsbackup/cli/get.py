@@ -102,9 +102,9 @@ COMMAND = Command(
     description="Restores an object from all reachable replicas at once. Every block is checked against the "
     "manifest before it is written; a block that a replica does not return, or returns damaged, is read from "
     "another one. The target is replaced only when the file is complete. The exit code is 0 if the bytes are "
-    "right, even if replicas failed. No link below a directory TARGET is followed, and directories are never more "
-    "open than those that were backed up. With --recursive, files that are present with the right bytes are not read "
-    "again: the same command resumes an interrupted restore.",
+    "right, even if replicas failed. No link below a directory TARGET is followed, and directories are never "
+    "more open than those that were backed up. With --recursive, files that are present with the right bytes are "
+    "not read again: the same command resumes an interrupted restore.",
     examples=(
         "fsbackup get backups/shop.sql.gz /tmp/shop.sql.gz",
         "fsbackup get backups/shop.sql.gz - | gunzip | psql shop",

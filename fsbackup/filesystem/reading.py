@@ -146,7 +146,7 @@ class ReadMethods(FileSystemBase):
         except ObjectNotFoundError:
             if not await self._isdir(rpath):
                 raise
-            await asyncio.to_thread(make_path, os.path.abspath(lpath))
+            await asyncio.to_thread(make_path, lpath)
 
 
 def _per_path(bounds: Iterable[Bound] | Bound, count: int) -> list[Bound]:

@@ -269,8 +269,8 @@ class SafeDirectory:
 
 
 def make_path(path: str) -> None:
-    """Create a directory (an absolute path) and those above it that are missing, durably, for the owner alone."""
-    parent = os.path.dirname(path)
+    """Create a directory and those above it that are missing, durably, for the owner alone."""
+    parent = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(parent):
         make_path(parent)
     with suppress(FileExistsError):
