@@ -33,6 +33,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 
+from fsbackup.redact import redact
+
 
 class FsbackupError(Exception):
     """Base of all errors of this package.
@@ -40,7 +42,7 @@ class FsbackupError(Exception):
     Parameters
     ----------
     message
-        What failed and why, one sentence, without secrets.
+        What failed and why, one sentence; secrets in it are masked.
     backend, operation, key
         Where it failed; each is None when it does not apply.
     hint
@@ -56,12 +58,13 @@ class FsbackupError(Exception):
         key: str | None = None,
         hint: str | None = None,
     ) -> None:
+        message = redact(message)
         super().__init__(message)
         self.message = message
         self.backend = backend
         self.operation = operation
         self.key = key
-        self.hint = hint
+        self.hint = redact(hint) if hint else hint
 
     @property
     def cause(self) -> BaseException | None:

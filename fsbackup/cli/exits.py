@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from fsbackup.cli import render
-from fsbackup.cli.redact import redact
 from fsbackup.errors import ConfigError, FsbackupError
+from fsbackup.redact import redact
 
 COMPLETE = 0
 FAILED = 1
@@ -46,10 +46,10 @@ def report_error(error: Exception, args: Namespace, *, job: str | None = None) -
     if not expected or args.verbose > 1 or os.environ.get("FSBACKUP_DEBUG"):
         print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
     for line in _error_lines(error):
-        render.print_error(redact(line))
+        render.print_error(line)
     if args.json:
         fields = {"kind": "job", "job": job, "status": "failed"} if job else {}
-        render.print_json_line(_redact_values({**fields, "error": error_as_dict(error)}))
+        render.print_json_line({**fields, "error": error_as_dict(error)})
     return USAGE if isinstance(error, ConfigError) else FAILED
 
 
@@ -87,11 +87,3 @@ def error_as_dict(error: Exception) -> dict[str, Any]:
             for each in problems
         ]
     return result
-
-
-def _redact_values(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _redact_values(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_redact_values(each) for each in value]
-    return redact(value) if isinstance(value, str) else value

@@ -17,6 +17,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from fsbackup.redact import redact, redact_values
+
 #: Characters that a terminal may interpret as a command.
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
@@ -117,31 +119,36 @@ def print_report(*tables: Sequence[Row], problems: Iterable[str] = (), verdict: 
         print_table(rows)
         print()
     for line in problems:
-        print(one_line(line))
+        print(redact(one_line(line)))
     print_line(verdict)
 
 
 def print_table(rows: Sequence[Row]) -> None:
     """Print `rows` (at least one) with a head."""
     for line in format_table(rows):
-        print(line)
+        print(redact(line))
+
+
+def print_key(line: str) -> None:
+    """Print a line that is a key, or ends with one."""
+    print(escape(line))
 
 
 def print_line(line: str = "") -> None:
     """Print a line of text."""
-    print(escape(line))
+    print(redact(escape(line)))
 
 
 def print_error(line: str) -> None:
     """Print a line that is no result on standard error."""
-    print(escape(line), file=sys.stderr)
+    print(redact(escape(line)), file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
     """Print one JSON document."""
-    print(json.dumps(value, indent=2))
+    print(json.dumps(redact_values(value), indent=2))
 
 
 def print_json_line(value: Any) -> None:
     """Print one JSON object on one line, and flush it."""
-    print(json.dumps(value, separators=(",", ":")), flush=True)
+    print(json.dumps(redact_values(value), separators=(",", ":")), flush=True)
