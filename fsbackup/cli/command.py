@@ -69,6 +69,13 @@ def add_prefix(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_allow_empty(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow-empty`` of a command that reads."""
+    parser.add_argument(
+        "--allow-empty", action="store_true", help="nothing stored at or below the prefix is no error"
+    )
+
+
 def add_set(parser: argparse.ArgumentParser, *, default: str = "the only one in the configuration") -> None:
     """Add ``--set``."""
     parser.add_argument("--set", metavar="NAME", help=f"the replication set (default: {default})")
