@@ -61,7 +61,7 @@ def _get_tree(args: Namespace, store: ReplicatedStorage) -> int:
 
     def print_object(restored: RestoredObject) -> None:
         if restored.error is not None:
-            render.print_line(f"{restored.key}: failed: {exits.error_message(restored.error)}")
+            render.print_line(render.one_line(f"{restored.key}: failed: {exits.error_message(restored.error)}"))
         elif args.verbose and restored.report:
             render.print_line(_object_line(restored.report, str(restored.target)))
 

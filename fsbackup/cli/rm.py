@@ -59,21 +59,24 @@ def _status(store: ReplicatedStorage, report: Report, existed: bool | None) -> S
 def _print_report(report: Report, existed: bool | None, status: Status) -> None:
     confirmed = ", ".join(name for name, result in report.replicas.items() if result.ok)
     if existed is False and report:
-        render.print_line(f"{report.key}: not found on {confirmed}")
+        render.print_line(f"{render.one_line(report.key)}: not found on {confirmed}")
         return
     if confirmed:
-        render.print_line(f"{report.key}: deleted from {confirmed}")
+        render.print_line(f"{render.one_line(report.key)}: deleted from {confirmed}")
     for name, result in report.replicas.items():
         if not result.ok:
-            render.print_line(f"{report.key}: NOT deleted from {name}: {exits.error_reason(result.exception)}")
+            render.print_line(
+                f"{render.one_line(report.key)}: NOT deleted from {name}: {exits.error_reason(result.exception)}"
+            )
     if status == "degraded":
         render.print_line(
-            f"{report.key}: a tombstone on the others keeps it deleted; `fsbackup repair`, or the same command, "
-            "finishes it when these backends answer"
+            f"{render.one_line(report.key)}: a tombstone on the others keeps it deleted; `fsbackup repair`, or "
+            "the same command, finishes it when these backends answer"
         )
     elif not report:
         render.print_line(
-            f"{report.key}: run the same command again when these backends answer: nothing else deletes it there"
+            f"{render.one_line(report.key)}: run the same command again when these backends answer: nothing "
+            "else deletes it there"
         )
 
 
