@@ -126,7 +126,7 @@ def test_status_groups_and_max_age(cli: Cli) -> None:
     plain = cli("status", "--depth", "2", "--max-age", "26h", "--json").json()["sets"]["triple"]
     assert [(group["prefix"], group["too_old"]) for group in plain["groups"]] == [("t/", False), ("t/b/", True)]
     assert cli("status", "nothing", "--max-age", "26h").code == 4
-        assert cli("status", "nothing", "--max-age", "26h", "--allow-empty").code == 1
+    assert cli("status", "nothing", "--max-age", "26h", "--allow-empty").code == 1
     assert cli("status", "--max-age", "soon").code == 2
 
 
