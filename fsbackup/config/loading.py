@@ -19,7 +19,7 @@ from fsbackup.config.references import check_references
 from fsbackup.config.secret_files import read_secret_files
 from fsbackup.config.variables import Expanded, expand
 from fsbackup.errors import ConfigError
-from fsbackup.redact import hide, hide_misplaced, looks_secret
+from fsbackup.redact import hide, hide_misplaced, looks_secret, redact
 
 #: The settings whose value is never quoted, wherever it came from.
 _NEVER_SHOWN = frozenset({"access_key_id", "secret_access_key", "session_token", "options", "url", "endpoint_url"})
@@ -177,7 +177,9 @@ def _mistakes(
     for found in violations:
         quote = quotes.of(found.loc) if found.shows_value and found.problem.startswith("must") else ""
         message = f"{found.problem}{quote}" + (f" ({found.fix})" if found.fix else "")
-        problems.append(Mistake(source, found.line or document.line(found.loc), dotted(found.loc), message))
+        problems.append(
+            Mistake(source, found.line or document.line(found.loc), dotted(found.loc), redact(message))
+        )
     return sorted(problems, key=lambda problem: problem.line or 0)
 
 
