@@ -7,6 +7,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,23 +36,23 @@ def warn(source: str, data: Any, config: Config) -> None:
     if literal := sorted(_literal_secrets(data)):
         mode = stat.S_IMODE(os.stat(Path(source).expanduser()).st_mode)
         if mode & stat.S_IROTH:
-            log.warning(
-                "%s: every user of this machine can read the secrets in it (%s; mode %04o) - chmod 600 it, or "
-                "write ${NAME} or secret_access_key_file instead",
-                source,
-                ", ".join(literal),
-                mode,
+            _say_once(
+                f"{source}: every user of this machine can read the secrets in it ({', '.join(literal)}; mode "
+                f"{mode:04o}) - chmod 600 it, or write ${{NAME}} or secret_access_key_file instead"
             )
     for name, backend in config.backends.items():
         url = getattr(backend, "endpoint_url", None)
         if url and url.startswith("http:") and not _is_near(urlsplit(url).hostname or ""):
-            log.warning(
-                "%s: backends.%s.endpoint_url: without TLS, everybody on the way to %s can read and change what "
-                "is stored - write https://",
-                source,
-                name,
-                urlsplit(url).hostname,
+            _say_once(
+                f"{source}: backends.{name}.endpoint_url: without TLS, everybody on the way to "
+                f"{urlsplit(url).hostname} can read and change what is stored - write https://"
             )
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Log a warning, once in a process that loads a file again and again."""
+    log.warning("%s", text)
 
 
 def _literal_secrets(data: Any) -> Iterator[str]:

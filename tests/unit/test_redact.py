@@ -228,6 +228,7 @@ def test_secrets_that_every_user_can_read_are_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, backend: str, mode: int, warned: bool
 ) -> None:
     said = warnings_of(tmp_path / "c.yaml", backend.replace("URL", "https://h.example"), mode, caplog)
+    load_config(tmp_path / "c.yaml", environ={"SET": "ssss"})  # again, and it is not said again
     assert len(said) == warned
     assert all("chmod 600" in line and "ssss" not in line for line in said)
 
