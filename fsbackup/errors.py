@@ -10,6 +10,7 @@ Python programmer would catch::
     │   └── SourceChangedError                           it changed while it was read; run again
     ├── BackendError (OSError)                           one backend, one operation
     │   ├── ObjectNotFoundError (FileNotFoundError)      the backend answered "no such key"
+    │   │   └── ObjectLostError                          it was stored, and no replica has its data any more
     │   ├── AccessDeniedError (PermissionError)
     │   │   └── LockedError                              the backend keeps the object until its lock ends
     │   ├── OutOfSpaceError
@@ -99,6 +100,10 @@ class BackendError(FsbackupError, OSError):
 
 class ObjectNotFoundError(BackendError, FileNotFoundError):
     """The backend answered that there is no such key; an outage never raises this."""
+
+
+class ObjectLostError(ObjectNotFoundError):
+    """The object was stored and not deleted, and all replicas answered that they do not have its data."""
 
 
 class AccessDeniedError(BackendError, PermissionError):

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from fsbackup.cli import render
-from fsbackup.errors import ConfigError, FsbackupError, ObjectNotFoundError
+from fsbackup.errors import ConfigError, FsbackupError, ObjectLostError, ObjectNotFoundError
 from fsbackup.redact import redact
 
 COMPLETE = 0
@@ -56,7 +56,8 @@ def report_error(error: Exception, args: Namespace, *, job: str | None = None) -
         render.print_json_line({**fields, "error": error_as_dict(error)})
     if isinstance(error, ConfigError):
         return USAGE
-    return ABSENT if isinstance(error, ObjectNotFoundError) else FAILED
+    is_absent = isinstance(error, ObjectNotFoundError) and not isinstance(error, ObjectLostError)
+    return ABSENT if is_absent else FAILED
 
 
 def nothing_stored(prefix: str, unreachable: Collection[str]) -> tuple[int, str]:

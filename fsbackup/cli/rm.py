@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
 from fsbackup.cli.command import Command, add_set, key, open_set
-from fsbackup.errors import FsbackupError, ObjectNotFoundError
+from fsbackup.errors import FsbackupError, ObjectLostError, ObjectNotFoundError
 
 if TYPE_CHECKING:
     from fsbackup.engine.results import Report, Status
@@ -39,6 +39,8 @@ def _exists(store: ReplicatedStorage, object_key: str) -> bool | None:
     """Tell whether any replica has the object; None if too few backends answer to know."""
     try:
         store.stat(object_key)
+    except ObjectLostError:
+        return True
     except ObjectNotFoundError:
         return False
     except FsbackupError:

@@ -19,6 +19,7 @@ from fsbackup.errors import (
     FsbackupError,
     IntegrityError,
     NoHealthyReplicaError,
+    ObjectLostError,
     ObjectNotFoundError,
     TransientError,
 )
@@ -195,9 +196,9 @@ class _TreeRestore:
                 if not self._breaker:
                     raise
                 report = await self._download(key, path, progress, self._retry_breaker)
-        except ObjectNotFoundError:
-            return None
         except (FsbackupError, OSError) as error:
+            if isinstance(error, ObjectNotFoundError) and not isinstance(error, ObjectLostError):
+                return None
             return RestoredObject(key, target, error=error)
         return RestoredObject(key, target, report)
 

@@ -148,6 +148,16 @@ class TestAbsent:
             (cli.home / disk).touch()
         assert cli(*command).code == 1
 
+    @pytest.mark.parametrize("command", [("get", "t/a", "x"), ("stat", "t/a")])
+    def test_lost_is_not_absent(self, cli: Cli, command: tuple[str, ...]) -> None:
+        """It was stored, and nobody deleted it."""
+        cli("run", "tree")
+        for disk in ("disk1", "disk2", "disk3"):
+            (cli.home / disk / "t/a").unlink()
+        done = cli(*command)
+        assert done.code == 1
+        assert "data is gone from every replica" in done.err
+
     @pytest.mark.parametrize("command", COMMANDS[2:])
     def test_accepted(self, cli: Cli, command: tuple[str, ...]) -> None:
         """With ``--allow-empty``."""
