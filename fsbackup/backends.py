@@ -21,6 +21,7 @@ from fsbackup.engine.source import open_source
 from fsbackup.errors import BackendError, ConfigError, FsbackupError, IntegrityError, ReplicationError
 from fsbackup.keys import check_key
 from fsbackup.loop import run
+from fsbackup.redact import redact
 from fsbackup.stores.base import DEFAULT_TIMEOUT, ObjectStore
 from fsbackup.stores.generic.store import GenericStore
 from fsbackup.stores.generic.writer import Confirm
@@ -204,7 +205,7 @@ class SingleBackend(StorageBackend):
     @property
     def location(self) -> str:
         """Where the objects are, for people: a path or URL without secrets."""
-        return self.store.location
+        return redact(self.store.location)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r}, location={self.location!r})"

@@ -10,6 +10,7 @@ Python programmer would catch::
     │   └── SourceChangedError                           it changed while it was read; run again
     ├── BackendError (OSError)                           one backend, one operation
     │   ├── ObjectNotFoundError (FileNotFoundError)      the backend answered "no such key"
+    │   │   └── ObjectLostError                          it was stored, and no replica has its data any more
     │   ├── AccessDeniedError (PermissionError)
     │   │   └── LockedError                              the backend keeps the object until its lock ends
     │   ├── OutOfSpaceError
@@ -33,6 +34,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 
+from fsbackup.redact import redact
+
 
 class FsbackupError(Exception):
     """Base of all errors of this package.
@@ -40,7 +43,7 @@ class FsbackupError(Exception):
     Parameters
     ----------
     message
-        What failed and why, one sentence, without secrets.
+        What failed and why, one sentence; secrets in it are masked.
     backend, operation, key
         Where it failed; each is None when it does not apply.
     hint
@@ -56,12 +59,13 @@ class FsbackupError(Exception):
         key: str | None = None,
         hint: str | None = None,
     ) -> None:
+        message = redact(message)
         super().__init__(message)
         self.message = message
         self.backend = backend
         self.operation = operation
         self.key = key
-        self.hint = hint
+        self.hint = redact(hint) if hint else hint
 
     @property
     def cause(self) -> BaseException | None:
@@ -96,6 +100,10 @@ class BackendError(FsbackupError, OSError):
 
 class ObjectNotFoundError(BackendError, FileNotFoundError):
     """The backend answered that there is no such key; an outage never raises this."""
+
+
+class ObjectLostError(ObjectNotFoundError):
+    """The object was stored and not deleted, and all replicas answered that they do not have its data."""
 
 
 class AccessDeniedError(BackendError, PermissionError):

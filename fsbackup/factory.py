@@ -111,8 +111,9 @@ def _retention(config: Config, backends: Iterable[str]) -> dict[str, Retention]:
 def _arguments(settings: BackendConfig) -> dict[str, Any]:
     """Return the constructor's arguments for one backend's settings, secrets in the clear."""
     given = {name: getattr(settings, name) for name in type(settings).model_fields}
-    for used_elsewhere in ("type", "part_size", "retention"):
-        given.pop(used_elsewhere)
+    for name in list(given):
+        if name in ("type", "part_size", "retention") or name.endswith("_file"):  # used elsewhere
+            given.pop(name)
     translate = _TRANSLATE.get(settings.type)
     plain = _reveal(given)
     return translate(plain, settings) if translate else plain

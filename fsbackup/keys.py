@@ -2,9 +2,9 @@
 
 A *key* is what users write (``backups/full/2025/10/db.sql.gz``); a *name* is what a backend stores. Nearly always
 they are the same text, so that other tools find the files under their keys. Only what some backend, shell or URL
-would misread is percent-encoded: ``% ? * [ ] \\``, a doubled colon, bytes that are not UTF-8, and letters that
-Unicode normalisation would change (R2 stores names NFC-normalised, so two spellings of one word would become one
-object).
+would misread is percent-encoded: ``% ? * [ ] \\``, a doubled colon, control characters, bytes that are not UTF-8,
+the dot of ``.fsbackup``, and letters that Unicode normalisation would change (R2 stores names NFC-normalised, so
+two spellings of one word would become one object).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_NAME_BYTES = 900
 #: Longest segment in bytes: Linux allows 255, and other tools' temp names need some.
 MAX_SEGMENT_BYTES = 240
 
-#: No segment of a key may contain this word: it marks fsbackup's own objects and temp files.
+#: No name of a key's contains this word: it marks fsbackup's own objects and temp files.
 RESERVED = ".fsbackup"
 META_PREFIX = f"{RESERVED}/"
 MANIFESTS = f"{META_PREFIX}manifests/"
@@ -27,8 +27,7 @@ RECORDS = f"{META_PREFIX}records/"
 #: The suffix of the temp file of an unfinished local or generic write; listings skip it, repair deletes it.
 TEMP_SUFFIX = f"{RESERVED}-tmp"
 
-_UNSAFE = re.compile(r"[%?*\[\]\\\udc80-\udcff]|::")
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
+_UNSAFE = re.compile(r"[%?*\[\]\\\x01-\x1f\x7f-\x9f\ufffe\uffff\udc80-\udcff]|::|\.(?=fsbackup)")
 
 
 def check_key(key: str) -> str:
@@ -38,7 +37,7 @@ def check_key(key: str) -> str:
     ------
     ValueError
         When it is not a legal key, with the rule that it breaks: a key is relative, without empty, ``.`` or ``..``
-        segments, control characters or segments containing ``.fsbackup``, and not too long.
+        segments and zero bytes, not below ``.fsbackup``, and not too long.
     """
     if not isinstance(key, str):
         raise ValueError(f"a key must be a string, not {type(key).__name__}")
@@ -69,9 +68,9 @@ def _problems(key: str) -> list[str]:
         found.append("it starts or ends with '/' or has an empty segment")
     if "." in segments or ".." in segments:
         found.append("'.' and '..' are not allowed as segments")
-    if _FORBIDDEN.search(key):
-        found.append("it has control characters")
-    if RESERVED in key:
+    if "\0" in key:
+        found.append("it has a zero byte, which no file's name can have")
+    if segments[0] == RESERVED:
         found.append(f"{RESERVED!r} is reserved for fsbackup's own records")
     return found or _encoding_problems(key)
 

@@ -8,7 +8,7 @@
   `config`): its arguments, its call of the library, its report as text or JSON
 - `render`: everything that goes to standard output: tables, verdict lines, numbers, JSON
 - `progress`: the progress display on standard error; loaded only on a terminal
-- `logs`, `redact`: log lines on standard error, and the masking of configured secrets in them
+- `logs`: log lines on standard error
 - `exits`: exit codes, and the message of an error that ends a command
 
 No module imports the configuration, a backend or a third-party library before a command needs it, so that

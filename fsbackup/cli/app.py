@@ -1,4 +1,4 @@
-"""From `argv` to an exit code, also after Ctrl-C, SIGTERM and a closed pipe."""
+"""From `argv` to an exit code, also after Ctrl-C, SIGTERM, SIGHUP and a closed pipe."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -29,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code, see `fsbackup.cli.exits`. An interrupted command ends the process instead of returning.
     """
     try:
-        _raise_on_sigterm()
+        _raise_on_signals()
+        _open_standard_streams()
+        if argv is None and sys.getfilesystemencoding() != "utf-8":
+            _start_again_with_utf8()
         render.configure_streams()
         return _run_command(build_parser().parse_args(argv))
     except KeyboardInterrupt as interrupt:
@@ -51,18 +55,42 @@ def _run_command(args: Namespace) -> int:
     return code
 
 
+def _open_standard_streams() -> None:
+    """Open /dev/null for standard streams that are closed, so that no file of ours gets one of their numbers."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _start_again_with_utf8() -> None:
+    """Replace this process by one for which names are UTF-8, whatever the locale says they are.
+
+    In a Latin-1 locale Python reads the name of a file as other letters, and they would become its key.
+    """
+    arguments = [sys.executable, "-X", "utf8", "-m", "fsbackup", *sys.argv[1:]]
+    os.execv(sys.executable, [os.fsencode(argument) for argument in arguments])
+
+
 class TerminatedError(KeyboardInterrupt):
-    """SIGTERM was received. A KeyboardInterrupt, so that the same clean-up runs as after Ctrl-C."""
+    """SIGTERM or SIGHUP was received. A KeyboardInterrupt, so that the same clean-up runs as after Ctrl-C."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__()
+        self.exit_code = exit_code
 
 
-def _raise_on_sigterm() -> None:
-    """Turn SIGTERM into an exception, unless the parent process has set it to be ignored."""
+def _raise_on_signals() -> None:
+    """Turn SIGTERM and SIGHUP into an exception, unless the parent process has set them to be ignored (nohup)."""
+    for number, exit_code in ((signal.SIGTERM, exits.TERMINATED), (signal.SIGHUP, exits.HUNG_UP)):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, partial(_terminate, exit_code))
 
-    def terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise TerminatedError
 
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, terminate)
+def _terminate(exit_code: int, _number: int, _frame: FrameType | None) -> NoReturn:
+    raise TerminatedError(exit_code)
 
 
 def _exit_interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
@@ -74,4 +102,4 @@ def _exit_interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
             file=sys.stderr,
         )
         sys.stderr.flush()
-    os._exit(exits.TERMINATED if terminated else exits.INTERRUPTED)
+    os._exit(interrupt.exit_code if isinstance(interrupt, TerminatedError) else exits.INTERRUPTED)

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fsbackup.cli import redact
 from fsbackup.errors import ConfigError
 from fsbackup.keys import check_key, check_prefix
 
@@ -70,6 +69,13 @@ def add_prefix(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_allow_empty(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow-empty`` of a command that reads."""
+    parser.add_argument(
+        "--allow-empty", action="store_true", help="nothing stored at or below the prefix is no error"
+    )
+
+
 def add_set(parser: argparse.ArgumentParser, *, default: str = "the only one in the configuration") -> None:
     """Add ``--set``."""
     parser.add_argument("--set", metavar="NAME", help=f"the replication set (default: {default})")
@@ -86,13 +92,11 @@ def add_dask(parser: argparse.ArgumentParser) -> None:
 
 
 def open_config(args: Namespace) -> tuple[str, Config]:
-    """Return the path of the configuration file and its content; its secrets are masked in all later output."""
+    """Return the path of the configuration file and its content."""
     from fsbackup.config import find_config, load_config
 
     path = str(find_config(args.config))
-    config = load_config(path)
-    redact.register_secrets(config)
-    return path, config
+    return path, load_config(path)
 
 
 def open_set(args: Namespace) -> ReplicatedStorage:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
 from fsbackup.cli.command import Command, open_config
-from fsbackup.cli.redact import redact
 from fsbackup.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def _rows(diagnoses: list[Diagnosis]) -> list[render.Row]:
             "backend": each.backend if check is each.checks[0] else "",
             "check": check.name,
             "outcome": check.outcome,
-            "found": redact(check.detail),
+            "found": check.detail,
         }
         for each in diagnoses
         for check in each.checks
@@ -58,7 +57,7 @@ def _rows(diagnoses: list[Diagnosis]) -> list[render.Row]:
 
 def _problems(diagnoses: list[Diagnosis]) -> list[str]:
     return [
-        redact(f"{each.backend}: {check.name}: {_problem(check)}")
+        f"{each.backend}: {check.name}: {_problem(check)}"
         for each in diagnoses
         for check in each.checks
         if check.outcome in _PROBLEMS

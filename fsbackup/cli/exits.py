@@ -6,18 +6,21 @@ import os
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from fsbackup.cli import render
-from fsbackup.cli.redact import redact
-from fsbackup.errors import ConfigError, FsbackupError
+from fsbackup.errors import ConfigError, FsbackupError, ObjectLostError, ObjectNotFoundError
+from fsbackup.redact import redact
 
 COMPLETE = 0
 FAILED = 1
 USAGE = 2
 DEGRADED = 3
+#: Proven: every backend that must answer has answered that there is no such object, or none at or below a prefix.
+ABSENT = 4
 #: Ended by a signal, as shells report it: 128 plus the signal's number.
+HUNG_UP = 129
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
@@ -26,13 +29,14 @@ BY_STATUS = {"complete": COMPLETE, "degraded": DEGRADED, "failed": FAILED}
 
 MEANING = {
     COMPLETE: "complete: every replica is good",
-    FAILED: "failed: something is not stored, not found or not verified",
+    FAILED: "failed or unknown: something is not stored, not verified, or not known because a backend is away",
     USAGE: "wrong usage or configuration; nothing was done",
     DEGRADED: "degraded: at least min_copies good replicas, but not all",
-    INTERRUPTED: "interrupted by Ctrl-C (143: by SIGTERM); no partial object was stored",
+    ABSENT: "absent: every backend answered that it has no such object (get, stat), or nothing below the prefix",
+    INTERRUPTED: "interrupted by Ctrl-C (143: SIGTERM, 129: SIGHUP); no partial object was stored",
 }
 
-_SEVERITY = (COMPLETE, DEGRADED, FAILED, USAGE)
+_SEVERITY = (COMPLETE, DEGRADED, ABSENT, FAILED, USAGE)
 
 
 def worst(codes: Iterable[int]) -> int:
@@ -46,11 +50,24 @@ def report_error(error: Exception, args: Namespace, *, job: str | None = None) -
     if not expected or args.verbose > 1 or os.environ.get("FSBACKUP_DEBUG"):
         print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
     for line in _error_lines(error):
-        render.print_error(redact(line))
+        render.print_error(line)
     if args.json:
         fields = {"kind": "job", "job": job, "status": "failed"} if job else {}
-        render.print_json_line(_redact_values({**fields, "error": error_as_dict(error)}))
-    return USAGE if isinstance(error, ConfigError) else FAILED
+        render.print_json_line({**fields, "error": error_as_dict(error)})
+    if isinstance(error, ConfigError):
+        return USAGE
+    is_absent = isinstance(error, ObjectNotFoundError) and not isinstance(error, ObjectLostError)
+    return ABSENT if is_absent else FAILED
+
+
+def nothing_stored(prefix: str, unreachable: Collection[str]) -> tuple[int, str]:
+    """Return exit code and verdict where no backend that answered has an object at or below a prefix."""
+    what = f"nothing is stored{f' at or below {prefix}' if prefix else ''}"
+    if unreachable:
+        known = f"{what} on the backends that answered"
+        return FAILED, render.verdict("failed", known, render.unreachable(unreachable))
+    next_step = "check the prefix, and whether the disks are mounted; --allow-empty accepts it"
+    return ABSENT, render.verdict("failed", f"{what}, all backends answered", next_step=next_step)
 
 
 def _error_lines(error: Exception) -> list[str]:
@@ -87,11 +104,3 @@ def error_as_dict(error: Exception) -> dict[str, Any]:
             for each in problems
         ]
     return result
-
-
-def _redact_values(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _redact_values(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_redact_values(each) for each in value]
-    return redact(value) if isinstance(value, str) else value

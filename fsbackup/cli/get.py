@@ -6,11 +6,12 @@ import argparse
 import os
 import sys
 from argparse import Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
-from fsbackup.cli.command import Command, add_set, open_set, prefix, progress_display
-from fsbackup.errors import ConfigError
+from fsbackup.cli.command import Command, add_allow_empty, add_set, open_set, prefix, progress_display
+from fsbackup.errors import ConfigError, ObjectNotFoundError
 
 if TYPE_CHECKING:
     from fsbackup.engine.results import DownloadReport
@@ -24,6 +25,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-r", "--recursive", action="store_true", help="every object at or below KEY, into the directory TARGET"
     )
+    add_allow_empty(parser)
     add_set(parser)
 
 
@@ -55,13 +57,20 @@ def _get_object(args: Namespace, store: ReplicatedStorage) -> int:
 
 
 def _get_tree(args: Namespace, store: ReplicatedStorage) -> int:
+    from fsbackup.replication.tree import TreeReport
+
     def print_object(restored: RestoredObject) -> None:
         if restored.error is not None:
-            render.print_line(f"{restored.key}: failed: {exits.error_message(restored.error)}")
+            render.print_line(render.one_line(f"{restored.key}: failed: {exits.error_message(restored.error)}"))
         elif args.verbose and restored.report:
             render.print_line(_object_line(restored.report, str(restored.target)))
 
-    report = store.restore_tree(args.key, args.target, on_object=None if args.json else print_object)
+    try:
+        report = store.restore_tree(args.key, args.target, on_object=None if args.json else print_object)
+    except ObjectNotFoundError:
+        if not args.allow_empty:
+            raise
+        report = TreeReport(args.key, Path(args.target))
     if args.json:
         render.print_json(report.as_dict())
     elif not args.quiet or not report:
@@ -102,8 +111,10 @@ COMMAND = Command(
     description="Restores an object from all reachable replicas at once. Every block is checked against the "
     "manifest before it is written; a block that a replica does not return, or returns damaged, is read from "
     "another one. The target is replaced only when the file is complete. The exit code is 0 if the bytes are "
-    "right, even if replicas failed. With --recursive, files that are present with the right bytes are not read "
-    "again: the same command resumes an interrupted restore.",
+    "right, even if replicas failed, 4 if every backend answers that there is no such object, 1 if that is "
+    "not known. No link below a directory TARGET is followed, and directories are never more open than those "
+    "that were backed up. With --recursive, files that are present with the right bytes are not read again: "
+    "the same command resumes an interrupted restore.",
     examples=(
         "fsbackup get backups/shop.sql.gz /tmp/shop.sql.gz",
         "fsbackup get backups/shop.sql.gz - | gunzip | psql shop",

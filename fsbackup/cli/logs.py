@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Any
 
 from fsbackup.cli import render
-from fsbackup.cli.redact import redact
 from fsbackup.events import FIELDS
+from fsbackup.redact import redact
 
 #: How many errors of one kind are shown without -v.
 _MAX_REPEATS = 3

@@ -49,9 +49,9 @@ def _print_entry(args: Namespace, entry: ObjectStatus, backends: list[str]) -> N
     elif args.long:
         states: list[str] = [entry.states[name] for name in backends]
         size, modified = render.size(entry.size), render.time(entry.modified)
-        render.print_line(_long_line(size, modified, backends, states, entry.key))
+        render.print_key(_long_line(size, modified, backends, states, entry.key))
     elif not entry.is_deleted:
-        render.print_line(entry.key)
+        render.print_key(entry.key)
 
 
 def _long_line(size: str, modified: str, backends: list[str], states: list[str], key: str) -> str:

@@ -17,8 +17,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from fsbackup.redact import redact, redact_values
+
 #: Characters that a terminal may interpret as a command.
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+#: Invisible letters, and those that turn the direction of what follows: a name on a terminal is not what it seems.
+_INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]")
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 #: Columns of formatted quantities, flush right like numbers.
 _QUANTITIES = frozenset({"age", "freed", "generation", "objects", "seconds", "sent", "size"})
@@ -117,31 +121,44 @@ def print_report(*tables: Sequence[Row], problems: Iterable[str] = (), verdict: 
         print_table(rows)
         print()
     for line in problems:
-        print(one_line(line))
+        _print(redact(one_line(line)))
     print_line(verdict)
 
 
 def print_table(rows: Sequence[Row]) -> None:
     """Print `rows` (at least one) with a head."""
     for line in format_table(rows):
-        print(line)
+        _print(redact(line))
+
+
+def _print(text: str, *, to_stderr: bool = False) -> None:
+    """Print a text; on a terminal with the letters escaped that nobody would see."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    if stream.isatty():
+        text = _INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    print(text, file=stream)
+
+
+def print_key(line: str) -> None:
+    """Print a line that is a key, or ends with one."""
+    _print(one_line(line))
 
 
 def print_line(line: str = "") -> None:
     """Print a line of text."""
-    print(escape(line))
+    _print(redact(escape(line)))
 
 
 def print_error(line: str) -> None:
     """Print a line that is no result on standard error."""
-    print(escape(line), file=sys.stderr)
+    _print(redact(escape(line)), to_stderr=True)
 
 
 def print_json(value: Any) -> None:
     """Print one JSON document."""
-    print(json.dumps(value, indent=2))
+    print(json.dumps(redact_values(value), indent=2))
 
 
 def print_json_line(value: Any) -> None:
     """Print one JSON object on one line, and flush it."""
-    print(json.dumps(value, separators=(",", ":")), flush=True)
+    print(json.dumps(redact_values(value), separators=(",", ":")), flush=True)

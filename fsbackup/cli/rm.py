@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
 from fsbackup.cli.command import Command, add_set, key, open_set
-from fsbackup.errors import FsbackupError, ObjectNotFoundError
+from fsbackup.errors import FsbackupError, ObjectLostError, ObjectNotFoundError
 
 if TYPE_CHECKING:
-    from fsbackup.engine.results import Report
+    from fsbackup.engine.results import Report, Status
     from fsbackup.replication.storage import ReplicatedStorage
 
 
@@ -26,9 +26,10 @@ def _execute(args: Namespace) -> int:
     for each in dict.fromkeys(args.keys):
         existed = _exists(store, each)
         report = store.remove(each)
-        results.append({**report.as_dict(), "was_there": existed})
+        status = _status(store, report, existed)
+        results.append({**report.as_dict(), "status": status, "was_there": existed})
         if not (args.json or (args.quiet and report)):
-            _print_report(report, existed)
+            _print_report(report, existed, status)
     if args.json:
         render.print_json({"objects": results})
     return exits.worst(exits.BY_STATUS[result["status"]] for result in results)
@@ -38,6 +39,8 @@ def _exists(store: ReplicatedStorage, object_key: str) -> bool | None:
     """Tell whether any replica has the object; None if too few backends answer to know."""
     try:
         store.stat(object_key)
+    except ObjectLostError:
+        return True
     except ObjectNotFoundError:
         return False
     except FsbackupError:
@@ -45,20 +48,37 @@ def _exists(store: ReplicatedStorage, object_key: str) -> bool | None:
     return True
 
 
-def _print_report(report: Report, existed: bool | None) -> None:
+def _status(store: ReplicatedStorage, report: Report, existed: bool | None) -> Status:
+    """Return ``"degraded"`` where a tombstone on enough replicas finishes what the others did not confirm.
+
+    Without an object that is known there is no tombstone, and what a backend that is away has would stay.
+    """
+    confirmed = sum(result.ok for result in report.replicas.values())
+    is_deleted = existed is True and confirmed >= store.min_copies
+    return "degraded" if report.status == "failed" and is_deleted else report.status
+
+
+def _print_report(report: Report, existed: bool | None, status: Status) -> None:
     confirmed = ", ".join(name for name, result in report.replicas.items() if result.ok)
     if existed is False and report:
-        render.print_line(f"{report.key}: not found on {confirmed}")
+        render.print_line(f"{render.one_line(report.key)}: not found on {confirmed}")
         return
     if confirmed:
-        render.print_line(f"{report.key}: deleted from {confirmed}")
+        render.print_line(f"{render.one_line(report.key)}: deleted from {confirmed}")
     for name, result in report.replicas.items():
         if not result.ok:
-            render.print_line(f"{report.key}: NOT deleted from {name}: {exits.error_reason(result.exception)}")
-    if not report:
+            render.print_line(
+                f"{render.one_line(report.key)}: NOT deleted from {name}: {exits.error_reason(result.exception)}"
+            )
+    if status == "degraded":
         render.print_line(
-            f"{report.key}: run the same command again when these backends answer; a tombstone on the others "
-            "keeps the object deleted until then"
+            f"{render.one_line(report.key)}: a tombstone on the others keeps it deleted; `fsbackup repair`, or "
+            "the same command, finishes it when these backends answer"
+        )
+    elif not report:
+        render.print_line(
+            f"{render.one_line(report.key)}: run the same command again when these backends answer: nothing "
+            "else deletes it there"
         )
 
 
@@ -67,7 +87,8 @@ COMMAND = Command(
     summary="delete exactly these objects from every backend",
     description="Deletes each key from every backend of a replication set. Keys are taken literally: no "
     "patterns, no directories. If a backend does not answer, a tombstone on the others prevents that a repair "
-    "restores the object. A key that does not exist is reported, and is no error.",
+    "restores the object, and the exit code is 3: the next `fsbackup repair` finishes it. A key that does not "
+    "exist is reported, and is no error.",
     examples=("fsbackup rm backups/shop.sql.gz", "fsbackup rm a.gz b.gz --set triple"),
     add_arguments=_add_arguments,
     execute=_execute,

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from fsbackup.cli import exits, render
-from fsbackup.cli.command import Command, add_prefix, add_set, open_config
+from fsbackup.cli.command import Command, add_allow_empty, add_prefix, add_set, open_config
 from fsbackup.errors import ConfigError, NoHealthyReplicaError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="AGE",
         help="fail if the newest object of a group is older (26h, 8d), or there is none",
     )
+    add_allow_empty(parser)
     add_set(parser, default="all of the configuration, one after the other")
 
 
@@ -60,22 +61,33 @@ def _execute(args: Namespace) -> int:
     names = [args.set] if args.set else list(config.replication)
     if not names:
         raise ConfigError(f"{path} has no replication set")
-    sets = {name: _set_status(args, name, ReplicatedStorage.from_config(config, name)) for name in names}
+    found = {name: _set_status(args, name, ReplicatedStorage.from_config(config, name)) for name in names}
     if args.json:
-        render.print_json({"sets": sets})
-    return exits.worst(exits.BY_STATUS[each["status"]] for each in sets.values())
+        render.print_json({"sets": {name: status for name, (_, status) in found.items()}})
+    return exits.worst(code for code, _ in found.values())
 
 
-def _set_status(args: Namespace, name: str, store: ReplicatedStorage) -> dict[str, Any]:
+def _set_status(args: Namespace, name: str, store: ReplicatedStorage) -> tuple[int, dict[str, Any]]:
+    """Print one set's status; return the exit code, and the status as plain JSON types."""
     try:
         status = store.status(args.prefix, depth=args.depth, max_age=args.max_age)
     except NoHealthyReplicaError as error:
         if not args.json:
             render.print_line(f"{name}: failed: {exits.error_message(error)}")
-        return {"status": "failed", "error": exits.error_as_dict(error)}
+        return exits.FAILED, {"status": "failed", "error": exits.error_as_dict(error)}
+    if not args.allow_empty and not status.objects and not status.deleted:
+        return _set_empty(args, name, status)
     if not args.json and not (args.quiet and status.status == "complete"):
         _print_status(name, store, status)
-    return status.as_dict()
+    return exits.BY_STATUS[status.status], status.as_dict()
+
+
+def _set_empty(args: Namespace, name: str, status: SetStatus) -> tuple[int, dict[str, Any]]:
+    unreachable = [backend for backend, each in status.backends.items() if each.error]
+    code, verdict = exits.nothing_stored(status.prefix, unreachable)
+    if not args.json:
+        render.print_line(f"{name}: {verdict}")
+    return code, {**status.as_dict(), "status": "failed", "error": {"message": verdict}}
 
 
 def _print_status(name: str, store: ReplicatedStorage, status: SetStatus) -> None:
@@ -146,12 +158,13 @@ def _too_old(group: Group) -> str:
 COMMAND = Command(
     name="status",
     summary="compare what the replicas hold, from their listings",
-    description="Counts objects and bytes of every backend and of every group of keys, with the newest object of "
-    "each group, and prints incomplete objects. It reads listings only, two requests per 1,000 objects and "
+    description="Counts objects and bytes of every backend and of every group of keys, with the newest object "
+    "of each group, and prints incomplete objects. It reads listings only, two requests per 1,000 objects and "
     "backend, and looks up single objects only where listings differ; copies of equal size with different "
     "content are found by verify. The exit code is 3 if a replica is not as it should be or a backend is "
     "unreachable, 1 if an object has fewer copies than min_copies or, with --max-age, the newest object of a "
-    "group is too old: that finds backups that have silently stopped.",
+    "group is too old: that finds backups that have silently stopped. It is 4 if nothing is stored there at "
+    "all.",
     examples=("fsbackup status", "fsbackup status backups --max-age 26h -q", "fsbackup status --depth 2 --json"),
     add_arguments=_add_arguments,
     execute=_execute,

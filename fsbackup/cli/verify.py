@@ -8,7 +8,15 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
-from fsbackup.cli.command import Command, add_dask, add_prefix, add_set, open_executor, open_set
+from fsbackup.cli.command import (
+    Command,
+    add_allow_empty,
+    add_dask,
+    add_prefix,
+    add_set,
+    open_executor,
+    open_set,
+)
 
 if TYPE_CHECKING:
     from fsbackup.replication.storage import ReplicatedStorage
@@ -36,6 +44,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sample", metavar="1/N", type=_sample, help="only today's share of the objects; all of them in N days"
     )
+    add_allow_empty(parser)
     add_set(parser)
     add_dask(parser)
 
@@ -57,11 +66,32 @@ def _execute(args: Namespace) -> int:
         report = store.verify(
             args.prefix, deep=args.deep, sample=args.sample, on_problem=on_problem, executor=executor
         )
+    if not args.allow_empty and _is_empty(store, report):
+        return _print_empty(args, report)
     if args.json:
         render.print_json_line({"kind": "summary", **report.as_dict(), "problems": report.found})
     elif not (args.quiet and report.status == "complete"):
         _print_report(args, store, report)
     return exits.BY_STATUS[report.status]
+
+
+def _is_empty(store: ReplicatedStorage, report: VerifyReport) -> bool:
+    """Tell whether no object is stored at or below the prefix; a sample may have none all the same."""
+    if report.objects or report.found:
+        return False
+    return report.sample is None or all(entry.is_deleted for entry in store.ls(report.prefix))
+
+
+def _print_empty(args: Namespace, report: VerifyReport) -> int:
+    code, verdict = exits.nothing_stored(
+        args.prefix, [name for name, each in report.backends.items() if each.error]
+    )
+    if args.json:
+        summary = {**report.as_dict(), "status": "failed", "problems": 0, "error": verdict}
+        render.print_json_line({"kind": "summary", **summary})
+    else:
+        render.print_line(verdict)
+    return code
 
 
 def _print_problem(problem: CopyProblem) -> None:
@@ -120,11 +150,12 @@ COMMAND = Command(
     name="verify",
     summary="examine every replica of every object; change nothing",
     description="Examines every object on every backend: manifests, sizes, ETags and generations; with --deep "
-    "also every byte of every replica, against the manifest's hashes. Each problem is printed when it is found: "
-    "missing, stale (an older version), conflict, size differs, damaged, no manifest, deleted elsewhere, lost (a "
-    "manifest without data on any backend) or unknown (the backend did not answer). The exit code is 3 if there "
-    "is a problem, 1 if an object has fewer proven copies than min_copies. With --deep --sample 1/30, run daily "
-    "from cron, every byte is read once in thirty days.",
+    "also every byte of every replica, against the manifest's hashes. Each problem is printed when it is "
+    "found: missing, stale (an older version), conflict, size differs, damaged, no manifest, deleted "
+    "elsewhere, lost (a manifest without data on any backend) or unknown (the backend did not answer). The "
+    "exit code is 3 if there is a problem, 1 if an object has fewer proven copies than min_copies, 4 if "
+    "nothing at all is stored there. With --deep --sample 1/30, run daily from cron, every byte is read once "
+    "in thirty days.",
     examples=("fsbackup verify", "fsbackup verify backups/full --deep", "fsbackup verify --deep --sample 1/30 -q"),
     add_arguments=_add_arguments,
     execute=_execute,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Secret, ValidationInfo, model_validator
 
 from fsbackup.config.problems import rule_error
+from fsbackup.config.secret_files import FROM_FILE
 from fsbackup.config.values import (
     Bucket,
     Count,
@@ -122,12 +123,30 @@ class LocalConfig(_Backend):
 
 class _Bucket(_Backend):
     bucket: Bucket = Field(description="The bucket, which must exist.", examples=["securesyntax"])
-    access_key_id: Credential = Field(description="The access key's id.", examples=["${ACCESS_KEY_ID}"])
+    access_key_id: Credential = Field(
+        description="The access key's id; or access_key_id_file.", examples=["${ACCESS_KEY_ID}"]
+    )
     secret_access_key: Credential = Field(
-        description="The secret of the access key.", examples=["${SECRET_ACCESS_KEY}"]
+        description="The secret of the access key; or secret_access_key_file.", examples=["${SECRET_ACCESS_KEY}"]
     )
     session_token: Credential | None = Field(
         default=None, description="The token of a temporary access key.", examples=["${SESSION_TOKEN}"]
+    )
+    access_key_id_file: FilePath | None = Field(
+        default=None,
+        description="Instead of access_key_id: a file with it on the first line. A relative path starts at this "
+        "file's own directory; ~ is the home directory.",
+        examples=["/etc/fsbackup/access-key-id"],
+    )
+    secret_access_key_file: FilePath | None = Field(
+        default=None,
+        description="Instead of secret_access_key: a file with it on the first line.",
+        examples=["/etc/fsbackup/secret-access-key"],
+    )
+    session_token_file: FilePath | None = Field(
+        default=None,
+        description="Instead of session_token: a file with it on the first line.",
+        examples=["/etc/fsbackup/session-token"],
     )
     addressing: Literal["path", "virtual"] | None = Field(
         default=None,
@@ -158,12 +177,14 @@ class _Bucket(_Backend):
 
 
 def _left_out(kind: str) -> ConfigDict:
-    """Return the settings of a model whose environment variables make fields optional in the file."""
+    """Return the settings of a model some of whose fields may come from the environment or from files."""
 
     def loosen(schema: dict[str, Any]) -> None:
-        for name, variable in ENVIRONMENT[kind].items():
+        variables = ENVIRONMENT.get(kind, {})
+        for name, variable in variables.items():
             schema["properties"][name]["description"] += f" Left out, it is ${variable}."
-            schema["required"] = [required for required in schema["required"] if required != name]
+        elsewhere = {*variables, *FROM_FILE}
+        schema["required"] = [name for name in schema["required"] if name not in elsewhere]
 
     return ConfigDict(json_schema_extra=loosen)
 
@@ -210,6 +231,8 @@ class B2Config(_Bucket):
 
 class S3Config(_Bucket):
     """A bucket of any other S3 service."""
+
+    model_config = _left_out("s3")
 
     type: Literal["s3"] = Field(description="Any S3 service.", examples=["s3"])
     region: HostPart = Field(default="us-east-1", description="The region to sign for.", examples=["eu-central-1"])

@@ -10,16 +10,22 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fsbackup.config.advice import warn
 from fsbackup.config.document import MAX_CHARACTERS, Document, read_document
 from fsbackup.config.explain import explain, value_at
 from fsbackup.config.models import Config
 from fsbackup.config.problems import InvalidConfigError, Loc, Mistake, RuleViolation, dotted
 from fsbackup.config.references import check_references
+from fsbackup.config.secret_files import read_secret_files
 from fsbackup.config.variables import Expanded, expand
 from fsbackup.errors import ConfigError
+from fsbackup.redact import hide, hide_misplaced, looks_secret, redact
 
 #: The settings whose value is never quoted, wherever it came from.
 _NEVER_SHOWN = frozenset({"access_key_id", "secret_access_key", "session_token", "options", "url", "endpoint_url"})
+_SECRET = frozenset({"access_key_id", "secret_access_key", "session_token", "options"})
+#: Where a secret is put by mistake, and would be part of every address.
+_PLACE = frozenset({"bucket", "region", "account_id", "url", "endpoint_url"})
 _LONGEST_QUOTE = 60
 
 
@@ -37,10 +43,17 @@ def load_config(path: str | os.PathLike[str], *, environ: Mapping[str, str] | No
     ------
     InvalidConfigError
         A `ConfigError` that lists every mistake as ``file:line: field: what is wrong (what is right)``.
+
+    Notes
+    -----
+    A file that other users can read and that has secrets in it, and an address without TLS outside of private
+    networks, are logged as warnings.
     """
     source = os.fspath(path)
     directory = Path(source).expanduser().parent.resolve()
-    return parse_config(_read(source), source=source, environ=environ, directory=directory)
+    config, data = _parse(_read(source), source, environ, directory)
+    warn(source, data, config)
+    return config
 
 
 def parse_config(
@@ -68,18 +81,43 @@ def parse_config(
     InvalidConfigError
         As `load_config` does.
     """
+    config, _ = _parse(text, source, environ, directory)
+    return config
+
+
+def _parse(
+    text: str,
+    source: str,
+    environ: Mapping[str, str] | None,
+    directory: str | os.PathLike[str] | None,
+) -> tuple[Config, Any]:
+    """Return the configuration, and the values as they are written in the text."""
     environ = os.environ if environ is None else environ
+    where = Path.cwd() if directory is None else Path(directory)
     document = read_document(text)
     expanded = expand(document.data, environ)
+    read_secret_files(expanded, where, environ)
+    _hide_secrets(expanded.data)
     violations = [*document.violations, *expanded.violations]
     config = None
     if document.usable:
-        config, problem = _validate(expanded.data, environ, Path.cwd() if directory is None else Path(directory))
+        config, problem = _validate(expanded.data, environ, where)
         violations += _independent(problem, expanded.unresolved | document.unreadable)
     if config is None or violations:
         # Raised here, outside every `except`: pydantic's error underneath would hold the values.
         raise InvalidConfigError(_mistakes(violations, source, document, expanded))
-    return config
+    return config, document.data
+
+
+def _hide_secrets(data: Any) -> None:
+    """Have the secrets of all backends masked wherever they are shown, before anything can go wrong with them."""
+    backends = data.get("backends") if isinstance(data, dict) else None
+    for backend in backends.values() if isinstance(backends, dict) else ():
+        for name, value in backend.items() if isinstance(backend, dict) else ():
+            if name in _SECRET:
+                hide(value)
+            elif name in _PLACE:
+                hide_misplaced(value)
 
 
 def _read(source: str) -> str:
@@ -125,6 +163,8 @@ class _Quotes:
             return ""
         if value in (None, "") or isinstance(value, dict | list):
             return ""
+        if isinstance(value, str) and looks_secret(value):
+            return ""
         text = str(value).lower() if isinstance(value, bool) else repr(value)
         return f", not {text}" if len(text) <= _LONGEST_QUOTE else ""
 
@@ -137,7 +177,9 @@ def _mistakes(
     for found in violations:
         quote = quotes.of(found.loc) if found.shows_value and found.problem.startswith("must") else ""
         message = f"{found.problem}{quote}" + (f" ({found.fix})" if found.fix else "")
-        problems.append(Mistake(source, found.line or document.line(found.loc), dotted(found.loc), message))
+        problems.append(
+            Mistake(source, found.line or document.line(found.loc), dotted(found.loc), redact(message))
+        )
     return sorted(problems, key=lambda problem: problem.line or 0)
 
 

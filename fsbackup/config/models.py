@@ -23,6 +23,7 @@ from fsbackup.config.values import (
     Text,
     between,
 )
+from fsbackup.redact import redact_values
 from fsbackup.sizing import MIB, STREAM_PART_SIZE
 
 
@@ -212,4 +213,5 @@ class Config(Model):
 
         Defaults are filled in, durations and sizes written as in a file, settings without a value left out.
         """
-        return self.model_dump(mode="json", exclude_none=True)
+        shown: dict[str, Any] = redact_values(self.model_dump(mode="json", exclude_none=True), but=frozenset())
+        return shown

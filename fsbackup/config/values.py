@@ -23,6 +23,7 @@ from pydantic import (
 from fsbackup.config.problems import rule_error
 from fsbackup.config.units import MAX_SECONDS, format_duration, format_size, parse_duration, parse_size
 from fsbackup.keys import check_prefix
+from fsbackup.redact import redact
 from fsbackup.sizing import GIB, MIN_PART_SIZE
 
 _DURATION_HELP = "a whole number and a unit: 90s, 15m, 26h, 30d, 2w, 1y"
@@ -35,6 +36,12 @@ class Model(BaseModel):
     """What all parts of a configuration share: no unknown settings, no changes, no secrets in what is printed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    def __repr__(self) -> str:
+        return redact(super().__repr__())
+
+    def __str__(self) -> str:
+        return redact(super().__str__())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fsbackup.config.problems import Loc, RuleViolation
+from fsbackup.redact import hide
 
 #: By backend type: the settings that may be left out, and the variable each is then taken from.
 ENVIRONMENT: Mapping[str, Mapping[str, str]] = {
@@ -28,6 +29,8 @@ ENVIRONMENT: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+#: A variable whose value is a secret, in whatever field it is used.
+_NAMES_SECRET = re.compile(r"SECRET|PASSW|TOKEN|PRIVATE|ACCESS_KEY|APPLICATION_KEY")
 _REFERENCE = re.compile(
     r"\$(?:(?P<dollar>\$)"
     r"|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>(?:[^${}]|\$\$)*))?\}"
@@ -86,6 +89,8 @@ class _Expansion:
         if value is None:
             fix = f"set {name}, or write ${{{name}:-default}}"
             return self._broken(loc, f"needs the environment variable {name}, which is not set", fix)
+        if _NAMES_SECRET.search(name):
+            hide(value)
         self.result.from_environment.add(loc)
         return value
 
@@ -100,7 +105,7 @@ def _fill_in(result: Expanded, environ: Mapping[str, str]) -> None:
     for name, backend in backends.items() if isinstance(backends, dict) else ():
         for field_name, variable in environment_of(backend).items():
             value = environ.get(variable)
-            if field_name not in backend and value:
+            if field_name not in backend and f"{field_name}_file" not in backend and value:
                 backend[field_name] = value
                 result.from_environment.add(("backends", name, field_name))
 

@@ -25,6 +25,7 @@ from fsbackup.errors import (
     FsbackupError,
     IntegrityError,
     NoHealthyReplicaError,
+    ObjectLostError,
     ObjectNotFoundError,
     TransientError,
     combined_hint,
@@ -135,11 +136,12 @@ async def locate(
     _log_survey(key, states, newest, errors if breaker is None else {})
     if isinstance(newest, Manifest):
         plan = _proven_plan(targets, newest, states, with_data=with_data)
-        why = "its manifest exists, but its data is gone"
+        if plan is None and not errors:
+            raise lost_error(key, "download")
     else:
         plan = _unproven_plan(targets, key, states) if newest is None else None
-        why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"
     if plan is None:
+        why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"
         raise absence_error(key, errors, why)
     return ObjectReader(plan, ReadLog(key, errors), selector or ReplicaSelector())
 
@@ -194,6 +196,16 @@ def _unproven_plan(targets: ReplicaSet, key: str, states: Sequence[ReplicaState]
     log.warning("%s has no manifest on any replica: read unverified from %s", key, store.name)
     return ReadPlan(
         key, stat.size, None, (store,), memory=targets.memory, stall=targets.stall, modified=stat.modified
+    )
+
+
+def lost_error(key: str, operation: str) -> ObjectLostError:
+    """Return the error for an object that was stored and whose data no replica has: lost is not absent."""
+    return ObjectLostError(
+        "its manifest exists, but its data is gone from every replica",
+        operation=operation,
+        key=key,
+        hint="look for a copy elsewhere and store it again, or delete the key",
     )
 
 

@@ -2,7 +2,7 @@
 
 A file appears under its name whole and verified, or stays as it was: its bytes go into a temp file beside it (each
 block verified before it is written), which is flushed, gets mode and modification time, and is renamed. A crash
-leaves at most the temp file.
+leaves at most the temp file. `target.Target` is the file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -22,11 +21,11 @@ from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.download import ObjectReader, locate, newer_version, same_beginning
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import DownloadReport
+from fsbackup.engine.target import Target
 from fsbackup.errors import IntegrityError, NoHealthyReplicaError
-from fsbackup.keys import TEMP_SUFFIX
 from fsbackup.record import Manifest
 from fsbackup.sizing import MIB
-from fsbackup.stores.names import DEFAULT_MODE, permissions
+from fsbackup.stores.local.directory import SafeDirectory
 
 #: Called with (bytes so far, bytes of the object).
 OnProgress = Callable[[int, int], None]
@@ -42,6 +41,7 @@ async def download(
     key: str,
     target: Path,
     *,
+    below: SafeDirectory | None = None,
     on_progress: OnProgress | None = None,
     keep_identical: bool = False,
     breaker: CircuitBreaker | None = None,
@@ -51,9 +51,12 @@ async def download(
     Parameters
     ----------
     targets, key, target
-        What to read, and to where. Missing directories above `target` are created. Modification time and
-        permission bits are those of the file that was backed up, where the manifest has them; setuid, setgid and
-        sticky bits are never restored.
+        What to read, and to where. Missing directories above `target` are created, for the owner alone where the
+        manifest does not say more. Modification time and permission bits are those of the file that was backed
+        up, where the manifest has them; setuid, setgid and sticky bits are never restored.
+    below
+        The directory that `target` is relative to, with the last segments of the key: no link below it is
+        followed.
     on_progress
         Called on the I/O loop as bytes are written.
     keep_identical
@@ -65,20 +68,21 @@ async def download(
     ------
     ObjectNotFoundError, NoHealthyReplicaError, IntegrityError
         As `fsbackup.engine.download` says; `target` is then as it was.
+    AccessDeniedError, ConflictError
+        When a link, a file or a name that differs only by case is in the way.
     OSError
-        When `target` cannot be written.
+        When `target` cannot be written, or is a directory, FIFO or device.
     """
     clock = asyncio.get_running_loop().time
     started = clock()
     reader = await locate(targets, key, breaker=breaker)
-    manifest = reader.manifest
-    if keep_identical and manifest is not None and await asyncio.to_thread(_has_content, target, manifest):
+    manifest, file = reader.manifest, Target(key, target, below)
+    if keep_identical and manifest is not None and await asyncio.to_thread(file.has_content, manifest):
         return _report(reader, manifest.sha256, clock() - started, already=True)
-    async with _temp_beside(target) as file:
-        copy = _CopyToFile(targets, reader, file, on_progress)
+    async with _opened(file, manifest) as temp:
+        copy = _CopyToFile(targets, reader, temp, on_progress)
         sha256 = await copy.run()
-        await asyncio.to_thread(_finish, file, copy.reader.manifest)
-        await asyncio.to_thread(_rename, Path(file.name), target)
+        await asyncio.to_thread(file.commit, copy.reader.manifest)
     report = _report(copy.reader, sha256, clock() - started)
     for name in report.replicas:
         events.log_outcome("download", name, key, size=report.size, seconds=report.seconds)
@@ -229,56 +233,15 @@ class _CopyToFile(_Copy):
 
 
 @contextlib.asynccontextmanager
-async def _temp_beside(target: Path) -> AsyncIterator[BinaryIO]:
-    """Open a private temp file in the target's directory; it is removed at the end unless it was renamed."""
-    path = target.parent / f".{secrets.token_hex(8)}{TEMP_SUFFIX}"
-    opening = asyncio.ensure_future(asyncio.to_thread(_create, path))
+async def _opened(target: Target, manifest: Manifest | None) -> AsyncIterator[BinaryIO]:
+    """Open the target's temp file; it is removed at the end unless it was renamed."""
+    opening = asyncio.ensure_future(asyncio.to_thread(target.open, manifest))
     try:
         yield await asyncio.shield(opening)
     finally:
         await asyncio.wait({opening})  # a cancelled caller does not stop the thread that creates the file
         if opening.exception() is None:
-            path.unlink(missing_ok=True)
-            # A close that fails on a full disk loses nothing: the content was flushed and synced before the
-            # rename.
-            with contextlib.suppress(OSError):
-                opening.result().close()
-
-
-def _create(path: Path) -> BinaryIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, DEFAULT_MODE)
-    return open(path, "r+b", opener=lambda *_: descriptor)
-
-
-def _finish(file: BinaryIO, manifest: Manifest | None) -> None:
-    """Set the mode and modification time of the file that was backed up, and flush everything to the disk."""
-    file.flush()
-    source = manifest.source if manifest else None
-    os.fchmod(file.fileno(), permissions(source.mode if source else None))
-    if source and source.mtime_ns is not None:
-        os.utime(file.fileno(), ns=(source.mtime_ns, source.mtime_ns))
-    os.fsync(file.fileno())
-
-
-def _rename(temp: Path, target: Path) -> None:
-    temp.replace(target)
-    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _has_content(target: Path, manifest: Manifest) -> bool:
-    """Tell whether a readable file has the bytes of the manifest."""
-    try:
-        with target.open("rb") as file:
-            if os.fstat(file.fileno()).st_size != manifest.size:
-                return False
-            return hashlib.file_digest(file, "sha256").hexdigest() == manifest.sha256
-    except OSError:
-        return False
+            target.close()
 
 
 def _report(reader: ObjectReader, sha256: str, seconds: float, *, already: bool = False) -> DownloadReport:

@@ -45,6 +45,24 @@ class ReplayBuffer(Protocol):
         """Release its resources."""
 
 
+class TreePath(str):
+    """The path of a file in a tree; the record keeps the permission bits of the `depth` directories above it."""
+
+    depth = 0
+
+    @classmethod
+    def at(cls, path: str, depth: int) -> TreePath:
+        """Return the path of a file that is `depth` directories below the root of its tree."""
+        result = cls(path)
+        result.depth = depth
+        return result
+
+    def directory_modes(self) -> list[int]:
+        """Return the permission bits of those directories, outermost first."""
+        parents = Path(self).parents[: self.depth]
+        return [stat.S_IMODE(os.stat(parent).st_mode) for parent in reversed(parents)]
+
+
 class Source(ABC):
     """The bytes of one object, read part by part.
 
@@ -56,7 +74,12 @@ class Source(ABC):
         Bytes, None when unknown before the end.
     mtime_ns, mode
         Modification time and permission bits of the file; None for a stream.
+    directories
+        Permission bits of the directories between the root of a tree and the file, outermost first; None for a
+        file that was not found in a tree.
     """
+
+    directories: list[int] | None = None
 
     def __init__(self, label: str, *, size: int | None, mtime_ns: int | None, mode: int | None) -> None:
         self.label = label
@@ -291,7 +314,10 @@ def open_source(source: str | os.PathLike[str] | BinaryIO, *, allow_empty: bool 
         return StreamSource(cast(BinaryIO, source), label, allow_empty=allow_empty)
     path = Path(os.fspath(cast(os.PathLike[str], source)))
     try:
-        return _open_file(path, allow_empty)
+        directories = source.directory_modes() if isinstance(source, TreePath) else []
+        opened = _open_file(path, allow_empty)
+        opened.directories = directories or None
+        return opened
     except FileNotFoundError as error:
         raise SourceNotFoundError(f"{path}: no such file") from error
     except OSError as error:

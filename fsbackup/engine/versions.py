@@ -112,7 +112,7 @@ def next_version(latest: Record | None, highest: Record | None = None) -> NextVe
 
 def origin(source: Source) -> Origin:
     """Return what a manifest says of the source of an upload."""
-    return Origin(socket.gethostname(), source.mtime_ns, source.mode)
+    return Origin(socket.gethostname(), source.mtime_ns, source.mode, source.directories)
 
 
 def new_manifest(key: str, digest: Digest, source: Origin, part_size: int, version: NextVersion) -> Manifest:

@@ -21,6 +21,7 @@ from fsbackup.filesystem.read_file import ReadFile
 from fsbackup.filesystem.versions import UNREADABLE, Version
 from fsbackup.loop import run
 from fsbackup.replication.progress import on_progress
+from fsbackup.stores.local.directory import make_path
 
 #: How many replacements one read follows when the object is replaced meanwhile.
 _MAX_REPLACEMENTS = 3
@@ -145,7 +146,7 @@ class ReadMethods(FileSystemBase):
         except ObjectNotFoundError:
             if not await self._isdir(rpath):
                 raise
-            await asyncio.to_thread(os.makedirs, lpath, exist_ok=True)
+            await asyncio.to_thread(make_path, lpath)
 
 
 def _per_path(bounds: Iterable[Bound] | Bound, count: int) -> list[Bound]:

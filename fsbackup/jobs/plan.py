@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from fsbackup.engine.source import TreePath
 from fsbackup.errors import ConfigError, SourceError
 from fsbackup.jobs.sources import Skipped, SourceEntry, SourceFile, Unreadable, find_files
 from fsbackup.jobs.template import Destination, local_now
@@ -73,9 +74,15 @@ def _planned(
         key = destination.key(found)
     except SourceError as error:
         return Unreadable(found.path, error)
-    return (
-        Unreadable(found.path, _shared_key_error(found.path, key)) if key in shared else Planned(found.path, key)
-    )
+    if key in shared:
+        return Unreadable(found.path, _shared_key_error(found.path, key))
+    return Planned(_tree_path(found, key), key)
+
+
+def _tree_path(file: SourceFile, key: str) -> str:
+    """Return the file's path; where its directories are those of the key, their modes go into the record."""
+    is_tree = f"/{key}".endswith(f"/{file.relpath}")
+    return TreePath.at(file.path, file.relpath.count("/") if is_tree else 0)
 
 
 def _shared_key_error(path: str, key: str) -> SourceError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fsbackup.engine import records
+from fsbackup.engine.download import lost_error
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
@@ -21,6 +22,8 @@ async def stat(targets: ReplicaSet, key: str, find_expired: FindExpired | None =
         When all replicas answer that there is no such key, or that it was deleted.
     NoHealthyReplicaError
         When no replica has it and not all answer.
+    ObjectLostError
+        When its manifest is there, and its data is gone from every replica.
     """
     replicas = await records.survey(targets.stores, key)
     status = classify(key, replicas, targets.min_copies)
@@ -38,7 +41,6 @@ def _absent(key: str, replicas: Sequence[ReplicaState], latest: Record | None) -
         reasons = "; ".join(errors)
         return NoHealthyReplicaError(f"not all replicas answered: {reasons}", operation="stat", key=key)
     if isinstance(latest, Manifest):
-        why = "its manifest is there, but its data is gone from every replica"
-    else:
-        why = f"it was deleted on {latest.deleted_at}" if latest is not None else "no such key"
+        return lost_error(key, "stat")
+    why = f"it was deleted on {latest.deleted_at}" if latest is not None else "no such key"
     return ObjectNotFoundError(why, operation="stat", key=key)

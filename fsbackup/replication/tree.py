@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,12 @@ from fsbackup.errors import (
     FsbackupError,
     IntegrityError,
     NoHealthyReplicaError,
+    ObjectLostError,
     ObjectNotFoundError,
     TransientError,
 )
 from fsbackup.replication.walk import KeyEntry, Walk
+from fsbackup.stores.local.directory import SafeDirectory
 
 #: Objects restored at the same time; their parts share the set's memory.
 WORKERS = 16
@@ -125,6 +128,8 @@ async def restore_tree(
 ) -> TreeReport:
     """Restore every object at or below `prefix` into `directory`, under its key without the prefix.
 
+    No link below `directory` is followed, and what is not a regular file is neither opened nor counts as restored.
+
     Raises
     ------
     NoHealthyReplicaError
@@ -159,6 +164,7 @@ class _TreeRestore:
         self._targets = targets
         self._walk = walk
         self._report = report
+        self._directory = SafeDirectory(os.path.abspath(report.directory), create=True)
         self._on_object = on_object
         self._make_progress = make_progress
         self._budget = MemoryBudget(targets.memory)
@@ -171,35 +177,42 @@ class _TreeRestore:
     async def restore(self, entry: KeyEntry) -> None:
         """Restore one object and count it; a key that is deleted, though a replica still lists it, is none."""
         size = max(listed.data.size for listed in entry.replicas.values() if listed and listed.data)
-        target = self._report.directory / _relative_path(entry.key, self._report.prefix)
+        path = Path(_relative_path(entry.key, self._report.prefix))
         self._skip_unlisted()
         async with self._budget.reserve(size):
-            restored = await self._restore(entry.key, target)
+            restored = await self._restore(entry.key, path)
         if restored is not None:
             self._report.count(restored)
             if self._on_object:
                 self._on_object(restored)
 
-    async def _restore(self, key: str, target: Path) -> RestoredObject | None:
+    async def _restore(self, key: str, path: Path) -> RestoredObject | None:
         progress = self._make_progress(key) if self._make_progress else None
+        target = self._report.directory / path
         try:
             try:
-                report = await self._download(key, target, progress, self._breaker)
+                report = await self._download(key, path, progress, self._breaker)
             except (IntegrityError, NoHealthyReplicaError):
                 if not self._breaker:
                     raise
-                report = await self._download(key, target, progress, self._retry_breaker)
-        except ObjectNotFoundError:
-            return None
+                report = await self._download(key, path, progress, self._retry_breaker)
         except (FsbackupError, OSError) as error:
+            if isinstance(error, ObjectNotFoundError) and not isinstance(error, ObjectLostError):
+                return None
             return RestoredObject(key, target, error=error)
         return RestoredObject(key, target, report)
 
     async def _download(
-        self, key: str, target: Path, progress: OnProgress | None, breaker: CircuitBreaker
+        self, key: str, path: Path, progress: OnProgress | None, breaker: CircuitBreaker
     ) -> DownloadReport:
         return await restore.download(
-            self._targets, key, target, on_progress=progress, keep_identical=True, breaker=breaker
+            self._targets,
+            key,
+            path,
+            below=self._directory,
+            on_progress=progress,
+            keep_identical=True,
+            breaker=breaker,
         )
 
     def _skip_unlisted(self) -> None:

@@ -107,5 +107,6 @@ def make_configured_set(kind: str, tmp: Path, server: Callable[[str], S3Endpoint
             elif trouble == "dying":
                 proxy.add(Drop(answer_bytes=100_000), on="get", key=configured.data(backend, TOP), first=2)
         config = {"version": 1, "backends": backends, "replication": {SET: {"backends": list(backends)}}}
+        configured.config.touch(mode=0o600)  # it has secrets, and a file that others can read is warned of
         configured.config.write_text(yaml.safe_dump(config))
         yield configured

@@ -278,11 +278,12 @@ class TestRm:
         assert all(sorted(cli.stored(disk)) == ["t/a", "t/b/d"] for disk in DISKS)
 
     def test_an_unreachable_backend_is_reported(self, cli: Cli) -> None:
-        """The object still has a copy: exit code 1. The same command again completes the delete."""
+        """A tombstone on the others finishes it: exit code 3. The same command again completes the delete."""
         cli("run", "tree")
         done = cli("rm", "t/a", "--json", env=cli.break_third())
-        assert done.code == 1
+        assert done.code == 3
         [result] = done.json()["objects"]
+        assert result["status"] == "degraded"
         assert {name: each["ok"] for name, each in result["replicas"].items()} == {
             "disk1": True,
             "disk2": True,
@@ -290,6 +291,20 @@ class TestRm:
         }
         assert cli("rm", "t/a").out == "t/a: deleted from disk1, disk2, disk3\n"
         assert "t/a" not in cli.stored("disk3")
+
+    def test_a_tombstone_on_enough_others_finishes_it(self, cli: Cli) -> None:
+        """It says so, and repair does it."""
+        cli("run", "tree")
+        done = cli("rm", "t/a", env=cli.break_third())
+        assert "a tombstone on the others keeps it deleted" in done.out
+        assert cli("repair").code == 0
+        assert "t/a" not in cli.stored("disk3")
+
+    def test_without_a_tombstone_it_is_unknown(self, cli: Cli) -> None:
+        """Two of three say that it is not there, and the third may have it."""
+        done = cli("rm", "t/a", env=cli.break_third())
+        assert done.code == 1
+        assert "nothing else deletes it there" in done.out
 
 
 class TestConfig:

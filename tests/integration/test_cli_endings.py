@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import time
@@ -73,10 +74,11 @@ class TestFailed:
     @pytest.mark.parametrize(
         ("command", "message"),
         [
-            (("get", "k", "x"), "fsbackup: download 'k': no such key"),
-            (("stat", "k"), "fsbackup: stat 'k': no such key"),
             (("put", "nothing", "k"), "fsbackup: nothing: no such file"),
-            (("get", "t/a", "note/x"), "fsbackup: note: File exists"),
+            (
+                ("get", "t/a", "note/x"),
+                "fsbackup: restore 't/a': the base directory {home}/note is not a directory",
+            ),
         ],
     )
     def test_message(self, cli: Cli, command: tuple[str, ...], message: str) -> None:
@@ -84,12 +86,12 @@ class TestFailed:
         cli("run", "tree")
         done = cli(*command)
         assert (done.code, done.out) == (1, "")
-        assert done.err == f"{message}\n"
+        assert done.err == f"{message.format(home=cli.home)}\n"
 
     def test_a_message_as_json(self, cli: Cli) -> None:
         """A script finds the type and the key on standard output."""
         done = cli("stat", "k", "--json")
-        assert done.code == 1
+        assert done.code == 4
         assert done.json()["error"]["type"] == "ObjectNotFoundError"
         assert done.json()["error"]["key"] == "k"
 
@@ -97,7 +99,7 @@ class TestFailed:
     def test_a_traceback_on_request(self, cli: Cli, how: tuple[str, str]) -> None:
         """With -vv or FSBACKUP_DEBUG."""
         done = cli("stat", "k", how[0], env={"FSBACKUP_DEBUG": how[1]})
-        assert done.code == 1
+        assert done.code == 4
         assert "Traceback" in done.err
 
     def test_output_that_cannot_be_written(self, cli: Cli) -> None:
@@ -106,6 +108,90 @@ class TestFailed:
             _, err = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 1
         assert b"No space left on device" in err
+
+
+class TestAbsent:
+    """Exit code 4 where it is proven that there is nothing, 1 where it is not known."""
+
+    COMMANDS = (
+        ("get", "no/such", "x"),
+        ("stat", "no/such"),
+        ("get", "-r", "no/such", "back"),
+        ("verify", "no/such"),
+        ("verify", "no/such", "--sample", "1/30"),
+        ("status", "no/such"),
+        ("status", "no/such", "--json"),
+        ("verify",),
+        ("status",),
+    )
+
+    @staticmethod
+    def store(cli: Cli, command: tuple[str, ...]) -> None:
+        """Store objects, unless the command is about a whole set."""
+        if len(command) > 1:
+            cli("run", "tree")
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_proven(self, cli: Cli, command: tuple[str, ...]) -> None:
+        """All backends answer."""
+        self.store(cli, command)
+        done = cli(*command)
+        assert done.code == 4, done
+        assert "no such key" in done.err + done.out or "nothing" in done.err + done.out
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_unknown(self, cli: Cli, command: tuple[str, ...]) -> None:
+        """Two of three do not."""
+        self.store(cli, command)
+        for disk in ("disk2", "disk3"):
+            shutil.rmtree(cli.home / disk, ignore_errors=True)
+            (cli.home / disk).touch()
+        assert cli(*command).code == 1
+
+    @pytest.mark.parametrize("command", [("get", "t/a", "x"), ("stat", "t/a")])
+    def test_lost_is_not_absent(self, cli: Cli, command: tuple[str, ...]) -> None:
+        """It was stored, and nobody deleted it."""
+        cli("run", "tree")
+        for disk in ("disk1", "disk2", "disk3"):
+            (cli.home / disk / "t/a").unlink()
+        done = cli(*command)
+        assert done.code == 1
+        assert "data is gone from every replica" in done.err
+
+    @pytest.mark.parametrize("command", COMMANDS[2:])
+    def test_accepted(self, cli: Cli, command: tuple[str, ...]) -> None:
+        """With ``--allow-empty``."""
+        self.store(cli, command)
+        assert cli(*command, "--allow-empty").code == 0
+
+    def test_a_sample_without_an_object_is_not_empty(self, cli: Cli) -> None:
+        """Today's share of three objects is seldom one of them."""
+        cli("run", "tree")
+        assert cli("verify", "--sample", "1/100000").code == 0
+
+
+class TestStreams:
+    """Standard streams and names as a shell or a locale leaves them."""
+
+    @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+    @pytest.mark.parametrize("command", [("status",), ("get", "t/a", "x"), ("stat", "no/such", "-vv")])
+    def test_closed(self, cli: Cli, closed: str, command: tuple[str, ...]) -> None:
+        """The exit code is the same, and nothing is written into a file of ours."""
+        cli("run", "tree")
+        before = cli.stored("disk1")
+        script = ["sh", "-c", f'exec "$@" {closed}', "sh", *cli.command(*command)]
+        done = subprocess.run(script, cwd=cli.home, env=cli.environ, capture_output=True, timeout=TIMEOUT)
+        assert done.returncode == cli(*command).code
+        assert b"Traceback" not in done.stdout + (b"" if "-vv" in command else done.stderr)
+        assert cli.stored("disk1") == before
+
+    def test_names_are_utf_8_in_any_locale(self, cli: Cli) -> None:
+        """A key is the bytes of a name, whatever letters the locale takes them for."""
+        (cli.home / "source/ü").write_text("x")
+        done = cli("run", "tree", "-v", env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+        assert done.code == 0
+        assert "t/ü" in done.out
+        assert "t/ü" in cli.stored("disk1")
 
 
 class TestUsage:
@@ -160,9 +246,11 @@ class TestUsage:
 
 
 class TestInterrupted:
-    """Ctrl-C and SIGTERM: uploads are aborted, nothing is committed, no temp file stays, one line is printed."""
+    """Ctrl-C, SIGTERM, SIGHUP: uploads are aborted, nothing is committed, no temp file stays; one line says so."""
 
-    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    @pytest.mark.parametrize(
+        ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    )
     def test_a_stream(self, cli: Cli, number: signal.Signals, code: int) -> None:
         """While standard input is open and blocks."""
         with cli.started("put", "-", "big") as process:

@@ -56,7 +56,7 @@ def test_an_unreachable_backend_is_degraded(cli: Cli) -> None:
     [
         (("get", "-r", "t", "-"), 2, "cannot be used with --recursive"),
         (("get", "", "back"), 2, "the key is empty"),
-        (("get", "-r", "no/such", "back"), 1, "nothing at or below"),
+        (("get", "-r", "no/such", "back"), 4, "nothing at or below"),
         (("get", "t/", "back"), 2, "is a prefix"),
     ],
 )

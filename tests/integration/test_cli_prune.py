@@ -146,9 +146,9 @@ def test_explain_one_key(cli: Cli) -> None:
 
 
 def test_explain_takes_one_existing_key(cli: Cli) -> None:
-    """Exit code 1 if it does not exist; 2 for an illegal key and for options that it excludes."""
+    """Exit code 4 if it does not exist; 2 for an illegal key and for options that it excludes."""
     missing = cli("prune", "--explain", "db/none")
-    assert missing.code == 1
+    assert missing.code == 4
     assert "no such key on any backend" in missing.err
     assert cli("prune", "--explain", "a/../b").code == 2
     assert cli("prune", "db", "--explain", KEY).code == 2

@@ -18,7 +18,9 @@ from typing import Any, BinaryIO
 import pytest
 
 from fsbackup.engine import restore
+from fsbackup.engine.target import Target
 from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
+from fsbackup.record import Manifest
 from tests.matrix import sparing
 from tests.replication.raw_replicas import RawReplica, manifest_name
 from tests.replication.rig import MIB, ReplicaRig, content
@@ -276,18 +278,18 @@ async def test_a_download_cancelled_while_its_temp_file_is_created_leaves_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread that creates it cannot be cancelled; the file is removed when it has ended."""
-    creating, create = threading.Event(), restore._create
+    creating, create = threading.Event(), Target.open
 
-    def create_slowly(path: Path) -> BinaryIO:
+    def create_slowly(target: Target, manifest: Manifest | None) -> BinaryIO:
         creating.set()
         time.sleep(0.3)
-        return create(path)
+        return create(target, manifest)
 
     async def download() -> None:
-        async with restore._temp_beside(tmp_path / "back"):
+        async with restore._opened(Target("key", tmp_path / "back"), None):
             pytest.fail("it was cancelled before")
 
-    monkeypatch.setattr(restore, "_create", create_slowly)
+    monkeypatch.setattr(Target, "open", create_slowly)
     task = asyncio.create_task(download())
     await asyncio.to_thread(creating.wait)
     task.cancel()

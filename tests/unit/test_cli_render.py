@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from fsbackup.cli import render
@@ -48,3 +50,16 @@ def test_a_verdict_leaves_out_empty_parts() -> None:
 def test_a_report_escapes_what_a_terminal_would_interpret(capsys: pytest.CaptureFixture[str]) -> None:
     render.print_report([{"backend": "r2"}], problems=["a\n\x1b[31m"], verdict="failed: \x1b[0m")
     assert capsys.readouterr().out == "backend\nr2\n\na\\n\\x1b[31m\nfailed: \\x1b[0m\n"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_letters_that_nobody_sees_are_escaped_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    """What turns the direction of a name, or is invisible in it; into a pipe the name goes as it is."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    name = "invoice\u202efdp.exe\u200b"
+    render.print_key(name)
+    render.print_line(name)
+    shown = "invoice\\u202efdp.exe\\u200b" if terminal else name
+    assert capsys.readouterr().out == f"{shown}\n{shown}\n"

@@ -22,6 +22,7 @@ PARENTS = {
     "SourceChangedError": (errors.SourceError,),
     "BackendError": (FsbackupError, OSError),
     "ObjectNotFoundError": (BackendError, FileNotFoundError),
+    "ObjectLostError": (errors.ObjectNotFoundError,),
     "AccessDeniedError": (BackendError, PermissionError),
     "LockedError": (errors.AccessDeniedError,),
     "OutOfSpaceError": (BackendError,),
@@ -44,7 +45,7 @@ def test_errors_are_built_in_exceptions_too() -> None:
 def test_only_a_missing_object_or_source_is_file_not_found() -> None:
     """An outage is never reported as absence."""
     absent = {kind.__name__ for kind in ALL if issubclass(kind, FileNotFoundError)}
-    assert absent == {"ObjectNotFoundError", "SourceNotFoundError"}
+    assert absent == {"ObjectNotFoundError", "ObjectLostError", "SourceNotFoundError"}
 
 
 def test_text_has_place_message_and_hint() -> None:

@@ -13,12 +13,13 @@ from fsbackup import keys
 
 #: Any text that `os.fsdecode` can return, rich in what has to be encoded.
 _LETTERS = st.one_of(
-    st.sampled_from("abAF059%?*[]\\:.~ +&"),
-    st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"),
+    st.sampled_from("abAF059%?*[]\\:.~ +&\n\x7f"),
+    st.just(".fsbackup"),
+    st.characters(exclude_categories=["Cs"], exclude_characters="/"),
     st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=["Cs"]),
     st.sampled_from("\u0300\u0301\u0307\u0327\u0338\u212b\ufb01\u1e69"),
 )
-_SEGMENTS = st.text(_LETTERS, min_size=1, max_size=12)
+_SEGMENTS = st.lists(_LETTERS, min_size=1, max_size=12).map("".join)
 
 
 @st.composite
@@ -38,6 +39,7 @@ def legal_keys(draw: st.DrawFn) -> str:
 @example("%25")
 @example("a::::b")
 @example("/".join(["é" * 20] * 3))
+@example("a\nb\x85/.fsbackup-tmp/x.fsbackup")
 def test_round_trip(key: str) -> None:
     """`decode_name` is the inverse of `encode_key`."""
     assert keys.decode_name(keys.encode_key(key)) == key
@@ -51,7 +53,7 @@ def test_names_are_safe(key: str) -> None:
     """A name is UTF-8, has no special characters of globs and URLs, and does not change under NFC."""
     name = keys.encode_key(key)
     assert name.encode().decode() == name
-    assert not re.search(r"[?*\[\]\\]|::", name)
+    assert not re.search(r"[?*\[\]\\\x00-\x1f\x7f-\x9f]|::|\.fsbackup", name)
     for prefix in ("", keys.MANIFESTS, "some/prefix/"):
         assert unicodedata.normalize("NFC", prefix + name) == prefix + name
     assert name.count("/") == key.count("/")
@@ -65,7 +67,7 @@ def test_an_encoded_name_as_key_is_encoded_again(key: str) -> None:
     assert keys.encode_key(name).startswith("%252A")
 
 
-@given(st.text(st.one_of(_LETTERS, st.sampled_from("/%5Bd")), max_size=20))
+@given(st.lists(st.one_of(_LETTERS, st.sampled_from("/%5Bd")), max_size=20).map("".join))
 @example("100%\udcff")
 @example("%5b")
 @example("%41")
@@ -97,15 +99,9 @@ def test_usual_keys_are_their_own_names(key: str) -> None:
         ("a/./b", "not allowed as segments"),
         ("..", "not allowed as segments"),
         ("a/../b", "not allowed as segments"),
-        ("a\nb", "control characters"),
-        ("a\0", "control characters"),
-        ("a\x7f", "control characters"),
-        ("a\x85", "control characters"),
-        ("a\uffff", "control characters"),
+        ("a\0", "zero byte"),
         (".fsbackup", "reserved"),
         (".fsbackup/manifests/x", "reserved"),
-        ("a/.fsbackup-tmp", "reserved"),
-        ("a/x.fsbackup.json", "reserved"),
         ("\ud800", "surrogates that stand for no byte"),
         ("\udcc3\udca9", "surrogates that stand for valid UTF-8"),
         ("x" * 241, "more than 240"),

@@ -13,8 +13,8 @@ from urllib.parse import quote
 import pytest
 
 import fsbackup
-from fsbackup import events
-from fsbackup.cli import logs, redact
+from fsbackup import events, redact
+from fsbackup.cli import logs
 from fsbackup.config import parse_config
 from fsbackup.errors import BackendError
 
@@ -27,7 +27,7 @@ Shown = Callable[[], str]
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Shown]:
     """Return a function that reads standard error; logging and secrets are restored afterwards."""
-    monkeypatch.setattr(redact, "_secrets", set())
+    monkeypatch.setattr(redact, "_hidden", frozenset())
     root, ours = logging.getLogger(), logging.getLogger("fsbackup")
     before = (root.handlers[:], root.level, ours.level)
     yield lambda: capsys.readouterr().err
@@ -101,16 +101,14 @@ def test_other_libraries_are_logged_from_warning_level_on(shown: Shown, name: st
 def test_no_configured_secret_gets_into_a_line(shown: Shown, form: str) -> None:
     """In no spelling: message, argument, field, traceback."""
     logs.configure(verbosity=2, form=form)
-    redact.register_secrets(
-        parse_config(
-            f"""
+    parse_config(
+        f"""
 version: 1
 backends:
   s: {{type: s3, bucket: bbb, access_key_id: the-access-key, secret_access_key: {json.dumps(SECRET)}}}
   f: {{type: fsspec, url: "sftp://nas/x", options: {{username: backup, password: the-password, port: 22}}}}
 """,
-            environ={},
-        )
+        environ={},
     )
     log = logging.getLogger("fsbackup.x")
     for secret in (
@@ -136,16 +134,14 @@ backends:
 def test_public_settings_are_not_masked(shown: Shown) -> None:
     """Paths, buckets and user names."""
     logs.configure(verbosity=0, form="text")
-    redact.register_secrets(
-        parse_config(
-            """
+    parse_config(
+        """
 version: 1
 backends:
   d: {type: local, path: /srv/backup}
   f: {type: fsspec, url: "sftp://nas/x", options: {username: backup, port: 22, a: no}}
 """,
-            environ={},
-        )
+        environ={},
     )
     logging.getLogger("fsbackup.x").error("no /srv/backup on port 22")
     assert "no /srv/backup on port 22" in shown()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from fsbackup.errors import ConfigError
+from fsbackup.redact import hide, hide_misplaced
 
 #: Protocols with a backend type of their own, which does more than fsspec can.
 _OTHER_TYPES = {"s3": "s3, r2 or b2", "s3a": "s3, r2 or b2", "file": "local", "local": "local"}
@@ -53,6 +55,8 @@ def parse(url: str, options: Mapping[str, Any] | None) -> Address:
         When the URL is invalid, its protocol has a backend type of its own, it chains filesystems, its path has
         pattern characters, or the protocol's package is not installed.
     """
+    hide_misplaced(url)
+    hide(options)
     protocol = _protocol(url)
     filesystem_class = _filesystem_class(protocol)
     root = str(filesystem_class._strip_protocol(url)).rstrip("/")
@@ -62,10 +66,10 @@ def parse(url: str, options: Mapping[str, Any] | None) -> Address:
             hint="use a directory without * ? [ ]",
         )
     arguments = {**filesystem_class._get_kwargs_from_urls(url), **(options or {})}
-    secrets = _secrets(arguments)
+    hidden = _secrets(arguments)
 
     def scrub(text: str) -> str:
-        for secret in secrets:
+        for secret in hidden:
             text = text.replace(secret, _PLACEHOLDER)
         return text
 
@@ -115,8 +119,18 @@ def _filesystem_class(protocol: str) -> Any:
 
 
 def _open(filesystem_class: Any, arguments: Mapping[str, Any]) -> Any:
-    """Return a new filesystem that no other user of fsspec shares, without a listings cache."""
-    filesystem = filesystem_class(**arguments, skip_instance_cache=True)
+    """Return a new filesystem that no other user of fsspec shares, without a listings cache.
+
+    It is made as fsspec's metaclass makes one, except that fsspec's own configuration (variables and files of this
+    machine) adds no argument: it is not meant for a backup's destination.
+    """
+    filesystem = type.__call__(filesystem_class, **arguments)
+    filesystem._fs_token_, filesystem.storage_args = secrets.token_hex(16), ()
+    filesystem.storage_options = dict(arguments)
+    if filesystem.async_impl and filesystem.mirror_sync_methods:
+        from fsspec.asyn import mirror_sync_methods
+
+        mirror_sync_methods(filesystem)
     # Not an argument: some filesystems pass unknown arguments to their client, which refuses them.
     if hasattr(filesystem, "dircache"):
         filesystem.dircache.use_listings_cache = False

@@ -14,6 +14,8 @@ from typing import Any
 from fsbackup.errors import BackendError, TransientError
 from fsbackup.threads import heartbeat
 
+#: Attribute of a filesystem whose server was seen to tell upper from lower case apart.
+_TELLS_CASE = "_fsbackup_tells_case"
 _TIME_FIELDS = ("mtime", "modified", "last_modified", "LastModified", "updated", "created")
 
 
@@ -57,9 +59,32 @@ def entries(filesystem: Any, path: str) -> list[Mapping[str, Any]]:
     ]
 
 
-def remove(filesystem: Any, path: str) -> None:
-    """Remove one file; a missing one or a directory is left alone."""
-    if file_info(filesystem, path) is not None:
+def is_of_another_case(filesystem: Any, path: str, name: str) -> bool:
+    """Tell whether what is found under a path has a name that differs by case: then it is another object.
+
+    `name` is the end of `path` below the base directory. A server that tells case apart is asked once.
+    """
+    if getattr(filesystem, _TELLS_CASE, False):
+        return False
+    directory, _, last = path.rpartition("/")
+    if last.swapcase() == last:
+        return False
+    if info(filesystem, f"{directory}/{last.swapcase()}") is None:
+        setattr(filesystem, _TELLS_CASE, True)
+        return False
+    parent = path[: -len(name) - 1]
+    for segment in name.split("/"):
+        if segment not in {
+            str(each["name"]).rstrip("/").rpartition("/")[2] for each in entries(filesystem, parent)
+        }:
+            return True
+        parent = f"{parent}/{segment}"
+    return False
+
+
+def remove(filesystem: Any, path: str, name: str) -> None:
+    """Remove one file; a missing one or a directory is left alone, and so is one whose name differs by case."""
+    if file_info(filesystem, path) is not None and not is_of_another_case(filesystem, path, name):
         with suppress(FileNotFoundError):
             filesystem.rm_file(path)
 

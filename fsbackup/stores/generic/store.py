@@ -82,7 +82,7 @@ class GenericStore(ObjectStore):
 
     async def stat(self, name: str) -> ObjectStat | None:
         path = self._path(name)
-        found = await self._call("stat", name, lambda filesystem: files.file_info(filesystem, path))
+        found = await self._call("stat", name, lambda filesystem: _stat(filesystem, path, name))
         return None if found is None else ObjectStat(name, int(found["size"]), files.modified(found))
 
     async def read(
@@ -94,14 +94,14 @@ class GenericStore(ObjectStore):
         on_progress: Callable[[int], None] | None = None,  # noqa: ARG002 - a range arrives in one call
     ) -> bytes:
         path = self._path(name)
-        return await self._call("read", name, lambda filesystem: files.read(filesystem, path, start, end))
+        return await self._call("read", name, lambda filesystem: _read(filesystem, path, name, start, end))
 
     def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> GenericWriter:
         return GenericWriter(self._pool, self._path(name), name, plan, on_progress, self._confirm)
 
     async def remove(self, name: str) -> None:
         path = self._path(name)
-        await self._call("remove", name, lambda filesystem: files.remove(filesystem, path))
+        await self._call("remove", name, lambda filesystem: files.remove(filesystem, path, name))
 
     async def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
         names = NameFilter.for_listing(prefix, start_after)
@@ -176,3 +176,15 @@ class GenericStore(ObjectStore):
 
     async def _call(self, operation: str, name: str, call: Callable[[Any], T]) -> T:
         return await self._pool.call(operation, name, call)
+
+
+def _stat(filesystem: Any, path: str, name: str) -> Mapping[str, Any] | None:
+    found = files.file_info(filesystem, path)
+    return None if found is None or files.is_of_another_case(filesystem, path, name) else found
+
+
+def _read(filesystem: Any, path: str, name: str, start: int, end: int | None) -> bytes:
+    data = files.read(filesystem, path, start, end)
+    if files.is_of_another_case(filesystem, path, name):
+        raise FileNotFoundError(path)
+    return data

@@ -123,6 +123,12 @@ class GenericWriter(ObjectWriter):
                 "a directory has this name, and an object cannot replace it",
                 hint="remove or rename one of the two",
             )
+        if existing is not None and files.is_of_another_case(filesystem, self._path, self._name):
+            raise ConflictError(
+                f"{self._name!r} is there under a name that differs only by case, and the server does not tell "
+                "the two apart",
+                hint="use a server that does, or a directory of its own for one of the two",
+            )
         if existing is not None and self._plan.create_only:
             raise ConflictError("the key exists, and the write is create-only")
         self._check_cancelled()
@@ -159,7 +165,8 @@ class GenericWriter(ObjectWriter):
         if handle is not None and not self._session.abandoned:
             with suppress(Exception):  # the temp file is removed in any case
                 handle.close()
-        files.remove(filesystem, self._temp)
+        with suppress(FileNotFoundError):
+            filesystem.rm_file(self._temp)
 
     async def _call(self, call: Callable[[Any], T], *, retry: bool = False) -> T:
         return await self._pool.call("write", self._name, call, session=self._session, retry=retry)

@@ -29,13 +29,15 @@ from fsbackup.events import log
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import WritePlan
 from fsbackup.stores.local.directory import (
-    MAX_ATTEMPTS,
     SafeDirectory,
+    case_error,
     display_name,
     fsync_directory,
+    is_of_another_case,
     lstat_entry,
+    tells_case_apart,
 )
-from fsbackup.stores.names import DEFAULT_MODE, permissions, split_name, temp_name
+from fsbackup.stores.names import permissions, split_name, temp_name
 from fsbackup.threads import heartbeat
 
 #: Bytes after which written data is flushed and dropped from the page cache: the last fsync of a huge file is
@@ -43,7 +45,6 @@ from fsbackup.threads import heartbeat
 _FLUSH = 32 * MIB
 #: Bytes per system call; progress and cancellation are handled between two calls.
 _SLICE = 16 * MIB
-_TEMP_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 _RENAME_NOREPLACE = 1
 #: Errors of filesystems without hard links (FAT, some network and FUSE ones) or without an exclusive rename.
@@ -122,9 +123,7 @@ class AtomicFile:
             raise IntegrityError(f"{stored} bytes were stored instead of {planned}")
 
     def _finish_content(self) -> None:
-        os.fchmod(self._file, permissions(self._plan.mode))
-        if (mtime := self._plan.mtime_ns) is not None:
-            os.utime(self._file, ns=(mtime, mtime))
+        set_attributes(self._base, self._file, self._plan.mode, self._plan.mtime_ns)
         os.fsync(self._file)
         if self._written >= _FLUSH:
             self._drop_from_page_cache()
@@ -140,9 +139,10 @@ class AtomicFile:
 
     def _rename(self) -> None:
         self._check_cancelled()
-        rename = rename_new if self._plan.create_only else rename_over
         try:
-            rename(self._directory, self._temp, self._segments[-1])
+            publish(self._directory, self._temp, self._segments, create_only=self._plan.create_only)
+        except ConflictError:
+            raise
         except FileExistsError as error:
             raise ConflictError("the key exists, and the write is create-only") from error
         except FileNotFoundError as error:
@@ -198,17 +198,8 @@ class AtomicFile:
 
     def _open_temp(self) -> None:
         temp = temp_name().encode()
-        for _ in range(MAX_ATTEMPTS):
-            self._directory, self._existing_levels = self._base.make(self._segments[:-1])
-            try:
-                self._file = os.open(temp, _TEMP_FLAGS, DEFAULT_MODE, dir_fd=self._directory)
-            except FileNotFoundError:  # a concurrent remove pruned the directory: create it again
-                os.close(self._directory)
-                self._directory = -1
-            else:
-                self._temp = temp
-                return
-        raise BackendError(f"another program removed the directory {MAX_ATTEMPTS} times")
+        self._directory, self._file, self._existing_levels = self._base.create_file(self._segments[:-1], temp)
+        self._temp = temp
 
     def _check_space(self) -> None:
         disk = os.fstatvfs(self._directory)
@@ -239,6 +230,36 @@ class AtomicFile:
         except OSError as error:
             log.warning("cannot remove a temp file below %s: %s", self._base.path, error)
         self._temp = b""
+
+
+def set_attributes(base: SafeDirectory, file: int, mode: int | None, mtime_ns: int | None) -> None:
+    """Give a new file permission bits and modification time of its source, where the filesystem has them."""
+    base.try_to_set("mode of a file", lambda: os.fchmod(file, permissions(mode)))
+    if mtime_ns is not None:
+        base.try_to_set("modification time of a file", lambda: os.utime(file, ns=(mtime_ns, mtime_ns)))
+
+
+def publish(directory: int, temp: bytes, segments: list[bytes], *, create_only: bool) -> None:
+    """Rename `temp` to the last of `segments` within one directory, replacing a file of this very name.
+
+    Raises
+    ------
+    FileExistsError
+        When the name exists, and the write is create-only.
+    ConflictError
+        When a name that differs only by case exists, and the disk does not tell the two apart.
+    """
+    name = segments[-1]
+    if tells_case_apart(directory, temp):
+        return (rename_new if create_only else rename_over)(directory, temp, name)
+    try:
+        return rename_new(directory, temp, name)
+    except FileExistsError:
+        if is_of_another_case(directory, name):
+            raise case_error(segments) from None
+        if create_only:
+            raise
+    return rename_over(directory, temp, name)
 
 
 def rename_over(directory: int, temp: bytes, target: bytes) -> None:

@@ -1,7 +1,8 @@
-"""`SafeDirectory`: the base directory of a local backend, entered one level at a time without following links.
+"""`SafeDirectory`: a directory below which nothing follows a link: that of a local backend, or a restore's target.
 
 Each level is opened by `openat` with ``O_NOFOLLOW`` relative to the level above, so that nothing outside the base
-can be reached, also when another program replaces a directory by a link meanwhile.
+can be reached, also when another program replaces a directory by a link meanwhile. On a disk that does not tell
+upper from lower case apart, an entry that is found under a name of another case is another object.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from fsbackup.errors import AccessDeniedError, BackendError, BackendUnavailableError, ConflictError
+from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat
+from fsbackup.stores.names import DEFAULT_MODE, to_bytes, to_name
 
 #: Only the owner enters new directories; an administrator may widen the mode afterwards.
 DIRECTORY_MODE = 0o700
@@ -22,9 +25,12 @@ DIRECTORY_MODE = 0o700
 MAX_ATTEMPTS = 100
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Entries in the cache of directories known to be durable.
 _MAX_DURABLE = 4096
 _NO_DIRECTORY_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP})
+#: Errors of filesystems that keep no modes or times: FAT, shares, directories of another user.
+_NOT_KEPT = frozenset({errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 
 
 def display_name(segments: list[bytes]) -> str:
@@ -44,9 +50,37 @@ def fsync_directory(fd: int) -> None:
 def link_error(segments: list[bytes]) -> AccessDeniedError:
     """Return the error for a symbolic link below the base directory."""
     return AccessDeniedError(
-        f"{display_name(segments)!r} is a symbolic link, and links below the base directory are not followed",
+        f"{display_name(segments)!r} is a symbolic link, and links are not followed",
         hint="replace the link by the file or directory itself, or use a bind mount",
     )
+
+
+def case_error(segments: list[bytes]) -> ConflictError:
+    """Return the error for a name that is taken by one that differs from it only by case."""
+    return ConflictError(
+        f"{display_name(segments)!r} is there under a name that differs only by case, and this disk does not tell "
+        "the two apart",
+        hint="use a disk that does, or a directory of its own for one of the two",
+    )
+
+
+def tells_case_apart(fd: int, entry: bytes) -> bool:
+    """Tell whether the directory `fd`, which has this entry, keeps names that differ only by case apart."""
+    other = entry.swapcase()
+    if other == entry:  # no ASCII letter in it
+        other = to_bytes(to_name(entry).swapcase())
+    if other == entry or len(other) != len(entry):
+        return True
+    try:
+        found = os.stat(other, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return True
+    return not os.path.samestat(found, os.stat(entry, dir_fd=fd, follow_symlinks=False))
+
+
+def is_of_another_case(fd: int, entry: bytes) -> bool:
+    """Tell whether an entry that is found by this name has another one, which differs only by case."""
+    return not tells_case_apart(fd, entry) and os.fsdecode(entry) not in os.listdir(fd)
 
 
 class SafeDirectory:
@@ -65,6 +99,8 @@ class SafeDirectory:
         self.create = create
         #: Directories whose own entry this process has fsynced.
         self._durable: set[bytes] = set()
+        #: What this filesystem does not keep, as far as that was said.
+        self._not_kept: set[str] = set()
 
     @contextmanager
     def opened(self, segments: list[bytes]) -> Iterator[int]:
@@ -79,27 +115,66 @@ class SafeDirectory:
         try:
             for depth in range(1, len(segments) + 1):
                 child = _enter(fd, segments[:depth])
+                if child is None:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
                 os.close(fd)
                 fd = child
             yield fd
         finally:
             os.close(fd)
 
-    def make(self, segments: list[bytes]) -> tuple[int, int]:
-        """Return a descriptor of a directory, created durably if missing, and how many of its levels existed."""
+    def make(self, segments: list[bytes], modes: Sequence[int | None] = ()) -> tuple[int, int]:
+        """Return a descriptor of a directory, created durably if missing, and how many of its levels existed.
+
+        Parameters
+        ----------
+        segments
+            Its name below the base.
+        modes
+            For each segment the permission bits of the directory it was backed up from, None where they are not
+            known. A new directory gets them, an existing one loses what it has beyond them. Without modes only
+            the owner enters new directories, and existing ones stay as they are.
+
+        Raises
+        ------
+        ConflictError
+            When a file is in the way, or a name that differs only by case where the disk cannot keep both.
+        """
         for _ in range(MAX_ATTEMPTS):
             # A concurrent remove may prune a directory after it is created and before it is opened.
             with suppress(FileNotFoundError):
-                return self._make(segments)
+                return self._make(segments, modes or [None] * len(segments))
         raise BackendError(
             f"another program removed the directory {display_name(segments)!r} {MAX_ATTEMPTS} times"
         )
 
-    def _make(self, segments: list[bytes]) -> tuple[int, int]:
+    def create_file(
+        self, segments: list[bytes], name: bytes, modes: Sequence[int | None] = ()
+    ) -> tuple[int, int, int]:
+        """Create a private file in a directory, as `make` makes it.
+
+        Returns
+        -------
+        tuple[int, int, int]
+            Descriptors of the directory and of the file, and how many levels of the directory existed.
+        """
+        for _ in range(MAX_ATTEMPTS):
+            directory, existing = self.make(segments, modes)
+            try:
+                return directory, os.open(name, _NEW_FILE, DEFAULT_MODE, dir_fd=directory), existing
+            except FileNotFoundError:  # a concurrent remove pruned the directory: create it again
+                os.close(directory)
+            except BaseException:
+                os.close(directory)
+                self.prune(segments, keep=existing)
+                raise
+        raise BackendError(f"another program removed the directory {MAX_ATTEMPTS} times")
+
+    def _make(self, segments: list[bytes], modes: Sequence[int | None]) -> tuple[int, int]:
         fd, existing = self._open_or_create_base(), 0
         try:
             for depth in range(1, len(segments) + 1):
-                child, created = self._enter_or_create(fd, segments[:depth])
+                child, created = self._enter_or_create(fd, segments[:depth], modes[depth - 1])
                 existing = existing if created else depth
                 os.close(fd)
                 fd = child
@@ -115,14 +190,18 @@ class SafeDirectory:
             raise
         return fd, existing
 
-    def _enter_or_create(self, fd: int, segments: list[bytes]) -> tuple[int, bool]:
+    def _enter_or_create(self, fd: int, segments: list[bytes], mode: int | None) -> tuple[int, bool]:
         created, name = False, b"/".join(segments)
         try:
             child = _enter(fd, segments)
         except FileNotFoundError:
             created = _mkdir(fd, segments[-1])
             child = _enter(fd, segments)
+        if child is None:
+            raise case_error(segments)
         try:
+            if mode is not None:
+                self._limit_mode(child, mode, created=created)
             if created or name not in self._durable:
                 # Another writer may have created it and not fsynced it yet; an object is as durable as its
                 # directory.
@@ -132,6 +211,23 @@ class SafeDirectory:
             os.close(child)
             raise
         return child, created
+
+    def _limit_mode(self, fd: int, mode: int, *, created: bool) -> None:
+        now = stat.S_IMODE(os.fstat(fd).st_mode)
+        wanted = mode & 0o777 | DIRECTORY_MODE if created else now & (mode | ~0o777 | DIRECTORY_MODE)
+        if wanted != now:
+            self.try_to_set("mode of a directory", lambda: os.fchmod(fd, wanted))
+
+    def try_to_set(self, what: str, change: Callable[[], None]) -> None:
+        """Make a change that some filesystems refuse: that is no error, and a warning the first time."""
+        try:
+            change()
+        except OSError as error:
+            if error.errno not in _NOT_KEPT:
+                raise
+            if what not in self._not_kept:
+                self._not_kept.add(what)
+                log.warning("%s: the %s cannot be set: %s", self.path, what, error.strerror)
 
     def _remember(self, name: bytes) -> None:
         if len(self._durable) >= _MAX_DURABLE:
@@ -143,6 +239,8 @@ class SafeDirectory:
         for depth in range(len(segments), keep, -1):
             try:
                 with self.opened(segments[: depth - 1]) as parent:
+                    if is_of_another_case(parent, segments[depth - 1]):
+                        return
                     os.rmdir(segments[depth - 1], dir_fd=parent)
             except FileNotFoundError:
                 continue
@@ -166,14 +264,15 @@ class SafeDirectory:
         try:
             return self._open_base()
         except FileNotFoundError:
-            _create_path(self.path)
+            make_path(self.path)
             return self._open_base()
 
 
-def _create_path(path: str) -> None:
-    parent = os.path.dirname(path)
+def make_path(path: str) -> None:
+    """Create a directory and those above it that are missing, durably, for the owner alone."""
+    parent = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(parent):
-        _create_path(parent)
+        make_path(parent)
     with suppress(FileExistsError):
         os.mkdir(path, DIRECTORY_MODE)
     fd = os.open(parent, _OPEN)
@@ -191,14 +290,24 @@ def _mkdir(fd: int, segment: bytes) -> bool:
     return True
 
 
-def _enter(fd: int, segments: list[bytes]) -> int:
+def _enter(fd: int, segments: list[bytes]) -> int | None:
+    """Return a descriptor of a directory, None where the disk shows one whose name differs by case."""
     try:
-        return os.open(segments[-1], _OPEN | os.O_NOFOLLOW, dir_fd=fd)
+        child = os.open(segments[-1], _OPEN | os.O_NOFOLLOW, dir_fd=fd)
     except OSError as error:
         # Linux returns ENOTDIR, not ELOOP, for a link with both flags.
         if error.errno in (errno.ENOTDIR, errno.ELOOP) and _is_link(fd, segments[-1]):
             raise link_error(segments) from error
         raise
+    try:
+        of_another_case = is_of_another_case(fd, segments[-1])
+    except BaseException:
+        os.close(child)
+        raise
+    if of_another_case:
+        os.close(child)
+        return None
+    return child
 
 
 def _is_link(fd: int, segment: bytes) -> bool:
@@ -209,6 +318,8 @@ def lstat_entry(fd: int, segments: list[bytes]) -> os.stat_result | None:
     """Return the `lstat` of an entry of the directory `fd`, None when there is none; a link is an error."""
     try:
         found = os.stat(segments[-1], dir_fd=fd, follow_symlinks=False)
+        if is_of_another_case(fd, segments[-1]):
+            return None
     except FileNotFoundError:
         return None
     if stat.S_ISLNK(found.st_mode):

@@ -1,19 +1,32 @@
 """The objects on a disk in the order of their names, and the temp files of interrupted writes. Blocking.
 
-One directory at a time is in memory.
+One directory at a time is in memory. What operating systems leave in any directory is no object: it is left out,
+unless it has a manifest, because it was backed up under that name.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
+from fsbackup.events import log
+from fsbackup.keys import MANIFESTS, META_PREFIX
 from fsbackup.stores.base import ObjectStat, Orphan
 from fsbackup.stores.local.directory import SafeDirectory, link_error, lstat_object, object_stat
 from fsbackup.stores.names import ALL_TEMP_FILES, TEMP_FILE, NameFilter, split_name, to_name
+
+#: Left by macOS, Windows, Synology, and by NFS for a removed file that is still open.
+_STRANGER = re.compile(
+    rb"\.DS_Store|\._.*|\.AppleDouble/|\.Spotlight-V100/|\.fseventsd/|\.Trashes/|\.Trash-[0-9]+/"
+    rb"|Thumbs\.db|desktop\.ini|@eaDir/|#recycle/|\.nfs[0-9a-f]{16,}",
+    re.DOTALL,
+)
+#: At the root of a disk, readable for root alone.
+_LOST_AND_FOUND = b"lost+found/"
 
 
 class DirectoryListing:
@@ -50,6 +63,10 @@ class DirectoryListing:
             child = os.open(name[:-1], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
         except (FileNotFoundError, NotADirectoryError):
             return
+        except PermissionError:
+            if path + name == _LOST_AND_FOUND:
+                return  # not ours: what is stored there could be read
+            raise
         try:
             yield from self._walk(child, path + name)
         finally:
@@ -63,17 +80,32 @@ class DirectoryListing:
                 name = os.fsencode(entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     name += b"/"
-                    if self._names.may_contain(path + name):
+                    if self._names.may_contain(path + name) and not self._is_stranger(path, name):
                         yield name
-                elif self._is_selected(path + name, entry.is_symlink()):
+                elif self._is_selected(path + name, entry.is_symlink()) and not self._is_stranger(path, name):
                     yield name
 
     def _is_selected(self, name: bytes, is_link: bool) -> bool:
         if not is_link:
             return self._names.matches(name)
         if (self._names.matches(name) or self._names.may_contain(name + b"/")) and self._points_outside(name):
-            raise link_error(name.split(b"/"))
+            if not name.startswith(META_PREFIX.encode()):
+                raise link_error(name.split(b"/"))
+            # It hides a record and no data: its object is found, and has no manifest then.
+            log.warning("%s: %s", self._base.path, link_error(name.split(b"/")).message)
         return False  # its target is listed under its own name
+
+    def _is_stranger(self, path: bytes, name: bytes) -> bool:
+        """Tell whether a file or directory is another program's, and nothing of that name was backed up."""
+        if not _STRANGER.fullmatch(name):
+            return False
+        if path.startswith(META_PREFIX.encode()):
+            return name.startswith(b".nfs")  # the manifest of one that was backed up has its name
+        segments = (MANIFESTS.encode() + path + name.rstrip(b"/")).split(b"/")
+        with suppress(FileNotFoundError, NotADirectoryError), self._base.opened(segments[:-1]) as directory:
+            os.stat(segments[-1], dir_fd=directory, follow_symlinks=False)
+            return False
+        return True
 
     def _points_outside(self, link: bytes) -> bool:
         base = os.path.realpath(os.fsencode(self._base.path))

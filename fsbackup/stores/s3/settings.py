@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 from urllib.parse import quote, urlsplit
 
 from fsbackup.errors import ConfigError
+from fsbackup.redact import hide, hide_misplaced
 
 #: Where the bucket's name is in a URL: first in the path, or first in the host's name.
 Addressing = Literal["path", "virtual"]
@@ -25,6 +26,7 @@ class Secret:
     __slots__ = ("reveal",)
 
     def __init__(self, text: str) -> None:
+        hide(text)
         self.reveal: Callable[[], str] = lambda: text  # a closure, so that no attribute holds the text itself
 
     def __repr__(self) -> str:
@@ -156,6 +158,7 @@ def _label(name: str, argument: Argument) -> str:
 
 def check_endpoint(backend: str, url: str | None) -> str | None:
     """Return `url` if it is a plain web address; it is shown to people, so it must not contain a password."""
+    hide_misplaced(url)
     parts = urlsplit(url or "https://any")
     plain = parts.scheme in _DEFAULT_PORTS and parts.hostname and "@" not in parts.netloc
     if not plain or parts.query or parts.fragment:

@@ -1,0 +1,75 @@
+"""What works, and puts secrets or data at risk: said as a warning when a configuration is loaded."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from fsbackup.config.models import Config
+from fsbackup.redact import is_public_option
+
+log = logging.getLogger("fsbackup.config")
+
+_CREDENTIALS = ("access_key_id", "secret_access_key", "session_token")
+_PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
+
+
+def warn(source: str, data: Any, config: Config) -> None:
+    """Log a warning for each secret that others can read.
+
+    Parameters
+    ----------
+    source
+        The file.
+    data
+        Its values as they are written there, before variables.
+    config
+        What they came to.
+    """
+    if literal := sorted(_literal_secrets(data)):
+        mode = stat.S_IMODE(os.stat(Path(source).expanduser()).st_mode)
+        if mode & stat.S_IROTH:
+            _say_once(
+                f"{source}: every user of this machine can read the secrets in it ({', '.join(literal)}; mode "
+                f"{mode:04o}) - chmod 600 it, or write ${{NAME}} or secret_access_key_file instead"
+            )
+    for name, backend in config.backends.items():
+        url = getattr(backend, "endpoint_url", None)
+        if url and url.startswith("http:") and not _is_near(urlsplit(url).hostname or ""):
+            _say_once(
+                f"{source}: backends.{name}.endpoint_url: without TLS, everybody on the way to "
+                f"{urlsplit(url).hostname} can read and change what is stored - write https://"
+            )
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Log a warning, once in a process that loads a file again and again."""
+    log.warning("%s", text)
+
+
+def _literal_secrets(data: Any) -> Iterator[str]:
+    """Yield the settings whose secret stands in the file itself."""
+    for name, backend in data["backends"].items():
+        options = backend.get("options") or {}
+        secret = {each: backend.get(each) for each in _CREDENTIALS}
+        secret |= {f"options.{each}": value for each, value in options.items() if not is_public_option(each)}
+        for setting, value in secret.items():
+            if isinstance(value, str) and value and "${" not in value:
+                yield f"backends.{name}.{setting}"
+
+
+def _is_near(host: str) -> bool:
+    """Tell whether a host is this machine or in a private network, as far as its name says."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith(_PRIVATE_SUFFIXES)
+    return address.is_private or address.is_loopback or address.is_link_local
