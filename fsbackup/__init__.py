@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         StorageBackend,
     )
     from fsbackup.config import load_config
+    from fsbackup.engine.command import Command
     from fsbackup.errors import DiscardedError, NotStoredWarning
     from fsbackup.factory import get_storage_backend
     from fsbackup.replication.storage import ReplicatedStorage
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "BackblazeB2Storage": "fsbackup.backends",
     "CloudflareR2Storage": "fsbackup.backends",
+    "Command": "fsbackup.engine.command",
     "DiscardedError": "fsbackup.errors",
     "GenericStorage": "fsbackup.backends",
     "LocalStorage": "fsbackup.backends",
@@ -41,6 +43,7 @@ _MODULES = {
 __all__ = [
     "BackblazeB2Storage",
     "CloudflareR2Storage",
+    "Command",
     "DiscardedError",
     "GenericStorage",
     "LocalStorage",

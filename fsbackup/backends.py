@@ -12,7 +12,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from fsbackup import events
 from fsbackup.engine import delete, head, restore, upload
@@ -29,6 +29,9 @@ from fsbackup.stores.local.store import LocalStore
 from fsbackup.stores.s3.providers import AMAZON, B2, GENERIC, R2
 from fsbackup.stores.s3.settings import Addressing, Argument, resolve
 from fsbackup.stores.s3.store import DEFAULT_CONCURRENCY, Records, S3Store
+
+if TYPE_CHECKING:
+    from fsbackup.engine.command import Command
 
 T = TypeVar("T")
 
@@ -62,8 +65,8 @@ class StorageBackend(ABC):
     def replica_set(self) -> ReplicaSet:
         """The stores of this backend, and the number of copies required."""
 
-    def upload(self, local_path: str | os.PathLike[str], remote_path: str) -> bool:
-        """Store a file under a key, replacing an existing object.
+    def upload(self, local_path: str | os.PathLike[str] | Command, remote_path: str) -> bool:
+        """Store a file, or the output of a command that exits with 0, under a key, replacing an existing object.
 
         Returns
         -------
@@ -74,7 +77,7 @@ class StorageBackend(ABC):
         Raises
         ------
         SourceError
-            With ``errors="raise"``: the file cannot be read, or changed during the upload.
+            With ``errors="raise"``: the file cannot be read, or changed during the upload; the command failed.
         BackendError, IntegrityError, TooFewCopiesError
             With ``errors="raise"``: the service failed.
         """
@@ -119,7 +122,7 @@ class StorageBackend(ABC):
         key = check_key(remote_path)
         return self._attempt("get_size", key, head.size(self.replica_set, key), None)
 
-    async def _upload(self, local_path: str | os.PathLike[str], key: str) -> bool:
+    async def _upload(self, local_path: str | os.PathLike[str] | Command, key: str) -> bool:
         source = await asyncio.to_thread(open_source, local_path)
         try:
             report = await upload.upload(self.replica_set, key, source, overwrite=True, read_stored=True)
@@ -172,8 +175,8 @@ def _already_logged(operation: str, error: Exception) -> bool:
     )
 
 
-def _refuse_directory(path: str | os.PathLike[str]) -> None:
-    if os.path.isdir(path):
+def _refuse_directory(path: str | os.PathLike[str] | Command) -> None:
+    if isinstance(path, str | os.PathLike) and os.path.isdir(path):
         raise ValueError(f"{os.fspath(path)} is a directory, not a file; use a job to back up a directory")
 
 

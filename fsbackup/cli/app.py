@@ -13,7 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from fsbackup.cli import exits, logs, render
-from fsbackup.cli.parser import build_parser
+from fsbackup.cli.parser import parse_arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv is None and sys.getfilesystemencoding() != "utf-8":
             _start_again_with_utf8()
         render.configure_streams()
-        return _run_command(build_parser().parse_args(argv))
+        return _run_command(parse_arguments(argv))
     except KeyboardInterrupt as interrupt:
         _exit_interrupted(interrupt)
     except BrokenPipeError:  # the reader has closed the pipe (``fsbackup ls | head``)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from textwrap import fill
 
 from fsbackup import __version__
@@ -27,7 +29,8 @@ filesystem), verifies each replica, and restores from any good replica that is r
 _EXAMPLES = """\
 Examples
   fsbackup run nightly                            run the job "nightly" of the configuration
-  pg_dump shop | fsbackup put - db/shop.sql       store standard input under a key
+  fsbackup put db/shop.dump --command -- pg_dump -Fc shop
+                                                  store what a command writes, if it succeeds
   fsbackup get db/shop.sql /tmp/shop.sql          restore it, verified, from any good replica"""
 
 _ENVIRONMENT = """\
@@ -88,6 +91,31 @@ def build_parser() -> argparse.ArgumentParser:
         for command in members:
             _add_command(commands, command)
     return parser
+
+
+#: Takes the place of the second positional argument where `--command` leaves no SOURCE before KEY.
+_PROGRAM = "PROGRAM"
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line; `program` of the result is what follows ``--`` after ``--command``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    own = words[: words.index("--")] if "--" in words else words
+    parser = build_parser()
+    if "--command" not in own:
+        return parser.parse_args(words)
+    if own == words:
+        parser.error(
+            "--command: write -- before the program: fsbackup put KEY --command -- PROGRAM [ARGUMENT ...]"
+        )
+    args, unknown = parser.parse_known_args([*own, "--", _PROGRAM])
+    if unknown:
+        names = " ".join(each for each in unknown if each not in ("--", _PROGRAM))
+        parser.error(
+            f"unrecognized arguments: {names}" if names else "--command: KEY stands alone, without a SOURCE"
+        )
+    args.key, args.program = args.source, words[len(own) + 1 :]
+    return args
 
 
 def _add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Command) -> None:

@@ -1,4 +1,4 @@
-"""`fsbackup put`: store one file, or standard input, under a key."""
+"""`fsbackup put`: store one file, standard input, or the output of a command under a key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fsbackup.errors import ConfigError
 
 if TYPE_CHECKING:
     from fsbackup.engine.results import ReplicaResult, Report
-    from fsbackup.replication.batch import SourceLike
+    from fsbackup.engine.source import SourceLike
 
 
 class StandardInput:
@@ -27,24 +27,58 @@ class StandardInput:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = """fsbackup put [options] SOURCE KEY
+       fsbackup put KEY --command [options] -- PROGRAM [ARGUMENT ...]"""
     parser.add_argument("source", metavar="SOURCE", help="a file; - is standard input")
     parser.add_argument(
-        "key", metavar="KEY", type=key, help="the key to store it under, for example db/2025-10-21.sql.gz"
+        "key",
+        metavar="KEY",
+        type=key,
+        help="the key to store it under, for example db/2025-10-21.sql.gz; {now:%%Y-%%m-%%d} in it, or any other "
+        "strftime format, stands for the local time",
     )
     add_set(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace other content under this key")
     parser.add_argument(
         "--allow-empty", action="store_true", help="store a stream that ends without a byte, instead of failing"
     )
+    parser.add_argument(
+        "--command", action="store_true", help="run the program after -- and store its output, if it exits with 0"
+    )
+    parser.add_argument(
+        "--min-size", type=_size, metavar="SIZE", help="with --command: fail if the output is smaller (1MiB)"
+    )
+    parser.add_argument(
+        "--timeout", type=_seconds, metavar="TIME", help="with --command: end it, and fail, after this time (10m)"
+    )
+
+
+def _size(value: str) -> int:
+    from fsbackup.config import parse_size
+
+    try:
+        return parse_size(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a size like 64KiB or 1MiB, got {value!r}") from None
+
+
+def _seconds(value: str) -> float:
+    from fsbackup.config import parse_duration
+
+    try:
+        return parse_duration(value).total_seconds()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a time like 90s or 10m, got {value!r}") from None
 
 
 def _execute(args: Namespace) -> int:
-    source = _source(args.source)
+    source = _command(args) if args.command else _source(args)
+    name, series = _key(args.key)
     store = open_set(args)
     with progress_display(args) as display:
         callback = display.upload_callback() if display else None
         report = store.replicate(
-            source, args.key, overwrite=args.overwrite, allow_empty=args.allow_empty, callback=callback
+            source, name, overwrite=args.overwrite, allow_empty=args.allow_empty, series=series, callback=callback
         )
     if args.json:
         render.print_json(report.as_dict())
@@ -53,12 +87,32 @@ def _execute(args: Namespace) -> int:
     return exits.BY_STATUS[report.status]
 
 
-def _source(name: str) -> SourceLike:
-    if name == "-":
+def _key(text: str) -> tuple[str, str | None]:
+    """Return the key with the time in it, and the series that it makes: None without a ``{now}``."""
+    from fsbackup.jobs.template import fill_now, local_now
+
+    name = fill_now(text, local_now())
+    return name, text if name != text else None
+
+
+def _command(args: Namespace) -> SourceLike:
+    from fsbackup.engine.command import Command as SourceCommand
+
+    try:
+        return SourceCommand(args.program, min_bytes=args.min_size or 1, timeout=args.timeout)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _source(args: Namespace) -> SourceLike:
+    if args.min_size is not None or args.timeout is not None:
+        raise ConfigError("--min-size and --timeout go with --command only")
+    if args.source == "-":
         return cast(BinaryIO, StandardInput())
-    if os.path.isdir(name):
-        raise ConfigError(f"{name} is a directory, not a file", hint="make it a job: `fsbackup run` stores trees")
-    return name
+    if os.path.isdir(args.source):
+        hint = "make it a job: `fsbackup run` stores trees"
+        raise ConfigError(f"{args.source} is a directory, not a file", hint=hint)
+    return str(args.source)
 
 
 def _print_report(report: Report) -> None:
@@ -91,14 +145,20 @@ def _status(result: ReplicaResult) -> str:
 
 COMMAND = Command(
     name="put",
-    summary="store one file, or standard input, under a key",
-    description="Reads one file once and stores it on every backend of a replication set. If the same content is "
-    "already stored under the key, nothing is sent and the command succeeds; other content under the key is an "
-    "error unless --overwrite is given. Standard input (or a pipe) that ends without a single byte is an error "
-    "too: the command that writes it has most likely failed. An empty file is stored.",
+    summary="store one file, or what a command writes, under a key",
+    description="Reads one file once and stores it on every backend of a replication set. If the same content "
+    "is already stored under the key, nothing is sent and the command succeeds; other content under the key "
+    "is an error unless --overwrite is given. With --command, the program after -- is run, without a shell "
+    "and with empty standard input, and what it writes is stored while it runs; but only if it exits with 0 "
+    "and has written something. Otherwise nothing is stored on any backend, and the error has the last lines "
+    "of its standard error. Standard input (-) cannot tell a program that failed half-way from one that is "
+    "done: only an empty one is refused. An empty file is stored. With {now:FORMAT} in the key each run "
+    "stores a version of its own; which of them retention lets go is decided by the configuration (series: in "
+    "a retention).",
     examples=(
         "fsbackup put dump.sql.gz backups/2025/10/dump.sql.gz",
-        "pg_dump shop | gzip | fsbackup put - backups/shop.sql.gz --set triple",
+        "fsbackup put 'db/{now:%Y-%m-%d}.dump' --command --min-size 1MiB -- pg_dump -Fc shop",
+        "fsbackup put db/shop.sql.gz --command -- bash -c 'set -o pipefail; pg_dump shop | gzip'",
     ),
     add_arguments=_add_arguments,
     execute=_execute,

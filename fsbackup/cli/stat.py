@@ -55,6 +55,7 @@ def _fields(info: ObjectStatus) -> dict[str, str]:
         "generation": str(manifest.generation),
         "created": manifest.created_at,
         "source": f"{manifest.source.host}{modified}",
+        **({"series": manifest.series} if manifest.series else {}),
         "status": info.status,
     }
 

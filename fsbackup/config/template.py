@@ -46,11 +46,12 @@ def _check_field(name: str, spec: str, conversion: str | None) -> None:
         raise rule_error("must use known fields only", suggest(name, FIELDS))
     if conversion or (spec and name != "now"):
         raise rule_error(f"must use {{{name}}} as it is", "only {now} takes a format")
-    if name == "now" and not _is_date_format(spec):
+    if name == "now" and not is_date_format(spec):
         raise rule_error("must give {now} a date format", "for example {now:%Y/%m} or {now:%Y-%m-%dT%H%M%S}")
 
 
-def _is_date_format(spec: str) -> bool:
+def is_date_format(spec: str) -> bool:
+    """Return whether ``{now:spec}`` stands for a date."""
     # A directive that strftime does not know is left in the text by some C libraries and refused by others.
     try:
         return "%" in spec and "{" not in spec and "%" not in f"{FIELDS['now']:{spec}}"

@@ -1,8 +1,8 @@
 """The source of an upload: a regular file, or a stream of unknown length; read in order and hashed on the way.
 
-`open_source` returns a `FileSource` or a `StreamSource`. `PartBuffer` calls `next_part` until a part is `last`,
-and `reread` for replicas that lag behind. A file can always be read again; a stream only as far as its
-`ReplayBuffer` has it (see `spool.py`).
+`open_source` returns a `FileSource`, or a `StreamSource`, of which the output of a command is one (`command.py`).
+`PartBuffer` calls `next_part` until a part is `last`, and `reread` for replicas that lag behind. A file can always
+be read again; a stream only as far as its `ReplayBuffer` has it (see `spool.py`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,20 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias, TypeVar, cast
 
 from fsbackup.engine.hashing import Digest, ObjectHasher
 from fsbackup.errors import SourceChangedError, SourceError, SourceNotFoundError
 from fsbackup.sizing import KIB
 from fsbackup.stores.base import Part
 
+if TYPE_CHECKING:
+    from fsbackup.engine.command import Command
+
 T = TypeVar("T")
+
+#: What can be uploaded: the path of a file, FIFO or device, a binary stream, or a command whose output is meant.
+SourceLike: TypeAlias = "str | os.PathLike[str] | BinaryIO | Command"
 
 #: A file of up to so many bytes is read when it is opened. Few, since no memory is reserved for it at that time.
 _SMALL_FILE = 256 * KIB
@@ -86,6 +92,8 @@ class Source(ABC):
         self.size = size
         self.mtime_ns = mtime_ns
         self.mode = mode
+        #: What the object is a version of, for its manifest; None where nothing names it.
+        self.series: str | None = None
         self._hasher = ObjectHasher(size)
         self._offset = 0
         self._number = 0
@@ -227,9 +235,13 @@ class StreamSource(Source):
 
     Each read runs in a daemon thread, so that a producer that never ends does not keep a cancelled process alive.
 
-    Parameters ---------- stream, label What to read, and its name in messages. allow_empty Store an empty object
-    when the stream ends before its first byte. By default that is a `SourceError`: a pipe from a command that
-    failed to start looks the same.
+    Parameters
+    ----------
+    stream, label
+        What to read, and its name in messages.
+    allow_empty
+        Store an empty object when the stream ends before its first byte. By default that is a `SourceError`: a
+        pipe from a command that failed to start looks the same.
     """
 
     interruptible = True
@@ -292,13 +304,15 @@ class StreamSource(Source):
         return piece
 
 
-def open_source(source: str | os.PathLike[str] | BinaryIO, *, allow_empty: bool = False) -> Source:
-    """Open a path or a binary stream.
+def open_source(source: SourceLike, *, allow_empty: bool = False, series: str | None = None) -> Source:
+    """Open a path, a binary stream or a command.
 
     Parameters
     ----------
     allow_empty
         Whether a stream may be empty (see `StreamSource`); a regular file may always be.
+    series
+        What the object is a version of, for its manifest.
 
     Raises
     ------
@@ -307,6 +321,14 @@ def open_source(source: str | os.PathLike[str] | BinaryIO, *, allow_empty: bool 
     SourceNotFoundError, SourceError
         When the file does not exist or cannot be read.
     """
+    opened = _open(source, allow_empty)
+    opened.series = series
+    return opened
+
+
+def _open(source: SourceLike, allow_empty: bool) -> Source:
+    if hasattr(source, "open_source"):
+        return cast("Command", source).open_source(allow_empty=allow_empty)
     if hasattr(source, "read"):
         if hasattr(source, "encoding"):
             raise ValueError("the stream is opened in text mode: pass a binary stream, such as its .buffer")

@@ -305,7 +305,7 @@ class _Upload(FanOut):
             if self._expected is None:
                 version = versions.next_version(self._latest, self._highest)
                 self._version = versions.new_manifest(
-                    self._key, digest, versions.origin(self._source), self._part_size, version
+                    self._key, digest, versions.origin(self._source), self._part_size, version, self._source.series
                 )
             elif digest.sha256 == self._expected.sha256:
                 self._version = self._expected

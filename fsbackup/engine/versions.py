@@ -115,7 +115,9 @@ def origin(source: Source) -> Origin:
     return Origin(socket.gethostname(), source.mtime_ns, source.mode, source.directories)
 
 
-def new_manifest(key: str, digest: Digest, source: Origin, part_size: int, version: NextVersion) -> Manifest:
+def new_manifest(
+    key: str, digest: Digest, source: Origin, part_size: int, version: NextVersion, series: str | None = None
+) -> Manifest:
     """Return the manifest of a new version whose source was read to its end."""
     return Manifest(
         key=key,
@@ -130,6 +132,7 @@ def new_manifest(key: str, digest: Digest, source: Origin, part_size: int, versi
         part_size=part_size,
         fsbackup_version=__version__,
         write_id=version.write_id,
+        series=series,
     )
 
 

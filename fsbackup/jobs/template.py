@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import string
 from collections.abc import Iterable
 from datetime import datetime
 
-from fsbackup.errors import SourceError
+from fsbackup.config.template import is_date_format
+from fsbackup.errors import ConfigError, SourceError
 from fsbackup.jobs.sources import SourceFile
 from fsbackup.keys import check_key
 
@@ -18,6 +20,27 @@ def local_now() -> datetime:
     ``TZ=UTC`` in the environment makes it UTC.
     """
     return datetime.now().astimezone()
+
+
+def fill_now(key: str, now: datetime) -> str:
+    """Return `key` with each ``{now:FORMAT}`` filled in; any other brace is part of the key.
+
+    Raises
+    ------
+    ConfigError
+        When a format is not one of a date, or the result is no legal key.
+    """
+    for found in _NOW.finditer(key):
+        if not is_date_format(found[1] or ""):
+            hint = "give it a date format, for example {now:%Y-%m-%d} or {now:%Y-%m-%dT%H%M%S}"
+            raise ConfigError(f"key {key!r}: {found[0]} cannot be filled in", hint=hint)
+    try:
+        return check_key(_NOW.sub(lambda found: f"{now:{found[1]}}", key))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+_NOW = re.compile(r"\{now(?::([^{}]*))?\}")
 
 
 class Destination:

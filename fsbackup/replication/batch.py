@@ -6,19 +6,17 @@ Before a large batch the replicas are listed once: one request per 1,000 names i
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import BinaryIO
 
 from fsbackup.aio import cancel_and_wait
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.results import Report
-from fsbackup.engine.source import open_source
+from fsbackup.engine.source import SourceLike, open_source
 from fsbackup.engine.upload import UploadProgress, upload
 from fsbackup.errors import FsbackupError, TransientError
 from fsbackup.keys import MANIFESTS, encode_key, manifest_name
@@ -31,15 +29,14 @@ LIST_FROM = 50
 #: Names read per uploaded object before a listing is cancelled because queries are cheaper.
 LIST_WORTH = 20
 
-SourceLike = str | os.PathLike[str] | BinaryIO
-
 
 @dataclass(frozen=True)
 class BatchItem:
-    """One object of a batch: its source and its key."""
+    """One object of a batch: its source and its key, and what it is a version of, for its manifest."""
 
     source: SourceLike
     key: str
+    series: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +58,9 @@ class Batch:
     ----------
     targets, overwrite, allow_empty
         As for one upload.
+    parallel
+        Uploads at the same time, each with the whole memory of the set; None for as many as fit in that memory
+        together.
     make_progress
         Returns the progress of an item, or None.
     """
@@ -71,13 +71,15 @@ class Batch:
         *,
         overwrite: bool,
         allow_empty: bool = False,
+        parallel: int | None = None,
         make_progress: Callable[[BatchItem], UploadProgress | None],
     ) -> None:
         self._targets = targets
+        self._workers = parallel or WORKERS
         self._overwrite = overwrite
         self._allow_empty = allow_empty
         self._make_progress = make_progress
-        self._budget = MemoryBudget(targets.memory)
+        self._budget = MemoryBudget(targets.memory * (parallel or 1))
         self._breaker = CircuitBreaker()
         #: The names of this batch that a backend lists, by backend; None: it was not listed.
         self._listed: dict[str, frozenset[str] | None] = {}
@@ -99,7 +101,7 @@ class Batch:
             finally:
                 has_results.set()
 
-        workers = [asyncio.create_task(work()) for _ in range(min(WORKERS, len(items)))]
+        workers = [asyncio.create_task(work()) for _ in range(min(self._workers, len(items)))]
         try:
             while done or not all(worker.done() for worker in workers):
                 await has_results.wait()
@@ -113,7 +115,9 @@ class Batch:
 
     async def _upload(self, item: BatchItem) -> ItemResult:
         try:
-            source = await asyncio.to_thread(open_source, item.source, allow_empty=self._allow_empty)
+            source = await asyncio.to_thread(
+                open_source, item.source, allow_empty=self._allow_empty, series=item.series
+            )
         except (FsbackupError, ValueError) as error:
             return ItemResult(item, error=error)
         try:

@@ -13,12 +13,12 @@ from fsbackup.backends import ErrorMode, SingleBackend, StorageBackend
 from fsbackup.engine import delete, restore, upload
 from fsbackup.engine.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, Spool
 from fsbackup.engine.results import DownloadReport, Report
-from fsbackup.engine.source import open_source
+from fsbackup.engine.source import SourceLike, open_source
 from fsbackup.errors import ConfigError, NoHealthyReplicaError
 from fsbackup.factory import set_arguments
 from fsbackup.keys import check_key, check_prefix
 from fsbackup.loop import flatten, iterate, run
-from fsbackup.replication.batch import Batch, BatchItem, ItemResult, SourceLike
+from fsbackup.replication.batch import Batch, BatchItem, ItemResult
 from fsbackup.replication.batches import Executor
 from fsbackup.replication.classify import IsExpired, ObjectStatus
 from fsbackup.replication.ls import SetListing
@@ -171,14 +171,16 @@ class ReplicatedStorage(StorageBackend):
         *,
         overwrite: bool = False,
         allow_empty: bool = False,
+        series: str | None = None,
         callback: Callback | None = None,
     ) -> Report:
-        """Store a file or a binary stream in every replica at once, read once, each with its own result.
+        """Store a file, a binary stream or a command's output in every replica at once, read once.
 
         Parameters
         ----------
         source
-            A path (a FIFO or device is read as a stream), or an open binary file of any length.
+            A path (a FIFO or device is read as a stream), an open binary file of any length, or a
+            `fsbackup.Command`, whose output is stored only if it exits with 0.
         remote_path
             The key.
         overwrite
@@ -188,6 +190,9 @@ class ReplicatedStorage(StorageBackend):
             Store a stream that ends without a single byte. By default that is a `SourceError`, for an
             ``io.BytesIO`` as for a pipe: a command that failed leaves an empty stream. An empty file, given by its
             path, is always stored.
+        series
+            What the object is a version of, as text for people; stored in its manifest. What retention lets go is
+            decided by the `destinations` and `series` of its rules.
         callback
             Gets the bytes read; one child per replica gets the bytes sent.
 
@@ -199,33 +204,41 @@ class ReplicatedStorage(StorageBackend):
         Raises
         ------
         SourceError
-            When the source cannot be read, changes while it is read, or is an empty stream. Nothing is committed.
+            When the source cannot be read, changes while it is read, or is an empty stream, and when a command
+            fails. Nothing is committed.
         ValueError
             For a directory, or a key that is not legal.
         """
         key = check_key(remote_path)
         progress = self._progress(callback, source, key)
-        return run(self._replicate(source, key, overwrite, allow_empty, progress))
+        return run(self._replicate(source, key, overwrite, allow_empty, series, progress))
 
     def replicate_many(
         self,
-        items: Iterable[tuple[SourceLike, str]],
+        items: Iterable[tuple[SourceLike, str] | BatchItem],
         *,
         overwrite: bool = False,
         allow_empty: bool = False,
+        parallel: int | None = None,
         callback: Callable[[SourceLike, str], Callback | None] | None = None,
     ) -> Iterator[ItemResult]:
         """Store many files at the same time within the set's memory budget; yield each result as it is known.
 
         A source that cannot be read is a result with an `error`; the other uploads continue. `overwrite` and
         `allow_empty` are as in `replicate`. `callback` returns the callback for a (source, key), or None.
+
+        A stream takes the whole budget, so streams and commands follow one another. With `parallel`, exactly so
+        many uploads run at the same time, each with a budget of its own.
         """
-        todo = [BatchItem(source, check_key(key)) for source, key in items]
+        todo = [each if isinstance(each, BatchItem) else BatchItem(*each) for each in items]
+        for item in todo:
+            check_key(item.key)
         make = callback or (lambda _source, _key: None)
         batch = Batch(
             self._set,
             overwrite=overwrite,
             allow_empty=allow_empty,
+            parallel=parallel,
             make_progress=lambda item: self._progress(make(item.source, item.key), item.source, item.key),
         )
         return flatten(iterate(batch.run(todo), 1))
@@ -556,9 +569,10 @@ class ReplicatedStorage(StorageBackend):
         key: str,
         overwrite: bool,
         allow_empty: bool,
+        series: str | None,
         progress: CallbackProgress | None,
     ) -> Report:
-        opened = await asyncio.to_thread(open_source, source, allow_empty=allow_empty)
+        opened = await asyncio.to_thread(open_source, source, allow_empty=allow_empty, series=series)
         try:
             return await upload.upload(
                 self._set, key, opened, overwrite=overwrite, progress=progress, read_stored=True

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,45 @@ class TestPutAndGet:
         (cli.home / "note").write_bytes(b"")
         assert cli("put", "note", "k").code == 0
         assert cli.stored("disk1") == {"k": b""}
+
+    def test_the_output_of_a_command_is_stored(self, cli: Cli) -> None:
+        """All that follows ``--`` is its own; the key can have the date, and the record has its series."""
+        words = ("sh", "-c", 'echo "$@"', "sh", "--", "--command", "-q")
+        done = cli("put", "db/{now:%Y}.{x}.sql", "--command", "--min-size", "9B", "--timeout", "1m", "--", *words)
+        assert (done.code, done.err) == (0, "")
+        key = f"db/{datetime.now():%Y}.{{x}}.sql"
+        assert done.out.splitlines()[-1] == f"complete: {key} (16 B); confirmed by 3 of 3 backends"
+        assert cli.stored("disk3") == {key: b"-- --command -q\n"}
+        assert (
+            json.loads((cli.home / f"disk1/.fsbackup/manifests/{key}").read_text())["series"]
+            == "db/{now:%Y}.{x}.sql"
+        )
+        assert "db/{now:%Y}.{x}.sql" in cli("stat", key).out
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (
+                ("--", "sh", "-c", "echo x; echo no such database >&2; exit 3"),
+                "sh: exit code 3, nothing was stored: no such",
+            ),
+            (("--min-size", "1KiB", "--", "echo", "x"), "2 bytes of output, less than the required 1,024"),
+            (("--timeout", "1s", "--", "sleep", "1000"), "sleep: not done after 1 seconds"),
+        ],
+    )
+    def test_nothing_is_stored_of_a_command_that_fails(
+        self, cli: Cli, words: tuple[str, ...], message: str
+    ) -> None:
+        """Exit code 1, and why."""
+        done = cli("put", "k", "--command", *words)
+        assert (done.code, done.out) == (1, "")
+        assert message in done.err
+        assert not [path for path in cli.home.glob("disk?/**/*") if path.is_file()]
+
+    def test_a_file_can_have_a_key_with_the_date(self, cli: Cli) -> None:
+        """Each day another one."""
+        assert cli("put", "note", "n/{now:%Y-%m-%d}").code == 0
+        assert list(cli.stored("disk1")) == [f"n/{datetime.now():%Y-%m-%d}"]
 
     def test_json(self, cli: Cli) -> None:
         """Both print one document."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.integration.cli_helpers import TIMEOUT, Cli, wait_until
+from tests.integration.cli_helpers import TIMEOUT, Cli, is_running, wait_until
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import Hold, fault_proxy
 
@@ -210,6 +210,15 @@ class TestUsage:
             ("put", "note", "../a"),
             ("put", "source", "k"),
             ("put", "note", "k", "--set", "nope"),
+            ("put", "k", "--command", "true"),
+            ("put", "k", "--command", "--"),
+            ("put", "note", "k", "--command", "--", "true"),
+            ("put", "a//b", "--command", "--", "true"),
+            ("put", "k", "--command", "--timeout", "1", "--", "true"),
+            ("put", "note", "k", "--min-size", "1MiB"),
+            ("put", "note", "k/{now}"),
+            ("put", "note", "k/{now:YYYY}"),
+            ("put", "note", "k{now:/%Y/}"),
             ("rm", ""),
             ("rm", "a/"),
             ("get", "k", "-", "--json"),
@@ -270,6 +279,17 @@ class TestInterrupted:
             process.send_signal(signal.SIGINT)
             assert process.wait(TIMEOUT) == 130
             self.assert_nothing_stored(cli, process)
+
+    def test_a_command(self, cli: Cli) -> None:
+        """It ends with us, and what it has started too."""
+        script = "sleep 1000 & echo $$ $! > pids; exec head -c 99999999999 /dev/zero"
+        with cli.started("put", "k", "--command", "--", "sh", "-c", script) as process:
+            wait_until(cli.temp_files)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(TIMEOUT) == 130
+            self.assert_nothing_stored(cli, process)
+        for pid in (cli.home / "pids").read_text().split():
+            wait_until(lambda pid=pid: not is_running(int(pid)))  # type: ignore[misc]
 
     @staticmethod
     def assert_nothing_stored(cli: Cli, process: subprocess.Popen[bytes]) -> None:
