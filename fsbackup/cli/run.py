@@ -78,8 +78,8 @@ def _run(args: Namespace, config: Config, name: str) -> str:
         render.print_json_line({"kind": "job", **report.as_dict()})
     elif not args.quiet:
         _print_report(report)
-    elif report.status != "complete":
-        render.print_error(f"fsbackup: {report.job}: {_verdict(report)}")
+    else:
+        _print_problems(report)
     return report.status
 
 
@@ -94,7 +94,7 @@ def _on_file(args: Namespace, job: str) -> Callable[[FileResult], None] | None:
 def _job_header(config: Config, name: str) -> str:
     job = config.jobs[name]
     backends = ", ".join(config.replication[job.replication].backends)
-    return f"{name}: {job.source.path} -> {job.replication} ({backends})"
+    return f"{name}: {job.source.label} -> {job.replication} ({backends})"
 
 
 def _file_line(result: FileResult) -> str:
@@ -108,6 +108,7 @@ def _print_report(report: JobReport) -> None:
     if failed and report.failed > _MAX_LISTED:
         more = render.count(report.failed - _MAX_LISTED, "more file")
         problems.append(f"... and {more}; use -v to print all")
+    problems += _shrunk(report)
     rows = [_row(name, counts) for name, counts in report.backends.items()]
     render.print_line()
     render.print_report(rows, problems=problems, verdict=_verdict(report))
@@ -117,6 +118,25 @@ def _problem(result: FileResult) -> str:
     """Return path and error; errors of the source contain the path already."""
     error = result.error or ""
     return error if result.path in error else f"{result.path}: {error}"
+
+
+def _print_problems(report: JobReport) -> None:
+    """Print what is wrong, if anything is, on standard error."""
+    problems = _shrunk(report)
+    if report.status != "complete":
+        problems.append(_verdict(report))
+    for line in problems:
+        render.print_error(f"fsbackup: {report.job}: {line}")
+
+
+def _shrunk(report: JobReport) -> list[str]:
+    """Return a line for each object that is much smaller than the last of its series."""
+    small = [(each.key, each.report, each.before) for each in report.problems]
+    return [
+        f"much smaller: {key} has {render.size(now.size or 0)}, the last of its series had {render.size(before)}"
+        for key, now, before in small
+        if now is not None and before is not None
+    ][:_MAX_LISTED]
 
 
 def _row(name: str, counts: BackendCounts) -> render.Row:
@@ -138,12 +158,13 @@ def _verdict(report: JobReport) -> str:
     parts, next_step = {"complete": _complete, "degraded": _degraded, "failed": _failed}[report.stored_status](
         report
     )
-    return render.verdict(report.status, *parts, *_pruned(report), next_step=next_step)
+    shrunk = f"{report.shrunk:,} much smaller than the last of its series" if report.shrunk else ""
+    return render.verdict(report.status, *parts, shrunk, *_pruned(report), next_step=next_step)
 
 
 def _complete(report: JobReport) -> tuple[list[str], str]:
     backends = render.count(len(report.backends), "backend")
-    files = render.count(report.files, "file")
+    files = _files(report)
     if not report.files:
         return ["the source is empty, which this job allows", "nothing was sent"], ""
     if not report.stored:
@@ -155,14 +176,23 @@ def _complete(report: JobReport) -> tuple[list[str], str]:
 
 
 def _degraded(report: JobReport) -> tuple[list[str], str]:
+    if report.failed:
+        return _failed(report)
     incomplete = f"{report.degraded:,} of them not on every backend{_examples(report)}"
-    next_step = "fix the cause and run the job again; only missing replicas are sent"
-    return [f"all {render.count(report.files, 'file')} are stored, {incomplete}"], next_step
+    again = "run the job again; only missing replicas are sent"
+    # The next run of a command writes something else.
+    next_step = again if report.source == "files" else f"`fsbackup repair --set {report.replication}` fills them"
+    return [f"all {_files(report)} are stored, {incomplete}"], f"fix the cause and {next_step}"
 
 
 def _failed(report: JobReport) -> tuple[list[str], str]:
-    failed = f"{report.failed:,} of {render.count(report.files, 'file')} not backed up{_examples(report)}"
-    return [failed], "fix the cause and run the job again; stored files are not sent again"
+    failed = f"{report.failed:,} of {_files(report)} not backed up{_examples(report)}"
+    again = "; stored files are not sent again" if report.source == "files" else ""
+    return [failed], f"fix the cause and run the job again{again}"
+
+
+def _files(report: JobReport) -> str:
+    return render.count(report.files, {"files": "file", "command": "command", "items": "item"}[report.source])
 
 
 def _examples(report: JobReport) -> str:
@@ -212,10 +242,11 @@ def _print_plan(args: Namespace, job: str, backends: list[str], plan: dict[str, 
 COMMAND = Command(
     name="run",
     summary="run backup jobs of the configuration",
-    description="Reads every file of the jobs once and stores it on every backend of their replication sets. A "
-    "file that is already stored with the same content is not sent again. A file that cannot be read is "
-    "reported, and the others are stored. With --json: one JSON object per line, of kind file, then job, then "
-    "one summary.",
+    description="Reads every file of the jobs once, or what their commands write, and stores it on every "
+    "backend of their replication sets. A file that is already stored with the same content is not sent "
+    "again. A file that cannot be read is reported, and the others are stored. Of a command that fails "
+    "nothing is stored. Where some items of a job's for_each fail, the job is degraded. With --json: one JSON "
+    "object per line, of kind file, then job, then one summary.",
     examples=(
         "fsbackup run nightly",
         "fsbackup run --all --quiet              # for cron: prints problems only",

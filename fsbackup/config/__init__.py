@@ -14,9 +14,10 @@ from fsbackup.config.backends import (
     S3Config,
 )
 from fsbackup.config.loading import find_config, load_config, parse_config
-from fsbackup.config.models import Config, JobConfig, ReplicationConfig, SourceConfig, SpoolConfig
+from fsbackup.config.models import Config, JobConfig, ReplicationConfig, SpoolConfig
 from fsbackup.config.problems import InvalidConfigError, Mistake
 from fsbackup.config.schema import config_schema
+from fsbackup.config.sources import CommandConfig, ForEachConfig, SourceConfig
 from fsbackup.config.units import format_duration, format_size, parse_duration, parse_size
 from fsbackup.config.variables import ENVIRONMENT
 
@@ -25,7 +26,9 @@ __all__ = [
     "ENVIRONMENT",
     "B2Config",
     "BackendConfig",
+    "CommandConfig",
     "Config",
+    "ForEachConfig",
     "FsspecConfig",
     "InvalidConfigError",
     "JobConfig",

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from fsbackup.config.backends import BACKEND_TYPES, RetentionConfig
-from fsbackup.config.models import Config, JobConfig, ReplicationConfig, SourceConfig, SpoolConfig
+from fsbackup.config.models import Config, JobConfig, ReplicationConfig, SpoolConfig
 from fsbackup.config.problems import OWN_RULE, Loc, RuleViolation, suggest
+from fsbackup.config.sources import CommandConfig, ForEachConfig, SourceConfig
 from fsbackup.config.variables import environment_of
 
 _INNER: Mapping[str, type[BaseModel]] = {
@@ -59,9 +60,10 @@ def _violation(error: ErrorDetails, data: Any) -> RuleViolation:
 
 
 def _file_loc(loc: Loc) -> Loc:
-    """Return pydantic's location as the file has it: without the backend's type and marks of its own."""
+    """Return pydantic's location as the file has it: without the backend's type, tags of unions and the like."""
     if loc[:1] == ("backends",) and len(loc) > 2:
         loc = loc[:2] + loc[3:] if loc[2] in BACKEND_TYPES else loc
+    loc = tuple(part for part in loc if not str(part).startswith("<"))
     return loc[:-1] if loc[-1:] == ("[key]",) else loc
 
 
@@ -109,7 +111,16 @@ def _model(loc: Loc, data: Any) -> type[BaseModel] | None:
     if not loc:
         return Config
     if len(loc) != 2:
-        return _INNER.get(str(loc[2])) if len(loc) == 3 else None
+        return _inner(loc, data)
     if loc[0] == "backends":
         return BACKEND_TYPES.get(str(value_at(data, (*loc, "type"))).lower())
     return _ENTRIES.get(str(loc[0]))
+
+
+def _inner(loc: Loc, data: Any) -> type[BaseModel] | None:
+    """Return the model of settings inside an entry."""
+    if loc[2:] == ("source", "for_each"):
+        return ForEachConfig
+    if loc[2:] == ("source",) and "command" in (value_at(data, loc) or ()):
+        return CommandConfig
+    return _INNER.get(str(loc[2])) if len(loc) == 3 else None

@@ -10,7 +10,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 from fsbackup.config.backends import BackendConfig
 from fsbackup.config.problems import dotted, rule_error
 from fsbackup.config.references import check_references
-from fsbackup.config.template import PER_FILE, check_template
+from fsbackup.config.sources import CommandConfig, JobSource, Percent
+from fsbackup.config.template import (
+    FIELDS_OF_COMMAND,
+    FIELDS_OF_FILE,
+    FIELDS_OF_ITEM,
+    PER_FILE,
+    check_template,
+)
 from fsbackup.config.values import (
     FilePath,
     Flag,
@@ -19,7 +26,6 @@ from fsbackup.config.values import (
     PositiveCount,
     Seconds,
     Size,
-    SourcePath,
     Text,
     between,
 )
@@ -94,48 +100,38 @@ class ReplicationConfig(Model):
     )
 
 
-class SourceConfig(Model):
-    """What a job backs up."""
-
-    path: SourcePath = Field(
-        description="A file, a directory (all files below it) or a glob. A relative path starts at this file's "
-        "own directory; ~ is the home directory.",
-        examples=["/srv/dumps/db.sql.gz", "/srv/tenants/", "/srv/dumps/*.gz"],
-    )
-    exclude: tuple[Text, ...] = Field(
-        default=(),
-        description="Globs of what to leave out, matched with the path below the directory and with each name "
-        "in it.",
-        examples=[["*.tmp", ".git"]],
-        json_schema_extra={"default": []},
-    )
-
-    @property
-    def may_match_many(self) -> bool:
-        """Whether it is plain from the settings alone that more than one file is meant.
-
-        False says nothing of a path that turns out to be a directory: only a look at the disk can.
-        """
-        return self.path.endswith("/") or bool(self.exclude) or any(letter in self.path for letter in "*?[")
-
-
 def _check_destination(value: str, info: ValidationInfo) -> str:
-    used = check_template(value)
     source = info.data.get("source")
-    if source is not None and source.may_match_many and not used & PER_FILE:
+    if source is None:  # it has its own mistake, and nothing is known of it
+        check_template(value, (*FIELDS_OF_FILE, "item"))
+    elif isinstance(source, CommandConfig):
+        _check_command_destination(value, source)
+    elif not check_template(value, FIELDS_OF_FILE) & PER_FILE and source.may_match_many:
         raise rule_error(
             "must have {name} or {relpath}", "the source can be many files, and each needs its own key"
         )
     return value
 
 
+def _check_command_destination(value: str, source: CommandConfig) -> None:
+    if "{name}" in value or "{relpath}" in value:
+        raise rule_error("must not have {name} or {relpath}", "a command has no file")
+    used = check_template(value, FIELDS_OF_ITEM if source.for_each else FIELDS_OF_COMMAND)
+    if source.for_each and "item" not in used:
+        raise rule_error("must have {item}", "each item needs its own key")
+
+
 class JobConfig(Model):
     """Source to replication set, as one entry."""
 
-    source: SourceConfig = Field(description="What to back up.", examples=[{"path": "/srv/dumps/db.sql.gz"}])
+    source: JobSource = Field(
+        description="What to back up: files by their `path`, or what a `command` writes.",
+        examples=[{"path": "/srv/dumps/db.sql.gz"}, {"command": ["pg_dump", "-Fc", "shop"]}],
+    )
     destination: Annotated[Text, AfterValidator(_check_destination)] = Field(
         description="The key of each file, with the fields {now:%Y/%m} (any strftime format), {name}, {relpath} "
-        "(keeps a directory's tree), {hostname} and {job}. Keys that differ only in what {now} made are "
+        "(keeps a directory's tree), {hostname} and {job}; a command's key has {item} instead of {name} and "
+        "{relpath}. Keys that differ only in what {now} made are "
         "versions of one thing: only of these does a `retention` let older ones go.",
         examples=["backups/full/{now:%Y/%m}/{name}", "wal/{relpath}"],
     )
@@ -157,6 +153,20 @@ class JobConfig(Model):
         "lists the whole set twice.",
         examples=[True],
     )
+    shrink: Percent | None = Field(
+        default=None,
+        description="Warn when an object has less than so much of the size of the last of its series, and do not "
+        "prune then. The keys of the series are listed for it. Left out, it is 50% for a command, and 0% (never) "
+        "for files.",
+        examples=["50%"],
+    )
+
+    @property
+    def shrink_below(self) -> float:
+        """`shrink` as a fraction, with what it is when it is left out."""
+        if self.shrink is not None:
+            return self.shrink
+        return 0.5 if isinstance(self.source, CommandConfig) else 0.0
 
 
 def _version(value: Any) -> Any:

@@ -50,7 +50,8 @@ class Model(BaseModel):
         )
 
 
-def _schema(*kinds: dict[str, Any]) -> WithJsonSchema:
+def schema(*kinds: dict[str, Any]) -> WithJsonSchema:
+    """Return the JSON Schema of a value that is of one of these kinds, or a variable."""
     return WithJsonSchema({"anyOf": [*kinds, _VARIABLE]})
 
 
@@ -186,10 +187,10 @@ def _without_password(value: str) -> str:
 
 
 def _whole_schema(least: int) -> WithJsonSchema:
-    return _schema({"type": "integer", "minimum": least})
+    return schema({"type": "integer", "minimum": least})
 
 
-_SIZE_SCHEMA = _schema({"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+ *[A-Za-z]*$"})
+_SIZE_SCHEMA = schema({"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+ *[A-Za-z]*$"})
 _duration_pattern = {"type": "string", "pattern": "^[0-9]+ *[smhdwy]$"}
 
 
@@ -208,18 +209,18 @@ Name = Annotated[
     str, matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", "must be a name", "letters, digits, '-', '_' and '.'")
 ]
 Credential = Annotated[SecretStr, AfterValidator(_credential)]
-Flag = Annotated[bool, BeforeValidator(_flag), _schema({"type": "boolean"})]
+Flag = Annotated[bool, BeforeValidator(_flag), schema({"type": "boolean"})]
 #: A whole number from 0, and one from 1.
 Count = Annotated[int, at_least(0), BeforeValidator(_whole), _whole_schema(0)]
 PositiveCount = Annotated[int, at_least(1), BeforeValidator(_whole), _whole_schema(1)]
 #: A duration whose unit must be written.
-Duration = Annotated[timedelta, BeforeValidator(_duration), _json(format_duration), _schema(_duration_pattern)]
+Duration = Annotated[timedelta, BeforeValidator(_duration), _json(format_duration), schema(_duration_pattern)]
 #: Seconds; a bare number is one of seconds.
 Seconds = Annotated[
     float,
     BeforeValidator(_seconds),
     _json(_write_seconds),
-    _schema({"type": "number", "exclusiveMinimum": 0}, _duration_pattern),
+    schema({"type": "number", "exclusiveMinimum": 0}, _duration_pattern),
 ]
 #: Bytes.
 Size = Annotated[int, between(1), BeforeValidator(_size), _json(format_size), _SIZE_SCHEMA]

@@ -6,13 +6,18 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fsbackup.config.sources import CommandConfig
 from fsbackup.engine.results import ReplicaResult, Report
-from fsbackup.jobs.report import BackendCounts, FileResult, FileStatus, JobReport
+from fsbackup.jobs.report import BackendCounts, FileResult, FileStatus, JobReport, SourceKind
 from fsbackup.jobs.sources import Skipped, Unreadable
 
 if TYPE_CHECKING:
+    from fsbackup.config import JobConfig
+    from fsbackup.config.sources import JobSource
+    from fsbackup.jobs.shrink import LastOfSeries
     from fsbackup.replication.batch import ItemResult
     from fsbackup.replication.storage import ReplicatedStorage
 
@@ -31,9 +36,20 @@ class JobCounts:
         The set that the job stores to.
     on_file
         Hears of each file.
+    last
+        Knows how large the last object of each series is; None where nothing is compared.
+    shrink_below
+        The fraction of that size below which an object is suspiciously small.
     """
 
-    def __init__(self, store: ReplicatedStorage, on_file: Callable[[FileResult], None] | None) -> None:
+    def __init__(
+        self,
+        store: ReplicatedStorage,
+        on_file: Callable[[FileResult], None] | None,
+        last: LastOfSeries | None = None,
+        shrink_below: float = 0,
+    ) -> None:
+        self._last, self._shrink_below = last, shrink_below
         self._started = time.monotonic()
         self._on_file = on_file
         self._files: Counter[str] = Counter()
@@ -59,7 +75,23 @@ class JobCounts:
         for backend, result in outcome.report.replicas.items():
             self._backends[backend].add(result, began)
         self._files["bytes"] += outcome.report.size or 0
-        self._count(_of_report(path, outcome.report))
+        self._count(replace(_of_report(path, outcome.report), before=self._before(outcome.report)))
+
+    def _before(self, report: Report) -> int | None:
+        """Return the size of the last of the series, if this object is suspiciously small beside it, else None."""
+        if self._last is None or not report or report.already or report.size is None:
+            return None
+        before = self._last.size_before(report.key)
+        if before is None or report.size >= before * self._shrink_below:
+            return None
+        log.warning(
+            "much smaller than the last one: %s has %s bytes, the one before it %s",
+            report.key,
+            f"{report.size:,}",
+            f"{before:,}",
+            extra={"key": report.key, "size": report.size},
+        )
+        return before
 
     def _unread(self, path: str, key: str | None, error: Exception) -> None:
         fields = {"operation": "read", "key": key, "outcome": "failed", "error_type": type(error).__name__}
@@ -68,21 +100,24 @@ class JobCounts:
 
     def _count(self, outcome: FileResult) -> None:
         self._files[outcome.status] += 1
-        if outcome.error is not None and len(self._problems) < NAMED:
+        self._files["shrunk"] += outcome.before is not None
+        if (outcome.error or outcome.before) is not None and len(self._problems) < NAMED:
             self._problems.append(outcome)
         if self._on_file:
             self._on_file(outcome)
 
-    def report(self, job: str, replication: str) -> JobReport:
+    def report(self, name: str, job: JobConfig) -> JobReport:
         """Return the counts as they are now."""
         return JobReport(
-            job=job,
-            replication=replication,
+            job=name,
+            replication=job.replication,
+            source=_kind(job.source),
             stored=self._files["stored"],
             already=self._files["already"],
             degraded=self._files["degraded"],
             failed=self._files["failed"],
             skipped=self._files["skipped"],
+            shrunk=self._files["shrunk"],
             bytes_read=self._files["bytes"],
             seconds=time.monotonic() - self._started,
             backends={name: count.counts() for name, count in self._backends.items()},
@@ -113,6 +148,12 @@ class _BackendCount:
             seconds=self._seconds,
             error=self._error,
         )
+
+
+def _kind(source: JobSource) -> SourceKind:
+    if isinstance(source, CommandConfig):
+        return "items" if source.for_each else "command"
+    return "files"
 
 
 def _of_report(path: str, report: Report) -> FileResult:

@@ -1,4 +1,4 @@
-"""What a run of a job will do: every file with its key, and what speaks against it, before anything is sent."""
+"""What a run of a job will do: every file or command with its key, or why it has none, before anything is sent."""
 
 from __future__ import annotations
 
@@ -8,21 +8,44 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from fsbackup.config.sources import SourceConfig
 from fsbackup.engine.source import TreePath
 from fsbackup.errors import ConfigError, SourceError
+from fsbackup.jobs.commands import find_commands
 from fsbackup.jobs.sources import Skipped, SourceEntry, SourceFile, Unreadable, find_files
 from fsbackup.jobs.template import Destination, local_now
 
 if TYPE_CHECKING:
-    from fsbackup.config import Config, JobConfig
+    from fsbackup.config import CommandConfig, Config, JobConfig
+    from fsbackup.engine.command import Command
+    from fsbackup.engine.source import SourceLike
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A file and the key it is to be stored under."""
+    """What is to be stored under which key.
+
+    Parameters
+    ----------
+    path
+        The file, or what messages call the command.
+    key
+        The key.
+    series
+        What the key is a version of, as the manifest has it; None where the destination has no ``{now}``.
+    command
+        The command whose output is to be stored; None for a file.
+    """
 
     path: str
     key: str
+    series: str | None = None
+    command: Command | None = None
+
+    @property
+    def source(self) -> SourceLike:
+        """What to upload."""
+        return self.command or self.path
 
 
 def plan_job(
@@ -31,7 +54,8 @@ def plan_job(
     """Yield what a run of the job would store, streaming; touches no backend.
 
     Files that would share a key are all `Unreadable`, none of them wins. Finding them takes a look at the whole
-    source first, unless the destination has ``{relpath}``.
+    source first, unless the destination has ``{relpath}``. A command that lists items is run; those whose
+    output would be stored are not.
 
     Raises
     ------
@@ -40,8 +64,9 @@ def plan_job(
     """
     job = job_of(config, name)
     destination = Destination(job.destination, job=name, now=now or local_now())
-    keep_out = _backend_directories(config, job)
-    return _plan(job, destination, keep_out)
+    if isinstance(job.source, SourceConfig):
+        return _plan_files(job.source, destination, _backend_directories(config, job), job.allow_empty)
+    return _plan_commands(job.source, destination, job.allow_empty)
 
 
 def job_of(config: Config, name: str) -> JobConfig:
@@ -57,11 +82,22 @@ def job_of(config: Config, name: str) -> JobConfig:
     return config.jobs[name]
 
 
-def _plan(
-    job: JobConfig, destination: Destination, keep_out: frozenset[str]
+def _plan_commands(
+    source: CommandConfig, destination: Destination, allow_empty: bool
 ) -> Iterator[Planned | Unreadable | Skipped]:
-    shared = _shared_keys(job, destination, keep_out)
-    for found in find_files(job.source, keep_out=keep_out, allow_empty=job.allow_empty):
+    for found in find_commands(source, destination, allow_empty=allow_empty):
+        if isinstance(found, Unreadable):
+            yield found
+        else:
+            command, key, series = found
+            yield Planned(command.name, key, series, command)
+
+
+def _plan_files(
+    source: SourceConfig, destination: Destination, keep_out: frozenset[str], allow_empty: bool
+) -> Iterator[Planned | Unreadable | Skipped]:
+    shared = _shared_keys(source, destination, keep_out)
+    for found in find_files(source, keep_out=keep_out, allow_empty=allow_empty):
         yield _planned(found, destination, shared)
 
 
@@ -71,12 +107,12 @@ def _planned(
     if not isinstance(found, SourceFile):
         return found
     try:
-        key = destination.key(found)
+        key, series = destination.of_file(found)
     except SourceError as error:
         return Unreadable(found.path, error)
     if key in shared:
         return Unreadable(found.path, _shared_key_error(found.path, key))
-    return Planned(_tree_path(found, key), key)
+    return Planned(_tree_path(found, key), key, series)
 
 
 def _tree_path(file: SourceFile, key: str) -> str:
@@ -90,13 +126,13 @@ def _shared_key_error(path: str, key: str) -> SourceError:
     return SourceError(f"{path}: another file would be stored under the same key {key!r}", hint=hint)
 
 
-def _shared_keys(job: JobConfig, destination: Destination, keep_out: frozenset[str]) -> frozenset[str]:
+def _shared_keys(source: SourceConfig, destination: Destination, keep_out: frozenset[str]) -> frozenset[str]:
     """Return the keys that several files would have. Hashes stand for the keys: there may be a million."""
     if destination.is_unique_per_file:
         return frozenset()
     seen: set[int] = set()
     shared: set[str] = set()
-    for found in find_files(job.source, keep_out=keep_out):
+    for found in find_files(source, keep_out=keep_out):
         planned = _planned(found, destination, frozenset())
         if isinstance(planned, Planned):
             if hash(planned.key) in seen:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 #: `"stored"`: sent and confirmed in every place; `"already"`: every place had it, nothing was sent;
 #: `"degraded"`: enough copies, not all; `"failed"`: not backed up.
 FileStatus = Literal["stored", "already", "degraded", "failed"]
+SourceKind = Literal["files", "command", "items"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class FileResult(Serializable):
     Parameters
     ----------
     path
-        The file.
+        The file, or the command with its item.
     key
         What it is stored as; None when it got none.
     status
@@ -34,6 +35,9 @@ class FileResult(Serializable):
         Why it is degraded or failed, None otherwise.
     error_type
         The name of the exception's class, None without an error.
+    before
+        Bytes of the last object of its series, if this one is suspiciously small beside it (the job's `shrink`);
+        None otherwise.
     """
 
     path: str
@@ -42,6 +46,7 @@ class FileResult(Serializable):
     report: Report | None = field(default=None, repr=False)
     error: str | None = None
     error_type: str | None = None
+    before: int | None = None
 
     def as_dict(self, *, brief: bool = False) -> dict[str, Any]:
         """Return the outcome as plain JSON types, with `brief` without what each replica did."""
@@ -51,6 +56,7 @@ class FileResult(Serializable):
             "status": self.status,
             "error": self.error,
             "error_type": self.error_type,
+            "before": self.before,
         }
         if brief:
             return fields
@@ -100,6 +106,11 @@ class JobReport(BaseReport):
         The job, and the set it stores to.
     stored, already, degraded, failed
         Files by their status; together all files of the job.
+    source
+        What they are: ``"files"``, the output of one ``"command"``, or ``"items"`` of `for_each`, each of which
+        fails for itself.
+    shrunk
+        Those of them that are suspiciously small beside the last of their series (the job's `shrink`).
     skipped
         What is no file to back up: links to directories, FIFOs, sockets, devices, the backends' own directories.
     bytes_read
@@ -109,7 +120,7 @@ class JobReport(BaseReport):
     backends
         Each backend's part, by name.
     problems
-        The first failed and degraded files (at most 100); the counts have them all.
+        The first failed, degraded and shrunk files (at most 100); the counts have them all.
     prune
         What the prune after it did; None without one.
     """
@@ -126,6 +137,8 @@ class JobReport(BaseReport):
     backends: Mapping[str, BackendCounts]
     problems: tuple[FileResult, ...]
     prune: PruneReport | None = None
+    source: SourceKind = "files"
+    shrunk: int = 0
 
     json_properties: ClassVar[tuple[str, ...]] = ("status", "files")
 
@@ -136,14 +149,19 @@ class JobReport(BaseReport):
 
     @property
     def stored_status(self) -> Status:
-        """``"complete"``: every file in every place; ``"degraded"``: in enough of them; else ``"failed"``."""
-        return "failed" if self.failed else "degraded" if self.degraded else "complete"
+        """``"complete"``: every file in every place; ``"degraded"``: in enough of them; else ``"failed"``.
+
+        Of the items of `for_each` some may fail: the job is degraded then, and has failed when all did.
+        """
+        if self.failed and not (self.source == "items" and self.failed < self.files):
+            return "failed"
+        return "degraded" if self.degraded or self.failed else "complete"
 
     @property
     def status(self) -> Status:
         """`stored_status`; ``"degraded"`` at best when the prune after it was not complete."""
         pruned = self.prune is None or self.prune.status == "complete"
-        return self.stored_status if pruned or self.failed else "degraded"
+        return "degraded" if self.stored_status == "complete" and not pruned else self.stored_status
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON types; the problems without what each replica did."""

@@ -9,11 +9,14 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from fsbackup.config.sources import CommandConfig
 from fsbackup.jobs.counts import JobCounts
 from fsbackup.jobs.plan import Planned, job_of, plan_job
 from fsbackup.jobs.report import FileResult, JobReport
+from fsbackup.jobs.shrink import LastOfSeries
 from fsbackup.jobs.sources import FoundKeys, Skipped, Unreadable
 from fsbackup.jobs.template import Destination, local_now
+from fsbackup.replication.batch import BatchItem
 from fsbackup.replication.storage import ReplicatedStorage
 
 if TYPE_CHECKING:
@@ -36,10 +39,11 @@ def run_job(
     on_file: Callable[[FileResult], None] | None = None,
     progress: Callable[[Any, str], Callback | None] | None = None,
 ) -> JobReport:
-    """Store every file of a job in every replica of its set, and then prune, where the job says so.
+    """Store every file of a job, or what its commands write, in every replica of its set; prune where it says so.
 
-    A file that vanishes, changes while it is read or cannot be read is a failed outcome and logged as an ERROR;
-    the rest go on. After a run that failed nothing is pruned, and never a key that the run found at its source.
+    A file that vanishes, changes while it is read or cannot be read is a failed outcome and logged as an ERROR, as
+    is a command that fails; the rest go on. After a run with a failed file or item, or with an object that is
+    suspiciously small (`shrink`), nothing is pruned, and never a key that the run found at its source.
 
     Parameters
     ----------
@@ -59,23 +63,24 @@ def run_job(
     ConfigError
         When there is no such job, or a backend cannot be opened as it is configured.
     """
-    job = job_of(config, name)
+    job, now = job_of(config, name), now or local_now()
     store = ReplicatedStorage.from_config(config, job.replication)
-    counts, found_keys = JobCounts(store, on_file), FoundKeys()
-    plan = plan_job(config, name, now=now)
-    for files in _slices(_only_files(plan, counts), SLICE):
-        items = [(file.path, file.key) for file in files]
+    last = LastOfSeries(store, job.destination) if job.shrink_below else None
+    counts, found_keys = JobCounts(store, on_file, last, job.shrink_below), FoundKeys()
+    parallel = job.source.parallel if isinstance(job.source, CommandConfig) else None
+    for files in _slices(_only_files(plan_job(config, name, now=now), counts), SLICE):
+        items = [BatchItem(file.source, file.key, file.series) for file in files]
         if job.prune:
             for file in files:
                 found_keys.add(file.key)
-        outcomes = store.replicate_many(items, overwrite=job.overwrite, callback=progress)
+        outcomes = store.replicate_many(items, overwrite=job.overwrite, parallel=parallel, callback=progress)
         # Closed on every way out: uploads that are under way end and clean up before a Ctrl-C goes on.
         with closing(cast("Generator[ItemResult, None, None]", outcomes)) as results:
             for outcome in results:
                 counts.add_result(outcome)
-    report = counts.report(name, job.replication)
-    if job.prune and report:
-        prefix = Destination(job.destination, job=name, now=now or local_now()).prefix
+    report = counts.report(name, job)
+    if job.prune and not report.failed and not report.shrunk:
+        prefix = Destination(job.destination, job=name, now=now).prefix
         return replace(report, prune=store.prune(prefix, dry_run=False, found_at_source=found_keys))
     return report
 

@@ -43,6 +43,13 @@ def fill_now(key: str, now: datetime) -> str:
 _NOW = re.compile(r"\{now(?::([^{}]*))?\}")
 
 
+class _SeriesNow:
+    """Stands for the time in the series of a key: is written as the field that it was."""
+
+    def __format__(self, spec: str) -> str:
+        return f"{{now:{spec}}}"
+
+
 class Destination:
     """A job's destination for one run: every file of the run gets the same ``{now}``.
 
@@ -60,29 +67,49 @@ class Destination:
 
     def __init__(self, template: str, *, job: str, now: datetime, hostname: str | None = None) -> None:
         self._template = template
-        self._same_for_all = {"job": job, "now": now, "hostname": hostname or socket.gethostname()}
+        self._same_for_all = {"job": job, "hostname": hostname or socket.gethostname()}
+        self._now = now
         parsed = list(string.Formatter().parse(template))
         fields = {name for _, name, _, _ in parsed}
         #: What all keys of all runs lie below, as a prefix of keys; empty when there is no such thing.
         self.prefix = _fixed((text, name is not None) for text, name, _, _ in parsed)
         #: Whether no two files of one source can get the same key.
         self.is_unique_per_file = "relpath" in fields
+        self._makes_series = "now" in fields
 
-    def key(self, file: SourceFile) -> str:
-        """Return the key of `file`.
+    def of_file(self, file: SourceFile) -> tuple[str, str | None]:
+        """Return the key of `file`, and the series that it is of, None where the destination makes none.
 
         Raises
         ------
         SourceError
             When it would not be a legal key.
         """
-        name = file.relpath.rpartition("/")[2]
-        key = self._template.format(**self._same_for_all, name=name, relpath=file.relpath)
         try:
-            return check_key(key)
+            return self._fill(name=file.relpath.rpartition("/")[2], relpath=file.relpath)
         except ValueError as error:
             hint = "rename it, or add it to the job's exclude"
             raise SourceError(f"{file.path!r} cannot be stored: {error}", hint=hint) from None
+
+    def of_item(self, item: str | None) -> tuple[str, str | None]:
+        """Return key and series of an item of `for_each`; of the command itself for None.
+
+        Raises
+        ------
+        SourceError
+            When it would not be a legal key.
+        """
+        try:
+            return self._fill(item=item)
+        except ValueError as error:
+            raise SourceError(
+                f"item {item!r} cannot be stored: {error}", hint="rename it, or do not list it"
+            ) from None
+
+    def _fill(self, **fields: str | None) -> tuple[str, str | None]:
+        fields |= self._same_for_all
+        key = check_key(self._template.format(now=self._now, **fields))
+        return key, self._template.format(now=_SeriesNow(), **fields) if self._makes_series else None
 
 
 def _fixed(parts: Iterable[tuple[str, bool]]) -> str:

@@ -113,6 +113,42 @@ class TestRun:
         assert done.out.splitlines()[-1] == "note: failed, tree: complete"
         assert len(cli.stored("disk1")) == 3
 
+    def test_items_fail_alone(self, cli: Cli) -> None:
+        """Exit code 3 while one is stored, 1 when none is; the ones that failed are named with what they said."""
+        dump = ["sh", "-c", "echo {item}; echo 'no database {item}' >&2; test {item} = a"]
+        job = {
+            "source": {"command": dump, "for_each": ["a", "b"]},
+            "destination": "d/{item}",
+            "replication": "triple",
+        }
+        path = cli.home / "fsbackup.yaml"
+        path.write_text(f"{path.read_text()}  each: {json.dumps(job)}\n")
+        done = cli("run", "each")
+        assert done.code == 3
+        assert "not backed up: sh (b): exit code 1, nothing was stored: no database b" in done.out
+        assert done.out.splitlines()[-1].startswith("degraded: 1 of 2 items not backed up. Next: fix the cause")
+        assert cli.stored("disk3") == {"d/a": b"a\n"}
+        path.write_text(path.read_text().replace('["a", "b"]', '["b", "c"]'))
+        assert cli("run", "each").code == 1
+        plan = cli("run", "each", "--dry-run")
+        assert (plan.code, "  sh (c) -> d/c" in plan.out) == (0, True)
+
+    def test_a_dump_that_is_much_smaller_is_said(self, cli: Cli) -> None:
+        """Also to cron, which asks for problems only."""
+        path = cli.home / "fsbackup.yaml"
+        job = {"source": {"command": ["head", "-c", "9000", "/dev/zero"]}, "destination": "d/{now:%f}"}
+        path.write_text(f"{path.read_text()}  dump: {json.dumps({**job, 'replication': 'triple'})}\n")
+        assert cli("run", "dump", "-q").err == ""
+        path.write_text(path.read_text().replace("9000", "10"))
+        done = cli("run", "dump", "-q")
+        assert (done.code, done.out) == (0, "")
+        assert "fsbackup: dump: much smaller: d/" in done.err
+        assert done.err.endswith(" has 10 B, the last of its series had 8.8 KiB\n")
+        path.write_text(path.read_text().replace('"10"', '"4"'))
+        done = cli("run", "dump")
+        assert "has 4 B, the last of its series had 10 B" in done.out
+        assert "1 much smaller than the last of its series" in done.out.splitlines()[-1]
+
     def test_quiet_is_silent_on_success_and_only_then(self, cli: Cli) -> None:
         """Cron mails failures only."""
         done = cli("run", "--all", "-q")

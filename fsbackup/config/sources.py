@@ -1,0 +1,153 @@
+"""What a job backs up: files that are there, or what a command writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PlainSerializer, Tag, ValidationInfo
+
+from fsbackup.config.problems import rule_error
+from fsbackup.config.values import Model, PositiveCount, Seconds, Size, SourcePath, Text, schema
+
+#: What stands for an item of `for_each` in the arguments of a command.
+ITEM = "{item}"
+
+
+class SourceConfig(Model):
+    """Files that a job backs up."""
+
+    path: SourcePath = Field(
+        description="A file, a directory (all files below it) or a glob. A relative path starts at this file's "
+        "own directory; ~ is the home directory.",
+        examples=["/srv/dumps/db.sql.gz", "/srv/tenants/", "/srv/dumps/*.gz"],
+    )
+    exclude: tuple[Text, ...] = Field(
+        default=(),
+        description="Globs of what to leave out, matched with the path below the directory and with each name "
+        "in it.",
+        examples=[["*.tmp", ".git"]],
+        json_schema_extra={"default": []},
+    )
+
+    @property
+    def label(self) -> str:
+        """What messages call the source."""
+        return self.path
+
+    @property
+    def may_match_many(self) -> bool:
+        """Whether it is plain from the settings alone that more than one file is meant.
+
+        False says nothing of a path that turns out to be a directory: only a look at the disk can.
+        """
+        return self.path.endswith("/") or bool(self.exclude) or any(letter in self.path for letter in "*?[")
+
+
+def _check_argument(value: str) -> str:
+    if "\0" in value:
+        raise rule_error("must not have a NUL character")
+    return value
+
+
+def _check_program(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value[0]:
+        raise rule_error("must begin with the name of a program")
+    return value
+
+
+Arguments = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_argument)], ...],
+    Field(min_length=1),
+    AfterValidator(_check_program),
+]
+
+
+class ForEachConfig(Model):
+    """Items that a command lists."""
+
+    command: Arguments = Field(
+        description="The program and its arguments; each line that it writes to standard output is an item. It is "
+        "run by `--dry-run`, too.",
+        examples=[["psql", "-At", "-c", "select datname from pg_database where datallowconn"]],
+    )
+
+
+Items = Annotated[
+    Annotated[ForEachConfig, Tag("<mapping>")] | Annotated[tuple[Text, ...], Tag("<list>"), Field(min_length=1)],
+    Discriminator(lambda value: "<list>" if isinstance(value, list | tuple) else "<mapping>"),
+]
+
+
+def _check_items(value: Any, info: ValidationInfo) -> Any:
+    command = info.data.get("command")
+    if value is not None and command and not any(ITEM in argument for argument in command):
+        raise rule_error(f"needs a command with {ITEM} in its arguments", f"for example [pg_dump, -Fc, '{ITEM}']")
+    return value
+
+
+class CommandConfig(Model):
+    """A command whose output a job backs up."""
+
+    command: Arguments = Field(
+        description="The program and its arguments, without a shell; what it writes to standard output is stored "
+        "while it runs, but only if it exits with 0. A password belongs in the environment or in a file: the list "
+        "of processes and `config show` print the arguments.",
+        examples=[["pg_dump", "-Fc", "shop"]],
+    )
+    min_bytes: Size = Field(
+        default=1,
+        description="Output that is smaller is an error, and nothing is stored. Empty output always is.",
+        examples=["1MiB"],
+        json_schema_extra={"default": 1},
+    )
+    timeout: Seconds | None = Field(
+        default=None,
+        description="The command is ended, and nothing is stored, when it and the upload of its output take "
+        "longer. Left out, there is no limit.",
+        examples=["2h"],
+    )
+    for_each: Annotated[Items | None, AfterValidator(_check_items)] = Field(
+        default=None,
+        description="Run the command once for each item of a list, or for each line that another command writes, "
+        "with the item in place of {item} in its arguments and in `destination`. An item that fails fails alone.",
+        examples=[["shop", "crm"], {"command": ["psql", "-At", "-c", "select datname from pg_database"]}],
+    )
+    parallel: PositiveCount = Field(
+        default=1,
+        description="So many items at the same time, each with the `memory` of the replication set.",
+        examples=[2],
+    )
+
+    @property
+    def label(self) -> str:
+        """What messages call the source."""
+        return self.command[0]
+
+
+JobSource = Annotated[
+    Annotated[SourceConfig, Tag("<path>")] | Annotated[CommandConfig, Tag("<command>")],
+    Discriminator(lambda value: "<command>" if _has_command(value) else "<path>"),
+]
+
+
+def _has_command(value: Any) -> bool:
+    return isinstance(value, CommandConfig) or (isinstance(value, Mapping) and "command" in value)
+
+
+def _percent(value: Any) -> float:
+    found = re.fullmatch(r"([0-9]{1,3})\s*%", value) if isinstance(value, str) else None
+    if isinstance(value, float) and 0 <= value <= 1:
+        return value
+    if found is None or int(found[1]) > 100:
+        raise rule_error("must be a percentage", "from 0% to 100%")
+    return int(found[1]) / 100
+
+
+Percent = Annotated[
+    float,
+    BeforeValidator(_percent),
+    PlainSerializer(lambda value: f"{value * 100:g}%", return_type=str, when_used="json"),
+    schema({"type": "string", "pattern": "^[0-9]{1,3} *%$"}),
+]
