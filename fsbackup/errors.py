@@ -5,6 +5,7 @@ Python programmer would catch::
 
     FsbackupError
     ├── ConfigError (ValueError)                         correct the configuration or the call
+    ├── AlreadyRunningError                              another run of the same job holds its lock
     ├── SourceError (OSError)                            the file or stream to back up
     │   ├── SourceNotFoundError (FileNotFoundError)
     │   └── SourceChangedError                           it changed while it was read; run again
@@ -80,6 +81,10 @@ class FsbackupError(Exception):
 
 class ConfigError(FsbackupError, ValueError):
     """The configuration or a call's arguments are wrong; nothing was done."""
+
+
+class AlreadyRunningError(FsbackupError):
+    """Another run of the same job is under way, on this machine; nothing was done."""
 
 
 class SourceError(FsbackupError, OSError):

@@ -62,6 +62,16 @@ def prefix(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def seconds(value: str) -> float:
+    """Return the seconds that a duration stands for: the type of an argument."""
+    from fsbackup.config import parse_duration
+
+    try:
+        return parse_duration(value).total_seconds()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a time like 90s or 10m, got {value!r}") from None
+
+
 def add_prefix(parser: argparse.ArgumentParser) -> None:
     """Add the optional argument PREFIX."""
     parser.add_argument(

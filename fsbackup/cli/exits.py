@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from fsbackup.cli import render
-from fsbackup.errors import ConfigError, FsbackupError, ObjectLostError, ObjectNotFoundError
+from fsbackup.errors import AlreadyRunningError, ConfigError, FsbackupError, ObjectLostError, ObjectNotFoundError
 from fsbackup.redact import redact
 
 COMPLETE = 0
@@ -19,13 +19,15 @@ USAGE = 2
 DEGRADED = 3
 #: Proven: every backend that must answer has answered that there is no such object, or none at or below a prefix.
 ABSENT = 4
+#: As BSD's sysexits has it for what may be tried again later (EX_TEMPFAIL).
+BUSY = 75
 #: Ended by a signal, as shells report it: 128 plus the signal's number.
 HUNG_UP = 129
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
 
-BY_STATUS = {"complete": COMPLETE, "degraded": DEGRADED, "failed": FAILED}
+BY_STATUS = {"complete": COMPLETE, "degraded": DEGRADED, "busy": BUSY, "failed": FAILED}
 
 MEANING = {
     COMPLETE: "complete: every replica is good",
@@ -33,10 +35,11 @@ MEANING = {
     USAGE: "wrong usage or configuration; nothing was done",
     DEGRADED: "degraded: at least min_copies good replicas, but not all",
     ABSENT: "absent: every backend answered that it has no such object (get, stat), or nothing below the prefix",
+    BUSY: "another run of the job is under way; nothing was done",
     INTERRUPTED: "interrupted by Ctrl-C (143: SIGTERM, 129: SIGHUP); no partial object was stored",
 }
 
-_SEVERITY = (COMPLETE, DEGRADED, ABSENT, FAILED, USAGE)
+_SEVERITY = (COMPLETE, DEGRADED, ABSENT, BUSY, FAILED, USAGE)
 
 
 def worst(codes: Iterable[int]) -> int:
@@ -54,6 +57,8 @@ def report_error(error: Exception, args: Namespace, *, job: str | None = None) -
     if args.json:
         fields = {"kind": "job", "job": job, "status": "failed"} if job else {}
         render.print_json_line({**fields, "error": error_as_dict(error)})
+    if isinstance(error, AlreadyRunningError):
+        return BUSY
     if isinstance(error, ConfigError):
         return USAGE
     is_absent = isinstance(error, ObjectNotFoundError) and not isinstance(error, ObjectLostError)

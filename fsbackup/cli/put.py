@@ -8,7 +8,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from fsbackup.cli import exits, render
-from fsbackup.cli.command import Command, add_set, key, open_set, progress_display
+from fsbackup.cli.command import Command, add_set, key, open_set, progress_display, seconds
 from fsbackup.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-size", type=_size, metavar="SIZE", help="with --command: fail if the output is smaller (1MiB)"
     )
     parser.add_argument(
-        "--timeout", type=_seconds, metavar="TIME", help="with --command: end it, and fail, after this time (10m)"
+        "--timeout", type=seconds, metavar="TIME", help="with --command: end it, and fail, after this time (10m)"
     )
 
 
@@ -60,15 +60,6 @@ def _size(value: str) -> int:
         return parse_size(value)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a size like 64KiB or 1MiB, got {value!r}") from None
-
-
-def _seconds(value: str) -> float:
-    from fsbackup.config import parse_duration
-
-    try:
-        return parse_duration(value).total_seconds()
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a time like 90s or 10m, got {value!r}") from None
 
 
 def _execute(args: Namespace) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fsbackup.cli import exits, render
-from fsbackup.cli.command import Command, open_config, progress_display
+from fsbackup.cli.command import Command, open_config, progress_display, seconds
 from fsbackup.cli.prune import deletions
 from fsbackup.errors import ConfigError, FsbackupError
 
@@ -24,6 +24,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("jobs", nargs="*", metavar="JOB", help="a job of the configuration")
     parser.add_argument("--all", action="store_true", help="every job, in the order of the configuration")
     parser.add_argument("--dry-run", action="store_true", help="only list what would be stored, and where")
+    parser.add_argument(
+        "--lock-wait",
+        type=seconds,
+        default=0.0,
+        metavar="TIME",
+        help="wait so long for another run of the job to end (10m); by default that is exit code 75 at once",
+    )
 
 
 def _execute(args: Namespace) -> int:
@@ -31,7 +38,7 @@ def _execute(args: Namespace) -> int:
     names = _select_jobs(args, path, config)
     statuses = {name: _run_isolated(args, config, name) for name in names}
     if args.json:
-        status = max(statuses.values(), key=["complete", "degraded", "failed"].index)
+        status = max(statuses.values(), key=list(exits.BY_STATUS).index)
         render.print_json_line({"kind": "summary", "status": status, "jobs": statuses})
     elif len(names) > 1 and not args.quiet:
         render.print_line("\n" + ", ".join(f"{name}: {status}" for name, status in statuses.items()))
@@ -58,8 +65,8 @@ def _run_isolated(args: Namespace, config: Config, name: str) -> str:
     except BrokenPipeError:
         raise
     except (FsbackupError, OSError) as error:
-        exits.report_error(error, args, job=name)
-        return "failed"
+        code = exits.report_error(error, args, job=name)
+        return "busy" if code == exits.BUSY else "failed"
 
 
 def _run(args: Namespace, config: Config, name: str) -> str:
@@ -73,6 +80,7 @@ def _run(args: Namespace, config: Config, name: str) -> str:
             name,
             on_file=_on_file(args, name),
             progress=(lambda _path, _key: display.upload_callback()) if display else None,
+            lock_wait=args.lock_wait,
         )
     if args.json:
         render.print_json_line({"kind": "job", **report.as_dict()})

@@ -210,6 +210,13 @@ class Config(Model):
         json_schema_extra={"default": {}},
     )
 
+    state_dir: FilePath | None = Field(
+        default=None,
+        description="Where this machine keeps the locks of jobs. Left out, it is $XDG_STATE_HOME/fsbackup, and "
+        "without that /var/lib/fsbackup for root and ~/.local/state/fsbackup for others.",
+        examples=["/var/lib/fsbackup"],
+    )
+
     @model_validator(mode="after")
     def _names_exist(self) -> Config:
         # A file's are found before this, with its other mistakes; this is for a Config made in Python.

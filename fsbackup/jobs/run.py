@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -18,11 +20,12 @@ from fsbackup.jobs.sources import FoundKeys, Skipped, Unreadable
 from fsbackup.jobs.template import Destination, local_now
 from fsbackup.replication.batch import BatchItem
 from fsbackup.replication.storage import ReplicatedStorage
+from fsbackup.state import run_lock, state_directory
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
-    from fsbackup.config import Config
+    from fsbackup.config import Config, JobConfig
     from fsbackup.replication.batch import ItemResult
 
 T = TypeVar("T")
@@ -38,6 +41,7 @@ def run_job(
     now: datetime | None = None,
     on_file: Callable[[FileResult], None] | None = None,
     progress: Callable[[Any, str], Callback | None] | None = None,
+    lock_wait: float = 0.0,
 ) -> JobReport:
     """Store every file of a job, or what its commands write, in every replica of its set; prune where it says so.
 
@@ -57,14 +61,37 @@ def run_job(
         Hears how each file fared, as it is known and in no particular order.
     progress
         Makes the fsspec callback for each (path, key), or None.
+    lock_wait
+        Seconds to wait for another run of this job to end.
 
     Raises
     ------
     ConfigError
         When there is no such job, or a backend cannot be opened as it is configured.
+    AlreadyRunningError
+        When another run of this job still holds its lock (see `fsbackup.state`).
     """
-    job, now = job_of(config, name), now or local_now()
+    job = job_of(config, name)
     store = ReplicatedStorage.from_config(config, job.replication)
+    with run_lock(state_directory(config.state_dir), _lock_name(name, job, store), f"job {name}", wait=lock_wait):
+        return _run(config, name, store, now or local_now(), on_file, progress)
+
+
+def _lock_name(name: str, job: JobConfig, store: ReplicatedStorage) -> str:
+    """Return a name for this job into this set: another file's job of the same name is another job."""
+    identity = [job.destination, *sorted(backend.location for backend in store.backends.values())]
+    return f"{name}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]}"
+
+
+def _run(
+    config: Config,
+    name: str,
+    store: ReplicatedStorage,
+    now: datetime,
+    on_file: Callable[[FileResult], None] | None,
+    progress: Callable[[Any, str], Callback | None] | None,
+) -> JobReport:
+    job = config.jobs[name]
     last = LastOfSeries(store, job.destination) if job.shrink_below else None
     counts, found_keys = JobCounts(store, on_file, last, job.shrink_below), FoundKeys()
     parallel = job.source.parallel if isinstance(job.source, CommandConfig) else None

@@ -64,6 +64,7 @@ class Cli:
         self.environ = {
             "PATH": os.environ["PATH"],
             "HOME": str(home),
+            "XDG_STATE_HOME": str(home / ".state"),
             "PYTHONPATH": str(Path(fsbackup.__file__).parents[1]),
         }
         (home / "fsbackup.yaml").write_text(CONFIG)

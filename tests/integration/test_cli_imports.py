@@ -21,7 +21,7 @@ _HEAVY = ("s3fs", "fsspec", "pydantic", "yaml", "botocore", "aiobotocore", "rich
 def loaded(code: str, cwd: Path, *modules: str) -> set[str]:
     """Return which of `modules` a fresh interpreter has loaded after `code`."""
     script = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint(*sys.modules, file=sys.stderr)"
-    environ = {"PYTHONPATH": str(Path(fsbackup.__file__).parents[1]), "HOME": str(cwd)}
+    environ = {"PYTHONPATH": str(Path(fsbackup.__file__).parents[1]), "HOME": str(cwd), "XDG_STATE_HOME": str(cwd)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=cwd, env=environ, check=True)
     return set(modules) & set(done.stderr.decode().split())
 

@@ -17,6 +17,7 @@ ALL = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubc
 PARENTS = {
     "FsbackupError": (Exception,),
     "ConfigError": (FsbackupError, ValueError),
+    "AlreadyRunningError": (FsbackupError,),
     "SourceError": (FsbackupError, OSError),
     "SourceNotFoundError": (errors.SourceError, FileNotFoundError),
     "SourceChangedError": (errors.SourceError,),
