@@ -1,8 +1,8 @@
 """The state directory of this machine, and the locks in it: one run of a job at a time.
 
 A lock is `flock` on a file that stays: the kernel frees it with the process, however that ends. What is in the
-file says who holds it, for people. On a machine without a place for it nothing is locked, which is logged: two runs
-at once waste time and traffic, and harm nothing.
+file says who holds it, for people. On a machine without a place for it nothing is locked, which is logged: two
+runs at once waste time and traffic, and harm nothing.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def _pruned(report: JobReport) -> list[str]:
 
 
 def _dry_run(args: Namespace, config: Config, name: str) -> str:
-    from fsbackup.jobs import Planned, Unreadable, plan_job
+    from fsbackup.jobs import Note, Planned, Unreadable, plan_job
 
     backends = list(config.replication[config.jobs[name].replication].backends)
     if not args.json:
@@ -231,6 +231,8 @@ def _dry_run(args: Namespace, config: Config, name: str) -> str:
         elif isinstance(entry, Unreadable):
             unreadable += 1
             _print_plan(args, name, [], {"path": entry.path, "key": None, "error": str(entry.error)})
+        elif isinstance(entry, Note) and not args.json:
+            render.print_line(f"  note: {entry.text}")
     if not args.json:
         stored = f"{render.count(planned, 'file')} would be stored on {', '.join(backends)}"
         failed = render.remaining(unreadable, "cannot be backed up", "file")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PlainSerializer, Tag, ValidationInfo
 
@@ -15,6 +15,19 @@ from fsbackup.config.values import Model, PositiveCount, Seconds, Size, SourcePa
 ITEM = "{item}"
 
 
+Links = Literal["skip", "follow", "fail"]
+
+
+def _check_pattern(value: str) -> str:
+    from pathspec import GitIgnoreSpec
+
+    try:
+        GitIgnoreSpec.from_lines([value])
+    except ValueError:
+        raise rule_error("must be a pattern of gitignore") from None
+    return value
+
+
 class SourceConfig(Model):
     """Files that a job backs up."""
 
@@ -23,12 +36,24 @@ class SourceConfig(Model):
         "own directory; ~ is the home directory.",
         examples=["/srv/dumps/db.sql.gz", "/srv/tenants/", "/srv/dumps/*.gz"],
     )
-    exclude: tuple[Text, ...] = Field(
+    exclude: tuple[Annotated[Text, AfterValidator(_check_pattern)], ...] = Field(
         default=(),
-        description="Globs of what to leave out, matched with the path below the directory and with each name "
-        "in it.",
+        description="What to leave out, with the patterns of gitignore: `*.tmp` anywhere, `/cache` only at the "
+        "top, `build/` only a directory, `!keep.tmp` takes back what an earlier pattern left out.",
         examples=[["*.tmp", ".git"]],
         json_schema_extra={"default": []},
+    )
+    links: Links = Field(
+        default="skip",
+        description="What to do about links below a directory or glob: skip them, follow those to files (store "
+        "what they point to, wherever that is), or fail. Links to directories are never followed.",
+        examples=["follow"],
+    )
+    changing: Literal["keep", "fail"] = Field(
+        default="keep",
+        description="What to do about a file that grows while it is read, as a log does: keep what it had when it "
+        "was opened, if that is still the same after it was read, or fail. Any other change always fails.",
+        examples=["fail"],
     )
 
     @property

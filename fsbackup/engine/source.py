@@ -8,10 +8,13 @@ be read again; a stream only as far as its `ReplayBuffer` has it (see `spool.py`
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import logging
 import os
 import select
 import stat
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias, TypeVar, cast
 
 from fsbackup.engine.hashing import Digest, ObjectHasher
 from fsbackup.errors import SourceChangedError, SourceError, SourceNotFoundError
-from fsbackup.sizing import KIB
+from fsbackup.sizing import KIB, MIB
 from fsbackup.stores.base import Part
 
 if TYPE_CHECKING:
@@ -29,6 +32,12 @@ T = TypeVar("T")
 
 #: What can be uploaded: the path of a file, FIFO or device, a binary stream, or a command whose output is meant.
 SourceLike: TypeAlias = "str | os.PathLike[str] | BinaryIO | Command"
+
+log = logging.getLogger("fsbackup.storage")
+
+#: Seconds that a FIFO is waited for until something writes to it, and those after which that is said.
+FIFO_TIMEOUT, _FIFO_SAID = 1800.0, 10.0
+_FIFO_TICK = 0.5
 
 #: A file of up to so many bytes is read when it is opened. Few, since no memory is reserved for it at that time.
 _SMALL_FILE = 256 * KIB
@@ -142,9 +151,19 @@ class Source(ABC):
 
 
 class FileSource(Source):
-    """A regular file. A change of size or mtime while it is read is a `SourceChangedError`."""
+    """A regular file. A change of size or mtime while it is read is a `SourceChangedError`.
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    Parameters
+    ----------
+    path, descriptor
+        The file, opened.
+    may_grow
+        Take what the file had when it was opened, where it has only grown since: read once more at the end, these
+        bytes must be the same.
+    """
+
+    def __init__(self, path: Path, descriptor: int, *, may_grow: bool = False) -> None:
+        self._may_grow = may_grow
         self._descriptor = descriptor
         self._before = os.fstat(descriptor)
         super().__init__(
@@ -183,9 +202,12 @@ class FileSource(Source):
         wanted = min(length, self.size - self._offset)
         data = self._pread(self._offset, wanted)
         last = self._offset + len(data) >= self.size
-        if len(data) < wanted or (last and not self._unchanged()):
+        if len(data) < wanted:
             raise self._changed()
-        return self._make_part(data, last=last, md5=md5)
+        part = self._make_part(data, last=last, md5=md5)
+        if last and not self._unchanged() and not (self._may_grow and self._has_only_grown()):
+            raise self._changed()
+        return part
 
     def _pread(self, offset: int, length: int) -> bytes:
         """Read `length` bytes, fewer only at the end of the file (one `pread` returns at most 2 GiB)."""
@@ -203,10 +225,22 @@ class FileSource(Source):
         has_grown = os.pread(self._descriptor, 1, before.st_size)
         return not has_grown and (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
+    def _has_only_grown(self) -> bool:
+        """Return whether the bytes that were read are still there, with more behind them."""
+        size, again = self._before.st_size, hashlib.sha256()
+        if os.fstat(self._descriptor).st_size <= size:
+            return False
+        for offset in range(0, size, MIB):
+            again.update(self._pread(offset, min(MIB, size - offset)))
+        if again.hexdigest() != self.digest().sha256:
+            return False
+        log.info("%s: grew while it was read; what it had when it was opened is stored", self.label)
+        return True
+
     def _changed(self) -> SourceChangedError:
         return SourceChangedError(
             f"{self.label}: changed while it was read, nothing was stored",
-            hint="back up a finished file or a snapshot, or pipe the data in with 'put -'",
+            hint="back up a finished file or a snapshot, or run what writes it with `put --command`",
         )
 
 
@@ -304,13 +338,17 @@ class StreamSource(Source):
         return piece
 
 
-def open_source(source: SourceLike, *, allow_empty: bool = False, series: str | None = None) -> Source:
+def open_source(
+    source: SourceLike, *, allow_empty: bool = False, may_grow: bool = False, series: str | None = None
+) -> Source:
     """Open a path, a binary stream or a command.
 
     Parameters
     ----------
     allow_empty
         Whether a stream may be empty (see `StreamSource`); a regular file may always be.
+    may_grow
+        Whether a file may grow while it is read (see `FileSource`).
     series
         What the object is a version of, for its manifest.
 
@@ -321,12 +359,12 @@ def open_source(source: SourceLike, *, allow_empty: bool = False, series: str | 
     SourceNotFoundError, SourceError
         When the file does not exist or cannot be read.
     """
-    opened = _open(source, allow_empty)
+    opened = _open(source, allow_empty, may_grow)
     opened.series = series
     return opened
 
 
-def _open(source: SourceLike, allow_empty: bool) -> Source:
+def _open(source: SourceLike, allow_empty: bool, may_grow: bool) -> Source:
     if hasattr(source, "open_source"):
         return cast("Command", source).open_source(allow_empty=allow_empty)
     if hasattr(source, "read"):
@@ -337,7 +375,7 @@ def _open(source: SourceLike, allow_empty: bool) -> Source:
     path = Path(os.fspath(cast(os.PathLike[str], source)))
     try:
         directories = source.directory_modes() if isinstance(source, TreePath) else []
-        opened = _open_file(path, allow_empty)
+        opened = _open_file(path, allow_empty, may_grow)
         opened.directories = directories or None
         return opened
     except FileNotFoundError as error:
@@ -346,7 +384,7 @@ def _open(source: SourceLike, allow_empty: bool) -> Source:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _open_file(path: Path, allow_empty: bool) -> Source:
+def _open_file(path: Path, allow_empty: bool, may_grow: bool) -> Source:
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise ValueError(f"{path} is a directory: pass a file, or back up the directory with a job")
@@ -354,32 +392,61 @@ def _open_file(path: Path, allow_empty: bool) -> Source:
         return _PathStream(path, allow_empty)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return FileSource(path, descriptor)
+        return FileSource(path, descriptor, may_grow=may_grow)
     except BaseException:
         os.close(descriptor)
         raise
 
 
 class _PathStream(StreamSource):
-    """A FIFO or device given by path. The reading thread opens it: opening a FIFO blocks until it has a writer."""
+    """A FIFO or device given by path. A FIFO is waited for: its first byte has to come within `FIFO_TIMEOUT`."""
 
     def __init__(self, path: Path, allow_empty: bool) -> None:
         self._path = path
         self._opened: BinaryIO | None = None
+        self._is_closed = False
         #: Whether a read is running. A cancelled one still holds the file object's lock, and `close` would block.
         self._is_reading = False
         super().__init__(cast(BinaryIO, None), str(path), allow_empty=allow_empty)
 
     def _read(self, length: int) -> bytes:
         if self._opened is None:
-            self._opened = self._stream = open(self._path, "rb")  # noqa: SIM115
+            self._opened = self._stream = self._open()
         self._is_reading = True
         data = super()._read(length)
         self._is_reading = False
         return data
 
+    def _open(self) -> BinaryIO:
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                self._wait_for_writer(descriptor)
+            os.set_blocking(descriptor, True)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return open(descriptor, "rb")
+
+    def _wait_for_writer(self, descriptor: int) -> None:
+        """Wait for the first byte, or for the end of a writer without one; before any writer there is no end."""
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        started, is_said = time.monotonic(), False
+        while not poll.poll(_FIFO_TICK * 1000):
+            waited = time.monotonic() - started
+            if self._is_closed or waited > FIFO_TIMEOUT:
+                raise SourceError(
+                    f"{self.label}: nothing was written to this FIFO for {waited:.0f} seconds",
+                    hint="start the program that writes to it, or let fsbackup run it: put --command",
+                )
+            if waited > _FIFO_SAID and not is_said:
+                log.warning("%s: waiting for a program that writes to this FIFO", self.label)
+                is_said = True
+
     def close(self) -> None:
         super().close()
+        self._is_closed = True
         if self._opened is not None and not self._is_reading:
             self._opened.close()
 

@@ -3,12 +3,13 @@
 from fsbackup.jobs.plan import Planned, plan_job
 from fsbackup.jobs.report import BackendCounts, FileResult, JobReport
 from fsbackup.jobs.run import run_job
-from fsbackup.jobs.sources import Skipped, SourceEntry, SourceFile, Unreadable, find_files
+from fsbackup.jobs.sources import Note, Skipped, SourceEntry, SourceFile, Unreadable, find_files
 
 __all__ = [
     "BackendCounts",
     "FileResult",
     "JobReport",
+    "Note",
     "Planned",
     "Skipped",
     "SourceEntry",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fsbackup.config.sources import CommandConfig
 from fsbackup.engine.results import ReplicaResult, Report
 from fsbackup.jobs.report import BackendCounts, FileResult, FileStatus, JobReport, SourceKind
-from fsbackup.jobs.sources import Skipped, Unreadable
+from fsbackup.jobs.sources import Note, Skipped, Unreadable
 
 if TYPE_CHECKING:
     from fsbackup.config import JobConfig
@@ -56,9 +56,11 @@ class JobCounts:
         self._backends = {name: _BackendCount(each.location) for name, each in store.backends.items()}
         self._problems: list[FileResult] = []
 
-    def add_entry(self, found: Unreadable | Skipped) -> None:
+    def add_entry(self, found: Unreadable | Skipped | Note) -> None:
         """Count what cannot be sent at all."""
-        if isinstance(found, Skipped):
+        if isinstance(found, Note):
+            log.info("%s: %s", found.path, found.text)
+        elif isinstance(found, Skipped):
             self._files["skipped"] += 1
             log.log(found.level, "skipped: %s: %s", found.path, found.reason)
         else:

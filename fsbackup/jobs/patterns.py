@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable
 from glob import has_magic
 
+from pathspec import GitIgnoreSpec
+
 #: Where a match stands: which segments of the pattern may come next. Empty: nothing below can match.
 State = frozenset[int]
-
-_NOTHING = re.compile(r"(?!)")
 
 
 class PathPattern:
@@ -66,20 +66,30 @@ EVERYTHING = PathPattern(())
 
 
 class Excludes:
-    """Globs of what to leave out, matched with the path below the source and with the last name of it.
+    """Patterns of what to leave out, with the semantics of gitignore; matched with the path below the source.
 
-    A pattern that ends with a slash leaves out directories only.
+    Ask about a directory before what is below it: what is below an excluded one cannot be taken back by a ``!``.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        cleaned = [pattern.removeprefix("./") for pattern in patterns]
-        self._any = _union(pattern for pattern in cleaned if not pattern.endswith("/"))
-        self._directories = _union(pattern.rstrip("/") for pattern in cleaned if pattern.endswith("/"))
+        self._given = tuple(patterns)
+        # In a file of git a line that starts with # is a comment; here it is somebody's pattern.
+        lines = (re.sub("^#", r"\\#", pattern.removeprefix("./")) for pattern in self._given)
+        self._patterns = tuple(GitIgnoreSpec.from_lines(lines).patterns)
+        self._used: set[int] = set()
 
     def __call__(self, relpath: str, *, is_directory: bool) -> bool:
-        name = relpath.rpartition("/")[2]
-        wanted = (self._any, self._directories) if is_directory else (self._any,)
-        return any(pattern.match(relpath) or pattern.match(name) for pattern in wanted)
+        path, excluded = f"{relpath}/" if is_directory else relpath, False
+        for at, pattern in enumerate(self._patterns):
+            if pattern.match_file(path) is not None:
+                self._used.add(at)
+                excluded = bool(pattern.include)
+        return excluded
+
+    @property
+    def unused(self) -> list[str]:
+        """The patterns that have matched nothing so far."""
+        return [pattern for at, pattern in enumerate(self._given) if at not in self._used]
 
 
 def split_glob(path: str) -> tuple[str, list[str]]:
@@ -91,8 +101,3 @@ def split_glob(path: str) -> tuple[str, list[str]]:
 
 def _compile(glob: str) -> re.Pattern[str]:
     return re.compile(fnmatch.translate(glob))
-
-
-def _union(globs: Iterable[str]) -> re.Pattern[str]:
-    patterns = [fnmatch.translate(glob) for glob in globs]
-    return re.compile("|".join(patterns)) if patterns else _NOTHING

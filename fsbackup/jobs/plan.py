@@ -12,7 +12,7 @@ from fsbackup.config.sources import SourceConfig
 from fsbackup.engine.source import TreePath
 from fsbackup.errors import ConfigError, SourceError
 from fsbackup.jobs.commands import find_commands
-from fsbackup.jobs.sources import Skipped, SourceEntry, SourceFile, Unreadable, find_files
+from fsbackup.jobs.sources import Note, Skipped, SourceEntry, SourceFile, Unreadable, find_files
 from fsbackup.jobs.template import Destination, local_now
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Planned:
 
 def plan_job(
     config: Config, name: str, *, now: datetime | None = None
-) -> Iterator[Planned | Unreadable | Skipped]:
+) -> Iterator[Planned | Unreadable | Skipped | Note]:
     """Yield what a run of the job would store, streaming; touches no backend.
 
     Files that would share a key are all `Unreadable`, none of them wins. Finding them takes a look at the whole
@@ -84,7 +84,7 @@ def job_of(config: Config, name: str) -> JobConfig:
 
 def _plan_commands(
     source: CommandConfig, destination: Destination, allow_empty: bool
-) -> Iterator[Planned | Unreadable | Skipped]:
+) -> Iterator[Planned | Unreadable | Skipped | Note]:
     for found in find_commands(source, destination, allow_empty=allow_empty):
         if isinstance(found, Unreadable):
             yield found
@@ -95,7 +95,7 @@ def _plan_commands(
 
 def _plan_files(
     source: SourceConfig, destination: Destination, keep_out: frozenset[str], allow_empty: bool
-) -> Iterator[Planned | Unreadable | Skipped]:
+) -> Iterator[Planned | Unreadable | Skipped | Note]:
     shared = _shared_keys(source, destination, keep_out)
     for found in find_files(source, keep_out=keep_out, allow_empty=allow_empty):
         yield _planned(found, destination, shared)
@@ -103,7 +103,7 @@ def _plan_files(
 
 def _planned(
     found: SourceEntry, destination: Destination, shared: frozenset[str]
-) -> Planned | Unreadable | Skipped:
+) -> Planned | Unreadable | Skipped | Note:
     if not isinstance(found, SourceFile):
         return found
     try:

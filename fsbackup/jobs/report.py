@@ -112,7 +112,7 @@ class JobReport(BaseReport):
     shrunk
         Those of them that are suspiciously small beside the last of their series (the job's `shrink`).
     skipped
-        What is no file to back up: links to directories, FIFOs, sockets, devices, the backends' own directories.
+        What is no file to back up: links, FIFOs, sockets, devices, the backends' own directories.
     bytes_read
         Bytes of the files that were read to their end.
     seconds

@@ -11,12 +11,12 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from fsbackup.config.sources import CommandConfig
+from fsbackup.config.sources import CommandConfig, SourceConfig
 from fsbackup.jobs.counts import JobCounts
 from fsbackup.jobs.plan import Planned, job_of, plan_job
 from fsbackup.jobs.report import FileResult, JobReport
 from fsbackup.jobs.shrink import LastOfSeries
-from fsbackup.jobs.sources import FoundKeys, Skipped, Unreadable
+from fsbackup.jobs.sources import FoundKeys, Note, Skipped, Unreadable
 from fsbackup.jobs.template import Destination, local_now
 from fsbackup.replication.batch import BatchItem
 from fsbackup.replication.storage import ReplicatedStorage
@@ -95,8 +95,9 @@ def _run(
     last = LastOfSeries(store, job.destination) if job.shrink_below else None
     counts, found_keys = JobCounts(store, on_file, last, job.shrink_below), FoundKeys()
     parallel = job.source.parallel if isinstance(job.source, CommandConfig) else None
+    may_grow = isinstance(job.source, SourceConfig) and job.source.changing == "keep"
     for files in _slices(_only_files(plan_job(config, name, now=now), counts), SLICE):
-        items = [BatchItem(file.source, file.key, file.series) for file in files]
+        items = [BatchItem(file.source, file.key, file.series, may_grow) for file in files]
         if job.prune:
             for file in files:
                 found_keys.add(file.key)
@@ -118,7 +119,7 @@ def _slices(values: Iterable[T], length: int) -> Iterator[list[T]]:
         yield part
 
 
-def _only_files(plan: Iterable[Planned | Unreadable | Skipped], counts: JobCounts) -> Iterator[Planned]:
+def _only_files(plan: Iterable[Planned | Unreadable | Skipped | Note], counts: JobCounts) -> Iterator[Planned]:
     for found in plan:
         if isinstance(found, Planned):
             yield found

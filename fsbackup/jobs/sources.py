@@ -1,11 +1,13 @@
 """The files of a job: a file, all files below a directory, or what a glob matches. Sorted and streaming.
 
 Nothing is left out in silence: what should be backed up and cannot be is `Unreadable`, what is no file to back up
-(a link to a directory, a FIFO, the place where a backend keeps its own copies) is `Skipped`.
+(a link, a FIFO, the place where a backend keeps its own copies) is `Skipped`, and an exclude that matched nothing
+is a `Note`.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -20,6 +22,7 @@ from fsbackup.jobs.patterns import EVERYTHING, Excludes, PathPattern, State, spl
 
 if TYPE_CHECKING:
     from fsbackup.config import SourceConfig
+    from fsbackup.config.sources import Links
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,15 @@ class Skipped:
     level: int = logging.INFO
 
 
-SourceEntry = SourceFile | Unreadable | Skipped
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What whoever wrote the configuration may want to know of a source."""
+
+    path: str
+    text: str
+
+
+SourceEntry = SourceFile | Unreadable | Skipped | Note
 
 
 class FoundKeys:
@@ -101,8 +112,9 @@ def find_files(
     """Yield what a source consists of, in the order of the paths' bytes.
 
     A directory's files keep their tree as `relpath`; a glob's are relative to the directory before its first
-    wildcard; a single file's is its name. A link to a file is that file. Links to directories are not followed,
-    except where the source itself is one. A source without any file at all is `Unreadable`.
+    wildcard; a single file's is its name. A source that is a link itself is what it points to; for links below it
+    there is `links`. Links to directories are not followed in any case. A source without any file at all is
+    `Unreadable`.
 
     Parameters
     ----------
@@ -115,8 +127,9 @@ def find_files(
     """
     nothing = True
     for found in _search(source, keep_out):
-        nothing = nothing and isinstance(found, Skipped)
-        yield found
+        nothing = nothing and isinstance(found, Skipped | Note)
+        if not (nothing and isinstance(found, Note)):
+            yield found
     if nothing and not allow_empty:
         yield Unreadable(source.path, _nothing_found(source))
 
@@ -133,9 +146,11 @@ def _search(source: SourceConfig, keep_out: frozenset[str]) -> Iterator[SourceEn
         yield Unreadable(path, unreadable(path, error))
         return
     if is_directory:
-        yield from SourceWalk(root, pattern, excludes, keep_out).run()
+        yield from SourceWalk(root, pattern, excludes, keep_out, source.links).run()
     elif pattern is EVERYTHING and not excludes(os.path.basename(path), is_directory=False):
         yield SourceFile(path, os.path.basename(path))
+    for unused in excludes.unused:
+        yield Note(source.path, f"exclude {unused!r} matches nothing")
 
 
 def _nothing_found(source: SourceConfig) -> SourceError:
@@ -168,9 +183,14 @@ class SourceWalk:
         What of it is wanted.
     keep_out
         Real paths of directories that are not entered.
+    links
+        What to do about a link: ``"skip"``, ``"follow"`` or ``"fail"``.
     """
 
-    def __init__(self, root: str, pattern: PathPattern, excludes: Excludes, keep_out: frozenset[str]) -> None:
+    def __init__(
+        self, root: str, pattern: PathPattern, excludes: Excludes, keep_out: frozenset[str], links: Links = "skip"
+    ) -> None:
+        self._links = links
         self._root = root
         self._real_root = os.path.realpath(root)
         self._pattern = pattern
@@ -228,19 +248,35 @@ class SourceWalk:
         return True
 
     def _is_file(self, entry: os.DirEntry[str]) -> bool:
+        """Return whether to back this up; if not, why not is pending."""
+        found: Unreadable | Skipped | None = None
         try:
-            mode = entry.stat().st_mode if entry.is_symlink() else 0
-            if entry.is_file():
-                return True
-            mode = mode or entry.stat().st_mode
+            if entry.is_symlink():
+                found = self._link(entry)
+            elif not entry.is_file():
+                found = not_a_file(entry.path, entry.stat().st_mode)
         except FileNotFoundError as error:
-            what = "a link to nothing" if entry.is_symlink() else "vanished while it was looked at"
-            self._pending.append(Unreadable(entry.path, missing_file(entry.path, what, error)))
+            found = Unreadable(entry.path, missing_file(entry.path, "vanished while it was looked at", error))
         except OSError as error:
-            self._pending.append(Unreadable(entry.path, unreadable(entry.path, error)))
-        else:
-            self._pending.append(not_a_file(entry.path, mode))
-        return False
+            found = Unreadable(entry.path, unreadable(entry.path, error))
+        if found is not None:
+            self._pending.append(found)
+        return found is None
+
+    def _link(self, entry: os.DirEntry[str]) -> Unreadable | Skipped | None:
+        """Return why a link is not backed up, None where the file that it points to is."""
+        if self._links == "skip":
+            return Skipped(entry.path, "a link (links: follow stores what it points to)")
+        if self._links == "fail":
+            hint = "remove it, add it to the job's exclude, or say links: skip or follow"
+            return Unreadable(entry.path, SourceError(f"{entry.path}: is a link", hint=hint))
+        try:
+            mode = entry.stat().st_mode
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+                raise
+            return Skipped(entry.path, f"a link to nothing ({os.readlink(entry.path)})")
+        return None if stat.S_ISREG(mode) else not_a_file(entry.path, mode)
 
 
 def _join(directory: str, name: str) -> str:

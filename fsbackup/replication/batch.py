@@ -32,11 +32,12 @@ LIST_WORTH = 20
 
 @dataclass(frozen=True)
 class BatchItem:
-    """One object of a batch: its source and its key, and what it is a version of, for its manifest."""
+    """One object of a batch: its source and key; `series` and `may_grow` are those of `open_source`."""
 
     source: SourceLike
     key: str
     series: str | None = None
+    may_grow: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,11 @@ class Batch:
     async def _upload(self, item: BatchItem) -> ItemResult:
         try:
             source = await asyncio.to_thread(
-                open_source, item.source, allow_empty=self._allow_empty, series=item.series
+                open_source,
+                item.source,
+                allow_empty=self._allow_empty,
+                may_grow=item.may_grow,
+                series=item.series,
             )
         except (FsbackupError, ValueError) as error:
             return ItemResult(item, error=error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -140,6 +141,18 @@ def test_one_endless_line_of_errors_is_bounded(disks: Disks) -> None:
     with pytest.raises(SourceError) as caught:
         disks.store.replicate(python("sys.exit('x' * 1_000_000)"), KEY)
     assert len(str(caught.value)) < 9000
+
+
+def test_a_fifo_that_nobody_writes_to_is_not_waited_for_for_ever(
+    disks: Disks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said, and at last an error."""
+    for name, seconds in (("FIFO_TIMEOUT", 0.1), ("_FIFO_SAID", 0.0), ("_FIFO_TICK", 0.02)):
+        monkeypatch.setattr(f"fsbackup.engine.source.{name}", seconds)
+    os.mkfifo(disks.root / "fifo")
+    with pytest.raises(SourceError, match="fifo: nothing was written to this FIFO for 0 seconds"):
+        disks.store.replicate(disks.root / "fifo", KEY)
+    assert caplog.messages == [f"{disks.root}/fifo: waiting for a program that writes to this FIFO"]
 
 
 def test_empty_output_can_be_allowed(disks: Disks) -> None:

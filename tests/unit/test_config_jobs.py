@@ -108,6 +108,14 @@ def test_many_files_need_many_keys(source: str) -> None:
         ),
         (one_job("{path: /x, exclude: ['']}", "{name}"), "source.exclude[0]: must not be empty"),
         (
+            one_job("{path: /x, exclude: ['!']}", "{name}"),
+            "source.exclude[0]: must be a pattern of gitignore, not '!'",
+        ),
+        (
+            one_job("{path: /x, links: yes}", "a"),
+            "source.links: must be 'skip', 'follow' or 'fail', not 'yes'",
+        ),
+        (
             one_job("{path: /x, exlude: [a]}", "a"),
             "source.exlude: is not a setting here (did you mean 'exclude'?)",
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -133,33 +134,61 @@ def test_a_file_that_vanishes_is_named_and_the_rest_go_on(
     assert str(victim) in record.getMessage()
 
 
-class Growing(Callback):  # type: ignore[misc]
-    """Appends to a file as soon as it is being read."""
+class Changing(Callback):  # type: ignore[misc]
+    """Changes a file as soon as it is being read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, change: Callable[[], object]) -> None:
         super().__init__()
-        self.path = path
+        self.change = change
 
     def branched(self, *_: Any, **__: Any) -> Callback:
         """Take no interest in what is sent."""
         return Callback()
 
     def relative_update(self, inc: int = 1) -> None:  # noqa: ARG002
-        """Grow the file."""
-        with self.path.open("ab") as file:
-            file.write(b"more")
+        """Change the file."""
+        self.change()
 
 
-def test_a_file_that_changes_while_it_is_read_is_named_and_not_stored(tmp_path: Path, tree: Path) -> None:
-    """Half of the old and half of the new is no backup."""
-    victim = tree / "big"
-    victim.write_bytes(bytes(20 << 20))
+def append(path: Path) -> None:
+    """Let a file grow."""
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def rewrite(path: Path) -> None:
+    """Change the first byte of a file."""
+    with path.open("r+b") as file:
+        file.write(b"X")
+
+
+def append_and_rewrite(path: Path) -> None:
+    """Let a file grow, and change it elsewhere, as a database does."""
+    append(path)
+    rewrite(path)
+
+
+@pytest.mark.parametrize(
+    "change", [append, rewrite, append_and_rewrite, Path.unlink, lambda path: os.truncate(path, 9)]
+)
+@pytest.mark.parametrize("changing", ["keep", "fail"])
+def test_a_file_that_changes_while_it_is_read(
+    tmp_path: Path, tree: Path, changing: str, change: Callable[[Path], object]
+) -> None:
+    """What a log had when it was opened is a backup; half of the old and half of the new is none."""
+    victim, data = tree / "big", os.urandom(20 << 20)
+    victim.write_bytes(data)
+    source = {"path": "source", "changing": changing}
+    changes = Changing(lambda: victim.exists() and change(victim))
     report = run_job(
-        config(tmp_path), "j", progress=lambda path, _key: Growing(victim) if path == str(victim) else None
+        config(tmp_path, source=source), "j", progress=lambda path, _key: changes if path == str(victim) else None
     )
-    assert (report.stored, report.failed) == (5, 1)
-    assert report.problems[0].error_type == "SourceChangedError"
-    assert "k/big" not in copies(tmp_path / "disk1")
+    if change is Path.unlink or (change is append and changing == "keep"):
+        assert (report.status, copies(tmp_path / "disk1")["k/big"]) == ("complete", data)
+    else:
+        assert (report.stored, report.failed) == (5, 1)
+        assert report.problems[0].error_type == "SourceChangedError"
+        assert "k/big" not in copies(tmp_path / "disk1")
 
 
 def test_a_source_with_nothing_in_it_is_failed(tmp_path: Path) -> None:
@@ -229,7 +258,7 @@ def test_a_prune_that_is_not_complete_makes_the_job_degraded(tmp_path: Path, age
 
 def test_a_job_that_failed_does_not_prune(tmp_path: Path, tree: Path, aged: Disks) -> None:
     """What is old is perhaps all there will be."""
-    (tree / "gone").symlink_to("nowhere")
+    (tree / "x.fsbackup").touch()
     report = run_job(pruning(tmp_path), "j")
     assert (report.status, report.prune) == ("failed", None)
     assert "k/2025-01-01/d0/f0" in aged.keys("disk1")

@@ -14,18 +14,19 @@ from typing import Any
 import pytest
 
 from fsbackup.config import SourceConfig
+from fsbackup.config.sources import Links
 from fsbackup.errors import SourceNotFoundError
-from fsbackup.jobs import Skipped, SourceEntry, SourceFile, Unreadable, find_files
+from fsbackup.jobs import Note, Skipped, SourceEntry, SourceFile, Unreadable, find_files
 
 
-def source(path: str | Path, *exclude: str) -> SourceConfig:
+def source(path: str | Path, *exclude: str, links: Links = "skip") -> SourceConfig:
     """Return the settings of a source, as a configuration file would give them."""
-    return SourceConfig(path=str(path), exclude=exclude)
+    return SourceConfig(path=str(path), exclude=exclude, links=links)
 
 
 def files(path: str | Path, *exclude: str) -> list[str]:
     """Return the relpaths of the files found; anything else found fails the test."""
-    found = list(find_files(source(path, *exclude)))
+    found = [each for each in find_files(source(path, *exclude)) if not isinstance(each, Note)]
     assert all(isinstance(each, SourceFile) for each in found), found
     return [each.relpath for each in found if isinstance(each, SourceFile)]
 
@@ -157,40 +158,79 @@ class TestExcludes:
         monkeypatch.setattr(os, "scandir", guarded)
         assert files(tmp_path, ".git") == ["a"]
 
+    @pytest.mark.parametrize(
+        ("patterns", "left"),
+        [
+            (("/a",), ["b/a", "b/keep.tmp", "b/x.tmp"]),
+            (("*.tmp", "!keep.tmp"), ["a", "b/a", "b/keep.tmp"]),
+            (("b/*", "!b/a"), ["a", "b/a"]),
+            (("b/", "!b/a"), ["a"]),
+            (("**/x.tmp", "./a"), ["b/keep.tmp"]),
+        ],
+    )
+    def test_the_patterns_are_those_of_gitignore(
+        self, tmp_path: Path, patterns: tuple[str, ...], left: list[str]
+    ) -> None:
+        """Anchored at the top, taken back, and no way back into a directory that is left out."""
+        make(tmp_path, "a", "b/a", "b/x.tmp", "b/keep.tmp")
+        assert files(tmp_path, *patterns) == left
+
+    def test_a_pattern_that_matches_nothing_is_told(self, tmp_path: Path) -> None:
+        """It may be misspelt, or of another language; one that starts with # is no comment."""
+        make(tmp_path, "a.tmp", "#b", "c")
+        found = list(find_files(source(tmp_path, "*.tmp", "#b", "{a,b}", "/x")))
+        assert [each.relpath for each in found if isinstance(each, SourceFile)] == ["c"]
+        texts = [each.text for each in found if isinstance(each, Note)]
+        assert texts == ["exclude '{a,b}' matches nothing", "exclude '/x' matches nothing"]
+
 
 class TestLinks:
-    """Links to files are files, links to directories are not followed."""
+    """Below a source they are what the job says; the source itself may be one."""
 
-    def test_a_link_to_a_file_is_that_file(self, tmp_path: Path) -> None:
-        """Its content is what counts, wherever it lies."""
-        make(tmp_path, "outside/real", "tree/")
-        (tmp_path / "tree/link").symlink_to("../outside/real")
-        assert files(tmp_path / "tree") == ["link"]
+    def make(self, tmp_path: Path) -> Path:
+        """Make a tree with a link to a file outside, to a directory, to nothing and to itself."""
+        make(tmp_path, "outside/real", "tree/a", "tree/z")
+        for name, target in (("file", "../outside/real"), ("loop", "."), ("gone", "nowhere"), ("self", "self")):
+            (tmp_path / "tree" / name).symlink_to(target)
+        return tmp_path / "tree"
 
-    def test_a_link_to_a_directory_is_skipped_and_told(self, tmp_path: Path) -> None:
-        """Following it might never end."""
-        make(tmp_path, "a")
-        (tmp_path / "loop").symlink_to(".")
-        skipped = only(find_files(source(tmp_path)), Skipped)
-        assert (skipped.path, skipped.level) == (f"{tmp_path}/loop", logging.INFO)
-        assert "link to a directory" in skipped.reason
+    def test_they_are_skipped_and_told(self, tmp_path: Path) -> None:
+        """Whoever may write in a directory must not get at files that only the backup may read."""
+        tree = self.make(tmp_path)
+        found = list(find_files(source(tree)))
+        assert [each.relpath for each in found if isinstance(each, SourceFile)] == ["a", "z"]
+        skipped = {each.path: each for each in found if isinstance(each, Skipped)}
+        assert set(skipped) == {f"{tree}/{name}" for name in ("file", "loop", "gone", "self")}
+        assert all(each.level == logging.INFO and "links: follow" in each.reason for each in skipped.values())
+        assert len(found) == 6
+
+    def test_those_to_files_can_be_followed(self, tmp_path: Path) -> None:
+        """A link to nothing is a note: it has nothing to back up."""
+        tree = self.make(tmp_path)
+        found = list(find_files(source(tree, links="follow")))
+        assert [each.relpath for each in found if isinstance(each, SourceFile)] == ["a", "file", "z"]
+        reasons = {each.path.removeprefix(f"{tree}/"): each.reason for each in found if isinstance(each, Skipped)}
+        assert reasons == {
+            "loop": "a link to a directory is not followed",
+            "gone": "a link to nothing (nowhere)",
+            "self": "a link to nothing (self)",
+        }
+
+    def test_they_can_fail(self, tmp_path: Path) -> None:
+        """Each by its name, unless it is excluded; the rest go on."""
+        found = list(find_files(source(self.make(tmp_path), "loop", "self", links="fail")))
+        assert [each.relpath for each in found if isinstance(each, SourceFile)] == ["a", "z"]
+        failed = [each for each in found if isinstance(each, Unreadable)]
+        assert sorted(each.path.rpartition("/")[2] for each in failed) == ["file", "gone"]
+        assert all("is a link" in str(each.error) for each in failed)
 
     def test_the_source_itself_may_be_a_link(self, tmp_path: Path) -> None:
         """``current -> releases/42`` is what people name."""
         make(tmp_path, "releases/42/a")
         (tmp_path / "current").symlink_to("releases/42")
+        (tmp_path / "latest").symlink_to("releases/42/a")
         assert files(tmp_path / "current") == ["a"]
-
-    @pytest.mark.parametrize("target", ["nowhere", "link"])
-    def test_a_link_to_nothing_is_missed(self, tmp_path: Path, target: str) -> None:
-        """Dangling, or pointing at itself: named, and the rest go on."""
-        make(tmp_path, "a", "z")
-        (tmp_path / "link").symlink_to(target)
-        found = list(find_files(source(tmp_path)))
-        assert [each.relpath for each in found if isinstance(each, SourceFile)] == ["a", "z"]
-        missed = only(iter(found), Unreadable)
-        assert missed.path == f"{tmp_path}/link"
-        assert missed.path in str(missed.error)
+        assert files(tmp_path / "latest") == ["latest"]
 
 
 def test_special_files_are_skipped_with_a_warning(tmp_path: Path) -> None:
@@ -200,7 +240,7 @@ def test_special_files_are_skipped_with_a_warning(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("pipe")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
-        found = list(find_files(source(tmp_path)))
+        found = list(find_files(source(tmp_path, links="follow")))
     skipped = {each.path: each for each in found if isinstance(each, Skipped)}
     names = {"link": "a FIFO", "pipe": "a FIFO", "socket": "a socket"}
     assert {path: each.reason for path, each in skipped.items()} == {
