@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ def _execute(args: Namespace) -> int:
     if args.json:
         status = max(statuses.values(), key=list(exits.BY_STATUS).index)
         render.print_json_line({"kind": "summary", "status": status, "jobs": statuses})
-    elif len(names) > 1 and not args.quiet:
+    elif len(names) > 1 and not args.quiet and (_is_loud(args) or set(statuses.values()) != {"complete"}):
         render.print_line("\n" + ", ".join(f"{name}: {status}" for name, status in statuses.items()))
     return exits.worst(exits.BY_STATUS[status] for status in statuses.values())
 
@@ -72,7 +73,7 @@ def _run_isolated(args: Namespace, config: Config, name: str) -> str:
 def _run(args: Namespace, config: Config, name: str) -> str:
     from fsbackup.jobs import run_job
 
-    if not (args.json or args.quiet):
+    if _is_loud(args):
         render.print_line(_job_header(config, name))
     with progress_display(args) as display:
         report = run_job(
@@ -84,11 +85,19 @@ def _run(args: Namespace, config: Config, name: str) -> str:
         )
     if args.json:
         render.print_json_line({"kind": "job", **report.as_dict()})
-    elif not args.quiet:
-        _print_report(report)
-    else:
+    elif args.quiet:
         _print_problems(report)
+    elif _is_loud(args):
+        _print_report(report)
+    elif report.status != "complete" or report.shrunk:
+        render.print_line(_job_header(config, name))
+        _print_report(report)
     return report.status
+
+
+def _is_loud(args: Namespace) -> bool:
+    """Return whether to print also that all went well: to a person at a terminal, and to who asks with -v."""
+    return not (args.json or args.quiet) and (args.verbose > 0 or args.dry_run or sys.stdout.isatty())
 
 
 def _on_file(args: Namespace, job: str) -> Callable[[FileResult], None] | None:
@@ -259,7 +268,7 @@ COMMAND = Command(
     "object per line, of kind file, then job, then one summary.",
     examples=(
         "fsbackup run nightly",
-        "fsbackup run --all --quiet              # for cron: prints problems only",
+        "fsbackup run --all                      # from cron, without a terminal: prints problems only",
         "fsbackup run nightly --dry-run          # what would be stored, and where; contacts no backend",
     ),
     add_arguments=_add_arguments,

@@ -60,15 +60,27 @@ class TestRun:
     """`run`: jobs."""
 
     def test_the_first_run_stores_everything_and_the_second_nothing(self, cli: Cli) -> None:
-        """The first command of the README, twice; standard error stays empty."""
-        first, second = cli("run", "tree"), cli("run", "tree")
-        assert (first.code, first.err) == (second.code, second.err) == (0, "")
+        """The first command of the README, twice."""
+        first, second = cli("run", "tree", "-v"), cli("run", "tree", "-v")
+        assert (first.code, second.code) == (0, 0)
         expected = {f"t/{name}": (name * 100).encode() for name in ("a", "b/c", "b/d")}
         assert all(cli.stored(disk) == expected for disk in DISKS)
         assert first.out.splitlines()[-1] == "complete: 3 files, 700 B; every replica confirmed by 3 backends"
         assert second.out.splitlines()[-1] == "complete: 3 files already stored on 3 backends; nothing was sent"
         for disk in DISKS:
             assert str(cli.home / disk) in first.out
+
+    def test_without_a_terminal_success_is_silent(self, cli: Cli) -> None:
+        """Cron mails whatever a command prints; what is wrong is printed whole."""
+        done = cli("run", "--all")
+        assert (done.code, done.out, done.err) == (0, "", "")
+        (cli.home / "note").write_text("another note")
+        done = cli("run", "--all")
+        lines = done.out.splitlines()
+        assert done.code == 1
+        assert lines[0].startswith("note: ")
+        assert lines[-1] == "tree: complete, note: failed"
+        assert "tree: /" not in done.out
 
     def test_json_lines(self, cli: Cli) -> None:
         """One line per file, one per job, and one summary."""

@@ -370,6 +370,20 @@ def test_a_terminal_gets_progress_and_a_pipe_does_not(cli: Cli) -> None:
     assert out.splitlines()[-1].startswith(b"complete: ")
 
 
+def test_a_job_reports_its_success_to_a_terminal(cli: Cli) -> None:
+    """Where nobody watches it prints problems only."""
+    terminal, other_end = pty.openpty()
+    with cli.started("run", "note", stdout=other_end) as process:
+        os.close(other_end)
+        shown = b""
+        while piece := _read(terminal):
+            shown += piece
+        os.close(terminal)
+        assert process.wait(TIMEOUT) == 0
+    assert b"note: " in shown
+    assert b"complete: 1 file, 6 B; every replica confirmed by 3 backends" in shown
+
+
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 1 << 16)

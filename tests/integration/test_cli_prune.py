@@ -217,7 +217,7 @@ def test_a_job_that_prunes(cli: Cli) -> None:
         "blocked until the cause is fixed; `fsbackup prune db --set triple --dry-run` prints the reasons"
     )
     assert cli("repair").code == 0
-    done = cli("run", "note")
+    done = cli("run", "note", "-v")
     assert done.code == 0
     assert done.out.splitlines()[-1] == (
         f"complete: 1 file already stored on 3 backends; nothing was sent; pruned: 2 copies deleted ({2 * SIZE} B)"
@@ -233,7 +233,7 @@ def test_a_job_with_an_empty_source(cli: Cli) -> None:
     config.write_text(config.read_text().replace("path: source/}", "path: source/, exclude: ['*']}"))
     assert cli("run", "tree").code == 1
     config.write_text(config.read_text().replace('"t/{relpath}", ', '"t/{relpath}", allow_empty: true, '))
-    done = cli("run", "tree")
+    done = cli("run", "tree", "-v")
     assert done.code == 0
     assert done.out.splitlines()[-1] == "complete: the source is empty, which this job allows; nothing was sent"
     assert cli("run", "tree", "--dry-run").code == 0
