@@ -6,8 +6,10 @@ import fnmatch
 import re
 from collections.abc import Iterable
 from glob import has_magic
+from typing import TYPE_CHECKING
 
-from pathspec import GitIgnoreSpec
+if TYPE_CHECKING:
+    from pathspec import Pattern
 
 #: Where a match stands: which segments of the pattern may come next. Empty: nothing below can match.
 State = frozenset[int]
@@ -73,10 +75,8 @@ class Excludes:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._given = tuple(patterns)
-        # In a file of git a line that starts with # is a comment; here it is somebody's pattern.
-        lines = (re.sub("^#", r"\\#", pattern.removeprefix("./")) for pattern in self._given)
-        self._patterns = tuple(GitIgnoreSpec.from_lines(lines).patterns)
         self._used: set[int] = set()
+        self._patterns = _compile_patterns(self._given) if self._given else ()
 
     def __call__(self, relpath: str, *, is_directory: bool) -> bool:
         path, excluded = f"{relpath}/" if is_directory else relpath, False
@@ -90,6 +90,14 @@ class Excludes:
     def unused(self) -> list[str]:
         """The patterns that have matched nothing so far."""
         return [pattern for at, pattern in enumerate(self._given) if at not in self._used]
+
+
+def _compile_patterns(patterns: Iterable[str]) -> tuple[Pattern, ...]:
+    from pathspec import GitIgnoreSpec  # takes longer to load than most sources to be listed
+
+    # In a file of git a line that starts with # is a comment; here it is somebody's pattern.
+    lines = (re.sub("^#", r"\\#", pattern.removeprefix("./")) for pattern in patterns)
+    return tuple(GitIgnoreSpec.from_lines(lines).patterns)
 
 
 def split_glob(path: str) -> tuple[str, list[str]]:
