@@ -45,7 +45,7 @@ _DIRECTIVES = {
 _COMBINED = {"F": "%Y-%m-%d", "T": "%H:%M:%S", "R": "%H:%M", "D": "%m/%d/%y"}
 _DAY = {"Y", "m", "d"}
 #: The possible text of the other fields.
-_FIELDS = {"relpath": ".+", "item": ".+", "name": "[^/]+", "hostname": "[^/]+", "job": "[^/]+"}
+_FIELDS = {"relpath": ".+", "name": "[^/]+", "hostname": "[^/]+", "job": "[^/]+", "item": ".+"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,9 @@ def test_production_works_for_a_year(tmp_path: Path) -> None:
     destinations = [job.destination for job in config.jobs.values()]
     for name, every, things in (("full", 1, 1), ("tenants", 7, 3)):
         days = [datetime(2027, 12, 1, 2, 30) + timedelta(days=day) for day in range(0, 366, every)]
-        planned = [each for day in days for each in plan_job(config, name, now=day)]
-        keys = {each.key for each in planned if isinstance(each, Planned)}
+        found = [each for day in days for each in plan_job(config, name, now=day)]
+        planned = [each for each in found if isinstance(each, Planned)]
+        keys = {each.key for each in planned}
         assert len(keys) == len(planned) == things * len(days)
         series = {series_of(key, None, destinations) for key in keys}
         assert len(series - {None}) == len(series) == things
