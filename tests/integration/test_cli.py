@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import fsbackup
-from tests.integration.cli_helpers import Cli
+from tests.integration.cli_helpers import TIMEOUT, Cli
 
 DISKS = ("disk1", "disk2", "disk3")
 COMMANDS = ("run", "put", "get", "ls", "stat", "rm", "status", "verify", "repair", "doctor", "config")
@@ -265,6 +265,12 @@ class TestPutAndGet:
         assert (done.code, done.out) == (1, "")
         assert message in done.err
         assert not [path for path in cli.home.glob("disk?/**/*") if path.is_file()]
+
+    def test_a_command_gets_nothing_of_our_standard_input(self, cli: Cli) -> None:
+        """It is empty, whatever it is for fsbackup."""
+        with cli.started("put", "k", "--command", "--", "cat") as put:
+            _, err = put.communicate(b"ours", timeout=TIMEOUT)
+        assert (put.returncode, b"cat: exit code 0, but no output" in err) == (1, True)
 
     def test_a_file_can_have_a_key_with_the_date(self, cli: Cli) -> None:
         """Each day another one."""
