@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from xdist.scheduler.worksteal import WorkStealingScheduling
 
-from tests.matrix import mark_combinations
+from tests.matrix import belongs_to_matrix, mark_combinations
 
 pytest_plugins = ["pytester", "tests.servers.fixtures", "tests.faults.options"]
 
@@ -19,6 +20,13 @@ _ALLOWED_SKIPS = ("needs the right to mount", "only measured on request")
 # A shell starts background commands with Ctrl-C ignored, and so would be the processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what belongs to the second set as a whole, before it is loaded with packages of its own."""
+    if config.option.markexpr == "not matrix" and collection_path.suffix == ".py":
+        return True if belongs_to_matrix(collection_path) else None
+    return None
 
 
 @pytest.hookimpl(tryfirst=True)  # before marks are selected by
