@@ -135,8 +135,8 @@ class Intact:
 @pytest.fixture(scope="module")
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaRig]:
     """Return three replicas behind proxies that hold two objects everywhere."""
-    servers = (request.getfixturevalue(name) for name in ("moto", "seaweedfs"))
-    with make_rig(*servers, tmp_path_factory.mktemp("world"), proxied=True) as rig:
+    r2, b2 = (request.getfixturevalue(name) for name in ("moto", "seaweedfs"))
+    with make_rig(r2, b2, tmp_path_factory.mktemp("world"), proxied=True) as rig:
         _fill(rig)
         yield rig
 

@@ -28,8 +28,8 @@ def stored(rig: ReplicaRig) -> ReplicaRig:
 @pytest.fixture(scope="module")
 def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaRig]:
     """Return a world with the tree, for all tests that leave it as it is."""
-    servers = (request.getfixturevalue(name) for name in ("moto", "seaweedfs"))
-    with make_rig(*servers, tmp_path_factory.mktemp("tree"), proxied=True) as rig:
+    r2, b2 = (request.getfixturevalue(name) for name in ("moto", "seaweedfs"))
+    with make_rig(r2, b2, tmp_path_factory.mktemp("tree"), proxied=True) as rig:
         _fill(rig)
         yield rig
 
