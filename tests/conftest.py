@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from xdist.scheduler.worksteal import WorkStealingScheduling
 
-from tests.matrix import mark_combinations
+from tests.matrix import belongs_to_matrix, mark_combinations
 
 pytest_plugins = ["pytester", "tests.servers.fixtures", "tests.faults.options"]
 
@@ -25,6 +26,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def state_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the locks of all jobs, also of the processes that tests start, away from this machine's own."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what belongs to the second set as a whole, before it is loaded with packages of its own."""
+    if config.option.markexpr == "not matrix" and collection_path.suffix == ".py":
+        return True if belongs_to_matrix(collection_path) else None
+    return None
 
 
 @pytest.hookimpl(tryfirst=True)  # before marks are selected by

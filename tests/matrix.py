@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Container, Iterable
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,6 +34,11 @@ def matrix(*values: object, id: str | None = None) -> ParameterSet:
 def sparing(cases: Iterable[object], first: Container[object]) -> list[object]:
     """Return cases (tuples where a test has several arguments) as parameters, all but `first` for `-m matrix`."""
     return [case if case in first else matrix(*(case if isinstance(case, tuple) else (case,))) for case in cases]
+
+
+def belongs_to_matrix(file: Path) -> bool:
+    """Tell whether a whole file has the mark."""
+    return any(line.startswith("pytestmark = pytest.mark.matrix") for line in file.read_text().splitlines())
 
 
 def mark_combinations(items: Iterable[pytest.Item]) -> None:

@@ -44,8 +44,8 @@ def buckets(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marks of pyarrow's suite."""
+    """Register the marks of pyarrow's and zarr's suites."""
     from pyarrow.conftest import groups
 
-    for mark in groups:
-        config.addinivalue_line("markers", f"{mark}: required by a test of pyarrow's")
+    for mark in (*groups, "gpu"):
+        config.addinivalue_line("markers", f"{mark}: required by a test of a suite that is not ours")

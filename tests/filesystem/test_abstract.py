@@ -21,6 +21,18 @@ def local_site(
         yield made
 
 
+@pytest.fixture(scope="module")
+def edge_cases(local_site: ConfiguredSet) -> str:
+    """Return the directory that edge cases copy from and leave as it is: it is made once for all."""
+    make = abstract.AbstractFixtures()._glob_edge_cases_files
+    source: str = make(local_site.shared, _join, f"{ROOT}/{secrets.token_hex(4)}")
+    return source
+
+
+def _join(*parts: str) -> str:
+    return "/".join(parts)
+
+
 class Fixtures(abstract.AbstractFixtures):  # type: ignore[misc]
     """What the suites run on."""
 
@@ -34,7 +46,7 @@ class Fixtures(abstract.AbstractFixtures):  # type: ignore[misc]
 
     @pytest.fixture
     def fs_join(self) -> Callable[..., str]:
-        return lambda *parts: "/".join(parts)
+        return _join
 
 
 class TestCopy(abstract.AbstractCopyTests, Fixtures):  # type: ignore[misc]
@@ -58,6 +70,10 @@ class TestGlobEdgeCases(Fixtures):
     @pytest.fixture
     def configured(self, local_site: ConfiguredSet) -> ConfiguredSet:
         return local_site
+
+    @pytest.fixture
+    def fs_glob_edge_cases_files(self, edge_cases: str) -> str:
+        return edge_cases
 
     test_copy_glob_edge_cases = abstract.AbstractCopyTests.test_copy_glob_edge_cases
     test_get_glob_edge_cases = pytest.mark.matrix(abstract.AbstractGetTests.test_get_glob_edge_cases)

@@ -6,8 +6,6 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-import dask.dataframe as dd
-import duckdb
 import fsspec
 import numpy as np
 import pandas as pd
@@ -83,6 +81,8 @@ def test_pandas_json(place: ConfiguredSet, base: str, frame: pd.DataFrame) -> No
 @pytest.mark.filterwarnings("ignore:The inplace keyword")
 def test_dask_threads(place: ConfiguredSet, base: str, frame: pd.DataFrame) -> None:
     """Partitions are written and read side by side, as Parquet and as CSV."""
+    import dask.dataframe as dd
+
     table = dd.from_pandas(frame, npartitions=4)
     table.to_parquet(f"{base}/parquet", storage_options=place.options)
     back = dd.read_parquet(f"{base}/parquet", storage_options=place.options).compute(scheduler="threads")
@@ -94,6 +94,8 @@ def test_dask_threads(place: ConfiguredSet, base: str, frame: pd.DataFrame) -> N
 
 def test_duckdb(place: ConfiguredSet, base: str, frame: pd.DataFrame) -> None:
     """Reads, globs, and writes with and without partitions."""
+    import duckdb
+
     fs = place.fs()
     with fs.open(f"{base}/one.parquet", "wb") as out:
         frame.to_parquet(out)

@@ -10,19 +10,20 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import dask.dataframe as dd
 import fsspec
 import pandas as pd
 import pytest
-from dask.base import tokenize
-from distributed import Client, LocalCluster
 from pandas.testing import assert_frame_equal
 
 from fsbackup.errors import ConfigError
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.configured_set import ROOT, ConfiguredSet
 from tests.servers.faults import Corrupt, Drop, Fault, Refuse
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 @pytest.fixture
@@ -58,6 +59,8 @@ def test_inherited_by_a_fork(buckets: ConfiguredSet, path: str) -> None:
 
 def test_no_secret_leaves(buckets: ConfiguredSet, path: str) -> None:
     """Neither the filesystem, an open file nor a dask graph contains one."""
+    import dask.dataframe as dd
+
     fs = buckets.fs()
     fs.pipe_file(path, b"a,b\n1,2\n")
     table = dd.read_csv(f"fsbackup://{path}", storage_options=buckets.options)
@@ -90,6 +93,8 @@ def test_a_file_sent_elsewhere_is_the_same_version(disks: ConfiguredSet, path: s
 
 def test_tokens_are_the_same_in_every_process(disks: ConfiguredSet) -> None:
     """dask compares tasks by them."""
+    from dask.base import tokenize
+
     fs = disks.fs()
     there = subprocess.run(
         [sys.executable, "-c", "import sys, fsspec; from dask.base import tokenize;"
@@ -142,6 +147,8 @@ def test_importing_is_cheap() -> None:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Client]:
     """Return a client of two worker processes, spawned."""
+    from distributed import Client, LocalCluster
+
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as made,
         Client(made) as client,
@@ -156,6 +163,8 @@ def cluster() -> Iterator[Client]:
 )
 def test_dask_workers(cluster: Client, buckets: ConfiguredSet, path: str, fault: Fault) -> None:
     """Workers with only the configuration's path write and read, whatever fault a replica has."""
+    import dask.dataframe as dd
+
     frame = pd.DataFrame({"id": range(50_000), "name": [f"n{each}" for each in range(50_000)]})
     base = f"fsbackup://{path}"
     dd.from_pandas(frame, npartitions=4).to_parquet(f"{base}/parquet", storage_options=buckets.options)

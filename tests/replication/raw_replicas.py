@@ -171,7 +171,12 @@ class RawBucket(RawReplica):
             _AGAIN(s3.delete_key, self.endpoint, self.prefix + place)
 
     def names(self) -> set[str]:
-        return set(self.everything())
+        found = {key.removeprefix(self.prefix) for key in s3.list_keys(self.endpoint, self.prefix)}
+        for name in [each for each in found if not each.startswith(".fsbackup/")]:
+            manifest, place = self._manifest_of(name)
+            found |= set() if manifest is None else {manifest_name(name)}
+            found -= {place}
+        return found
 
     def everything(self) -> dict[str, bytes]:
         keys = s3.list_keys(self.endpoint, self.prefix)

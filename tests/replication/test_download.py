@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +24,7 @@ from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError
 from fsbackup.record import Manifest
 from tests.matrix import sparing
 from tests.replication.raw_replicas import RawReplica, manifest_name
-from tests.replication.rig import MIB, ReplicaRig, content
+from tests.replication.rig import MIB, ReplicaRig, content, make_rig
 from tests.servers.faults import Drop, Fault, Stall, Status, Throttle
 
 KEY = "backups/db.dump"
@@ -107,16 +108,65 @@ FIRST = {"flipped", "truncated", "flipped, edited manifest", "swapped with manif
 HARMLESS = {"extended"}
 
 
+class Intact:
+    """What each replica holds of the two objects before a test damages it, and how to have that again."""
+
+    def __init__(self, rig: ReplicaRig) -> None:
+        self._raw = rig.raw_replicas
+        names = (KEY, OTHER, manifest_name(KEY), manifest_name(OTHER))
+        self._content = {name: {each: raw.get(each) for each in names} for name, raw in self._raw.items()}
+        self._etags = {(name, each): raw.etag(each) for name, raw in self._raw.items() for each in (KEY, OTHER)}
+
+    def heal(self, name: str) -> None:
+        """Store again what has changed on a replica; data first, since without it there is no manifest."""
+        raw = self._raw[name]
+        for each, old in self._content[name].items():
+            assert old is not None
+            if not self._is_as_it_was(name, each):
+                raw.put(each, old)
+                self._etags[name, each] = raw.etag(each)
+
+    def _is_as_it_was(self, name: str, each: str) -> bool:
+        etag = self._etags.get((name, each))
+        raw = self._raw[name]
+        return raw.etag(each) == etag if etag else raw.get(each) == self._content[name][each]
+
+
+@pytest.fixture(scope="module")
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaRig]:
+    """Return three replicas behind proxies that hold two objects everywhere."""
+    r2, b2 = (request.getfixturevalue(name) for name in ("moto", "seaweedfs"))
+    with make_rig(r2, b2, tmp_path_factory.mktemp("world"), proxied=True) as rig:
+        _fill(rig)
+        yield rig
+
+
+@pytest.fixture(scope="module")
+def intact(world: ReplicaRig) -> Intact:
+    """Return what undoes a test's damage: that is cheaper than two objects anew."""
+    return Intact(world)
+
+
 @pytest.fixture
-def stored(rig: ReplicaRig) -> ReplicaRig:
-    """Return a world that holds two objects everywhere."""
+def stored(world: ReplicaRig, intact: Intact, tmp_path: Path) -> Iterator[ReplicaRig]:
+    """Return the world, with a directory of the test's own outside it; whatever it damages is healed after it."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    yield replace(world, tmp=outside)
+    for proxy in world.proxies.values():
+        proxy.clear()
+        proxy.cut_connections()
+    for name in NAMES:
+        intact.heal(name)
+
+
+def _fill(rig: ReplicaRig) -> None:
     store = rig.store()
     path = rig.file(content(SIZE))
     path.chmod(0o604)
     os.utime(path, ns=(1, 1_600_000_000_123_456_789))
     assert store.replicate(path, KEY).status == "complete"
     assert store.replicate(rig.file(content(SIZE, seed=5), "other"), OTHER).status == "complete"
-    return rig
 
 
 def assert_untouched(rig: ReplicaRig, names: tuple[str, ...], expected: type[FsbackupError]) -> None:
@@ -132,14 +182,10 @@ def assert_untouched(rig: ReplicaRig, names: tuple[str, ...], expected: type[Fsb
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_any_one_damaged_replica_is_skipped(stored: ReplicaRig, damage: str) -> None:
+def test_any_one_damaged_replica_is_skipped(stored: ReplicaRig, intact: Intact, damage: str) -> None:
     """With any one replica damaged in any way, the restored file is the one that was stored."""
     data = content(SIZE)
     for name in NAMES:
-        raw = {
-            each: stored.raw_replicas[name].get(each)
-            for each in (KEY, OTHER, manifest_name(KEY), manifest_name(OTHER))
-        }
         DAMAGE[damage](stored.raw_replicas[name], data)
         target = stored.tmp / f"back-{name}"
         order = (name, *(each for each in NAMES if each != name))
@@ -149,9 +195,7 @@ def test_any_one_damaged_replica_is_skipped(stored: ReplicaRig, damage: str) -> 
         stream = io.BytesIO()
         stored.store(names=order).restore(KEY, stream)
         assert stream.getvalue() == data
-        for each, old in raw.items():
-            assert old is not None
-            stored.raw_replicas[name].put(each, old)
+        intact.heal(name)
 
 
 @pytest.mark.parametrize("damage", sparing((each for each in DAMAGE if each not in HARMLESS), FIRST))
@@ -258,16 +302,14 @@ def test_a_missing_base_directory_is_never_absence(rig: ReplicaRig) -> None:
     assert not isinstance(caught.value, FileNotFoundError)
 
 
-@pytest.mark.usefixtures("stored")
-def test_a_full_target_disk_leaves_no_temp_file(tmp_path: Path) -> None:
+def test_a_full_target_disk_leaves_no_temp_file(stored: ReplicaRig) -> None:
     """A full target disk fails the download, and the temp file is removed."""
-    folder = tmp_path / "small"
+    folder = stored.tmp / "small"
     folder.mkdir()
-    base = tmp_path / "base"
     code = (
         "import resource, sys; from fsbackup import LocalStorage\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
-        f"print(LocalStorage({str(base)!r}).download({KEY!r}, {str(folder / 'back')!r}))"
+        f"print(LocalStorage({str(stored.base)!r}).download({KEY!r}, {str(folder / 'back')!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fsbackup.errors import NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.replication.tree import RestoredObject
-from tests.replication.rig import MIB, ReplicaRig, content
+from tests.replication.rig import MIB, ReplicaRig, content, make_rig
 from tests.servers.faults import Status
 
 SIZES = {"a.bin": 0, "b/c.bin": 1, "b/d/e.bin": 3 * MIB + 5, "b/f.bin": 9 * MIB, "-g h.bin": 70_000}
@@ -18,7 +20,30 @@ SIZES = {"a.bin": 0, "b/c.bin": 1, "b/d/e.bin": 3 * MIB + 5, "b/f.bin": 9 * MIB,
 
 @pytest.fixture
 def stored(rig: ReplicaRig) -> ReplicaRig:
-    """Return a world with a tree below ``tree/``, and an object whose key only begins like it."""
+    """Return a new world with the tree."""
+    _fill(rig)
+    return rig
+
+
+@pytest.fixture(scope="module")
+def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaRig]:
+    """Return a world with the tree, for all tests that leave it as it is."""
+    r2, b2 = (request.getfixturevalue(name) for name in ("moto", "seaweedfs"))
+    with make_rig(r2, b2, tmp_path_factory.mktemp("tree"), proxied=True) as rig:
+        _fill(rig)
+        yield rig
+
+
+@pytest.fixture
+def shared(filled: ReplicaRig, tmp_path: Path) -> Iterator[ReplicaRig]:
+    """Return that world, without faults, and with a directory of the test's own outside it."""
+    yield replace(filled, tmp=tmp_path)
+    for proxy in filled.proxies.values():
+        proxy.clear()
+
+
+def _fill(rig: ReplicaRig) -> None:
+    """Store a tree below ``tree/``, and an object whose key only begins like it."""
     store = rig.store()
     items = [(rig.file(content(size), f"s{at}"), f"tree/{key}") for at, (key, size) in enumerate(SIZES.items())]
     for path, _ in items:
@@ -27,37 +52,36 @@ def stored(rig: ReplicaRig) -> ReplicaRig:
     assert all(outcome.report and outcome.report.status == "complete" for outcome in store.replicate_many(items))
     for proxy in rig.proxies.values():
         proxy.forget()
-    return rig
 
 
 def found(directory: Path) -> dict[str, bytes]:
     return {str(each.relative_to(directory)): each.read_bytes() for each in directory.rglob("*") if each.is_file()}
 
 
-def test_a_tree_comes_back_whole(stored: ReplicaRig) -> None:
-    target = stored.tmp / "restored"
+def test_a_tree_comes_back_whole(shared: ReplicaRig) -> None:
+    target = shared.tmp / "restored"
     restored: list[RestoredObject] = []
-    report = stored.store().restore_tree("tree", target, on_object=restored.append)
+    report = shared.store().restore_tree("tree", target, on_object=restored.append)
     assert found(target) == {key: content(size) for key, size in SIZES.items()}
     assert (report.objects, report.bytes, report.already, report.failures) == (5, sum(SIZES.values()), 0, 0)
     assert {each.key for each in restored} == {f"tree/{key}" for key in SIZES}
     assert round((target / "b/f.bin").stat().st_mtime, 3) == 1_500_000_000.988
-    assert stored.store().restore_tree("tree/", stored.tmp / "again").objects == 5
+    assert shared.store().restore_tree("tree/", shared.tmp / "again").objects == 5
 
 
-def test_identical_files_are_not_read_again(stored: ReplicaRig) -> None:
+def test_identical_files_are_not_read_again(shared: ReplicaRig) -> None:
     """One file is missing, one has other bytes of the same size, one is truncated: only these three are read."""
-    target, store = stored.tmp / "restored", stored.store(names=("r2",))
+    target, store = shared.tmp / "restored", shared.store(names=("r2",))
     store.restore_tree("tree", target)
     (target / "b/c.bin").unlink()
     (target / "-g h.bin").write_bytes(random.Random(1).randbytes(70_000))
     (target / "b/f.bin").write_bytes(content(9 * MIB)[:-1])
-    stored.proxies["r2"].forget()
+    shared.proxies["r2"].forget()
     report = store.restore_tree("tree", target)
     assert (report.objects, report.already) == (5, 2)
     assert found(target) == {key: content(size) for key, size in SIZES.items()}
     for key in ("a.bin", "b/d/e.bin"):
-        assert stored.proxies["r2"].count("get", key=f"{stored.prefix}/tree/{key}") == 0
+        assert shared.proxies["r2"].count("get", key=f"{shared.prefix}/tree/{key}") == 0
 
 
 def test_one_object_that_cannot_be_read_is_reported_and_the_rest_restored(stored: ReplicaRig) -> None:
@@ -72,9 +96,9 @@ def test_one_object_that_cannot_be_read_is_reported_and_the_rest_restored(stored
     assert set(found(target)) == set(SIZES) - {"b/f.bin"}
 
 
-def test_with_one_replica_unreachable_the_tree_is_whole_and_the_report_names_it(stored: ReplicaRig) -> None:
-    stored.proxies["r2"].add(Status(403, "AccessDenied"), on="any")
-    report = stored.store(timeout=3).restore_tree("tree", stored.tmp / "restored")
+def test_with_one_replica_unreachable_the_tree_is_whole_and_the_report_names_it(shared: ReplicaRig) -> None:
+    shared.proxies["r2"].add(Status(403, "AccessDenied"), on="any")
+    report = shared.store(timeout=3).restore_tree("tree", shared.tmp / "restored")
     assert report.objects == 5
     assert set(report.unlisted) == {"r2"}
 
@@ -89,26 +113,26 @@ def test_a_deleted_object_is_not_restored(stored: ReplicaRig) -> None:
     assert (report.objects, report.failures) == (4, 0)
 
 
-def test_an_empty_tree_and_an_outage_are_different_errors(stored: ReplicaRig) -> None:
+def test_an_empty_tree_and_an_outage_are_different_errors(shared: ReplicaRig) -> None:
     with pytest.raises(ObjectNotFoundError, match="nothing at or below"):
-        stored.store().restore_tree("no/such/tree", stored.tmp / "restored")
-    stored.proxies["r2"].add(Status(403, "AccessDenied"), on="any")
+        shared.store().restore_tree("no/such/tree", shared.tmp / "restored")
+    shared.proxies["r2"].add(Status(403, "AccessDenied"), on="any")
     with pytest.raises(NoHealthyReplicaError, match="not all could be listed"):
-        stored.store(names=("local", "r2"), timeout=2).restore_tree("no/such/tree", stored.tmp / "restored")
+        shared.store(names=("local", "r2"), timeout=2).restore_tree("no/such/tree", shared.tmp / "restored")
 
 
-def test_a_single_key_becomes_one_file(stored: ReplicaRig) -> None:
-    report = stored.store().restore_tree("tree/b/f.bin", stored.tmp / "restored")
+def test_a_single_key_becomes_one_file(shared: ReplicaRig) -> None:
+    report = shared.store().restore_tree("tree/b/f.bin", shared.tmp / "restored")
     assert report.objects == 1
-    assert found(stored.tmp / "restored") == {"f.bin": content(9 * MIB)}
+    assert found(shared.tmp / "restored") == {"f.bin": content(9 * MIB)}
 
 
-def test_a_target_that_cannot_be_written_stays_as_it_was(stored: ReplicaRig) -> None:
+def test_a_target_that_cannot_be_written_stays_as_it_was(shared: ReplicaRig) -> None:
     """A file stands where a directory is needed."""
-    target = stored.tmp / "restored"
+    target = shared.tmp / "restored"
     target.mkdir()
     (target / "b").write_bytes(b"mine")
-    report = stored.store().restore_tree("tree", target)
+    report = shared.store().restore_tree("tree", target)
     assert report.failures == 3
     assert (target / "b").read_bytes() == b"mine"
     assert (target / "a.bin").read_bytes() == b""

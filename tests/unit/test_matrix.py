@@ -36,12 +36,11 @@ def kept(items: list[pytest.Item], test: str) -> list[str]:
     )
 
 
-def test_each_value_of_each_axis_is_kept_once(pytester: pytest.Pytester) -> None:
+def test_each_value_of_each_axis_is_kept_once(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many combinations as the longest axis has values; without the mark, all of them."""
     pytester.makeconftest(CONFTEST)
-    pytester.makeini(
-        "[pytest]\nasyncio_default_fixture_loop_scope = function\nmarkers = each_choice\n    matrix\n"
-    )
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.makeini("[pytest]\nmarkers = each_choice\n    matrix\n")
     items, _ = pytester.inline_genitems(pytester.makepyfile(TESTS))
     assert kept(items, "test_product") == ["test_product[x-a]", "test_product[x-c]", "test_product[y-b]"]
     assert len(kept(items, "test_all")) == 4
