@@ -109,11 +109,13 @@ class TestRun:
 
     def test_a_file_that_cannot_be_read_is_reported_and_the_others_are_stored(self, cli: Cli) -> None:
         """Exit code 1; its name is in the report and in the log."""
-        (cli.home / "source/x.fsbackup").touch()
+        (cli.home / "source/dangling").symlink_to("nowhere")
+        path = cli.home / "fsbackup.yaml"
+        path.write_text(path.read_text().replace("path: source/}", "path: source/, links: fail}"))
         done = cli("run", "tree")
         assert done.code == 1
-        assert f"not backed up: '{cli.home}/source/x.fsbackup' cannot be stored" in done.out
-        assert f"{cli.home}/source/x.fsbackup" in done.err
+        assert f"not backed up: {cli.home}/source/dangling: is a link" in done.out
+        assert f"{cli.home}/source/dangling" in done.err
         assert done.out.splitlines()[-1].startswith("failed: 1 of 4 files not backed up")
         assert len(cli.stored("disk1")) == 3
 

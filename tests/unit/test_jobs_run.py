@@ -258,8 +258,8 @@ def test_a_prune_that_is_not_complete_makes_the_job_degraded(tmp_path: Path, age
 
 def test_a_job_that_failed_does_not_prune(tmp_path: Path, tree: Path, aged: Disks) -> None:
     """What is old is perhaps all there will be."""
-    (tree / "x.fsbackup").touch()
-    report = run_job(pruning(tmp_path), "j")
+    (tree / "gone").symlink_to("nowhere")
+    report = run_job(pruning(tmp_path, source={"path": "source", "links": "fail"}), "j")
     assert (report.status, report.prune) == ("failed", None)
     assert "k/2025-01-01/d0/f0" in aged.keys("disk1")
 
