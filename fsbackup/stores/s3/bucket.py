@@ -121,6 +121,8 @@ class Bucket:
         self.page_size = page_size
         #: Set when the service has answered NotImplemented to ``If-None-Match``.
         self.refuses_condition = False
+        #: Set when the service has answered NotImplemented to DeleteObjects.
+        self.refuses_delete_objects = False
         #: Set when a write was answered with the id of a version.
         self.keeps_versions = False
         #: Whether listings ascend; None as long as nothing is known about it.
