@@ -275,9 +275,10 @@ async def _settle(
     errors, unknown = Outcomes(), list[_Target]()
 
     async def settle(target: _Target) -> None:
-        if target not in answers:
+        key = _Target(target.name, _given(target.version))
+        if key not in answers:
             unknown.append(target)
-        elif (answer := answers[target]) is not None:
+        elif (answer := answers[key]) is not None:
             context = bucket.context("remove", target.name)
             error = translate(answer, context, bucket.calls.secrets)
             error.__cause__ = answer
@@ -304,14 +305,18 @@ def _answers(response: HTTPResponse, bucket: Bucket, context: CallContext) -> di
     found: dict[_Target, AnswerError | None] = {}
     for element in read_page(response, "DeleteResult", context):
         said = {child.tag: child.text or "" for child in element}
-        version = said.get("VersionId", "")
-        target = _Target(said.get("Key", "").removeprefix(bucket.prefix), "" if version == "null" else version)
+        target = _Target(said.get("Key", "").removeprefix(bucket.prefix), _given(said.get("VersionId", "")))
         if element.tag == "Deleted":
             found.setdefault(target, None)
         elif element.tag == "Error":
             code, text = (scrub(said.get(tag, ""), bucket.calls.secrets) for tag in ("Code", "Message"))
             found[target] = AnswerError(response.status, code, text, {})
     return found
+
+
+def _given(version: str) -> str:
+    """Return the id of a version; that of an object from before a bucket kept versions need not be said."""
+    return "" if version == "null" else version
 
 
 def _for_name(error: FsbackupError, bucket: Bucket, name: str) -> FsbackupError:
