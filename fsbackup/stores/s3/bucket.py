@@ -27,7 +27,7 @@ _MD5_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
 #: With these the ETag is not an MD5 of the content (Amazon S3 API reference, "Object": ETag).
 _OPAQUE_ENCRYPTION = frozenset({"aws:kms", "aws:kms:dsse"})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_METADATA = "x-amz-meta-"
+METADATA = "x-amz-meta-"
 #: Bytes read into one buffer.
 _READ_SIZE = 1 << 20
 
@@ -80,7 +80,7 @@ def from_headers(headers: Mapping[str, str]) -> ObjectInfo:
         size=int(length) if length.isdecimal() else None,
         modified=_http_time(headers.get("last-modified")),
         metadata={
-            name.removeprefix(_METADATA): value for name, value in headers.items() if name.startswith(_METADATA)
+            name.removeprefix(METADATA): value for name, value in headers.items() if name.startswith(METADATA)
         },
     )
 

@@ -11,7 +11,7 @@ from fsbackup.aio import shield
 from fsbackup.errors import BackendError, FsbackupError, IntegrityError
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
-from fsbackup.stores.s3.bucket import Bucket, ObjectInfo, from_boto, require
+from fsbackup.stores.s3.bucket import METADATA, Bucket, ObjectInfo, from_boto, require
 from fsbackup.stores.s3.commit import Commit, Condition, Payload
 from fsbackup.stores.s3.uploads import OpenUpload, abort, create_upload, delete_record
 
@@ -86,7 +86,7 @@ class S3Writer(ObjectWriter):
 
     async def _put(self, condition: Condition) -> ObjectInfo:
         assert self._only_part is not None
-        headers = {f"x-amz-meta-{name}": value for name, value in self._commit.metadata.items()}
+        headers = {f"{METADATA}{name}": value for name, value in self._commit.metadata.items()}
         headers |= {"Content-Type": _CONTENT_TYPE, "Content-MD5": _base64(self._only_part.md5), **condition}
         return await self._bucket.put(self._context, self._name, self._only_part.data, headers, self._on_progress)
 

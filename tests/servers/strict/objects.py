@@ -57,6 +57,9 @@ def copy_object(state: State, call: Call) -> Answer:
     if bucket not in state.buckets:
         raise S3Error(404, "NoSuchBucket", "The specified bucket does not exist.")
     origin = _find(state.buckets[bucket], state.provider.identity(key), version_id)
+    wanted = call.header("x-amz-copy-source-if-match")
+    if wanted and not _matches(wanted, origin):
+        raise _precondition_failed()
     replaces = call.header("x-amz-metadata-directive") == "REPLACE"
     metadata = call.metadata if replaces else origin.metadata
     data = origin.data or b""
