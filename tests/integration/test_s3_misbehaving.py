@@ -247,7 +247,7 @@ def test_what_is_no_listing_is_never_a_complete_one(profile: Profile, body: byte
     for first in (Answer(body), page(["a"], more=True, token="1")):
         with (
             scripted(_two_pages(first, Answer(body)), profile=profile, timeout=BRIEF) as store,
-            pytest.raises(BackendError, match=r"not a listing|invalid listing"),
+            pytest.raises(BackendError, match=r"not a List|invalid listing"),
         ):
             names(store)
 

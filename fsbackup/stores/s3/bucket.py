@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.s3.attempts import Reply, Request, read_small
-from fsbackup.stores.s3.calls import Calls
 from fsbackup.stores.s3.errors import CallContext, code_of
-from fsbackup.stores.s3.progress import Progress
 from fsbackup.stores.s3.providers import Profile
+from fsbackup.stores.s3.requests import Calls, Reply, Request, read_small
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -168,7 +166,7 @@ class Bucket:
                 context,
                 request,
                 lambda response: _content(response, context, start, end, limit),
-                Progress(on_progress, is_upload=False),
+                on_progress,
             )
         except ObjectNotFoundError:
             await self.check_exists(context)
@@ -191,7 +189,7 @@ class Bucket:
     ) -> ObjectInfo:
         """Send a PUT: an object, or with `query` a part of an upload."""
         request = Request("PUT", self.prefix + name, query, headers, body)
-        reply = await self.calls.send(context, request, read_small, Progress(on_progress, is_upload=True))
+        reply = await self.calls.send(context, request, read_small, on_progress)
         self._exists = True
         return from_headers(reply.headers)
 

@@ -12,10 +12,9 @@ from xml.etree.ElementTree import Element
 from fsbackup.errors import BackendError, TransientError
 from fsbackup.keys import META_PREFIX, RESERVED
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.s3.attempts import Request, read_small
 from fsbackup.stores.s3.bucket import Bucket, iso_time, require, unquoted
-from fsbackup.stores.s3.errors import CallContext
-from fsbackup.stores.s3.xml import BadXmlError, parse_xml
+from fsbackup.stores.s3.errors import BadXmlError, CallContext, parse_xml
+from fsbackup.stores.s3.requests import Request, read_small
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -165,13 +164,15 @@ def _read(response: HTTPResponse, bucket: Bucket, prefix: str, context: CallCont
 
 
 def read_page(response: HTTPResponse, tag: str, context: CallContext) -> Element:
-    """Return the root of one page of a listing, which must have this tag; called in a thread."""
+    """Return the root of a response of up to 1,000 entries, which must have this tag; called in a thread."""
     try:
         root = parse_xml(read_small(response, _MAX_PAGE))
     except BadXmlError as error:
-        raise context.error(TransientError, f"the response is not a listing: {error}") from None
+        raise context.error(TransientError, f"the response is not a {tag}: {error}") from None
     if root.tag != tag:
-        raise context.error(TransientError, f"the response is not a listing, but {root.tag!r}")
+        raise context.error(
+            TransientError, f"the response is not a {tag}, but {_text(root, 'Code') or root.tag!r}"
+        )
     return root
 
 

@@ -32,7 +32,6 @@ from fsbackup.errors import (
 )
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.s3.attempts import Request
 from fsbackup.stores.s3.bucket import Bucket, iso_time
 from fsbackup.stores.s3.errors import AnswerError, CallContext, code_of, scrub, translate
 from fsbackup.stores.s3.listing import (
@@ -44,6 +43,7 @@ from fsbackup.stores.s3.listing import (
     versions_between,
     versions_of,
 )
+from fsbackup.stores.s3.requests import Request
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse

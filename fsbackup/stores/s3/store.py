@@ -18,12 +18,11 @@ from fsbackup.stores.base import (
     WritePlan,
 )
 from fsbackup.stores.s3.bucket import PAGE_SIZE, Bucket
-from fsbackup.stores.s3.calls import Calls
-from fsbackup.stores.s3.copying import replace_metadata
-from fsbackup.stores.s3.info import service_info
+from fsbackup.stores.s3.control import service_info
 from fsbackup.stores.s3.listing import list_objects
 from fsbackup.stores.s3.providers import GENERIC, Profile
 from fsbackup.stores.s3.removing import remove_object, remove_objects
+from fsbackup.stores.s3.requests import Calls
 from fsbackup.stores.s3.settings import (
     Addressing,
     Secret,
@@ -32,7 +31,7 @@ from fsbackup.stores.s3.settings import (
     check_endpoint,
     check_positive,
 )
-from fsbackup.stores.s3.uploads import delete_orphan, list_orphans
+from fsbackup.stores.s3.uploads import delete_orphan, list_orphans, replace_metadata
 from fsbackup.stores.s3.writer import S3Writer
 
 DEFAULT_CONCURRENCY = 4
