@@ -26,6 +26,8 @@ _MD5_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
 _OPAQUE_ENCRYPTION = frozenset({"aws:kms", "aws:kms:dsse"})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 METADATA = "x-amz-meta-"
+#: Of the bodies of requests.
+XML_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 #: Bytes read into one buffer.
 _READ_SIZE = 1 << 20
 
@@ -80,15 +82,6 @@ def from_headers(headers: Mapping[str, str]) -> ObjectInfo:
         metadata={
             name.removeprefix(METADATA): value for name, value in headers.items() if name.startswith(METADATA)
         },
-    )
-
-
-def from_boto(response: Mapping[str, Any]) -> ObjectInfo:
-    """Return what a response of the boto client says."""
-    return ObjectInfo(
-        etag=unquoted(response.get("ETag")),
-        version_id=_version(response.get("VersionId")),
-        is_opaque=response.get("ServerSideEncryption") in _OPAQUE_ENCRYPTION,
     )
 
 

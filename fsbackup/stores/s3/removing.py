@@ -32,7 +32,7 @@ from fsbackup.errors import (
 )
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.s3.bucket import Bucket, iso_time
+from fsbackup.stores.s3.bucket import XML_NAMESPACE, Bucket, iso_time
 from fsbackup.stores.s3.errors import AnswerError, CallContext, code_of, scrub, translate
 from fsbackup.stores.s3.listing import (
     Version,
@@ -297,7 +297,7 @@ def _body(bucket: Bucket, targets: Sequence[_Target]) -> bytes:
         f"{f'<VersionId>{escape(version)}</VersionId>' if version else ''}</Object>"
         for name, version in targets
     )
-    return f'<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{objects}</Delete>'.encode()
+    return f'<Delete xmlns="{XML_NAMESPACE}">{objects}</Delete>'.encode()
 
 
 def _answers(response: HTTPResponse, bucket: Bucket, context: CallContext) -> dict[_Target, AnswerError | None]:

@@ -12,19 +12,19 @@ import hashlib
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 from urllib.parse import quote
+from xml.sax.saxutils import escape
 
-from fsbackup.errors import BackendError, ConflictError, FsbackupError, ObjectNotFoundError
+from fsbackup.errors import BackendError, ConflictError, FsbackupError, ObjectNotFoundError, TransientError
 from fsbackup.events import log
 from fsbackup.keys import META_PREFIX
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import ObjectStat, Orphan
-from fsbackup.stores.s3.bucket import METADATA, Bucket, require
-from fsbackup.stores.s3.errors import CallContext, code_of, parse_xml
+from fsbackup.stores.s3.bucket import METADATA, XML_NAMESPACE, Bucket, ObjectInfo, from_headers, require, unquoted
+from fsbackup.stores.s3.errors import BadXmlError, CallContext, code_of, parse_xml
 from fsbackup.stores.s3.listing import list_objects
 from fsbackup.stores.s3.removing import remove_object
 from fsbackup.stores.s3.requests import Request, read_small
@@ -32,11 +32,12 @@ from fsbackup.stores.s3.requests import Request, read_small
 #: Most bytes of a record.
 MAX_RECORD = 64 * 1024
 UPLOADS = f"{META_PREFIX}uploads/"
+#: Not guessed from the name, and never with a Content-Encoding, which R2 would decode in responses.
+CONTENT_TYPE = "application/octet-stream"
 #: Largest object that one CopyObject takes (Amazon S3, R2 and B2); larger ones are copied part by part.
 MAX_COPY = 5 * 1024 * MIB
 #: Bytes of a part.
 PART = 1024 * MIB
-_CONTENT_TYPE = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +68,53 @@ class OpenUpload:
         return self.record.upload_id
 
 
-async def create_upload(bucket: Bucket, name: str, **params: Any) -> OpenUpload:
+async def create_upload(bucket: Bucket, name: str, metadata: Mapping[str, str]) -> OpenUpload:
     """Create an upload and its record; on failure neither remains."""
     context = bucket.context("write", name)
-    response = await bucket.calls.request(
-        context, "create_multipart_upload", **bucket.object_params(name), **params
-    )
-    record = UploadRecord(
-        name, str(require(response.get("UploadId"), "UploadId", context)), time.time(), socket.gethostname()
-    )
+    record = UploadRecord(name, await _create(bucket, context, metadata), time.time(), socket.gethostname())
     try:
         return OpenUpload(record, await _write_record(bucket, context, record))
     except FsbackupError:
         with suppress(FsbackupError):
             await abort(bucket, context, record)
         raise
+
+
+async def _create(bucket: Bucket, context: CallContext, metadata: Mapping[str, str]) -> str:
+    """Send CreateMultipartUpload, and return the UploadId."""
+    headers = {f"{METADATA}{name}": value for name, value in metadata.items()} | {"Content-Type": CONTENT_TYPE}
+    request = Request("POST", bucket.prefix + context.key, (("uploads", ""),), headers)
+    reply = await bucket.calls.send(context, request, read_small)
+    bucket.mark_exists()
+    return _field(reply.content, "UploadId", context)
+
+
+async def complete(
+    bucket: Bucket,
+    context: CallContext,
+    upload_id: str,
+    parts: Iterable[tuple[int, str]],
+    condition: Mapping[str, str] | None = None,
+) -> ObjectInfo:
+    """Send CompleteMultipartUpload with the numbers and ETags of the parts, in ascending order."""
+    listed = "".join(
+        f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>" for number, etag in parts
+    )
+    body = f'<CompleteMultipartUpload xmlns="{XML_NAMESPACE}">{listed}</CompleteMultipartUpload>'.encode()
+    headers = {**(condition or {}), "Content-Type": "application/xml"}
+    request = Request("POST", bucket.prefix + context.key, (("uploadId", upload_id),), headers, body)
+    # A failure may come after the head of the response.
+    reply = await bucket.calls.send(context, request, read_small)
+    return replace(from_headers(reply.headers), etag=unquoted(_field(reply.content, "ETag", context)))
+
+
+def _field(body: bytes, tag: str, context: CallContext) -> str:
+    """Return a required text of a response."""
+    try:
+        root = parse_xml(body)
+    except BadXmlError as error:
+        raise context.error(TransientError, f"the response cannot be read: {error}") from None
+    return str(require(root.findtext(tag), tag, context))
 
 
 async def _write_record(bucket: Bucket, context: CallContext, record: UploadRecord) -> str | None:
@@ -93,10 +126,9 @@ async def _write_record(bucket: Bucket, context: CallContext, record: UploadReco
 
 async def abort(bucket: Bucket, context: CallContext, record: UploadRecord) -> bool:
     """Abort an upload; return False when it no longer exists."""
+    request = Request("DELETE", bucket.prefix + record.name, (("uploadId", record.upload_id),))
     try:
-        await bucket.calls.request(
-            context, "abort_multipart_upload", **bucket.object_params(record.name), UploadId=record.upload_id
-        )
+        await bucket.calls.send(context, request, read_small)
     except BackendError as error:
         if code_of(error) != "NoSuchUpload" and not isinstance(error, ObjectNotFoundError):
             raise
@@ -208,7 +240,7 @@ async def replace_metadata(bucket: Bucket, stat: ObjectStat, metadata: Mapping[s
         if stat.size <= MAX_COPY:
             named = {f"{METADATA}{name}": value for name, value in metadata.items()}
             await _copy(
-                bucket, stat, {**named, "Content-Type": _CONTENT_TYPE, "x-amz-metadata-directive": "REPLACE"}
+                bucket, stat, {**named, "Content-Type": CONTENT_TYPE, "x-amz-metadata-directive": "REPLACE"}
             )
         else:
             await _copy_parts(bucket, stat, metadata)
@@ -236,21 +268,16 @@ async def _copy(
 
 
 async def _copy_parts(bucket: Bucket, stat: ObjectStat, metadata: Mapping[str, str]) -> None:
-    context, target = bucket.context("write", stat.name), bucket.object_params(stat.name)
-    created = await bucket.calls.request(
-        context, "create_multipart_upload", **target, ContentType=_CONTENT_TYPE, Metadata=dict(metadata)
-    )
-    upload = str(require(created.get("UploadId"), "UploadId", context))
+    context = bucket.context("write", stat.name)
+    upload_id = await _create(bucket, context, metadata)
     try:
         parts = [
-            {"PartNumber": number, "ETag": await _copy_part(bucket, stat, upload, number)}
+            (number, await _copy_part(bucket, stat, upload_id, number))
             for number in range(1, -(-stat.size // PART) + 1)
         ]
-        await bucket.calls.request(
-            context, "complete_multipart_upload", **target, UploadId=upload, MultipartUpload={"Parts": parts}
-        )
+        await complete(bucket, context, upload_id, parts)
     except BaseException:
-        await bucket.calls.request(context, "abort_multipart_upload", **target, UploadId=upload)
+        await abort(bucket, context, UploadRecord(stat.name, upload_id, 0.0, ""))
         raise
 
 
@@ -258,5 +285,4 @@ async def _copy_part(bucket: Bucket, stat: ObjectStat, upload: str, number: int)
     start, context = (number - 1) * PART, bucket.context("write", stat.name)
     span = f"bytes={start}-{min(start + PART, stat.size) - 1}"
     query = (("partNumber", str(number)), ("uploadId", upload))
-    answer = parse_xml(await _copy(bucket, stat, {"x-amz-copy-source-range": span}, query))
-    return str(require(answer.findtext("ETag"), "ETag", context))
+    return _field(await _copy(bucket, stat, {"x-amz-copy-source-range": span}, query), "ETag", context)

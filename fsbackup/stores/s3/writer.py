@@ -27,15 +27,13 @@ from fsbackup.errors import (
 )
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
-from fsbackup.stores.s3.bucket import METADATA, Bucket, ObjectInfo, from_boto, require
+from fsbackup.stores.s3.bucket import METADATA, Bucket, ObjectInfo, require
 from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.removing import replaced_version
-from fsbackup.stores.s3.uploads import OpenUpload, abort, create_upload, delete_record
+from fsbackup.stores.s3.uploads import CONTENT_TYPE, OpenUpload, abort, complete, create_upload, delete_record
 
 #: Seconds for aborting an unfinished upload.
 _ABORT_TIMEOUT = 20.0
-#: Not guessed from the name, and never with a Content-Encoding, which R2 would decode in responses.
-_CONTENT_TYPE = "application/octet-stream"
 
 
 #: User metadata that identifies one upload, for when the response to its last request is lost.
@@ -114,7 +112,7 @@ class S3Writer(ObjectWriter):
     async def _put(self, condition: Condition) -> ObjectInfo:
         assert self._only_part is not None
         headers = {f"{METADATA}{name}": value for name, value in self._commit.metadata.items()}
-        headers |= {"Content-Type": _CONTENT_TYPE, "Content-MD5": _base64(self._only_part.md5), **condition}
+        headers |= {"Content-Type": CONTENT_TYPE, "Content-MD5": _base64(self._only_part.md5), **condition}
         return await self._bucket.put(self._context, self._name, self._only_part.data, headers, self._on_progress)
 
     async def _send(self, part: Part) -> _SentPart:
@@ -140,9 +138,7 @@ class S3Writer(ObjectWriter):
     async def _upload(self) -> OpenUpload:
         """Return the upload. The first part creates it; cancelling that part does not cancel the creation."""
         if self._upload_task is None:
-            creation = create_upload(
-                self._bucket, self._name, ContentType=_CONTENT_TYPE, Metadata=self._commit.metadata
-            )
+            creation = create_upload(self._bucket, self._name, self._commit.metadata)
             self._upload_task = asyncio.ensure_future(creation)
         return await asyncio.shield(self._upload_task)
 
@@ -162,16 +158,8 @@ class S3Writer(ObjectWriter):
 
     async def _complete(self, condition: Condition) -> ObjectInfo:
         upload = await self._upload()
-        listed = [{"PartNumber": done.number, "ETag": done.etag} for done in self._parts()]
-        response = await self._bucket.calls.request(
-            self._context,
-            "complete_multipart_upload",
-            **self._bucket.object_params(self._name),
-            **{name.replace("-", ""): value for name, value in condition.items()},
-            UploadId=upload.id,
-            MultipartUpload={"Parts": listed},
-        )
-        return from_boto(response)
+        parts = ((done.number, done.etag) for done in self._parts())
+        return await complete(self._bucket, self._context, upload.id, parts, condition)
 
     def _parts(self) -> list[_SentPart]:
         return [self._sent[number] for number in sorted(self._sent)]
