@@ -1,7 +1,7 @@
 """The control plane: the s3fs filesystem of one bucket and its boto client, on fsbackup's own event loop.
 
-It serves what people do with `.fs`, the parts of unfinished uploads, and what `service_info` asks. Importing it
-takes 0.6 s, so it is created when it is needed. Neither fsspec's nor AWS's own configuration on this machine has an
+It serves what people do with `.fs`, the parts of unfinished uploads, and `service_info`. Importing it takes 0.6 s,
+so it is created when it is needed. Neither fsspec's nor AWS's own configuration on this machine has an
 effect on it: the settings of the store are all there are.
 
 `service_info` asks for what people want to know of a bucket beyond its objects.

@@ -53,7 +53,7 @@ _DAMAGE_CODES = frozenset({"BadDigest", "XAmzContentSHA256Mismatch"})
 #: Most bytes of a response that is neither an object nor a page of a listing, and of an error that are read.
 MAX_BODY, _MAX_ERROR = 1 << 20, 64 * 1024
 #: Most bytes of one report of progress, and the least bytes or seconds between two that wake the loop.
-_STEP, _BYTES, _SECONDS = 512 * 1024, 256 * 1024, 0.1
+_STEP, _BYTES, _SECONDS = 512 * 1024, 1024 * 1024, 0.1
 
 
 @dataclass(frozen=True, slots=True)
