@@ -107,7 +107,9 @@ async def _delete_together(targets: ReplicaSet, breaker: CircuitBreaker, keys: S
     by_store = await asyncio.gather(*map(delete_on, range(len(targets.stores))))
     errors = {key: [found[key] for found in by_store] for key in keys}
     confirmed = [
-        tombstone for key, tombstone in tombstones.items() if tombstone is not None and not any(errors[key])
+        tombstone
+        for key, tombstone in tombstones.items()
+        if tombstone is not None and all(error is None for error in errors[key])
     ]
     await asyncio.gather(*(_remove_own_tombstones(store, confirmed) for store in targets.stores))
     seconds = clock() - started
