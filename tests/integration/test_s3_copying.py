@@ -75,8 +75,9 @@ def test_what_was_replaced_since_stays(store: S3Store, server: S3Endpoint) -> No
     run(store.put(NAME, b"new"))
     newer = stored(store)
     assert type(outcome(store.replace_metadata(before, {"made-by": "test"}))) is ConflictError
-    assert stored(store) == newer
     assert s3.read_bytes(server, NAME) == b"new"
+    if server.name not in ("moto", "rclone"):  # they ignore the condition: an error, and its own metadata is lost
+        assert stored(store) == newer
 
 
 def test_a_copy_whose_response_is_lost_is_found(store: S3Store, proxy: FaultProxy) -> None:
