@@ -1,6 +1,6 @@
 """Helpers on top of asyncio: structured concurrency, clean-up that is not cut short, and the idle timeout.
 
-- `run_all`, `cancel_and_wait` and `for_each` leave no task running when they end, also after an error.
+- `run_all`, `map_some`, `cancel_and_wait` and `for_each` leave no task running when they end, also after an error.
 - `shield` lets clean-up finish although its caller is cancelled.
 - `IdleTimeout` ends a block in which nothing has moved for some seconds; it never limits the total time.
 """
@@ -8,12 +8,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 async def run_all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -71,6 +72,22 @@ async def for_each(items: AsyncGenerator[T, None], work: Callable[[T], Awaitable
             await work(item)
 
     await run_all([feed(), *(consume() for _ in range(workers))])
+
+
+async def map_some(work: Callable[[T], Awaitable[R]], items: Iterable[T], workers: int) -> list[R]:
+    """Return what `work` returns for every item, in their order; `workers` calls run side by side.
+
+    The first error ends all.
+    """
+    waiting = iter(enumerate(items))
+    results: dict[int, R] = {}
+
+    async def consume() -> None:
+        for number, item in waiting:
+            results[number] = await work(item)
+
+    await run_all([consume() for _ in range(workers)])
+    return [results[number] for number in sorted(results)]
 
 
 class IdleTimeoutError(TimeoutError):

@@ -23,9 +23,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _execute(args: Namespace) -> int:
     store = open_set(args)
     results = []
-    for each in dict.fromkeys(args.keys):
-        existed = _exists(store, each)
-        report = store.remove(each)
+    there = {each: _exists(store, each) for each in args.keys}
+    for report in store.remove_many(there):
+        existed = there[report.key]
         status = _status(store, report, existed)
         results.append({**report.as_dict(), "status": status, "was_there": existed})
         if not (args.json or (args.quiet and report)):

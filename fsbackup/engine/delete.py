@@ -19,14 +19,20 @@ What a crash or an unreachable replica leaves:
 - before 3: tombstones only; when all replicas have one, `repair` removes them with `remove_tombstone`.
 
 `complete` and `remove_tombstone` read the records again right before each change, and give way to a newer upload.
+
+`delete_many` does all of this for many keys. Where a store removes many objects by few requests, it looks at all
+of them, then removes their data together, then the manifests that are objects of their own, last the tombstones.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator, Collection, Sequence
 
+from fsbackup.aio import map_some
 from fsbackup.engine import locks, records, versions
+from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.fanout import replica_result
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
@@ -37,6 +43,12 @@ from fsbackup.record import Tombstone, version_order
 from fsbackup.stores.base import ObjectStore
 
 log = logging.getLogger("fsbackup.storage")
+
+#: Keys that `delete_many` deletes together, and those it works on at once.
+_TOGETHER, _AT_ONCE = 1000, 16
+
+#: To be deleted on one replica: its state by the survey, and the tombstone; None where nothing is anywhere.
+_Deletion = tuple[ReplicaState, Tombstone | None]
 
 
 async def delete(targets: ReplicaSet, key: str, *, generation: int | None = None) -> Report:
@@ -67,7 +79,50 @@ async def delete(targets: ReplicaSet, key: str, *, generation: int | None = None
     errors = await asyncio.gather(*(_delete_replica(replica, key, tombstone) for replica in replicas))
     if tombstone is not None and all(error is None for error in errors):
         await asyncio.gather(*(_remove_own_tombstone(replica.store, tombstone) for replica in replicas))
+    return _report(targets, key, replicas, errors, clock() - started)
+
+
+async def delete_many(targets: ReplicaSet, keys: Collection[str]) -> AsyncGenerator[Report, None]:
+    """Delete keys as `delete` does, and yield a report on each, in their order."""
+    todo, breaker = list(dict.fromkeys(keys)), CircuitBreaker()
+    for start in range(0, len(todo), _TOGETHER):
+        for report in await _delete_together(targets, breaker, todo[start : start + _TOGETHER]):
+            yield report
+
+
+async def _delete_together(targets: ReplicaSet, breaker: CircuitBreaker, keys: Sequence[str]) -> list[Report]:
+    clock = asyncio.get_running_loop().time
+    started = clock()
+
+    async def survey(key: str) -> list[ReplicaState]:
+        return list(await asyncio.gather(*(breaker.query(store, key) for store in targets.stores)))
+
+    surveyed = dict(zip(keys, await map_some(survey, keys, _AT_ONCE), strict=True))
+    tombstones = {key: _tombstone(key, replicas) for key, replicas in surveyed.items()}
+
+    async def delete_on(number: int) -> dict[str, FsbackupError | None]:
+        todo = {key: (replicas[number], tombstones[key]) for key, replicas in surveyed.items()}
+        return await _delete_on(targets.stores[number], todo)
+
+    by_store = await asyncio.gather(*map(delete_on, range(len(targets.stores))))
+    errors = {key: [found[key] for found in by_store] for key in keys}
+    confirmed = [
+        tombstone
+        for key, tombstone in tombstones.items()
+        if tombstone is not None and all(error is None for error in errors[key])
+    ]
+    await asyncio.gather(*(_remove_own_tombstones(store, confirmed) for store in targets.stores))
     seconds = clock() - started
+    return [_report(targets, key, surveyed[key], errors[key], seconds) for key in keys]
+
+
+def _report(
+    targets: ReplicaSet,
+    key: str,
+    replicas: Sequence[ReplicaState],
+    errors: Sequence[FsbackupError | None],
+    seconds: float,
+) -> Report:
     results = {
         replica.store.name: replica_result("delete", replica.store.name, key, error, seconds)
         for replica, error in zip(replicas, errors, strict=True)
@@ -90,21 +145,61 @@ async def _delete_replica(replica: ReplicaState, key: str, tombstone: Tombstone 
     try:
         if tombstone is not None:
             async with locks.exclusive(replica.store, key):
-                if not records.has_records_inside(replica.store):  # there a tombstone replaces no manifest
-                    await _require_not_newer(replica.store, key, tombstone)
-                await records.write_record(replica.store, tombstone)
-                await _remove_data(replica.store, key, tombstone)
+                await _remove(replica.store, await _announce(replica.store, tombstone))
     except FsbackupError as error:
         return error
     return None
 
 
-async def _remove_data(store: ObjectStore, key: str, tombstone: Tombstone) -> None:
+async def _delete_on(store: ObjectStore, todo: dict[str, _Deletion]) -> dict[str, FsbackupError | None]:
+    """Do what `_delete_replica` does for many keys of one store."""
+    if not store.capabilities.removes_many:
+
+        async def delete_one(key: str) -> FsbackupError | None:
+            replica, tombstone = todo[key]
+            return await _delete_replica(replica, key, tombstone)
+
+        return dict(zip(todo, await map_some(delete_one, todo, _AT_ONCE), strict=True))
+    async with locks.exclusive_all(store, todo):
+        return await _delete_data_together(store, todo)
+
+
+async def _delete_data_together(store: ObjectStore, todo: dict[str, _Deletion]) -> dict[str, FsbackupError | None]:
+    errors: dict[str, FsbackupError | None] = {key: replica.error for key, (replica, _) in todo.items()}
+    found: dict[str, ReplicaState] = {}
+
+    async def announce(tombstone: Tombstone) -> None:
+        try:
+            found[tombstone.key] = await _announce(store, tombstone)
+        except FsbackupError as error:
+            errors[tombstone.key] = error
+
+    await map_some(
+        announce, [each for key, (_, each) in todo.items() if each is not None and not errors[key]], _AT_ONCE
+    )
+    stats = {key: replica.stat for key, replica in found.items() if replica.stat is not None}
+    errors |= dict(zip(stats, await store.remove_many(list(stats.values())), strict=True))
+    names = {
+        key: replica.record_object
+        for key, replica in found.items()
+        if replica.record_object is not None and not errors[key]
+    }
+    return errors | dict(zip(names, await store.remove_many(list(names.values())), strict=True))
+
+
+async def _announce(store: ObjectStore, tombstone: Tombstone) -> ReplicaState:
+    """Write the tombstone, and return what is to be removed after it: what the replica has now."""
+    if not records.has_records_inside(store):  # there a tombstone replaces no manifest
+        await _require_not_newer(store, tombstone.key, tombstone)
+    await records.write_record(store, tombstone)
+    return await _require_not_newer(store, tombstone.key, tombstone)
+
+
+async def _remove(store: ObjectStore, replica: ReplicaState) -> None:
     """Remove the data of the deleted version, and the record that was an object of its own.
 
     Also where the survey found no data: a repair may have written it since. After the tombstone it does not.
     """
-    replica = await _require_not_newer(store, key, tombstone)
     if replica.stat is not None:
         await store.remove_version(replica.stat)
     if replica.record_object is not None:
@@ -143,7 +238,7 @@ async def complete(replica: ReplicaState, tombstone: Tombstone) -> None:
         now = await _require_not_newer(store, key, tombstone)
         if now.record != tombstone and now.tombstone != tombstone:
             await records.write_record(store, tombstone)
-        await _remove_data(store, key, tombstone)
+        await _remove(store, await _require_not_newer(store, key, tombstone))
 
 
 async def remove_tombstone(store: ObjectStore, key: str, tombstone: Tombstone) -> None:
@@ -176,17 +271,44 @@ def _superseded(store: ObjectStore, key: str) -> ConflictError:
     )
 
 
+async def _remove_own_tombstones(store: ObjectStore, tombstones: Sequence[Tombstone]) -> None:
+    """Remove the tombstones, and intents of the deleted versions; failures are only logged."""
+    if not store.capabilities.removes_many:
+        await map_some(lambda each: _remove_own_tombstone(store, each), tombstones, _AT_ONCE)
+        return
+
+    async def look(tombstone: Tombstone) -> list[str]:
+        try:
+            return await _own_leftovers(store, tombstone)
+        except FsbackupError as error:
+            _log_leftover(error)
+            return []
+
+    async with locks.exclusive_all(store, [each.key for each in tombstones]):
+        leftovers = await map_some(look, tombstones, _AT_ONCE)
+        for error in await store.remove_many([name for names in leftovers for name in names]):
+            if error is not None:
+                _log_leftover(error)
+
+
 async def _remove_own_tombstone(store: ObjectStore, tombstone: Tombstone) -> None:
-    """Remove the tombstone, and an intent of the deleted version; a failure is only logged."""
-    key = tombstone.key
     try:
-        async with locks.exclusive(store, key):
-            (record, _), (intent, has_intent) = await asyncio.gather(
-                records.read_record(store, manifest_name(key)), records.find_intent(store, key)
-            )
-            if has_intent and (intent is None or intent.generation <= tombstone.generation):
-                await store.remove(intent_name(key))
-            if record == tombstone:
-                await records.remove_record(store, key)
+        async with locks.exclusive(store, tombstone.key):
+            for name in await _own_leftovers(store, tombstone):
+                await store.remove(name)
     except FsbackupError as error:
-        log.warning("tombstone was not removed (harmless, repair removes it): %s", error)
+        _log_leftover(error)
+
+
+async def _own_leftovers(store: ObjectStore, tombstone: Tombstone) -> list[str]:
+    """Return the names of the tombstone and of an intent of the deleted version, where they are still there."""
+    key = tombstone.key
+    (record, _), (intent, has_intent) = await asyncio.gather(
+        records.read_record(store, manifest_name(key)), records.find_intent(store, key)
+    )
+    is_ours = has_intent and (intent is None or intent.generation <= tombstone.generation)
+    return [*([intent_name(key)] if is_ours else []), *([manifest_name(key)] if record == tombstone else [])]
+
+
+def _log_leftover(error: FsbackupError) -> None:
+    log.warning("tombstone was not removed (harmless, repair removes it): %s", error)

@@ -45,6 +45,16 @@ class BlockHasher:
         self._hashes.append(self._current.hexdigest())
         self._current, self._filled = hashlib.sha256(), 0
 
+    def matches(self, offset: int, data: bytes) -> bool | None:
+        """Return whether `data` are the bytes seen at `offset`; None where they are not whole blocks seen."""
+        first, before = divmod(offset, self.size)
+        count, after = divmod(len(data), self.size)
+        if before or after or first + count > len(self._hashes):
+            return None
+        view = memoryview(data)
+        found = (hashlib.sha256(view[at * self.size : (at + 1) * self.size]).hexdigest() for at in range(count))
+        return all(one == seen for one, seen in zip(found, self._hashes[first : first + count], strict=True))
+
     def blocks(self) -> tuple[str, ...]:
         """Return the hashes of all blocks; the last block may be shorter."""
         last = (self._current.hexdigest(),) if self._filled else ()
@@ -75,6 +85,10 @@ class ObjectHasher:
         self._size += len(data)
         for hasher in self._block_hashers if not self._single else ():
             hasher.update(data)
+
+    def matches(self, offset: int, data: bytes) -> bool | None:
+        """Return as `BlockHasher.matches` whether `data` are the bytes seen at `offset`."""
+        return None if self._single else self._block_hashers[0].matches(offset, data)
 
     def digest(self) -> Digest:
         """Return the digest of all bytes added so far."""

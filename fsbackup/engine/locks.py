@@ -8,8 +8,8 @@ a network filesystem may ignore locks. What is sent before the commit is not loc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from weakref import WeakKeyDictionary
 
 from fsbackup.keys import encode_key
@@ -46,3 +46,18 @@ async def exclusive(store: ObjectStore, key: str) -> AsyncIterator[None]:
         lock.users -= 1
         if not lock.users:
             del held[address]
+
+
+@asynccontextmanager
+async def exclusive_all(store: ObjectStore, keys: Iterable[str]) -> AsyncIterator[None]:
+    """Hold the locks on all of `keys` in `store`, taken in ascending order: two callers never block each other.
+
+    Raises
+    ------
+    BackendUnavailableError
+        As `exclusive`.
+    """
+    async with AsyncExitStack() as stack:
+        for key in sorted(set(keys)):
+            await stack.enter_async_context(exclusive(store, key))
+        yield

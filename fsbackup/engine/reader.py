@@ -8,7 +8,8 @@ so that no replica is still busy for long when the others have finished.
 `_read`s each, `_accept` or `_fail` takes its result. A chunk that fails, stalls or does not match the manifest is
 requested from another replica, block by block: replicas with different corrupt blocks still give a whole object.
 An idle replica also requests a chunk that a slower one would take much longer for (hedged request); the first
-answer wins.
+answer wins. In a short read no replica has a measured speed: there the bytes that have arrived of the chunk say
+whether the rest will take longer than the stall timeout.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ _MAX_FAILURES = 3
 _CHECK_INTERVAL = 0.25
 #: How many times sooner another replica must be expected to deliver a chunk for a hedged request.
 _HEDGE_FACTOR = 2.0
+#: Seconds after which the bytes that have arrived say how fast a request is.
+_PATIENCE = 1.0
 
 
 @dataclass(eq=False)
@@ -69,7 +72,8 @@ class _Chunk:
 class _Request:
     """One chunk being read from one replica; `stalled` says that it was cancelled because it took too long.
 
-    Where the store reports it, `last_byte` is the time of the last byte, and `attempts` counts the store's tries.
+    Where the store reports it, `last_byte` is the time of the last byte, `attempts` counts the store's tries, and
+    `received` the bytes of the last of them.
     """
 
     replica: _Replica
@@ -77,6 +81,7 @@ class _Request:
     started: float
     last_byte: float | None = None
     attempts: int = 0
+    received: int = 0
     stalled: bool = False
     task: asyncio.Task[None] | None = None
 
@@ -239,14 +244,27 @@ class ParallelReader:
         for request in sorted(self._requests, key=lambda each: each.chunk.start):
             chunk, own = request.chunk, replica.window.seconds(request.chunk.length)
             known = chunk.failed | chunk.requests.keys()
-            if own is None or len(chunk.requests) != 1 or replica.store.name in known:
+            if len(chunk.requests) != 1 or replica.store.name in known:
                 continue
             elapsed = now - request.started
+            if own is None:
+                if self._is_crawling(request, elapsed):
+                    return chunk
+                continue
             expected = request.replica.window.seconds(chunk.length)
             rest = elapsed if expected is None or elapsed > expected else expected - elapsed
             if rest > max(_HEDGE_FACTOR * own, _CHECK_INTERVAL):
                 return chunk
         return None
+
+    def _is_crawling(self, request: _Request, elapsed: float) -> bool:
+        """Tell whether the rest of a request is expected to take longer than the stall timeout.
+
+        A request of which no byte has arrived is not slow but silent (`_cancel_stalled`).
+        """
+        if not request.received or elapsed < min(_PATIENCE, self._plan.stall):
+            return False
+        return elapsed * (request.chunk.length / request.received - 1) > self._plan.stall
 
     def _start(self, replica: _Replica, chunk: _Chunk) -> None:
         request = _Request(replica, chunk, self._clock())
@@ -293,6 +311,7 @@ class ParallelReader:
         """Note that bytes arrived; the store reports 0 bytes when it begins another attempt."""
         request.last_byte = self._clock()
         request.attempts += amount == 0
+        request.received = request.received + amount if amount else 0
 
     def _cancel_stalled(self) -> None:
         now = self._clock()
@@ -312,6 +331,8 @@ class ParallelReader:
             self._on_failure(request, self._mismatch(store, corrupt[0]))
         else:
             request.replica.on_success(chunk.length, seconds)
+            if self._first not in (None, store):
+                self._selector.observe(store, seconds)
         if chunk.done:
             return  # another replica was faster
         chunk.done = True

@@ -42,6 +42,11 @@ class ReplicaSelector:
         finally:
             self._in_flight[name] -= 1
 
+    def observe(self, store: ObjectStore, seconds: float) -> None:
+        """Note how long a short read took on a store that was not chosen for it."""
+        previous = self._latency.get(store.name, seconds)
+        self._latency[store.name] = _SMOOTHING * previous + (1 - _SMOOTHING) * seconds
+
     def _expected_wait(self, name: str) -> float:
         unknown = min(self._latency.values(), default=1.0)
         return (self._in_flight[name] + 1) * self._latency.get(name, unknown)

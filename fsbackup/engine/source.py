@@ -132,6 +132,10 @@ class Source(ABC):
     #: closed.
     interruptible = False
 
+    def matches(self, offset: int, data: bytes) -> bool | None:
+        """Return whether `data` are the bytes that were read at `offset`; None where their blocks do not say."""
+        return self._hasher.matches(offset, data)
+
     def digest(self) -> Digest:
         """Return the digest of everything read so far."""
         return self._hasher.digest()

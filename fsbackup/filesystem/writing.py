@@ -6,11 +6,13 @@ import asyncio
 import errno
 import os
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from fsbackup.engine import delete
+from fsbackup.engine.results import Report
 from fsbackup.engine.source import BytesSource, Source, StreamSource, open_source
 from fsbackup.engine.upload import UploadProgress, upload
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
@@ -116,10 +118,25 @@ class WriteMethods(FileSystemBase):
             found = await self._select_files(each, kind, "remove", recursive=recursive, maxdepth=maxdepth)
             files.update(dict.fromkeys(found))
         try:
-            await run_concurrently(self._rm_file, files)
+            await self._remove_files(files)
         finally:
             for each in named:
                 self.empty_directories.remove(each)
+
+    async def _remove_files(self, files: Iterable[str]) -> None:
+        """Remove files, those of one set together; when all have been tried, raise the first error."""
+        keys: dict[str, dict[str, str]] = {}
+        for path in files:
+            name, key = paths.split_for_write(path)
+            keys.setdefault(name, {})[key] = path
+        failed: list[Report] = []
+        for name, named in keys.items():
+            async with aclosing(delete.delete_many(self.sets[name].replica_set, named)) as reports:
+                async for report in reports:
+                    self.versions.discard(named[report.key])
+                    failed += [] if report else [report]
+        if failed:
+            raise failed[0].failure()
 
     async def _select_files(
         self, path: str, kind: str | None, operation: str, *, recursive: bool, maxdepth: int | None

@@ -330,6 +330,13 @@ class ReplicatedStorage(StorageBackend):
         """
         return run(delete.delete(self._set, check_key(remote_path)))
 
+    def remove_many(self, remote_paths: Iterable[str]) -> Iterator[Report]:
+        """Delete exactly these keys from every replica, and yield a report on each, in their order.
+
+        As `remove`, with fewer requests: a bucket removes up to 1,000 objects by one.
+        """
+        return iterate(delete.delete_many(self._set, [check_key(each) for each in remote_paths]), _PAGE)
+
     def ls(self, prefix: str = "") -> Iterator[ObjectStatus]:
         """Yield the objects at or below `prefix`, in order, each with what every replica has of it.
 

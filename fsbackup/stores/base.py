@@ -18,17 +18,20 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from fsbackup.errors import BackendUnavailableError
+from fsbackup.aio import map_some
+from fsbackup.errors import BackendUnavailableError, FsbackupError
 from fsbackup.sizing import DEFAULT_PART_SIZE
 
 #: Seconds without a byte moved after which a backend counts as unavailable.
 DEFAULT_TIMEOUT = 60.0
+#: Removals that `ObjectStore.remove_many` runs at once by default.
+_REMOVALS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,9 @@ class Capabilities:
         Bytes of user metadata that an object can carry; 0: none, so an object's record lies beside it.
     locks
         `ObjectStore.locked` excludes other processes.
+    removes_many
+        `ObjectStore.remove_many` makes fewer requests than one removal for each object, and looks at each object
+        before it removes it.
     """
 
     conditional_create: bool = False
@@ -143,6 +149,7 @@ class Capabilities:
     is_shared: bool = False
     metadata_limit: int = 0
     locks: bool = False
+    removes_many: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +360,21 @@ class ObjectStore(ABC):
             When another object has the name, and stays.
         """
         await self.remove(stat.name)
+
+    async def remove_many(self, removals: Sequence[ObjectStat | str]) -> Sequence[FsbackupError | None]:
+        """Remove many objects: each name as `remove` does, each `ObjectStat` as `remove_version` does.
+
+        Returns one result for each, in their order: None, or why the object is still there or may be.
+        """
+
+        async def remove_one(removal: ObjectStat | str) -> FsbackupError | None:
+            try:
+                await (self.remove(removal) if isinstance(removal, str) else self.remove_version(removal))
+            except FsbackupError as error:
+                return error
+            return None
+
+        return await map_some(remove_one, removals, _REMOVALS)
 
     @asynccontextmanager
     async def locked(self, name: str) -> AsyncIterator[None]:  # noqa: ARG002 - most have no locks

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from fsbackup.loop import run
+from fsbackup.stores.base import ObjectStat
 from fsbackup.testing.driving import Contract, list_names
 from fsbackup.testing.place import ObjectPlace
 
@@ -52,6 +53,29 @@ class RemovingContract(Contract):
             place.raw.put(name, b"x")
         run(place.store.remove("a"))
         assert place.raw.names() == names - {"a"}
+
+    def test_remove_many(self, place: ObjectPlace) -> None:
+        """Each named object goes and no other one, also a missing one, and one that a stat describes."""
+        gone = [f"dir/{number:02}" for number in range(12)] + ["dir/sp ace", "dir/&amp;<x>", "dir/é€"]
+        stay = {"dir/00.gz", "dir/0", "dir/05/x" if self.nested_names else "dir/5/x", "ea/00", "dir0"}
+        for name in (*gone, *stay):
+            place.raw.put(name, b"x")
+
+        async def scenario() -> list[object]:
+            stats = [await place.store.stat(name) for name in gone[3:]]
+            removals: list[ObjectStat | str] = [
+                *gone[:3],
+                "dir/missing",
+                *(each for each in stats if each is not None),
+            ]
+            return list(await place.store.remove_many(removals))
+
+        assert run(scenario()) == [None] * (len(gone) + 1)
+        assert place.raw.names() == stay
+
+    def test_remove_many_of_nothing(self, place: ObjectPlace) -> None:
+        """No object is no work."""
+        assert list(run(place.store.remove_many([]))) == []
 
     def test_remove_and_write_race(self, place: ObjectPlace) -> None:
         """Removing the last object of a directory never makes a concurrent write into it fail."""

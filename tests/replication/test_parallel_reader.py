@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import random
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +15,9 @@ from typing import Any
 import pytest
 
 from fsbackup import ReplicatedStorage
+from fsbackup.engine.download import locate
 from fsbackup.errors import ConfigError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
+from fsbackup.loop import run
 from tests.replication.memory import MemoryStore, backend
 from tests.replication.rig import MIB, ReplicaRig, content, make_rig
 from tests.servers.endpoint import S3Endpoint
@@ -206,6 +209,19 @@ def test_a_silent_replica_is_replaced_after_the_stall_timeout(stored: ReplicaRig
     report = store.restore(KEY, target)
     assert target.read_bytes() == content(SIZE)
     assert "sent no byte" in report.failed["r2"]
+
+
+@pytest.mark.parametrize("rate", [5, 20_000])
+def test_a_crawling_replica_does_not_hold_up_short_reads(stored: ReplicaRig, rate: int) -> None:
+    """Its bytes never stop coming. The other one is asked as soon as that shows, and first from then on."""
+    store, proxy = stored.store(names=("r2", "local"), timeout=300, stall_timeout=1.5), stored.proxies["r2"]
+    reader = run(locate(store.replica_set, KEY))
+    proxy.add(Throttle(down=rate), on="get", key=f"{stored.prefix}/{KEY}")
+    began = time.monotonic()
+    reads = [run(reader.range(start * MIB, start * MIB + 300_000)) for start in (5, 6, 7)]
+    assert reads == [content(SIZE)[start * MIB : start * MIB + 300_000] for start in (5, 6, 7)]
+    assert data_gets(stored, "r2") == 1
+    assert time.monotonic() - began < 15, "what one block takes on the slow line, at least"
 
 
 def test_a_replica_that_keeps_failing_is_suspended(stored: ReplicaRig) -> None:

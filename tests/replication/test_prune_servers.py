@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from fsbackup.replication.prune import PruneReport
 from tests.integration.cli_helpers import wait_until
 from tests.replication.prune_helpers import RULES, daily, days, expected_later, prune_later
 from tests.replication.raw_replicas import RawBucket, manifest_name
-from tests.replication.rig import ReplicaRig, content, make_rig
+from tests.replication.rig import PART, ReplicaRig, content, make_rig
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint, client
 from tests.servers.faults import Drop, Status
@@ -84,6 +85,21 @@ def test_what_is_kept_costs_two_listings_each_time_the_set_is_walked(filled: Rep
     assert prune_later(filled.store(), dry_run=True).count("planned") == 1
     for proxy in filled.proxies.values():
         assert {each.operation for each in proxy.requests} <= {"list", "get", "head"}
+
+
+def test_many_go_by_one_request_for_a_thousand(rig: ReplicaRig) -> None:
+    """Each is asked about once, to decide; then one listing compares them all, and one request removes them."""
+    items = [(rig.file(content(100 if day != 3 else PART + 1), f"{day}"), daily(day)) for day in range(1, 12)]
+    assert all(result.report for result in rig.store().replicate_many(items))
+    fill(rig)
+    assert prune_later(rig.store()).count("deleted") == 2 * 12
+    for name, proxy in rig.proxies.items():
+        seen = Counter(one.operation for one in proxy.requests)
+        compared = "list_versions" if name == "b2" else "list"
+        # The manifest of the object of two parts is one of its own: read to decide, and removed after the data.
+        own = Counter(list_versions=1) if name == "b2" else Counter()
+        assert seen == Counter(list=4, head=12, get=13, delete_objects=1, delete=1) + Counter([compared]) + own
+        assert_only(rig, name, NEW)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4], ids=["data", "manifests", "data again", "manifests again"])

@@ -1,7 +1,7 @@
 """`prune`: delete from each backend the copies that its retention no longer keeps.
 
 Files: `run` lists the set and reports; `plans` applies the retention rules to listed objects; `decide` decides
-about one copy, purely; `execute` deletes one copy; `report` has the results.
+about one copy, purely; `execute` deletes copies; `report` has the results.
 
 Which copies are deleted
 ------------------------
@@ -34,6 +34,11 @@ never deletes.
 Before the data and before the manifest, the backend is asked whether it still has that very version without a new
 write intent; otherwise the copy stays. No service deletes on such a condition: a replacement that is announced and
 stored between the last question and the DELETE loses its copy on this backend. Its manifest stays and shows that.
+
+In a bucket whose objects have their manifests inside, up to 1,000 decided copies are removed together, by few
+requests (`ObjectStore.remove_many`). A listing right before them compares each object with the one that was
+decided about. Versions are removed by their ids; a bucket without versions loses an object that replaces another
+one between that listing and the removal, a round trip later, on this backend.
 """
 
 from fsbackup.replication.prune.plans import find_expired

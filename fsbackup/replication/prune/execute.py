@@ -1,13 +1,14 @@
-"""Deletes one copy, and only the version that was decided about; the package docstring explains the order."""
+"""Deletes copies, and only the versions that were decided about; the package docstring explains the order."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from fsbackup.engine import locks, records
 from fsbackup.engine.records import ReplicaState
-from fsbackup.errors import ConflictError
+from fsbackup.errors import ConflictError, FsbackupError
 from fsbackup.keys import intent_name
 from fsbackup.record import Record, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
@@ -41,6 +42,33 @@ async def _delete_copy(replica: ReplicaState, key: str) -> None:
         await store.remove(intent_name(key))
     if remaining.record is not None or replica.record_object is not None:
         await records.remove_manifest(replica, key)
+
+
+def can_delete_together(replica: ReplicaState) -> bool:
+    """Return whether `delete_copies` can delete a copy: data with its manifest inside."""
+    store = replica.store
+    return replica.stat is not None and store.capabilities.removes_many and records.has_records_inside(store)
+
+
+async def delete_copies(copies: Mapping[str, ReplicaState]) -> dict[str, FsbackupError | None]:
+    """Delete copies by key, all in one store: their data, then their manifests that are objects of their own.
+
+    The store compares each object with the one decided about before it removes it, and manifest and data are one
+    object: no further look is needed.
+
+    Returns by key None, or why the copy is still there or may be, as `delete_copy` raises it.
+    """
+    store = next(iter(copies.values())).store
+    async with locks.exclusive_all(store, copies):
+        errors = dict(zip(copies, await store.remove_many([_stat(each) for each in copies.values()]), strict=True))
+        manifests = {key: each.record_object for key, each in copies.items() if errors[key] is None}
+        names = {key: name for key, name in manifests.items() if name is not None}
+        return errors | dict(zip(names, await store.remove_many(list(names.values())), strict=True))
+
+
+def _stat(copy: ReplicaState) -> ObjectStat:
+    assert copy.stat is not None
+    return copy.stat
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import ConflictError, LockedError, as_backend_error
 from fsbackup.replication.prune.decide import ObjectFacts, decide
-from fsbackup.replication.prune.execute import delete_copy
+from fsbackup.replication.prune.execute import can_delete_together, delete_copies, delete_copy
 from fsbackup.replication.prune.plans import Clock, Plans
 from fsbackup.replication.prune.report import NAMED, OnStep, PruneCounts, PruneReport, PruneStep
 from fsbackup.replication.walk import KeyEntry, ReplicaEntry, Unreachable, Walk
@@ -25,6 +25,8 @@ from fsbackup.stores.base import ObjectStore
 
 #: Objects processed at once: a delete is a handful of small requests.
 WORKERS = 16
+#: Copies that are removed together, where a backend can do that.
+TOGETHER = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,16 @@ class _Prune:
         self._outcomes: dict[str, Counter[str]] = {store.name: Counter() for store in targets.stores}
         self._bytes_freed: Counter[str] = Counter()
         self._steps: list[PruneStep] = []
+        #: By backend, the copies to remove together, and what to report of each, by key.
+        self._waiting: dict[str, dict[str, tuple[ReplicaState, PruneStep]]] = {
+            store.name: {} for store in targets.stores
+        }
 
     async def run(self) -> PruneReport:
         started = time.monotonic()
         await self._build_plans()
         await for_each(self._candidates(), self._process, WORKERS)
+        await asyncio.gather(*map(self._delete_waiting, self._waiting))
         return PruneReport(
             prefix=self._options.prefix,
             dry_run=self._options.dry_run,
@@ -166,23 +173,50 @@ class _Prune:
             return
         what = reason or "an interrupted prune left its manifest without the data"
         step = PruneStep(facts.entry.key, name, "planned", f"{what}; {decision.reason}", size, created)
-        if not self._options.dry_run:
-            step = await self._delete(replica, replace(step, outcome="deleted" if reason else "cleared"))
-        self._report(step)
+        if self._options.dry_run:
+            self._report(step)
+            return
+        step = replace(step, outcome="deleted" if reason else "cleared")
+        if can_delete_together(replica):
+            self._waiting[name][step.key] = (replica, step)
+            if len(self._waiting[name]) >= TOGETHER:
+                await self._delete_waiting(name)
+        else:
+            await self._delete(replica, step)
 
-    async def _delete(self, replica: ReplicaState, step: PruneStep) -> PruneStep:
+    async def _delete(self, replica: ReplicaState, step: PruneStep) -> None:
+        error: Exception | None = None
         try:
             await delete_copy(replica, step.key)
-        except LockedError as error:
-            return replace(step, outcome="locked", reason=f"{step.reason}; but {error}")
-        except ConflictError as error:
-            return replace(step, outcome="blocked", reason=f"{step.reason}; but {error}")
-        except Exception as error:  # noqa: BLE001 - the failure of one copy is its result, never another's
+        except Exception as failed:  # noqa: BLE001 - the failure of one copy is its result, never another's
+            error = failed
+        self._report_end(step, error)
+
+    async def _delete_waiting(self, name: str) -> None:
+        waiting, self._waiting[name] = self._waiting[name], {}
+        if not waiting:
+            return
+        errors: Mapping[str, Exception | None]
+        try:
+            errors = await delete_copies({key: replica for key, (replica, _) in waiting.items()})
+        except Exception as failed:  # noqa: BLE001 - as in `_delete`
+            errors = dict.fromkeys(waiting, failed)
+        for key, (_, step) in waiting.items():
+            self._report_end(step, errors[key])
+
+    def _report_end(self, step: PruneStep, error: Exception | None) -> None:
+        """Report a step after its deletion."""
+        if error is None:
+            events.log_outcome("prune", step.backend, step.key, size=step.size)
+        elif isinstance(error, LockedError):
+            step = replace(step, outcome="locked", reason=f"{step.reason}; but {error}")
+        elif isinstance(error, ConflictError):
+            step = replace(step, outcome="blocked", reason=f"{step.reason}; but {error}")
+        else:
             wrapped = as_backend_error(error, step.backend, step.key, "prune")
             events.log_outcome("prune", step.backend, step.key, error=wrapped)
-            return replace(step, outcome="failed", reason=str(wrapped))
-        events.log_outcome("prune", step.backend, step.key, size=step.size)
-        return step
+            step = replace(step, outcome="failed", reason=str(wrapped))
+        self._report(step)
 
     def _report(self, step: PruneStep) -> None:
         self._outcomes[step.backend][step.outcome] += 1

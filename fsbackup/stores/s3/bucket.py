@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.s3.attempts import Reply, Request, read_small
-from fsbackup.stores.s3.calls import Calls
 from fsbackup.stores.s3.errors import CallContext, code_of
-from fsbackup.stores.s3.progress import Progress
 from fsbackup.stores.s3.providers import Profile
+from fsbackup.stores.s3.requests import Calls, Reply, Request, read_small
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -27,7 +25,9 @@ _MD5_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
 #: With these the ETag is not an MD5 of the content (Amazon S3 API reference, "Object": ETag).
 _OPAQUE_ENCRYPTION = frozenset({"aws:kms", "aws:kms:dsse"})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_METADATA = "x-amz-meta-"
+METADATA = "x-amz-meta-"
+#: Of the bodies of requests.
+XML_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 #: Bytes read into one buffer.
 _READ_SIZE = 1 << 20
 
@@ -80,17 +80,8 @@ def from_headers(headers: Mapping[str, str]) -> ObjectInfo:
         size=int(length) if length.isdecimal() else None,
         modified=_http_time(headers.get("last-modified")),
         metadata={
-            name.removeprefix(_METADATA): value for name, value in headers.items() if name.startswith(_METADATA)
+            name.removeprefix(METADATA): value for name, value in headers.items() if name.startswith(METADATA)
         },
-    )
-
-
-def from_boto(response: Mapping[str, Any]) -> ObjectInfo:
-    """Return what a response of the boto client says."""
-    return ObjectInfo(
-        etag=unquoted(response.get("ETag")),
-        version_id=_version(response.get("VersionId")),
-        is_opaque=response.get("ServerSideEncryption") in _OPAQUE_ENCRYPTION,
     )
 
 
@@ -121,6 +112,8 @@ class Bucket:
         self.page_size = page_size
         #: Set when the service has answered NotImplemented to ``If-None-Match``.
         self.refuses_condition = False
+        #: Set when the service has answered NotImplemented to DeleteObjects.
+        self.refuses_delete_objects = False
         #: Set when a write was answered with the id of a version.
         self.keeps_versions = False
         #: Whether listings ascend; None as long as nothing is known about it.
@@ -166,7 +159,7 @@ class Bucket:
                 context,
                 request,
                 lambda response: _content(response, context, start, end, limit),
-                Progress(on_progress, is_upload=False),
+                on_progress,
             )
         except ObjectNotFoundError:
             await self.check_exists(context)
@@ -189,7 +182,7 @@ class Bucket:
     ) -> ObjectInfo:
         """Send a PUT: an object, or with `query` a part of an upload."""
         request = Request("PUT", self.prefix + name, query, headers, body)
-        reply = await self.calls.send(context, request, read_small, Progress(on_progress, is_upload=True))
+        reply = await self.calls.send(context, request, read_small, on_progress)
         self._exists = True
         return from_headers(reply.headers)
 

@@ -1,8 +1,10 @@
-"""One connection: a socket, perhaps with TLS, and the requests and responses on it. Blocking."""
+"""One connection, direct or through a proxy: a socket, perhaps with TLS, and what is sent on it. Blocking."""
 
 from __future__ import annotations
 
+import base64
 import io
+import os
 import socket
 import ssl
 import time
@@ -12,6 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPResponse
 from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from fsbackup.stores.s3.errors import ProxyError
+from fsbackup.stores.s3.settings import Address, Secret
 
 #: Called with the socket that a thread is about to block on; None: with none any more.
 Adopt = Callable[[socket.socket | None], None]
@@ -25,6 +31,7 @@ _REPORT_BYTES, _REPORT_SECONDS = 128 * 1024, 0.05
 #: Bytes that the kernel may hold unsent. Its default is 4 MiB per connection; on a slow line they would leave long
 #: after they were counted as moved, and look like a stall. Half as many cost a tenth of an upload's time.
 _MAX_UNSENT = 256 * 1024
+_PORTS = {"http": 80, "https": 443}
 #: Small responses arrive by one call; larger reads go past this buffer.
 _BUFFER = 64 * 1024
 
@@ -130,25 +137,19 @@ class Connection:
 
     def send(self, head: bytes, body: bytes, on_sent: Callable[[int], None]) -> None:
         """Send a request; `on_sent` is called with the number of body bytes that have left."""
-        if len(body) <= _TOGETHER:
-            self._send(memoryview(head + body), lambda _: None)
-            on_sent(len(body))
-        else:
-            self._send(memoryview(head), lambda _: None)
-            self._send(memoryview(body), on_sent)
-
-    def _send(self, data: memoryview, on_sent: Callable[[int], None]) -> None:
-        # Not `sendall`: its timeout is for all of the bytes, not for a silence.
-        position = reported = 0
-        reported_at = time.monotonic()
-        while position < len(data):
-            position += self.socket.send(data[position : position + _CHUNK])
-            now = time.monotonic()
-            if position - reported >= _REPORT_BYTES or now - reported_at >= _REPORT_SECONDS:
-                reported, reported_at = position, now
-                on_sent(position)
-        if position > reported:
-            on_sent(position)
+        runs = [(head + body, False)] if len(body) <= _TOGETHER else [(head, False), (body, True)]
+        for data, is_body in runs:
+            # Not `sendall`: its timeout is for all of the bytes, not for a silence.
+            left, position, reported = memoryview(data), 0, 0
+            reported_at = time.monotonic()
+            while position < len(left):
+                position += self.socket.send(left[position : position + _CHUNK])
+                now = time.monotonic()
+                is_due = position - reported >= _REPORT_BYTES or now - reported_at >= _REPORT_SECONDS
+                if is_body and is_due:
+                    reported, reported_at = position, now
+                    on_sent(position)
+        on_sent(len(body))
 
     def response(self, method: str) -> HTTPResponse:
         """Read the head of the response."""
@@ -228,3 +229,71 @@ def shut_down(sock: socket.socket) -> None:
     with suppress(OSError):
         # The plain socket's method: that of a TLS socket drops TLS first, and the thread would send plain text.
         socket.socket.shutdown(raw, socket.SHUT_RDWR)
+
+
+def find_proxy(scheme: str, netloc: str, host: str) -> Proxy | None:
+    """Return the proxy for a service, None when there is none or ``NO_PROXY`` excludes the service."""
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None  # which spares the import
+    from urllib.request import getproxies_environment, proxy_bypass
+
+    proxies = getproxies_environment()
+    url = proxies.get(scheme) or proxies.get("all")
+    if not url or any(proxy_bypass(name) for name in (netloc, host)):
+        return None
+    return Proxy(url if "://" in url else f"http://{url}")
+
+
+class Proxy:
+    """An HTTP proxy.
+
+    Parameters
+    ----------
+    url
+        ``http://[user:password@]host[:port]``, or with ``https`` where the proxy itself speaks TLS.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.scheme = parts.scheme.lower()
+        self.host = parts.hostname or ""
+        if self.scheme not in _PORTS or not self.host:
+            raise ProxyError("a proxy must be http(s)://[user:password@]host[:port]")
+        self.port = parts.port or _PORTS[self.scheme]
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        self._login = Secret(base64.b64encode(f"{user}:{password}".encode()).decode()) if user else None
+        if parts.password:
+            self._password = (Secret(parts.password), Secret(password))
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The texts that no error may contain."""
+        hidden = (self._login, *getattr(self, "_password", ()))
+        return tuple(secret.reveal() for secret in hidden if secret is not None)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the proxy is told with each request."""
+        return {"Proxy-Authorization": f"Basic {self._login.reveal()}"} if self._login else {}
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether the way to the proxy has TLS, whatever the service has."""
+        return self.scheme == "https"
+
+    def open_tunnel(self, connection: Connection, address: Address) -> None:
+        """Have the proxy connect to a service (RFC 9110, 9.3.6).
+
+        Raises
+        ------
+        ProxyError
+            When it does not.
+        """
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        target = f"{host}:{address.port}"
+        lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        connection.send("\r\n".join([*lines, "", ""]).encode("latin-1"), b"", lambda _: None)
+        status = connection.response("CONNECT").status
+        if status != 200:
+            raise ProxyError(f"the proxy {self.host}:{self.port} answered HTTP {status}", status)

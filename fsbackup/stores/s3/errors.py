@@ -1,11 +1,13 @@
-"""One table from the service's error codes to backend errors, each with a hint."""
+"""What answers of failure mean: one table from the service's codes to backend errors, each with a hint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 from fsbackup.errors import (
     AccessDeniedError,
@@ -18,7 +20,22 @@ from fsbackup.errors import (
     OutOfSpaceError,
     TransientError,
 )
-from fsbackup.stores.s3.proxy import ProxyError, hide_userinfo
+
+#: User and password in a URL, whatever text it is in.
+_USERINFO = re.compile(r"//[^/\s@]+@")
+
+
+class ProxyError(OSError):
+    """The proxy did not connect to the service; `status` is its answer, 0 where it cannot be used at all."""
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def hide_userinfo(text: str) -> str:
+    """Return a text without the users and passwords of the URLs in it."""
+    return _USERINFO.sub("//***@", text)
 
 
 class ErrorMapping(NamedTuple):
@@ -293,3 +310,45 @@ def _describe(error: Exception) -> str:
     cause = getattr(error, "kwargs", {}).get("error")
     texts = [str(one) or type(one).__name__ for one in (error, cause) if one is not None]
     return " ".join(": ".join(dict.fromkeys(texts)).split())
+
+
+def answer_error(status: int, headers: Mapping[str, str], body: bytes, secrets: tuple[str, ...]) -> AnswerError:
+    """Return what an answer of failure says, without secrets."""
+    said = {element.tag: element.text or "" for element in _error_of(body)}
+    code, text = (scrub(said.get(tag, ""), secrets) for tag in ("Code", "Message"))
+    shown = {name: scrub(value, secrets) for name, value in headers.items()}
+    if "Region" in said:
+        shown.setdefault("x-amz-bucket-region", said["Region"])
+    return AnswerError(status, code or str(status), text, shown)
+
+
+def _error_of(body: bytes) -> Sequence[ElementTree.Element]:
+    try:
+        root = parse_xml(body)
+    except BadXmlError:
+        return ()
+    return list(root) if root.tag == "Error" else ()
+
+
+class BadXmlError(ValueError):
+    """The text is no XML document, or one that declares entities."""
+
+
+def parse_xml(body: bytes) -> ElementTree.Element:
+    """Return the root of a document, its tags without namespaces.
+
+    Raises
+    ------
+    BadXmlError
+        When it cannot be parsed, or has a document type: entities can make a small text a large one.
+    """
+    if b"<!DOCTYPE" in body:
+        raise BadXmlError("it has a document type")
+    try:
+        # In this encoding only, since in another one the check above would not find what it looks for.
+        root = ElementTree.fromstring(body, ElementTree.XMLParser(encoding="utf-8"))
+    except ElementTree.ParseError as error:
+        raise BadXmlError(f"it is not XML ({error})") from None
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    return root

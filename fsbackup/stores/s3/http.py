@@ -19,8 +19,7 @@ from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
 from typing import Any, Generic, TypeVar
 
-from fsbackup.stores.s3.connection import Adopt, Connection, Request, prepare, shut_down, with_tls
-from fsbackup.stores.s3.proxy import find_proxy
+from fsbackup.stores.s3.connection import Adopt, Connection, Request, find_proxy, prepare, shut_down, with_tls
 from fsbackup.stores.s3.settings import Address
 from fsbackup.threads import heartbeat
 
@@ -200,30 +199,28 @@ class Exchange(Generic[T]):
         all requests may be repeated, creating ones are settled by a tag (see `writer`).
         """
         idle = self._http.take_idle()
-        if idle is not None:
+        while True:
+            connection = idle or self._http.connect(self._adopt)
+            reusable = False
             try:
-                return self._make(idle)
+                self._adopt(connection.socket)
+                connection.begin(self._arrived)
+                response, is_sent = self._ask(connection)
+                result = self._receive(response)
+                connection.finish()
+                reusable = is_sent and response.isclosed() and not response.will_close
+                return result
             except (OSError, HTTPException) as error:
-                if idle.has_answered or self._cancelled or isinstance(error, TimeoutError):
+                is_dead = idle is not None and not connection.has_answered
+                if not is_dead or self._cancelled or isinstance(error, TimeoutError):
                     raise
-        return self._make(self._http.connect(self._adopt))
-
-    def _make(self, connection: Connection) -> T:
-        reusable = False
-        try:
-            self._adopt(connection.socket)
-            connection.begin(self._arrived)
-            response, is_sent = self._ask(connection)
-            result = self._receive(response)
-            connection.finish()
-            reusable = is_sent and response.isclosed() and not response.will_close
-        finally:
-            self._adopt(None)
-            if reusable:
-                self._http.give_back(connection)
-            else:
-                connection.close()
-        return result
+                idle = None
+            finally:
+                self._adopt(None)
+                if reusable:
+                    self._http.give_back(connection)
+                else:
+                    connection.close()
 
     def _ask(self, connection: Connection) -> tuple[HTTPResponse, bool]:
         """Send the request; return the response, and whether all of the request was sent."""

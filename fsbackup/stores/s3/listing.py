@@ -1,8 +1,8 @@
-"""Listing a bucket: complete, in order, or an error."""
+"""Listing a bucket's objects, and their versions: complete, in order, or an error."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -12,10 +12,9 @@ from xml.etree.ElementTree import Element
 from fsbackup.errors import BackendError, TransientError
 from fsbackup.keys import META_PREFIX, RESERVED
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.s3.attempts import Request, read_small
 from fsbackup.stores.s3.bucket import Bucket, iso_time, require, unquoted
-from fsbackup.stores.s3.errors import CallContext
-from fsbackup.stores.s3.xml import BadXmlError, parse_xml
+from fsbackup.stores.s3.errors import BadXmlError, CallContext, parse_xml
+from fsbackup.stores.s3.requests import Request, read_small
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -165,13 +164,15 @@ def _read(response: HTTPResponse, bucket: Bucket, prefix: str, context: CallCont
 
 
 def read_page(response: HTTPResponse, tag: str, context: CallContext) -> Element:
-    """Return the root of one page of a listing, which must have this tag; called in a thread."""
+    """Return the root of a response of up to 1,000 entries, which must have this tag; called in a thread."""
     try:
         root = parse_xml(read_small(response, _MAX_PAGE))
     except BadXmlError as error:
-        raise context.error(TransientError, f"the response is not a listing: {error}") from None
+        raise context.error(TransientError, f"the response is not a {tag}: {error}") from None
     if root.tag != tag:
-        raise context.error(TransientError, f"the response is not a listing, but {root.tag!r}")
+        raise context.error(
+            TransientError, f"the response is not a {tag}, but {_text(root, 'Code') or root.tag!r}"
+        )
     return root
 
 
@@ -204,3 +205,118 @@ def _listing_error(bucket: Bucket, prefix: str, what: str) -> BackendError:
         "report this to the provider: the listing would be incomplete",
     )
     return error
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of an object, or a delete marker."""
+
+    name: str
+    id: str
+    is_marker: bool
+    modified: float
+
+
+async def versions_of(bucket: Bucket, name: str) -> list[Version]:
+    """Return all versions and delete markers of exactly this name, newest first."""
+    found: list[Version] = []
+    async for page in _version_pages(bucket, name, ()):
+        mine = [each for each in page if each.name == name]
+        found += mine
+        if len(mine) < len(page):  # the name sorts before all longer ones
+            break
+    return _newest_first(found)
+
+
+async def versions_between(
+    bucket: Bucket, names: Sequence[str], limit: int
+) -> tuple[dict[str, list[Version]], Sequence[str]]:
+    """Return the versions of some names, which ascend, by listing from the first to the last of them.
+
+    Second, the names that were not reached because more than `limit` other versions lie between them.
+    """
+    found: dict[str, list[Version]] = {name: [] for name in names}
+    prefix, before = common_prefix(names), before_first(names)
+    start = (("key-marker", bucket.prefix + before),) if before.startswith(prefix) else ()
+    async for page in _version_pages(bucket, prefix, start):
+        for version in page:
+            if version.name in found:
+                found[version.name].append(version)
+            else:
+                limit -= 1
+        reached = page[-1].name if page else ""
+        if reached > names[-1]:
+            break
+        if limit < 0:
+            left = [name for name in names if name >= reached]
+            return {name: _newest_first(found[name]) for name in names if name < reached}, left
+    return {name: _newest_first(each) for name, each in found.items()}, ()
+
+
+def common_prefix(names: Sequence[str]) -> str:
+    """Return the text with which all names start, which ascend."""
+    pairs = enumerate(zip(names[0], names[-1], strict=False))
+    return names[0][: next((at for at, (first, last) in pairs if first != last), len(names[0]))]
+
+
+def before_first(names: Sequence[str]) -> str:
+    """Return a text that sorts before the first of ascending names, with little between the two."""
+    return names[0][:-1]
+
+
+def _newest_first(versions: list[Version]) -> list[Version]:
+    """Within a second, versions stay in the order of the service."""
+    return sorted(versions, key=lambda each: each.modified, reverse=True)
+
+
+async def _version_pages(
+    bucket: Bucket, prefix: str, start: tuple[tuple[str, str], ...]
+) -> AsyncIterator[list[Version]]:
+    context = bucket.context("remove", prefix)
+    while True:
+        page = await _version_page(bucket, prefix, start, context)
+        bucket.mark_exists()
+        decode = unquote_plus if _text(page, "EncodingType") == "url" else str
+        entries = [each for each in page if each.tag in ("Version", "DeleteMarker")]
+        yield [_version(each, bucket, context, decode) for each in entries]
+        if _text(page, "IsTruncated") != "true":
+            return
+        start = _following(bucket, prefix, page, start)
+
+
+async def _version_page(
+    bucket: Bucket, prefix: str, start: tuple[tuple[str, str], ...], context: CallContext
+) -> Element:
+    query = (
+        ("versions", ""),
+        ("prefix", bucket.prefix + prefix),
+        ("max-keys", str(bucket.page_size)),
+        ("encoding-type", "url"),
+        *start,
+    )
+    request = Request("GET", query=query)
+    reply = await bucket.calls.send(
+        context, request, lambda response: read_page(response, "ListVersionsResult", context)
+    )
+    return reply.content
+
+
+def _version(element: Element, bucket: Bucket, context: CallContext, decode: Callable[[str], str]) -> Version:
+    key = decode(require(_text(element, "Key"), "Key", context))
+    modified = require(iso_time(_text(element, "LastModified")), "LastModified", context)
+    identity = str(require(_text(element, "VersionId"), "VersionId", context))
+    return Version(key.removeprefix(bucket.prefix), identity, element.tag == "DeleteMarker", modified)
+
+
+def _following(
+    bucket: Bucket, prefix: str, page: Element, start: tuple[tuple[str, str], ...]
+) -> tuple[tuple[str, str], ...]:
+    key, version = _text(page, "NextKeyMarker") or "", _text(page, "NextVersionIdMarker") or ""
+    key = unquote_plus(key) if _text(page, "EncodingType") == "url" else key
+    following = tuple(each for each in (("key-marker", key), ("version-id-marker", version)) if each[1])
+    if not key or following == start:
+        raise bucket.context("remove", prefix).error(
+            BackendError,
+            "invalid listing of versions: IsTruncated is true, but NextKeyMarker is missing or repeated",
+        )
+    return following

@@ -1,22 +1,76 @@
-"""Removes one object, with all its versions where the bucket keeps them."""
+"""Removes objects, with all their versions where the bucket keeps them: one by a DELETE, many by DeleteObjects.
+
+Before many objects are removed, a listing shows whether each is still the one to remove: one request for up to
+1,000 names that follow each other. Where versions are removed one by one, it gives their ids. Then one request
+removes up to 1,000 of them, and its answer confirms each. What it does not confirm is removed by a DELETE of its
+own, which is repeated and whose errors are precise; so is everything where the service knows no DeleteObjects.
+
+Without versions no service that is supported here deletes on a condition: an object that replaces another one
+between the look at it and the DELETE, a round trip later, is removed in its place.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
-from urllib.parse import unquote_plus
+from typing import TYPE_CHECKING, NamedTuple, cast
+from xml.sax.saxutils import escape
 
-from fsbackup.errors import BackendError, ConflictError, LockedError, ObjectNotFoundError, TransientError
+from fsbackup.aio import map_some
+from fsbackup.errors import (
+    AccessDeniedError,
+    BackendError,
+    ConflictError,
+    FsbackupError,
+    LockedError,
+    ObjectNotFoundError,
+    TransientError,
+)
 from fsbackup.events import log
-from fsbackup.stores.s3.attempts import Request
-from fsbackup.stores.s3.bucket import Bucket, iso_time, require
-from fsbackup.stores.s3.errors import CallContext, code_of
-from fsbackup.stores.s3.listing import read_page
+from fsbackup.stores.base import ObjectStat
+from fsbackup.stores.s3.bucket import XML_NAMESPACE, Bucket, iso_time
+from fsbackup.stores.s3.errors import AnswerError, CallContext, code_of, scrub, translate
+from fsbackup.stores.s3.listing import (
+    Version,
+    before_first,
+    common_prefix,
+    list_objects,
+    read_page,
+    versions_between,
+    versions_of,
+)
+from fsbackup.stores.s3.requests import Request
 
 if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
+    from http.client import HTTPResponse
+
+#: Most names of one request (Amazon S3, R2 and B2: DeleteObjects).
+_MAX_NAMES = 1000
+#: Up to this many objects are looked at one by one: a listing costs ten times as much on R2.
+_FEW = 10
+#: Other objects for each name that a listing may pass before the names are looked at one by one.
+_LIST_WORTH = 10
+#: Requests for one object each that run at once.
+_AT_ONCE = 16
+#: Seconds by which the times of an object in HEAD and in a listing may differ: HTTP has whole ones.
+_SAME_TIME = 1.0
+#: Error codes of a service that does not implement a request.
+_NOT_OFFERED = frozenset({"NotImplemented", "MethodNotAllowed", "501", "405"})
+
+
+class _Target(NamedTuple):
+    """A name, or one version of it."""
+
+    name: str
+    version: str = ""
+
+
+#: Why each of some names is still there or may be, None where it is gone.
+Outcomes = dict[str, FsbackupError | None]
 
 
 async def remove_object(bucket: Bucket, name: str, newest: str | None = None) -> None:
@@ -27,10 +81,258 @@ async def remove_object(bucket: Bucket, name: str, newest: str | None = None) ->
     ConflictError
         Where versions are removed one by one, and one was stored after the version `newest`: it stays.
     """
-    if bucket.profile.removes_versions:
-        await _remove_versions(bucket, name, newest)
-    else:
+    if not bucket.profile.removes_versions:
         await _delete(bucket, name)
+        return
+    versions = await versions_of(bucket, name)
+    later = _later(versions, newest)
+    for version in reversed(versions[later:]):  # the oldest first, so that an older one never becomes current
+        await _delete(bucket, name, version.id)
+    log.debug("%s: removed %d version(s) of %r", bucket.calls.name, len(versions) - later, name)
+    if later:
+        raise _replaced_error(bucket, name)
+
+
+async def remove_objects(bucket: Bucket, removals: Sequence[ObjectStat | str]) -> list[FsbackupError | None]:
+    """Remove many objects; return one result for each, see `ObjectStore.remove_many`."""
+    stats = {each if isinstance(each, str) else each.name: each for each in removals}
+    remove = _remove_versions if bucket.profile.removes_versions else _remove_unchanged
+    outcomes = await remove(bucket, {name: stats[name] for name in sorted(stats)})
+    return [outcomes[each if isinstance(each, str) else each.name] for each in removals]
+
+
+async def replaced_version(bucket: Bucket, name: str, version: str) -> bool:
+    """Return whether the version of that id replaced another one, and not nothing or a delete marker."""
+    versions = await versions_of(bucket, name)
+    ids = [each.id for each in versions]
+    older = versions[ids.index(version) + 1 :] if version in ids else []
+    return bool(older) and not older[0].is_marker
+
+
+async def _remove_versions(bucket: Bucket, removals: Mapping[str, ObjectStat | str]) -> Outcomes:
+    """Remove the older versions of all names first, so that an older one never becomes current."""
+    versions, outcomes = await _versions(bucket, list(removals))
+    newest: list[_Target] = []
+    older: list[_Target] = []
+    for name, found in versions.items():
+        outcomes[name] = None
+        removal = removals[name]
+        later = _later(found, removal.version_id if isinstance(removal, ObjectStat) else None)
+        newest += [_Target(name, each.id) for each in found[later : later + 1]]
+        older += [_Target(name, each.id) for each in found[later + 1 :]]
+        if later:
+            outcomes[name] = _replaced_error(bucket, name)
+    failed = await _delete_all(bucket, older)
+    failed |= await _delete_all(bucket, [each for each in newest if each.name not in failed])
+    return outcomes | failed
+
+
+def _later(versions: list[Version], newest: str | None) -> int:
+    """Return how many versions are later than the version `newest`."""
+    ids = [each.id for each in versions]
+    return ids.index(newest) if newest in ids else 0
+
+
+async def _versions(bucket: Bucket, names: list[str]) -> tuple[dict[str, list[Version]], Outcomes]:
+    """Return the versions of the names, and the errors of the names whose versions cannot be listed."""
+    versions, outcomes = dict[str, list[Version]](), Outcomes()
+    left: Sequence[str] = names
+    try:
+        if len(names) > 1:
+            versions, left = await versions_between(bucket, names, _LIST_WORTH * len(names))
+    except FsbackupError as error:
+        return {}, {name: _for_name(error, bucket, name) for name in names}
+
+    async def look(name: str) -> None:
+        try:
+            versions[name] = await versions_of(bucket, name)
+        except FsbackupError as error:
+            outcomes[name] = error
+
+    await map_some(look, left, _AT_ONCE)
+    return versions, outcomes
+
+
+async def _remove_unchanged(bucket: Bucket, removals: Mapping[str, ObjectStat | str]) -> Outcomes:
+    """Remove what has not been replaced since it was looked at."""
+    stats = [each for each in removals.values() if isinstance(each, ObjectStat)]
+    outcomes = await _compare(bucket, stats)
+    targets = [_Target(name) for name in removals if name not in outcomes]
+    return dict.fromkeys(removals) | outcomes | await _delete_all(bucket, targets)
+
+
+async def _compare(bucket: Bucket, stats: list[ObjectStat]) -> Outcomes:
+    """Return the outcomes of the objects that are gone, that were replaced, or of which nothing is known."""
+    outcomes: Outcomes = {}
+
+    def compare(stat: ObjectStat, now: ObjectStat | None) -> None:
+        if now is None or not _is_same(stat, now):
+            outcomes[stat.name] = None if now is None else _replaced_error(bucket, stat.name)
+
+    async def look(stat: ObjectStat) -> None:
+        try:
+            info = await bucket.head(stat.name, "remove")
+            compare(stat, None if info is None else info.stat(stat.name, info.size or 0))
+        except FsbackupError as error:
+            outcomes[stat.name] = error
+
+    left = stats
+    try:
+        if len(stats) > _FEW:
+            found, left = await _listed(bucket, stats)
+            for stat in stats[: len(stats) - len(left)]:
+                compare(stat, found.get(stat.name))
+    except AccessDeniedError as error:  # the key may delete and not list
+        log.info("%s: looks at objects one by one: %s", bucket.calls.name, error)
+    except FsbackupError as error:
+        return {each.name: _for_name(error, bucket, each.name) for each in stats}
+    await map_some(look, left, _AT_ONCE)
+    return outcomes
+
+
+async def _listed(bucket: Bucket, stats: list[ObjectStat]) -> tuple[dict[str, ObjectStat], list[ObjectStat]]:
+    """List from the first name to the last; return what is there, and the stats that were not reached."""
+    names = [each.name for each in stats]
+    wanted, limit = set(names), _LIST_WORTH * len(names)
+    found: dict[str, ObjectStat] = {}
+    listing = list_objects(bucket, common_prefix(names), before_first(names))
+    async with aclosing(listing):  # type: ignore[type-var]  # a generator
+        async for item in listing:
+            if item.name in wanted:
+                found[item.name] = item
+            else:
+                limit -= 1
+            if item.name >= names[-1]:
+                break
+            if limit < 0:
+                return found, [each for each in stats if each.name > item.name]
+    return found, []
+
+
+def _is_same(stat: ObjectStat, now: ObjectStat) -> bool:
+    has_etags = stat.etag is not None and now.etag is not None
+    has_times = stat.modified is not None and now.modified is not None
+    return (
+        stat.size == now.size
+        and (not has_etags or stat.etag == now.etag)
+        and (not has_times or abs((stat.modified or 0.0) - (now.modified or 0.0)) <= _SAME_TIME)
+    )
+
+
+async def _delete_all(bucket: Bucket, targets: Sequence[_Target]) -> Outcomes:
+    """Remove all targets; return the errors of the names of which one is still there or may be."""
+    together = [each for each in targets if _fits_into_xml(each.name)]
+    single = [each for each in targets if not _fits_into_xml(each.name)]
+    errors: Outcomes = {}
+    for start in range(0, len(together), _MAX_NAMES):
+        some = together[start : start + _MAX_NAMES]
+        if len(some) < 2 or bucket.refuses_delete_objects:
+            single += some
+            continue
+        found, unknown = await _delete_objects(bucket, some)
+        errors |= found
+        single += unknown
+
+    async def delete(target: _Target) -> None:
+        try:
+            await _delete(bucket, target.name, target.version or None)
+        except FsbackupError as error:
+            errors[target.name] = error
+
+    await map_some(delete, single, _AT_ONCE)
+    return errors
+
+
+def _fits_into_xml(name: str) -> bool:
+    """Tell whether XML can have a name, and gives it back as it is (XML 1.0, 2.2 and 2.11)."""
+    return name.isprintable()
+
+
+async def _delete_objects(bucket: Bucket, targets: Sequence[_Target]) -> tuple[Outcomes, list[_Target]]:
+    """Send one DeleteObjects; return the names' errors, and the targets of which it says nothing for good."""
+    context = bucket.context("remove", common_prefix([each.name for each in targets]))
+    body = _body(bucket, targets)
+    md5 = hashlib.md5(body, usedforsecurity=False).digest()  # the one checksum that all services take
+    headers = {"Content-MD5": base64.b64encode(md5).decode(), "Content-Type": "application/xml"}
+    request = Request("POST", query=(("delete", ""),), headers=headers, body=body)
+    try:
+        reply = await bucket.calls.send(context, request, lambda response: _answers(response, bucket, context))
+    except TransientError as error:  # repeated already, for as long as the timeout allows
+        return {each.name: _for_name(error, bucket, each.name) for each in targets}, []
+    except FsbackupError as error:
+        if code_of(error) in _NOT_OFFERED:
+            bucket.refuses_delete_objects = True
+        log.info("%s: removes objects one by one: %s", bucket.calls.name, error)
+        return {}, list(targets)
+    bucket.mark_exists()
+    return await _settle(bucket, targets, reply.content)
+
+
+async def _settle(
+    bucket: Bucket, targets: Sequence[_Target], answers: Mapping[_Target, AnswerError | None]
+) -> tuple[Outcomes, list[_Target]]:
+    """Return as `_delete_objects` does what the answers mean."""
+    errors, unknown = Outcomes(), list[_Target]()
+
+    async def settle(target: _Target) -> None:
+        key = _Target(target.name, _given(target.version))
+        if key not in answers:
+            unknown.append(target)
+        elif (answer := answers[key]) is not None:
+            context = bucket.context("remove", target.name)
+            error = translate(answer, context, bucket.calls.secrets)
+            error.__cause__ = answer
+            if isinstance(error, TransientError):
+                unknown.append(target)
+            elif not isinstance(error, ObjectNotFoundError) and answer.code != "NoSuchVersion":
+                errors[target.name] = await _explained(bucket, context, target.version or None, error)
+
+    await map_some(settle, targets, _AT_ONCE)
+    return errors, unknown
+
+
+def _body(bucket: Bucket, targets: Sequence[_Target]) -> bytes:
+    objects = "".join(
+        f"<Object><Key>{escape(bucket.prefix + name)}</Key>"
+        f"{f'<VersionId>{escape(version)}</VersionId>' if version else ''}</Object>"
+        for name, version in targets
+    )
+    return f'<Delete xmlns="{XML_NAMESPACE}">{objects}</Delete>'.encode()
+
+
+def _answers(response: HTTPResponse, bucket: Bucket, context: CallContext) -> dict[_Target, AnswerError | None]:
+    """Read in a thread what the service says of each target: its error, None where it is gone."""
+    found: dict[_Target, AnswerError | None] = {}
+    for element in read_page(response, "DeleteResult", context):
+        said = {child.tag: child.text or "" for child in element}
+        target = _Target(said.get("Key", "").removeprefix(bucket.prefix), _given(said.get("VersionId", "")))
+        if element.tag == "Deleted":
+            found.setdefault(target, None)
+        elif element.tag == "Error":
+            code, text = (scrub(said.get(tag, ""), bucket.calls.secrets) for tag in ("Code", "Message"))
+            found[target] = AnswerError(response.status, code, text, {})
+    return found
+
+
+def _given(version: str) -> str:
+    """Return the id of a version; that of an object from before a bucket kept versions need not be said."""
+    return "" if version == "null" else version
+
+
+def _for_name(error: FsbackupError, bucket: Bucket, name: str) -> FsbackupError:
+    """Return the error of a request for many names as the error of one of them."""
+    named: FsbackupError = bucket.context("remove", name).error(type(error), error.message, error.hint)
+    named.__cause__ = error.__cause__
+    return named
+
+
+def _replaced_error(bucket: Bucket, name: str) -> FsbackupError:
+    error: FsbackupError = bucket.context("remove", name).error(
+        ConflictError,
+        "another writer stored another object under this name",
+        "run it again when the other writer has finished",
+    )
+    return error
 
 
 async def _delete(bucket: Bucket, name: str, version: str | None = None) -> None:
@@ -44,114 +346,33 @@ async def _delete(bucket: Bucket, name: str, version: str | None = None) -> None
     except BackendError as error:
         if version and code_of(error) == "NoSuchVersion":
             return
-        if (locked := await _lock(bucket, name, context, version)) is None:
+        explained = await _explained(bucket, context, version, error)
+        if explained is error:
             raise
-        raise locked from error
+        raise explained from error
 
 
-async def _lock(bucket: Bucket, name: str, context: CallContext, version: str | None) -> BackendError | None:
-    """Return the object lock behind a refused delete, None without one; the refusal does not name it."""
+async def _explained(
+    bucket: Bucket, context: CallContext, version: str | None, error: FsbackupError
+) -> FsbackupError:
+    """Return the object lock behind a refused delete, the refusal, which does not name it, without one."""
     try:
-        headers = (await bucket.head_reply(context, name, version)).headers
+        headers = (await bucket.head_reply(context, context.key, version)).headers
     except BackendError:
-        return None
+        return error
     hint = "remove it when the lock has ended"
     if headers.get("x-amz-object-lock-legal-hold") == "ON":
-        return cast(BackendError, context.error(LockedError, "the object has a legal hold", hint))
+        return _locked(context, "the object has a legal hold", hint, error)
     until = iso_time(headers.get("x-amz-object-lock-retain-until-date"))
     if until is None or until <= time.time():
-        return None
+        return error
     mode = headers.get("x-amz-object-lock-mode", "").lower()
     end = datetime.fromtimestamp(until, UTC)
     message = f"the object has an object lock ({mode}) until {end:%Y-%m-%d %H:%M} UTC"
-    return cast(BackendError, context.error(LockedError, message, hint))
+    return _locked(context, message, hint, error)
 
 
-async def replaced_version(bucket: Bucket, name: str, version: str) -> bool:
-    """Return whether the version of that id replaced another one, and not nothing or a delete marker."""
-    versions = await _versions(bucket, name)
-    ids = [each.id for each in versions]
-    older = versions[ids.index(version) + 1 :] if version in ids else []
-    return bool(older) and not older[0].is_marker
-
-
-async def _remove_versions(bucket: Bucket, name: str, newest: str | None) -> None:
-    """Remove the oldest version first, so that an older one never becomes current."""
-    versions = [each.id for each in await _versions(bucket, name)]
-    later = versions.index(newest) if newest in versions else 0
-    for version in reversed(versions[later:]):
-        await _delete(bucket, name, version)
-    log.debug("%s: removed %d version(s) of %r", bucket.calls.name, len(versions) - later, name)
-    if later:
-        raise bucket.context("remove", name).error(
-            ConflictError,
-            "another writer stored another object under this name",
-            "run it again when the other writer has finished",
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Version:
-    """A version of an object, or a delete marker; a listing has them newest first."""
-
-    id: str
-    is_marker: bool
-    modified: float
-
-
-async def _versions(bucket: Bucket, name: str) -> list[_Version]:
-    """Return all versions and delete markers of exactly this name, newest first."""
-    found: list[_Version] = []
-    start: tuple[tuple[str, str], ...] = ()
-    context = bucket.context("remove", name)
-    while True:
-        page = await _page(bucket, name, start, context)
-        bucket.mark_exists()
-        entries = [each for each in page if each.tag in ("Version", "DeleteMarker")]
-        mine = [each for each in entries if _key(each, page, context) == bucket.prefix + name]
-        found += [_version(each, context) for each in mine]
-        # The name sorts before all longer ones, so a page with another name is the last.
-        if page.findtext("IsTruncated") != "true" or len(mine) < len(entries):
-            # Within a second in the order of the service.
-            return sorted(found, key=lambda each: each.modified, reverse=True)
-        start = _next_page(bucket, name, page, start)
-
-
-async def _page(bucket: Bucket, name: str, start: tuple[tuple[str, str], ...], context: CallContext) -> Element:
-    query = (
-        ("versions", ""),
-        ("prefix", bucket.prefix + name),
-        ("max-keys", str(bucket.page_size)),
-        ("encoding-type", "url"),
-        *start,
-    )
-    request = Request("GET", query=query)
-    reply = await bucket.calls.send(
-        context, request, lambda response: read_page(response, "ListVersionsResult", context)
-    )
-    return reply.content
-
-
-def _key(element: Element, page: Element, context: CallContext) -> str:
-    key = str(require(element.findtext("Key"), "Key", context))
-    return unquote_plus(key) if page.findtext("EncodingType") == "url" else key
-
-
-def _version(element: Element, context: CallContext) -> _Version:
-    modified = require(iso_time(element.findtext("LastModified")), "LastModified", context)
-    identity = str(require(element.findtext("VersionId"), "VersionId", context))
-    return _Version(identity, element.tag == "DeleteMarker", modified)
-
-
-def _next_page(
-    bucket: Bucket, name: str, page: Element, start: tuple[tuple[str, str], ...]
-) -> tuple[tuple[str, str], ...]:
-    key, version = page.findtext("NextKeyMarker") or "", page.findtext("NextVersionIdMarker") or ""
-    key = unquote_plus(key) if page.findtext("EncodingType") == "url" else key
-    following = tuple(each for each in (("key-marker", key), ("version-id-marker", version)) if each[1])
-    if not key or following == start:
-        raise bucket.context("remove", name).error(
-            BackendError,
-            "invalid listing of versions: IsTruncated is true, but NextKeyMarker is missing or repeated",
-        )
-    return following
+def _locked(context: CallContext, message: str, hint: str, cause: FsbackupError) -> FsbackupError:
+    locked = cast(FsbackupError, context.error(LockedError, message, hint))
+    locked.__cause__ = cause
+    return locked

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
-from fsbackup.errors import ObjectNotFoundError
+from fsbackup.errors import FsbackupError, ObjectNotFoundError
 from fsbackup.keys import META_PREFIX, check_prefix, encode_key
 from fsbackup.stores.base import (
     DEFAULT_TIMEOUT,
@@ -18,12 +18,11 @@ from fsbackup.stores.base import (
     WritePlan,
 )
 from fsbackup.stores.s3.bucket import PAGE_SIZE, Bucket
-from fsbackup.stores.s3.calls import Calls
-from fsbackup.stores.s3.copying import replace_metadata
-from fsbackup.stores.s3.info import service_info
+from fsbackup.stores.s3.control import service_info
 from fsbackup.stores.s3.listing import list_objects
 from fsbackup.stores.s3.providers import GENERIC, Profile
-from fsbackup.stores.s3.removing import remove_object
+from fsbackup.stores.s3.removing import remove_object, remove_objects
+from fsbackup.stores.s3.requests import Calls
 from fsbackup.stores.s3.settings import (
     Addressing,
     Secret,
@@ -32,7 +31,7 @@ from fsbackup.stores.s3.settings import (
     check_endpoint,
     check_positive,
 )
-from fsbackup.stores.s3.uploads import delete_orphan, list_orphans
+from fsbackup.stores.s3.uploads import delete_orphan, list_orphans, replace_metadata
 from fsbackup.stores.s3.writer import S3Writer
 
 DEFAULT_CONCURRENCY = 4
@@ -141,6 +140,7 @@ class S3Store(ObjectStore):
             content_etags="all" if profile.multipart_etag_is_md5 else "single",
             is_shared=True,
             metadata_limit=METADATA_LIMIT if self._records == "inside" else 0,
+            removes_many=True,
         )
 
     @property
@@ -210,6 +210,10 @@ class S3Store(ObjectStore):
     async def remove_version(self, stat: ObjectStat) -> None:
         """Remove the version of `stat` and older ones, in a bucket that keeps versions; else as `remove`."""
         await remove_object(self._bucket, stat.name, newest=stat.version_id)
+
+    async def remove_many(self, removals: Sequence[ObjectStat | str]) -> Sequence[FsbackupError | None]:
+        """Send one DeleteObjects for 1,000 objects, and before it about one listing."""
+        return await remove_objects(self._bucket, removals)
 
     def orphans(self, older_than: float) -> AsyncIterator[Orphan]:
         """Yield unfinished multipart uploads that fsbackup recorded; those of other programs have no record."""

@@ -5,10 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import botocore.session
-import s3fs
-from aiobotocore.session import AioSession
-
 from fsbackup.backends import BackblazeB2Storage, CloudflareR2Storage, LocalStorage, SingleBackend
 from fsbackup.engine.results import Report
 from fsbackup.replication.storage import ReplicatedStorage
@@ -17,7 +13,7 @@ from tests.benchmarks.task import Task
 from tests.servers.endpoint import S3Endpoint
 
 # Loaded lazily by fsbackup, and not timed for the others either.
-__all__ = ["AioSession", "botocore", "many", "one", "s3_http", "s3fs"]
+__all__ = ["many", "one", "s3_http"]
 
 
 def one(task: Task) -> dict[str, Any]:

@@ -6,11 +6,23 @@ import re
 from email.utils import format_datetime
 from urllib.parse import unquote
 
-from tests.servers.strict.messages import Answer, Call, S3Error, md5_hex, not_implemented, read_xml, xml_answer
+from tests.servers.strict.messages import (
+    Answer,
+    Call,
+    RefusedError,
+    S3Error,
+    XmlValue,
+    md5_hex,
+    not_implemented,
+    read_xml,
+    xml_answer,
+)
 from tests.servers.strict.state import State
 from tests.servers.strict.store import Bucket, Version
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+#: Objects that one request deletes at most (Amazon S3, R2 and B2: DeleteObjects).
+_MAX_DELETED = 1000
 
 
 def put_object(state: State, call: Call) -> Answer:
@@ -45,6 +57,9 @@ def copy_object(state: State, call: Call) -> Answer:
     if bucket not in state.buckets:
         raise S3Error(404, "NoSuchBucket", "The specified bucket does not exist.")
     origin = _find(state.buckets[bucket], state.provider.identity(key), version_id)
+    wanted = call.header("x-amz-copy-source-if-match")
+    if wanted and not _matches(wanted, origin):
+        raise _precondition_failed()
     replaces = call.header("x-amz-metadata-directive") == "REPLACE"
     metadata = call.metadata if replaces else origin.metadata
     data = origin.data or b""
@@ -80,13 +95,21 @@ def delete_object(state: State, call: Call) -> Answer:
 def delete_objects(state: State, call: Call) -> Answer:
     """Delete many keys with one request."""
     root = read_xml(call.body)
-    deleted = []
-    for item in root.iter("Object"):
-        key = item.findtext("Key", "")
-        _delete(state, state.bucket(call), key, item.findtext("VersionId", ""))
-        deleted.append(("Deleted", [("Key", key)]))
+    deleted: list[tuple[str, XmlValue]] = []
+    failed: list[tuple[str, XmlValue]] = []
+    if len(items := list(root.iter("Object"))) > _MAX_DELETED:
+        raise RefusedError(400, "MalformedXML", "The XML you provided has too many objects.")
+    for item in items:
+        key, version_id = item.findtext("Key", ""), item.findtext("VersionId", "")
+        named: list[tuple[str, XmlValue]] = [("Key", key), *([("VersionId", version_id)] if version_id else [])]
+        try:
+            _delete(state, state.bucket(call), key, version_id)
+        except S3Error as error:
+            failed.append(("Error", [*named, ("Code", error.code), ("Message", str(error))]))
+        else:
+            deleted.append(("Deleted", named))
     is_quiet = root.findtext("Quiet", "false") == "true"
-    return xml_answer("DeleteResult", *([] if is_quiet else deleted))
+    return xml_answer("DeleteResult", *([] if is_quiet else deleted), *failed)
 
 
 def _delete(state: State, bucket: Bucket, sent_key: str, version_id: str) -> dict[str, str]:

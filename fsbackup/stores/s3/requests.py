@@ -1,36 +1,50 @@
-"""The attempts of one request: repeated after transient failures, ended when nothing moves for the timeout.
+"""The requests of one store: each attempted until it succeeds, or nothing has moved for the timeout.
 
-Both planes are retried here and nowhere else: with growing waits, until the timeout has passed without progress. A
-byte that is sent or received again is no progress, but no silence either; an answer that is an error is neither.
+`Calls.send` makes a request of the data plane: every attempt is one `Exchange` (see `http`) in a thread.
+`Calls.request` makes one of the control plane, through the boto client. Both planes are retried here and nowhere
+else: with growing waits, until the timeout has passed without progress. A byte that is sent or received again is
+no progress, but no silence either; an answer that is an error is neither.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from xml.etree import ElementTree
 
+from fsbackup import __version__
 from fsbackup.aio import IdleTimeout
 from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError, TransientError
 from fsbackup.events import log
-from fsbackup.stores.s3.errors import AnswerError, CallContext, code_of, region_of, retry_after, scrub, translate
-from fsbackup.stores.s3.progress import Progress
-from fsbackup.stores.s3.xml import BadXmlError, parse_xml
-from fsbackup.threads import Job
+from fsbackup.stores.s3.control import Control
+from fsbackup.stores.s3.errors import (
+    AnswerError,
+    CallContext,
+    answer_error,
+    code_of,
+    region_of,
+    retry_after,
+    translate,
+)
+from fsbackup.stores.s3.settings import Address, Settings, Signer, encode_query
+from fsbackup.threads import Job, Workers
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
 
-    from fsbackup.stores.s3.calls import Calls
-    from fsbackup.stores.s3.http import Exchange
+    from fsbackup.stores.s3.http import Exchange, Http
 
 T = TypeVar("T")
 
+USER_AGENT = f"fsbackup/{__version__}"
+#: Requests at once per store, each with a thread and a connection; more wait, which counts towards the timeout.
+_THREADS = 64
 #: Seconds of waits: the first, which doubles each time, but not more often than this (3.2 s), and the random part.
 #: Three waits cover R2's limit of one write per second and key.
 _FIRST_WAIT, _DOUBLINGS, _JITTER = 0.1, 5, 0.5
@@ -38,6 +52,8 @@ _FIRST_WAIT, _DOUBLINGS, _JITTER = 0.1, 5, 0.5
 _DAMAGE_CODES = frozenset({"BadDigest", "XAmzContentSHA256Mismatch"})
 #: Most bytes of a response that is neither an object nor a page of a listing, and of an error that are read.
 MAX_BODY, _MAX_ERROR = 1 << 20, 64 * 1024
+#: Most bytes of one report of progress, and the least bytes or seconds between two that wake the loop.
+_STEP, _BYTES, _SECONDS = 512 * 1024, 1024 * 1024, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +78,96 @@ class Reply(Generic[T]):
 
 #: Reads the body of a successful response, in a thread.
 Receive = Callable[["HTTPResponse"], T]
+#: Called on the loop with the number of bytes that have moved.
+OnProgress = Callable[[int], None]
 
 
-class Attempts(ABC, Generic[T]):
+class Calls:
+    """The requests of one store.
+
+    Parameters
+    ----------
+    name
+        The backend's name, for errors.
+    settings
+        Endpoint, credentials and timeout: the longest time in seconds without progress, over all attempts of one
+        request and the waits between them.
+    """
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self.timeout = settings.timeout
+        self.control = Control(settings, USER_AGENT)
+        self.workers = Workers(f"s3-{name}", _THREADS)
+        self.signer = Signer(
+            settings.access_key_id, settings.secret_access_key, settings.session_token, settings.region
+        )
+        self._address = Address(settings)
+        self._settings = settings
+
+    @cached_property
+    def http(self) -> Http:
+        """The connections; created by the first request, which imports the library."""
+        from fsbackup.stores.s3.http import Http
+
+        return Http(self._address, self.timeout, self._settings.ca_bundle)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The texts that no error may contain."""
+        proxy = self.http.proxy if "http" in vars(self) else None
+        return self._settings.secrets + (proxy.secrets if proxy else ())
+
+    async def send(
+        self, context: CallContext, request: Request, receive: Receive[T], on_progress: OnProgress | None = None
+    ) -> Reply[T]:
+        """Make a request of the data plane and return the response.
+
+        Parameters
+        ----------
+        context
+            What the request is for, and its timeout.
+        request
+            The request.
+        receive
+            Reads the body of a response of success, as `read_small` does.
+        on_progress
+            Hears of the bytes that move: of those of a body that is sent once, however often it is sent, and 0
+            while it is sent again; of those of a response in each attempt, which begins with 0.
+        """
+        progress = None if on_progress is None else Progress(on_progress, is_upload=request.method != "GET")
+        try:
+            return await _Exchanges(self, context, request, receive, progress).run()
+        finally:
+            if progress is not None:
+                progress.close()
+
+    def prepare(
+        self, request: Request, receive: Receive[T], on_sent: OnProgress, on_received: OnProgress
+    ) -> Exchange[T]:
+        """Sign a request, and return the exchange for a thread to run."""
+        from fsbackup.stores.s3 import connection, http
+
+        path, query = self._address.path(request.key), encode_query(request.query)
+        headers = self.signer.sign(request.method, self._address.netloc, path, query, request.headers)
+        headers["User-Agent"] = USER_AGENT
+        signed = connection.Request(request.method, f"{path}?{query}" if query else path, headers, request.body)
+        return http.Exchange(self.http, signed, receive, on_sent, on_received)
+
+    async def request(self, context: CallContext, method: str, **params: Any) -> dict[str, Any]:
+        """Make a request of the control plane: call one method of the boto client and return its response."""
+        # Creating the client takes time in which the service cannot answer.
+        await self.control.client()
+        return await _ClientCalls(self, context, method, params).run()
+
+    async def close(self) -> None:
+        """Close the connections; the next request opens new ones."""
+        if "http" in vars(self):
+            self.http.close()
+        await self.control.close()
+
+
+class _Attempts(ABC, Generic[T]):
     """The attempts of one request, and when its bytes last moved."""
 
     def __init__(self, calls: Calls, context: CallContext) -> None:
@@ -128,7 +231,7 @@ class Attempts(ABC, Generic[T]):
         return self._moved
 
 
-class ClientCalls(Attempts[dict[str, Any]]):
+class _ClientCalls(_Attempts[dict[str, Any]]):
     """A request of the control plane."""
 
     def __init__(self, calls: Calls, context: CallContext, method: str, params: dict[str, Any]) -> None:
@@ -142,7 +245,7 @@ class ClientCalls(Attempts[dict[str, Any]]):
         return response
 
 
-class Exchanges(Attempts[Reply[T]]):
+class _Exchanges(_Attempts[Reply[T]]):
     """A request of the data plane, made in a thread."""
 
     def __init__(
@@ -156,21 +259,13 @@ class Exchanges(Attempts[Reply[T]]):
         self._position = self._furthest = 0
         self._is_answered = False
 
-    async def run(self) -> Reply[T]:
-        """Make the request; see `Attempts.run`."""
-        try:
-            return await super().run()
-        finally:
-            if self._progress is not None:
-                self._progress.close()
-
     async def _attempt(self) -> Reply[T]:
         """Make the request once; when this is cancelled, the socket of the thread is shut down."""
         self._position, self._is_answered = 0, False
         if self._progress is not None:
             self._progress.begin()
         exchange = self._calls.prepare(self._request, self._read, self._advance_to, self._received)
-        self._job = self._calls.workers.submit(lambda: self._run(exchange))
+        self._job = self._calls.workers.submit(partial(self._run, exchange))
         try:
             outcome = await self._job.future
         except asyncio.CancelledError:
@@ -196,12 +291,12 @@ class Exchanges(Attempts[Reply[T]]):
         """Read a response; an error is returned, since one that is raised would cost the connection."""
         headers = {name.lower(): value for name, value in response.headers.items()}
         if response.status >= 300:
-            return _answer_error(response.status, headers, response.read(_MAX_ERROR), self._calls.secrets)
+            return answer_error(response.status, headers, response.read(_MAX_ERROR), self._calls.secrets)
         self._begin_body(response)
         content = self._receive(response)
         if isinstance(content, bytes) and b"<Error>" in content:
             # CompleteMultipartUpload and others may fail after the status was sent: it may be retried.
-            return _answer_error(500, headers, content, self._calls.secrets)
+            return answer_error(500, headers, content, self._calls.secrets)
         return Reply(response.status, headers, content)
 
     def _begin_body(self, response: HTTPResponse) -> None:
@@ -230,22 +325,51 @@ class Exchanges(Attempts[Reply[T]]):
         return max(self._moved, self._calls.workers.last_activity) if is_queued else self._moved
 
 
-def _answer_error(status: int, headers: Mapping[str, str], body: bytes, secrets: tuple[str, ...]) -> AnswerError:
-    """Return what an answer of failure says, without secrets."""
-    said = {element.tag: element.text or "" for element in _error_of(body)}
-    code, text = (scrub(said.get(tag, ""), secrets) for tag in ("Code", "Message"))
-    shown = {name: scrub(value, secrets) for name, value in headers.items()}
-    if "Region" in said:
-        shown.setdefault("x-amz-bucket-region", said["Region"])
-    return AnswerError(status, code or str(status), text, shown)
+class Progress:
+    """Reports to the loop the bytes that a thread moves in a request's attempts, without waking it for each."""
 
+    def __init__(self, on_progress: Callable[[int], None], *, is_upload: bool) -> None:
+        self._on_progress = on_progress
+        self._is_upload = is_upload
+        self._loop = asyncio.get_running_loop()
+        self._position = self._flushed = self._reported = 0
+        self._scheduled_at, self._scheduled_position = 0.0, 0
+        self._is_scheduled = False
 
-def _error_of(body: bytes) -> Iterable[ElementTree.Element]:
-    try:
-        root = parse_xml(body)
-    except BadXmlError:
-        return ()
-    return root if root.tag == "Error" else ()
+    def begin(self) -> None:
+        """Start an attempt; called on the loop."""
+        self._position = self._flushed = self._scheduled_position = 0
+        if not self._is_upload:
+            self._reported = 0
+            self._on_progress(0)
+
+    def advance_to(self, position: int) -> None:
+        """Note the number of bytes moved in this attempt; called in the thread."""
+        self._position = position
+        now = time.monotonic()
+        is_due = position - self._scheduled_position >= _BYTES or now - self._scheduled_at >= _SECONDS
+        if is_due and not self._is_scheduled:
+            self._is_scheduled = True
+            self._scheduled_at, self._scheduled_position = now, position
+            self._loop.call_soon_threadsafe(self.flush)
+
+    def flush(self) -> None:
+        """Report what has not been reported; called on the loop."""
+        self._is_scheduled = False
+        position, earlier = self._position, self._flushed
+        self._flushed = position
+        new = position - self._reported
+        if new <= 0 and self._is_upload and position > earlier:
+            self._on_progress(0)
+        while new > 0:
+            step = min(new, _STEP)
+            self._reported += step
+            new -= step
+            self._on_progress(step)
+
+    def close(self) -> None:
+        """Report nothing any more, also not what a thread has scheduled."""
+        self._on_progress = lambda _: None
 
 
 def read_small(response: HTTPResponse, limit: int = MAX_BODY) -> bytes:
