@@ -51,10 +51,12 @@ def _exists(store: ReplicatedStorage, object_key: str) -> bool | None:
 def _status(store: ReplicatedStorage, report: Report, existed: bool | None) -> Status:
     """Return ``"degraded"`` where a tombstone on enough replicas finishes what the others did not confirm.
 
-    Without an object that is known there is no tombstone, and what a backend that is away has would stay.
+    Enough are `min_copies`, or so many that the others are fewer than `min_copies`: what these have is not
+    confirmed. Without an object that is known there is no tombstone, and what a backend that is away has would
+    stay.
     """
-    confirmed = sum(result.ok for result in report.replicas.values())
-    is_deleted = existed is True and confirmed >= store.min_copies
+    confirmed, others = report.confirmed, len(report.replicas) - report.confirmed
+    is_deleted = existed is True and (confirmed >= store.min_copies or others < store.min_copies)
     return "degraded" if report.status == "failed" and is_deleted else report.status
 
 

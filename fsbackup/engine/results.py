@@ -165,10 +165,14 @@ class Report(BaseReport):
     @property
     def status(self) -> Status:
         """``"complete"``: every replica; ``"degraded"``: at least `min_copies`; else ``"failed"``."""
-        confirmed = sum(result.ok for result in self.replicas.values())
-        if confirmed == len(self.replicas):
+        if self.confirmed == len(self.replicas):
             return "complete"
-        return "degraded" if confirmed >= self.min_copies else "failed"
+        return "degraded" if self.confirmed >= self.min_copies else "failed"
+
+    @property
+    def confirmed(self) -> int:
+        """How many replicas confirmed."""
+        return sum(result.ok for result in self.replicas.values())
 
     @property
     def already(self) -> bool:

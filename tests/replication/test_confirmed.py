@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fsbackup import LocalStorage, ReplicatedStorage
+from fsbackup.cli import exits, main
 from fsbackup.engine.results import Report
 from fsbackup.errors import FsbackupError
 from tests.replication.prune_helpers import Disks
@@ -126,3 +127,24 @@ def test_the_other_content_of_a_generation_is_read_where_the_newer_one_is_rotten
     store = disks.store({})
     store.download(KEY, tmp_path / "restored")
     assert (tmp_path / "restored").read_bytes() == store.read(KEY) == b"earlier"
+
+
+def test_a_delete_on_one_of_two_disks_leaves_too_few_to_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where two copies are required, one that missed the delete proves nothing; repair deletes it."""
+    disks = Disks(tmp_path, "ab")
+    disks.put("ab", KEY, 1)
+    monkeypatch.chdir(tmp_path)
+    places = "a: {type: local, path: a}, b: {type: local, path: b}"
+    Path("fsbackup.yaml").write_text(
+        f"version: 1\nbackends: {{{places}}}\nreplication: {{set: {{backends: [a, b], min_copies: 2}}}}\n"
+    )
+    Path("b").rename("away")
+    Path("b").write_bytes(b"")
+    assert main(["rm", KEY]) == exits.DEGRADED
+    assert "a tombstone on the others keeps it deleted" in capsys.readouterr().out
+    Path("b").unlink()
+    Path("away").rename("b")
+    assert main(["repair"]) == exits.COMPLETE
+    assert disks.keys("a") == disks.keys("b") == set()
