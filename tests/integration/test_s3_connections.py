@@ -154,7 +154,9 @@ def test_a_bucket_in_the_hosts_name(forwarding: ProxyPlace, monkeypatch: pytest.
     monkeypatch.setenv("HTTP_PROXY", forwarding.with_login())
     with scripted(lambda _: Answer(DATA)) as plain:
         forwarding.upstream = (plain.endpoint_url or "").removeprefix("http://")
-        endpoint = S3Endpoint("virtual", "http://s3.example.com", "id", "secret", "us-east-1", "bucket")
+        endpoint = S3Endpoint(
+            "virtual", "http://s3.example.com", "id", "made-up-for-this-test", "us-east-1", "bucket"
+        )
         store = connect(endpoint, addressing="virtual")
         assert run(store.read("dir/any")) == DATA
         run(store.close())
@@ -337,7 +339,7 @@ def _raw_server(converse: Callable[[socket.socket], None]) -> Iterator[S3Endpoin
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        yield S3Endpoint("raw", url, "id", "secret", "us-east-1", "bucket")
+        yield S3Endpoint("raw", url, "id", "made-up-for-this-test", "us-east-1", "bucket")
         thread.join(20)
         assert not thread.is_alive()
 

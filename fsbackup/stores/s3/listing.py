@@ -228,12 +228,10 @@ async def versions_of(bucket: Bucket, name: str) -> list[Version]:
     return _newest_first(found)
 
 
-async def versions_between(
-    bucket: Bucket, names: Sequence[str], limit: int
-) -> tuple[dict[str, list[Version]], Sequence[str]]:
+async def versions_between(bucket: Bucket, names: Sequence[str], limit: int) -> dict[str, list[Version]]:
     """Return the versions of some names, which ascend, by listing from the first to the last of them.
 
-    Second, the names that were not reached because more than `limit` other versions lie between them.
+    Without the names that were not reached because more than `limit` other versions lie between them.
     """
     found: dict[str, list[Version]] = {name: [] for name in names}
     prefix, before = common_prefix(names), before_first(names)
@@ -248,9 +246,8 @@ async def versions_between(
         if reached > names[-1]:
             break
         if limit < 0:
-            left = [name for name in names if name >= reached]
-            return {name: _newest_first(found[name]) for name in names if name < reached}, left
-    return {name: _newest_first(each) for name, each in found.items()}, ()
+            return {name: _newest_first(found[name]) for name in names if name < reached}
+    return {name: _newest_first(each) for name, each in found.items()}
 
 
 def common_prefix(names: Sequence[str]) -> str:

@@ -139,7 +139,8 @@ async def _versions(bucket: Bucket, names: list[str]) -> tuple[dict[str, list[Ve
     left: Sequence[str] = names
     try:
         if len(names) > 1:
-            versions, left = await versions_between(bucket, names, _LIST_WORTH * len(names))
+            versions = await versions_between(bucket, names, _LIST_WORTH * len(names))
+            left = [name for name in names if not versions.get(name)]  # what a listing passes over may be there
     except FsbackupError as error:
         return {}, {name: _for_name(error, bucket, name) for name in names}
 
@@ -164,6 +165,7 @@ async def _remove_unchanged(bucket: Bucket, removals: Mapping[str, ObjectStat | 
 async def _compare(bucket: Bucket, stats: list[ObjectStat]) -> Outcomes:
     """Return the outcomes of the objects that are gone, that were replaced, or of which nothing is known."""
     outcomes: Outcomes = {}
+    wanted = {stat.name: stat for stat in stats}
 
     def compare(stat: ObjectStat, now: ObjectStat | None) -> None:
         if now is None or not _is_same(stat, now):
@@ -179,9 +181,10 @@ async def _compare(bucket: Bucket, stats: list[ObjectStat]) -> Outcomes:
     left = stats
     try:
         if len(stats) > _FEW:
-            found, left = await _listed(bucket, stats)
-            for stat in stats[: len(stats) - len(left)]:
-                compare(stat, found.get(stat.name))
+            found = await _listed(bucket, stats)
+            left = [stat for stat in stats if stat.name not in found]  # what a listing passes over may be there
+            for name, now in found.items():
+                compare(wanted[name], now)
     except AccessDeniedError as error:  # the key may delete and not list
         log.info("%s: looks at objects one by one: %s", bucket.calls.name, error)
     except FsbackupError as error:
@@ -190,8 +193,8 @@ async def _compare(bucket: Bucket, stats: list[ObjectStat]) -> Outcomes:
     return outcomes
 
 
-async def _listed(bucket: Bucket, stats: list[ObjectStat]) -> tuple[dict[str, ObjectStat], list[ObjectStat]]:
-    """List from the first name to the last; return what is there, and the stats that were not reached."""
+async def _listed(bucket: Bucket, stats: list[ObjectStat]) -> dict[str, ObjectStat]:
+    """List from the first name to the last, or as far as that is worth it; return what is there."""
     names = [each.name for each in stats]
     wanted, limit = set(names), _LIST_WORTH * len(names)
     found: dict[str, ObjectStat] = {}
@@ -202,11 +205,9 @@ async def _listed(bucket: Bucket, stats: list[ObjectStat]) -> tuple[dict[str, Ob
                 found[item.name] = item
             else:
                 limit -= 1
-            if item.name >= names[-1]:
+            if item.name >= names[-1] or limit < 0:
                 break
-            if limit < 0:
-                return found, [each for each in stats if each.name > item.name]
-    return found, []
+    return found
 
 
 def _is_same(stat: ObjectStat, now: ObjectStat) -> bool:
