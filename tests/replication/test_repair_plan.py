@@ -188,6 +188,13 @@ class TestUnconfirmed:
             ("unreachable", "c"),
         ]
 
+    def test_lost_data_of_the_newest_version_is_refilled_while_another_is_away(self) -> None:
+        """No other version stands there that might count."""
+        assert decide(has(A, ONE), has(B, ONE, None), unreachable(C), min_copies=2) == [
+            ("refill", "b"),
+            ("unreachable", "c"),
+        ]
+
     def test_where_nothing_is_confirmed_the_highest_version_counts(self) -> None:
         """It is spread, over older ones too."""
         assert decide(has(A, TWO), has(B, ONE), has(C, None, None), min_copies=2) == [

@@ -178,17 +178,17 @@ class _Planner:
         if content is not None and content.sha256 == latest.sha256:
             what = "damaged" if replica.damaged else "missing" if replica.record is None else "of other data"
             return self._do("write manifest", name, f"the data is right, its manifest is {what}")
-        if why := self._why_not_yet(state, replica):
+        if why := self._why_not_yet(state, replica, latest):
             return self._leave("busy" if state == "conflict" else "unreachable", why, name)
         if self._is_being_replaced(name, latest):
             return self._leave("busy", "a newer version is announced and not finished yet", name)
         detail = replica.detail
         return self._do("refill", name, _REASONS[state] + (f" ({detail})" if detail else ""))
 
-    def _why_not_yet(self, state: CopyState, replica: ReplicaState) -> str | None:
+    def _why_not_yet(self, state: CopyState, replica: ReplicaState, latest: Manifest) -> str | None:
         """Return why a version that does not count must stay for now: it may be confirmed, or become so."""
         status, own = self._status, replica.record
-        if own is None or status.is_confirmed:
+        if own is None or status.is_confirmed or versions.version_id(own) == versions.version_id(latest):
             return None
         unreachable = self._unreachable()
         if unreachable and versions.copies(status.replicas.values(), own) + len(unreachable) >= status.needed:
