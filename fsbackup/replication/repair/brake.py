@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from fsbackup.engine.records import CopyState
 from fsbackup.replication.batches import KeyTask
 from fsbackup.replication.classify import ObjectStatus
 from fsbackup.replication.repair.report import Action
@@ -18,6 +19,8 @@ from fsbackup.replication.walk import Unreachable
 
 OBJECTS = 10
 SHARE = 0.05
+#: States of a copy that has another version than the newest.
+_OTHER_VERSIONS: frozenset[CopyState] = frozenset({"stale", "conflict", "unconfirmed"})
 #: Objects that are kept in memory to be repaired in the end; more are left to the next repair.
 _MOST = 100_000
 
@@ -64,5 +67,5 @@ def _destroys(action: Action, status: ObjectStatus) -> bool:
     if replica is None or replica.stat is None:
         return False
     return action.kind == "delete" or (
-        action.kind == "refill" and replica.is_intact and status.states[replica.backend] != "present"
+        action.kind == "refill" and status.states[replica.backend] in _OTHER_VERSIONS
     )
