@@ -67,6 +67,7 @@ def lists(proxy: FaultProxy) -> int:
     return proxy.count("list")
 
 
+@pytest.mark.timeout(600)  # tracing memory takes minutes for 100,000 objects on a busy machine
 @pytest.mark.parametrize(("many", "few", "more"), SCALES)
 def test_very_many_objects(rig: ReplicaRig, disk: Path, many: int, few: int, more: int) -> None:
     """A disk that has all, and a service that has none of them yet.
