@@ -23,7 +23,7 @@ from tests.servers.operations import S3Request, parse_request
 
 SECRET, KEY_ID = "s3cr3t-s3cr3t-s3cr3t", "AKIDENTIFIER"
 #: Seconds of patience with a server that never gets better.
-BRIEF = 1.5
+BRIEF = 1.0
 
 
 @dataclass
