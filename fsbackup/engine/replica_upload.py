@@ -239,9 +239,13 @@ class ReplicaUpload:
         """Return whether the data is ours; without an ETag other content of the same size looks the same."""
         if stored.etag is not None or (self._create_only and self.store.capabilities.conditional_create):
             return True
-        name, size = encode_key(self._key), manifest.size
-        read = content_hash(lambda offset, length: self.store.read(name, offset, offset + length), size)
-        return await self._call(read) == manifest.sha256
+        name = encode_key(self._key)
+
+        def read(offset: int, length: int) -> Awaitable[bytes]:
+            # Each read moves bytes: all of them may take longer than the idle timeout.
+            return self._call(self.store.read(name, offset, offset + length, on_progress=lambda _: self._touch()))
+
+        return await content_hash(read, manifest.size) == manifest.sha256
 
     async def abort(self) -> None:
         """Discard what was sent; nothing is discarded after the writer's `commit`."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
 from fsbackup import LocalStorage, ReplicatedStorage
+from tests.replication.memory import MemoryStore, backend
 
 KEY = "db/orders.sql"
 DATA = b"the right bytes" * 1000
@@ -49,3 +51,23 @@ def test_replicate_to_a_set(tmp_path: Path, source: Path, overwrite: bool) -> No
     assert (report.status, report.replicas["a"].already, report.replicas["b"].already) == ("complete", True, False)
     assert (tmp_path / "b" / KEY).read_bytes() == DATA
     assert store.verify(deep=True).status == "complete"
+
+
+class SlowStore(MemoryStore):
+    """A store without ETags on a slow line: each of its reads takes half of its patience."""
+
+    hard_timeout_margin = 0.0
+
+    async def read(self, name: str, start: int = 0, end: int | None = None, **options: object) -> bytes:
+        if name == KEY:
+            await asyncio.sleep(self.timeout / 2)
+        return await super().read(name, start, end, **options)
+
+
+def test_what_is_read_back_may_take_longer_than_one_request(tmp_path: Path) -> None:
+    """A large object on a slow line is no silence."""
+    store = SlowStore("slow", timeout=1.0)
+    path = tmp_path / "large"
+    path.write_bytes(bytes(24 << 20))
+    report = ReplicatedStorage([backend(store)], errors="raise").replicate(path, KEY)
+    assert report.status == "complete", report.as_dict()
