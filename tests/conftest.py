@@ -17,9 +17,11 @@ pytest_plugins = ["pytester", "tests.servers.fixtures", "tests.faults.options"]
 #: The beginnings of the reasons for which a test may be left out where everything has to run.
 _ALLOWED_SKIPS = ("needs the right to mount", "only measured on request")
 
-# A shell starts background commands with Ctrl-C ignored, and so would be the processes that tests interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts background commands with Ctrl-C ignored, nohup any with SIGHUP ignored, and so would be the
+# processes that tests interrupt.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

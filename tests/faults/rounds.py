@@ -24,8 +24,8 @@ from tests.servers.endpoint import client
 
 #: Seconds after which an operation that goes on has hung.
 _PATIENCE = 60.0
-#: Seconds of silence that are a stall: short where a round has one.
-_TIMEOUT = {"stall": 3.0}
+#: Seconds of silence that are a stall, and the same where a round has an outage, which is waited for many times.
+_TIMEOUT, _OUTAGE_TIMEOUT = 10.0, 3.0
 
 
 class FaultScenario:
@@ -34,7 +34,7 @@ class FaultScenario:
     def __init__(self, rig: ReplicaRig, plan: Plan) -> None:
         self._rig = rig
         self._plan = plan
-        timeout = _TIMEOUT.get(plan.outage or "", 10.0)
+        timeout = _OUTAGE_TIMEOUT if plan.outage else _TIMEOUT
         self._task = Task(plan, rig.places, rig.tmp, rig.tmp / "targets", timeout)
         self._store = self._task.store()
         self._ledger = setup.prepare(rig, plan, self._store, self._task.targets)

@@ -49,16 +49,20 @@ class ConfiguredSet:
         Of all names in the buckets; each backend has its own below it.
     secrets
         Values that may occur nowhere but in the configuration.
+    backends
+        What the configuration says of each backend, but for its timeout.
     """
 
     config: Path
     prefix: str
+    backends: dict[str, dict[str, Any]] = field(default_factory=dict)
     bases: dict[str, Path] = field(default_factory=dict)
     proxies: dict[str, FaultProxy] = field(default_factory=dict)
     secrets: list[str] = field(default_factory=list)
 
     def fs(self, **options: Any) -> FsbackupFileSystem:
         """Return a new filesystem with empty caches."""
+        self.write()
         return FsbackupFileSystem(config=self.config, skip_instance_cache=True, **options)
 
     @cached_property
@@ -75,6 +79,15 @@ class ConfiguredSet:
         """What `storage_options` holds."""
         return {"config": str(self.config)}
 
+    def write(self) -> None:
+        """Write the configuration; a backend whose requests always fail does not try for long."""
+        backends = {name: dict(each) for name, each in self.backends.items()}
+        for name, proxy in self.proxies.items():
+            backends[name]["timeout"] = proxy.patience(10.0)
+        config = {"version": 1, "backends": backends, "replication": {SET: {"backends": list(backends)}}}
+        self.config.touch(mode=0o600)  # it has secrets, and a file that others can read is warned of
+        self.config.write_text(yaml.safe_dump(config))
+
     def data(self, backend: str, key: str) -> str:
         """Return a part of the name of an object's data in a bucket, which is no part of its manifest's name."""
         return f"{self.prefix}/{backend}/{key}"
@@ -84,7 +97,7 @@ class ConfiguredSet:
 def make_configured_set(kind: str, tmp: Path, server: Callable[[str], S3Endpoint]) -> Iterator[ConfiguredSet]:
     """Yield a new site; `server` gives the server of a name."""
     configured = ConfiguredSet(tmp / "fsbackup.yaml", f"f{secrets.token_hex(6)}")
-    backends: dict[str, Any] = {}
+    backends = configured.backends
     with ExitStack() as stack:
         for number, what in enumerate(KINDS[kind]):
             name, _, trouble = what.partition(" ")
@@ -94,11 +107,7 @@ def make_configured_set(kind: str, tmp: Path, server: Callable[[str], S3Endpoint
                 backends[backend] = {"type": "local", "path": str(tmp / backend)}
                 continue
             proxy = configured.proxies[backend] = stack.enter_context(fault_proxy(server(name)))
-            backends[backend] = {
-                **proxy.endpoint.backend,
-                "prefix": f"{configured.prefix}/{backend}",
-                "timeout": "10s",
-            }
+            backends[backend] = {**proxy.endpoint.backend, "prefix": f"{configured.prefix}/{backend}"}
             configured.secrets.append(proxy.endpoint.secret_access_key)
             if trouble == "down":
                 proxy.add(Status(403, "AccessDenied"), on="get", key=configured.data(backend, TOP))
@@ -106,7 +115,5 @@ def make_configured_set(kind: str, tmp: Path, server: Callable[[str], S3Endpoint
                 proxy.add(Corrupt(), on="get", key=configured.data(backend, TOP))
             elif trouble == "dying":
                 proxy.add(Drop(answer_bytes=100_000), on="get", key=configured.data(backend, TOP), first=2)
-        config = {"version": 1, "backends": backends, "replication": {SET: {"backends": list(backends)}}}
-        configured.config.touch(mode=0o600)  # it has secrets, and a file that others can read is warned of
-        configured.config.write_text(yaml.safe_dump(config))
+        configured.write()
         yield configured

@@ -77,7 +77,7 @@ def scripted(
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
     server = Server((host, 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     netloc = f"[{host}]" if ":" in host else host
     endpoint = S3Endpoint(

@@ -69,6 +69,12 @@ class ReplicaRig(Places):
     proxies: dict[str, FaultProxy]
     tmp: Path
 
+    def backend(self, name: str, **options: Any) -> SingleBackend:
+        """Return a new backend object for a place; where requests always fail, it does not try for long."""
+        if name in self.proxies and "timeout" in options:
+            options["timeout"] = self.proxies[name].patience(options["timeout"])
+        return super().backend(name, **options)
+
     @property
     def places(self) -> Places:
         """Only the places, to be sent to another process."""

@@ -175,7 +175,7 @@ def assert_untouched(rig: ReplicaRig, names: tuple[str, ...], expected: type[Fsb
     target.write_bytes(b"before")
     before = set(os.listdir(rig.tmp))
     with pytest.raises(FsbackupError) as caught:
-        rig.store(names=names, timeout=5).restore(KEY, target)
+        rig.store(names=names, timeout=2).restore(KEY, target)
     assert type(caught.value) is expected, repr(caught.value)
     assert target.read_bytes() == b"before"
     assert set(os.listdir(rig.tmp)) == before
@@ -274,7 +274,7 @@ def test_an_error_beside_absences_is_never_absence(rig: ReplicaRig, fault: str) 
     """One replica that does not answer may have the object: not "not found", whatever the others answer."""
     rig.proxies["r2"].add(FAULTS[fault]())
     assert_untouched(rig, NAMES, NoHealthyReplicaError)
-    store = rig.store(timeout=5)
+    store = rig.store(timeout=2)
     for ask in (store.exists, store.get_size):
         with pytest.raises(NoHealthyReplicaError):
             ask(KEY)

@@ -415,8 +415,9 @@ def test_a_dry_run_plans_and_changes_nothing(rig: ReplicaRig) -> None:
     rig.raw_replicas["local"].put("rotten", b"?" * len(SMALL))
     rig.raw_replicas["b2"].drop(manifest_name("bare"))
     with switched_off(rig, "b2"):
-        store.remove("deleted")
-        store.replicate(rig.file(content(99), "other"), "stale", overwrite=True)
+        hasty = rig.store(min_copies=1)
+        hasty.remove("deleted")
+        hasty.replicate(rig.file(content(99), "other"), "stale", overwrite=True)
     before = snapshot(rig)
     for proxy in rig.proxies.values():
         proxy.forget()

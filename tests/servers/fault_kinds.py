@@ -39,7 +39,13 @@ class AnsweredError(Exception):
 
 
 class Fault:
-    """Base of all faults: every hook lets things pass."""
+    """Base of all faults: every hook lets things pass.
+
+    `fails_every_attempt` says that a request it strikes fails, and is worth another attempt: a client tries until
+    its timeout.
+    """
+
+    fails_every_attempt = False
 
     def __init__(self) -> None:
         self.hits = 0
@@ -73,6 +79,8 @@ class Fault:
 class Refuse(Fault):
     """Close the connection at once: at accept when the rule matches everything, else after the head."""
 
+    fails_every_attempt = True
+
     async def on_request(self, exchange: Exchange) -> None:
         self.strike()
         raise CutError
@@ -87,6 +95,7 @@ class _AtByte(Fault):
         super().__init__()
         self._request_bytes = 0 if request_bytes is None and answer_bytes is None else request_bytes
         self._answer_bytes = answer_bytes
+        self.fails_every_attempt = answer_bytes is None
 
     def _check(self, limit: int | None, passed: int, piece: bytes) -> bytes:
         if limit is not None and passed + len(piece) >= limit:
@@ -130,6 +139,7 @@ class Status(Fault):
 
     def __init__(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
         super().__init__()
+        self.fails_every_attempt = status >= 500
         self._answer = AnsweredError(status, code, headers or {})
 
     async def on_request(self, exchange: Exchange) -> None:

@@ -11,6 +11,7 @@ loop in a thread of its own, and keeps a record of every request.
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -79,6 +80,12 @@ class _Rule:
     def is_for_connections(self) -> bool:
         return isinstance(self.fault, Refuse) and self.on == "any" and not self.key
 
+    def patience(self) -> float:
+        """Return the seconds after which a client can as well stop trying, since no attempt will ever succeed."""
+        if self.times is not None or not self.fault.fails_every_attempt:
+            return math.inf
+        return 0.5 if self.is_for_connections else 2.0
+
 
 class FaultProxy:
     """Passes everything on to one server, except for the faults that a test adds."""
@@ -145,6 +152,11 @@ class FaultProxy:
     def count(self, operation: Operation | Literal["any"] = "any", key: str = "") -> int:
         """Return how many requests of that kind came."""
         return sum(operation in ("any", one.operation) and key in one.key for one in self.requests)
+
+    def patience(self, usual: float) -> float:
+        """Return the timeout in seconds for a client: less than usual while requests of a kind always fail."""
+        with self._lock:
+            return min(usual, *(rule.patience() for rule in self._rules), math.inf)
 
     def cut_connections(self) -> None:
         """Cut every open connection, stalled and held ones too; new ones are served."""

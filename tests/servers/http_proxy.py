@@ -100,7 +100,7 @@ def http_proxy(tls_folder: Path | None = None) -> Iterator[ProxyPlace]:
         authority.issue_cert(LOOPBACK).configure_cert(context)
         server.socket = context.wrap_socket(server.socket, server_side=True)
     place.url = f"{scheme}://{LOOPBACK}:{server.server_port}"
-    thread = Thread(target=server.serve_forever, daemon=True)
+    thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield place
