@@ -1,4 +1,8 @@
-"""fsspec's own suites (copy, get, put, open, pipe): every replica in order, one down for reads, one rotten."""
+"""fsspec's own suites (copy, get, put, open, pipe): every replica in order, one down for reads, one rotten.
+
+What they hold is which names a call finds and makes: the default run tries that on two directories, and leaves the
+sites with servers, which the other suites run at, to the matrix.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,9 @@ from fsspec.tests import abstract
 
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.configured_set import ROOT, ConfiguredSet, make_configured_set
+from tests.matrix import matrix
+
+EVERY_SITE = ["local+s3", "s3+s3", "down+s3", "rotten+local"]
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +25,15 @@ def local_site(
 ) -> Iterator[ConfiguredSet]:
     """Return a site of two directories for all tests of this file."""
     with make_configured_set("local+local", tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=["local+local", *map(matrix, EVERY_SITE)])
+def configured(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ConfiguredSet]:
+    """Return a site of each kind in turn; tests share it, and each uses its own directory."""
+    with make_configured_set(request.param, tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
         yield made
 
 

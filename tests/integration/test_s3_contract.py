@@ -81,6 +81,7 @@ def b2_store(strict_b2: s3.StrictEndpoint) -> Iterator[S3Store]:
     yield from _store(strict_b2)
 
 
+@pytest.mark.matrix
 class TestSharedBucket(ListingContract, RemovingContract):
     """Names under a prefix, in a bucket that others use too."""
 
@@ -91,6 +92,7 @@ class TestSharedBucket(ListingContract, RemovingContract):
         return Place(prefix_store, _raw_access(shared_bucket, "team/ours/"))
 
 
+@pytest.mark.matrix
 class TestWholeBucketOfR2(WritingContract, CreatingContract, ListingContract):
     """Cloudflare R2's rules for parts, over TLS, without a prefix."""
 
