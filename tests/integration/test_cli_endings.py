@@ -173,6 +173,7 @@ class TestAbsent:
 class TestStreams:
     """Standard streams and names as a shell or a locale leaves them."""
 
+    @pytest.mark.each_choice
     @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
     @pytest.mark.parametrize("command", [("status",), ("get", "t/a", "x"), ("stat", "no/such", "-vv")])
     def test_closed(self, cli: Cli, closed: str, command: tuple[str, ...]) -> None:

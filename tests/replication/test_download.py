@@ -101,8 +101,8 @@ DAMAGE: dict[str, Callable[[RawReplica, bytes], None]] = {
     "flipped, manifest of nonsense": _flip_with_manifest(b"[[1]]"),
     "flipped, manifest without blocks": _lose_blocks,
 }
-#: What the default run does to several replicas at once: to data, to a manifest, and to both.
-FIRST = {"flipped", "truncated", "flipped, edited manifest", "swapped with manifests"}
+#: What the default run does: to data, to a manifest, and to both.
+FIRST = {"flipped", "truncated", "deleted", "flipped, edited manifest", "swapped with manifests"}
 
 #: An extended object still holds the right bytes at the right places.
 HARMLESS = {"extended"}
@@ -181,7 +181,7 @@ def assert_untouched(rig: ReplicaRig, names: tuple[str, ...], expected: type[Fsb
     assert set(os.listdir(rig.tmp)) == before
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", sparing(DAMAGE, FIRST))
 def test_any_one_damaged_replica_is_skipped(stored: ReplicaRig, intact: Intact, damage: str) -> None:
     """With any one replica damaged in any way, the restored file is the one that was stored."""
     data = content(SIZE)
