@@ -155,6 +155,10 @@ class NoHealthyReplicaError(ReplicationError):
     """No replica gave a proven answer; the message has the error of each one."""
 
 
+class ClockError(ReplicationError):
+    """This machine's clock is more than five minutes off what the services say; nothing was written."""
+
+
 class TooFewCopiesError(ReplicationError):
     """Fewer than `min_copies` replicas hold confirmed bytes; the message says which failed and why."""
 

@@ -39,8 +39,10 @@ def _execute(args: Namespace) -> int:
 
 def _check(args: Namespace, path: str, config: Config) -> None:
     names = {"backends": list(config.backends), "replication": list(config.replication), "jobs": list(config.jobs)}
+    from fsbackup.config.advice import notes
+
     if args.json:
-        render.print_json({"file": path, "ok": True, **names})
+        render.print_json({"file": path, "ok": True, **names, "notes": list(notes(config))})
     elif not args.quiet:
         counts = [
             render.count(len(config.backends), "backend"),
@@ -48,6 +50,8 @@ def _check(args: Namespace, path: str, config: Config) -> None:
             render.count(len(config.jobs), "job"),
         ]
         render.print_line(f"{path}: ok: {', '.join(counts)}")
+        for note in notes(config):
+            render.print_line(f"{path}: note: {note}")
 
 
 def _show(args: Namespace, config: Config) -> None:
@@ -63,7 +67,7 @@ COMMAND = Command(
     name="config",
     summary="validate, print or describe the configuration",
     description="`check` prints every problem of the configuration, one per line with file, line and field, and "
-    "exits with 2 if there is one. No backend is contacted.",
+    "exits with 2 if there is one; a note says what a valid one gives up. No backend is contacted.",
     examples=(
         "fsbackup config check -c configs/production.yaml",
         "fsbackup config show",

@@ -49,6 +49,19 @@ def warn(source: str, data: Any, config: Config) -> None:
             )
 
 
+def notes(config: Config) -> Iterator[str]:
+    """Yield what a valid configuration gives up, for a person who checks it."""
+    for name, chosen in config.replication.items():
+        count = len(chosen.backends)
+        if 2 * chosen.min_copies <= count:
+            yield (
+                f"replication.{name}: min_copies {chosen.min_copies} is no majority of {count} backends: of two "
+                "writers of one key at the same time, or with different backends away, both may be told that "
+                "theirs is stored, and one version replaces the other later; with "
+                f"min_copies {count // 2 + 1} one of them is refused"
+            )
+
+
 @cache
 def _say_once(text: str) -> None:
     """Log a warning, once in a process that loads a file again and again."""

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from fsbackup.aio import run_all
 from fsbackup.engine import locks, records, versions
+from fsbackup.engine.clock import check_clock
 from fsbackup.engine.fanout import FanOut, object_metadata
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.records import ReplicaState
@@ -120,6 +121,8 @@ class _Upload(FanOut):
                 self._finish(replica, replica.error)
         try:
             await self._expect()
+            if self._expected is None:
+                check_clock((each.store for each in self._replicas), self._key)
             await self._transfer()
         except ConflictError as error:
             self._finish_remaining(error)

@@ -287,6 +287,11 @@ class ObjectStore(ABC):
         return self.timeout + self.hard_timeout_margin
 
     @property
+    def clock_skew(self) -> float | None:
+        """Seconds by which this machine's clock was ahead of the service's at its last answer, None if unknown."""
+        return None
+
+    @property
     @abstractmethod
     def location(self) -> str:
         """Where the objects are, for people: a path or URL without secrets."""

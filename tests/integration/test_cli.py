@@ -415,7 +415,18 @@ class TestConfig:
             "backends": list(DISKS),
             "replication": ["triple"],
             "jobs": ["tree", "note"],
+            "notes": [],
         }
+
+    def test_a_set_whose_writers_do_not_exclude_each_other_is_noted(self, cli: Cli) -> None:
+        """With what that costs; it is no mistake."""
+        config = (cli.home / "fsbackup.yaml").read_text()
+        (cli.home / "fsbackup.yaml").write_text(config.replace("min_copies: 2", "min_copies: 1"))
+        done = cli("config", "check")
+        assert done.code == 0
+        assert "note: replication.triple: min_copies 1 is no majority of 3 backends" in done.out
+        assert "with min_copies 2 one of them is refused" in done.out
+        assert len(cli("config", "check", "--json").json()["notes"]) == 1
 
     def test_every_problem_is_printed_on_its_own_line(self, cli: Cli) -> None:
         """File, line and field, in the form that editors parse."""

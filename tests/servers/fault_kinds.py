@@ -10,6 +10,8 @@ import asyncio
 import concurrent.futures
 import re
 import threading
+import time
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -170,6 +172,18 @@ class WrongEtag(Fault):
             body = (await exchange.take_answer()).decode()
             xml = f"<ETag>{self._etag.replace(chr(34), '&quot;')}</ETag>"
             exchange.give_answer(re.sub("<ETag>.*?</ETag>", xml, body).encode())
+        self.strike()
+
+
+class WrongDate(Fault):
+    """Answer as a service whose clock is so many seconds ahead of ours."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    async def on_answer(self, exchange: Exchange) -> None:
+        exchange.answer.replace("Date", formatdate(time.time() + self._seconds, usegmt=True))
         self.strike()
 
 

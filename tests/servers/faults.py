@@ -32,6 +32,7 @@ from tests.servers.fault_kinds import (
     Status,
     Throttle,
     Truncate,
+    WrongDate,
     WrongEtag,
 )
 from tests.servers.operations import Operation, parse_request
@@ -51,6 +52,7 @@ __all__ = [
     "Status",
     "Throttle",
     "Truncate",
+    "WrongDate",
     "WrongEtag",
     "fault_proxy",
 ]

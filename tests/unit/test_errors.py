@@ -34,6 +34,7 @@ PARENTS = {
     "DiscardedError": (FsbackupError, OSError),
     "ReplicationError": (FsbackupError, OSError),
     "NoHealthyReplicaError": (errors.ReplicationError,),
+    "ClockError": (errors.ReplicationError,),
     "TooFewCopiesError": (errors.ReplicationError,),
 }
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from fsbackup.engine.clock import MAX_CLOCK_SKEW
 from fsbackup.errors import AccessDeniedError, FsbackupError
 from fsbackup.replication.doctor.probe import ProbeResult
 from fsbackup.replication.doctor.report import Check
 from fsbackup.sizing import GIB
 from fsbackup.stores.base import ObjectStore
 
-#: Seconds that clocks may differ. Amazon S3 refuses requests that are 15 minutes off ("RequestTimeTooSkewed").
-MAX_CLOCK_SKEW = 300.0
 #: Seconds after which an unfinished upload counts as abandoned.
 _OLD_UPLOAD = 86_400.0
 #: Free bytes below which doctor warns.

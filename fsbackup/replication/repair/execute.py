@@ -10,6 +10,7 @@ from functools import cached_property
 
 from fsbackup import events
 from fsbackup.engine import delete, locks, records, versions
+from fsbackup.engine.clock import check_clock
 from fsbackup.engine.copy import copy_version, remove_copy
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
@@ -172,6 +173,7 @@ class RoundExecutor:
     @cached_property
     def _adopted_manifest(self) -> Manifest:
         """The manifest of data that never had one: a first version, as old as its oldest copy."""
+        check_clock((each.store for each in self._status.replicas.values()), self._key)
         digest = next(iter(self._inspection.contents.values()))
         stats = [replica.stat for replica in self._status.replicas.values() if replica.stat is not None]
         modified = [stat.modified for stat in stats if stat.modified is not None]

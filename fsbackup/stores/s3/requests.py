@@ -13,7 +13,9 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from functools import cached_property, partial
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -97,6 +99,8 @@ class Calls:
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
         self.timeout = settings.timeout
+        #: Seconds by which this machine's clock is ahead of the service's, as its last answer dated itself.
+        self.clock_skew: float | None = None
         self.control = Control(settings, USER_AGENT)
         self.workers = Workers(f"s3-{name}", _THREADS)
         self.signer = Signer(
@@ -159,6 +163,12 @@ class Calls:
         # Creating the client takes time in which the service cannot answer.
         await self.control.client()
         return await _ClientCalls(self, context, method, params).run()
+
+    def note_date(self, headers: Mapping[str, str]) -> None:
+        """Compare the clocks, unless the answer comes out of a cache on the way (RFC 9111, section 5.1)."""
+        if (said := headers.get("date")) and "age" not in headers:
+            with suppress(ValueError):
+                self.clock_skew = time.time() - parsedate_to_datetime(said).timestamp()
 
     async def close(self) -> None:
         """Close the connections; the next request opens new ones."""
@@ -290,6 +300,7 @@ class _Exchanges(_Attempts[Reply[T]]):
     def _read(self, response: HTTPResponse) -> Reply[T] | AnswerError:
         """Read a response; an error is returned, since one that is raised would cost the connection."""
         headers = {name.lower(): value for name, value in response.headers.items()}
+        self._calls.note_date(headers)
         if response.status >= 300:
             return answer_error(response.status, headers, response.read(_MAX_ERROR), self._calls.secrets)
         self._begin_body(response)

@@ -159,6 +159,11 @@ class S3Store(ObjectStore):
         """The ``s3fs.S3FileSystem``, ready for synchronous use."""
         return self._calls.control.filesystem
 
+    @property
+    def clock_skew(self) -> float | None:
+        """Seconds by which this machine's clock is ahead of the service's."""
+        return self._calls.clock_skew
+
     async def stat(self, name: str) -> ObjectStat | None:
         """Send one HEAD; for the first missing key also check that the bucket exists."""
         info = await self._bucket.head(name)
