@@ -111,7 +111,7 @@ COMMAND = Command(
     description="Restores an object from all reachable replicas at once. Every block is checked against the "
     "manifest before it is written; a block that a replica does not return, or returns damaged, is read from "
     "another one. The target is replaced only when the file is complete. The exit code is 0 if the bytes are "
-    "right, even if replicas failed, 4 if every backend answers that there is no such object, 1 if that is "
+    "right, even if replicas failed, 4 if it is proven that there is no such object, 1 if that is "
     "not known. No link below a directory TARGET is followed, and directories are never more open than those "
     "that were backed up. With --recursive, files that are present with the right bytes are not read again: "
     "the same command resumes an interrupted restore.",

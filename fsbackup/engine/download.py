@@ -121,9 +121,9 @@ async def locate(
     Raises
     ------
     ObjectNotFoundError
-        When every replica says that there is no such key, or that it was deleted.
+        When a quorum of the replicas says that there is no such key, or that it was deleted.
     NoHealthyReplicaError
-        When no replica has it and not all answered.
+        When no replica has it and too few answered.
     IntegrityError
         When all manifests of it are damaged.
     """
@@ -142,7 +142,9 @@ async def locate(
         plan = _unproven_plan(targets, key, states) if newest is None else None
     if plan is None:
         why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"
-        raise absence_error(key, errors, why)
+        clear = [each.store.name for each in states if each.error is None and not each.damaged]
+        proven = not errors or (not isinstance(newest, Manifest) and targets.is_quorum(clear))
+        raise absence_error(key, errors, why, proven=proven)
     return ObjectReader(plan, ReadLog(key, errors), selector or ReplicaSelector())
 
 
@@ -214,17 +216,18 @@ def absence_error(
     errors: Mapping[str, FsbackupError],
     why: str,
     *,
+    proven: bool,
     operation: str = "download",
     answer: str = "do not have it",
 ) -> FsbackupError:
-    """Return the error for a key that no replica has: `ObjectNotFoundError` with `why` only when all answered."""
-    if not errors:
+    """Return the error for a key that no replica has: `ObjectNotFoundError` with `why` only when it is proven."""
+    if proven:
         return ObjectNotFoundError(why, operation=operation, key=key)
     return NoHealthyReplicaError(
-        f"the replicas that answered {answer}, but not all answered: {summary(errors)}",
+        f"the replicas that answered {answer}, but too few answered: {summary(errors)}",
         operation=operation,
         key=key,
-        hint=combined_hint(errors, "try again when all replicas answer"),
+        hint=combined_hint(errors, "try again when more replicas answer"),
     )
 
 

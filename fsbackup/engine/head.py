@@ -9,23 +9,23 @@ from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import NoHealthyReplicaError
 from fsbackup.keys import encode_key, manifest_name
-from fsbackup.record import Tombstone
+from fsbackup.record import Manifest, Tombstone
 from fsbackup.stores.base import ObjectStore
 
 
 async def exists(targets: ReplicaSet, key: str) -> bool:
-    """Return True when a replica proves `key`, False when every replica answers that it is absent or deleted.
+    """Return True when a replica proves `key`, False when a quorum answers that it is absent or deleted.
 
     Raises
     ------
     NoHealthyReplicaError
-        When no replica proves it and not all answered; a set of one raises what its store raised.
+        When no replica proves it and too few answered; a set of one raises what its store raised.
     """
     return await size(targets, key) is not None
 
 
 async def size(targets: ReplicaSet, key: str) -> int | None:
-    """Return the size of `key` in bytes, None when every replica answers that it is absent or deleted.
+    """Return the size of `key` in bytes, None when a quorum answers that it is absent or deleted.
 
     Costs one HEAD per replica where the data is absent, and one GET of the manifest more where it is present.
 
@@ -41,12 +41,21 @@ async def size(targets: ReplicaSet, key: str) -> int | None:
         if not isinstance(latest, Tombstone):
             return latest.size if latest else present[0].size
     errors = [replica.error for replica in replicas if replica.error is not None]
-    if not errors:
+    if not errors or await _is_proven_absent(targets, replicas, key):
         return None
     if len(replicas) == 1:
         raise errors[0]
     reasons = "; ".join(str(error) for error in errors)
-    raise NoHealthyReplicaError(f"not all replicas answered: {reasons}", operation="exists", key=key)
+    raise NoHealthyReplicaError(f"too few replicas answered: {reasons}", operation="exists", key=key)
+
+
+async def _is_proven_absent(targets: ReplicaSet, replicas: list[ReplicaState], key: str) -> bool:
+    """Return whether a quorum answers that there is neither data nor a manifest, whose data may be elsewhere."""
+    if not targets.is_quorum([each.store.name for each in replicas if each.error is None]):
+        return False
+    known = await _with_records(replicas, key)
+    clear = [each.store.name for each in known if each.error is None and not each.damaged]
+    return targets.is_quorum(clear) and not isinstance(versions.newest(known, targets.min_copies), Manifest)
 
 
 async def _query(store: ObjectStore, key: str) -> ReplicaState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,8 @@ class ReplicaSet:
         None: a stream is read as slowly as its slowest replica takes it, unless a local replica can be read again.
     stall
         Seconds without a byte after which a reader fails over to another replica.
+    lasting
+        Names of the stores whose retention keeps whatever another one's keeps, None: all of them.
     """
 
     stores: tuple[ObjectStore, ...]
@@ -53,6 +55,22 @@ class ReplicaSet:
     memory: int = DEFAULT_MEMORY
     spool: Spool | None = None
     stall: float = DEFAULT_STALL
+    lasting: frozenset[str] | None = None
+
+    def is_quorum(self, answered: Collection[str]) -> bool:
+        """Tell whether these stores together know of each object that was ever confirmed, and is to be kept.
+
+        A confirmed object is on `min_copies` stores, so that all but ``min_copies - 1`` of them include one that
+        has it. Where retention differs, an old object is on the stores only that keep it longest: as many of these
+        are needed in proportion, or all stores where no rule covers all others.
+        """
+        names = {store.name for store in self.stores}
+        lasting = names if self.lasting is None else self.lasting
+        if not lasting:
+            return names <= set(answered)
+        return all(
+            len(each & set(answered)) > len(each) - min(self.min_copies, len(each)) for each in (names, lasting)
+        )
 
 
 class MemoryBudget:

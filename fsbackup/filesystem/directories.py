@@ -47,9 +47,9 @@ async def list_directory(opened: OpenSet, name: str, key: str) -> dict[str, Info
     Raises
     ------
     ObjectNotFoundError
-        When nothing lies below, and every replica reports so.
+        When nothing lies below, and a quorum of the replicas reports so.
     NoHealthyReplicaError
-        When nothing is listed, and a replica could not be listed.
+        When nothing is listed, and too few replicas could be listed.
     """
     found: dict[str, Info] = {}
     errors: dict[str, FsbackupError] = {}
@@ -60,7 +60,7 @@ async def list_directory(opened: OpenSet, name: str, key: str) -> dict[str, Info
         start_after = await _add_entries(listing, name, prefix, found)
         errors.update(listing.errors)
     if not found and key:
-        raise _not_found(key, errors)
+        raise _not_found(opened, key, errors)
     return found
 
 
@@ -95,7 +95,7 @@ async def iter_files(
     Raises
     ------
     NoHealthyReplicaError
-        At the end, when a replica could not be listed and the others list nothing.
+        At the end, when too few replicas could be listed and these list nothing.
     """
     listing = SetListing(opened.replica_set, _key_prefix(key), breaker=opened.breaker)
     found = False
@@ -106,8 +106,8 @@ async def iter_files(
                 yield _file_info(name, entry)
     if errors is not None:
         errors.update(listing.errors)
-    if not found and listing.errors:
-        raise _not_found(key, listing.errors)
+    if not found and not _is_complete(opened, listing.errors):
+        raise _not_found(opened, key, listing.errors)
 
 
 async def is_directory(opened: OpenSet, key: str) -> bool:
@@ -116,7 +116,7 @@ async def is_directory(opened: OpenSet, key: str) -> bool:
     Raises
     ------
     NoHealthyReplicaError
-        When none is listed, and a replica could not be listed.
+        When none is listed, and too few replicas could be listed.
     """
     if not key:
         return True
@@ -126,8 +126,15 @@ async def is_directory(opened: OpenSet, key: str) -> bool:
     return False
 
 
-def _not_found(key: str, errors: dict[str, FsbackupError]) -> FsbackupError:
-    return absence_error(key, errors, "no such object or directory", operation="list", answer="list nothing there")
+def _is_complete(opened: OpenSet, errors: dict[str, FsbackupError]) -> bool:
+    """Return whether the replicas that could be listed list every object that was confirmed."""
+    stores = opened.replica_set.stores
+    return opened.replica_set.is_quorum([store.name for store in stores if store.name not in errors])
+
+
+def _not_found(opened: OpenSet, key: str, errors: dict[str, FsbackupError]) -> FsbackupError:
+    why, answer = "no such object or directory", "list nothing there"
+    return absence_error(key, errors, why, proven=_is_complete(opened, errors), operation="list", answer=answer)
 
 
 def _key_prefix(key: str) -> str:

@@ -19,9 +19,9 @@ async def stat(targets: ReplicaSet, key: str, find_expired: FindExpired | None =
     Raises
     ------
     ObjectNotFoundError
-        When all replicas answer that there is no such key, or that it was deleted.
+        When a quorum answers that there is no such key, or that it was deleted.
     NoHealthyReplicaError
-        When no replica has it and not all answer.
+        When no replica has it and too few answer.
     ObjectLostError
         When its manifest is there, and its data is gone from every replica.
     """
@@ -31,15 +31,18 @@ async def stat(targets: ReplicaSet, key: str, find_expired: FindExpired | None =
         unreachable = {each.backend: each.error for each in replicas if each.error is not None}
         status = classify(key, replicas, targets.min_copies, await find_expired(unreachable))
     if not any(each.stat is not None for each in replicas):
-        raise _absent(key, replicas, status.latest)
+        raise _absent(targets, key, replicas, status.latest)
     return status
 
 
-def _absent(key: str, replicas: Sequence[ReplicaState], latest: Record | None) -> FsbackupError:
+def _absent(
+    targets: ReplicaSet, key: str, replicas: Sequence[ReplicaState], latest: Record | None
+) -> FsbackupError:
     errors = [str(each.error) for each in replicas if each.error is not None]
-    if errors:
+    clear = [each.store.name for each in replicas if each.error is None and not each.damaged]
+    if errors and (isinstance(latest, Manifest) or not targets.is_quorum(clear)):
         reasons = "; ".join(errors)
-        return NoHealthyReplicaError(f"not all replicas answered: {reasons}", operation="stat", key=key)
+        return NoHealthyReplicaError(f"too few replicas answered: {reasons}", operation="stat", key=key)
     if isinstance(latest, Manifest):
         return lost_error(key, "stat")
     why = f"it was deleted on {latest.deleted_at}" if latest is not None else "no such key"

@@ -114,7 +114,9 @@ class ReplicatedStorage(StorageBackend):
         self._retention = dict(retention or {})
         if unknown := ", ".join(sorted(self._retention.keys() - self.backends.keys())):
             raise ConfigError(f"set {name!r}: retention names {unknown}, which the set does not have")
-        self._set = ReplicaSet(stores, copies, part_size, memory, spool, stall_timeout)
+        self._set = ReplicaSet(
+            stores, copies, part_size, memory, spool, stall_timeout, lasting=self._lasting(self._retention)
+        )
         self._origin = (os.path.abspath(origin), name) if origin is not None else None
 
     @classmethod
@@ -154,6 +156,14 @@ class ReplicatedStorage(StorageBackend):
             config = load_config(config)
         path = None if origin is None else os.fspath(origin)
         return cls(**set_arguments(config, name), errors=errors, origin=path)
+
+    def _lasting(self, retention: Mapping[str, Retention]) -> frozenset[str]:
+        rules = {name: retention.get(name) for name in self.backends}
+        return frozenset(
+            name
+            for name, rule in rules.items()
+            if rule is None or all(rule.covers(other) for other in rules.values())
+        )
 
     @property
     def replica_set(self) -> ReplicaSet:
@@ -257,7 +267,7 @@ class ReplicatedStorage(StorageBackend):
         Raises
         ------
         ObjectNotFoundError
-            When all replicas answer that there is no such key.
+            When a quorum of the replicas answers that there is no such key.
         IntegrityError, NoHealthyReplicaError
             When no replica returned proven bytes; the message has each replica's error.
         """
@@ -311,7 +321,7 @@ class ReplicatedStorage(StorageBackend):
         Raises
         ------
         ObjectNotFoundError
-            When all replicas answer that there is no such key.
+            When a quorum of the replicas answers that there is no such key.
         IntegrityError, NoHealthyReplicaError
             When no replica returned proven bytes.
         ValueError
@@ -357,9 +367,9 @@ class ReplicatedStorage(StorageBackend):
         Raises
         ------
         ObjectNotFoundError
-            When all replicas answer that there is no such key.
+            When a quorum of the replicas answers that there is no such key.
         NoHealthyReplicaError
-            When none has it and not all answer.
+            When none has it and too few answer.
         """
         return run(stat(self._set, check_key(remote_path), self._find_expired))
 

@@ -135,7 +135,7 @@ async def restore_tree(
     NoHealthyReplicaError
         When no replica can be listed.
     ObjectNotFoundError
-        When all replicas could be listed and none has an object at or below `prefix`.
+        When a quorum of the replicas could be listed and none has an object at or below `prefix`.
     """
     clock = asyncio.get_running_loop().time
     started = clock()
@@ -146,7 +146,8 @@ async def restore_tree(
     report.unlisted = {name: str(error) for name, error in walk.errors.items()}
     report.seconds = clock() - started
     if not report.objects and not report.failures:
-        raise _nothing_found(prefix, report.unlisted)
+        listed = [store.name for store in targets.stores if store.name not in report.unlisted]
+        raise _nothing_found(prefix, report.unlisted, proven=targets.is_quorum(listed))
     return report
 
 
@@ -229,10 +230,10 @@ def _relative_path(key: str, prefix: str) -> str:
     return rest or key.rpartition("/")[2]
 
 
-def _nothing_found(prefix: str, unlisted: Mapping[str, str]) -> FsbackupError:
-    if unlisted:
+def _nothing_found(prefix: str, unlisted: Mapping[str, str], *, proven: bool) -> FsbackupError:
+    if not proven:
         reasons = "; ".join(unlisted.values())
         return NoHealthyReplicaError(
-            f"no replica lists an object, and not all could be listed: {reasons}", operation="get", key=prefix
+            f"no replica lists an object, and too few could be listed: {reasons}", operation="get", key=prefix
         )
     return ObjectNotFoundError("there is nothing at or below it", operation="get", key=prefix)

@@ -119,6 +119,19 @@ class Retention:
         """Whether the rule can delete anything."""
         return self.max_age is not None or any(getattr(self, name) for name, _, _ in _PERIODS[1:])
 
+    def covers(self, other: Retention | None) -> bool:
+        """Tell whether this rule keeps whatever `other` keeps, None being a rule that keeps everything.
+
+        The destinations count for nothing here: they tell which keys are of one series, and jobs of other sets
+        that share the backend add theirs.
+        """
+        if not self.deletes:
+            return True
+        if other is None or not other.deletes or self.series not in (None, other.series):
+            return False
+        counts = (getattr(self, name) >= getattr(other, name) for name, _, _ in _PERIODS)
+        return (self.max_age or timedelta()) >= (other.max_age or timedelta()) and all(counts)
+
     @property
     def max_chosen(self) -> int:
         """How many times of one series `choose` can pick."""
