@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from fsbackup.config import load_config
     from fsbackup.engine.command import Command
-    from fsbackup.errors import DiscardedError, NotStoredWarning
+    from fsbackup.errors import DiscardedError, NotStoredWarning, StaleReadWarning
     from fsbackup.factory import get_storage_backend
     from fsbackup.replication.storage import ReplicatedStorage
 
@@ -35,6 +35,7 @@ _MODULES = {
     "NotStoredWarning": "fsbackup.errors",
     "ReplicatedStorage": "fsbackup.replication.storage",
     "S3Storage": "fsbackup.backends",
+    "StaleReadWarning": "fsbackup.errors",
     "StorageBackend": "fsbackup.backends",
     "get_storage_backend": "fsbackup.factory",
     "load_config": "fsbackup.config",
@@ -50,6 +51,7 @@ __all__ = [
     "NotStoredWarning",
     "ReplicatedStorage",
     "S3Storage",
+    "StaleReadWarning",
     "StorageBackend",
     "get_storage_backend",
     "load_config",

@@ -147,6 +147,10 @@ class NotStoredWarning(UserWarning):
     """A file opened to write was never closed, and nothing of it is stored; the message names its path."""
 
 
+class StaleReadWarning(UserWarning):
+    """Too few replicas answered to prove that what is read is the newest version; the message names those."""
+
+
 class ReplicationError(FsbackupError, OSError):
     """The operation failed on the replication set as a whole."""
 

@@ -91,6 +91,7 @@ def set_arguments(config: Config, name: str) -> dict[str, Any]:
         "memory": settings.memory,
         "spool": Spool(Path(spool.dir), spool.max_bytes) if spool else None,
         "stall_timeout": settings.stall_timeout,
+        "unproven": settings.unproven,
         "retention": _retention(config, settings.backends),
     }
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import warnings
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 from fsbackup.cli import exits, logs, render
 from fsbackup.cli.parser import parse_arguments
+from fsbackup.errors import StaleReadWarning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_command(args: Namespace) -> int:
+    warnings.simplefilter("ignore", StaleReadWarning)  # a command says it in its own line
     logs.configure(verbosity=-1 if args.quiet else args.verbose, form=args.log_format)
     try:
         code: int = args.execute(args)

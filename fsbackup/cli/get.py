@@ -102,6 +102,7 @@ def _object_line(report: DownloadReport, target: str) -> str:
     line = (
         f"{report.key} -> {target}: {render.size(report.size)}{f' from {replicas}' if replicas else ''}, {proof}"
     )
+    line = line if report.proven else f"{line}; A NEWER VERSION MAY EXIST: too few backends answered"
     return f"{line} (failed replicas: {failed})" if failed else line
 
 

@@ -93,6 +93,11 @@ class ReplicationConfig(Model):
         examples=["10s"],
         json_schema_extra={"default": "10s"},
     )
+    unproven: Literal["warn", "raise", "allow"] = Field(
+        default="warn",
+        description="What a read does when too few backends answer to prove that it reads the newest version.",
+        examples=["raise"],
+    )
     spool: SpoolConfig | None = Field(
         default=None,
         description="Where a stream waits for a backend that fell behind. Left out, the stream is slowed instead.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import warnings
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from fsbackup.errors import (
     NoHealthyReplicaError,
     ObjectLostError,
     ObjectNotFoundError,
+    StaleReadWarning,
     TransientError,
     combined_hint,
     summary,
@@ -49,11 +51,14 @@ class ObjectReader:
         The failures and bytes of each replica so far; a replica that failed is used as fallback from then on.
     selector
         Chooses the replica for short reads.
+    proven
+        A quorum of the replicas answered, so that no confirmed version is newer.
     """
 
     plan: ReadPlan
     log: ReadLog
     selector: ReplicaSelector
+    proven: bool = True
 
     @property
     def manifest(self) -> Manifest | None:
@@ -123,16 +128,18 @@ async def locate(
     ObjectNotFoundError
         When a quorum of the replicas says that there is no such key, or that it was deleted.
     NoHealthyReplicaError
-        When no replica has it and too few answered.
+        When no replica has it and too few answered; or, where the set has `unproven` ``"raise"``, when too few
+        answered to prove that it is the newest version.
     IntegrityError
         When all manifests of it are damaged.
     """
-    states = await _survey(targets.stores, key, breaker, with_data=with_data)
+    states = await _survey(targets, key, breaker, with_data=with_data)
     if not with_data and versions.highest(states) is None:
         with_data = True
-        states = await _survey(targets.stores, key, breaker, with_data=True)
+        states = await _survey(targets, key, breaker, with_data=True)
     newest = versions.newest(states, targets.min_copies, with_data=with_data)
     errors = {state.store.name: state.error for state in states if state.error is not None}
+    clear = records.clear_answers(states)
     _log_survey(key, states, newest, errors if breaker is None else {})
     if isinstance(newest, Manifest):
         plan = _proven_plan(targets, newest, states, with_data=with_data)
@@ -142,17 +149,33 @@ async def locate(
         plan = _unproven_plan(targets, key, states) if newest is None else None
     if plan is None:
         why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"
-        clear = [each.store.name for each in states if each.error is None and not each.damaged]
         proven = not errors or (not isinstance(newest, Manifest) and targets.is_quorum(clear))
         raise absence_error(key, errors, why, proven=proven)
-    return ObjectReader(plan, ReadLog(key, errors), selector or ReplicaSelector())
+    proven = targets.is_quorum(clear)
+    if not proven:
+        _report_unproven(targets, key, errors)
+    return ObjectReader(plan, ReadLog(key, errors), selector or ReplicaSelector(), proven)
+
+
+def _report_unproven(targets: ReplicaSet, key: str, errors: Mapping[str, FsbackupError]) -> None:
+    """Warn that a newer version may exist, or raise, as the set has it."""
+    said = f"{key}: a newer version may exist, because too few replicas answered: {summary(errors)}"
+    if targets.unproven == "raise":
+        raise NoHealthyReplicaError(
+            said,
+            operation="download",
+            key=key,
+            hint=combined_hint(errors, "try again when more replicas answer, or allow it: `unproven: warn`"),
+        )
+    if targets.unproven == "warn":
+        warnings.warn(StaleReadWarning(said), stacklevel=2)
 
 
 async def _survey(
-    stores: Sequence[ObjectStore], key: str, breaker: CircuitBreaker | None, *, with_data: bool
+    targets: ReplicaSet, key: str, breaker: CircuitBreaker | None, *, with_data: bool
 ) -> list[ReplicaState]:
     query = records.query if breaker is None else breaker.query
-    return await records.survey_without_stragglers(tuple(stores), key, partial(query, with_data=with_data))
+    return await records.survey_without_stragglers(targets, key, partial(query, with_data=with_data))
 
 
 def _log_survey(

@@ -54,8 +54,9 @@ async def _is_proven_absent(targets: ReplicaSet, replicas: list[ReplicaState], k
     if not targets.is_quorum([each.store.name for each in replicas if each.error is None]):
         return False
     known = await _with_records(replicas, key)
-    clear = [each.store.name for each in known if each.error is None and not each.damaged]
-    return targets.is_quorum(clear) and not isinstance(versions.newest(known, targets.min_copies), Manifest)
+    return targets.is_quorum(records.clear_answers(known)) and not isinstance(
+        versions.newest(known, targets.min_copies), Manifest
+    )
 
 
 async def _query(store: ObjectStore, key: str) -> ReplicaState:

@@ -21,11 +21,12 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from fsbackup.aio import cancel_and_wait
+from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import (
     AccessDeniedError,
     BackendError,
@@ -150,23 +151,42 @@ async def survey(stores: tuple[ObjectStore, ...], key: str) -> list[ReplicaState
     return list(await asyncio.gather(*(query(store, key) for store in stores)))
 
 
-async def survey_without_stragglers(stores: tuple[ObjectStore, ...], key: str, query: Query) -> list[ReplicaState]:
-    """As `survey`, but once a store has returned a manifest wait only for `STRAGGLER_TIMEOUT` for the others."""
+async def survey_without_stragglers(targets: ReplicaSet, key: str, query: Query) -> list[ReplicaState]:
+    """As `survey`, but once a store has returned a manifest do not wait long for the others.
+
+    While a quorum could still answer, which proves that the newest version is known, the rest has the set's stall
+    timeout to do so, else `STRAGGLER_TIMEOUT`.
+    """
     clock = asyncio.get_running_loop().time
     started = clock()
-    tasks = {asyncio.create_task(query(store, key)): store for store in stores}
-    waiting, timeout = set(tasks), None
+    tasks = {asyncio.create_task(query(store, key)): store for store in targets.stores}
+    waiting = set(tasks)
+    patience = timeout = None
     while waiting:
         done, waiting = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if timeout is not None and not done:
+        if not done:
             break
-        if timeout is None and any(task.result().manifest for task in done):
-            timeout = max(STRAGGLER_TIMEOUT, 3 * (clock() - started))
+        answers = [task.result() for task in tasks if task.done()]
+        if patience is None and any(each.manifest for each in answers):
+            patience = max(STRAGGLER_TIMEOUT, 3 * (clock() - started))
+        if patience is not None:
+            awaits_quorum = _awaits_quorum(targets, answers, [tasks[task].name for task in waiting])
+            timeout = max(patience, targets.stall) if awaits_quorum else patience
     await cancel_and_wait(waiting)
     return [
         ReplicaState(store, error=straggler_error(store, key)) if task.cancelled() else task.result()
         for task, store in tasks.items()
     ]
+
+
+def clear_answers(replicas: Iterable[ReplicaState]) -> list[str]:
+    """Return the names of the stores that said clearly what they have, or that they have nothing."""
+    return [each.store.name for each in replicas if each.error is None and not each.damaged]
+
+
+def _awaits_quorum(targets: ReplicaSet, answers: Iterable[ReplicaState], missing: Iterable[str]) -> bool:
+    answered = clear_answers(answers)
+    return not targets.is_quorum(answered) and targets.is_quorum([*answered, *missing])
 
 
 def straggler_error(store: ObjectStore, key: str) -> BackendUnavailableError:

@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import ObjectStore
 
+#: What a read does that is not proven to be of the newest version.
+Unproven = Literal["warn", "raise", "allow"]
 #: Eight parts of the default size.
 DEFAULT_MEMORY = 64 * MIB
 #: Seconds without a byte after which a reader fails over to another replica: far more than a healthy service
@@ -45,6 +48,9 @@ class ReplicaSet:
         None: a stream is read as slowly as its slowest replica takes it, unless a local replica can be read again.
     stall
         Seconds without a byte after which a reader fails over to another replica.
+    unproven
+        What a read does when too few replicas answer to prove that it reads the newest version: warn
+        (`StaleReadWarning`), raise, or allow it.
     lasting
         Names of the stores whose retention keeps whatever another one's keeps, None: all of them.
     """
@@ -55,6 +61,7 @@ class ReplicaSet:
     memory: int = DEFAULT_MEMORY
     spool: Spool | None = None
     stall: float = DEFAULT_STALL
+    unproven: Unproven = "warn"
     lasting: frozenset[str] | None = None
 
     def is_quorum(self, answered: Collection[str]) -> bool:

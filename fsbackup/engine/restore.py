@@ -254,4 +254,5 @@ def _report(reader: ObjectReader, sha256: str, seconds: float, *, already: bool 
         failed={name: str(error) for name, error in reader.log.failed.items()},
         seconds=seconds,
         already=already,
+        proven=reader.proven,
     )

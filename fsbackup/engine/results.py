@@ -231,6 +231,8 @@ class DownloadReport(BaseReport):
         Wall time.
     already
         The file already had exactly these bytes, proven, and nothing was read from any replica.
+    proven
+        Enough replicas answered to prove that no confirmed version is newer.
     """
 
     key: str
@@ -241,6 +243,7 @@ class DownloadReport(BaseReport):
     failed: Mapping[str, str]
     seconds: float
     already: bool = False
+    proven: bool = True
 
     json_properties: ClassVar[tuple[str, ...]] = ()
 

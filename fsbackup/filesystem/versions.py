@@ -65,6 +65,7 @@ class Version:
             "mtime": self.modified,
             "sha256": manifest.sha256 if manifest else None,
             "generation": manifest.generation if manifest else None,
+            "proven": self.reader.proven,
             "replicas": [store.name for store in self.reader.plan.stores],
         }
 

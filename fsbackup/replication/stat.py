@@ -39,8 +39,7 @@ def _absent(
     targets: ReplicaSet, key: str, replicas: Sequence[ReplicaState], latest: Record | None
 ) -> FsbackupError:
     errors = [str(each.error) for each in replicas if each.error is not None]
-    clear = [each.store.name for each in replicas if each.error is None and not each.damaged]
-    if errors and (isinstance(latest, Manifest) or not targets.is_quorum(clear)):
+    if errors and (isinstance(latest, Manifest) or not targets.is_quorum(records.clear_answers(replicas))):
         reasons = "; ".join(errors)
         return NoHealthyReplicaError(f"too few replicas answered: {reasons}", operation="stat", key=key)
     if isinstance(latest, Manifest):

@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast, get_args
 
 from fsbackup.backends import ErrorMode, SingleBackend, StorageBackend
 from fsbackup.engine import delete, restore, upload
-from fsbackup.engine.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, Spool
+from fsbackup.engine.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, Spool, Unproven
 from fsbackup.engine.results import DownloadReport, Report
 from fsbackup.engine.source import SourceLike, open_source
 from fsbackup.errors import ConfigError, NoHealthyReplicaError
@@ -70,6 +70,10 @@ class ReplicatedStorage(StorageBackend):
         Where a stream's bytes may be stored for a replica that falls behind.
     stall_timeout
         Seconds without a byte after which a read switches to another replica; 10 by default.
+    unproven
+        What a read does when fewer replicas answer than it takes to prove that no confirmed version is newer (all
+        but ``min_copies - 1``): ``"warn"`` with a `StaleReadWarning`, the default; ``"raise"`` a
+        `NoHealthyReplicaError`; ``"allow"`` it.
     retention
         How long each backend keeps its objects, by name. A backend that is left out keeps everything, and a rule
         keeps all keys that its `destinations` and `series` do not name. Only `prune` deletes by it; `ls`, `stat`,
@@ -80,7 +84,7 @@ class ReplicatedStorage(StorageBackend):
     Raises
     ------
     ConfigError
-        When names repeat, `min_copies` does not fit, or `read_order` or `retention` name other backends.
+        When names repeat, `min_copies` or `unproven` does not fit, or `read_order` or `retention` name others.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class ReplicatedStorage(StorageBackend):
         memory: int = DEFAULT_MEMORY,
         spool: Spool | None = None,
         stall_timeout: float = DEFAULT_STALL,
+        unproven: Unproven = "warn",
         retention: Mapping[str, Retention] | None = None,
         origin: str | None = None,
     ) -> None:
@@ -111,11 +116,14 @@ class ReplicatedStorage(StorageBackend):
         stores = tuple(self.backends[each].store for each in order)
         if stall_timeout <= 0:
             raise ConfigError(f"set {name!r}: stall_timeout must be more than 0 seconds, not {stall_timeout}")
+        if unproven not in get_args(Unproven):
+            known = ", ".join(get_args(Unproven))
+            raise ConfigError(f"set {name!r}: unproven must be one of {known}, not {unproven!r}")
         self._retention = dict(retention or {})
         if unknown := ", ".join(sorted(self._retention.keys() - self.backends.keys())):
             raise ConfigError(f"set {name!r}: retention names {unknown}, which the set does not have")
         self._set = ReplicaSet(
-            stores, copies, part_size, memory, spool, stall_timeout, lasting=self._lasting(self._retention)
+            stores, copies, part_size, memory, spool, stall_timeout, unproven, self._lasting(self._retention)
         )
         self._origin = (os.path.abspath(origin), name) if origin is not None else None
 

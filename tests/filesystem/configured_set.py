@@ -15,7 +15,7 @@ import yaml
 from fsbackup import ReplicatedStorage
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.servers.endpoint import S3Endpoint
-from tests.servers.faults import Corrupt, Drop, FaultProxy, Status, fault_proxy
+from tests.servers.faults import Corrupt, Drop, FaultProxy, Refuse, Status, fault_proxy
 
 #: The set, and the directory in it that all test objects lie in.
 SET, TOP = "pair", "t"
@@ -30,6 +30,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "down+s3": ("moto down", "seaweedfs"),
     "rotten+local": ("moto rotten", "local"),
     "dying+s3": ("moto dying", "seaweedfs"),
+    "local+local+away": ("local", "local", "moto away"),
 }
 
 
@@ -51,11 +52,14 @@ class ConfiguredSet:
         Values that may occur nowhere but in the configuration.
     backends
         What the configuration says of each backend, but for its timeout.
+    min_copies
+        Of the set; 0 for all.
     """
 
     config: Path
     prefix: str
     backends: dict[str, dict[str, Any]] = field(default_factory=dict)
+    min_copies: int = 0
     bases: dict[str, Path] = field(default_factory=dict)
     proxies: dict[str, FaultProxy] = field(default_factory=dict)
     secrets: list[str] = field(default_factory=list)
@@ -84,7 +88,8 @@ class ConfiguredSet:
         backends = {name: dict(each) for name, each in self.backends.items()}
         for name, proxy in self.proxies.items():
             backends[name]["timeout"] = proxy.patience(10.0)
-        config = {"version": 1, "backends": backends, "replication": {SET: {"backends": list(backends)}}}
+        rule = {"backends": list(backends), "min_copies": self.min_copies or len(backends)}
+        config = {"version": 1, "backends": backends, "replication": {SET: rule}}
         self.config.touch(mode=0o600)  # it has secrets, and a file that others can read is warned of
         self.config.write_text(yaml.safe_dump(config))
 
@@ -113,6 +118,9 @@ def make_configured_set(kind: str, tmp: Path, server: Callable[[str], S3Endpoint
                 proxy.add(Status(403, "AccessDenied"), on="get", key=configured.data(backend, TOP))
             elif trouble == "rotten":
                 proxy.add(Corrupt(), on="get", key=configured.data(backend, TOP))
+            elif trouble == "away":
+                proxy.add(Refuse())
+                configured.min_copies = 2
             elif trouble == "dying":
                 proxy.add(Drop(answer_bytes=100_000), on="get", key=configured.data(backend, TOP), first=2)
         configured.write()

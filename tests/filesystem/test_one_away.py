@@ -1,0 +1,91 @@
+"""With one of three replicas away everything works: two prove what is absent, and two copies suffice."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import dask.dataframe as dd
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+import pytest
+import zarr
+from upath import UPath
+
+from tests.filesystem.configured_set import ROOT, ConfiguredSet, make_configured_set
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[ConfiguredSet]:
+    """Return a set of two directories and a service that refuses every connection."""
+    tmp = tmp_path_factory.mktemp("site")
+    with make_configured_set("local+local+away", tmp, request.getfixturevalue) as made:
+        yield made
+
+
+@pytest.fixture
+def url() -> str:
+    """Return a directory that is not there."""
+    return f"fsbackup://{ROOT}/{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    return pd.DataFrame({"shop": ["a", "b", "a", "c"], "total": [1.5, 2.5, 3.5, 4.5]})
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # dask to pandas
+def test_pandas_and_dask(site: ConfiguredSet, url: str, frame: pd.DataFrame) -> None:
+    """A partitioned data set is written and read."""
+    frame.to_parquet(f"{url}/shops", partition_cols=["shop"], storage_options=site.options)
+    back = dd.read_parquet(f"{url}/shops", storage_options=site.options).compute()
+    assert sorted(back["total"]) == [1.5, 2.5, 3.5, 4.5]
+    dd.from_pandas(frame, npartitions=2).to_parquet(f"{url}/dask", storage_options=site.options)
+    assert pd.read_parquet(f"{url}/dask", storage_options=site.options)["total"].sum() == 12.0
+
+
+def test_pyarrow(site: ConfiguredSet, url: str, frame: pd.DataFrame) -> None:
+    path = url.removeprefix("fsbackup://")
+    table, fs = pa.Table.from_pandas(frame), site.shared
+    pa.dataset.write_dataset(table, path, filesystem=fs, format="parquet")
+    assert pa.dataset.dataset(path, filesystem=fs).to_table().equals(table, check_metadata=False)
+
+
+def test_zarr(site: ConfiguredSet, url: str) -> None:
+    """An array is created, opened again, and written to."""
+    array = zarr.create_array(url, shape=(10,), chunks=(5,), dtype="i4", storage_options=site.options)
+    array[:] = np.arange(10)
+    again = zarr.open_array(url, mode="a", storage_options=site.options)
+    again[2] = 20
+    back = zarr.open_array(url, mode="r", storage_options=site.options)
+    assert np.array_equal(back[1:4], [1, 20, 3])
+
+
+def test_duckdb(site: ConfiguredSet, url: str) -> None:
+    with duckdb.connect() as connection:
+        connection.register_filesystem(site.shared)
+        connection.execute(f"COPY (SELECT range AS n FROM range(10)) TO '{url}/n.parquet'")
+        assert connection.execute(f"SELECT sum(n) FROM '{url}/n.parquet'").fetchone() == (45,)
+
+
+def test_directories_and_names(site: ConfiguredSet, url: str, tmp_path: pytest.TempPathFactory) -> None:
+    """`put` of a tree, `mkdir`, `touch`, copies, globs and what is not there."""
+    base = UPath(url, **site.options)
+    source = UPath(str(tmp_path)) / "source"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep/file").write_bytes(b"1")
+    assert not base.exists()
+    base.mkdir()
+    (base / "touched").touch()
+    fs = base.fs
+    fs.put(str(source), base.path, recursive=True)
+    fs.copy(f"{base.path}/source/deep/file", f"{base.path}/copied")
+    assert sorted(each.name for each in base.iterdir()) == ["copied", "source", "touched"]
+    assert fs.glob(f"{base.path}/**/file") == [f"{base.path}/source/deep/file"]
+    assert not fs.exists(f"{base.path}/nothing")
+    assert fs.find(f"{base.path}/nowhere") == []
+    with pytest.raises(FileNotFoundError):
+        fs.cat_file(f"{base.path}/nothing")
