@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from fsbackup.config import load_config
     from fsbackup.engine.command import Command
-    from fsbackup.errors import DiscardedError, NotStoredWarning, StaleReadWarning
+    from fsbackup.errors import DegradedWriteWarning, DiscardedError, NotStoredWarning, StaleReadWarning
     from fsbackup.factory import get_storage_backend
     from fsbackup.replication.storage import ReplicatedStorage
 
@@ -29,6 +29,7 @@ _MODULES = {
     "BackblazeB2Storage": "fsbackup.backends",
     "CloudflareR2Storage": "fsbackup.backends",
     "Command": "fsbackup.engine.command",
+    "DegradedWriteWarning": "fsbackup.errors",
     "DiscardedError": "fsbackup.errors",
     "GenericStorage": "fsbackup.backends",
     "LocalStorage": "fsbackup.backends",
@@ -45,6 +46,7 @@ __all__ = [
     "BackblazeB2Storage",
     "CloudflareR2Storage",
     "Command",
+    "DegradedWriteWarning",
     "DiscardedError",
     "GenericStorage",
     "LocalStorage",

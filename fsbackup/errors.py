@@ -147,6 +147,10 @@ class NotStoredWarning(UserWarning):
     """A file opened to write was never closed, and nothing of it is stored; the message names its path."""
 
 
+class DegradedWriteWarning(UserWarning):
+    """An object is stored on enough replicas, but not on all; the message names the others, and why."""
+
+
 class StaleReadWarning(UserWarning):
     """Too few replicas answered to prove that what is read is the newest version; the message names those."""
 

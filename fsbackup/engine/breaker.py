@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from fsbackup.engine import records
 from fsbackup.engine.records import ReplicaState
@@ -26,6 +27,15 @@ class _Circuit:
     until: float = 0.0
     pause: float = 0.0
     error: FsbackupError | None = None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Since when a store does not answer (UTC), and its last error."""
+
+    since: datetime
+    error: FsbackupError
 
 
 class CircuitBreaker:
@@ -68,7 +78,16 @@ class CircuitBreaker:
     def trip(self, name: str, error: FsbackupError, seconds: float = 0.0) -> None:
         """Open the circuit of a store, whatever the error; `seconds` is how long the failed call took."""
         pause = max(COOL_DOWN, COOL_DOWN_FACTOR * seconds)
-        self._circuits[name] = _Circuit(MAX_FAILURES, time.monotonic() + pause, pause, error)
+        before = self._circuits.get(name)
+        since = before.since if before is not None and before.since else datetime.now(UTC)
+        self._circuits[name] = _Circuit(MAX_FAILURES, time.monotonic() + pause, pause, error, since)
+
+    def outage(self, name: str) -> Outage | None:
+        """Return since when and why a store is not called, None when it is."""
+        circuit = self._circuits.get(name)
+        if circuit is None or circuit.error is None or circuit.since is None:
+            return None
+        return Outage(circuit.since, circuit.error)
 
     async def query(self, store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
         """As `records.query`, without calling a store whose circuit is open."""

@@ -25,6 +25,9 @@ class _Lock(asyncio.Lock):
 #: By loop, because a forked child has a loop of its own; then by the object's address.
 _locks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Lock]] = WeakKeyDictionary()
 
+#: How often this process may have changed an object, by a hash of its address: few numbers, each of many objects.
+_changes = [0] * 4096
+
 
 @asynccontextmanager
 async def exclusive(store: ObjectStore, key: str) -> AsyncIterator[None]:
@@ -43,9 +46,19 @@ async def exclusive(store: ObjectStore, key: str) -> AsyncIterator[None]:
         async with lock, store.locked(name):
             yield
     finally:
+        _changes[hash(address) % len(_changes)] += 1
         lock.users -= 1
         if not lock.users:
             del held[address]
+
+
+def changes(stores: Iterable[ObjectStore], key: str) -> int:
+    """Return a number that grows with each change by this process to `key` in one of the stores.
+
+    What was cached under a smaller number may be old: whichever object of this process made the change.
+    """
+    name = encode_key(key)
+    return sum(_changes[hash(store.address(name)) % len(_changes)] for store in stores)
 
 
 @asynccontextmanager

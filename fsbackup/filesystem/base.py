@@ -22,6 +22,8 @@ from fsspec.exceptions import FSTimeoutError
 from fsspec.utils import tokenize
 
 from fsbackup.aio import cancel_and_wait
+from fsbackup.engine.breaker import Outage
+from fsbackup.engine.results import Report
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.caches import BlockCache
 from fsbackup.filesystem.directories import EmptyDirectories
@@ -50,6 +52,8 @@ class FileSystemBase(AsyncFileSystem):  # type: ignore[misc]
         self.block_cache = BlockCache(cache_size)
         self.versions = VersionCache()
         self.empty_directories = EmptyDirectories(config)
+        #: The report of the last object that this filesystem stored or removed, None before the first.
+        self.last_report: Report | None = None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -86,6 +90,13 @@ class FileSystemBase(AsyncFileSystem):  # type: ignore[misc]
         else:
             self.versions.discard(paths.strip(path))
         super().invalidate_cache(path)
+
+    def health(self) -> dict[str, dict[str, Outage | None]]:
+        """Return, for each set that was used, its replicas: None, or since when and why one does not answer.
+
+        It asks nobody. What does not answer is left out of reads for a while, then tried again by one of them.
+        """
+        return self.sets.health()
 
     async def version(self, path: str, *, check_data: bool = True) -> Version:
         """Return the newest version of the object at `path`; see `VersionCache.find`."""

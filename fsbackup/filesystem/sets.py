@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from fsbackup.engine.breaker import CircuitBreaker
+from fsbackup.engine.breaker import CircuitBreaker, Outage
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.selector import ReplicaSelector
 from fsbackup.errors import ConfigError, FsbackupError
@@ -102,6 +102,13 @@ class OpenSets:
             if name not in self._open:
                 self._open[name] = OpenSet(ReplicatedStorage.from_config(self._config, name, errors="raise"))
         return self._open[name]
+
+    def health(self) -> dict[str, dict[str, Outage | None]]:
+        """Return what is known of the replicas of each set that was used, by set and backend."""
+        return {
+            name: {store.name: opened.breaker.outage(store.name) for store in opened.replica_set.stores}
+            for name, opened in self._open.copy().items()
+        }
 
     def _reset_after_fork(self) -> None:
         """Drop what a forked child inherited: connections and locks belong to its parent."""

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+from fsbackup.engine import locks
 from fsbackup.engine.download import ObjectReader, locate, newer_version
 from fsbackup.errors import IntegrityError, NoHealthyReplicaError
 from fsbackup.filesystem.sets import OpenSet
@@ -34,12 +35,15 @@ class Version:
         On the monotonic clock.
     data_checked
         Whether the data was found beside the records. Otherwise only a read shows whether it is there.
+    changes
+        Those of this process (`locks.changes`) when the replicas were asked.
     """
 
     path: str
     reader: ObjectReader
     fresh_until: float
     data_checked: bool = True
+    changes: int = 0
 
     @property
     def size(self) -> int:
@@ -70,13 +74,17 @@ class Version:
         }
 
 
+#: A path, whether the data is checked too, and the changes of this process to the object so far.
+_Lookup = tuple[str, bool, int]
+
+
 class VersionCache:
     """The newest versions by path, for `TTL` seconds. Used on the I/O loop only."""
 
     def __init__(self) -> None:
         self._versions: OrderedDict[str, Version] = OrderedDict()
-        #: Look-ups in progress, by path and whether they check the data.
-        self._lookups: dict[tuple[str, bool], asyncio.Task[Version]] = {}
+        #: Look-ups in progress, by path, whether they check the data, and the changes when they began.
+        self._lookups: dict[_Lookup, asyncio.Task[Version]] = {}
 
     async def find(self, opened: OpenSet, path: str, key: str, *, check_data: bool = True) -> Version:
         """Return the newest version, cached or from the replicas; calls at the same time share one look-up.
@@ -91,18 +99,21 @@ class VersionCache:
         IntegrityError, NoHealthyReplicaError
             When nothing about it is proven.
         """
+        changes = locks.changes(opened.replica_set.stores, key)
         cached = self._versions.get(path)
         if (
             cached is not None
             and time.monotonic() < cached.fresh_until
             and (cached.data_checked or not check_data)
+            and cached.changes == changes
         ):
             return cached
-        task = self._lookups.get((path, True)) or self._lookups.get((path, check_data))
+        task = self._lookups.get((path, True, changes)) or self._lookups.get((path, check_data, changes))
         if task is None:
-            task = asyncio.create_task(self._look_up(opened, path, key, check_data=check_data))
-            self._lookups[path, check_data] = task
-            task.add_done_callback(lambda done: self._lookup_done((path, check_data), done))
+            lookup = (path, check_data, changes)
+            task = asyncio.create_task(self._look_up(opened, key, lookup))
+            self._lookups[lookup] = task
+            task.add_done_callback(lambda done: self._lookup_done(lookup, done))
         return await asyncio.shield(task)
 
     async def newer(self, opened: OpenSet, version: Version) -> Version | None:
@@ -114,21 +125,25 @@ class VersionCache:
             When the object is gone.
         """
         self.discard(version.path)
+        changes = locks.changes(opened.replica_set.stores, version.reader.plan.key)
         reader = await newer_version(opened.replica_set, version.reader)
-        return self._add(Version(version.path, reader, time.monotonic() + TTL)) if reader is not None else None
+        if reader is None:
+            return None
+        return self._add(Version(version.path, reader, time.monotonic() + TTL, changes=changes))
 
     def discard(self, path: str) -> None:
         """Remove a path that was written to or deleted; a look-up in progress is not cached either."""
         self._versions.pop(path, None)
-        for check_data in (True, False):
-            self._lookups.pop((path, check_data), None)
+        for lookup in [each for each in self._lookups if each[0] == path]:
+            del self._lookups[lookup]
 
     def clear(self) -> None:
         """Remove everything."""
         self._versions.clear()
         self._lookups.clear()
 
-    async def _look_up(self, opened: OpenSet, path: str, key: str, *, check_data: bool) -> Version:
+    async def _look_up(self, opened: OpenSet, key: str, lookup: _Lookup) -> Version:
+        path, check_data, changes = lookup
         reader = await locate(
             opened.replica_set,
             key,
@@ -137,12 +152,12 @@ class VersionCache:
             with_data=check_data,
         )
         opened.warn_once(reader.log.failed)
-        version = Version(path, reader, time.monotonic() + TTL, data_checked=check_data)
-        if self._lookups.get((path, check_data)) is asyncio.current_task():
+        version = Version(path, reader, time.monotonic() + TTL, check_data, changes)
+        if self._lookups.get(lookup) is asyncio.current_task():
             self._add(version)
         return version
 
-    def _lookup_done(self, lookup: tuple[str, bool], task: asyncio.Task[Version]) -> None:
+    def _lookup_done(self, lookup: _Lookup, task: asyncio.Task[Version]) -> None:
         if self._lookups.get(lookup) is task:
             del self._lookups[lookup]
         # Retrieves the error: asyncio logs an unretrieved one, and all callers may have been cancelled.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import warnings
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from fsbackup.engine import delete
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import BytesSource, Source, StreamSource, open_source
 from fsbackup.engine.upload import UploadProgress, upload
-from fsbackup.errors import FsbackupError, NoHealthyReplicaError
+from fsbackup.errors import DegradedWriteWarning, FsbackupError, NoHealthyReplicaError, summary
 from fsbackup.filesystem import directories, paths
 from fsbackup.filesystem.base import FileSystemBase, on_io_loop
 from fsbackup.filesystem.pipe import Pipe
@@ -86,14 +87,17 @@ class WriteMethods(FileSystemBase):
         async with opened.budget.reserve(size or source.size or 0):
             report = await upload(opened.replica_set, key, source, overwrite=not create_only, progress=progress)
         self.versions.discard(path)
+        self.last_report = report
         if not report:
             raise report.failure()
+        if report.status == "degraded":
+            _warn_degraded(path, report)
 
     @on_io_loop
     async def _rm_file(self, path: str, **kwargs: Any) -> None:  # noqa: ARG002
         path = paths.strip(path)
         name, key = paths.split_for_write(path)
-        report = await delete.delete(self.sets[name].replica_set, key)
+        report = self.last_report = await delete.delete(self.sets[name].replica_set, key)
         self.versions.discard(path)
         if not report:
             raise report.failure()
@@ -134,6 +138,7 @@ class WriteMethods(FileSystemBase):
             async with aclosing(delete.delete_many(self.sets[name].replica_set, named)) as reports:
                 async for report in reports:
                     self.versions.discard(named[report.key])
+                    self.last_report = report
                     failed += [] if report else [report]
         if failed:
             raise failed[0].failure()
@@ -210,6 +215,14 @@ class WriteMethods(FileSystemBase):
         if self.ls(path, detail=False):
             raise OSError(errno.ENOTEMPTY, "the directory is not empty", path)
         self.empty_directories.remove(path)
+
+
+def _warn_degraded(path: str, report: Report) -> None:
+    failed = {name: each.exception for name, each in report.replicas.items() if each.exception is not None}
+    stored = ", ".join(name for name, each in report.replicas.items() if each.ok)
+    where = f"{paths.PROTOCOL}://{path} is stored on {stored} only"
+    message = f"{where}: {summary(failed)}; `fsbackup repair` adds the rest"
+    warnings.warn(DegradedWriteWarning(message), stacklevel=2)
 
 
 async def run_concurrently(work: Callable[[T], Awaitable[None]], items: Iterable[T]) -> None:

@@ -15,6 +15,7 @@ import pytest
 import zarr
 from upath import UPath
 
+from fsbackup import DegradedWriteWarning
 from tests.filesystem.configured_set import ROOT, ConfiguredSet, make_configured_set
 
 
@@ -89,3 +90,22 @@ def test_directories_and_names(site: ConfiguredSet, url: str, tmp_path: pytest.T
     assert fs.find(f"{base.path}/nowhere") == []
     with pytest.raises(FileNotFoundError):
         fs.cat_file(f"{base.path}/nothing")
+
+
+def test_what_a_write_says(site: ConfiguredSet, url: str) -> None:
+    """A warning that a notebook shows, the report, and who does not answer, since when and why."""
+    fs = site.fs()
+    assert fs.last_report is None  # nothing was stored
+    with pytest.warns(DegradedWriteWarning, match=f"{url}/x is stored on local0, local1 only: moto2: .*repair"):
+        fs.pipe_file(f"{url}/x", b"1")
+    report = fs.last_report
+    assert report is not None
+    assert report.status == "degraded"
+    assert [name for name, each in report.replicas.items() if not each.ok] == ["moto2"]
+    assert fs.cat_file(f"{url}/x") == b"1"
+    health = fs.health()[ROOT.partition("/")[0]]
+    assert health["local0"] is health["local1"] is None
+    outage = health["moto2"]
+    assert outage is not None
+    assert outage.since.tzinfo is not None
+    assert "moto2" in str(outage.error)

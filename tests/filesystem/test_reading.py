@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import random
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,8 +164,26 @@ def test_an_open_file_stays_at_its_version(disks: ConfiguredSet, path: str) -> N
     assert fs.cat_file(path) == new
 
 
+def test_what_this_process_stored_is_read_at_once(disks: ConfiguredSet, path: str) -> None:
+    """By the filesystem itself, another one, or the set: nobody reads what has just been replaced or removed."""
+    one, other, store = disks.fs(), disks.fs(), disks.storage()
+    key = path.partition("/")[2]
+    writes: tuple[Callable[[bytes], Any], ...] = (
+        lambda data: one.pipe_file(path, data),
+        lambda data: other.pipe_file(path, data),
+        lambda data: store.replicate(io.BytesIO(data), key, overwrite=True),
+    )
+    for number, write in enumerate(writes):
+        write(b"%d" % number)
+        assert one.cat_file(path) == other.cat_file(path) == store.read(key) == b"%d" % number
+    store.remove(key)
+    assert not one.exists(path)
+    assert not other.exists(path)
+
+
 def test_absence_must_be_proven(buckets: ConfiguredSet, path: str) -> None:
-    """While one replica does not answer, a path that the other lacks is unknown, not absent."""
+    """A path that one replica lacks is unknown, not absent, while the other may have the only copy."""
+    buckets.min_copies = 1
     assert not buckets.fs().exists(path)
     with pytest.raises(FileNotFoundError):
         buckets.fs().cat_file(path)
@@ -181,6 +201,17 @@ def test_absence_must_be_proven(buckets: ConfiguredSet, path: str) -> None:
         with pytest.raises(OSError, match="moto0") as caught:
             getattr(fs, method.__name__)(path)
         assert not isinstance(caught.value, FileNotFoundError)
+
+
+def test_absence_is_proven_where_all_must_confirm(buckets: ConfiguredSet, path: str) -> None:
+    """Then one of them is enough."""
+    buckets.proxies["moto0"].add(Refuse())
+    fs = buckets.fs()
+    assert not fs.exists(path)
+    assert fs.find(path) == []
+    for method in (fs.info, fs.ls, fs.cat_file):
+        with pytest.raises(FileNotFoundError):
+            method(path)
 
 
 def test_directories_without_one_replica(buckets: ConfiguredSet, path: str) -> None:
