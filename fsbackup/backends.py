@@ -98,7 +98,7 @@ class StorageBackend(ABC):
         IntegrityError, NoHealthyReplicaError, BackendError
             With ``errors="raise"``: no replica could provide verified bytes.
         """
-        key, target = check_key(remote_path), Path(os.fspath(local_path))
+        key, target = check_key(remote_path), Path(os.path.expanduser(local_path))
         if target.is_dir():
             raise ValueError(f"{target} is a directory, not a file")
         return self._attempt("download", key, self._download(key, target), False)
@@ -176,7 +176,7 @@ def _already_logged(operation: str, error: Exception) -> bool:
 
 
 def _refuse_directory(path: str | os.PathLike[str] | Command) -> None:
-    if isinstance(path, str | os.PathLike) and os.path.isdir(path):
+    if isinstance(path, str | os.PathLike) and os.path.isdir(os.path.expanduser(path)):
         raise ValueError(f"{os.fspath(path)} is a directory, not a file; use a job to back up a directory")
 
 

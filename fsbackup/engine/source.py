@@ -376,7 +376,7 @@ def _open(source: SourceLike, allow_empty: bool, may_grow: bool) -> Source:
             raise ValueError("the stream is opened in text mode: pass a binary stream, such as its .buffer")
         label = str(getattr(source, "name", "<stream>"))
         return StreamSource(cast(BinaryIO, source), label, allow_empty=allow_empty)
-    path = Path(os.fspath(cast(os.PathLike[str], source)))
+    path = Path(os.path.expanduser(cast(os.PathLike[str], source)))
     try:
         directories = source.directory_modes() if isinstance(source, TreePath) else []
         opened = _open_file(path, allow_empty, may_grow)

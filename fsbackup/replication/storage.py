@@ -282,7 +282,7 @@ class ReplicatedStorage(StorageBackend):
         key = check_key(remote_path)
         if hasattr(target, "write"):
             return run(restore.copy_to(self._set, key, cast(BinaryIO, target)))
-        path = Path(os.fspath(cast("os.PathLike[str]", target)))
+        path = Path(os.path.expanduser(cast("os.PathLike[str]", target)))
         if path.is_dir():
             raise ValueError(f"{path} is a directory, a file is required")
         return run(restore.download(self._set, key, path, on_progress=on_progress(callback)))
@@ -317,7 +317,11 @@ class ReplicatedStorage(StorageBackend):
         """
         make_progress = (lambda key: on_progress(callback(key))) if callback else None
         tree = restore_tree(
-            self._set, check_prefix(prefix), Path(directory), on_object=on_object, make_progress=make_progress
+            self._set,
+            check_prefix(prefix),
+            Path(os.path.expanduser(directory)),
+            on_object=on_object,
+            make_progress=make_progress,
         )
         return run(tree)
 
