@@ -48,9 +48,14 @@ def _check_min_copies(value: int, info: ValidationInfo) -> int:
     return value
 
 
-def _check_read_order(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+#: Backends, and groups of backends.
+ReadOrder = tuple[str | tuple[str, ...], ...]
+
+
+def _check_read_order(value: ReadOrder, info: ValidationInfo) -> ReadOrder:
     backends = info.data.get("backends")
-    if backends and sorted(backends) != sorted(value):
+    named = [name for each in value for name in ((each,) if isinstance(each, str) else each)]
+    if backends and sorted(backends) != sorted(named):
         raise rule_error("must name every backend of the set, each once, and no other")
     return value
 
@@ -76,10 +81,11 @@ class ReplicationConfig(Model):
         description="Confirmed copies that make success. Left out, it is all of them.",
         examples=[2],
     )
-    read_order: Annotated[tuple[str, ...], AfterValidator(_check_read_order)] = Field(
-        default_factory=lambda data: tuple(data["backends"]),
-        description="Which replica to ask first. Left out, it is the order of `backends`.",
-        examples=[["local", "r2", "b2"]],
+    read_order: Annotated[ReadOrder, AfterValidator(_check_read_order)] = Field(
+        default_factory=lambda data: (tuple(data["backends"]),),
+        description="Which backends to read from, first to last; those of a list in it share the work. A later "
+        "one is read only when no earlier one can deliver. Left out, all share the work.",
+        examples=[["local", ["r2", "b2"]]],
     )
     memory: Annotated[Size, between(STREAM_PART_SIZE)] = Field(
         default=64 * MIB,

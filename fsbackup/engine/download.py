@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 from fsbackup.engine import records, versions
 from fsbackup.engine.breaker import CircuitBreaker
@@ -196,6 +197,8 @@ def _proven_plan(
     fallback = tuple(store for store in present if store not in current)
     if not current and not fallback:
         return None
+    current, *later = targets.by_group(current) or [()]
+    fallback = (*chain.from_iterable(later), *fallback)
     # A store that was too slow to be waited for is read when all others have failed.
     fallback += tuple(s.store for s in states if isinstance(s.error, TransientError))
     return ReadPlan(

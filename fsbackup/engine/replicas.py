@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,9 @@ class ReplicaSet:
     unproven
         What a read does when too few replicas answer to prove that it reads the newest version: warn
         (`StaleReadWarning`), raise, or allow it.
+    groups
+        Names of the stores that reads are spread over, in groups: a later group is read only when no earlier one
+        has the version, or can deliver it. None: one group.
     lasting
         Names of the stores whose retention keeps whatever another one's keeps, None: all of them.
     """
@@ -63,6 +66,15 @@ class ReplicaSet:
     stall: float = DEFAULT_STALL
     unproven: Unproven = "warn"
     lasting: frozenset[str] | None = None
+    groups: tuple[frozenset[str], ...] | None = None
+
+    def by_group(self, stores: Iterable[ObjectStore]) -> list[tuple[ObjectStore, ...]]:
+        """Return stores in the groups that reads take them from; a group without any of them is left out."""
+        all_of_them = tuple(stores)
+        if self.groups is None:
+            return [all_of_them] if all_of_them else []
+        chosen = [tuple(store for store in all_of_them if store.name in group) for group in self.groups]
+        return [group for group in chosen if group]
 
     def is_quorum(self, answered: Collection[str]) -> bool:
         """Tell whether these stores together know of each object that was ever confirmed, and is to be kept.

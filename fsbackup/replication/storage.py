@@ -44,6 +44,10 @@ T = TypeVar("T")
 _PAGE = 1000
 
 
+def _groups(read_order: Sequence[str | Sequence[str]]) -> list[list[str]]:
+    return [[each] if isinstance(each, str) else list(each) for each in read_order]
+
+
 class ReplicatedStorage(StorageBackend):
     """A set of backends that hold the same objects.
 
@@ -57,7 +61,9 @@ class ReplicatedStorage(StorageBackend):
     min_copies
         Confirmed copies that an upload needs to succeed; all of them by default.
     read_order
-        Backend names, the one to read from first; the order of `backends` by default.
+        Which backends to read from, first to last; a list among them is a group that shares the work, as in
+        ``["local", ["r2", "b2"]]``. A later one is read only when no earlier one has the object, or can deliver
+        it. By default all backends share the work.
     name
         The set's name.
     errors
@@ -92,7 +98,7 @@ class ReplicatedStorage(StorageBackend):
         backends: Sequence[SingleBackend],
         *,
         min_copies: int | None = None,
-        read_order: Sequence[str] | None = None,
+        read_order: Sequence[str | Sequence[str]] | None = None,
         name: str = "replicated",
         errors: ErrorMode = "return",
         part_size: int | None = None,
@@ -110,7 +116,8 @@ class ReplicatedStorage(StorageBackend):
         copies = len(backends) if min_copies is None else min_copies
         if not 1 <= copies <= len(backends):
             raise ConfigError(f"set {name!r}: min_copies must be between 1 and {len(backends)}, not {copies}")
-        order = list(read_order) if read_order is not None else list(self.backends)
+        groups = _groups(read_order) if read_order is not None else [list(self.backends)]
+        order = [each for group in groups for each in group]
         if sorted(order) != sorted(self.backends):
             raise ConfigError(f"set {name!r}: read_order must name each of {', '.join(self.backends)} once")
         stores = tuple(self.backends[each].store for each in order)
@@ -123,7 +130,15 @@ class ReplicatedStorage(StorageBackend):
         if unknown := ", ".join(sorted(self._retention.keys() - self.backends.keys())):
             raise ConfigError(f"set {name!r}: retention names {unknown}, which the set does not have")
         self._set = ReplicaSet(
-            stores, copies, part_size, memory, spool, stall_timeout, unproven, self._lasting(self._retention)
+            stores,
+            copies,
+            part_size,
+            memory,
+            spool,
+            stall_timeout,
+            unproven,
+            lasting=self._lasting(self._retention),
+            groups=tuple(map(frozenset, groups)),
         )
         self._origin = (os.path.abspath(origin), name) if origin is not None else None
 

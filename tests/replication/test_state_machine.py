@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fsbackup import LocalStorage, ReplicatedStorage
-from fsbackup.errors import NoHealthyReplicaError, ObjectNotFoundError
+from fsbackup.errors import ObjectNotFoundError
 from tests.replication.raw_replicas import RawDisk
 from tests.replication.rig import content
 
@@ -98,7 +98,7 @@ class Replicas(RuleBasedStateMachine):
             assert report.verified
             assert (buffer.getvalue() if stream else target.read_bytes()) == self.model[key]
             return
-        with pytest.raises(NoHealthyReplicaError if self.away else ObjectNotFoundError):
+        with pytest.raises(ObjectNotFoundError):
             self.store.restore(key, buffer if stream else target)
         assert buffer.getvalue() == b""
 
@@ -107,9 +107,6 @@ class Replicas(RuleBasedStateMachine):
         if key in self.model:
             assert self.store.exists(key) is True
             assert self.store.get_size(key) == len(self.model[key])
-        elif self.away:
-            with pytest.raises(NoHealthyReplicaError):
-                self.store.exists(key)
         else:
             assert self.store.exists(key) is False
             assert self.store.get_size(key) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ import pytest
 from fsbackup.stores.local import atomic_file
 
 _ONE_NAME = ("open", "stat", "mkdir", "rmdir", "unlink")
+
+
+#: A real disk finds a name and acts on it in one step.
+_CALL = threading.RLock()
 
 
 def caseless(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
@@ -27,11 +32,12 @@ def caseless(monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
 def _finding(call: Callable[..., Any], base: Path, directories: tuple[str, ...]) -> Callable[..., Any]:
     @functools.wraps(call)
     def wrapped(*arguments: Any, **options: Any) -> Any:
-        names = [
-            _found(base, name, options.get(directory))
-            for name, directory in zip(arguments, directories, strict=False)
-        ]
-        return call(*names, *arguments[len(names) :], **options)
+        with _CALL:
+            names = [
+                _found(base, name, options.get(directory))
+                for name, directory in zip(arguments, directories, strict=False)
+            ]
+            return call(*names, *arguments[len(names) :], **options)
 
     return wrapped
 

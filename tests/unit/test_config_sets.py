@@ -42,6 +42,8 @@ def one_set(settings: str) -> str:
         ("backends: [a, b], read_order: [a]", f"read_order: {PERMUTATION}"),
         ("backends: [a, b], read_order: [a, b, c]", f"read_order: {PERMUTATION}"),
         ("backends: [a, b], read_order: [a, a]", f"read_order: {PERMUTATION}"),
+        ("backends: [a, b], read_order: [a, [a, b]]", f"read_order: {PERMUTATION}"),
+        ("backends: [a, b], unproven: never", "unproven: must be 'warn', 'raise' or 'allow', not 'never'"),
         ("backends: [a], memory: 1MiB", "memory: must be at least 16MiB, not '1MiB'"),
         ("backends: [a], spool: {dir: /s}", "spool.max_bytes: is missing (for example max_bytes: 20GiB)"),
         (
@@ -52,7 +54,7 @@ def one_set(settings: str) -> str:
         (
             "backends: [a], overwrite: true",
             "overwrite: is not a setting here "
-            "(there are: backends, min_copies, read_order, memory, stall_timeout, spool)",
+            "(there are: backends, min_copies, read_order, memory, stall_timeout, unproven, spool)",
         ),
     ],
 )
@@ -62,11 +64,11 @@ def test_sets(settings: str, expected: str) -> None:
 
 
 def test_a_set_has_defaults() -> None:
-    """All copies, read in the order given, 64 MiB of memory, no spool."""
+    """All copies, all of them read, 64 MiB of memory, no spool."""
     triple = parse_config(one_set("backends: [b, a, c]"), environ={}).replication["s"]
     assert (triple.min_copies, triple.read_order, triple.memory, triple.spool) == (
         3,
-        ("b", "a", "c"),
+        (("b", "a", "c"),),
         64 << 20,
         None,
     )
@@ -75,10 +77,11 @@ def test_a_set_has_defaults() -> None:
 def test_a_sets_own_settings_are_kept() -> None:
     """min_copies, read_order, memory and spool are taken as written."""
     text = one_set(
-        "backends: [a, b], min_copies: 1, read_order: [b, a], memory: 1GiB, spool: {dir: s, max_bytes: 2GB}"
+        "backends: [a, b, c], min_copies: 1, read_order: [b, [c, a]], memory: 1GiB, "
+        "spool: {dir: s, max_bytes: 2GB}"
     )
     pair = parse_config(text, environ={}, directory="/etc").replication["s"]
-    assert (pair.min_copies, pair.read_order, pair.memory) == (1, ("b", "a"), 1 << 30)
+    assert (pair.min_copies, pair.read_order, pair.memory) == (1, ("b", ("c", "a")), 1 << 30)
     assert pair.spool is not None
     assert (pair.spool.dir, pair.spool.max_bytes) == ("/etc/s", 2_000_000_000)
 
