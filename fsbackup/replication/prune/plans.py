@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 
+from fsbackup import clock
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.replication.classify import CLOCK_SKEW, IsExpired
 from fsbackup.replication.walk import KeyEntry, ReplicaEntry, Unreachable, Walk
@@ -22,7 +23,7 @@ class Clock:
     """
 
     def __init__(self, now: float | None = None) -> None:
-        self.now = time.time() if now is None else now
+        self.now = clock.now() if now is None else now
         self._started = time.monotonic()
         self._max_lead, self._newest_key = 0.0, ""
 
