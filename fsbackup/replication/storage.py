@@ -23,7 +23,15 @@ from fsbackup.replication.batches import Executor
 from fsbackup.replication.classify import IsExpired, ObjectStatus
 from fsbackup.replication.ls import SetListing
 from fsbackup.replication.progress import CallbackProgress, on_progress
-from fsbackup.replication.prune import PruneOptions, PruneReport, PruneStep, find_expired, prune
+from fsbackup.replication.prune import (
+    PruneOptions,
+    PruneReport,
+    PruneStep,
+    SeriesReport,
+    find_expired,
+    find_series,
+    prune,
+)
 from fsbackup.replication.repair import RepairOptions, RepairReport, Step, repair, repair_with
 from fsbackup.replication.sample import parse_sample
 from fsbackup.replication.stat import stat
@@ -471,11 +479,26 @@ class ReplicatedStorage(StorageBackend):
         NoHealthyReplicaError
             When no replica can be listed.
         """
+        options = PruneOptions(check_prefix(prefix), dry_run, found_at_source=found_at_source)
+        return run(prune(self._set, self._rules(), options, on_step))
+
+    def series(self) -> SeriesReport:
+        """Return which objects each backend's retention takes for versions of one thing; lists the set once.
+
+        Raises
+        ------
+        ConfigError
+            When no backend of the set has a retention.
+        NoHealthyReplicaError
+            When no replica can be listed.
+        """
+        return run(find_series(self._set, self._rules()))
+
+    def _rules(self) -> Mapping[str, Retention]:
         if not self._retention:
             hint = "give a backend one: retention: {max_age: 30d, keep_last: 7}"
             raise ConfigError(f"set {self.name!r}: no backend has a retention, so nothing is deleted", hint=hint)
-        options = PruneOptions(check_prefix(prefix), dry_run, found_at_source=found_at_source)
-        return run(prune(self._set, self._retention, options, on_step))
+        return self._retention
 
     def status(
         self,

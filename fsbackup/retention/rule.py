@@ -148,6 +148,12 @@ class Retention:
                 chosen[when] = chosen.get(when, 0) | 1 << bit
         return chosen
 
+    def count(self, bits: Iterable[int]) -> dict[str, int]:
+        """Return how many times each `keep_*` picked, from the bits of each; without those that pick none."""
+        picked = list(bits)
+        counts = {name: sum(each >> bit & 1 for each in picked) for bit, (name, _, _) in enumerate(_PERIODS)}
+        return {name: count for name, count in counts.items() if count}
+
     def describe(self, bits: int) -> list[str]:
         """Return the texts of the rules that `choose` returned as `bits`."""
         words = [text for bit, (_, _, text) in enumerate(_PERIODS) if bits >> bit & 1]
