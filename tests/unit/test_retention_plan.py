@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from fsbackup.jobs.template import fill_now, local_now
 from fsbackup.retention import Decision, Plan, Retention, decide, series_of
+from tests import retention_judge
 from tests.zones import ZONES, local_zone
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC).timestamp()
@@ -61,35 +62,9 @@ def kept(objects: Iterable[tuple[str, float | None]], rule: Retention, now: floa
     return {one.key for one in decide(objects, rule, now) if one.keep}
 
 
-def _label(when: float, period: str, zone: str) -> Any:
-    day = datetime.fromtimestamp(when, ZoneInfo(zone)).date()
-    return {
-        "last": when, "daily": day, "weekly": day.isocalendar()[:2],
-        "monthly": (day.year, day.month), "yearly": day.year,
-    }[period]  # fmt: skip
-
-
-def model(objects: Objects, rule: Retention, zone: str, now: float = NOW) -> set[str]:
+def model(objects: Objects, rule: Retention, zone: str) -> set[str]:
     """Return the keys kept by a plain implementation with everything in memory."""
-    counting = [getattr(rule, f"keep_{each}") for each in ("daily", "weekly", "monthly", "yearly")]
-    if rule.max_age is None and not any(counting):
-        return {key for key, _ in objects}
-    stays = {key for key, when in objects if when is None}
-    members = defaultdict(list)
-    for key, when in objects:
-        if when is not None:
-            members[series(key)].append((key, when))
-            if rule.max_age is not None and timedelta(seconds=now - when) <= rule.max_age:
-                stays.add(key)
-    for one in members.values():
-        for period in ("last", "daily", "weekly", "monthly", "yearly"):
-            newest: dict[Any, float] = {}
-            for _, when in one:
-                label = _label(when, period, zone)
-                newest[label] = max(when, newest.get(label, 0))
-            picked = sorted(newest.values(), reverse=True)[: getattr(rule, f"keep_{period}")]
-            stays |= {key for key, when in one if when in picked}
-    return stays
+    return retention_judge.kept(((key, series(key), when) for key, when in objects), rule, NOW, zone)
 
 
 @given(OBJECTS | LONG.map(named), RULES, st.sampled_from(ZONES))
