@@ -43,6 +43,8 @@ def kept(objects: Iterable[Object], rule: Rule | None, now: float, zone: str = "
 
 
 def _newest_of_each(members: list[tuple[str, float]], period: str, count: int, zone: str) -> set[str]:
+    if not count:
+        return set()
     newest: dict[Any, float] = {}
     for _, when in members:
         label = _label(when, period, zone)
@@ -52,8 +54,9 @@ def _newest_of_each(members: list[tuple[str, float]], period: str, count: int, z
 
 
 def _label(when: float, period: str, zone: str) -> Any:
+    if period == "last":
+        return when
     day: date = datetime.fromtimestamp(when, ZoneInfo(zone)).date()
     return {
-        "last": when, "daily": day, "weekly": day.isocalendar()[:2],
-        "monthly": (day.year, day.month), "yearly": day.year,
+        "daily": day, "weekly": day.isocalendar()[:2], "monthly": (day.year, day.month), "yearly": day.year,
     }[period]  # fmt: skip
