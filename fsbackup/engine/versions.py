@@ -111,7 +111,8 @@ def next_version(latest: Record | None, highest: Record | None = None) -> NextVe
 
 def origin(source: Source) -> Origin:
     """Return what a manifest says of the source of an upload."""
-    return Origin(socket.gethostname(), source.mtime_ns, source.mode, source.directories)
+    uid, gid = source.owner or (None, None)
+    return Origin(socket.gethostname(), source.mtime_ns, source.mode, source.directories, uid, gid)
 
 
 def new_manifest(
