@@ -11,12 +11,17 @@ replaces it in one place.
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from datetime import date, datetime
 
 
 def now() -> float:
     """Return the current time in epoch seconds."""
     return time.time()
+
+
+def day(when: float) -> date:
+    """Return the local day of a time in epoch seconds."""
+    return date.fromtimestamp(when)
 
 
 def local(when: float) -> datetime:

@@ -13,7 +13,7 @@ from fsbackup.retention.template import compile_template
 
 
 def _day(when: float) -> int:
-    return clock.local(when).toordinal()
+    return clock.day(when).toordinal()
 
 
 def _week(when: float) -> int:
@@ -22,12 +22,12 @@ def _week(when: float) -> int:
 
 
 def _month(when: float) -> int:
-    date = clock.local(when)
-    return date.year * 12 + date.month
+    day = clock.day(when)
+    return day.year * 12 + day.month
 
 
 def _year(when: float) -> int:
-    return clock.local(when).year
+    return clock.day(when).year
 
 
 def _instant(when: float) -> float:
