@@ -43,6 +43,8 @@ class Origin:
         The file's modification time (nanoseconds since the epoch) and permission bits; None for a stream.
     directories
         The permission bits of the directories between a job's source and the file, outermost first.
+    uid, gid
+        The numbers of the file's owner and group; None for a stream.
     unknown
         Fields that a later version added.
     """
@@ -51,6 +53,8 @@ class Origin:
     mtime_ns: int | None = None
     mode: int | None = None
     directories: Sequence[int] | None = None
+    uid: int | None = None
+    gid: int | None = None
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -250,6 +254,8 @@ def _is_list_of(rule: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(rule(each) for each in value)
 
 
+#: The highest number stands for "unchanged" where an owner is set.
+_IS_OWNER = _is_integer(0, (1 << 32) - 2)
 #: All that `os.stat` reports, the kind of file too; only the permission bits are ever restored.
 _IS_MODE = _is_integer(0, 0o177777)
 
@@ -258,6 +264,8 @@ _ORIGIN_RULES: Mapping[str, Callable[[Any], bool]] = {
     "mtime_ns": _is_integer(-_MAX_INTEGER, _MAX_INTEGER),
     "mode": _IS_MODE,
     "directories": _is_list_of(_IS_MODE),
+    "uid": _IS_OWNER,
+    "gid": _IS_OWNER,
 }
 _MANIFEST_RULES: Mapping[str, Callable[[Any], bool]] = {
     "key": _is_text,

@@ -25,6 +25,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-r", "--recursive", action="store_true", help="every object at or below KEY, into the directory TARGET"
     )
+    parser.add_argument(
+        "--owner", action="store_true", help="give files the numbers of owner and group that they had (root only)"
+    )
     add_allow_empty(parser)
     add_set(parser)
 
@@ -35,6 +38,8 @@ def _execute(args: Namespace) -> int:
             f"the target - cannot be used with {'--json' if args.json else '--recursive'}",
             hint="give a file or a directory as the target",
         )
+    if args.target == "-" and args.owner:
+        raise ConfigError("--owner needs a file, and the target - is none", hint="leave one of them out")
     if not args.recursive and (not args.key or args.key.endswith("/")):
         what = f"{args.key!r} is a prefix of keys" if args.key else "the key is empty"
         raise ConfigError(what, hint="give a key, or --recursive for everything at or below a prefix")
@@ -48,7 +53,8 @@ def _get_object(args: Namespace, store: ReplicatedStorage) -> int:
         return exits.COMPLETE
     target = os.path.join(args.target, args.key.rpartition("/")[2]) if os.path.isdir(args.target) else args.target
     with progress_display(args) as display:
-        report = store.restore(args.key, target, callback=display.line_callback(args.key) if display else None)
+        callback = display.line_callback(args.key) if display else None
+        report = store.restore(args.key, target, owner=args.owner, callback=callback)
     if args.json:
         render.print_json({**report.as_dict(), "target": target})
     elif not args.quiet:
@@ -66,7 +72,9 @@ def _get_tree(args: Namespace, store: ReplicatedStorage) -> int:
             render.print_line(_object_line(restored.report, str(restored.target)))
 
     try:
-        report = store.restore_tree(args.key, args.target, on_object=None if args.json else print_object)
+        report = store.restore_tree(
+            args.key, args.target, owner=args.owner, on_object=None if args.json else print_object
+        )
     except ObjectNotFoundError:
         if not args.allow_empty:
             raise
@@ -114,8 +122,10 @@ COMMAND = Command(
     "another one. The target is replaced only when the file is complete. The exit code is 0 if the bytes are "
     "right, even if replicas failed, 4 if it is proven that there is no such object, 1 if that is "
     "not known. No link below a directory TARGET is followed, and directories are never more open than those "
-    "that were backed up. With --recursive, files that are present with the right bytes are not read again: "
-    "the same command resumes an interrupted restore.",
+    "that were backed up. Files are whose who restores them; with --owner, as root, they get the numbers of "
+    "owner and group that they had when they were backed up, which a command's output has not. With "
+    "--recursive, files that are present with the right bytes are not read again: the same command "
+    "resumes an interrupted restore.",
     examples=(
         "fsbackup get backups/shop.sql.gz /tmp/shop.sql.gz",
         "fsbackup get backups/shop.sql.gz - | gunzip | psql shop",

@@ -41,7 +41,7 @@ Configuration
 Environment
   FSBACKUP_CONFIG     the configuration file
   FSBACKUP_DEBUG      any value: print tracebacks of errors
-  TZ                  the time zone of {now} in destinations (default: local time)
+  TZ                  the time zone of {now} and of the days of keep_* (default: local time)
   BACKUP_LOCAL_PATH, R2_ACCOUNT_ID, R2_BUCKET_NAME, R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY, R2_SESSION_TOKEN,
   B2_BUCKET_NAME, B2_REGION, B2_ACCESS_KEY_ID, B2_SECRET_ACCESS_KEY, B2_SESSION_TOKEN
                       backend settings that the configuration does not contain

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
-from datetime import datetime
 from typing import TYPE_CHECKING
 
+from fsbackup import clock
 from fsbackup.cli import exits, render
 from fsbackup.cli.command import Command, add_set, key, open_set
 from fsbackup.record import Tombstone
@@ -61,7 +61,7 @@ def _fields(info: ObjectStatus) -> dict[str, str]:
 
 
 def _local_time(epoch: float) -> str:
-    return datetime.fromtimestamp(epoch).astimezone().isoformat(timespec="seconds")
+    return clock.local(epoch).isoformat(timespec="seconds")
 
 
 def _row(replica: ReplicaState) -> render.Row:

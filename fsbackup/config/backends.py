@@ -57,7 +57,8 @@ class RetentionConfig(Model):
     )
     keep_daily: Count = Field(
         default=0,
-        description="The newest backup of each day is kept, for the newest so many days (UTC) that have any.",
+        description="The newest backup of each day is kept, for the newest so many days that have any. "
+        "Days are in local time, as {now} is.",
         examples=[14],
     )
     keep_weekly: Count = Field(default=0, description="The same with weeks, which begin on Monday.", examples=[8])

@@ -42,6 +42,7 @@ async def download(
     target: Path,
     *,
     below: SafeDirectory | None = None,
+    owner: bool = False,
     on_progress: OnProgress | None = None,
     keep_identical: bool = False,
     breaker: CircuitBreaker | None = None,
@@ -57,6 +58,8 @@ async def download(
     below
         The directory that `target` is relative to, with the last segments of the key: no link below it is
         followed.
+    owner
+        Give the file the owner and group of the one that was backed up, where the manifest has them; for root.
     on_progress
         Called on the I/O loop as bytes are written.
     keep_identical
@@ -76,7 +79,7 @@ async def download(
     clock = asyncio.get_running_loop().time
     started = clock()
     reader = await locate(targets, key, breaker=breaker)
-    manifest, file = reader.manifest, Target(key, target, below)
+    manifest, file = reader.manifest, Target(key, target, below, owner=owner)
     if keep_identical and manifest is not None and await asyncio.to_thread(file.has_content, manifest):
         return _report(reader, manifest.sha256, clock() - started, already=True)
     async with _opened(file, manifest) as temp:

@@ -92,9 +92,12 @@ class Source(ABC):
     directories
         Permission bits of the directories between the root of a tree and the file, outermost first; None for a
         file that was not found in a tree.
+    owner
+        The numbers of the file's owner and group; None for a stream.
     """
 
     directories: list[int] | None = None
+    owner: tuple[int, int] | None = None
 
     def __init__(self, label: str, *, size: int | None, mtime_ns: int | None, mode: int | None) -> None:
         self.label = label
@@ -176,6 +179,7 @@ class FileSource(Source):
             mtime_ns=self._before.st_mtime_ns,
             mode=stat.S_IMODE(self._before.st_mode),
         )
+        self.owner = self._before.st_uid, self._before.st_gid
         # A small file is read in the call that opens it: switching threads is most of its cost.
         small = self._before.st_size <= _SMALL_FILE
         self._ready = self._next(_SMALL_FILE, md5=True) if small else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fsbackup.errors import FsbackupError
-from fsbackup.record import Manifest
+from fsbackup.record import Manifest, Origin
 from fsbackup.stores.local.atomic_file import publish, set_attributes
 from fsbackup.stores.local.directory import SafeDirectory, fsync_directory, is_of_another_case, lstat_object
 from fsbackup.stores.names import split_name, temp_name
@@ -35,10 +35,13 @@ class Target:
         The file. Links above it are followed: whoever names it has looked at them.
     below
         The directory that `path` is relative to, with the last segments of the key: there no link is followed.
+    owner
+        Give the file the owner and group that the manifest names; else it is whose who restores it.
     """
 
-    def __init__(self, key: str, path: Path, below: SafeDirectory | None = None) -> None:
+    def __init__(self, key: str, path: Path, below: SafeDirectory | None = None, *, owner: bool = False) -> None:
         self._key = key
+        self._owner = owner
         self._base = below or SafeDirectory(str(path.absolute().parent), create=True)
         self._segments = [os.fsencode(path.name)] if below is None else split_name(str(path))
         self._path = Path(self._base.path, path)
@@ -47,7 +50,10 @@ class Target:
         self._file: BinaryIO | None = None
 
     def has_content(self, manifest: Manifest) -> bool:
-        """Tell whether there is a regular file with the bytes of the manifest; nothing else is opened."""
+        """Tell whether there is a regular file with the bytes of the manifest; nothing else is opened.
+
+        Such a file gets its owner.
+        """
         try:
             with self._base.opened(self._segments[:-1]) as directory:
                 if lstat_object(directory, self._segments) is None:
@@ -56,7 +62,10 @@ class Target:
             with open(descriptor, "rb") as file:
                 if os.fstat(descriptor).st_size != manifest.size:
                     return False
-                return hashlib.file_digest(file, "sha256").hexdigest() == manifest.sha256
+                same = hashlib.file_digest(file, "sha256").hexdigest() == manifest.sha256
+                if same:
+                    self._set_owner(descriptor, manifest.source)
+                return same
         except (OSError, FsbackupError):  # then it is restored, which says what is wrong
             return False
 
@@ -103,12 +112,18 @@ class Target:
             self._file.flush()
             descriptor = self._file.fileno()
             mode, mtime_ns = (source.mode, source.mtime_ns) if source else (None, None)
+            if source:
+                self._set_owner(descriptor, source)
             set_attributes(self._base, descriptor, mode, mtime_ns)
             os.fsync(descriptor)
             self._check_free()
             publish(self._directory, self._temp, self._segments, create_only=False)
             self._temp = b""
             fsync_directory(self._directory)
+
+    def _set_owner(self, descriptor: int, source: Origin) -> None:
+        if self._owner and source.uid is not None and source.gid is not None:
+            os.fchown(descriptor, source.uid, source.gid)
 
     def close(self) -> None:
         """Close what is open, and remove the temp file unless it was renamed."""

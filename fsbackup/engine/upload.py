@@ -114,6 +114,8 @@ class _Upload(FanOut):
         self._expected: Manifest | None = None
         #: The version that was uploaded, once the source has been read to its end.
         self._version: Manifest | None = None
+        #: Whether the source was read before anything is sent, and has the content of `_expected`.
+        self._is_proven = False
 
     async def run(self) -> Report:
         for replica in self._replicas:
@@ -140,6 +142,7 @@ class _Upload(FanOut):
         """
         if self._overwrite:
             self._expected = await self._find_stored()
+            self._is_proven = self._expected is not None
             return
         # What is newer than a confirmed delete is not replaced either.
         latest = self._latest if isinstance(self._latest, Manifest) else self._highest
@@ -160,7 +163,7 @@ class _Upload(FanOut):
         ]
         if not stored or size is None:
             return None
-        sha256 = await content_hash(self._source.reread, size)
+        sha256 = self._source.known_sha256() or await content_hash(self._source.reread, size)
         return next((each for each in stored if each.sha256 == sha256), None)
 
     async def _transfer(self) -> None:
@@ -173,10 +176,19 @@ class _Upload(FanOut):
             self._progress.begin(self._source.size, [upload.store.name for upload in uploads])
         await self._send(uploads)
         if complete or unmanaged:
-            await self._parts.drain()
+            await self._read_to_end(uploads)
             await run_all([self._confirm(replica) for replica in complete + unmanaged])
         self._refuse_to_share()
         await self._clear_replaced(uploads)
+
+    async def _read_to_end(self, uploads: Sequence[ReplicaUpload]) -> None:
+        """Read the source to its end, unless nothing is sent and it was read to decide that."""
+        if self._is_proven and not uploads:
+            self._version = self._expected
+            if self._progress and self._source.size:
+                self._progress.read(self._source.size)
+        else:
+            await self._parts.drain()
 
     def _refuse_to_share(self) -> None:
         """Fail on every replica when one of them has other content, where two writers could both be confirmed.

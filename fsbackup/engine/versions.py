@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from fsbackup import __version__
+from fsbackup import __version__, clock
 from fsbackup.engine import records
 from fsbackup.engine.hashing import Digest
 from fsbackup.engine.records import ReplicaState
@@ -104,7 +103,7 @@ def next_version(latest: Record | None, highest: Record | None = None) -> NextVe
     anew outranks all that it ever was, because a generation starts from the clock: also against a disk that comes
     back from a snapshot, or with versions from before a delete that no tombstone shows any more.
     """
-    now = time.time_ns() // 1_000_000
+    now = int(clock.now() * 1000)
     generation = max(now, *(each.generation + 1 for each in (latest, highest) if each is not None), 0)
     replaces = latest.sha256 if isinstance(latest, Manifest) else None
     return NextVersion(generation, replaces, records.new_id())
@@ -112,7 +111,8 @@ def next_version(latest: Record | None, highest: Record | None = None) -> NextVe
 
 def origin(source: Source) -> Origin:
     """Return what a manifest says of the source of an upload."""
-    return Origin(socket.gethostname(), source.mtime_ns, source.mode, source.directories)
+    uid, gid = source.owner or (None, None)
+    return Origin(socket.gethostname(), source.mtime_ns, source.mode, source.directories, uid, gid)
 
 
 def new_manifest(
@@ -138,7 +138,7 @@ def new_manifest(
 
 def utc_now() -> str:
     """Return the current time in the format of records: ISO 8601, UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(clock.now(), UTC).isoformat(timespec="seconds")
 
 
 #: Tells versions apart: the generation, and the SHA-256 of the content, None for a tombstone.

@@ -8,6 +8,7 @@ import string
 from collections.abc import Iterable
 from datetime import datetime
 
+from fsbackup import clock
 from fsbackup.config.template import is_date_format
 from fsbackup.errors import ConfigError, SourceError
 from fsbackup.jobs.sources import SourceFile
@@ -15,11 +16,8 @@ from fsbackup.keys import check_key
 
 
 def local_now() -> datetime:
-    """Return the time for ``{now}``: local, with its zone, as whoever looks for last night's backup expects.
-
-    ``TZ=UTC`` in the environment makes it UTC.
-    """
-    return datetime.now().astimezone()
+    """Return the time for ``{now}``: local, with its zone; `fsbackup.clock` says why."""
+    return clock.local(clock.now())
 
 
 def fill_now(key: str, now: datetime) -> str:

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
+from fsbackup import clock
+
 _FRACTION = re.compile(r"1/([1-9][0-9]{0,5})")
 
 
@@ -46,4 +48,4 @@ def parse_sample(text: str) -> Sample:
 
 def today() -> date:
     """Return the day in UTC."""
-    return datetime.now(UTC).date()
+    return datetime.fromtimestamp(clock.now(), UTC).date()

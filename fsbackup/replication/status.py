@@ -7,13 +7,13 @@ manifest and metadata are read. Same-size damage that no listing shows is found 
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from fsbackup import clock
 from fsbackup.aio import for_each
 from fsbackup.engine.records import CopyState
 from fsbackup.engine.replicas import ReplicaSet
@@ -236,7 +236,7 @@ class _Counter:
 
     def result(self, max_age: float | None) -> SetStatus:
         """Return what was counted."""
-        now, errors = time.time(), self._walk.errors
+        now, errors = clock.now(), self._walk.errors
         if not self._groups and max_age is not None:
             self._groups[self._prefix] = _GroupCounter()  # no object at all is too old, too
         backends = {

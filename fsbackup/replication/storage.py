@@ -23,7 +23,15 @@ from fsbackup.replication.batches import Executor
 from fsbackup.replication.classify import IsExpired, ObjectStatus
 from fsbackup.replication.ls import SetListing
 from fsbackup.replication.progress import CallbackProgress, on_progress
-from fsbackup.replication.prune import PruneOptions, PruneReport, PruneStep, find_expired, prune
+from fsbackup.replication.prune import (
+    PruneOptions,
+    PruneReport,
+    PruneStep,
+    SeriesReport,
+    find_expired,
+    find_series,
+    prune,
+)
 from fsbackup.replication.repair import RepairOptions, RepairReport, Step, repair, repair_with
 from fsbackup.replication.sample import parse_sample
 from fsbackup.replication.stat import stat
@@ -281,32 +289,39 @@ class ReplicatedStorage(StorageBackend):
         remote_path: str,
         target: str | os.PathLike[str] | BinaryIO,
         *,
+        owner: bool = False,
         callback: Callback | None = None,
     ) -> DownloadReport:
         """Read an object into a file or binary stream, verified block by block, from all replicas that answer.
 
-        A file appears whole or stays as it was. A stream receives only proven bytes, but may end in an error.
+        A file appears whole or stays as it was. A stream receives only proven bytes, but may end in an error. With
+        `owner` the file gets the numbers of owner and group that its manifest has; what was backed up as a stream
+        has none.
 
         Raises
         ------
+        ConfigError
+            For `owner`, unless this process is root's.
         ObjectNotFoundError
             When a quorum of the replicas answers that there is no such key.
         IntegrityError, NoHealthyReplicaError
             When no replica returned proven bytes; the message has each replica's error.
         """
         key = check_key(remote_path)
+        _check_may_give_away(owner=owner)
         if hasattr(target, "write"):
             return run(restore.copy_to(self._set, key, cast(BinaryIO, target)))
         path = Path(os.path.expanduser(cast("os.PathLike[str]", target)))
         if path.is_dir():
             raise ValueError(f"{path} is a directory, a file is required")
-        return run(restore.download(self._set, key, path, on_progress=on_progress(callback)))
+        return run(restore.download(self._set, key, path, owner=owner, on_progress=on_progress(callback)))
 
     def restore_tree(
         self,
         prefix: str,
         directory: str | os.PathLike[str],
         *,
+        owner: bool = False,
         on_object: Callable[[RestoredObject], None] | None = None,
         callback: Callable[[str], Callback | None] | None = None,
     ) -> TreeReport:
@@ -318,6 +333,8 @@ class ReplicatedStorage(StorageBackend):
 
         Parameters
         ----------
+        owner
+            As for `restore`, also for files that are there already. Directories are whose who restores them.
         on_object
             Called with each object as it is done, on the I/O thread.
         callback
@@ -325,16 +342,20 @@ class ReplicatedStorage(StorageBackend):
 
         Raises
         ------
+        ConfigError
+            For `owner`, unless this process is root's.
         ObjectNotFoundError
             When all replicas could be listed and none has anything at or below `prefix`.
         NoHealthyReplicaError
             When no replica can be listed.
         """
+        _check_may_give_away(owner=owner)
         make_progress = (lambda key: on_progress(callback(key))) if callback else None
         tree = restore_tree(
             self._set,
             check_prefix(prefix),
             Path(os.path.expanduser(directory)),
+            owner=owner,
             on_object=on_object,
             make_progress=make_progress,
         )
@@ -486,11 +507,26 @@ class ReplicatedStorage(StorageBackend):
         NoHealthyReplicaError
             When no replica can be listed.
         """
+        options = PruneOptions(check_prefix(prefix), dry_run, found_at_source=found_at_source)
+        return run(prune(self._set, self._rules(), options, on_step))
+
+    def series(self) -> SeriesReport:
+        """Return which objects each backend's retention takes for versions of one thing; lists the set once.
+
+        Raises
+        ------
+        ConfigError
+            When no backend of the set has a retention.
+        NoHealthyReplicaError
+            When no replica can be listed.
+        """
+        return run(find_series(self._set, self._rules()))
+
+    def _rules(self) -> Mapping[str, Retention]:
         if not self._retention:
             hint = "give a backend one: retention: {max_age: 30d, keep_last: 7}"
             raise ConfigError(f"set {self.name!r}: no backend has a retention, so nothing is deleted", hint=hint)
-        options = PruneOptions(check_prefix(prefix), dry_run, found_at_source=found_at_source)
-        return run(prune(self._set, self._retention, options, on_step))
+        return self._retention
 
     def status(
         self,
@@ -637,6 +673,12 @@ class ReplicatedStorage(StorageBackend):
         return (
             f"{type(self).__name__}({self.name!r}, backends={list(self.backends)}, min_copies={self.min_copies})"
         )
+
+
+def _check_may_give_away(*, owner: bool) -> None:
+    if owner and os.geteuid() != 0:
+        hint = "run it as root, or leave it out: the files are then yours"
+        raise ConfigError("only root can give restored files their owners", hint=hint)
 
 
 def _reopen(path: str, name: str, errors: ErrorMode) -> ReplicatedStorage:

@@ -123,6 +123,7 @@ async def restore_tree(
     prefix: str,
     directory: Path,
     *,
+    owner: bool = False,
     on_object: OnObject | None = None,
     make_progress: MakeProgress | None = None,
 ) -> TreeReport:
@@ -141,7 +142,7 @@ async def restore_tree(
     started = clock()
     report = TreeReport(prefix, directory)
     walk = Walk(targets.stores, prefix, records=False)
-    restorer = _TreeRestore(targets, walk, report, on_object, make_progress)
+    restorer = _TreeRestore(targets, walk, report, owner, on_object, make_progress)
     await for_each(walk.keys(), restorer.restore, WORKERS)
     report.unlisted = {name: str(error) for name, error in walk.errors.items()}
     report.seconds = clock() - started
@@ -159,6 +160,7 @@ class _TreeRestore:
         targets: ReplicaSet,
         walk: Walk,
         report: TreeReport,
+        owner: bool,
         on_object: OnObject | None,
         make_progress: MakeProgress | None,
     ) -> None:
@@ -166,6 +168,7 @@ class _TreeRestore:
         self._walk = walk
         self._report = report
         self._directory = SafeDirectory(os.path.abspath(report.directory), create=True)
+        self._owner = owner
         self._on_object = on_object
         self._make_progress = make_progress
         self._budget = MemoryBudget(targets.memory)
@@ -211,6 +214,7 @@ class _TreeRestore:
             key,
             path,
             below=self._directory,
+            owner=self._owner,
             on_progress=progress,
             keep_identical=True,
             breaker=breaker,

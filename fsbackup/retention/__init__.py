@@ -1,15 +1,18 @@
 """Which objects a backend's retention keeps or deletes, each with the reason. Pure: no I/O, no clock.
 
-- `rule`: `Retention`, the rule of one backend, and which times of a series it picks; - `series`: `series_of`,
-which keys are versions of one thing; by `template`, which matches keys against destinations; - `plan`: `Plan`
-applies a rule to a listing: `Plan.see` every object, then `Plan.decide` each; `decide` does both for
-  a few objects.
+- `rule`: `Retention`, the rule of one backend, and which times of a series it picks;
+- `series`: `series_of`, which keys are versions of one thing; by `template`, which matches keys against
+  destinations;
+- `plan`: `Plan` applies a rule to a listing: `Plan.see` every object, then `Plan.decide` each; `decide` does both
+  for a few objects;
+- `members`: what a plan holds of one series, and `SeriesSummary`, what it tells people of it.
 
 `fsbackup.replication.prune` acts on the decisions.
 """
 
+from fsbackup.retention.members import SeriesSummary
 from fsbackup.retention.plan import Decision, Plan, decide
 from fsbackup.retention.rule import Retention
 from fsbackup.retention.series import Series, series_of
 
-__all__ = ["Decision", "Plan", "Retention", "Series", "decide", "series_of"]
+__all__ = ["Decision", "Plan", "Retention", "Series", "SeriesSummary", "decide", "series_of"]

@@ -8,17 +8,19 @@ series, not of objects. A key without a series takes no memory.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
 from typing import Any, TypeGuard
 
+from fsbackup.retention.members import Members, SeriesSummary
 from fsbackup.retention.rule import Retention
-from fsbackup.retention.series import Series, series_of, why_no_series
+from fsbackup.retention.series import Series, find_series, series_name
 
 #: Several plans see one listing, key by key.
-_series_of = lru_cache(maxsize=64)(series_of)
+_find_series = lru_cache(maxsize=64)(find_series)
 #: Times held beyond twice the number that a rule picks before the rule is applied to them.
 _SLACK = 8
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -35,25 +37,6 @@ class Decision:
     def as_dict(self) -> dict[str, Any]:
         """Return the decision as plain JSON types."""
         return {"key": self.key, "keep": self.keep, "reason": self.reason}
-
-
-class _Members:
-    """The times of one series: unsorted as seen, or those that the rule picked, ascending, each with its `bits`.
-
-    `young` counts the times that `max_age` keeps.
-    """
-
-    __slots__ = ("bits", "times", "young")
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.bits = b""
-        self.young = 0
-
-    def choose(self, rule: Retention) -> None:
-        chosen = rule.choose(self.times)
-        self.times = sorted(chosen)
-        self.bits = bytes(chosen[when] for when in self.times)
 
 
 class Plan:
@@ -78,7 +61,8 @@ class Plan:
         self._young = inf if rule.max_age is None else now - rule.max_age.total_seconds()
         self._room = 2 * rule.max_chosen + _SLACK
         self._newest: tuple[float, str] = (-inf, "")
-        self._series: dict[Series, _Members] = {}
+        self._series: dict[Series, Members] = {}
+        self._without_series: Counter[str] = Counter()
 
     @property
     def clock_is_behind(self) -> bool:
@@ -100,23 +84,38 @@ class Plan:
             return
         if when > self._newest[0]:
             self._newest = (when, key)
-        series = self._series_of(key)
+        series, why = self._find(key)
+        if series is None:
+            self._without_series[why] += 1
         # Times after `now` make `clock_is_behind` true, and may be beyond any calendar.
         if series is not None and when <= self._now:
-            self._add(series, when)
+            self._add(series, key, when)
 
-    def _series_of(self, key: str) -> Series | None:
-        return _series_of(key, self._pattern, self._rule.destinations)
+    def _find(self, key: str) -> tuple[Series | None, str]:
+        return _find_series(key, self._pattern, self._rule.destinations)
 
-    def _add(self, series: Series, when: float) -> None:
+    def _add(self, series: Series, key: str, when: float) -> None:
         members = self._series.get(series)
         if members is None:
-            members = self._series[series] = _Members()
-        members.times.append(when)
-        members.bits = b""
-        members.young += when >= self._young
+            members = self._series[series] = Members()
+        members.add(key, when, is_young=when >= self._young)
         if len(members.times) > self._room:
             members.choose(self._rule)
+
+    def series_of(self, key: str) -> str | None:
+        """Return the name of the series of a key, None when it has none."""
+        series, _ = self._find(key)
+        return None if series is None else series_name(series)
+
+    def summaries(self) -> list[SeriesSummary]:
+        """Return all series, by name."""
+        found = [members.summary(series, self._rule) for series, members in self._series.items()]
+        return sorted(found, key=lambda each: each.series)
+
+    @property
+    def without_series(self) -> Mapping[str, int]:
+        """How many objects have no series, by the reason."""
+        return dict(self._without_series)
 
     def decide(self, key: str, when: float | None) -> Decision:
         """Return the decision for the object `key`; `when` as given to `see`."""
@@ -126,20 +125,18 @@ class Plan:
             return Decision(key, True, self._behind())
         if not _known(when):
             return Decision(key, True, "its age is unknown")
-        series = self._series_of(key)
+        series, why = self._find(key)
         if series is None:
-            return Decision(key, True, why_no_series(key, self._rule.destinations))
+            return Decision(key, True, why)
         return self._decide(key, when, self._series.get(series))
 
-    def _decide(self, key: str, when: float, members: _Members | None) -> Decision:
-        if members is not None and not members.bits:
+    def _decide(self, key: str, when: float, members: Members | None) -> Decision:
+        if members is not None:
             members.choose(self._rule)
         if members is None or when > members.times[-1]:
             return Decision(key, True, "it was stored after the listing")
         reasons = [self._age(when)] if when >= self._young else []
-        at = bisect_left(members.times, when)
-        if members.times[at] == when:
-            reasons += self._rule.describe(members.bits[at])
+        reasons += self._rule.describe(members.bits_at(when))
         if reasons:
             return Decision(key, True, ", ".join(reasons))
         return Decision(key, False, f"{self._age(when)}, {self._newer(when, members)}")
@@ -149,7 +146,7 @@ class Plan:
 
         `instead_of` is the time under which the object was already counted on this backend; it is ignored.
         """
-        series = self._series_of(key)
+        series, _ = self._find(key)
         if not self._rule.deletes or self.clock_is_behind or not _known(when) or series is None:
             return True
         if when > self._now or when >= self._young:
@@ -169,7 +166,7 @@ class Plan:
         order = "not older" if when >= self._young else "older"
         return f"{order} than {limit / _UNITS[unit]:g}{unit} ({age // _UNITS[unit]:.0f}{unit})"
 
-    def _newer(self, when: float, members: _Members) -> str:
+    def _newer(self, when: float, members: Members) -> str:
         chosen = bisect_left(members.times, self._young) - bisect_left(members.times, when)
         count = members.young + chosen
         return f"{count} newer ones of its series are kept" if count > 1 else "a newer one of its series is kept"

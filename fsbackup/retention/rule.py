@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from fsbackup import clock
 from fsbackup.errors import ConfigError
 from fsbackup.retention.template import compile_template
 
-_DAY = 86_400
-
 
 def _day(when: float) -> int:
-    return int(when // _DAY)
+    return clock.day(when).toordinal()
 
 
 def _week(when: float) -> int:
-    # The epoch began on a Thursday; weeks begin on Monday, as in ISO 8601.
-    return int((when // _DAY + 3) // 7)
+    # Day 1 of the calendar was a Monday; weeks begin on Monday, as in ISO 8601.
+    return (_day(when) - 1) // 7
 
 
 def _month(when: float) -> int:
-    date = time.gmtime(when)
-    return date.tm_year * 12 + date.tm_mon
+    day = clock.day(when)
+    return day.year * 12 + day.month
 
 
 def _year(when: float) -> int:
-    return time.gmtime(when).tm_year
+    return clock.day(when).year
 
 
 def _instant(when: float) -> float:
     return when
 
 
-#: Each counting rule: its field, the period that it counts (in UTC), and the text of its reason.
+#: Each counting rule: its field, the period that it counts (in local time), and the text of its reason.
 _PERIODS: tuple[tuple[str, Callable[[float], float], str], ...] = (
     ("keep_last", _instant, "{newest} of its series"),
     ("keep_daily", _day, "the newest of its day"),
@@ -62,8 +60,8 @@ class Retention:
         The number of newest objects of each series to keep at any age; at least 1, the default. Objects of one
         instant count as one, since their order is unknown.
     keep_daily, keep_weekly, keep_monthly, keep_yearly
-        The number of days, weeks (from Monday), months and years, in UTC, of which to keep the newest object;
-        periods without any object do not count. 0 by default.
+        The number of days, weeks (from Monday), months and years of which to keep the newest object, in local
+        time as ``{now}`` is (`fsbackup.clock`); periods without any object do not count. 0 by default.
     series
         A regular expression whose groups name the series of a key, see `series_of`.
     destinations
@@ -150,6 +148,12 @@ class Retention:
                 chosen[when] = chosen.get(when, 0) | 1 << bit
         return chosen
 
+    def count(self, bits: Iterable[int]) -> dict[str, int]:
+        """Return how many times each `keep_*` picked, from the bits of each; without those that pick none."""
+        picked = list(bits)
+        counts = {name: sum(each >> bit & 1 for each in picked) for bit, (name, _, _) in enumerate(_PERIODS)}
+        return {name: count for name, count in counts.items() if count}
+
     def describe(self, bits: int) -> list[str]:
         """Return the texts of the rules that `choose` returned as `bits`."""
         words = [text for bit, (_, _, text) in enumerate(_PERIODS) if bits >> bit & 1]
@@ -163,11 +167,13 @@ def _newest(count: int) -> str:
 def _newest_of_each(
     newest_first: Iterable[float], count: int, period: Callable[[float], float]
 ) -> Iterable[float]:
-    last: float | None = None
+    # Where a zone goes back over midnight, a day comes twice: it is one period all the same.
+    seen: set[float] = set()
     for when in newest_first:
         current = period(when)
-        if current != last:
-            if not count:
-                return
-            yield when
-            last, count = current, count - 1
+        if current in seen:
+            continue
+        if len(seen) == count:
+            return
+        seen.add(current)
+        yield when

@@ -16,6 +16,9 @@ from fsbackup.retention.template import CompiledTemplate, compile_template, is_c
 
 #: A key with each ``{now}`` in place of its text, or the texts that the groups of a `series` expression matched.
 Series = str | tuple[str | None, ...]
+#: Why a key has no series.
+AMBIGUOUS = "no series: its key matches the jobs' destinations in more than one way"
+UNNAMED = "no series: its key matches no job's destination with {now} and no `series`"
 
 
 def series_of(key: str, pattern: re.Pattern[str] | None = None, destinations: Iterable[str] = ()) -> Series | None:
@@ -33,18 +36,29 @@ def series_of(key: str, pattern: re.Pattern[str] | None = None, destinations: It
         only in the text of ``{now}``. A template without ``{now}``, or with a format that cannot be matched, makes
         no series. A key with more than one reading, by one template or by several, is a series of its own.
     """
+    return find_series(key, pattern, destinations)[0]
+
+
+def find_series(
+    key: str, pattern: re.Pattern[str] | None = None, destinations: Iterable[str] = ()
+) -> tuple[Series | None, str]:
+    """Return the series of `key` as `series_of` does, and where there is none, the reason as text."""
     found = pattern.search(key) if pattern is not None else None
     if found is not None:
-        return found.groups()
+        return found.groups(), ""
     readings = _readings(key, destinations)
-    return readings.pop() if len(readings) == 1 and key not in readings else None
+    if len(readings) > 1:
+        return None, AMBIGUOUS
+    if not readings or key in readings:
+        return None, UNNAMED
+    return readings.pop(), ""
 
 
-def why_no_series(key: str, destinations: Iterable[str] = ()) -> str:
-    """Return the reason why `series_of` returned None, as text."""
-    if len(_readings(key, destinations)) > 1:
-        return "no series: its key matches the jobs' destinations in more than one way"
-    return "no series: its key matches no job's destination with {now} and no `series`"
+def series_name(series: Series) -> str:
+    """Return the name of a series for people."""
+    if isinstance(series, str):
+        return series.replace("\0", "")
+    return ", ".join(each or "-" for each in series)
 
 
 def _readings(key: str, destinations: Iterable[str]) -> set[str]:

@@ -55,6 +55,7 @@ def test_an_unreachable_backend_is_degraded(cli: Cli) -> None:
     ("arguments", "code", "message"),
     [
         (("get", "-r", "t", "-"), 2, "cannot be used with --recursive"),
+        (("get", "--owner", "t/a", "-"), 2, "--owner needs a file"),
         (("get", "", "back"), 2, "the key is empty"),
         (("get", "-r", "no/such", "back"), 4, "nothing at or below"),
         (("get", "t/", "back"), 2, "is a prefix"),

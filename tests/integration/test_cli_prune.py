@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from tests.integration.cli_helpers import CONFIG, TIMEOUT, Cli
-from tests.replication.prune_helpers import Disks, content, daily
+from tests.replication.prune_helpers import Disks, content, daily, drop
 from tests.replication.raw_replicas import manifest_name
 
 DISKS = ("disk1", "disk2", "disk3")
 KEY, NEW = daily(0), daily(40)
 SIZE = len(content(KEY))
+#: What they are versions of, and what keeps how many.
+SERIES = "db/{now:%Y-%m-%d}.gz"
+RULES = "kept by max_age 1, keep_last 1"
 #: The job that made them.
 DAILY = '  daily: {source: {path: note}, destination: "db/{now:%Y-%m-%d}.gz", replication: triple}\n'
 
@@ -31,6 +35,11 @@ def cli(tmp_path: Path) -> Cli:
     disks.put(DISKS, KEY, 40)
     disks.put(DISKS, NEW, 0)
     return command
+
+
+def today(cli: Cli) -> str:
+    """Return when the first disk got the new object, as it is printed."""
+    return f"{datetime.fromtimestamp((cli.home / 'disk1' / manifest_name(NEW)).stat().st_mtime):%Y-%m-%d %H:%M}"
 
 
 def has(cli: Cli) -> list[bool]:
@@ -123,6 +132,7 @@ def test_explain_one_key(cli: Cli) -> None:
         f"planned  {KEY}: disk1: {why}",
         f"planned  {KEY}: disk2: {why}",
         f"kept     {KEY}: disk3: no rule of this backend deletes anything",
+        *(f"series   {SERIES}: {disk}: 2 members; newest {NEW} ({today(cli)}); {RULES}" for disk in DISKS[:2]),
     ]
     (cli.home / "disk1" / KEY).unlink()
     (cli.home / "disk1" / manifest_name(KEY)).unlink()
@@ -130,6 +140,10 @@ def test_explain_one_key(cli: Cli) -> None:
     kept = cli("prune", "--explain", NEW).out
     assert f"kept     {NEW}: disk2: not older than 30d (0d), the newest of its series" in kept
     found = cli("prune", "--explain", KEY, "--json").json()
+    assert [(each["backend"], each["series"], each["members"]) for each in found["series"]] == [
+        ("disk2", SERIES, 2)
+    ]
+    assert found["backends"]["disk2"]["series"] == SERIES
     assert {name: step and step["outcome"] for name, step in found["backends"].items()} == {
         "disk1": None,
         "disk2": "planned",
@@ -159,8 +173,9 @@ def test_explain_takes_one_existing_key(cli: Cli) -> None:
 def test_json_lines(cli: Cli) -> None:
     """One line per deleted copy, with -v also per copy that is kept, and a summary."""
     dry = cli("prune", "--json", "--dry-run", "--verbose").lines()
-    assert [line["kind"] for line in dry] == ["step"] * 6 + ["summary"]
-    assert sorted(line["outcome"] for line in dry[:-1]) == ["kept"] * 4 + ["planned"] * 2
+    assert [line["kind"] for line in dry] == ["step"] * 6 + ["series"] * 2 + ["summary"]
+    assert sorted(line["outcome"] for line in dry[:6]) == ["kept"] * 4 + ["planned"] * 2
+    assert dry[6]["kept"] == {"max_age": 1, "keep_last": 1}
     assert dry[-1]["dry_run"] is True
     done = cli("prune", "--json")
     assert done.code == 0
@@ -172,6 +187,36 @@ def test_json_lines(cli: Cli) -> None:
     assert (summary["status"], summary["dry_run"], summary["prefix"]) == ("complete", False, "")
     assert summary["backends"]["disk1"] == {"kept": 1, "deleted": 1, "bytes_freed": SIZE, "stopped": None}
     assert "steps" not in summary
+
+
+def test_series_are_named(cli: Cli) -> None:
+    """Members, newest, and how many each rule keeps; what has no series once, with the reason; nothing goes."""
+    Disks(cli.home, DISKS).put(DISKS, "other/note", 90)
+    lines = cli("prune", "--series").out.splitlines()
+    assert lines[0].split() == ["series", "backend", "members", "newest", "kept", "by"]
+    newest = today(cli)
+    table = [f"{SERIES}  {disk}          2  {newest}  max_age 1, keep_last 1" for disk in DISKS[:2]]
+    assert lines[1:3] == table
+    why = "no series: its key matches no job's destination with {now} and no `series`"
+    alone = f"kept: 1 on disk1, 1 on disk2: {why}"
+    assert lines[3:] == ["", alone, "complete: 2 series, backend by backend"]
+    dry = cli("prune", "--dry-run").out.splitlines()
+    assert {*table, alone} < set(dry)
+    found = cli("prune", "--series", "--json").lines()
+    assert [line["kind"] for line in found] == ["series"] * 2 + ["without series"] * 2 + ["summary"]
+    assert (found[0]["newest"], found[2]["objects"]) == (NEW, 1)
+    assert has(cli) == [True, True, True]
+    assert cli("prune", "--series", env=cli.break_third()).code == 3
+    assert cli("prune", "--series", "db").code == 2
+
+
+def test_a_dry_run_names_only_the_series_concerned(cli: Cli) -> None:
+    """Not those of which all is kept."""
+    disks = Disks(cli.home, DISKS)
+    for disk in DISKS:
+        drop(disks, disk)
+    assert SERIES not in cli("prune", "--dry-run").out
+    assert SERIES in cli("prune", "--series").out
 
 
 def test_blocked_deletions_are_exit_code_3(cli: Cli) -> None:

@@ -189,7 +189,7 @@ def test_the_deployment_runs(
         **postgres,
     }
     secrets = block_with("config check").replace("=...", "=testing")
-    shell(secrets + block_with("fsbackup run full tenants"), where, **environ)
+    shell(secrets + block_with("fsbackup run full "), where, **environ)
     assert "PostgreSQL database dump" in (where / "restored.sql").read_text()
     for endpoint in (r2, b2):
         keys = {key for key in list_keys(endpoint) if not key.startswith(".fsbackup/")}

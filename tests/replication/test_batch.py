@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import secrets
 import time
 from collections import Counter
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from fsbackup import GenericStorage, ReplicatedStorage
@@ -52,6 +54,37 @@ def assert_stored(rig: ReplicaRig, items: list[tuple[Path, str]], names: tuple[s
         assert raw.names() == wanted, name
         for path, key in items[::37]:
             assert raw.provable(key) == path.read_bytes(), (name, key)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("size", [1000, (1 << 20) + 5])
+def test_an_unchanged_file_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, *, overwrite: bool
+) -> None:
+    """Also where it may be replaced, and so is compared before anything is sent; a changed one is sent."""
+    path = tmp_path / "file"
+    path.write_bytes(secrets.token_bytes(size))
+    store = ReplicatedStorage([backend(MemoryStore(name)) for name in "ab"])
+    store.replicate(path, "file")
+    read, pread = [0], os.pread
+
+    def counting(descriptor: int, length: int, offset: int) -> bytes:
+        data = pread(descriptor, length, offset)
+        read[0] += len(data)
+        return data
+
+    monkeypatch.setattr(os, "pread", counting)
+    progress = fsspec.Callback()
+    [result] = store.replicate_many([(path, "file")], overwrite=overwrite, callback=lambda *_: progress)
+    assert result.report is not None
+    assert result.report.already
+    assert read[0] == progress.value == result.report.size == size
+    path.write_bytes(secrets.token_bytes(size))
+    [result] = store.replicate_many([(path, "file")], overwrite=True)
+    assert result.report is not None
+    assert result.report.status == "complete"
+    assert not result.report.already
+    assert read[0] <= 3 * size
 
 
 def test_a_fresh_batch_asks_nothing_twice(rig: ReplicaRig, many: list[tuple[Path, str]]) -> None:

@@ -76,10 +76,12 @@ def test_a_directory_per_month_at_the_source_makes_no_versions(disks: Disks, ret
 def test_a_tenant_whose_number_looks_like_a_day_keeps_its_backups(disks: Disks) -> None:
     """By the destination that we ship: when tenant 12 is stopped, tenant 17 goes on, and nothing of 12 goes."""
     destination = load_config(PRODUCTION, environ=KEYS).jobs["tenants"].destination
-    days = [f"{2024 + month // 12}-{month % 12 + 1:02}-01" for month in range(24)]
-    stopped = put_all(disks, [f"backups/tenants/{day}/12/db.sql" for day in days[:3]])
-    going_on = put_all(disks, [f"backups/tenants/{day}/17/db.sql" for day in days], oldest=500)
-    assert prune(config(disks, {"max_age": "30d", "keep_last": 7}, destination)).count("deleted") == 2 * 17
+    weeks = [f"{2024 + at // 12}-W{at % 12 + 1:02}" for at in range(24)]
+    stopped = put_all(disks, [f"backups/tenants/12/{week}.tar" for week in weeks[:3]])
+    going_on = put_all(disks, [f"backups/tenants/17/{week}.tar" for week in weeks], oldest=500)
+    source = {"for_each": ["12", "17"], "command": ["echo", "{item}"]}
+    configured = config(disks, {"max_age": "30d", "keep_last": 7}, destination, source=source)
+    assert prune(configured).count("deleted") == 2 * 17
     assert disks.whole("a") == {*stopped, *going_on[-7:]}
 
 

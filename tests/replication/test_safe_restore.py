@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -12,7 +13,7 @@ import pytest
 
 from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.config import parse_config
-from fsbackup.errors import ConflictError
+from fsbackup.errors import ConfigError, ConflictError
 from fsbackup.jobs import run_job
 from fsbackup.record import load
 from fsbackup.replication.tree import TreeReport
@@ -60,6 +61,16 @@ def why(report: TreeReport) -> str:
     """Return why the one failed object failed."""
     assert report.failures == 1
     return str(report.failed[0].error)
+
+
+#: Whose files the tests give away: another user's where that is allowed, else one's own.
+OWNER = (12345, 23456) if os.geteuid() == 0 else (os.getuid(), os.getgid())
+
+
+def owner(path: Path) -> tuple[int, int]:
+    """Return the numbers of owner and group."""
+    found = path.lstat()
+    return found.st_uid, found.st_gid
 
 
 @pytest.fixture
@@ -205,3 +216,44 @@ def test_a_disk_that_does_not_tell_case_apart_keeps_the_first(
     assert made.replicate(tmp_path / "source", "DB.sql", overwrite=True)
     assert made.verify()
     assert load((tmp_path / "disk/.fsbackup/manifests/DB.sql").read_bytes()).key == "DB.sql"
+
+
+def test_owners_are_restored_on_demand(tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default a file is whose who restores it; as root with `owner` it is whose it was, also if it is there."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    os.chown(tree / "tree/outer/inner/file", *OWNER)
+    recorded = run(tmp_path, "t/{relpath}")
+    assert (recorded["uid"], recorded["gid"]) == OWNER
+    made, target = store(tmp_path), tmp_path / "back"
+    made.restore_tree("t", target)
+    file = target / "outer/inner/file"
+    assert owner(file) == (os.getuid(), os.getgid())
+    assert made.restore_tree("t", target, owner=True).already == 1
+    assert owner(file) == OWNER
+    made.restore("t/outer/inner/file", file)
+    assert owner(file) == (os.getuid(), os.getgid())
+    os.chmod(file, 0o600)
+    made.restore("t/outer/inner/file", file, owner=True)
+    assert (owner(file), file.read_text()) == (OWNER, "x")
+    assert mode(file) == mode(tree / "tree/outer/inner/file")
+
+
+def test_what_came_from_a_stream_has_no_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is whose who restores it."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    made = store(tmp_path)
+    assert made.replicate(io.BytesIO(b"x"), "k")
+    made.restore("k", tmp_path / "back", owner=True)
+    assert owner(tmp_path / "back") == (os.getuid(), os.getgid())
+
+
+def test_only_root_gives_files_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody else is told before anything is written."""
+    made = put(tmp_path, "d/k")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ConfigError, match="only root can give restored files their owners"):
+        made.restore("d/k", tmp_path / "back", owner=True)
+    with pytest.raises(ConfigError, match="only root"):
+        made.restore_tree("d", tmp_path / "tree", owner=True)
+    assert not (tmp_path / "back").exists()
+    assert not (tmp_path / "tree").exists()

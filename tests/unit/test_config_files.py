@@ -50,7 +50,7 @@ def test_production_is_the_deployment() -> None:
     }  # fmt: skip
     assert {name: (job["replication"], job["destination"]) for name, job in shown["jobs"].items()} == {
         "full": ("triple", "backups/full/{now:%Y/%m/%d-%H%M}.dump"),
-        "tenants": ("triple", "backups/tenants/{now:%Y-%m-%d}/{relpath}"),
+        "tenants": ("triple", "backups/tenants/{item}/{now:%G-W%V}.tar"),
         "wal": ("wal", "wal/{relpath}"),
     }
     assert {name: (job["prune"], job["allow_empty"]) for name, job in shown["jobs"].items()} == {
@@ -62,7 +62,7 @@ def test_production_works_for_a_year(tmp_path: Path) -> None:
     """No run meets the keys of another one, and over the year all keys of one thing are of one series."""
     for tenant in ("12", "2026", "ring"):
         (tmp_path / tenant).mkdir()
-        (tmp_path / tenant / "db.sql").touch()
+    (tmp_path / "notes.txt").touch()
     config = load_config(CONFIGS / "production.yaml", environ={**KEYS, "BACKUP_TENANTS_DIR": str(tmp_path)})
     destinations = [job.destination for job in config.jobs.values()]
     for name, every, things in (("full", 1, 1), ("tenants", 7, 3)):

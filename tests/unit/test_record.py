@@ -43,6 +43,8 @@ _ORIGINS = st.builds(
     mtime_ns=st.none() | st.integers(-(1 << 63), 1 << 63),
     mode=st.none() | st.integers(0, 0o7777),
     directories=st.none() | st.lists(st.integers(0, 0o7777), max_size=3),
+    uid=st.none() | st.integers(0, (1 << 32) - 2),
+    gid=st.none() | st.integers(0, (1 << 32) - 2),
     unknown=st.dictionaries(st.just("x-later"), st.integers(), max_size=1),
 )
 

@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fsbackup.retention import Decision, Plan, Retention, decide
+from fsbackup.jobs.template import fill_now, local_now
+from fsbackup.retention import Decision, Plan, Retention, decide, series_of
+from tests import retention_judge
+from tests.zones import ZONES, local_zone
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC).timestamp()
 DAY = 86_400
@@ -58,42 +62,18 @@ def kept(objects: Iterable[tuple[str, float | None]], rule: Retention, now: floa
     return {one.key for one in decide(objects, rule, now) if one.keep}
 
 
-def _label(when: float, period: str) -> Any:
-    day = datetime.fromtimestamp(when, UTC).date()
-    return {
-        "last": when, "daily": day, "weekly": day.isocalendar()[:2],
-        "monthly": (day.year, day.month), "yearly": day.year,
-    }[period]  # fmt: skip
-
-
-def model(objects: Objects, rule: Retention, now: float = NOW) -> set[str]:
+def model(objects: Objects, rule: Retention, zone: str) -> set[str]:
     """Return the keys kept by a plain implementation with everything in memory."""
-    counting = [getattr(rule, f"keep_{each}") for each in ("daily", "weekly", "monthly", "yearly")]
-    if rule.max_age is None and not any(counting):
-        return {key for key, _ in objects}
-    stays = {key for key, when in objects if when is None}
-    members = defaultdict(list)
-    for key, when in objects:
-        if when is not None:
-            members[series(key)].append((key, when))
-            if rule.max_age is not None and timedelta(seconds=now - when) <= rule.max_age:
-                stays.add(key)
-    for one in members.values():
-        for period in ("last", "daily", "weekly", "monthly", "yearly"):
-            newest: dict[Any, float] = {}
-            for _, when in one:
-                newest[_label(when, period)] = max(when, newest.get(_label(when, period), 0))
-            picked = sorted(newest.values(), reverse=True)[: getattr(rule, f"keep_{period}")]
-            stays |= {key for key, when in one if when in picked}
-    return stays
+    return retention_judge.kept(((key, series(key), when) for key, when in objects), rule, NOW, zone)
 
 
-@given(OBJECTS | LONG.map(named), RULES)
-@example(named(("a", NOW - at * DAY) for at in range(60)), dated(keep_daily=3, keep_weekly=2))
-@example(named(("a", NOW - 60 * DAY + at * DAY) for at in range(60)), dated(keep_monthly=2, keep_yearly=1))
-def test_agrees_with_the_model(objects: Objects, rule: Retention) -> None:
-    """Holding a few times per series gives the same decisions as holding all."""
-    assert kept(objects, rule) == model(objects, rule)
+@given(OBJECTS | LONG.map(named), RULES, st.sampled_from(ZONES))
+@example(named(("a", NOW - at * DAY) for at in range(60)), dated(keep_daily=3, keep_weekly=2), "UTC")
+@example(named(("a", NOW - 60 * DAY + at * DAY) for at in range(60)), dated(keep_monthly=2, keep_yearly=1), "UTC")
+def test_agrees_with_the_model(objects: Objects, rule: Retention, zone: str) -> None:
+    """Holding a few times per series gives the same decisions as holding all, in any local time."""
+    with local_zone(zone):
+        assert kept(objects, rule) == model(objects, rule, zone)
 
 
 @given(OBJECTS, RULES)
@@ -247,20 +227,50 @@ def test_reasons(rule: Retention, days: tuple[float, ...], reasons: list[str]) -
     assert told == reasons
 
 
+@pytest.mark.parametrize("zone", ["UTC", *ZONES])
 @pytest.mark.parametrize(
     ("rule", "border"),
     [
-        (dated(keep_daily=9), datetime(2025, 10, 15, tzinfo=UTC)),
-        (dated(keep_weekly=9), datetime(2024, 12, 30, tzinfo=UTC)),
-        (dated(keep_monthly=9), datetime(2025, 10, 1, tzinfo=UTC)),
-        (dated(keep_yearly=9), datetime(2025, 1, 1, tzinfo=UTC)),
+        (dated(keep_daily=9), datetime(2025, 10, 15)),
+        (dated(keep_weekly=9), datetime(2024, 12, 30)),
+        (dated(keep_monthly=9), datetime(2025, 10, 1)),
+        (dated(keep_yearly=9), datetime(2025, 1, 1)),
     ],
 )
-def test_periods_begin_at_midnight_utc(rule: Retention, border: datetime) -> None:
+def test_periods_begin_at_local_midnight(rule: Retention, border: datetime, zone: str) -> None:
     """Days, weeks from Monday (also over New Year), months and years."""
-    at = border.timestamp()
+    at = border.replace(tzinfo=ZoneInfo(zone)).timestamp()
     objects = named(("db", when) for when in (at - 2, at - 1, at, at + 1))
-    assert [one.keep for one in decide(objects, rule, NOW)] == [False, True, False, True]
+    with local_zone(zone):
+        assert [one.keep for one in decide(objects, rule, NOW)] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.parametrize("template", ["db/{now:%Y-%m-%dT%H%M%S%z}", "{now:%G-W%V-%u/%H%M%z}.sql"])
+def test_each_day_of_a_year_keeps_its_evening(zone: str, template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run at 1:30 and one at 19:30, every day: {now} and `keep_daily` mean the same days, in one series."""
+    runs = [
+        datetime(2025, 1, 1, hour, 30, tzinfo=ZoneInfo(zone)) + timedelta(days=day)
+        for day in range(365)
+        for hour in (1, 19)
+    ]
+    with local_zone(zone):
+        objects: Objects = []
+        for run in runs:
+            monkeypatch.setattr("fsbackup.clock.now", run.timestamp)
+            objects.append((fill_now(template, local_now()), run.timestamp()))
+        assert len({series_of(key, None, [template]) for key, _ in objects} - {None}) == 1
+        rule = Retention(keep_daily=400, destinations=(template,))
+        assert [one.keep for one in decide(objects, rule, NOW)] == [run.hour == 19 for run in runs]
+
+
+def test_a_day_that_comes_twice_is_one_day() -> None:
+    """In Newfoundland the clocks once went back at one minute past midnight, to the evening before."""
+    midnight = datetime(2010, 11, 7, 2, 30, tzinfo=UTC).timestamp()  # and again an hour later
+    objects = named(("db", midnight + seconds) for seconds in (-2 * DAY, -60, 30, 600, 3600 + 600))
+    with local_zone("America/St_Johns"):
+        keep = [one.keep for one in decide(objects, dated(keep_daily=3), NOW)]
+    assert keep == [True, False, False, True, True]
 
 
 def test_the_same_month_of_another_year_is_another_month() -> None:

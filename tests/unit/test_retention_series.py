@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fsbackup.errors import ConfigError
 from fsbackup.retention import Retention, series_of
-from fsbackup.retention.series import why_no_series
+from fsbackup.retention.series import find_series
 
 #: Ways of writing a time, as strftime has it.
 FORMATS = [
@@ -96,7 +96,7 @@ def test_every_field_has_its_place_in_a_series(template: str) -> None:
 def test_what_a_destination_does_not_make_as_it_stands_is_no_version(template: str, key: str) -> None:
     """Nothing near it, nothing that no date is; and a format that has no one form makes no series at all."""
     assert series_of(key, destinations=[template]) is None
-    assert why_no_series(key, [template]) == (
+    assert find_series(key, None, [template])[1] == (
         "no series: its key matches no job's destination with {now} and no `series`"
     )
 
@@ -129,7 +129,7 @@ def test_a_key_that_can_be_read_in_two_ways_is_a_series_of_its_own(key: str, tem
     """Whichever destination comes first; and it says so."""
     assert series_of(key, destinations=templates) is series_of(key, destinations=templates[::-1]) is None
     why = "no series: its key matches the jobs' destinations in more than one way"
-    assert why_no_series(key, templates) == why
+    assert find_series(key, None, templates)[1] == why
 
 
 def test_destinations_that_say_the_same_agree() -> None:

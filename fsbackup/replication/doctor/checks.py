@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
+from fsbackup import clock
 from fsbackup.engine.clock import MAX_CLOCK_SKEW
 from fsbackup.errors import AccessDeniedError, FsbackupError
 from fsbackup.replication.doctor.probe import ProbeResult
@@ -169,7 +169,7 @@ def _check_versions(store: ObjectStore, result: ProbeResult) -> Check:
 def _check_uploads(result: ProbeResult) -> Iterator[Check]:
     """Warn about unfinished multipart uploads that nobody continues: their parts are billed."""
     count, oldest = result.facts.uploads, result.facts.oldest_upload
-    age = 0.0 if oldest is None else time.time() - oldest
+    age = 0.0 if oldest is None else clock.now() - oldest
     if count and age > _OLD_UPLOAD:
         detail = f"{count:,} multipart uploads are unfinished, the oldest is {age / 86_400:,.1f} days old"
         advice = "abort them, or add a lifecycle rule to the bucket that aborts unfinished uploads after some days"

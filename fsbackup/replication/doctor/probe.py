@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from fsbackup import clock
 from fsbackup.aio import shield
 from fsbackup.errors import (
     AccessDeniedError,
@@ -130,7 +130,7 @@ class Probe:
         return isinstance(self._result.trials.get(name), AccessDeniedError)
 
     async def _list(self) -> None:
-        before = time.time() - _OLD_PROBE
+        before = clock.now() - _OLD_PROBE
         async for stat in self._store.list(PROBES):
             if stat.modified is not None and stat.modified < before:
                 self._result.old_probes.append(stat.name)
@@ -146,7 +146,7 @@ class Probe:
             await self._writer.abort()
             raise
         if stored.modified is not None:
-            self._result.clock_ahead = stored.modified - time.time()
+            self._result.clock_ahead = stored.modified - clock.now()
 
     async def _read_back(self) -> None:
         if await self._store.read(self._probe) != self._data:

@@ -42,7 +42,17 @@ one between that listing and the removal, a round trip later, on this backend.
 """
 
 from fsbackup.replication.prune.plans import find_expired
-from fsbackup.replication.prune.report import PruneCounts, PruneReport, PruneStep
-from fsbackup.replication.prune.run import PruneOptions, prune
+from fsbackup.replication.prune.report import BackendSeries, PruneCounts, PruneReport, PruneStep, SeriesReport
+from fsbackup.replication.prune.run import PruneOptions, find_series, prune
 
-__all__ = ["PruneCounts", "PruneOptions", "PruneReport", "PruneStep", "find_expired", "prune"]
+__all__ = [
+    "BackendSeries",
+    "PruneCounts",
+    "PruneOptions",
+    "PruneReport",
+    "PruneStep",
+    "SeriesReport",
+    "find_expired",
+    "find_series",
+    "prune",
+]

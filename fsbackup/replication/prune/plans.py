@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 
+from fsbackup import clock
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.replication.classify import CLOCK_SKEW, IsExpired
+from fsbackup.replication.prune.report import BackendSeries, SeriesReport
 from fsbackup.replication.walk import KeyEntry, ReplicaEntry, Unreachable, Walk
 from fsbackup.retention import Decision, Plan, Retention
 
@@ -22,7 +24,7 @@ class Clock:
     """
 
     def __init__(self, now: float | None = None) -> None:
-        self.now = time.time() if now is None else now
+        self.now = clock.now() if now is None else now
         self._started = time.monotonic()
         self._max_lead, self._newest_key = 0.0, ""
 
@@ -93,6 +95,20 @@ class Plans:
         if name not in self._listed:
             return Decision(key, True, "no rule of this backend deletes anything")
         return self._listed[name].decide(key, self._clock.clamp(when))
+
+    def series_of(self, name: str, key: str) -> str | None:
+        """Return the name of a key's series by a backend's rule, None without one."""
+        return self._listed[name].series_of(key) if name in self._listed else None
+
+    def series(self, stopped: Mapping[str, str]) -> SeriesReport:
+        """Return the series of each backend; `stopped` says where nothing is deleted, and why."""
+        return SeriesReport(
+            {
+                name: BackendSeries(tuple(plan.summaries()), plan.without_series)
+                for name, plan in self._listed.items()
+            },
+            dict(stopped),
+        )
 
     def keeps(self, name: str, key: str, times: Iterable[float | None]) -> bool:
         """Tell whether a backend's rule keeps an object that it has, by any of its known times."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from fsbackup.engine.results import BaseReport, Serializable, Status
+from fsbackup.retention import SeriesSummary
 
 PruneOutcome = Literal[
     "deleted",  # from this backend
@@ -35,6 +36,8 @@ class PruneStep(Serializable):
         Bytes of the data; 0 where there is none.
     created_at
         When this version was made, by its manifest (ISO 8601); None where the manifest was not read.
+    series
+        The name of the series that it is a version of, by this backend's rule; None without one.
     """
 
     key: str
@@ -43,6 +46,7 @@ class PruneStep(Serializable):
     reason: str
     size: int = 0
     created_at: str | None = None
+    series: str | None = None
 
 
 #: Called with every step, also for copies that are kept.
@@ -75,6 +79,47 @@ class PruneCounts(Serializable):
 
 
 @dataclass(frozen=True, slots=True)
+class BackendSeries(Serializable):
+    """The series on one backend.
+
+    Parameters
+    ----------
+    series
+        Each series, by name.
+    without
+        How many objects have no series, and so are kept, by the reason.
+    """
+
+    series: tuple[SeriesSummary, ...]
+    without: Mapping[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON types."""
+        return {"series": [asdict(each) for each in self.series], "without": dict(self.without)}
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesReport(BaseReport):
+    """What the retention of each backend takes for versions of one thing, and what of it is kept by which rule.
+
+    Parameters
+    ----------
+    backends
+        The series of each backend that has a rule which deletes, by the backend's name.
+    stopped
+        Why a backend's listing is not complete, or cannot be trusted, by name.
+    """
+
+    backends: Mapping[str, BackendSeries]
+    stopped: Mapping[str, str]
+
+    @property
+    def status(self) -> Status:
+        """``"degraded"`` when a backend's series are not all known, else ``"complete"``."""
+        return "degraded" if self.stopped else "complete"
+
+
+@dataclass(frozen=True, slots=True)
 class PruneReport(BaseReport):
     """What a prune did; true unless something failed.
 
@@ -88,6 +133,8 @@ class PruneReport(BaseReport):
         Wall time.
     steps
         The first 1,000 steps other than ``"kept"``.
+    series
+        All series of the set, whatever the prefix; None unless it was a dry run.
     """
 
     prefix: str
@@ -95,6 +142,7 @@ class PruneReport(BaseReport):
     backends: Mapping[str, PruneCounts]
     seconds: float
     steps: tuple[PruneStep, ...]
+    series: SeriesReport | None = None
 
     def count(self, outcome: str) -> int:
         """Return how many copies had this outcome, over all backends."""

@@ -18,7 +18,7 @@ from fsbackup.errors import ConflictError, LockedError, as_backend_error
 from fsbackup.replication.prune.decide import ObjectFacts, decide
 from fsbackup.replication.prune.execute import can_delete_together, delete_copies, delete_copy
 from fsbackup.replication.prune.plans import Clock, Plans
-from fsbackup.replication.prune.report import NAMED, OnStep, PruneCounts, PruneReport, PruneStep
+from fsbackup.replication.prune.report import NAMED, OnStep, PruneCounts, PruneReport, PruneStep, SeriesReport
 from fsbackup.replication.walk import KeyEntry, ReplicaEntry, Unreachable, Walk
 from fsbackup.retention import Retention
 from fsbackup.stores.base import ObjectStore
@@ -52,6 +52,19 @@ async def prune(
     return await _Prune(targets, rules, options, on_step).run()
 
 
+async def find_series(
+    targets: ReplicaSet, rules: Mapping[str, Retention], now: float | None = None
+) -> SeriesReport:
+    """List the whole set once, and return the series of each backend; `now` is in epoch seconds.
+
+    Raises
+    ------
+    NoHealthyReplicaError
+        When no replica can be listed.
+    """
+    return await _Prune(targets, rules, PruneOptions(now=now), None).series()
+
+
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     """An object, and the backends to decide about: why the rule deletes the copy; None: only a record is there."""
@@ -82,6 +95,10 @@ class _Prune:
             store.name: {} for store in targets.stores
         }
 
+    async def series(self) -> SeriesReport:
+        await self._build_plans()
+        return self._plans.series(self._stopped)
+
     async def run(self) -> PruneReport:
         started = time.monotonic()
         await self._build_plans()
@@ -96,6 +113,7 @@ class _Prune:
             },
             seconds=time.monotonic() - started,
             steps=tuple(self._steps),
+            series=self._plans.series(self._stopped) if self._options.dry_run else None,
         )
 
     async def _build_plans(self) -> None:
@@ -145,7 +163,8 @@ class _Prune:
         if why is None:
             candidate.reasons[name] = decision.reason
         else:
-            self._report(PruneStep(key, name, "kept", why, listed.data.size))
+            series = self._plans.series_of(name, key)
+            self._report(PruneStep(key, name, "kept", why, listed.data.size, series=series))
 
     async def _process(self, candidate: _Candidate) -> None:
         """Ask every replica about one object, then decide and delete on each backend concerned."""
@@ -167,12 +186,13 @@ class _Prune:
             return  # a record alone that no prune left is up to repair
         created = replica.manifest.created_at if replica.manifest else None
         size = replica.stat.size if replica.stat else 0
+        series = self._plans.series_of(name, facts.entry.key)
         if outcome != "delete":
             text = decision.reason if outcome == "failed" else f"{reason}; but {decision.reason}"
-            self._report(PruneStep(facts.entry.key, name, outcome, text, size, created))
+            self._report(PruneStep(facts.entry.key, name, outcome, text, size, created, series))
             return
         what = reason or "an interrupted prune left its manifest without the data"
-        step = PruneStep(facts.entry.key, name, "planned", f"{what}; {decision.reason}", size, created)
+        step = PruneStep(facts.entry.key, name, "planned", f"{what}; {decision.reason}", size, created, series)
         if self._options.dry_run:
             self._report(step)
             return

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fsbackup import clock
 from fsbackup.engine.hashing import Digest, ObjectHasher
 from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.engine.replicas import MemoryBudget
@@ -75,7 +75,7 @@ async def _read_intents(status: ObjectStatus, intent_times: Mapping[str, float])
         if state != "unknown" and (name in intent_times or state in _UNSETTLED)
     ]
     found = await asyncio.gather(*(try_find_intent(status.replicas[name].store, status.key) for name in names))
-    now = time.time()
+    now = clock.now()
     return {
         # An intent that the listing did not show is new.
         name: WriteIntent(manifest, now - intent_times.get(name, now))

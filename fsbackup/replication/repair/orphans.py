@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+from fsbackup import clock
 from fsbackup.engine.records import RECORD_FIELD, has_records_inside, read_state
 from fsbackup.errors import FsbackupError
 from fsbackup.keys import (
@@ -81,7 +81,7 @@ async def _unused_records(store: ObjectStore, older_than: float) -> AsyncIterato
     A manifest is needed while its object names it, and while it may be of an upload that is under way. A
     tombstone is not needed any more where a newer version is stored.
     """
-    before = time.time() - older_than
+    before = clock.now() - older_than
     async for stat in store.list(RECORDS):
         found = parse_record_name(stat.name)
         if found is None or stat.modified is None or stat.modified > before:

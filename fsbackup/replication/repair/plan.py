@@ -11,8 +11,7 @@ forged it, and a person decides.
 
 from __future__ import annotations
 
-import time
-
+from fsbackup import clock
 from fsbackup.engine import versions
 from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.errors import FsbackupError
@@ -59,7 +58,7 @@ class _Planner:
         self._key = inspection.status.key
         self._adopt = adopt
         self._safe_age = safe_age
-        self._now = time.time()
+        self._now = clock.now()
 
     def plan(self) -> tuple[Action, ...]:
         status = self._status
