@@ -16,6 +16,7 @@ Python programmer would catch::
     │   │   └── LockedError                              the backend keeps the object until its lock ends
     │   ├── OutOfSpaceError
     │   ├── ConflictError (FileExistsError)              the key holds other content
+    │   ├── NewerFormatError                             a newer fsbackup wrote it; upgrade this one
     │   └── TransientError                               a later try may succeed
     │       └── BackendUnavailableError                  it did not answer, or stopped answering
     ├── IntegrityError (OSError)                         bytes that differ from those that were stored
@@ -127,6 +128,10 @@ class ConflictError(BackendError, FileExistsError):
     """The key already holds other content, and `overwrite` was not set."""
 
 
+class NewerFormatError(BackendError):
+    """A newer version of fsbackup wrote the record; this one does not read it, and changes nothing of its key."""
+
+
 class TransientError(BackendError):
     """The backend failed in a way that may pass; a later try may succeed."""
 
@@ -197,9 +202,9 @@ def as_backend_error(error: Exception, backend: str, key: str, operation: str = 
 
 def summary(errors: Mapping[str, FsbackupError]) -> str:
     """Return the messages of errors by backend; backends with the same message share it: ``"r2, b2: timeout"``."""
-    names: dict[str, list[str]] = {}
+    names: dict[str, dict[str, None]] = {}
     for name, error in errors.items():
-        names.setdefault(error.message, []).append(name)
+        names.setdefault(error.message, {})[error.backend or name] = None
     return "; ".join(f"{', '.join(backends)}: {message}" for message, backends in names.items())
 
 

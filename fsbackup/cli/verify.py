@@ -34,6 +34,7 @@ _STATES = (
     "damaged",
     "no manifest",
     "deleted elsewhere",
+    "newer",
     "unknown",
 )
 
@@ -152,7 +153,8 @@ COMMAND = Command(
     description="Examines every object on every backend: manifests, sizes, ETags and generations; with --deep "
     "also every byte of every replica, against the manifest's hashes. Each problem is printed when it is "
     "found: missing, stale (an older version), conflict, size differs, damaged, no manifest, deleted "
-    "elsewhere, lost (a manifest without data on any backend) or unknown (the backend did not answer). The "
+    "elsewhere, newer (stored by a newer fsbackup), lost (a manifest without data on any backend) or unknown "
+    "(the backend did not answer). The "
     "exit code is 3 if there is a problem, 1 if an object has fewer proven copies than min_copies, 4 if "
     "nothing at all is stored there. With --deep --sample 1/30, run daily from cron, every byte is read once "
     "in thirty days.",

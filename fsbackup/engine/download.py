@@ -2,7 +2,9 @@
 
 `locate` asks all replicas for their records at once. The newest version (`versions.newest`) is read, from all
 replicas that have it (see `fsbackup.engine.reader`). When the object is replaced while it is read, the reads of
-the old version fail, and `newer_version` returns a reader of the new one.
+the old version fail, and `newer_version` returns a reader of the new one. Where a newer version of fsbackup wrote
+the record of a replica, what the others have may be of an older version, and is read only where it provably is
+not (`_is_proven_newest`).
 """
 
 from __future__ import annotations
@@ -126,6 +128,9 @@ async def locate(
         When no replica has it and not all answered.
     IntegrityError
         When all manifests of it are damaged.
+    NewerFormatError
+        When a newer version of fsbackup wrote the record of a replica, and the other replicas do not prove which
+        version is the newest.
     """
     states = await _survey(targets.stores, key, breaker, with_data=with_data)
     if not with_data and versions.highest(states) is None:
@@ -134,6 +139,9 @@ async def locate(
     newest = versions.newest(states, targets.min_copies, with_data=with_data)
     errors = {state.store.name: state.error for state in states if state.error is not None}
     _log_survey(key, states, newest, errors if breaker is None else {})
+    newer = records.refusal(states, "download")
+    if newer is not None and not _is_proven_newest(states, newest, targets.min_copies, with_data=with_data):
+        raise newer
     if isinstance(newest, Manifest):
         plan = _proven_plan(targets, newest, states, with_data=with_data)
         if plan is None and not errors:
@@ -144,6 +152,20 @@ async def locate(
         why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"
         raise absence_error(key, errors, why)
     return ObjectReader(plan, ReadLog(key, errors), selector or ReplicaSelector())
+
+
+def _is_proven_newest(
+    states: Sequence[ReplicaState], newest: Record | None, min_copies: int, *, with_data: bool
+) -> bool:
+    """Return whether `newest` is the newest version whatever the replicas have whose record was not read.
+
+    It is confirmed by replicas whose record was read, and the others are too few to have confirmed a higher one.
+    Never for a delete: what was stored after it counts on one replica.
+    """
+    unread = sum(state.error is not None for state in states)
+    if unread >= min_copies or not isinstance(newest, Manifest):
+        return False
+    return versions.copies(states, newest, with_data=with_data) >= min_copies
 
 
 async def _survey(

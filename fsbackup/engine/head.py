@@ -8,7 +8,7 @@ from fsbackup.engine import records, versions
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import NoHealthyReplicaError
-from fsbackup.keys import encode_key, manifest_name
+from fsbackup.keys import encode_key
 from fsbackup.record import Tombstone
 from fsbackup.stores.base import ObjectStore
 
@@ -20,6 +20,8 @@ async def exists(targets: ReplicaSet, key: str) -> bool:
     ------
     NoHealthyReplicaError
         When no replica proves it and not all answered; a set of one raises what its store raised.
+    NewerFormatError
+        When a newer version of fsbackup wrote the record of a replica.
     """
     return await size(targets, key) is not None
 
@@ -33,8 +35,12 @@ async def size(targets: ReplicaSet, key: str) -> int | None:
     ------
     NoHealthyReplicaError
         As `exists`.
+    NewerFormatError
+        When a newer version of fsbackup wrote the record of a replica.
     """
     replicas = await asyncio.gather(*(_query(store, key) for store in targets.stores))
+    if newer := records.refusal(replicas, "exists"):
+        raise newer
     present = [replica.stat for replica in replicas if replica.stat is not None]
     if present:
         latest = versions.newest(await _with_records(replicas, key), targets.min_copies)
@@ -60,7 +66,7 @@ async def _read_state(store: ObjectStore, key: str) -> ReplicaState:
         return ReplicaState(store)
     if records.has_records_inside(store):
         return await records.read_inside_record(store, key, stat)
-    record, damaged = await records.read_record(store, manifest_name(key))
+    record, damaged = await records.read_record(store, key)
     return ReplicaState(store, record, damaged, stat)
 
 

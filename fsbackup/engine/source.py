@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias, TypeVar, cast
 
 from fsbackup.engine.hashing import Digest, ObjectHasher
 from fsbackup.errors import SourceChangedError, SourceError, SourceNotFoundError
+from fsbackup.record import Manifest
 from fsbackup.sizing import KIB, MIB
 from fsbackup.stores.base import Part
 
@@ -103,6 +104,8 @@ class Source(ABC):
         self.mode = mode
         #: What the object is a version of, for its manifest; None where nothing names it.
         self.series: str | None = None
+        #: The version of another key that this is a copy of: the new manifest says the same of its bytes.
+        self.copy_of: Manifest | None = None
         self._hasher = ObjectHasher(size)
         self._offset = 0
         self._number = 0

@@ -30,7 +30,7 @@ async def stat(targets: ReplicaSet, key: str, find_expired: FindExpired | None =
     if find_expired is not None and status.manifest is not None and "missing" in status.states.values():
         unreachable = {each.backend: each.error for each in replicas if each.error is not None}
         status = classify(key, replicas, targets.min_copies, await find_expired(unreachable))
-    if not any(each.stat is not None for each in replicas):
+    if not any(each.stat is not None or each.is_newer for each in replicas):
         raise _absent(key, replicas, status.latest)
     return status
 

@@ -45,6 +45,7 @@ _ADVICE: dict[ProblemState, str] = {
     "deleted elsewhere": "`fsbackup repair` finishes the delete",
     "conflict": "`fsbackup repair` replaces it; if it is the right one, copy it away and put it with --overwrite",
     "unconfirmed": "put it again to complete it; `fsbackup repair` takes it back when it is a day old",
+    "newer": "upgrade this fsbackup: it changes nothing of what a newer one has stored",
     "unknown": "verify it again when this backend answers",
     "lost": "back it up again from its source, or delete it with `fsbackup rm`",
 }

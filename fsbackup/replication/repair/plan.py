@@ -6,7 +6,8 @@ What `min_copies` replicas have is brought to every other replica. What fewer ha
 confirmed elsewhere: neither an older version while a replica does not answer, nor other content under the same
 generation within a day, when its writer may still be at work. A version above the newest, or a delete, that too
 few replicas have gives way after that day, unless its generation is of the future: a clock was wrong, or somebody
-forged it, and a person decides.
+forged it, and a person decides. Where a newer version of fsbackup wrote a record or a write intent on any replica,
+nothing is done on all of them.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class _Planner:
 
     def plan(self) -> tuple[Action, ...]:
         status = self._status
+        if newer := self._leave_to_newer():
+            return newer
         finishing = self._finish_replacements()
         if finishing:
             return finishing
@@ -71,6 +74,14 @@ class _Planner:
         if status.latest is None:
             return (*self._adopt_data(), *self._clear_intents())
         return (*self._refill(status.latest), *self._clear_intents(), *self._report_unreachable())
+
+    def _leave_to_newer(self) -> tuple[Action, ...]:
+        """Leave the whole object where a newer version of fsbackup wrote a record of it."""
+        found = {name: each.error for name, each in self._status.replicas.items() if each.is_newer}
+        found |= {name: each.newer for name, each in self._inspection.intents.items() if each.newer}
+        return tuple(
+            self._leave("newer", f"{error.message} - {error.hint}", name) for name, error in found.items() if error
+        )
 
     def _finish_replacements(self) -> tuple[Action, ...]:
         """Finish replacements whose data is in place."""
