@@ -39,7 +39,7 @@ from fsbackup.errors import (
     NewerFormatError,
     ObjectNotFoundError,
 )
-from fsbackup.keys import encode_key, intent_name, manifest_name, record_name
+from fsbackup.keys import ShortenedName, encode_key, intent_name, manifest_name, record_name
 from fsbackup.record import Manifest, Record, Tombstone, dump, load, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore, timeout_error
 
@@ -400,6 +400,35 @@ async def is_newer(store: ObjectStore, name: str) -> bool:
     except (IntegrityError, ObjectNotFoundError):
         return False
     return False
+
+
+async def find_key(stores: Iterable[ObjectStore], name: str) -> str:
+    """Return the key that a listed name stands for: for a `ShortenedName` the one in the first readable record.
+
+    Where no record tells it, the name itself.
+    """
+    if not isinstance(name, ShortenedName):
+        return name
+    for store in stores:
+        try:
+            async with asyncio.timeout(store.hard_timeout):
+                key = await _recorded_key(store, name)
+        except (FsbackupError, TimeoutError):  # an unreadable record; of a store that is away listings tell
+            continue
+        if encode_key(key) == name:
+            return key
+    return name
+
+
+async def _recorded_key(store: ObjectStore, name: ShortenedName) -> str:
+    stat = await store.stat(name) if has_records_inside(store) else None
+    text = "" if stat is None else stat.metadata.get(RECORD_FIELD, "")
+    if text.startswith("{"):
+        return load(text.encode()).key
+    try:
+        return load(await store.read(record_name(name, text) if text else manifest_name(name))).key
+    except ObjectNotFoundError:
+        return load(await store.read(intent_name(name))).key
 
 
 def refusal(replicas: Iterable[ReplicaState], operation: str) -> NewerFormatError | None:

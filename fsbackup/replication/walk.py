@@ -11,9 +11,9 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fsbackup.engine.records import has_records_inside
+from fsbackup.engine.records import find_key, has_records_inside
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
-from fsbackup.keys import MANIFESTS, decode_name, encode_key, in_prefix, manifest_key, manifest_name
+from fsbackup.keys import MANIFESTS, encode_key, in_prefix, listed_key, manifest_key, manifest_name
 from fsbackup.stores.base import ObjectStat, ObjectStore
 
 log = logging.getLogger("fsbackup.storage")
@@ -60,7 +60,7 @@ class KeyEntry:
     Parameters
     ----------
     key
-        The key.
+        The key; the name where it is a shortened one (see `fsbackup.keys`) and no record tells its key.
     replicas
         What each replica lists of it, by backend name; None for a replica that could not be listed (to here).
     unreachable
@@ -130,7 +130,7 @@ class Walk:
         try:
             await asyncio.gather(*(each.start() for each in self._replicas))
             while (least := min((each.order for each in self._replicas if each.order), default=b"")) != b"":
-                yield self._entry(least)
+                yield await self._entry(least)
                 for replica in self._replicas:
                     if replica.order == least:
                         await replica.advance_past(least)
@@ -140,8 +140,9 @@ class Walk:
             reasons = "; ".join(str(error) for error in self.errors.values())
             raise NoHealthyReplicaError(f"no replica can be listed: {reasons}", operation="list")
 
-    def _entry(self, least: bytes) -> KeyEntry:
-        key = next(each.key for each in self._replicas if each.order == least)
+    async def _entry(self, least: bytes) -> KeyEntry:
+        having = [each for each in self._replicas if each.order == least]
+        key = await find_key([each.store for each in having], having[0].key)
         replicas = {each.name: each.listed(least) for each in self._replicas}
         if list(replicas.values()).count(None) != len(
             self._errors
@@ -183,13 +184,14 @@ class _Replica:
     def __init__(
         self, store: ObjectStore, prefix: str, *, records: bool, after: str, error: FsbackupError | None
     ) -> None:
+        self.store = store
         self.name = store.name
         self.error = error
         self._inside = has_records_inside(store)
         self.order = b""
         self.key = ""
         below = _below(prefix)
-        self._data = _Listing(store.list(below, after), prefix, decode_name)
+        self._data = _Listing(store.list(below, after), prefix, listed_key)
         manifests = store.list(MANIFESTS + below, after and MANIFESTS + after)
         self._records = _Listing(manifests, prefix, manifest_key) if records else None
         self._listings = [self._data, *([self._records] if self._records else [])]

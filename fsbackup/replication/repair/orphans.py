@@ -6,15 +6,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from fsbackup.engine.records import RECORD_FIELD, has_records_inside, is_newer, read_state
+from fsbackup.engine.records import RECORD_FIELD, find_key, has_records_inside, is_newer, read_state
 from fsbackup.errors import FsbackupError, NewerFormatError
 from fsbackup.keys import (
     INTENTS,
     MANIFESTS,
     RECORDS,
-    decode_name,
     encode_key,
     in_prefix,
+    listed_key,
     manifest_key,
     parse_record_name,
 )
@@ -39,8 +39,9 @@ async def list_intents(
     async def list_one(store: ObjectStore) -> None:
         try:
             async for stat in store.list(INTENTS + encode_key(prefix.removesuffix("/"))):
-                key = decode_name(stat.name.removeprefix(INTENTS))
+                key = listed_key(stat.name.removeprefix(INTENTS))
                 if key is not None and in_prefix(key, prefix):
+                    key = await find_key([store], key)
                     # An intent of unknown age counts as new.
                     modified = float("inf") if stat.modified is None else stat.modified
                     times.setdefault(key, {})[store.name] = modified
@@ -96,7 +97,7 @@ async def _unused_records(store: ObjectStore, older_than: float) -> AsyncIterato
         if tombstone_of is None:
             continue
         try:
-            replica = await read_state(store, tombstone_of)
+            replica = await read_state(store, await find_key([store], tombstone_of))
         except NewerFormatError:
             continue
         if replica.tombstone is not None and replica.manifest is not None:

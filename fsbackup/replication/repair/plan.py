@@ -17,6 +17,7 @@ import time
 from fsbackup.engine import versions
 from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.errors import FsbackupError
+from fsbackup.keys import ShortenedName
 from fsbackup.record import Manifest, Record, Tombstone, version_order
 from fsbackup.replication.classify import ObjectStatus
 from fsbackup.replication.repair.inspection import Inspection, WriteIntent
@@ -140,6 +141,9 @@ class _Planner:
                 return (self._leave("unreachable", f"cannot be repaired before {unreachable} answers"),)
             why = f"only a damaged manifest remains ({', '.join(damaged)})"
             return (self._leave("unrecoverable", why),)
+        if isinstance(self._key, ShortenedName):
+            why = f"its name is a shortened one, and no record says of which key ({_names(copies)})"
+            return (self._leave("no manifest", why), *self._report_unreachable())
         if not self._adopt:
             why = f"no manifest proves it ({_names(copies)}); --adopt writes one where all copies are the same"
             return (self._leave("no manifest", why), *self._report_unreachable())
