@@ -8,7 +8,7 @@ import unicodedata
 from urllib.parse import unquote_to_bytes
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from fsbackup import keys
@@ -134,6 +134,7 @@ def test_longest_keys(key: str) -> None:
         assert max(len(segment.encode()) for segment in name.split("/")) <= 255
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     legal_keys(), st.integers(236, 300) | st.just(1000), st.integers(0, 240), st.sampled_from("a%é日~\u0301\udcff")
 )
