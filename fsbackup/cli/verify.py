@@ -117,6 +117,8 @@ def _print_report(args: Namespace, store: ReplicatedStorage, report: VerifyRepor
     ]
     advice = Counter(problem.advice for problem in report.problems)
     problems = [f"{render.count(number, 'problem')}: {text}" for text, number in advice.items()]
+    for name, each in report.backends.items():
+        problems += render.passed_over(name, each.passed_over.count, each.passed_over.names)
     if report.found:
         render.print_line()
     render.print_report(rows, problems=problems, verdict=_verdict(args, store, report))

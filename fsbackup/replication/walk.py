@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from fsbackup.engine.records import find_key, has_records_inside
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.keys import MANIFESTS, encode_key, in_prefix, listed_key, manifest_key, manifest_name
-from fsbackup.stores.base import ObjectStat, ObjectStore
+from fsbackup.stores.base import ObjectStat, ObjectStore, PassedOver
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -119,6 +119,14 @@ class Walk:
         """Why a replica could not be listed (to its end), by name; complete once the walk is over."""
         return {each.name: each.error for each in self._replicas if each.error is not None}
 
+    @property
+    def passed_over(self) -> dict[str, PassedOver]:
+        """What each replica has of other programs, by name, names that are no key's among it.
+
+        Complete once the walk is over.
+        """
+        return {each.name: each.passed_over for each in self._replicas}
+
     async def keys(self) -> AsyncGenerator[KeyEntry, None]:
         """Yield each key once. Where a replica's listing fails, its error is logged and its entries are None.
 
@@ -190,8 +198,10 @@ class _Replica:
         self._inside = has_records_inside(store)
         self.order = b""
         self.key = ""
+        self.passed_over = PassedOver()
         below = _below(prefix)
-        self._data = _Listing(store.list(below, after), prefix, listed_key)
+        data = store.list_counting(below, after, self.passed_over)
+        self._data = _Listing(data, prefix, listed_key, self.passed_over)
         manifests = store.list(MANIFESTS + below, after and MANIFESTS + after)
         self._records = _Listing(manifests, prefix, manifest_key) if records else None
         self._listings = [self._data, *([self._records] if self._records else [])]
@@ -233,7 +243,14 @@ class _Replica:
 class _Listing:
     """One listing, read ahead by a task. `key`, `stat` and `order` belong to the next name that encodes a key."""
 
-    def __init__(self, names: AsyncIterator[ObjectStat], prefix: str, key_of: Callable[[str], str | None]) -> None:
+    def __init__(
+        self,
+        names: AsyncIterator[ObjectStat],
+        prefix: str,
+        key_of: Callable[[str], str | None],
+        passed_over: PassedOver | None = None,
+    ) -> None:
+        self._passed_over = PassedOver() if passed_over is None else passed_over
         self.order = b""
         self.key = ""
         self.stat: ObjectStat | None = None
@@ -251,7 +268,9 @@ class _Listing:
         """Move to the next name that encodes a key; an empty order means the end."""
         while stat := await self._next():
             key = self._key_of(stat.name)
-            if key is not None and in_prefix(key, self._prefix):
+            if key is None:
+                self._passed_over.add(stat.name)
+            elif in_prefix(key, self._prefix):
                 self.key, self.stat = key, stat
                 self.order = _order(key)
                 return
