@@ -34,7 +34,9 @@ Warnings, for what nobody is there to catch::
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from copy import copy
+from typing import Self
 
 from fsbackup.redact import redact
 
@@ -74,10 +76,20 @@ class FsbackupError(Exception):
         """The exception of the library or operating system that led to this one, if any."""
         return self.__cause__
 
+    @property
+    def reason(self) -> str:
+        """Message and hint, for a text that names backend, operation and key itself."""
+        return f"{self.message} - {self.hint}" if self.hint else self.message
+
+    def of(self, operation: str | None, key: str | None) -> Self:
+        """Return the same error of another operation or key; None for an error that concerns every key."""
+        error = copy(self)
+        error.operation, error.key, error.__cause__ = operation, key, self.__cause__
+        return error
+
     def __str__(self) -> str:
         where = " ".join(p for p in (self.operation, repr(self.key) if self.key else None) if p)
-        head = ": ".join(p for p in (self.backend, where, self.message) if p)
-        return f"{head} - {self.hint}" if self.hint else head
+        return ": ".join(p for p in (self.backend, where, self.reason) if p)
 
 
 class ConfigError(FsbackupError, ValueError):
@@ -206,6 +218,24 @@ def summary(errors: Mapping[str, FsbackupError]) -> str:
     for name, error in errors.items():
         names.setdefault(error.message, {})[error.backend or name] = None
     return "; ".join(f"{', '.join(backends)}: {message}" for message, backends in names.items())
+
+
+def unproven_absence(
+    errors: Mapping[str, FsbackupError],
+    answered: Collection[str],
+    *,
+    operation: str,
+    key: str,
+    answer: str = "not found",
+) -> NoHealthyReplicaError:
+    """Return the error for what no backend in `answered` has, while those in `errors` did not answer."""
+    known = f"{answer} on {', '.join(answered)}, but not all answered" if answered else "no replica answered"
+    return NoHealthyReplicaError(
+        f"{known}: {summary(errors)}",
+        operation=operation,
+        key=key,
+        hint=combined_hint(errors, "try again when all replicas answer"),
+    )
 
 
 def combined_hint(errors: Mapping[str, FsbackupError], *more: str) -> str | None:

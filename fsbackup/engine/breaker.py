@@ -68,7 +68,9 @@ class CircuitBreaker:
     def trip(self, name: str, error: FsbackupError, seconds: float = 0.0) -> None:
         """Open the circuit of a store, whatever the error; `seconds` is how long the failed call took."""
         pause = max(COOL_DOWN, COOL_DOWN_FACTOR * seconds)
-        self._circuits[name] = _Circuit(MAX_FAILURES, time.monotonic() + pause, pause, error)
+        # What it says of the store holds for every key that is asked for next, not only for the one of that call.
+        known = error if error.key is None else error.of(None, None)
+        self._circuits[name] = _Circuit(MAX_FAILURES, time.monotonic() + pause, pause, known)
 
     async def query(self, store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
         """As `records.query`, without calling a store whose circuit is open."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,12 +26,10 @@ from fsbackup.engine.selector import ReplicaSelector
 from fsbackup.errors import (
     FsbackupError,
     IntegrityError,
-    NoHealthyReplicaError,
     ObjectLostError,
     ObjectNotFoundError,
     TransientError,
-    combined_hint,
-    summary,
+    unproven_absence,
 )
 from fsbackup.record import Manifest, Record, Tombstone, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
@@ -138,7 +136,6 @@ async def locate(
         states = await _survey(targets.stores, key, breaker, with_data=True)
     newest = versions.newest(states, targets.min_copies, with_data=with_data)
     errors = {state.store.name: state.error for state in states if state.error is not None}
-    _log_survey(key, states, newest, errors if breaker is None else {})
     newer = records.refusal(states, "download")
     if newer is not None and not _is_proven_newest(states, newest, targets.min_copies, with_data=with_data):
         raise newer
@@ -150,7 +147,8 @@ async def locate(
         plan = _unproven_plan(targets, key, states) if newest is None else None
     if plan is None:
         why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"
-        raise absence_error(key, errors, why)
+        raise absence_error(key, errors, why, [each.backend for each in states if each.error is None])
+    _log_survey(key, states, newest, errors if breaker is None else {})
     return ObjectReader(plan, ReadLog(key, errors), selector or ReplicaSelector())
 
 
@@ -179,7 +177,7 @@ def _log_survey(
     key: str, states: Sequence[ReplicaState], newest: Record | None, errors: Mapping[str, FsbackupError]
 ) -> None:
     for name, error in errors.items():
-        log.warning("download of %s continues without %s: %s", key, name, error)
+        log.warning("download of %s continues without %s: %s", key, name, error.reason)
     if newest is not None and versions.is_conflict(states, newest):
         log.warning("%s has two contents under generation %d: one of them is read", key, newest.generation)
 
@@ -235,19 +233,15 @@ def absence_error(
     key: str,
     errors: Mapping[str, FsbackupError],
     why: str,
+    answered: Collection[str],
     *,
     operation: str = "download",
-    answer: str = "do not have it",
+    answer: str = "not found",
 ) -> FsbackupError:
     """Return the error for a key that no replica has: `ObjectNotFoundError` with `why` only when all answered."""
     if not errors:
         return ObjectNotFoundError(why, operation=operation, key=key)
-    return NoHealthyReplicaError(
-        f"the replicas that answered {answer}, but not all answered: {summary(errors)}",
-        operation=operation,
-        key=key,
-        hint=combined_hint(errors, "try again when all replicas answer"),
-    )
+    return unproven_absence(errors, answered, operation=operation, key=key, answer=answer)
 
 
 async def newer_version(targets: ReplicaSet, reader: ObjectReader) -> ObjectReader | None:

@@ -7,7 +7,7 @@ import asyncio
 from fsbackup.engine import records, versions
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.errors import NoHealthyReplicaError
+from fsbackup.errors import unproven_absence
 from fsbackup.keys import encode_key
 from fsbackup.record import Tombstone
 from fsbackup.stores.base import ObjectStore
@@ -46,13 +46,13 @@ async def size(targets: ReplicaSet, key: str) -> int | None:
         latest = versions.newest(await _with_records(replicas, key), targets.min_copies)
         if not isinstance(latest, Tombstone):
             return latest.size if latest else present[0].size
-    errors = [replica.error for replica in replicas if replica.error is not None]
+    errors = {replica.backend: replica.error for replica in replicas if replica.error is not None}
     if not errors:
         return None
     if len(replicas) == 1:
-        raise errors[0]
-    reasons = "; ".join(str(error) for error in errors)
-    raise NoHealthyReplicaError(f"not all replicas answered: {reasons}", operation="exists", key=key)
+        raise next(iter(errors.values()))
+    answered = [replica.backend for replica in replicas if replica.error is None]
+    raise unproven_absence(errors, answered, operation="exists", key=key)
 
 
 async def _query(store: ObjectStore, key: str) -> ReplicaState:

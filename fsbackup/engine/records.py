@@ -440,9 +440,7 @@ def refusal(replicas: Iterable[ReplicaState], operation: str) -> NewerFormatErro
     error = next((each.error for each in replicas if isinstance(each.error, NewerFormatError)), None)
     if error is None:
         return None
-    return NewerFormatError(
-        error.message, backend=error.backend, operation=operation, key=error.key, hint=error.hint
-    )
+    return error.of(operation, error.key)
 
 
 async def write_record(store: ObjectStore, record: Record, *, create_only: bool = False) -> None:

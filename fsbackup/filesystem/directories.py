@@ -60,7 +60,7 @@ async def list_directory(opened: OpenSet, name: str, key: str) -> dict[str, Info
         start_after = await _add_entries(listing, name, prefix, found)
         errors.update(listing.errors)
     if not found and key:
-        raise _not_found(key, errors)
+        raise _not_found(opened, key, errors)
     return found
 
 
@@ -107,7 +107,7 @@ async def iter_files(
     if errors is not None:
         errors.update(listing.errors)
     if not found and listing.errors:
-        raise _not_found(key, listing.errors)
+        raise _not_found(opened, key, listing.errors)
 
 
 async def is_directory(opened: OpenSet, key: str) -> bool:
@@ -126,8 +126,10 @@ async def is_directory(opened: OpenSet, key: str) -> bool:
     return False
 
 
-def _not_found(key: str, errors: dict[str, FsbackupError]) -> FsbackupError:
-    return absence_error(key, errors, "no such object or directory", operation="list", answer="list nothing there")
+def _not_found(opened: OpenSet, key: str, errors: dict[str, FsbackupError]) -> FsbackupError:
+    answered = [store.name for store in opened.replica_set.stores if store.name not in errors]
+    why = "no such object or directory"
+    return absence_error(key, errors, why, answered, operation="list", answer="nothing is listed there")
 
 
 def _key_prefix(key: str) -> str:

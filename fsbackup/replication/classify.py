@@ -265,9 +265,9 @@ def _detail(replica: ReplicaState, state: CopyState, latest: Record | None) -> s
     """Return what is wrong, for people; empty where the state says it all."""
     own, stat = replica.manifest, replica.stat
     if state == "newer" and replica.error is not None:
-        return f"{replica.error.message} - {replica.error.hint}"
+        return replica.error.reason
     if state == "unknown":
-        return str(replica.error)
+        return "" if replica.error is None else replica.error.reason
     if state == "missing":
         return "its manifest is there, its data is not" if own is not None else ""
     if state == "no manifest":

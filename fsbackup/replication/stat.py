@@ -8,7 +8,7 @@ from fsbackup.engine import records
 from fsbackup.engine.download import lost_error
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
+from fsbackup.errors import FsbackupError, ObjectNotFoundError, unproven_absence
 from fsbackup.record import Manifest, Record
 from fsbackup.replication.classify import FindExpired, ObjectStatus, classify
 
@@ -36,10 +36,10 @@ async def stat(targets: ReplicaSet, key: str, find_expired: FindExpired | None =
 
 
 def _absent(key: str, replicas: Sequence[ReplicaState], latest: Record | None) -> FsbackupError:
-    errors = [str(each.error) for each in replicas if each.error is not None]
+    errors = {each.backend: each.error for each in replicas if each.error is not None}
     if errors:
-        reasons = "; ".join(errors)
-        return NoHealthyReplicaError(f"not all replicas answered: {reasons}", operation="stat", key=key)
+        answered = [each.backend for each in replicas if each.error is None]
+        return unproven_absence(errors, answered, operation="stat", key=key)
     if isinstance(latest, Manifest):
         return lost_error(key, "stat")
     why = f"it was deleted on {latest.deleted_at}" if latest is not None else "no such key"

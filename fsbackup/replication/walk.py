@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from dataclasses import dataclass, field
 
 from fsbackup.engine.records import find_key, has_records_inside
-from fsbackup.errors import FsbackupError, NoHealthyReplicaError
+from fsbackup.errors import FsbackupError, NoHealthyReplicaError, combined_hint, summary
 from fsbackup.keys import MANIFESTS, encode_key, in_prefix, listed_key, manifest_key, manifest_name
 from fsbackup.stores.base import ObjectStat, ObjectStore, PassedOver
 
@@ -108,7 +108,7 @@ class Walk:
         unreachable: Unreachable | None = None,
         after: str = "",
     ) -> None:
-        errors = unreachable or {}
+        errors, self._prefix = unreachable or {}, prefix
         self._replicas = [
             _Replica(each, prefix, records=records, after=after, error=errors.get(each.name)) for each in stores
         ]
@@ -145,8 +145,12 @@ class Walk:
         finally:
             await asyncio.gather(*(each.stop() for each in self._replicas))
         if len(self.errors) == len(self._replicas):
-            reasons = "; ".join(str(error) for error in self.errors.values())
-            raise NoHealthyReplicaError(f"no replica can be listed: {reasons}", operation="list")
+            raise NoHealthyReplicaError(
+                f"no replica can be listed: {summary(self.errors)}",
+                operation="list",
+                key=self._prefix.removesuffix("/") or None,
+                hint=combined_hint(self.errors),
+            )
 
     async def _entry(self, least: bytes) -> KeyEntry:
         having = [each for each in self._replicas if each.order == least]
@@ -220,7 +224,7 @@ class _Replica:
                     await listing.advance()
         except FsbackupError as error:
             self.error = error
-            log.error("%s cannot be listed: %s", self.name, error)
+            log.error("%s cannot be listed: %s", self.name, error.reason)
             await self.stop()
         ahead = [each for each in self._listings if each.order and self.error is None]
         first = min(ahead, key=lambda each: each.order, default=None)

@@ -69,7 +69,7 @@ def decide(name: str, facts: ObjectFacts, plans: Plans) -> CopyDecision:
     own, replicas = facts.replicas[name], list(facts.replicas.values())
     latest = versions.newest(replicas, facts.min_copies)
     if newer := records.refusal(replicas, "prune"):
-        return CopyDecision("blocked", f"{newer.backend}: {newer.message} - {newer.hint}")
+        return CopyDecision("blocked", f"{newer.backend}: {newer.reason}")
     if own.error is not None:
         return CopyDecision("failed", str(own.error))
     if own.stat is None and own.record is None and not own.damaged:

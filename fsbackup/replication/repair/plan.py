@@ -80,9 +80,7 @@ class _Planner:
         """Leave the whole object where a newer version of fsbackup wrote a record of it."""
         found = {name: each.error for name, each in self._status.replicas.items() if each.is_newer}
         found |= {name: each.newer for name, each in self._inspection.intents.items() if each.newer}
-        return tuple(
-            self._leave("newer", f"{error.message} - {error.hint}", name) for name, error in found.items() if error
-        )
+        return tuple(self._leave("newer", error.reason, name) for name, error in found.items() if error)
 
     def _finish_replacements(self) -> tuple[Action, ...]:
         """Finish replacements whose data is in place."""
