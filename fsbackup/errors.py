@@ -16,6 +16,7 @@ Python programmer would catch::
     │   │   └── LockedError                              the backend keeps the object until its lock ends
     │   ├── OutOfSpaceError
     │   ├── ConflictError (FileExistsError)              the key holds other content
+    │   ├── NewerFormatError                             a newer fsbackup wrote it; upgrade this one
     │   └── TransientError                               a later try may succeed
     │       └── BackendUnavailableError                  it did not answer, or stopped answering
     ├── IntegrityError (OSError)                         bytes that differ from those that were stored
@@ -33,7 +34,9 @@ Warnings, for what nobody is there to catch::
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from copy import copy
+from typing import Self
 
 from fsbackup.redact import redact
 
@@ -73,10 +76,20 @@ class FsbackupError(Exception):
         """The exception of the library or operating system that led to this one, if any."""
         return self.__cause__
 
+    @property
+    def reason(self) -> str:
+        """Message and hint, for a text that names backend, operation and key itself."""
+        return f"{self.message} - {self.hint}" if self.hint else self.message
+
+    def of(self, operation: str | None, key: str | None) -> Self:
+        """Return the same error of another operation or key; None for an error that concerns every key."""
+        error = copy(self)
+        error.operation, error.key, error.__cause__ = operation, key, self.__cause__
+        return error
+
     def __str__(self) -> str:
         where = " ".join(p for p in (self.operation, repr(self.key) if self.key else None) if p)
-        head = ": ".join(p for p in (self.backend, where, self.message) if p)
-        return f"{head} - {self.hint}" if self.hint else head
+        return ": ".join(p for p in (self.backend, where, self.reason) if p)
 
 
 class ConfigError(FsbackupError, ValueError):
@@ -125,6 +138,10 @@ class OutOfSpaceError(BackendError):
 
 class ConflictError(BackendError, FileExistsError):
     """The key already holds other content, and `overwrite` was not set."""
+
+
+class NewerFormatError(BackendError):
+    """A newer version of fsbackup wrote the record; this one does not read it, and changes nothing of its key."""
 
 
 class TransientError(BackendError):
@@ -209,10 +226,28 @@ def as_backend_error(error: Exception, backend: str, key: str, operation: str = 
 
 def summary(errors: Mapping[str, FsbackupError]) -> str:
     """Return the messages of errors by backend; backends with the same message share it: ``"r2, b2: timeout"``."""
-    names: dict[str, list[str]] = {}
+    names: dict[str, dict[str, None]] = {}
     for name, error in errors.items():
-        names.setdefault(error.message, []).append(name)
+        names.setdefault(error.message, {})[error.backend or name] = None
     return "; ".join(f"{', '.join(backends)}: {message}" for message, backends in names.items())
+
+
+def unproven_absence(
+    errors: Mapping[str, FsbackupError],
+    answered: Collection[str],
+    *,
+    operation: str,
+    key: str,
+    answer: str = "not found",
+) -> NoHealthyReplicaError:
+    """Return the error for what no backend in `answered` has, while those in `errors` did not answer."""
+    known = f"{answer} on {', '.join(answered)}, but too few answered" if answered else "no replica answered"
+    return NoHealthyReplicaError(
+        f"{known}: {summary(errors)}",
+        operation=operation,
+        key=key,
+        hint=combined_hint(errors, "try again when more replicas answer"),
+    )
 
 
 def combined_hint(errors: Mapping[str, FsbackupError], *more: str) -> str | None:

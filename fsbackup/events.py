@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 
+from fsbackup.errors import FsbackupError
+
 log = logging.getLogger("fsbackup.storage")
 # Without any handler Python prints warnings to stderr; where lines go is the application's choice.
 logging.getLogger("fsbackup").addHandler(logging.NullHandler())
@@ -44,5 +46,12 @@ def log_outcome(
         "error_type": None if ok else type(error).__name__,
         "error": None if ok else str(error),
     }
-    text = f"{operation} {fields['outcome']}: {backend} {key}" + ("" if ok else f": {error}")
+    text = f"{operation} {fields['outcome']}: {backend} {key}" + (
+        "" if error is None else f": {_reason(error, backend)}"
+    )
     log.log(level, "%s", text, extra=fields)
+
+
+def _reason(error: BaseException, backend: str) -> str:
+    """Return the error's text, without what the line says already."""
+    return error.reason if isinstance(error, FsbackupError) and error.backend == backend else str(error)

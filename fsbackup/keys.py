@@ -5,18 +5,26 @@ they are the same text, so that other tools find the files under their keys. Onl
 would misread is percent-encoded: ``% ? * [ ] \\``, a doubled colon, control characters, bytes that are not UTF-8,
 the dot of ``.fsbackup``, and letters that Unicode normalisation would change (R2 stores names NFC-normalised, so
 two spellings of one word would become one object).
+
+A segment whose encoded form no disk can store is *shortened*: its beginning, ``%7E``, and its SHA-256. No key is
+encoded to that, because a ``~`` is never encoded, and a ``%`` always is. Only a record says which key it is: until
+it is read, the name stands for the key (`ShortenedName`).
 """
 
 from __future__ import annotations
 
+import codecs
+import hashlib
 import re
 import unicodedata
 from urllib.parse import unquote_to_bytes
 
 #: Longest name in bytes: S3 allows 1,024, and a manifest's name adds a prefix.
 MAX_NAME_BYTES = 900
-#: Longest segment in bytes: Linux allows 255, and other tools' temp names need some.
+#: Longest segment of a name in bytes: Linux allows 255, and other tools' temp names need some.
 MAX_SEGMENT_BYTES = 240
+#: Longest key in bytes: the longest path of Linux.
+MAX_KEY_BYTES = 4096
 
 #: No name of a key's contains this word: it marks fsbackup's own objects and temp files.
 RESERVED = ".fsbackup"
@@ -28,6 +36,19 @@ RECORDS = f"{META_PREFIX}records/"
 TEMP_SUFFIX = f"{RESERVED}-tmp"
 
 _UNSAFE = re.compile(r"[%?*\[\]\\\x01-\x1f\x7f-\x9f\ufffe\uffff\udc80-\udcff]|::|\.(?=fsbackup)")
+
+
+#: Between the beginning of a shortened segment and the hash of the whole.
+_SHORTENED = "%7E"
+#: What is left of a segment for its beginning.
+_BEGINNING = MAX_SEGMENT_BYTES - len(_SHORTENED) - 64
+_SHORTENED_SEGMENT = re.compile(rf"[^/]{{1,{_BEGINNING}}}{_SHORTENED}[0-9a-f]{{64}}")
+
+
+class ShortenedName(str):
+    """A name with a shortened segment, in place of the key that only its record tells; encoded as it is."""
+
+    __slots__ = ()
 
 
 def check_key(key: str) -> str:
@@ -81,23 +102,38 @@ def _encoding_problems(key: str) -> list[str]:
             return ["it has surrogates that stand for valid UTF-8"]
     except UnicodeEncodeError:
         return ["it has surrogates that stand for no byte"]
-    name = encode_key(key).encode()
-    if len(name) > MAX_NAME_BYTES:
-        return [f"it takes {len(name)} bytes, more than {MAX_NAME_BYTES}"]
-    longest = max(len(segment) for segment in name.split(b"/"))
-    if longest > MAX_SEGMENT_BYTES:
-        return [f"one segment takes {longest} bytes, more than {MAX_SEGMENT_BYTES}"]
-    return []
+    stored, whole = len(encode_key(key).encode()), len(key.encode("utf-8", "surrogateescape"))
+    limits = ((stored, MAX_NAME_BYTES), (whole, MAX_KEY_BYTES))
+    return [f"it takes {length:,} bytes, more than {most:,}" for length, most in limits if length > most]
 
 
 def encode_key(key: str) -> str:
-    """Return the name under which backends store `key`; `decode_name` is the inverse."""
-    if key.isascii() and not _UNSAFE.search(key):
-        return key
-    return "/".join(_encode_segment(segment) for segment in key.split("/"))
+    """Return the name under which backends store `key`; `decode_name` is the inverse unless it is shortened."""
+    if isinstance(key, ShortenedName) or (len(key) <= MAX_SEGMENT_BYTES and _is_plain(key)):
+        return str(key)
+    return "/".join(_shorten(_encode_segment(segment)) for segment in key.split("/"))
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and not _UNSAFE.search(text)
+
+
+def _shorten(segment: str) -> str:
+    """Return an encoded segment as it is, or where it is too long its beginning and its hash."""
+    data = segment.encode()
+    if len(data) <= MAX_SEGMENT_BYTES:
+        return segment
+    beginning = data[:_BEGINNING].decode(errors="ignore")
+    beginning = re.sub(r"%[0-9A-F]?$", "", beginning)
+    letters = codecs.getincrementaldecoder("utf-8")("replace")
+    letters.decode(unquote_to_bytes(beginning))
+    divided = len(letters.getstate()[0])  # bytes of a letter whose last ones were cut off, each an escape
+    return f"{beginning[: len(beginning) - 3 * divided]}{_SHORTENED}{hashlib.sha256(data).hexdigest()}"
 
 
 def _encode_segment(segment: str) -> str:
+    if _is_plain(segment):
+        return segment
     segment = _UNSAFE.sub(lambda found: _percent(found[0]), segment)
     # Check the encoded text: a combining mark after a "]" may combine with the last digit of its "%5D".
     if unicodedata.is_normalized("NFC", segment):
@@ -110,7 +146,7 @@ def _percent(text: str) -> str:
 
 
 def decode_name(name: str) -> str | None:
-    """Return the key stored under `name`, None for a name that is no key's (written by other software)."""
+    """Return the key stored under `name`, None for a shortened name, and for one that is no key's."""
     if name.startswith(META_PREFIX):
         return None
     try:
@@ -118,6 +154,18 @@ def decode_name(name: str) -> str | None:
         return check_key(key) if encode_key(key) == name else None
     except ValueError:
         return None
+
+
+def listed_key(name: str) -> str | None:
+    """Return the key of a name that is listed, a `ShortenedName` where only a record tells it.
+
+    None for a name that is no key's (written by other software).
+    """
+    key = decode_name(name)
+    if key is not None or _SHORTENED not in name or name.startswith(META_PREFIX):
+        return key
+    others = [each for each in name.split("/") if not _SHORTENED_SEGMENT.fullmatch(each)]
+    return ShortenedName(name) if all(decode_name(f"below/{each}") is not None for each in others) else None
 
 
 def manifest_name(key: str) -> str:
@@ -139,17 +187,19 @@ def record_name(key: str, record_id: str) -> str:
 
 
 def parse_record_name(name: str) -> tuple[str, str] | None:
-    """Return the key and the id in a `record_name`, None for another name."""
+    """Return the key (see `listed_key`) and the id in a `record_name`, None for another name."""
     path, _, record_id = name.removeprefix(RECORDS).rpartition("/")
-    key = decode_name(path) if name.startswith(RECORDS) else None
+    key = listed_key(path) if name.startswith(RECORDS) else None
     return None if key is None else (key, record_id)
 
 
 def manifest_key(name: str) -> str | None:
-    """Return the key whose manifest is stored under `name`, None when it is not the name of a manifest."""
-    return decode_name(name.removeprefix(MANIFESTS)) if name.startswith(MANIFESTS) else None
+    """Return the key (see `listed_key`) whose manifest is stored under `name`, None for any other name."""
+    return listed_key(name.removeprefix(MANIFESTS)) if name.startswith(MANIFESTS) else None
 
 
 def in_prefix(key: str, prefix: str) -> bool:
     """Tell whether `key` is `prefix` itself or lies below it, whole segments compared."""
+    if isinstance(key, ShortenedName):  # each segment has a name of its own, so names compare as their keys do
+        prefix = encode_key(prefix.removesuffix("/")) + ("/" if prefix.endswith("/") else "")
     return not prefix or key == prefix or key.startswith(prefix.removesuffix("/") + "/")

@@ -2,7 +2,8 @@
 
 `FORMAT.md` is the contract. A record has a checksum over itself, and every field is checked when it is read: what
 is not valid is damaged, and never becomes a `Manifest`. Fields that this version does not know are kept and
-written again with the others.
+written again with the others. A record of a higher format is not damaged: a newer version of fsbackup wrote it,
+and `NewerFormatError` says so.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
-from fsbackup.errors import IntegrityError
+from fsbackup import __version__
+from fsbackup.errors import IntegrityError, NewerFormatError
 
 FORMAT = 1
 
@@ -183,18 +185,33 @@ def load(data: bytes) -> Record:
     Raises
     ------
     IntegrityError
-        When it is damaged, or has a newer format than this version reads.
+        When it is damaged.
+    NewerFormatError
+        When it has a higher format than this version reads. Every later format keeps `format`, `fsbackup_version`
+        and the way in which `checksum` is made, so that such a record is told from a damaged one.
     """
     try:
         fields = json.loads(data)
         checksum = fields.pop("checksum")
         if checksum != _checksum(fields):
             raise IntegrityError("the manifest is damaged: its checksum does not match")
-        if fields.pop("format") != FORMAT:
-            raise IntegrityError("the manifest has a newer format", hint="upgrade fsbackup")
+        written_as = fields.pop("format")
+        if type(written_as) is int and written_as > FORMAT:
+            raise _newer(written_as, fields.get("fsbackup_version"))
+        if written_as != FORMAT:
+            raise IntegrityError("the manifest is damaged: there is no such format")
         return _build(fields.pop("kind"), fields)
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise IntegrityError(f"the manifest cannot be read: {type(error).__name__}") from error
+
+
+def _newer(written_as: int, writer: Any) -> NewerFormatError:
+    by = f"fsbackup {writer}" if isinstance(writer, str) else "a newer fsbackup"
+    return NewerFormatError(
+        f"its record was written by {by} in format {written_as}; this is fsbackup {__version__}, which knows "
+        f"format {FORMAT}",
+        hint="upgrade this one; until then nothing of this key is changed",
+    )
 
 
 def _build(kind: str, fields: dict[str, Any]) -> Record:

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from fsbackup.cli import render
@@ -93,9 +93,12 @@ def error_message(error: Exception) -> str:
     return str(error)
 
 
-def error_reason(error: FsbackupError | None) -> str:
-    """Return message and hint without backend, operation and key, for a line that names these itself."""
-    return "" if error is None else f"{error.message} - {error.hint}" if error.hint else error.message
+def reasons(errors: Mapping[str, FsbackupError]) -> list[str]:
+    """Return a line for each reason, with the names of the backends that failed for it."""
+    names: dict[str, list[str]] = {}
+    for name, error in errors.items():
+        names.setdefault(error.reason, []).append(name)
+    return [f"{', '.join(backends)}: {reason}" for reason, backends in names.items()]
 
 
 def error_as_dict(error: Exception) -> dict[str, Any]:

@@ -107,6 +107,7 @@ def _source(args: Namespace) -> SourceLike:
 
 
 def _print_report(report: Report) -> None:
+    failed = {name: each.exception for name, each in report.replicas.items() if each.exception is not None}
     rows: list[render.Row] = [
         {
             "backend": name,
@@ -125,12 +126,12 @@ def _print_report(report: Report) -> None:
         f"confirmed by {confirmed} of {render.count(len(report.replicas), 'backend')}",
         next_step="" if report.status == "complete" else next_step,
     )
-    render.print_report(rows, verdict=verdict)
+    render.print_report(rows, problems=exits.reasons(failed), verdict=verdict)
 
 
 def _status(result: ReplicaResult) -> str:
     if not result.ok:
-        return f"failed: {exits.error_reason(result.exception)}"
+        return "failed"
     return "already stored" if result.already else "stored"
 
 

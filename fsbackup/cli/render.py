@@ -90,6 +90,15 @@ def unreachable(backends: Collection[str]) -> str:
     return f"{', '.join(backends)} unreachable: replicas there are unknown" if backends else ""
 
 
+def passed_over(backend: str, count_of: int, names: Sequence[str]) -> list[str]:
+    """Return a line about what other programs left on a backend, none when there is nothing."""
+    if not count_of:
+        return []
+    more = ", ..." if count_of > len(names) else ""
+    what = count(count_of, "entry", "entries")
+    return [f"passed over: {backend}: {what} of other programs ({', '.join(names)}{more})"]
+
+
 def verdict(status: str, *parts: str, next_step: str = "") -> str:
     """Return the last line of a report; empty parts are left out."""
     line = f"{status}: {'; '.join(filter(None, parts))}"

@@ -67,11 +67,9 @@ def _print_report(report: Report, existed: bool | None, status: Status) -> None:
         return
     if confirmed:
         render.print_line(f"{render.one_line(report.key)}: deleted from {confirmed}")
-    for name, result in report.replicas.items():
-        if not result.ok:
-            render.print_line(
-                f"{render.one_line(report.key)}: NOT deleted from {name}: {exits.error_reason(result.exception)}"
-            )
+    failed = {name: each.exception for name, each in report.replicas.items() if each.exception is not None}
+    for line in exits.reasons(failed):
+        render.print_line(f"{render.one_line(report.key)}: NOT deleted from {line}")
     if status == "degraded":
         render.print_line(
             f"{render.one_line(report.key)}: a tombstone on the others keeps it deleted; `fsbackup repair`, or "

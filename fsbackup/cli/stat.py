@@ -81,9 +81,9 @@ COMMAND = Command(
     description="Prints an object's manifest and the state of each replica: present, missing, expired "
     "(deleted by the backend's retention), stale (an older version), conflict (two contents under one "
     "generation), size differs, damaged, no manifest, deleted elsewhere (its data is still to be deleted "
-    "here) or unknown (the backend did not answer). No data is read. The exit code is 3 if a replica is not "
-    "as it should be, 1 if there are fewer copies than min_copies or it is not known whether there is one, 4 "
-    "if all answer that there is none.",
+    "here), newer (stored by a newer fsbackup: upgrade this one) or unknown (the backend did not answer). No "
+    "data is read. The exit code is 3 if a replica is not as it should be, 1 if there are fewer copies than "
+    "min_copies or it is not known whether there is one, 4 if all answer that there is none.",
     examples=("fsbackup stat backups/shop.sql.gz", "fsbackup stat backups/shop.sql.gz --json | jq -r .sha256"),
     add_arguments=_add_arguments,
     execute=_execute,

@@ -100,6 +100,8 @@ def _print_status(name: str, store: ReplicatedStorage, status: SetStatus) -> Non
     groups = [_group_row(group) for group in status.groups]
     bad = {entry.key: states for entry in status.incomplete if (states := _bad_states(entry))}
     problems = [f"incomplete: {key} ({states})" for key, states in list(bad.items())[:_MAX_LISTED]]
+    for backend, each in status.backends.items():
+        problems += render.passed_over(backend, each.passed_over.count, each.passed_over.names)
     tables = [backends, groups] if groups else [backends]
     render.print_report(*tables, problems=problems, verdict=_verdict(status))
 

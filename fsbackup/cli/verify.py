@@ -34,6 +34,7 @@ _STATES = (
     "damaged",
     "no manifest",
     "deleted elsewhere",
+    "newer",
     "unknown",
 )
 
@@ -116,6 +117,8 @@ def _print_report(args: Namespace, store: ReplicatedStorage, report: VerifyRepor
     ]
     advice = Counter(problem.advice for problem in report.problems)
     problems = [f"{render.count(number, 'problem')}: {text}" for text, number in advice.items()]
+    for name, each in report.backends.items():
+        problems += render.passed_over(name, each.passed_over.count, each.passed_over.names)
     if report.found:
         render.print_line()
     render.print_report(rows, problems=problems, verdict=_verdict(args, store, report))
@@ -152,7 +155,8 @@ COMMAND = Command(
     description="Examines every object on every backend: manifests, sizes, ETags and generations; with --deep "
     "also every byte of every replica, against the manifest's hashes. Each problem is printed when it is "
     "found: missing, stale (an older version), conflict, size differs, damaged, no manifest, deleted "
-    "elsewhere, lost (a manifest without data on any backend) or unknown (the backend did not answer). The "
+    "elsewhere, newer (stored by a newer fsbackup), lost (a manifest without data on any backend) or unknown "
+    "(the backend did not answer). The "
     "exit code is 3 if there is a problem, 1 if an object has fewer proven copies than min_copies, 4 if "
     "nothing at all is stored there. With --deep --sample 1/30, run daily from cron, every byte is read once "
     "in thirty days.",

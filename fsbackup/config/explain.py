@@ -11,13 +11,14 @@ from pydantic_core import ErrorDetails
 from fsbackup.config.backends import BACKEND_TYPES, RetentionConfig
 from fsbackup.config.models import Config, JobConfig, ReplicationConfig, SpoolConfig
 from fsbackup.config.problems import OWN_RULE, Loc, RuleViolation, suggest
-from fsbackup.config.sources import CommandConfig, ForEachConfig, SourceConfig
+from fsbackup.config.sources import CommandConfig, ForEachConfig, ShrinkConfig, SourceConfig
 from fsbackup.config.variables import environment_of
 
 _INNER: Mapping[str, type[BaseModel]] = {
     "retention": RetentionConfig,
     "spool": SpoolConfig,
     "source": SourceConfig,
+    "shrink": ShrinkConfig,
 }
 _ENTRIES: Mapping[str, type[BaseModel]] = {"replication": ReplicationConfig, "jobs": JobConfig}
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 from fsbackup.config.backends import BackendConfig
 from fsbackup.config.problems import dotted, rule_error
 from fsbackup.config.references import check_references
-from fsbackup.config.sources import CommandConfig, JobSource, Percent
+from fsbackup.config.sources import CommandConfig, JobSource, Shrink, ShrinkConfig
 from fsbackup.config.template import (
     FIELDS_OF_COMMAND,
     FIELDS_OF_FILE,
@@ -164,20 +164,25 @@ class JobConfig(Model):
         "lists the whole set twice.",
         examples=[True],
     )
-    shrink: Percent | None = Field(
+    shrink: Shrink | None = Field(
         default=None,
         description="Warn when an object has less than so much of the size of the last of its series, and do not "
-        "prune then. The keys of the series are listed for it. Left out, it is 50% for a command, and 0% (never) "
-        "for files.",
-        examples=["50%"],
+        "prune then; with `{below: 50%, action: fail}` nothing of it is stored. The keys of the series are listed "
+        "for it. Left out, it is 50% for a command, and 0% (never) for files.",
+        examples=["50%", {"below": "50%", "action": "fail"}],
     )
 
     @property
     def shrink_below(self) -> float:
-        """`shrink` as a fraction, with what it is when it is left out."""
+        """The share in `shrink` as a fraction, with what it is when it is left out."""
         if self.shrink is not None:
-            return self.shrink
+            return self.shrink.below if isinstance(self.shrink, ShrinkConfig) else self.shrink
         return 0.5 if isinstance(self.source, CommandConfig) else 0.0
+
+    @property
+    def refuses_shrunk(self) -> bool:
+        """Whether an object that is too small beside the last of its series is not stored."""
+        return isinstance(self.shrink, ShrinkConfig) and self.shrink.action == "fail"
 
 
 def _version(value: Any) -> Any:

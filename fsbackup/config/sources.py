@@ -176,3 +176,23 @@ Percent = Annotated[
     PlainSerializer(lambda value: f"{value * 100:g}%", return_type=str, when_used="json"),
     schema({"type": "string", "pattern": "^[0-9]{1,3} *%$"}),
 ]
+
+
+class ShrinkConfig(Model):
+    """What to do about an object that is much smaller than the last of its series."""
+
+    below: Percent = Field(
+        description="The share of the size of the last object of its series that an object must have.",
+        examples=["50%"],
+    )
+    action: Literal["warn", "fail"] = Field(
+        default="warn",
+        description="Warn about a smaller object, and do not prune then; or fail: nothing of it is stored.",
+        examples=["fail"],
+    )
+
+
+Shrink = Annotated[
+    Annotated[ShrinkConfig, Tag("<mapping>")] | Annotated[Percent, Tag("<percentage>")],
+    Discriminator(lambda value: "<mapping>" if isinstance(value, Mapping | Model) else "<percentage>"),
+]

@@ -80,7 +80,9 @@ class CircuitBreaker:
         pause = max(COOL_DOWN, COOL_DOWN_FACTOR * seconds)
         before = self._circuits.get(name)
         since = before.since if before is not None and before.since else datetime.now(UTC)
-        self._circuits[name] = _Circuit(MAX_FAILURES, time.monotonic() + pause, pause, error, since)
+        # What it says of the store holds for every key that is asked for next, not only for the one of that call.
+        known = error if error.key is None else error.of(None, None)
+        self._circuits[name] = _Circuit(MAX_FAILURES, time.monotonic() + pause, pause, known, since)
 
     def outage(self, name: str) -> Outage | None:
         """Return since when and why a store is not called, None when it is."""

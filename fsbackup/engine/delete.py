@@ -20,6 +20,8 @@ What a crash or an unreachable replica leaves:
 
 `complete` and `remove_tombstone` read the records again right before each change, and give way to a newer upload.
 
+Where a newer version of fsbackup wrote the record of one replica, nothing is deleted from any.
+
 `delete_many` does all of this for many keys. Where a store removes many objects by few requests, it looks at all
 of them, then removes their data together, then the manifests that are objects of their own, last the tombstones.
 """
@@ -76,6 +78,8 @@ async def delete(targets: ReplicaSet, key: str, *, generation: int | None = None
             hint="delete the key itself if the newer version is to go as well",
         )
     tombstone = _tombstone(key, replicas)
+    if newer := records.refusal(replicas, "delete"):
+        return _report(targets, key, replicas, [newer] * len(replicas), clock() - started)
     errors = await asyncio.gather(*(_delete_replica(replica, key, tombstone) for replica in replicas))
     if tombstone is not None and all(error is None for error in errors):
         await asyncio.gather(*(_remove_own_tombstone(replica.store, tombstone) for replica in replicas))
@@ -98,11 +102,12 @@ async def _delete_together(targets: ReplicaSet, breaker: CircuitBreaker, keys: S
         return list(await asyncio.gather(*(breaker.query(store, key) for store in targets.stores)))
 
     surveyed = dict(zip(keys, await map_some(survey, keys, _AT_ONCE), strict=True))
-    tombstones = {key: _tombstone(key, replicas) for key, replicas in surveyed.items()}
+    refused = {key: each for key in keys if (each := records.refusal(surveyed[key], "delete"))}
+    tombstones = {key: _tombstone(key, replicas) for key, replicas in surveyed.items() if key not in refused}
 
     async def delete_on(number: int) -> dict[str, FsbackupError | None]:
-        todo = {key: (replicas[number], tombstones[key]) for key, replicas in surveyed.items()}
-        return await _delete_on(targets.stores[number], todo)
+        todo = {key: (surveyed[key][number], tombstone) for key, tombstone in tombstones.items()}
+        return {**refused, **await _delete_on(targets.stores[number], todo)}
 
     by_store = await asyncio.gather(*map(delete_on, range(len(targets.stores))))
     errors = {key: [found[key] for found in by_store] for key in keys}
@@ -304,7 +309,7 @@ async def _own_leftovers(store: ObjectStore, tombstone: Tombstone) -> list[str]:
     """Return the names of the tombstone and of an intent of the deleted version, where they are still there."""
     key = tombstone.key
     (record, _), (intent, has_intent) = await asyncio.gather(
-        records.read_record(store, manifest_name(key)), records.find_intent(store, key)
+        records.read_record(store, key), records.find_intent(store, key)
     )
     is_ours = has_intent and (intent is None or intent.generation <= tombstone.generation)
     return [*([intent_name(key)] if is_ours else []), *([manifest_name(key)] if record == tombstone else [])]

@@ -2,7 +2,9 @@
 
 `locate` asks all replicas for their records at once. The newest version (`versions.newest`) is read, from all
 replicas that have it (see `fsbackup.engine.reader`). When the object is replaced while it is read, the reads of
-the old version fail, and `newer_version` returns a reader of the new one.
+the old version fail, and `newer_version` returns a reader of the new one. Where a newer version of fsbackup wrote
+the record of a replica, what the others have may be of an older version, and is read only where it provably is
+not (`_is_proven_newest`).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,6 +35,7 @@ from fsbackup.errors import (
     TransientError,
     combined_hint,
     summary,
+    unproven_absence,
 )
 from fsbackup.record import Manifest, Record, Tombstone, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
@@ -133,6 +136,9 @@ async def locate(
         answered to prove that it is the newest version.
     IntegrityError
         When all manifests of it are damaged.
+    NewerFormatError
+        When a newer version of fsbackup wrote the record of a replica, and the other replicas do not prove which
+        version is the newest.
     """
     states = await _survey(targets, key, breaker, with_data=with_data)
     if not with_data and versions.highest(states) is None:
@@ -140,8 +146,10 @@ async def locate(
         states = await _survey(targets, key, breaker, with_data=True)
     newest = versions.newest(states, targets.min_copies, with_data=with_data)
     errors = {state.store.name: state.error for state in states if state.error is not None}
+    newer = records.refusal(states, "download")
+    if newer is not None and not _is_proven_newest(states, newest, targets.min_copies, with_data=with_data):
+        raise newer
     clear = records.clear_answers(states)
-    _log_survey(key, states, newest, errors if breaker is None else {})
     if isinstance(newest, Manifest):
         plan = _proven_plan(targets, newest, states, with_data=with_data)
         if plan is None and not errors:
@@ -151,7 +159,9 @@ async def locate(
     if plan is None:
         why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"
         proven = not errors or (not isinstance(newest, Manifest) and targets.is_quorum(clear))
-        raise absence_error(key, errors, why, proven=proven)
+        answered = [each.backend for each in states if each.error is None]
+        raise absence_error(key, errors, why, answered, proven=proven)
+    _log_survey(key, states, newest, errors if breaker is None else {})
     proven = targets.is_quorum(clear)
     if not proven:
         _report_unproven(targets, key, errors)
@@ -172,6 +182,20 @@ def _report_unproven(targets: ReplicaSet, key: str, errors: Mapping[str, Fsbacku
         warnings.warn(StaleReadWarning(said), stacklevel=2)
 
 
+def _is_proven_newest(
+    states: Sequence[ReplicaState], newest: Record | None, min_copies: int, *, with_data: bool
+) -> bool:
+    """Return whether `newest` is the newest version whatever the replicas have whose record was not read.
+
+    It is confirmed by replicas whose record was read, and the others are too few to have confirmed a higher one.
+    Never for a delete: what was stored after it counts on one replica.
+    """
+    unread = sum(state.error is not None for state in states)
+    if unread >= min_copies or not isinstance(newest, Manifest):
+        return False
+    return versions.copies(states, newest, with_data=with_data) >= min_copies
+
+
 async def _survey(
     targets: ReplicaSet, key: str, breaker: CircuitBreaker | None, *, with_data: bool
 ) -> list[ReplicaState]:
@@ -183,7 +207,7 @@ def _log_survey(
     key: str, states: Sequence[ReplicaState], newest: Record | None, errors: Mapping[str, FsbackupError]
 ) -> None:
     for name, error in errors.items():
-        log.warning("download of %s continues without %s: %s", key, name, error)
+        log.warning("download of %s continues without %s: %s", key, name, error.reason)
     if newest is not None and versions.is_conflict(states, newest):
         log.warning("%s has two contents under generation %d: one of them is read", key, newest.generation)
 
@@ -241,20 +265,16 @@ def absence_error(
     key: str,
     errors: Mapping[str, FsbackupError],
     why: str,
+    answered: Collection[str],
     *,
     proven: bool,
     operation: str = "download",
-    answer: str = "do not have it",
+    answer: str = "not found",
 ) -> FsbackupError:
     """Return the error for a key that no replica has: `ObjectNotFoundError` with `why` only when it is proven."""
     if proven:
         return ObjectNotFoundError(why, operation=operation, key=key)
-    return NoHealthyReplicaError(
-        f"the replicas that answered {answer}, but too few answered: {summary(errors)}",
-        operation=operation,
-        key=key,
-        hint=combined_hint(errors, "try again when more replicas answer"),
-    )
+    return unproven_absence(errors, answered, operation=operation, key=key, answer=answer)
 
 
 async def newer_version(targets: ReplicaSet, reader: ObjectReader) -> ObjectReader | None:

@@ -7,8 +7,8 @@ import asyncio
 from fsbackup.engine import records, versions
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.errors import NoHealthyReplicaError
-from fsbackup.keys import encode_key, manifest_name
+from fsbackup.errors import unproven_absence
+from fsbackup.keys import encode_key
 from fsbackup.record import Manifest, Tombstone
 from fsbackup.stores.base import ObjectStore
 
@@ -20,6 +20,8 @@ async def exists(targets: ReplicaSet, key: str) -> bool:
     ------
     NoHealthyReplicaError
         When no replica proves it and too few answered; a set of one raises what its store raised.
+    NewerFormatError
+        When a newer version of fsbackup wrote the record of a replica.
     """
     return await size(targets, key) is not None
 
@@ -33,30 +35,33 @@ async def size(targets: ReplicaSet, key: str) -> int | None:
     ------
     NoHealthyReplicaError
         As `exists`.
+    NewerFormatError
+        When a newer version of fsbackup wrote the record of a replica.
     """
     replicas = await asyncio.gather(*(_query(store, key) for store in targets.stores))
+    if newer := records.refusal(replicas, "exists"):
+        raise newer
     present = [replica.stat for replica in replicas if replica.stat is not None]
     if present:
         latest = versions.newest(await _with_records(replicas, key), targets.min_copies)
         if not isinstance(latest, Tombstone):
             return latest.size if latest else present[0].size
-    errors = [replica.error for replica in replicas if replica.error is not None]
+    errors = {replica.backend: replica.error for replica in replicas if replica.error is not None}
     if not errors or await _is_proven_absent(targets, replicas, key):
         return None
     if len(replicas) == 1:
-        raise errors[0]
-    reasons = "; ".join(str(error) for error in errors)
-    raise NoHealthyReplicaError(f"too few replicas answered: {reasons}", operation="exists", key=key)
+        raise next(iter(errors.values()))
+    answered = [replica.backend for replica in replicas if replica.error is None]
+    raise unproven_absence(errors, answered, operation="exists", key=key)
 
 
 async def _is_proven_absent(targets: ReplicaSet, replicas: list[ReplicaState], key: str) -> bool:
     """Return whether a quorum answers that there is neither data nor a manifest, whose data may be elsewhere."""
-    if not targets.is_quorum([each.store.name for each in replicas if each.error is None]):
+    if not targets.is_quorum([each.backend for each in replicas if each.error is None]):
         return False
     known = await _with_records(replicas, key)
-    return targets.is_quorum(records.clear_answers(known)) and not isinstance(
-        versions.newest(known, targets.min_copies), Manifest
-    )
+    latest = versions.newest(known, targets.min_copies)
+    return targets.is_quorum(records.clear_answers(known)) and not isinstance(latest, Manifest)
 
 
 async def _query(store: ObjectStore, key: str) -> ReplicaState:
@@ -70,7 +75,7 @@ async def _read_state(store: ObjectStore, key: str) -> ReplicaState:
         return ReplicaState(store)
     if records.has_records_inside(store):
         return await records.read_inside_record(store, key, stat)
-    record, damaged = await records.read_record(store, manifest_name(key))
+    record, damaged = await records.read_record(store, key)
     return ReplicaState(store, record, damaged, stat)
 
 

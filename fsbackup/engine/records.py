@@ -13,6 +13,10 @@ Where the manifest of an object is depends on the store:
 A tombstone lies under `manifest_name` on every store. `query` reads records and data into a `ReplicaState`,
 without raising; `survey` does so on all stores at once. Uploads write in the order that `replica_upload` gives,
 deletes in that of `delete`.
+
+A record that a newer version of fsbackup wrote is read by no function here: each raises `NewerFormatError`, so
+that nothing is written over it, and a `ReplicaState` has it as its `error`. Where one replica has such a record,
+the key is changed on none (`refusal`).
 """
 
 from __future__ import annotations
@@ -33,9 +37,10 @@ from fsbackup.errors import (
     BackendUnavailableError,
     FsbackupError,
     IntegrityError,
+    NewerFormatError,
     ObjectNotFoundError,
 )
-from fsbackup.keys import encode_key, intent_name, manifest_name, record_name
+from fsbackup.keys import ShortenedName, encode_key, intent_name, manifest_name, record_name
 from fsbackup.record import Manifest, Record, Tombstone, dump, load, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore, timeout_error
 
@@ -67,6 +72,7 @@ CopyState = Literal[
     "no manifest",  # data that nothing proves
     "deleted elsewhere",  # data of a deleted object: the replica missed the delete
     "expired",  # nothing, because the backend's own retention deleted it
+    "newer",  # a record that a newer version of fsbackup wrote: nothing of the object is changed
     "unknown",  # the replica did not answer, or was not classified yet
 ]
 
@@ -93,7 +99,8 @@ class ReplicaState:
     tombstone
         Its tombstone, also when the record is a manifest of a newer version; only where manifests lie inside.
     error
-        Why the store did not answer; the other fields are unknown then.
+        Why the store did not answer, or that its record is a newer version's (`is_newer`); the other fields are
+        unknown then.
     from_listing
         The store has nothing according to a listing, which may be minutes old when the object is written.
     state
@@ -122,6 +129,11 @@ class ReplicaState:
     def manifest(self) -> Manifest | None:
         """The record if it is a manifest."""
         return self.record if isinstance(self.record, Manifest) else None
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a newer version of fsbackup wrote its record."""
+        return isinstance(self.error, NewerFormatError)
 
     @property
     def is_intact(self) -> bool:
@@ -223,10 +235,8 @@ async def read_state(store: ObjectStore, key: str, *, with_data: bool = True) ->
     if has_records_inside(store):
         return await _read_inside(store, key)
     if not with_data:
-        return ReplicaState(store, *await read_record(store, manifest_name(key)))
-    (record, damaged), stat = await asyncio.gather(
-        read_record(store, manifest_name(key)), store.stat(encode_key(key))
-    )
+        return ReplicaState(store, *await read_record(store, key))
+    (record, damaged), stat = await asyncio.gather(read_record(store, key), store.stat(encode_key(key)))
     return ReplicaState(store, record, damaged, stat)
 
 
@@ -256,14 +266,13 @@ async def _tombstone_and_stat(
     A service answers the same for a missing name and a missing bucket. Credentials that may only read objects
     cannot find out which it is, until the data has answered.
     """
-    name = manifest_name(key)
     beside, stat = await asyncio.gather(
-        read_record(store, name), store.stat(encode_key(key)), return_exceptions=True
+        read_record(store, key), store.stat(encode_key(key)), return_exceptions=True
     )
     if isinstance(stat, BaseException):
         raise stat
     if isinstance(beside, AccessDeniedError) and stat is not None:
-        return await read_record(store, name), stat
+        return await read_record(store, key), stat
     if isinstance(beside, BaseException):
         raise beside
     return beside, stat
@@ -308,7 +317,7 @@ async def read_inside_record(store: ObjectStore, key: str, stat: ObjectStat) -> 
 def _checked_inside(store: ObjectStore, key: str, stat: ObjectStat, data: bytes) -> ReplicaState:
     """Return the state with the manifest in `data`; not one of another key, as after a copy."""
     try:
-        manifest = load(data)
+        manifest = _load(store, key, data)
     except IntegrityError:
         manifest = None
     if not isinstance(manifest, Manifest) or manifest.key != key:
@@ -373,19 +382,85 @@ async def describe_data(store: ObjectStore, stat: ObjectStat, manifest: Manifest
     return stored
 
 
-async def read_record(store: ObjectStore, name: str) -> tuple[Record | None, bool]:
-    """Return the valid record stored under `name`, or None, and whether there is a damaged one.
+async def read_record(store: ObjectStore, key: str, *, intent: bool = False) -> tuple[Record | None, bool]:
+    """Return the valid record (or `intent`) beside the object `key`, or None, and whether there is a damaged one.
 
     A record of another key, as after files were moved by hand, counts as damaged.
+
+    Raises
+    ------
+    NewerFormatError
+        When a newer version of fsbackup wrote it.
     """
+    name = intent_name(key) if intent else manifest_name(key)
     try:
-        record = load(await store.read(name))
+        record = _load(store, key, await store.read(name))
     except ObjectNotFoundError:
         return None, False
     except IntegrityError:
         return None, True
-    misplaced = name not in (manifest_name(record.key), intent_name(record.key))
-    return (None, True) if misplaced else (record, False)
+    return (record, False) if record.key == key else (None, True)
+
+
+def _load(store: ObjectStore, key: str, data: bytes) -> Record:
+    try:
+        return load(data)
+    except NewerFormatError as error:
+        raise NewerFormatError(
+            error.message, backend=store.name, operation="stat", key=key, hint=error.hint
+        ) from None
+
+
+async def is_newer(store: ObjectStore, name: str) -> bool:
+    """Return whether a newer version of fsbackup wrote the record that is stored under `name`."""
+    try:
+        load(await store.read(name))
+    except NewerFormatError:
+        return True
+    except (IntegrityError, ObjectNotFoundError):
+        return False
+    return False
+
+
+async def find_key(stores: Iterable[ObjectStore], name: str) -> str:
+    """Return the key that a listed name stands for: for a `ShortenedName` the one in the first readable record.
+
+    Where no record tells it, the name itself.
+    """
+    if not isinstance(name, ShortenedName):
+        return name
+    for store in stores:
+        try:
+            async with asyncio.timeout(store.hard_timeout):
+                key = await _recorded_key(store, name)
+        except (FsbackupError, TimeoutError):  # an unreadable record; of a store that is away listings tell
+            continue
+        if encode_key(key) == name:
+            return key
+    return name
+
+
+async def _recorded_key(store: ObjectStore, name: ShortenedName) -> str:
+    stat = await store.stat(name) if has_records_inside(store) else None
+    text = "" if stat is None else stat.metadata.get(RECORD_FIELD, "")
+    if text.startswith("{"):
+        return load(text.encode()).key
+    try:
+        return load(await store.read(record_name(name, text) if text else manifest_name(name))).key
+    except ObjectNotFoundError:
+        return load(await store.read(intent_name(name))).key
+
+
+def refusal(replicas: Iterable[ReplicaState], operation: str) -> NewerFormatError | None:
+    """Return the error for an operation on a key of which a newer version wrote a replica's record, else None.
+
+    The key as a whole is the newer version's: a change by this one on the other replicas would be a version that
+    does not know of the newer one, and would outrank it or be lost.
+    """
+    error = next((each.error for each in replicas if isinstance(each.error, NewerFormatError)), None)
+    if error is None:
+        return None
+    return error.of(operation, error.key)
 
 
 async def write_record(store: ObjectStore, record: Record, *, create_only: bool = False) -> None:
@@ -428,7 +503,7 @@ async def clear_replaced(replica: ReplicaState, manifest: Manifest) -> None:
         if old is not None:
             await store.remove(old)
         if replica.tombstone is not None:
-            beside, _ = await read_record(store, manifest_name(manifest.key))
+            beside, _ = await read_record(store, manifest.key)
             if isinstance(beside, Tombstone) and beside.generation < manifest.generation:
                 await remove_record(store, manifest.key)
     except FsbackupError as error:
@@ -444,13 +519,12 @@ async def write_intent(store: ObjectStore, manifest: Manifest) -> None:
     await store.put(intent_name(manifest.key), dump(manifest))
 
 
-async def finish_intent(store: ObjectStore, key: str, stat: ObjectStat) -> None:
+async def finish_intent(store: ObjectStore, intent: Manifest, stat: ObjectStat) -> None:
     """Write the manifest of a replacement that a crash ended behind its data, before its intent is overwritten.
 
     Otherwise nothing would prove the data between the next intent and the next data.
     """
-    intent = await read_intent(store, key)
-    if intent is not None and intent.size == stat.size:
+    if intent.size == stat.size:
         await write_record(store, intent.for_replica(stat.etag, stat.version_id))
 
 
@@ -477,5 +551,5 @@ async def find_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bo
     """Return the write intent, None if unreadable, and whether there is one at all, readable or not."""
     if has_records_inside(store):
         return None, False
-    record, damaged = await read_record(store, intent_name(key))
+    record, damaged = await read_record(store, key, intent=True)
     return (record if isinstance(record, Manifest) else None), damaged or record is not None

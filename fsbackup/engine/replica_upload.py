@@ -196,17 +196,22 @@ class ReplicaUpload:
         ------
         ConflictError
             When a newer version was stored since the survey; or any, for an upload that may not replace it.
+        NewerFormatError
+            When a newer version of fsbackup wrote the record or the write intent by now.
         """
         if self._create_only:
             return
-        before, self.replica = self.replica.record, await self._call(records.read_state(self.store, self._key))
+        before = self.replica.record
+        self.replica, intent = await self._call(
+            asyncio.gather(records.read_state(self.store, self._key), records.read_intent(self.store, self._key))
+        )
         latest = self.replica.record
         if latest is not None and latest != before:
             replaces = isinstance(latest, Manifest) and not self._may_replace
             if replaces or version_order(latest) > version_order(manifest):
                 raise concurrent_write(self.replica, self._key)
-        if self.replica.stat is not None and not self.replica.is_intact:
-            await self._call(records.finish_intent(self.store, self._key, self.replica.stat))
+        if intent is not None and self.replica.stat is not None and not self.replica.is_intact:
+            await self._call(records.finish_intent(self.store, intent, self.replica.stat))
 
     @property
     def needs_intent(self) -> bool:

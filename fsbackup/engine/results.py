@@ -199,7 +199,8 @@ class Report(BaseReport):
         )
 
     def _combined(self, first: FsbackupError, errors: Mapping[str, FsbackupError]) -> FsbackupError:
-        if len(errors) == 1 or first.backend is None:  # one replica, or an error of the source, the same for all
+        # One replica; or one error for all of them, of the source, or of the replica that it names.
+        if first.backend is None or all(each is first for each in errors.values()):
             return first
         same = len({error.message for error in errors.values()}) == 1
         combined = type(first)(

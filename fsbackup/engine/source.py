@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias, TypeVar, cast
 
 from fsbackup.engine.hashing import Digest, ObjectHasher
 from fsbackup.errors import SourceChangedError, SourceError, SourceNotFoundError
+from fsbackup.record import Manifest
 from fsbackup.sizing import KIB, MIB
 from fsbackup.stores.base import Part
 
@@ -78,6 +79,10 @@ class TreePath(str):
         return [stat.S_IMODE(os.stat(parent).st_mode) for parent in reversed(parents)]
 
 
+#: Raises `SourceError` when the bytes of a source are too few (or too many) to be stored.
+CheckSize = Callable[[int], None]
+
+
 class Source(ABC):
     """The bytes of one object, read part by part.
 
@@ -106,6 +111,10 @@ class Source(ABC):
         self.mode = mode
         #: What the object is a version of, for its manifest; None where nothing names it.
         self.series: str | None = None
+        #: The version of another key that this is a copy of: the new manifest says the same of its bytes.
+        self.copy_of: Manifest | None = None
+        #: Called with the number of bytes before the last part is handed on, where it was not known before.
+        self.check_size: CheckSize | None = None
         self._hasher = ObjectHasher(size)
         self._offset = 0
         self._number = 0
@@ -148,6 +157,8 @@ class Source(ABC):
 
     def _make_part(self, data: bytes, *, last: bool, md5: bool) -> Part:
         """Hash `data` as the next part; runs in a worker thread."""
+        if last and self.check_size is not None:
+            self.check_size(self._offset + len(data))
         self._number += 1
         part = Part(self._number, self._offset, data, last)
         self._offset += len(data)
@@ -347,7 +358,12 @@ class StreamSource(Source):
 
 
 def open_source(
-    source: SourceLike, *, allow_empty: bool = False, may_grow: bool = False, series: str | None = None
+    source: SourceLike,
+    *,
+    allow_empty: bool = False,
+    may_grow: bool = False,
+    series: str | None = None,
+    check_size: CheckSize | None = None,
 ) -> Source:
     """Open a path, a binary stream or a command.
 
@@ -359,16 +375,25 @@ def open_source(
         Whether a file may grow while it is read (see `FileSource`).
     series
         What the object is a version of, for its manifest.
+    check_size
+        Refuses a size: that of a file here, that of a stream before its last part is handed on.
 
     Raises
     ------
     ValueError
         For a directory (jobs back up directories) or a text stream.
     SourceNotFoundError, SourceError
-        When the file does not exist or cannot be read.
+        When the file does not exist or cannot be read, or has a size that is refused.
     """
     opened = _open(source, allow_empty, may_grow)
     opened.series = series
+    opened.check_size = check_size
+    try:
+        if check_size is not None and opened.size is not None:
+            check_size(opened.size)
+    except SourceError:
+        opened.close()
+        raise
     return opened
 
 

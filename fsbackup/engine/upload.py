@@ -8,7 +8,8 @@
 3. Confirm the replicas that have it already, now that the source's SHA-256 is known; write the manifest beside
    data that a crash left without one, if it is this content (`_adopt`).
 
-The report says for each replica whether it confirmed the object after the last byte.
+The report says for each replica whether it confirmed the object after the last byte. Where a newer version of
+fsbackup wrote the record of one, nothing is stored on any.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Protocol
 
 from fsbackup.aio import run_all
 from fsbackup.engine import locks, records, versions
-from fsbackup.engine.clock import check_clock
+from fsbackup.engine.clock_skew import check_clock
 from fsbackup.engine.fanout import FanOut, object_metadata
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.records import ReplicaState
@@ -29,7 +30,7 @@ from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import Source, StreamSource
 from fsbackup.engine.spool import ReplicaReplay, SpoolFile
-from fsbackup.errors import ConflictError, FsbackupError
+from fsbackup.errors import ConflictError, FsbackupError, NewerFormatError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
 from fsbackup.sizing import part_size
@@ -119,14 +120,16 @@ class _Upload(FanOut):
 
     async def run(self) -> Report:
         for replica in self._replicas:
-            if replica.error is not None:
+            if replica.error is not None and not replica.is_newer:
                 self._finish(replica, replica.error)
         try:
+            if newer := records.refusal(self._replicas, "upload"):
+                raise newer
             await self._expect()
             if self._expected is None:
                 check_clock((each.store for each in self._replicas), self._key)
             await self._transfer()
-        except ConflictError as error:
+        except (ConflictError, NewerFormatError) as error:
             self._finish_remaining(error)
         finally:
             await self._parts.stop()
@@ -319,9 +322,11 @@ class _Upload(FanOut):
             digest = self._source.digest()
             if self._expected is None:
                 version = versions.next_version(self._latest, self._highest)
-                self._version = versions.new_manifest(
+                manifest = versions.new_manifest(
                     self._key, digest, versions.origin(self._source), self._part_size, version, self._source.series
                 )
+                original = self._source.copy_of
+                self._version = manifest if original is None else versions.described_as(manifest, original)
             elif digest.sha256 == self._expected.sha256:
                 self._version = self._expected
             else:

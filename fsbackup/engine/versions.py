@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -136,6 +136,15 @@ def new_manifest(
     )
 
 
+def described_as(manifest: Manifest, original: Manifest) -> Manifest:
+    """Return the manifest of a copy under another key: what `original` says of its bytes holds for it, too.
+
+    That is where they come from, what was done to them, and fields that this version does not know. A series is
+    one of keys, and a seal is one of a whole record.
+    """
+    return replace(manifest, source=original.source, stages=original.stages, unknown=original.unknown)
+
+
 def utc_now() -> str:
     """Return the current time in the format of records: ISO 8601, UTC, to the second."""
     return datetime.fromtimestamp(clock.now(), UTC).isoformat(timespec="seconds")
@@ -195,6 +204,8 @@ class VersionGuard:
         """
         key = self.manifest.key
         replicas = await asyncio.gather(*(records.query(each, key, with_data=False) for each in self.stores))
+        if any(each.is_newer for each in replicas):
+            return "replaced"
         rivals = rivals_of(self.manifest, replicas)
         latest = max(
             (each for each in rivals if version_id(each) not in self.outranked), key=version_order, default=None

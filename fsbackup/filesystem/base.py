@@ -24,6 +24,7 @@ from fsspec.utils import tokenize
 from fsbackup.aio import cancel_and_wait
 from fsbackup.engine.breaker import Outage
 from fsbackup.engine.results import Report
+from fsbackup.errors import ObjectNotFoundError, ReplicationError
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.caches import BlockCache
 from fsbackup.filesystem.directories import EmptyDirectories
@@ -108,15 +109,25 @@ FileSystemClass = TypeVar("FileSystemClass", bound=type[FileSystemBase])
 
 
 def on_io_loop(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Run a coroutine method on fsbackup's own loop, whichever loop awaits it."""
+    """Run a coroutine method on fsbackup's own loop, whichever loop awaits it; its errors name the method."""
+    operation = method.__name__.removeprefix("_").removesuffix("_file")
+
+    async def named(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(*args, **kwargs)
+        except (ReplicationError, ObjectNotFoundError) as error:
+            # Of several methods that call one another the outermost counts: it is what was asked for.
+            if error.operation is None or error.backend is not None:
+                raise
+            raise error.of(operation, error.key).with_traceback(error.__traceback__) from error.__cause__
 
     @wraps(method)
     async def bridged(*args: P.args, **kwargs: P.kwargs) -> T:
         loop = get_loop()
         if asyncio.get_running_loop() is loop:
             _register_task()
-            return await method(*args, **kwargs)
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(method(*args, **kwargs), loop))
+            return await named(*args, **kwargs)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(named(*args, **kwargs), loop))
 
     return bridged
 

@@ -126,15 +126,25 @@ async def is_directory(opened: OpenSet, key: str) -> bool:
     return False
 
 
+def _listed(opened: OpenSet, errors: dict[str, FsbackupError]) -> list[str]:
+    return [store.name for store in opened.replica_set.stores if store.name not in errors]
+
+
 def _is_complete(opened: OpenSet, errors: dict[str, FsbackupError]) -> bool:
     """Return whether the replicas that could be listed list every object that was confirmed."""
-    stores = opened.replica_set.stores
-    return opened.replica_set.is_quorum([store.name for store in stores if store.name not in errors])
+    return opened.replica_set.is_quorum(_listed(opened, errors))
 
 
 def _not_found(opened: OpenSet, key: str, errors: dict[str, FsbackupError]) -> FsbackupError:
-    why, answer = "no such object or directory", "list nothing there"
-    return absence_error(key, errors, why, proven=_is_complete(opened, errors), operation="list", answer=answer)
+    return absence_error(
+        key,
+        errors,
+        "no such object or directory",
+        _listed(opened, errors),
+        proven=_is_complete(opened, errors),
+        operation="list",
+        answer="nothing is listed there",
+    )
 
 
 def _key_prefix(key: str) -> str:

@@ -114,6 +114,7 @@ class MetadataMethods(FileSystemBase):
         sizes = {name: info["size"] for name, info in found.items()}
         return sum(sizes.values()) if total else sizes
 
+    @on_io_loop
     async def _exists(self, path: str, **kwargs: Any) -> bool:
         return await self._type(path, **kwargs) is not None
 

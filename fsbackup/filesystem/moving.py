@@ -60,6 +60,9 @@ class MoveMethods(WriteMethods):
         """Store the bytes of a version under another path."""
         pipe = Pipe()
         source = StreamSource(pipe.as_stream(), version.path, allow_empty=True)
+        source.copy_of = manifest = version.reader.manifest
+        if manifest is not None:
+            source.mtime_ns, source.mode = manifest.source.mtime_ns, manifest.source.mode
         upload = asyncio.create_task(self._store(path, source, size=version.size))
         # Also after a failure: otherwise the writer below would wait for room for ever.
         upload.add_done_callback(lambda _: pipe.fail(OSError("the copy has ended")))

@@ -16,7 +16,7 @@ from fsbackup.engine import delete
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import BytesSource, Source, StreamSource, open_source
 from fsbackup.engine.upload import UploadProgress, upload
-from fsbackup.errors import DegradedWriteWarning, FsbackupError, NoHealthyReplicaError, summary
+from fsbackup.errors import DegradedWriteWarning, FsbackupError, NoHealthyReplicaError, combined_hint, summary
 from fsbackup.filesystem import directories, paths
 from fsbackup.filesystem.base import FileSystemBase, on_io_loop
 from fsbackup.filesystem.pipe import Pipe
@@ -169,12 +169,11 @@ class WriteMethods(FileSystemBase):
         errors: dict[str, FsbackupError] = {}
         found = [info["name"] async for info in directories.iter_files(self.sets[name], name, key, errors)]
         if errors:
-            reasons = "; ".join(str(error) for error in errors.values())
             raise NoHealthyReplicaError(
-                f"cannot {operation} the directory: not all replicas could be listed: {reasons}",
+                f"cannot {operation} the directory: not all replicas could be listed: {summary(errors)}",
                 operation=operation,
                 key=key,
-                hint="try again when they answer",
+                hint=combined_hint(errors, "try again when they answer"),
             )
         depth = path.count("/")
         return [each for each in found if maxdepth is None or each.count("/") - depth <= maxdepth]

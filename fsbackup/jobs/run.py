@@ -15,7 +15,7 @@ from fsbackup.config.sources import CommandConfig, SourceConfig
 from fsbackup.jobs.counts import JobCounts
 from fsbackup.jobs.plan import Planned, job_of, plan_job
 from fsbackup.jobs.report import FileResult, JobReport
-from fsbackup.jobs.shrink import LastOfSeries
+from fsbackup.jobs.shrink import LastOfSeries, refusal_of
 from fsbackup.jobs.sources import FoundKeys, Note, Skipped, Unreadable
 from fsbackup.jobs.template import Destination, local_now
 from fsbackup.replication.batch import BatchItem
@@ -45,9 +45,10 @@ def run_job(
 ) -> JobReport:
     """Store every file of a job, or what its commands write, in every replica of its set; prune where it says so.
 
-    A file that vanishes, changes while it is read or cannot be read is a failed outcome and logged as an ERROR, as
-    is a command that fails; the rest go on. After a run with a failed file or item, or with an object that is
-    suspiciously small (`shrink`), nothing is pruned, and never a key that the run found at its source.
+    A file that vanishes, changes while it is read or cannot be read is a failed outcome and logged as an ERROR,
+    as is a command that fails, and an object that is too small for the job (`shrink`); the rest go on. After a
+    run with a failed file or item, or with an object that is suspiciously small (`shrink`), nothing is pruned,
+    and never a key that the run found at its source.
 
     Parameters
     ----------
@@ -97,7 +98,10 @@ def _run(
     parallel = job.source.parallel if isinstance(job.source, CommandConfig) else None
     may_grow = isinstance(job.source, SourceConfig) and job.source.changing == "keep"
     for files in _slices(_only_files(plan_job(config, name, now=now), counts), SLICE):
-        items = [BatchItem(file.source, file.key, file.series, may_grow) for file in files]
+        items = [
+            BatchItem(file.source, file.key, file.series, may_grow, refusal_of(file.path, file.key, last, job))
+            for file in files
+        ]
         if job.prune:
             for file in files:
                 found_keys.add(file.key)

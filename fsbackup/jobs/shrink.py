@@ -1,16 +1,18 @@
-"""How large the last object of a series is: a dump that is suddenly much smaller is said."""
+"""How large the last object of a series is: a dump that is suddenly much smaller is said, or not stored at all."""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING
 
-from fsbackup.errors import FsbackupError
+from fsbackup.errors import FsbackupError, SourceError
 from fsbackup.keys import decode_name, encode_key
 from fsbackup.loop import run
 from fsbackup.retention.series import series_of
 
 if TYPE_CHECKING:
+    from fsbackup.config import JobConfig
+    from fsbackup.engine.source import CheckSize
     from fsbackup.replication.storage import ReplicatedStorage
     from fsbackup.stores.base import ObjectStore
 
@@ -66,3 +68,20 @@ class LastOfSeries:
                 found = (stat.modified or 0.0, key, stat.size)
                 newest[series] = sorted([*newest.get(series, ()), found])[-2:]
         return newest
+
+
+def refusal_of(path: str, key: str, last: LastOfSeries | None, job: JobConfig) -> CheckSize | None:
+    """Return what refuses `path` when it is much smaller than the last of its series; None where nothing does."""
+    before = last.size_before(key) if last is not None and job.refuses_shrunk else None
+    if before is None:
+        return None
+
+    def check(size: int) -> None:
+        if size < before * job.shrink_below:
+            raise SourceError(
+                f"{path}: {size:,} bytes are less than {job.shrink_below:.0%} of the {before:,} of the last of "
+                "its series; nothing was stored",
+                hint="check what wrote it; if it is right, store it with `fsbackup put`: then it is the measure",
+            )
+
+    return check

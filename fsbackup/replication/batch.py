@@ -16,7 +16,7 @@ from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.results import Report
-from fsbackup.engine.source import SourceLike, open_source
+from fsbackup.engine.source import CheckSize, SourceLike, open_source
 from fsbackup.engine.upload import UploadProgress, upload
 from fsbackup.errors import FsbackupError, TransientError
 from fsbackup.keys import MANIFESTS, encode_key, manifest_name
@@ -32,12 +32,13 @@ LIST_WORTH = 20
 
 @dataclass(frozen=True)
 class BatchItem:
-    """One object of a batch: its source and key; `series` and `may_grow` are those of `open_source`."""
+    """One object of a batch: its source and key; the others are those of `open_source`."""
 
     source: SourceLike
     key: str
     series: str | None = None
     may_grow: bool = False
+    check_size: CheckSize | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class Batch:
                 allow_empty=self._allow_empty,
                 may_grow=item.may_grow,
                 series=item.series,
+                check_size=item.check_size,
             )
         except (FsbackupError, ValueError) as error:
             return ItemResult(item, error=error)

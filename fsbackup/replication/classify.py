@@ -8,8 +8,9 @@ returns None where these do not suffice. Both return an `ObjectStatus`. `ls`, `s
     Every replica has the newest version, or its own retention deleted it.
 ``"failed"``
     The object is under-replicated: fewer copies than `ObjectStatus.needed` are proven. A copy that is stale,
-    damaged, of another size or without a manifest proves nothing. A replica that does not answer is given the
-    benefit of the doubt and counts as a copy, unless no other replica proves one.
+    damaged, of another size or without a manifest proves nothing. A replica that does not answer, or has the
+    record of a newer version of fsbackup, is given the benefit of the doubt and counts as a copy, unless no other
+    replica proves one.
 ``"degraded"``
     Everything between: enough copies, but not on every replica.
 
@@ -142,7 +143,8 @@ class ObjectStatus(BaseReport):
         """Whether too few replicas prove the object; see the module's docstring."""
         if self.is_complete or self.is_deleted or not self._is_known:
             return False
-        unknown = list(self.states.values()).count("unknown")
+        states = list(self.states.values())
+        unknown = states.count("unknown") + states.count("newer")
         return self.copies == 0 or self.copies + unknown < self.needed
 
     @property
@@ -155,7 +157,7 @@ class ObjectStatus(BaseReport):
     @property
     def _is_known(self) -> bool:
         """Whether any replica shows that there is an object: it may be gone since it was listed."""
-        return any(each.stat or each.record or each.damaged for each in self.replicas.values())
+        return any(each.stat or each.record or each.damaged or each.is_newer for each in self.replicas.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Return all that is known of the object as plain JSON types."""
@@ -229,7 +231,7 @@ def when_stored(listed: float | None, made: float | None) -> float | None:
 def _state(replica: ReplicaState, latest: Record | None) -> CopyState:
     own = replica.manifest
     if replica.error is not None:
-        return "unknown"
+        return "newer" if replica.is_newer else "unknown"
     if latest is not None and _is_unconfirmed(replica, latest):
         return "unconfirmed"
     if replica.stat is None:
@@ -262,8 +264,10 @@ def _is_unconfirmed(replica: ReplicaState, latest: Record) -> bool:
 def _detail(replica: ReplicaState, state: CopyState, latest: Record | None) -> str:
     """Return what is wrong, for people; empty where the state says it all."""
     own, stat = replica.manifest, replica.stat
+    if state == "newer" and replica.error is not None:
+        return replica.error.reason
     if state == "unknown":
-        return str(replica.error)
+        return "" if replica.error is None else replica.error.reason
     if state == "missing":
         return "its manifest is there, its data is not" if own is not None else ""
     if state == "no manifest":

@@ -144,14 +144,14 @@ class Inspector:
 async def _unfinished(status: ObjectStatus) -> dict[str, Manifest]:
     """Return the newer version that a write intent names, for each doubtful replica that has one."""
     doubtful = [each for each in status.replicas.values() if each.state in _DOUBTFUL and each.record]
-    found = await asyncio.gather(*(try_find_intent(each.store, status.key) for each in doubtful))
+    found = await asyncio.gather(*(_try_find_intent(each.store, status.key) for each in doubtful))
     pairs = zip(doubtful, (new for new, _ in found), strict=True)
     return {
         each.backend: new for each, new in pairs if new and each.record and new.generation > each.record.generation
     }
 
 
-async def try_find_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
+async def _try_find_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
     """Return what `records.find_intent` returns; none where the store fails, since an intent only explains."""
     try:
         async with asyncio.timeout(store.hard_timeout):

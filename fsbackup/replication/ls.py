@@ -133,7 +133,7 @@ class SetListing:
             return await self._records[name].has(key)
         except FsbackupError as error:
             self._record_errors[name] = error
-            log.error("%s cannot be listed: %s", name, error)
+            log.error("%s cannot be listed: %s", name, error.reason)
             return False
 
     def _state(self, name: str, listed: ReplicaEntry | None, first: ObjectStat) -> CopyState:

@@ -8,7 +8,7 @@ from fsbackup.engine import records
 from fsbackup.engine.download import lost_error
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFoundError
+from fsbackup.errors import FsbackupError, ObjectNotFoundError, unproven_absence
 from fsbackup.record import Manifest, Record
 from fsbackup.replication.classify import FindExpired, ObjectStatus, classify
 
@@ -30,7 +30,7 @@ async def stat(targets: ReplicaSet, key: str, find_expired: FindExpired | None =
     if find_expired is not None and status.manifest is not None and "missing" in status.states.values():
         unreachable = {each.backend: each.error for each in replicas if each.error is not None}
         status = classify(key, replicas, targets.min_copies, await find_expired(unreachable))
-    if not any(each.stat is not None for each in replicas):
+    if not any(each.stat is not None or each.is_newer for each in replicas):
         raise _absent(targets, key, replicas, status.latest)
     return status
 
@@ -38,10 +38,10 @@ async def stat(targets: ReplicaSet, key: str, find_expired: FindExpired | None =
 def _absent(
     targets: ReplicaSet, key: str, replicas: Sequence[ReplicaState], latest: Record | None
 ) -> FsbackupError:
-    errors = [str(each.error) for each in replicas if each.error is not None]
+    errors = {each.backend: each.error for each in replicas if each.error is not None}
     if errors and (isinstance(latest, Manifest) or not targets.is_quorum(records.clear_answers(replicas))):
-        reasons = "; ".join(errors)
-        return NoHealthyReplicaError(f"too few replicas answered: {reasons}", operation="stat", key=key)
+        answered = [each.backend for each in replicas if each.error is None]
+        return unproven_absence(errors, answered, operation="stat", key=key)
     if isinstance(latest, Manifest):
         return lost_error(key, "stat")
     why = f"it was deleted on {latest.deleted_at}" if latest is not None else "no such key"

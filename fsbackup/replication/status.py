@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from fsbackup import clock
@@ -21,6 +21,7 @@ from fsbackup.engine.results import BaseReport, Serializable, Status
 from fsbackup.replication.classify import IsExpired, ObjectStatus, classify_listed
 from fsbackup.replication.inspector import Inspector
 from fsbackup.replication.walk import KeyEntry, Unreachable, Walk
+from fsbackup.stores.base import PassedOver
 
 #: Incomplete objects that a status has by name; it counts them all.
 MAX_NAMED = 100
@@ -40,12 +41,15 @@ class BackendStatus(Serializable):
         How many objects of the set are in each state there.
     error
         Why it could not be listed, None when it could.
+    passed_over
+        What other programs left there, which is no object.
     """
 
     objects: int
     bytes: int
     states: Mapping[CopyState, int]
     error: str | None
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     json_properties: ClassVar[tuple[str, ...]] = ("missing", "differing")
 
@@ -241,7 +245,11 @@ class _Counter:
             self._groups[self._prefix] = _GroupCounter()  # no object at all is too old, too
         backends = {
             name: BackendStatus(
-                self._objects[name], self._bytes[name], dict(states), str(errors[name]) if name in errors else None
+                self._objects[name],
+                self._bytes[name],
+                dict(states),
+                str(errors[name]) if name in errors else None,
+                self._walk.passed_over[name],
             )
             for name, states in self._states.items()
         }

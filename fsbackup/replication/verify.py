@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fsbackup.aio import for_each
@@ -26,6 +26,7 @@ from fsbackup.replication.classify import HEALTHY, IsExpired, ObjectStatus
 from fsbackup.replication.inspector import Inspector
 from fsbackup.replication.sample import Sample
 from fsbackup.replication.walk import Unreachable, Walk
+from fsbackup.stores.base import PassedOver
 
 #: Objects inspected at the same time. What they read shares the set's memory.
 WORKERS = 16
@@ -45,6 +46,7 @@ _ADVICE: dict[ProblemState, str] = {
     "deleted elsewhere": "`fsbackup repair` finishes the delete",
     "conflict": "`fsbackup repair` replaces it; if it is the right one, copy it away and put it with --overwrite",
     "unconfirmed": "put it again to complete it; `fsbackup repair` takes it back when it is a day old",
+    "newer": "upgrade this fsbackup: it changes nothing of what a newer one has stored",
     "unknown": "verify it again when this backend answers",
     "lost": "back it up again from its source, or delete it with `fsbackup rm`",
 }
@@ -108,10 +110,21 @@ def _advice(status: ObjectStatus, state: CopyState) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CopyCounts(Serializable):
-    """What one backend has: how many objects in each state, and why it could not be listed, if so."""
+    """What one backend has.
+
+    Parameters
+    ----------
+    states
+        How many objects in each state.
+    error
+        Why it could not be listed, None when it could.
+    passed_over
+        What other programs left there, which is no object.
+    """
 
     states: Mapping[str, int]
     error: str | None
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     def plus(self, other: CopyCounts) -> CopyCounts:
         """Return these counts with those of other objects added."""
@@ -197,7 +210,7 @@ async def verify(
     verifier = _Verifier(targets, Inspector(targets, deep=deep, expired=expired), on_problem)
     await for_each(key_tasks(walk, sample.includes if sample else None), verifier.verify, WORKERS)
     report = verifier.report(empty_report(targets, prefix, deep=deep, sample=sample))
-    return finish_report(report, walk.errors, asyncio.get_running_loop().time() - started)
+    return finish_report(report, walk, asyncio.get_running_loop().time() - started)
 
 
 def verify_with(
@@ -227,7 +240,7 @@ def verify_with(
             if on_problem is not None:
                 for problem in part.problems:
                     on_problem(problem)
-    return finish_report(report, walk.errors, time.monotonic() - started)
+    return finish_report(report, walk, time.monotonic() - started)
 
 
 async def verify_batch(targets: ReplicaSet, breaker: CircuitBreaker, batch: Batch, deep: bool) -> VerifyReport:
@@ -245,10 +258,11 @@ def empty_report(targets: ReplicaSet, prefix: str, *, deep: bool, sample: Sample
     return VerifyReport(prefix, deep, str(sample) if sample else None, 0, 0, 0, 0, (), backends, 0, 0.0)
 
 
-def finish_report(report: VerifyReport, errors: Unreachable, seconds: float) -> VerifyReport:
-    """Return the report at the end of a walk, with its errors and sorted."""
+def finish_report(report: VerifyReport, walk: Walk, seconds: float) -> VerifyReport:
+    """Return the report at the end of a walk, with its errors and what it passed over, and sorted."""
+    errors = {name: str(error) for name, error in walk.errors.items()}
     backends = {
-        name: CopyCounts(dict(sorted(each.states.items())), str(errors[name]) if name in errors else None)
+        name: CopyCounts(dict(sorted(each.states.items())), errors.get(name), walk.passed_over[name])
         for name, each in report.backends.items()
     }
     named = tuple(sorted(report.problems, key=lambda each: (each.key, each.backend)))

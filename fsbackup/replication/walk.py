@@ -11,10 +11,10 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fsbackup.engine.records import has_records_inside
-from fsbackup.errors import FsbackupError, NoHealthyReplicaError
-from fsbackup.keys import MANIFESTS, decode_name, encode_key, in_prefix, manifest_key, manifest_name
-from fsbackup.stores.base import ObjectStat, ObjectStore
+from fsbackup.engine.records import find_key, has_records_inside
+from fsbackup.errors import FsbackupError, NoHealthyReplicaError, combined_hint, summary
+from fsbackup.keys import MANIFESTS, encode_key, in_prefix, listed_key, manifest_key, manifest_name
+from fsbackup.stores.base import ObjectStat, ObjectStore, PassedOver
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -60,7 +60,7 @@ class KeyEntry:
     Parameters
     ----------
     key
-        The key.
+        The key; the name where it is a shortened one (see `fsbackup.keys`) and no record tells its key.
     replicas
         What each replica lists of it, by backend name; None for a replica that could not be listed (to here).
     unreachable
@@ -108,7 +108,7 @@ class Walk:
         unreachable: Unreachable | None = None,
         after: str = "",
     ) -> None:
-        errors = unreachable or {}
+        errors, self._prefix = unreachable or {}, prefix
         self._replicas = [
             _Replica(each, prefix, records=records, after=after, error=errors.get(each.name)) for each in stores
         ]
@@ -118,6 +118,14 @@ class Walk:
     def errors(self) -> dict[str, FsbackupError]:
         """Why a replica could not be listed (to its end), by name; complete once the walk is over."""
         return {each.name: each.error for each in self._replicas if each.error is not None}
+
+    @property
+    def passed_over(self) -> dict[str, PassedOver]:
+        """What each replica has of other programs, by name, names that are no key's among it.
+
+        Complete once the walk is over.
+        """
+        return {each.name: each.passed_over for each in self._replicas}
 
     async def keys(self) -> AsyncGenerator[KeyEntry, None]:
         """Yield each key once. Where a replica's listing fails, its error is logged and its entries are None.
@@ -130,18 +138,23 @@ class Walk:
         try:
             await asyncio.gather(*(each.start() for each in self._replicas))
             while (least := min((each.order for each in self._replicas if each.order), default=b"")) != b"":
-                yield self._entry(least)
+                yield await self._entry(least)
                 for replica in self._replicas:
                     if replica.order == least:
                         await replica.advance_past(least)
         finally:
             await asyncio.gather(*(each.stop() for each in self._replicas))
         if len(self.errors) == len(self._replicas):
-            reasons = "; ".join(str(error) for error in self.errors.values())
-            raise NoHealthyReplicaError(f"no replica can be listed: {reasons}", operation="list")
+            raise NoHealthyReplicaError(
+                f"no replica can be listed: {summary(self.errors)}",
+                operation="list",
+                key=self._prefix.removesuffix("/") or None,
+                hint=combined_hint(self.errors),
+            )
 
-    def _entry(self, least: bytes) -> KeyEntry:
-        key = next(each.key for each in self._replicas if each.order == least)
+    async def _entry(self, least: bytes) -> KeyEntry:
+        having = [each for each in self._replicas if each.order == least]
+        key = await find_key([each.store for each in having], having[0].key)
         replicas = {each.name: each.listed(least) for each in self._replicas}
         if list(replicas.values()).count(None) != len(
             self._errors
@@ -183,13 +196,16 @@ class _Replica:
     def __init__(
         self, store: ObjectStore, prefix: str, *, records: bool, after: str, error: FsbackupError | None
     ) -> None:
+        self.store = store
         self.name = store.name
         self.error = error
         self._inside = has_records_inside(store)
         self.order = b""
         self.key = ""
+        self.passed_over = PassedOver()
         below = _below(prefix)
-        self._data = _Listing(store.list(below, after), prefix, decode_name)
+        data = store.list_counting(below, after, self.passed_over)
+        self._data = _Listing(data, prefix, listed_key, self.passed_over)
         manifests = store.list(MANIFESTS + below, after and MANIFESTS + after)
         self._records = _Listing(manifests, prefix, manifest_key) if records else None
         self._listings = [self._data, *([self._records] if self._records else [])]
@@ -208,7 +224,7 @@ class _Replica:
                     await listing.advance()
         except FsbackupError as error:
             self.error = error
-            log.error("%s cannot be listed: %s", self.name, error)
+            log.error("%s cannot be listed: %s", self.name, error.reason)
             await self.stop()
         ahead = [each for each in self._listings if each.order and self.error is None]
         first = min(ahead, key=lambda each: each.order, default=None)
@@ -231,7 +247,14 @@ class _Replica:
 class _Listing:
     """One listing, read ahead by a task. `key`, `stat` and `order` belong to the next name that encodes a key."""
 
-    def __init__(self, names: AsyncIterator[ObjectStat], prefix: str, key_of: Callable[[str], str | None]) -> None:
+    def __init__(
+        self,
+        names: AsyncIterator[ObjectStat],
+        prefix: str,
+        key_of: Callable[[str], str | None],
+        passed_over: PassedOver | None = None,
+    ) -> None:
+        self._passed_over = PassedOver() if passed_over is None else passed_over
         self.order = b""
         self.key = ""
         self.stat: ObjectStat | None = None
@@ -249,7 +272,9 @@ class _Listing:
         """Move to the next name that encodes a key; an empty order means the end."""
         while stat := await self._next():
             key = self._key_of(stat.name)
-            if key is not None and in_prefix(key, self._prefix):
+            if key is None:
+                self._passed_over.add(stat.name)
+            elif in_prefix(key, self._prefix):
                 self.key, self.stat = key, stat
                 self.order = _order(key)
                 return

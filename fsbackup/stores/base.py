@@ -30,6 +30,8 @@ from fsbackup.sizing import DEFAULT_PART_SIZE
 
 #: Seconds without a byte moved after which a backend counts as unavailable.
 DEFAULT_TIMEOUT = 60.0
+#: Names of what a listing passes over that it returns.
+_NAMED = 3
 #: Removals that `ObjectStore.remove_many` runs at once by default.
 _REMOVALS = 16
 
@@ -262,6 +264,28 @@ class ObjectWriter(ABC):
         return None
 
 
+@dataclass(slots=True)
+class PassedOver:
+    """What a listing passes over: entries of other programs, which are no objects.
+
+    Parameters
+    ----------
+    count
+        How many there are; a directory is one.
+    names
+        The first few.
+    """
+
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        """Count one."""
+        self.count += 1
+        if len(self.names) < _NAMED:
+            self.names.append(name)
+
+
 class ObjectStore(ABC):
     """The objects of one backend.
 
@@ -348,6 +372,14 @@ class ObjectStore(ABC):
         when any part cannot be listed: a listing is complete or an error. Temp files of unfinished writes are left
         out; fsbackup's own records under ``.fsbackup/`` are yielded only when `prefix` starts with that.
         """
+
+    def list_counting(self, prefix: str, start_after: str, passed_over: PassedOver) -> AsyncIterator[ObjectStat]:
+        """As `list`; what it leaves out because operating systems leave it everywhere is added to `passed_over`.
+
+        By default a store leaves nothing out.
+        """
+        del passed_over
+        return self.list(prefix, start_after)
 
     @abstractmethod
     async def remove(self, name: str) -> None:

@@ -17,6 +17,13 @@ DEFAULT_MODE = 0o600
 #: `Orphan.description` of a temp file.
 TEMP_FILE = "temp file of an unfinished write"
 
+#: Left by macOS, Windows, Synology, and by NFS for a removed file that is open; directories end with a slash.
+_STRANGER = re.compile(
+    rb"\.DS_Store|\._.*|\.AppleDouble/|\.Spotlight-V100/|\.fseventsd/|\.Trashes/|\.Trash-[0-9]+/"
+    rb"|Thumbs\.db|desktop\.ini|@eaDir/|#recycle/|\.nfs[0-9a-f]{16,}",
+    re.DOTALL,
+)
+
 #: A path that ends with a name as `temp_name` returns it; no object has such a name.
 _TEMP_PATH = re.compile(rf"(?:.*/)?\.[0-9a-f]{{32}}{re.escape(keys.TEMP_SUFFIX)}", re.DOTALL)
 
@@ -74,6 +81,17 @@ def check_temp(orphan: Orphan) -> str:
     if not _TEMP_PATH.fullmatch(orphan.name):
         raise ValueError(f"{orphan.name!r} is not a temp file of an unfinished write")
     return orphan.name
+
+
+def may_be_stranger(path: bytes, segment: bytes) -> bool:
+    """Tell whether an operating system leaves a file or directory of this name everywhere.
+
+    It is an object all the same where it has a manifest, because it was backed up. `path` is the directory that it
+    is in: among the manifests there are those of such objects.
+    """
+    if path.startswith(keys.META_PREFIX.encode()):
+        return segment.startswith(b".nfs") and _STRANGER.fullmatch(segment) is not None
+    return _STRANGER.fullmatch(segment) is not None
 
 
 @dataclass(frozen=True, slots=True)

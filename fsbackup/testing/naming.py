@@ -52,6 +52,7 @@ ODD_KEYS = (
     "a",
     "not-utf8-\udcff\udcfe",
     "x" * 240,
+    "x" * 1000,
     "/".join(["y" * 99] * 9),
 )
 

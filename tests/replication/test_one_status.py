@@ -18,7 +18,7 @@ from fsbackup.replication.walk import KeyEntry, ReplicaEntry
 from fsbackup.stores.base import ObjectStat
 from tests.replication.memory import MemoryStore
 from tests.replication.prune_helpers import KEY, NEW, Disks, content, drop
-from tests.replication.raw_replicas import manifest_name
+from tests.replication.raw_replicas import manifest_name, sealed
 
 LONGER = content(KEY) + b", and more"
 
@@ -55,6 +55,12 @@ def everywhere(disks: Disks) -> None:
 def damage_manifests(disks: Disks, on: str) -> None:
     for name in on:
         disks.raw_replicas[name].put(manifest_name(KEY), b"{")
+
+
+def upgrade(disks: Disks, on: str) -> None:
+    """Have a later version of fsbackup store the object again, with a record of which little is known."""
+    for name in on:
+        disks.raw_replicas[name].put(manifest_name(KEY), json.dumps(sealed({"format": 2})).encode())
 
 
 def drop_manifests(disks: Disks, on: str) -> None:
@@ -122,6 +128,9 @@ SITUATIONS: dict[str, tuple[Callable[[Disks], None], int, str]] = {
     "unreachable, perhaps enough": (lambda disks: break_disk(disks, "c"), 3, "degraded"),
     "unreachable, too few": (b_missing_c_unreachable, 3, "failed"),
     "unreachable, nothing proven": (damaged_and_unreachable, 1, "failed"),
+    "newer format above min_copies": (lambda disks: upgrade(disks, "c"), 2, "degraded"),
+    "newer format, perhaps enough": (lambda disks: upgrade(disks, "c"), 3, "degraded"),
+    "newer format everywhere": (lambda disks: upgrade(disks, "abc"), 1, "failed"),
     "deleted elsewhere": (lambda disks: delete(disks, "ab"), 2, "degraded"),
     "delete begun everywhere": (begin_delete, 2, "degraded"),
 }

@@ -181,7 +181,11 @@ def test_a_command_and_its_items() -> None:
         1 << 20,
         7200.0,
     )
-    assert (listed.source.parallel, listed.shrink_below) == (2, 0.9)
+    assert (listed.source.parallel, listed.shrink_below, listed.refuses_shrunk) == (2, 0.9, False)
+    for more, refuses in (("", False), (", action: warn", False), (", action: fail", True)):
+        more = f", shrink: {{below: 40%{more}}}"
+        found = parse_config(one_job("{path: /x}", "a", more), environ={}).jobs["j"]
+        assert (found.shrink_below, found.refuses_shrunk) == (0.4, refuses)
     asked = EACH.replace("[a, b]", "{command: [ls, /srv]}")
     source = parse_config(one_job(f"{{{asked}}}", "db/{item}"), environ={}).jobs["j"].source
     assert isinstance(source, CommandConfig)
@@ -252,6 +256,17 @@ def test_what_is_wrong_with_a_command(source: str, destination: str, expected: s
 @pytest.mark.parametrize("value", ["50", "120%", "-1%", "half"])
 def test_a_percentage_is_written_as_one(value: str) -> None:
     """Half of what is 50%; 50 could be bytes."""
-    assert mistakes(one_job("{path: /x}", "a", f", shrink: {value}"))[0].startswith(
-        "5: jobs.j.shrink: must be a percentage"
-    )
+    for written, field in ((value, "shrink"), (f"{{below: {value}}}", "shrink.below")):
+        assert mistakes(one_job("{path: /x}", "a", f", shrink: {written}"))[0].startswith(
+            f"5: jobs.j.{field}: must be a percentage"
+        )
+
+
+def test_what_is_wrong_with_shrink() -> None:
+    """The mapping needs its share, and an action that there is."""
+    for written, expected in (
+        ("{action: fail}", "shrink.below: is missing"),
+        ("{below: 50%, action: stop}", "shrink.action: must be 'warn' or 'fail', not 'stop'"),
+        ("{below: 50%, acton: fail}", "shrink.acton: is not a setting here (did you mean 'action'?)"),
+    ):
+        assert mistakes(one_job("{path: /x}", "a", f", shrink: {written}"))[0].startswith(f"5: jobs.j.{expected}")

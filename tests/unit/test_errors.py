@@ -28,6 +28,7 @@ PARENTS = {
     "LockedError": (errors.AccessDeniedError,),
     "OutOfSpaceError": (BackendError,),
     "ConflictError": (BackendError, FileExistsError),
+    "NewerFormatError": (BackendError,),
     "TransientError": (BackendError,),
     "BackendUnavailableError": (errors.TransientError,),
     "IntegrityError": (FsbackupError, OSError),

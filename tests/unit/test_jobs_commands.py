@@ -215,6 +215,35 @@ class TestShrink:
         assert self.dump(tmp_path, 899, 1, shrink="90%").shrunk == 1
         assert self.dump(tmp_path, 1, 2, shrink="0%").shrunk == 0
 
+    def test_it_is_not_stored_where_the_job_says_so(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nothing of it, on no backend, also after its first parts were sent; the last good one is the measure."""
+        monkeypatch.setattr("fsbackup.engine.upload.part_size", lambda *_: 100)
+        fail = {"below": "50%", "action": "fail"}
+        assert self.dump(tmp_path, 1000, 0, shrink=fail).status == "complete"
+        assert self.dump(tmp_path, 500, 1, shrink=fail).status == "complete"
+        for day in (2, 3):
+            before = {path for path in tmp_path.rglob("*") if path.is_file()}
+            report = self.dump(tmp_path, 249, day, shrink=fail, prune=True)
+            assert (report.status, report.stored, report.failed, report.prune) == ("failed", 0, 1, None)
+            [problem] = report.problems
+            assert problem.error is not None
+            assert "head: 249 bytes are less than 50% of the 500 of the last of its series" in problem.error
+            assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
+        assert self.dump(tmp_path, 250, 4, shrink=fail).status == "complete"
+
+    def test_a_file_is_refused_before_anything_is_sent(self, tmp_path: Path) -> None:
+        """And the others of the job are stored."""
+        (tmp_path / "source").mkdir()
+        for day, size in enumerate((1000, 100)):
+            (tmp_path / "source/a").write_bytes(b"a" * size)
+            (tmp_path / "source/b").write_bytes(b"b" * 100)
+            source, key = {"path": "source/"}, "f/{now:%Y-%m-%d}/{relpath}"
+            job = config(tmp_path, source, key, shrink={"below": "50%", "action": "fail"})
+            report = run_job(job, "j", now=NOW + timedelta(days=day))
+        assert (report.status, report.stored, report.failed) == ("failed", 1, 1)
+        assert [each.key for each in report.problems] == ["f/2026-03-02/a"]
+        assert {path.name for path in tmp_path.glob("one/f/2026-03-02/*")} == {"b"}
+
     def test_files_are_compared_where_the_job_says_so(self, tmp_path: Path) -> None:
         """Each with the last of its own series."""
         (tmp_path / "source").mkdir()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
+from urllib.parse import unquote_to_bytes
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from fsbackup import keys
@@ -104,10 +106,9 @@ def test_usual_keys_are_their_own_names(key: str) -> None:
         (".fsbackup/manifests/x", "reserved"),
         ("\ud800", "surrogates that stand for no byte"),
         ("\udcc3\udca9", "surrogates that stand for valid UTF-8"),
-        ("x" * 241, "more than 240"),
-        ("é" * 121, "more than 240"),
-        ("%" * 81, "more than 240"),
         ("/".join(["x" * 90] * 10), "more than 900"),
+        ("/".join(["x" * 241] * 4), "more than 900"),
+        ("x" * 4097, "more than 4,096"),
     ],
 )
 def test_refused_keys(key: str, problem: str) -> None:
@@ -131,6 +132,59 @@ def test_longest_keys(key: str) -> None:
     for name in (keys.manifest_name(key), keys.intent_name(key)):
         assert len(name.encode()) <= 1024
         assert max(len(segment.encode()) for segment in name.split("/")) <= 255
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    legal_keys(), st.integers(236, 300) | st.just(1000), st.integers(0, 240), st.sampled_from("a%é日~\u0301\udcff")
+)
+@example("é", 1000, 1, "日")
+@example("a/.fsbackup", 1000, 0, "a")
+def test_a_long_segment_is_shortened(key: str, length: int, at: int, letter: str) -> None:
+    """Only where it must be; to a name that fits, is no other key's, and begins readably; below it all goes on."""
+    segment = "a" * at + letter * length
+    for long in (f"{key}/{segment}", f"{segment}/{key}"):
+        name = keys.encode_key(long)
+        whole = keys.encode_key(letter * 2 + "/" + key).split("/")  # as a letter is encoded beside another one
+        assert name.count("/") == long.count("/")
+        assert max(len(each.encode()) for each in name.split("/")) <= 240
+        assert unicodedata.normalize("NFC", name) == name
+        listed = keys.listed_key(name)
+        shortened = isinstance(listed, keys.ShortenedName)
+        assert shortened == (at + length * len(whole[0].encode()) // 2 > 240)
+        assert listed == (name if shortened else long)
+        assert keys.encode_key(listed or "") == name
+        if shortened:
+            assert keys.decode_name(name) is None
+            assert keys.encode_key(str(name)) != name
+            assert keys.in_prefix(listed or "", long.partition("/")[0])
+            assert not keys.in_prefix(listed or "", "other/")
+            assert keys.manifest_key(keys.manifest_name(long)) == listed
+            assert keys.parse_record_name(keys.record_name(long, "1")) == (listed, "1")
+
+
+@pytest.mark.parametrize("letter", ["é", "日", "\U0001f4e6", "e\u0301", "\udcff", "%"])
+def test_no_letter_is_divided(letter: str) -> None:
+    """The beginning is cut between two letters, also where they are encoded."""
+    for at in range(8):
+        beginning, _, digest = keys.encode_key("a" * at + letter * 500).rpartition("%7E")
+        decoded = unquote_to_bytes(beginning).decode("utf-8", "surrogateescape")
+        assert decoded == ("a" * at + letter * 500)[: len(decoded)]
+        assert len(decoded) > 10
+        assert len(digest) == 64
+
+
+def test_shortened_segments_differ_by_their_ends() -> None:
+    """And a name is the same in every process."""
+    names = {keys.encode_key("x" * 400 + end) for end in ("", "a", "b", "%7E")}
+    assert len(names) == 4
+    assert keys.encode_key("x" * 400) == "x" * 173 + "%7E" + hashlib.sha256(b"x" * 400).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["%7E" + "0" * 64, "x%7E" + "0" * 63, "x%7E" + "A" * 64, "%41/x%7E" + "0" * 64])
+def test_what_is_no_shortened_name(name: str) -> None:
+    """Another program's name that looks alike is no key's."""
+    assert keys.listed_key(name) is None
 
 
 @given(legal_keys())

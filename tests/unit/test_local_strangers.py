@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
-from fsbackup import LocalStorage, ReplicatedStorage
+from fsbackup import GenericStorage, LocalStorage, ReplicatedStorage
+from fsbackup.cli import main as cli
 
 STRANGERS = (
     ".DS_Store",
@@ -48,8 +50,47 @@ def test_strangers_are_no_objects(tmp_path: Path) -> None:
         (tmp_path / "disk" / name).write_text("theirs")
     assert [entry.key for entry in made.ls()] == ["a/b"]
     assert made.verify().status == "complete"
+    for report in (made.verify(), made.status()):
+        assert report.status == "complete"
+        [passed_over] = [each.passed_over for each in report.backends.values()]
+        assert passed_over.count == 6
+        assert set(passed_over.names) < {*STRANGERS, "@eaDir/"}
+        assert report.as_dict()["backends"]["disk"]["passed_over"]["count"] == 6
     assert made.repair().status == "complete"
     assert all((tmp_path / "disk" / name).read_text() == "theirs" for name in STRANGERS)
+
+
+def test_another_servers_strangers_are_none_either(tmp_path: Path) -> None:
+    """On any other filesystem; a file of such a name that was backed up is an object there, too."""
+    made = ReplicatedStorage([GenericStorage("memory://strangers", name="nas")], errors="raise")
+    (tmp_path / "source").write_text("x")
+    for key in ("a/b", "a/Thumbs.db"):
+        assert made.replicate(tmp_path / "source", key)
+    for name in STRANGERS[:4]:
+        fsspec.filesystem("memory").pipe(f"/strangers/{name}", b"theirs")
+    assert [entry.key for entry in made.ls()] == ["a/Thumbs.db", "a/b"]
+    assert made.verify().status == "complete"
+    assert made.status().backends["nas"].passed_over.count == 4
+    assert made.repair().status == "complete"
+
+
+def test_commands_say_once_what_they_pass_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names that are no key's too; and exit with 0."""
+    put(tmp_path, "a/b")
+    for name in (*STRANGERS, "100%.txt"):
+        (tmp_path / "disk" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "disk" / name).write_text("theirs")
+    sets = {"replication": {"set": {"backends": ["disk"]}}}
+    config = {"version": 1, "backends": {"disk": {"type": "local", "path": "disk"}}, **sets}
+    (tmp_path / "fsbackup.yaml").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    for command in ("status", "verify"):
+        assert cli(["-c", "fsbackup.yaml", command]) == 0
+        said = [line for line in capsys.readouterr().out.splitlines() if "passed over" in line]
+        assert len(said) == 1
+        assert said[0].startswith("passed over: disk: 7 entries of other programs (")
 
 
 def test_one_that_was_backed_up_is_an_object(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_json_lines_have_every_field(shown: Shown) -> None:
     assert found == {
         "level": "ERROR",
         "logger": "fsbackup.storage",
-        "message": "upload failed: r2 a/b: r2: it is broken",
+        "message": "upload failed: r2 a/b: it is broken",
         "backend": "r2",
         "operation": "upload",
         "key": "a/b",

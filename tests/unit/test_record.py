@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsbackup.errors import IntegrityError
+from fsbackup.errors import IntegrityError, NewerFormatError
 from fsbackup.record import (
     _MANIFEST_RULES,
     _ORIGIN_RULES,
@@ -164,14 +164,20 @@ def test_hashes_for_another_size_are_refused(change: dict[str, Any]) -> None:
     assert _is_refused(dump(replace(EXAMPLE, **change)))
 
 
-def test_a_newer_format_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record of a newer format is refused with the hint to upgrade, not as damaged."""
-    monkeypatch.setattr("fsbackup.record.FORMAT", 99)
-    data = dump(EXAMPLE)
-    monkeypatch.undo()
-    with pytest.raises(IntegrityError, match="newer format") as caught:
-        load(data)
-    assert caught.value.hint == "upgrade fsbackup"
+def test_a_newer_format_says_so() -> None:
+    """A record of a higher format names its writer; whatever else it says, it is not damaged."""
+    for fields in ({"fsbackup_version": "7.8.9", "kind": "new"}, json.loads(dump(EXAMPLE))):
+        fields = {**fields, "format": 2, "fsbackup_version": "7.8.9"}
+        with pytest.raises(NewerFormatError, match=r"written by fsbackup 7\.8\.9 in format 2") as caught:
+            load(sealed(fields))
+        assert "upgrade this one" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, "2", None, [2]])
+def test_what_is_no_format_is_damaged(number: Any) -> None:
+    """Only a higher number is a newer format; a higher one without its checksum is damaged, too."""
+    assert _is_refused(sealed({**json.loads(dump(EXAMPLE)), "format": number}))
+    assert _is_refused(dump(EXAMPLE).replace(b'"format":1', b'"format":2'))
 
 
 _SCALARS = st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats() | _TEXT
@@ -187,6 +193,9 @@ def test_no_value_of_a_field_gets_past_the_checks(record: Record, data: st.DataO
     try:
         loaded = load(sealed(fields))
     except IntegrityError:
+        return
+    except NewerFormatError:
+        assert fields["format"] > 1
         return
     assert load(dump(loaded)) == loaded
     assert loaded.generation >= 0

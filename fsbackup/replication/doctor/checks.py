@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fsbackup import clock
-from fsbackup.engine.clock import MAX_CLOCK_SKEW
-from fsbackup.errors import AccessDeniedError, FsbackupError
+from fsbackup.engine.clock_skew import MAX_CLOCK_SKEW
+from fsbackup.errors import AccessDeniedError, FsbackupError, NewerFormatError
 from fsbackup.replication.doctor.probe import ProbeResult
 from fsbackup.replication.doctor.report import Check
 from fsbackup.sizing import GIB
@@ -46,6 +46,7 @@ def checks(store: ObjectStore, result: ProbeResult) -> Iterator[Check]:
         yield _check_operation(name, result)
     yield _check_create_only(store, result)
     yield _check_delete(result)
+    yield from _check_records(result)
     yield _check_clock(result)
     yield _check_versions(store, result)
     yield from _check_uploads(result)
@@ -124,6 +125,13 @@ def _check_delete(result: ProbeResult) -> Check:
     advice = f"{check.advice}; " if check.advice else ""
     detail = f"{check.detail}; the object {result.left_behind} {remains}"
     return Check("delete", check.outcome, detail, f"{advice}delete {result.left_behind} by other means")
+
+
+def _check_records(result: ProbeResult) -> Iterator[Check]:
+    """Warn when a newer version of fsbackup writes here; other failures concern one object, and are verify's."""
+    error = result.trials.get("records")
+    if isinstance(error, NewerFormatError):
+        yield Check("records", "warning", f"{error.key}: {error.message}", error.hint)
 
 
 def _check_clock(result: ProbeResult) -> Check:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from fsbackup import clock
 from fsbackup.aio import shield
+from fsbackup.engine import records
 from fsbackup.errors import (
     AccessDeniedError,
     BackendError,
@@ -21,15 +23,19 @@ from fsbackup.errors import (
     as_backend_error,
 )
 from fsbackup.events import log
-from fsbackup.keys import META_PREFIX
+from fsbackup.keys import MANIFESTS, META_PREFIX, decode_name, manifest_key
 from fsbackup.stores.base import (
     BackendInfo,
+    ObjectStat,
     ObjectStore,
     ObjectWriter,
     Part,
     WritePlan,
     timeout_error,
 )
+
+#: Names among which the object stored last is looked for: one page of a listing.
+_LISTED = 1000
 
 PROBES = f"{META_PREFIX}doctor-"
 #: Seconds after which a probe does not belong to a run of doctor that still goes on.
@@ -95,6 +101,8 @@ class Probe:
         if not await self._try("list", self._list) and not self._refused("list"):
             return  # no server, or no bucket or directory: every other operation would fail the same way
         await self._try_operations()
+        if self._result.worked("list"):
+            await self._try("records", self._read_latest_record)
         await self._try("facts", self._read_info)
         if self._may_exist:
             await self._delete()
@@ -170,6 +178,21 @@ class Probe:
             backend=self._store.name,
             hint="let only one machine write to it, and check for a proxy that drops the header If-None-Match",
         )
+
+    async def _read_latest_record(self) -> None:
+        """Read the record of the object stored last, among the first that are listed: a newer version wrote it?"""
+        inside = records.has_records_inside(self._store)
+        latest: ObjectStat | None = None
+        async with aclosing(self._store.list("" if inside else MANIFESTS)) as names:  # type: ignore[type-var]
+            count = 0
+            async for stat in names:
+                latest = max(latest or stat, stat, key=lambda each: each.modified or 0.0)
+                count += 1
+                if count == _LISTED:
+                    break
+        key = None if latest is None else (decode_name if inside else manifest_key)(latest.name)
+        if key is not None:
+            await records.read_state(self._store, key)
 
     async def _read_info(self) -> None:
         self._result.facts = await self._store.info()

@@ -21,8 +21,8 @@ class Check(Serializable):
     Parameters
     ----------
     name
-        ``connect``, ``list``, ``write``, ``read``, ``create-only``, ``delete``, ``clock``, ``versions``,
-        ``uploads``, ``rules`` or ``space``.
+        ``connect``, ``list``, ``write``, ``read``, ``create-only``, ``delete``, ``records``, ``clock``,
+        ``versions``, ``uploads``, ``rules`` or ``space``.
     outcome
         See `CheckOutcome`.
     detail

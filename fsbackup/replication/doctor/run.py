@@ -30,7 +30,8 @@ def diagnose(backends: Iterable[StorageBackend]) -> list[Diagnosis]:
     Notes
     -----
     Writes one object of some fifty bytes, ``.fsbackup/doctor-<random>``, reads it, tries to create it again, and
-    deletes it, also after Ctrl-C; nothing else is changed. A backend that does not answer costs its own timeout.
+    deletes it, also after Ctrl-C; nothing else is changed. Reads the record of the object stored last. A backend
+    that does not answer costs its own timeout.
     """
     stores = dict.fromkeys(store for backend in backends for store in backend.replica_set.stores)
     return run(_diagnose_all(list(stores)))

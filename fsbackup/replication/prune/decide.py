@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from fsbackup.engine import versions
+from fsbackup.engine import records, versions
 from fsbackup.engine.records import ReplicaState
 from fsbackup.record import Manifest, Tombstone
 from fsbackup.replication.classify import when_stored
@@ -68,6 +68,8 @@ def decide(name: str, facts: ObjectFacts, plans: Plans) -> CopyDecision:
     """Return what to do with the copy on backend `name`, which its rule no longer keeps by the listings."""
     own, replicas = facts.replicas[name], list(facts.replicas.values())
     latest = versions.newest(replicas, facts.min_copies)
+    if newer := records.refusal(replicas, "prune"):
+        return CopyDecision("blocked", f"{newer.backend}: {newer.reason}")
     if own.error is not None:
         return CopyDecision("failed", str(own.error))
     if own.stat is None and own.record is None and not own.damaged:

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from fsbackup import events
 from fsbackup.engine import delete, locks, records, versions
-from fsbackup.engine.clock import check_clock
+from fsbackup.engine.clock_skew import check_clock
 from fsbackup.engine.copy import copy_version, remove_copy
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet

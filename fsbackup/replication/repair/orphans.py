@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from fsbackup import clock
-from fsbackup.engine.records import RECORD_FIELD, has_records_inside, read_state
-from fsbackup.errors import FsbackupError
+from fsbackup.engine.records import RECORD_FIELD, find_key, has_records_inside, is_newer, read_state
+from fsbackup.errors import FsbackupError, NewerFormatError
 from fsbackup.keys import (
     INTENTS,
     MANIFESTS,
     RECORDS,
-    decode_name,
     encode_key,
     in_prefix,
+    listed_key,
     manifest_key,
     parse_record_name,
 )
@@ -39,8 +39,9 @@ async def list_intents(
     async def list_one(store: ObjectStore) -> None:
         try:
             async for stat in store.list(INTENTS + encode_key(prefix.removesuffix("/"))):
-                key = decode_name(stat.name.removeprefix(INTENTS))
+                key = listed_key(stat.name.removeprefix(INTENTS))
                 if key is not None and in_prefix(key, prefix):
+                    key = await find_key([store], key)
                     # An intent of unknown age counts as new.
                     modified = float("inf") if stat.modified is None else stat.modified
                     times.setdefault(key, {})[store.name] = modified
@@ -88,12 +89,18 @@ async def _unused_records(store: ObjectStore, older_than: float) -> AsyncIterato
             continue
         key, record_id = found
         data = await store.stat(encode_key(key))
-        if data is None or data.metadata.get(RECORD_FIELD) != record_id:
+        is_unused = data is None or data.metadata.get(RECORD_FIELD) != record_id
+        if is_unused and not await is_newer(store, stat.name):
             yield Orphan(stat.name, stat.modified, stat.size, f"the manifest of an upload of {key}")
     async for stat in store.list(MANIFESTS):
         tombstone_of = manifest_key(stat.name)
-        replica = await read_state(store, tombstone_of) if tombstone_of is not None else None
-        if replica is not None and replica.tombstone is not None and replica.manifest is not None:
+        if tombstone_of is None:
+            continue
+        try:
+            replica = await read_state(store, await find_key([store], tombstone_of))
+        except NewerFormatError:
+            continue
+        if replica.tombstone is not None and replica.manifest is not None:
             yield Orphan(
                 stat.name, stat.modified or 0.0, stat.size, f"a delete before {tombstone_of} was stored again"
             )

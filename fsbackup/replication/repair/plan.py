@@ -6,7 +6,8 @@ What `min_copies` replicas have is brought to every other replica. What fewer ha
 confirmed elsewhere: neither an older version while a replica does not answer, nor other content under the same
 generation within a day, when its writer may still be at work. A version above the newest, or a delete, that too
 few replicas have gives way after that day, unless its generation is of the future: a clock was wrong, or somebody
-forged it, and a person decides.
+forged it, and a person decides. Where a newer version of fsbackup wrote a record or a write intent on any replica,
+nothing is done on all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from fsbackup import clock
 from fsbackup.engine import versions
 from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.errors import FsbackupError
+from fsbackup.keys import ShortenedName
 from fsbackup.record import Manifest, Record, Tombstone, version_order
 from fsbackup.replication.classify import ObjectStatus
 from fsbackup.replication.repair.inspection import Inspection, WriteIntent
@@ -62,6 +64,8 @@ class _Planner:
 
     def plan(self) -> tuple[Action, ...]:
         status = self._status
+        if newer := self._leave_to_newer():
+            return newer
         finishing = self._finish_replacements()
         if finishing:
             return finishing
@@ -70,6 +74,12 @@ class _Planner:
         if status.latest is None:
             return (*self._adopt_data(), *self._clear_intents())
         return (*self._refill(status.latest), *self._clear_intents(), *self._report_unreachable())
+
+    def _leave_to_newer(self) -> tuple[Action, ...]:
+        """Leave the whole object where a newer version of fsbackup wrote a record of it."""
+        found = {name: each.error for name, each in self._status.replicas.items() if each.is_newer}
+        found |= {name: each.newer for name, each in self._inspection.intents.items() if each.newer}
+        return tuple(self._leave("newer", error.reason, name) for name, error in found.items() if error)
 
     def _finish_replacements(self) -> tuple[Action, ...]:
         """Finish replacements whose data is in place."""
@@ -128,6 +138,9 @@ class _Planner:
                 return (self._leave("unreachable", f"cannot be repaired before {unreachable} answers"),)
             why = f"only a damaged manifest remains ({', '.join(damaged)})"
             return (self._leave("unrecoverable", why),)
+        if isinstance(self._key, ShortenedName):
+            why = f"its name is a shortened one, and no record says of which key ({_names(copies)})"
+            return (self._leave("no manifest", why), *self._report_unreachable())
         if not self._adopt:
             why = f"no manifest proves it ({_names(copies)}); --adopt writes one where all copies are the same"
             return (self._leave("no manifest", why), *self._report_unreachable())

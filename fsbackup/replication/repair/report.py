@@ -22,7 +22,7 @@ Kind = Literal[
 ]
 
 #: Why an object stays as it is.
-Unresolved = Literal["unrecoverable", "conflict", "no manifest", "unreachable", "busy", "held back"]
+Unresolved = Literal["unrecoverable", "conflict", "no manifest", "unreachable", "busy", "held back", "newer"]
 
 
 @dataclass(frozen=True, slots=True)

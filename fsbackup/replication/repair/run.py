@@ -256,4 +256,4 @@ def _is_unrecoverable(status: ObjectStatus) -> bool:
     states = set(status.states.values())
     if status.is_deleted or status.latest is None or states == {"expired"}:
         return False
-    return not {"present", "unknown", "conflict", "unconfirmed"} & states
+    return not {"present", "unknown", "newer", "conflict", "unconfirmed"} & states

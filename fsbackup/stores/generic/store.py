@@ -7,11 +7,29 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from fsbackup.errors import AccessDeniedError, ConfigError
-from fsbackup.stores.base import DEFAULT_TIMEOUT, BackendInfo, ObjectStat, ObjectStore, Orphan, WritePlan
+from fsbackup.keys import MANIFESTS, META_PREFIX
+from fsbackup.stores.base import (
+    DEFAULT_TIMEOUT,
+    BackendInfo,
+    ObjectStat,
+    ObjectStore,
+    Orphan,
+    PassedOver,
+    WritePlan,
+)
 from fsbackup.stores.generic import address, files
 from fsbackup.stores.generic.connection import SessionPool
 from fsbackup.stores.generic.writer import Confirm, GenericWriter
-from fsbackup.stores.names import ALL_TEMP_FILES, TEMP_FILE, NameFilter, check_temp, split_name, to_bytes, to_name
+from fsbackup.stores.names import (
+    ALL_TEMP_FILES,
+    TEMP_FILE,
+    NameFilter,
+    check_temp,
+    may_be_stranger,
+    split_name,
+    to_bytes,
+    to_name,
+)
 
 T = TypeVar("T")
 
@@ -103,19 +121,37 @@ class GenericStore(ObjectStore):
         path = self._path(name)
         await self._call("remove", name, lambda filesystem: files.remove(filesystem, path, name))
 
-    async def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
+    def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
+        return self.list_counting(prefix, start_after, PassedOver())
+
+    async def list_counting(
+        self, prefix: str, start_after: str, passed_over: PassedOver
+    ) -> AsyncIterator[ObjectStat]:
         names = NameFilter.for_listing(prefix, start_after)
         if not names.is_empty:
-            async for item in self._walk(names, names.deepest_directory):
+            async for item in self._walk(names, names.deepest_directory, passed_over):
                 yield item
 
-    async def _walk(self, names: NameFilter, directory: bytes) -> AsyncIterator[ObjectStat]:
+    async def _walk(
+        self, names: NameFilter, directory: bytes, passed_over: PassedOver
+    ) -> AsyncIterator[ObjectStat]:
         for name, found in sorted((await self._entries(names, directory)).items()):
-            if name.endswith(b"/"):
-                async for item in self._walk(names, name):
+            if await self._is_stranger(directory, name):
+                passed_over.add(to_name(name))
+            elif name.endswith(b"/"):
+                async for item in self._walk(names, name, passed_over):
                     yield item
             else:
                 yield ObjectStat(to_name(name), int(found["size"]), files.modified(found))
+
+    async def _is_stranger(self, directory: bytes, name: bytes) -> bool:
+        """Tell whether a file or directory is another program's, and nothing of that name was backed up."""
+        if not may_be_stranger(directory, name[len(directory) :]):
+            return False
+        if name.startswith(META_PREFIX.encode()):
+            return True
+        manifest = f"{self._address.root}/{MANIFESTS}{to_name(name).rstrip('/')}"
+        return await self._call("list", to_name(name), lambda filesystem: files.info(filesystem, manifest)) is None
 
     async def _entries(self, names: NameFilter, directory: bytes) -> dict[bytes, Mapping[str, Any]]:
         """Return the selected entries of one directory by name; a directory's name ends with a slash."""
@@ -157,7 +193,7 @@ class GenericStore(ObjectStore):
 
     async def orphans(self, older_than: float) -> AsyncIterator[Orphan]:
         before = time.time() - older_than
-        async for item in self._walk(ALL_TEMP_FILES, b""):
+        async for item in self._walk(ALL_TEMP_FILES, b"", PassedOver()):
             if item.modified is not None and item.modified <= before:
                 yield Orphan(item.name, item.modified, item.size, TEMP_FILE)
 

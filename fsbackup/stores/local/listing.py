@@ -7,7 +7,6 @@ unless it has a manifest, because it was backed up under that name.
 from __future__ import annotations
 
 import os
-import re
 import stat
 import time
 from collections.abc import Iterator
@@ -15,26 +14,21 @@ from contextlib import ExitStack, suppress
 
 from fsbackup.events import log
 from fsbackup.keys import MANIFESTS, META_PREFIX
-from fsbackup.stores.base import ObjectStat, Orphan
+from fsbackup.stores.base import ObjectStat, Orphan, PassedOver
 from fsbackup.stores.local.directory import SafeDirectory, link_error, lstat_object, object_stat
-from fsbackup.stores.names import ALL_TEMP_FILES, TEMP_FILE, NameFilter, split_name, to_name
+from fsbackup.stores.names import ALL_TEMP_FILES, TEMP_FILE, NameFilter, may_be_stranger, split_name, to_name
 
-#: Left by macOS, Windows, Synology, and by NFS for a removed file that is still open.
-_STRANGER = re.compile(
-    rb"\.DS_Store|\._.*|\.AppleDouble/|\.Spotlight-V100/|\.fseventsd/|\.Trashes/|\.Trash-[0-9]+/"
-    rb"|Thumbs\.db|desktop\.ini|@eaDir/|#recycle/|\.nfs[0-9a-f]{16,}",
-    re.DOTALL,
-)
 #: At the root of a disk, readable for root alone.
 _LOST_AND_FOUND = b"lost+found/"
 
 
 class DirectoryListing:
-    """A listing of a base directory."""
+    """A listing of a base directory; what it passes over is counted in `passed_over`."""
 
-    def __init__(self, base: SafeDirectory, names: NameFilter) -> None:
+    def __init__(self, base: SafeDirectory, names: NameFilter, passed_over: PassedOver | None = None) -> None:
         self._base = base
         self._names = names
+        self._passed_over = PassedOver() if passed_over is None else passed_over
 
     def run(self) -> Iterator[ObjectStat]:
         """Yield the selected objects in ascending order of their names' bytes.
@@ -65,6 +59,7 @@ class DirectoryListing:
             return
         except PermissionError:
             if path + name == _LOST_AND_FOUND:
+                self._passed_over.add(to_name(name))
                 return  # not ours: what is stored there could be read
             raise
         try:
@@ -97,14 +92,15 @@ class DirectoryListing:
 
     def _is_stranger(self, path: bytes, name: bytes) -> bool:
         """Tell whether a file or directory is another program's, and nothing of that name was backed up."""
-        if not _STRANGER.fullmatch(name):
+        if not may_be_stranger(path, name):
             return False
         if path.startswith(META_PREFIX.encode()):
-            return name.startswith(b".nfs")  # the manifest of one that was backed up has its name
+            return True
         segments = (MANIFESTS.encode() + path + name.rstrip(b"/")).split(b"/")
         with suppress(FileNotFoundError, NotADirectoryError), self._base.opened(segments[:-1]) as directory:
             os.stat(segments[-1], dir_fd=directory, follow_symlinks=False)
             return False
+        self._passed_over.add(to_name(path + name))
         return True
 
     def _points_outside(self, link: bytes) -> bool:

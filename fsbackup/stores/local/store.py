@@ -19,6 +19,7 @@ from fsbackup.stores.base import (
     ObjectStat,
     ObjectStore,
     Orphan,
+    PassedOver,
     WritePlan,
 )
 from fsbackup.stores.local.directory import SafeDirectory, fsync_directory, lstat_object, object_stat
@@ -118,8 +119,13 @@ class LocalStore(ObjectStore):
             self._base, self._workers, name, plan, on_progress, backend=self.name, timeout=self.timeout
         )
 
-    async def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
-        found = DirectoryListing(self._base, NameFilter.for_listing(prefix, start_after)).run()
+    def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
+        return self.list_counting(prefix, start_after, PassedOver())
+
+    async def list_counting(
+        self, prefix: str, start_after: str, passed_over: PassedOver
+    ) -> AsyncIterator[ObjectStat]:
+        found = DirectoryListing(self._base, NameFilter.for_listing(prefix, start_after), passed_over).run()
         while page := await self._run("list", prefix, lambda: list(islice(found, self._page_size))):
             for item in page:
                 yield item
