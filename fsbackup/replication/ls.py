@@ -1,9 +1,9 @@
 """`ls`: the objects of a set and what each replica has of them, from their listings.
 
-A key that every replica lists costs nothing more. From the first key that a replica lacks, two more things are
-read: that replica's records, because a record without data may be the tombstone of a deleted object, and once the
-listings that tell which keys its retention deleted. The replicas are queried only about keys that one of these may
-explain.
+A key that every replica lists with one size costs nothing more; where sizes differ, its records tell the newest
+version. From the first key that a replica lacks, two more things are read: that replica's records, because a record
+without data may be the tombstone of a deleted object, and once the listings that tell which keys its retention
+deleted. The replicas are queried only about keys that one of these may explain.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ class SetListing:
         doubtful = [
             self._may_be_expired(name, entry.key) or await self._has_record(name, entry.key) for name in lacking
         ]
-        if any(doubtful):
+        if any(doubtful) or len(_sizes(entry)) > 1:
             return asyncio.create_task(self._query(entry, first))
-        states = {name: self._state(name, listed, first) for name, listed in entry.replicas.items()}
+        states = {name: self._state(name, listed) for name, listed in entry.replicas.items()}
         return status_from_listings(entry, states, self._stores, self._targets.min_copies, first.modified)
 
     async def _load_expired(self) -> None:
@@ -136,12 +136,17 @@ class SetListing:
             log.error("%s cannot be listed: %s", name, error.reason)
             return False
 
-    def _state(self, name: str, listed: ReplicaEntry | None, first: ObjectStat) -> CopyState:
+    def _state(self, name: str, listed: ReplicaEntry | None) -> CopyState:
         if listed is None or (listed.data is None and name in self._record_errors):
             return "unknown"
         if listed.data is None:
             return "missing"
-        return "present" if listed.data.size == first.size else "size differs"
+        return "present"
+
+
+def _sizes(entry: KeyEntry) -> set[int]:
+    """Return the sizes that are listed of an object: where there are several, its records tell the newest."""
+    return {listed.data.size for listed in entry.replicas.values() if listed and listed.data}
 
 
 async def _result(status: ObjectStatus | asyncio.Task[ObjectStatus]) -> ObjectStatus:

@@ -181,6 +181,22 @@ def test_what_this_process_stored_is_read_at_once(disks: ConfiguredSet, path: st
     assert not other.exists(path)
 
 
+def test_sizes_are_those_of_the_newest_version(disks: ConfiguredSet, path: str) -> None:
+    """Whichever replica is listed first has missed it: `ls`, `find` and `du` agree with `info`."""
+    folder = path.rpartition("/")[0]
+    disks.fs().pipe_file(path, b"old")
+    stale = disks.bases["local0"] / path.partition("/")[2]
+    manifest = disks.bases["local0"] / manifest_name(path.partition("/")[2])
+    before = stale.read_bytes(), manifest.read_bytes()
+    disks.fs().pipe_file(path, b"newer")
+    stale.write_bytes(before[0])
+    manifest.write_bytes(before[1])
+    fs = disks.fs()
+    assert fs.info(path)["size"] == 5
+    assert [each["size"] for each in fs.ls(folder)] == [5]
+    assert fs.find(folder, detail=True)[path]["size"] == fs.du(folder) == 5
+
+
 def test_absence_must_be_proven(buckets: ConfiguredSet, path: str) -> None:
     """A path that one replica lacks is unknown, not absent, while the other may have the only copy."""
     buckets.min_copies = 1
