@@ -1,7 +1,7 @@
 """`ls`: the objects of a set and what each replica has of them, from their listings.
 
 A key that every replica lists with one size costs nothing more; where sizes differ, its records tell the newest
-version. From the first key that a replica lacks, two more things are read: that replica's records, because a record
+version. From the first key that a replica lacks, two more things are read: that replica's records, because one
 without data may be the tombstone of a deleted object, and once the listings that tell which keys its retention
 deleted. The replicas are queried only about keys that one of these may explain.
 """

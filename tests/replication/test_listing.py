@@ -115,14 +115,14 @@ def test_a_prefix_is_whole_segments(odd: ReplicaRig) -> None:
 
 
 def test_differences_are_reported_for_each_replica(odd: ReplicaRig) -> None:
-    """Missing here, another size there, only on the third: each entry and each count says which."""
+    """Missing here, other data there, only on the third: each entry and each count says which."""
     odd.raw_replicas["r2"].drop("odd/a b")
     odd.raw_replicas["local"].drop("odd/a b")
     odd.raw_replicas["r2"].put("odd/a0", b"longer than that")
     odd.raw_replicas["r2"].put("foreign", b"of others")
     entries = {entry.key: dict(entry.states) for entry in odd.store().ls()}
     assert entries["odd/a b"] == {"local": "missing", "r2": "missing", "b2": "present"}
-    assert entries["odd/a0"] == {"local": "present", "r2": "size differs", "b2": "present"}
+    assert entries["odd/a0"] == {"local": "present", "r2": "no manifest", "b2": "present"}
     assert entries["foreign"] == {"local": "missing", "r2": "present", "b2": "missing"}
     status = odd.store(min_copies=2).status()
     assert status.backends["r2"].states["no manifest"] == 2  # what another program put there
