@@ -15,7 +15,7 @@ import yaml
 from fsbackup import ReplicatedStorage
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.servers.endpoint import S3Endpoint
-from tests.servers.faults import Corrupt, Drop, FaultProxy, Refuse, Status, fault_proxy
+from tests.servers.faults import Corrupt, Drop, FaultProxy, Status, fault_proxy
 
 #: The set, and the directory in it that all test objects lie in.
 SET, TOP = "pair", "t"
@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "down+s3": ("moto down", "seaweedfs"),
     "rotten+local": ("moto rotten", "local"),
     "dying+s3": ("moto dying", "seaweedfs"),
-    "local+local+away": ("local", "local", "moto away"),
+    "local+local+s3": ("local", "local", "moto"),
 }
 
 
@@ -118,9 +118,6 @@ def make_configured_set(kind: str, tmp: Path, server: Callable[[str], S3Endpoint
                 proxy.add(Status(403, "AccessDenied"), on="get", key=configured.data(backend, TOP))
             elif trouble == "rotten":
                 proxy.add(Corrupt(), on="get", key=configured.data(backend, TOP))
-            elif trouble == "away":
-                proxy.add(Refuse())
-                configured.min_copies = 2
             elif trouble == "dying":
                 proxy.add(Drop(answer_bytes=100_000), on="get", key=configured.data(backend, TOP), first=2)
         configured.write()

@@ -17,13 +17,18 @@ from upath import UPath
 
 from fsbackup import DegradedWriteWarning
 from tests.filesystem.configured_set import ROOT, ConfiguredSet, make_configured_set
+from tests.servers.faults import Refuse
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[ConfiguredSet]:
-    """Return a set of two directories and a service that refuses every connection."""
+    """Return a set in use, of two directories and a service that now refuses every connection."""
     tmp = tmp_path_factory.mktemp("site")
-    with make_configured_set("local+local+away", tmp, request.getfixturevalue) as made:
+    with make_configured_set("local+local+s3", tmp, request.getfixturevalue) as made:
+        made.min_copies = 2
+        made.fs().pipe_file(f"{ROOT}/first", b"1")
+        made.proxies["moto2"].add(Refuse())
+        made.write()
         yield made
 
 
