@@ -97,6 +97,9 @@ def _problems(key: str) -> list[str]:
 
 
 def _encoding_problems(key: str) -> list[str]:
+    # A letter takes up to three bytes: nearly all keys of a listing need no closer look.
+    if len(key) <= MAX_SEGMENT_BYTES // 3 and key.isascii():
+        return []
     try:
         if key.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") != key:
             return ["it has surrogates that stand for valid UTF-8"]

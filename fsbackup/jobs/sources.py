@@ -71,14 +71,17 @@ class FoundKeys:
     _BUCKETS = 4096
 
     def __init__(self) -> None:
-        self._hashes = [array("q") for _ in range(self._BUCKETS)]
+        self._hashes: dict[int, array[int]] = {}
 
     def add(self, key: str) -> None:
         """Take note of a key."""
-        self._hashes[hash(key) % self._BUCKETS].append(hash(key))
+        bucket = hash(key) % self._BUCKETS
+        if bucket not in self._hashes:
+            self._hashes[bucket] = array("q")
+        self._hashes[bucket].append(hash(key))
 
     def __contains__(self, key: object) -> bool:
-        return hash(key) in self._hashes[hash(key) % self._BUCKETS]
+        return hash(key) in self._hashes.get(hash(key) % self._BUCKETS, ())
 
 
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}

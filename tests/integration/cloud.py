@@ -13,6 +13,18 @@ from fsbackup.stores.base import ObjectStat, ObjectWriter, WritePlan
 from tests.replication.memory import META, MemoryStore
 from tests.replication.raw_replicas import manifest_name, proves
 
+#: What was looked at already, by key: the data and the manifest.
+LookedAt = dict[str, tuple[bytes | None, bytes | None]]
+
+
+def assert_proven(key: str, data: bytes | None, manifest: bytes | None, looked_at: LookedAt) -> None:
+    """Check that a manifest proves its data, unless the same was looked at before."""
+    if looked_at.get(key) != (data, manifest):
+        assert data is not None, key
+        assert manifest is not None, key
+        assert proves(json.loads(manifest), data), key
+        looked_at[key] = (data, manifest)
+
 
 class Cloud(MemoryStore):
     """Objects in memory, each as old as the clock said when it was stored."""
@@ -21,8 +33,7 @@ class Cloud(MemoryStore):
         super().__init__(name)
         self.is_away = False
         self._times: dict[str, float] = {}
-        #: What was looked at already, by key: the data and the manifest.
-        self._looked_at: dict[str, tuple[bytes, bytes]] = {}
+        self._looked_at: LookedAt = {}
 
     def open(self, **_: Any) -> SingleBackend:
         """Return it as a backend, whatever the settings are."""
@@ -64,8 +75,5 @@ class Cloud(MemoryStore):
         """Return what is there, each object proven by its manifest; looked at without the library."""
         found = {key: data for key, data in self.objects.items() if not key.startswith(META)}
         for key, data in found.items():
-            pair = data, self.objects[manifest_name(key)]
-            if self._looked_at.get(key) != pair:
-                assert proves(json.loads(pair[1]), data), key
-                self._looked_at[key] = pair
+            assert_proven(key, data, self.objects.get(manifest_name(key)), self._looked_at)
         return found
