@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,6 +60,14 @@ def notes(config: Config) -> Iterator[str]:
                 "writers of one key at the same time, or with different backends away, both may be told that "
                 "theirs is stored, and one version replaces the other later; with "
                 f"min_copies {count // 2 + 1} one of them is refused"
+            )
+
+    for (one, of_one), (other, of_other) in combinations(config.replication.items(), 2):
+        shared = [name for name in of_one.backends if name in of_other.backends]
+        if shared and set(of_one.backends) != set(of_other.backends):
+            yield (
+                f"replication.{one} and replication.{other} share {', '.join(shared)}: without a prefix, `verify` "
+                "and `repair` of one take what the other one stored there for their own, and miss it elsewhere"
             )
 
 

@@ -428,6 +428,14 @@ class TestConfig:
         assert "with min_copies 2 one of them is refused" in done.out
         assert len(cli("config", "check", "--json").json()["notes"]) == 1
 
+    def test_sets_that_share_a_backend_are_noted(self, cli: Cli) -> None:
+        """Each takes what is stored there for its own."""
+        config = (cli.home / "fsbackup.yaml").read_text()
+        (cli.home / "fsbackup.yaml").write_text(
+            config.replace("jobs:", "  pair: {backends: [disk2, disk3]}\njobs:")
+        )
+        assert "note: replication.triple and replication.pair share disk2, disk3" in cli("config", "check").out
+
     def test_every_problem_is_printed_on_its_own_line(self, cli: Cli) -> None:
         """File, line and field, in the form that editors parse."""
         (cli.home / "bad.yaml").write_text("version: 1\nbackends:\n  a: {type: local, pth: /tmp}\njobs: 3\n")
