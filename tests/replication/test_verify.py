@@ -328,7 +328,7 @@ def test_an_object_that_cannot_be_asked_about_is_unknown(rig: ReplicaRig) -> Non
     report = rig.store(min_copies=2).verify()
     assert found(report) == {("v/one", "r2", "unknown")}
     assert report.status == "degraded"
-    assert report.problems[0].detail.startswith("r2: ")
+    assert report.problems[0].detail.startswith("the service answered HTTP 403 - ")
 
 
 def test_two_contents_under_one_generation(rig: ReplicaRig) -> None:
