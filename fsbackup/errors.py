@@ -232,6 +232,14 @@ def summary(errors: Mapping[str, FsbackupError]) -> str:
     return "; ".join(f"{', '.join(backends)}: {message}" for message, backends in names.items())
 
 
+def reasons(errors: Mapping[str, FsbackupError]) -> list[str]:
+    """Return a line for each reason, with the names of the backends that failed for it."""
+    names: dict[str, list[str]] = {}
+    for name, error in errors.items():
+        names.setdefault(error.reason, []).append(name)
+    return [f"{', '.join(backends)}: {reason}" for reason, backends in names.items()]
+
+
 def unproven_absence(
     errors: Mapping[str, FsbackupError],
     answered: Collection[str],

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from fsbackup.cli import render
@@ -91,14 +91,6 @@ def error_message(error: Exception) -> str:
         name = f"{error.filename}: " if error.filename is not None else ""
         return f"{name}{error.strerror or error}"
     return str(error)
-
-
-def reasons(errors: Mapping[str, FsbackupError]) -> list[str]:
-    """Return a line for each reason, with the names of the backends that failed for it."""
-    names: dict[str, list[str]] = {}
-    for name, error in errors.items():
-        names.setdefault(error.reason, []).append(name)
-    return [f"{', '.join(backends)}: {reason}" for reason, backends in names.items()]
 
 
 def error_as_dict(error: Exception) -> dict[str, Any]:

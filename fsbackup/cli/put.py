@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from fsbackup.cli import exits, render
 from fsbackup.cli.command import Command, add_set, key, open_set, progress_display, seconds
-from fsbackup.errors import ConfigError
+from fsbackup.errors import ConfigError, reasons
 
 if TYPE_CHECKING:
     from fsbackup.engine.results import ReplicaResult, Report
@@ -126,7 +126,7 @@ def _print_report(report: Report) -> None:
         f"confirmed by {confirmed} of {render.count(len(report.replicas), 'backend')}",
         next_step="" if report.status == "complete" else next_step,
     )
-    render.print_report(rows, problems=exits.reasons(failed), verdict=verdict)
+    render.print_report(rows, problems=reasons(failed), verdict=verdict)
 
 
 def _status(result: ReplicaResult) -> str:

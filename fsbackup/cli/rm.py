@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
 from fsbackup.cli.command import Command, add_set, key, open_set
-from fsbackup.errors import FsbackupError, ObjectLostError, ObjectNotFoundError
+from fsbackup.errors import FsbackupError, ObjectLostError, ObjectNotFoundError, reasons
 
 if TYPE_CHECKING:
     from fsbackup.engine.results import Report, Status
@@ -68,7 +68,7 @@ def _print_report(report: Report, existed: bool | None, status: Status) -> None:
     if confirmed:
         render.print_line(f"{render.one_line(report.key)}: deleted from {confirmed}")
     failed = {name: each.exception for name, each in report.replicas.items() if each.exception is not None}
-    for line in exits.reasons(failed):
+    for line in reasons(failed):
         render.print_line(f"{render.one_line(report.key)}: NOT deleted from {line}")
     if status == "degraded":
         render.print_line(

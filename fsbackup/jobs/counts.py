@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fsbackup.config.sources import CommandConfig
 from fsbackup.engine.results import ReplicaResult, Report
+from fsbackup.errors import reasons
 from fsbackup.jobs.report import BackendCounts, FileResult, FileStatus, JobReport, SourceKind
 from fsbackup.jobs.sources import Note, Skipped, Unreadable
 
@@ -160,7 +161,8 @@ def _kind(source: JobSource) -> SourceKind:
 
 def _of_report(path: str, report: Report) -> FileResult:
     failed = [result for result in report.replicas.values() if not result.ok]
-    error = str(report.failure()) if not report else "; ".join(result.error or "" for result in failed) or None
+    errors = {result.backend: result.exception for result in failed if result.exception is not None}
+    error = str(report.failure()) if not report else "; ".join(reasons(errors)) or None
     kinds = {result.error_type for result in failed}
     return FileResult(
         path,

@@ -10,7 +10,7 @@ import pickle
 import pytest
 
 from fsbackup import errors
-from fsbackup.errors import BackendError, FsbackupError, combined_hint, from_os_error, summary
+from fsbackup.errors import BackendError, FsbackupError, combined_hint, from_os_error, reasons, summary
 
 ALL = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, FsbackupError)]
 
@@ -123,5 +123,19 @@ def test_summary_and_combined_hint_have_each_text_once() -> None:
     }
     assert summary(failures) == "r2, s3: timeout; b2: AccessDenied"
     assert combined_hint(failures, "then try again") == "check the line; check the key; then try again"
+    assert reasons(failures) == ["r2, s3: timeout - check the line", "b2: AccessDenied - check the key"]
+    assert (
+        summary({"r2": BackendError("newer", backend="b2"), "b2": BackendError("newer", backend="b2")})
+        == "b2: newer"
+    )
     assert summary({}) == ""
     assert combined_hint({}) is None
+
+
+def test_an_error_of_another_operation_is_the_same_otherwise() -> None:
+    """Class, text and cause stay; the first one is unchanged."""
+    error = errors.TooFewCopiesError("1 of 2", operation="upload", key="a", hint="wait")
+    error.__cause__ = ValueError("why")
+    other = error.of("write", None)
+    assert (type(other), str(other), other.cause) == (type(error), "write: 1 of 2 - wait", error.cause)
+    assert str(error) == "upload 'a': 1 of 2 - wait"
