@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from fsbackup import events
-from fsbackup.engine import delete, head, restore, upload
+from fsbackup.engine import delete, head, marker, restore, upload
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.source import open_source
 from fsbackup.errors import BackendError, ConfigError, FsbackupError, IntegrityError, ReplicationError
@@ -194,6 +194,7 @@ class SingleBackend(StorageBackend):
     def __init__(self, store: ObjectStore, *, errors: ErrorMode = "return") -> None:
         super().__init__(store.name, errors=errors)
         self.store = store
+        marker.join([store])
         self._set = ReplicaSet((store,), min_copies=1)
 
     @property
@@ -235,8 +236,9 @@ class LocalStorage(SingleBackend):
         ``"return"`` or ``"raise"``, see `StorageBackend`.
     create
         With True (default) a missing base directory is an empty backend, which the first write creates; with False
-        it raises `BackendUnavailableError`. Use False for a disk that may not be mounted, with a directory on that
-        disk as the base, not the mount point: an unmounted disk then never looks like an empty one.
+        it raises `BackendUnavailableError`. Use False for a disk that may not be mounted and is used alone, with a
+        directory on that disk as the base, not the mount point: an unmounted disk then never looks like an empty
+        one. In a replication set, the backend's marker tells the two apart.
     timeout
         Seconds without a byte moved after which the disk counts as unavailable; default 60.
     """

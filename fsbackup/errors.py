@@ -19,6 +19,7 @@ Python programmer would catch::
     │   ├── NewerFormatError                             a newer fsbackup wrote it; upgrade this one
     │   └── TransientError                               a later try may succeed
     │       └── BackendUnavailableError                  it did not answer, or stopped answering
+    │           └── WrongBackendError                    it is empty and others of its set are not: is it mounted?
     ├── IntegrityError (OSError)                         bytes that differ from those that were stored
     ├── DiscardedError (OSError)                         a file opened to write was discarded; write it again
     └── ReplicationError (OSError)                       the replication set as a whole
@@ -150,6 +151,13 @@ class TransientError(BackendError):
 
 class BackendUnavailableError(TransientError):
     """The backend did not answer, or transferred no byte, for longer than its timeout."""
+
+
+class WrongBackendError(BackendUnavailableError):
+    """The backend is empty while others of its set are not, so that it may be another place than it was.
+
+    An unmounted disk, an emptied or a mistyped bucket. Its answers do not count, and nothing is stored there.
+    """
 
 
 class IntegrityError(FsbackupError, OSError):

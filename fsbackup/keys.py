@@ -32,6 +32,8 @@ META_PREFIX = f"{RESERVED}/"
 MANIFESTS = f"{META_PREFIX}manifests/"
 INTENTS = f"{META_PREFIX}pending/"
 RECORDS = f"{META_PREFIX}records/"
+#: The name of a backend's marker (see `fsbackup.engine.marker`).
+MARKER = f"{META_PREFIX}backend"
 #: The suffix of the temp file of an unfinished local or generic write; listings skip it, repair deletes it.
 TEMP_SUFFIX = f"{RESERVED}-tmp"
 

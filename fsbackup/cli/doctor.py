@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
@@ -11,6 +13,8 @@ from fsbackup.cli.command import Command, open_config
 from fsbackup.errors import ConfigError
 
 if TYPE_CHECKING:
+    from fsbackup.backends import SingleBackend
+    from fsbackup.config import Config
     from fsbackup.replication.doctor import Check, Diagnosis
 
 #: The exit code of each health, from best to worst.
@@ -25,14 +29,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(args: Namespace) -> int:
-    from fsbackup import factory
     from fsbackup.replication.doctor import diagnose
 
     path, config = open_config(args)
     names = list(dict.fromkeys(args.backends)) or list(config.backends)
     if not names:
         raise ConfigError(f"{path} has no backend")
-    diagnoses = diagnose(factory.open_backend(config, name) for name in names)
+    diagnoses = diagnose(_open(config, names))
     health = max((each.health for each in diagnoses), key=list(_CODES).index)
     if args.json:
         render.print_json({"health": health, "backends": {each.backend: each.as_dict() for each in diagnoses}})
@@ -40,6 +43,20 @@ def _execute(args: Namespace) -> int:
         tables = [] if args.quiet else [_rows(diagnoses)]
         render.print_report(*tables, problems=_problems(diagnoses), verdict=_verdict(health, diagnoses))
     return _CODES[health]
+
+
+def _open(config: Config, names: Sequence[str]) -> list[SingleBackend]:
+    """Open backends, together with the others of their set: only these tell an unmounted disk from a new one."""
+    from fsbackup import factory
+    from fsbackup.replication.storage import ReplicatedStorage
+
+    opened: dict[str, SingleBackend] = {}
+    for name, settings in config.replication.items():
+        if not opened.keys().isdisjoint(settings.backends) or not set(settings.backends) & set(names):
+            continue
+        with suppress(ConfigError):  # of a backend without credentials, which is said below if it is asked for
+            opened.update(ReplicatedStorage.from_config(config, name).backends)
+    return [opened.get(name) or factory.open_backend(config, name) for name in names]
 
 
 def _rows(diagnoses: list[Diagnosis]) -> list[render.Row]:

@@ -37,6 +37,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="delete or replace proven copies also of more than 10 objects that are more than 5 %% of all",
     )
+    parser.add_argument(
+        "--accept-empty",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="fill this backend, which is empty and therefore refused: a new one, or a disk or bucket that lost "
+        "everything (can be repeated)",
+    )
     add_set(parser)
     add_dask(parser)
 
@@ -50,6 +58,7 @@ def _execute(args: Namespace) -> int:
             deep=args.deep,
             adopt=args.adopt,
             allow_many=args.yes,
+            accept_empty=args.accept_empty,
             on_step=lambda step: _print_step(args, step),
             executor=executor,
         )
@@ -102,8 +111,14 @@ COMMAND = Command(
     "more than 10 objects and more than 5 % of all would be deleted or replaced, these are reported and left, "
     "unless --yes is given. Each action is printed when it is done. The exit code is 3 if something remains, "
     "1 if an object has fewer proven copies than min_copies or is lost. When an unreachable backend answers "
-    "again, run repair again.",
-    examples=("fsbackup repair", "fsbackup repair backups/full --dry-run", "fsbackup repair --deep --set triple"),
+    "again, run repair again. A backend that is empty while others of its set are not is refused like one that is "
+    "unreachable, because it may be an unmounted disk or another bucket: --accept-empty NAME fills it.",
+    examples=(
+        "fsbackup repair",
+        "fsbackup repair backups/full --dry-run",
+        "fsbackup repair --deep --set triple",
+        "fsbackup repair --accept-empty disk2",
+    ),
     add_arguments=_add_arguments,
     execute=_execute,
 )

@@ -158,6 +158,9 @@ async def locate(
         plan = _unproven_plan(targets, key, states) if newest is None else None
     if plan is None:
         why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"
+        states = await records.with_doubts(states)
+        errors = {state.store.name: state.error for state in states if state.error is not None}
+        clear = records.clear_answers(states)
         proven = not errors or (not isinstance(newest, Manifest) and targets.is_quorum(clear))
         answered = [each.backend for each in states if each.error is None]
         raise absence_error(key, errors, why, answered, proven=proven)

@@ -46,6 +46,7 @@ async def size(targets: ReplicaSet, key: str) -> int | None:
         latest = versions.newest(await _with_records(replicas, key), targets.min_copies)
         if not isinstance(latest, Tombstone):
             return latest.size if latest else present[0].size
+    replicas = await records.with_doubts(replicas)
     errors = {replica.backend: replica.error for replica in replicas if replica.error is not None}
     if not errors or await _is_proven_absent(targets, replicas, key):
         return None

@@ -25,11 +25,12 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from fsbackup.aio import cancel_and_wait
+from fsbackup.engine import marker
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import (
     AccessDeniedError,
@@ -136,6 +137,11 @@ class ReplicaState:
         return isinstance(self.error, NewerFormatError)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether the replica answered that it has neither data nor a record."""
+        return self.stat is None and self.record is None and not self.damaged and self.error is None
+
+    @property
     def is_intact(self) -> bool:
         """Whether size and ETag of the data match the store's own manifest; the bytes are not read."""
         return self.manifest is not None and self.holds(self.manifest)
@@ -220,14 +226,25 @@ async def query(store: ObjectStore, key: str, *, with_data: bool = True) -> Repl
 async def state_or_error(
     store: ObjectStore, key: str, reading: Awaitable[ReplicaState], *, operation: str = "stat"
 ) -> ReplicaState:
-    """Await `reading`; return a state with the error when it fails or takes longer than `store.hard_timeout`."""
+    """Await `reading`; return a state with the error when it fails or takes longer than `store.hard_timeout`.
+
+    A state that has nothing counts only if the backend is the right one (see `marker`).
+    """
     try:
         async with asyncio.timeout(store.hard_timeout):
-            return await reading
+            replica = await reading
+        await marker.check(store, empty=replica.is_empty)
     except FsbackupError as error:
         return ReplicaState(store, error=error)
     except TimeoutError:
         return ReplicaState(store, error=timeout_error(store, operation, key))
+    return replica
+
+
+async def with_doubts(replicas: Sequence[ReplicaState]) -> list[ReplicaState]:
+    """Return the states, with an error in those that have nothing where that proves no absence (see `marker`)."""
+    doubts = await marker.doubts([each.store for each in replicas if each.is_empty])
+    return [replace(each, error=doubts.get(each.store.name, each.error)) for each in replicas]
 
 
 async def read_state(store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:

@@ -52,7 +52,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from fsbackup.aio import IdleTimeout, IdleTimeoutError, run_all, shield
-from fsbackup.engine import locks, records
+from fsbackup.engine import locks, marker, records
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.parts import Consumer, PartBuffer
 from fsbackup.engine.records import ReplicaState
@@ -135,6 +135,7 @@ class ReplicaUpload:
         finally:
             parts.close(consumer)
         version = manifest()
+        await marker.prepare(self.store)
         async with locks.exclusive(self.store, self._key):
             await self._commit_or_find(version)
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, ClassVar
 
+from fsbackup.engine import marker
 from fsbackup.engine.download import absence_error
 from fsbackup.errors import FsbackupError
 from fsbackup.filesystem import paths
@@ -60,7 +61,7 @@ async def list_directory(opened: OpenSet, name: str, key: str) -> dict[str, Info
         start_after = await _add_entries(listing, name, prefix, found)
         errors.update(listing.errors)
     if not found and key:
-        raise _not_found(opened, key, errors)
+        raise _not_found(opened, key, await _with_doubts(opened, errors))
     return found
 
 
@@ -106,8 +107,10 @@ async def iter_files(
                 yield _file_info(name, entry)
     if errors is not None:
         errors.update(listing.errors)
-    if not found and not _is_complete(opened, listing.errors):
-        raise _not_found(opened, key, listing.errors)
+    if not found:
+        unknown = await _with_doubts(opened, listing.errors)
+        if not _is_complete(opened, unknown):
+            raise _not_found(opened, key, unknown)
 
 
 async def is_directory(opened: OpenSet, key: str) -> bool:
@@ -128,6 +131,12 @@ async def is_directory(opened: OpenSet, key: str) -> bool:
 
 def _listed(opened: OpenSet, errors: dict[str, FsbackupError]) -> list[str]:
     return [store.name for store in opened.replica_set.stores if store.name not in errors]
+
+
+async def _with_doubts(opened: OpenSet, errors: dict[str, FsbackupError]) -> dict[str, FsbackupError]:
+    """Return the errors, also of replicas whose empty listing proves no absence."""
+    listed = [store for store in opened.replica_set.stores if store.name not in errors]
+    return {**errors, **await marker.doubts(listed)}
 
 
 def _is_complete(opened: OpenSet, errors: dict[str, FsbackupError]) -> bool:

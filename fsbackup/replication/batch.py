@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from fsbackup.aio import cancel_and_wait
+from fsbackup.engine import marker
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
@@ -184,6 +185,7 @@ class Batch:
                         return None
                     if stat.name in names:
                         found.add(stat.name)
+            await marker.check(store, empty=limit == LIST_WORTH * len(names))
         except FsbackupError as error:
             if isinstance(error, TransientError):
                 self._breaker.trip(store.name, error, time.monotonic() - started)

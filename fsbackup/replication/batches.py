@@ -25,6 +25,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from fsbackup import __version__
+from fsbackup.engine import marker
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.records import survey
 from fsbackup.engine.replicas import ReplicaSet
@@ -190,7 +191,9 @@ async def prepare_job(
 
     async def add(store: ObjectStore) -> None:
         try:
-            found.append(Fingerprint(store.name, store.location, await _first_names(store), this_machine()))
+            names = await _first_names(store)
+            await marker.check(store, empty=not names)
+            found.append(Fingerprint(store.name, store.location, names, this_machine()))
         except FsbackupError as error:
             errors[store.name] = error
 

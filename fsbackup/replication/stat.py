@@ -31,7 +31,7 @@ async def stat(targets: ReplicaSet, key: str, find_expired: FindExpired | None =
         unreachable = {each.backend: each.error for each in replicas if each.error is not None}
         status = classify(key, replicas, targets.min_copies, await find_expired(unreachable))
     if not any(each.stat is not None or each.is_newer for each in replicas):
-        raise _absent(targets, key, replicas, status.latest)
+        raise _absent(targets, key, await records.with_doubts(replicas), status.latest)
     return status
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast, get_args
 
 from fsbackup.backends import ErrorMode, SingleBackend, StorageBackend
-from fsbackup.engine import delete, restore, upload
+from fsbackup.engine import delete, marker, restore, upload
 from fsbackup.engine.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, Spool, Unproven
 from fsbackup.engine.results import DownloadReport, Report
 from fsbackup.engine.source import SourceLike, open_source
@@ -148,6 +148,7 @@ class ReplicatedStorage(StorageBackend):
             lasting=self._lasting(self._retention),
             groups=tuple(map(frozenset, groups)),
         )
+        marker.join(stores)
         self._origin = (os.path.abspath(origin), name) if origin is not None else None
 
     @classmethod
@@ -429,6 +430,7 @@ class ReplicatedStorage(StorageBackend):
         deep: bool = False,
         adopt: bool = False,
         allow_many: bool = False,
+        accept_empty: Sequence[str] = (),
         expired: IsExpired | None = None,
         on_step: Callable[[Step], None] | None = None,
         executor: Executor | None = None,
@@ -451,6 +453,11 @@ class ReplicatedStorage(StorageBackend):
             Delete or replace proven copies of any number of objects. By default nothing of that kind is done, and
             the objects are reported, where they are more than 10 and more than 5 % of those examined: many stale
             or deleted copies at once can be a forged record or a mistaken configuration.
+        accept_empty
+            Names of backends that are empty, and are to be filled: new ones, and disks or buckets that lost
+            everything. Without this a backend that is empty while others are not is refused like one that does not
+            answer, because it may be an unmounted disk or another bucket. Until a repair of the whole set has
+            filled it, what it lacks proves no absence.
         expired
             `expired(backend, key, modified)`: whether a backend's own retention deleted a key, which is then not
             missing there. By default the set's `retention` decides, from one more listing of the whole set.
@@ -464,11 +471,15 @@ class ReplicatedStorage(StorageBackend):
         ------
         NoHealthyReplicaError
             When no replica can be listed.
+        ConfigError
+            When `accept_empty` names a backend that the set does not have, or one that is not empty.
         """
+        checked = check_prefix(prefix)
+        if isinstance(accept_empty, str):
+            raise ValueError("accept_empty is a sequence of names, not one name")
+        run(marker.accept_empty(self._set.stores, accept_empty, dry_run=dry_run))
         is_expired, unreachable = run(self._expired(expired))
-        options = RepairOptions(
-            check_prefix(prefix), dry_run, deep, adopt, is_expired, unreachable, allow_many=allow_many
-        )
+        options = RepairOptions(checked, dry_run, deep, adopt, is_expired, unreachable, allow_many=allow_many)
         if executor is not None:
             return repair_with(executor, self._config(), self._set, options, on_step)
         return run(repair(self._set, options, on_step))

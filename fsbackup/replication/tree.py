@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fsbackup.aio import for_each
-from fsbackup.engine import restore
+from fsbackup.engine import marker, restore
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.restore import OnProgress
@@ -147,6 +147,8 @@ async def restore_tree(
     report.unlisted = {name: str(error) for name, error in walk.errors.items()}
     report.seconds = clock() - started
     if not report.objects and not report.failures:
+        doubts = await marker.doubts(each for each in targets.stores if each.name not in report.unlisted)
+        report.unlisted.update({name: str(error) for name, error in doubts.items()})
         listed = [store.name for store in targets.stores if store.name not in report.unlisted]
         raise _nothing_found(prefix, report.unlisted, proven=targets.is_quorum(listed))
     return report

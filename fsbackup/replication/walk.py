@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from fsbackup.engine import marker
 from fsbackup.engine.records import find_key, has_records_inside
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, combined_hint, summary
 from fsbackup.keys import MANIFESTS, encode_key, in_prefix, listed_key, manifest_key, manifest_name
@@ -215,6 +216,16 @@ class _Replica:
             for listing in self._listings:
                 listing.start()
             await self.advance_past(b"")
+        if self.error is None:
+            try:
+                await marker.check(self.store, empty=not self.order)
+            except FsbackupError as error:
+                await self._fail(error)
+
+    async def _fail(self, error: FsbackupError) -> None:
+        self.error = error
+        log.error("%s cannot be listed: %s", self.name, error.reason)
+        await self.stop()
 
     async def advance_past(self, order: bytes) -> None:
         """Move past the key of this order; an error ends both listings and is logged."""
@@ -223,9 +234,7 @@ class _Replica:
                 if listing.order == order:
                     await listing.advance()
         except FsbackupError as error:
-            self.error = error
-            log.error("%s cannot be listed: %s", self.name, error.reason)
-            await self.stop()
+            await self._fail(error)
         ahead = [each for each in self._listings if each.order and self.error is None]
         first = min(ahead, key=lambda each: each.order, default=None)
         self.order, self.key = (first.order, first.key) if first else (b"", "")
@@ -297,6 +306,8 @@ class _Listing:
                     await self._pages.put(page)
                     page = []
         except FsbackupError as error:
+            if page:
+                await self._pages.put(page)
             await self._pages.put(error)
             return
         if page:

@@ -300,6 +300,8 @@ class ObjectStore(ABC):
     capabilities: ClassVar[Capabilities] = Capabilities()
     #: Seconds beyond `timeout` after which a call that does not even fail is abandoned.
     hard_timeout_margin: ClassVar[float] = 5.0
+    #: Makes sure that this is the place that it was; set by `fsbackup.engine.marker`, None where nothing does.
+    guard: object | None = None
 
     def __init__(self, name: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         self.name = name

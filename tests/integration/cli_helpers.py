@@ -15,6 +15,7 @@ from typing import Any
 
 import fsbackup
 from tests.integration.warm_cli import warm_cli
+from tests.replication.raw_replicas import MARKER, RawDisk, mark
 
 CONFIG = """\
 version: 1
@@ -111,7 +112,11 @@ class Cli:
         return [sys.executable, "-m", "fsbackup", *arguments]
 
     def break_third(self) -> dict[str, str]:
-        """Return an environment in which the third disk can be neither read nor written."""
+        """Return an environment in which the third disk, in use as the others, can be neither read nor written."""
+        for number in range(1, 4):
+            raw = RawDisk(self.home / f"disk{number}")
+            if raw.get(MARKER) is None:
+                raw.put(MARKER, mark(number))
         (self.home / "no-directory").touch()
         return {"THIRD": "no-directory/disk3"}
 

@@ -153,7 +153,7 @@ def test_interrupted(
     bucket = s3.fresh_bucket(moto)
     with fault_proxy(bucket) as proxy:
         write_config(cli, proxy.endpoint)
-        hold = proxy.add(Hold(when), on=operation)  # type: ignore[arg-type]
+        hold = proxy.add(Hold(when), on=operation, key="doctor-")  # type: ignore[arg-type]
         with cli.started("doctor") as process:
             hold.wait_reached()
             assert len(s3.list_keys(bucket)) == 1

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.integration.cli_helpers import TIMEOUT, Cli, is_running, wait_until
+from tests.replication.raw_replicas import MARKER, RawDisk, mark
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import Hold, fault_proxy
 
@@ -409,6 +410,7 @@ backends:
 replication: {pair: {backends: [disk, s3], min_copies: 1}}
 """
     )
+    RawDisk(cli.home / "disk1").put(MARKER, mark())
     secrets = {"KEY": "the-key-id", "SECRET": "the-secret/with+signs"}
     for form in ("text", "json"):
         done = cli("put", "note", f"k-{form}", "-vv", "-c", "s3.yaml", "--log-format", form, env=secrets)

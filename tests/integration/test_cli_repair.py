@@ -108,3 +108,36 @@ def test_help(cli: Cli) -> None:
     """Its own help has examples, and the main page lists it."""
     assert "fsbackup repair backups/full --dry-run" in cli("repair", "--help").out.partition("examples:")[2]
     assert "  repair    restore missing" in cli("--help").out
+
+
+def test_a_disk_that_is_not_mounted_is_refused_until_it_is_accepted_empty(cli: Cli) -> None:
+    """Nothing lands on its mount point; every command goes on with the others, names it, and says what to do."""
+    (cli.home / "disk3").rename(cli.home / "away")
+    (cli.home / "disk3").mkdir()
+    question = "is the disk mounted? is this the bucket?"
+    for command in (("put", "note", "k"), ("run", "note"), ("status",), ("verify",), ("repair",)):
+        done = cli(*command)
+        assert done.code == 3, done
+        assert "disk3" in done.out + done.err
+        assert question in done.out + done.err
+        assert "`fsbackup repair --accept-empty disk3`" in done.out + done.err
+    (cli.home / "disk2").rename(cli.home / "away2")
+    (cli.home / "disk2").mkdir()
+    assert cli("get", "absent", "target").code == 1, "one of three is no quorum"
+    (cli.home / "disk2").rmdir()
+    (cli.home / "away2").rename(cli.home / "disk2")
+    assert cli("doctor").code == 1
+    assert list((cli.home / "disk3").iterdir()) == []
+    done = cli("repair", "--accept-empty", "disk3")
+    assert (done.code, done.out.splitlines()[-1].startswith("complete: 5 objects")) == (0, True), done
+    assert cli.stored("disk3") == cli.stored("disk1")
+    assert cli("put", "note", "k2").code == 0
+    assert cli("get", "absent", "target").code == 4
+
+
+def test_only_an_empty_backend_of_the_set_is_accepted(cli: Cli) -> None:
+    """Wrong usage: exit code 2, and the names that there are."""
+    done = cli("repair", "--accept-empty", "tape")
+    assert (done.code, "there are: disk1, disk2, disk3" in done.err) == (2, True), done
+    done = cli("repair", "--accept-empty", "disk1")
+    assert (done.code, "'disk1' is not empty" in done.err) == (2, True), done

@@ -258,17 +258,20 @@ def test_a_worker_without_the_secrets_is_named(setup: Setup, monkeypatch: pytest
 
 
 def test_a_worker_with_another_disk_is_refused(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On another machine an empty disk of the same path may be another one; an empty bucket is what it is."""
+    """An emptied place is refused at once; accepted, a bucket is what it is, and a disk may be another one."""
     monkeypatch.setattr(batches, "this_machine", lambda: "elsewhere/0")
     assert setup.verify().status == "complete"
     for item in client(setup.proxy.endpoint).list_objects_v2(Bucket=setup.proxy.endpoint.bucket)["Contents"]:
         client(setup.proxy.endpoint).delete_object(Bucket=setup.proxy.endpoint.bucket, Key=item["Key"])
-    report = setup.repair()
+    assert list(setup.repair().unreachable) == ["r2"]
+    report = setup.repair(accept_empty=["r2"])
     assert (report.status, dict(report.done)) == ("complete", {"refill": OBJECTS})
     shutil.rmtree(setup.home / "two")
-    with pytest.raises(ConfigError, match=r"two: .*/two seems to be other storage than on elsewhere: it is empty"):
-        setup.repair()
+    assert list(setup.repair().unreachable) == ["two"]
     assert not (setup.home / "two").exists()
+    with pytest.raises(ConfigError, match=r"two: .*/two seems to be other storage than on elsewhere: it is empty"):
+        setup.repair(accept_empty=["two"])
+    assert [path.name for path in (setup.home / "two").rglob("*") if path.is_file()] == ["backend"]
 
 
 @pytest.mark.parametrize(

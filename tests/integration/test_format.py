@@ -14,7 +14,7 @@ import pytest
 
 import fsbackup
 from fsbackup import LocalStorage, ReplicatedStorage
-from tests.replication.raw_replicas import manifest_name
+from tests.replication.raw_replicas import MARKER, manifest_name
 from tests.replication.rig import PART, ReplicaRig, content, make_rig
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint, client
@@ -58,7 +58,7 @@ def test_the_program_proves_a_file_on_a_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 100, PART + 1])
 def test_an_object_in_a_bucket_carries_its_proof(rig: ReplicaRig, size: int) -> None:
-    """The manifest is in the metadata, or in the object that the metadata names; nothing else is there."""
+    """The manifest is in the metadata, or in the object that the metadata names; beside it is only the marker."""
     rig.store().replicate(rig.file(content(size)), KEY)
     for role in ("r2", "b2"):
         endpoint, name = rig.endpoints[role], f"{rig.prefix}/{KEY}"
@@ -69,7 +69,7 @@ def test_an_object_in_a_bucket_carries_its_proof(rig: ReplicaRig, size: int) -> 
             record_name = f"{rig.prefix}/.fsbackup/records/{KEY}/{record}"
             record, stored = s3.read_bytes(endpoint, record_name).decode(), {name, record_name}
         assert prove(s3.read_bytes(endpoint, name), record.encode(), KEY)["size"] == size
-        assert set(s3.list_keys(endpoint, rig.prefix)) == stored
+        assert set(s3.list_keys(endpoint, rig.prefix)) == {*stored, f"{rig.prefix}/{MARKER}"}
 
 
 def test_a_copy_under_another_name_is_not_believed(rig: ReplicaRig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -202,6 +203,9 @@ def test_the_deployment_runs(
     mending = block_with("fsbackup doctor").replace("--sample 1/30", "|| test $? = 3")
     report = shell(secrets + mending, where, **environ)
     assert "missing" in report
+    assert (where / "local/backups/adhoc/shop.sql").read_bytes() == (where / "restored.sql").read_bytes()
+    shutil.rmtree(where / "local")
+    assert "complete" in shell(secrets + block_with("--accept-empty"), where, **environ)
     assert (where / "local/backups/adhoc/shop.sql").read_bytes() == (where / "restored.sql").read_bytes()
     pruned = shell(secrets + block_with("fsbackup prune"), where, **environ)
     assert "dry run: 0 copies would be deleted" in pruned

@@ -14,6 +14,7 @@ from fsbackup.errors import BackendError, ConflictError, ObjectNotFoundError
 from fsbackup.stores.base import ObjectStat, ObjectStore, ObjectWriter, Part, WritePlan
 
 META = ".fsbackup/"
+MARKER = f"{META}backend"
 
 
 class Gate:
@@ -77,9 +78,14 @@ class MemoryStore(ObjectStore):
             self._highest = max(self._highest, number)
             self._progress.notify_all()
 
+    @property
+    def stored(self) -> dict[str, bytes]:
+        """All that is stored but the backend's marker."""
+        return {name: data for name, data in self.objects.items() if name != MARKER}
+
     def place(self, name: str, data: bytes) -> None:
         self.objects[name] = data
-        if name.startswith(META):
+        if name.startswith(META) and name != MARKER:
             self._proven.set()
 
     @property

@@ -17,7 +17,7 @@ from fsbackup.loop import run
 from fsbackup.replication.classify import IsExpired
 from fsbackup.replication.prune import PruneOptions, PruneReport, find_expired, prune
 from fsbackup.retention import Retention
-from tests.replication.raw_replicas import RawDisk, blocks, manifest_name, sealed
+from tests.replication.raw_replicas import MARKER, RawDisk, blocks, manifest_name, mark, sealed
 
 DAY = 86_400.0
 BLOCK = 1 << 20
@@ -68,8 +68,8 @@ class Disks:
     def __init__(self, root: Path, names: Iterable[str] = "abc") -> None:
         self.root = root
         self.raw_replicas = {name: RawDisk(root / name) for name in names}
-        for raw in self.raw_replicas.values():
-            raw.base.mkdir(exist_ok=True)
+        for number, raw in enumerate(self.raw_replicas.values()):
+            raw.put(MARKER, mark(number))
         self.now = time.time()
 
     def store(self, rules: Mapping[str, Retention], **options: Any) -> ReplicatedStorage:

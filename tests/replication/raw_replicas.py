@@ -26,6 +26,14 @@ PENDING = ".fsbackup/pending/"
 RECORDS = ".fsbackup/records/"
 #: The empty file by which processes lock keys on a disk; it stays.
 LOCK = ".fsbackup/lock"
+#: The marker of a backend, and what a complete one may look like.
+MARKER = ".fsbackup/backend"
+
+
+def mark(number: int = 0) -> bytes:
+    """Return a marker; each number gives another one."""
+    fields = {"format": 1, "kind": "backend", "id": f"{number:032x}", "created_at": "2025-10-05T12:00:00+00:00"}
+    return json.dumps(fields).encode()
 
 
 def _is_busy(error: BaseException) -> bool:
@@ -86,7 +94,7 @@ class RawReplica(Records):
 
     @abstractmethod
     def names(self) -> set[str]:
-        """Return every name there is, our own records and temp files too."""
+        """Return every name there is, our own records and temp files too, without the marker."""
 
     def everything(self) -> dict[str, bytes]:
         """Return all that is stored, by name."""
@@ -126,7 +134,7 @@ class RawDisk(RawReplica):
 
     def names(self) -> set[str]:
         found = {str(path.relative_to(self.base)) for path in self.base.rglob("*") if not path.is_dir()}
-        return found - {LOCK}
+        return found - {LOCK, MARKER}
 
 
 @dataclass(frozen=True)
@@ -176,11 +184,12 @@ class RawBucket(RawReplica):
             manifest, place = self._manifest_of(name)
             found |= set() if manifest is None else {manifest_name(name)}
             found -= {place}
-        return found
+        return found - {MARKER}
 
     def everything(self) -> dict[str, bytes]:
         keys = s3.list_keys(self.endpoint, self.prefix)
         stored = {key.removeprefix(self.prefix): s3.read_bytes(self.endpoint, key) for key in keys}
+        stored.pop(MARKER, None)
         found = dict(stored)
         for name in stored:
             if name.startswith(".fsbackup/"):

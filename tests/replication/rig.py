@@ -14,7 +14,7 @@ from typing import Any, Literal
 from fsbackup import BackblazeB2Storage, CloudflareR2Storage, LocalStorage, ReplicatedStorage, S3Storage
 from fsbackup.backends import SingleBackend
 from tests.integration.cli_helpers import wait_until
-from tests.replication.raw_replicas import RawBucket, RawDisk, RawReplica
+from tests.replication.raw_replicas import MARKER, RawBucket, RawDisk, RawReplica, mark
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import FaultProxy, fault_proxy
 
@@ -124,13 +124,15 @@ def connect(role: str, endpoint: S3Endpoint, prefix: str, **options: Any) -> Sin
 
 @contextmanager
 def make_rig(r2: S3Endpoint, b2: S3Endpoint, tmp: Path, *, proxied: bool) -> Iterator[ReplicaRig]:
-    """Yield three empty replicas: a new directory, and a new prefix in the bucket of each server."""
+    """Yield three replicas that have nothing but their markers, below a new prefix of each server's bucket."""
     prefix = f"t{secrets.token_hex(6)}"
     tmp = tmp / "outside"
     tmp.mkdir()
     servers = {"r2": r2, "b2": b2}
     raw_replicas: dict[str, RawReplica] = {"local": RawDisk(tmp.parent / "base")}
     raw_replicas |= {name: RawBucket(server, f"{prefix}/") for name, server in servers.items()}
+    for number, raw in enumerate(raw_replicas.values()):
+        raw.put(MARKER, mark(number))
     with ExitStack() as stack:
         proxies = {name: stack.enter_context(fault_proxy(each)) for name, each in servers.items() if proxied}
         endpoints = {name: proxies[name].endpoint for name in proxies} or servers

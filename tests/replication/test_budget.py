@@ -98,5 +98,5 @@ def test_a_batch_keeps_to_its_memory(tmp_path: Path, count: PartCount) -> None:
     slots = 24
     store = ReplicatedStorage([backend(each) for each in stores], part_size=PART, memory=slots * PART)
     assert all(store.replicate_many(items))
-    assert len(stores[0].objects) == 2 * len(items)
+    assert len(stores[0].stored) == 2 * len(items)
     assert count.most <= slots + 2  # and what two threads are letting go of

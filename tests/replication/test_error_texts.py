@@ -16,6 +16,7 @@ from fsbackup.filesystem import FsbackupFileSystem
 from fsbackup.replication.batch import LIST_FROM
 from fsbackup.stores.base import ObjectStat
 from tests.replication.memory import MemoryStore, backend
+from tests.replication.raw_replicas import MARKER, mark
 
 CONFIG = """\
 version: 1
@@ -56,7 +57,9 @@ class Refusing(Away):
 
 
 def storage(*stores: MemoryStore) -> ReplicatedStorage:
-    """Return a set of which one copy is enough."""
+    """Return a set in use of which one copy is enough."""
+    for number, each in enumerate(stores):
+        each.place(MARKER, mark(number))
     return ReplicatedStorage([backend(each) for each in stores], min_copies=1, errors="raise")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from fsbackup.engine.results import Report
-from tests.replication.raw_replicas import manifest_name, pending_name
+from tests.replication.raw_replicas import MARKER, manifest_name, mark, pending_name
 from tests.replication.rig import MIB, PART, ReplicaRig, content
 from tests.servers.faults import Drop, Fault, LoseResponse, Refuse, Stall, Status, WrongEtag
 
@@ -140,10 +141,10 @@ def test_too_few_copies_is_failed(rig: ReplicaRig) -> None:
 @pytest.fixture
 def small_disk(rig: ReplicaRig) -> Iterator[ReplicaRig]:
     """Mount a disk of 8 MiB as the local replica's base."""
-    rig.base.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", rig.base], capture_output=True)
     if done.returncode:
         pytest.skip("needs the right to mount")
+    rig.raw_replicas["local"].put(MARKER, mark())
     yield rig
     subprocess.run(["umount", rig.base], check=True)
 
@@ -160,11 +161,12 @@ def test_a_full_disk_fails_only_the_local_replica(small_disk: ReplicaRig, kind: 
             report = store.replicate(stream, KEY)
     assert_degraded(small_disk, report, "local", {"OutOfSpaceError"}, content(LARGE))
     assert small_disk.raw_replicas["local"].names() == set()
-    assert list(small_disk.base.iterdir()) == []
+    assert [path.name for path in small_disk.base.iterdir()] == [".fsbackup"]
 
 
 def test_an_unusable_base_fails_only_the_local_replica(rig: ReplicaRig) -> None:
     """A base path that is a file fails that replica and no other."""
+    shutil.rmtree(rig.base)
     rig.base.write_bytes(b"in the way")
     report = rig.store(min_copies=2).replicate(rig.file(content(MIB)), KEY)
     assert report.status == "degraded"

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("count")
 
 def assert_nothing(store: MemoryStore) -> None:
     """Check that a failed store shows nothing, and discarded what it had received."""
-    assert (store.objects, store.aborted) == ({}, 1)
+    assert (store.stored, store.aborted) == ({}, 1)
 
 
 def test_a_source_changed_behind_a_lagging_replica_fails_only_that_replica(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from fsbackup.replication.ls import SetListing
 from fsbackup.retention import Retention
 from tests.replication.memory import MemoryStore, backend
 from tests.replication.prune_helpers import record
+from tests.replication.raw_replicas import MARKER, mark
 from tests.replication.rig import ReplicaRig, make_rig
 from tests.servers.endpoint import S3Endpoint, fresh_bucket
 from tests.servers.faults import Refuse, Status
@@ -273,6 +274,7 @@ def test_a_listing_queries_many_objects_at_once_and_cancels_the_rest() -> None:
     alone = ReplicatedStorage([backend(full)], errors="raise")
     for number in range(40):
         assert alone.replicate(io.BytesIO(b"x"), f"k/{number:02}").status == "complete"
+    empty.place(MARKER, mark())
     both = ReplicatedStorage([backend(empty), backend(full)], errors="raise")
     asked = []
 

@@ -13,6 +13,7 @@ from fsbackup.engine.results import Report
 from fsbackup.errors import BackendUnavailableError, ConfigError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.retention import Retention
 from tests.replication.memory import MemoryStore, backend
+from tests.replication.raw_replicas import MARKER, mark
 from tests.replication.rig import ReplicaRig, content
 from tests.servers.faults import Refuse
 
@@ -41,8 +42,10 @@ class Away(MemoryStore):
 def make_set(
     count: int = 3, min_copies: int = 2, away: str = "", **options: Any
 ) -> tuple[dict[str, Away], ReplicatedStorage]:
-    """Return stores a, b, c, and the set of them; those in `away` do not answer."""
+    """Return stores a, b, c in use, and the set of them; those in `away` do not answer."""
     stores = {name: Away(name) for name in "abcde"[:count]}
+    for number, each in enumerate(stores.values()):
+        each.place(MARKER, mark(number))
     for name in away:
         stores[name].away = True
     backends = [backend(each) for each in stores.values()]

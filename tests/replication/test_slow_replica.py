@@ -41,7 +41,7 @@ def test_one_held_replica_holds_up_no_other(rereadable: dict[str, Any], count: P
     for store in (fast, other):
         store.wait_proven()
         assert has_it(store)
-    assert not slow.objects
+    assert not slow.stored
     gate.release()
     assert upload.report().status == "complete", upload.report().as_dict()
     assert has_it(slow)
@@ -58,7 +58,7 @@ def test_two_held_replicas_hold_up_no_other(rereadable: dict[str, Any], count: P
         store.wait_proven()
     gates[0].release()
     slow.wait_proven()
-    assert not slower.objects
+    assert not slower.stored
     gates[1].release()
     assert upload.report().status == "complete", upload.report().as_dict()
     assert all(has_it(store) for store in (slower, slow, fast, other))
@@ -106,7 +106,7 @@ def test_a_stream_slowed_for_too_long_fails_the_slow_replica_only() -> None:
     assert result.error_type == "BackendUnavailableError"
     assert "slow" in str(result.error)
     assert has_it(fast)
-    assert (slow.objects, slow.aborted) == ({}, 1)
+    assert (slow.stored, slow.aborted) == ({}, 1)
 
 
 def test_a_stream_is_read_again_from_a_local_directory(tmp_path: Path, count: PartCount) -> None:
@@ -116,7 +116,7 @@ def test_a_stream_is_read_again_from_a_local_directory(tmp_path: Path, count: Pa
     gate = slow.hold(2)
     upload = Upload([local, slow], io.BytesIO(DATA))
     wait_until((base / manifest_name(KEY)).exists)
-    assert not slow.objects
+    assert not slow.stored
     gate.release()
     assert upload.report().status == "complete", upload.report().as_dict()
     assert (base / KEY).read_bytes() == DATA

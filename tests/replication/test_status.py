@@ -13,7 +13,7 @@ from fsbackup.replication.classify import classify_listed
 from fsbackup.replication.status import SetStatus
 from fsbackup.replication.walk import KeyEntry, ReplicaEntry
 from fsbackup.stores.base import ObjectStat
-from tests.replication.raw_replicas import manifest_name
+from tests.replication.raw_replicas import MARKER, RawDisk, manifest_name, mark
 from tests.replication.rig import ReplicaRig
 from tests.servers.faults import Refuse
 
@@ -122,6 +122,7 @@ def _key_of(name: str) -> str:
 
 def test_a_new_replica_is_missing_everything_for_no_request(stored: ReplicaRig) -> None:
     """What has neither data nor manifest on a replica that lists well is missing there; nobody is asked."""
+    RawDisk(stored.tmp / "new").put(MARKER, mark())
     disk = LocalStorage(stored.tmp / "new", name="new")
     store = ReplicatedStorage([*(stored.backend(name) for name in NAMES), disk], min_copies=2)
     status = store.status()

@@ -31,6 +31,7 @@ PARENTS = {
     "NewerFormatError": (BackendError,),
     "TransientError": (BackendError,),
     "BackendUnavailableError": (errors.TransientError,),
+    "WrongBackendError": (errors.BackendUnavailableError,),
     "IntegrityError": (FsbackupError, OSError),
     "DiscardedError": (FsbackupError, OSError),
     "ReplicationError": (FsbackupError, OSError),

@@ -18,6 +18,7 @@ from fsbackup.config import Config, parse_config
 from fsbackup.jobs import FileResult, JobReport, run_job
 from fsbackup.jobs.sources import FoundKeys
 from tests.replication.prune_helpers import Disks
+from tests.replication.raw_replicas import MARKER, RawDisk, mark
 
 RunJob = Callable[..., JobReport]
 
@@ -33,8 +34,10 @@ def tree(tmp_path: Path) -> Path:
 
 
 def config(tmp_path: Path, *, broken: bool = False, min_copies: int = 2, **job: Any) -> Config:
-    """Return a configuration with three disks, the third of which can be one that nothing can be stored on."""
+    """Return a configuration with three disks in use, the third of which can be one that does not work."""
     (tmp_path / "no-directory").touch()
+    for number in range(1, 4):
+        RawDisk(tmp_path / f"disk{number}").put(MARKER, mark(number))
     third = "no-directory" if broken else "disk3"
     settings = {"source": {"path": "source"}, "destination": "k/{relpath}", "replication": "triple", **job}
     return parse_config(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fsbackup import clock
 from fsbackup.engine.clock_skew import MAX_CLOCK_SKEW
@@ -33,8 +33,11 @@ _CONSEQUENCES = {
 }
 
 
-def checks(store: ObjectStore, result: ProbeResult) -> Iterator[Check]:
-    """Yield one check for each operation and for each fact that a person can act on."""
+def checks(store: ObjectStore, result: ProbeResult, namesakes: Sequence[str] = ()) -> Iterator[Check]:
+    """Yield one check for each operation and for each fact that a person can act on.
+
+    `namesakes` are the other backends whose markers have the same id.
+    """
     failure = _connect_error(result)
     if failure is not None:
         yield Check("connect", "failed", f"{store.location}: {failure.message}", _advice(failure, result))
@@ -52,10 +55,13 @@ def checks(store: ObjectStore, result: ProbeResult) -> Iterator[Check]:
     yield from _check_uploads(result)
     yield from _check_lifecycle(result)
     yield _check_space(result)
+    yield from _check_marker(result, namesakes)
 
 
 def _connect_error(result: ProbeResult) -> FsbackupError | None:
     """Return the error that makes the backend useless: nothing answers, or everything is refused."""
+    if result.refusal is not None:
+        return result.refusal
     listing = result.trials["list"]
     if listing is None:
         return None
@@ -209,3 +215,17 @@ def _check_space(result: ProbeResult) -> Check:
     if free >= _LOW_SPACE:
         return Check("space", "ok", detail)
     return Check("space", "warning", detail, "free space on it, or shorten its retention")
+
+
+def _check_marker(result: ProbeResult, namesakes: Sequence[str]) -> Iterator[Check]:
+    """Warn about a marker that another backend has, too, and about a backend that is still to be filled."""
+    if namesakes:
+        detail = f"its id is the same as of {' and '.join(namesakes)}: one place under two names, or a clone"
+        advice = (
+            "give each backend a place of its own; on a cloned disk delete `.fsbackup/backend`, the next upload"
+            " makes another one"
+        )
+        yield Check("marker", "warning", detail, advice)
+    if result.mark is not None and result.mark.is_filling:
+        detail = "it was accepted empty and has not been filled completely: what it lacks proves nothing"
+        yield Check("marker", "warning", detail, "run `fsbackup repair`")

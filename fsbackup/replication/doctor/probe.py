@@ -12,6 +12,7 @@ from typing import Any
 from fsbackup import clock
 from fsbackup.aio import shield
 from fsbackup.engine import records
+from fsbackup.engine.marker import Mark, check, read_marker
 from fsbackup.errors import (
     AccessDeniedError,
     BackendError,
@@ -20,6 +21,7 @@ from fsbackup.errors import (
     FsbackupError,
     IntegrityError,
     ObjectNotFoundError,
+    WrongBackendError,
     as_backend_error,
 )
 from fsbackup.events import log
@@ -62,6 +64,10 @@ class ProbeResult:
         Seconds by which the probe's time is ahead of this machine's clock, None when the store returned none.
     left_behind
         The probe, when it could not be deleted.
+    refusal
+        Why the backend is taken for another one than it was; nothing else was tried then.
+    mark
+        Its marker, None when it has none or it could not be read.
     """
 
     trials: dict[str, FsbackupError | None] = field(default_factory=dict)
@@ -70,6 +76,8 @@ class ProbeResult:
     old_probes: list[str] = field(default_factory=list)
     clock_ahead: float | None = None
     left_behind: str | None = None
+    refusal: WrongBackendError | None = None
+    mark: Mark | None = None
 
     def worked(self, name: str) -> bool:
         """Tell whether the operation was tried, without an error."""
@@ -100,12 +108,25 @@ class Probe:
     async def _try_all(self) -> None:
         if not await self._try("list", self._list) and not self._refused("list"):
             return  # no server, or no bucket or directory: every other operation would fail the same way
+        await self._look_at_marker()
+        if self._result.refusal is not None:
+            return
         await self._try_operations()
         if self._result.worked("list"):
             await self._try("records", self._read_latest_record)
         await self._try("facts", self._read_info)
         if self._may_exist:
             await self._delete()
+
+    async def _look_at_marker(self) -> None:
+        """Find out whether it is the right backend; what it does not answer is left to the operations."""
+        try:
+            await check(self._store, empty=True)
+            self._result.mark = await read_marker(self._store)
+        except WrongBackendError as error:
+            self._result.refusal = error if error.cause is None else None
+        except FsbackupError as error:
+            log.debug("%s: its marker cannot be read: %s", self._store.name, error)
 
     async def _try_operations(self) -> None:
         if self._refused("list"):

@@ -22,7 +22,7 @@ class Check(Serializable):
     ----------
     name
         ``connect``, ``list``, ``write``, ``read``, ``create-only``, ``delete``, ``records``, ``clock``,
-        ``versions``, ``uploads``, ``rules`` or ``space``.
+        ``versions``, ``uploads``, ``rules``, ``space`` or ``marker``.
     outcome
         See `CheckOutcome`.
     detail
@@ -51,7 +51,8 @@ class Diagnosis(Serializable):
         Where it is, for people.
     checks
         In the order of the names above. Where the backend cannot be reached, or refuses everything, only
-        ``connect`` and ``clock``; without what does not apply to the backend, such as rules to a disk.
+        ``connect`` and ``clock``; without what does not apply to the backend, such as rules to a disk, and without
+        a marker that is as it should be.
     seconds
         How long it took.
     left_behind

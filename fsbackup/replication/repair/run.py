@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from fsbackup.aio import for_each
+from fsbackup.engine import marker
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.loop import run
@@ -56,7 +57,15 @@ async def repair(targets: ReplicaSet, options: RepairOptions, on_step: OnStep | 
     walk = Walk(targets.stores, options.prefix, unreachable=unreachable)
     await for_each(key_tasks(walk, intents=intents), repairer.repair, WORKERS)
     await repairer.release()
-    return await repairer.finish(walk.errors)
+    report = await repairer.finish(walk.errors)
+    await _finish_markers(targets, report)
+    return report
+
+
+async def _finish_markers(targets: ReplicaSet, report: RepairReport) -> None:
+    """Let replicas that were accepted empty count for absence again, after all of the set was brought there."""
+    if not (report.prefix or report.dry_run or report.failed or report.unreachable):
+        await marker.finish(targets.stores)
 
 
 def repair_with(
@@ -85,6 +94,7 @@ def repair_with(
                 for step in part.steps:
                     on_step(step)
     report = report.plus(run(_clear_after(targets, options, on_step, report, walk.errors)))
+    run(_finish_markers(targets, report))
     return replace(report, seconds=time.monotonic() - started)
 
 
