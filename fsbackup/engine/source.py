@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 import os
-import select
+import selectors
 import stat
 import threading
 import time
@@ -353,7 +353,9 @@ class StreamSource(Source):
     def _read_some(self, length: int) -> bytes:
         """Read once. A non-blocking stream returns None while it has no data; then wait until it has."""
         while (piece := self._stream.read(length)) is None:
-            select.select([self._stream], [], [])
+            with selectors.DefaultSelector() as selector:  # `select.select` knows 1,024 descriptors
+                selector.register(self._stream, selectors.EVENT_READ)
+                selector.select()
         return piece
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import threading
@@ -134,8 +135,13 @@ def test_an_empty_stream_in_a_batch_is_an_outcome(rig: ReplicaRig) -> None:
 
 
 def test_a_stream_that_is_not_ready_is_not_at_its_end(each_rig: ReplicaRig) -> None:
-    """A non-blocking pipe returns None between its bytes; taken for the end, that would lose the rest."""
-    reading, writing = os.pipe()
+    """A non-blocking pipe returns None between its bytes; taken for the end, that would lose the rest.
+
+    Its number is above what `select` takes, as in a process with many open files.
+    """
+    low, writing = os.pipe()
+    reading = fcntl.fcntl(low, fcntl.F_DUPFD, 2000)
+    os.close(low)
     os.set_blocking(reading, False)
     asked = threading.Event()
 

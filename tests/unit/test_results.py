@@ -79,6 +79,7 @@ def test_json_of_a_download() -> None:
         "sha256": "ab",
         "verified": True,
         "already": False,
+        "proven": True,
         "replicas": {"r2": 3},
         "failed": {"b2": "timeout"},
         "seconds": 0.123,
