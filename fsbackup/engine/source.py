@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 import os
-import selectors
+import select
 import stat
 import threading
 import time
@@ -353,9 +353,9 @@ class StreamSource(Source):
     def _read_some(self, length: int) -> bytes:
         """Read once. A non-blocking stream returns None while it has no data; then wait until it has."""
         while (piece := self._stream.read(length)) is None:
-            with selectors.DefaultSelector() as selector:  # `select.select` knows 1,024 descriptors
-                selector.register(self._stream, selectors.EVENT_READ)
-                selector.select()
+            poll = select.poll()  # unlike `select.select` for any descriptor, not just the first 1,024
+            poll.register(self._stream, select.POLLIN)
+            poll.poll()
         return piece
 
 

@@ -113,13 +113,12 @@ def http_proxy(tls_folder: Path | None = None) -> Iterator[ProxyPlace]:
 def _relay(one: socket.socket, other: socket.socket) -> None:
     """Pass bytes both ways until one side closes."""
     with suppress(OSError), selectors.DefaultSelector() as selector:  # select.select knows 1,024 descriptors
-        for sock in (one, other):
-            selector.register(sock, selectors.EVENT_READ)
+        for each in (one, other):
+            selector.register(each, selectors.EVENT_READ, each)
         while True:
             pending = isinstance(one, ssl.SSLSocket) and one.pending()
-            ready = [one] if pending else [key.fileobj for key, _ in selector.select()]
+            ready = [one] if pending else [key.data for key, _ in selector.select()]
             for sock in ready:
-                assert isinstance(sock, socket.socket)
                 data = sock.recv(65536)
                 if not data:
                     return
