@@ -221,6 +221,7 @@ def test_absence_must_be_proven(buckets: ConfiguredSet, path: str) -> None:
 
 def test_absence_is_proven_where_all_must_confirm(buckets: ConfiguredSet, path: str) -> None:
     """Then one of them is enough."""
+    buckets.fs().pipe_file(f"{path}.other", b"1")
     buckets.proxies["moto0"].add(Refuse())
     fs = buckets.fs()
     assert not fs.exists(path)

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -298,6 +299,7 @@ def test_a_missing_bucket_is_never_absence(rig: ReplicaRig) -> None:
 
 def test_a_missing_base_directory_is_never_absence(rig: ReplicaRig) -> None:
     """A disk that may be unmounted (`create=False`) is an outage, not an empty backend."""
+    shutil.rmtree(rig.base)
     local = rig.backend("local", create=False, errors="raise")
     with pytest.raises(FsbackupError) as caught:
         local.exists(KEY)

@@ -108,6 +108,8 @@ class Probe:
     async def _try_all(self) -> None:
         if not await self._try("list", self._list) and not self._refused("list"):
             return  # no server, or no bucket or directory: every other operation would fail the same way
+        if self._refused("list"):  # asked first: a store that was shown the marker knows that its bucket is there
+            self._result.reports_absence = await self._try("absent", lambda: self._store.stat(self._probe))
         await self._look_at_marker()
         if self._result.refusal is not None:
             return
@@ -120,6 +122,8 @@ class Probe:
 
     async def _look_at_marker(self) -> None:
         """Find out whether it is the right backend; what it does not answer is left to the operations."""
+        if self._stopped_answering:
+            return
         try:
             await check(self._store, empty=True)
             self._result.mark = await read_marker(self._store)
@@ -129,8 +133,6 @@ class Probe:
             log.debug("%s: its marker cannot be read: %s", self._store.name, error)
 
     async def _try_operations(self) -> None:
-        if self._refused("list"):
-            self._result.reports_absence = await self._try("absent", lambda: self._store.stat(self._probe))
         if await self._try("write", self._write):
             await self._try("read", self._read_back)
             await self._try("create-only", self._create_again)
