@@ -36,6 +36,8 @@ class Replicas(RuleBasedStateMachine):
             (self.tmp / name).mkdir()
         backends = [LocalStorage(self.tmp / name, name=name, create=False) for name in NAMES]
         self.store = ReplicatedStorage(backends, min_copies=MIN_COPIES, errors="raise")
+        assert self.store.replicate(io.BytesIO(b"1"), "first")  # the set is in use from now on
+        assert self.store.remove("first")
 
     def teardown(self) -> None:
         shutil.rmtree(self.tmp)
