@@ -36,7 +36,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Mapping
-from copy import copy
 from typing import Self
 
 from fsbackup.redact import redact
@@ -84,7 +83,10 @@ class FsbackupError(Exception):
 
     def of(self, operation: str | None, key: str | None) -> Self:
         """Return the same error of another operation or key; None for an error that concerns every key."""
-        error = copy(self)
+        # Not by `copy`, which libraries that pickle exceptions (tblib, of Dask's) make return the same object.
+        error = type(self).__new__(type(self), *self.args)
+        error.args = self.args
+        error.__dict__.update(self.__dict__)
         error.operation, error.key, error.__cause__ = operation, key, self.__cause__
         return error
 

@@ -90,8 +90,10 @@ class ConfiguredSet:
             backends[name]["timeout"] = proxy.patience(10.0)
         rule = {"backends": list(backends), "min_copies": self.min_copies or len(backends)}
         config = {"version": 1, "backends": backends, "replication": {SET: rule}}
-        self.config.touch(mode=0o600)  # it has secrets, and a file that others can read is warned of
-        self.config.write_text(yaml.safe_dump(config))
+        new = self.config.with_suffix(".new")
+        new.touch(mode=0o600)  # it has secrets, and a file that others can read is warned of
+        new.write_text(yaml.safe_dump(config))
+        new.replace(self.config)  # a thread may be reading it
 
     def data(self, backend: str, key: str) -> str:
         """Return a part of the name of an object's data in a bucket, which is no part of its manifest's name."""
