@@ -145,11 +145,10 @@ async def locate(
         with_data = True
         states = await _survey(targets, key, breaker, with_data=True)
     newest = versions.newest(states, targets.min_copies, with_data=with_data)
-    errors = {state.store.name: state.error for state in states if state.error is not None}
+    errors = _errors(states)
     newer = records.refusal(states, "download")
     if newer is not None and not _is_proven_newest(states, newest, targets.min_copies, with_data=with_data):
         raise newer
-    clear = records.clear_answers(states)
     if isinstance(newest, Manifest):
         plan = _proven_plan(targets, newest, states, with_data=with_data)
         if plan is None and not errors:
@@ -157,18 +156,28 @@ async def locate(
     else:
         plan = _unproven_plan(targets, key, states) if newest is None else None
     if plan is None:
-        why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"
-        states = await records.with_doubts(states)
-        errors = {state.store.name: state.error for state in states if state.error is not None}
-        clear = records.clear_answers(states)
-        proven = not errors or (not isinstance(newest, Manifest) and targets.is_quorum(clear))
-        answered = [each.backend for each in states if each.error is None]
-        raise absence_error(key, errors, why, answered, proven=proven)
+        raise await _absence(targets, key, states, newest)
     _log_survey(key, states, newest, errors if breaker is None else {})
-    proven = targets.is_quorum(clear)
+    proven = targets.is_quorum(records.clear_answers(states))
     if not proven:
         _report_unproven(targets, key, errors)
     return ObjectReader(plan, ReadLog(key, errors), selector or ReplicaSelector(), proven)
+
+
+async def _absence(
+    targets: ReplicaSet, key: str, states: Sequence[ReplicaState], newest: Record | None
+) -> FsbackupError:
+    """Return the error for a key of which no replica that answered has the data."""
+    states = await records.with_doubts(states)
+    errors = _errors(states)
+    proven = not isinstance(newest, Manifest) and targets.is_quorum(records.clear_answers(states))
+    why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"
+    answered = [each.backend for each in states if each.error is None]
+    return absence_error(key, errors, why, answered, proven=proven or not errors)
+
+
+def _errors(states: Sequence[ReplicaState]) -> dict[str, FsbackupError]:
+    return {state.backend: state.error for state in states if state.error is not None}
 
 
 def _report_unproven(targets: ReplicaSet, key: str, errors: Mapping[str, FsbackupError]) -> None:

@@ -205,9 +205,9 @@ class Faults(RuleBasedStateMachine):
 
 # Derandomized: every run does the same, and a failure prints the steps that lead to it.
 LONG = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, derandomize=True, database=None, print_blob=True
+    max_examples=25, stateful_step_count=40, deadline=None, derandomize=True, database=None, print_blob=True
 )
-SHORT = settings(LONG, max_examples=12)
+SHORT = settings(LONG, max_examples=6)
 
 
 class TestFaults(Faults.TestCase):  # type: ignore[misc, valid-type]
@@ -217,6 +217,7 @@ class TestFaults(Faults.TestCase):  # type: ignore[misc, valid-type]
 
 
 @pytest.mark.matrix
+@pytest.mark.timeout(900)  # hundreds of operations with repairs, each on three replicas
 class TestFaultsLonger(Faults.TestCase):  # type: ignore[misc, valid-type]
     """More sequences."""
 

@@ -180,7 +180,7 @@ def check_when_ages_mislead(states: dict[str, Drawn], rules: dict[str, Retention
 
 
 LONG = settings(max_examples=40, deadline=None, phases=(Phase.reuse, Phase.generate))
-SHORT = settings(LONG, max_examples=15)
+SHORT = settings(LONG, max_examples=8)
 
 test_what_any_rule_keeps_stays_provable = SHORT(
     given(worlds(straight=True), RULES)(check_that_what_is_kept_stays_provable)

@@ -448,12 +448,12 @@ def test_many_objects_are_mended_side_by_side(rig: ReplicaRig) -> None:
     """Many missing copies, in the memory of the set."""
     store = rig.store(min_copies=1)
     path = rig.file(SMALL, "small")
-    keys = [f"wal/{number:04}" for number in range(80)]
+    keys = [f"wal/{number:04}" for number in range(30)]
     assert all(store.replicate_many([(path, key) for key in keys]))
     for key in keys[::2]:
         (rig.base / key).unlink()
     report = store.repair()
-    assert (report.status, report.objects, report.done) == ("complete", 80, {"refill": 40})
+    assert (report.status, report.objects, report.done) == ("complete", 30, {"refill": 15})
     rig.clean(*keys)
 
 

@@ -141,7 +141,7 @@ class Replicas(RuleBasedStateMachine):
 LONG = settings(
     max_examples=25, stateful_step_count=25, deadline=None, derandomize=True, database=None, print_blob=True
 )
-SHORT = settings(LONG, max_examples=10)
+SHORT = settings(LONG, max_examples=6)
 
 
 class TestReplicas(Replicas.TestCase):  # type: ignore[misc, valid-type]

@@ -10,6 +10,7 @@ _SUCCESS = "without an ETag, what another writer stored of the same size cannot 
 _UNRECOVERABLE = "a manifest without its data counts as the newest version, whatever the others prove"
 _REPAIR = "a repair's copy of one part meets a replacement between its last look and its write"
 _LEFT = "an intent that other writers' crashes left is cleared by a second repair only"
+_OUTRANKED = "a tombstone that a newer version outranks is removed before the data under it is replaced"
 _GAVE_WAY = "data of a repair that gave way, which nothing proved, lies under the intent of the next repair"
 
 #: Places: records beside (b) or inside (i), or beside on a disk with locks (l); "-": a store of the set cannot
@@ -26,7 +27,8 @@ _PLACES = {
 _LIST: tuple[tuple[str, str, str], ...] = (
     ("a create-only writer replaced other content", _CREATE, "b b- i-"),
     ("a delete removed a version that it had not looked at", _REMOVAL, "b b- i"),
-    ("a prune removed a version that it had not looked at", _REMOVAL, "b- i"),
+    ("a prune removed a version that it had not looked at", _REMOVAL, "b b- i"),
+    ("acknowledged work is lost", _REMOVAL, "bl-"),
     ("a repair removed a version that it had not looked at", _REMOVAL, "b b- i"),
     ("a repair put an older version over a newer one", _REPAIR, "i-"),
     ("a second repair finds work", _LEFT, "b"),
@@ -35,6 +37,8 @@ _LIST: tuple[tuple[str, str, str], ...] = (
     ("data that its records do not prove", _SHARED, "b b-"),
     ("data that its records do not prove", _GAVE_WAY, "l"),
     ("proven data lost its record", _TOMBSTONE, "b b-"),
+    ("proven data lost its record", _OUTRANKED, "l"),
+    ("repair does not settle: no word", _SHARED, "b"),
     ("repair does not settle: unrecoverable", _UNRECOVERABLE, "b-"),
     ("success for bytes that were never there", _SUCCESS, "b-"),
 )
