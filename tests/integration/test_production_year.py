@@ -147,6 +147,7 @@ def year(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Year]:
         yield this
 
 
+@pytest.mark.timeout(900)  # a year of jobs, each day judged: a minute alone
 def test_the_deployment_works_for_a_year(year: Year, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the rules promise is there, day by day, with the right content, and in the end nothing else."""
     first = datetime(2024, 9, 16, 2, 30, tzinfo=ZoneInfo(ZONE))
