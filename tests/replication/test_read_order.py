@@ -49,7 +49,7 @@ def test_a_group_shares_the_work(stored: ReplicaRig) -> None:
 
 
 def test_what_an_earlier_one_cannot_deliver(stored: ReplicaRig) -> None:
-    """A rotten block comes from the next in order, not from the last; a group that fails is followed by the next."""
+    """A rotten block comes from the next in order, not from the last; who fails is followed by the next."""
     rotten = bytearray(content(SIZE))
     rotten[7 * MIB] ^= 1
     stored.raw_replicas["r2"].rot(KEY, bytes(rotten))
