@@ -107,7 +107,6 @@ def _source(args: Namespace) -> SourceLike:
 
 
 def _print_report(report: Report) -> None:
-    failed = {name: each.exception for name, each in report.replicas.items() if each.exception is not None}
     rows: list[render.Row] = [
         {
             "backend": name,
@@ -126,7 +125,7 @@ def _print_report(report: Report) -> None:
         f"confirmed by {confirmed} of {render.count(len(report.replicas), 'backend')}",
         next_step="" if report.status == "complete" else next_step,
     )
-    render.print_report(rows, problems=reasons(failed), verdict=verdict)
+    render.print_report(rows, problems=reasons(report.errors), verdict=verdict)
 
 
 def _status(result: ReplicaResult) -> str:

@@ -67,8 +67,7 @@ def _print_report(report: Report, existed: bool | None, status: Status) -> None:
         return
     if confirmed:
         render.print_line(f"{render.one_line(report.key)}: deleted from {confirmed}")
-    failed = {name: each.exception for name, each in report.replicas.items() if each.exception is not None}
-    for line in reasons(failed):
+    for line in reasons(report.errors):
         render.print_line(f"{render.one_line(report.key)}: NOT deleted from {line}")
     if status == "degraded":
         render.print_line(

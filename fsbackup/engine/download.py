@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,7 +35,6 @@ from fsbackup.errors import (
     TransientError,
     combined_hint,
     summary,
-    unproven_absence,
 )
 from fsbackup.record import Manifest, Record, Tombstone, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
@@ -145,7 +144,7 @@ async def locate(
         with_data = True
         states = await _survey(targets, key, breaker, with_data=True)
     newest = versions.newest(states, targets.min_copies, with_data=with_data)
-    errors = _errors(states)
+    errors = records.errors_of(states)
     newer = records.refusal(states, "download")
     if newer is not None and not _is_proven_newest(states, newest, targets.min_copies, with_data=with_data):
         raise newer
@@ -169,15 +168,10 @@ async def _absence(
 ) -> FsbackupError:
     """Return the error for a key of which no replica that answered has the data."""
     states = await records.with_doubts(states)
-    errors = _errors(states)
-    proven = not isinstance(newest, Manifest) and targets.is_quorum(records.clear_answers(states))
+    if records.errors_of(states) and not versions.is_proven_absent(targets, states, newest):
+        return records.unproven_absence(states, "download", key)
     why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"
-    answered = [each.backend for each in states if each.error is None]
-    return absence_error(key, errors, why, answered, proven=proven or not errors)
-
-
-def _errors(states: Sequence[ReplicaState]) -> dict[str, FsbackupError]:
-    return {state.backend: state.error for state in states if state.error is not None}
+    return ObjectNotFoundError(why, operation="download", key=key)
 
 
 def _report_unproven(targets: ReplicaSet, key: str, errors: Mapping[str, FsbackupError]) -> None:
@@ -271,22 +265,6 @@ def lost_error(key: str, operation: str) -> ObjectLostError:
         key=key,
         hint="look for a copy elsewhere and store it again, or delete the key",
     )
-
-
-def absence_error(
-    key: str,
-    errors: Mapping[str, FsbackupError],
-    why: str,
-    answered: Collection[str],
-    *,
-    proven: bool,
-    operation: str = "download",
-    answer: str = "not found",
-) -> FsbackupError:
-    """Return the error for a key that no replica has: `ObjectNotFoundError` with `why` only when it is proven."""
-    if proven:
-        return ObjectNotFoundError(why, operation=operation, key=key)
-    return unproven_absence(errors, answered, operation=operation, key=key, answer=answer)
 
 
 async def newer_version(targets: ReplicaSet, reader: ObjectReader) -> ObjectReader | None:

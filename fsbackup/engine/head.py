@@ -7,9 +7,8 @@ import asyncio
 from fsbackup.engine import records, versions
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.errors import unproven_absence
 from fsbackup.keys import encode_key
-from fsbackup.record import Manifest, Tombstone
+from fsbackup.record import Tombstone
 from fsbackup.stores.base import ObjectStore
 
 
@@ -47,13 +46,12 @@ async def size(targets: ReplicaSet, key: str) -> int | None:
         if not isinstance(latest, Tombstone):
             return latest.size if latest else present[0].size
     replicas = await records.with_doubts(replicas)
-    errors = {replica.backend: replica.error for replica in replicas if replica.error is not None}
+    errors = records.errors_of(replicas)
     if not errors or await _is_proven_absent(targets, replicas, key):
         return None
     if len(replicas) == 1:
         raise next(iter(errors.values()))
-    answered = [replica.backend for replica in replicas if replica.error is None]
-    raise unproven_absence(errors, answered, operation="exists", key=key)
+    raise records.unproven_absence(replicas, "exists", key)
 
 
 async def _is_proven_absent(targets: ReplicaSet, replicas: list[ReplicaState], key: str) -> bool:
@@ -61,8 +59,7 @@ async def _is_proven_absent(targets: ReplicaSet, replicas: list[ReplicaState], k
     if not targets.is_quorum([each.backend for each in replicas if each.error is None]):
         return False
     known = await _with_records(replicas, key)
-    latest = versions.newest(known, targets.min_copies)
-    return targets.is_quorum(records.clear_answers(known)) and not isinstance(latest, Manifest)
+    return versions.is_proven_absent(targets, known, versions.newest(known, targets.min_copies))
 
 
 async def _query(store: ObjectStore, key: str) -> ReplicaState:

@@ -70,6 +70,8 @@ log = logging.getLogger("fsbackup.storage")
 _FORMAT = 1
 #: Seconds that the first write of a set waits for the markers of the other replicas.
 _STRAGGLER_TIMEOUT = 2.0
+#: What is said of a backend whose marker is *filling*.
+NOT_FILLED = "it was accepted empty and has not been filled completely: what it lacks proves nothing"
 #: What begins like this is part of a backup; the rest below `.fsbackup/` is there also on a wrong disk.
 _RECORD_PREFIXES = (MANIFESTS, RECORDS, INTENTS)
 
@@ -350,7 +352,7 @@ class BackendGuard:
         if self._mark is None or not self._mark.is_filling or not await self._is_filled_by_others():
             return None
         return WrongBackendError(
-            "it was accepted empty and has not been filled completely: what it lacks proves nothing",
+            NOT_FILLED,
             backend=self.store.name,
             hint="run `fsbackup repair`",
         )

@@ -29,6 +29,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from fsbackup import errors
 from fsbackup.aio import cancel_and_wait
 from fsbackup.engine import marker
 from fsbackup.engine.replicas import ReplicaSet
@@ -39,6 +40,7 @@ from fsbackup.errors import (
     FsbackupError,
     IntegrityError,
     NewerFormatError,
+    NoHealthyReplicaError,
     ObjectNotFoundError,
 )
 from fsbackup.keys import ShortenedName, encode_key, intent_name, manifest_name, record_name
@@ -200,6 +202,17 @@ async def survey_without_stragglers(targets: ReplicaSet, key: str, query: Query)
 def clear_answers(replicas: Iterable[ReplicaState]) -> list[str]:
     """Return the names of the stores that said clearly what they have, or that they have nothing."""
     return [each.store.name for each in replicas if each.error is None and not each.damaged]
+
+
+def errors_of(replicas: Iterable[ReplicaState]) -> dict[str, FsbackupError]:
+    """Return why a replica did not answer, by name."""
+    return {each.backend: each.error for each in replicas if each.error is not None}
+
+
+def unproven_absence(replicas: Sequence[ReplicaState], operation: str, key: str) -> NoHealthyReplicaError:
+    """Return the error for a key that no replica has, and that one which did not answer may have."""
+    answered = [each.backend for each in replicas if each.error is None]
+    return errors.unproven_absence(errors_of(replicas), answered, operation=operation, key=key)
 
 
 def _awaits_quorum(targets: ReplicaSet, answers: Iterable[ReplicaState], missing: Iterable[str]) -> bool:

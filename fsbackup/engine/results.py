@@ -179,13 +179,18 @@ class Report(BaseReport):
         """Whether every replica held the same content before, so that nothing was sent."""
         return all(result.already for result in self.replicas.values())
 
+    @property
+    def errors(self) -> dict[str, FsbackupError]:
+        """Why a replica failed, by name."""
+        return {name: result.exception for name, result in self.replicas.items() if result.exception is not None}
+
     def failure(self) -> FsbackupError:
         """Return the exception for a failed report.
 
         It is the replicas' own class when all failed with the same one, else `TooFewCopiesError`. Its text names
         every backend that failed; a message or hint that several share stands there once.
         """
-        errors = {name: result.exception for name, result in self.replicas.items() if result.exception is not None}
+        errors = self.errors
         first = next(iter(errors.values()), None)
         if first is not None and len(errors) == len(self.replicas) and len(set(map(type, errors.values()))) == 1:
             return self._combined(first, errors)

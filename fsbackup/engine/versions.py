@@ -22,6 +22,7 @@ from fsbackup import __version__, clock
 from fsbackup.engine import records
 from fsbackup.engine.hashing import Digest
 from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.source import Source
 from fsbackup.errors import ConflictError
 from fsbackup.record import Manifest, Origin, Record, Tombstone, version_order
@@ -67,6 +68,11 @@ def _has(replica: ReplicaState, version: Record, *, with_data: bool) -> bool:
     if not isinstance(own, Manifest) or own.generation != version.generation or not replica.claims(version):
         return False
     return not with_data or (replica.stat is not None and replica.stat.size == own.size)
+
+
+def is_proven_absent(targets: ReplicaSet, replicas: Sequence[ReplicaState], latest: Record | None) -> bool:
+    """Return whether a quorum answers that there is no data, and no manifest, whose data may be elsewhere."""
+    return not isinstance(latest, Manifest) and targets.is_quorum(records.clear_answers(replicas))
 
 
 def is_conflict(replicas: Iterable[ReplicaState], latest: Record | None) -> bool:

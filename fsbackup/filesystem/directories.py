@@ -7,8 +7,7 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 
 from fsbackup.engine import marker
-from fsbackup.engine.download import absence_error
-from fsbackup.errors import FsbackupError
+from fsbackup.errors import FsbackupError, ObjectNotFoundError, unproven_absence
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.sets import OpenSet
 from fsbackup.keys import check_prefix, encode_key
@@ -145,15 +144,10 @@ def _is_complete(opened: OpenSet, errors: dict[str, FsbackupError]) -> bool:
 
 
 def _not_found(opened: OpenSet, key: str, errors: dict[str, FsbackupError]) -> FsbackupError:
-    return absence_error(
-        key,
-        errors,
-        "no such object or directory",
-        _listed(opened, errors),
-        proven=_is_complete(opened, errors),
-        operation="list",
-        answer="nothing is listed there",
-    )
+    if _is_complete(opened, errors):
+        return ObjectNotFoundError("no such object or directory", operation="list", key=key)
+    listed = _listed(opened, errors)
+    return unproven_absence(errors, listed, operation="list", key=key, answer="nothing is listed there")
 
 
 def _key_prefix(key: str) -> str:

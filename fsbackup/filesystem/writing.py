@@ -217,10 +217,9 @@ class WriteMethods(FileSystemBase):
 
 
 def _warn_degraded(path: str, report: Report) -> None:
-    failed = {name: each.exception for name, each in report.replicas.items() if each.exception is not None}
     stored = ", ".join(name for name, each in report.replicas.items() if each.ok)
     where = f"{paths.PROTOCOL}://{path} is stored on {stored} only"
-    message = f"{where}: {summary(failed)}; `fsbackup repair` adds the rest"
+    message = f"{where}: {summary(report.errors)}; `fsbackup repair` adds the rest"
     warnings.warn(DegradedWriteWarning(message), stacklevel=2)
 
 

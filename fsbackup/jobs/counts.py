@@ -161,8 +161,7 @@ def _kind(source: JobSource) -> SourceKind:
 
 def _of_report(path: str, report: Report) -> FileResult:
     failed = [result for result in report.replicas.values() if not result.ok]
-    errors = {result.backend: result.exception for result in failed if result.exception is not None}
-    error = str(report.failure()) if not report else "; ".join(reasons(errors)) or None
+    error = str(report.failure()) if not report else "; ".join(reasons(report.errors)) or None
     kinds = {result.error_type for result in failed}
     return FileResult(
         path,

@@ -15,7 +15,7 @@ from fsbackup.engine import records
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
-from fsbackup.errors import FsbackupError, ObjectNotFoundError
+from fsbackup.errors import FsbackupError, NewerFormatError, ObjectNotFoundError
 from fsbackup.record import Manifest
 from fsbackup.replication.bytecheck import ByteCheck, check_bytes
 from fsbackup.replication.classify import IsExpired, ObjectStatus, classify
@@ -144,20 +144,25 @@ class Inspector:
 async def _unfinished(status: ObjectStatus) -> dict[str, Manifest]:
     """Return the newer version that a write intent names, for each doubtful replica that has one."""
     doubtful = [each for each in status.replicas.values() if each.state in _DOUBTFUL and each.record]
-    found = await asyncio.gather(*(_try_find_intent(each.store, status.key) for each in doubtful))
-    pairs = zip(doubtful, (new for new, _ in found), strict=True)
+    found = await asyncio.gather(*(try_find_intent(each.store, status.key) for each in doubtful))
+    pairs = zip(doubtful, (new for new, *_ in found), strict=True)
     return {
         each.backend: new for each, new in pairs if new and each.record and new.generation > each.record.generation
     }
 
 
-async def _try_find_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
-    """Return what `records.find_intent` returns; none where the store fails, since an intent only explains."""
+async def try_find_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bool, NewerFormatError | None]:
+    """Return what `records.find_intent` returns, and the error where a newer version wrote the intent.
+
+    None where the store fails: an intent explains, and every step of a repair looks again before it writes.
+    """
     try:
         async with asyncio.timeout(store.hard_timeout):
-            return await records.find_intent(store, key)
+            return (*await records.find_intent(store, key), None)
+    except NewerFormatError as error:
+        return None, True, error
     except (FsbackupError, TimeoutError):
-        return None, False
+        return None, False, None
 
 
 def _corrected(replica: ReplicaState, manifest: Manifest, check: ByteCheck) -> ReplicaState:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fsbackup.engine import records
+from fsbackup.engine import records, versions
 from fsbackup.engine.download import lost_error
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.errors import FsbackupError, ObjectNotFoundError, unproven_absence
+from fsbackup.errors import FsbackupError, ObjectNotFoundError
 from fsbackup.record import Manifest, Record
 from fsbackup.replication.classify import FindExpired, ObjectStatus, classify
 
@@ -28,8 +28,8 @@ async def stat(targets: ReplicaSet, key: str, find_expired: FindExpired | None =
     replicas = await records.survey(targets.stores, key)
     status = classify(key, replicas, targets.min_copies)
     if find_expired is not None and status.manifest is not None and "missing" in status.states.values():
-        unreachable = {each.backend: each.error for each in replicas if each.error is not None}
-        status = classify(key, replicas, targets.min_copies, await find_expired(unreachable))
+        expired = await find_expired(records.errors_of(replicas))
+        status = classify(key, replicas, targets.min_copies, expired)
     if not any(each.stat is not None or each.is_newer for each in replicas):
         raise _absent(targets, key, await records.with_doubts(replicas), status.latest)
     return status
@@ -38,10 +38,8 @@ async def stat(targets: ReplicaSet, key: str, find_expired: FindExpired | None =
 def _absent(
     targets: ReplicaSet, key: str, replicas: Sequence[ReplicaState], latest: Record | None
 ) -> FsbackupError:
-    errors = {each.backend: each.error for each in replicas if each.error is not None}
-    if errors and (isinstance(latest, Manifest) or not targets.is_quorum(records.clear_answers(replicas))):
-        answered = [each.backend for each in replicas if each.error is None]
-        return unproven_absence(errors, answered, operation="stat", key=key)
+    if records.errors_of(replicas) and not versions.is_proven_absent(targets, replicas, latest):
+        return records.unproven_absence(replicas, "stat", key)
     if isinstance(latest, Manifest):
         return lost_error(key, "stat")
     why = f"it was deleted on {latest.deleted_at}" if latest is not None else "no such key"

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fsbackup import clock
-from fsbackup.engine import records
 from fsbackup.engine.hashing import Digest, ObjectHasher
 from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.engine.replicas import MemoryBudget
@@ -15,8 +14,8 @@ from fsbackup.errors import FsbackupError, NewerFormatError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest, Tombstone
 from fsbackup.replication.classify import ObjectStatus
+from fsbackup.replication.inspector import try_find_intent
 from fsbackup.sizing import DEFAULT_PART_SIZE
-from fsbackup.stores.base import ObjectStore
 
 #: States in which a writer may be at work on the replica.
 _UNSETTLED: frozenset[CopyState] = frozenset(
@@ -86,7 +85,7 @@ async def _read_intents(status: ObjectStatus, intent_times: Mapping[str, float])
         for name, state in status.states.items()
         if state != "unknown" and (name in intent_times or state in _UNSETTLED)
     ]
-    found = await asyncio.gather(*(_find_intent(status.replicas[name].store, status.key) for name in names))
+    found = await asyncio.gather(*(try_find_intent(status.replicas[name].store, status.key) for name in names))
     now = clock.now()
     return {
         # An intent that the listing did not show is new.
@@ -94,17 +93,6 @@ async def _read_intents(status: ObjectStatus, intent_times: Mapping[str, float])
         for name, (manifest, exists, newer) in zip(names, found, strict=True)
         if exists
     }
-
-
-async def _find_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bool, NewerFormatError | None]:
-    """Return what `records.find_intent` returns, and the error where a newer version wrote the intent."""
-    try:
-        async with asyncio.timeout(store.hard_timeout):
-            return (*await records.find_intent(store, key), None)
-    except NewerFormatError as error:
-        return None, True, error
-    except (FsbackupError, TimeoutError):  # the plan goes on without it: every step looks again before it writes
-        return None, False, None
 
 
 def _is_worth_reading(

@@ -13,17 +13,15 @@ import asyncio
 import inspect
 import os
 import ssl
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from fsbackup.errors import AccessDeniedError, BackendError, FsbackupError
 from fsbackup.loop import get_loop
 from fsbackup.stores.base import BackendInfo
-from fsbackup.stores.s3.errors import code_of, headers_of
+from fsbackup.stores.s3.errors import code_of
 from fsbackup.stores.s3.settings import Settings
 
 if TYPE_CHECKING:
@@ -234,21 +232,14 @@ async def _request(bucket: Bucket, method: str, **params: Any) -> dict[str, Any]
 
 
 async def _clock(bucket: Bucket) -> dict[str, Any]:
-    """Compare the Date header with this machine's clock; a refusal has that header too."""
+    """Ask for an answer, each of which tells the service's time; a refusal does, too."""
     try:
-        headers = (await bucket.head_bucket(bucket.context("examine", ""))).headers
-    except BackendError as error:
-        headers = headers_of(error)
-        if "date" not in headers:
+        await bucket.head_bucket(bucket.context("examine", ""))
+    except BackendError:
+        if bucket.calls.clock_skew is None:
             raise
-    return {"clock_ahead": _clock_offset(headers.get("date", ""))}
-
-
-def _clock_offset(date: str) -> float | None:
-    try:
-        return parsedate_to_datetime(date).timestamp() - time.time()
-    except ValueError:
-        return None
+    skew = bucket.calls.clock_skew
+    return {"clock_ahead": None if skew is None else -skew}
 
 
 async def _versions(bucket: Bucket) -> dict[str, Any]:
