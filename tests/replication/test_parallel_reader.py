@@ -73,7 +73,9 @@ def test_all_replicas_share_the_work(stored: ReplicaRig) -> None:
     target = stored.tmp / "back"
     report = stored.store().restore(KEY, target)
     assert target.read_bytes() == content(SIZE)
-    assert all(report.replicas[name] > 0 for name in ("local", *CLOUDS)), report.replicas
+    assert report.replicas["local"] > 0
+    # Whose copy of a chunk comes first depends on the moment: the disk takes over what a busy server is late with.
+    assert all(data_gets(stored, name) > 0 for name in CLOUDS)
     assert sum(report.replicas.values()) == SIZE
 
 
