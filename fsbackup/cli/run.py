@@ -26,6 +26,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="every job, in the order of the configuration")
     parser.add_argument("--dry-run", action="store_true", help="only list what would be stored, and where")
     parser.add_argument(
+        "--reread", action="store_true", help="read also the files that have not changed since the last run"
+    )
+    parser.add_argument(
         "--lock-wait",
         type=seconds,
         default=0.0,
@@ -82,6 +85,7 @@ def _run(args: Namespace, config: Config, name: str) -> str:
             on_file=_on_file(args, name),
             progress=(lambda _path, _key: display.upload_callback()) if display else None,
             lock_wait=args.lock_wait,
+            reread=args.reread,
         )
     if args.json:
         render.print_json_line({"kind": "job", **report.as_dict()})
@@ -263,7 +267,8 @@ COMMAND = Command(
     summary="run backup jobs of the configuration",
     description="Reads every file of the jobs once, or what their commands write, and stores it on every "
     "backend of their replication sets. A file that is already stored with the same content is not sent "
-    "again. A file that cannot be read is reported, and the others are stored. Of a command that fails "
+    "again, and one that has not changed since it was last read (its inode, size and times) is not even read. "
+    "A file that cannot be read is reported, and the others are stored. Of a command that fails "
     "nothing is stored. Where some items of a job's for_each fail, the job is degraded. With --json: one JSON "
     "object per line, of kind file, then job, then one summary.",
     examples=(

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias, TypeVar, cast
 
-from fsbackup.engine.hashing import Digest, ObjectHasher
+from fsbackup.engine.hashing import Digest, ObjectHasher, content_hash
 from fsbackup.errors import SourceChangedError, SourceError, SourceNotFoundError
 from fsbackup.record import Manifest
 from fsbackup.sizing import KIB, MIB
@@ -28,6 +28,7 @@ from fsbackup.stores.base import Part
 
 if TYPE_CHECKING:
     from fsbackup.engine.command import Command
+    from fsbackup.seen import SeenFiles
 
 T = TypeVar("T")
 
@@ -131,6 +132,12 @@ class Source(ABC):
         """Return the SHA-256 of the whole (hex) if it is known before anything is sent."""
         return None
 
+    async def hash_ahead(self) -> str | None:
+        """Return the SHA-256 of the whole (hex), read for it if need be; None for a stream of unknown length."""
+        if self.size is None:
+            return None
+        return self.known_sha256() or await content_hash(self.reread, self.size)
+
     @abstractmethod
     async def reread(self, offset: int, length: int) -> bytes | None:
         """Return bytes that were read before, or None when they cannot be read again."""
@@ -178,10 +185,15 @@ class FileSource(Source):
     may_grow
         Take what the file had when it was opened, where it has only grown since: read once more at the end, these
         bytes must be the same.
+    seen
+        Knows the content of files that have not changed since they were last read, and gets that of this one.
     """
 
-    def __init__(self, path: Path, descriptor: int, *, may_grow: bool = False) -> None:
+    def __init__(
+        self, path: Path, descriptor: int, *, may_grow: bool = False, seen: SeenFiles | None = None
+    ) -> None:
         self._may_grow = may_grow
+        self._seen = seen
         self._descriptor = descriptor
         self._before = os.fstat(descriptor)
         super().__init__(
@@ -191,8 +203,9 @@ class FileSource(Source):
             mode=stat.S_IMODE(self._before.st_mode),
         )
         self.owner = self._before.st_uid, self._before.st_gid
+        self._known = seen.sha256(self._before) if seen else None
         # A small file is read in the call that opens it: switching threads is most of its cost.
-        small = self._before.st_size <= _SMALL_FILE
+        small = self._known is None and self._before.st_size <= _SMALL_FILE
         self._ready = self._next(_SMALL_FILE, md5=True) if small else None
 
     @property
@@ -208,7 +221,13 @@ class FileSource(Source):
         return part
 
     def known_sha256(self) -> str | None:
-        return self.digest().sha256 if self._ready is not None else None
+        return self.digest().sha256 if self._ready is not None else self._known
+
+    async def hash_ahead(self) -> str | None:
+        sha256 = await super().hash_ahead()
+        if self._seen is not None and sha256 is not None and await asyncio.to_thread(self._unchanged):
+            self._seen.remember(self._before, sha256)
+        return sha256
 
     async def reread(self, offset: int, length: int) -> bytes | None:
         return await asyncio.to_thread(self._pread, offset, length)
@@ -224,8 +243,10 @@ class FileSource(Source):
         if len(data) < wanted:
             raise self._changed()
         part = self._make_part(data, last=last, md5=md5)
-        if last and not self._unchanged() and not (self._may_grow and self._has_only_grown()):
+        if last and not (is_unchanged := self._unchanged()) and not (self._may_grow and self._has_only_grown()):
             raise self._changed()
+        if last and is_unchanged and self._seen is not None:
+            self._seen.remember(self._before, self.digest().sha256)
         return part
 
     def _pread(self, offset: int, length: int) -> bytes:
@@ -366,6 +387,7 @@ def open_source(
     may_grow: bool = False,
     series: str | None = None,
     check_size: CheckSize | None = None,
+    seen: SeenFiles | None = None,
 ) -> Source:
     """Open a path, a binary stream or a command.
 
@@ -379,6 +401,8 @@ def open_source(
         What the object is a version of, for its manifest.
     check_size
         Refuses a size: that of a file here, that of a stream before its last part is handed on.
+    seen
+        Knows what was read before of files (see `FileSource`); None: a file is read whatever is known of it.
 
     Raises
     ------
@@ -387,7 +411,7 @@ def open_source(
     SourceNotFoundError, SourceError
         When the file does not exist or cannot be read, or has a size that is refused.
     """
-    opened = _open(source, allow_empty, may_grow)
+    opened = _open(source, allow_empty, may_grow, seen)
     opened.series = series
     opened.check_size = check_size
     try:
@@ -399,7 +423,7 @@ def open_source(
     return opened
 
 
-def _open(source: SourceLike, allow_empty: bool, may_grow: bool) -> Source:
+def _open(source: SourceLike, allow_empty: bool, may_grow: bool, seen: SeenFiles | None) -> Source:
     if hasattr(source, "open_source"):
         return cast("Command", source).open_source(allow_empty=allow_empty)
     if hasattr(source, "read"):
@@ -410,7 +434,7 @@ def _open(source: SourceLike, allow_empty: bool, may_grow: bool) -> Source:
     path = Path(os.path.expanduser(cast(os.PathLike[str], source)))
     try:
         directories = source.directory_modes() if isinstance(source, TreePath) else []
-        opened = _open_file(path, allow_empty, may_grow)
+        opened = _open_file(path, allow_empty, may_grow, seen)
         opened.directories = directories or None
         return opened
     except FileNotFoundError as error:
@@ -419,7 +443,7 @@ def _open(source: SourceLike, allow_empty: bool, may_grow: bool) -> Source:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _open_file(path: Path, allow_empty: bool, may_grow: bool) -> Source:
+def _open_file(path: Path, allow_empty: bool, may_grow: bool, seen: SeenFiles | None) -> Source:
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise ValueError(f"{path} is a directory: pass a file, or back up the directory with a job")
@@ -427,7 +451,7 @@ def _open_file(path: Path, allow_empty: bool, may_grow: bool) -> Source:
         return _PathStream(path, allow_empty)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return FileSource(path, descriptor, may_grow=may_grow)
+        return FileSource(path, descriptor, may_grow=may_grow, seen=seen)
     except BaseException:
         os.close(descriptor)
         raise

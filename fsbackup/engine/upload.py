@@ -115,7 +115,7 @@ class _Upload(FanOut):
         self._expected: Manifest | None = None
         #: The version that was uploaded, once the source has been read to its end.
         self._version: Manifest | None = None
-        #: Whether the source was read before anything is sent, and has the content of `_expected`.
+        #: Whether the source is known, before anything is sent, to have the content of `_expected`.
         self._is_proven = False
 
     async def run(self) -> Report:
@@ -150,9 +150,10 @@ class _Upload(FanOut):
         # What is newer than a confirmed delete is not replaced either.
         latest = self._latest if isinstance(self._latest, Manifest) else self._highest
         if isinstance(latest, Manifest):
-            if self._source.size not in (None, latest.size):
+            known = self._source.known_sha256()
+            if self._source.size not in (None, latest.size) or known not in (None, latest.sha256):
                 raise self._conflict()
-            self._expected = latest
+            self._expected, self._is_proven = latest, known is not None
 
     async def _find_stored(self) -> Manifest | None:
         """Return the stored version that has the content of the source, None when there is none.
@@ -164,9 +165,9 @@ class _Upload(FanOut):
         stored = [
             each for each in (self._highest, self._latest) if isinstance(each, Manifest) and each.size == size
         ]
-        if not stored or size is None:
+        if not stored:
             return None
-        sha256 = self._source.known_sha256() or await content_hash(self._source.reread, size)
+        sha256 = await self._source.hash_ahead()
         return next((each for each in stored if each.sha256 == sha256), None)
 
     async def _transfer(self) -> None:

@@ -20,6 +20,7 @@ from fsbackup.jobs.sources import FoundKeys, Note, Skipped, Unreadable
 from fsbackup.jobs.template import Destination, local_now
 from fsbackup.replication.batch import BatchItem
 from fsbackup.replication.storage import ReplicatedStorage
+from fsbackup.seen import SeenFiles
 from fsbackup.state import run_lock, state_directory
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def run_job(
     on_file: Callable[[FileResult], None] | None = None,
     progress: Callable[[Any, str], Callback | None] | None = None,
     lock_wait: float = 0.0,
+    reread: bool = False,
 ) -> JobReport:
     """Store every file of a job, or what its commands write, in every replica of its set; prune where it says so.
 
@@ -64,6 +66,8 @@ def run_job(
         Makes the fsspec callback for each (path, key), or None.
     lock_wait
         Seconds to wait for another run of this job to end.
+    reread
+        Read also the files that have not changed since an earlier run read them (see `fsbackup.seen`).
 
     Raises
     ------
@@ -74,8 +78,12 @@ def run_job(
     """
     job = job_of(config, name)
     store = ReplicatedStorage.from_config(config, job.replication)
-    with run_lock(state_directory(config.state_dir), _lock_name(name, job, store), f"job {name}", wait=lock_wait):
-        return _run(config, name, store, now or local_now(), on_file, progress)
+    state = state_directory(config.state_dir)
+    with (
+        run_lock(state, _lock_name(name, job, store), f"job {name}", wait=lock_wait),
+        SeenFiles(state, believed=not reread) as seen,
+    ):
+        return _run(config, name, store, now or local_now(), seen, on_file, progress)
 
 
 def _lock_name(name: str, job: JobConfig, store: ReplicatedStorage) -> str:
@@ -89,6 +97,7 @@ def _run(
     name: str,
     store: ReplicatedStorage,
     now: datetime,
+    seen: SeenFiles,
     on_file: Callable[[FileResult], None] | None,
     progress: Callable[[Any, str], Callback | None] | None,
 ) -> JobReport:
@@ -99,7 +108,9 @@ def _run(
     may_grow = isinstance(job.source, SourceConfig) and job.source.changing == "keep"
     for files in _slices(_only_files(plan_job(config, name, now=now), counts), SLICE):
         items = [
-            BatchItem(file.source, file.key, file.series, may_grow, refusal_of(file.path, file.key, last, job))
+            BatchItem(
+                file.source, file.key, file.series, may_grow, refusal_of(file.path, file.key, last, job), seen
+            )
             for file in files
         ]
         if job.prune:

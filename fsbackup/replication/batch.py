@@ -21,6 +21,7 @@ from fsbackup.engine.source import CheckSize, SourceLike, open_source
 from fsbackup.engine.upload import UploadProgress, upload
 from fsbackup.errors import FsbackupError, TransientError
 from fsbackup.keys import MANIFESTS, encode_key, manifest_name
+from fsbackup.seen import SeenFiles
 from fsbackup.stores.base import ObjectStore
 
 #: Objects uploaded at the same time; their parts share the set's memory.
@@ -40,6 +41,7 @@ class BatchItem:
     series: str | None = None
     may_grow: bool = False
     check_size: CheckSize | None = None
+    seen: SeenFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class Batch:
                 may_grow=item.may_grow,
                 series=item.series,
                 check_size=item.check_size,
+                seen=item.seen,
             )
         except (FsbackupError, ValueError) as error:
             return ItemResult(item, error=error)

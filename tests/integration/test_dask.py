@@ -211,7 +211,7 @@ def test_a_worker_that_dies_costs_nothing(setup: Setup) -> None:
         stuck: list[str] = []
 
         def is_alone() -> bool:
-            """Tell whether the stuck worker is the only busy one: a moment later the other one may be busy again."""
+            """Tell whether the stuck worker is the only busy one: soon the other one may be, too."""
             stuck[:] = busy(watcher)
             return len(stuck) == 1
 
