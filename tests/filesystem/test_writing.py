@@ -60,7 +60,8 @@ def test_open_to_write(configured: ConfiguredSet, path: str, size: int) -> None:
     assert fs.cat_file(path) == data
 
 
-@pytest.mark.parametrize("size", [0, 5, 23 * MIB + 1])
+@pytest.mark.each_choice
+@pytest.mark.parametrize("size", [0, 5, 13 * MIB + 1])
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_pipe_file(buckets: ConfiguredSet, path: str, size: int, kind: Callable[[bytes], bytes]) -> None:
     """Bytes of any size are stored; the same content again is no new version."""
@@ -421,7 +422,7 @@ def assert_nothing_of(path: str, configured: ConfiguredSet) -> None:
     assert not configured.fs().exists(path)
 
 
-@pytest.mark.parametrize("write", [_put, _write_more_than_fits, *map(matrix, [_pipe, _copy, _write_and_close])])
+@pytest.mark.parametrize("write", [_put, *map(matrix, [_write_more_than_fits, _pipe, _copy, _write_and_close])])
 def test_ctrl_c_ends_the_upload_too(
     buckets: ConfiguredSet, path: str, tmp_path: Path, write: Callable[[FsbackupFileSystem, str, Path], None]
 ) -> None:

@@ -13,15 +13,22 @@ from tests.matrix import matrix
 from tests.replication.memory import PartCount
 from tests.replication.prune_helpers import KEY, NEW, Disks
 from tests.replication.rig import ReplicaRig, make_rig
+from tests.servers.endpoint import S3Endpoint, fresh_bucket
 
 #: Which server plays R2 and which plays B2: each in both roles, and the strict ones over TLS in their own.
 PAIRS = [("strict_r2", "strict_b2"), *map(matrix, [("moto", "seaweedfs"), ("seaweedfs", "moto")])]
 
 
+@pytest.fixture(scope="session")
+def second_bucket(seaweedfs: S3Endpoint) -> S3Endpoint:
+    """Return another bucket of SeaweedFS."""
+    return fresh_bucket(seaweedfs)
+
+
 @pytest.fixture
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ReplicaRig]:
-    """Return three replicas behind proxies, R2 at moto and B2 at SeaweedFS."""
-    r2, b2 = request.getfixturevalue("moto"), request.getfixturevalue("seaweedfs")
+    """Return three replicas behind proxies, R2 and B2 in two buckets of the server that is the fastest."""
+    r2, b2 = (request.getfixturevalue(name) for name in ("second_bucket", "seaweedfs"))
     with make_rig(r2, b2, tmp_path, proxied=True) as made:
         yield made
 
@@ -29,7 +36,7 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ReplicaRig]:
 @pytest.fixture
 def contested(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ReplicaRig]:
     """Return three replicas behind proxies, with a B2 that keeps versions as the real one does."""
-    r2, b2 = request.getfixturevalue("moto"), request.getfixturevalue("strict_b2")
+    r2, b2 = (request.getfixturevalue(name) for name in ("second_bucket", "strict_b2"))
     with make_rig(r2, b2, tmp_path, proxied=True) as made:
         yield made
 

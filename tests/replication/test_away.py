@@ -51,9 +51,11 @@ CAUSES = {
 
 
 @pytest.fixture(scope="module")
-def rig(moto: S3Endpoint, seaweedfs: S3Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaRig]:
+def rig(
+    second_bucket: S3Endpoint, seaweedfs: S3Endpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ReplicaRig]:
     """Return a world that holds a tree of small objects everywhere."""
-    with make_rig(moto, seaweedfs, tmp_path_factory.mktemp("away"), proxied=True) as made:
+    with make_rig(second_bucket, seaweedfs, tmp_path_factory.mktemp("away"), proxied=True) as made:
         assert all(made.store().replicate_many(sources(made, "tree")))
         yield made
 

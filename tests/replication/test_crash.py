@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from tests.matrix import sparing
+from tests.matrix import matrix, sparing
 from tests.replication.child import INTERRUPTED, interrupt, kill, running
 from tests.replication.raw_replicas import RECORDS, manifest_name, pending_name
 from tests.replication.rig import PART, ReplicaRig, content
@@ -126,8 +126,13 @@ def test_killed_at_any_step(
 @pytest.mark.parametrize(
     ("records", "step"),
     [
-        *(("inside", step) for step in STEPS_INSIDE["overwrite"][2:5]),
-        *(("beside", step) for step in STEPS_BESIDE["overwrite"][2:5]),
+        *(("inside", step) for step in STEPS_INSIDE["overwrite"][2:4]),
+        ("beside", STEPS_BESIDE["overwrite"][3]),
+        *map(
+            matrix,
+            ["inside", "beside", "beside"],
+            [STEPS_INSIDE["overwrite"][4], *STEPS_BESIDE["overwrite"][2:5:2]],
+        ),
     ],
     ids=str,
 )

@@ -30,7 +30,7 @@ from tests.servers.faults import Drop, Fault, Stall, Status, Throttle
 
 KEY = "backups/db.dump"
 OTHER = "backups/other.dump"
-SIZE = 9 * MIB + 321
+SIZE = 6 * MIB + 321
 NAMES = ("local", "r2", "b2")
 
 
@@ -90,7 +90,7 @@ def _record(raw: RawReplica) -> dict[str, Any]:
 DAMAGE: dict[str, Callable[[RawReplica, bytes], None]] = {
     "flipped": _flip,
     "truncated": lambda raw, data: raw.put(KEY, data[:-1]),
-    "cut at a block": lambda raw, data: raw.put(KEY, data[: 8 * MIB]),
+    "cut at a block": lambda raw, data: raw.put(KEY, data[: 5 * MIB]),
     "extended": lambda raw, data: raw.put(KEY, data + b"x"),
     "emptied": lambda raw, _: raw.put(KEY, b""),
     "swapped": _swap,
@@ -136,7 +136,7 @@ class Intact:
 @pytest.fixture(scope="module")
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaRig]:
     """Return three replicas behind proxies that hold two objects everywhere."""
-    r2, b2 = (request.getfixturevalue(name) for name in ("moto", "seaweedfs"))
+    r2, b2 = (request.getfixturevalue(name) for name in ("second_bucket", "seaweedfs"))
     with make_rig(r2, b2, tmp_path_factory.mktemp("world"), proxied=True) as rig:
         _fill(rig)
         yield rig

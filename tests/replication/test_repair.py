@@ -22,8 +22,8 @@ from tests.servers.faults import Hold, Refuse, Status
 
 NAMES = ("local", "r2", "b2")
 KEY = "backups/2025/shop.dump"
-#: Two parts and a bit, so that both ways of storing an object in a bucket are used (see `SMALL`).
-OLD, NEW = content(2 * PART + 100, seed=1), content(2 * PART + 100, seed=2)
+#: Two parts, so that both ways of storing an object in a bucket are used (see `SMALL`).
+OLD, NEW = content(PART + MIB, seed=1), content(PART + MIB, seed=2)
 SMALL = content(5000, seed=3)
 
 
@@ -85,7 +85,7 @@ WRONG: dict[str, tuple[Callable[[ReplicaRig, str], None], str, bytes]] = {
         OLD,
     ),
     "short": (lambda rig, name: rig.raw_replicas[name].put(KEY, OLD[:-1]), "refill", OLD),
-    "rotten": (lambda rig, name: rig.raw_replicas[name].put(KEY, flipped(OLD, 7 * MIB)), "refill", OLD),
+    "rotten": (lambda rig, name: rig.raw_replicas[name].put(KEY, flipped(OLD, PART + 7)), "refill", OLD),
     "stale": (replace_while_away, "refill", NEW),
     "unfinished": (unfinish, "finish", NEW),
 }
@@ -211,7 +211,7 @@ def test_good_blocks_of_several_bad_copies_make_the_whole(rig: ReplicaRig) -> No
     """One block is rotten here, another there, and the third copy is gone: still all three become right."""
     rig.store().replicate(rig.file(OLD, "old"), KEY)
     rig.raw_replicas["local"].put(KEY, flipped(OLD, 10))
-    rig.raw_replicas["r2"].put(KEY, flipped(OLD, 9 * MIB))
+    rig.raw_replicas["r2"].put(KEY, flipped(OLD, PART + 9))
     drop_all(rig, "b2")
     report = mend(rig)
     assert report.status == "complete", report.as_dict()
@@ -270,7 +270,7 @@ def test_of_two_contents_under_one_generation_one_wins_everywhere(rig: ReplicaRi
 def test_a_rotten_copy_stays_when_its_refill_fails(rig: ReplicaRig, name: str) -> None:
     """Until proven bytes take its place, what is there stays there."""
     rig.store().replicate(rig.file(OLD, "old"), KEY)
-    rotten = flipped(OLD, 7 * MIB)
+    rotten = flipped(OLD, PART + 7)
     rig.raw_replicas[name].put(KEY, rotten)
     source = others(name)
     if name == "local":

@@ -11,7 +11,7 @@ from fsbackup.replication.repair import RepairOptions, repair
 from tests.matrix import sparing
 from tests.replication.child import kill, running
 from tests.replication.raw_replicas import RECORDS, RawBucket, manifest_name, pending_name, proves
-from tests.replication.rig import PART, ReplicaRig, content
+from tests.replication.rig import MIB, PART, ReplicaRig, content
 from tests.replication.test_repair import drop_all, replace_while_away, switched_off, unfinish
 from tests.servers import s3
 from tests.servers.endpoint import client
@@ -19,7 +19,7 @@ from tests.servers.faults import Hold
 from tests.servers.operations import Operation
 
 KEY = "backups/2025/shop.dump"
-OLD, NEW = content(2 * PART + 100, seed=1), content(2 * PART + 100, seed=2)
+OLD, NEW = content(PART + MIB, seed=1), content(PART + MIB, seed=2)
 #: Read from each replica with several requests.
 LONG = content(6 * PART, seed=3)
 DATA: list[tuple[Operation, str]] = [("create_multipart", KEY), ("upload_part", KEY), ("complete", KEY)]

@@ -149,7 +149,8 @@ def test_a_repair_that_finishes_a_delete_gives_way_to_an_upload(contested: Repli
     repair = Repair(rig)
     repair.start()
     hold.wait_reached()
-    report = rig.store().replicate(rig.tmp / "new", KEY, overwrite=True)
+    # What is held holds the lock of its replica, which the upload waits for as long as for any answer.
+    report = rig.store(timeout=2.0).replicate(rig.tmp / "new", KEY, overwrite=True)
     hold.release()
     repair.join(60)
     final = rig.store().repair()

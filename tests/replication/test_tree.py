@@ -28,7 +28,7 @@ def stored(rig: ReplicaRig) -> ReplicaRig:
 @pytest.fixture(scope="module")
 def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaRig]:
     """Return a world with the tree, for all tests that leave it as it is."""
-    r2, b2 = (request.getfixturevalue(name) for name in ("moto", "seaweedfs"))
+    r2, b2 = (request.getfixturevalue(name) for name in ("second_bucket", "seaweedfs"))
     with make_rig(r2, b2, tmp_path_factory.mktemp("tree"), proxied=True) as rig:
         _fill(rig)
         yield rig

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,7 +55,7 @@ def run(config: Config, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
 
     monkeypatch.setattr(os, "pread", counting)
 
-    def running(**options: bool) -> tuple[JobReport, int]:
+    def running(**options: Any) -> tuple[JobReport, int]:
         read[0] = 0
         report = run_job(config, "j", **options)
         assert report.status == "complete"
@@ -141,8 +143,8 @@ def test_what_nobody_asks_for_is_forgotten(
     """After 90 days; what is used stays."""
     run()
     days = [0]
-    now = seen.time.time
-    monkeypatch.setattr(seen.time, "time", lambda: now() + days[0] * 86400)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + days[0] * 86400)
     for days[0] in (50, 100):
         assert run()[1] == 0
     (tmp_path / "source/small").unlink()
