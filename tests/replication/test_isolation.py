@@ -47,7 +47,7 @@ def assert_degraded(rig: ReplicaRig, report: Report, failed: str, types: set[str
         assert raw.unfinished() == [], name
 
 
-#: (fault, size, overwrite): every fault once; what depends on how the data is sent the other way is for the matrix.
+#: (fault, size, overwrite): every fault once; the matrix has more of those that depend on how the data is sent.
 FIRST_CASES = [
     (fault, LARGE if number % 2 else SMALL, number % 3 == 0) for number, fault in enumerate(DATA_FAULTS)
 ]
