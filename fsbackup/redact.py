@@ -83,19 +83,23 @@ def looks_secret(text: str) -> bool:
 
 def hide_misplaced(value: Any) -> None:
     """Mask a text that should be a name, if it looks like a secret; of a URL its password and each such part."""
+    hide(misplaced_secrets(value))
+
+
+def misplaced_secrets(value: Any) -> list[str]:
+    """Return what looks like a secret in a text that should be a name, or a URL without a password."""
     if not isinstance(value, str):
-        return
+        return []
     try:
         parts = urlsplit(value)
         password = parts.password
     except ValueError:
-        hide(value)
-        return
+        return [value]
     if not parts.scheme or not parts.netloc:
-        hide([text for text in (value,) if looks_secret(text)])
-        return
+        return [value] if looks_secret(value) else []
     user = parts.netloc.rpartition("@")[0].partition(":")[0]
-    hide([password, *filter(looks_secret, [user, *parts.path.split("/"), *re.split("[=&]", parts.query)])])
+    found = filter(looks_secret, [user, *parts.path.split("/"), *re.split("[=&]", parts.query)])
+    return [*([password] if password else []), *found]
 
 
 def redact(text: str) -> str:

@@ -17,6 +17,7 @@ from fsbackup.config.loading import find_config, load_config, parse_config
 from fsbackup.config.models import Config, JobConfig, ReplicationConfig, SpoolConfig
 from fsbackup.config.problems import InvalidConfigError, Mistake
 from fsbackup.config.schema import config_schema
+from fsbackup.config.snapshot import ConfigLike, Snapshot, take
 from fsbackup.config.sources import CommandConfig, ForEachConfig, SourceConfig
 from fsbackup.config.units import format_duration, format_size, parse_duration, parse_size
 from fsbackup.config.variables import ENVIRONMENT
@@ -28,6 +29,7 @@ __all__ = [
     "BackendConfig",
     "CommandConfig",
     "Config",
+    "ConfigLike",
     "ForEachConfig",
     "FsspecConfig",
     "InvalidConfigError",
@@ -38,6 +40,7 @@ __all__ = [
     "ReplicationConfig",
     "RetentionConfig",
     "S3Config",
+    "Snapshot",
     "SourceConfig",
     "SpoolConfig",
     "config_schema",
@@ -48,4 +51,5 @@ __all__ = [
     "parse_config",
     "parse_duration",
     "parse_size",
+    "take",
 ]

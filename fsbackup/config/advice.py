@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fsbackup.config.models import Config
+from fsbackup.config.variables import is_reference
 from fsbackup.redact import is_public_option
 
 log = logging.getLogger("fsbackup.config")
@@ -34,7 +35,7 @@ def warn(source: str, data: Any, config: Config) -> None:
     config
         What they came to.
     """
-    if literal := sorted(_literal_secrets(data)):
+    if literal := sorted(literal_secrets(data)):
         mode = stat.S_IMODE(os.stat(Path(source).expanduser()).st_mode)
         if mode & stat.S_IROTH:
             _say_once(
@@ -77,15 +78,22 @@ def _say_once(text: str) -> None:
     log.warning("%s", text)
 
 
-def _literal_secrets(data: Any) -> Iterator[str]:
-    """Yield the settings whose secret stands in the file itself."""
+def literal_secrets(data: Any) -> Iterator[str]:
+    """Yield the settings whose secret stands in `data` itself, the values of a valid configuration."""
     for name, backend in data["backends"].items():
         options = backend.get("options") or {}
         secret = {each: backend.get(each) for each in _CREDENTIALS}
         secret |= {f"options.{each}": value for each, value in options.items() if not is_public_option(each)}
         for setting, value in secret.items():
-            if isinstance(value, str) and value and "${" not in value:
+            if _is_literal(value):
                 yield f"backends.{name}.{setting}"
+
+
+def _is_literal(value: Any) -> bool:
+    """Tell whether a text stands in the value, other than the names of variables."""
+    if isinstance(value, dict | list):
+        return any(map(_is_literal, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and not is_reference(value)
 
 
 def _is_near(host: str) -> bool:

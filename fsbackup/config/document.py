@@ -53,7 +53,10 @@ class TooLargeError(ValueError):
 
 @dataclass
 class Document:
-    """The values of a file, the line of each (from 1, a mapping's value at its key), and what was wrong."""
+    """The values of a file, the line of each (from 1, a mapping's value at its key), and what was wrong.
+
+    Values that come from no file have no lines.
+    """
 
     data: Any = None
     lines: dict[Loc, int] = field(default_factory=dict)
@@ -63,11 +66,11 @@ class Document:
     #: False when there is nothing to look at: a syntax error, no mapping at the top.
     usable: bool = True
 
-    def line(self, loc: Loc) -> int:
-        """Return the line of the value at `loc`, or of the nearest one around it."""
+    def line(self, loc: Loc) -> int | None:
+        """Return the line of the value at `loc`, or of the nearest one around it; None without any lines."""
         while loc and loc not in self.lines:
             loc = loc[:-1]
-        return self.lines.get(loc, 1)
+        return self.lines.get(loc, 1) if self.lines or not self.usable else None
 
 
 def read_document(text: str) -> Document:

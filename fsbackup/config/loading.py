@@ -25,7 +25,7 @@ from fsbackup.redact import hide, hide_misplaced, looks_secret, redact
 _NEVER_SHOWN = frozenset({"access_key_id", "secret_access_key", "session_token", "options", "url", "endpoint_url"})
 _SECRET = frozenset({"access_key_id", "secret_access_key", "session_token", "options"})
 #: Where a secret is put by mistake, and would be part of every address.
-_PLACE = frozenset({"bucket", "region", "account_id", "url", "endpoint_url"})
+PLACE = frozenset({"bucket", "region", "account_id", "url", "endpoint_url"})
 _LONGEST_QUOTE = 60
 
 
@@ -50,10 +50,23 @@ def load_config(path: str | os.PathLike[str], *, environ: Mapping[str, str] | No
     networks, are logged as warnings.
     """
     source = os.fspath(path)
+    return load_text(read_config(source), source, os.environ if environ is None else environ)
+
+
+def load_text(text: str, source: str, environ: Mapping[str, str]) -> Config:
+    """Return the configuration that the file `source` holds, whose `text` was read before; see `load_config`."""
     directory = Path(source).expanduser().parent.resolve()
-    config, data = _parse(_read(source), source, environ, directory)
+    config, data = _parse(read_document(text), source, environ, directory)
     warn(source, data, config)
     return config
+
+
+def load_values(values: Any, source: str, environ: Mapping[str, str], directory: Path) -> Config:
+    """Return the configuration that plain `values` are, as a YAML file with them would be read.
+
+    `source` is what errors call them, and relative paths in them start at `directory`.
+    """
+    return _parse(Document(values), source, environ, directory)[0]
 
 
 def parse_config(
@@ -81,20 +94,12 @@ def parse_config(
     InvalidConfigError
         As `load_config` does.
     """
-    config, _ = _parse(text, source, environ, directory)
-    return config
-
-
-def _parse(
-    text: str,
-    source: str,
-    environ: Mapping[str, str] | None,
-    directory: str | os.PathLike[str] | None,
-) -> tuple[Config, Any]:
-    """Return the configuration, and the values as they are written in the text."""
-    environ = os.environ if environ is None else environ
     where = Path.cwd() if directory is None else Path(directory)
-    document = read_document(text)
+    return _parse(read_document(text), source, os.environ if environ is None else environ, where)[0]
+
+
+def _parse(document: Document, source: str, environ: Mapping[str, str], where: Path) -> tuple[Config, Any]:
+    """Return the configuration, and the values as they are written in the text."""
     expanded = expand(document.data, environ)
     read_secret_files(expanded, where, environ)
     _hide_secrets(expanded.data)
@@ -116,11 +121,12 @@ def _hide_secrets(data: Any) -> None:
         for name, value in backend.items() if isinstance(backend, dict) else ():
             if name in _SECRET:
                 hide(value)
-            elif name in _PLACE:
+            elif name in PLACE:
                 hide_misplaced(value)
 
 
-def _read(source: str) -> str:
+def read_config(source: str) -> str:
+    """Return the text of a configuration file; `InvalidConfigError` where it cannot be read."""
     reason = ""
     try:
         with open(Path(source).expanduser(), encoding="utf-8-sig") as file:

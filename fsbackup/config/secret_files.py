@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from fsbackup.config.problems import Loc, RuleViolation
 from fsbackup.config.variables import Expanded
@@ -17,12 +18,18 @@ _LONGEST = 1 << 16
 
 def read_secret_files(result: Expanded, directory: Path, environ: Mapping[str, str]) -> None:
     """Set each secret of a backend that is given as a file to that file's first line."""
-    backends = result.data.get("backends") if isinstance(result.data, dict) else None
+    for name, setting, path in secret_files(result.data, directory, environ):
+        _read_one(result, ("backends", name), setting, path)
+
+
+def secret_files(data: Any, directory: Path, environ: Mapping[str, str]) -> Iterator[tuple[str, str, Path]]:
+    """Yield backend, setting and path of each secret that is given as a file in `data`, a whole configuration."""
+    backends = data.get("backends") if isinstance(data, dict) else None
     for name, backend in backends.items() if isinstance(backends, dict) else ():
         for setting in FROM_FILE if isinstance(backend, dict) else ():
             path = backend.get(f"{setting}_file")
             if isinstance(path, str):
-                _read_one(result, ("backends", name), setting, _expanded(path, directory, environ))
+                yield name, setting, _expanded(path, directory, environ)
 
 
 def _read_one(result: Expanded, backend: Loc, setting: str, path: Path) -> None:

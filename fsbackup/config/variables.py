@@ -38,6 +38,17 @@ _REFERENCE = re.compile(
 )
 
 
+def names_in(text: str) -> set[str]:
+    """Return the names of all variables that `text`, a whole configuration, may take values from."""
+    referenced = {found["name"] for found in _REFERENCE.finditer(text) if found["name"]}
+    return referenced.union(*(variables.values() for variables in ENVIRONMENT.values()))
+
+
+def is_reference(text: str) -> bool:
+    """Tell whether `text` is made of variables alone, so that it says nothing of their values."""
+    return not _REFERENCE.sub(lambda found: found[0] if found["name"] is None else found["default"] or "", text)
+
+
 @dataclass
 class Expanded:
     """Values with their variables replaced.

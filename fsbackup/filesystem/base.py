@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem
@@ -28,9 +28,14 @@ from fsbackup.errors import ObjectNotFoundError, ReplicationError
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.caches import BlockCache
 from fsbackup.filesystem.directories import EmptyDirectories
+from fsbackup.filesystem.instances import ConfiguredInstances
 from fsbackup.filesystem.sets import OpenSets
 from fsbackup.filesystem.versions import Version, VersionCache
 from fsbackup.loop import get_loop, run
+from fsbackup.replication.storage import ReplicatedStorage
+
+if TYPE_CHECKING:
+    from fsbackup.config import Snapshot
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,20 +44,19 @@ T = TypeVar("T")
 _call_tasks: ContextVar[set[asyncio.Task[Any]] | None] = ContextVar("_call_tasks", default=None)
 
 
-class FileSystemBase(AsyncFileSystem):  # type: ignore[misc]
+class FileSystemBase(AsyncFileSystem, metaclass=ConfiguredInstances):  # type: ignore[misc]
     """See `FsbackupFileSystem`."""
 
     protocol = paths.PROTOCOL
     root_marker = ""
     cachable = True
 
-    def __init__(self, config: str, cache_size: int, **options: Any) -> None:
+    def __init__(self, config: Snapshot | ReplicatedStorage, cache_size: int, **options: Any) -> None:
         super().__init__(**{**options, "loop": get_loop(), "use_listings_cache": False})
-        self.config = config
         self.sets = OpenSets(config)
         self.block_cache = BlockCache(cache_size)
         self.versions = VersionCache()
-        self.empty_directories = EmptyDirectories(config)
+        self.empty_directories = EmptyDirectories(self.sets.source)
         #: The report of the last object that this filesystem stored or removed, None before the first.
         self.last_report: Report | None = None
 
@@ -67,8 +71,16 @@ class FileSystemBase(AsyncFileSystem):  # type: ignore[misc]
         return paths.PROTOCOL
 
     @property
+    def config(self) -> Any:
+        """The option `config` that opens the same sets in another process: a path, or values without a secret.
+
+        Where there is no such option, it is an object that is refused when it is pickled.
+        """
+        return self.sets.option
+
+    @property
     def storage_options(self) -> dict[str, Any]:
-        """The options that open the same filesystem in another process: the configuration's path, no secret."""
+        """The options that open the same filesystem in another process."""
         return {**self._given_options, "config": self.config}
 
     @storage_options.setter
@@ -78,7 +90,7 @@ class FileSystemBase(AsyncFileSystem):  # type: ignore[misc]
     @property
     def _fs_token(self) -> str:
         # The same in every process, unlike the token of the instance cache: dask compares tasks by it.
-        return str(tokenize(paths.PROTOCOL, self.config))
+        return str(tokenize(paths.PROTOCOL, self.sets.identity))
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -91,6 +103,21 @@ class FileSystemBase(AsyncFileSystem):  # type: ignore[misc]
         else:
             self.versions.discard(paths.strip(path))
         super().invalidate_cache(path)
+
+    def reload(self) -> None:
+        """Read the configuration again, and go on with what it, its variables and its secrets are now.
+
+        Files that are open go on with what they had. Another file that ``$FSBACKUP_CONFIG`` or the current
+        directory leads to by now is not looked for: that is another filesystem, ``fsspec.filesystem("fsbackup")``.
+
+        Raises
+        ------
+        ConfigError
+            When there is no such file any more. The filesystem is then as it was.
+        """
+        sets = self.sets.again()
+        type(self)._forget(lambda each: each is self)
+        self.sets, self.versions = sets, VersionCache()
 
     def health(self) -> dict[str, dict[str, Outage | None]]:
         """Return, for each set that was used, its replicas: None, or since when and why one does not answer.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fsspec.compression import compr
 from fsspec.core import get_compression
@@ -19,12 +19,12 @@ from fsbackup.filesystem.reading import ReadMethods
 from fsbackup.filesystem.write_file import CompressedFile, WriteFile
 from fsbackup.sizing import MIB
 
+if TYPE_CHECKING:
+    from fsbackup.config import ConfigLike, Snapshot
+    from fsbackup.replication.storage import ReplicatedStorage
+
 #: Default size of the block cache, in bytes.
 CACHE_SIZE = 32 * MIB
-#: The options that fsspec passes to any filesystem, or accepts for it.
-_FSSPEC_OPTIONS = frozenset(
-    {"asynchronous", "batch_size", "listings_expiry_time", "loop", "max_paths", "use_listings_cache"}
-)
 
 
 @add_sync_methods
@@ -42,38 +42,42 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, MetadataMethods):
     Parameters
     ----------
     config
-        The configuration's path. By default ``$FSBACKUP_CONFIG``, else where the command line looks. Pickles, JSON
-        and dask graphs carry this path and never a secret.
+        The configuration: the path of its file, by default ``$FSBACKUP_CONFIG``, else where the command line
+        looks; a mapping with what such a file has; what `load_config` returned; or a `ReplicatedStorage`, which
+        is then the only set. It is read when fsspec is asked for the filesystem: where the file, a variable or a
+        secret file has changed since, that is a new one. This object goes on with what it has until `reload`.
+
+        Pickles, JSON and dask graphs carry the path of the file, or the mapping, and never a secret: in a mapping,
+        write ``${NAME}`` for each secret, which other processes take from their own environment. One with a
+        secret in it, and a loaded configuration, work in this process and are a `ConfigError` when they are
+        pickled. (A mapping that you hand to dask yourself is in its graph as you wrote it.)
     cache_size
         Bytes of proven blocks to cache; 32 MiB by default.
     anon
         Ignored; pandas passes it when it tries again after a `PermissionError`.
     **options
         fsspec's own: `asynchronous`, `batch_size`, `loop`, `skip_instance_cache`. Those of its listings cache have
-        no effect: there is no such cache here.
+        no effect: there is no such cache here. Mappings under the name of another protocol (``hf``, ``s3``) are
+        for that one, and ignored.
 
     Raises
     ------
     TypeError
         For an unknown option: a misspelt `config` would otherwise open another configuration.
     ConfigError
-        When there is no configuration, and from any method that needs it when it is wrong.
+        When there is no configuration file, and from any method that needs it when it is wrong.
     """
 
     def __init__(
         self,
-        config: str | os.PathLike[str] | None = None,
+        config: ConfigLike | Snapshot | ReplicatedStorage | None = None,
+        *,
         cache_size: int = CACHE_SIZE,
         anon: bool | None = None,  # noqa: ARG002
         **options: Any,
     ) -> None:
-        from fsbackup.config import find_config
-
-        if unknown := sorted(options.keys() - _FSSPEC_OPTIONS):
-            known = ", ".join(["config", "cache_size", "anon", *sorted(_FSSPEC_OPTIONS)])
-            raise TypeError(f"fsbackup:// has no option {', '.join(map(repr, unknown))}; it takes {known}")
-        found = find_config(os.fspath(config) if config is not None else None)
-        super().__init__(os.path.abspath(found), cache_size, **options)
+        # The metaclass has resolved it: it must know what it is before an instance is made.
+        super().__init__(cast("Snapshot | ReplicatedStorage", config), cache_size, **options)
 
     def open(
         self,
@@ -116,5 +120,5 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, MetadataMethods):
         paths.split_for_write(path)
         if create_only and self.exists(path):
             raise paths.exists_error(path)
-        start_upload = partial(self.start_upload, path, create_only=create_only)
+        start_upload = partial(self.start_upload, self.sets[paths.split(path)[0]], path, create_only=create_only)
         return WriteFile(self, path, mode, start_upload, autocommit=autocommit, **options)

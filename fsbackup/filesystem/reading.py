@@ -13,11 +13,13 @@ from typing import Any
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from fsbackup.engine import restore
+from fsbackup.engine.download import newer_version
 from fsbackup.errors import IntegrityError, ObjectNotFoundError
 from fsbackup.filesystem import blocks
 from fsbackup.filesystem.base import FileSystemBase, on_io_loop
 from fsbackup.filesystem.paths import PROTOCOL, check_read_key, split, strip
 from fsbackup.filesystem.read_file import ReadFile
+from fsbackup.filesystem.sets import OpenSet
 from fsbackup.filesystem.versions import UNREADABLE, Version
 from fsbackup.loop import run
 from fsbackup.replication.progress import on_progress
@@ -102,13 +104,16 @@ class ReadMethods(FileSystemBase):
                 raise IsADirectoryError(f"{PROTOCOL}://{path} is a directory") from None
             raise
 
-    async def _read_pinned(self, version: Version, start: int, end: int, *, add_to_cache: bool) -> bytes:
+    async def _read_pinned(
+        self, opened: OpenSet, version: Version, start: int, end: int, *, add_to_cache: bool
+    ) -> bytes:
         """Return bytes of this version and no other; `IntegrityError` when it was replaced."""
         try:
             [data] = await self._read(version, [(start, end)], add_to_cache=add_to_cache)
         except UNREADABLE as error:
-            if await self.versions.newer(self.sets[split(version.path)[0]], version) is None:
+            if await newer_version(opened.replica_set, version.reader) is None:
                 raise
+            self.versions.discard(version.path)
             raise IntegrityError(
                 "object was replaced while it was open", operation="read", key=version.path, hint="open it again"
             ) from error
@@ -116,6 +121,7 @@ class ReadMethods(FileSystemBase):
 
     def open_version(self, path: str, sha256: str | None, **options: Any) -> ReadFile:
         """Open a file to read; with `sha256`, only if that is still its content."""
+        opened = self.sets[split(path)[0]]
         version = run(self._version_to_read(strip(path)))
         manifest = version.reader.manifest
         if sha256 is not None and (manifest is None or manifest.sha256 != sha256):
@@ -125,7 +131,7 @@ class ReadMethods(FileSystemBase):
                 key=version.path,
                 hint="open it again there",
             )
-        return ReadFile(self, version, partial(self._read_pinned, version), **options)
+        return ReadFile(self, version, partial(self._read_pinned, opened, version), **options)
 
     @on_io_loop
     async def _get_file(

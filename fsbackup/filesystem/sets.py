@@ -8,12 +8,16 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from fsbackup.engine.breaker import CircuitBreaker, Outage
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.selector import ReplicaSelector
 from fsbackup.errors import ConfigError, FsbackupError
 from fsbackup.replication.storage import ReplicatedStorage
+
+if TYPE_CHECKING:
+    from fsbackup.config import Config, Snapshot
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -57,29 +61,58 @@ class OpenSet:
 
 
 class OpenSets:
-    """The sets of one configuration file, by name.
+    """The sets of one configuration, by name, as it was at one moment.
 
     Parameters
     ----------
-    config
-        Its path.
+    source
+        The configuration; or one set that is open already, which is then the only one.
     """
 
-    def __init__(self, config: str) -> None:
-        self._config = config
+    def __init__(self, source: Snapshot | ReplicatedStorage) -> None:
+        self._source = source
+        self._is_wrong = False
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._names: tuple[str, ...] | None = None
         self._open: dict[str, OpenSet] = {}
+
+    @property
+    def source(self) -> str:
+        """What the sets are of, for people."""
+        name = self._source.name
+        return f"the set {name!r}" if isinstance(self._source, ReplicatedStorage) else name
+
+    @property
+    def option(self) -> Any:
+        """The option `config` that opens the same sets; with secrets in it only what nobody can pickle."""
+        return self._source if isinstance(self._source, ReplicatedStorage) else self._source.option
+
+    @property
+    def identity(self) -> str:
+        """A text without secrets that is the same in every process that opens the same sets."""
+        if isinstance(self._source, ReplicatedStorage):
+            return f"{self._source!r} {[each.location for each in self._source.backends.values()]}"
+        try:
+            return f"{self.source} {self._config(self._source).show()}"
+        except ConfigError:
+            return self.source
+
+    def is_outdated(self, now: Snapshot) -> bool:
+        """Tell whether these sets are of the same file as `now`, and of what it said before."""
+        source = self._source
+        if isinstance(source, ReplicatedStorage) or not isinstance(now.origin, str):
+            return False
+        return source.origin == now.origin and source.fingerprint != now.fingerprint
+
+    def again(self) -> OpenSets:
+        """Return the sets of what the configuration says now."""
+        return OpenSets(self._source if isinstance(self._source, ReplicatedStorage) else self._source.again())
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all sets."""
-        from fsbackup.config import load_config
-
-        self._reset_after_fork()
-        if self._names is None:
-            self._names = tuple(load_config(self._config).replication)
-        return self._names
+        if isinstance(self._source, ReplicatedStorage):
+            return (self._source.name,)
+        return tuple(self._config(self._source).replication)
 
     def __getitem__(self, name: str) -> OpenSet:
         """Return a set by its name.
@@ -95,13 +128,29 @@ class OpenSets:
         if name not in self.names():
             known = ", ".join(self.names()) or "none"
             raise ConfigError(
-                f"fsbackup://{name}: no replication set {name!r} in {self._config}",
+                f"fsbackup://{name}: no replication set {name!r} in {self.source}",
                 hint=f"use fsbackup://SET/KEY with one of its sets: {known}",
             )
         with self._lock:
             if name not in self._open:
-                self._open[name] = OpenSet(ReplicatedStorage.from_config(self._config, name, errors="raise"))
+                self._open[name] = OpenSet(self._storage(name))
         return self._open[name]
+
+    def _storage(self, name: str) -> ReplicatedStorage:
+        source = self._source
+        if isinstance(source, ReplicatedStorage):
+            return source
+        origin = source.option if isinstance(source.option, str) else None
+        return ReplicatedStorage.from_config(self._config(source), name, errors="raise", origin=origin)
+
+    def _config(self, source: Snapshot) -> Config:
+        """Return the configuration; one that was wrong is read again, because it may have been corrected."""
+        if self._is_wrong:
+            source = self._source = source.again()
+        self._is_wrong = True
+        config = source.config
+        self._is_wrong = False
+        return config
 
     def health(self) -> dict[str, dict[str, Outage | None]]:
         """Return what is known of the replicas of each set that was used, by set and backend."""

@@ -20,6 +20,7 @@ from fsbackup.errors import DegradedWriteWarning, FsbackupError, NoHealthyReplic
 from fsbackup.filesystem import directories, paths
 from fsbackup.filesystem.base import FileSystemBase, on_io_loop
 from fsbackup.filesystem.pipe import Pipe
+from fsbackup.filesystem.sets import OpenSet
 from fsbackup.keys import check_key
 from fsbackup.loop import Call, run
 from fsbackup.replication.progress import CallbackProgress
@@ -57,10 +58,10 @@ class WriteMethods(FileSystemBase):
         finally:
             source.close()
 
-    def start_upload(self, path: str, pipe: Pipe, *, create_only: bool) -> Call[None]:
-        """Start to store the content of `pipe`."""
+    def start_upload(self, opened: OpenSet, path: str, pipe: Pipe, *, create_only: bool) -> Call[None]:
+        """Start to store the content of `pipe` in the set that the file was opened in."""
         source = StreamSource(pipe.as_stream(), paths.strip(path), allow_empty=True)
-        return Call(self._store(path, source, create_only=create_only))
+        return Call(self._store(path, source, create_only=create_only, opened=opened))
 
     async def _store(
         self,
@@ -70,6 +71,7 @@ class WriteMethods(FileSystemBase):
         size: int | None = None,
         create_only: bool = False,
         progress: UploadProgress | None = None,
+        opened: OpenSet | None = None,
     ) -> None:
         """Store a source, once its bytes fit into the memory that uploads share.
 
@@ -81,7 +83,7 @@ class WriteMethods(FileSystemBase):
         """
         path = paths.strip(path)
         name, key = paths.split_for_write(path)
-        opened = self.sets[name]
+        opened = opened or self.sets[name]
         if create_only and await self._exists(path):
             raise paths.exists_error(path)
         async with opened.budget.reserve(size or source.size or 0):
