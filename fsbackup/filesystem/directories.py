@@ -10,6 +10,7 @@ from fsbackup.engine import marker
 from fsbackup.errors import FsbackupError, ObjectNotFoundError, unproven_absence
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.sets import OpenSet
+from fsbackup.filesystem.versions import with_time
 from fsbackup.keys import check_prefix, encode_key
 from fsbackup.replication.classify import ObjectStatus
 from fsbackup.replication.ls import SetListing
@@ -23,20 +24,15 @@ _MAX_NAME = "\U0010ffff"
 
 
 def directory_info(path: str) -> Info:
-    """Return the info of a directory."""
-    return {"name": path, "size": 0, "type": "directory", "mtime": None}
+    """Return the info of a directory. It has no time: nothing is stored for it."""
+    return {"name": path, "size": 0, "type": "directory"}
 
 
 def _file_info(name: str, entry: ObjectStatus) -> Info:
     """Return the info of a file as far as a listing shows it."""
     present = [backend for backend, state in entry.states.items() if state == "present"]
-    return {
-        "name": f"{name}/{entry.key}",
-        "size": entry.size,
-        "type": "file",
-        "mtime": entry.modified,
-        "replicas": present,
-    }
+    info = {"name": f"{name}/{entry.key}", "size": entry.size, "type": "file", "replicas": present}
+    return with_time(info, entry.modified)
 
 
 async def list_directory(opened: OpenSet, name: str, key: str) -> dict[str, Info]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from glob import has_magic
 from typing import Any
 
 from fsspec.utils import tokenize
@@ -12,6 +14,7 @@ from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFound
 from fsbackup.filesystem import directories, paths
 from fsbackup.filesystem.base import FileSystemBase, on_io_loop
 from fsbackup.filesystem.directories import Info, directory_info
+from fsbackup.filesystem.versions import Version
 
 
 class MetadataMethods(FileSystemBase):
@@ -114,6 +117,34 @@ class MetadataMethods(FileSystemBase):
         sizes = {name: info["size"] for name, info in found.items()}
         return sum(sizes.values()) if total else sizes
 
+    async def _expand_path(
+        self,
+        path: str | list[str],
+        recursive: bool = False,
+        maxdepth: int | None = None,
+        assume_literal: bool = False,
+    ) -> list[str]:
+        """Return the files and directories that paths and patterns mean; the name of a file is no pattern."""
+        given = paths.strip_all([path] if isinstance(path, str) else path)
+        names = set() if assume_literal else {each for each in given if await self._is_literal(each)}
+        rest = [each for each in given if each not in names]
+        found = await super()._expand_path(rest, recursive, maxdepth, assume_literal) if rest else []
+        return sorted({*names, *found})
+
+    async def _is_literal(self, path: Any) -> bool:
+        """Tell whether a path that looks like a pattern is the name of a file: that is then what is meant."""
+        if not isinstance(path, str) or not has_magic(path) or has_magic(paths.split(path)[0]):
+            return False
+        try:
+            await self._find_file(path)
+        except ObjectNotFoundError:
+            return False
+        return True
+
+    @on_io_loop
+    async def _find_file(self, path: str) -> Version:
+        return await self.version(path)
+
     @on_io_loop
     async def _exists(self, path: str, **kwargs: Any) -> bool:
         return await self._type(path, **kwargs) is not None
@@ -132,8 +163,17 @@ class MetadataMethods(FileSystemBase):
             return None
 
     def modified(self, path: str) -> datetime:
-        """Return when this version was created, in UTC; for an object without a manifest when it was stored."""
-        return datetime.fromtimestamp(self.info(path)["mtime"] or 0.0, UTC)
+        """Return when this version was created, in UTC; for an object without a manifest when it was stored.
+
+        Raises
+        ------
+        IsADirectoryError
+            For a directory, as s3fs does: nothing is stored for it that would have a time.
+        """
+        info = self.info(path)
+        if info["type"] == "directory":
+            raise IsADirectoryError(errno.EISDIR, "a directory has no time", f"{paths.PROTOCOL}://{info['name']}")
+        return datetime.fromtimestamp(info.get("mtime", 0.0), UTC)
 
     def created(self, path: str) -> datetime:
         """Return `modified`: a version never changes."""
@@ -142,7 +182,7 @@ class MetadataMethods(FileSystemBase):
     def ukey(self, path: str) -> str:
         """Return the SHA-256 of the content; for an object without a manifest a hash of its info."""
         info = self.info(path)
-        return str(info.get("sha256") or tokenize(info["name"], info["size"], info["mtime"]))
+        return str(info.get("sha256") or tokenize(info["name"], info["size"], info.get("mtime")))
 
     def checksum(self, path: str) -> int:
         """Return `ukey` as a number."""

@@ -47,12 +47,12 @@ class MoveMethods(WriteMethods):
             await self._copy_version(version, target)
 
     async def _copy(self, path1: Paths, path2: Paths, *args: Any, **kwargs: Any) -> None:
-        if (
-            not isinstance(path1, list)
-            and not isinstance(path2, list)
-            and paths.strip(path1) == paths.strip(path2)
-        ):
+        single = not isinstance(path1, list) and not isinstance(path2, list)
+        if single and paths.strip(path1) == paths.strip(path2):  # type: ignore[arg-type]
             await self._info(path1)
+        elif single and await self._is_literal(paths.strip(path1)):  # type: ignore[arg-type]
+            source, target = await self._resolve_target(path1, path2)  # type: ignore[arg-type]
+            await super()._copy([source], [target], *args, **kwargs)
         else:
             await super()._copy(path1, path2, *args, **kwargs)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fsspec import AbstractFileSystem
+from fsspec.asyn import AbstractAsyncStreamedFile
 from fsspec.caching import BaseCache
 from fsspec.spec import AbstractBufferedFile
 
@@ -83,6 +84,28 @@ class ReadFile(AbstractBufferedFile):  # type: ignore[misc]
     def _start_fetch(self, start: int, end: int) -> Future[bytes]:
         # A sequential reader does not return to these blocks: in the cache they would only evict others.
         return asyncio.run_coroutine_threadsafe(self._read(start, end, add_to_cache=False), get_loop())
+
+
+class AsyncReadFile(AbstractAsyncStreamedFile):  # type: ignore[misc]
+    """As `ReadFile`, for coroutines: `read` and `close` are awaited, and nothing is read ahead.
+
+    Parameters
+    ----------
+    fs, version
+        As for `ReadFile`.
+    read
+        Returns the bytes from one offset up to another.
+    """
+
+    def __init__(
+        self, fs: AbstractFileSystem, version: Version, read: Callable[[int, int], Coroutine[Any, Any, bytes]]
+    ) -> None:
+        super().__init__(fs, version.path, "rb", cache_type="none", size=version.size)
+        self._read = read
+        self.details = version.info()
+
+    async def _fetch_range(self, start: int, end: int) -> bytes:
+        return await self._read(start, end)
 
 
 @dataclass(frozen=True, slots=True)

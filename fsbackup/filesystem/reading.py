@@ -18,7 +18,7 @@ from fsbackup.errors import IntegrityError, ObjectNotFoundError
 from fsbackup.filesystem import blocks
 from fsbackup.filesystem.base import FileSystemBase, on_io_loop
 from fsbackup.filesystem.paths import PROTOCOL, check_read_key, split, strip
-from fsbackup.filesystem.read_file import ReadFile
+from fsbackup.filesystem.read_file import AsyncReadFile, ReadFile
 from fsbackup.filesystem.sets import OpenSet
 from fsbackup.filesystem.versions import UNREADABLE, Version
 from fsbackup.loop import run
@@ -119,10 +119,33 @@ class ReadMethods(FileSystemBase):
             ) from error
         return data
 
+    @on_io_loop
+    async def _open_file(self, path: str) -> tuple[OpenSet, Version]:
+        return self.sets[split(path)[0]], await self._version_to_read(path)
+
+    @on_io_loop
+    async def _read_file(self, opened: OpenSet, version: Version, start: int, end: int) -> bytes:
+        return await self._read_pinned(opened, version, start, end, add_to_cache=True)
+
+    async def open_async(self, path: str, mode: str = "rb", **kwargs: Any) -> AsyncReadFile:
+        """Return a file opened to read, whose `read` is a coroutine; on any loop.
+
+        Raises
+        ------
+        NotImplementedError
+            For any mode but ``"rb"``, and for `compression`.
+        """
+        if mode != "rb" or kwargs.get("compression"):
+            raise NotImplementedError(
+                f"open_async opens files as they are, to read ('rb'), not with mode {mode!r} or a compression: "
+                "write with `await fs._pipe_file(path, data)`, or in a thread with `fs.open`"
+            )
+        opened, version = await self._open_file(strip(path))
+        return AsyncReadFile(self, version, partial(self._read_file, opened, version))
+
     def open_version(self, path: str, sha256: str | None, **options: Any) -> ReadFile:
         """Open a file to read; with `sha256`, only if that is still its content."""
-        opened = self.sets[split(path)[0]]
-        version = run(self._version_to_read(strip(path)))
+        opened, version = run(self._open_file(strip(path)))
         manifest = version.reader.manifest
         if sha256 is not None and (manifest is None or manifest.sha256 != sha256):
             raise IntegrityError(
@@ -132,6 +155,11 @@ class ReadMethods(FileSystemBase):
                 hint="open it again there",
             )
         return ReadFile(self, version, partial(self._read_pinned, opened, version), **options)
+
+    async def _get(self, rpath: Any, lpath: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(lpath, str) and await self._is_literal(source := self._strip_protocol(rpath)):
+            rpath, lpath = [source], [await asyncio.to_thread(_target, lpath, source.rpartition("/")[2])]
+        await super()._get(rpath, lpath, *args, **kwargs)
 
     @on_io_loop
     async def _get_file(
@@ -153,6 +181,12 @@ class ReadMethods(FileSystemBase):
             if not await self._isdir(rpath):
                 raise
             await asyncio.to_thread(make_path, lpath)
+
+
+def _target(path: str, name: str) -> str:
+    """Return where a file `name` goes: into the directory `path`, or to that name."""
+    path = os.path.expanduser(path)
+    return os.path.join(path, name) if path.endswith(os.sep) or os.path.isdir(path) else path
 
 
 def _per_path(bounds: Iterable[Bound] | Bound, count: int) -> list[Bound]:

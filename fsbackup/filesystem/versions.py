@@ -62,16 +62,21 @@ class Version:
     def info(self) -> dict[str, Any]:
         """Return what fsspec calls the file's info."""
         manifest = self.reader.manifest
-        return {
+        info = {
             "name": self.path,
             "size": self.size,
             "type": "file",
-            "mtime": self.modified,
             "sha256": manifest.sha256 if manifest else None,
             "generation": manifest.generation if manifest else None,
             "proven": self.reader.proven,
             "replicas": [store.name for store in self.reader.plan.stores],
         }
+        return with_time(info, self.modified)
+
+
+def with_time(info: dict[str, Any], modified: float | None) -> dict[str, Any]:
+    """Return an info with ``mtime``, where the time is known: consumers take what is there for a number."""
+    return info if modified is None else {**info, "mtime": modified}
 
 
 #: A path, whether the data is checked too, and the changes of this process to the object so far.

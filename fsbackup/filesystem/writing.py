@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
 import warnings
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
+from glob import has_magic
 from typing import Any, TypeVar
 
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
@@ -38,6 +40,22 @@ class WriteMethods(FileSystemBase):
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:  # noqa: ARG002
         data = value if isinstance(value, bytes) else bytes(memoryview(value))
         await self._store(path, BytesSource(data, paths.strip(path)), create_only=mode == "create")
+
+    @on_io_loop
+    async def _touch(self, path: str, truncate: bool = True, **kwargs: Any) -> None:  # noqa: ARG002
+        """Store an empty object; with ``truncate=False`` only where there is none."""
+        path = paths.strip(path)
+        if not truncate and await self._exists(path):
+            raise io.UnsupportedOperation(
+                f"touch: {paths.PROTOCOL}://{path} exists, and the time of what is stored cannot be changed"
+            )
+        await self._store(path, BytesSource(b"", path))
+
+    async def _put(self, lpath: Any, rpath: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(rpath, str) and (local := await asyncio.to_thread(_literal_file, lpath)) is not None:
+            into = rpath.endswith("/") or await self._isdir(rpath)
+            lpath, rpath = [local], [f"{paths.strip(rpath)}/{os.path.basename(local)}" if into else rpath]
+        await super()._put(lpath, rpath, *args, **kwargs)
 
     @on_io_loop
     async def _put_file(
@@ -216,6 +234,14 @@ class WriteMethods(FileSystemBase):
         if self.ls(path, detail=False):
             raise OSError(errno.ENOTEMPTY, "the directory is not empty", path)
         self.empty_directories.remove(path)
+
+
+def _literal_file(path: Any) -> str | None:
+    """Return the path of a file whose name looks like a pattern: it is what is meant; None for anything else."""
+    if not isinstance(path, str | os.PathLike) or not has_magic(os.fspath(path)):
+        return None
+    found = os.path.expanduser(os.fspath(path))
+    return found if os.path.isfile(found) else None
 
 
 def _warn_degraded(path: str, report: Report) -> None:

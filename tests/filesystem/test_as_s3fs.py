@@ -1,0 +1,89 @@
+"""What consumers of fsspec ask of a filesystem and do not find in every one: as s3fs does it, or a clear error."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import secrets
+from pathlib import Path
+
+import pytest
+
+from fsbackup.filesystem import FsbackupFileSystem
+from tests.filesystem.configured_set import ROOT, ConfiguredSet
+from tests.replication.rig import MIB, content
+
+
+@pytest.fixture
+def fs(disks: ConfiguredSet) -> FsbackupFileSystem:
+    return disks.fs()
+
+
+@pytest.fixture
+def folder() -> str:
+    return f"{ROOT}/{secrets.token_hex(4)}"
+
+
+def test_names_that_look_like_patterns(fs: FsbackupFileSystem, folder: str, tmp_path: Path) -> None:
+    """The name of a file means that file, also where the pattern would match another one."""
+    fs.pipe({f"{folder}/y[1].csv": b"[1]", f"{folder}/y1.csv": b"1", f"{folder}/y2.csv": b"2"})
+    fs.mkdir(f"{folder}/into")
+    fs.cp(f"{folder}/y[1].csv", f"{folder}/copy[x].csv")
+    fs.cp(f"{folder}/y[1].csv", f"{folder}/into")
+    fs.cp(f"{folder}/y[12].csv", f"{folder}/into")  # a pattern
+    assert fs.cat(f"{folder}/copy[x].csv") == fs.cat(f"{folder}/into/y[1].csv") == b"[1]"
+    assert fs.find(f"{folder}/into") == [f"{folder}/into/{name}" for name in ("y1.csv", "y2.csv", "y[1].csv")]
+    fs.get(f"{folder}/y[1].csv", str(tmp_path / "a[b]"))
+    fs.get(f"{folder}/y[1].csv", str(tmp_path))
+    assert (tmp_path / "a[b]").read_bytes() == (tmp_path / "y[1].csv").read_bytes() == b"[1]"
+    (tmp_path / "ab").write_bytes(b"other")
+    fs.put(str(tmp_path / "a[b]"), f"{folder}/put")
+    fs.put(str(tmp_path / "a[b]"), f"{folder}/into/")
+    assert fs.cat(f"{folder}/put") == fs.cat(f"{folder}/into/a[b]") == b"[1]"
+    with pytest.raises(FileNotFoundError):
+        fs.cp(f"{folder}/z[1].csv", f"{folder}/z")
+
+
+def test_touch(fs: FsbackupFileSystem, folder: str) -> None:
+    """What is there is emptied only where that was asked for."""
+    fs.touch(f"{folder}/new", truncate=False)
+    assert fs.cat_file(f"{folder}/new") == b""
+    fs.pipe_file(f"{folder}/old", b"1")
+    with pytest.raises(ValueError, match=f"touch: fsbackup://{folder}/old exists, and the time") as caught:
+        fs.touch(f"{folder}/old", truncate=False)
+    assert isinstance(caught.value, io.UnsupportedOperation)
+    assert fs.cat_file(f"{folder}/old") == b"1"
+    fs.touch(f"{folder}/old")
+    assert fs.cat_file(f"{folder}/old") == b""
+
+
+def test_directories_have_no_time(fs: FsbackupFileSystem, folder: str) -> None:
+    """`info` of one has no ``mtime``, which a mount would take for a number."""
+    fs.pipe_file(f"{folder}/x", b"1")
+    assert fs.info(folder) == {"name": folder, "size": 0, "type": "directory"}
+    with pytest.raises(IsADirectoryError, match=f"has no time: 'fsbackup://{folder}'"):
+        fs.modified(folder)
+
+
+def test_open_async(fs: FsbackupFileSystem, folder: str) -> None:
+    """On any loop: proven bytes of the version that was opened."""
+    data = content(3 * MIB)
+    fs.pipe_file(f"{folder}/x", data)
+
+    async def read() -> list[bytes]:
+        async with await fs.open_async(f"fsbackup://{folder}/x") as file:
+            first = [await file.read(10), await file.read(2 * MIB), await file.read()]
+            file.seek(-5, 2)
+            return [*first, await file.read(50), await file.read(), await file.read(0)]
+
+    pieces = [data[:10], data[10 : 2 * MIB + 10], data[2 * MIB + 10 :], data[-5:], b"", b""]
+    assert asyncio.run(read()) == pieces
+
+    async def refused(mode: str) -> None:
+        with pytest.raises(NotImplementedError, match=f"to read .'rb'., not with mode '{mode}'"):
+            await fs.open_async(f"{folder}/x", mode)
+        with pytest.raises(FileNotFoundError, match=f"open '{folder.partition('/')[2]}/none'"):
+            await fs.open_async(f"{folder}/none")
+
+    for mode in ("wb", "r"):
+        asyncio.run(refused(mode))
