@@ -268,6 +268,16 @@ def unproven_absence(
     )
 
 
+def unproven_newest(errors: Mapping[str, FsbackupError], operation: str, key: str) -> NoHealthyReplicaError:
+    """Return the error for a change of the newest version, which those in `errors` may have."""
+    return NoHealthyReplicaError(
+        f"a newer version may exist, because too few replicas answered: {summary(errors)}",
+        operation=operation,
+        key=key,
+        hint=combined_hint(errors, "try again when more replicas answer"),
+    )
+
+
 def combined_hint(errors: Mapping[str, FsbackupError], *more: str) -> str | None:
     """Return the hints of all errors and `more` as one, each of them once; None when there is none."""
     hints = [error.hint for error in errors.values() if error.hint]

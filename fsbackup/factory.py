@@ -92,6 +92,7 @@ def set_arguments(config: Config, name: str) -> dict[str, Any]:
         "spool": Spool(Path(spool.dir), spool.max_bytes) if spool else None,
         "stall_timeout": settings.stall_timeout,
         "unproven": settings.unproven,
+        "append": settings.append,
         "retention": _retention(config, settings.backends),
     }
 

@@ -48,6 +48,16 @@ def _check_min_copies(value: int, info: ValidationInfo) -> int:
     return value
 
 
+def _check_append(value: bool, info: ValidationInfo) -> bool:
+    backends, copies = info.data.get("backends", ()), info.data.get("min_copies")
+    if value and copies is not None and 2 * copies <= len(backends):
+        raise rule_error(
+            f"needs min_copies {len(backends) // 2 + 1}, more than half of the backends",
+            "otherwise two that append at the same time could both be told that theirs is stored",
+        )
+    return value
+
+
 #: Backends, and groups of backends.
 ReadOrder = tuple[str | tuple[str, ...], ...]
 
@@ -103,6 +113,13 @@ class ReplicationConfig(Model):
         default="warn",
         description="What a read does when too few backends answer to prove that it reads the newest version.",
         examples=["raise"],
+    )
+    append: Annotated[Flag, AfterValidator(_check_append)] = Field(
+        default=False,
+        description="Files of `fsbackup://` may be opened to append (mode 'a'), up to 64MiB: the object is read, "
+        "and replaced as a whole if it is still the same one. It needs `min_copies` to be more than half of the "
+        "backends.",
+        examples=[True],
     )
     spool: SpoolConfig | None = Field(
         default=None,

@@ -95,6 +95,7 @@ class ReplicaUpload:
         self._key = key
         self._create_only = plan.create_only
         self._may_replace = may_replace
+        self._conditional = plan.conditional
         self._record_id = plan.metadata.get(records.RECORD_FIELD, "")
         self._wrote_record = False
         self._on_sent = on_sent
@@ -168,6 +169,8 @@ class ReplicaUpload:
             await self._commit_beside(manifest)
 
     async def _commit_inside(self, manifest: Manifest) -> None:
+        if self._conditional:
+            self._require_unchanged(await self._call(records.read_state(self.store, self._key)))
         metadata = records.inside_metadata(self.store, manifest)
         if metadata is None:
             self._wrote_record = True
@@ -207,12 +210,19 @@ class ReplicaUpload:
             asyncio.gather(records.read_state(self.store, self._key), records.read_intent(self.store, self._key))
         )
         latest = self.replica.record
+        if self._conditional and latest != before:
+            raise concurrent_write(self.replica, self._key)
         if latest is not None and latest != before:
             replaces = isinstance(latest, Manifest) and not self._may_replace
             if replaces or version_order(latest) > version_order(manifest):
                 raise concurrent_write(self.replica, self._key)
         if intent is not None and self.replica.stat is not None and not self.replica.is_intact:
             await self._call(records.finish_intent(self.store, intent, self.replica.stat))
+
+    def _require_unchanged(self, now: ReplicaState) -> None:
+        """Raise `ConflictError` unless the replica is as it was when the upload was decided."""
+        if now.record != self.replica.record or (now.stat is None) != (self.replica.stat is None):
+            raise concurrent_write(now, self._key)
 
     @property
     def needs_intent(self) -> bool:

@@ -30,7 +30,7 @@ from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import Source, StreamSource
 from fsbackup.engine.spool import ReplicaReplay, SpoolFile
-from fsbackup.errors import ConflictError, FsbackupError, NewerFormatError
+from fsbackup.errors import ConflictError, FsbackupError, NewerFormatError, unproven_newest
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
 from fsbackup.sizing import part_size
@@ -56,6 +56,7 @@ async def upload(
     replicas: list[ReplicaState] | None = None,
     progress: UploadProgress | None = None,
     read_stored: bool = False,
+    replaces: Manifest | None = None,
 ) -> Report:
     """Store `source` under `key` in every store of `targets`.
 
@@ -71,16 +72,22 @@ async def upload(
     read_stored
         Read what a replica has already before it counts as stored, where its ETag is not made of the content, as
         on a disk: a bit may have flipped there. Such a copy is written again.
+    replaces
+        The version that the source was made from, with `overwrite`: only this one is replaced. A replica that has
+        another one of its generation or a later one, by now or when it commits, has a `ConflictError` in its
+        result.
 
     Raises
     ------
+    NoHealthyReplicaError
+        With `replaces`, when too few replicas answer to prove which version is the newest; before a byte is sent.
     SourceError
         When the source cannot be read to its end or changes meanwhile; nothing is committed then.
     """
     started = asyncio.get_running_loop().time()
     if replicas is None:
         replicas = await records.survey(targets.stores, key)
-    return await _Upload(targets, key, source, replicas, overwrite, progress, started, read_stored).run()
+    return await _Upload(targets, key, source, replicas, overwrite, progress, started, read_stored, replaces).run()
 
 
 class _Upload(FanOut):
@@ -94,6 +101,7 @@ class _Upload(FanOut):
         progress: UploadProgress | None,
         started: float,
         read_stored: bool,
+        replaces: Manifest | None,
     ) -> None:
         super().__init__(
             "upload",
@@ -109,6 +117,7 @@ class _Upload(FanOut):
         self._overwrite = overwrite
         self._progress = progress
         self._read_stored = read_stored
+        self._replaces = replaces
         self._latest = versions.newest(replicas, targets.min_copies)
         self._highest = versions.highest(replicas)
         #: The stored version that the source must have the content of; None: the source is a new version.
@@ -125,6 +134,8 @@ class _Upload(FanOut):
         try:
             if newer := records.refusal(self._replicas, "upload"):
                 raise newer
+            if self._replaces is not None:
+                self._refuse_other_versions(self._replaces)
             await self._expect()
             if self._expected is None:
                 check_clock((each.store for each in self._replicas), self._key)
@@ -134,6 +145,36 @@ class _Upload(FanOut):
         finally:
             await self._parts.stop()
         return self._report()
+
+    def _refuse_other_versions(self, replaced: Manifest) -> None:
+        """Leave out each replica with a version that the source was not made from, unless it is an older one.
+
+        Of several writers that made theirs from one version, a replica so takes the first: where `min_copies` is a
+        majority, no more than one of them is confirmed.
+
+        Raises
+        ------
+        ConflictError
+            When the newest version is another one.
+        NoHealthyReplicaError
+            When it is not proven which one that is.
+        """
+        if not self._targets.is_quorum(records.clear_answers(self._replicas)):
+            raise unproven_newest(records.errors_of(self._replicas), "upload", self._key)
+        if self._latest is None or versions.version_id(self._latest) != versions.version_id(replaced):
+            raise self._changed()
+        for replica in self._replicas:
+            if replica.record is not None and versions.rivals_of(replaced, [replica]):
+                self._finish(replica, self._changed(replica.store.name))
+
+    def _changed(self, backend: str | None = None) -> ConflictError:
+        return ConflictError(
+            "another writer has changed it since it was read",
+            backend=backend,
+            operation="upload",
+            key=self._key,
+            hint="read it again, and store what comes of that",
+        )
 
     async def _expect(self) -> None:
         """Set `_expected` when the source must have the content of the stored version.
@@ -171,7 +212,9 @@ class _Upload(FanOut):
         return next((each for each in stored if each.sha256 == sha256), None)
 
     async def _transfer(self) -> None:
-        reachable = [replica for replica in self._replicas if replica.error is None]
+        reachable = [
+            each for each in self._replicas if each.error is None and each.store.name not in self._results
+        ]
         complete = await self._complete(reachable)
         unmanaged = [each for each in reachable if each not in complete and self._is_unmanaged(each)]
         uploads = [self._new_upload(each) for each in reachable if each not in complete and each not in unmanaged]
@@ -244,7 +287,7 @@ class _Upload(FanOut):
         return not self._overwrite and replica.record is None and replica.stat is not None
 
     def _new_upload(self, replica: ReplicaState) -> ReplicaUpload:
-        source, known = self._source, self._expected
+        source, known, is_conditional = self._source, self._expected, self._replaces is not None
         plan = WritePlan(
             size=source.size,
             part_size=self._part_size,
@@ -255,13 +298,15 @@ class _Upload(FanOut):
             ),
             mtime_ns=source.mtime_ns,
             mode=source.mode,
-            create_only=replica.stat is None and not self._overwrite,
+            create_only=replica.stat is None and (is_conditional or not self._overwrite),
             ask_first=self._must_stat_again(replica),
             is_new=replica.stat is None,
             replaces=replica.stat.etag if replica.stat else None,
+            replaces_version=replica.stat.version_id if replica.stat else None,
+            conditional=is_conditional,
         )
         sent = self._on_sent(replica.store.name)
-        return ReplicaUpload(replica, self._key, plan, sent, may_replace=self._overwrite)
+        return ReplicaUpload(replica, self._key, plan, sent, may_replace=self._overwrite and not is_conditional)
 
     def _must_stat_again(self, replica: ReplicaState) -> bool:
         """Return whether another writer had time to store the key since the store said that it is absent.

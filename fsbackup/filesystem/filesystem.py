@@ -11,6 +11,7 @@ from fsspec.compression import compr
 from fsspec.core import get_compression
 
 from fsbackup.filesystem import paths
+from fsbackup.filesystem.append import AppendMethods
 from fsbackup.filesystem.base import add_sync_methods
 from fsbackup.filesystem.metadata import MetadataMethods
 from fsbackup.filesystem.moving import MoveMethods
@@ -28,7 +29,7 @@ CACHE_SIZE = 32 * MIB
 
 
 @add_sync_methods
-class FsbackupFileSystem(ReadMethods, MoveMethods, MetadataMethods):
+class FsbackupFileSystem(ReadMethods, MoveMethods, AppendMethods, MetadataMethods):
     """The replication sets of a configuration as a filesystem: ``fsbackup://SET/KEY``.
 
     A read takes each block from a replica that proves it, also when another one stops answering or sends wrong
@@ -112,6 +113,8 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, MetadataMethods):
         options = {"block_size": block_size, "cache_options": cache_options, **kwargs}
         if mode == "rb":
             return self.open_version(path, sha256, **options)
+        if mode == "ab":
+            return self.open_to_append(path, autocommit=autocommit, **options)
         if mode not in ("wb", "xb"):
             raise io.UnsupportedOperation(
                 f"mode {mode!r} is not supported: an object is replaced whole; open it with 'wb' or 'xb'"

@@ -18,7 +18,13 @@ from fsbackup.engine import delete
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import BytesSource, Source, StreamSource, open_source
 from fsbackup.engine.upload import UploadProgress, upload
-from fsbackup.errors import DegradedWriteWarning, FsbackupError, NoHealthyReplicaError, combined_hint, summary
+from fsbackup.errors import (
+    DegradedWriteWarning,
+    FsbackupError,
+    NoHealthyReplicaError,
+    combined_hint,
+    summary,
+)
 from fsbackup.filesystem import directories, paths
 from fsbackup.filesystem.base import FileSystemBase, on_io_loop
 from fsbackup.filesystem.pipe import Pipe
@@ -98,6 +104,8 @@ class WriteMethods(FileSystemBase):
         size
             Of a stream that surely ends. Any other stream does not wait for memory: open files may each wait for
             the next to be closed.
+        opened
+            The set that a file was opened in, where it is not of the configuration any more.
         """
         path = paths.strip(path)
         name, key = paths.split_for_write(path)
@@ -106,10 +114,14 @@ class WriteMethods(FileSystemBase):
             raise paths.exists_error(path)
         async with opened.budget.reserve(size or source.size or 0):
             report = await upload(opened.replica_set, key, source, overwrite=not create_only, progress=progress)
-        self.versions.discard(path)
-        self.last_report = report
+        self.stored(path, report)
         if not report:
             raise report.failure()
+
+    def stored(self, path: str, report: Report) -> None:
+        """Take note of how an upload went, and warn where it left replicas out."""
+        self.versions.discard(path)
+        self.last_report = report
         if report.status == "degraded":
             _warn_degraded(path, report)
 

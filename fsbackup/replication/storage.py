@@ -88,6 +88,10 @@ class ReplicatedStorage(StorageBackend):
         What a read does when fewer replicas answer than it takes to prove that no confirmed version is newer (all
         but ``min_copies - 1``): ``"warn"`` with a `StaleReadWarning`, the default; ``"raise"`` a
         `NoHealthyReplicaError`; ``"allow"`` it.
+    append
+        Whether its files may be opened to append (`open`), which replaces the whole object, up to 64 MiB. It needs
+        `min_copies` to be more than half of the backends: of two that append at once, only one may be told that
+        its version is stored.
     retention
         How long each backend keeps its objects, by name. A backend that is left out keeps everything, and a rule
         keeps all keys that its `destinations` and `series` do not name. Only `prune` deletes by it; `ls`, `stat`,
@@ -98,7 +102,8 @@ class ReplicatedStorage(StorageBackend):
     Raises
     ------
     ConfigError
-        When names repeat, `min_copies` or `unproven` does not fit, or `read_order` or `retention` name others.
+        When names repeat, `min_copies`, `append` or `unproven` does not fit, or `read_order` or `retention` name
+        others.
     """
 
     def __init__(
@@ -114,6 +119,7 @@ class ReplicatedStorage(StorageBackend):
         spool: Spool | None = None,
         stall_timeout: float = DEFAULT_STALL,
         unproven: Unproven = "warn",
+        append: bool = False,
         retention: Mapping[str, Retention] | None = None,
         origin: str | None = None,
     ) -> None:
@@ -134,6 +140,12 @@ class ReplicatedStorage(StorageBackend):
         if unproven not in get_args(Unproven):
             known = ", ".join(get_args(Unproven))
             raise ConfigError(f"set {name!r}: unproven must be one of {known}, not {unproven!r}")
+        if append and 2 * copies <= len(backends):
+            raise ConfigError(
+                f"set {name!r}: append needs min_copies {len(backends) // 2 + 1}, more than half of the backends, "
+                f"not {copies}"
+            )
+        self.append = append
         self._retention = dict(retention or {})
         if unknown := ", ".join(sorted(self._retention.keys() - self.backends.keys())):
             raise ConfigError(f"set {name!r}: retention names {unknown}, which the set does not have")

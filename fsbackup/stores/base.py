@@ -105,6 +105,11 @@ class WritePlan:
     replaces
         The ETag of the object to replace: where the service has that condition, `commit` raises `ConflictError`
         when another object has the name by now.
+    replaces_version
+        The version of that object, where the service keeps versions.
+    conditional
+        What was made from the object that is replaced: the condition is sent also to a service that may not know
+        it, and where the service keeps versions, these tell afterwards whether another one came in between.
     """
 
     size: int | None
@@ -116,6 +121,8 @@ class WritePlan:
     ask_first: bool = True
     is_new: bool = False
     replaces: str | None = None
+    replaces_version: str | None = None
+    conditional: bool = False
 
 
 @dataclass(frozen=True, slots=True)

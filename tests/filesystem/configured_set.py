@@ -31,6 +31,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "rotten+local": ("moto rotten", "local"),
     "dying+s3": ("moto dying", "seaweedfs"),
     "local+local+s3": ("local", "local", "moto"),
+    "r2+b2": ("strict_r2", "strict_b2"),
 }
 
 
@@ -54,12 +55,15 @@ class ConfiguredSet:
         What the configuration says of each backend, but for its timeout.
     min_copies
         Of the set; 0 for all.
+    append
+        Whether the set allows that.
     """
 
     config: Path
     prefix: str
     backends: dict[str, dict[str, Any]] = field(default_factory=dict)
     min_copies: int = 0
+    append: bool = False
     bases: dict[str, Path] = field(default_factory=dict)
     proxies: dict[str, FaultProxy] = field(default_factory=dict)
     secrets: list[str] = field(default_factory=list)
@@ -88,7 +92,8 @@ class ConfiguredSet:
         backends = {name: dict(each) for name, each in self.backends.items()}
         for name, proxy in self.proxies.items():
             backends[name]["timeout"] = proxy.patience(10.0)
-        rule = {"backends": list(backends), "min_copies": self.min_copies or len(backends)}
+        copies = self.min_copies or len(backends)
+        rule = {"backends": list(backends), "min_copies": copies, "append": self.append}
         config = {"version": 1, "backends": backends, "replication": {SET: rule}}
         new = self.config.with_suffix(".new")
         new.touch(mode=0o600)  # it has secrets, and a file that others can read is warned of

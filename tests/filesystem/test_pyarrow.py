@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 import pickle
 import secrets
 from collections.abc import Callable
@@ -20,13 +19,14 @@ from tests.filesystem.configured_set import ROOT, ConfiguredSet
 def filesystem_config(configured: ConfiguredSet) -> dict[str, Any]:
     """What the suite calls a filesystem."""
     base = f"{ROOT}/{secrets.token_hex(4)}"
+    configured.append = True
     fs = configured.shared
     fs.mkdir(base)
     return {
         "fs": arrow.PyFileSystem(arrow.FSSpecHandler(fs)),
         "pathfn": lambda path: f"{base}/{path}".rstrip("/"),
         "allow_move_dir": True,
-        "allow_append_to_file": False,
+        "allow_append_to_file": True,
     }
 
 
@@ -68,11 +68,6 @@ def _takes_any_filesystem(name: str) -> bool:
 _TAKEN = [name for name in dir(suite) if _takes_any_filesystem(name)]
 for _name in _TAKEN:
     globals()[_name] = getattr(suite, _name)
-
-#: An object is replaced whole or not at all.
-test_open_append_stream = pytest.mark.xfail(raises=io.UnsupportedOperation, strict=True)(
-    suite.test_open_append_stream
-)
 
 
 def test_suite() -> None:

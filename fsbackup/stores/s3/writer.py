@@ -29,6 +29,7 @@ from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
 from fsbackup.stores.s3.bucket import METADATA, Bucket, ObjectInfo, require
 from fsbackup.stores.s3.errors import CallContext, code_of
+from fsbackup.stores.s3.listing import versions_of
 from fsbackup.stores.s3.removing import replaced_version
 from fsbackup.stores.s3.uploads import CONTENT_TYPE, OpenUpload, abort, complete, create_upload, delete_record
 
@@ -252,6 +253,8 @@ class Commit:
             raise await self._undo(problem, stored)
         if self._plan.create_only and self._bucket.profile.removes_versions and stored.version_id:
             await self._require_first(stored.version_id)
+        elif self._plan.conditional and self._plan.replaces_version and stored.version_id:
+            await self._require_next(stored.version_id)
         return ObjectStat(
             name=self._name,
             size=sent.size,
@@ -296,6 +299,14 @@ class Commit:
             await self.rollback()
             raise self._conflict_error()
 
+    async def _require_next(self, version: str) -> None:
+        """Take the new version back unless it replaced the one that it was made from."""
+        ids = [each.id for each in await versions_of(self._bucket, self._name) if not each.is_marker]
+        before = ids[ids.index(version) + 1 :][:1] if version in ids else []
+        if before != [self._plan.replaces_version]:
+            await self.rollback()
+            raise self._conflict_error()
+
     async def rollback(self) -> None:
         """Remove the version that `run` stored, where there is one; the previous one is current again."""
         if self._version is not None:
@@ -318,7 +329,8 @@ class Commit:
         """Return what makes the write create-only, after a HEAD where that does not suffice, or a replacement."""
         kind = "none" if self._bucket.refuses_condition else self._bucket.profile.condition
         if not self._plan.create_only:
-            is_known = kind == "atomic" and self._plan.replaces is not None
+            sends = kind == "atomic" or (kind == "try" and self._plan.conditional)
+            is_known = sends and self._plan.replaces is not None
             return {"If-Match": f'"{self._plan.replaces}"'} if is_known else {}
         if kind != "atomic" and self._plan.ask_first and await self._bucket.head(self._name, "write") is not None:
             raise self._context.error(
