@@ -56,7 +56,7 @@ class FileSystemBase(AsyncFileSystem, metaclass=ConfiguredInstances):  # type: i
         self.sets = OpenSets(config)
         self.block_cache = BlockCache(cache_size)
         self.versions = VersionCache()
-        self.empty_directories = EmptyDirectories(self.sets.source)
+        self.empty_directories = EmptyDirectories(self.sets.place)
         #: The report of the last object that this filesystem stored or removed, None before the first.
         self.last_report: Report | None = None
 

@@ -88,6 +88,13 @@ class OpenSets:
         return self._source if isinstance(self._source, ReplicatedStorage) else self._source.option
 
     @property
+    def place(self) -> str:
+        """The same text for all filesystems of one configuration in this process."""
+        if isinstance(self._source, ReplicatedStorage):
+            return self.identity
+        return self._source.name if isinstance(self._source.origin, str) else self._source.fingerprint
+
+    @property
     def identity(self) -> str:
         """A text without secrets that is the same in every process that opens the same sets."""
         if isinstance(self._source, ReplicatedStorage):

@@ -6,6 +6,8 @@ import asyncio
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast, get_args
 
@@ -212,6 +214,38 @@ class ReplicatedStorage(StorageBackend):
     @property
     def replica_set(self) -> ReplicaSet:
         return self._set
+
+    @cached_property
+    def fs(self) -> Any:
+        """The objects of this set as an fsspec filesystem (`FsbackupFileSystem`): ``fs.ls(store.name)``.
+
+        Its paths are SET/KEY, as in ``fsbackup://SET/KEY``. It is pickled where the set can be: with the path of
+        the configuration that the set is from.
+        """
+        # By its name: it is of a layer above, and only who asks for it pays for fsspec.
+        return import_module("fsbackup.filesystem").FsbackupFileSystem(config=self)
+
+    def open(self, remote_path: str, mode: str = "rb", **options: Any) -> Any:
+        """Open an object as a file, as ``fs.open`` does.
+
+        Parameters
+        ----------
+        remote_path
+            The key.
+        mode
+            ``"rb"``; ``"wb"`` to replace the object or ``"xb"`` to create it, when the file is closed; ``"ab"``
+            where the set allows it (`append`); each without ``b`` for text.
+        **options
+            As for ``fs.open``: `encoding`, `compression`, `block_size`.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            When a quorum of the replicas answers that there is no such key.
+        NoHealthyReplicaError, IntegrityError
+            From this, or from reads: no replica gave proven bytes.
+        """
+        return self.fs.open(f"{self.name}/{check_key(remote_path)}", mode, **options)
 
     @property
     def min_copies(self) -> int:

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from fsbackup import load_config
+from fsbackup import LocalStorage, ReplicatedStorage, load_config
 from fsbackup.errors import ConfigError
 from fsbackup.filesystem import FsbackupFileSystem
 
@@ -226,3 +226,36 @@ def test_old_filesystems_are_not_kept(tmp_path: Path) -> None:
     os.unlink(file)
     with pytest.raises(ConfigError, match="there is no configuration file"):
         filesystem(config=file)
+
+
+def test_the_filesystem_of_a_set(tmp_path: Path) -> None:
+    """It is that set and no other, also one that no configuration has; files are opened by their keys."""
+    store = ReplicatedStorage([LocalStorage(tmp_path / "a"), LocalStorage(tmp_path / "b", name="b")], name="mine")
+    with store.open("x.txt", "w") as file:
+        file.write("1")
+    assert (tmp_path / "a/x.txt").read_bytes() == (tmp_path / "b/x.txt").read_bytes() == b"1"
+    assert store.fs is store.fs
+    assert store.fs.ls("") == [{"name": "mine", "size": 0, "type": "directory"}]
+    assert pd.read_csv(store.open("x.txt")).columns == ["1"]
+    store.fs.mkdir("mine/empty")
+    other = ReplicatedStorage([LocalStorage(tmp_path / "c")], name="mine")
+    assert not other.fs.exists("mine/x.txt")
+    assert not other.fs.exists("mine/empty")
+    assert other.fs != store.fs
+    with pytest.raises(ConfigError, match="no replication set 'one' in the set 'mine'"):
+        store.fs.ls("one")
+    with pytest.raises(FileNotFoundError):
+        store.open("none")
+    with pytest.raises(ValueError, match="cannot be used"):
+        store.open("../x")
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(store.fs)
+
+
+def test_the_filesystem_of_a_configured_set(tmp_path: Path) -> None:
+    """It is pickled with the path of the configuration."""
+    store = ReplicatedStorage.from_config(write(tmp_path / "c.yaml", disk(tmp_path / "a")), "one")
+    with store.open("x", "wb") as file:
+        file.write(b"1")
+    assert pickle.loads(pickle.dumps(store.fs)).cat_file("one/x") == store.read("x") == b"1"
+    assert pickle.loads(pickle.dumps(store.open("x"))).read() == b"1"

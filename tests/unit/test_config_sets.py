@@ -54,7 +54,7 @@ def one_set(settings: str) -> str:
         (
             "backends: [a], overwrite: true",
             "overwrite: is not a setting here "
-            "(there are: backends, min_copies, read_order, memory, stall_timeout, unproven, spool)",
+            "(there are: backends, min_copies, read_order, memory, stall_timeout, unproven, append, spool)",
         ),
     ],
 )
