@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from fsbackup.replication.storage import ReplicatedStorage
     from fsbackup.replication.tree import RestoredObject, TreeReport
 
+#: Said of what is not proven to be the newest version.
+_MAY_BE_OLD = "A NEWER VERSION MAY EXIST: too few backends answered"
+
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", metavar="KEY", type=prefix, help="the object, or with --recursive a prefix of keys")
@@ -49,7 +52,8 @@ def _execute(args: Namespace) -> int:
 
 def _get_object(args: Namespace, store: ReplicatedStorage) -> int:
     if args.target == "-":
-        store.restore(args.key, sys.stdout.buffer)
+        if not store.restore(args.key, sys.stdout.buffer).proven and not args.quiet:
+            render.print_error(render.one_line(f"{args.key}: {_MAY_BE_OLD}"))
         return exits.COMPLETE
     target = os.path.join(args.target, args.key.rpartition("/")[2]) if os.path.isdir(args.target) else args.target
     with progress_display(args) as display:
@@ -98,6 +102,8 @@ def _tree_lines(report: TreeReport) -> list[str]:
         f"{name}: unreachable: objects stored only there are not restored: {why}"
         for name, why in report.unlisted.items()
     ]
+    if report.unproven:
+        lines.append(f"{render.count(report.unproven, 'object')}: {_MAY_BE_OLD}")
     if report.failures:
         lines.append(f"{render.count(report.failures, 'object')} failed; run the same command again to retry them")
     return lines
@@ -110,7 +116,7 @@ def _object_line(report: DownloadReport, target: str) -> str:
     line = (
         f"{report.key} -> {target}: {render.size(report.size)}{f' from {replicas}' if replicas else ''}, {proof}"
     )
-    line = line if report.proven else f"{line}; A NEWER VERSION MAY EXIST: too few backends answered"
+    line = line if report.proven else f"{line}; {_MAY_BE_OLD}"
     return f"{line} (failed replicas: {failed})" if failed else line
 
 

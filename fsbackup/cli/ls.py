@@ -27,6 +27,8 @@ def _execute(args: Namespace) -> int:
     backends = list(store.backends)
     complete, empty = True, True
     if args.long and not args.json:
+        if len(store.read_order) > 1:
+            render.print_line(f"read order: {', then '.join(map(' and '.join, store.read_order))}")
         render.print_line(_long_line("size", "modified", backends, backends, "key"))
     for entry in store.ls(args.prefix):
         empty = False
@@ -68,8 +70,9 @@ COMMAND = Command(
     description="Lists the objects at or below a prefix, in order, from the listings of all backends. With -l "
     "also size, date, and the state of each replica: present, missing, expired (deleted by the backend's "
     "retention), size differs, newer (stored by a newer fsbackup), unknown (the backend could not be listed), or "
-    "deleted elsewhere (the object was deleted while this backend did not answer). With --json: one JSON object "
-    "per line. The exit code is 3 if a replica is not as it should be.",
+    "deleted elsewhere (the object was deleted while this backend did not answer); and first in which order "
+    "backends are read, where the set has an order. With --json: one JSON object per line. The exit code is 3 if a "
+    "replica is not as it should be.",
     examples=("fsbackup ls", "fsbackup ls -l backups/2025/10", "fsbackup ls --json | jq -r .key"),
     add_arguments=_add_arguments,
     execute=_execute,

@@ -248,6 +248,11 @@ class ReplicatedStorage(StorageBackend):
         return self.fs.open(f"{self.name}/{check_key(remote_path)}", mode, **options)
 
     @property
+    def read_order(self) -> list[list[str]]:
+        """The groups of backends that reads are spread over: a later one only where no earlier one can deliver."""
+        return [[store.name for store in group] for group in self._set.by_group(self._set.stores)]
+
+    @property
     def min_copies(self) -> int:
         """Confirmed copies that an upload needs to succeed."""
         return self._set.min_copies

@@ -73,6 +73,8 @@ class TreeReport(BaseReport):
         How many of them were there before.
     unverified
         How many have no manifest, so that nothing proves their bytes.
+    unproven
+        How many may have a newer version, because too few backends answered.
     failures
         How many could not be restored; `failed` has the first 1,000 of them.
     unlisted
@@ -87,6 +89,7 @@ class TreeReport(BaseReport):
     bytes: int = 0
     already: int = 0
     unverified: int = 0
+    unproven: int = 0
     failures: int = 0
     failed: list[RestoredObject] = field(default_factory=list)
     unlisted: dict[str, str] = field(default_factory=dict)
@@ -110,6 +113,7 @@ class TreeReport(BaseReport):
         self.bytes += restored.report.size
         self.already += restored.report.already
         self.unverified += not restored.report.verified
+        self.unproven += not restored.report.proven
 
 
 #: Called with each object as it is done, on the I/O thread.

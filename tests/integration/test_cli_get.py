@@ -51,6 +51,31 @@ def test_an_unreachable_backend_is_degraded(cli: Cli) -> None:
     assert files(cli.home / "back") == WHOLE
 
 
+def test_what_may_be_old_is_said(cli: Cli) -> None:
+    """Into a file, a tree or a pipe: one backend of three cannot prove what is the newest."""
+    third = cli.break_third()
+    (cli.home / "disk2").rename(cli.home / "gone")
+    warned = "A NEWER VERSION MAY EXIST: too few backends answered"
+    assert f"; {warned}" in cli("get", "t/a", "back", env=third).out
+    tree = cli("get", "-r", "t", "tree", env=third)
+    assert f"3 objects: {warned}\n" in tree.out
+    assert cli("get", "-r", "t", "tree", "--json", env=third).json()["unproven"] == 3
+    piped = cli("get", "t/a", "-", env=third)
+    assert (piped.code, piped.out) == (0, "a" * 100)
+    assert f"t/a: {warned}\n" in piped.err
+    assert warned not in cli("-q", "get", "t/a", "-", env=third).err
+
+
+def test_the_read_order_is_said(cli: Cli) -> None:
+    config = cli.home / "fsbackup.yaml"
+    config.write_text(
+        config.read_text().replace("min_copies: 2", "min_copies: 2, read_order: [disk2, [disk1, disk3]]")
+    )
+    order, head, *_ = cli("ls", "-l", "t").out.splitlines()
+    assert order == "read order: disk2, then disk1 and disk3"
+    assert head.split()[0] == "size"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
