@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ import pytest
 from fsbackup.errors import AccessDeniedError, BackendError, BackendUnavailableError
 from fsbackup.loop import run
 from fsbackup.stores.s3.store import S3Store
+from tests.integration.cli_helpers import wait_until
 from tests.integration.s3_helpers import MIB, PART, connect, names, outcome, upload
 from tests.integration.test_s3_misbehaving import Answer, scripted
 from tests.servers import s3
@@ -406,3 +408,21 @@ def test_the_endpoint_decides_and_nothing_else(direct: S3Endpoint) -> None:
     """The server's own name in another case is the same host to both planes."""
     store = connect(replace(direct, endpoint_url=direct.endpoint_url.replace("127.0.0.1", "LOCALHOST")))
     _round_trip(store)
+
+
+def test_a_filesystem_collected_on_another_loop_is_closed_on_its_own(strict_r2: s3.StrictEndpoint) -> None:
+    """As in a notebook: no traceback of a task there that has failed to close the connections of another loop."""
+    errors: list[object] = []
+
+    async def notebook() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        store = connect(strict_r2)
+        await asyncio.to_thread(store.filesystem.ls, strict_r2.bucket)
+        client = store.filesystem._s3
+        del store
+        gc.collect()
+        await asyncio.to_thread(wait_until, lambda: client._endpoint.http_session._sessions is None)
+        gc.collect()  # also a task whose error nobody looks at
+
+    asyncio.run(asyncio.wait_for(notebook(), 30))
+    assert not errors

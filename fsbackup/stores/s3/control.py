@@ -14,8 +14,9 @@ import inspect
 import os
 import ssl
 from collections.abc import Awaitable, Callable
+from concurrent.futures import wait
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from fsbackup.errors import AccessDeniedError, BackendError, FsbackupError
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _CONNECT_TIMEOUT = 10.0
 _CONNECTIONS = 64
+#: Seconds that a collected filesystem may take to close its connections, as s3fs has it.
+_CLOSE_TIMEOUT = 0.1
 
 
 class Control:
@@ -94,7 +97,24 @@ def _filesystem(settings: Settings, loop: asyncio.AbstractEventLoop, user_agent:
     filesystem = S3FileSystem(**{**defaults, **options})
     filesystem.storage_options = {name: value for name, value in options.items() if name != "skip_instance_cache"}
     filesystem.retries = 1
+    # What s3fs calls when the filesystem is collected; its own closes on whichever loop runs in that thread.
+    filesystem.close_session = partial(_close_session, os.getpid())
     return filesystem
+
+
+def _close_session(pid: int, loop: asyncio.AbstractEventLoop, session: Any) -> None:
+    """Close the connections on the loop that they belong to; a forked child leaves them to its parent."""
+    if pid != os.getpid() or not loop.is_running():
+        return
+    closing = asyncio.run_coroutine_threadsafe(_exit(session), loop)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        wait([closing], _CLOSE_TIMEOUT)  # maybe at the end of the process, when the loop ends as well
+
+
+async def _exit(session: Any) -> None:
+    await session.__aexit__(None, None, None)
 
 
 def _session(settings: Settings) -> Any:
