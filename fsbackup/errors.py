@@ -52,7 +52,14 @@ class FsbackupError(Exception):
         Where it failed; each is None when it does not apply.
     hint
         What to do about it, an imperative.
+
+    Attributes
+    ----------
+    set_name
+        The replication set that `key` is in, where it is part of the path: an error of the filesystem.
     """
+
+    set_name: str | None = None
 
     def __init__(
         self,
@@ -81,17 +88,19 @@ class FsbackupError(Exception):
         """Message and hint, for a text that names backend, operation and key itself."""
         return f"{self.message} - {self.hint}" if self.hint else self.message
 
-    def of(self, operation: str | None, key: str | None) -> Self:
+    def of(self, operation: str | None, key: str | None, *, set_name: str | None = None) -> Self:
         """Return the same error of another operation or key; None for an error that concerns every key."""
         # Not by `copy`, which libraries that pickle exceptions (tblib, of Dask's) make return the same object.
         error = type(self).__new__(type(self), *self.args)
         error.args = self.args
         error.__dict__.update(self.__dict__)
         error.operation, error.key, error.__cause__ = operation, key, self.__cause__
+        error.set_name = set_name or self.set_name
         return error
 
     def __str__(self) -> str:
-        where = " ".join(p for p in (self.operation, repr(self.key) if self.key else None) if p)
+        path = f"{self.set_name}/{self.key}" if self.set_name and self.key else self.key
+        where = " ".join(p for p in (self.operation, repr(path) if path else None) if p)
         return ": ".join(p for p in (self.backend, where, self.reason) if p)
 
 

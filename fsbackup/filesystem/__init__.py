@@ -4,8 +4,10 @@ pandas, dask, pyarrow, duckdb, zarr and others use it. Each block is read from a
 is written to all replicas at once, and exists whole or not at all.
 
 `filesystem`
-    `FsbackupFileSystem`: the options and `open`. Its other methods are those of the next four files.
-`metadata`, `reading`, `writing`, `moving`
+    `FsbackupFileSystem`: the options and `open`. Its other methods are those of the files below.
+`instances`
+    The metaclass: which instance a caller gets, and with which configuration.
+`metadata`, `reading`, `writing`, `append`, `moving`
     The methods of fsspec's interface, by subject. Each class derives from `FileSystemBase`.
 `base`
     `FileSystemBase`: the sets and caches of one filesystem, and how synchronous calls reach the I/O loop.

@@ -92,6 +92,7 @@ class AppendMethods(WriteMethods):
     def _start_append(self, opened: OpenSet, path: str, replaces: Manifest | None, pipe: Pipe) -> Call[None]:
         return Call(self._append(opened, path, replaces, StreamSource(pipe.as_stream(), path, allow_empty=True)))
 
+    @on_io_loop
     async def _append(self, opened: OpenSet, path: str, replaces: Manifest | None, source: StreamSource) -> None:
         """Store a source that was made from the version `replaces`, None when there was none."""
         key = paths.split(path)[1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -24,7 +25,7 @@ from fsspec.utils import tokenize
 from fsbackup.aio import cancel_and_wait
 from fsbackup.engine.breaker import Outage
 from fsbackup.engine.results import Report
-from fsbackup.errors import ObjectNotFoundError, ReplicationError
+from fsbackup.errors import FsbackupError
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.caches import BlockCache
 from fsbackup.filesystem.directories import EmptyDirectories
@@ -142,11 +143,15 @@ def on_io_loop(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corou
     async def named(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await method(*args, **kwargs)
-        except (ReplicationError, ObjectNotFoundError) as error:
-            # Of several methods that call one another the outermost counts: it is what was asked for.
-            if error.operation is None or error.backend is not None:
+        except FsbackupError as error:
+            if error.key is None or error.operation is None:
                 raise
-            raise error.of(operation, error.key).with_traceback(error.__traceback__) from error.__cause__
+            # Of several methods that call one another the outermost counts: it is what was asked for.
+            asked = operation if error.backend is None else error.operation
+            name = _set_of(error.key, *args, **kwargs)
+            raise error.of(asked, error.key, set_name=name).with_traceback(
+                error.__traceback__
+            ) from error.__cause__
 
     @wraps(method)
     async def bridged(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -157,6 +162,17 @@ def on_io_loop(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corou
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(named(*args, **kwargs), loop))
 
     return bridged
+
+
+def _set_of(key: str, fs: Any, *args: Any, **kwargs: Any) -> str | None:
+    """Return the set that a call with these arguments, paths among them, means by an error's `key`."""
+    for arg in (*args, *kwargs.values()):
+        for path in arg if isinstance(arg, list | dict) else [arg]:
+            if isinstance(path, str | os.PathLike):
+                name, own = paths.split(os.fspath(path))
+                if name in fs.sets.names() and (not own or key == own or key.startswith(f"{own}/")):
+                    return name
+    return None
 
 
 def add_sync_methods(cls: FileSystemClass) -> FileSystemClass:

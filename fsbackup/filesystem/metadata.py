@@ -162,7 +162,8 @@ class MetadataMethods(FileSystemBase):
         except FileNotFoundError:
             return None
 
-    def modified(self, path: str) -> datetime:
+    @on_io_loop
+    async def _modified(self, path: str) -> datetime:
         """Return when this version was created, in UTC; for an object without a manifest when it was stored.
 
         Raises
@@ -170,23 +171,26 @@ class MetadataMethods(FileSystemBase):
         IsADirectoryError
             For a directory, as s3fs does: nothing is stored for it that would have a time.
         """
-        info = self.info(path)
+        info = await self._info(path)
         if info["type"] == "directory":
             raise IsADirectoryError(errno.EISDIR, "a directory has no time", f"{paths.PROTOCOL}://{info['name']}")
         return datetime.fromtimestamp(info.get("mtime", 0.0), UTC)
 
-    def created(self, path: str) -> datetime:
+    @on_io_loop
+    async def _created(self, path: str) -> datetime:
         """Return `modified`: a version never changes."""
-        return self.modified(path)
+        return await self._modified(path)
 
-    def ukey(self, path: str) -> str:
+    @on_io_loop
+    async def _ukey(self, path: str) -> str:
         """Return the SHA-256 of the content; for an object without a manifest a hash of its info."""
-        info = self.info(path)
+        info = await self._info(path)
         return str(info.get("sha256") or tokenize(info["name"], info["size"], info.get("mtime")))
 
-    def checksum(self, path: str) -> int:
+    @on_io_loop
+    async def _checksum(self, path: str) -> int:
         """Return `ukey` as a number."""
-        return int(self.ukey(path), 16)
+        return int(await self._ukey(path), 16)
 
 
 def _raise_unless_absent(error: OSError) -> None:

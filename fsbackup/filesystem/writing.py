@@ -85,7 +85,11 @@ class WriteMethods(FileSystemBase):
     def start_upload(self, opened: OpenSet, path: str, pipe: Pipe, *, create_only: bool) -> Call[None]:
         """Start to store the content of `pipe` in the set that the file was opened in."""
         source = StreamSource(pipe.as_stream(), paths.strip(path), allow_empty=True)
-        return Call(self._store(path, source, create_only=create_only, opened=opened))
+        return Call(self._write_file(opened, path, source, create_only=create_only))
+
+    @on_io_loop
+    async def _write_file(self, opened: OpenSet, path: str, source: Source, *, create_only: bool) -> None:
+        await self._store(path, source, create_only=create_only, opened=opened)
 
     async def _store(
         self,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import pickle
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from fsbackup.errors import TooFewCopiesError
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.configured_set import ROOT, ConfiguredSet
 from tests.replication.rig import MIB, content
@@ -82,8 +85,53 @@ def test_open_async(fs: FsbackupFileSystem, folder: str) -> None:
     async def refused(mode: str) -> None:
         with pytest.raises(NotImplementedError, match=f"to read .'rb'., not with mode '{mode}'"):
             await fs.open_async(f"{folder}/x", mode)
-        with pytest.raises(FileNotFoundError, match=f"open '{folder.partition('/')[2]}/none'"):
+        with pytest.raises(FileNotFoundError, match=f"open '{folder}/none'"):
             await fs.open_async(f"{folder}/none")
 
     for mode in ("wb", "r"):
         asyncio.run(refused(mode))
+
+
+def test_errors_name_set_key_and_what_was_asked_for(
+    disks: ConfiguredSet, fs: FsbackupFileSystem, folder: str
+) -> None:
+    """Whatever a method calls underneath; files that are being written included."""
+    path = f"{folder}/none"
+    fs.pipe_file(f"{folder}/x", b"1")
+    asked: dict[str, Callable[[], object]] = {
+        "cat": lambda: fs.cat(path),
+        "open": lambda: fs.open(path),
+        "size": lambda: fs.size(path),
+        "modified": lambda: fs.modified(path),
+        "checksum": lambda: fs.checksum(path),
+        "ls": lambda: fs.ls(path),
+    }
+    for operation, ask in asked.items():
+        with pytest.raises(FileNotFoundError, match=f"^{operation} '{path}': no such (key|object or directory)$"):
+            ask()
+    disks.bases["local1"].rename(disks.bases["local1"].with_name("gone"))
+    disks.bases["local1"].write_bytes(b"no directory")
+    asked = {
+        "cat": lambda: fs.cat(path),
+        "mv": lambda: fs.mv(path, f"{path}2"),
+        "rm": lambda: fs.rm(folder, recursive=True),
+        "pipe": lambda: fs.pipe({path: b"1"}),
+        "write": lambda: fs.open(path, "wb").close(),
+    }
+    disks.min_copies = 1
+    fs = disks.fs()
+    for operation, ask in list(asked.items())[:3]:
+        with pytest.raises(OSError, match=rf"^{operation} '{folder}.*local1: .* - try again when .* answer$"):
+            ask()
+    disks.min_copies = 2
+    fs = disks.fs()
+    for operation, ask in list(asked.items())[3:]:
+        with pytest.raises(
+            TooFewCopiesError, match=rf"^{operation} '{path}': 1 of 2 replicas confirmed.*local1: "
+        ):
+            ask()
+    with pytest.raises(TooFewCopiesError) as caught:
+        fs.pipe_file(path, b"1")
+    error = caught.value
+    assert (error.set_name, error.key) == tuple(path.split("/", 1))
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
