@@ -11,16 +11,11 @@ from fsbackup.errors import FsbackupError, ObjectNotFoundError, unproven_absence
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.sets import OpenSet
 from fsbackup.filesystem.versions import with_time
-from fsbackup.keys import check_prefix, encode_key
+from fsbackup.keys import check_prefix
 from fsbackup.replication.classify import ObjectStatus
-from fsbackup.replication.ls import SetListing
+from fsbackup.replication.ls import SetListing, has_objects
 
 Info = dict[str, Any]
-
-#: Consecutive keys of one subdirectory after which a listing skips the rest of it: as many as one LIST returns.
-_SKIP_AFTER = 1000
-#: Sorts after every name below a directory.
-_MAX_NAME = "\U0010ffff"
 
 
 def directory_info(path: str) -> Info:
@@ -38,7 +33,8 @@ def _file_info(name: str, entry: ObjectStatus) -> Info:
 async def list_directory(opened: OpenSet, name: str, key: str) -> dict[str, Info]:
     """Return the entries of a directory (`key`; empty: the whole set) by path.
 
-    It costs one LIST per replica and 1,000 keys, and one per subdirectory that has more keys.
+    It costs one LIST per replica and 1,000 entries, however many keys lie further below, and one more for each
+    subdirectory that not all replicas list.
 
     Raises
     ------
@@ -48,36 +44,17 @@ async def list_directory(opened: OpenSet, name: str, key: str) -> dict[str, Info
         When nothing is listed, and too few replicas could be listed.
     """
     found: dict[str, Info] = {}
-    errors: dict[str, FsbackupError] = {}
-    prefix = _key_prefix(key)
-    start_after: str | None = ""
-    while start_after is not None:
-        listing = SetListing(opened.replica_set, prefix, start_after, opened.breaker)
-        start_after = await _add_entries(listing, name, prefix, found)
-        errors.update(listing.errors)
-    if not found and key:
-        raise _not_found(opened, key, await _with_doubts(opened, errors))
-    return found
-
-
-async def _add_entries(listing: SetListing, name: str, prefix: str, found: dict[str, Info]) -> str | None:
-    """Add entries to `found`; return the name to restart after when a subdirectory is large, None at the end."""
-    current, count = "", 0
+    listing = SetListing(opened.replica_set, _key_prefix(key), opened.breaker, level=True)
     async with aclosing(listing.entries()) as entries:
         async for entry in entries:
-            if entry.is_deleted:
-                continue
-            head, slash, _ = entry.key.removeprefix(prefix).partition("/")
-            if not slash:
-                found[f"{name}/{entry.key}"] = _file_info(name, entry)
-                continue
-            count = count + 1 if head == current else 1
-            current = head
-            path = f"{name}/{prefix}{head}"
-            found.setdefault(path, directory_info(path))
-            if count >= _SKIP_AFTER:
-                return f"{encode_key(prefix + head)}/{_MAX_NAME}"
-    return None
+            path = f"{name}/{entry.key}"
+            if entry.key.endswith("/"):
+                found[path[:-1]] = directory_info(path[:-1])
+            elif not entry.is_deleted:
+                found[path] = _file_info(name, entry)
+    if not found and key:
+        raise _not_found(opened, key, await _with_doubts(opened, listing.errors))
+    return found
 
 
 async def iter_files(
@@ -118,10 +95,10 @@ async def is_directory(opened: OpenSet, key: str) -> bool:
     """
     if not key:
         return True
-    async with aclosing(iter_files(opened, "", key)) as files:
-        async for _ in files:
-            return True
-    return False
+    found, errors = await has_objects(opened.replica_set, _key_prefix(key), opened.breaker)
+    if not found and not _is_complete(opened, unknown := await _with_doubts(opened, errors)):
+        raise _not_found(opened, key, unknown)
+    return found
 
 
 def _listed(opened: OpenSet, errors: dict[str, FsbackupError]) -> list[str]:

@@ -1,5 +1,8 @@
 """`ls`: the objects of a set and what each replica has of them, from their listings.
 
+`SetListing` lists all keys, or those of one level, as a directory does. In a level, a segment that keys go on with
+is one entry, without a look at these keys where every replica has some; else one of them must not be deleted.
+
 A key that every replica lists with one size costs nothing more; where sizes differ, its records tell the newest
 version. From the first key that a replica lacks, two more things are read: that replica's records, because one
 without data may be the tombstone of a deleted object, and once the listings that tell which keys its retention
@@ -18,9 +21,10 @@ from dataclasses import replace
 
 from fsbackup.aio import cancel_and_wait
 from fsbackup.engine.breaker import CircuitBreaker
-from fsbackup.engine.records import CopyState
+from fsbackup.engine.records import CopyState, find_key
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import FsbackupError
+from fsbackup.keys import ShortenedName, listed_key
 from fsbackup.replication.classify import LONG_AGO, FindExpired, IsExpired, ObjectStatus, status_from_listings
 from fsbackup.replication.inspector import Inspector
 from fsbackup.replication.walk import KeyEntry, LazyManifests, ReplicaEntry, Walk
@@ -30,6 +34,8 @@ log = logging.getLogger("fsbackup.storage")
 
 #: Objects that the replicas are queried about at the same time.
 _WORKERS = 16
+#: Names that are listed to find out whether there are any: the first may be that of the prefix itself.
+_PEEK = 2
 
 
 class SetListing:
@@ -39,8 +45,11 @@ class SetListing:
     ----------
     targets, prefix
         What to list.
-    after
-        Only objects whose encoded names sort after this text.
+    level
+        Only what lies directly below `prefix`, which is empty or ends with a slash: objects, and for objects
+        further below one status for each next segment, with a key that ends with a slash.
+    limit
+        Of a level, list at most so many entries of each replica.
     breaker
         Shared with other listings of the set: a replica that did not answer is not listed each time.
     find_expired
@@ -51,14 +60,16 @@ class SetListing:
         self,
         targets: ReplicaSet,
         prefix: str,
-        after: str = "",
         breaker: CircuitBreaker | None = None,
         find_expired: FindExpired | None = None,
+        *,
+        level: bool = False,
+        limit: int | None = None,
     ) -> None:
         self._breaker = CircuitBreaker() if breaker is None else breaker
         stores = {store.name: store for store in targets.stores}
         skip = {name: error for name, each in stores.items() if (error := self._breaker.reason(each)) is not None}
-        self._walk = Walk(targets.stores, prefix, records=False, unreachable=skip, after=after)
+        self._walk = Walk(targets.stores, prefix, records=False, unreachable=skip, level=level, limit=limit)
         self._records = {name: LazyManifests(store, prefix) for name, store in stores.items()}
         self._record_errors: dict[str, FsbackupError] = {}
         self._targets, self._stores = targets, stores
@@ -81,15 +92,17 @@ class SetListing:
         NoHealthyReplicaError
             When no replica can be listed.
         """
-        waiting: deque[ObjectStatus | asyncio.Task[ObjectStatus]] = deque()
+        waiting: deque[_Result] = deque()
         try:
             async with aclosing(self._walk.keys()) as keys:
                 async for entry in keys:
                     waiting.append(await self._status(entry))
                     while waiting and (isinstance(waiting[0], ObjectStatus) or len(waiting) > _WORKERS):
-                        yield await _result(waiting.popleft())
+                        if (status := await _result(waiting.popleft())) is not None:
+                            yield status
             while waiting:
-                yield await _result(waiting.popleft())
+                if (status := await _result(waiting.popleft())) is not None:
+                    yield status
         finally:
             await cancel_and_wait([each for each in waiting if isinstance(each, asyncio.Task)])
             for records in self._records.values():
@@ -97,17 +110,22 @@ class SetListing:
             for name in self._listed:
                 self._breaker.record(name, self.errors.get(name), time.monotonic() - self._started)
 
-    async def _status(self, entry: KeyEntry) -> ObjectStatus | asyncio.Task[ObjectStatus]:
+    async def _status(self, entry: KeyEntry) -> _Result:
         """Return a key's status where listings tell it, else the task that queries the replicas."""
         first = next(listed.data for listed in entry.replicas.values() if listed and listed.data)
         lacking = [name for name, listed in entry.replicas.items() if listed and listed.data is None]
-        if lacking:
+        if entry.key.endswith("/") and (lacking or isinstance(entry.key, ShortenedName)):
+            return asyncio.create_task(self._below(entry))
+        if lacking and not entry.key.endswith("/"):
             await self._load_expired()
         doubtful = [
             self._may_be_expired(name, entry.key) or await self._has_record(name, entry.key) for name in lacking
         ]
         if any(doubtful) or len(_sizes(entry)) > 1:
             return asyncio.create_task(self._query(entry, first))
+        return self._listed_status(entry, first)
+
+    def _listed_status(self, entry: KeyEntry, first: ObjectStat) -> ObjectStatus:
         states = {name: self._state(name, listed) for name, listed in entry.replicas.items()}
         return status_from_listings(entry, states, self._stores, self._targets.min_copies, first.modified)
 
@@ -116,6 +134,23 @@ class SetListing:
         if find_expired is not None:
             self._is_expired = await find_expired(self.errors)
             self._inspector = Inspector(self._targets, expired=self._is_expired, breaker=self._breaker)
+
+    async def _below(self, entry: KeyEntry) -> ObjectStatus | None:
+        """Return the status of a segment that only some replicas list; None when all below it is deleted."""
+        if isinstance(entry.key, ShortenedName):
+            entry = replace(entry, key=await self._unshortened(entry))
+        first = next(listed.data for listed in entry.replicas.values() if listed and listed.data)
+        if all(listed.data for listed in entry.replicas.values() if listed):
+            return self._listed_status(entry, first)
+        some, _ = await has_objects(self._targets, entry.key, self._breaker)
+        return self._listed_status(entry, first) if some else None
+
+    async def _unshortened(self, entry: KeyEntry) -> str:
+        """Return the key of a shortened segment: the record of what lies below tells it."""
+        having = [self._stores[name] for name, listed in entry.replicas.items() if listed and listed.data]
+        first = await anext(aiter(having[0].list(str(entry.key))))
+        key = await find_key(having, listed_key(first.name) or "")
+        return "".join(f"{segment}/" for segment in key.split("/")[: entry.key.count("/")])
 
     def _may_be_expired(self, name: str, key: str) -> bool:
         """Tell whether the backend's retention would delete an old object; only the manifest tells its age."""
@@ -144,10 +179,38 @@ class SetListing:
         return "present"
 
 
+async def has_objects(
+    targets: ReplicaSet, prefix: str, breaker: CircuitBreaker
+) -> tuple[bool, dict[str, FsbackupError]]:
+    """Return whether an object that is not deleted lies below `prefix`, and why replicas could not be listed.
+
+    The prefix ends with a slash. It costs one LIST of two names and replica where the first objects are on all.
+
+    Raises
+    ------
+    NoHealthyReplicaError
+        When no replica can be listed.
+    """
+    for limit in (_PEEK, None):
+        listing, count = SetListing(targets, prefix, breaker, level=limit is not None, limit=limit), 0
+        async with aclosing(listing.entries()) as entries:
+            async for entry in entries:
+                count += 1
+                if not entry.is_deleted:
+                    return True, listing.errors
+        if not count:
+            break
+    return False, listing.errors
+
+
 def _sizes(entry: KeyEntry) -> set[int]:
     """Return the sizes that are listed of an object: where there are several, its records tell the newest."""
     return {listed.data.size for listed in entry.replicas.values() if listed and listed.data}
 
 
-async def _result(status: ObjectStatus | asyncio.Task[ObjectStatus]) -> ObjectStatus:
+#: A status that listings tell, or who finds it out; None for a segment with nothing below.
+_Result = ObjectStatus | asyncio.Task[ObjectStatus] | asyncio.Task[ObjectStatus | None]
+
+
+async def _result(status: _Result) -> ObjectStatus | None:
     return status if isinstance(status, ObjectStatus) else await status

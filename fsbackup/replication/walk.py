@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from fsbackup.engine import marker
 from fsbackup.engine.records import find_key, has_records_inside
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, combined_hint, summary
-from fsbackup.keys import MANIFESTS, encode_key, in_prefix, listed_key, manifest_key, manifest_name
+from fsbackup.keys import MANIFESTS, ShortenedName, encode_key, in_prefix, listed_key, manifest_key, manifest_name
 from fsbackup.stores.base import ObjectStat, ObjectStore, PassedOver
 
 log = logging.getLogger("fsbackup.storage")
@@ -96,8 +96,11 @@ class Walk:
         left is not seen.
     unreachable
         Replicas not to list, by name, and why: those that an earlier walk waited for in vain.
-    after
-        Only keys whose encoded names sort after this text.
+    level
+        List what lies directly below `prefix` (empty, or with a slash at its end): the keys that go on with a
+        segment and a slash are one entry, whose key ends with that slash. Without `records` only.
+    limit
+        Of a level, list at most so many entries of each replica.
     """
 
     def __init__(
@@ -107,11 +110,13 @@ class Walk:
         *,
         records: bool = True,
         unreachable: Unreachable | None = None,
-        after: str = "",
+        level: bool = False,
+        limit: int | None = None,
     ) -> None:
         errors, self._prefix = unreachable or {}, prefix
         self._replicas = [
-            _Replica(each, prefix, records=records, after=after, error=errors.get(each.name)) for each in stores
+            _Replica(each, prefix, records=records, level=level, limit=limit, error=errors.get(each.name))
+            for each in stores
         ]
         self._errors: dict[str, FsbackupError] = {}
 
@@ -195,7 +200,14 @@ class _Replica:
     """One replica's position in the walk: the smallest key that its listings have not passed."""
 
     def __init__(
-        self, store: ObjectStore, prefix: str, *, records: bool, after: str, error: FsbackupError | None
+        self,
+        store: ObjectStore,
+        prefix: str,
+        *,
+        records: bool,
+        level: bool,
+        limit: int | None,
+        error: FsbackupError | None,
     ) -> None:
         self.store = store
         self.name = store.name
@@ -205,9 +217,9 @@ class _Replica:
         self.key = ""
         self.passed_over = PassedOver()
         below = _below(prefix)
-        data = store.list_counting(below, after, self.passed_over)
-        self._data = _Listing(data, prefix, listed_key, self.passed_over)
-        manifests = store.list(MANIFESTS + below, after and MANIFESTS + after)
+        data = store.list_level(below, limit) if level else store.list_counting(below, "", self.passed_over)
+        self._data = _Listing(data, prefix, _level_key if level else listed_key, self.passed_over)
+        manifests = store.list(MANIFESTS + below)
         self._records = _Listing(manifests, prefix, manifest_key) if records else None
         self._listings = [self._data, *([self._records] if self._records else [])]
 
@@ -283,7 +295,7 @@ class _Listing:
             key = self._key_of(stat.name)
             if key is None:
                 self._passed_over.add(stat.name)
-            elif in_prefix(key, self._prefix):
+            elif in_prefix(key, self._prefix) and not (key == self._prefix and key.endswith("/")):
                 self.key, self.stat = key, stat
                 self.order = _order(key)
                 return
@@ -318,6 +330,14 @@ class _Listing:
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait({self._reader})
+
+
+def _level_key(name: str) -> str | None:
+    """Return the key of a name in a level, with its slash where it has one."""
+    key = listed_key(name.removesuffix("/"))
+    if key is None or not name.endswith("/"):
+        return key
+    return ShortenedName(name) if isinstance(key, ShortenedName) else f"{key}/"
 
 
 def _below(prefix: str) -> str:

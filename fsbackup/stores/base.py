@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from fsbackup.aio import map_some
 from fsbackup.errors import BackendUnavailableError, FsbackupError
@@ -34,6 +34,12 @@ DEFAULT_TIMEOUT = 60.0
 _NAMED = 3
 #: Removals that `ObjectStore.remove_many` runs at once by default.
 _REMOVALS = 16
+
+
+#: Names below one segment after which a listing of a level skips the others: as many as one LIST returns.
+_SKIP_AFTER = 1000
+#: Sorts after every name below a prefix.
+_LAST_NAME = "\U0010ffff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,6 +395,30 @@ class ObjectStore(ABC):
         """
         del passed_over
         return self.list(prefix, start_after)
+
+    async def list_level(self, prefix: str = "", limit: int | None = None) -> AsyncIterator[ObjectStat]:
+        """Yield what lies directly below `prefix`, which ends with a slash unless it is empty.
+
+        These are objects; and for all names that go on with a segment and a slash one entry, whose name ends
+        with that slash. In the order of `list`, at most `limit`. By default it is made from `list`.
+        """
+        after: str | None = ""
+        last, repeated, count = "", 0, 0
+        while after is not None:
+            names, after = self.list(prefix, after), None
+            async with aclosing(cast("AsyncGenerator[ObjectStat, None]", names)):
+                async for stat in names:
+                    head, slash, _ = stat.name.removeprefix(prefix).partition("/")
+                    name = f"{prefix}{head}/" if slash else stat.name
+                    repeated = repeated + 1 if name == last else 0
+                    if repeated == _SKIP_AFTER:
+                        after = name + _LAST_NAME
+                        break
+                    if not repeated:
+                        last, count = name, count + 1
+                        yield ObjectStat(name, 0) if slash else stat
+                        if count == limit:
+                            return
 
     @abstractmethod
     async def remove(self, name: str) -> None:

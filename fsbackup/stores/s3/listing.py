@@ -60,6 +60,20 @@ async def list_objects(bucket: Bucket, prefix: str, start_after: str) -> AsyncIt
             yield item
 
 
+async def list_level(bucket: Bucket, prefix: str, limit: int | None) -> AsyncIterator[ObjectStat]:
+    """Yield what lies directly below `prefix`; see `ObjectStore.list_level`.
+
+    Of a server that is not known to keep the order, all entries are held and sorted.
+    """
+    if bucket.lists_in_order and limit is None:
+        async for item in _in_order(bucket, prefix, "", "/"):
+            yield item
+        return
+    items = _pages(bucket, prefix, delimiter="/", limit=limit)
+    for item in _sorted([item async for item in items], bucket, prefix, "")[:limit]:
+        yield item
+
+
 async def _first(bucket: Bucket, prefix: str, count: int) -> AsyncIterator[ObjectStat]:
     async for item in _pages(bucket, prefix):
         yield item
@@ -92,10 +106,12 @@ def _hidden(prefix: str) -> str:
     return "" if prefix.startswith(RESERVED) else META_PREFIX
 
 
-async def _in_order(bucket: Bucket, prefix: str, start_after: str) -> AsyncIterator[ObjectStat]:
+async def _in_order(
+    bucket: Bucket, prefix: str, start_after: str, delimiter: str = ""
+) -> AsyncIterator[ObjectStat]:
     """Yield the objects as they are listed; an error when they are not in order."""
     hidden, last = _hidden(prefix), start_after
-    async for item in _pages(bucket, prefix, start_after, hidden):
+    async for item in _pages(bucket, prefix, start_after, hidden, delimiter):
         if item.name <= last and last:
             bucket.lists_in_order = bucket.profile.lists_in_order or False
             raise _listing_error(bucket, prefix, f"{item.name!r} is listed after {last!r}")
@@ -104,8 +120,13 @@ async def _in_order(bucket: Bucket, prefix: str, start_after: str) -> AsyncItera
             yield item
 
 
-async def _pages(bucket: Bucket, prefix: str, after: str = "", hidden: str = "") -> AsyncIterator[ObjectStat]:
+async def _pages(
+    bucket: Bucket, prefix: str, after: str = "", hidden: str = "", delimiter: str = "", limit: int | None = None
+) -> AsyncIterator[ObjectStat]:
     """Yield the items of all pages; skip those that start with `hidden` from the page on that reaches them.
+
+    With a `delimiter`, the names that have it after the prefix are one item each, up to it and of size 0. With a
+    `limit` there is one page, of at most so many items.
 
     A page whose token is missing or was used before, and a second page in a row without an object, are errors:
     such a listing might never end.
@@ -114,10 +135,10 @@ async def _pages(bucket: Bucket, prefix: str, after: str = "", hidden: str = "")
     used_tokens: set[str] = set()
     was_empty = False
     while True:
-        page = await _page(bucket, prefix, after, token)
+        page = await _page(bucket, prefix, after, token, delimiter, limit)
         for item in page.items:
             yield item
-        if page.token is None:
+        if page.token is None or limit is not None:
             return
         if hidden and page.items and page.items[-1].name.startswith(hidden):
             after, token, was_empty = _AFTER_RECORDS, None, False
@@ -133,14 +154,18 @@ async def _pages(bucket: Bucket, prefix: str, after: str = "", hidden: str = "")
         token = page.token
 
 
-async def _page(bucket: Bucket, prefix: str, after: str, token: str | None) -> _Page:
+async def _page(
+    bucket: Bucket, prefix: str, after: str, token: str | None, delimiter: str, limit: int | None
+) -> _Page:
     context = bucket.context("list", prefix)
     query = {
         "list-type": "2",
         "prefix": bucket.prefix + prefix,
-        "max-keys": str(bucket.page_size),
+        "max-keys": str(min(limit or bucket.page_size, bucket.page_size)),
         "encoding-type": "url",  # XML cannot have every character
     }
+    if delimiter:
+        query["delimiter"] = delimiter
     if token:
         query["continuation-token"] = token
     elif after:
@@ -156,6 +181,9 @@ def _read(response: HTTPResponse, bucket: Bucket, prefix: str, context: CallCont
     root = read_page(response, "ListBucketResult", context)
     decode = unquote_plus if _text(root, "EncodingType") == "url" else str
     items = [_item(element, bucket, prefix, context, decode) for element in root.iterfind("Contents")]
+    common = root.iterfind("CommonPrefixes")
+    if prefixes := [_common_prefix(element, bucket, prefix, context, decode) for element in common]:
+        items = sorted(items + prefixes, key=lambda item: item.name.encode("utf-8", "surrogateescape"))
     name, requested = _text(root, "Name"), bucket.prefix + prefix
     if require(name, "Name", context) != bucket.name or decode(_text(root, "Prefix") or "") != requested:
         raise _listing_error(bucket, prefix, f"it is of {name!r} and the prefix {_text(root, 'Prefix')!r}")
@@ -192,6 +220,16 @@ def _item(
         modified=iso_time(said.get("LastModified")),
         etag=unquoted(said.get("ETag")),
     )
+
+
+def _common_prefix(
+    element: Element, bucket: Bucket, prefix: str, context: CallContext, decode: Callable[[str], str]
+) -> ObjectStat:
+    """Return the item of all names that start with a common prefix."""
+    name = decode(require(_text(element, "Prefix"), "Prefix", context))
+    if not name.startswith(bucket.prefix + prefix):
+        raise _listing_error(bucket, prefix, f"the common prefix {name!r} does not start with the requested one")
+    return ObjectStat(name.removeprefix(bucket.prefix), 0)
 
 
 def _text(element: Element, tag: str) -> str | None:

@@ -19,7 +19,7 @@ from fsbackup.stores.base import (
 )
 from fsbackup.stores.s3.bucket import PAGE_SIZE, Bucket
 from fsbackup.stores.s3.control import service_info
-from fsbackup.stores.s3.listing import list_objects
+from fsbackup.stores.s3.listing import list_level, list_objects
 from fsbackup.stores.s3.providers import GENERIC, Profile
 from fsbackup.stores.s3.removing import remove_object, remove_objects
 from fsbackup.stores.s3.requests import Calls
@@ -207,6 +207,10 @@ class S3Store(ObjectStore):
     def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
         """Send one ListObjectsV2 per page of 1,000."""
         return list_objects(self._bucket, prefix, start_after)
+
+    def list_level(self, prefix: str = "", limit: int | None = None) -> AsyncIterator[ObjectStat]:
+        """Send one ListObjectsV2 with a delimiter per page of 1,000 entries."""
+        return list_level(self._bucket, prefix, limit)
 
     async def remove(self, name: str) -> None:
         """Send one DELETE, or one per version where the bucket keeps versions."""
