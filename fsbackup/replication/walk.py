@@ -160,7 +160,9 @@ class Walk:
 
     async def _entry(self, least: bytes) -> KeyEntry:
         having = [each for each in self._replicas if each.order == least]
-        key = await find_key([each.store for each in having], having[0].key)
+        key = having[0].key
+        if not key.endswith("/"):
+            key = await find_key([each.store for each in having], key)
         replicas = {each.name: each.listed(least) for each in self._replicas}
         if list(replicas.values()).count(None) != len(
             self._errors

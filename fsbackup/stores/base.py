@@ -400,7 +400,8 @@ class ObjectStore(ABC):
         """Yield what lies directly below `prefix`, which ends with a slash unless it is empty.
 
         These are objects; and for all names that go on with a segment and a slash one entry, whose name ends
-        with that slash. In the order of `list`, at most `limit`. By default it is made from `list`.
+        with that slash. In the order of `list`. With a `limit` there are at most so many, and at least one where
+        there is any. By default it is made from `list`.
         """
         after: str | None = ""
         last, repeated, count = "", 0, 0

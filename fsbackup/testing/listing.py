@@ -70,6 +70,23 @@ class ListingContract(Contract):
         expected = [name for name in tree if name.startswith(prefix) and name.encode() > after.encode()]
         assert run(list_names(place.store.list(prefix, after))) == expected
 
+    @pytest.mark.parametrize("prefix", ["", "a/", "b/", "b/a/", "none/"])
+    def test_list_of_a_level(self, place: ObjectPlace, tree: list[str], prefix: str) -> None:
+        """Objects directly below a prefix, and each next segment of the others once, in byte order."""
+        below = [name.removeprefix(prefix).partition("/") for name in tree if name.startswith(prefix)]
+        expected = sorted({f"{prefix}{head}{slash}" for head, slash, _ in below}, key=str.encode)
+        sizes = {name: len(name.encode()) for name in tree}
+
+        async def scenario(limit: int | None) -> list[tuple[str, int]]:
+            return [(item.name, item.size) async for item in place.store.list_level(prefix, limit)]
+
+        assert run(scenario(None)) == [(name, 0 if name.endswith("/") else sizes[name]) for name in expected]
+        if expected:
+            assert 0 < len(beginning := run(scenario(2))) <= 2
+            assert set(beginning) <= set(run(scenario(None)))
+        else:
+            assert run(scenario(2)) == []
+
     def test_list_of_many_pages(self, place: ObjectPlace) -> None:
         """More objects than one page holds: none is lost or doubled where pages meet."""
         names = sorted(f"pages/{n % 4}/{n:05}" for n in range(self.many_objects))
@@ -78,6 +95,9 @@ class ListingContract(Contract):
         middle = names[len(names) // 2]
         assert run(list_names(place.store.list())) == names
         assert run(list_names(place.store.list("pages/", middle))) == names[len(names) // 2 + 1 :]
+        level = sorted({name.rpartition("/")[0] + "/" for name in names})
+        assert run(list_names(place.store.list_level("pages/"))) == level
+        assert run(list_names(place.store.list_level("pages/1/"))) == [each for each in names if "/1/" in each]
 
     def test_list_that_is_left_early(self, place: ObjectPlace, tree: list[str]) -> None:
         """A listing may be left before its end."""
@@ -97,6 +117,7 @@ class ListingContract(Contract):
         for name in records + objects:
             place.raw.put(name, b"x")
         assert run(list_names(place.store.list())) == objects
+        assert run(list_names(place.store.list_level())) == [".fsbackuq/", "a/", "z"]
         assert run(list_names(place.store.list(META_PREFIX.removesuffix("/")))) == records
         assert run(list_names(place.store.list(META_PREFIX))) == records
         assert run(list_names(place.store.list(MANIFESTS))) == records[1:]

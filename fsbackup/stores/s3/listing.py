@@ -61,16 +61,19 @@ async def list_objects(bucket: Bucket, prefix: str, start_after: str) -> AsyncIt
 
 
 async def list_level(bucket: Bucket, prefix: str, limit: int | None) -> AsyncIterator[ObjectStat]:
-    """Yield what lies directly below `prefix`; see `ObjectStore.list_level`.
+    """Yield what lies directly below `prefix`; see `ObjectStore.list_level`."""
+    async for item in _in_order(bucket, prefix, "", "/", limit):
+        yield item
 
-    Of a server that is not known to keep the order, all entries are held and sorted.
-    """
-    if bucket.lists_in_order and limit is None:
-        async for item in _in_order(bucket, prefix, "", "/"):
-            yield item
-        return
-    items = _pages(bucket, prefix, delimiter="/", limit=limit)
-    for item in _sorted([item async for item in items], bucket, prefix, "")[:limit]:
+
+async def list_beginning(bucket: Bucket, prefix: str, limit: int) -> AsyncIterator[ObjectStat]:
+    """Yield what lies directly below `prefix`, of the first `limit` names that are listed."""
+    found: dict[str, ObjectStat] = {}
+    async for item in _pages(bucket, prefix, limit=limit):
+        head, slash, _ = item.name.removeprefix(prefix).partition("/")
+        name = f"{prefix}{head}{slash}"
+        found[name] = ObjectStat(name, 0) if slash else item
+    for item in _sorted(list(found.values()), bucket, prefix, ""):
         yield item
 
 
@@ -107,11 +110,11 @@ def _hidden(prefix: str) -> str:
 
 
 async def _in_order(
-    bucket: Bucket, prefix: str, start_after: str, delimiter: str = ""
+    bucket: Bucket, prefix: str, start_after: str, delimiter: str = "", limit: int | None = None
 ) -> AsyncIterator[ObjectStat]:
     """Yield the objects as they are listed; an error when they are not in order."""
     hidden, last = _hidden(prefix), start_after
-    async for item in _pages(bucket, prefix, start_after, hidden, delimiter):
+    async for item in _pages(bucket, prefix, start_after, hidden, delimiter, limit):
         if item.name <= last and last:
             bucket.lists_in_order = bucket.profile.lists_in_order or False
             raise _listing_error(bucket, prefix, f"{item.name!r} is listed after {last!r}")

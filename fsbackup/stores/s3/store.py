@@ -19,7 +19,7 @@ from fsbackup.stores.base import (
 )
 from fsbackup.stores.s3.bucket import PAGE_SIZE, Bucket
 from fsbackup.stores.s3.control import service_info
-from fsbackup.stores.s3.listing import list_level, list_objects
+from fsbackup.stores.s3.listing import list_beginning, list_level, list_objects
 from fsbackup.stores.s3.providers import GENERIC, Profile
 from fsbackup.stores.s3.removing import remove_object, remove_objects
 from fsbackup.stores.s3.requests import Calls
@@ -209,8 +209,16 @@ class S3Store(ObjectStore):
         return list_objects(self._bucket, prefix, start_after)
 
     def list_level(self, prefix: str = "", limit: int | None = None) -> AsyncIterator[ObjectStat]:
-        """Send one ListObjectsV2 with a delimiter per page of 1,000 entries."""
-        return list_level(self._bucket, prefix, limit)
+        """Send one ListObjectsV2 with a delimiter per page of 1,000 entries.
+
+        A server that keeps objects in directories may also show one that is empty: of a server that is not known
+        to do without, all names are listed.
+        """
+        if self._bucket.profile.lists_in_order:
+            return list_level(self._bucket, prefix, limit)
+        return (
+            list_beginning(self._bucket, prefix, limit) if limit and prefix else super().list_level(prefix, limit)
+        )
 
     async def remove(self, name: str) -> None:
         """Send one DELETE, or one per version where the bucket keeps versions."""
