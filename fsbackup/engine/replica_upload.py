@@ -9,7 +9,7 @@ Inside the data object, `_commit_inside`:
 1. The manifest as an object of its own, where it is too long for the metadata, or the object has several parts.
 2. `writer.commit`: data and manifest (or the id that leads to it), in one atomic step, create-only where
    nothing was there.
-3. Compare, unless the store refuses to replace another writer's object in step 2.
+3. Compare, unless the store refused in step 2 to replace another object than the one that the upload knew of.
 4. When `min_copies` replicas have confirmed: remove what the version before left (`records.clear_replaced`).
 
 A crash leaves the old or the new version, proven, and before step 2 perhaps a manifest that nothing points to,
@@ -96,6 +96,7 @@ class ReplicaUpload:
         self._create_only = plan.create_only
         self._may_replace = may_replace
         self._conditional = plan.conditional
+        self._names_what_it_replaces = plan.create_only or plan.replaces is not None
         self._record_id = plan.metadata.get(records.RECORD_FIELD, "")
         self._wrote_record = False
         self._on_sent = on_sent
@@ -178,7 +179,7 @@ class ReplicaUpload:
         await self._check(manifest)
         stored = await self._call(self.writer.commit(metadata))
         await self._check(manifest, stored)
-        if not (self._create_only and self.store.capabilities.conditional_create):
+        if not (self._names_what_it_replaces and self.store.capabilities.conditional_create):
             await self._compare(manifest, stored)
 
     async def _commit_beside(self, manifest: Manifest) -> None:

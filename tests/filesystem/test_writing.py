@@ -18,14 +18,19 @@ import pytest
 from fsspec.exceptions import FSTimeoutError
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+from fsbackup import ReplicatedStorage
+from fsbackup.backends import SingleBackend
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError
 from fsbackup.filesystem import FsbackupFileSystem
+from fsbackup.stores.s3.providers import R2
 from tests.filesystem.configured_set import ROOT, SET, ConfiguredSet
 from tests.integration.cli_helpers import wait_until
+from tests.integration.s3_helpers import connect
 from tests.matrix import matrix
 from tests.replication.rig import MIB, content
 from tests.servers.bucket import list_keys, list_uploads
-from tests.servers.faults import Hold, Refuse, Status
+from tests.servers.endpoint import S3Endpoint
+from tests.servers.faults import Hold, Refuse, Status, fault_proxy
 
 
 @pytest.fixture
@@ -75,6 +80,22 @@ def test_pipe_file(buckets: ConfiguredSet, path: str, size: int, kind: Callable[
     assert buckets.fs().cat_file(path) == data[::-1] + b"1"
     with pytest.raises(TypeError):
         fs.pipe_file(path, 5)
+
+
+def test_a_replacement_on_r2_is_a_look_and_a_put(moto: S3Endpoint) -> None:
+    """The look is a HEAD and the question for a tombstone; the PUT is conditional, and nothing is asked after it."""
+    with fault_proxy(moto) as proxy:
+        store = connect(proxy.endpoint, profile=R2, prefix=secrets.token_hex(4))
+        fs = ReplicatedStorage([SingleBackend(store)], name="one").fs
+        fs.pipe_file("one/x", b"1")
+        proxy.forget()
+        fs.pipe_file("one/x", b"22")
+        assert [request.operation for request in proxy.requests if request.operation != "get"] == [
+            "head",
+            "put_object",
+        ]
+        assert proxy.count("get") == 1
+        assert fs.cat_file("one/x") == b"22"
 
 
 def test_pipe_file_waits_for_no_slow_replica(buckets: ConfiguredSet, path: str) -> None:
