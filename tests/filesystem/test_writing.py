@@ -83,7 +83,7 @@ def test_pipe_file(buckets: ConfiguredSet, path: str, size: int, kind: Callable[
 
 
 def test_a_replacement_on_r2_is_a_look_and_a_put(moto: S3Endpoint) -> None:
-    """The look is a HEAD and the question for a tombstone; the PUT is conditional, and nothing is asked after it."""
+    """The look is a HEAD and the question for a tombstone; the PUT is conditional, and no other follows."""
     with fault_proxy(moto) as proxy:
         store = connect(proxy.endpoint, profile=R2, prefix=secrets.token_hex(4))
         fs = ReplicatedStorage([SingleBackend(store)], name="one").fs
