@@ -63,6 +63,14 @@ def notes(config: Config) -> Iterator[str]:
                 f"min_copies {count // 2 + 1} one of them is refused"
             )
 
+        unconditional = [each for each in chosen.backends if config.backends[each].type in ("s3", "fsspec")]
+        if chosen.append and unconditional:
+            yield (
+                f"replication.{name}: append: what another writer stores on {', '.join(unconditional)} in the "
+                "moment before an append may be replaced there, because not every service of this type has a "
+                "condition for that; disks, R2 and B2 have one"
+            )
+
     for (one, of_one), (other, of_other) in combinations(config.replication.items(), 2):
         shared = [name for name in of_one.backends if name in of_other.backends]
         if shared and set(of_one.backends) != set(of_other.backends):

@@ -87,6 +87,11 @@ class Snapshot:
             return load_text(self.content, self.origin, self.environ)
         return load_values(self.origin, _VALUES, self.environ, self.directory)
 
+    @cached_property
+    def identity(self) -> str:
+        """A text without secrets that is the same in every process where the configuration says the same."""
+        return f"{self.name} {self.config.show()}"
+
     @property
     def option(self) -> str | dict[str, Any] | Snapshot:
         """What `take` takes in another process: the path or the values, and this object where they hold secrets.

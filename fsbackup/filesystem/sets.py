@@ -100,7 +100,7 @@ class OpenSets:
         if isinstance(self._source, ReplicatedStorage):
             return f"{self._source!r} {[each.location for each in self._source.backends.values()]}"
         try:
-            return f"{self.source} {self._config(self._source).show()}"
+            return self._source.identity
         except ConfigError:
             return self.source
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fsbackup.config import InvalidConfigError, parse_config
+from fsbackup.config.advice import notes
 
 PERMUTATION = "must name every backend of the set, each once, and no other"
 
@@ -38,6 +39,11 @@ def one_set(settings: str) -> str:
             "min_copies: must be at most 2, not 3 (the number of backends in the set)",
         ),
         ("backends: [a, b], min_copies: all", "min_copies: must be a whole number, not 'all'"),
+        (
+            "backends: [a, b, c], min_copies: 1, append: true",
+            "append: needs min_copies 2, more than half of the backends (otherwise two that append at the same "
+            "time could both be told that theirs is stored)",
+        ),
         ("backends: [a, b], min_copys: 1", "min_copys: is not a setting here (did you mean 'min_copies'?)"),
         ("backends: [a, b], read_order: [a]", f"read_order: {PERMUTATION}"),
         ("backends: [a, b], read_order: [a, b, c]", f"read_order: {PERMUTATION}"),
@@ -111,3 +117,13 @@ replication:
   s: {backends: [a], memory: 16MiB}
 """
     assert mistakes(text) == ["5: replication.s.memory: must hold one part of 'a', which is 32MiB"]
+
+
+def test_what_appending_gives_up_is_noted() -> None:
+    """Of services that may have no condition for it; not of a disk, R2 or B2."""
+    keys = "bucket: backups, access_key_id: id, secret_access_key: '${S}'"
+    text = one_set("backends: [a, s, r], append: true").replace(
+        "backends: {", f"backends: {{s: {{type: s3, {keys}}}, r: {{type: r2, account_id: x, {keys}}}, ", 1
+    )
+    [note] = notes(parse_config(text, environ={"S": "secret"}))
+    assert note.startswith("replication.s: append: what another writer stores on s in the moment")
