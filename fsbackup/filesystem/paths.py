@@ -66,4 +66,5 @@ def check_read_key(key: str) -> str:
 
 def exists_error(path: str) -> FileExistsError:
     """Return the error of a create-only write to an object that exists."""
-    return FileExistsError(errno.EEXIST, "object already exists", f"{_SCHEME}{strip(path)}")
+    what = "object already exists (mode 'wb', or 'overwrite', replaces it)"
+    return FileExistsError(errno.EEXIST, what, f"{_SCHEME}{strip(path)}")

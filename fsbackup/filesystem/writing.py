@@ -196,7 +196,9 @@ class WriteMethods(FileSystemBase):
         name, key = paths.split(path)
         if not key:
             raise PermissionError(
-                errno.EPERM, f"fsbackup does not {operation} a whole replication set", f"{paths.PROTOCOL}://{path}"
+                errno.EPERM,
+                f"fsbackup does not {operation} a whole replication set; name what is in it",
+                f"{paths.PROTOCOL}://{path}",
             )
         if kind != "directory":
             return [path] if kind else []
@@ -248,7 +250,7 @@ class WriteMethods(FileSystemBase):
         """Remove an empty directory."""
         path = paths.strip(path)
         if self.ls(path, detail=False):
-            raise OSError(errno.ENOTEMPTY, "the directory is not empty", path)
+            raise OSError(errno.ENOTEMPTY, "the directory is not empty (rm with recursive=True removes it)", path)
         self.empty_directories.remove(path)
 
 
