@@ -88,6 +88,12 @@ class FileSystemBase(AsyncFileSystem, metaclass=ConfiguredInstances):  # type: i
     def storage_options(self, options: dict[str, Any]) -> None:
         self._given_options = options
 
+    def to_dict(self, **options: Any) -> dict[str, Any]:
+        """Return the filesystem as values for JSON; what is refused when it is pickled is refused here."""
+        if not isinstance(self.config, str | dict):
+            self.config.__reduce__()
+        return dict(super().to_dict(**options))
+
     @property
     def _fs_token(self) -> str:
         # The same in every process, unlike the token of the instance cache: dask compares tasks by it.

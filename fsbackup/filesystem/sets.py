@@ -85,7 +85,8 @@ class OpenSets:
     @property
     def option(self) -> Any:
         """The option `config` that opens the same sets; with secrets in it only what nobody can pickle."""
-        return self._source if isinstance(self._source, ReplicatedStorage) else self._source.option
+        source = self._source
+        return (source.origin or source) if isinstance(source, ReplicatedStorage) else source.option
 
     @property
     def place(self) -> str:

@@ -215,6 +215,11 @@ class ReplicatedStorage(StorageBackend):
     def replica_set(self) -> ReplicaSet:
         return self._set
 
+    @property
+    def origin(self) -> str | None:
+        """The path of the configuration that other processes can open this set from, None without one."""
+        return None if self._origin is None else self._origin[0]
+
     @cached_property
     def fs(self) -> Any:
         """The objects of this set as an fsspec filesystem (`FsbackupFileSystem`): ``fs.ls(store.name)``.
