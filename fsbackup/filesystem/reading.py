@@ -174,13 +174,17 @@ class ReadMethods(FileSystemBase):
         try:
             if hasattr(lpath, "write"):
                 await restore.copy_to(replicas, check_read_key(key), lpath)
-            elif not await asyncio.to_thread(os.path.isdir, lpath):
-                target = Path(lpath)
+            elif not await asyncio.to_thread(os.path.isdir, target := _expanded(lpath)):
                 await restore.download(replicas, check_read_key(key), target, on_progress=on_progress(callback))
         except ObjectNotFoundError:
             if not await self._isdir(rpath):
                 raise
-            await asyncio.to_thread(make_path, lpath)
+            await asyncio.to_thread(make_path, str(_expanded(lpath)))
+
+
+def _expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a local path with ``~`` as the home directory."""
+    return Path(os.path.expanduser(path))
 
 
 def _target(path: str, name: str) -> str:

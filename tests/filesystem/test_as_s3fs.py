@@ -47,6 +47,21 @@ def test_names_that_look_like_patterns(fs: FsbackupFileSystem, folder: str, tmp_
         fs.cp(f"{folder}/z[1].csv", f"{folder}/z")
 
 
+def test_the_home_directory(
+    fs: FsbackupFileSystem, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``~`` of a local path is it, in every method; no directory of that name is made."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    fs.pipe_file(f"{folder}/x", b"1")
+    for number, get in enumerate((fs.get_file, fs.get, fs.download)):
+        get(f"{folder}/x", f"~/{number}")
+    for number, put in enumerate((fs.put_file, fs.put, fs.upload)):
+        put(f"~/{number}", f"{folder}/back{number}")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["0", "1", "2"]
+    assert [fs.cat_file(f"{folder}/back{number}") for number in range(3)] == [b"1"] * 3
+
+
 def test_touch(fs: FsbackupFileSystem, folder: str) -> None:
     """What is there is emptied only where that was asked for."""
     fs.touch(f"{folder}/new", truncate=False)
