@@ -149,6 +149,8 @@ class Report(BaseReport):
         Wall time.
     size, sha256, generation
         What was stored; None when the source was not read to its end, and for deletes.
+    plain_size
+        Bytes of the source, where stages (compression, encryption) made other bytes of it; else None.
     """
 
     operation: str
@@ -159,6 +161,7 @@ class Report(BaseReport):
     size: int | None = None
     sha256: str | None = None
     generation: int | None = None
+    plain_size: int | None = None
 
     json_excluded: ClassVar[tuple[str, ...]] = ("min_copies",)
 

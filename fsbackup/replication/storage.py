@@ -40,6 +40,7 @@ from fsbackup.replication.tree import RestoredObject, TreeReport, restore_tree
 from fsbackup.replication.verify import OnProblem, VerifyReport, verify, verify_with
 from fsbackup.replication.walk import Unreachable
 from fsbackup.retention import Retention
+from fsbackup.stages import Stages
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
@@ -214,6 +215,7 @@ class ReplicatedStorage(StorageBackend):
         overwrite: bool = False,
         allow_empty: bool = False,
         series: str | None = None,
+        stages: Stages | None = None,
         callback: Callback | None = None,
     ) -> Report:
         """Store a file, a binary stream or a command's output in every replica at once, read once.
@@ -235,6 +237,11 @@ class ReplicatedStorage(StorageBackend):
         series
             What the object is a version of, as text for people; stored in its manifest. What retention lets go is
             decided by the `destinations` and `series` of its rules.
+        stages
+            Compress and encrypt on the way; what they add to the key (``.zst.age``) follows `remote_path`. The
+            same plaintext again is success with nothing sent, except to replicas that lack it: these get what is
+            stored. Where that cannot be told, since another host's identity key was used or the key was lost, it
+            is an `UnknownIdentityError` (a `ConflictError`) in the report, and with `overwrite` a new version.
         callback
             Gets the bytes read; one child per replica gets the bytes sent.
 
@@ -248,12 +255,14 @@ class ReplicatedStorage(StorageBackend):
         SourceError
             When the source cannot be read, changes while it is read, or is an empty stream, and when a command
             fails. Nothing is committed.
+        ConfigError
+            When a package or a key that the stages need is missing.
         ValueError
             For a directory, or a key that is not legal.
         """
-        key = check_key(remote_path)
+        key = check_key(remote_path + stages.suffix if stages else remote_path)
         progress = self._progress(callback, source, key)
-        return run(self._replicate(source, key, overwrite, allow_empty, series, progress))
+        return run(self._replicate(source, key, overwrite, allow_empty, series, stages, progress))
 
     def replicate_many(
         self,
@@ -661,9 +670,12 @@ class ReplicatedStorage(StorageBackend):
         overwrite: bool,
         allow_empty: bool,
         series: str | None,
+        stages: Stages | None,
         progress: CallbackProgress | None,
     ) -> Report:
-        opened = await asyncio.to_thread(open_source, source, allow_empty=allow_empty, series=series)
+        opened = await asyncio.to_thread(
+            open_source, source, allow_empty=allow_empty, series=series, stages=stages
+        )
         try:
             return await upload.upload(
                 self._set, key, opened, overwrite=overwrite, progress=progress, read_stored=True
