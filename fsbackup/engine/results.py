@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, ClassVar, Literal
 
 from fsbackup.errors import FsbackupError, TooFewCopiesError, combined_hint, summary
@@ -242,6 +242,10 @@ class DownloadReport(BaseReport):
         The file already had exactly these bytes, proven, and nothing was read from any replica.
     proven
         Enough replicas answered to prove that no confirmed version is newer.
+    plain_size
+        Bytes before the object's stages (compression, encryption); None where it has none.
+    target
+        The file; None for a stream.
     """
 
     key: str
@@ -253,6 +257,8 @@ class DownloadReport(BaseReport):
     seconds: float
     already: bool = False
     proven: bool = True
+    plain_size: int | None = None
+    target: Path | None = None
 
     json_properties: ClassVar[tuple[str, ...]] = ()
 

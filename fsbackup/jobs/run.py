@@ -16,8 +16,9 @@ from fsbackup.jobs.counts import JobCounts
 from fsbackup.jobs.plan import Planned, job_of, plan_job
 from fsbackup.jobs.report import FileResult, JobReport
 from fsbackup.jobs.shrink import LastOfSeries, refusal_of
-from fsbackup.jobs.sources import FoundKeys, Note, Skipped, Unreadable
+from fsbackup.jobs.sources import Note, Skipped, Unreadable
 from fsbackup.jobs.template import Destination, local_now
+from fsbackup.keys import FoundKeys
 from fsbackup.replication.batch import BatchItem
 from fsbackup.replication.storage import ReplicatedStorage
 from fsbackup.seen import SeenFiles

@@ -35,7 +35,7 @@ LIST_WORTH = 20
 
 @dataclass(frozen=True)
 class BatchItem:
-    """One object of a batch: its source, and its key with the suffixes of its stages; the rest of `open_source`."""
+    """One object of a batch: its source, and its key with the suffixes of its stages; more of `open_source`."""
 
     source: SourceLike
     key: str

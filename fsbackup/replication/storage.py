@@ -40,7 +40,8 @@ from fsbackup.replication.tree import RestoredObject, TreeReport, restore_tree
 from fsbackup.replication.verify import OnProblem, VerifyReport, verify, verify_with
 from fsbackup.replication.walk import Unreachable
 from fsbackup.retention import Retention
-from fsbackup.stages import Stages
+from fsbackup.stages import Stages, Undo
+from fsbackup.stages.undo import IdentityFiles
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
@@ -300,18 +301,38 @@ class ReplicatedStorage(StorageBackend):
         target: str | os.PathLike[str] | BinaryIO,
         *,
         owner: bool = False,
+        identity: IdentityFiles | None = None,
+        raw: bool = False,
         callback: Callback | None = None,
     ) -> DownloadReport:
         """Read an object into a file or binary stream, verified block by block, from all replicas that answer.
 
-        A file appears whole or stays as it was. A stream receives only proven bytes, but may end in an error. With
-        `owner` the file gets the numbers of owner and group that its manifest has; what was backed up as a stream
-        has none.
+        A file appears whole or stays as it was. A stream receives only proven bytes, but may end in an error. What
+        `Stages` compressed or encrypted is undone; the file is put in place only when that ended well, too.
+
+        Parameters
+        ----------
+        remote_path
+            The key, with the suffixes of its stages.
+        target
+            A file, a binary stream, or an existing directory: then the file in it has the last segment of the key
+            for a name, without the suffixes of stages that were undone.
+        owner
+            Give the file the numbers of owner and group that its manifest has; what was backed up as a stream has
+            none.
+        identity
+            The file of an age identity or a private SSH key, or several files, to decrypt with; by default the
+            file that ``$FSBACKUP_AGE_IDENTITY`` names.
+        raw
+            Undo nothing: the bytes as they are stored.
+        callback
+            Gets the bytes read.
 
         Raises
         ------
         ConfigError
-            For `owner`, unless this process is root's.
+            For `owner`, unless this process is root's; when the object is encrypted and there is no identity for
+            it, or a package is missing.
         ObjectNotFoundError
             When a quorum of the replicas answers that there is no such key.
         IntegrityError, NoHealthyReplicaError
@@ -319,12 +340,21 @@ class ReplicatedStorage(StorageBackend):
         """
         key = check_key(remote_path)
         _check_may_give_away(owner=owner)
+        undo = None if raw else Undo(identity)
         if hasattr(target, "write"):
-            return run(restore.copy_to(self._set, key, cast(BinaryIO, target)))
+            return run(restore.copy_to(self._set, key, cast(BinaryIO, target), undo=undo))
         path = Path(os.path.expanduser(cast("os.PathLike[str]", target)))
-        if path.is_dir():
-            raise ValueError(f"{path} is a directory, a file is required")
-        return run(restore.download(self._set, key, path, owner=owner, on_progress=on_progress(callback)))
+        into = path.is_dir()
+        download = restore.download(
+            self._set,
+            key,
+            path / key.rpartition("/")[2] if into else path,
+            owner=owner,
+            on_progress=on_progress(callback),
+            undo=undo,
+            rename=restore.without_suffix if into else None,
+        )
+        return run(download)
 
     def restore_tree(
         self,
@@ -332,6 +362,8 @@ class ReplicatedStorage(StorageBackend):
         directory: str | os.PathLike[str],
         *,
         owner: bool = False,
+        identity: IdentityFiles | None = None,
+        raw: bool = False,
         on_object: Callable[[RestoredObject], None] | None = None,
         callback: Callable[[str], Callback | None] | None = None,
     ) -> TreeReport:
@@ -345,6 +377,9 @@ class ReplicatedStorage(StorageBackend):
         ----------
         owner
             As for `restore`, also for files that are there already. Directories are whose who restores them.
+        identity, raw
+            As for `restore`. Files have the names of their keys without the suffixes of stages that were undone.
+            Of an encrypted one that is there already nothing proves that it is right, and it is read again.
         on_object
             Called with each object as it is done, on the I/O thread.
         callback
@@ -366,6 +401,7 @@ class ReplicatedStorage(StorageBackend):
             check_prefix(prefix),
             Path(os.path.expanduser(directory)),
             owner=owner,
+            undo=None if raw else Undo(identity),
             on_object=on_object,
             make_progress=make_progress,
         )

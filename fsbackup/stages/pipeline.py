@@ -1,8 +1,8 @@
 """Runs stages, each in a thread of its own, with a bounded pipe behind each.
 
 A stage is a function of a reader and a writer. It reads until it gets ``b""``, writes what it makes, and returns;
-an exception is a failure of the whole: whoever reads from the stage's pipe gets it, and whoever writes to the pipe
-in front of it, too. What waits in a pipe is at most `_ROOM` bytes and one piece.
+an exception is a failure of the whole: whoever reads from a pipe or writes to one gets it, also from the pipe that
+the first stage reads. What waits in a pipe is at most `_ROOM` bytes and one piece.
 """
 
 from __future__ import annotations
@@ -137,6 +137,7 @@ class Pipeline:
         self._on_idle = on_idle
         self._pipes = [Pipe() for _ in stages]
         self._threads: list[threading.Thread] = []
+        self._error: BaseException | None = None
         self._lock = threading.Lock()
         self._is_closed = self._is_reading = False
 
@@ -148,7 +149,7 @@ class Pipeline:
         Exception
             What a stage, or reading the source, failed with.
         """
-        self._start()
+        self.start()
         return self._pipes[-1].read(length)
 
     def join(self) -> None:
@@ -161,12 +162,12 @@ class Pipeline:
         with self._lock:
             was_closed, self._is_closed = self._is_closed, True
             is_idle = not self._is_reading
-        for pipe in self._pipes:
-            pipe.fail(AbandonedError())
+        self._fail(AbandonedError())
         if is_idle and not was_closed:
             self._on_idle()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the threads, unless they run or the pipeline is closed."""
         with self._lock:
             if self._threads or self._is_closed:
                 return
@@ -186,7 +187,7 @@ class Pipeline:
             stage(watched, pipe)
         except BaseException as error:  # noqa: BLE001 - raised where the pipe is read
             # A library wraps what its reader raises in an error of its own, which says less.
-            self._fail(at, watched.error or error)
+            self._fail(watched.error or error)
         else:
             pipe.end()
         finally:
@@ -200,11 +201,13 @@ class Pipeline:
         if is_closed:
             self._on_idle()
 
-    def _fail(self, at: int, error: BaseException) -> None:
-        """End the pipes on both sides of a stage: what is behind it learns why, what is before it ends."""
-        self._pipes[at].fail(error)
-        if at > 0:
-            self._pipes[at - 1].fail(error)
+    def _fail(self, error: BaseException) -> None:
+        """End everything with the first error: later ones only follow from it."""
+        with self._lock:
+            self._error = self._error or error
+        source = [self._source] if isinstance(self._source, Pipe) else []
+        for pipe in (*source, *self._pipes):
+            pipe.fail(self._error)
 
 
 class _Watched:

@@ -23,7 +23,12 @@ class Undo:
     ----------
     identity
         A file, or several, with an age identity or a private SSH key; None: the file that
-        ``$FSBACKUP_AGE_IDENTITY`` names.
+        ``$FSBACKUP_AGE_IDENTITY`` names, if it is needed.
+
+    Raises
+    ------
+    ConfigError
+        When a file that is given cannot be used.
     """
 
     def __init__(self, identity: IdentityFiles | None = None) -> None:
@@ -32,6 +37,8 @@ class Undo:
             self._files: tuple[str | os.PathLike[str], ...] = ()
         else:
             self._files = (given,) if isinstance(given, str | os.PathLike) else tuple(given)
+        if identity is not None:
+            _ = self._identities  # what is named here is wanted: said before anything is read
 
     @cached_property
     def _identities(self) -> list[Any]:

@@ -107,7 +107,7 @@ def _warn_if_compressed(data: bytes, label: str) -> None:
     kind = next((name for magic, name in _COMPRESSED.items() if data.startswith(magic)), None)
     if kind is not None:
         log.warning(
-            "%s: is compressed by %s already; to compress it again takes time and saves nothing: leave out compress",
+            "%s: is compressed by %s already; compressing it again saves nothing, leave out compress",
             label,
             kind,
         )
