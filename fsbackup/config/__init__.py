@@ -18,6 +18,7 @@ from fsbackup.config.models import Config, JobConfig, ReplicationConfig, SpoolCo
 from fsbackup.config.problems import InvalidConfigError, Mistake
 from fsbackup.config.schema import config_schema
 from fsbackup.config.sources import CommandConfig, ForEachConfig, SourceConfig
+from fsbackup.config.stages import CompressConfig, EncryptConfig
 from fsbackup.config.units import format_duration, format_size, parse_duration, parse_size
 from fsbackup.config.variables import ENVIRONMENT
 
@@ -27,7 +28,9 @@ __all__ = [
     "B2Config",
     "BackendConfig",
     "CommandConfig",
+    "CompressConfig",
     "Config",
+    "EncryptConfig",
     "ForEachConfig",
     "FsspecConfig",
     "InvalidConfigError",

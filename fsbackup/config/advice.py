@@ -19,6 +19,8 @@ from fsbackup.redact import is_public_option
 log = logging.getLogger("fsbackup.config")
 
 _CREDENTIALS = ("access_key_id", "secret_access_key", "session_token")
+#: What the names of compressed (and encrypted) files end with.
+_COMPRESSED = (".gz", ".tgz", ".zst", ".xz", ".bz2", ".lz4", ".zip", ".7z", ".age", ".gpg")
 _PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 
 
@@ -60,6 +62,14 @@ def notes(config: Config) -> Iterator[str]:
                 "writers of one key at the same time, or with different backends away, both may be told that "
                 "theirs is stored, and one version replaces the other later; with "
                 f"min_copies {count // 2 + 1} one of them is refused"
+            )
+
+    for name, job in config.jobs.items():
+        path = getattr(job.source, "path", "")
+        if job.compress and path.endswith(_COMPRESSED):
+            yield (
+                f"jobs.{name}.compress: {path} is compressed already, by its name; compressing it again saves "
+                "nothing: leave out compress"
             )
 
     for (one, of_one), (other, of_other) in combinations(config.replication.items(), 2):

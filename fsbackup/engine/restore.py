@@ -98,7 +98,7 @@ async def download(
     target = target if rename is None else rename(target, recorded)
     file = Target(key, target, below, owner=owner)
     if keep_identical and manifest is not None and await asyncio.to_thread(file.has_content, manifest, recorded):
-        return _report(reader, manifest.sha256, clock() - started, target, already=True)
+        return _report(reader, manifest.sha256, clock() - started, recorded, target, already=True)
     async with _opened(file, manifest) as temp:
         copy: _Copy = (
             _CopyToFile(targets, reader, temp, on_progress)
@@ -107,7 +107,8 @@ async def download(
         )
         sha256 = await copy.run()
         await asyncio.to_thread(file.commit, copy.reader.manifest)
-    report = _report(copy.reader, sha256, clock() - started, target)
+    undone = None if undo is None else Recorded.of(copy.reader.manifest)
+    report = _report(copy.reader, sha256, clock() - started, undone, target)
     for name in report.replicas:
         events.log_outcome("download", name, key, size=report.size, seconds=report.seconds)
     return report
@@ -135,7 +136,8 @@ async def copy_to(targets: ReplicaSet, key: str, out: BinaryIO, *, undo: Undo | 
     )
     sha256 = await copy.run()
     await asyncio.to_thread(out.flush)
-    return _report(copy.reader, sha256, clock() - started)
+    undone = None if undo is None else Recorded.of(copy.reader.manifest)
+    return _report(copy.reader, sha256, clock() - started, undone)
 
 
 async def read_range(targets: ReplicaSet, key: str, start: int, end: int | None) -> bytes:
@@ -353,9 +355,14 @@ async def _opened(target: Target, manifest: Manifest | None) -> AsyncIterator[Bi
 
 
 def _report(
-    reader: ObjectReader, sha256: str, seconds: float, target: Path | None = None, *, already: bool = False
+    reader: ObjectReader,
+    sha256: str,
+    seconds: float,
+    undone: Recorded | None,
+    target: Path | None = None,
+    *,
+    already: bool = False,
 ) -> DownloadReport:
-    recorded = Recorded.of(reader.manifest)
     return DownloadReport(
         key=reader.plan.key,
         size=reader.plan.size,
@@ -366,6 +373,6 @@ def _report(
         seconds=seconds,
         already=already,
         proven=reader.proven,
-        plain_size=recorded.size if recorded else None,
+        plain_size=undone.size if undone else None,
         target=target,
     )

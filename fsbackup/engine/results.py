@@ -243,7 +243,7 @@ class DownloadReport(BaseReport):
     proven
         Enough replicas answered to prove that no confirmed version is newer.
     plain_size
-        Bytes before the object's stages (compression, encryption); None where it has none.
+        Bytes that became of it where stages (compression, encryption) were undone; else None.
     target
         The file; None for a stream.
     """
@@ -259,6 +259,11 @@ class DownloadReport(BaseReport):
     proven: bool = True
     plain_size: int | None = None
     target: Path | None = None
+
+    @property
+    def restored_bytes(self) -> int:
+        """Bytes of the file or stream."""
+        return self.size if self.plain_size is None else self.plain_size
 
     json_properties: ClassVar[tuple[str, ...]] = ()
 

@@ -63,7 +63,7 @@ def plan_job(
         When there is no such job.
     """
     job = job_of(config, name)
-    destination = Destination(job.destination, job=name, now=now or local_now())
+    destination = Destination(job.destination, job=name, now=now or local_now(), suffix=job.suffix)
     if isinstance(job.source, SourceConfig):
         return _plan_files(job.source, destination, _backend_directories(config, job), job.allow_empty)
     return _plan_commands(job.source, destination, job.allow_empty)
@@ -112,7 +112,7 @@ def _planned(
         return Unreadable(found.path, error)
     if key in shared:
         return Unreadable(found.path, _shared_key_error(found.path, key))
-    return Planned(_tree_path(found, key), key, series)
+    return Planned(_tree_path(found, key.removesuffix(destination.suffix)), key, series)
 
 
 def _tree_path(file: SourceFile, key: str) -> str:

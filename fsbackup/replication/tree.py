@@ -111,7 +111,7 @@ class TreeReport(BaseReport):
                 self.failed.append(restored)
             return
         self.objects += 1
-        self.bytes += restored.report.size
+        self.bytes += restored.report.restored_bytes
         self.already += restored.report.already
         self.unverified += not restored.report.verified
 

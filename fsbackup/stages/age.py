@@ -73,7 +73,7 @@ def read_recipients(given: Iterable[str], directory: str | os.PathLike[str] = ""
         else:
             found.append(check_recipient(text))
     if not found:
-        raise ConfigError("needs at least one recipient", hint=_KINDS)
+        raise ConfigError("must be at least one public key", hint=_KINDS)
     return tuple(dict.fromkeys(found))
 
 
@@ -93,15 +93,15 @@ def check_recipient(text: str) -> str:
             "it here, make a new one",
         )
     if not _X25519.fullmatch(text) and not _SSH.fullmatch(text):
-        raise ConfigError("is no public key that age can encrypt to", hint=_KINDS)
+        raise ConfigError("must be a public key that age can encrypt to", hint=_KINDS)
     try:
         pyrage = library()
     except ConfigError:
         return text  # said when it is used: a host that only watches does without
     try:
         _recipient(pyrage, text)
-    except pyrage.RecipientError as error:
-        raise ConfigError(f"is no valid public key: {error}", hint=_KINDS) from None
+    except pyrage.RecipientError:
+        raise ConfigError("must be a public key, whole and without a typing mistake", hint=_KINDS) from None
     return text
 
 

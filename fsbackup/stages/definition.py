@@ -78,6 +78,17 @@ class Stages:
         """
         return IdentityKey.read(self._key_file) if self.recipients else None
 
+    def check(self) -> None:
+        """Find out now what would fail later.
+
+        Raises
+        ------
+        ConfigError
+            When a package is missing, or the identity key cannot be read or made.
+        """
+        self.build("")
+        _ = self.key
+
     def build(self, label: str) -> list[Stage]:
         """Return the stages to run; `label` is the source's name in messages.
 
