@@ -124,7 +124,8 @@ def _object_line(report: DownloadReport, target: str) -> str:
     replicas = ", ".join(name for name, amount in report.replicas.items() if amount)
     proof = "verified against its manifest" if report.verified else "NOT VERIFIED: it has no manifest"
     failed = "; ".join(report.failed.values())
-    line = f"{report.key} -> {target}: {render.size(report.restored_bytes)}{f' from {replicas}' if replicas else ''}, {proof}"
+    size = render.size(report.restored_bytes)
+    line = f"{report.key} -> {target}: {size}{f' from {replicas}' if replicas else ''}, {proof}"
     line = line if report.proven else f"{line}; A NEWER VERSION MAY EXIST: too few backends answered"
     return f"{line} (failed replicas: {failed})" if failed else line
 

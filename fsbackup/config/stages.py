@@ -68,9 +68,9 @@ def _check_some(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-def given(value: Any) -> Any:
-    """Refuse an empty setting: without it, the backups would be in the clear where somebody meant otherwise."""
-    if value is None:
+def _given(value: Any, info: ValidationInfo) -> Any:
+    """Refuse a setting that is empty in a file: what somebody meant to be encrypted would be in the clear."""
+    if value is None and info.context:
         raise rule_error("must not be empty")
     return value
 
@@ -90,8 +90,8 @@ class EncryptConfig(Model):
     )
 
 
-Compress = Annotated[_Compress | None, BeforeValidator(given)]
-Encrypt = Annotated[EncryptConfig | None, BeforeValidator(given)]
+Compress = Annotated[_Compress | None, BeforeValidator(_given)]
+Encrypt = Annotated[EncryptConfig | None, BeforeValidator(_given)]
 
 
 def suffix_of(compress: CompressConfig | str | None, encrypt: EncryptConfig | None) -> str:

@@ -99,7 +99,7 @@ class StagedSource(StreamSource):
         if self._is_complete:
             return self.plaintext
         if isinstance(self.plain, FileSource):
-            return Plaintext(self.plain.replayable_bytes, await self.plain.hash_ahead())
+            return Plaintext(self.plain.replayable_bytes, await self.plain.hash_ahead() or "")
         if not self._was_read:
             self._was_read, reader = True, _PlainReader(self.plain)
             await in_daemon_thread(lambda: [None for _ in iter(lambda: reader.read(MIB), b"")])
