@@ -22,9 +22,8 @@ from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.source import FileSource, StreamSource, in_daemon_thread
 from fsbackup.errors import ConflictError, SourceError, UnknownIdentityError
 from fsbackup.record import Manifest
-from fsbackup.sizing import MIB
 from fsbackup.stages import Stages
-from fsbackup.stages.pipeline import AbandonedError, Pipeline
+from fsbackup.stages.pipeline import CHUNK, AbandonedError, Pipeline, Slices
 from fsbackup.stages.plaintext import Plaintext, Recorded
 
 
@@ -102,7 +101,7 @@ class StagedSource(StreamSource):
             return Plaintext(self.plain.replayable_bytes, await self.plain.hash_ahead() or "")
         if not self._was_read:
             self._was_read, reader = True, _PlainReader(self.plain)
-            await in_daemon_thread(lambda: [None for _ in iter(lambda: reader.read(MIB), b"")])
+            await in_daemon_thread(lambda: [None for _ in iter(lambda: reader.read(CHUNK), b"")])
         return self.plaintext
 
     def close(self) -> None:
@@ -132,21 +131,20 @@ class StagedSource(StreamSource):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-class _PlainReader:
+class _PlainReader(Slices):
     """Reads a source part by part, in the thread of the first stage."""
 
     def __init__(self, plain: FileSource | StreamSource) -> None:
+        super().__init__(self._next)
         self._plain = plain
         self._is_last = False
-        self._taken = memoryview(b"")
 
-    def read(self, length: int = -1, /) -> bytes:
-        if not self._taken and not self._is_last:
-            part = self._plain.read_part(MIB, md5=False)
-            self._taken, self._is_last = memoryview(part.data), part.last
-        end = len(self._taken) if length < 0 else length
-        piece, self._taken = self._taken[:end], self._taken[end:]
-        return bytes(piece)
+    def _next(self) -> bytes:
+        if self._is_last:
+            return b""
+        part = self._plain.read_part(CHUNK, md5=False)
+        self._is_last = part.last
+        return part.data
 
 
 async def find_same(

@@ -15,7 +15,7 @@ from fsbackup.errors import IntegrityError
 from fsbackup.record import Manifest
 from fsbackup.sizing import MIB
 from fsbackup.stages import Undo
-from fsbackup.stages.pipeline import Pipe, Pipeline, Reader, Writer
+from fsbackup.stages.pipeline import CHUNK, Pipe, Pipeline, Reader, Writer
 from fsbackup.stages.plaintext import Plaintext, Recorded
 
 #: Bytes written between two flushes of a file.
@@ -87,7 +87,7 @@ class Unstager:
 
     def _store(self, reader: Reader, _writer: Writer) -> None:
         size, sha256, wanted = 0, hashlib.sha256(), self._recorded.size
-        while data := reader.read(MIB):
+        while data := reader.read(CHUNK):
             size += len(data)
             if wanted is not None and size > wanted:
                 raise IntegrityError(f"it is more than the {wanted:,} bytes that were stored")

@@ -12,8 +12,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from fsbackup.sizing import MIB
+from fsbackup.sizing import KIB, MIB
 
+#: Bytes that a stage works on at a time: they stay in the processor's cache, and below what is mapped one by one.
+CHUNK = 256 * KIB
 #: Bytes that may wait between two stages: enough that neither waits for the other at each piece.
 _ROOM = MIB
 
@@ -38,6 +40,28 @@ class Writer(Protocol):
 Stage = Callable[[Reader, Writer], None]
 
 
+class Slices:
+    """Pieces of any length, read in the lengths that are asked for.
+
+    Parameters
+    ----------
+    take
+        Returns the next piece, ``b""`` at the end.
+    """
+
+    def __init__(self, take: Callable[[], bytes]) -> None:
+        self._take = take
+        self._piece = b""
+        self._offset = 0
+
+    def read(self, length: int = -1, /) -> bytes:
+        """Return up to `length` bytes of one piece; a piece that fits is not copied."""
+        if self._offset >= len(self._piece):
+            self._piece, self._offset = self._take(), 0
+        start, self._offset = self._offset, len(self._piece) if length < 0 else self._offset + length
+        return self._piece[start : self._offset]
+
+
 class AbandonedError(Exception):
     """The other end of a pipe has ended early; never shown to anybody."""
 
@@ -51,8 +75,8 @@ class Pipe:
         self._changed = threading.Condition()
         self._is_ended = False
         self._error: BaseException | None = None
-        #: What the reader has taken and not returned yet; touched by the reader alone.
-        self._taken = memoryview(b"")
+        #: Touched by the reader alone.
+        self._slices = Slices(self._next)
 
     def write(self, data: bytes, /) -> int:
         """Take `data`.
@@ -97,11 +121,7 @@ class Pipe:
         Exception
             What ended the pipe (see `fail`).
         """
-        if not self._taken:
-            self._taken = memoryview(self._next())
-        end = len(self._taken) if length < 0 else length
-        piece, self._taken = self._taken[:end], self._taken[end:]
-        return bytes(piece)
+        return self._slices.read(length)
 
     def _next(self) -> bytes:
         with self._changed:

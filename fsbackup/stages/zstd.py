@@ -8,8 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from fsbackup.errors import ConfigError, IntegrityError
-from fsbackup.sizing import MIB
-from fsbackup.stages.pipeline import Reader, Stage, Writer
+from fsbackup.stages.pipeline import CHUNK, Reader, Stage, Writer
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -63,11 +62,11 @@ def compressing(level: int, label: str) -> Stage:
     def compress(reader: Reader, writer: Writer) -> None:
         options = {zstd.CompressionParameter.compression_level: level, zstd.CompressionParameter.checksum_flag: 1}
         compressor = zstd.ZstdCompressor(options=options)
-        data = reader.read(MIB)
+        data = reader.read(CHUNK)
         _warn_if_compressed(data, label)
         while data:
             writer.write(compressor.compress(data))
-            data = reader.read(MIB)
+            data = reader.read(CHUNK)
         writer.write(compressor.flush())
 
     return compress
@@ -78,7 +77,7 @@ def decompressing() -> Stage:
     zstd = library()
 
     def decompress(reader: Reader, writer: Writer) -> None:
-        data, decompressor = reader.read(MIB), None
+        data, decompressor = reader.read(CHUNK), None
         try:
             while data:
                 decompressor = zstd.ZstdDecompressor()
@@ -94,12 +93,12 @@ def decompressing() -> Stage:
 def _one_frame(frame: Any, data: bytes, reader: Reader, writer: Writer) -> bytes:
     """Decompress one frame that begins with `data`; return what comes behind it."""
     while data:
-        writer.write(frame.decompress(data, MIB))
+        writer.write(frame.decompress(data, CHUNK))
         while not frame.eof and not frame.needs_input:
-            writer.write(frame.decompress(b"", MIB))
+            writer.write(frame.decompress(b"", CHUNK))
         if frame.eof:
-            return frame.unused_data or reader.read(MIB)
-        data = reader.read(MIB)
+            return frame.unused_data or reader.read(CHUNK)
+        data = reader.read(CHUNK)
     return b""
 
 
