@@ -11,16 +11,18 @@ import os
 import random
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pyrage
 import pytest
 
-from fsbackup import Command, Stages, record
+from fsbackup import Command, ReplicatedStorage, Stages, record
 from fsbackup.errors import ConfigError, ConflictError, IntegrityError, SourceError, UnknownIdentityError
 from fsbackup.record import Manifest
 from fsbackup.replication.batch import BatchItem
+from tests.replication.memory import MemoryStore, backend
 from tests.replication.rig import MIB
 from tests.replication.staged import KINDS, SUFFIX, Staged, ssh_key, zstd
 
@@ -346,3 +348,39 @@ def test_a_private_key_among_the_recipients_is_refused_and_not_repeated(place: S
             Stages(encrypt={"age": [recipient]})
         assert secret[20:] not in str(caught.value).upper()
         assert key.read_text().splitlines()[1] not in str(caught.value)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_who_comes_second_with_the_same_plaintext_has_succeeded(place: Staged, same: bool) -> None:
+    """Both began where nothing was; each made another ciphertext, and the first one's is everywhere."""
+    one, two = MemoryStore("one"), MemoryStore("two")
+    store = ReplicatedStorage([backend(one), backend(two)])
+    assert store.replicate(place.file(b"before"), "other").status == "complete", "in use"
+    gates = [one.hold(1), two.hold(1)]
+    with ThreadPoolExecutor() as threads:
+        held = threads.submit(store.replicate, place.file(DATA), "x", stages=place.stages())
+        for gate in gates:
+            gate.wait_reached()
+        one.gates.clear()
+        two.gates.clear()
+        first = store.replicate(io.BytesIO(DATA if same else b"other"), "x", stages=place.stages())
+        assert first.status == "complete"
+        stored = one.objects["x.zst.age"]
+        for gate in gates:
+            gate.release()
+        second = held.result(timeout=60)
+    assert one.objects["x.zst.age"] == two.objects["x.zst.age"] == stored
+    assert second.status == ("complete" if same else "failed")
+    assert second.sha256 == (first.sha256 if same else second.sha256)
+
+
+def test_a_replica_that_is_away_gets_the_ciphertext_later(place: Staged) -> None:
+    """A degraded upload tried again, as an archiver does, makes no second content."""
+    one, two = MemoryStore("one"), MemoryStore("two")
+    store = ReplicatedStorage([backend(one), backend(two)], min_copies=1)
+    assert store.replicate(place.file(b"before"), "other").status == "complete", "in use"
+    two.hold(1).fail()
+    assert store.replicate(place.file(DATA), "x", stages=place.stages()).status == "degraded"
+    two.gates.clear()
+    assert store.replicate(io.BytesIO(DATA), "x", stages=place.stages()).status == "complete"
+    assert one.objects["x.zst.age"] == two.objects["x.zst.age"]
