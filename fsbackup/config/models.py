@@ -118,6 +118,10 @@ def _check_destination(value: str, info: ValidationInfo) -> str:
         check_template(value, (*FIELDS_OF_FILE, "item"))
     elif isinstance(source, CommandConfig):
         _check_command_destination(value, source)
+    elif source.archive:
+        if "{name}" in value or "{relpath}" in value:
+            raise rule_error("must not have {name} or {relpath}", "an archive is one object")
+        check_template(value, FIELDS_OF_COMMAND)
     elif not check_template(value, FIELDS_OF_FILE) & PER_FILE and source.may_match_many:
         raise rule_error(
             "must have {name} or {relpath}", "the source can be many files, and each needs its own key"
