@@ -140,6 +140,11 @@ async def copy_to(targets: ReplicaSet, key: str, out: BinaryIO, *, undo: Undo | 
     return _report(copy.reader, sha256, clock() - started, undone)
 
 
+async def unstage(targets: ReplicaSet, reader: ObjectReader, out: BinaryIO, undo: Undo) -> None:
+    """Write to `out` what the version of `reader` was before its stages; an error may come half-way."""
+    await _UnstageToStream(targets, reader, out, undo).run()
+
+
 async def read_range(targets: ReplicaSet, key: str, start: int, end: int | None) -> bytes:
     """Return the bytes of `key` from `start` up to `end` (None: the end), verified, all of one version."""
     reader = await locate(targets, key)

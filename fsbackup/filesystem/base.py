@@ -13,7 +13,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any, ParamSpec, TypeVar
 
 from fsspec import AbstractFileSystem
@@ -31,6 +31,8 @@ from fsbackup.filesystem.directories import EmptyDirectories
 from fsbackup.filesystem.sets import OpenSets
 from fsbackup.filesystem.versions import Version, VersionCache
 from fsbackup.loop import get_loop, run
+from fsbackup.stages import Undo
+from fsbackup.stages.undo import IdentityFiles
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,10 +48,13 @@ class FileSystemBase(AsyncFileSystem):  # type: ignore[misc]
     root_marker = ""
     cachable = True
 
-    def __init__(self, config: str, cache_size: int, **options: Any) -> None:
+    def __init__(
+        self, config: str, cache_size: int, identity: IdentityFiles | None = None, **options: Any
+    ) -> None:
         super().__init__(**{**options, "loop": get_loop(), "use_listings_cache": False})
         self.config = config
         self.sets = OpenSets(config)
+        self._identity = identity
         self.block_cache = BlockCache(cache_size)
         self.versions = VersionCache()
         self.empty_directories = EmptyDirectories(config)
@@ -60,6 +65,11 @@ class FileSystemBase(AsyncFileSystem):  # type: ignore[misc]
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop that all I/O runs on; a forked child has its own."""
         return get_loop()
+
+    @cached_property
+    def undo(self) -> Undo:
+        """Undoes the stages of encrypted objects, with the identity that is configured."""
+        return Undo(self._identity)
 
     @property
     def fsid(self) -> str:

@@ -16,8 +16,10 @@ from fsbackup.filesystem.metadata import MetadataMethods
 from fsbackup.filesystem.moving import MoveMethods
 from fsbackup.filesystem.read_file import ReadFile
 from fsbackup.filesystem.reading import ReadMethods
+from fsbackup.filesystem.undone import UndoneFile
 from fsbackup.filesystem.write_file import CompressedFile, WriteFile
 from fsbackup.sizing import MIB
+from fsbackup.stages.undo import IdentityFiles
 
 #: Default size of the block cache, in bytes.
 CACHE_SIZE = 32 * MIB
@@ -46,6 +48,10 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, MetadataMethods):
         and dask graphs carry this path and never a secret.
     cache_size
         Bytes of proven blocks to cache; 32 MiB by default.
+    identity
+        The file of an age identity or a private SSH key, or several files: encrypted objects are read as what they
+        were. By default the file that ``$FSBACKUP_AGE_IDENTITY`` names; with neither, reading one is a
+        `ConfigError`, unless it is opened with ``raw=True``.
     anon
         Ignored; pandas passes it when it tries again after a `PermissionError`.
     **options
@@ -65,15 +71,16 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, MetadataMethods):
         config: str | os.PathLike[str] | None = None,
         cache_size: int = CACHE_SIZE,
         anon: bool | None = None,  # noqa: ARG002
+        identity: IdentityFiles | None = None,
         **options: Any,
     ) -> None:
         from fsbackup.config import find_config
 
         if unknown := sorted(options.keys() - _FSSPEC_OPTIONS):
-            known = ", ".join(["config", "cache_size", "anon", *sorted(_FSSPEC_OPTIONS)])
+            known = ", ".join(["config", "cache_size", "anon", "identity", *sorted(_FSSPEC_OPTIONS)])
             raise TypeError(f"fsbackup:// has no option {', '.join(map(repr, unknown))}; it takes {known}")
         found = find_config(os.fspath(config) if config is not None else None)
-        super().__init__(os.path.abspath(found), cache_size, **options)
+        super().__init__(os.path.abspath(found), cache_size, identity, **options)
 
     def open(
         self,
@@ -103,11 +110,12 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, MetadataMethods):
         autocommit: bool = True,
         cache_options: dict[str, Any] | None = None,
         sha256: str | None = None,
+        raw: bool = False,
         **kwargs: Any,
-    ) -> ReadFile | WriteFile:
+    ) -> ReadFile | UndoneFile | WriteFile:
         options = {"block_size": block_size, "cache_options": cache_options, **kwargs}
         if mode == "rb":
-            return self.open_version(path, sha256, **options)
+            return self.open_version(path, sha256, raw=raw, **options)
         if mode not in ("wb", "xb"):
             raise io.UnsupportedOperation(
                 f"mode {mode!r} is not supported: an object is replaced whole; open it with 'wb' or 'xb'"

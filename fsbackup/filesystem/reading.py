@@ -18,6 +18,7 @@ from fsbackup.filesystem import blocks
 from fsbackup.filesystem.base import FileSystemBase, on_io_loop
 from fsbackup.filesystem.paths import PROTOCOL, check_read_key, split, strip
 from fsbackup.filesystem.read_file import ReadFile
+from fsbackup.filesystem.undone import UndoneFile, encrypted, undone
 from fsbackup.filesystem.versions import UNREADABLE, Version
 from fsbackup.loop import run
 from fsbackup.replication.progress import on_progress
@@ -77,6 +78,8 @@ class ReadMethods(FileSystemBase):
     async def _cat_file_ranges(self, path: str, wanted: Sequence[tuple[Bound, Bound]]) -> list[bytes]:
         """Return ranges of one object, all of one version: when it is replaced meanwhile, of the newer one."""
         version = await self._version_to_read(path, check_data=False)
+        if encrypted(version):
+            return await self._cat_undone(version, wanted)
         for _ in range(_MAX_REPLACEMENTS):
             try:
                 return await self._read(version, wanted)
@@ -86,6 +89,12 @@ class ReadMethods(FileSystemBase):
                     raise
                 version = newer
         return await self._read(version, wanted)
+
+    async def _cat_undone(self, version: Version, wanted: Sequence[tuple[Bound, Bound]]) -> list[bytes]:
+        """Return ranges of an encrypted object's plaintext."""
+        file = await undone(self.sets[split(version.path)[0]].replica_set, version, self.undo)
+        with UndoneFile(self, version, file) as plain:
+            return await asyncio.to_thread(plain.ranges, [_resolve(plain.size, *each) for each in wanted])
 
     async def _read(
         self, version: Version, wanted: Sequence[tuple[Bound, Bound]], *, add_to_cache: bool = True
@@ -114,8 +123,10 @@ class ReadMethods(FileSystemBase):
             ) from error
         return data
 
-    def open_version(self, path: str, sha256: str | None, **options: Any) -> ReadFile:
-        """Open a file to read; with `sha256`, only if that is still its content."""
+    def open_version(
+        self, path: str, sha256: str | None, *, raw: bool = False, **options: Any
+    ) -> ReadFile | UndoneFile:
+        """Open a file to read; with `sha256`, only if that is still its content; with `raw` as it is stored."""
         version = run(self._version_to_read(strip(path)))
         manifest = version.reader.manifest
         if sha256 is not None and (manifest is None or manifest.sha256 != sha256):
@@ -125,6 +136,9 @@ class ReadMethods(FileSystemBase):
                 key=version.path,
                 hint="open it again there",
             )
+        if encrypted(version) and not raw:
+            targets = self.sets[split(version.path)[0]].replica_set
+            return UndoneFile(self, version, run(undone(targets, version, self.undo)))
         return ReadFile(self, version, partial(self._read_pinned, version), **options)
 
     @on_io_loop

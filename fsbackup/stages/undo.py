@@ -40,6 +40,11 @@ class Undo:
         if identity is not None:
             _ = self._identities  # what is named here is wanted: said before anything is read
 
+    @property
+    def can_decrypt(self) -> bool:
+        """Whether an identity is given."""
+        return bool(self._files)
+
     @cached_property
     def _identities(self) -> list[Any]:
         return age.read_identities(self._files)
