@@ -53,7 +53,7 @@ class StagedSource(StreamSource):
         )
         plain.hash_whole_only()
         self.plain = plain
-        self._stages = stages
+        self.definition = self._stages = stages
         _ = stages.key  # made now: nothing is sent before it is known
         #: Whether a stream was read for its plaintext alone, and whether the staged bytes were read to their end.
         self._was_read = self._is_complete = False
@@ -181,7 +181,8 @@ def _unknown_identity(label: str, key: str) -> ConflictError:
         "with an identity key that this host does not have",
         operation="upload",
         key=key,
-        hint="give that key (identity_key_file), or store it once more with overwrite",
+        hint="give that key (identity_key_file; a copy that the recipients can decrypt is in .fsbackup/keys/ of each "
+        "backend), or store it once more with overwrite",
     )
 
 

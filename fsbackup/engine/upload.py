@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from fsbackup.aio import run_all
-from fsbackup.engine import locks, records, versions
+from fsbackup.engine import identity_copies, locks, records, versions
 from fsbackup.engine.clock_skew import check_clock
 from fsbackup.engine.fanout import FanOut, object_metadata
 from fsbackup.engine.hashing import content_hash
@@ -116,6 +116,9 @@ class _StagedUpload:
         except ConflictError as error:
             return self._prepare(self._source, replicas).refuse(error)
         report = await self._prepare(self._source, replicas).run()
+        if report:
+            stored = [each for each in self._targets.stores if report.replicas[each.name].ok]
+            await identity_copies.keep(stored, self._source.definition)
         if self._overwrite or not self._source.can_be_compared or not _is_conflict(report):
             return report
         try:

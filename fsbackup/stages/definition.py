@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -77,6 +79,18 @@ class Stages:
             When it cannot be read or made.
         """
         return IdentityKey.read(self._key_file) if self.recipients else None
+
+    @property
+    def recipients_fingerprint(self) -> str:
+        """8 hex digits that tell these recipients from others."""
+        return hashlib.sha256("\n".join(sorted(self.recipients)).encode()).hexdigest()[:8]
+
+    def sealed_key(self) -> bytes:
+        """Return the identity key, encrypted to the recipients."""
+        assert self.key is not None
+        sealed = io.BytesIO()
+        age.encrypting(self.recipients)(io.BytesIO(self.key.dump()), sealed)
+        return sealed.getvalue()
 
     def check(self) -> None:
         """Find out now what would fail later.

@@ -38,10 +38,19 @@ class Plaintext:
 
 
 class IdentityKey:
-    """The secret that the identities of encrypted plaintexts are made with."""
+    """The secret that the identities of encrypted plaintexts are made with.
 
-    def __init__(self, key: bytes) -> None:
+    Parameters
+    ----------
+    key
+        32 bytes.
+    path
+        Its file.
+    """
+
+    def __init__(self, key: bytes, path: Path) -> None:
         self._key = key
+        self.copies = Copies(path.with_name(f"{path.name}.copies"))
         self.fingerprint = hashlib.sha256(b"fsbackup identity key\0" + key).hexdigest()[:8]
 
     def __repr__(self) -> str:
@@ -50,6 +59,10 @@ class IdentityKey:
     def identity(self, plaintext: Plaintext) -> str:
         """Return the identity of a plaintext, 64 hex digits."""
         return hmac.new(self._key, bytes.fromhex(plaintext.sha256), "sha256").hexdigest()
+
+    def dump(self) -> bytes:
+        """Return the content of its file."""
+        return f"{self._key.hex()}\n".encode()
 
     @classmethod
     def read(cls, path: Path) -> IdentityKey:
@@ -74,9 +87,38 @@ class IdentityKey:
         with suppress(ValueError):
             key = bytes.fromhex(text.decode("ascii", "replace").strip())
             if len(key) == _BYTES:
-                return cls(key)
+                return cls(key, path)
         hint = "put it back from a copy, or remove it: then what was stored before is not recognised as the same"
         raise ConfigError(f"identity key {path}: is not 64 hex digits", hint=hint)
+
+
+class Copies:
+    """The places that have a copy of the key, as lines of a file; a place is claimed while the copy is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._places: set[str] | None = None
+
+    def claim(self, place: str) -> bool:
+        """Return whether a copy is to be written: nobody has, and nobody does."""
+        if self._places is None:
+            self._places = set()
+            with suppress(OSError, ValueError):
+                self._places.update(self._path.read_text(encoding="utf-8").splitlines())
+        if place in self._places:
+            return False
+        self._places.add(place)
+        return True
+
+    def give_up(self, place: str) -> None:
+        """Take the claim back: the copy could not be written."""
+        if self._places is not None:
+            self._places.discard(place)
+
+    def note(self, place: str) -> None:
+        """Take note of a copy for later processes; without a note one more is written."""
+        with suppress(OSError), open(self._path, "a", encoding="utf-8") as file:
+            file.write(f"{place}\n")
 
 
 def _create(path: Path) -> None:

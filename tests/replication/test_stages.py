@@ -384,3 +384,40 @@ def test_a_replica_that_is_away_gets_the_ciphertext_later(place: Staged) -> None
     two.gates.clear()
     assert store.replicate(io.BytesIO(DATA), "x", stages=place.stages()).status == "complete"
     assert one.objects["x.zst.age"] == two.objects["x.zst.age"]
+
+
+def test_whoever_decrypts_the_backups_can_bring_the_identity_key_back(place: Staged) -> None:
+    """A copy of it is on every backend that has any; written once, and again where it could not be."""
+    one, two = MemoryStore("one"), MemoryStore("two")
+    store = ReplicatedStorage([backend(one), backend(two)], min_copies=1)
+    assert store.replicate(place.file(b"before"), "other", stages=place.stages("zstd")).status == "complete"
+    assert not copies_of_keys(one), "nothing is encrypted"
+    two.hold(1).fail()
+    assert store.replicate(place.file(b"1"), "x", stages=place.stages()).status == "degraded"
+    assert (len(copies_of_keys(one)), len(copies_of_keys(two))) == (1, 0)
+    two.gates.clear()
+    for name in ("y", "z"):
+        assert store.replicate(place.file(name.encode()), name, stages=place.stages()).status == "complete"
+    assert copies_of_keys(one).keys() == copies_of_keys(two).keys()
+    key = place.key_file.read_bytes()
+    for copies in (copies_of_keys(one), copies_of_keys(two)):
+        assert [pyrage.decrypt(data, [place.identity]) for data in copies.values()] == [key]
+        assert key.strip() not in b"".join(copies.values())
+    one.objects = {name: data for name, data in one.objects.items() if name not in copies_of_keys(one)}
+    assert store.replicate(place.file(b"4"), "4", stages=place.stages()).status == "complete"
+    assert not copies_of_keys(one), "no request is spent on what was written before"
+    assert (store.repair("").status, store.verify("").status) == ("complete", "complete")
+
+
+def copies_of_keys(store: MemoryStore) -> dict[str, bytes]:
+    return {name: data for name, data in store.objects.items() if name.startswith(".fsbackup/keys/")}
+
+
+def test_another_host_with_the_same_key_recognises_what_is_stored(place: Staged) -> None:
+    """As after a fail-over: the standby was given the key."""
+    path, store = place.file(DATA), place.store()
+    store.replicate(path, "x", stages=place.stages())
+    (place.root / "standby").write_bytes(place.key_file.read_bytes())
+    (place.root / "standby").chmod(0o600)
+    again = store.replicate(path, "x", stages=place.stages(identity_key_file=place.root / "standby"))
+    assert again.already
