@@ -181,8 +181,8 @@ def _unknown_identity(label: str, key: str) -> ConflictError:
         "with an identity key that this host does not have",
         operation="upload",
         key=key,
-        hint="give that key (identity_key_file; a copy that the recipients can decrypt is in .fsbackup/keys/ of each "
-        "backend), or store it once more with overwrite",
+        hint="give that key (identity_key_file; each backend has a copy in .fsbackup/keys/, encrypted to the "
+        "recipients), or store it once more with overwrite",
     )
 
 
