@@ -23,7 +23,7 @@ from fsbackup.errors import ConfigError, ConflictError, IntegrityError, SourceEr
 from fsbackup.record import Manifest
 from fsbackup.replication.batch import BatchItem
 from tests.replication.memory import MemoryStore, backend
-from tests.replication.rig import MIB
+from tests.replication.rig import MIB, PART, ReplicaRig
 from tests.replication.staged import KINDS, SUFFIX, Staged, ssh_key, zstd
 
 #: Neither nothing nor all of it can be compressed, and it is more than one part and many chunks of age.
@@ -421,3 +421,21 @@ def test_another_host_with_the_same_key_recognises_what_is_stored(place: Staged)
     (place.root / "standby").chmod(0o600)
     again = store.replicate(path, "x", stages=place.stages(identity_key_file=place.root / "standby"))
     assert again.already
+
+
+def test_buckets_have_the_stages_in_their_records(rig: ReplicaRig, place: Staged) -> None:
+    """One object of one part and one of several, the same bytes everywhere; read back from the buckets."""
+    store = rig.store()
+    for name, data in (("small", b"x" * 1000), ("large", random.Random(3).randbytes(PART + MIB))):
+        report = store.replicate(rig.file(data, name), name, stages=place.stages())
+        assert (report.status, report.plain_size) == ("complete", len(data))
+        stored = {raw.get(report.key) for raw in rig.raw_replicas.values()}
+        assert len(stored) == 1
+        for raw in rig.raw_replicas.values():
+            record = raw.manifest(report.key)
+            assert record is not None
+            assert [each["stage"] for each in record["stages"]] == ["zstd", "age"]
+        assert store.replicate(io.BytesIO(data), name, stages=place.stages()).already
+        (rig.places.base / report.key).unlink()
+        store.restore(report.key, rig.tmp / f"{name}.out", identity=place.root / "id.txt")
+        assert (rig.tmp / f"{name}.out").read_bytes() == data
