@@ -114,6 +114,24 @@ def test_what_nobody_proves_any_more_is_stored_as_a_new_version(place: Staged) -
     assert place.plain(report.key, "a") == place.plain(report.key, "b") == DATA
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_rot_that_no_etag_shows_is_found_by_reading(place: Staged, overwrite: bool) -> None:
+    """The ciphertext comes from the other copy; when there is no right one, a new one is made of the file."""
+    one, two = MemoryStore("one"), MemoryStore("two")
+    store, path = ReplicatedStorage([backend(one), backend(two)]), place.file(DATA)
+    assert store.replicate(path, "x", stages=place.stages()).status == "complete"
+    stored = one.objects["x.zst.age"]
+    one.objects["x.zst.age"] = stored[:-1] + b"!"
+    assert store.replicate(path, "x", stages=place.stages(), overwrite=overwrite).status == "complete"
+    assert one.objects["x.zst.age"] == two.objects["x.zst.age"] == stored
+    one.objects["x.zst.age"] = two.objects["x.zst.age"] = stored[:-1] + b"!"
+    assert store.replicate(path, "x", stages=place.stages(), overwrite=overwrite).status == "complete"
+    assert one.objects["x.zst.age"] == two.objects["x.zst.age"] != stored
+    (place.root / "a").mkdir()
+    (place.root / "a/x.zst.age").write_bytes(one.objects["x.zst.age"])
+    assert place.plain("x.zst.age") == DATA
+
+
 def test_a_lost_identity_key_costs_a_second_copy_and_no_more(place: Staged) -> None:
     """Nothing can be told of what was stored with it: that is said, and with overwrite it is stored once more."""
     path, store = place.file(DATA), place.store()
