@@ -14,14 +14,23 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyrage
 import pytest
 
 from fsbackup import Command, ReplicatedStorage, Stages, record
-from fsbackup.errors import ConfigError, ConflictError, IntegrityError, SourceError, UnknownIdentityError
+from fsbackup.errors import (
+    BackendError,
+    ConfigError,
+    ConflictError,
+    IntegrityError,
+    SourceError,
+    UnknownIdentityError,
+)
 from fsbackup.record import Manifest
 from fsbackup.replication.batch import BatchItem
+from fsbackup.stores.base import ObjectStat
 from tests.replication.memory import MemoryStore, backend
 from tests.replication.rig import MIB, PART, ReplicaRig
 from tests.replication.staged import KINDS, SUFFIX, Staged, ssh_key, zstd
@@ -368,15 +377,16 @@ def test_a_private_key_among_the_recipients_is_refused_and_not_repeated(place: S
         assert key.read_text().splitlines()[1] not in str(caught.value)
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_who_comes_second_with_the_same_plaintext_has_succeeded(place: Staged, same: bool) -> None:
+@pytest.mark.parametrize(("same", "stream"), [(True, False), (True, True), (False, False)])
+def test_who_comes_second_with_the_same_plaintext_has_succeeded(place: Staged, same: bool, stream: bool) -> None:
     """Both began where nothing was; each made another ciphertext, and the first one's is everywhere."""
     one, two = MemoryStore("one"), MemoryStore("two")
     store = ReplicatedStorage([backend(one), backend(two)])
     assert store.replicate(place.file(b"before"), "other").status == "complete", "in use"
     gates = [one.hold(1), two.hold(1)]
     with ThreadPoolExecutor() as threads:
-        held = threads.submit(store.replicate, place.file(DATA), "x", stages=place.stages())
+        source = io.BytesIO(DATA) if stream else place.file(DATA)
+        held = threads.submit(store.replicate, source, "x", stages=place.stages())
         for gate in gates:
             gate.wait_reached()
         one.gates.clear()
@@ -457,3 +467,26 @@ def test_buckets_have_the_stages_in_their_records(rig: ReplicaRig, place: Staged
         (rig.places.base / report.key).unlink()
         store.restore(report.key, rig.tmp / f"{name}.out", identity=place.root / "id.txt")
         assert (rig.tmp / f"{name}.out").read_bytes() == data
+
+
+def test_a_copy_of_the_key_that_cannot_be_written_is_tried_again(
+    place: Staged, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The upload has succeeded all the same; the next one, of the same process too, writes it."""
+    one = MemoryStore("one")
+    store, stages = ReplicatedStorage([backend(one)]), place.stages()
+    assert store.replicate(place.file(b"before"), "other").status == "complete"
+    with monkeypatch.context() as broken:
+        put = one.put
+
+        async def refuse_keys(name: str, data: bytes, **options: Any) -> ObjectStat:
+            if name.startswith(".fsbackup/keys/"):
+                raise BackendError("full")
+            return await put(name, data, **options)
+
+        broken.setattr(one, "put", refuse_keys)
+        assert store.replicate(place.file(b"1"), "x", stages=stages).status == "complete"
+    assert "no copy of the identity key" in caplog.text
+    assert not copies_of_keys(one)
+    assert store.replicate(place.file(b"2"), "y", stages=stages).status == "complete"
+    assert copies_of_keys(one)
