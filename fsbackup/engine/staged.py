@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 from fsbackup.engine import versions
 from fsbackup.engine.copy import ReplicaSource
 from fsbackup.engine.download import reader_of
+from fsbackup.engine.hashing import ObjectHasher
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.source import FileSource, StreamSource, in_daemon_thread
@@ -54,6 +55,8 @@ class StagedSource(StreamSource):
         plain.hash_whole_only()
         self.plain = plain
         self.definition = self._stages = stages
+        # A bound of the size is as good as the size: blocks of one size are hashed instead of two.
+        self._hasher = ObjectHasher(self.most_bytes)
         _ = stages.key  # made now: nothing is sent before it is known
         #: Whether a stream was read for its plaintext alone, and whether the staged bytes were read to their end.
         self._was_read = self._is_complete = False
