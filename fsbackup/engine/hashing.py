@@ -67,8 +67,9 @@ class ObjectHasher:
     Parameters
     ----------
     size
-        Bytes, or the most that there can be; None for a stream of unknown length. The block size follows from it; for a stream two block sizes
-        are hashed at once, and the smaller is used when the object has at most `MAX_BLOCKS` of its blocks.
+        Bytes, or the most that there can be; None for a stream of unknown length. The block size follows from it;
+        for such a stream two block sizes are hashed at once, and the smaller is used when the object has at most
+        `MAX_BLOCKS` of its blocks.
     blocks
         False: only the whole is hashed, and there is no `digest`.
     """

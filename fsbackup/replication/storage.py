@@ -410,8 +410,8 @@ class ReplicatedStorage(StorageBackend):
     def read(self, remote_path: str, start: int = 0, end: int | None = None) -> bytes:
         """Return an object's bytes from `start` up to `end` (None: to the last), all of one version.
 
-        The whole blocks around the range are read and verified by the manifest, from any replica that answers. What
-        was compressed or encrypted by `Stages` is returned as it is stored.
+        The whole blocks around the range are read and verified by the manifest, from any replica that answers.
+        What was compressed or encrypted by `Stages` is returned as it is stored.
 
         Raises
         ------
