@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fsbackup.errors import DegradedWriteWarning, DiscardedError, NotStoredWarning, StaleReadWarning
     from fsbackup.factory import get_storage_backend
     from fsbackup.replication.storage import ReplicatedStorage
+    from fsbackup.stages import Stages
 
 _MODULES = {
     "BackblazeB2Storage": "fsbackup.backends",
@@ -36,6 +37,7 @@ _MODULES = {
     "NotStoredWarning": "fsbackup.errors",
     "ReplicatedStorage": "fsbackup.replication.storage",
     "S3Storage": "fsbackup.backends",
+    "Stages": "fsbackup.stages",
     "StaleReadWarning": "fsbackup.errors",
     "StorageBackend": "fsbackup.backends",
     "get_storage_backend": "fsbackup.factory",
@@ -53,6 +55,7 @@ __all__ = [
     "NotStoredWarning",
     "ReplicatedStorage",
     "S3Storage",
+    "Stages",
     "StaleReadWarning",
     "StorageBackend",
     "get_storage_backend",

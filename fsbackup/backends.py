@@ -22,6 +22,8 @@ from fsbackup.errors import BackendError, ConfigError, FsbackupError, IntegrityE
 from fsbackup.keys import check_key
 from fsbackup.loop import run
 from fsbackup.redact import redact
+from fsbackup.stages import Undo
+from fsbackup.stages.undo import IdentityFiles
 from fsbackup.stores.base import DEFAULT_TIMEOUT, ObjectStore
 from fsbackup.stores.generic.store import GenericStore
 from fsbackup.stores.generic.writer import Confirm
@@ -85,14 +87,31 @@ class StorageBackend(ABC):
         _refuse_directory(local_path)
         return self._attempt("upload", key, self._upload(local_path, key), False)
 
-    def download(self, remote_path: str, local_path: str | os.PathLike[str]) -> bool:
+    def download(
+        self,
+        remote_path: str,
+        local_path: str | os.PathLike[str],
+        *,
+        identity: IdentityFiles | None = None,
+        raw: bool = False,
+    ) -> bool:
         """Read an object into a file; the file appears complete and verified, or stays as it was.
 
         Creates parent directories. The file gets the permission bits (never setuid, setgid or sticky) and the
         modification time of the uploaded one.
 
+        Parameters
+        ----------
+        identity
+            The file of an age identity or a private SSH key, or several files, to decrypt with; by default the
+            file that ``$FSBACKUP_AGE_IDENTITY`` names.
+        raw
+            Leave what was compressed or encrypted by `Stages` as it is stored.
+
         Raises
         ------
+        ConfigError
+            When the object is encrypted and there is no identity for it, or a package is missing.
         ObjectNotFoundError
             With ``errors="raise"``: the key provably does not exist.
         IntegrityError, NoHealthyReplicaError, BackendError
@@ -101,7 +120,7 @@ class StorageBackend(ABC):
         key, target = check_key(remote_path), Path(os.path.expanduser(local_path))
         if target.is_dir():
             raise ValueError(f"{target} is a directory, not a file")
-        return self._attempt("download", key, self._download(key, target), False)
+        return self._attempt("download", key, self._download(key, target, None if raw else Undo(identity)), False)
 
     def exists(self, remote_path: str) -> bool:
         """Return whether the key exists.
@@ -132,8 +151,8 @@ class StorageBackend(ABC):
             raise report.failure()
         return True
 
-    async def _download(self, key: str, target: Path) -> bool:
-        await restore.download(self.replica_set, key, target)
+    async def _download(self, key: str, target: Path, undo: Undo | None) -> bool:
+        await restore.download(self.replica_set, key, target, undo=undo)
         return True
 
     async def _delete(self, key: str) -> bool:

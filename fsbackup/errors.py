@@ -16,6 +16,7 @@ Python programmer would catch::
     │   │   └── LockedError                              the backend keeps the object until its lock ends
     │   ├── OutOfSpaceError
     │   ├── ConflictError (FileExistsError)              the key holds other content
+    │   │   └── UnknownIdentityError                     whether it is other content cannot be told
     │   ├── NewerFormatError                             a newer fsbackup wrote it; upgrade this one
     │   └── TransientError                               a later try may succeed
     │       └── BackendUnavailableError                  it did not answer, or stopped answering
@@ -150,6 +151,10 @@ class OutOfSpaceError(BackendError):
 
 class ConflictError(BackendError, FileExistsError):
     """The key already holds other content, and `overwrite` was not set."""
+
+
+class UnknownIdentityError(ConflictError):
+    """The key holds an encrypted object, and whether it is the same plaintext cannot be told without its key."""
 
 
 class NewerFormatError(BackendError):

@@ -14,9 +14,12 @@ from fsbackup.backends import ErrorMode, SingleBackend
 from fsbackup.engine.replicas import Spool
 from fsbackup.errors import ConfigError
 from fsbackup.retention import Retention
+from fsbackup.stages import Stages
+from fsbackup.stages.definition import KEY_FILE
+from fsbackup.state import state_directory
 
 if TYPE_CHECKING:
-    from fsbackup.config import BackendConfig, Config
+    from fsbackup.config import BackendConfig, CompressConfig, Config, EncryptConfig
 
 #: Each type's class, loaded on first use: a local backup needs no S3 library.
 _CLASSES: Mapping[str, tuple[str, str]] = {
@@ -97,6 +100,37 @@ def set_arguments(config: Config, name: str) -> dict[str, Any]:
     }
 
 
+def stages_of(
+    config: Config, compress: CompressConfig | str | None, encrypt: EncryptConfig | None
+) -> Stages | None:
+    """Return the stages of these settings, which a job has or others like it; None for none.
+
+    Raises
+    ------
+    ConfigError
+        When a package or the identity key is missing, or a file of recipients is wrong by now.
+    """
+    if compress is None and encrypt is None:
+        return None
+    stages = Stages(
+        compress=None if compress is None else level_of(compress),
+        encrypt=None if encrypt is None else {"age": encrypt.age},
+        identity_key_file=identity_key_file(config),
+    )
+    stages.check()
+    return stages
+
+
+def level_of(compress: CompressConfig | str) -> str | dict[str, int]:
+    """Return the setting `compress` as `Stages` takes it."""
+    return compress if isinstance(compress, str) else {"zstd": compress.zstd}
+
+
+def identity_key_file(config: Config) -> Path:
+    """Return where this machine keeps the secret by which encrypted sources are recognised."""
+    return Path(config.identity_key_file or state_directory(config.state_dir) / KEY_FILE)
+
+
 def _retention(config: Config, backends: Iterable[str]) -> dict[str, Retention]:
     """Return each backend's rule, with the destinations of all jobs that store there, also into another set."""
     rules = {}
@@ -105,7 +139,7 @@ def _retention(config: Config, backends: Iterable[str]) -> dict[str, Retention]:
         jobs = (job for job in config.jobs.values() if name in config.replication[job.replication].backends)
         if rule is not None:
             rules[name] = Retention(
-                **dict(rule), destinations=tuple(dict.fromkeys(job.destination for job in jobs))
+                **dict(rule), destinations=tuple(dict.fromkeys(job.key_template for job in jobs))
             )
     return rules
 

@@ -17,6 +17,7 @@ import codecs
 import hashlib
 import re
 import unicodedata
+from array import array
 from urllib.parse import unquote_to_bytes
 
 #: Longest name in bytes: S3 allows 1,024, and a manifest's name adds a prefix.
@@ -208,3 +209,26 @@ def in_prefix(key: str, prefix: str) -> bool:
     if isinstance(key, ShortenedName):  # each segment has a name of its own, so names compare as their keys do
         prefix = encode_key(prefix.removesuffix("/")) + ("/" if prefix.endswith("/") else "")
     return not prefix or key == prefix or key.startswith(prefix.removesuffix("/") + "/")
+
+
+class FoundKeys:
+    """Keys that were met, such as those that a run found at its source: nine bytes for each, for millions.
+
+    Hashes of 64 bits stand for them. What is in here is kept or refused: two keys with one hash do no harm.
+    """
+
+    #: An array is searched from its beginning to its end, so there are many short ones.
+    _BUCKETS = 4096
+
+    def __init__(self) -> None:
+        self._hashes: dict[int, array[int]] = {}
+
+    def add(self, key: str) -> None:
+        """Take note of a key."""
+        bucket = hash(key) % self._BUCKETS
+        if bucket not in self._hashes:
+            self._hashes[bucket] = array("q")
+        self._hashes[bucket].append(hash(key))
+
+    def __contains__(self, key: object) -> bool:
+        return hash(key) in self._hashes.get(hash(key) % self._BUCKETS, ())

@@ -111,9 +111,13 @@ def open_config(args: Namespace) -> tuple[str, Config]:
 
 def open_set(args: Namespace) -> ReplicatedStorage:
     """Return the replication set that ``--set`` names, or the only one of the configuration."""
+    return set_of(args, *open_config(args))
+
+
+def set_of(args: Namespace, path: str, config: Config) -> ReplicatedStorage:
+    """Return the replication set that ``--set`` names, or the only one, of a configuration that is loaded."""
     from fsbackup.replication.storage import ReplicatedStorage
 
-    path, config = open_config(args)
     return ReplicatedStorage.from_config(config, args.set or _only_set(path, config), origin=path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -31,6 +30,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--owner", action="store_true", help="give files the numbers of owner and group that they had (root only)"
     )
+    parser.add_argument(
+        "--identity",
+        action="append",
+        metavar="FILE",
+        help="an age identity or a private SSH key to decrypt with; by default the file that "
+        "$FSBACKUP_AGE_IDENTITY names",
+    )
+    parser.add_argument(
+        "--raw", action="store_true", help="as it is stored: do not decrypt and decompress what fsbackup encrypted"
+    )
     add_allow_empty(parser)
     add_set(parser)
 
@@ -43,6 +52,8 @@ def _execute(args: Namespace) -> int:
         )
     if args.target == "-" and args.owner:
         raise ConfigError("--owner needs a file, and the target - is none", hint="leave one of them out")
+    if args.raw and args.identity:
+        raise ConfigError("--raw decrypts nothing, and needs no --identity", hint="leave one of them out")
     if not args.recursive and (not args.key or args.key.endswith("/")):
         what = f"{args.key!r} is a prefix of keys" if args.key else "the key is empty"
         raise ConfigError(what, hint="give a key, or --recursive for everything at or below a prefix")
@@ -52,17 +63,19 @@ def _execute(args: Namespace) -> int:
 
 def _get_object(args: Namespace, store: ReplicatedStorage) -> int:
     if args.target == "-":
-        if not store.restore(args.key, sys.stdout.buffer).proven and not args.quiet:
+        report = store.restore(args.key, sys.stdout.buffer, identity=args.identity, raw=args.raw)
+        if not report.proven and not args.quiet:
             render.print_error(render.one_line(f"{args.key}: {_MAY_BE_OLD}"))
         return exits.COMPLETE
-    target = os.path.join(args.target, args.key.rpartition("/")[2]) if os.path.isdir(args.target) else args.target
     with progress_display(args) as display:
         callback = display.line_callback(args.key) if display else None
-        report = store.restore(args.key, target, owner=args.owner, callback=callback)
+        report = store.restore(
+            args.key, args.target, owner=args.owner, identity=args.identity, raw=args.raw, callback=callback
+        )
     if args.json:
-        render.print_json({**report.as_dict(), "target": target})
+        render.print_json(report.as_dict())
     elif not args.quiet:
-        render.print_line(_object_line(report, target))
+        render.print_line(_object_line(report, str(report.target)))
     return exits.COMPLETE
 
 
@@ -77,7 +90,12 @@ def _get_tree(args: Namespace, store: ReplicatedStorage) -> int:
 
     try:
         report = store.restore_tree(
-            args.key, args.target, owner=args.owner, on_object=None if args.json else print_object
+            args.key,
+            args.target,
+            owner=args.owner,
+            identity=args.identity,
+            raw=args.raw,
+            on_object=None if args.json else print_object,
         )
     except ObjectNotFoundError:
         if not args.allow_empty:
@@ -113,9 +131,8 @@ def _object_line(report: DownloadReport, target: str) -> str:
     replicas = ", ".join(name for name, amount in report.replicas.items() if amount)
     proof = "verified against its manifest" if report.verified else "NOT VERIFIED: it has no manifest"
     failed = "; ".join(report.failed.values())
-    line = (
-        f"{report.key} -> {target}: {render.size(report.size)}{f' from {replicas}' if replicas else ''}, {proof}"
-    )
+    size = render.size(report.restored_bytes)
+    line = f"{report.key} -> {target}: {size}{f' from {replicas}' if replicas else ''}, {proof}"
     line = line if report.proven else f"{line}; {_MAY_BE_OLD}"
     return f"{line} (failed replicas: {failed})" if failed else line
 
@@ -131,11 +148,13 @@ COMMAND = Command(
     "that were backed up. Files are whose who restores them; with --owner, as root, they get the numbers of "
     "owner and group that they had when they were backed up, which a command's output has not. With "
     "--recursive, files that are present with the right bytes are not read again: the same command "
-    "resumes an interrupted restore.",
+    "resumes an interrupted restore. What was stored with compress and encrypt is decrypted and decompressed, and "
+    "the names of files in a directory TARGET lose the suffixes of that (.zst.age); --raw restores it as it is.",
     examples=(
         "fsbackup get backups/shop.sql.gz /tmp/shop.sql.gz",
         "fsbackup get backups/shop.sql.gz - | gunzip | psql shop",
         "fsbackup get --recursive backups/2025/10 /tmp/restored",
+        "fsbackup get --identity key.txt db/shop.sql.zst.age /tmp",
     ),
     add_arguments=_add_arguments,
     execute=_execute,

@@ -8,12 +8,14 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from fsbackup.cli import exits, render
-from fsbackup.cli.command import Command, add_set, key, open_set, progress_display, seconds
+from fsbackup.cli.command import Command, add_set, key, open_config, progress_display, seconds, set_of
 from fsbackup.errors import ConfigError, reasons
 
 if TYPE_CHECKING:
+    from fsbackup.config import Config
     from fsbackup.engine.results import ReplicaResult, Report
     from fsbackup.engine.source import SourceLike
+    from fsbackup.stages import Stages
 
 
 class StandardInput:
@@ -38,6 +40,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "strftime format, stands for the local time",
     )
     add_set(parser)
+    parser.add_argument(
+        "--compress",
+        type=_level,
+        metavar="zstd[:LEVEL]",
+        help="compress it, for example zstd or zstd:9; .zst is added to the key",
+    )
+    parser.add_argument(
+        "--encrypt",
+        action="append",
+        metavar="RECIPIENT",
+        help="encrypt it with age to this public key (age1..., 'ssh-ed25519 ...', or file:PATH with some); may be "
+        "given several times; .age is added to the key",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace other content under this key")
     parser.add_argument(
         "--allow-empty", action="store_true", help="store a stream that ends without a byte, instead of failing"
@@ -62,14 +77,42 @@ def _size(value: str) -> int:
         raise argparse.ArgumentTypeError(f"expected a size like 64KiB or 1MiB, got {value!r}") from None
 
 
+def _level(value: str) -> dict[str, int]:
+    kind, _, level = value.partition(":")
+    if kind != "zstd" or not (level or "3").isdecimal():
+        raise argparse.ArgumentTypeError(f"expected zstd, or with a level zstd:9, got {value!r}")
+    return {kind: int(level or 3)}
+
+
+def _stages(args: Namespace, config: Config) -> Stages | None:
+    if args.compress is None and args.encrypt is None:
+        return None
+    from fsbackup.factory import identity_key_file
+    from fsbackup.stages import Stages
+
+    return Stages(
+        compress=args.compress,
+        encrypt={"age": args.encrypt} if args.encrypt else None,
+        identity_key_file=identity_key_file(config),
+    )
+
+
 def _execute(args: Namespace) -> int:
     source = _command(args) if args.command else _source(args)
     name, series = _key(args.key)
-    store = open_set(args)
+    path, config = open_config(args)
+    stages = _stages(args, config)
+    store = set_of(args, path, config)
     with progress_display(args) as display:
         callback = display.upload_callback() if display else None
         report = store.replicate(
-            source, name, overwrite=args.overwrite, allow_empty=args.allow_empty, series=series, callback=callback
+            source,
+            name,
+            overwrite=args.overwrite,
+            allow_empty=args.allow_empty,
+            series=series and series + (stages.suffix if stages else ""),
+            stages=stages,
+            callback=callback,
         )
     if args.json:
         render.print_json(report.as_dict())
@@ -116,7 +159,7 @@ def _print_report(report: Report) -> None:
         }
         for name, result in report.replicas.items()
     ]
-    size = f" ({render.size(report.size)})" if report.size is not None else ""
+    size = f" ({_size_of(report)})" if report.size is not None else ""
     confirmed = sum(result.ok for result in report.replicas.values())
     next_step = "fix the cause and run the same command again; stored replicas are not sent again"
     verdict = render.verdict(
@@ -126,6 +169,11 @@ def _print_report(report: Report) -> None:
         next_step="" if report.status == "complete" else next_step,
     )
     render.print_report(rows, problems=reasons(report.errors), verdict=verdict)
+
+
+def _size_of(report: Report) -> str:
+    stored = render.size(report.size or 0)
+    return stored if report.plain_size is None else f"{render.size(report.plain_size)}, stored as {stored}"
 
 
 def _status(result: ReplicaResult) -> str:
@@ -145,10 +193,12 @@ COMMAND = Command(
     "of its standard error. Standard input (-) cannot tell a program that failed half-way from one that is "
     "done: only an empty one is refused. An empty file is stored. With {now:FORMAT} in the key each run "
     "stores a version of its own; which of them retention lets go is decided by the configuration (series: in "
-    "a retention).",
+    "a retention). With --compress and --encrypt it is stored as `zstd | age` makes it, and get undoes that; only "
+    "public keys are needed here.",
     examples=(
         "fsbackup put dump.sql.gz backups/2025/10/dump.sql.gz",
         "fsbackup put 'db/{now:%Y-%m-%d}.dump' --command --min-size 1MiB -- pg_dump -Fc shop",
+        "fsbackup put --compress zstd --encrypt file:recipients.txt dump.sql db/dump.sql",
         "fsbackup put db/shop.sql.gz --command -- bash -c 'set -o pipefail; pg_dump shop | gzip'",
     ),
     add_arguments=_add_arguments,

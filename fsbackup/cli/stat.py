@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fsbackup import clock
 from fsbackup.cli import exits, render
 from fsbackup.cli.command import Command, add_set, key, open_set
-from fsbackup.record import Tombstone
+from fsbackup.record import Manifest, Tombstone
 
 if TYPE_CHECKING:
     from fsbackup.engine.records import ReplicaState
@@ -56,8 +56,19 @@ def _fields(info: ObjectStatus) -> dict[str, str]:
         "created": manifest.created_at,
         "source": f"{manifest.source.host}{modified}",
         **({"series": manifest.series} if manifest.series else {}),
+        **_stages(manifest),
         "status": info.status,
     }
+
+
+def _stages(manifest: Manifest) -> dict[str, str]:
+    from fsbackup.stages.plaintext import Recorded
+
+    recorded = Recorded.of(manifest)
+    if recorded is None:
+        return {}
+    before = "" if recorded.size is None else f"; {recorded.size:,} bytes before"
+    return {"stages": f"{', '.join(recorded.names)}{before}"}
 
 
 def _local_time(epoch: float) -> str:

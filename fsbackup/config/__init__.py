@@ -19,6 +19,7 @@ from fsbackup.config.problems import InvalidConfigError, Mistake
 from fsbackup.config.schema import config_schema
 from fsbackup.config.snapshot import ConfigLike, Snapshot, take
 from fsbackup.config.sources import CommandConfig, ForEachConfig, SourceConfig
+from fsbackup.config.stages import CompressConfig, EncryptConfig
 from fsbackup.config.units import format_duration, format_size, parse_duration, parse_size
 from fsbackup.config.variables import ENVIRONMENT
 
@@ -28,8 +29,10 @@ __all__ = [
     "B2Config",
     "BackendConfig",
     "CommandConfig",
+    "CompressConfig",
     "Config",
     "ConfigLike",
+    "EncryptConfig",
     "ForEachConfig",
     "FsspecConfig",
     "InvalidConfigError",

@@ -20,6 +20,8 @@ from fsbackup.redact import is_public_option
 log = logging.getLogger("fsbackup.config")
 
 _CREDENTIALS = ("access_key_id", "secret_access_key", "session_token")
+#: What the names of compressed (and encrypted) files end with.
+_COMPRESSED = (".gz", ".tgz", ".zst", ".xz", ".bz2", ".lz4", ".zip", ".7z", ".age", ".gpg")
 _PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 
 
@@ -69,6 +71,14 @@ def notes(config: Config) -> Iterator[str]:
                 f"replication.{name}: append: what another writer stores on {', '.join(unconditional)} in the "
                 "moment before an append may be replaced there, because not every service of this type has a "
                 "condition for that; disks, R2 and B2 have one"
+            )
+
+    for name, job in config.jobs.items():
+        path = getattr(job.source, "path", "")
+        if job.compress and path.endswith(_COMPRESSED):
+            yield (
+                f"jobs.{name}.compress: {path} is compressed already, by its name; compressing it again saves "
+                "nothing: leave out compress"
             )
 
     for (one, of_one), (other, of_other) in combinations(config.replication.items(), 2):

@@ -12,6 +12,7 @@ from fsbackup.config.backends import BACKEND_TYPES, RetentionConfig
 from fsbackup.config.models import Config, JobConfig, ReplicationConfig, SpoolConfig
 from fsbackup.config.problems import OWN_RULE, Loc, RuleViolation, suggest
 from fsbackup.config.sources import CommandConfig, ForEachConfig, ShrinkConfig, SourceConfig
+from fsbackup.config.stages import CompressConfig, EncryptConfig
 from fsbackup.config.variables import environment_of
 
 _INNER: Mapping[str, type[BaseModel]] = {
@@ -19,6 +20,8 @@ _INNER: Mapping[str, type[BaseModel]] = {
     "spool": SpoolConfig,
     "source": SourceConfig,
     "shrink": ShrinkConfig,
+    "compress": CompressConfig,
+    "encrypt": EncryptConfig,
 }
 _ENTRIES: Mapping[str, type[BaseModel]] = {"replication": ReplicationConfig, "jobs": JobConfig}
 

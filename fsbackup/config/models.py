@@ -11,6 +11,7 @@ from fsbackup.config.backends import BackendConfig
 from fsbackup.config.problems import dotted, rule_error
 from fsbackup.config.references import check_references
 from fsbackup.config.sources import CommandConfig, JobSource, Shrink, ShrinkConfig
+from fsbackup.config.stages import Compress, Encrypt, suffix_of
 from fsbackup.config.template import (
     FIELDS_OF_COMMAND,
     FIELDS_OF_FILE,
@@ -134,6 +135,10 @@ def _check_destination(value: str, info: ValidationInfo) -> str:
         check_template(value, (*FIELDS_OF_FILE, "item"))
     elif isinstance(source, CommandConfig):
         _check_command_destination(value, source)
+    elif source.archive:
+        if "{name}" in value or "{relpath}" in value:
+            raise rule_error("must not have {name} or {relpath}", "an archive is one object")
+        check_template(value, FIELDS_OF_COMMAND)
     elif not check_template(value, FIELDS_OF_FILE) & PER_FILE and source.may_match_many:
         raise rule_error(
             "must have {name} or {relpath}", "the source can be many files, and each needs its own key"
@@ -164,6 +169,18 @@ class JobConfig(Model):
         examples=["backups/full/{now:%Y/%m}/{name}", "wal/{relpath}"],
     )
     replication: Text = Field(description="The replication set, by name.", examples=["triple"])
+    compress: Compress = Field(
+        default=None,
+        description="Compress what is stored, by zstd, or with a level from 1 to 19 by {zstd: 9}; .zst is added "
+        "to the key. Left out, nothing is compressed.",
+        examples=["zstd", {"zstd": 9}],
+    )
+    encrypt: Encrypt = Field(
+        default=None,
+        description="Encrypt what is stored (after it was compressed), by age to the public keys that are listed; "
+        ".age is added to the key. Left out, nothing is encrypted.",
+        examples=[{"age": ["age1..."]}],
+    )
     overwrite: Flag = Field(
         default=False,
         description="Replace other content under the same key instead of refusing.",
@@ -188,6 +205,16 @@ class JobConfig(Model):
         "for it. Left out, it is 50% for a command, and 0% (never) for files.",
         examples=["50%", {"below": "50%", "action": "fail"}],
     )
+
+    @property
+    def suffix(self) -> str:
+        """What compression and encryption add to the keys: ``.zst.age``."""
+        return suffix_of(self.compress, self.encrypt)
+
+    @property
+    def key_template(self) -> str:
+        """The template of whole keys: `destination` and `suffix`."""
+        return self.destination + self.suffix
 
     @property
     def shrink_below(self) -> float:
@@ -249,6 +276,13 @@ class Config(Model):
         "it is $XDG_STATE_HOME/fsbackup, and without that /var/lib/fsbackup for root and ~/.local/state/fsbackup "
         "for others.",
         examples=["/var/lib/fsbackup"],
+    )
+
+    identity_key_file: FilePath | None = Field(
+        default=None,
+        description="A secret of this machine, by which a source that was encrypted before is recognised as the "
+        "same; made when it is missing. Left out, it is identity.key in the state directory (see state_dir).",
+        examples=["/etc/fsbackup/identity.key"],
     )
 
     @model_validator(mode="after")

@@ -6,7 +6,16 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PlainSerializer, Tag, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
 
 from fsbackup.config.problems import rule_error
 from fsbackup.config.values import Model, PositiveCount, Seconds, Size, SourcePath, Text, schema
@@ -43,6 +52,13 @@ class SourceConfig(Model):
         examples=[["*.tmp", ".git"]],
         json_schema_extra={"default": []},
     )
+    archive: Literal["tar"] | None = Field(
+        default=None,
+        description="Store the directory as one object, an archive by GNU tar with all that files are: links, "
+        "owners, modes, empty directories, holes, extended attributes. A file that changes while it is read fails "
+        "the job. Left out, each file is an object of its own.",
+        examples=["tar"],
+    )
     links: Links = Field(
         default="skip",
         description="What to do about links below a directory or glob: skip them, follow those to files (store "
@@ -55,6 +71,13 @@ class SourceConfig(Model):
         "was opened, if that is still the same after it was read, or fail. Any other change always fails.",
         examples=["fail"],
     )
+
+    @field_validator("links")
+    @classmethod
+    def _links_of_an_archive(cls, value: Links, info: ValidationInfo) -> Links:
+        if info.data.get("archive") and value != "skip":
+            raise rule_error("must be left out with archive", "an archive has links as they are")
+        return value
 
     @property
     def label(self) -> str:

@@ -8,7 +8,7 @@ on only after it has exited with 0, so that nothing is committed of a command th
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
@@ -33,6 +33,9 @@ class Command:
         Seconds from the start of the command to its end, the upload of its output included; None for no limit.
     name
         What messages call it; the program by default.
+    input
+        Called when it starts: what it gets from standard input, piece by piece. An exception of it fails the
+        command. None: standard input is empty.
 
     Raises
     ------
@@ -44,6 +47,7 @@ class Command:
     min_bytes: int = 1
     timeout: float | None = None
     name: str = ""
+    input: Callable[[], Iterable[bytes]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.arguments, str | bytes) or not all(isinstance(each, str) for each in self.arguments):
@@ -108,7 +112,12 @@ class CommandSource(StreamSource):
                 raise SourceError(f"{self.label}: the upload has ended")
             command = self._command
             if self._process is None:
-                self._process = Process(command.arguments, name=command.name, timeout=command.timeout)
+                self._process = Process(
+                    command.arguments,
+                    name=command.name,
+                    timeout=command.timeout,
+                    pieces=command.input() if command.input else None,
+                )
             return self._process
 
     def _finish(self, process: Process) -> None:

@@ -236,6 +236,14 @@ def _proven_plan(
     )
 
 
+def reader_of(targets: ReplicaSet, manifest: Manifest, states: Sequence[ReplicaState]) -> ObjectReader | None:
+    """Return a reader of exactly this version, by what every replica has; None when none has its data."""
+    if not any(state.holds(manifest) for state in states):
+        return None
+    plan = _proven_plan(targets, manifest, states, with_data=True)
+    return None if plan is None else ObjectReader(plan, ReadLog(manifest.key), ReplicaSelector())
+
+
 def _unproven_plan(targets: ReplicaSet, key: str, states: Sequence[ReplicaState]) -> ReadPlan | None:
     """Return how to read an object without any record; None when no replica that answered has data."""
     present = [state for state in states if state.stat is not None]

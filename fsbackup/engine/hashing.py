@@ -67,16 +67,19 @@ class ObjectHasher:
     Parameters
     ----------
     size
-        Bytes, None for a stream of unknown length. The block size follows from it; for a stream two block sizes
-        are hashed at once, and the smaller is used when the object has at most `MAX_BLOCKS` of its blocks.
+        Bytes, or the most that there can be; None for a stream of unknown length. The block size follows from it;
+        for such a stream two block sizes are hashed at once, and the smaller is used when the object has at most
+        `MAX_BLOCKS` of its blocks.
+    blocks
+        False: only the whole is hashed, and there is no `digest`.
     """
 
-    def __init__(self, size: int | None) -> None:
+    def __init__(self, size: int | None, *, blocks: bool = True) -> None:
         sizes = (BLOCK_SIZE, STREAM_BLOCK_SIZE) if size is None else (block_size(size),)
         self._whole = hashlib.sha256()
         # An object of one block: the hash of the block is that of the whole, and is not computed twice.
         self._single = size is not None and size <= BLOCK_SIZE
-        self._block_hashers = [BlockHasher(each) for each in sizes]
+        self._block_hashers = [BlockHasher(each) for each in sizes if blocks]
         self._size = 0
 
     def update(self, data: bytes) -> None:
@@ -89,6 +92,11 @@ class ObjectHasher:
     def matches(self, offset: int, data: bytes) -> bool | None:
         """Return as `BlockHasher.matches` whether `data` are the bytes seen at `offset`."""
         return None if self._single else self._block_hashers[0].matches(offset, data)
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 (hex) of all bytes added so far."""
+        return self._whole.hexdigest()
 
     def digest(self) -> Digest:
         """Return the digest of all bytes added so far."""

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import IO
 
@@ -40,6 +40,8 @@ class Process:
         What messages call it.
     timeout
         Seconds until it is ended; None for no limit.
+    pieces
+        What it gets from standard input, taken in a thread; None for nothing.
 
     Raises
     ------
@@ -47,7 +49,9 @@ class Process:
         When it cannot be started.
     """
 
-    def __init__(self, arguments: Sequence[str], *, name: str, timeout: float | None) -> None:
+    def __init__(
+        self, arguments: Sequence[str], *, name: str, timeout: float | None, pieces: Iterable[bytes] | None = None
+    ) -> None:
         self._name = name
         self._timeout = timeout
         self._deadline = float("inf") if timeout is None else time.monotonic() + timeout
@@ -59,7 +63,7 @@ class Process:
             self._process = subprocess.Popen(
                 arguments,
                 bufsize=0,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if pieces is None else subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
@@ -69,6 +73,11 @@ class Process:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._out, self._err = self._process.stdout, self._process.stderr
+        self._feeder: threading.Thread | None = None
+        self._input_error: Exception | None = None
+        if pieces is not None:
+            self._feeder = threading.Thread(target=self._feed, args=(pieces,), name="fsbackup-input", daemon=True)
+            self._feeder.start()
         self._poll = select.poll()
         for pipe in (self._out, self._err):
             self._poll.register(pipe.fileno(), select.POLLIN)
@@ -112,9 +121,25 @@ class Process:
                 code = self._process.wait(_EXIT_TICK)
         with self._reading:
             self._ready(0)  # what it wrote last: no more than one read, since a pipe holds no more
+        if self._feeder is not None:
+            self._feeder.join()
+        if self._input_error is not None:
+            raise self._input_error
         if code:
             how = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
             raise SourceError(f"{self._name}: {how}, nothing was stored{self.last_words}")
+
+    def _feed(self, pieces: Iterable[bytes]) -> None:
+        """Write what it is to get; a command that has ended, or does not want all of it, is judged by its exit."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError), self._process.stdin as stdin:
+            try:
+                for piece in pieces:
+                    stdin.write(piece)
+            except BrokenPipeError:
+                pass
+            except Exception as error:  # noqa: BLE001 - raised by `wait`, in the thread that reads
+                self._input_error = error
 
     def close(self) -> None:
         """End it and all that it has started, if it has not ended: SIGTERM, and SIGKILL after `GRACE` seconds."""

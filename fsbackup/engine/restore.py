@@ -17,18 +17,24 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fsbackup import events
+from fsbackup.aio import shield
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.download import ObjectReader, locate, newer_version, same_beginning
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import DownloadReport
 from fsbackup.engine.target import Target
-from fsbackup.errors import IntegrityError, NoHealthyReplicaError
+from fsbackup.engine.unstaging import Unstager
+from fsbackup.errors import ConfigError, IntegrityError, NoHealthyReplicaError
 from fsbackup.record import Manifest
 from fsbackup.sizing import MIB
+from fsbackup.stages import Undo
+from fsbackup.stages.plaintext import Recorded
 from fsbackup.stores.local.directory import SafeDirectory
 
 #: Called with (bytes so far, bytes of the object).
 OnProgress = Callable[[int, int], None]
+#: Returns the file for a target and the stages that are undone, if any.
+Rename = Callable[[Path, Recorded | None], Path]
 
 #: How often one download goes on with a newer version of an object that is replaced while it is read.
 _MAX_VERSIONS = 3
@@ -46,6 +52,8 @@ async def download(
     on_progress: OnProgress | None = None,
     keep_identical: bool = False,
     breaker: CircuitBreaker | None = None,
+    undo: Undo | None = None,
+    rename: Rename | None = None,
 ) -> DownloadReport:
     """Read `key` into the file `target`, which is replaced only when all bytes have arrived and are verified.
 
@@ -66,6 +74,10 @@ async def download(
         Leave a file as it is that already has exactly these bytes.
     breaker
         Knows which replicas do not answer; shared by many downloads.
+    undo
+        Undoes the stages of the object; None: the file gets the bytes as they are stored.
+    rename
+        Returns the file to use in place of `target`, given what is known of the stages that are undone.
 
     Raises
     ------
@@ -75,31 +87,62 @@ async def download(
         When a link, a file or a name that differs only by case is in the way.
     OSError
         When `target` cannot be written, or is a directory, FIFO or device.
+    ConfigError
+        When the stages cannot be undone for want of an identity or a package.
     """
     clock = asyncio.get_running_loop().time
     started = clock()
     reader = await locate(targets, key, breaker=breaker)
-    manifest, file = reader.manifest, Target(key, target, below, owner=owner)
-    if keep_identical and manifest is not None and await asyncio.to_thread(file.has_content, manifest):
-        return _report(reader, manifest.sha256, clock() - started, already=True)
+    manifest = reader.manifest
+    recorded = None if undo is None else Recorded.of(manifest)
+    target = target if rename is None else rename(target, recorded)
+    file = Target(key, target, below, owner=owner)
+    if keep_identical and manifest is not None and await asyncio.to_thread(file.has_content, manifest, recorded):
+        return _report(reader, manifest.sha256, clock() - started, recorded, target, already=True)
     async with _opened(file, manifest) as temp:
-        copy = _CopyToFile(targets, reader, temp, on_progress)
+        copy: _Copy = (
+            _CopyToFile(targets, reader, temp, on_progress)
+            if undo is None or recorded is None
+            else _UnstageToFile(targets, reader, temp, undo, on_progress)
+        )
         sha256 = await copy.run()
         await asyncio.to_thread(file.commit, copy.reader.manifest)
-    report = _report(copy.reader, sha256, clock() - started)
+    undone = None if undo is None else Recorded.of(copy.reader.manifest)
+    report = _report(copy.reader, sha256, clock() - started, undone, target)
     for name in report.replicas:
         events.log_outcome("download", name, key, size=report.size, seconds=report.seconds)
     return report
 
 
-async def copy_to(targets: ReplicaSet, key: str, out: BinaryIO) -> DownloadReport:
-    """Write `key` to the stream `out`, each block verified before it is written; an error may come half-way."""
+def without_suffix(target: Path, recorded: Recorded | None) -> Path:
+    """Return `target` without the suffixes of the stages that are undone."""
+    name = target.name.removesuffix(recorded.suffix) if recorded is not None else ""
+    return target.with_name(name) if name else target
+
+
+async def copy_to(targets: ReplicaSet, key: str, out: BinaryIO, *, undo: Undo | None = None) -> DownloadReport:
+    """Write `key` to the stream `out`, each block verified before it is written; an error may come half-way.
+
+    With `undo` the stream gets what the object was before its stages.
+    """
     clock = asyncio.get_running_loop().time
     started = clock()
-    copy = _CopyToStream(targets, await locate(targets, key), out)
+    reader = await locate(targets, key)
+    is_staged = undo is not None and Recorded.of(reader.manifest) is not None
+    copy: _Copy = (
+        _UnstageToStream(targets, reader, out, undo)
+        if undo is not None and is_staged
+        else _CopyToStream(targets, reader, out)
+    )
     sha256 = await copy.run()
     await asyncio.to_thread(out.flush)
-    return _report(copy.reader, sha256, clock() - started)
+    undone = None if undo is None else Recorded.of(copy.reader.manifest)
+    return _report(copy.reader, sha256, clock() - started, undone)
+
+
+async def unstage(targets: ReplicaSet, reader: ObjectReader, out: BinaryIO, undo: Undo) -> None:
+    """Write to `out` what the version of `reader` was before its stages; an error may come half-way."""
+    await _UnstageToStream(targets, reader, out, undo).run()
 
 
 async def read_range(targets: ReplicaSet, key: str, start: int, end: int | None) -> bytes:
@@ -176,6 +219,75 @@ class _CopyToStream(_Copy):
         return same_beginning(self.reader, newer, self._written)
 
 
+class _UnstageToStream(_CopyToStream):
+    """Undoes the stages of the bytes in order, and writes what comes of it."""
+
+    def __init__(
+        self,
+        targets: ReplicaSet,
+        reader: ObjectReader,
+        out: BinaryIO,
+        undo: Undo,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        super().__init__(targets, reader, out)
+        self._undo = undo
+        self._on_progress = on_progress
+        self._unstager: Unstager | None = None
+
+    async def run(self) -> str:
+        try:
+            sha256 = await super().run()
+            await asyncio.to_thread(self._finish)
+        except (ConfigError, IntegrityError) as error:
+            error.operation, error.key = error.operation or "download", error.key or self.reader.plan.key
+            raise
+        finally:
+            await self._stop()
+        return sha256
+
+    async def _stop(self) -> None:
+        """End the stages; a stream that takes nothing is not waited for."""
+        if self._unstager is not None:
+            self._unstager.abandon()
+
+    def _finish(self) -> None:
+        self._opened().finish()
+
+    def _opened(self) -> Unstager:
+        if self._unstager is None:
+            assert self.reader.manifest is not None
+            self._unstager = Unstager(self._undo, self.reader.manifest, self._out)
+        return self._unstager
+
+    def _write(self, pieces: list[bytes]) -> None:
+        unstager = self._opened()
+        for piece in pieces:
+            unstager.write(piece)
+            self._written += len(piece)
+        if self._on_progress:
+            self._on_progress(self._written, self.reader.plan.size)
+
+
+class _UnstageToFile(_UnstageToStream):
+    """The same into a file of our own, which begins again with a newer version."""
+
+    async def _stop(self) -> None:
+        """End the stages, and wait for them: they write to a file that is closed next."""
+        if self._unstager is not None:
+            await shield(asyncio.to_thread(self._unstager.abort))
+
+    async def _switch_to(self, newer: ObjectReader) -> bool:  # noqa: ARG002 - any version starts from an empty file
+        await self._stop()
+        await asyncio.to_thread(self._empty)
+        return True
+
+    def _empty(self) -> None:
+        self._out.seek(0)
+        self._out.truncate()
+        self._unstager, self._written = None, 0
+
+
 class _CopyToFile(_Copy):
     """Writes the bytes as they arrive, each at its offset."""
 
@@ -247,7 +359,15 @@ async def _opened(target: Target, manifest: Manifest | None) -> AsyncIterator[Bi
             target.close()
 
 
-def _report(reader: ObjectReader, sha256: str, seconds: float, *, already: bool = False) -> DownloadReport:
+def _report(
+    reader: ObjectReader,
+    sha256: str,
+    seconds: float,
+    undone: Recorded | None,
+    target: Path | None = None,
+    *,
+    already: bool = False,
+) -> DownloadReport:
     return DownloadReport(
         key=reader.plan.key,
         size=reader.plan.size,
@@ -258,4 +378,6 @@ def _report(reader: ObjectReader, sha256: str, seconds: float, *, already: bool 
         seconds=seconds,
         already=already,
         proven=reader.proven,
+        plain_size=undone.size if undone else None,
+        target=target,
     )

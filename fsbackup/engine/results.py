@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, ClassVar, Literal
 
 from fsbackup.errors import FsbackupError, TooFewCopiesError, combined_hint, summary
@@ -149,6 +149,8 @@ class Report(BaseReport):
         Wall time.
     size, sha256, generation
         What was stored; None when the source was not read to its end, and for deletes.
+    plain_size
+        Bytes of the source, where stages (compression, encryption) made other bytes of it; else None.
     """
 
     operation: str
@@ -159,6 +161,7 @@ class Report(BaseReport):
     size: int | None = None
     sha256: str | None = None
     generation: int | None = None
+    plain_size: int | None = None
 
     json_excluded: ClassVar[tuple[str, ...]] = ("min_copies",)
 
@@ -239,6 +242,10 @@ class DownloadReport(BaseReport):
         The file already had exactly these bytes, proven, and nothing was read from any replica.
     proven
         Enough replicas answered to prove that no confirmed version is newer.
+    plain_size
+        Bytes that became of it where stages (compression, encryption) were undone; else None.
+    target
+        The file; None for a stream.
     """
 
     key: str
@@ -250,6 +257,13 @@ class DownloadReport(BaseReport):
     seconds: float
     already: bool = False
     proven: bool = True
+    plain_size: int | None = None
+    target: Path | None = None
+
+    @property
+    def restored_bytes(self) -> int:
+        """Bytes of the file or stream."""
+        return self.size if self.plain_size is None else self.plain_size
 
     json_properties: ClassVar[tuple[str, ...]] = ()
 

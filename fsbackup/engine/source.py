@@ -16,12 +16,12 @@ import stat
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, TypeVar, cast
 
 from fsbackup.engine.hashing import Digest, ObjectHasher, content_hash
-from fsbackup.errors import SourceChangedError, SourceError, SourceNotFoundError
+from fsbackup.errors import ConfigError, SourceChangedError, SourceError, SourceNotFoundError
 from fsbackup.record import Manifest
 from fsbackup.sizing import KIB, MIB
 from fsbackup.stores.base import Part
@@ -29,6 +29,7 @@ from fsbackup.stores.base import Part
 if TYPE_CHECKING:
     from fsbackup.engine.command import Command
     from fsbackup.seen import SeenFiles
+    from fsbackup.stages import Stages
 
 T = TypeVar("T")
 
@@ -120,6 +121,16 @@ class Source(ABC):
         self._offset = 0
         self._number = 0
 
+    @property
+    def most_bytes(self) -> int | None:
+        """The most bytes that it can have; None when there is no telling."""
+        return self.size
+
+    @property
+    def stages(self) -> Sequence[Mapping[str, Any]] | None:
+        """What was done to the source's bytes, for the manifest, once it was read to its end; None for nothing."""
+        return None
+
     @abstractmethod
     async def next_part(self, length: int, *, md5: bool) -> Part:
         """Read, hash and return the next part; `last` is set on the final one."""
@@ -158,6 +169,25 @@ class Source(ABC):
     def digest(self) -> Digest:
         """Return the digest of everything read so far."""
         return self._hasher.digest()
+
+    def read_part(self, length: int, *, md5: bool) -> Part:
+        """Read, hash and return the next part, as `next_part`; blocks."""
+        raise NotImplementedError(f"{self.label} cannot be read in a thread")
+
+    def hash_whole_only(self) -> None:
+        """Hash no blocks from here on, for a source whose bytes are not what is stored; call it before reading."""
+        if not self._offset:
+            self._hasher = ObjectHasher(self.size, blocks=False)
+
+    @property
+    def bytes_read(self) -> int:
+        """How many bytes were read so far."""
+        return self._offset
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 (hex) of everything read so far."""
+        return self._hasher.sha256
 
     def close(self) -> None:  # noqa: B027 - a stream belongs to the caller
         """Close what the source opened itself."""
@@ -206,7 +236,8 @@ class FileSource(Source):
         self._known = seen.sha256(self._before) if seen else None
         # A small file is read in the call that opens it: switching threads is most of its cost.
         small = self._known is None and self._before.st_size <= _SMALL_FILE
-        self._ready = self._next(_SMALL_FILE, md5=True) if small else None
+        self._ready: Part | None = None
+        self._ready = self.read_part(_SMALL_FILE, md5=True) if small else None
 
     @property
     def replayable_bytes(self) -> int:
@@ -214,7 +245,7 @@ class FileSource(Source):
 
     async def next_part(self, length: int, *, md5: bool) -> Part:
         ready = self.ready_part()
-        return ready if ready is not None else await asyncio.to_thread(self._next, length, md5)
+        return ready if ready is not None else await asyncio.to_thread(self.read_part, length, md5=md5)
 
     def ready_part(self) -> Part | None:
         part, self._ready = self._ready, None
@@ -235,7 +266,9 @@ class FileSource(Source):
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def _next(self, length: int, md5: bool) -> Part:
+    def read_part(self, length: int, *, md5: bool) -> Part:
+        if (ready := self.ready_part()) is not None:
+            return ready
         assert self.size is not None
         wanted = min(length, self.size - self._offset)
         data = self._pread(self._offset, wanted)
@@ -246,7 +279,7 @@ class FileSource(Source):
         if last and not (is_unchanged := self._unchanged()) and not (self._may_grow and self._has_only_grown()):
             raise self._changed()
         if last and is_unchanged and self._seen is not None:
-            self._seen.remember(self._before, self.digest().sha256)
+            self._seen.remember(self._before, self.sha256)
         return part
 
     def _pread(self, offset: int, length: int) -> bytes:
@@ -272,7 +305,7 @@ class FileSource(Source):
             return False
         for offset in range(0, size, MIB):
             again.update(self._pread(offset, min(MIB, size - offset)))
-        if again.hexdigest() != self.digest().sha256:
+        if again.hexdigest() != self.sha256:
             return False
         log.info("%s: grew while it was read; what it had when it was opened is stored", self.label)
         return True
@@ -334,7 +367,7 @@ class StreamSource(Source):
         return self.replay.replayable_bytes if self.replay else 0
 
     async def next_part(self, length: int, *, md5: bool) -> Part:
-        part = await _in_daemon_thread(lambda: self._next(length, md5))
+        part = await in_daemon_thread(lambda: self.read_part(length, md5=md5))
         if self.replay is not None:
             await self.replay.append(part)
         return part
@@ -346,7 +379,7 @@ class StreamSource(Source):
         if self.replay is not None:
             self.replay.close()
 
-    def _next(self, length: int, md5: bool) -> Part:
+    def read_part(self, length: int, *, md5: bool) -> Part:
         data = self._peeked + self._read(length - len(self._peeked))
         self._peeked = self._read(1) if len(data) == length else b""
         if not data and not self._allow_empty:
@@ -388,6 +421,7 @@ def open_source(
     series: str | None = None,
     check_size: CheckSize | None = None,
     seen: SeenFiles | None = None,
+    stages: Stages | None = None,
 ) -> Source:
     """Open a path, a binary stream or a command.
 
@@ -403,23 +437,32 @@ def open_source(
         Refuses a size: that of a file here, that of a stream before its last part is handed on.
     seen
         Knows what was read before of files (see `FileSource`); None: a file is read whatever is known of it.
+    stages
+        What is done to the bytes; `check_size` and `allow_empty` concern those before.
 
     Raises
     ------
+    ConfigError
+        When a package or a key that the stages need is missing.
     ValueError
         For a directory (jobs back up directories) or a text stream.
     SourceNotFoundError, SourceError
         When the file does not exist or cannot be read, or has a size that is refused.
     """
     opened = _open(source, allow_empty, may_grow, seen)
-    opened.series = series
     opened.check_size = check_size
     try:
         if check_size is not None and opened.size is not None:
             check_size(opened.size)
-    except SourceError:
+        if stages is not None:
+            from fsbackup.engine.staged import StagedSource
+
+            assert isinstance(opened, FileSource | StreamSource)
+            opened = StagedSource(opened, stages)
+    except (SourceError, ConfigError):
         opened.close()
         raise
+    opened.series = series
     return opened
 
 
@@ -510,7 +553,7 @@ class _PathStream(StreamSource):
             self._opened.close()
 
 
-async def _in_daemon_thread(work: Callable[[], T]) -> T:
+async def in_daemon_thread(work: Callable[[], T]) -> T:
     """Run `work` in a thread that does not delay the interpreter's exit, and return its result."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from fsbackup.errors import FsbackupError
 from fsbackup.record import Manifest, Origin
+from fsbackup.stages.plaintext import Recorded
 from fsbackup.stores.local.atomic_file import publish, set_attributes
 from fsbackup.stores.local.directory import SafeDirectory, fsync_directory, is_of_another_case, lstat_object
 from fsbackup.stores.names import split_name, temp_name
@@ -49,20 +50,23 @@ class Target:
         self._temp = b""
         self._file: BinaryIO | None = None
 
-    def has_content(self, manifest: Manifest) -> bool:
+    def has_content(self, manifest: Manifest, recorded: Recorded | None = None) -> bool:
         """Tell whether there is a regular file with the bytes of the manifest; nothing else is opened.
 
-        Such a file gets its owner.
+        Such a file gets its owner. With `recorded` the bytes before the stages are meant, where it proves them.
         """
+        size, sha256 = (recorded.size, recorded.sha256) if recorded else (manifest.size, manifest.sha256)
+        if sha256 is None:
+            return False
         try:
             with self._base.opened(self._segments[:-1]) as directory:
                 if lstat_object(directory, self._segments) is None:
                     return False
                 descriptor = os.open(self._segments[-1], _READ_FLAGS, dir_fd=directory)
             with open(descriptor, "rb") as file:
-                if os.fstat(descriptor).st_size != manifest.size:
+                if os.fstat(descriptor).st_size != size:
                     return False
-                same = hashlib.file_digest(file, "sha256").hexdigest() == manifest.sha256
+                same = hashlib.file_digest(file, "sha256").hexdigest() == sha256
                 if same:
                     self._set_owner(descriptor, manifest.source)
                 return same

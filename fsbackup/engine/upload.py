@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from fsbackup.aio import run_all
-from fsbackup.engine import locks, records, versions
+from fsbackup.engine import identity_copies, locks, records, versions
 from fsbackup.engine.clock_skew import check_clock
 from fsbackup.engine.fanout import FanOut, object_metadata
 from fsbackup.engine.hashing import content_hash
@@ -30,10 +30,12 @@ from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import Source, StreamSource
 from fsbackup.engine.spool import ReplicaReplay, SpoolFile
-from fsbackup.errors import ConflictError, FsbackupError, NewerFormatError, unproven_newest
+from fsbackup.engine.staged import StagedSource, find_same, stored_source
+from fsbackup.errors import ConflictError, FsbackupError, NewerFormatError, SourceError, unproven_newest
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
 from fsbackup.sizing import part_size
+from fsbackup.stages.plaintext import Recorded
 from fsbackup.stores.base import ObjectStore, WritePlan
 
 log = logging.getLogger("fsbackup.storage")
@@ -87,7 +89,73 @@ async def upload(
     started = asyncio.get_running_loop().time()
     if replicas is None:
         replicas = await records.survey(targets.stores, key)
-    return await _Upload(targets, key, source, replicas, overwrite, progress, started, read_stored, replaces).run()
+
+    def prepare(what: Source, states: list[ReplicaState]) -> _Upload:
+        return _Upload(targets, key, what, states, overwrite, progress, started, read_stored, replaces)
+
+    if isinstance(source, StagedSource):
+        return await _StagedUpload(targets, key, source, prepare, overwrite).run(replicas)
+    return await prepare(source, replicas).run()
+
+
+class _StagedUpload:
+    """Stores what stages make of a source, or where the same plaintext is stored, what they made of it then."""
+
+    def __init__(
+        self,
+        targets: ReplicaSet,
+        key: str,
+        source: StagedSource,
+        prepare: Callable[[Source, list[ReplicaState]], _Upload],
+        overwrite: bool,
+    ) -> None:
+        self._targets = targets
+        self._key = key
+        self._source = source
+        self._prepare = prepare
+        self._overwrite = overwrite
+
+    async def run(self, replicas: list[ReplicaState]) -> Report:
+        """Store it; where another writer came first, look once more whether theirs is of the same plaintext."""
+        try:
+            if (report := await self._as_stored(replicas)) is not None:
+                return report
+        except ConflictError as error:
+            return self._prepare(self._source, replicas).refuse(error)
+        report = await self._prepare(self._source, replicas).run()
+        if report:
+            stored = [each for each in self._targets.stores if report.replicas[each.name].ok]
+            await identity_copies.keep(stored, self._source.definition)
+        if self._overwrite or not self._source.can_be_compared or not _is_conflict(report):
+            return report
+        try:
+            again = await self._as_stored(await records.survey(self._targets.stores, self._key))
+        except ConflictError:
+            return report
+        return report if again is None else again
+
+    async def _as_stored(self, replicas: list[ReplicaState]) -> Report | None:
+        """Return the report on a stored version of the same plaintext; None where there is none to go on with."""
+        if records.refusal(replicas, "upload"):
+            return None
+        min_copies = self._targets.min_copies
+        same = await find_same(self._source, self._key, replicas, min_copies, overwrite=self._overwrite)
+        stored = None if same is None else stored_source(self._targets, same, replicas)
+        if stored is None:
+            return None
+        try:
+            return await self._prepare(stored, replicas).run()
+        except SourceError as error:
+            if not self._source.can_be_staged:
+                raise
+            log.warning("%s is stored as a new version, because no replica proves it: %s", self._key, error)
+            return None
+        finally:
+            await stored.stop()
+
+
+def _is_conflict(report: Report) -> bool:
+    return not report and any(isinstance(error, ConflictError) for error in report.errors.values())
 
 
 class _Upload(FanOut):
@@ -107,7 +175,7 @@ class _Upload(FanOut):
             "upload",
             key,
             source,
-            part_size=part_size(source.size, targets.part_size),
+            part_size=part_size(source.most_bytes, targets.part_size),
             memory=targets.memory,
             replicas=replicas,
             started=started,
@@ -176,6 +244,12 @@ class _Upload(FanOut):
             hint="read it again, and store what comes of that",
         )
 
+    def refuse(self, error: ConflictError) -> Report:
+        """Return the report on an upload that is not even begun."""
+        for replica in self._replicas:
+            self._finish(replica, replica.error or error)
+        return self._report()
+
     async def _expect(self) -> None:
         """Set `_expected` when the source must have the content of the stored version.
 
@@ -184,6 +258,8 @@ class _Upload(FanOut):
         ConflictError
             When other content is stored and must not be replaced.
         """
+        if isinstance(self._source, StagedSource):
+            return  # `find_same` has looked: it is a new version
         if self._overwrite:
             self._expected = await self._find_stored()
             self._is_proven = self._expected is not None
@@ -193,7 +269,7 @@ class _Upload(FanOut):
         if isinstance(latest, Manifest):
             known = self._source.known_sha256()
             if self._source.size not in (None, latest.size) or known not in (None, latest.sha256):
-                raise self._conflict()
+                raise versions.other_content(None, self._key)
             self._expected, self._is_proven = latest, known is not None
 
     async def _find_stored(self) -> Manifest | None:
@@ -346,7 +422,7 @@ class _Upload(FanOut):
         assert stat is not None
         inside = records.has_records_inside(replica.store)
         if stat.size != manifest.size or await _stored_hash(store, self._key, stat.size) != manifest.sha256:
-            raise self._conflict(store.name)
+            raise versions.other_content(store.name, self._key)
         async with locks.exclusive(store, self._key):
             if inside:
                 stat = await records.describe_data(store, stat, manifest)
@@ -369,24 +445,21 @@ class _Upload(FanOut):
             if self._expected is None:
                 version = versions.next_version(self._latest, self._highest)
                 manifest = versions.new_manifest(
-                    self._key, digest, versions.origin(self._source), self._part_size, version, self._source.series
+                    self._key,
+                    digest,
+                    versions.origin(self._source),
+                    self._part_size,
+                    version,
+                    self._source.series,
+                    self._source.stages,
                 )
                 original = self._source.copy_of
                 self._version = manifest if original is None else versions.described_as(manifest, original)
             elif digest.sha256 == self._expected.sha256:
                 self._version = self._expected
             else:
-                raise self._conflict()
+                raise versions.other_content(None, self._key)
         return self._version
-
-    def _conflict(self, backend: str | None = None) -> ConflictError:
-        return ConflictError(
-            "other content is stored under this key",
-            backend=backend,
-            operation="upload",
-            key=self._key,
-            hint="choose another key, or replace it with overwrite",
-        )
 
     @property
     def _size(self) -> int | None:
@@ -394,6 +467,7 @@ class _Upload(FanOut):
 
     def _report(self) -> Report:
         version = self._version
+        recorded = Recorded.of(version)
         return Report(
             operation="upload",
             key=self._key,
@@ -403,6 +477,7 @@ class _Upload(FanOut):
             size=version.size if version else None,
             sha256=version.sha256 if version else None,
             generation=version.generation if version else None,
+            plain_size=recorded.size if recorded else None,
         )
 
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from fsbackup import __version__, clock
 from fsbackup.engine import records
@@ -122,7 +122,13 @@ def origin(source: Source) -> Origin:
 
 
 def new_manifest(
-    key: str, digest: Digest, source: Origin, part_size: int, version: NextVersion, series: str | None = None
+    key: str,
+    digest: Digest,
+    source: Origin,
+    part_size: int,
+    version: NextVersion,
+    series: str | None = None,
+    stages: Sequence[Mapping[str, Any]] | None = None,
 ) -> Manifest:
     """Return the manifest of a new version whose source was read to its end."""
     return Manifest(
@@ -139,6 +145,7 @@ def new_manifest(
         fsbackup_version=__version__,
         write_id=version.write_id,
         series=series,
+        stages=stages,
     )
 
 
@@ -234,6 +241,17 @@ class VersionGuard:
         currency = await self.currency(store.name)
         if currency != "newest":
             raise superseded(store, self.manifest.key, currency)
+
+
+def other_content(backend: str | None = None, key: str | None = None) -> ConflictError:
+    """Return the error for a create-only upload where other content is stored."""
+    return ConflictError(
+        "other content is stored under this key",
+        backend=backend,
+        operation="upload",
+        key=key,
+        hint="choose another key, or replace it with overwrite",
+    )
 
 
 def superseded(store: ObjectStore, key: str, currency: str) -> ConflictError:

@@ -14,7 +14,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from functools import wraps
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from fsspec import AbstractFileSystem
@@ -34,6 +34,8 @@ from fsbackup.filesystem.sets import OpenSets
 from fsbackup.filesystem.versions import Version, VersionCache
 from fsbackup.loop import get_loop, run
 from fsbackup.replication.storage import ReplicatedStorage
+from fsbackup.stages import Undo
+from fsbackup.stages.undo import IdentityFiles
 
 if TYPE_CHECKING:
     from fsbackup.config import Snapshot
@@ -52,9 +54,16 @@ class FileSystemBase(AsyncFileSystem, metaclass=ConfiguredInstances):  # type: i
     root_marker = ""
     cachable = True
 
-    def __init__(self, config: Snapshot | ReplicatedStorage, cache_size: int, **options: Any) -> None:
+    def __init__(
+        self,
+        config: Snapshot | ReplicatedStorage,
+        cache_size: int,
+        identity: IdentityFiles | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**{**options, "loop": get_loop(), "use_listings_cache": False})
         self.sets = OpenSets(config)
+        self._identity = identity
         self.block_cache = BlockCache(cache_size)
         self.versions = VersionCache()
         self.empty_directories = EmptyDirectories(self.sets.place)
@@ -65,6 +74,11 @@ class FileSystemBase(AsyncFileSystem, metaclass=ConfiguredInstances):  # type: i
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop that all I/O runs on; a forked child has its own."""
         return get_loop()
+
+    @cached_property
+    def undo(self) -> Undo:
+        """Undoes the stages of encrypted objects, with the identity that is configured."""
+        return Undo(self._identity)
 
     @property
     def fsid(self) -> str:

@@ -17,8 +17,10 @@ from fsbackup.filesystem.metadata import MetadataMethods
 from fsbackup.filesystem.moving import MoveMethods
 from fsbackup.filesystem.read_file import ReadFile
 from fsbackup.filesystem.reading import ReadMethods
+from fsbackup.filesystem.undone import UndoneFile
 from fsbackup.filesystem.write_file import CompressedFile, WriteFile
 from fsbackup.sizing import MIB
+from fsbackup.stages.undo import IdentityFiles
 
 if TYPE_CHECKING:
     from fsbackup.config import ConfigLike, Snapshot
@@ -54,6 +56,10 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, AppendMethods, MetadataMethod
         pickled. (A mapping that you hand to dask yourself is in its graph as you wrote it.)
     cache_size
         Bytes of proven blocks to cache; 32 MiB by default.
+    identity
+        The file of an age identity or a private SSH key, or several files: encrypted objects are read as what they
+        were. By default the file that ``$FSBACKUP_AGE_IDENTITY`` names; with neither, reading one is a
+        `ConfigError`, unless it is opened with ``raw=True``.
     anon
         Ignored; pandas passes it when it tries again after a `PermissionError`.
     **options
@@ -75,10 +81,11 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, AppendMethods, MetadataMethod
         *,
         cache_size: int = CACHE_SIZE,
         anon: bool | None = None,  # noqa: ARG002
+        identity: IdentityFiles | None = None,
         **options: Any,
     ) -> None:
         # The metaclass has resolved it: it must know what it is before an instance is made.
-        super().__init__(cast("Snapshot | ReplicatedStorage", config), cache_size, **options)
+        super().__init__(cast("Snapshot | ReplicatedStorage", config), cache_size, identity, **options)
 
     def open(
         self,
@@ -108,11 +115,12 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, AppendMethods, MetadataMethod
         autocommit: bool = True,
         cache_options: dict[str, Any] | None = None,
         sha256: str | None = None,
+        raw: bool = False,
         **kwargs: Any,
-    ) -> ReadFile | WriteFile:
+    ) -> ReadFile | UndoneFile | WriteFile:
         options = {"block_size": block_size, "cache_options": cache_options, **kwargs}
         if mode == "rb":
-            return self.open_version(path, sha256, **options)
+            return self.open_version(path, sha256, raw=raw, **options)
         if mode == "ab":
             return self.open_to_append(path, autocommit=autocommit, **options)
         if mode not in ("wb", "xb"):

@@ -14,6 +14,7 @@ from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFound
 from fsbackup.filesystem import directories, paths
 from fsbackup.filesystem.base import FileSystemBase, on_io_loop
 from fsbackup.filesystem.directories import Info, directory_info
+from fsbackup.filesystem.undone import encrypted
 from fsbackup.filesystem.versions import Version
 
 
@@ -29,7 +30,7 @@ class MetadataMethods(FileSystemBase):
                 _ = self.sets[name]
             return directory_info(path)
         try:
-            return (await self.version(path)).info()
+            return self._described(await self.version(path))
         except ObjectNotFoundError:
             key = paths.check_read_key(key)
             if path in self.empty_directories or await directories.is_directory(self.sets[name], key):
@@ -40,6 +41,13 @@ class MetadataMethods(FileSystemBase):
             if await self._has_listed_files(name, key):
                 return directory_info(path)
             raise
+
+    def _described(self, version: Version) -> Info:
+        """Return the info of a file; that of an encrypted one has the size that is read, where it can be read."""
+        info, recorded = version.info(), encrypted(version)
+        if recorded is not None and recorded.size is not None and self.undo.can_decrypt:
+            info["size"] = recorded.size
+        return info
 
     async def _has_listed_files(self, name: str, key: str) -> bool:
         try:
@@ -69,7 +77,7 @@ class MetadataMethods(FileSystemBase):
             if path in self.empty_directories:
                 return empty
             try:
-                return {path: (await self.version(path)).info()}
+                return {path: self._described(await self.version(path))}
             except ObjectNotFoundError:
                 pass
             raise

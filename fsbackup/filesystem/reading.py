@@ -20,6 +20,7 @@ from fsbackup.filesystem.base import FileSystemBase, on_io_loop
 from fsbackup.filesystem.paths import PROTOCOL, check_read_key, split, strip
 from fsbackup.filesystem.read_file import AsyncReadFile, ReadFile
 from fsbackup.filesystem.sets import OpenSet
+from fsbackup.filesystem.undone import UndoneFile, encrypted, undone
 from fsbackup.filesystem.versions import UNREADABLE, Version
 from fsbackup.loop import run
 from fsbackup.replication.progress import on_progress
@@ -79,6 +80,8 @@ class ReadMethods(FileSystemBase):
     async def _cat_file_ranges(self, path: str, wanted: Sequence[tuple[Bound, Bound]]) -> list[bytes]:
         """Return ranges of one object, all of one version: when it is replaced meanwhile, of the newer one."""
         version = await self._version_to_read(path, check_data=False)
+        if encrypted(version):
+            return await self._cat_undone(version, wanted)
         for _ in range(_MAX_REPLACEMENTS):
             try:
                 return await self._read(version, wanted)
@@ -88,6 +91,12 @@ class ReadMethods(FileSystemBase):
                     raise
                 version = newer
         return await self._read(version, wanted)
+
+    async def _cat_undone(self, version: Version, wanted: Sequence[tuple[Bound, Bound]]) -> list[bytes]:
+        """Return ranges of an encrypted object's plaintext."""
+        file = await undone(self.sets[split(version.path)[0]].replica_set, version, self.undo)
+        with UndoneFile(self, version, file) as plain:
+            return await asyncio.to_thread(plain.ranges, [_resolve(plain.size, *each) for each in wanted])
 
     async def _read(
         self, version: Version, wanted: Sequence[tuple[Bound, Bound]], *, add_to_cache: bool = True
@@ -133,7 +142,7 @@ class ReadMethods(FileSystemBase):
         Raises
         ------
         NotImplementedError
-            For any mode but ``"rb"``, and for `compression`.
+            For any mode but ``"rb"``, for `compression`, and for an encrypted object.
         """
         if mode != "rb" or kwargs.get("compression"):
             raise NotImplementedError(
@@ -141,10 +150,17 @@ class ReadMethods(FileSystemBase):
                 "write with `await fs._pipe_file(path, data)`, or in a thread with `fs.open`"
             )
         opened, version = await self._open_file(strip(path))
+        if encrypted(version):
+            raise NotImplementedError(
+                f"open_async: {PROTOCOL}://{version.path} is encrypted, and undone as a whole: read it in a thread "
+                "with `fs.open`, or with `await fs._cat_file(path)`"
+            )
         return AsyncReadFile(self, version, partial(self._read_file, opened, version))
 
-    def open_version(self, path: str, sha256: str | None, **options: Any) -> ReadFile:
-        """Open a file to read; with `sha256`, only if that is still its content."""
+    def open_version(
+        self, path: str, sha256: str | None, *, raw: bool = False, **options: Any
+    ) -> ReadFile | UndoneFile:
+        """Open a file to read; with `sha256`, only if that is still its content; with `raw` as it is stored."""
         opened, version = run(self._open_file(strip(path)))
         manifest = version.reader.manifest
         if sha256 is not None and (manifest is None or manifest.sha256 != sha256):
@@ -154,6 +170,8 @@ class ReadMethods(FileSystemBase):
                 key=version.path,
                 hint="open it again there",
             )
+        if encrypted(version) and not raw:
+            return UndoneFile(self, version, run(undone(opened.replica_set, version, self.undo)))
         return ReadFile(self, version, partial(self._read_pinned, opened, version), **options)
 
     async def _get(self, rpath: Any, lpath: Any, *args: Any, **kwargs: Any) -> None:

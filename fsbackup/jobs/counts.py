@@ -77,22 +77,23 @@ class JobCounts:
         began = time.monotonic() - self._started - outcome.report.seconds
         for backend, result in outcome.report.replicas.items():
             self._backends[backend].add(result, began)
-        self._files["bytes"] += outcome.report.size or 0
+        self._files["bytes"] += _source_bytes(outcome.report) or 0
         self._count(replace(_of_report(path, outcome.report), before=self._before(outcome.report)))
 
     def _before(self, report: Report) -> int | None:
         """Return the size of the last of the series, if this object is suspiciously small beside it, else None."""
-        if self._last is None or not report or report.already or report.size is None:
+        size = _source_bytes(report)
+        if self._last is None or not report or report.already or size is None:
             return None
         before = self._last.size_before(report.key)
-        if before is None or report.size >= before * self._shrink_below:
+        if before is None or size >= before * self._shrink_below:
             return None
         log.warning(
             "much smaller than the last one: %s has %s bytes, the one before it %s",
             report.key,
-            f"{report.size:,}",
+            f"{size:,}",
             f"{before:,}",
-            extra={"key": report.key, "size": report.size},
+            extra={"key": report.key, "size": size},
         )
         return before
 
@@ -151,6 +152,11 @@ class _BackendCount:
             seconds=self._seconds,
             error=self._error,
         )
+
+
+def _source_bytes(report: Report) -> int | None:
+    """Return the bytes of the source: what is stored may be compressed."""
+    return report.size if report.plain_size is None else report.plain_size
 
 
 def _kind(source: JobSource) -> SourceKind:

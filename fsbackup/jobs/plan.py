@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fsbackup.config.sources import SourceConfig
 from fsbackup.engine.source import TreePath
 from fsbackup.errors import ConfigError, SourceError
+from fsbackup.jobs.archive import archive
 from fsbackup.jobs.commands import find_commands
 from fsbackup.jobs.sources import Note, Skipped, SourceEntry, SourceFile, Unreadable, find_files
 from fsbackup.jobs.template import Destination, local_now
@@ -63,9 +64,12 @@ def plan_job(
         When there is no such job.
     """
     job = job_of(config, name)
-    destination = Destination(job.destination, job=name, now=now or local_now())
+    destination = Destination(job.destination, job=name, now=now or local_now(), suffix=job.suffix)
     if isinstance(job.source, SourceConfig):
-        return _plan_files(job.source, destination, _backend_directories(config, job), job.allow_empty)
+        keep_out = _backend_directories(config, job)
+        if job.source.archive:
+            return iter([_planned_archive(job.source, destination, keep_out)])
+        return _plan_files(job.source, destination, keep_out, job.allow_empty)
     return _plan_commands(job.source, destination, job.allow_empty)
 
 
@@ -93,6 +97,10 @@ def _plan_commands(
             yield Planned(command.name, key, series, command)
 
 
+def _planned_archive(source: SourceConfig, destination: Destination, keep_out: frozenset[str]) -> Planned:
+    return Planned(source.path, *destination.of_item(None), archive(source, keep_out))
+
+
 def _plan_files(
     source: SourceConfig, destination: Destination, keep_out: frozenset[str], allow_empty: bool
 ) -> Iterator[Planned | Unreadable | Skipped | Note]:
@@ -112,7 +120,7 @@ def _planned(
         return Unreadable(found.path, error)
     if key in shared:
         return Unreadable(found.path, _shared_key_error(found.path, key))
-    return Planned(_tree_path(found, key), key, series)
+    return Planned(_tree_path(found, key.removesuffix(destination.suffix)), key, series)
 
 
 def _tree_path(file: SourceFile, key: str) -> str:

@@ -12,12 +12,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fsbackup.config.sources import CommandConfig, SourceConfig
+from fsbackup.factory import stages_of
 from fsbackup.jobs.counts import JobCounts
 from fsbackup.jobs.plan import Planned, job_of, plan_job
 from fsbackup.jobs.report import FileResult, JobReport
 from fsbackup.jobs.shrink import LastOfSeries, refusal_of
-from fsbackup.jobs.sources import FoundKeys, Note, Skipped, Unreadable
+from fsbackup.jobs.sources import Note, Skipped, Unreadable
 from fsbackup.jobs.template import Destination, local_now
+from fsbackup.keys import FoundKeys
 from fsbackup.replication.batch import BatchItem
 from fsbackup.replication.storage import ReplicatedStorage
 from fsbackup.seen import SeenFiles
@@ -102,14 +104,21 @@ def _run(
     progress: Callable[[Any, str], Callback | None] | None,
 ) -> JobReport:
     job = config.jobs[name]
-    last = LastOfSeries(store, job.destination) if job.shrink_below else None
+    last = LastOfSeries(store, job.key_template, is_staged=bool(job.suffix)) if job.shrink_below else None
+    stages = stages_of(config, job.compress, job.encrypt)
     counts, found_keys = JobCounts(store, on_file, last, job.shrink_below), FoundKeys()
     parallel = job.source.parallel if isinstance(job.source, CommandConfig) else None
     may_grow = isinstance(job.source, SourceConfig) and job.source.changing == "keep"
     for files in _slices(_only_files(plan_job(config, name, now=now), counts), SLICE):
         items = [
             BatchItem(
-                file.source, file.key, file.series, may_grow, refusal_of(file.path, file.key, last, job), seen
+                file.source,
+                file.key,
+                file.series,
+                may_grow,
+                refusal_of(file.path, file.key, last, job),
+                seen,
+                stages,
             )
             for file in files
         ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from fsbackup.engine import records
 from fsbackup.errors import FsbackupError, SourceError
 from fsbackup.keys import decode_name, encode_key
 from fsbackup.loop import run
 from fsbackup.retention.series import series_of
+from fsbackup.stages.plaintext import Recorded
 
 if TYPE_CHECKING:
     from fsbackup.config import JobConfig
@@ -31,9 +33,12 @@ class LastOfSeries:
         The set.
     destination
         The template whose ``{now}`` makes the series.
+    is_staged
+        Whether the sizes before compression and encryption are meant, which only the records have.
     """
 
-    def __init__(self, store: ReplicatedStorage, destination: str) -> None:
+    def __init__(self, store: ReplicatedStorage, destination: str, *, is_staged: bool = False) -> None:
+        self._is_staged = is_staged
         self._stores = list(store.replica_set.stores)
         self._destination = (destination,)
         #: By what the keys of a series begin with: (time, key, size) of the two newest objects of each.
@@ -48,7 +53,18 @@ class LastOfSeries:
         if prefix not in self._listed:
             self._listed[prefix] = run(self._list(prefix))
         others = [each for each in self._listed[prefix].get(series, ()) if each[1] != key]
-        return max(others)[2] if others else None
+        if not others:
+            return None
+        _, last, size = max(others)
+        return run(self._plain_size(last)) if self._is_staged else size
+
+    async def _plain_size(self, key: str) -> int | None:
+        """Return the bytes of the source of an object, None where the record of the replica does not say."""
+        if not self._stores:
+            return None
+        state = await records.query(self._stores[0], key, with_data=False)
+        recorded = Recorded.of(state.manifest)
+        return None if recorded is None else recorded.size
 
     async def _list(self, prefix: str) -> dict[str, list[tuple[float, str, int]]]:
         while self._stores:

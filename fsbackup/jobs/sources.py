@@ -11,7 +11,6 @@ import errno
 import logging
 import os
 import stat
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import has_magic
@@ -59,29 +58,6 @@ class Note:
 
 
 SourceEntry = SourceFile | Unreadable | Skipped | Note
-
-
-class FoundKeys:
-    """The keys that a run found at its source: nine bytes for each, since there may be millions.
-
-    Hashes stand for them. Two keys with one hash cost nothing but room: what is in here is kept.
-    """
-
-    #: An array is searched from its beginning to its end, so there are many short ones.
-    _BUCKETS = 4096
-
-    def __init__(self) -> None:
-        self._hashes: dict[int, array[int]] = {}
-
-    def add(self, key: str) -> None:
-        """Take note of a key."""
-        bucket = hash(key) % self._BUCKETS
-        if bucket not in self._hashes:
-            self._hashes[bucket] = array("q")
-        self._hashes[bucket].append(hash(key))
-
-    def __contains__(self, key: object) -> bool:
-        return hash(key) in self._hashes.get(hash(key) % self._BUCKETS, ())
 
 
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a device", stat.S_IFCHR: "a device"}

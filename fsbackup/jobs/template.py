@@ -61,10 +61,15 @@ class Destination:
         The time of the run.
     hostname
         This machine's name by default.
+    suffix
+        Added to each key: what the job's stages make of a file.
     """
 
-    def __init__(self, template: str, *, job: str, now: datetime, hostname: str | None = None) -> None:
-        self._template = template
+    def __init__(
+        self, template: str, *, job: str, now: datetime, hostname: str | None = None, suffix: str = ""
+    ) -> None:
+        self._template = template + suffix
+        self.suffix = suffix
         self._same_for_all = {"job": job, "hostname": hostname or socket.gethostname()}
         self._now = now
         parsed = list(string.Formatter().parse(template))

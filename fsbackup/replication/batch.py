@@ -22,6 +22,7 @@ from fsbackup.engine.upload import UploadProgress, upload
 from fsbackup.errors import FsbackupError, TransientError
 from fsbackup.keys import MANIFESTS, encode_key, manifest_name
 from fsbackup.seen import SeenFiles
+from fsbackup.stages import Stages
 from fsbackup.stores.base import ObjectStore
 
 #: Objects uploaded at the same time; their parts share the set's memory.
@@ -34,7 +35,7 @@ LIST_WORTH = 20
 
 @dataclass(frozen=True)
 class BatchItem:
-    """One object of a batch: its source and key; the others are those of `open_source`."""
+    """One object of a batch: its source, and its key with the suffixes of its stages; more of `open_source`."""
 
     source: SourceLike
     key: str
@@ -42,6 +43,7 @@ class BatchItem:
     may_grow: bool = False
     check_size: CheckSize | None = None
     seen: SeenFiles | None = None
+    stages: Stages | None = None
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,12 @@ class Batch:
                 series=item.series,
                 check_size=item.check_size,
                 seen=item.seen,
+                stages=item.stages,
             )
         except (FsbackupError, ValueError) as error:
             return ItemResult(item, error=error)
         try:
-            memory = self._targets.memory if source.size is None else source.size
+            memory = self._targets.memory if source.most_bytes is None else source.most_bytes
             async with self._budget.reserve(memory):
                 replicas = await self._query_all(item.key)
                 report = await upload(

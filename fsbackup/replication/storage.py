@@ -42,6 +42,8 @@ from fsbackup.replication.tree import RestoredObject, TreeReport, restore_tree
 from fsbackup.replication.verify import OnProblem, VerifyReport, verify, verify_with
 from fsbackup.replication.walk import Unreachable
 from fsbackup.retention import Retention
+from fsbackup.stages import Stages, Undo
+from fsbackup.stages.undo import IdentityFiles
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
@@ -270,6 +272,7 @@ class ReplicatedStorage(StorageBackend):
         overwrite: bool = False,
         allow_empty: bool = False,
         series: str | None = None,
+        stages: Stages | None = None,
         callback: Callback | None = None,
     ) -> Report:
         """Store a file, a binary stream or a command's output in every replica at once, read once.
@@ -291,6 +294,11 @@ class ReplicatedStorage(StorageBackend):
         series
             What the object is a version of, as text for people; stored in its manifest. What retention lets go is
             decided by the `destinations` and `series` of its rules.
+        stages
+            Compress and encrypt on the way; what they add to the key (``.zst.age``) follows `remote_path`. The
+            same plaintext again is success with nothing sent, except to replicas that lack it: these get what is
+            stored. Where that cannot be told, since another host's identity key was used or the key was lost, it
+            is an `UnknownIdentityError` (a `ConflictError`) in the report, and with `overwrite` a new version.
         callback
             Gets the bytes read; one child per replica gets the bytes sent.
 
@@ -304,12 +312,14 @@ class ReplicatedStorage(StorageBackend):
         SourceError
             When the source cannot be read, changes while it is read, or is an empty stream, and when a command
             fails. Nothing is committed.
+        ConfigError
+            When a package or a key that the stages need is missing.
         ValueError
             For a directory, or a key that is not legal.
         """
-        key = check_key(remote_path)
+        key = check_key(remote_path + stages.suffix if stages else remote_path)
         progress = self._progress(callback, source, key)
-        return run(self._replicate(source, key, overwrite, allow_empty, series, progress))
+        return run(self._replicate(source, key, overwrite, allow_empty, series, stages, progress))
 
     def replicate_many(
         self,
@@ -347,18 +357,38 @@ class ReplicatedStorage(StorageBackend):
         target: str | os.PathLike[str] | BinaryIO,
         *,
         owner: bool = False,
+        identity: IdentityFiles | None = None,
+        raw: bool = False,
         callback: Callback | None = None,
     ) -> DownloadReport:
         """Read an object into a file or binary stream, verified block by block, from all replicas that answer.
 
-        A file appears whole or stays as it was. A stream receives only proven bytes, but may end in an error. With
-        `owner` the file gets the numbers of owner and group that its manifest has; what was backed up as a stream
-        has none.
+        A file appears whole or stays as it was. A stream receives only proven bytes, but may end in an error. What
+        `Stages` compressed or encrypted is undone; the file is put in place only when that ended well, too.
+
+        Parameters
+        ----------
+        remote_path
+            The key, with the suffixes of its stages.
+        target
+            A file, a binary stream, or an existing directory: then the file in it has the last segment of the key
+            for a name, without the suffixes of stages that were undone.
+        owner
+            Give the file the numbers of owner and group that its manifest has; what was backed up as a stream has
+            none.
+        identity
+            The file of an age identity or a private SSH key, or several files, to decrypt with; by default the
+            file that ``$FSBACKUP_AGE_IDENTITY`` names.
+        raw
+            Undo nothing: the bytes as they are stored.
+        callback
+            Gets the bytes read.
 
         Raises
         ------
         ConfigError
-            For `owner`, unless this process is root's.
+            For `owner`, unless this process is root's; when the object is encrypted and there is no identity for
+            it, or a package is missing.
         ObjectNotFoundError
             When a quorum of the replicas answers that there is no such key.
         IntegrityError, NoHealthyReplicaError
@@ -366,12 +396,21 @@ class ReplicatedStorage(StorageBackend):
         """
         key = check_key(remote_path)
         _check_may_give_away(owner=owner)
+        undo = None if raw else Undo(identity)
         if hasattr(target, "write"):
-            return run(restore.copy_to(self._set, key, cast(BinaryIO, target)))
+            return run(restore.copy_to(self._set, key, cast(BinaryIO, target), undo=undo))
         path = Path(os.path.expanduser(cast("os.PathLike[str]", target)))
-        if path.is_dir():
-            raise ValueError(f"{path} is a directory, a file is required")
-        return run(restore.download(self._set, key, path, owner=owner, on_progress=on_progress(callback)))
+        into = path.is_dir()
+        download = restore.download(
+            self._set,
+            key,
+            path / key.rpartition("/")[2] if into else path,
+            owner=owner,
+            on_progress=on_progress(callback),
+            undo=undo,
+            rename=restore.without_suffix if into else None,
+        )
+        return run(download)
 
     def restore_tree(
         self,
@@ -379,6 +418,8 @@ class ReplicatedStorage(StorageBackend):
         directory: str | os.PathLike[str],
         *,
         owner: bool = False,
+        identity: IdentityFiles | None = None,
+        raw: bool = False,
         on_object: Callable[[RestoredObject], None] | None = None,
         callback: Callable[[str], Callback | None] | None = None,
     ) -> TreeReport:
@@ -392,6 +433,9 @@ class ReplicatedStorage(StorageBackend):
         ----------
         owner
             As for `restore`, also for files that are there already. Directories are whose who restores them.
+        identity, raw
+            As for `restore`. Files have the names of their keys without the suffixes of stages that were undone.
+            Of an encrypted one that is there already nothing proves that it is right, and it is read again.
         on_object
             Called with each object as it is done, on the I/O thread.
         callback
@@ -413,6 +457,7 @@ class ReplicatedStorage(StorageBackend):
             check_prefix(prefix),
             Path(os.path.expanduser(directory)),
             owner=owner,
+            undo=None if raw else Undo(identity),
             on_object=on_object,
             make_progress=make_progress,
         )
@@ -422,6 +467,7 @@ class ReplicatedStorage(StorageBackend):
         """Return an object's bytes from `start` up to `end` (None: to the last), all of one version.
 
         The whole blocks around the range are read and verified by the manifest, from any replica that answers.
+        What was compressed or encrypted by `Stages` is returned as it is stored.
 
         Raises
         ------
@@ -717,9 +763,12 @@ class ReplicatedStorage(StorageBackend):
         overwrite: bool,
         allow_empty: bool,
         series: str | None,
+        stages: Stages | None,
         progress: CallbackProgress | None,
     ) -> Report:
-        opened = await asyncio.to_thread(open_source, source, allow_empty=allow_empty, series=series)
+        opened = await asyncio.to_thread(
+            open_source, source, allow_empty=allow_empty, series=series, stages=stages
+        )
         try:
             return await upload.upload(
                 self._set, key, opened, overwrite=overwrite, progress=progress, read_stored=True

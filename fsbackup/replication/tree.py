@@ -13,9 +13,10 @@ from fsbackup.aio import for_each
 from fsbackup.engine import marker, restore
 from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
-from fsbackup.engine.restore import OnProgress
+from fsbackup.engine.restore import OnProgress, Rename
 from fsbackup.engine.results import BaseReport, DownloadReport, Serializable, Status
 from fsbackup.errors import (
+    ConflictError,
     FsbackupError,
     IntegrityError,
     NoHealthyReplicaError,
@@ -23,7 +24,10 @@ from fsbackup.errors import (
     ObjectNotFoundError,
     TransientError,
 )
+from fsbackup.keys import FoundKeys
 from fsbackup.replication.walk import KeyEntry, Walk
+from fsbackup.stages import Undo
+from fsbackup.stages.plaintext import Recorded
 from fsbackup.stores.local.directory import SafeDirectory
 
 #: Objects restored at the same time; their parts share the set's memory.
@@ -110,7 +114,7 @@ class TreeReport(BaseReport):
                 self.failed.append(restored)
             return
         self.objects += 1
-        self.bytes += restored.report.size
+        self.bytes += restored.report.restored_bytes
         self.already += restored.report.already
         self.unverified += not restored.report.verified
         self.unproven += not restored.report.proven
@@ -128,10 +132,13 @@ async def restore_tree(
     directory: Path,
     *,
     owner: bool = False,
+    undo: Undo | None = None,
     on_object: OnObject | None = None,
     make_progress: MakeProgress | None = None,
 ) -> TreeReport:
     """Restore every object at or below `prefix` into `directory`, under its key without the prefix.
+
+    With `undo`, also without the suffixes of the stages that were undone.
 
     No link below `directory` is followed, and what is not a regular file is neither opened nor counts as restored.
 
@@ -146,7 +153,7 @@ async def restore_tree(
     started = clock()
     report = TreeReport(prefix, directory)
     walk = Walk(targets.stores, prefix, records=False)
-    restorer = _TreeRestore(targets, walk, report, owner, on_object, make_progress)
+    restorer = _TreeRestore(targets, walk, report, owner, undo, on_object, make_progress)
     await for_each(walk.keys(), restorer.restore, WORKERS)
     report.unlisted = {name: str(error) for name, error in walk.errors.items()}
     report.seconds = clock() - started
@@ -167,6 +174,7 @@ class _TreeRestore:
         walk: Walk,
         report: TreeReport,
         owner: bool,
+        undo: Undo | None,
         on_object: OnObject | None,
         make_progress: MakeProgress | None,
     ) -> None:
@@ -175,6 +183,7 @@ class _TreeRestore:
         self._report = report
         self._directory = SafeDirectory(os.path.abspath(report.directory), create=True)
         self._owner = owner
+        self._undo = undo
         self._on_object = on_object
         self._make_progress = make_progress
         self._budget = MemoryBudget(targets.memory)
@@ -183,6 +192,8 @@ class _TreeRestore:
         self._retry_breaker = CircuitBreaker()
         self._started = asyncio.get_running_loop().time()
         self._unlisted: set[str] = set()
+        #: The files of this tree: several objects may lose their suffixes and mean one file.
+        self._files = FoundKeys()
 
     async def restore(self, entry: KeyEntry) -> None:
         """Restore one object and count it; a key that is deleted, though a replica still lists it, is none."""
@@ -199,21 +210,41 @@ class _TreeRestore:
     async def _restore(self, key: str, path: Path) -> RestoredObject | None:
         progress = self._make_progress(key) if self._make_progress else None
         target = self._report.directory / path
+        rename = self._claiming(key)
         try:
             try:
-                report = await self._download(key, path, progress, self._breaker)
+                report = await self._download(key, path, rename, progress, self._breaker)
             except (IntegrityError, NoHealthyReplicaError):
                 if not self._breaker:
                     raise
-                report = await self._download(key, path, progress, self._retry_breaker)
+                report = await self._download(key, path, rename, progress, self._retry_breaker)
         except (FsbackupError, OSError) as error:
             if isinstance(error, ObjectNotFoundError) and not isinstance(error, ObjectLostError):
                 return None
             return RestoredObject(key, target, error=error)
-        return RestoredObject(key, target, report)
+        return RestoredObject(key, self._report.directory / (report.target or path), report)
+
+    def _claiming(self, key: str) -> Rename:
+        """Return what drops the suffixes from an object's file, and refuses a file that another object has."""
+        claimed: list[Path] = []
+
+        def rename(path: Path, recorded: Recorded | None) -> Path:
+            file = restore.without_suffix(path, recorded)
+            if file not in claimed and str(file) in self._files:
+                raise ConflictError(
+                    f"another object of this tree is restored to {file}, too",
+                    operation="restore",
+                    key=key,
+                    hint="restore it by itself, or all as they are stored: --raw (raw=True in Python)",
+                )
+            claimed.append(file)
+            self._files.add(str(file))
+            return file
+
+        return rename
 
     async def _download(
-        self, key: str, path: Path, progress: OnProgress | None, breaker: CircuitBreaker
+        self, key: str, path: Path, rename: Rename, progress: OnProgress | None, breaker: CircuitBreaker
     ) -> DownloadReport:
         return await restore.download(
             self._targets,
@@ -224,6 +255,8 @@ class _TreeRestore:
             on_progress=progress,
             keep_identical=True,
             breaker=breaker,
+            undo=self._undo,
+            rename=rename,
         )
 
     def _skip_unlisted(self) -> None:

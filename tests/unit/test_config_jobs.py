@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pyrage
 import pytest
 
 from fsbackup.config import CommandConfig, ForEachConfig, InvalidConfigError, SourceConfig, parse_config
+from fsbackup.config.advice import notes
 
+RECIPIENT = str(pyrage.x25519.Identity.generate().to_public())
 DATE = " (for example {now:%Y/%m} or {now:%Y-%m-%dT%H%M%S})"
 
 
@@ -270,3 +275,63 @@ def test_what_is_wrong_with_shrink() -> None:
         ("{below: 50%, acton: fail}", "shrink.acton: is not a setting here (did you mean 'action'?)"),
     ):
         assert mistakes(one_job("{path: /x}", "a", f", shrink: {written}"))[0].startswith(f"5: jobs.j.{expected}")
+
+
+KINDS = "age1..., ssh-ed25519 ..., ssh-rsa ..., or file:PATH with one of these on each line"
+SECRET = "AGE-SECRET-KEY-1QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7LQPZRY9X8GF2TVDW0S3JN54K"
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("compress: gzip", "compress: must be zstd, not 'gzip' (or with a level from 1 to 19, {zstd: 9})"),
+        ("compress: {zstd: 20}", "compress.zstd: must be at most 19, not 20"),
+        ("compress: {zstd: 0}", "compress.zstd: must be at least 1, not 0"),
+        ("compress:", "compress: is empty (for example compress: zstd)"),
+        ("encrypt:", "encrypt: is empty (for example encrypt: {age: [age1...]})"),
+        ("encrypt: age1x", "encrypt: must be a mapping of settings (for example encrypt: {age: [age1...]})"),
+        ("encrypt: {age: []}", "encrypt.age: must name at least one public key"),
+        (
+            "encrypt: {age: age1x}",
+            "encrypt.age: must be a list (for example age: [age1..., file:/etc/recipients])",
+        ),
+        (
+            "encrypt: {age: [age1x]}",
+            f"encrypt.age[0]: must be a public key that age can encrypt to, not 'age1x' ({KINDS})",
+        ),
+        (
+            "encrypt: {age: ['file:/no/x']}",
+            "encrypt.age[0]: /no/x cannot be read: No such file or directory",
+        ),
+    ],
+)
+def test_stages_of_a_job(setting: str, expected: str) -> None:
+    """An empty setting is none that was left out: what was to be encrypted would be stored in the clear."""
+    assert mistakes(one_job("{path: /x}", "a", f", {setting}")) == [f"5: jobs.j.{expected}"]
+
+
+def test_a_private_key_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    """Wherever it is written, also in the file of recipients."""
+    (tmp_path / "keys").write_text(f"# ours\n{SECRET}\n")
+    for recipient in (SECRET, f"file:{tmp_path / 'keys'}"):
+        (mistake,) = mistakes(one_job("{path: /x}", "a", f", encrypt: {{age: ['{recipient}']}}"))
+        assert "is a private key" in mistake
+        assert SECRET[15:] not in mistake
+
+
+def test_what_stages_add_to_the_key(tmp_path: Path) -> None:
+    """It is known without a look at any file; a relative path starts at the configuration's directory."""
+    (tmp_path / "keys").write_text(RECIPIENT)
+    text = one_job("{path: /x}", "a/{now:%Y}", ", compress: {zstd: 9}, encrypt: {age: ['file:keys']}")
+    job = parse_config(text, environ={}, directory=tmp_path).jobs["j"]
+    assert (job.suffix, job.key_template) == (".zst.age", "a/{now:%Y}.zst.age")
+    assert job.encrypt
+    assert job.encrypt.age == (f"file:{tmp_path / 'keys'}",)
+    plain = parse_config(one_job("{path: /x}", "a"), environ={}).jobs["j"]
+    assert (plain.compress, plain.encrypt, plain.key_template) == (None, None, "a")
+
+
+def test_what_is_compressed_already_is_noted() -> None:
+    """`config check` says so, by the name."""
+    config = parse_config(one_job("{path: /x/db.sql.gz}", "a", ", compress: zstd"), environ={})
+    assert any("db.sql.gz is compressed already" in note for note in notes(config))

@@ -29,6 +29,7 @@ PARENTS = {
     "LockedError": (errors.AccessDeniedError,),
     "OutOfSpaceError": (BackendError,),
     "ConflictError": (BackendError, FileExistsError),
+    "UnknownIdentityError": (errors.ConflictError,),
     "NewerFormatError": (BackendError,),
     "TransientError": (BackendError,),
     "BackendUnavailableError": (errors.TransientError,),

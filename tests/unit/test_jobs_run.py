@@ -16,7 +16,7 @@ from fsspec.callbacks import Callback
 
 from fsbackup.config import Config, parse_config
 from fsbackup.jobs import FileResult, JobReport, run_job
-from fsbackup.jobs.sources import FoundKeys
+from fsbackup.keys import FoundKeys
 from tests.replication.prune_helpers import Disks
 from tests.replication.raw_replicas import MARKER, RawDisk, mark
 

@@ -47,6 +47,7 @@ def test_json_of_an_upload() -> None:
         "size": None,
         "sha256": None,
         "generation": None,
+        "plain_size": None,
         "seconds": 1.235,
         "replicas": {
             "r2": {
@@ -82,6 +83,8 @@ def test_json_of_a_download() -> None:
         "proven": True,
         "replicas": {"r2": 3},
         "failed": {"b2": "timeout"},
+        "plain_size": None,
+        "target": None,
         "seconds": 0.123,
     }
 

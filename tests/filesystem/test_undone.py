@@ -1,0 +1,119 @@
+"""Encrypted objects through `fsbackup://`: read as what they were where an identity is given, else said why."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import dask.dataframe as dd
+import fsspec
+import pandas as pd
+import pyrage
+import pytest
+
+from fsbackup import Stages
+from fsbackup.errors import ConfigError, IntegrityError
+from tests.filesystem.configured_set import ROOT, ConfiguredSet
+
+TABLE = pd.DataFrame({"n": range(20_000), "text": ["always the same"] * 20_000})
+
+
+@pytest.fixture
+def stages(tmp_path: Path) -> Stages:
+    """Return stages whose identity is in ``id``."""
+    identity = pyrage.x25519.Identity.generate()
+    (tmp_path / "id").write_text(str(identity))
+    recipients = {"age": [str(identity.to_public())]}
+    return Stages(compress="zstd", encrypt=recipients, identity_key_file=tmp_path / "key")
+
+
+def store(disks: ConfiguredSet, tmp_path: Path, data: bytes, key: str, stages: Stages) -> str:
+    """Store `data`, and return its URL."""
+    disks.write()
+    (tmp_path / "plain").write_bytes(data)
+    report = disks.storage().replicate(tmp_path / "plain", f"t/{key}", stages=stages)
+    assert report.status == "complete"
+    return f"fsbackup://{ROOT}/{key}{stages.suffix}"
+
+
+def at(disks: ConfiguredSet, tmp_path: Path) -> dict[str, Any]:
+    return {**disks.options, "identity": str(tmp_path / "id")}
+
+
+def test_a_table_is_read_by_pandas_and_dask(disks: ConfiguredSet, tmp_path: Path, stages: Stages) -> None:
+    """The size that dask cuts into blocks is that of what is read: nothing is missing at the end."""
+    options = at(disks, tmp_path)
+    csv = store(disks, tmp_path, TABLE.to_csv(index=False).encode(), "table.csv", stages)
+    pd.testing.assert_frame_equal(pd.read_csv(csv, storage_options=options), TABLE)
+    lazy = dd.read_csv(csv, storage_options=options, blocksize=100_000)
+    assert lazy.npartitions > 3
+    assert (lazy.n.sum().compute(scheduler="sync"), len(lazy)) == (TABLE.n.sum(), len(TABLE))
+    TABLE.to_parquet(tmp_path / "table.parquet")
+    parquet = store(disks, tmp_path, (tmp_path / "table.parquet").read_bytes(), "table.parquet", stages)
+    pd.testing.assert_frame_equal(pd.read_parquet(parquet, storage_options=options), TABLE)
+
+
+def test_files_and_ranges(disks: ConfiguredSet, tmp_path: Path, stages: Stages) -> None:
+    """As of any other file; opened raw, and by `get`, it is what is stored."""
+    data = random.Random(1).randbytes(3_000_000)
+    url = store(disks, tmp_path, data, "x", stages)
+    fs, path = fsspec.core.url_to_fs(url, **at(disks, tmp_path))
+    assert fs.info(path)["size"] == len(data)
+    assert fs.cat(path) == data
+    assert fs.cat_ranges([path, path], [5, -7], [10, None]) == [data[5:10], data[-7:]]
+    with fs.open(path) as file:
+        assert (file.seek(-10, 2), file.read(), file.tell()) == (len(data) - 10, data[-10:], len(data))
+        with pickle.loads(pickle.dumps(file)) as again:
+            assert again.read() == data
+    with fs.open(path, raw=True) as file:
+        stored = file.read()
+    assert stored.startswith(b"age-encryption.org/v1")
+    fs.get(path, str(tmp_path / "raw"))
+    assert (tmp_path / "raw").read_bytes() == stored
+
+
+def test_without_an_identity_it_says_why_not(
+    disks: ConfiguredSet, tmp_path: Path, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what to do; neither ciphertext nor half of a file is taken for content."""
+    url = store(disks, tmp_path, b"secret" * 1000, "x", stages)
+    monkeypatch.delenv("FSBACKUP_AGE_IDENTITY", raising=False)
+    fs = disks.fs()
+    for read in (fs.open, fs.cat, fs.cat_file):
+        with pytest.raises(ConfigError, match="no identity is given") as caught:
+            read(url)
+        assert "FSBACKUP_AGE_IDENTITY" in str(caught.value)
+    (tmp_path / "other").write_text(str(pyrage.x25519.Identity.generate()))
+    monkeypatch.setenv("FSBACKUP_AGE_IDENTITY", str(tmp_path / "other"))
+    with pytest.raises(ConfigError, match="other recipients"):
+        disks.fs().cat(url)
+    monkeypatch.setenv("FSBACKUP_AGE_IDENTITY", str(tmp_path / "id"))
+    assert disks.fs().cat(url) == b"secret" * 1000
+
+
+def test_what_is_only_compressed_is_read_by_its_name(disks: ConfiguredSet, tmp_path: Path) -> None:
+    """As it is stored: fsspec and pandas decompress what is called .zst."""
+    url = store(disks, tmp_path, b"a line\n" * 1000, "x.txt", Stages(compress="zstd"))
+    with fsspec.open(url, **disks.options) as file:
+        assert file.read(4) == b"\x28\xb5\x2f\xfd"
+
+
+def test_a_rotten_copy_is_replaced_by_another_one(disks: ConfiguredSet, tmp_path: Path, stages: Stages) -> None:
+    """What is decrypted is proven first; when no copy is right, it is an error."""
+    data = random.Random(2).randbytes(500_000)
+    url = store(disks, tmp_path, data, "x", stages)
+    identity = str(tmp_path / "id")
+    first, second = (base / "t/x.zst.age" for base in disks.bases.values())
+    rot(first)
+    assert disks.fs(identity=identity).cat(url) == data
+    rot(second)
+    with pytest.raises(IntegrityError):
+        disks.fs(identity=identity).cat(url)
+
+
+def rot(copy: Path) -> None:
+    with open(copy, "r+b") as file:
+        file.seek(1000)
+        file.write(b"rotten")
