@@ -26,6 +26,7 @@ from fsbackup.config.secret_files import FROM_FILE, secret_files
 from fsbackup.config.variables import expand, names_in
 from fsbackup.errors import ConfigError
 from fsbackup.redact import misplaced_secrets
+from fsbackup.stages.age import IDENTITY_VARIABLE
 
 #: What a configuration can be given as; None: the file that `find_config` finds.
 ConfigLike = str | os.PathLike[str] | Mapping[str, Any] | Config
@@ -170,7 +171,8 @@ def take(given: ConfigLike | Snapshot | None = None) -> Snapshot:
 
 
 def _used(content: str) -> dict[str, str]:
-    return {name: value for name in {*names_in(content), "HOME"} if (value := os.environ.get(name)) is not None}
+    names = {*names_in(content), "HOME", IDENTITY_VARIABLE}
+    return {name: value for name in names if (value := os.environ.get(name)) is not None}
 
 
 @lru_cache(maxsize=16)

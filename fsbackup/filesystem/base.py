@@ -139,6 +139,7 @@ class FileSystemBase(AsyncFileSystem, metaclass=ConfiguredInstances):  # type: i
         sets = self.sets.again()
         type(self)._forget(lambda each: each is self)
         self.sets, self.versions = sets, VersionCache()
+        self.__dict__.pop("undo", None)  # the identity is read again, too
 
     def health(self) -> dict[str, dict[str, Outage | None]]:
         """Return, for each set that was used, its replicas: None, or since when and why one does not answer.

@@ -152,8 +152,8 @@ class ReadMethods(FileSystemBase):
         opened, version = await self._open_file(strip(path))
         if encrypted(version):
             raise NotImplementedError(
-                f"open_async: {PROTOCOL}://{version.path} is encrypted, and undone as a whole: read it in a thread "
-                "with `fs.open`, or with `await fs._cat_file(path)`"
+                f"open_async: {PROTOCOL}://{version.path} is encrypted, and decrypted as a whole: read it with "
+                "`await fs._cat_file(path)`, or in a thread with `fs.open`"
             )
         return AsyncReadFile(self, version, partial(self._read_file, opened, version))
 

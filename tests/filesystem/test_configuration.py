@@ -135,6 +135,13 @@ def test_a_variable_and_a_secret_in_a_file_belong_to_it(tmp_path: Path, monkeypa
         assert SECRET not in f"{fs._fs_token_} {fs._fs_token} {fs!r} {fs.sets.option!r} {pickle.dumps(fs)!r}"
 
 
+def test_the_identity_belongs_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable that names the key for encrypted objects is looked at each time."""
+    fs = filesystem(config=disk(tmp_path))
+    monkeypatch.setenv("FSBACKUP_AGE_IDENTITY", str(tmp_path / "key"))
+    assert filesystem(config=disk(tmp_path)) is not fs
+
+
 def test_a_mistake_that_was_put_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for who still has the filesystem of the wrong one."""
     file = write(tmp_path / "c.yaml", disk("${PLACE}"))

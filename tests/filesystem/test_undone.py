@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import random
 from pathlib import Path
@@ -117,3 +118,15 @@ def rot(copy: Path) -> None:
     with open(copy, "r+b") as file:
         file.seek(1000)
         file.write(b"rotten")
+
+
+def test_what_is_made_by_stages_is_not_appended_to(disks: ConfiguredSet, tmp_path: Path, stages: Stages) -> None:
+    """And no coroutine reads a part of it, as if that were its beginning."""
+    disks.append = True
+    url = store(disks, tmp_path, b"day", "x", stages)
+    fs, path = fsspec.core.url_to_fs(url, **at(disks, tmp_path))
+    with pytest.raises(OSError, match="is stored compressed or encrypted: store a new object"):
+        fs.open(path, "ab")
+    with pytest.raises(NotImplementedError, match="is encrypted, and decrypted as a whole"):
+        asyncio.run(fs.open_async(path))
+    assert fs.cat(path) == b"day"
