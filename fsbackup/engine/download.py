@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import warnings
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -28,13 +27,9 @@ from fsbackup.engine.selector import ReplicaSelector
 from fsbackup.errors import (
     FsbackupError,
     IntegrityError,
-    NoHealthyReplicaError,
     ObjectLostError,
     ObjectNotFoundError,
-    StaleReadWarning,
     TransientError,
-    combined_hint,
-    summary,
 )
 from fsbackup.record import Manifest, Record, Tombstone, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
@@ -159,7 +154,7 @@ async def locate(
     _log_survey(key, states, newest, errors if breaker is None else {})
     proven = targets.is_quorum(records.clear_answers(states))
     if not proven:
-        _report_unproven(targets, key, errors)
+        targets.report_unproven("a newer version may exist", errors, operation="download", key=key)
     return ObjectReader(plan, ReadLog(key, errors), selector or ReplicaSelector(), proven)
 
 
@@ -172,20 +167,6 @@ async def _absence(
         return records.unproven_absence(states, "download", key)
     why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"
     return ObjectNotFoundError(why, operation="download", key=key)
-
-
-def _report_unproven(targets: ReplicaSet, key: str, errors: Mapping[str, FsbackupError]) -> None:
-    """Warn that a newer version may exist, or raise, as the set has it."""
-    said = f"{key}: a newer version may exist, because too few replicas answered: {summary(errors)}"
-    if targets.unproven == "raise":
-        raise NoHealthyReplicaError(
-            said,
-            operation="download",
-            key=key,
-            hint=combined_hint(errors, "try again when more replicas answer, or allow it: `unproven: warn`"),
-        )
-    if targets.unproven == "warn":
-        warnings.warn(StaleReadWarning(said), stacklevel=2)
 
 
 def _is_proven_newest(

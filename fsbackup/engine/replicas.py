@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fsbackup.errors import FsbackupError, NoHealthyReplicaError, StaleReadWarning, combined_hint, summary
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import ObjectStore
 
@@ -90,6 +92,21 @@ class ReplicaSet:
         return all(
             len(each & set(answered)) > len(each) - min(self.min_copies, len(each)) for each in (names, lasting)
         )
+
+    def report_unproven(self, said: str, errors: Mapping[str, FsbackupError], *, operation: str, key: str) -> None:
+        """Warn that too few replicas answered to prove what is returned, or raise, as the set has it.
+
+        Raises
+        ------
+        NoHealthyReplicaError
+            Where the set has `unproven` ``"raise"``.
+        """
+        said = f"{said}, because too few replicas answered: {summary(errors)}"
+        if self.unproven == "raise":
+            hint = "try again when more replicas answer, or allow it: `unproven: warn`"
+            raise NoHealthyReplicaError(said, operation=operation, key=key, hint=combined_hint(errors, hint))
+        if self.unproven == "warn":
+            warnings.warn(StaleReadWarning(f"{key}: {said}" if key else said), stacklevel=3)
 
 
 class MemoryBudget:

@@ -54,6 +54,7 @@ async def list_directory(opened: OpenSet, name: str, key: str) -> dict[str, Info
                 found[path] = _file_info(name, entry)
     if not found and key:
         raise _not_found(opened, key, await _with_doubts(opened, listing.errors))
+    _report_incomplete(opened, key, listing.errors)
     return found
 
 
@@ -79,10 +80,12 @@ async def iter_files(
                 yield _file_info(name, entry)
     if errors is not None:
         errors.update(listing.errors)
-    if not found:
-        unknown = await _with_doubts(opened, listing.errors)
-        if not _is_complete(opened, unknown):
-            raise _not_found(opened, key, unknown)
+    if found:
+        _report_incomplete(opened, key, listing.errors)
+        return
+    unknown = await _with_doubts(opened, listing.errors)
+    if not _is_complete(opened, unknown):
+        raise _not_found(opened, key, unknown)
 
 
 async def is_directory(opened: OpenSet, key: str) -> bool:
@@ -114,6 +117,13 @@ async def _with_doubts(opened: OpenSet, errors: dict[str, FsbackupError]) -> dic
 def _is_complete(opened: OpenSet, errors: dict[str, FsbackupError]) -> bool:
     """Return whether the replicas that could be listed list every object that was confirmed."""
     return opened.replica_set.is_quorum(_listed(opened, errors))
+
+
+def _report_incomplete(opened: OpenSet, key: str, errors: dict[str, FsbackupError]) -> None:
+    """Warn, or raise as the set has it, when what is listed may not be all."""
+    if not _is_complete(opened, errors):
+        said = "objects may be missing from what is listed"
+        opened.replica_set.report_unproven(said, errors, operation="list", key=key)
 
 
 def _not_found(opened: OpenSet, key: str, errors: dict[str, FsbackupError]) -> FsbackupError:

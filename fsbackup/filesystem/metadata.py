@@ -78,7 +78,7 @@ class MetadataMethods(FileSystemBase):
                 return empty
             try:
                 return {path: self._described(await self.version(path))}
-            except ObjectNotFoundError:
+            except (ObjectNotFoundError, NoHealthyReplicaError):
                 pass
             raise
 

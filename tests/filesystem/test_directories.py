@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import secrets
+import warnings
+from pathlib import Path
 
 import pytest
 
-from fsbackup import ReplicatedStorage
+from fsbackup import LocalStorage, ReplicatedStorage, StaleReadWarning
 from fsbackup.backends import SingleBackend
-from fsbackup.errors import TooFewCopiesError
+from fsbackup.engine.replicas import Unproven
+from fsbackup.errors import NoHealthyReplicaError, TooFewCopiesError
+from fsbackup.filesystem import FsbackupFileSystem
 from fsbackup.keys import manifest_name
 from fsbackup.stores.s3.providers import R2
 from tests.filesystem.configured_set import ROOT, ConfiguredSet
@@ -84,3 +88,28 @@ def test_names_that_are_too_long_for_a_disk(disks: ConfiguredSet, folder: str) -
         assert path in fs.ls(path.rpartition("/")[0], detail=False)
         assert fs.isdir(path)
     assert fs.find(folder) == [f"{folder}/{long}/x", f"{folder}/sub/{long}/{long}/y"]
+
+
+def test_what_may_not_be_all_is_said(tmp_path: Path) -> None:
+    """One disk of three cannot know what the others have confirmed: a warning, or an error where that is set."""
+
+    def filesystem(unproven: Unproven) -> FsbackupFileSystem:
+        disks = [LocalStorage(tmp_path / name, name=name) for name in "abc"]
+        fs = ReplicatedStorage(disks, name="s", min_copies=2, unproven=unproven).fs
+        assert isinstance(fs, FsbackupFileSystem)
+        return fs
+
+    filesystem("warn").pipe_file("s/d/x", b"1")
+    for name in "bc":
+        (tmp_path / name).rename(tmp_path / f"{name}-away")
+        (tmp_path / name).write_bytes(b"no directory")
+    for look in (FsbackupFileSystem.ls, FsbackupFileSystem.find, FsbackupFileSystem.du):
+        with pytest.warns(StaleReadWarning, match="^d: objects may be missing from what is listed, .*: b: .*c: "):
+            assert getattr(filesystem("warn"), look.__name__)("s/d")
+        with pytest.raises(NoHealthyReplicaError, match=f"^{look.__name__} 's/d': objects may be missing"):
+            getattr(filesystem("raise"), look.__name__)("s/d")
+    (tmp_path / "b").unlink()
+    (tmp_path / "b-away").rename(tmp_path / "b")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert filesystem("warn").ls("s/d", detail=False) == ["s/d/x"]
