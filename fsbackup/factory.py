@@ -163,12 +163,10 @@ def _reveal(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _local(given: dict[str, Any], _settings: Any) -> dict[str, Any]:
-    given.pop("max_concurrency")
     return {"base_path": given.pop("path"), **given}
 
 
 def _fsspec(given: dict[str, Any], settings: Any) -> dict[str, Any]:
-    given.pop("max_concurrency")
     return {**given, "options": settings.storage_options}
 
 

@@ -217,8 +217,8 @@ def _files(report: JobReport) -> str:
 
 
 def _examples(report: JobReport) -> str:
-    errors = [counts.error for counts in report.backends.values() if counts.error]
-    return f" (for example {'; '.join(map(render.one_line, errors))})" if errors else ""
+    errors = dict.fromkeys(render.one_line(each.error) for each in report.backends.values() if each.error)
+    return f" (for example {'; '.join(errors)})" if errors else ""
 
 
 def _pruned(report: JobReport) -> list[str]:

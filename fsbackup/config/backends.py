@@ -95,9 +95,6 @@ class _Backend(Model):
         description="Bytes sent at a time. Left out, it grows with the file, from 8MiB.",
         examples=["16MiB"],
     )
-    max_concurrency: PositiveCount = Field(
-        default=4, description="Parts on their way to this backend at once.", examples=[4]
-    )
     retention: RetentionConfig | None = Field(
         default=None,
         description="How long this backend keeps backups. Left out, it keeps them all.",
@@ -148,6 +145,9 @@ class _Bucket(_Backend):
         default=None,
         description="Instead of session_token: a file with it on the first line.",
         examples=["/etc/fsbackup/session-token"],
+    )
+    max_concurrency: PositiveCount = Field(
+        default=4, description="Parts on their way to this backend at once.", examples=[4]
     )
     addressing: Literal["path", "virtual"] | None = Field(
         default=None,

@@ -156,3 +156,13 @@ def test_a_command_says_one_reason_once(tmp_path: Path, capsys: pytest.CaptureFi
     printed = capsys.readouterr().out
     assert printed.count("\na, b, c: other content is stored under this key - choose another key") == 1
     assert printed.count("other content") == 1
+
+
+def test_a_job_says_one_reason_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In its verdict, whichever backends it holds for."""
+    job = "{source: {path: file}, destination: k, replication: set}"
+    (tmp_path / "fsbackup.yaml").write_text(f"{CONFIG}jobs: {{j: {job}}}\n")
+    for content, code in (("one", 0), ("other", 1)):
+        (tmp_path / "file").write_text(content)
+        assert main(["-c", str(tmp_path / "fsbackup.yaml"), "run", "j"]) == code
+    assert capsys.readouterr().out.splitlines()[-1].count("other content") == 1

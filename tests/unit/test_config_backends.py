@@ -41,7 +41,7 @@ def backend(settings: str) -> str:
         (
             "type: local, bucket: b",
             "bucket: is not a setting here "
-            "(there are: type, timeout, part_size, max_concurrency, retention, path, create)",
+            "(there are: type, timeout, part_size, retention, path, create)",
         ),
         ("type: local, timeout: 5x", f"timeout: must be a duration, not '5x' {DURATION}"),
         ("type: local, timeout: 0", f"timeout: must be longer than nothing, not 0 (seconds, or {DURATION[1:]}"),
@@ -51,9 +51,19 @@ def backend(settings: str) -> str:
         ("type: local, part_size: 8M", f"part_size: must be a size, not '8M' {SIZE}"),
         ("type: local, part_size: true", f"part_size: must be a size, not true {SIZE}"),
         ("type: local, part_size: 0", "part_size: must be at least 1, not 0"),
-        ("type: local, max_concurrency: 0", "max_concurrency: must be at least 1, not 0"),
-        ("type: local, max_concurrency: 1.5", "max_concurrency: must be a whole number, not 1.5"),
-        ("type: local, max_concurrency: true", "max_concurrency: must be a whole number, not true"),
+        (
+            "type: local, max_concurrency: 4",
+            "max_concurrency: is not a setting here "
+            "(there are: type, timeout, part_size, retention, path, create)",
+        ),
+        (
+            "type: fsspec, url: 'memory://x', max_concurrency: 4",
+            "max_concurrency: is not a setting here "
+            "(there are: type, timeout, part_size, retention, url, options, confirm)",
+        ),
+        (f"{S3}, max_concurrency: 0", "max_concurrency: must be at least 1, not 0"),
+        (f"{S3}, max_concurrency: 1.5", "max_concurrency: must be a whole number, not 1.5"),
+        (f"{S3}, max_concurrency: true", "max_concurrency: must be a whole number, not true"),
         (f"{S3}, part_size: 4MiB", "part_size: must be at least 5MiB, not '4MiB'"),
         (f"{S3}, part_size: 6GiB", "part_size: must be at most 5GiB, not '6GiB'"),
         (
@@ -143,7 +153,7 @@ def test_values_become_seconds_and_bytes() -> None:
     text = backend("type: local, timeout: 2m, part_size: 16MiB, retention: {max_age: 30d}")
     disk = parse_config(text, environ={}).backends["x"]
     assert isinstance(disk, LocalConfig)
-    assert (disk.timeout, disk.part_size, disk.max_concurrency, disk.create) == (120.0, 16 << 20, 4, True)
+    assert (disk.timeout, disk.part_size, disk.create) == (120.0, 16 << 20, True)
     assert disk.retention is not None
     assert (disk.retention.max_age, disk.retention.keep_last, disk.retention.keep_daily) == (
         timedelta(days=30),

@@ -87,17 +87,14 @@ def test_numbers_and_flags_can_come_from_variables() -> None:
     """Whole numbers, booleans, durations and sizes are read from text, too."""
     text = """
 version: 1
-backends: {d: {type: local, path: /d, create: "${C}", max_concurrency: "${N}", timeout: "${T}", part_size: "${P}"}}
+backends: {d: {type: local, path: /d, create: "${C}", timeout: "${T}", part_size: "${P}"}}
+replication: {s: {backends: [d], min_copies: "${N}"}}
 """
-    config = parse_config(text, environ={"C": "no", "N": "7", "T": "1.5", "P": "1048576"})
+    config = parse_config(text, environ={"C": "no", "N": "1", "T": "1.5", "P": "1048576"})
     backend = config.backends["d"]
     assert isinstance(backend, LocalConfig)
-    assert (backend.create, backend.max_concurrency, backend.timeout, backend.part_size) == (
-        False,
-        7,
-        1.5,
-        1 << 20,
-    )
+    assert (backend.create, backend.timeout, backend.part_size) == (False, 1.5, 1 << 20)
+    assert config.replication["s"].min_copies == 1
 
 
 def test_clouds_come_from_their_variables() -> None:
