@@ -69,10 +69,10 @@ COMMAND = Command(
     summary="list objects, with -l the state of each replica",
     description="Lists the objects at or below a prefix, in order, from the listings of all backends. With -l "
     "also size, date, and the state of each replica: present, missing, expired (deleted by the backend's "
-    "retention), size differs, newer (stored by a newer fsbackup), unknown (the backend could not be listed), or "
-    "deleted elsewhere (the object was deleted while this backend did not answer); and first in which order "
-    "backends are read, where the set has an order. With --json: one JSON object per line. The exit code is 3 if "
-    "a replica is not as it should be.",
+    "retention), size differs, newer (stored by a newer fsbackup; seen only where listings differ), unknown (the "
+    "backend could not be listed), or deleted elsewhere (the object was deleted while this backend did not "
+    "answer); and first in which order backends are read, where the set has an order. With --json: one JSON "
+    "object per line. The exit code is 3 if a replica is not as it should be.",
     examples=("fsbackup ls", "fsbackup ls -l backups/2025/10", "fsbackup ls --json | jq -r .key"),
     add_arguments=_add_arguments,
     execute=_execute,

@@ -90,6 +90,11 @@ def unreachable(backends: Collection[str]) -> str:
     return f"{', '.join(backends)} unreachable: replicas there are unknown" if backends else ""
 
 
+def repair(prefix: str, set_name: str) -> str:
+    """Return the command that repairs what was looked at: sets may share backends, so never more than that."""
+    return f"`fsbackup repair{f' {prefix}' if prefix else ''} --set {set_name}`"
+
+
 def passed_over(backend: str, count_of: int, names: Sequence[str]) -> list[str]:
     """Return a line about what other programs left on a backend, none when there is nothing."""
     if not count_of:

@@ -202,7 +202,8 @@ def _degraded(report: JobReport) -> tuple[list[str], str]:
     incomplete = f"{report.degraded:,} of them not on every backend{_examples(report)}"
     again = "run the job again; only missing replicas are sent"
     # The next run of a command writes something else.
-    next_step = again if report.source == "files" else f"`fsbackup repair --set {report.replication}` fills them"
+    repair = render.repair(report.prefix, report.replication)
+    next_step = again if report.source == "files" else f"{repair} fills them"
     return [f"all {_files(report)} are stored, {incomplete}"], f"fix the cause and {next_step}"
 
 

@@ -103,7 +103,7 @@ def _print_status(name: str, store: ReplicatedStorage, status: SetStatus) -> Non
     for backend, each in status.backends.items():
         problems += render.passed_over(backend, each.passed_over.count, each.passed_over.names)
     tables = [backends, groups] if groups else [backends]
-    render.print_report(*tables, problems=problems, verdict=_verdict(status))
+    render.print_report(*tables, problems=problems, verdict=_verdict(name, status))
 
 
 def _cells(each: BackendStatus) -> dict[str, str | int]:
@@ -131,7 +131,7 @@ def _bad_states(entry: ObjectStatus) -> str:
     return ", ".join(f"{name}: {state}" for name, state in entry.states.items() if state not in good)
 
 
-def _verdict(status: SetStatus) -> str:
+def _verdict(name: str, status: SetStatus) -> str:
     objects = render.count(status.objects, "object")
     if status.status == "complete":
         return render.verdict("complete", f"{objects}, no replica missing")
@@ -144,7 +144,9 @@ def _verdict(status: SetStatus) -> str:
         render.remaining(status.under_replicated, "with fewer copies than min_copies"),
         render.unreachable(unreachable) or render.remaining(incomplete, "with a bad or missing replica"),
         render.remaining(status.deleted, "still stored on a backend", "deleted object"),
-        next_step="`fsbackup ls -l` lists them, `fsbackup repair` repairs them" if can_repair else "",
+        next_step=f"`fsbackup ls -l` lists them, {render.repair(status.prefix, name)} repairs them"
+        if can_repair
+        else "",
     )
 
 
@@ -160,13 +162,13 @@ def _too_old(group: Group) -> str:
 COMMAND = Command(
     name="status",
     summary="compare what the replicas hold, from their listings",
-    description="Counts objects and bytes of every backend and of every group of keys, with the newest object "
-    "of each group, and prints incomplete objects. It reads listings only, two requests per 1,000 objects and "
-    "backend, and looks up single objects only where listings differ; copies of equal size with different "
-    "content are found by verify. The exit code is 3 if a replica is not as it should be or a backend is "
-    "unreachable, 1 if an object has fewer copies than min_copies or, with --max-age, the newest object of a "
-    "group is too old: that finds backups that have silently stopped. It is 4 if nothing is stored there at "
-    "all.",
+    description="Counts objects and bytes of every backend and of every group of keys, with the newest object of "
+    "each group, and prints incomplete objects. It reads listings only, two requests per 1,000 objects and "
+    "backend, and looks up single objects only where listings differ; what no listing shows is found by verify: "
+    "copies of equal size with different content, and records of a newer fsbackup. The exit code is 3 if a "
+    "replica is not as it should be or a backend is unreachable, 1 if an object has fewer copies than min_copies "
+    "or, with --max-age, the newest object of a group is too old: that finds backups that have silently stopped. "
+    "It is 4 if nothing is stored there at all.",
     examples=("fsbackup status", "fsbackup status backups --max-age 26h -q", "fsbackup status --depth 2 --json"),
     add_arguments=_add_arguments,
     execute=_execute,

@@ -138,14 +138,14 @@ def _verdict(args: Namespace, store: ReplicatedStorage, report: VerifyReport) ->
         return render.verdict(
             "complete", objects, read if report.deep else "every replica matches its manifest, size and ETag"
         )
-    prefix = f" {args.prefix}" if args.prefix else ""
+    can_repair = any(each.state not in ("newer", "unknown") for each in report.problems)
     return render.verdict(
         report.status,
         f"{objects} examined",
         render.count(report.found, "problem"),
         render.remaining(report.under_replicated, "with fewer proven copies than min_copies"),
         render.unreachable([name for name, each in report.backends.items() if each.error]),
-        next_step=f"`fsbackup repair{prefix} --set {store.name}`" if report.found else "",
+        next_step=render.repair(args.prefix, store.name) if can_repair else "",
     )
 
 

@@ -110,8 +110,8 @@ class JobCounts:
         if self._on_file:
             self._on_file(outcome)
 
-    def report(self, name: str, job: JobConfig) -> JobReport:
-        """Return the counts as they are now."""
+    def report(self, name: str, job: JobConfig, prefix: str) -> JobReport:
+        """Return the counts as they are now; the job's keys lie below `prefix`."""
         return JobReport(
             job=name,
             replication=job.replication,
@@ -126,6 +126,7 @@ class JobCounts:
             seconds=time.monotonic() - self._started,
             backends={name: count.counts() for name, count in self._backends.items()},
             problems=tuple(self._problems),
+            prefix=prefix,
         )
 
 

@@ -123,6 +123,8 @@ class JobReport(BaseReport):
         The first failed, degraded and shrunk files (at most 100); the counts have them all.
     prune
         What the prune after it did; None without one.
+    prefix
+        What the keys of all its runs lie below; empty where there is no such thing.
     """
 
     job: str
@@ -139,6 +141,7 @@ class JobReport(BaseReport):
     prune: PruneReport | None = None
     source: SourceKind = "files"
     shrunk: int = 0
+    prefix: str = ""
 
     json_properties: ClassVar[tuple[str, ...]] = ("status", "files")
 

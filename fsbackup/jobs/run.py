@@ -130,9 +130,9 @@ def _run(
         with closing(cast("Generator[ItemResult, None, None]", outcomes)) as results:
             for outcome in results:
                 counts.add_result(outcome)
-    report = counts.report(name, job)
+    prefix = Destination(job.destination, job=name, now=now).prefix
+    report = counts.report(name, job, prefix)
     if job.prune and not report.failed and not report.shrunk:
-        prefix = Destination(job.destination, job=name, now=now).prefix
         return replace(report, prune=store.prune(prefix, dry_run=False, found_at_source=found_keys))
     return report
 

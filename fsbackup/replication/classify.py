@@ -31,7 +31,8 @@ from fsbackup.engine.results import BaseReport, Status
 from fsbackup.errors import FsbackupError
 from fsbackup.record import Manifest, Record, Tombstone
 from fsbackup.replication.walk import KeyEntry, ReplicaEntry
-from fsbackup.stores.base import ObjectStat, ObjectStore
+from fsbackup.stores.base import ObjectStat, ObjectStore, PassedOver
+from fsbackup.stores.names import has_strangers_name
 
 #: Seconds that an upload's end and the clocks of two machines may be apart: beyond that S3 refuses our requests.
 CLOCK_SKEW = 900.0
@@ -112,6 +113,14 @@ class ObjectStatus(BaseReport):
         )
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether it is no object, but what an operating system leaves everywhere: no replica has a record."""
+        recorded = any(
+            each.record or each.damaged or each.error or each.state == "present" for each in self.replicas.values()
+        )
+        return not recorded and has_strangers_name(self.key)
+
+    @property
     def is_complete(self) -> bool:
         """Whether every replica has the newest version, or its retention deleted it.
 
@@ -158,6 +167,12 @@ class ObjectStatus(BaseReport):
     def _is_known(self) -> bool:
         """Whether any replica shows that there is an object: it may be gone since it was listed."""
         return any(each.stat or each.record or each.damaged or each.is_newer for each in self.replicas.values())
+
+    def pass_over(self, passed_over: Mapping[str, PassedOver]) -> None:
+        """Count what is no object (`is_foreign`), by the backends that have it."""
+        for name, replica in self.replicas.items():
+            if replica.stat is not None:
+                passed_over[name].add(self.key)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all that is known of the object as plain JSON types."""

@@ -29,6 +29,7 @@ from fsbackup.replication.classify import LONG_AGO, FindExpired, IsExpired, Obje
 from fsbackup.replication.inspector import Inspector
 from fsbackup.replication.walk import KeyEntry, LazyManifests, ReplicaEntry, Walk
 from fsbackup.stores.base import ObjectStat
+from fsbackup.stores.names import has_strangers_name
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -121,7 +122,7 @@ class SetListing:
         doubtful = [
             self._may_be_expired(name, entry.key) or await self._has_record(name, entry.key) for name in lacking
         ]
-        if any(doubtful) or len(_sizes(entry)) > 1:
+        if any(doubtful) or len(_sizes(entry)) > 1 or (lacking and has_strangers_name(entry.key)):
             return asyncio.create_task(self._query(entry, first))
         return self._listed_status(entry, first)
 
@@ -156,10 +157,10 @@ class SetListing:
         """Tell whether the backend's retention would delete an old object; only the manifest tells its age."""
         return self._is_expired is not None and self._is_expired(name, key, LONG_AGO)
 
-    async def _query(self, entry: KeyEntry, first: ObjectStat) -> ObjectStatus:
+    async def _query(self, entry: KeyEntry, first: ObjectStat) -> ObjectStatus | None:
         unreachable = {**self.errors, **self._record_errors}
         status = await self._inspector.inspect(entry.key, unreachable, entry.stored_at)
-        return replace(status, modified=first.modified)
+        return None if status.is_foreign else replace(status, modified=first.modified)
 
     async def _has_record(self, name: str, key: str) -> bool:
         if name in self._record_errors:

@@ -217,6 +217,9 @@ class _Counter:
             self._count(entry, found)
 
     def _count(self, entry: KeyEntry, found: ObjectStatus) -> None:
+        if found.is_foreign:
+            found.pass_over(self._walk.passed_over)
+            return
         for name, state in found.states.items():
             listed = entry.replicas[name]
             if listed is not None and listed.data is not None:

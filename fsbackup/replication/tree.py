@@ -25,10 +25,12 @@ from fsbackup.errors import (
     TransientError,
 )
 from fsbackup.keys import FoundKeys
+from fsbackup.replication.inspector import Inspector
 from fsbackup.replication.walk import KeyEntry, Walk
 from fsbackup.stages import Undo
 from fsbackup.stages.plaintext import Recorded
 from fsbackup.stores.local.directory import SafeDirectory
+from fsbackup.stores.names import has_strangers_name
 
 #: Objects restored at the same time; their parts share the set's memory.
 WORKERS = 16
@@ -197,6 +199,8 @@ class _TreeRestore:
 
     async def restore(self, entry: KeyEntry) -> None:
         """Restore one object and count it; a key that is deleted, though a replica still lists it, is none."""
+        if await self._is_foreign(entry):
+            return
         size = max(listed.data.size for listed in entry.replicas.values() if listed and listed.data)
         path = Path(_relative_path(entry.key, self._report.prefix))
         self._skip_unlisted()
@@ -206,6 +210,13 @@ class _TreeRestore:
             self._report.count(restored)
             if self._on_object:
                 self._on_object(restored)
+
+    async def _is_foreign(self, entry: KeyEntry) -> bool:
+        """Tell what an operating system left in a bucket from an object: a disk lists no such thing."""
+        listed = [each for each in entry.replicas.values() if each and each.data]
+        if not (has_strangers_name(entry.key) and all(each.inside for each in listed)):
+            return False
+        return (await Inspector(self._targets, breaker=self._breaker).inspect(entry.key)).is_foreign
 
     async def _restore(self, key: str, path: Path) -> RestoredObject | None:
         progress = self._make_progress(key) if self._make_progress else None

@@ -128,7 +128,8 @@ class CopyCounts(Serializable):
 
     def plus(self, other: CopyCounts) -> CopyCounts:
         """Return these counts with those of other objects added."""
-        return CopyCounts(Counter(self.states) + Counter(other.states), self.error)
+        states = Counter(self.states) + Counter(other.states)
+        return CopyCounts(states, self.error, self.passed_over.plus(other.passed_over))
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +263,9 @@ def finish_report(report: VerifyReport, walk: Walk, seconds: float) -> VerifyRep
     """Return the report at the end of a walk, with its errors and what it passed over, and sorted."""
     errors = {name: str(error) for name, error in walk.errors.items()}
     backends = {
-        name: CopyCounts(dict(sorted(each.states.items())), errors.get(name), walk.passed_over[name])
+        name: CopyCounts(
+            dict(sorted(each.states.items())), errors.get(name), walk.passed_over[name].plus(each.passed_over)
+        )
         for name, each in report.backends.items()
     }
     named = tuple(sorted(report.problems, key=lambda each: (each.key, each.backend)))
@@ -276,6 +279,7 @@ class _Verifier:
         self._problems: list[CopyProblem] = []
         self._totals: Counter[str] = Counter()
         self._states: dict[str, Counter[str]] = {store.name: Counter() for store in targets.stores}
+        self._passed_over = {store.name: PassedOver() for store in targets.stores}
         self._inspector = inspector
         self._on_problem = on_problem
 
@@ -285,6 +289,9 @@ class _Verifier:
         self._totals["bytes_read"] += status.bytes_read
         if status.is_gone:
             return  # removed since it was listed, or only the tombstone is left
+        if status.is_foreign:
+            status.pass_over(self._passed_over)
+            return
         self._count(status)
         for problem in problems(status):
             if problem.backend in unreachable:
@@ -306,7 +313,9 @@ class _Verifier:
     def report(self, empty: VerifyReport) -> VerifyReport:
         """Return `empty` with what was counted."""
         backends = {
-            name: CopyCounts({state: count for state, count in states.items() if count}, None)
+            name: CopyCounts(
+                {state: count for state, count in states.items() if count}, None, self._passed_over[name]
+            )
             for name, states in self._states.items()
         }
         return replace(

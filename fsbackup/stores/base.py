@@ -298,6 +298,10 @@ class PassedOver:
         if len(self.names) < _NAMED:
             self.names.append(name)
 
+    def plus(self, other: PassedOver) -> PassedOver:
+        """Return both together."""
+        return PassedOver(self.count + other.count, [*self.names, *other.names][:_NAMED])
+
 
 class ObjectStore(ABC):
     """The objects of one backend.

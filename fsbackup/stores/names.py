@@ -94,6 +94,15 @@ def may_be_stranger(path: bytes, segment: bytes) -> bool:
     return _STRANGER.fullmatch(segment) is not None
 
 
+def has_strangers_name(key: str) -> bool:
+    """Tell whether an operating system leaves things of this name, or in a directory of this name, everywhere.
+
+    A bucket's listing cannot tell whether it was backed up: that is asked of the object.
+    """
+    *directories, last = to_bytes(key).split(b"/")
+    return any(map(_STRANGER.fullmatch, [*(b"%b/" % each for each in directories), last]))
+
+
 @dataclass(frozen=True, slots=True)
 class NameFilter:
     """Selects the names that start with `prefix` and sort after `start_after`; directories end with a slash.

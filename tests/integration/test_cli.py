@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from datetime import datetime
 from pathlib import Path
@@ -146,6 +147,17 @@ class TestRun:
         assert cli("run", "each").code == 1
         plan = cli("run", "each", "--dry-run")
         assert (plan.code, "  sh (c) -> d/c" in plan.out) == (0, True)
+
+    def test_what_a_command_wrote_is_repaired_where_it_is(self, cli: Cli) -> None:
+        """The next run writes something else; and no more than the job's own keys: sets may share backends."""
+        path = cli.home / "fsbackup.yaml"
+        job = {"source": {"command": ["echo", "1"]}, "destination": "db/full/{now:%f}", "replication": "triple"}
+        path.write_text(f"{path.read_text()}  dump: {json.dumps(job)}\n")
+        assert cli("run", "dump").code == 0
+        shutil.rmtree(cli.home / "disk3")
+        done = cli("run", "dump")
+        assert done.code == 3
+        assert done.out.splitlines()[-1].endswith("`fsbackup repair db/full --set triple` fills them")
 
     def test_a_dump_that_is_much_smaller_is_said(self, cli: Cli) -> None:
         """Also to cron, which asks for problems only."""
@@ -352,6 +364,8 @@ class TestInspect:
         found = cli("status")
         assert found.code == 3
         assert "incomplete: t/b/d (disk2: missing)" in found.out
+        found = cli("status", "t")
+        assert found.out.splitlines()[-1].endswith("`fsbackup repair t --set triple` repairs them")
         found = cli("status", "t", "--json")
         assert found.code == 3
         triple = found.json()["sets"]["triple"]

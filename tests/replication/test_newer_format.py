@@ -142,6 +142,7 @@ def test_every_command_says_it(disks: Disks, capsys: pytest.CaptureFixture[str])
         printed = "".join(capsys.readouterr())
         wanted = ["c", "newer" if code == 3 else KEY, "written by fsbackup 9.9.0", "upgrade this one"]
         assert [each for each in wanted if each not in printed] == [], printed
+        assert "fsbackup repair" not in printed, "it changes nothing of it"
     assert main(["doctor"]) == 3
     assert "written by fsbackup 9.9.0" in capsys.readouterr().out
     for command in (["status"], ["ls", "-l"]):

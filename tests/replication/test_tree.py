@@ -113,6 +113,21 @@ def test_a_deleted_object_is_not_restored(stored: ReplicaRig) -> None:
     assert (report.objects, report.failures) == (4, 0)
 
 
+def test_what_a_desktop_left_in_a_bucket_is_no_part_of_it(rig: ReplicaRig) -> None:
+    """No object has that name; one that was backed up comes back. The other views of the set agree."""
+    store = rig.store()
+    for key in ("tree/a", "tree/Thumbs.db"):
+        assert store.replicate(rig.file(b"1"), key)
+    for name in ("tree/.DS_Store", "tree/@eaDir/a"):
+        rig.raw_replicas["r2"].put(name, b"theirs")
+    report = store.restore_tree("tree", rig.tmp / "restored")
+    assert (report.status, set(found(rig.tmp / "restored"))) == ("complete", {"a", "Thumbs.db"})
+    assert {each.key for each in store.ls()} == {"tree/a", "tree/Thumbs.db"}
+    for view in (store.verify(), store.status()):
+        assert (view.status, view.objects, view.backends["r2"].passed_over.count) == ("complete", 2, 2)
+    assert store.repair().status == "complete"
+
+
 def test_an_empty_tree_and_an_outage_are_different_errors(shared: ReplicaRig) -> None:
     with pytest.raises(ObjectNotFoundError, match="nothing at or below"):
         shared.store().restore_tree("no/such/tree", shared.tmp / "restored")

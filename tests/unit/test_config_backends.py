@@ -40,8 +40,7 @@ def backend(settings: str) -> str:
         ("type: local, creat: true", "creat: is not a setting here (did you mean 'create'?)"),
         (
             "type: local, bucket: b",
-            "bucket: is not a setting here "
-            "(there are: type, timeout, part_size, retention, path, create)",
+            "bucket: is not a setting here (there are: type, timeout, part_size, retention, path, create)",
         ),
         ("type: local, timeout: 5x", f"timeout: must be a duration, not '5x' {DURATION}"),
         ("type: local, timeout: 0", f"timeout: must be longer than nothing, not 0 (seconds, or {DURATION[1:]}"),

@@ -17,6 +17,7 @@ import pytest
 
 from fsbackup import GenericStorage, LocalStorage, ReplicatedStorage
 from fsbackup.cli import main as cli
+from tests.replication.memory import MemoryStore, backend
 
 STRANGERS = (
     ".DS_Store",
@@ -72,6 +73,28 @@ def test_another_servers_strangers_are_none_either(tmp_path: Path) -> None:
     assert made.verify().status == "complete"
     assert made.status().backends["nas"].passed_over.count == 4
     assert made.repair().status == "complete"
+
+
+def test_a_buckets_strangers_are_none_either(tmp_path: Path) -> None:
+    """Where nothing has a record of it; one that was backed up there is an object."""
+    stores = [MemoryStore(name) for name in "ab"]
+    made = ReplicatedStorage([backend(each) for each in stores], min_copies=1, errors="raise")
+    (tmp_path / "source").write_text("x")
+    for key in ("a/b", "a/Thumbs.db"):
+        assert made.replicate(tmp_path / "source", key)
+    stores[0].place("a/.DS_Store", b"theirs")
+    stores[0].place("@eaDir/a@SynoEAStream", b"theirs")
+    assert [entry.key for entry in made.ls()] == ["a/Thumbs.db", "a/b"]
+    for report in (made.verify(), made.status()):
+        assert report.status == "complete"
+        assert report.objects == 2
+        counted = {name: each.passed_over.count for name, each in report.backends.items()}
+        assert counted == {"a": 2, "b": 0}
+    repaired = made.repair(adopt=True)
+    assert (repaired.status, repaired.objects, repaired.done) == ("complete", 2, {})
+    assert stores[0].objects["a/.DS_Store"] == b"theirs"
+    del stores[0].objects["a/Thumbs.db"]
+    assert made.repair().done == {"refill": 1}
 
 
 def test_commands_say_once_what_they_pass_over(

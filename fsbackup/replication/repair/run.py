@@ -157,6 +157,8 @@ class Repairer:
         deep, rounds = self._options.deep, _ROUNDS
         while True:
             inspection = await self._inspect(task, unreachable, deep=deep)
+            if inspection.status.is_foreign and not task.intents:
+                return
             actions = plan(inspection, adopt=self._options.adopt, safe_age=self._options.safe_age)
             todo = [action for action in actions if action.kind != "leave"]
             if not todo or not rounds or self._options.dry_run:
