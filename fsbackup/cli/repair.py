@@ -106,13 +106,14 @@ COMMAND = Command(
     summary="restore missing, stale and damaged replicas from proven ones",
     description="Examines every object as verify does and corrects every replica: refills what is missing, "
     "truncated, damaged or stale from replicas that prove every block, finishes replacements and deletes that a "
-    "replica missed, and deletes what fsbackup's own unfinished writes left (older than a day). A bad copy stays "
-    "until proven bytes replace it; data without any manifest is reported and not changed. Where proven copies of "
-    "more than 10 objects and more than 5 % of all would be deleted or replaced, these are reported and left, "
-    "unless --yes is given. Each action is printed when it is done. The exit code is 3 if something remains, "
-    "1 if an object has fewer proven copies than min_copies or is lost. When an unreachable backend answers "
-    "again, run repair again. A backend that is empty while others of its set are not is refused like one that is "
-    "unreachable, because it may be an unmounted disk or another bucket: --accept-empty NAME fills it.",
+    "replica missed, and deletes what fsbackup's own unfinished writes left (older than a day; not with a PREFIX "
+    "of several segments). A bad copy stays until proven bytes replace it; data without any manifest is reported "
+    "and not changed. Where proven copies of more than 10 objects and more than 5 % of all would be deleted or "
+    "replaced, these are reported and left, unless --yes is given. Each action is printed when it is done. The "
+    "exit code is 3 if something remains, 1 if an object has fewer proven copies than min_copies or is lost. "
+    "When an unreachable backend answers again, run repair again. A backend that is empty while others of its "
+    "set are not is refused like one that is unreachable, because it may be an unmounted disk or another bucket: "
+    "--accept-empty NAME fills it.",
     examples=(
         "fsbackup repair",
         "fsbackup repair backups/full --dry-run",

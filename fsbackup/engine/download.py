@@ -162,7 +162,7 @@ async def _absence(
     targets: ReplicaSet, key: str, states: Sequence[ReplicaState], newest: Record | None
 ) -> FsbackupError:
     """Return the error for a key of which no replica that answered has the data."""
-    states = await records.with_doubts(states)
+    states = await records.with_doubts(states, key)
     if records.errors_of(states) and not versions.is_proven_absent(targets, states, newest):
         return records.unproven_absence(states, "download", key)
     why = "it was deleted" if isinstance(newest, Tombstone) else "no such key"

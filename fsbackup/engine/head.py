@@ -45,7 +45,7 @@ async def size(targets: ReplicaSet, key: str) -> int | None:
         latest = versions.newest(await _with_records(replicas, key), targets.min_copies)
         if not isinstance(latest, Tombstone):
             return latest.size if latest else present[0].size
-    replicas = await records.with_doubts(replicas)
+    replicas = await records.with_doubts(replicas, key)
     errors = records.errors_of(replicas)
     if not errors or await _is_proven_absent(targets, replicas, key):
         return None

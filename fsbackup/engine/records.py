@@ -254,9 +254,9 @@ async def state_or_error(
     return replica
 
 
-async def with_doubts(replicas: Sequence[ReplicaState]) -> list[ReplicaState]:
+async def with_doubts(replicas: Sequence[ReplicaState], key: str) -> list[ReplicaState]:
     """Return the states, with an error in those that have nothing where that proves no absence (see `marker`)."""
-    doubts = await marker.doubts([each.store for each in replicas if each.is_empty])
+    doubts = await marker.doubts([each.store for each in replicas if each.is_empty], key)
     return [replace(each, error=doubts.get(each.store.name, each.error)) for each in replicas]
 
 

@@ -53,7 +53,7 @@ async def list_directory(opened: OpenSet, name: str, key: str) -> dict[str, Info
             elif not entry.is_deleted:
                 found[path] = _file_info(name, entry)
     if not found and key:
-        raise _not_found(opened, key, await _with_doubts(opened, listing.errors))
+        raise _not_found(opened, key, await _with_doubts(opened, key, listing.errors))
     _report_incomplete(opened, key, listing.errors)
     return found
 
@@ -83,7 +83,7 @@ async def iter_files(
     if found:
         _report_incomplete(opened, key, listing.errors)
         return
-    unknown = await _with_doubts(opened, listing.errors)
+    unknown = await _with_doubts(opened, key, listing.errors)
     if not _is_complete(opened, unknown):
         raise _not_found(opened, key, unknown)
 
@@ -99,7 +99,7 @@ async def is_directory(opened: OpenSet, key: str) -> bool:
     if not key:
         return True
     found, errors = await has_objects(opened.replica_set, _key_prefix(key), opened.breaker)
-    if not found and not _is_complete(opened, unknown := await _with_doubts(opened, errors)):
+    if not found and not _is_complete(opened, unknown := await _with_doubts(opened, key, errors)):
         raise _not_found(opened, key, unknown)
     return found
 
@@ -108,10 +108,10 @@ def _listed(opened: OpenSet, errors: dict[str, FsbackupError]) -> list[str]:
     return [store.name for store in opened.replica_set.stores if store.name not in errors]
 
 
-async def _with_doubts(opened: OpenSet, errors: dict[str, FsbackupError]) -> dict[str, FsbackupError]:
+async def _with_doubts(opened: OpenSet, key: str, errors: dict[str, FsbackupError]) -> dict[str, FsbackupError]:
     """Return the errors, also of replicas whose empty listing proves no absence."""
     listed = [store for store in opened.replica_set.stores if store.name not in errors]
-    return {**errors, **await marker.doubts(listed)}
+    return {**errors, **await marker.doubts(listed, key)}
 
 
 def _is_complete(opened: OpenSet, errors: dict[str, FsbackupError]) -> bool:

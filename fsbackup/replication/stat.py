@@ -31,7 +31,7 @@ async def stat(targets: ReplicaSet, key: str, find_expired: FindExpired | None =
         expired = await find_expired(records.errors_of(replicas))
         status = classify(key, replicas, targets.min_copies, expired)
     if not any(each.stat is not None or each.is_newer for each in replicas):
-        raise _absent(targets, key, await records.with_doubts(replicas), status.latest)
+        raise _absent(targets, key, await records.with_doubts(replicas, key), status.latest)
     return status
 
 

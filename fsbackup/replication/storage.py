@@ -540,8 +540,9 @@ class ReplicatedStorage(StorageBackend):
         """Repair the objects at or below `prefix` from replicas that prove them.
 
         Missing, truncated, damaged and stale copies are replaced, each block verified. Unfinished replacements,
-        deletes and uploads are finished or removed. A copy stays until proven bytes take its place; an object that
-        no replica proves is not touched. Safe while uploads, deletes and other repairs run, and to run again.
+        deletes and uploads are finished or removed; what unfinished writes left is deleted, except with a prefix
+        of several segments. A copy stays until proven bytes take its place; an object that no replica proves is
+        not touched. Safe while uploads, deletes and other repairs run, and to run again.
 
         Parameters
         ----------
@@ -558,8 +559,8 @@ class ReplicatedStorage(StorageBackend):
         accept_empty
             Names of backends that are empty, and are to be filled: new ones, and disks or buckets that lost
             everything. Without this a backend that is empty while others are not is refused like one that does not
-            answer, because it may be an unmounted disk or another bucket. Until a repair of the whole set has
-            filled it, what it lacks proves no absence.
+            answer, because it may be an unmounted disk or another bucket. What it lacks proves no absence but at
+            or below the prefixes of completed repairs.
         expired
             `expired(backend, key, modified)`: whether a backend's own retention deleted a key, which is then not
             missing there. By default the set's `retention` decides, from one more listing of the whole set.

@@ -160,7 +160,8 @@ async def restore_tree(
     report.unlisted = {name: str(error) for name, error in walk.errors.items()}
     report.seconds = clock() - started
     if not report.objects and not report.failures:
-        doubts = await marker.doubts(each for each in targets.stores if each.name not in report.unlisted)
+        listed_stores = [each for each in targets.stores if each.name not in report.unlisted]
+        doubts = await marker.doubts(listed_stores, prefix)
         report.unlisted.update({name: str(error) for name, error in doubts.items()})
         listed = [store.name for store in targets.stores if store.name not in report.unlisted]
         raise _nothing_found(prefix, report.unlisted, proven=targets.is_quorum(listed))

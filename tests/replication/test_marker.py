@@ -226,19 +226,41 @@ def test_a_new_backend_of_an_old_set_is_accepted_once(disks: Disks) -> None:
 
 
 def test_until_a_whole_repair_what_it_lacks_proves_nothing(disks: Disks) -> None:
-    """The repair of a part fills a part; the plain repair of all, also in another process, ends it."""
+    """The repair of a part fills a part, which counts; the plain repair of all, in another process, ends it."""
     disks.put("tree/new")
     shutil.rmtree(disks.root / "c")
     assert disks.store().repair("tree", accept_empty=["c"]).status == "complete"
     assert disks.marker("c")["filling"] is True
     store = disks.store(min_copies=1)
-    for ask in (store.read, store.exists, store.stat, lambda key: store.restore_tree(key, disks.root / "out")):
-        with pytest.raises(NoHealthyReplicaError, match="not been filled completely"):
-            ask("absent")
+    assert (store.exists("tree/absent"), store.get_size("tree/absent")) == (False, None)
+    asks = (store.read, store.exists, store.stat, lambda key: store.restore_tree(key, disks.root / "out"))
+    for ask in asks:
+        for key in ("absent", "trees"):
+            with pytest.raises(NoHealthyReplicaError, match="not been filled completely"):
+                ask(key)
+    for ask in (asks[0], asks[2], asks[3]):
+        with pytest.raises(ObjectNotFoundError):
+            ask("tree/absent")
     assert disks.put("more").status == "complete"
     assert disks.store().repair().status == "complete"
     assert "filling" not in disks.marker("c")
     assert disks.store(min_copies=1).exists("absent") is False
+
+
+def test_each_set_that_shares_a_backend_fills_its_own_part(disks: Disks) -> None:
+    """And copies nothing of the other one's; what was filled stays so, also for doctor and a smaller repair."""
+    disks.put("logs/one", "a", "b")
+    shutil.rmtree(disks.root / "c")
+    for name in ("old", "logs/", "logs"):
+        assert disks.store().repair(name, accept_empty=["c"]).status == "complete"
+    assert disks.marker("c")["filled"] == ["old", "logs"]
+    assert disks.store().repair("logs/one").status == "complete"
+    assert disks.marker("c")["filled"] == ["old", "logs"]
+    found = {each.backend: each for each in diagnose([disks.store()])}
+    assert found["c"]["marker"].detail == "it was accepted empty, and filled at or below old, logs"
+    assert found["c"].health == "ok"
+    assert disks.store().repair("elsewhere", dry_run=True).status == "complete"
+    assert disks.marker("c")["filled"] == ["old", "logs"]
 
 
 @pytest.mark.parametrize(

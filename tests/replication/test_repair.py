@@ -484,7 +484,8 @@ def test_our_own_garbage_is_cleared_and_nobody_elses(rig: ReplicaRig) -> None:
     rig.settle()
     assert mend(rig).done == {}
     targets = rig.store(min_copies=1).replica_set
-    report = run(repair(targets, RepairOptions(safe_age=0.0)))
+    assert run(repair(targets, RepairOptions("one/object", safe_age=0.0))).done == {}
+    report = run(repair(targets, RepairOptions("part-of-this-set/", safe_age=0.0)))
     assert report.done["clear leftover"] == 3, report.as_dict()
     assert rig.raw_replicas["r2"].unfinished() == [f"{rig.prefix}/theirs"]
     client(theirs).abort_multipart_upload(

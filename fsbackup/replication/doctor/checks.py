@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from fsbackup import clock
 from fsbackup.engine.clock_skew import MAX_CLOCK_SKEW
-from fsbackup.engine.marker import NOT_FILLED
+from fsbackup.engine.guard import NOT_FILLED
 from fsbackup.errors import AccessDeniedError, FsbackupError, NewerFormatError
 from fsbackup.replication.doctor.probe import ProbeResult
 from fsbackup.replication.doctor.report import Check
@@ -228,4 +228,7 @@ def _check_marker(result: ProbeResult, namesakes: Sequence[str]) -> Iterator[Che
         )
         yield Check("marker", "warning", detail, advice)
     if result.mark is not None and result.mark.is_filling:
-        yield Check("marker", "warning", NOT_FILLED, "run `fsbackup repair`")
+        if filled := ", ".join(result.mark.filled):
+            yield Check("marker", "ok", f"it was accepted empty, and filled at or below {filled}")
+        else:
+            yield Check("marker", "warning", NOT_FILLED, "run `fsbackup repair`")

@@ -12,7 +12,8 @@ from typing import Any
 from fsbackup import clock
 from fsbackup.aio import shield
 from fsbackup.engine import records
-from fsbackup.engine.marker import Mark, check, read_marker
+from fsbackup.engine.mark import Mark
+from fsbackup.engine.marker import check, read_marker
 from fsbackup.errors import (
     AccessDeniedError,
     BackendError,

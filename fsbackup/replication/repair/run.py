@@ -63,9 +63,9 @@ async def repair(targets: ReplicaSet, options: RepairOptions, on_step: OnStep | 
 
 
 async def _finish_markers(targets: ReplicaSet, report: RepairReport) -> None:
-    """Let replicas that were accepted empty count for absence again, after all of the set was brought there."""
-    if not (report.prefix or report.dry_run or report.failed or report.unreachable):
-        await marker.finish(targets.stores)
+    """Let replicas that were accepted empty count for absence again, where all of the set was brought there."""
+    if not (report.dry_run or report.failed or report.unreachable):
+        await marker.finish(targets.stores, report.prefix)
 
 
 def repair_with(
@@ -229,11 +229,12 @@ class Repairer:
             self._on_step(step)
 
     async def finish(self, errors: Unreachable) -> RepairReport:
-        """Remove orphans, unless the repair has a prefix (their names have none), and return the report.
+        """Remove orphans, unless the repair is of a few objects, and return the report.
 
-        `errors` says which replicas could not be listed.
+        Orphans have no prefix. A prefix of one segment may be all that the set has on backends that it shares with
+        others. `errors` says which replicas could not be listed.
         """
-        if self._options.prefix:
+        if "/" in self._options.prefix.removesuffix("/"):
             return self.report(errors)
         stores = [s for s in self._targets.stores if s.name not in errors and s.name not in self._unreachable]
         unlisted = await clear_orphans(stores, self._options.safe_age, self._add, dry_run=self._options.dry_run)

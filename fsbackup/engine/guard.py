@@ -1,0 +1,277 @@
+"""What is known of one backend and its marker; `fsbackup.engine.marker` has the protocol, and others call that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from fsbackup.aio import cancel_and_wait
+from fsbackup.engine.mark import Mark
+from fsbackup.errors import (
+    AccessDeniedError,
+    ConfigError,
+    ConflictError,
+    FsbackupError,
+    ObjectNotFoundError,
+    WrongBackendError,
+)
+from fsbackup.keys import INTENTS, MANIFESTS, MARKER, META_PREFIX, RECORDS
+from fsbackup.stores.base import ObjectStore, timeout_error
+
+T = TypeVar("T")
+
+#: Seconds that the first write of a set waits for the markers of the other replicas.
+_STRAGGLER_TIMEOUT = 2.0
+#: What is said of a backend whose marker is *filling*.
+NOT_FILLED = "it was accepted empty and has not been filled completely: what it lacks proves nothing"
+#: What begins like this is part of a backup; the rest below `.fsbackup/` is there also on a wrong disk.
+_RECORD_PREFIXES = (MANIFESTS, RECORDS, INTENTS)
+
+
+class BackendGuard:
+    """What is known of one store of this process: whether it is in use, and its marker."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+        self.peers: tuple[BackendGuard, ...] = ()
+        self.in_use = False
+        #: Empty, and not refused.
+        self._accepted = False
+        self._mark: Mark | None = None
+        #: There was no marker when it was last read.
+        self._unmarked = False
+        self._is_prepared = False
+        self._running: dict[str, asyncio.Task[Any]] = {}
+
+    async def require(self) -> None:
+        """Raise unless an empty answer counts."""
+        if self.peers and not self.in_use and not self._accepted:
+            await self._once("require", self._require)
+
+    async def _require(self) -> None:
+        await self.look()
+        if self._mark is None and not self.in_use:
+            user, errors = await self._look_at_peers()
+            if user is not None or errors:
+                await self.look()  # it may have been marked in between, before the other one was
+                if self._mark is None and not self.in_use:
+                    raise self._refusal(user, errors) from next(iter(errors.values()), None)
+            else:
+                for peer in self._same_set():
+                    peer._accepted = True
+        self._accepted = True
+
+    def _same_set(self) -> list[BackendGuard]:
+        """Return the other replicas that are checked against the same ones."""
+        members = {self, *self.peers}
+        return [peer for peer in self.peers if {peer, *peer.peers} == members]
+
+    async def _look_at_peers(self) -> tuple[BackendGuard | None, dict[str, FsbackupError]]:
+        """Return the first other replica found to be in use, None when none is; and who did not answer."""
+        errors: dict[str, FsbackupError] = {}
+
+        async def look_at(peer: BackendGuard) -> tuple[BackendGuard, FsbackupError | None]:
+            return peer, await attempt(peer.look())
+
+        tasks = [asyncio.create_task(look_at(peer)) for peer in self.peers]
+        try:
+            for answer in asyncio.as_completed(tasks):
+                peer, error = await answer
+                if peer.in_use:
+                    return peer, {}
+                if error is not None:
+                    errors[peer.store.name] = error
+        finally:
+            await cancel_and_wait(set(tasks))
+        return None, errors
+
+    def _refusal(self, user: BackendGuard | None, errors: Mapping[str, FsbackupError]) -> WrongBackendError:
+        why = (
+            f"{user.store.name} is in use"
+            if user is not None
+            else f"whether {' and '.join(errors)} is in use is not known, since it does not answer"
+        )
+        return WrongBackendError(
+            f"nothing is stored here ({self.store.location}), not even the backend's marker, and {why}",
+            backend=self.store.name,
+            hint="is the disk mounted? is this the bucket? if it is to start empty, run"
+            f" `fsbackup repair --accept-empty {self.store.name}`",
+        )
+
+    async def look(self) -> None:
+        """Find out whether the store is in use, unless that is known."""
+        if not self.in_use:
+            await self._once("look", self._look)
+
+    async def _look(self) -> None:
+        mark = await self.read()
+        self.in_use = (mark is not None and not mark.is_filling) or await self._holds_anything()
+
+    async def read(self) -> Mark | None:
+        """Read the marker."""
+        try:
+            self._mark = Mark.load(await self._call(self.store.read(MARKER)))
+        except ObjectNotFoundError:
+            self._mark = None
+        self._unmarked = self._mark is None
+        return self._mark
+
+    async def _holds_anything(self) -> bool:
+        """Tell whether there is any object or record; what may not be listed is not seen."""
+        try:
+            return await self._call(self._lists("")) or await self._call(self._lists(META_PREFIX))
+        except AccessDeniedError:
+            return False
+
+    async def _lists(self, prefix: str) -> bool:
+        async with aclosing(self.store.list(prefix)) as listing:  # type: ignore[type-var]  # all are generators
+            async for stat in listing:
+                if not prefix or stat.name.startswith(_RECORD_PREFIXES):
+                    return True
+        return False
+
+    async def prepare(self) -> None:
+        """Make sure that the store may be written to and has a marker."""
+        if self._is_prepared:
+            return
+        if not self.peers:
+            await self._once("alone", self._mark_alone)
+        else:
+            await self.require()
+            if not self.in_use:
+                await self._once("found", self._found, self._same_set())
+                await self.write(filling=True)
+            elif self._unmarked:
+                await self.write(filling=False)
+        self._is_prepared = True
+
+    async def _mark_alone(self) -> None:
+        if not self.in_use and await self.read() is None:
+            await self.write(filling=False)
+
+    async def _found(self) -> None:
+        """Make the markers of a new set; where another replica is in use, or may be, this one goes on filling."""
+        if self._mark is not None:
+            user, errors = await self._look_at_peers()
+            if user is not None or errors:
+                return
+        members = (self, *self.peers)
+        if await _all_succeed(each.write(filling=True) for each in members):
+            await _all_succeed(each.fill() for each in members)
+
+    async def write(self, *, filling: bool) -> None:
+        """Make a marker where there is none."""
+        if self._mark is None:
+            await self._once("write", lambda: self._write(filling=filling))
+
+    async def _write(self, *, filling: bool) -> None:
+        mark = Mark.new(filling=filling)
+        try:
+            await self._call(self.store.put(MARKER, mark.dump(), create_only=True))
+        except ConflictError:
+            if await self.read() is None:
+                raise
+            return
+        self._mark, self._unmarked = mark, False
+
+    async def fill(self, prefix: str = "") -> None:
+        """Write the marker again: filled at or below `prefix`, and complete with an empty one."""
+        if self._mark is not None and not self._mark.is_filled(prefix):
+            await self._once(f"fill {prefix}", lambda: self._fill(prefix))
+
+    async def _fill(self, prefix: str) -> None:
+        assert self._mark is not None
+        mark = self._mark.fill(prefix)
+        await self._call(self.store.put(MARKER, mark.dump()))
+        self._mark, self.in_use = mark, True
+
+    async def finish(self, prefix: str) -> None:
+        """As `fill`; read the marker first, unless it is known to be complete."""
+        if self._mark is None or self._mark.is_filling:
+            await self.read()
+        await self.fill(prefix)
+
+    async def doubt(self, prefix: str) -> FsbackupError | None:
+        """Return why an empty answer about `prefix` does not prove an absence, None when it does."""
+        unread = self._mark is None and not self._unmarked
+        if unread or (self._mark is not None and not self._mark.is_filled(prefix)):
+            error = await attempt(self.read())
+            if error is not None:
+                return error
+        if self._mark is None or self._mark.is_filled(prefix) or not await self._is_filled_by_others():
+            return None
+        return WrongBackendError(
+            NOT_FILLED,
+            backend=self.store.name,
+            hint="run `fsbackup repair`",
+        )
+
+    async def _is_filled_by_others(self) -> bool:
+        """Tell whether any replica has something; none in a set whose first write a crash ended."""
+        user, errors = await self._look_at_peers()
+        return user is not None or bool(errors)
+
+    async def require_empty(self) -> None:
+        """Raise unless the backend is empty, or was accepted before."""
+        await self.read()
+        accepted = self._mark is not None and self._mark.is_filling
+        if self._mark is not None and not accepted:
+            why = "it has its marker"
+        elif not accepted and await self._holds_anything():
+            why = "it holds objects"
+        else:
+            return
+        raise ConfigError(
+            f"backend {self.store.name!r} is not empty: {why}, so it is not refused",
+            hint=f"run `fsbackup repair` without --accept-empty {self.store.name}",
+        )
+
+    async def accept(self, *, dry_run: bool) -> None:
+        """Take the backend as it is: empty."""
+        if not dry_run:
+            await self.write(filling=True)
+        self._accepted = True
+
+    async def _call(self, call: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self.store.hard_timeout):
+                return await call
+        except TimeoutError:
+            raise timeout_error(self.store, "check", MARKER) from None
+
+    async def _once(
+        self, name: str, make: Callable[[], Coroutine[Any, Any, None]], others: Sequence[BackendGuard] = ()
+    ) -> None:
+        """Run `make`, or wait for the run under this name that is under way here or at one of `others`."""
+        loop = asyncio.get_running_loop()
+        running = [each._running.get(name) for each in (self, *others)]
+        task = next((each for each in running if each and not each.done() and each.get_loop() is loop), None)
+        if task is None:
+            task = self._running[name] = asyncio.create_task(make())
+            task.add_done_callback(_retrieve)
+        await asyncio.shield(task)
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Take the exception of a task whose waiters were all cancelled, so that asyncio does not report it."""
+    if not task.cancelled():
+        task.exception()
+
+
+async def _all_succeed(works: Iterable[Coroutine[Any, Any, None]]) -> bool:
+    """Wait for all, but not long for those that take much longer than the first; return whether all succeeded."""
+    tasks = [asyncio.create_task(attempt(each)) for each in works]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    _, late = await asyncio.wait(tasks, timeout=_STRAGGLER_TIMEOUT)
+    await cancel_and_wait(late)
+    return not late and all(task.result() is None for task in tasks)
+
+
+async def attempt(work: Awaitable[object]) -> FsbackupError | None:
+    try:
+        await work
+    except FsbackupError as error:
+        return error
+    return None
