@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -42,8 +42,31 @@ _STRUCTURE = frozenset({"dict_type", "mapping_type", "model_type", "model_attrib
 def explain(error: ValidationError, data: Any) -> list[RuleViolation]:
     """Return the mistakes in `data` (a file's values) that pydantic found."""
     details = error.errors(include_url=False, include_input=False)
-    # The factory of a default that follows another field was not called: that field has its own error.
-    return [_violation(one, data) for one in details if one["type"] != "default_factory_not_called"]
+    return [_violation(one, data) for one in details if not _follows(one, details)]
+
+
+def find_empty(data: Any) -> list[RuleViolation]:
+    """Return the settings that are there and have no value: whatever was meant, it is not the default."""
+    return [RuleViolation(loc, "is empty", _example(loc, data)) for loc in _empty(data, ())]
+
+
+def _empty(data: Any, loc: Loc) -> Iterator[Loc]:
+    entries = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list) else ()
+    for name, value in entries:
+        if value is None:
+            yield (*loc, name)
+        elif name != "options":  # of another library
+            yield from _empty(value, (*loc, name))
+
+
+def _follows(error: ErrorDetails, others: Sequence[ErrorDetails]) -> bool:
+    """Tell whether an error only follows from another one, of a field or an entry."""
+    if error["type"] == "default_factory_not_called":
+        return True
+    within = len(error["loc"])
+    return error["type"] == "too_short" and any(
+        len(each["loc"]) > within and each["loc"][:within] == error["loc"] for each in others
+    )
 
 
 def _violation(error: ErrorDetails, data: Any) -> RuleViolation:
@@ -102,7 +125,7 @@ def _example(loc: Loc, data: Any) -> str:
 def _as_yaml(example: Any) -> str:
     if isinstance(example, Mapping):
         return "{" + ", ".join(f"{key}: {_as_yaml(value)}" for key, value in example.items()) + "}"
-    return f"[{', '.join(map(str, example))}]" if isinstance(example, list) else str(example)
+    return f"[{', '.join(map(_as_yaml, example))}]" if isinstance(example, list) else str(example)
 
 
 def _settings(loc: Loc, data: Any) -> list[str]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fsbackup.config.advice import warn
 from fsbackup.config.document import MAX_CHARACTERS, Document, read_document
-from fsbackup.config.explain import explain, value_at
+from fsbackup.config.explain import explain, find_empty, value_at
 from fsbackup.config.models import Config
 from fsbackup.config.problems import InvalidConfigError, Loc, Mistake, RuleViolation, dotted
 from fsbackup.config.references import check_references
@@ -141,11 +141,14 @@ def read_config(source: str) -> str:
 def _validate(data: Any, environ: Mapping[str, str], directory: Path) -> tuple[Config | None, list[RuleViolation]]:
     violations = check_references(data)
     context = {"directory": directory.absolute(), "home": environ.get("HOME")}
+    config = None
     try:
-        return Config.model_validate(data, context=context), violations
+        config = Config.model_validate(data, context=context)
     except ValidationError as error:
         # An error of the whole is about references, which were found above with their places.
-        return None, violations + [found for found in explain(error, data) if found.loc or not violations]
+        violations += [found for found in explain(error, data) if found.loc or not violations]
+    known = {found.loc for found in violations}
+    return config, violations + [found for found in find_empty(data) if found.loc not in known]
 
 
 def _independent(violations: Iterable[RuleViolation], broken: set[Loc]) -> list[RuleViolation]:

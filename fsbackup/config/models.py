@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
 from fsbackup.config.backends import BackendConfig
 from fsbackup.config.problems import dotted, rule_error
@@ -60,13 +60,19 @@ def _check_append(value: bool, info: ValidationInfo) -> bool:
 
 
 #: Backends, and groups of backends.
-ReadOrder = tuple[str | tuple[str, ...], ...]
+ReadOrder = tuple[
+    Annotated[
+        Annotated[str, Tag("<name>")] | Annotated[tuple[str, ...], Tag("<group>")],
+        Discriminator(lambda value: "<group>" if isinstance(value, list | tuple) else "<name>"),
+    ],
+    ...,
+]
 
 
 def _check_read_order(value: ReadOrder, info: ValidationInfo) -> ReadOrder:
     backends = info.data.get("backends")
     named = [name for each in value for name in ((each,) if isinstance(each, str) else each)]
-    if backends and sorted(backends) != sorted(named):
+    if backends and (sorted(backends) != sorted(named) or () in value):
         raise rule_error("must name every backend of the set, each once, and no other")
     return value
 

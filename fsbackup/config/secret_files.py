@@ -18,18 +18,31 @@ _LONGEST = 1 << 16
 
 def read_secret_files(result: Expanded, directory: Path, environ: Mapping[str, str]) -> None:
     """Set each secret of a backend that is given as a file to that file's first line."""
-    for name, setting, path in secret_files(result.data, directory, environ):
-        _read_one(result, ("backends", name), setting, path)
+    for name, setting, value in _given(result.data):
+        if _is_path(value):
+            _read_one(result, ("backends", name), setting, _expanded(value, directory, environ))
+        else:  # its own rule says what is wrong
+            result.unresolved.add(("backends", name, setting))
 
 
 def secret_files(data: Any, directory: Path, environ: Mapping[str, str]) -> Iterator[tuple[str, str, Path]]:
     """Yield backend, setting and path of each secret that is given as a file in `data`, a whole configuration."""
+    for name, setting, value in _given(data):
+        if _is_path(value):
+            yield name, setting, _expanded(value, directory, environ)
+
+
+def _given(data: Any) -> Iterator[tuple[str, str, Any]]:
+    """Yield backend, setting and the value of each `setting` with ``_file``."""
     backends = data.get("backends") if isinstance(data, dict) else None
     for name, backend in backends.items() if isinstance(backends, dict) else ():
         for setting in FROM_FILE if isinstance(backend, dict) else ():
-            path = backend.get(f"{setting}_file")
-            if isinstance(path, str):
-                yield name, setting, _expanded(path, directory, environ)
+            if f"{setting}_file" in backend:
+                yield name, setting, backend[f"{setting}_file"]
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and value.isprintable()
 
 
 def _read_one(result: Expanded, backend: Loc, setting: str, path: Path) -> None:

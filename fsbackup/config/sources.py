@@ -124,7 +124,7 @@ class ForEachConfig(Model):
 
 Items = Annotated[
     Annotated[ForEachConfig, Tag("<mapping>")] | Annotated[tuple[Text, ...], Tag("<list>"), Field(min_length=1)],
-    Discriminator(lambda value: "<list>" if isinstance(value, list | tuple) else "<mapping>"),
+    Discriminator(lambda value: "<mapping>" if isinstance(value, Mapping | Model) else "<list>"),
 ]
 
 
@@ -132,6 +132,8 @@ def _check_items(value: Any, info: ValidationInfo) -> Any:
     command = info.data.get("command")
     if value is not None and command and not any(ITEM in argument for argument in command):
         raise rule_error(f"needs a command with {ITEM} in its arguments", f"for example [pg_dump, -Fc, '{ITEM}']")
+    if isinstance(value, tuple) and len(set(value)) < len(value):
+        raise rule_error("must name each item once")
     return value
 
 

@@ -241,10 +241,11 @@ def test_a_command_and_its_items() -> None:
             "source.for_each: needs a command with {item} in its arguments (for example [pg_dump, -Fc, '{item}'])",
         ),
         (f"{{{EACH.replace('[a, b]', '[]')}}}", "{item}", "source.for_each: must have at least one entry"),
+        (f"{{{EACH.replace('[a, b]', '[a, a]')}}}", "{item}", "source.for_each: must name each item once"),
         (
             f"{{{EACH.replace('[a, b]', 'a')}}}",
             "{item}",
-            "source.for_each: must be a mapping of settings (for example for_each: [shop, crm])",
+            "source.for_each: must be a list (for example for_each: [shop, crm])",
         ),
         (
             f"{{{EACH.replace('[a, b]', '{comand: [ls]}')}}}",
@@ -256,6 +257,16 @@ def test_a_command_and_its_items() -> None:
 def test_what_is_wrong_with_a_command(source: str, destination: str, expected: str) -> None:
     """Each with its place; a missing setting beside a misspelt one is another mistake."""
     assert f"5: jobs.j.{expected}" in mistakes(one_job(source, destination))
+
+
+def test_one_wrong_entry_is_one_mistake() -> None:
+    """Not also a list without entries, because none of them is right."""
+    for source, field in (
+        ("{command: [3]}", "command[0]"),
+        ("{command: [x, '{item}'], for_each: ['']}", "for_each[0]"),
+    ):
+        found = mistakes(one_job(source, "{item}" if "item" in source else "a"))
+        assert [line.partition(": ")[2].partition(":")[0] for line in found] == [f"jobs.j.source.{field}"]
 
 
 @pytest.mark.parametrize("value", ["50", "120%", "-1%", "half"])

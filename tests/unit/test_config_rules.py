@@ -55,6 +55,34 @@ def test_the_top_level(text: str, expected: str) -> None:
     assert mistakes(text) == [expected]
 
 
+EMPTY = """\
+version: 1
+state_dir:
+backends:
+  a: {type: local, retention: , part_size: }
+  b: {type: s3, bucket: buck, access_key_id_file: , secret_access_key: s, ca_bundle: }
+  c: {type: fsspec, url: "memory://x", options: {token: }}
+replication:
+  s: {backends: [a, b], spool: }
+jobs:
+  j: {source: {command: [x], timeout: }, destination: k, replication: s, shrink: }
+"""
+
+
+def test_a_setting_without_a_value_is_a_mistake() -> None:
+    """Whatever was meant, it is not what the setting is when it is left out: no limit, kept for ever."""
+    assert [line.partition(" (")[0] for line in mistakes(EMPTY)] == [
+        "2: state_dir: is empty",
+        "4: backends.a.retention: is empty",
+        "4: backends.a.part_size: is empty",
+        "5: backends.b.access_key_id_file: is empty",
+        "5: backends.b.ca_bundle: is empty",
+        "8: replication.s.spool: is empty",
+        "10: jobs.j.source.timeout: is empty",
+        "10: jobs.j.shrink: is empty",
+    ]
+
+
 def test_a_config_made_in_python_is_checked_as_a_whole() -> None:
     """Names that do not exist are refused also without a file."""
     with pytest.raises(ValueError, match=r"replication\.s\.backends\[0\] must be the name of a backend"):

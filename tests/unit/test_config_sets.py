@@ -49,6 +49,15 @@ def one_set(settings: str) -> str:
         ("backends: [a, b], read_order: [a, b, c]", f"read_order: {PERMUTATION}"),
         ("backends: [a, b], read_order: [a, a]", f"read_order: {PERMUTATION}"),
         ("backends: [a, b], read_order: [a, [a, b]]", f"read_order: {PERMUTATION}"),
+        ("backends: [a, b], read_order: [a, b, []]", f"read_order: {PERMUTATION}"),
+        (
+            "backends: [a, b], read_order: a",
+            "read_order: must be a list (for example read_order: [local, [r2, b2]])",
+        ),
+        (
+            "backends: [a, b], read_order: [a, [[b]]]",
+            "read_order[1][0]: must be text, in quotes where it looks like something else",
+        ),
         ("backends: [a, b], unproven: never", "unproven: must be 'warn', 'raise' or 'allow', not 'never'"),
         ("backends: [a], memory: 1MiB", "memory: must be at least 16MiB, not '1MiB'"),
         ("backends: [a], spool: {dir: /s}", "spool.max_bytes: is missing (for example max_bytes: 20GiB)"),
