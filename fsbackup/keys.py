@@ -18,6 +18,7 @@ import hashlib
 import re
 import unicodedata
 from array import array
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 #: Longest name in bytes: S3 allows 1,024, and a manifest's name adds a prefix.
@@ -113,6 +114,7 @@ def _encoding_problems(key: str) -> list[str]:
     return [f"it takes {length:,} bytes, more than {most:,}" for length, most in limits if length > most]
 
 
+@lru_cache(maxsize=1024, typed=True)  # a shortened name equals its text, and is another key
 def encode_key(key: str) -> str:
     """Return the name under which backends store `key`; `decode_name` is the inverse unless it is shortened."""
     if isinstance(key, ShortenedName) or (len(key) <= MAX_SEGMENT_BYTES and _is_plain(key)):

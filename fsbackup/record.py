@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from fsbackup import __version__
@@ -124,7 +125,7 @@ class Manifest:
     @property
     def created_timestamp(self) -> float:
         """`created_at` in epoch seconds."""
-        return datetime.fromisoformat(self.created_at).timestamp()
+        return _timestamp(self.created_at)
 
     def for_replica(self, etag: str | None, version_id: str | None) -> Manifest:
         """Return this manifest as the replica with this ETag and version ID stores it."""
@@ -143,7 +144,12 @@ class Tombstone:
     @property
     def deleted_timestamp(self) -> float:
         """`deleted_at` in epoch seconds."""
-        return datetime.fromisoformat(self.deleted_at).timestamp()
+        return _timestamp(self.deleted_at)
+
+
+@lru_cache(maxsize=256)  # the records of one version have the same, and are compared with each other
+def _timestamp(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 Record = Manifest | Tombstone
@@ -227,11 +233,16 @@ def _build(kind: str, fields: dict[str, Any]) -> Record:
 
 def _checked(kind: type[T], fields: dict[str, Any], rules: Mapping[str, Callable[[Any], bool]]) -> T:
     """Return a record of `kind` whose fields all have a valid value."""
-    known = {name: fields[name] for name in rules if fields.get(name) is not None}
-    wrong = [name for name, value in known.items() if not rules[name](value)]
+    known, wrong = {}, []
+    for name, is_valid in rules.items():
+        value = fields.get(name)
+        if value is not None:
+            known[name] = value
+            if not is_valid(value):
+                wrong.append(name)
     if wrong:
         raise IntegrityError(f"the manifest is damaged: {', '.join(wrong)} cannot be what it says")
-    unknown = {name: value for name, value in fields.items() if name not in rules}
+    unknown = {name: fields[name] for name in fields.keys() - rules.keys()}
     optional = {"replaces": None} if kind is Manifest else {}
     return kind(**{**optional, **known}, unknown=unknown)
 

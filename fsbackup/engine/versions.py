@@ -49,10 +49,10 @@ def newest(replicas: Sequence[ReplicaState], min_copies: int, *, with_data: bool
     unknown = sum(replica.error is not None for replica in replicas)
     needed = min(min_copies, len(replicas)) - unknown
     known = sorted((each.record for each in replicas if each.record), key=version_order, reverse=True)
-    counts = [(record, copies(replicas, record, with_data=with_data)) for record in known]
-    confirmed = next((record for record, count in counts if count >= needed), None)
+    confirmed = next((each for each in known if copies(replicas, each, with_data=with_data) >= needed), None)
     if confirmed is None or isinstance(confirmed, Tombstone):
-        return next((record for record, count in counts if count), next(iter(known), None))
+        held = (each for each in known if copies(replicas, each, with_data=with_data))
+        return next(held, next(iter(known), None))
     return confirmed
 
 
