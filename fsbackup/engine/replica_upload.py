@@ -59,7 +59,7 @@ from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import ConflictError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest, version_order
-from fsbackup.stores.base import ObjectStat, ObjectWriter, WritePlan, timeout_error
+from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, WritePlan, timeout_error
 
 T = TypeVar("T")
 
@@ -242,7 +242,7 @@ class ReplicaUpload:
 
     async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
         """Raise `ConflictError` unless the replica has this manifest and the data that was stored with it."""
-        replica = await self._call(records.read_version(self.store, self._key))
+        replica = await self._read_back()
         if has_version(replica, manifest, stored) and await self._is_ours(manifest, stored):
             return
         if not replica.claims(manifest):
@@ -250,7 +250,17 @@ class ReplicaUpload:
         elif replica.stat is None:
             # A delete that began before our manifest removed our data: the manifest would stand for lost data.
             await self._call(records.remove_manifest(replica, self._key))
-        raise concurrent_write(replica, self._key)
+        raise _not_shown(replica, self._key) if replica.is_empty else concurrent_write(replica, self._key)
+
+    async def _read_back(self) -> ReplicaState:
+        """Read what stands there after our write; a service may not show it at once."""
+        for pause in SHOWN_AFTER if self.store.capabilities.is_shared else ():
+            replica = await self._call(records.read_version(self.store, self._key))
+            shows_what_was = replica.record is not None and replica.record == self.replica.record
+            if replica.stat is not None and not replica.damaged and not shows_what_was:
+                return replica
+            await asyncio.sleep(pause)
+        return await self._call(records.read_version(self.store, self._key))
 
     async def _is_ours(self, manifest: Manifest, stored: ObjectStat) -> bool:
         """Return whether the data is ours; without an ETag other content of the same size looks the same."""
@@ -310,6 +320,17 @@ def has_version(replica: ReplicaState, manifest: Manifest, stored: ObjectStat) -
     stat = replica.stat
     same_data = stat is not None and (stat.size, stat.etag) == (stored.size, stored.etag)
     return same_data and replica.claims(manifest)
+
+
+def _not_shown(replica: ReplicaState, key: str) -> ConflictError:
+    """Return the error for an object that was stored, and of which nothing is there."""
+    return ConflictError(
+        "it was stored, and is not there: it was deleted at the same time, or the service does not show it yet",
+        backend=replica.store.name,
+        operation="upload",
+        key=key,
+        hint="run the same command again",
+    )
 
 
 def concurrent_write(replica: ReplicaState, key: str) -> ConflictError:

@@ -30,6 +30,9 @@ from fsbackup.sizing import DEFAULT_PART_SIZE
 
 #: Seconds without a byte moved after which a backend counts as unavailable.
 DEFAULT_TIMEOUT = 60.0
+#: Pauses in seconds before a service that does not show what it has just stored is asked again, all in all 3 s:
+#: services are eventually consistent now and then, and a 404 after one's own PUT proves nothing.
+SHOWN_AFTER = (0.1, 0.2, 0.4, 0.8, 1.5)
 #: Names of what a listing passes over that it returns.
 _NAMED = 3
 #: Removals that `ObjectStore.remove_many` runs at once by default.

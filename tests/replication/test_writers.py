@@ -17,7 +17,8 @@ from fsbackup.engine.delete import delete
 from fsbackup.errors import ConflictError
 from fsbackup.loop import run
 from tests.replication.raw_replicas import RawDisk, proves
-from tests.replication.rig import ReplicaRig, content
+from tests.replication.rig import PART, ReplicaRig, content
+from tests.servers.faults import Status
 
 KEY = "backups/contested"
 WRITERS = 8
@@ -41,6 +42,27 @@ def assert_proven(raw: RawDisk, contents: list[bytes]) -> None:
     assert record is not None
     assert data is not None
     assert proves(record, data)
+
+
+@pytest.mark.parametrize(("where", "size"), [("inside", 2000), ("beside", 2000), ("inside", PART + 1)])
+def test_a_service_that_does_not_show_at_once_what_it_stored(rig: ReplicaRig, where: str, size: int) -> None:
+    """Its 404 is no other writer's doing: it is asked again, and the upload is complete."""
+    rig = rig.beside() if where == "beside" else rig
+    source = rig.file(content(size))
+    for proxy in rig.proxies.values():
+        proxy.add(Status(404, "NoSuchKey"), on="head", key=KEY, times=4)
+    report = rig.store().replicate(source, KEY)
+    assert report.status == "complete", report.as_dict()
+    assert all(raw.provable(KEY) == content(size) for raw in rig.raw_replicas.values())
+
+
+def test_what_is_not_shown_at_all_blames_nobody(rig: ReplicaRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsbackup.engine.replica_upload.SHOWN_AFTER", (0.0,))
+    rig.proxies["b2"].add(Status(404, "NoSuchKey"), on="head", key=KEY)
+    report = rig.store(min_copies=2).replicate(rig.file(b"1"), KEY)
+    assert report.status == "degraded"
+    assert "another writer" not in str(report.replicas["b2"].exception)
+    assert "it was stored, and is not there" in str(report.replicas["b2"].exception)
 
 
 def test_threads_upload_one_key_of_a_disk(tmp_path: Path) -> None:

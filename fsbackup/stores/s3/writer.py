@@ -26,7 +26,7 @@ from fsbackup.errors import (
     TransientError,
 )
 from fsbackup.events import log
-from fsbackup.stores.base import ObjectStat, ObjectWriter, Part, WritePlan
+from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, Part, WritePlan
 from fsbackup.stores.s3.bucket import METADATA, Bucket, ObjectInfo, require
 from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.listing import versions_of
@@ -266,6 +266,11 @@ class Commit:
     async def _confirm(self, stored: ObjectInfo) -> ObjectInfo | None:
         """Return HEAD of this upload's object, None when another writer has replaced it meanwhile."""
         head = await self._bucket.head(self._name, "write", version=stored.version_id)
+        for pause in SHOWN_AFTER:
+            if head is not None:
+                break
+            await asyncio.sleep(pause)
+            head = await self._bucket.head(self._name, "write", version=stored.version_id)
         if head is None:
             raise self._integrity_error("the object is missing after it was stored")
         if self._is_ours(head):
