@@ -147,10 +147,11 @@ def test_jobs(text: str, expected: str) -> None:
 
 
 def test_a_job_has_defaults() -> None:
-    """Nothing is excluded and nothing overwritten unless it says so."""
+    """Nothing is excluded, no link followed and nothing overwritten unless it says so."""
     job = parse_config(one_job("{path: /x}", "a"), environ={}).jobs["j"]
     assert isinstance(job.source, SourceConfig)
     assert (job.source.path, job.source.exclude, job.overwrite, job.replication) == ("/x", (), False, "s")
+    assert (job.source.links, job.source.changing) == ("skip", "keep")
     assert (job.allow_empty, job.prune) == (False, False)
 
 
