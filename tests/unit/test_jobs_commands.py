@@ -113,7 +113,8 @@ def test_an_item_that_fails_fails_alone(tmp_path: Path) -> None:
 )
 def test_an_item_that_cannot_be_stored_is_named(tmp_path: Path, item: str, error: str) -> None:
     """Whoever may name a database must not be able to steer what is run, or where it goes."""
-    [good, bad] = plan_job(config(tmp_path, for_each(["shop", item])), "j")
+    listed = {"command": ["printf", "%s\\n", "shop", item]}
+    [good, bad] = plan_job(config(tmp_path, for_each(listed)), "j")
     assert isinstance(good, Planned)
     assert isinstance(bad, Unreadable)
     assert bad.path == f"sh ({item})"
