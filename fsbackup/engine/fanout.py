@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from fsbackup import __version__, events
 from fsbackup.aio import run_all
 from fsbackup.engine import records
-from fsbackup.engine.parts import Consumer, PartBuffer, max_in_flight, slot_count, tune_malloc
+from fsbackup.engine.malloc import tune_malloc
+from fsbackup.engine.parts import Consumer, PartBuffer, max_in_flight, slot_count
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replica_upload import ReplicaUpload
 from fsbackup.engine.results import ReplicaResult

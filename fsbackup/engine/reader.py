@@ -23,6 +23,7 @@ from functools import partial
 
 from fsbackup.aio import cancel_and_wait
 from fsbackup.engine import hashing
+from fsbackup.engine.malloc import tune_malloc
 from fsbackup.engine.pacing import AdaptiveWindow, whole_blocks
 from fsbackup.engine.read_plan import ReadLog, ReadPlan
 from fsbackup.engine.selector import ReplicaSelector
@@ -130,6 +131,8 @@ class ParallelReader:
         healthy = [store for store in plan.stores if store.name not in read_log.failed]
         self._first = selector.pick(healthy) if end - start <= SHORT_READ else None
         self._chunk_size = self._fixed_chunk_size(end - start, len(healthy))
+        if self._chunk_size is None:
+            tune_malloc()
         self._replicas = self._order(healthy)
         self._retries: list[_Chunk] = []
         self._requests: set[_Request] = set()

@@ -175,6 +175,16 @@ def test_a_replica_of_high_latency_gets_more_concurrent_chunks() -> None:
     assert max(store.most_in_flight for store in stores) >= 4
 
 
+@pytest.mark.parametrize(("size", "tuned"), [(64 * MIB, True), (4 * MIB, False)])
+def test_a_long_read_has_freed_memory_given_back(monkeypatch: pytest.MonkeyPatch, size: int, tuned: bool) -> None:
+    """Else the C library keeps more than twice of it, in the arenas of the threads that read."""
+    calls: list[bool] = []
+    monkeypatch.setattr("fsbackup.engine.reader.tune_malloc", lambda: calls.append(True))
+    stores, both = delayed_stores(0.0, size, memory=24 * MIB)
+    both.restore(KEY, CountingStream(*stores))
+    assert bool(calls) == tuned
+
+
 @pytest.mark.parametrize("seconds", [0.0, 0.1])
 @pytest.mark.parametrize("memory", [8 * MIB, 24 * MIB])
 def test_bytes_in_flight_or_unconsumed_stay_within_the_memory(seconds: float, memory: int) -> None:
