@@ -15,7 +15,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 
 from fsbackup.engine import records, versions
 from fsbackup.engine.breaker import CircuitBreaker
@@ -205,15 +204,15 @@ def _proven_plan(
     """Return how to read the version of `manifest`; None when no replica that answered has any data."""
     current = tuple(s.store for s in states if (s.holds(manifest) if with_data else s.claims(manifest)))
     present = [s.store for s in states if s.error is None and (s.stat is not None or not with_data)]
-    fallback = tuple(store for store in present if store not in current)
-    if not current and not fallback:
+    doubtful = tuple(store for store in present if store not in current)
+    if not current and not doubtful:
         return None
     current, *later = targets.by_group(current) or [()]
-    fallback = (*chain.from_iterable(later), *fallback)
     # A store that was too slow to be waited for is read when all others have failed.
-    fallback += tuple(s.store for s in states if isinstance(s.error, TransientError))
+    silent = tuple(s.store for s in states if isinstance(s.error, TransientError))
+    reserve = tuple(group for group in (*later, doubtful, silent) if group)
     return ReadPlan(
-        manifest.key, manifest.size, manifest, current, fallback, memory=targets.memory, stall=targets.stall
+        manifest.key, manifest.size, manifest, current, reserve, memory=targets.memory, stall=targets.stall
     )
 
 
@@ -312,7 +311,7 @@ async def _intended_version(
     if latest is None:
         return None
     holders = tuple(store for intent, store in intents if intent.sha256 == latest.sha256)
-    plan = replace(reader.plan, size=latest.size, manifest=latest, stores=holders, fallback=())
+    plan = replace(reader.plan, size=latest.size, manifest=latest, stores=holders, reserve=())
     return ObjectReader(plan, ReadLog(current.key), reader.selector)
 
 

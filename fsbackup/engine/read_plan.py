@@ -25,9 +25,10 @@ class ReadPlan:
     manifest
         Proves the blocks. None when no replica has one: then the bytes are unverified, only lengths are checked.
     stores
-        The replicas that have it according to their records, best first.
-    fallback
-        Replicas whose records say otherwise, read only for what no other replica can deliver.
+        The replicas that have it according to their records and are first in the reading order.
+    reserve
+        Groups of replicas to read from only what no replica before can deliver: those of later groups in the
+        reading order, and last those whose records say otherwise, or that did not answer.
     memory
         Bytes that may be held at once: being read, or read and not yet consumed.
     stall
@@ -40,7 +41,7 @@ class ReadPlan:
     size: int
     manifest: Manifest | None
     stores: tuple[ObjectStore, ...]
-    fallback: tuple[ObjectStore, ...] = ()
+    reserve: tuple[tuple[ObjectStore, ...], ...] = ()
     memory: int = DEFAULT_MEMORY
     stall: float = DEFAULT_STALL
     modified: float | None = None

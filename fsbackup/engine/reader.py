@@ -89,10 +89,16 @@ class _Request:
 
 @dataclass(eq=False)
 class _Replica:
-    """The state of one replica; a suspended one gets only chunks that no other replica can deliver."""
+    """The state of one replica.
+
+    A suspended one gets only chunks that no other replica can deliver. One of a later `group` is in reserve: it
+    gets only chunks that the replicas of all earlier groups have failed to deliver, or that are left when these
+    are suspended.
+    """
 
     store: ObjectStore
     window: AdaptiveWindow
+    group: int = 0
     in_flight: int = 0
     failures: int = 0
     suspended: bool = False
@@ -115,7 +121,7 @@ class ParallelReader:
     Parameters
     ----------
     plan
-        The object and its replicas. Those with an entry in `read_log.failed` are used as fallback.
+        The object and its replicas. Those with an entry in `read_log.failed` begin suspended.
     read_log
         Gets the failures and the bytes read from each replica.
     selector
@@ -156,10 +162,14 @@ class ParallelReader:
     def _order(self, healthy: list[ObjectStore]) -> list[_Replica]:
         share = self._plan.memory // max(1, len(healthy))
         ordered = sorted(healthy, key=lambda store: store is not self._first)
-        fallback = [store for store in self._plan.stores if store not in healthy]
+        groups = ((*ordered, *(each for each in self._plan.stores if each not in healthy)), *self._plan.reserve)
+        failed = self._read_log.failed
         return [
-            _Replica(store, AdaptiveWindow(share, self._block, self._chunk_size), suspended=store not in healthy)
-            for store in (*ordered, *fallback, *self._plan.fallback)
+            _Replica(
+                store, AdaptiveWindow(share, self._block, self._chunk_size), group, suspended=store.name in failed
+            )
+            for group, stores in enumerate(groups)
+            for store in stores
         ]
 
     async def ranges(self, *, ordered: bool) -> AsyncGenerator[tuple[int, list[bytes]], None]:
@@ -218,20 +228,26 @@ class ParallelReader:
     def _pick(self, replica: _Replica) -> _Chunk | None:
         """Return the chunk to request from `replica` next: a failed one, a new one, or a hedged one."""
         name = replica.store.name
-        others = [each for each in self._replicas if each is not replica and not each.suspended]
+        before = self._before(replica)
         for chunk in self._retries:
-            last_resort = all(each.store.name in chunk.failed for each in others)
-            if name not in chunk.failed and (last_resort or not replica.suspended):
+            if name not in chunk.failed and all(each.store.name in chunk.failed for each in before):
                 self._retries.remove(chunk)
                 return chunk
-        if replica.suspended and not all(each.suspended for each in self._replicas):
+        if before:
             return None
         return self._new_chunk(replica.window.chunk_size) or self._hedged_chunk(replica)
+
+    def _before(self, replica: _Replica) -> list[_Replica]:
+        """Return the replicas that are to deliver what they can, before `replica` is asked for it."""
+        others = [each for each in self._replicas if each is not replica and not each.suspended]
+        return others if replica.suspended else [each for each in others if each.group < replica.group]
 
     def _new_chunk(self, most: int) -> _Chunk | None:
         """Return the next chunk, of at most `most` bytes and an even share of the rest for every request."""
         rest = self._end - self._next_chunk_start
-        requests = sum(each.window.max_concurrency for each in self._replicas if not each.suspended) or 1
+        active = [each for each in self._replicas if not each.suspended]
+        group = min((each.group for each in active), default=0)
+        requests = sum(each.window.max_concurrency for each in active if each.group == group) or 1
         length = self._chunk_size or min(whole_blocks(max(_MIN_CHUNK, rest // requests), self._block), most)
         length = min(length, rest)
         if not rest or (self._held and self._held + length > self._plan.memory):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from fsbackup import ReplicatedStorage
@@ -62,6 +64,19 @@ def test_what_an_earlier_one_cannot_deliver(stored: ReplicaRig) -> None:
     stored.proxies["b2"].add(Drop(), on="get")
     store = stored.store(names=("r2", "b2"), read_order=["b2", "r2"], timeout=1)
     assert store.restore(KEY, stored.tmp / "again").replicas["r2"] == SIZE
+
+
+def test_who_stood_in_for_one_block_stays_in_reserve(stored: ReplicaRig) -> None:
+    """The rest comes from the earlier one, which has only this block rotten."""
+    rotten = bytearray(content(SIZE))
+    rotten[0] ^= 1
+    stored.raw_replicas["r2"].rot(KEY, bytes(rotten))
+    for target in (stored.tmp / "back", io.BytesIO()):
+        store = stored.store(read_order=["r2", ["b2", "local"]], memory=4 * MIB)
+        report = store.restore(KEY, target)
+        spare = {name: length for name, length in report.replicas.items() if name != "r2"}
+        assert sum(spare.values()) == SIZE - report.replicas["r2"] <= MIB, report.replicas
+    assert (stored.tmp / "back").read_bytes() == content(SIZE)
 
 
 def test_without_an_order_all_share_the_work(stored: ReplicaRig) -> None:
