@@ -157,7 +157,7 @@ class StorageBackend(ABC):
 
     async def _delete(self, key: str) -> bool:
         report = await delete.delete(self.replica_set, key)
-        if not report:
+        if report.status != "complete":
             raise report.failure()
         return True
 

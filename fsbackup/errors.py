@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from typing import Self
 
 from fsbackup.redact import redact
@@ -162,7 +163,15 @@ class NewerFormatError(BackendError):
 
 
 class TransientError(BackendError):
-    """The backend failed in a way that may pass; a later try may succeed."""
+    """The backend failed in a way that may pass; a later try may succeed.
+
+    Attributes
+    ----------
+    away_since
+        Where the backend was not asked, because it is known to be away: since when. Else None.
+    """
+
+    away_since: datetime | None = None
 
 
 class BackendUnavailableError(TransientError):

@@ -1,4 +1,4 @@
-"""The state directory of this machine, and the locks in it: one run of a job at a time.
+"""The state directory of this machine, small files in it, and the locks: one run of a job at a time.
 
 A lock is `flock` on a file that stays: the kernel frees it with the process, however that ends. What is in the
 file says who holds it, for people. On a machine without a place for it nothing is locked, which is logged: two
@@ -8,18 +8,22 @@ runs at once waste time and traffic, and harm nothing.
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from fsbackup.errors import AlreadyRunningError
 
 log = logging.getLogger("fsbackup.state")
 
+#: Bytes of a file of `write_json`.
+_MAX_JSON = 1 << 20
 #: Seconds between two tries to get a lock that somebody holds.
 _TICK = 0.2
 
@@ -37,6 +41,30 @@ def state_directory(configured: str | None = None) -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/fsbackup")
     return Path(os.path.expanduser("~/.local/state/fsbackup"))
+
+
+def read_json(path: Path) -> Any:
+    """Return what a file of `write_json` holds, None when it is missing, unreadable, damaged or too large."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_JSON + 1)
+        return json.loads(data) if len(data) <= _MAX_JSON else None
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace a file in one step; where there is no place for it, nothing is written. A crash may lose it."""
+    temp = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+            json.dump(value, file)
+        temp.replace(path)
+    except OSError as error:
+        log.debug("%s was not written: %s", path, error)
+        with suppress(OSError):
+            temp.unlink(missing_ok=True)
 
 
 @contextmanager

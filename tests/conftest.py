@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from xdist.scheduler.worksteal import WorkStealingScheduling
 
+from fsbackup.engine import away_note, breaker
 from tests.matrix import belongs_to_matrix, mark_combinations
 
 pytest_plugins = ["pytester", "tests.servers.fixtures", "tests.faults.options"]
@@ -36,8 +38,17 @@ time.tzset()
 
 @pytest.fixture(autouse=True, scope="session")
 def state_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep the locks of all jobs, also of the processes that tests start, away from this machine's own."""
+    """Keep locks and notes, also of the processes that tests start, away from this machine's own."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """Begin each test as a new process: nobody is known to be away, and no note says so."""
+    (Path(os.environ["XDG_STATE_HOME"]) / "fsbackup" / away_note.NAME).unlink(missing_ok=True)
+    breaker.forget()
+    yield
+    breaker.forget()  # and do not ask servers of the test that are about to end
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

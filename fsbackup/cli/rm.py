@@ -11,7 +11,7 @@ from fsbackup.cli.command import Command, add_set, key, open_set
 from fsbackup.errors import FsbackupError, ObjectLostError, ObjectNotFoundError, reasons
 
 if TYPE_CHECKING:
-    from fsbackup.engine.results import Report, Status
+    from fsbackup.engine.results import Report
     from fsbackup.replication.storage import ReplicatedStorage
 
 
@@ -26,10 +26,9 @@ def _execute(args: Namespace) -> int:
     there = {each: _exists(store, each) for each in args.keys}
     for report in store.remove_many(there):
         existed = there[report.key]
-        status = _status(store, report, existed)
-        results.append({**report.as_dict(), "status": status, "was_there": existed})
+        results.append({**report.as_dict(), "was_there": existed})
         if not (args.json or (args.quiet and report)):
-            _print_report(report, existed, status)
+            _print_report(report, existed)
     if args.json:
         render.print_json({"objects": results})
     return exits.worst(exits.BY_STATUS[result["status"]] for result in results)
@@ -48,19 +47,7 @@ def _exists(store: ReplicatedStorage, object_key: str) -> bool | None:
     return True
 
 
-def _status(store: ReplicatedStorage, report: Report, existed: bool | None) -> Status:
-    """Return ``"degraded"`` where a tombstone on enough replicas finishes what the others did not confirm.
-
-    Enough are `min_copies`, or so many that the others are fewer than `min_copies`: what these have is not
-    confirmed. Without an object that is known there is no tombstone, and what a backend that is away has would
-    stay.
-    """
-    confirmed, others = report.confirmed, len(report.replicas) - report.confirmed
-    is_deleted = existed is True and (confirmed >= store.min_copies or others < store.min_copies)
-    return "degraded" if report.status == "failed" and is_deleted else report.status
-
-
-def _print_report(report: Report, existed: bool | None, status: Status) -> None:
+def _print_report(report: Report, existed: bool | None) -> None:
     confirmed = ", ".join(name for name, result in report.replicas.items() if result.ok)
     if existed is False and report:
         render.print_line(f"{render.one_line(report.key)}: not found on {confirmed}")
@@ -69,7 +56,7 @@ def _print_report(report: Report, existed: bool | None, status: Status) -> None:
         render.print_line(f"{render.one_line(report.key)}: deleted from {confirmed}")
     for line in reasons(report.errors):
         render.print_line(f"{render.one_line(report.key)}: NOT deleted from {line}")
-    if status == "degraded":
+    if report.status == "degraded":
         render.print_line(
             f"{render.one_line(report.key)}: a tombstone on the others keeps it deleted; `fsbackup repair`, or "
             "the same command, finishes it when these backends answer"

@@ -4,8 +4,8 @@ A single backend is a set of one, so one copy and three copies go through the sa
 many objects: that is `fsbackup.replication`, which calls these modules per key.
 
 What operations work on: `replicas` (the stores of a set and its limits), `records` (manifest, tombstone and write
-intent in one store; `ReplicaState`), `versions` (which version is newest, is it still), `breaker` (unreachable
-stores are not called again at once), `results` (reports).
+intent in one store; `ReplicaState`), `survey` (the same of all stores: who waits for whom), `versions` (which
+version is newest, is it still), `breaker` (who is known to be away is not waited for again), `results` (reports).
 
 Writing, `upload.upload`::
 

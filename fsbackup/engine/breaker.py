@@ -1,33 +1,51 @@
-"""Circuit breaker: work on many objects waits for an unreachable store once, not once per object."""
+"""Circuit breaker: who is known to be away is not waited for again, by the next object or the next process.
+
+There is one circuit for each place (`ObjectStore.identity`) in a process, for reads, writes, deletes and listings.
+To be away is a reason not to wait; it is never an answer, and no reason to refuse.
+
+- A call that fails because the store did not answer *opens* the circuit, and so does one that was tried again
+  until the timeout, or some other transient failures in a row (`record`). Calls on their way that have waited for
+  a while already are ended: they wait for the same silence.
+- While it is open, `call` does not call the store, and raises the error that opened the circuit, with
+  the time since when (`away_since`). Instead the store is *probed* in the background, by one question at a time.
+  The first caller who finds that nobody asks begins the probe; whoever comes within `GRACE` of that waits so long
+  for its answer.
+- The first answer *closes* it. Where the next write fails again although the store answers questions, it stays
+  open for a while whatever is answered.
+- Who would have to refuse without the store asks it for real: ``insist=True``.
+
+Processes that were opened from a configuration leave each other a note in the state directory (`use_note`,
+`away_note`). A process begins with what is noted there, if that is not much older than the wait was long; so its
+first caller probes, and waits for `GRACE` instead of a whole timeout. A note that is missing or wrong costs no
+more.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
 
-from fsbackup.engine import records
-from fsbackup.engine.records import ReplicaState
+from fsbackup import errors
+from fsbackup.engine import away_note, marker
+from fsbackup.engine.away_note import NotedOutage
 from fsbackup.errors import BackendUnavailableError, FsbackupError, TransientError
-from fsbackup.stores.base import ObjectStore
+from fsbackup.keys import MARKER
+from fsbackup.stores.base import ObjectStore, timeout_error
 
-#: How long a circuit stays open: this multiple of the seconds that the failed call took, and at least this many
-#: seconds.
-COOL_DOWN_FACTOR, COOL_DOWN = 4.0, 30.0
+T = TypeVar("T")
+
+#: Seconds after the begin of a probe for which callers wait for its answer: what a healthy service needs at most,
+#: but no more than this share of the store's timeout, since the next probe may begin after that.
+GRACE, _GRACE_SHARE = 2.0, 0.1
 #: Transient failures in a row, each after all retries of the store, that open the circuit.
 MAX_FAILURES = 3
-
-
-@dataclass(slots=True)
-class _Circuit:
-    """Failures in a row of one store. The circuit is open while `error` is set, until monotonic time `until`."""
-
-    failures: int = 0
-    until: float = 0.0
-    pause: float = 0.0
-    error: FsbackupError | None = None
-    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,73 +56,304 @@ class Outage:
     error: FsbackupError
 
 
-class CircuitBreaker:
-    """Which stores of one operation are unreachable, by name.
+@dataclass(eq=False)
+class _Circuit:
+    """What is known of one place. The circuit is open while `error` is set.
 
-    A store with an open circuit is not called. When its pause is over, one caller tries it, and the others go on
-    without it until that call has ended: a store that never answers delays only that one.
+    `tried` is the time of the last failure in epoch seconds, `seconds` how long that took. `calls` has the
+    timeouts of the calls on their way, with the loop's time at which each began; `left` is a question that its
+    caller no longer waits for.
     """
 
-    def __init__(self) -> None:
-        self._circuits: dict[str, _Circuit] = {}
+    error: TransientError | None = None
+    since: datetime | None = None
+    tried: float = 0.0
+    seconds: float = 0.0
+    failures: int = 0
+    failed_writes: int = 0
+    held_until: float = 0.0
+    probe: asyncio.Task[None] | None = None
+    probed_at: float = 0.0
+    slow_until: float = 0.0
+    left: asyncio.Task[Any] | None = None
+    left_since: datetime = datetime.min
+    calls: dict[asyncio.Timeout, tuple[asyncio.AbstractEventLoop, float]] = field(default_factory=dict)
 
-    def __bool__(self) -> bool:
-        """Return whether any circuit is open."""
-        return any(circuit.error for circuit in self._circuits.values())
+    def open(self, error: TransientError, seconds: float, *, writing: bool) -> None:
+        if self.error is None:
+            self.since = datetime.now(UTC)
+            self.failed_writes += writing
+        self.error, self.tried, self.seconds = error, time.time(), seconds
+        if self.failed_writes > 1:
+            self.held_until = time.monotonic() + away_note.lifetime(seconds)
+        self._end_calls()
+        _write_note()
 
-    def reason(self, store: ObjectStore) -> FsbackupError | None:
-        """Return the error because of which `store` must not be called now.
+    def _end_calls(self) -> None:
+        for limit, (loop, started) in list(self.calls.items()):
+            if loop is asyncio.get_running_loop() and not limit.expired():
+                limit.reschedule(max(loop.time(), started + GRACE))
 
-        None means that the caller calls it, and passes the result to `record`.
-        """
-        circuit = self._circuits.get(store.name)
-        if circuit is None or circuit.error is None:
-            return None
-        if time.monotonic() < circuit.until:
-            return circuit.error
-        circuit.until = time.monotonic() + max(circuit.pause, store.hard_timeout)
-        return None
-
-    def record(self, name: str, error: FsbackupError | None, seconds: float = 0.0) -> None:
-        """Record the result of a call: its error, None on success, and its seconds."""
-        if not isinstance(error, TransientError):
-            self._circuits.pop(name, None)
+    def answered(self, *, writing: bool) -> None:
+        self.failures = 0
+        if writing:
+            self.failed_writes = 0
+        elif time.monotonic() < self.held_until:
             return
-        circuit = self._circuits.setdefault(name, _Circuit())
-        circuit.failures += 1
-        if isinstance(error, BackendUnavailableError) or circuit.failures >= MAX_FAILURES:
-            self.trip(name, error, seconds)
+        if self.error is not None:
+            self.error = self.since = None
+            _write_note()
 
-    def trip(self, name: str, error: FsbackupError, seconds: float = 0.0) -> None:
-        """Open the circuit of a store, whatever the error; `seconds` is how long the failed call took."""
-        pause = max(COOL_DOWN, COOL_DOWN_FACTOR * seconds)
-        before = self._circuits.get(name)
-        since = before.since if before is not None and before.since else datetime.now(UTC)
-        # What it says of the store holds for every key that is asked for next, not only for the one of that call.
-        known = error if error.key is None else error.of(None, None)
-        self._circuits[name] = _Circuit(MAX_FAILURES, time.monotonic() + pause, pause, known, since)
-
-    def outage(self, name: str) -> Outage | None:
-        """Return since when and why a store is not called, None when it is."""
-        circuit = self._circuits.get(name)
-        if circuit is None or circuit.error is None or circuit.since is None:
+    def away(self, store: ObjectStore) -> TransientError | None:
+        """Return the error for a caller who does not ask, None while the circuit is closed."""
+        if self.error is None or self.since is None:
             return None
-        return Outage(circuit.since, circuit.error)
+        return _since(self.error, store, self.since)
 
-    async def query(self, store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
-        """As `records.query`, without calling a store whose circuit is open."""
-        error = self.reason(store)
-        if error is not None:
-            return ReplicaState(store, error=error)
-        return await self.query_and_record(store, key, with_data=with_data)
+    def noted(self) -> NotedOutage | None:
+        if self.error is None or self.since is None:
+            return None
+        message, hint = self.error.message, self.error.hint or ""
+        return NotedOutage(self.since.timestamp(), self.tried, self.seconds, message, hint)
 
-    async def query_and_record(self, store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
-        """As `records.query`, and record the result. For a caller that has checked `reason` already."""
+    def has_left(self, loop: asyncio.AbstractEventLoop) -> bool:
+        return self.left is not None and not self.left.done() and self.left.get_loop() is loop
+
+    async def answers(self, store: ObjectStore) -> bool:
+        """Return whether a store that was away has answered; see the module's docstring."""
+        loop, now = asyncio.get_running_loop(), time.monotonic()
+        probing = self.probe is not None and not self.probe.done() and self.probe.get_loop() is loop
+        if not probing and now >= self.held_until:
+            self.probe, self.probed_at, probing = loop.create_task(self._probe(store)), now, True
+        if probing and self.probe is not None and (rest := self.probed_at + _grace(store) - now) > 0:
+            await asyncio.wait({self.probe}, timeout=rest)
+        return self.error is None
+
+    async def _probe(self, store: ObjectStore) -> None:
         started = time.monotonic()
         try:
-            replica = await records.query(store, key, with_data=with_data)
-        except asyncio.CancelledError:  # `survey_without_stragglers` cancels stragglers
-            self.record(store.name, records.straggler_error(store, key), time.monotonic() - started)
-            raise
-        self.record(store.name, replica.error, time.monotonic() - started)
-        return replica
+            async with asyncio.timeout(store.hard_timeout):
+                if await store.stat(MARKER) is None:
+                    await marker.check(store, empty=True)
+        except (TransientError, TimeoutError):
+            self.tried, self.seconds = time.time(), max(self.seconds, time.monotonic() - started)
+            _write_note()
+        except FsbackupError:  # it says no, so it is there
+            self.answered(writing=False)
+        else:
+            self.answered(writing=False)
+
+
+_circuits: dict[str, _Circuit] = {}
+#: Where the note is, None while no configuration was opened; and those that were read.
+_note: Path | None = None
+_read: set[Path] = set()
+
+
+async def call(
+    store: ObjectStore,
+    make: Callable[[], Awaitable[T]],
+    *,
+    operation: str,
+    key: str,
+    insist: bool = False,
+) -> T:
+    """Make a call to `store`, and record how it went.
+
+    Parameters
+    ----------
+    make
+        Makes the call.
+    operation, key
+        For the error of a call that does not end within `store.hard_timeout`.
+    insist
+        Make the call also to a store that is known to be away.
+
+    Raises
+    ------
+    TransientError
+        With `away_since`: the store is known to be away, and was not called, or not waited for to the end.
+    FsbackupError
+        As the call raised it.
+    """
+    circuit = _circuit(store)
+    if not insist and circuit.error is not None and not await circuit.answers(store):
+        raise circuit.away(store) or timeout_error(store, operation, key)
+    loop, started = asyncio.get_running_loop(), time.monotonic()
+    try:
+        async with asyncio.timeout(store.hard_timeout) as limit:
+            if not insist:
+                circuit.calls[limit] = loop, loop.time()
+            try:
+                result = await make()
+            finally:
+                circuit.calls.pop(limit, None)
+    except TimeoutError:
+        if (away := circuit.away(store)) is not None and not insist:
+            raise away from None
+        error = timeout_error(store, operation, key)
+        record(store, error, time.monotonic() - started)
+        raise error from None
+    except FsbackupError as error:
+        record(store, error, time.monotonic() - started)
+        raise
+    circuit.answered(writing=False)
+    return result
+
+
+def record(
+    store: ObjectStore,
+    error: Exception | None,
+    seconds: float = 0.0,
+    *,
+    writing: bool = False,
+    listing: bool = False,
+) -> None:
+    """Record how a call to a store went that was not made by `call`.
+
+    Parameters
+    ----------
+    error
+        Its error, None on success.
+    seconds
+        How long it took.
+    writing
+        It was to change something.
+    listing
+        It was a listing: there are few of them, so the first that fails opens the circuit.
+    """
+    circuit = _circuit(store)
+    if not isinstance(error, TransientError):
+        if error is None or isinstance(error, errors.BackendError):
+            circuit.answered(writing=writing and error is None)
+        return
+    if error.away_since is not None:
+        return
+    circuit.failures += 1
+    has_waited = isinstance(error, BackendUnavailableError) or seconds >= store.timeout / 2
+    if has_waited or listing or circuit.failures >= MAX_FAILURES:
+        # Of a long upload only the last part is a wait.
+        circuit.open(error, min(seconds, store.hard_timeout), writing=writing)
+
+
+def away(store: ObjectStore) -> TransientError | None:
+    """Return why a store is known to be away, and since when (`away_since`); None when it is not. Asks nobody."""
+    return _circuit(store).away(store)
+
+
+async def known_away(stores: Iterable[ObjectStore]) -> dict[str, TransientError]:
+    """Return the stores that are known to be away and do not answer within `GRACE` either, by name, and why."""
+    unsure = [store for store in stores if _circuit(store).error is not None]
+    await asyncio.gather(*(_circuit(store).answers(store) for store in unsure))
+    return {store.name: error for store in unsure if (error := away(store)) is not None}
+
+
+def leave(store: ObjectStore, task: asyncio.Task[Any]) -> bool:
+    """Let a question to a slow store go on in the background that its caller no longer waits for.
+
+    Its answer, or its failure, is recorded. Until then other readers do not ask that store (`unanswered`), and for
+    a while they do not wait for it beyond a quorum. Returns False when there is such a question already, and the
+    caller is to cancel this one.
+    """
+    circuit = _circuit(store)
+    circuit.slow_until = time.monotonic() + away_note.LIFETIME
+    if circuit.has_left(task.get_loop()):
+        return False
+    circuit.left, circuit.left_since = task, datetime.now(UTC)
+    return True
+
+
+def unanswered(store: ObjectStore) -> TransientError | None:
+    """Return the error of a store that still owes an answer to a reader who went on without it, else None."""
+    circuit = _circuit(store)
+    if not circuit.has_left(asyncio.get_running_loop()):
+        return None
+    return _since(straggler_error(store), store, circuit.left_since)
+
+
+def straggler_error(store: ObjectStore, key: str | None = None) -> BackendUnavailableError:
+    """Return the error for a store whose answer its caller no longer waited for."""
+    return BackendUnavailableError(
+        "did not answer in time; another replica did",
+        backend=store.name,
+        operation="stat",
+        key=key,
+        hint=f"check {store.location}",
+    )
+
+
+def _since(error: TransientError, store: ObjectStore, since: datetime) -> TransientError:
+    """Return the error as that of a store that is not asked."""
+    # What it says of the store holds for every key, not only for the one of the call that failed.
+    known = error.of(None, None)
+    known.backend, known.away_since = store.name, since
+    known.message = f"{known.message} (away since {since.astimezone():%Y-%m-%d %H:%M:%S})"
+    return known
+
+
+def is_worth_waiting(store: ObjectStore) -> bool:
+    """Return whether a reader should wait for the answer of a store where the others prove what he asks."""
+    circuit = _circuit(store)
+    return circuit.error is None and time.monotonic() >= circuit.slow_until
+
+
+def outage(store: ObjectStore) -> Outage | None:
+    """Return since when and why a store is known to be away, None when it is not."""
+    circuit = _circuit(store)
+    if circuit.error is None or circuit.since is None:
+        return None
+    return Outage(circuit.since, circuit.error)
+
+
+def use_note(directory: Path) -> None:
+    """Begin with what earlier processes noted in this state directory, and leave a note there."""
+    global _note
+    _note = directory / away_note.NAME
+    if _note in _read:
+        return
+    _read.add(_note)
+    for place, noted in away_note.read(_note).items():
+        if place not in _circuits:
+            error = BackendUnavailableError(noted.message, hint=noted.hint or None)
+            since = datetime.fromtimestamp(noted.since, UTC)
+            _circuits[place] = _Circuit(error=error, since=since, tried=noted.tried, seconds=noted.seconds)
+
+
+def forget() -> None:
+    """Forget everything, as a new process knows nothing, and ask nobody any more; the note stays where it is."""
+    global _note
+    for circuit in _circuits.values():
+        for task in (circuit.probe, circuit.left):
+            if task is not None and not task.done():
+                with suppress(RuntimeError):  # its loop is closed
+                    task.get_loop().call_soon_threadsafe(task.cancel)
+    _circuits.clear()
+    _read.clear()
+    _note = None
+
+
+def _grace(store: ObjectStore) -> float:
+    return min(GRACE, _GRACE_SHARE * store.timeout)
+
+
+def _circuit(store: ObjectStore) -> _Circuit:
+    place = away_note.place_of(store.identity)
+    circuit = _circuits.get(place)
+    if circuit is None:
+        circuit = _circuits[place] = _Circuit()
+    return circuit
+
+
+def _write_note() -> None:
+    if _note is not None:
+        away_note.write(_note, {place: circuit.noted() for place, circuit in _circuits.items()})
+
+
+def _after_fork() -> None:
+    """Leave the calls and probes that are on their way to the parent."""
+    for circuit in _circuits.values():
+        circuit.probe = circuit.left = None
+        circuit.calls = {}
+
+
+os.register_at_fork(after_in_child=_after_fork)

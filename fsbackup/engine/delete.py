@@ -1,6 +1,7 @@
 """Delete one object from every replica.
 
-`delete` surveys all stores and then works on each replica by itself, in this order:
+`delete` asks the stores (`survey.survey_for_change`) and then works on each replica by itself, as soon as that has
+answered, in this order:
 
 1. Write the tombstone: over a manifest that lies beside the data, or beside data with its manifest inside.
 2. Remove the data: only the version that was deleted, or an older one. From then on the object counts as deleted
@@ -18,6 +19,9 @@ What a crash or an unreachable replica leaves:
 - between 1 and 2: a tombstone and data, which no reader takes for an object; `complete` removes the data.
 - before 3: tombstones only; when all replicas have one, `repair` removes them with `remove_tombstone`.
 
+The object counts as deleted when `min_copies` replicas have confirmed, or so many that the others are fewer than
+`min_copies` (`Report.is_deleted`). Where so many cannot be reached, nothing is deleted anywhere.
+
 `complete` and `remove_tombstone` read the records again right before each change, and give way to a newer upload.
 
 Where a newer version of fsbackup wrote the record of one replica, nothing is deleted from any.
@@ -32,14 +36,14 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Collection, Sequence
 
-from fsbackup.aio import map_some
-from fsbackup.engine import locks, records, versions
-from fsbackup.engine.breaker import CircuitBreaker
+from fsbackup.aio import cancel_and_wait, map_some
+from fsbackup.engine import breaker, locks, records, versions
 from fsbackup.engine.fanout import replica_result
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.engine.results import Report
-from fsbackup.errors import ConflictError, FsbackupError
+from fsbackup.engine.results import Report, is_deleted
+from fsbackup.engine.survey import Answers, insist, survey, survey_for_change
+from fsbackup.errors import ConflictError, FsbackupError, TooFewCopiesError
 from fsbackup.keys import intent_name, manifest_name
 from fsbackup.record import Tombstone, version_order
 from fsbackup.stores.base import ObjectStore
@@ -68,7 +72,22 @@ async def delete(targets: ReplicaSet, key: str, *, generation: int | None = None
     """
     clock = asyncio.get_running_loop().time
     started = clock()
-    replicas = await records.survey(targets.stores, key)
+    answers = await survey_for_change(targets, key)
+    try:
+        return await _delete(targets, key, generation, answers, started)
+    finally:
+        await cancel_and_wait(list(answers.late.values()))
+
+
+async def _delete(
+    targets: ReplicaSet, key: str, generation: int | None, answers: Answers, started: float
+) -> Report:
+    clock = asyncio.get_running_loop().time
+    if _tombstone(key, answers.replicas) is None:  # what is deleted may be on a slower one only
+        await asyncio.gather(*answers.late.values())
+    replicas = [
+        answers.late[each.backend].result() if _is_done(answers, each) else each for each in answers.replicas
+    ]
     latest = versions.highest(replicas)
     if generation is not None and latest is not None and latest.generation > generation:
         raise ConflictError(
@@ -79,35 +98,73 @@ async def delete(targets: ReplicaSet, key: str, *, generation: int | None = None
         )
     tombstone = _tombstone(key, replicas)
     if newer := records.refusal(replicas, "delete"):
-        return _report(targets, key, replicas, [newer] * len(replicas), clock() - started)
-    errors = await asyncio.gather(*(_delete_replica(replica, key, tombstone) for replica in replicas))
+        return _report(targets, key, replicas, [newer] * len(replicas), clock() - started, tombstone)
+    if refusal := _too_few(targets, key, tombstone, replicas, answers.late):
+        return _report(
+            targets, key, replicas, [each.error or refusal for each in replicas], clock() - started, tombstone
+        )
+
+    async def delete_on(replica: ReplicaState) -> FsbackupError | None:
+        late = answers.late.get(replica.backend)
+        return await _delete_replica(replica if late is None else await late, key, tombstone)
+
+    errors = await asyncio.gather(*map(delete_on, replicas))
     if tombstone is not None and all(error is None for error in errors):
         await asyncio.gather(*(_remove_own_tombstone(replica.store, tombstone) for replica in replicas))
-    return _report(targets, key, replicas, errors, clock() - started)
+    return _report(targets, key, replicas, errors, clock() - started, tombstone)
+
+
+def _is_done(answers: Answers, replica: ReplicaState) -> bool:
+    late = answers.late.get(replica.backend)
+    return late is not None and late.done()
+
+
+def _too_few(
+    targets: ReplicaSet,
+    key: str,
+    tombstone: Tombstone | None,
+    replicas: Sequence[ReplicaState],
+    late: Collection[str] = (),
+) -> TooFewCopiesError | None:
+    """Return the error for a delete that so few replicas could confirm that the others still have the object."""
+    away = [each.backend for each in replicas if each.error is not None and each.backend not in late]
+    if tombstone is None or is_deleted(len(replicas) - len(away), len(replicas), targets.min_copies):
+        return None
+    return TooFewCopiesError(
+        f"nothing was deleted, because {', '.join(away)} cannot be reached", operation="delete", key=key
+    )
 
 
 async def delete_many(targets: ReplicaSet, keys: Collection[str]) -> AsyncGenerator[Report, None]:
     """Delete keys as `delete` does, and yield a report on each, in their order."""
-    todo, breaker = list(dict.fromkeys(keys)), CircuitBreaker()
+    todo = list(dict.fromkeys(keys))
     for start in range(0, len(todo), _TOGETHER):
-        for report in await _delete_together(targets, breaker, todo[start : start + _TOGETHER]):
+        for report in await _delete_together(targets, todo[start : start + _TOGETHER]):
             yield report
 
 
-async def _delete_together(targets: ReplicaSet, breaker: CircuitBreaker, keys: Sequence[str]) -> list[Report]:
+async def _delete_together(targets: ReplicaSet, keys: Sequence[str]) -> list[Report]:
     clock = asyncio.get_running_loop().time
     started = clock()
 
-    async def survey(key: str) -> list[ReplicaState]:
-        return list(await asyncio.gather(*(breaker.query(store, key) for store in targets.stores)))
+    async def look(key: str) -> Sequence[ReplicaState]:
+        replicas = await survey(targets.stores, key)
+        too_few = _too_few(targets, key, _tombstone(key, replicas), replicas)
+        return replicas if too_few is None else await insist(replicas, key)
 
-    surveyed = dict(zip(keys, await map_some(survey, keys, _AT_ONCE), strict=True))
-    refused = {key: each for key in keys if (each := records.refusal(surveyed[key], "delete"))}
+    surveyed = dict(zip(keys, await map_some(look, keys, _AT_ONCE), strict=True))
+    refused: dict[str, FsbackupError] = {}
+    for key in keys:
+        replicas = surveyed[key]
+        error = records.refusal(replicas, "delete") or _too_few(targets, key, _tombstone(key, replicas), replicas)
+        if error is not None:
+            refused[key] = error
     tombstones = {key: _tombstone(key, replicas) for key, replicas in surveyed.items() if key not in refused}
 
     async def delete_on(number: int) -> dict[str, FsbackupError | None]:
         todo = {key: (surveyed[key][number], tombstone) for key, tombstone in tombstones.items()}
-        return {**refused, **await _delete_on(targets.stores[number], todo)}
+        own = {key: surveyed[key][number].error or error for key, error in refused.items()}
+        return {**own, **await _delete_on(targets.stores[number], todo)}
 
     by_store = await asyncio.gather(*map(delete_on, range(len(targets.stores))))
     errors = {key: [found[key] for found in by_store] for key in keys}
@@ -118,7 +175,7 @@ async def _delete_together(targets: ReplicaSet, breaker: CircuitBreaker, keys: S
     ]
     await asyncio.gather(*(_remove_own_tombstones(store, confirmed) for store in targets.stores))
     seconds = clock() - started
-    return [_report(targets, key, surveyed[key], errors[key], seconds) for key in keys]
+    return [_report(targets, key, surveyed[key], errors[key], seconds, tombstones.get(key)) for key in keys]
 
 
 def _report(
@@ -127,16 +184,17 @@ def _report(
     replicas: Sequence[ReplicaState],
     errors: Sequence[FsbackupError | None],
     seconds: float,
+    tombstone: Tombstone | None,
 ) -> Report:
     results = {
         replica.store.name: replica_result("delete", replica.store.name, key, error, seconds)
         for replica, error in zip(replicas, errors, strict=True)
     }
-    # Every replica must confirm, whatever `min_copies` is: while one copy is left, the object exists.
-    return Report("delete", key, len(targets.stores), results, seconds)
+    generation = tombstone.generation if tombstone else None
+    return Report("delete", key, targets.min_copies, results, seconds, generation=generation)
 
 
-def _tombstone(key: str, replicas: list[ReplicaState]) -> Tombstone | None:
+def _tombstone(key: str, replicas: Sequence[ReplicaState]) -> Tombstone | None:
     """Return the tombstone to write; None when no replica has anything. Unmanaged data is generation 0."""
     latest = versions.highest(replicas)
     if latest is None and not any(replica.stat or replica.damaged for replica in replicas):
@@ -147,11 +205,15 @@ def _tombstone(key: str, replicas: list[ReplicaState]) -> Tombstone | None:
 async def _delete_replica(replica: ReplicaState, key: str, tombstone: Tombstone | None) -> FsbackupError | None:
     if replica.error is not None:
         return replica.error
+    clock = asyncio.get_running_loop().time
+    started = clock()
     try:
         if tombstone is not None:
             async with locks.exclusive(replica.store, key):
                 await _remove(replica.store, await _announce(replica.store, tombstone))
+                breaker.record(replica.store, None, writing=True)
     except FsbackupError as error:
+        breaker.record(replica.store, error, clock() - started, writing=True)
         return error
     return None
 

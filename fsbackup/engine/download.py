@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from fsbackup.engine import records, versions
-from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.read_plan import ReadLog, ReadPlan
 from fsbackup.engine.reader import ParallelReader
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.selector import ReplicaSelector
+from fsbackup.engine.survey import Query, decide, is_known_away, survey, survey_without_stragglers
 from fsbackup.errors import (
     FsbackupError,
     IntegrityError,
@@ -100,7 +100,6 @@ async def locate(
     targets: ReplicaSet,
     key: str,
     *,
-    breaker: CircuitBreaker | None = None,
     selector: ReplicaSelector | None = None,
     with_data: bool = True,
 ) -> ObjectReader:
@@ -112,8 +111,6 @@ async def locate(
         The replicas, and the memory and stall timeout for reading.
     key
         The object.
-    breaker
-        Knows which replicas do not answer; these are not asked, and their errors are not logged again.
     selector
         Shared by the readers of one set; None: one for this reader.
     with_data
@@ -133,10 +130,18 @@ async def locate(
         When a newer version of fsbackup wrote the record of a replica, and the other replicas do not prove which
         version is the newest.
     """
-    states = await _survey(targets, key, breaker, with_data=with_data)
+    ask: Query = partial(records.query, with_data=with_data)
+    states = await survey_without_stragglers(targets, key, ask)
     if not with_data and versions.highest(states) is None:
-        with_data = True
-        states = await _survey(targets, key, breaker, with_data=True)
+        with_data, ask = True, records.query
+        states = await survey_without_stragglers(targets, key, ask)
+    selector = selector or ReplicaSelector()
+    return await decide(states, key, partial(_reader, targets, key, selector, with_data), ask)
+
+
+async def _reader(
+    targets: ReplicaSet, key: str, selector: ReplicaSelector, with_data: bool, states: Sequence[ReplicaState]
+) -> ObjectReader:
     newest = versions.newest(states, targets.min_copies, with_data=with_data)
     errors = records.errors_of(states)
     newer = records.refusal(states, "download")
@@ -150,11 +155,11 @@ async def locate(
         plan = _unproven_plan(targets, key, states) if newest is None else None
     if plan is None:
         raise await _absence(targets, key, states, newest)
-    _log_survey(key, states, newest, errors if breaker is None else {})
+    _log_survey(key, states, newest, errors)
     proven = targets.is_quorum(records.clear_answers(states))
     if not proven:
         targets.report_unproven("a newer version may exist", errors, operation="download", key=key)
-    return ObjectReader(plan, ReadLog(key, errors), selector or ReplicaSelector(), proven)
+    return ObjectReader(plan, ReadLog(key, errors), selector, proven)
 
 
 async def _absence(
@@ -182,17 +187,12 @@ def _is_proven_newest(
     return versions.copies(states, newest, with_data=with_data) >= min_copies
 
 
-async def _survey(
-    targets: ReplicaSet, key: str, breaker: CircuitBreaker | None, *, with_data: bool
-) -> list[ReplicaState]:
-    query = records.query if breaker is None else breaker.query
-    return await records.survey_without_stragglers(targets, key, partial(query, with_data=with_data))
-
-
 def _log_survey(
     key: str, states: Sequence[ReplicaState], newest: Record | None, errors: Mapping[str, FsbackupError]
 ) -> None:
     for name, error in errors.items():
+        if is_known_away(error):  # it was logged when it was found away
+            continue
         log.warning("download of %s continues without %s: %s", key, name, error.reason)
     if newest is not None and versions.is_conflict(states, newest):
         log.warning("%s has two contents under generation %d: one of them is read", key, newest.generation)
@@ -208,7 +208,7 @@ def _proven_plan(
     if not current and not doubtful:
         return None
     current, *later = targets.by_group(current) or [()]
-    # A store that was too slow to be waited for is read when all others have failed.
+    # A store that was too slow to be waited for, or is known to be away, is read when all others have failed.
     silent = tuple(s.store for s in states if isinstance(s.error, TransientError))
     reserve = tuple(group for group in (*later, doubtful, silent) if group)
     return ReadPlan(
@@ -285,7 +285,7 @@ async def _replaced_version(targets: ReplicaSet, reader: ObjectReader, current: 
 
 async def _other_content(targets: ReplicaSet, reader: ObjectReader, current: Manifest) -> ObjectReader | None:
     """Return a reader of other content under the generation of `current`, where a replica has some."""
-    states = await records.survey(targets.stores, current.key)
+    states = await survey(targets.stores, current.key)
     others = [
         each.manifest
         for each in states

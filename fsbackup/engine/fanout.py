@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from fsbackup import __version__, events
 from fsbackup.aio import run_all
-from fsbackup.engine import records
+from fsbackup.engine import breaker, records
 from fsbackup.engine.malloc import tune_malloc
 from fsbackup.engine.parts import Consumer, PartBuffer, max_in_flight, slot_count
 from fsbackup.engine.records import ReplicaState
@@ -24,6 +25,9 @@ from fsbackup.errors import FsbackupError, SourceError, as_backend_error
 from fsbackup.record import Manifest
 from fsbackup.sizing import part_count
 from fsbackup.stores.base import ObjectStore
+
+#: Runs the upload of a replica that answers later, with its consumer of parts.
+Join = Callable[[Consumer], Coroutine[Any, Any, None]]
 
 
 class FanOut(ABC):
@@ -61,11 +65,12 @@ class FanOut(ABC):
         self._key = key
         self._source = source
         self._part_size = part_size
-        self._replicas = replicas
+        self._replicas = list(replicas)
         self._started = started
         self._results: dict[str, ReplicaResult] = {}
         if source.size is None or source.size > part_size:
             tune_malloc()
+        self._uploads = 0
         self._slots = slot_count(memory, part_size, len(replicas))
         md5 = any(replica.store.capabilities.wants_md5 for replica in replicas)
         self._parts = PartBuffer(source, part_size, slots=self._slots, md5=md5, on_read=on_read)
@@ -81,8 +86,8 @@ class FanOut(ABC):
     def _ordered_results(self) -> list[ReplicaResult]:
         return [self._results[replica.store.name] for replica in self._replicas]
 
-    async def _send(self, uploads: Sequence[ReplicaUpload]) -> None:
-        """Run all uploads to their end.
+    async def _send(self, uploads: Sequence[ReplicaUpload], late: Sequence[Join] = ()) -> None:
+        """Run all uploads to their end, also those of the replicas that answer while the others are under way.
 
         Raises
         ------
@@ -91,24 +96,29 @@ class FanOut(ABC):
         """
         # All consumers exist before the first part is read: a part stays in memory for those that still want it.
         consumers = [self._parts.add_consumer() for _ in uploads]
+        absent = [self._parts.add_consumer(absent=True) for _ in late]
+        self._uploads = len(uploads) + len(late)
         pairs = zip(uploads, consumers, strict=True)
-        await run_all([self._run_upload(*pair, workers=self._workers(pair[0], len(uploads))) for pair in pairs])
+        joins = [join(consumer) for join, consumer in zip(late, absent, strict=True)]
+        await run_all([*(self._run_upload(*pair) for pair in pairs), *joins])
 
-    async def _run_upload(self, upload: ReplicaUpload, consumer: Consumer, *, workers: int) -> None:
+    async def _run_upload(self, upload: ReplicaUpload, consumer: Consumer) -> None:
+        clock = asyncio.get_running_loop().time
+        started, error = clock(), None
         try:
-            await upload.run(self._parts, consumer, workers, self._manifest)
-        except BaseException as error:
+            await upload.run(self._parts, consumer, self._workers(upload), self._manifest)
+        except BaseException as raised:
             await upload.abort()
             # A failure of one replica is its result, never that of another; one of the source concerns all.
-            if isinstance(error, SourceError) or not isinstance(error, Exception):
+            if isinstance(raised, SourceError) or not isinstance(raised, Exception):
                 raise
-            self._finish(upload.replica, error, sent=upload.bytes_sent)
-        else:
-            self._finish(upload.replica, None, sent=upload.bytes_sent)
+            error = raised
+        breaker.record(upload.store, error, clock() - started, writing=True)
+        self._finish(upload.replica, error, sent=upload.bytes_sent)
 
-    def _workers(self, upload: ReplicaUpload, uploads: int) -> int:
+    def _workers(self, upload: ReplicaUpload) -> int:
         """Return how many parts `upload` may have in flight: no more than the object has."""
-        most = max_in_flight(upload.writer.concurrency, uploads, self._slots)
+        most = max_in_flight(upload.writer.concurrency, self._uploads, self._slots)
         return most if self._source.size is None else min(most, part_count(self._source.size, self._part_size))
 
     def _finish(

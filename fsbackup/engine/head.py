@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
+from functools import partial
 
 from fsbackup.engine import records, versions
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.engine.survey import decide, survey
 from fsbackup.keys import encode_key
 from fsbackup.record import Tombstone
 from fsbackup.stores.base import ObjectStore
@@ -37,7 +39,11 @@ async def size(targets: ReplicaSet, key: str) -> int | None:
     NewerFormatError
         When a newer version of fsbackup wrote the record of a replica.
     """
-    replicas = await asyncio.gather(*(_query(store, key) for store in targets.stores))
+    replicas = await survey(targets.stores, key, _query)
+    return await decide(replicas, key, partial(_size, targets, key), _query)
+
+
+async def _size(targets: ReplicaSet, key: str, replicas: Sequence[ReplicaState]) -> int | None:
     if newer := records.refusal(replicas, "exists"):
         raise newer
     present = [replica.stat for replica in replicas if replica.stat is not None]
@@ -54,7 +60,7 @@ async def size(targets: ReplicaSet, key: str) -> int | None:
     raise records.unproven_absence(replicas, "exists", key)
 
 
-async def _is_proven_absent(targets: ReplicaSet, replicas: list[ReplicaState], key: str) -> bool:
+async def _is_proven_absent(targets: ReplicaSet, replicas: Sequence[ReplicaState], key: str) -> bool:
     """Return whether a quorum answers that there is neither data nor a manifest, whose data may be elsewhere."""
     if not targets.is_quorum([each.backend for each in replicas if each.error is None]):
         return False
@@ -62,8 +68,9 @@ async def _is_proven_absent(targets: ReplicaSet, replicas: list[ReplicaState], k
     return versions.is_proven_absent(targets, known, versions.newest(known, targets.min_copies))
 
 
-async def _query(store: ObjectStore, key: str) -> ReplicaState:
-    return await records.state_or_error(store, key, _read_state(store, key), operation="exists")
+async def _query(store: ObjectStore, key: str, *, insist: bool = False) -> ReplicaState:
+    read = partial(_read_state, store, key)
+    return await records.state_or_error(store, key, read, operation="exists", insist=insist)
 
 
 async def _read_state(store: ObjectStore, key: str) -> ReplicaState:
@@ -77,11 +84,11 @@ async def _read_state(store: ObjectStore, key: str) -> ReplicaState:
     return ReplicaState(store, record, damaged, stat)
 
 
-async def _with_records(replicas: list[ReplicaState], key: str) -> list[ReplicaState]:
+async def _with_records(replicas: Sequence[ReplicaState], key: str) -> list[ReplicaState]:
     """Return the states, also with the records of the replicas without data.
 
     A tombstone there may outrank the data of a replica that was unreachable during the delete.
     """
     absent = [replica.store for replica in replicas if replica.stat is None and replica.error is None]
-    states = await asyncio.gather(*(records.query(store, key, with_data=False) for store in absent))
+    states = await survey(absent, key, partial(records.query, with_data=False))
     return [replica for replica in replicas if replica.store not in absent] + states

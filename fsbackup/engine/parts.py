@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fsbackup.engine.source import Source
 from fsbackup.errors import BackendError
@@ -43,12 +43,16 @@ def max_in_flight(wanted: int, consumers: int, slots: int) -> int:
 class Consumer:
     """The position of one upload: `next` is the number of the part that it takes next.
 
-    A lagging consumer has no claim on parts that can be read again.
+    A lagging consumer has no claim on parts that can be read again. One that is `absent` has not begun, because
+    its replica has not answered yet, and nobody waits for it: when the buffer is full of parts that it needs and
+    that cannot be read again, it is closed, and `dropped` is set.
     """
 
     next: int = 1
     lagging: bool = False
     closed: bool = False
+    absent: bool = False
+    dropped: asyncio.Event = field(default_factory=asyncio.Event)
 
     def needs(self, number: int) -> bool:
         return not self.closed and self.next <= number
@@ -96,9 +100,9 @@ class PartBuffer:
         self._source_error: Exception | None = None
         self._change = asyncio.Event()
 
-    def add_consumer(self) -> Consumer:
+    def add_consumer(self, *, absent: bool = False) -> Consumer:
         """Return a new consumer, at the first part. Add all consumers before the first part is taken."""
-        consumer = Consumer()
+        consumer = Consumer(lagging=absent, absent=absent)
         self._consumers.append(consumer)
         return consumer
 
@@ -257,6 +261,9 @@ class PartBuffer:
         for consumer in self._consumers:
             if consumer is not fastest and consumer.next <= len(self._md5s):
                 consumer.lagging = True
+                if consumer.absent and not consumer.closed:
+                    consumer.closed = True
+                    consumer.dropped.set()
 
     def _unpin(self, number: int) -> None:
         self._pins[number] -= 1

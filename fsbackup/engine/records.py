@@ -11,7 +11,7 @@ Where the manifest of an object is depends on the store:
     Under `manifest_name`. A replacement announces itself first, by an intent under `intent_name`.
 
 A tombstone lies under `manifest_name` on every store. `query` reads records and data into a `ReplicaState`,
-without raising; `survey` does so on all stores at once. Uploads write in the order that `replica_upload` gives,
+without raising; `survey.py` does so on all stores at once. Uploads write in the order that `replica_upload` gives,
 deletes in that of `delete`.
 
 A record that a newer version of fsbackup wrote is read by no function here: each raises `NewerFormatError`, so
@@ -25,33 +25,28 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 from fsbackup import errors
-from fsbackup.aio import cancel_and_wait
-from fsbackup.engine import marker
-from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.engine import breaker, marker
 from fsbackup.errors import (
     AccessDeniedError,
     BackendError,
-    BackendUnavailableError,
     FsbackupError,
     IntegrityError,
     NewerFormatError,
     NoHealthyReplicaError,
     ObjectNotFoundError,
+    WrongBackendError,
 )
 from fsbackup.keys import ShortenedName, encode_key, intent_name, manifest_name, record_name
 from fsbackup.record import Manifest, Record, Tombstone, dump, load, version_order
-from fsbackup.stores.base import ObjectStat, ObjectStore, timeout_error
+from fsbackup.stores.base import ObjectStat, ObjectStore
 
 log = logging.getLogger("fsbackup.storage")
-
-#: Least seconds that a reader waits for the other stores after the first has returned a manifest. It waits three
-#: times as long as that one took if that is more.
-STRAGGLER_TIMEOUT = 2.0
 
 #: The field of user metadata with an object's manifest, or the id of its manifest.
 RECORD_FIELD = "fsbackup"
@@ -162,43 +157,6 @@ class ReplicaState:
         return self.stat.size == own.size and (not known or own.etag == self.stat.etag)
 
 
-#: Returns the state of one key in one store, with an outage in its `error`.
-Query = Callable[[ObjectStore, str], Coroutine[Any, Any, ReplicaState]]
-
-
-async def survey(stores: tuple[ObjectStore, ...], key: str) -> list[ReplicaState]:
-    """Return the state of `key` in every store, queried concurrently; an error of one store is in its state."""
-    return list(await asyncio.gather(*(query(store, key) for store in stores)))
-
-
-async def survey_without_stragglers(targets: ReplicaSet, key: str, query: Query) -> list[ReplicaState]:
-    """As `survey`, but once a store has returned a manifest do not wait long for the others.
-
-    While a quorum could still answer, which proves that the newest version is known, the rest has the set's stall
-    timeout to do so, else `STRAGGLER_TIMEOUT`.
-    """
-    clock = asyncio.get_running_loop().time
-    started = clock()
-    tasks = {asyncio.create_task(query(store, key)): store for store in targets.stores}
-    waiting = set(tasks)
-    patience = timeout = None
-    while waiting:
-        done, waiting = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if not done:
-            break
-        answers = [task.result() for task in tasks if task.done()]
-        if patience is None and any(each.manifest for each in answers):
-            patience = max(STRAGGLER_TIMEOUT, 3 * (clock() - started))
-        if patience is not None:
-            awaits_quorum = _awaits_quorum(targets, answers, [tasks[task].name for task in waiting])
-            timeout = max(patience, targets.stall) if awaits_quorum else patience
-    await cancel_and_wait(waiting)
-    return [
-        ReplicaState(store, error=straggler_error(store, key)) if task.cancelled() else task.result()
-        for task, store in tasks.items()
-    ]
-
-
 def clear_answers(replicas: Iterable[ReplicaState]) -> list[str]:
     """Return the names of the stores that said clearly what they have, or that they have nothing."""
     return [each.store.name for each in replicas if each.error is None and not each.damaged]
@@ -215,42 +173,34 @@ def unproven_absence(replicas: Sequence[ReplicaState], operation: str, key: str)
     return errors.unproven_absence(errors_of(replicas), answered, operation=operation, key=key)
 
 
-def _awaits_quorum(targets: ReplicaSet, answers: Iterable[ReplicaState], missing: Iterable[str]) -> bool:
-    answered = clear_answers(answers)
-    return not targets.is_quorum(answered) and targets.is_quorum([*answered, *missing])
+async def query(store: ObjectStore, key: str, *, with_data: bool = True, insist: bool = False) -> ReplicaState:
+    """Return the state of `key` in `store`: its record, and with `with_data` its data object. Never raises.
 
-
-def straggler_error(store: ObjectStore, key: str) -> BackendUnavailableError:
-    """Return the error for a store whose answer a reader no longer waited for."""
-    return BackendUnavailableError(
-        "did not answer in time; another replica did",
-        backend=store.name,
-        operation="stat",
-        key=key,
-        hint=f"check {store.location}",
-    )
-
-
-async def query(store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
-    """Return the state of `key` in `store`: its record, and with `with_data` its data object. Never raises."""
-    return await state_or_error(store, key, read_state(store, key, with_data=with_data))
+    A store that is known to be away is asked only with `insist` (see `breaker`).
+    """
+    read = partial(read_state, store, key, with_data=with_data)
+    return await state_or_error(store, key, read, insist=insist)
 
 
 async def state_or_error(
-    store: ObjectStore, key: str, reading: Awaitable[ReplicaState], *, operation: str = "stat"
+    store: ObjectStore,
+    key: str,
+    read: Callable[[], Awaitable[ReplicaState]],
+    *,
+    operation: str = "stat",
+    insist: bool = False,
 ) -> ReplicaState:
-    """Await `reading`; return a state with the error when it fails or takes longer than `store.hard_timeout`.
+    """Await `read`; return a state with the error when it fails or takes longer than `store.hard_timeout`.
 
     A state that has nothing counts only if the backend is the right one (see `marker`).
     """
     try:
-        async with asyncio.timeout(store.hard_timeout):
-            replica = await reading
+        replica = await breaker.call(store, read, operation=operation, key=key, insist=insist)
         await marker.check(store, empty=replica.is_empty)
     except FsbackupError as error:
+        if isinstance(error, WrongBackendError):
+            breaker.record(store, error)
         return ReplicaState(store, error=error)
-    except TimeoutError:
-        return ReplicaState(store, error=timeout_error(store, operation, key))
     return replica
 
 

@@ -18,7 +18,6 @@ from typing import BinaryIO
 
 from fsbackup import events
 from fsbackup.aio import shield
-from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.download import ObjectReader, locate, newer_version, same_beginning
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import DownloadReport
@@ -51,7 +50,6 @@ async def download(
     owner: bool = False,
     on_progress: OnProgress | None = None,
     keep_identical: bool = False,
-    breaker: CircuitBreaker | None = None,
     undo: Undo | None = None,
     rename: Rename | None = None,
 ) -> DownloadReport:
@@ -72,8 +70,6 @@ async def download(
         Called on the I/O loop as bytes are written.
     keep_identical
         Leave a file as it is that already has exactly these bytes.
-    breaker
-        Knows which replicas do not answer; shared by many downloads.
     undo
         Undoes the stages of the object; None: the file gets the bytes as they are stored.
     rename
@@ -92,7 +88,7 @@ async def download(
     """
     clock = asyncio.get_running_loop().time
     started = clock()
-    reader = await locate(targets, key, breaker=breaker)
+    reader = await locate(targets, key)
     manifest = reader.manifest
     recorded = None if undo is None else Recorded.of(manifest)
     target = target if rename is None else rename(target, recorded)

@@ -142,13 +142,16 @@ class Report(BaseReport):
     key
         The object.
     min_copies
-        How many replicas had to confirm.
+        How many copies the set requires.
     replicas
         One result per backend, by name, in the set's order.
     seconds
         Wall time.
-    size, sha256, generation
+    size, sha256
         What was stored; None when the source was not read to its end, and for deletes.
+    generation
+        Of what was stored or deleted; None when the source was not read to its end, and when nothing was known
+        that could be deleted.
     plain_size
         Bytes of the source, where stages (compression, encryption) made other bytes of it; else None.
     """
@@ -167,9 +170,17 @@ class Report(BaseReport):
 
     @property
     def status(self) -> Status:
-        """``"complete"``: every replica; ``"degraded"``: at least `min_copies`; else ``"failed"``."""
+        """``"complete"``: every replica confirmed; ``"degraded"``: enough did; else ``"failed"``.
+
+        Enough are `min_copies`; for a delete also so many that the others are fewer than `min_copies`: what these
+        have is not confirmed any more, and a tombstone on the others keeps the object deleted. Where no replica
+        had anything there is no tombstone, and what one has that did not answer would stay.
+        """
         if self.confirmed == len(self.replicas):
             return "complete"
+        if self.operation == "delete":
+            enough = is_deleted(self.confirmed, len(self.replicas), self.min_copies)
+            return "degraded" if enough and self.generation is not None else "failed"
         return "degraded" if self.confirmed >= self.min_copies else "failed"
 
     @property
@@ -197,10 +208,12 @@ class Report(BaseReport):
         first = next(iter(errors.values()), None)
         if first is not None and len(errors) == len(self.replicas) and len(set(map(type, errors.values()))) == 1:
             return self._combined(first, errors)
-        confirmed = len(self.replicas) - len(errors)
+        stored = [name for name, each in self.replicas.items() if each.ok]
+        done = "stored" if self.operation == "upload" else "deleted"
+        where = f"{done} on {', '.join(stored)} only" if stored else f"{done} nowhere"
+        required = f", {self.min_copies} of {len(self.replicas)} copies are required" if done == "stored" else ""
         return TooFewCopiesError(
-            f"{confirmed} of {len(self.replicas)} replicas confirmed, {self.min_copies} are required: "
-            f"{summary(errors)}",
+            f"{where}{required}: {summary(errors)}",
             operation=self.operation,
             key=self.key,
             hint=combined_hint(errors, "run the same again: confirmed replicas receive nothing twice"),
@@ -220,6 +233,11 @@ class Report(BaseReport):
         )
         combined.__cause__ = first.__cause__
         return combined
+
+
+def is_deleted(confirmed: int, replicas: int, min_copies: int) -> bool:
+    """Return whether an object is deleted when so many of its replicas have confirmed that."""
+    return confirmed > 0 and (confirmed >= min(min_copies, replicas) or replicas - confirmed < min_copies)
 
 
 @dataclass(frozen=True, slots=True)

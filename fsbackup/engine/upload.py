@@ -2,10 +2,12 @@
 
 `upload` surveys the stores, unless the caller knows their state, and runs one `_Upload`:
 
-1. Decide whether the source is a new version, or must be the content that is stored already (`_expect`).
-2. Send the parts to every replica that has not this content (`FanOut`); each commits by itself
-   (`replica_upload.py`).
-3. Confirm the replicas that have it already, now that the source's SHA-256 is known; write the manifest beside
+1. Ask the stores (`survey.survey_for_change`). Where fewer than `min_copies` can be reached, nothing is sent.
+2. Decide whether the source is a new version, or must be the content that is stored already (`_expect`).
+3. Send the parts to every replica that has not this content (`FanOut`); each commits by itself
+   (`replica_upload.py`). A replica that has not answered yet holds up no other: it begins when it answers, and
+   reads again what the others have sent (`_join`).
+4. Confirm the replicas that have it already, now that the source's SHA-256 is known; write the manifest beside
    data that a crash left without one, if it is this content (`_adopt`).
 
 The report says for each replica whether it confirmed the object after the last byte. Where a newer version of
@@ -17,13 +19,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
-from fsbackup.aio import run_all
-from fsbackup.engine import identity_copies, locks, records, versions
+from fsbackup import clock
+from fsbackup.aio import cancel_and_wait, run_all
+from fsbackup.engine import breaker, identity_copies, locks, records, versions
 from fsbackup.engine.clock_skew import check_clock
 from fsbackup.engine.fanout import FanOut, object_metadata
 from fsbackup.engine.hashing import content_hash
+from fsbackup.engine.parts import Consumer
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replica_upload import ReplicaUpload, concurrent_write, has_version, write_manifest
 from fsbackup.engine.replicas import ReplicaSet
@@ -31,9 +36,18 @@ from fsbackup.engine.results import Report
 from fsbackup.engine.source import Source, StreamSource
 from fsbackup.engine.spool import ReplicaReplay, SpoolFile
 from fsbackup.engine.staged import StagedSource, find_same, stored_source
-from fsbackup.errors import ConflictError, FsbackupError, NewerFormatError, SourceError, unproven_newest
+from fsbackup.engine.survey import Answers, Query, survey, survey_for_change
+from fsbackup.errors import (
+    BackendUnavailableError,
+    ConflictError,
+    FsbackupError,
+    NewerFormatError,
+    SourceError,
+    TooFewCopiesError,
+    unproven_newest,
+)
 from fsbackup.keys import encode_key
-from fsbackup.record import Manifest
+from fsbackup.record import Manifest, Tombstone
 from fsbackup.sizing import part_size
 from fsbackup.stages.plaintext import Recorded
 from fsbackup.stores.base import ObjectStore, WritePlan
@@ -55,7 +69,7 @@ async def upload(
     source: Source,
     *,
     overwrite: bool,
-    replicas: list[ReplicaState] | None = None,
+    query: Query = records.query,
     progress: UploadProgress | None = None,
     read_stored: bool = False,
     replaces: Manifest | None = None,
@@ -67,8 +81,8 @@ async def upload(
     overwrite
         Replace other content. Without it the same content is success with nothing sent, and other content is a
         `ConflictError` in the results.
-    replicas
-        The state of the key in every store, when the caller knows it; None to survey the stores.
+    query
+        Returns the state of the key in a store.
     progress
         Receives the bytes as they move.
     read_stored
@@ -87,15 +101,17 @@ async def upload(
         When the source cannot be read to its end or changes meanwhile; nothing is committed then.
     """
     started = asyncio.get_running_loop().time()
-    if replicas is None:
-        replicas = await records.survey(targets.stores, key)
+    answers = await survey_for_change(targets, key, query)
 
-    def prepare(what: Source, states: list[ReplicaState]) -> _Upload:
-        return _Upload(targets, key, what, states, overwrite, progress, started, read_stored, replaces)
+    def prepare(what: Source, answers: Answers) -> _Upload:
+        return _Upload(targets, key, what, answers, overwrite, progress, started, read_stored, replaces)
 
-    if isinstance(source, StagedSource):
-        return await _StagedUpload(targets, key, source, prepare, overwrite).run(replicas)
-    return await prepare(source, replicas).run()
+    try:
+        if isinstance(source, StagedSource):
+            return await _StagedUpload(targets, key, source, prepare, overwrite).run(answers)
+        return await prepare(source, answers).run()
+    finally:
+        await cancel_and_wait(list(answers.late.values()))
 
 
 class _StagedUpload:
@@ -106,7 +122,7 @@ class _StagedUpload:
         targets: ReplicaSet,
         key: str,
         source: StagedSource,
-        prepare: Callable[[Source, list[ReplicaState]], _Upload],
+        prepare: Callable[[Source, Answers], _Upload],
         overwrite: bool,
     ) -> None:
         self._targets = targets
@@ -115,27 +131,29 @@ class _StagedUpload:
         self._prepare = prepare
         self._overwrite = overwrite
 
-    async def run(self, replicas: list[ReplicaState]) -> Report:
+    async def run(self, answers: Answers) -> Report:
         """Store it; where another writer came first, look once more whether theirs is of the same plaintext."""
         try:
-            if (report := await self._as_stored(replicas)) is not None:
+            if (report := await self._as_stored(answers)) is not None:
                 return report
         except ConflictError as error:
-            return self._prepare(self._source, replicas).refuse(error)
-        report = await self._prepare(self._source, replicas).run()
+            return self._prepare(self._source, answers).refuse(error)
+        report = await self._prepare(self._source, answers).run()
         if report:
             stored = [each for each in self._targets.stores if report.replicas[each.name].ok]
             await identity_copies.keep(stored, self._source.definition)
         if self._overwrite or not self._source.can_be_compared or not _is_conflict(report):
             return report
         try:
-            again = await self._as_stored(await records.survey(self._targets.stores, self._key))
+            now = Answers(await survey(self._targets.stores, self._key), {})
+            again = await self._as_stored(now)
         except ConflictError:
             return report
         return report if again is None else again
 
-    async def _as_stored(self, replicas: list[ReplicaState]) -> Report | None:
+    async def _as_stored(self, answers: Answers) -> Report | None:
         """Return the report on a stored version of the same plaintext; None where there is none to go on with."""
+        replicas = answers.replicas
         if records.refusal(replicas, "upload"):
             return None
         min_copies = self._targets.min_copies
@@ -144,7 +162,7 @@ class _StagedUpload:
         if stored is None:
             return None
         try:
-            return await self._prepare(stored, replicas).run()
+            return await self._prepare(stored, answers).run()
         except SourceError as error:
             if not self._source.can_be_staged:
                 raise
@@ -164,7 +182,7 @@ class _Upload(FanOut):
         targets: ReplicaSet,
         key: str,
         source: Source,
-        replicas: list[ReplicaState],
+        answers: Answers,
         overwrite: bool,
         progress: UploadProgress | None,
         started: float,
@@ -177,7 +195,7 @@ class _Upload(FanOut):
             source,
             part_size=part_size(source.most_bytes, targets.part_size),
             memory=targets.memory,
-            replicas=replicas,
+            replicas=answers.replicas,
             started=started,
             on_read=progress.read if progress else None,
         )
@@ -186,8 +204,13 @@ class _Upload(FanOut):
         self._progress = progress
         self._read_stored = read_stored
         self._replaces = replaces
-        self._latest = versions.newest(replicas, targets.min_copies)
-        self._highest = versions.highest(replicas)
+        self._late = answers.late
+        #: Replicas that have the content already, or data of their own that may be it.
+        self._stored: list[ReplicaState] = []
+        #: The uploads to the others.
+        self._sent: list[ReplicaUpload] = []
+        self._latest = versions.newest(answers.replicas, targets.min_copies)
+        self._highest = versions.highest(answers.replicas)
         #: The stored version that the source must have the content of; None: the source is a new version.
         self._expected: Manifest | None = None
         #: The version that was uploaded, once the source has been read to its end.
@@ -197,7 +220,7 @@ class _Upload(FanOut):
 
     async def run(self) -> Report:
         for replica in self._replicas:
-            if replica.error is not None and not replica.is_newer:
+            if replica.error is not None and not replica.is_newer and replica.backend not in self._late:
                 self._finish(replica, replica.error)
         try:
             if newer := records.refusal(self._replicas, "upload"):
@@ -288,25 +311,84 @@ class _Upload(FanOut):
         return next((each for each in stored if each.sha256 == sha256), None)
 
     async def _transfer(self) -> None:
-        reachable = [
-            each for each in self._replicas if each.error is None and each.store.name not in self._results
-        ]
-        complete = await self._complete(reachable)
-        unmanaged = [each for each in reachable if each not in complete and self._is_unmanaged(each)]
-        uploads = [self._new_upload(each) for each in reachable if each not in complete and each not in unmanaged]
+        reachable = [each for each in self._replicas if each.error is None and each.backend not in self._results]
+        self._stored = await self._complete(reachable)
+        lacking = [each for each in reachable if each not in self._stored]
+        if len(reachable) < self._targets.min_copies:
+            self._refuse(lacking)
+            lacking = []
+        unmanaged = [each for each in lacking if self._is_unmanaged(each)]
+        self._stored += unmanaged
+        uploads = [self._new_upload(each) for each in lacking if each not in unmanaged]
         self._make_replayable(uploads)
         if self._progress:
-            self._progress.begin(self._source.size, [upload.store.name for upload in uploads])
-        await self._send(uploads)
-        if complete or unmanaged:
-            await self._read_to_end(uploads)
-            await run_all([self._confirm(replica) for replica in complete + unmanaged])
+            self._progress.begin(self._source.size, [*(each.store.name for each in uploads), *self._late])
+        await self._send(uploads, [partial(self._join, name) for name in self._late])
+        if self._stored:
+            await self._read_to_end()
+            await run_all([self._confirm(replica) for replica in self._stored])
         self._refuse_to_share()
-        await self._clear_replaced(uploads)
+        await self._clear_replaced()
 
-    async def _read_to_end(self, uploads: Sequence[ReplicaUpload]) -> None:
+    def _refuse(self, replicas: Sequence[ReplicaState]) -> None:
+        """Fail on the replicas that can be reached: they are too few, so nothing is sent."""
+        away = [each.backend for each in self._replicas if each.error is not None]
+        error = TooFewCopiesError(
+            f"nothing was sent, because {', '.join(away)} cannot be reached and {self._targets.min_copies} copies"
+            " are required",
+            operation="upload",
+            key=self._key,
+        )
+        for replica in replicas:
+            self._finish(replica, error)
+
+    async def _join(self, name: str, consumer: Consumer) -> None:
+        """Upload to a replica when it answers, unless the parts that it needs are gone by then."""
+        answer = self._late[name]
+        dropped = asyncio.create_task(consumer.dropped.wait())
+        try:
+            await asyncio.wait({answer, dropped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            dropped.cancel()
+        number = next(index for index, each in enumerate(self._replicas) if each.backend == name)
+        if not answer.done() or consumer.closed:
+            if breaker.leave(self._replicas[number].store, answer):
+                del self._late[name]
+            self._finish(self._replicas[number], self._too_late(name))
+            return
+        replica = self._replicas[number] = answer.result()
+        if (error := replica.error or self._unknown_version(replica)) is not None:
+            self._finish(replica, error)
+        elif await self._complete([replica]) or self._is_unmanaged(replica):
+            self._stored.append(replica)
+        else:
+            consumer.absent = False
+            await self._run_upload(self._new_upload(replica), consumer)
+            return
+        self._parts.close(consumer)
+
+    def _unknown_version(self, replica: ReplicaState) -> ConflictError | None:
+        """Return the error for a version that was not known when it was decided what is stored."""
+        found, known = replica.record, -1 if self._highest is None else self._highest.generation
+        if found is None or found.generation <= known:
+            return None
+        outranks = self._expected is not None or found.generation >= int(clock.now() * 1000)
+        if not outranks and (self._overwrite or isinstance(found, Tombstone)):
+            return None
+        return concurrent_write(replica, self._key)
+
+    def _too_late(self, name: str) -> BackendUnavailableError:
+        return BackendUnavailableError(
+            f"did not answer in time, and {self._source.label} cannot be read again",
+            backend=name,
+            operation="upload",
+            key=self._key,
+            hint="run repair; or add a spool or a local replica to the replication set",
+        )
+
+    async def _read_to_end(self) -> None:
         """Read the source to its end, unless nothing is sent and it was read to decide that."""
-        if self._is_proven and not uploads:
+        if self._is_proven and not self._sent:
             self._version = self._expected
             if self._progress and self._source.size:
                 self._progress.read(self._source.size)
@@ -350,12 +432,12 @@ class _Upload(FanOut):
             log.warning("%s: %s is written again, because it cannot be read: %s", store.name, self._key, error)
             return False
 
-    async def _clear_replaced(self, uploads: list[ReplicaUpload]) -> None:
+    async def _clear_replaced(self) -> None:
         """Remove records of the version before, which can be read while too few replicas have the new one."""
         confirmed = {name for name, result in self._results.items() if result.ok}
         if self._version is None or len(confirmed) < self._targets.min_copies:
             return
-        stored = [each.replica for each in uploads if each.store.name in confirmed]
+        stored = [each.replica for each in self._sent if each.store.name in confirmed]
         await asyncio.gather(*(records.clear_replaced(replica, self._version) for replica in stored))
 
     def _is_unmanaged(self, replica: ReplicaState) -> bool:
@@ -382,7 +464,9 @@ class _Upload(FanOut):
             conditional=is_conditional,
         )
         sent = self._on_sent(replica.store.name)
-        return ReplicaUpload(replica, self._key, plan, sent, may_replace=self._overwrite and not is_conditional)
+        upload = ReplicaUpload(replica, self._key, plan, sent, may_replace=self._overwrite and not is_conditional)
+        self._sent.append(upload)
+        return upload
 
     def _must_stat_again(self, replica: ReplicaState) -> bool:
         """Return whether another writer had time to store the key since the store said that it is absent.
@@ -397,7 +481,7 @@ class _Upload(FanOut):
 
     def _make_replayable(self, uploads: list[ReplicaUpload]) -> None:
         """Let lagging replicas of a stream re-read it from a local replica's temp file, or else from the spool."""
-        if not isinstance(self._source, StreamSource) or len(uploads) < 2:
+        if not isinstance(self._source, StreamSource) or len(uploads) + len(self._late) < 2:
             return
         readable = next((upload for upload in uploads if upload.writer.can_reread), None)
         if readable is not None:

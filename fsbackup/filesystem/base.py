@@ -144,7 +144,8 @@ class FileSystemBase(AsyncFileSystem, metaclass=ConfiguredInstances):  # type: i
     def health(self) -> dict[str, dict[str, Outage | None]]:
         """Return, for each set that was used, its replicas: None, or since when and why one does not answer.
 
-        It asks nobody. What does not answer is left out of reads for a while, then tried again by one of them.
+        It asks nobody. What does not answer is not waited for again, by anything in this process; it is asked in
+        the background whether it is back, and its first answer counts.
         """
         return self.sets.health()
 

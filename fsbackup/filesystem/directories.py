@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 
 from fsbackup.engine import marker
+from fsbackup.engine.survey import is_known_away
 from fsbackup.errors import FsbackupError, ObjectNotFoundError, unproven_absence
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.sets import OpenSet
@@ -43,8 +44,27 @@ async def list_directory(opened: OpenSet, name: str, key: str) -> dict[str, Info
     NoHealthyReplicaError
         When nothing is listed, and too few replicas could be listed.
     """
+    found, errors = await _list_entries(opened, name, key)
+    if not found and key:
+        if must_insist(opened, errors):
+            found, errors = await _list_entries(opened, name, key, insist=True)
+        if not found:
+            raise _not_found(opened, key, await _with_doubts(opened, key, errors))
+    _report_incomplete(opened, key, errors)
+    return found
+
+
+def must_insist(opened: OpenSet, errors: dict[str, FsbackupError]) -> bool:
+    """Return whether too few replicas could be listed, and some were not, because they are known to be away."""
+    return not is_complete(opened, errors) and any(map(is_known_away, errors.values()))
+
+
+async def _list_entries(
+    opened: OpenSet, name: str, key: str, *, insist: bool = False
+) -> tuple[dict[str, Info], dict[str, FsbackupError]]:
+    """Return the entries of a directory, and why a replica could not be listed."""
     found: dict[str, Info] = {}
-    listing = SetListing(opened.replica_set, _key_prefix(key), opened.breaker, level=True)
+    listing = SetListing(opened.replica_set, _key_prefix(key), level=True, insist=insist)
     async with aclosing(listing.entries()) as entries:
         async for entry in entries:
             path = f"{name}/{entry.key}"
@@ -52,39 +72,46 @@ async def list_directory(opened: OpenSet, name: str, key: str) -> dict[str, Info
                 found[path[:-1]] = directory_info(path[:-1])
             elif not entry.is_deleted:
                 found[path] = _file_info(name, entry)
-    if not found and key:
-        raise _not_found(opened, key, await _with_doubts(opened, key, listing.errors))
-    _report_incomplete(opened, key, listing.errors)
-    return found
+    return found, listing.errors
 
 
 async def iter_files(
-    opened: OpenSet, name: str, key: str, errors: dict[str, FsbackupError] | None = None
+    opened: OpenSet,
+    name: str,
+    key: str,
+    errors: dict[str, FsbackupError] | None = None,
+    *,
+    insist: bool = False,
 ) -> AsyncGenerator[Info, None]:
     """Yield every file below a directory, in the order of the keys.
 
-    `errors` gets, at the end, the error of each replica that could not be listed:
-    files that only it has are missing.
+    `errors` gets, at the end, the error of each replica that could not be listed: files that only it has are
+    missing. With `insist`, who is known to be away is listed, too, without it when nothing else is found.
 
     Raises
     ------
     NoHealthyReplicaError
         At the end, when too few replicas could be listed and these list nothing.
     """
-    listing = SetListing(opened.replica_set, _key_prefix(key), breaker=opened.breaker)
+    listing = SetListing(opened.replica_set, _key_prefix(key), insist=insist)
     found = False
     async with aclosing(listing.entries()) as entries:
         async for entry in entries:
             if not entry.is_deleted:
                 found = True
                 yield _file_info(name, entry)
+    if not found and must_insist(opened, listing.errors):
+        async with aclosing(iter_files(opened, name, key, errors, insist=True)) as files:
+            async for info in files:
+                yield info
+        return
     if errors is not None:
         errors.update(listing.errors)
     if found:
         _report_incomplete(opened, key, listing.errors)
         return
     unknown = await _with_doubts(opened, key, listing.errors)
-    if not _is_complete(opened, unknown):
+    if not is_complete(opened, unknown):
         raise _not_found(opened, key, unknown)
 
 
@@ -98,8 +125,10 @@ async def is_directory(opened: OpenSet, key: str) -> bool:
     """
     if not key:
         return True
-    found, errors = await has_objects(opened.replica_set, _key_prefix(key), opened.breaker)
-    if not found and not _is_complete(opened, unknown := await _with_doubts(opened, key, errors)):
+    found, errors = await has_objects(opened.replica_set, _key_prefix(key))
+    if not found and must_insist(opened, errors):
+        found, errors = await has_objects(opened.replica_set, _key_prefix(key), insist=True)
+    if not found and not is_complete(opened, unknown := await _with_doubts(opened, key, errors)):
         raise _not_found(opened, key, unknown)
     return found
 
@@ -114,7 +143,7 @@ async def _with_doubts(opened: OpenSet, key: str, errors: dict[str, FsbackupErro
     return {**errors, **await marker.doubts(listed, key)}
 
 
-def _is_complete(opened: OpenSet, errors: dict[str, FsbackupError]) -> bool:
+def is_complete(opened: OpenSet, errors: dict[str, FsbackupError]) -> bool:
     """Return whether the replicas that could be listed list every object that was confirmed."""
     return opened.replica_set.is_quorum(_listed(opened, errors))
 
@@ -127,7 +156,7 @@ def _report_incomplete(opened: OpenSet, key: str, errors: dict[str, FsbackupErro
 
 
 def _not_found(opened: OpenSet, key: str, errors: dict[str, FsbackupError]) -> FsbackupError:
-    if _is_complete(opened, errors):
+    if is_complete(opened, errors):
         return ObjectNotFoundError("no such object or directory", operation="list", key=key)
     listed = _listed(opened, errors)
     return unproven_absence(errors, listed, operation="list", key=key, answer="nothing is listed there")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fsbackup.engine.breaker import CircuitBreaker, Outage
+from fsbackup.engine.breaker import Outage, outage
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.selector import ReplicaSelector
 from fsbackup.errors import ConfigError, FsbackupError
@@ -32,13 +32,10 @@ class OpenSet:
         The set itself.
     selector
         Chooses the replica of a short read by the latencies so far.
-    breaker
-        Skips replicas that do not answer, so that only one object waits for each.
     """
 
     storage: ReplicatedStorage
     selector: ReplicaSelector = field(default_factory=ReplicaSelector)
-    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     _warned: set[str] = field(default_factory=set)
 
     def warn_once(self, failed: Mapping[str, FsbackupError]) -> None:
@@ -163,7 +160,7 @@ class OpenSets:
     def health(self) -> dict[str, dict[str, Outage | None]]:
         """Return what is known of the replicas of each set that was used, by set and backend."""
         return {
-            name: {store.name: opened.breaker.outage(store.name) for store in opened.replica_set.stores}
+            name: {store.name: outage(store) for store in opened.replica_set.stores}
             for name, opened in self._open.copy().items()
         }
 

@@ -152,7 +152,6 @@ class VersionCache:
         reader = await locate(
             opened.replica_set,
             key,
-            breaker=opened.breaker,
             selector=opened.selector,
             with_data=check_data,
         )

@@ -126,8 +126,7 @@ class WriteMethods(FileSystemBase):
         """Take note of how an upload went, and warn where it left replicas out."""
         self.versions.discard(path)
         self.last_report = report
-        if report.status == "degraded":
-            _warn_degraded(path, report)
+        _warn_degraded(path, report)
 
     @on_io_loop
     async def _rm_file(self, path: str, **kwargs: Any) -> None:  # noqa: ARG002
@@ -137,6 +136,7 @@ class WriteMethods(FileSystemBase):
         self.versions.discard(path)
         if not report:
             raise report.failure()
+        _warn_degraded(path, report)
 
     @on_io_loop
     async def _rm(
@@ -176,6 +176,7 @@ class WriteMethods(FileSystemBase):
                     self.versions.discard(named[report.key])
                     self.last_report = report
                     failed += [] if report else [report]
+                    _warn_degraded(named[report.key], report)
         if failed:
             raise failed[0].failure()
 
@@ -191,7 +192,7 @@ class WriteMethods(FileSystemBase):
         IsADirectoryError
             For a directory without `recursive`.
         NoHealthyReplicaError
-            When a replica could not be listed: the files that only it has would be left behind.
+            When too few replicas could be listed: files that only the others have would be left behind.
         """
         name, key = paths.split(path)
         if not key:
@@ -205,10 +206,15 @@ class WriteMethods(FileSystemBase):
         if not recursive:
             raise IsADirectoryError(errno.EISDIR, f"is a directory; {operation} it with recursive=True", path)
         errors: dict[str, FsbackupError] = {}
-        found = [info["name"] async for info in directories.iter_files(self.sets[name], name, key, errors)]
-        if errors:
+        opened = self.sets[name]
+        found = [info["name"] async for info in directories.iter_files(opened, name, key, errors)]
+        if directories.must_insist(opened, errors):
+            errors.clear()
+            files = directories.iter_files(opened, name, key, errors, insist=True)
+            found = [info["name"] async for info in files]
+        if not directories.is_complete(opened, errors):
             raise NoHealthyReplicaError(
-                f"cannot {operation} the directory: not all replicas could be listed: {summary(errors)}",
+                f"cannot {operation} the directory: too few replicas could be listed: {summary(errors)}",
                 operation=operation,
                 key=key,
                 hint=combined_hint(errors, "try again when they answer"),
@@ -224,7 +230,7 @@ class WriteMethods(FileSystemBase):
         FileNotFoundError
             When a path is proven absent.
         NoHealthyReplicaError
-            When a directory could not be listed on every replica: then nothing is removed.
+            When a directory could be listed on too few replicas: then nothing is removed.
         PermissionError
             For a whole replication set.
         """
@@ -263,9 +269,13 @@ def _literal_file(path: Any) -> str | None:
 
 
 def _warn_degraded(path: str, report: Report) -> None:
-    stored = ", ".join(name for name, each in report.replicas.items() if each.ok)
-    where = f"{paths.PROTOCOL}://{path} is stored on {stored} only"
-    message = f"{where}: {summary(report.errors)}; `fsbackup repair` adds the rest"
+    """Warn of what was done on enough replicas, but not on all."""
+    if report.status != "degraded":
+        return
+    confirmed = ", ".join(name for name, each in report.replicas.items() if each.ok)
+    done, rest = ("stored", "adds") if report.operation == "upload" else ("deleted", "deletes")
+    where = f"{paths.PROTOCOL}://{path} is {done} on {confirmed} only"
+    message = f"{where}: {summary(report.errors)}; `fsbackup repair` {rest} the rest"
     warnings.warn(DegradedWriteWarning(message), stacklevel=2)
 
 

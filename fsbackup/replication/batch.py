@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from fsbackup.aio import cancel_and_wait
-from fsbackup.engine import marker
-from fsbackup.engine.breaker import CircuitBreaker
-from fsbackup.engine.records import ReplicaState
+from fsbackup.engine import breaker, marker
+from fsbackup.engine.records import ReplicaState, query
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import CheckSize, SourceLike, open_source
 from fsbackup.engine.upload import UploadProgress, upload
-from fsbackup.errors import FsbackupError, TransientError
+from fsbackup.errors import FsbackupError
 from fsbackup.keys import MANIFESTS, encode_key, manifest_name
 from fsbackup.seen import SeenFiles
 from fsbackup.stages import Stages
@@ -87,7 +86,6 @@ class Batch:
         self._allow_empty = allow_empty
         self._make_progress = make_progress
         self._budget = MemoryBudget(targets.memory * (parallel or 1))
-        self._breaker = CircuitBreaker()
         #: The names of this batch that a backend lists, by backend; None: it was not listed.
         self._listed: dict[str, frozenset[str] | None] = {}
 
@@ -137,47 +135,36 @@ class Batch:
         try:
             memory = self._targets.memory if source.most_bytes is None else source.most_bytes
             async with self._budget.reserve(memory):
-                replicas = await self._query_all(item.key)
                 report = await upload(
                     self._targets,
                     item.key,
                     source,
                     overwrite=self._overwrite,
-                    replicas=replicas,
+                    query=self._query,
                     progress=self._make_progress(item),
                 )
         except (FsbackupError, ValueError) as error:
             return ItemResult(item, error=error)
         finally:
             source.close()
-        self._record_outcomes(replicas, report)
         return ItemResult(item, report)
 
-    async def _query_all(self, key: str) -> list[ReplicaState]:
-        return list(await asyncio.gather(*(self._query(store, key) for store in self._targets.stores)))
-
-    async def _query(self, store: ObjectStore, key: str) -> ReplicaState:
-        """Return what a replica has of `key`: without a request when it does not answer, or a listing lacks it."""
-        if (error := self._breaker.reason(store)) is not None:
-            return ReplicaState(store, error=error)
+    async def _query(self, store: ObjectStore, key: str, *, insist: bool = False) -> ReplicaState:
+        """Return what a replica has of `key`; without a request when a listing lacks it."""
         names = self._listed.get(store.name)
-        if names is not None and not {encode_key(key), manifest_name(key)} & names:
+        is_listed = names is None or {encode_key(key), manifest_name(key)} & names
+        if not is_listed and (insist or breaker.away(store) is None):
             return ReplicaState(store, from_listing=True)
-        return await self._breaker.query_and_record(store, key)
-
-    def _record_outcomes(self, replicas: Sequence[ReplicaState], report: Report) -> None:
-        """Record in the breaker how the upload went on each replica that was written to."""
-        for replica in replicas:
-            if replica.error is None:
-                result = report.replicas[replica.backend]
-                self._breaker.record(result.backend, result.exception, result.seconds)
+        return await query(store, key, insist=insist)
 
     async def _list(self, items: Sequence[BatchItem]) -> None:
         names = {encode_key(item.key) for item in items} | {manifest_name(item.key) for item in items}
         common = _common_prefix([encode_key(item.key) for item in items])
         stores = self._targets.stores
-        found = await asyncio.gather(*(self._list_one(store, common, names) for store in stores))
-        self._listed = {store.name: each for store, each in zip(stores, found, strict=True)}
+        away = await breaker.known_away(stores)
+        asked = [store for store in stores if store.name not in away]
+        found = await asyncio.gather(*(self._list_one(store, common, names) for store in asked))
+        self._listed = {store.name: each for store, each in zip(asked, found, strict=True)}
 
     async def _list_one(self, store: ObjectStore, common: str, names: set[str]) -> frozenset[str] | None:
         """Return which of `names` a store lists; None when it cannot be listed, or has too many others."""
@@ -193,8 +180,7 @@ class Batch:
                         found.add(stat.name)
             await marker.check(store, empty=limit == LIST_WORTH * len(names))
         except FsbackupError as error:
-            if isinstance(error, TransientError):
-                self._breaker.trip(store.name, error, time.monotonic() - started)
+            breaker.record(store, error, time.monotonic() - started, listing=True)
             return None
         return frozenset(found)
 

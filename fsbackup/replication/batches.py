@@ -26,9 +26,8 @@ from typing import Any, Protocol, TypeVar
 
 from fsbackup import __version__
 from fsbackup.engine import marker
-from fsbackup.engine.breaker import CircuitBreaker
-from fsbackup.engine.records import survey
 from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.engine.survey import survey
 from fsbackup.engine.versions import newest
 from fsbackup.errors import BackendUnavailableError, ConfigError, FsbackupError, ReplicationError
 from fsbackup.loop import POLL_INTERVAL, iterate, run
@@ -173,13 +172,13 @@ class Job:
     name: str
     backends: tuple[Fingerprint, ...]
     version: str = __version__
-    #: Differs between runs: a worker keeps what it learns about a backend for one run only.
+    #: Differs between runs: a worker opens the set anew for each.
     run: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
 R = TypeVar("R")
 #: Processes one batch in a worker, with the options of the run, and returns a report.
-ProcessBatch = Callable[[ReplicaSet, CircuitBreaker, Batch, Any], Coroutine[Any, Any, R]]
+ProcessBatch = Callable[[ReplicaSet, Batch, Any], Coroutine[Any, Any, R]]
 
 
 async def prepare_job(
@@ -269,24 +268,24 @@ def run_in_worker(process: ProcessBatch[R], job: Job, options: Any, batch: Batch
     if job.version != __version__:
         return _refuse(f"it has fsbackup {__version__}, not {job.version}", "install the same version everywhere")
     try:
-        targets, breaker = _open(job)
+        targets = _open(job)
     except FsbackupError as error:
         hint = None if error.hint else "set the configuration's secrets in the environment of every worker"
         return _refuse(str(error), hint)
     except OSError as error:
         return _refuse(f"{job.path}: {error.strerror}", "give every worker the file under the same path")
-    return run(process(targets, breaker, batch, options))
+    return run(process(targets, batch, options))
 
 
 @lru_cache(maxsize=2)
-def _open(job: Job) -> tuple[ReplicaSet, CircuitBreaker]:
+def _open(job: Job) -> ReplicaSet:
     """Return the set, opened once per run and process, if this worker sees the same storage."""
     from fsbackup.replication.storage import ReplicatedStorage
 
     os.stat(job.path)  # a missing file gives a simpler error than the parser's
     targets = ReplicatedStorage.from_config(job.path, job.name).replica_set
     run(check_same_storage(targets.stores, job.backends))
-    return targets, CircuitBreaker()
+    return targets
 
 
 async def check_same_storage(stores: Sequence[ObjectStore], backends: Sequence[Fingerprint]) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fsbackup.engine import records
-from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.errors import FsbackupError, NewerFormatError, ObjectNotFoundError
@@ -41,8 +40,6 @@ class Inspector:
         Read every byte of every replica for which there is a manifest to compare with.
     expired
         See `fsbackup.replication.classify.classify`.
-    breaker
-        Shared with other inspectors: a store that did not answer is not queried once per object.
     """
 
     def __init__(
@@ -51,13 +48,11 @@ class Inspector:
         *,
         deep: bool = False,
         expired: IsExpired | None = None,
-        breaker: CircuitBreaker | None = None,
     ) -> None:
         self._targets = targets
         self._deep = deep
         self._expired = expired
         self._budget = MemoryBudget(targets.memory)
-        self._breaker = CircuitBreaker() if breaker is None else breaker
 
     async def inspect(
         self, key: str, unreachable: Unreachable | None = None, stored: float | None = None
@@ -91,7 +86,7 @@ class Inspector:
 
     async def _query(self, store: ObjectStore, key: str, skip: Unreachable) -> ReplicaState:
         error = skip.get(store.name)
-        return ReplicaState(store, error=error) if error is not None else await self._breaker.query(store, key)
+        return ReplicaState(store, error=error) if error is not None else await records.query(store, key)
 
     async def _read(self, status: ObjectStatus) -> ObjectStatus:
         """Read every copy, all replicas at once, and correct the replicas' states by what was read."""

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
 from fsbackup.aio import cancel_and_wait
-from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.records import CopyState, find_key
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import FsbackupError
@@ -51,34 +49,30 @@ class SetListing:
         further below one status for each next segment, with a key that ends with a slash.
     limit
         Of a level, list at most so many entries of each replica.
-    breaker
-        Shared with other listings of the set: a replica that did not answer is not listed each time.
     find_expired
         Called once, when a replica lacks a key. Without it what a retention deleted is ``"missing"``.
+    insist
+        See `Walk`.
     """
 
     def __init__(
         self,
         targets: ReplicaSet,
         prefix: str,
-        breaker: CircuitBreaker | None = None,
         find_expired: FindExpired | None = None,
         *,
         level: bool = False,
         limit: int | None = None,
+        insist: bool = False,
     ) -> None:
-        self._breaker = CircuitBreaker() if breaker is None else breaker
         stores = {store.name: store for store in targets.stores}
-        skip = {name: error for name, each in stores.items() if (error := self._breaker.reason(each)) is not None}
-        self._walk = Walk(targets.stores, prefix, records=False, unreachable=skip, level=level, limit=limit)
+        self._walk = Walk(targets.stores, prefix, records=False, level=level, limit=limit, insist=insist)
         self._records = {name: LazyManifests(store, prefix) for name, store in stores.items()}
         self._record_errors: dict[str, FsbackupError] = {}
         self._targets, self._stores = targets, stores
         self._find_expired = find_expired
         self._is_expired: IsExpired | None = None
-        self._inspector = Inspector(targets, breaker=self._breaker)
-        self._listed = [name for name in stores if name not in skip]
-        self._started = time.monotonic()
+        self._inspector = Inspector(targets)
 
     @property
     def errors(self) -> dict[str, FsbackupError]:
@@ -108,8 +102,6 @@ class SetListing:
             await cancel_and_wait([each for each in waiting if isinstance(each, asyncio.Task)])
             for records in self._records.values():
                 await records.stop()
-            for name in self._listed:
-                self._breaker.record(name, self.errors.get(name), time.monotonic() - self._started)
 
     async def _status(self, entry: KeyEntry) -> _Result:
         """Return a key's status where listings tell it, else the task that queries the replicas."""
@@ -134,7 +126,7 @@ class SetListing:
         find_expired, self._find_expired = self._find_expired, None
         if find_expired is not None:
             self._is_expired = await find_expired(self.errors)
-            self._inspector = Inspector(self._targets, expired=self._is_expired, breaker=self._breaker)
+            self._inspector = Inspector(self._targets, expired=self._is_expired)
 
     async def _below(self, entry: KeyEntry) -> ObjectStatus | None:
         """Return the status of a segment that only some replicas list; None when all below it is deleted."""
@@ -143,7 +135,7 @@ class SetListing:
         first = next(listed.data for listed in entry.replicas.values() if listed and listed.data)
         if all(listed.data for listed in entry.replicas.values() if listed):
             return self._listed_status(entry, first)
-        some, _ = await has_objects(self._targets, entry.key, self._breaker)
+        some, _ = await has_objects(self._targets, entry.key)
         return self._listed_status(entry, first) if some else None
 
     async def _unshortened(self, entry: KeyEntry) -> str:
@@ -181,11 +173,11 @@ class SetListing:
 
 
 async def has_objects(
-    targets: ReplicaSet, prefix: str, breaker: CircuitBreaker
+    targets: ReplicaSet, prefix: str, *, insist: bool = False
 ) -> tuple[bool, dict[str, FsbackupError]]:
     """Return whether an object that is not deleted lies below `prefix`, and why replicas could not be listed.
 
-    The prefix ends with a slash. It costs one LIST of two names and replica where the first objects are on all.
+    The prefix ends with a slash; `insist` is as in `Walk`. It costs one LIST of two names and replica where the first objects are on all.
 
     Raises
     ------
@@ -193,7 +185,7 @@ async def has_objects(
         When no replica can be listed.
     """
     for limit in (_PEEK, None):
-        listing, count = SetListing(targets, prefix, breaker, level=limit is not None, limit=limit), 0
+        listing, count = SetListing(targets, prefix, level=limit is not None, limit=limit, insist=insist), 0
         async with aclosing(listing.entries()) as entries:
             async for entry in entries:
                 count += 1

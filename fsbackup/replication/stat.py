@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from fsbackup.engine import records, versions
 from fsbackup.engine.download import lost_error
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.engine.survey import decide, survey
 from fsbackup.errors import FsbackupError, ObjectNotFoundError
 from fsbackup.record import Manifest, Record
 from fsbackup.replication.classify import FindExpired, ObjectStatus, classify
@@ -25,7 +27,13 @@ async def stat(targets: ReplicaSet, key: str, find_expired: FindExpired | None =
     ObjectLostError
         When its manifest is there, and its data is gone from every replica.
     """
-    replicas = await records.survey(targets.stores, key)
+    replicas = await survey(targets.stores, key)
+    return await decide(replicas, key, partial(_status, targets, key, find_expired))
+
+
+async def _status(
+    targets: ReplicaSet, key: str, find_expired: FindExpired | None, replicas: Sequence[ReplicaState]
+) -> ObjectStatus:
     status = classify(key, replicas, targets.min_copies)
     if find_expired is not None and status.manifest is not None and "missing" in status.states.values():
         expired = await find_expired(records.errors_of(replicas))

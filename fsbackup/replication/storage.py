@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast, get_args
 
 from fsbackup.backends import ErrorMode, SingleBackend, StorageBackend
-from fsbackup.engine import delete, marker, restore, upload
+from fsbackup.engine import breaker, delete, marker, restore, upload
 from fsbackup.engine.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, Spool, Unproven
 from fsbackup.engine.results import DownloadReport, Report
 from fsbackup.engine.source import SourceLike, open_source
@@ -44,6 +44,7 @@ from fsbackup.replication.walk import Unreachable
 from fsbackup.retention import Retention
 from fsbackup.stages import Stages, Undo
 from fsbackup.stages.undo import IdentityFiles
+from fsbackup.state import state_directory
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
@@ -202,6 +203,7 @@ class ReplicatedStorage(StorageBackend):
 
             origin = config
             config = load_config(config)
+        breaker.use_note(state_directory(config.state_dir))
         path = None if origin is None else os.fspath(origin)
         return cls(**set_arguments(config, name), errors=errors, origin=path)
 
@@ -487,7 +489,8 @@ class ReplicatedStorage(StorageBackend):
     def remove(self, remote_path: str) -> Report:
         """Delete exactly one key from every replica, and report on each.
 
-        While a replica does not confirm, the others keep a small tombstone, so that no repair restores the object.
+        While a replica does not confirm, the others keep a small tombstone, so that no repair restores the object:
+        the report is ``"degraded"`` when enough have one. Where too few can be reached, nothing is deleted.
         """
         return run(delete.delete(self._set, check_key(remote_path)))
 
@@ -581,6 +584,8 @@ class ReplicatedStorage(StorageBackend):
         if isinstance(accept_empty, str):
             raise ValueError("accept_empty is a sequence of names, not one name")
         run(marker.accept_empty(self._set.stores, accept_empty, dry_run=dry_run))
+        for name in accept_empty:
+            breaker.record(self.backends[name].store, None)
         is_expired, unreachable = run(self._expired(expired))
         options = RepairOptions(checked, dry_run, deep, adopt, is_expired, unreachable, allow_many=allow_many)
         if executor is not None:

@@ -11,18 +11,16 @@ from typing import ClassVar
 
 from fsbackup.aio import for_each
 from fsbackup.engine import marker, restore
-from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.restore import OnProgress, Rename
 from fsbackup.engine.results import BaseReport, DownloadReport, Serializable, Status
+from fsbackup.engine.survey import is_known_away
 from fsbackup.errors import (
     ConflictError,
     FsbackupError,
-    IntegrityError,
     NoHealthyReplicaError,
     ObjectLostError,
     ObjectNotFoundError,
-    TransientError,
 )
 from fsbackup.keys import FoundKeys
 from fsbackup.replication.inspector import Inspector
@@ -108,6 +106,11 @@ class TreeReport(BaseReport):
             return "failed"
         return "degraded" if self.unlisted else "complete"
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no object was found."""
+        return not self.objects and not self.failures
+
     def count(self, restored: RestoredObject) -> None:
         """Add one object."""
         if restored.report is None:
@@ -154,27 +157,27 @@ async def restore_tree(
     clock = asyncio.get_running_loop().time
     started = clock()
     report = TreeReport(prefix, directory)
-    walk = Walk(targets.stores, prefix, records=False)
-    restorer = _TreeRestore(targets, walk, report, owner, undo, on_object, make_progress)
-    await for_each(walk.keys(), restorer.restore, WORKERS)
-    report.unlisted = {name: str(error) for name, error in walk.errors.items()}
+    restorer = _TreeRestore(targets, report, owner, undo, on_object, make_progress)
+    errors = await restorer.restore_listed()
+    if report.is_empty and not _is_quorum(targets, errors) and any(map(is_known_away, errors.values())):
+        errors = await restorer.restore_listed(insist=True)
     report.seconds = clock() - started
-    if not report.objects and not report.failures:
-        listed_stores = [each for each in targets.stores if each.name not in report.unlisted]
-        doubts = await marker.doubts(listed_stores, prefix)
-        report.unlisted.update({name: str(error) for name, error in doubts.items()})
-        listed = [store.name for store in targets.stores if store.name not in report.unlisted]
-        raise _nothing_found(prefix, report.unlisted, proven=targets.is_quorum(listed))
+    if report.is_empty:
+        raise _nothing_found(prefix, report.unlisted, proven=_is_quorum(targets, errors))
     return report
 
 
+def _is_quorum(targets: ReplicaSet, errors: Mapping[str, FsbackupError]) -> bool:
+    """Return whether the replicas that could be listed list every object that was confirmed."""
+    return targets.is_quorum([store.name for store in targets.stores if store.name not in errors])
+
+
 class _TreeRestore:
-    """Restores objects, and waits for an unreachable replica once, not once per object."""
+    """Restores objects."""
 
     def __init__(
         self,
         targets: ReplicaSet,
-        walk: Walk,
         report: TreeReport,
         owner: bool,
         undo: Undo | None,
@@ -182,7 +185,6 @@ class _TreeRestore:
         make_progress: MakeProgress | None,
     ) -> None:
         self._targets = targets
-        self._walk = walk
         self._report = report
         self._directory = SafeDirectory(os.path.abspath(report.directory), create=True)
         self._owner = owner
@@ -190,13 +192,19 @@ class _TreeRestore:
         self._on_object = on_object
         self._make_progress = make_progress
         self._budget = MemoryBudget(targets.memory)
-        self._breaker = CircuitBreaker()
-        #: For second tries, which also ask the replicas that `_breaker` skips; they wait for each only once, too.
-        self._retry_breaker = CircuitBreaker()
-        self._started = asyncio.get_running_loop().time()
-        self._unlisted: set[str] = set()
         #: The files of this tree: several objects may lose their suffixes and mean one file.
         self._files = FoundKeys()
+
+    async def restore_listed(self, *, insist: bool = False) -> dict[str, FsbackupError]:
+        """Restore what the replicas list; return why one could not be listed, or what it lacks proves nothing."""
+        walk = Walk(self._targets.stores, self._report.prefix, records=False, insist=insist)
+        await for_each(walk.keys(), self.restore, WORKERS)
+        errors = walk.errors
+        if self._report.is_empty:
+            listed = [each for each in self._targets.stores if each.name not in errors]
+            errors |= await marker.doubts(listed, self._report.prefix)
+        self._report.unlisted = {name: str(error) for name, error in errors.items()}
+        return errors
 
     async def restore(self, entry: KeyEntry) -> None:
         """Restore one object and count it; a key that is deleted, though a replica still lists it, is none."""
@@ -204,7 +212,6 @@ class _TreeRestore:
             return
         size = max(listed.data.size for listed in entry.replicas.values() if listed and listed.data)
         path = Path(_relative_path(entry.key, self._report.prefix))
-        self._skip_unlisted()
         async with self._budget.reserve(size):
             restored = await self._restore(entry.key, path)
         if restored is not None:
@@ -224,12 +231,17 @@ class _TreeRestore:
         target = self._report.directory / path
         rename = self._claiming(key)
         try:
-            try:
-                report = await self._download(key, path, rename, progress, self._breaker)
-            except (IntegrityError, NoHealthyReplicaError):
-                if not self._breaker:
-                    raise
-                report = await self._download(key, path, rename, progress, self._retry_breaker)
+            report = await restore.download(
+                self._targets,
+                key,
+                path,
+                below=self._directory,
+                owner=self._owner,
+                on_progress=progress,
+                keep_identical=True,
+                undo=self._undo,
+                rename=rename,
+            )
         except (FsbackupError, OSError) as error:
             if isinstance(error, ObjectNotFoundError) and not isinstance(error, ObjectLostError):
                 return None
@@ -254,29 +266,6 @@ class _TreeRestore:
             return file
 
         return rename
-
-    async def _download(
-        self, key: str, path: Path, rename: Rename, progress: OnProgress | None, breaker: CircuitBreaker
-    ) -> DownloadReport:
-        return await restore.download(
-            self._targets,
-            key,
-            path,
-            below=self._directory,
-            owner=self._owner,
-            on_progress=progress,
-            keep_identical=True,
-            breaker=breaker,
-            undo=self._undo,
-            rename=rename,
-        )
-
-    def _skip_unlisted(self) -> None:
-        """Trip the breaker for replicas whose listing got no answer; one that refuses a listing may be read."""
-        for name, error in self._walk.errors.items():
-            if name not in self._unlisted and isinstance(error, TransientError):
-                self._breaker.trip(name, error, asyncio.get_running_loop().time() - self._started)
-            self._unlisted.add(name)
 
 
 def _relative_path(key: str, prefix: str) -> str:

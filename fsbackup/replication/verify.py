@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fsbackup.aio import for_each
-from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.records import CopyState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import BaseReport, Serializable, Status
@@ -244,10 +243,10 @@ def verify_with(
     return finish_report(report, walk, time.monotonic() - started)
 
 
-async def verify_batch(targets: ReplicaSet, breaker: CircuitBreaker, batch: Batch, deep: bool) -> VerifyReport:
+async def verify_batch(targets: ReplicaSet, batch: Batch, deep: bool) -> VerifyReport:
     """Verify one batch in a worker; the report names every problem."""
     found: list[CopyProblem] = []
-    inspector = Inspector(targets, deep=deep, expired=batch.is_expired, breaker=breaker)
+    inspector = Inspector(targets, deep=deep, expired=batch.is_expired)
     verifier = _Verifier(targets, inspector, found.append)
     await for_each(batch.key_tasks(), verifier.verify, WORKERS)
     return replace(verifier.report(empty_report(targets, "", deep=deep, sample=None)), problems=tuple(found))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fsbackup.engine import marker
+from fsbackup.engine import breaker, marker
 from fsbackup.engine.records import find_key, has_records_inside
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, combined_hint, summary
 from fsbackup.keys import MANIFESTS, ShortenedName, encode_key, in_prefix, listed_key, manifest_key, manifest_name
@@ -101,6 +102,8 @@ class Walk:
         segment and a slash are one entry, whose key ends with that slash. Without `records` only.
     limit
         Of a level, list at most so many entries of each replica.
+    insist
+        List also replicas that are known to be away. By default they are listed only when no other can be.
     """
 
     def __init__(
@@ -112,7 +115,9 @@ class Walk:
         unreachable: Unreachable | None = None,
         level: bool = False,
         limit: int | None = None,
+        insist: bool = False,
     ) -> None:
+        self._insist = insist
         errors, self._prefix = unreachable or {}, prefix
         self._replicas = [
             _Replica(each, prefix, records=records, level=level, limit=limit, error=errors.get(each.name))
@@ -142,7 +147,12 @@ class Walk:
             When no replica can be listed.
         """
         try:
+            left_out = await self._leave_out_who_is_away()
             await asyncio.gather(*(each.start() for each in self._replicas))
+            if len(self.errors) == len(self._replicas):  # before nothing can be listed, they are asked, too
+                for replica in left_out:
+                    replica.error = None
+                await asyncio.gather(*(each.start() for each in left_out))
             while (least := min((each.order for each in self._replicas if each.order), default=b"")) != b"":
                 yield await self._entry(least)
                 for replica in self._replicas:
@@ -157,6 +167,13 @@ class Walk:
                 key=self._prefix.removesuffix("/") or None,
                 hint=combined_hint(self.errors),
             )
+
+    async def _leave_out_who_is_away(self) -> list[_Replica]:
+        asked = [each for each in self._replicas if each.error is None]
+        away = {} if self._insist else await breaker.known_away([each.store for each in asked])
+        for replica in asked:
+            replica.error = away.get(replica.name)
+        return [each for each in asked if each.error is not None]
 
     async def _entry(self, least: bytes) -> KeyEntry:
         having = [each for each in self._replicas if each.order == least]
@@ -218,6 +235,7 @@ class _Replica:
         self.order = b""
         self.key = ""
         self.passed_over = PassedOver()
+        self._started = 0.0
         below = _below(prefix)
         data = store.list_level(below, limit) if level else store.list_counting(below, "", self.passed_over)
         self._data = _Listing(data, prefix, _level_key if level else listed_key, self.passed_over)
@@ -226,11 +244,13 @@ class _Replica:
         self._listings = [self._data, *([self._records] if self._records else [])]
 
     async def start(self) -> None:
+        self._started = time.monotonic()
         if self.error is None:
             for listing in self._listings:
                 listing.start()
             await self.advance_past(b"")
         if self.error is None:
+            breaker.record(self.store, None)
             try:
                 await marker.check(self.store, empty=not self.order)
             except FsbackupError as error:
@@ -238,6 +258,7 @@ class _Replica:
 
     async def _fail(self, error: FsbackupError) -> None:
         self.error = error
+        breaker.record(self.store, error, time.monotonic() - self._started, listing=True)
         log.error("%s cannot be listed: %s", self.name, error.reason)
         await self.stop()
 

@@ -347,6 +347,14 @@ class ObjectStore(ABC):
         return f"{self.location.rstrip('/')}/{name}"
 
     @property
+    def identity(self) -> str:
+        """What answers or does not answer as one: the same text for all objects and from every process.
+
+        An endpoint, bucket and credential; a path. It has no secret in it.
+        """
+        return self.location
+
+    @property
     @abstractmethod
     def filesystem(self) -> Any:
         """The fsspec filesystem of this backend, created on first use."""

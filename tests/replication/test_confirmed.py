@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import io
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.cli import exits, main
 from fsbackup.engine.results import Report
-from fsbackup.errors import FsbackupError
+from fsbackup.errors import TooFewCopiesError
 from tests.replication.prune_helpers import Disks
 
 KEY = "db/orders.sql"
@@ -51,6 +52,19 @@ class Three:
             (self.root / f"{name}-away").rename(self.root / name)
 
 
+class Interrupting(io.BytesIO):
+    """A stream in the middle of which something happens."""
+
+    def __init__(self, data: bytes, happens: Callable[[], object]) -> None:
+        super().__init__(data)
+        self._happens = happens
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        happens, self._happens = self._happens, lambda: None
+        happens()
+        return super().read(size)
+
+
 @pytest.fixture
 def three(tmp_path: Path) -> Three:
     return Three(tmp_path)
@@ -58,11 +72,13 @@ def three(tmp_path: Path) -> Three:
 
 @pytest.fixture
 def refused(three: Three) -> Three:
-    """A replacement that only one disk has taken."""
+    """A replacement that only one disk has taken, because the others went away while it was read."""
     three.put(OLD)
-    with three.away("bc"):
-        assert three.put(NEW).status == "failed"
+    with ExitStack() as stack:
+        source = Interrupting(NEW, lambda: stack.enter_context(three.away("bc")))
+        assert three.store.replicate(source, KEY, overwrite=True).status == "failed"
     assert three.on("a") == NEW
+    (three.root / "source").write_bytes(NEW)
     return three
 
 
@@ -97,14 +113,28 @@ def test_repair_leaves_a_refused_replacement_for_a_day(refused: Three) -> None:
 
 
 def test_a_delete_on_too_few_disks_deletes_nothing(three: Three) -> None:
-    """Readers find the object, and repair keeps it."""
+    """Nor from the one that can be reached."""
     three.put(OLD)
-    with three.away("bc"), pytest.raises(FsbackupError):
+    with three.away("bc"), pytest.raises(TooFewCopiesError, match=r"deleted nowhere.*b, c cannot be reached"):
         three.store.delete(KEY)
-    assert three.read() == OLD
-    assert three.store.stat(KEY).states["a"] == "unconfirmed"
-    three.store.repair()
-    assert three.read() == three.on("b") == OLD
+    assert three.read() == three.on("a") == OLD
+    assert three.store.verify().status == "complete"
+
+
+def test_a_replacement_on_too_few_disks_sends_nothing(three: Three) -> None:
+    """What is stored already is named, and what was to be replaced is still there."""
+    three.put(OLD)
+    with three.away("bc"):
+        report = three.put(NEW)
+        assert report.status == "failed"
+        with pytest.raises(
+            TooFewCopiesError, match="stored nowhere, 2 of 3 copies are required: a: nothing was sent"
+        ):
+            raise report.failure()
+        with pytest.raises(TooFewCopiesError, match=r"stored on a only, 2 of 3 copies are required: b: .* c: "):
+            raise three.put(OLD).failure()
+    assert {three.on(name) for name in "abc"} == {OLD}
+    assert three.put(NEW).status == "complete"
 
 
 def test_a_delete_on_enough_disks_is_completed(three: Three) -> None:

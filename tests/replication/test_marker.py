@@ -157,7 +157,7 @@ def test_every_command_treats_it_as_unreachable(unmounted: Disks) -> None:
     assert (repaired.status, list(repaired.unreachable)) == ("degraded", ["c"])
     assert "is the disk mounted?" in repaired.unreachable["c"]
     assert store.prune(dry_run=False).status != "complete"
-    assert not store.remove("old")
+    assert store.remove("old").status == "degraded"
 
 
 def test_doctor_refuses_it_too(unmounted: Disks) -> None:

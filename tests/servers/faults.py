@@ -181,6 +181,8 @@ class FaultProxy:
         self._ready.set()
         await self._stop.wait()
         server.close()
+        for _ in range(5):  # what was accepted a moment ago gets its transport, which can be closed
+            await asyncio.sleep(0)
         self._cancel_all()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Awaitable, Callable
 
-from fsbackup.engine import records, versions
+from fsbackup.engine import versions
 from fsbackup.engine.delete import delete
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.restore import copy_to
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import BytesSource
+from fsbackup.engine.survey import survey
 from fsbackup.engine.upload import upload
 from fsbackup.errors import FsbackupError
 from fsbackup.record import Manifest
@@ -45,7 +46,7 @@ def _note(operation: Operation, report: Report) -> None:
 
 async def _prune(operation: Operation, targets: ReplicaSet) -> None:
     """Delete one copy as `prune` does: where `min_copies` others, or all others, prove the newest version."""
-    replicas = await records.survey(targets.stores, KEY)
+    replicas = await survey(targets.stores, KEY)
     latest = versions.newest(replicas, targets.min_copies)
     own = replicas.pop(operation.target)
     proven = sum(each.holds(latest) for each in replicas) if isinstance(latest, Manifest) else 0

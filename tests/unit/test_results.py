@@ -172,6 +172,6 @@ def test_too_few_copies_says_each_fact_once() -> None:
     failure = report({"local": None, "r2": denied("r2"), "b2": away}).failure()
     assert type(failure) is TooFewCopiesError
     assert str(failure) == (
-        "upload 'k': 1 of 3 replicas confirmed, 2 are required: r2: AccessDenied; b2: timeout"
+        "upload 'k': stored on local only, 2 of 3 copies are required: r2: AccessDenied; b2: timeout"
         " - check the key; check the line; run the same again: confirmed replicas receive nothing twice"
     )

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 from fsbackup.aio import for_each
 from fsbackup.engine import marker
-from fsbackup.engine.breaker import CircuitBreaker
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.loop import run
 from fsbackup.replication.batches import Batch, Executor, KeyTask, batches, key_tasks, prepare_job, run_batches
@@ -105,12 +104,10 @@ async def _clear_after(
     return await Repairer(replace(targets, stores=answering), options, on_step).finish(errors)
 
 
-async def repair_batch(
-    targets: ReplicaSet, breaker: CircuitBreaker, batch: Batch, options: RepairOptions
-) -> RepairReport:
+async def repair_batch(targets: ReplicaSet, batch: Batch, options: RepairOptions) -> RepairReport:
     """Repair one batch in a worker; the report names every step."""
     steps: list[Step] = []
-    repairer = Repairer(targets, replace(options, expired=batch.is_expired), steps.append, breaker)
+    repairer = Repairer(targets, replace(options, expired=batch.is_expired), steps.append)
     await for_each(batch.key_tasks(), repairer.repair, WORKERS)
     await repairer.release()
     return replace(repairer.report({}), steps=tuple(steps))
@@ -125,8 +122,6 @@ class Repairer:
         The set, and the options of the run.
     on_step
         Called with every step as it is done.
-    breaker
-        What is known about the stores; batches of one run share it.
     """
 
     def __init__(
@@ -134,16 +129,14 @@ class Repairer:
         targets: ReplicaSet,
         options: RepairOptions,
         on_step: OnStep | None,
-        breaker: CircuitBreaker | None = None,
     ) -> None:
-        known = CircuitBreaker() if breaker is None else breaker
         self._targets = targets
         self._options = options
         self._on_step = on_step
         self._budget = MemoryBudget(targets.memory)
         self._brake = Brake(released=options.allow_many or options.dry_run)
-        self._inspector = Inspector(targets, expired=options.expired, breaker=known)
-        self._deep_inspector = Inspector(targets, deep=True, expired=options.expired, breaker=known)
+        self._inspector = Inspector(targets, expired=options.expired)
+        self._deep_inspector = Inspector(targets, deep=True, expired=options.expired)
         self._started = time.monotonic()
         #: Why a replica did not answer for some object, by name.
         self._unreachable: dict[str, str] = {}

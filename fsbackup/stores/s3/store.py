@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
@@ -124,6 +125,8 @@ class S3Store(ObjectStore):
             ca_bundle,
             addressing,
         )
+        account = hashlib.sha256(access_key_id.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        self._identity = f"{endpoint_url or region}/{bucket} {account}"
         folder = f"{encode_key(check_prefix(prefix)).removesuffix('/')}/" if prefix else ""
         self._calls = Calls(name, settings)
         self._bucket = Bucket(self._calls, bucket, folder, profile, page_size)
@@ -153,6 +156,11 @@ class S3Store(ObjectStore):
         """Return where an object is; R2, B2 and plain S3 are the same service where their endpoint is the same."""
         service = (self.endpoint_url or "https://s3.amazonaws.com").lower().rstrip("/")
         return f"{service}/{self.bucket}/{self._bucket.prefix}{name}"
+
+    @property
+    def identity(self) -> str:
+        """The endpoint, the bucket and a hash of the key's id."""
+        return self._identity
 
     @property
     def filesystem(self) -> Any:

@@ -1,0 +1,182 @@
+"""What every store of a set has of one key, asked at the same time: how long who waits for whom.
+
+`survey` waits for all. A reader waits for a quorum, and a little for the others (`survey_without_stragglers`). A
+change waits for a quorum and `min_copies`; who answers later takes part later (`survey_for_change`). Who is known
+to be away (`breaker`) is not asked, until a caller would have to refuse without him (`decide`, `insist`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from fsbackup.aio import cancel_and_wait
+from fsbackup.engine import breaker
+from fsbackup.engine.records import ReplicaState, clear_answers, query
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.errors import FsbackupError, ObjectNotFoundError, TransientError
+from fsbackup.stores.base import ObjectStore
+
+T = TypeVar("T")
+
+#: Least seconds that a reader waits for the other stores after the first has returned a manifest. It waits three
+#: times as long as that one took if that is more.
+STRAGGLER_TIMEOUT = 2.0
+#: Least seconds that a change waits for the other stores after enough have answered, and how much longer than
+#: these took.
+_CHANGE_TIMEOUT, _CHANGE_FACTOR = 0.2, 1.0
+
+
+class Query(Protocol):
+    """Returns the state of one key in one store, with an outage in its `error`; as `query`."""
+
+    def __call__(
+        self, store: ObjectStore, key: str, *, insist: bool = False
+    ) -> Coroutine[Any, Any, ReplicaState]: ...
+
+
+async def survey(stores: Iterable[ObjectStore], key: str, query: Query = query) -> list[ReplicaState]:
+    """Return the state of `key` in every store, queried concurrently; an error of one store is in its state."""
+    return list(await asyncio.gather(*(query(store, key) for store in stores)))
+
+
+async def decide(
+    replicas: Sequence[ReplicaState],
+    key: str,
+    decision: Callable[[Sequence[ReplicaState]], Awaitable[T]],
+    query: Query = query,
+) -> T:
+    """Return the `decision` on what the replicas have; before it refuses, ask those that are known to be away.
+
+    Absence that is proven is no refusal.
+    """
+    try:
+        return await decision(replicas)
+    except ObjectNotFoundError:
+        raise
+    except FsbackupError:
+        asked = await insist(replicas, key, query)
+        if asked is replicas:
+            raise
+    return await decision(asked)
+
+
+async def insist(replicas: Sequence[ReplicaState], key: str, query: Query = query) -> Sequence[ReplicaState]:
+    """Return the states, now also of the stores that were not asked because they are known to be away.
+
+    The same sequence where all were asked.
+    """
+    away = [each.store for each in replicas if is_known_away(each.error)]
+    if not away:
+        return replicas
+    found = {each.backend: each for each in await survey(away, key, partial(query, insist=True))}
+    return [found.get(each.backend, each) for each in replicas]
+
+
+def is_known_away(error: Exception | None) -> bool:
+    """Return whether this is the error of a store that was not asked, because it is known to be away."""
+    return isinstance(error, TransientError) and error.away_since is not None
+
+
+async def survey_without_stragglers(targets: ReplicaSet, key: str, query: Query) -> list[ReplicaState]:
+    """As `survey`, but once a store has returned a manifest do not wait long for the others.
+
+    While a quorum could still answer, which proves that the newest version is known, the rest has the set's stall
+    timeout to do so, else `STRAGGLER_TIMEOUT`. Beyond a quorum nobody waits for a store that is known to be away,
+    or was too slow for a reader a short while ago. One that still owes an answer to a reader is not asked.
+    """
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    skipped = {store: error for store in targets.stores if (error := breaker.unanswered(store)) is not None}
+    tasks = {asyncio.create_task(query(store, key)): store for store in targets.stores if store not in skipped}
+    waiting = set(tasks)
+    patience = timeout = None
+    while waiting:
+        done, waiting = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            break
+        answers = [task.result() for task in tasks if task.done()]
+        if patience is None and any(each.manifest for each in answers):
+            patience = max(STRAGGLER_TIMEOUT, 3 * (clock() - started))
+        if patience is not None:
+            awaits_quorum = _awaits_quorum(targets, answers, [tasks[task].name for task in waiting])
+            timeout = max(patience, targets.stall) if awaits_quorum else patience
+        if targets.is_quorum(clear_answers(answers)) and not any(
+            breaker.is_worth_waiting(tasks[task]) for task in waiting
+        ):
+            break
+    await cancel_and_wait([task for task in waiting if not breaker.leave(tasks[task], task)])
+    found = {store: task.result() for task, store in tasks.items() if task not in waiting}
+    return [
+        found.get(store) or ReplicaState(store, error=skipped.get(store) or breaker.straggler_error(store, key))
+        for store in targets.stores
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the stores have of a key that is to be changed.
+
+    Parameters
+    ----------
+    replicas
+        The state in every store. Those in `late` have an error, since nothing is known yet.
+    late
+        The queries of the stores that have not answered yet, by name.
+    """
+
+    replicas: list[ReplicaState]
+    late: dict[str, asyncio.Task[ReplicaState]]
+
+
+async def survey_for_change(targets: ReplicaSet, key: str, query: Query = query) -> Answers:
+    """Ask every store, and return as soon as enough have answered: a quorum, and `min_copies`.
+
+    Who is slower is no longer waited for, and takes part when it answers. Where a quorum cannot be had without the
+    slower ones, they have the set's stall timeout. Where fewer than `min_copies` answer, those are asked, too,
+    that are known to be away.
+    """
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    tasks = {store.name: asyncio.create_task(query(store, key)) for store in targets.stores}
+    try:
+        deadline = math.inf
+        while waiting := {name: task for name, task in tasks.items() if not task.done()}:
+            answered = clear_answers(task.result() for task in tasks.values() if task.done())
+            if len(answered) >= targets.min_copies:
+                patience = _patience(targets, answered, waiting, clock() - started)
+                deadline = min(deadline, clock() + patience)
+            if clock() >= deadline:
+                break
+            timeout = None if deadline == math.inf else deadline - clock()
+            await asyncio.wait(waiting.values(), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    except BaseException:
+        await cancel_and_wait(list(tasks.values()))
+        raise
+    replicas = [
+        task.result() if task.done() else ReplicaState(store, error=breaker.straggler_error(store, key))
+        for store, task in zip(targets.stores, tasks.values(), strict=True)
+    ]
+    late = {name: task for name, task in tasks.items() if not task.done()}
+    if len(clear_answers(replicas)) < targets.min_copies:
+        replicas = list(await insist(replicas, key, query))
+    return Answers(replicas, late)
+
+
+def _patience(targets: ReplicaSet, answered: list[str], waiting: Iterable[str], elapsed: float) -> float:
+    """Return the seconds for which a change still waits for the answers of `waiting`."""
+    worth = [each.name for each in targets.stores if each.name in waiting and breaker.away(each) is None]
+    if not worth:
+        return 0.0
+    short = max(_CHANGE_TIMEOUT, _CHANGE_FACTOR * elapsed)
+    awaits_quorum = not targets.is_quorum(answered) and targets.is_quorum([*answered, *worth])
+    return max(short, targets.stall) if awaits_quorum else short
+
+
+def _awaits_quorum(targets: ReplicaSet, answers: Iterable[ReplicaState], missing: Iterable[str]) -> bool:
+    answered = clear_answers(answers)
+    return not targets.is_quorum(answered) and targets.is_quorum([*answered, *missing])
