@@ -150,7 +150,7 @@ def is_complete(opened: OpenSet, errors: dict[str, FsbackupError]) -> bool:
 
 def _report_incomplete(opened: OpenSet, key: str, errors: dict[str, FsbackupError]) -> None:
     """Warn, or raise as the set has it, when what is listed may not be all."""
-    if not _is_complete(opened, errors):
+    if not is_complete(opened, errors):
         said = "objects may be missing from what is listed"
         opened.replica_set.report_unproven(said, errors, operation="list", key=key)
 

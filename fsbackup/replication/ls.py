@@ -177,7 +177,8 @@ async def has_objects(
 ) -> tuple[bool, dict[str, FsbackupError]]:
     """Return whether an object that is not deleted lies below `prefix`, and why replicas could not be listed.
 
-    The prefix ends with a slash; `insist` is as in `Walk`. It costs one LIST of two names and replica where the first objects are on all.
+    The prefix ends with a slash; `insist` is as in `Walk`. It costs one LIST of two names and replica where the
+    first objects are on all.
 
     Raises
     ------

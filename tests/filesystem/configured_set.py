@@ -57,6 +57,8 @@ class ConfiguredSet:
         Of the set; 0 for all.
     append
         Whether the set allows that.
+    timeouts
+        Of backends that have another one than the usual.
     """
 
     config: Path
@@ -64,6 +66,7 @@ class ConfiguredSet:
     backends: dict[str, dict[str, Any]] = field(default_factory=dict)
     min_copies: int = 0
     append: bool = False
+    timeouts: dict[str, float] = field(default_factory=dict)
     bases: dict[str, Path] = field(default_factory=dict)
     proxies: dict[str, FaultProxy] = field(default_factory=dict)
     secrets: list[str] = field(default_factory=list)
@@ -91,7 +94,7 @@ class ConfiguredSet:
         """Write the configuration; a backend whose requests always fail does not try for long."""
         backends = {name: dict(each) for name, each in self.backends.items()}
         for name, proxy in self.proxies.items():
-            backends[name]["timeout"] = proxy.patience(10.0)
+            backends[name]["timeout"] = self.timeouts.get(name, proxy.patience(10.0))
         copies = self.min_copies or len(backends)
         rule = {"backends": list(backends), "min_copies": copies, "append": self.append}
         config = {"version": 1, "backends": backends, "replication": {SET: rule}}

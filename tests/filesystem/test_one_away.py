@@ -1,9 +1,12 @@
-"""With one of three replicas away everything works: two prove what is absent, and two copies suffice."""
+"""With one of three replicas away everything works: two prove what is absent, and two copies suffice.
+
+However it is away. One that says nothing is waited for by the first operation, and by no other one.
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import dask.dataframe as dd
 import duckdb
@@ -16,20 +19,38 @@ import zarr
 from upath import UPath
 
 from fsbackup import DegradedWriteWarning
+from fsbackup.engine import breaker
 from tests.filesystem.configured_set import ROOT, ConfiguredSet, make_configured_set
-from tests.servers.faults import Refuse
+from tests.matrix import sparing
+from tests.servers.faults import Drop, Fault, Refuse, Stall, Status
+
+#: How the third replica is away: it refuses every connection, drops it after the request, is broken, says nothing.
+AWAY: dict[str, Callable[[], Fault]] = {
+    "refusing": Refuse,
+    "dropping": Drop,
+    "503": lambda: Status(503, "ServiceUnavailable"),
+    "silent": Stall,
+}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=sparing(AWAY, {"silent"}))
 def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[ConfiguredSet]:
-    """Return a set in use, of two directories and a service that now refuses every connection."""
+    """Return a set in use, of two directories and a service that is away now."""
     tmp = tmp_path_factory.mktemp("site")
     with make_configured_set("local+local+s3", tmp, request.getfixturevalue) as made:
         made.min_copies = 2
         made.fs().pipe_file(f"{ROOT}/first", b"1")
-        made.proxies["moto2"].add(Refuse())
+        made.proxies["moto2"].add(AWAY[request.param]())
+        made.timeouts["moto2"] = 1.0 if request.param == "503" else 0.3  # so that it is tried again
         made.write()
         yield made
+
+
+@pytest.fixture(autouse=True)
+def known_away(site: ConfiguredSet, forgotten: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    """Have it found out before each test that the third is away; a probe of it is not waited for."""
+    monkeypatch.setattr(breaker, "GRACE", 0.0)
+    site.fs().pipe_file(f"{ROOT}/first", b"1")
 
 
 @pytest.fixture
@@ -95,6 +116,23 @@ def test_directories_and_names(site: ConfiguredSet, url: str, tmp_path: pytest.T
     assert fs.find(f"{base.path}/nowhere") == []
     with pytest.raises(FileNotFoundError):
         fs.cat_file(f"{base.path}/nothing")
+    (base / "touched").unlink()
+    with pytest.warns(DegradedWriteWarning, match="source/deep/file is deleted on local0, local1 only: moto2: "):
+        fs.rm(f"{base.path}/source", recursive=True)
+    fs.mv(f"{base.path}/copied", f"{base.path}/moved")
+    assert [each.name for each in base.iterdir()] == ["moved"]
+
+
+def test_many_partitions_wait_once(site: ConfiguredSet, url: str) -> None:
+    """The service is asked whether it is back, and not once for each; a busy one is asked a few times more."""
+    proxy, fs = site.proxies["moto2"], site.fs()
+    proxy.forget()
+    for number in range(50):
+        fs.pipe_file(f"{url}/p={number}/x.parquet", b"x")
+    assert len(fs.find(url)) == 50
+    fs.rm(url, recursive=True)
+    assert not fs.exists(url)
+    assert sum(not each.key.endswith("/backend") for each in proxy.requests) < 25
 
 
 def test_what_a_write_says(site: ConfiguredSet, url: str) -> None:
