@@ -325,3 +325,25 @@ class TestNote:
         (directory / "later").rename(directory / NOTE)
         breaker.record(Silent("d"), BackendUnavailableError("gone"), SHORT)
         assert before.items() < self.note(directory)["away"].items()
+
+    def test_a_configuration_says_where_it_is(self, tmp_path: Path, directory: Path) -> None:
+        """Below `state_dir`; what other programs of that machine find out there holds for this one."""
+        disks = {name: {"type": "local", "path": str(tmp_path / name), "create": False} for name in "abc"}
+        for name in disks:
+            (tmp_path / name).mkdir()
+        rule = {"backends": list(disks), "min_copies": 2}
+        config = tmp_path / "fsbackup.yaml"
+        config.write_text(
+            json.dumps(
+                {"version": 1, "state_dir": str(directory), "backends": disks, "replication": {"three": rule}}
+            )
+        )
+        store = ReplicatedStorage.from_config(config, "three")
+        assert store.replicate(io.BytesIO(b"1"), KEY).status == "complete"
+        assert not directory.exists()
+        (tmp_path / "c").rename(tmp_path / "away")
+        assert store.replicate(io.BytesIO(b"1"), "next").status == "degraded"
+        assert len(self.note(directory)["away"]) == 1
+        breaker.forget()
+        again = ReplicatedStorage.from_config(config, "three")
+        assert breaker.outage(again.backends["c"].store) is not None
