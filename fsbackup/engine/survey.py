@@ -86,8 +86,8 @@ async def survey_without_stragglers(targets: ReplicaSet, key: str, query: Query)
     """As `survey`, but once a store has returned a manifest do not wait long for the others.
 
     While a quorum could still answer, which proves that the newest version is known, the rest has the set's stall
-    timeout to do so, else `STRAGGLER_TIMEOUT`. Beyond a quorum nobody waits for a store that is known to be away,
-    or was too slow for a reader a short while ago. One that still owes an answer to a reader is not asked.
+    timeout to do so, else `STRAGGLER_TIMEOUT`. Beyond a quorum no reader of a manifest waits for a store that is
+    known to be away, or was too slow for a reader a short while ago. One that still owes an answer to a reader is not asked.
     """
     clock = asyncio.get_running_loop().time
     started = clock()
@@ -105,10 +105,9 @@ async def survey_without_stragglers(targets: ReplicaSet, key: str, query: Query)
         if patience is not None:
             awaits_quorum = _awaits_quorum(targets, answers, [tasks[task].name for task in waiting])
             timeout = max(patience, targets.stall) if awaits_quorum else patience
-        if targets.is_quorum(clear_answers(answers)) and not any(
-            breaker.is_worth_waiting(tasks[task]) for task in waiting
-        ):
-            break
+            is_proven = targets.is_quorum(clear_answers(answers))
+            if is_proven and not any(breaker.is_worth_waiting(tasks[task]) for task in waiting):
+                break
     await cancel_and_wait([task for task in waiting if not breaker.leave(tasks[task], task)])
     found = {store: task.result() for task, store in tasks.items() if task not in waiting}
     return [

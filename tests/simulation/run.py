@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from fsbackup.engine import breaker
 from fsbackup.engine.delete import delete
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.source import BytesSource
@@ -47,6 +48,7 @@ class Result:
 
 def run_case(case: Case) -> Result:
     """Run a case; the same case gives the same result."""
+    breaker.forget()
     old, newer = content_of("old", case.same_size, 4), content_of("older", case.same_size, 5)
     prepared, serial = _prepare(case.layout, case.beginning, case.odd, case.part_size, old, newer)
     return _Run(case, [each.copy() for each in prepared], serial, frozenset({old, newer})).run()
