@@ -87,7 +87,8 @@ async def survey_without_stragglers(targets: ReplicaSet, key: str, query: Query)
 
     While a quorum could still answer, which proves that the newest version is known, the rest has the set's stall
     timeout to do so, else `STRAGGLER_TIMEOUT`. Beyond a quorum no reader of a manifest waits for a store that is
-    known to be away, or was too slow for a reader a short while ago. One that still owes an answer to a reader is not asked.
+    known to be away, or was too slow for a reader a short while ago. One that still owes an answer to a reader is
+    not asked.
     """
     clock = asyncio.get_running_loop().time
     started = clock()
