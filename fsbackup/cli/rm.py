@@ -11,7 +11,7 @@ from fsbackup.cli.command import Command, add_set, key, open_set
 from fsbackup.errors import FsbackupError, ObjectLostError, ObjectNotFoundError, reasons
 
 if TYPE_CHECKING:
-    from fsbackup.engine.results import Report
+    from fsbackup.engine.results import Report, Status
     from fsbackup.replication.storage import ReplicatedStorage
 
 
@@ -26,9 +26,10 @@ def _execute(args: Namespace) -> int:
     there = {each: _exists(store, each) for each in args.keys}
     for report in store.remove_many(there):
         existed = there[report.key]
-        results.append({**report.as_dict(), "was_there": existed})
+        status = _status(store, report, existed)
+        results.append({**report.as_dict(), "status": status, "was_there": existed})
         if not (args.json or (args.quiet and report)):
-            _print_report(report, existed)
+            _print_report(report, existed, status)
     if args.json:
         render.print_json({"objects": results})
     return exits.worst(exits.BY_STATUS[result["status"]] for result in results)
@@ -47,7 +48,18 @@ def _exists(store: ReplicatedStorage, object_key: str) -> bool | None:
     return True
 
 
-def _print_report(report: Report, existed: bool | None) -> None:
+def _status(store: ReplicatedStorage, report: Report, existed: bool | None) -> Status:
+    """Return ``"degraded"`` also where so many have confirmed that what the others have is not confirmed any more.
+
+    Without an object that is known there is no tombstone, and what a backend that is away has would stay.
+    """
+    from fsbackup.engine.results import is_deleted
+
+    deleted = is_deleted(report.confirmed, len(report.replicas), store.min_copies)
+    return "degraded" if not report and existed is True and deleted else report.status
+
+
+def _print_report(report: Report, existed: bool | None, status: Status) -> None:
     confirmed = ", ".join(name for name, result in report.replicas.items() if result.ok)
     if existed is False and report:
         render.print_line(f"{render.one_line(report.key)}: not found on {confirmed}")
@@ -56,7 +68,7 @@ def _print_report(report: Report, existed: bool | None) -> None:
         render.print_line(f"{render.one_line(report.key)}: deleted from {confirmed}")
     for line in reasons(report.errors):
         render.print_line(f"{render.one_line(report.key)}: NOT deleted from {line}")
-    if report.status == "degraded":
+    if status == "degraded":
         render.print_line(
             f"{render.one_line(report.key)}: a tombstone on the others keeps it deleted; `fsbackup repair`, or "
             "the same command, finishes it when these backends answer"

@@ -19,8 +19,8 @@ What a crash or an unreachable replica leaves:
 - between 1 and 2: a tombstone and data, which no reader takes for an object; `complete` removes the data.
 - before 3: tombstones only; when all replicas have one, `repair` removes them with `remove_tombstone`.
 
-The object counts as deleted when `min_copies` replicas have confirmed, or so many that the others are fewer than
-`min_copies` (`Report.is_deleted`). Where so many cannot be reached, nothing is deleted anywhere.
+A delete is degraded when `min_copies` replicas have confirmed it. Readers find the object deleted also when the
+others are fewer than `min_copies` (`is_deleted`). Where not even so many can be reached, nothing is deleted.
 
 `complete` and `remove_tombstone` read the records again right before each change, and give way to a newer upload.
 

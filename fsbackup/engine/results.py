@@ -172,16 +172,13 @@ class Report(BaseReport):
     def status(self) -> Status:
         """``"complete"``: every replica confirmed; ``"degraded"``: enough did; else ``"failed"``.
 
-        Enough are `min_copies`; for a delete also so many that the others are fewer than `min_copies`: what these
-        have is not confirmed any more, and a tombstone on the others keeps the object deleted. Where no replica
-        had anything there is no tombstone, and what one has that did not answer would stay.
+        Enough are `min_copies`. Of a delete, a tombstone on these keeps the object deleted; where no replica had
+        anything there is no tombstone, and what one has that did not answer would stay.
         """
         if self.confirmed == len(self.replicas):
             return "complete"
-        if self.operation == "delete":
-            enough = is_deleted(self.confirmed, len(self.replicas), self.min_copies)
-            return "degraded" if enough and self.generation is not None else "failed"
-        return "degraded" if self.confirmed >= self.min_copies else "failed"
+        is_lasting = self.operation != "delete" or self.generation is not None
+        return "degraded" if self.confirmed >= self.min_copies and is_lasting else "failed"
 
     @property
     def confirmed(self) -> int:
@@ -236,7 +233,10 @@ class Report(BaseReport):
 
 
 def is_deleted(confirmed: int, replicas: int, min_copies: int) -> bool:
-    """Return whether an object is deleted when so many of its replicas have confirmed that."""
+    """Return whether readers find an object deleted when so many of its replicas have confirmed that.
+
+    `min_copies`, or so many that the others are fewer: what these have is not confirmed any more.
+    """
     return confirmed > 0 and (confirmed >= min(min_copies, replicas) or replicas - confirmed < min_copies)
 
 

@@ -150,10 +150,10 @@ async def survey_for_change(targets: ReplicaSet, key: str, query: Query = query)
             if len(answered) >= targets.min_copies:
                 patience = _patience(targets, answered, waiting, clock() - started)
                 deadline = min(deadline, clock() + patience)
-            if clock() >= deadline:
+            timeout = None if deadline == math.inf else max(0.0, deadline - clock())
+            done, _ = await asyncio.wait(waiting.values(), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
                 break
-            timeout = None if deadline == math.inf else deadline - clock()
-            await asyncio.wait(waiting.values(), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     except BaseException:
         await cancel_and_wait(list(tasks.values()))
         raise

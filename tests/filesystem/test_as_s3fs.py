@@ -142,7 +142,7 @@ def test_errors_name_set_key_and_what_was_asked_for(
     fs = disks.fs()
     for operation, ask in list(asked.items())[3:]:
         with pytest.raises(
-            TooFewCopiesError, match=rf"^{operation} '{path}': 1 of 2 replicas confirmed.*local1: "
+            TooFewCopiesError, match=rf"^{operation} '{path}': stored nowhere, 2 of 2 copies are required.*local1"
         ):
             ask()
     with pytest.raises(TooFewCopiesError) as caught:

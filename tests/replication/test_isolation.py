@@ -112,7 +112,7 @@ def test_a_fault_on_the_tombstone_is_reported_and_the_object_counts_as_deleted(
     rig.store().replicate(rig.file(content(SMALL)), KEY)
     make, types = FAULTS[fault]
     rig.proxies["r2"].add(make(), on="put_object", key=manifest_name(KEY))
-    report = rig.store(timeout=4).remove(KEY)
+    report = rig.store(timeout=4, min_copies=2).remove(KEY)
     assert report.status == "degraded"
     assert report.replicas["r2"].error_type in types
     rig.proxies["r2"].clear()
