@@ -224,7 +224,7 @@ class _TreeRestore:
         listed = [each for each in entry.replicas.values() if each and each.data]
         if not (has_strangers_name(entry.key) and all(each.inside for each in listed)):
             return False
-        return (await Inspector(self._targets, breaker=self._breaker).inspect(entry.key)).is_foreign
+        return (await Inspector(self._targets).inspect(entry.key)).is_foreign
 
     async def _restore(self, key: str, path: Path) -> RestoredObject | None:
         progress = self._make_progress(key) if self._make_progress else None
