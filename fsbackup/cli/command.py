@@ -15,7 +15,8 @@ from fsbackup.keys import check_key, check_prefix
 
 if TYPE_CHECKING:
     from fsbackup.cli.progress import Display
-    from fsbackup.config import Config
+    from fsbackup.config import Config, PostgresConfig
+    from fsbackup.postgres.archive import Archive
     from fsbackup.replication.batches import Executor
     from fsbackup.replication.storage import ReplicatedStorage
 
@@ -36,6 +37,9 @@ class Command:
         Adds its own arguments to its parser.
     execute
         Runs it, and returns the exit code.
+    failure
+        The exit code of every failure, also of a wrong command line, where the caller reads something else into
+        the others.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Command:
     examples: tuple[str, ...]
     add_arguments: Callable[[argparse.ArgumentParser], None]
     execute: Callable[[Namespace], int]
+    failure: int | None = None
 
 
 def key(text: str) -> str:
@@ -91,6 +96,13 @@ def add_set(parser: argparse.ArgumentParser, *, default: str = "the only one in 
     parser.add_argument("--set", metavar="NAME", help=f"the replication set (default: {default})")
 
 
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cluster``."""
+    parser.add_argument(
+        "--cluster", required=True, metavar="NAME", help="the cluster, as `postgres` in the configuration calls it"
+    )
+
+
 def add_dask(parser: argparse.ArgumentParser) -> None:
     """Add ``--dask``."""
     parser.add_argument(
@@ -119,6 +131,14 @@ def set_of(args: Namespace, path: str, config: Config) -> ReplicatedStorage:
     from fsbackup.replication.storage import ReplicatedStorage
 
     return ReplicatedStorage.from_config(config, args.set or _only_set(path, config), origin=path)
+
+
+def open_archive(args: Namespace) -> tuple[Archive, PostgresConfig]:
+    """Return the archive of the PostgreSQL cluster that ``--cluster`` names, and its settings."""
+    from fsbackup.postgres.archive import Archive
+
+    path, config = open_config(args)
+    return Archive.from_config(config, args.cluster, origin=path), config.postgres[args.cluster]
 
 
 def _only_set(path: str, config: Config) -> str:

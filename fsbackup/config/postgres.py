@@ -24,8 +24,8 @@ class ArchiveRetentionConfig(Model):
 
     window: Duration | None = Field(
         default=None,
-        description="How far back one can go: the newest base backup that had ended by then is kept, and all later "
-        "ones. Left out, only min_bases counts.",
+        description="How far back one can go: the newest base backup that had ended by then is kept, and all "
+        "later ones. Left out, only min_bases counts.",
         examples=["35d"],
     )
     min_bases: PositiveCount = Field(
@@ -50,8 +50,8 @@ class PostgresConfig(Model):
     )
     conninfo: Annotated[Text, AfterValidator(_check_conninfo)] | None = Field(
         default=None,
-        description="How to connect to it for a base backup, as libpq has it, without a password. Left out, libpq's "
-        "environment says it: PGHOST, PGSERVICE and so on.",
+        description="How to connect to it for a base backup, as libpq has it, without a password. Left out, "
+        "libpq's environment says it: PGHOST, PGSERVICE and so on.",
         examples=["service=shop"],
     )
     patience: Seconds = Field(

@@ -1,0 +1,32 @@
+"""PostgreSQL: WAL archived to all backends of a set at once, fetched from any that proves it.
+
+`push` is PostgreSQL's ``archive_command``, `fetch` its ``restore_command``; `Archive` is what they work on. What
+an outage must never look like is the end of the WAL: `fetch` calls a segment absent only if a quorum of the
+backends says so, and none has a later one.
+
+Which keys an archive has is in `fsbackup.wal`, which WAL a base backup needs in `fsbackup.retention.archive`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fsbackup.postgres.archive import Archive
+    from fsbackup.postgres.wal_fetch import fetch
+    from fsbackup.postgres.wal_push import push
+
+_MODULES = {
+    "Archive": "fsbackup.postgres.archive",
+    "fetch": "fsbackup.postgres.wal_fetch",
+    "push": "fsbackup.postgres.wal_push",
+}
+
+__all__ = ["Archive", "fetch", "push"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
+    raise AttributeError(f"module 'fsbackup.postgres' has no attribute {name!r}")
