@@ -6,9 +6,10 @@ An archive is everything of one cluster below one prefix::
     PREFIX/wal/000000010000000000000007         a segment; also .partial, .backup and .history files, as PostgreSQL
                                                 calls them
     PREFIX/base/20261129T191700Z/base.tar       a base backup, by the time at which it began
-    PREFIX/base/20261129T191700Z/20261129T191742Z-000000010000000000000007.json
-                                                its description, stored last: when it ended, and the segment from
-                                                which it needs the WAL. Without it the base backup is unfinished.
+    PREFIX/base/20261129T191700Z/20261129T191742Z-000000010000000000000007-0000000000000009.json
+                                                its description, stored last: when it ended, and the first and the
+                                                last segment without which it is no use (of the last one, the
+                                                position). Without it the base backup is unfinished.
 
 So a listing tells which WAL which base backup needs. What compression and encryption add to a key (``.zst``,
 ``.age``) does not count.
@@ -27,7 +28,7 @@ _WAL_NAME = re.compile(
 _STAMP = "[0-9]{8}T[0-9]{6}Z"
 _BASE = re.compile(
     rf"(?P<label>{_STAMP})/(?:(?P<data>base\.tar)|(?P<stopped>{_STAMP})-(?P<timeline>[0-9A-F]{{8}})"
-    r"(?P<position>[0-9A-F]{16})\.json)"
+    r"(?P<position>[0-9A-F]{16})-(?P<last>[0-9A-F]{16})\.json)"
 )
 _STAMP_FORMAT = "%Y%m%dT%H%M%SZ"
 #: The bytes that the upper and the lower half of a position count.
@@ -80,12 +81,15 @@ class BaseName:
         When it ended, in epoch seconds; None for its data.
     timeline, position
         Those of the segment from which it needs the WAL; 0 and empty for its data.
+    last
+        The position of the last segment without which it cannot be recovered.
     """
 
     label: str
     stopped: float | None = None
     timeline: int = 0
     position: str = ""
+    last: str = ""
 
     @property
     def is_description(self) -> bool:
@@ -118,7 +122,8 @@ def parse_key(prefix: str, key: str) -> WalName | BaseName | None:
         return None
     if found["data"]:
         return BaseName(found["label"])
-    return BaseName(found["label"], _epoch(found["stopped"]), int(found["timeline"], 16), found["position"])
+    timeline = int(found["timeline"], 16)
+    return BaseName(found["label"], _epoch(found["stopped"]), timeline, found["position"], found["last"])
 
 
 def without_stages(text: str) -> str:
@@ -142,9 +147,9 @@ def base_key(prefix: str, label: str) -> str:
     return f"{prefix}/base/{label}/base.tar"
 
 
-def description_key(prefix: str, label: str, stopped: float, segment: str) -> str:
-    """Return the key of a base backup's description; it needs the WAL from `segment` on."""
-    return f"{prefix}/base/{label}/{stamp(stopped)}-{segment}.json"
+def description_key(prefix: str, label: str, stopped: float, first: str, last: str) -> str:
+    """Return the key of a base backup's description; `first` and `last` are names of segments."""
+    return f"{prefix}/base/{label}/{stamp(stopped)}-{first}-{last[8:]}.json"
 
 
 def stamp(when: float) -> str:
@@ -160,6 +165,11 @@ def segment_name(timeline: int, start: int, segment_size: int) -> str:
     """Return the name of the segment of a timeline that has the byte at the position `start`."""
     log, offset = divmod(start, _LOG_BYTES)
     return f"{timeline:08X}{log:08X}{offset // segment_size:08X}"
+
+
+def segment_number(position: str, segment_size: int) -> int:
+    """Return the number of the segment at a position (sixteen hex digits), from the beginning of the WAL."""
+    return int(position[:8], 16) * (_LOG_BYTES // segment_size) + int(position[8:], 16)
 
 
 def parse_lsn(text: str) -> int:

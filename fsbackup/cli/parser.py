@@ -14,6 +14,7 @@ from fsbackup.cli import (
     exits,
     get,
     ls,
+    pg_status,
     prune,
     put,
     repair,
@@ -33,7 +34,7 @@ _GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ("Repair", (repair.COMMAND,)),
     ("Restore", (get.COMMAND,)),
     ("Delete", (rm.COMMAND, prune.COMMAND)),
-    ("PostgreSQL", (wal_push.COMMAND, wal_fetch.COMMAND)),
+    ("PostgreSQL", (wal_push.COMMAND, wal_fetch.COMMAND, pg_status.COMMAND)),
     ("Configure", (config.COMMAND,)),
 )
 
@@ -87,7 +88,7 @@ def help_page() -> str:
 
 def _group(group: tuple[str, tuple[Command, ...]]) -> str:
     title, commands = group
-    return "\n".join([title, *(f"  {command.name:<11}{command.summary}" for command in commands)])
+    return "\n".join([title, *(f"  {command.name:<13}{command.summary}" for command in commands)])
 
 
 def _exit_codes() -> str:

@@ -2,7 +2,8 @@
 
 `push` is PostgreSQL's ``archive_command``, `fetch` its ``restore_command``; `Archive` is what they work on. What
 an outage must never look like is the end of the WAL: `fetch` calls a segment absent only if a quorum of the
-backends says so, and none has a later one.
+backends says so, and none has a later one. `survey` says what an archive has and lacks, `window` to which moments
+one can go back.
 
 Which keys an archive has is in `fsbackup.wal`, which WAL a base backup needs in `fsbackup.retention.archive`.
 """
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fsbackup.postgres.archive import Archive
+    from fsbackup.postgres.status import survey, window
     from fsbackup.postgres.wal_fetch import fetch
     from fsbackup.postgres.wal_push import push
 
@@ -21,9 +23,11 @@ _MODULES = {
     "Archive": "fsbackup.postgres.archive",
     "fetch": "fsbackup.postgres.wal_fetch",
     "push": "fsbackup.postgres.wal_push",
+    "survey": "fsbackup.postgres.status",
+    "window": "fsbackup.postgres.status",
 }
 
-__all__ = ["Archive", "fetch", "push"]
+__all__ = ["Archive", "fetch", "push", "survey", "window"]
 
 
 def __getattr__(name: str) -> Any:

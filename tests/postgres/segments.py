@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.postgres import Archive, push
+from fsbackup.wal import base_key, description_key, stamp
 
 MIB = 1 << 20
 #: The system identifier of a cluster, and that of another.
@@ -53,6 +56,15 @@ class Clouds:
         for number in numbers:
             name = name_of(number, timeline)
             assert push(archive, self.file(name, segment(number, timeline=timeline)))
+
+    def base(self, first: int, *, days: float = 1.0, timeline: int = 1, last: int | None = None) -> str:
+        """Store what a base backup that ended so many days ago leaves in an archive, and return its label."""
+        stopped = time.time() - days * 86_400
+        label = stamp(stopped - 600)
+        names = [name_of(first if number is None else number, timeline) for number in (None, last)]
+        for key in (base_key("pg/shop", label), description_key("pg/shop", label, stopped, *names)):
+            assert self.archive.store.replicate(io.BytesIO(key.encode()), key)
+        return label
 
     def stored(self, cloud: str) -> dict[str, bytes]:
         """Return what a disk has of the archive, by name."""
