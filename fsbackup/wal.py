@@ -6,7 +6,7 @@ An archive is everything of one cluster below one prefix::
     PREFIX/wal/000000010000000000000007         a segment; also .partial, .backup and .history files, as PostgreSQL
                                                 calls them
     PREFIX/base/20261129T191700Z/base.tar       a base backup, by the time at which it began
-    PREFIX/base/20261129T191700Z/20261129T191742Z-000000010000000000000007-0000000000000009.json
+    PREFIX/base/20261129T191700Z/20261129T191742.123Z-000000010000000000000007-0000000000000009.json
                                                 its description, stored last: when it ended, and the first and the
                                                 last segment without which it is no use (of the last one, the
                                                 position). Without it the base backup is unfinished.
@@ -26,8 +26,9 @@ _WAL_NAME = re.compile(
     r"(?P<timeline>[0-9A-F]{8})(?:(?P<position>[0-9A-F]{16})(?P<kind>\.partial|\.[0-9A-F]{8}\.backup)?|\.history)"
 )
 _STAMP = "[0-9]{8}T[0-9]{6}Z"
+_INSTANT = r"[0-9]{8}T[0-9]{6}\.[0-9]{3}Z"
 _BASE = re.compile(
-    rf"(?P<label>{_STAMP})/(?:(?P<data>base\.tar)|(?P<stopped>{_STAMP})-(?P<timeline>[0-9A-F]{{8}})"
+    rf"(?P<label>{_STAMP})/(?:(?P<data>base\.tar)|(?P<stopped>{_INSTANT})-(?P<timeline>[0-9A-F]{{8}})"
     r"(?P<position>[0-9A-F]{16})-(?P<last>[0-9A-F]{16})\.json)"
 )
 _STAMP_FORMAT = "%Y%m%dT%H%M%SZ"
@@ -149,7 +150,9 @@ def base_key(prefix: str, label: str) -> str:
 
 def description_key(prefix: str, label: str, stopped: float, first: str, last: str) -> str:
     """Return the key of a base backup's description; `first` and `last` are names of segments."""
-    return f"{prefix}/base/{label}/{stamp(stopped)}-{first}-{last[8:]}.json"
+    seconds, thousandths = divmod(round(stopped * 1000), 1000)
+    instant = f"{stamp(seconds).removesuffix('Z')}.{thousandths:03d}Z"
+    return f"{prefix}/base/{label}/{instant}-{first}-{last[8:]}.json"
 
 
 def stamp(when: float) -> str:
@@ -158,7 +161,7 @@ def stamp(when: float) -> str:
 
 
 def _epoch(text: str) -> float:
-    return datetime.strptime(text, _STAMP_FORMAT).replace(tzinfo=UTC).timestamp()
+    return datetime.fromisoformat(text).timestamp()
 
 
 def segment_name(timeline: int, start: int, segment_size: int) -> str:

@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from fsbackup.errors import ConfigError
@@ -77,6 +78,17 @@ def seconds(value: str) -> float:
         raise argparse.ArgumentTypeError(f"expected a time like 90s or 10m, got {value!r}") from None
 
 
+def moment(value: str) -> datetime:
+    """Return the moment that a date and time stand for, local time without a zone: the type of an argument."""
+    try:
+        found = datetime.fromisoformat(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a date and time like 2026-11-29 18:30:00+00:00, got {value!r}"
+        ) from None
+    return found if found.tzinfo else found.astimezone()
+
+
 def add_prefix(parser: argparse.ArgumentParser) -> None:
     """Add the optional argument PREFIX."""
     parser.add_argument(
@@ -100,6 +112,17 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     """Add ``--cluster``."""
     parser.add_argument(
         "--cluster", required=True, metavar="NAME", help="the cluster, as `postgres` in the configuration calls it"
+    )
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust``."""
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="BACKEND",
+        help="what this backend alone says of an absence counts while others cannot be asked; may be given again",
     )
 
 

@@ -9,11 +9,13 @@ from textwrap import fill
 
 from fsbackup import __version__
 from fsbackup.cli import (
+    base_backup,
     config,
     doctor,
     exits,
     get,
     ls,
+    pg_restore,
     pg_status,
     prune,
     put,
@@ -34,7 +36,10 @@ _GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ("Repair", (repair.COMMAND,)),
     ("Restore", (get.COMMAND,)),
     ("Delete", (rm.COMMAND, prune.COMMAND)),
-    ("PostgreSQL", (wal_push.COMMAND, wal_fetch.COMMAND, pg_status.COMMAND)),
+    (
+        "PostgreSQL",
+        (wal_push.COMMAND, wal_fetch.COMMAND, pg_status.COMMAND, base_backup.COMMAND, pg_restore.COMMAND),
+    ),
     ("Configure", (config.COMMAND,)),
 )
 

@@ -12,7 +12,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from fsbackup.cli import exits, render
-from fsbackup.cli.command import Command, add_cluster, open_archive
+from fsbackup.cli.command import Command, add_cluster, add_trust, open_archive
 from fsbackup.errors import ConfigError, FsbackupError, ObjectLostError, ObjectNotFoundError
 
 #: No such file, proven; and: not known whether there is one.
@@ -23,13 +23,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the file's name: %%f of restore_command")
     parser.add_argument("path", metavar="FILE", help="where to write it: %%p of restore_command")
     add_cluster(parser)
-    parser.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="BACKEND",
-        help="what this backend alone says of an absence counts while others cannot be asked; may be given again",
-    )
+    add_trust(parser)
 
 
 def _execute(args: Namespace) -> int:

@@ -53,6 +53,8 @@ class Archive:
         Where in it; a prefix that nothing else has.
     name
         What messages call the cluster; the prefix by default.
+    origin
+        The configuration file that it comes from, for the `restore_command` of a restored server.
 
     Raises
     ------
@@ -60,12 +62,20 @@ class Archive:
         For a prefix that no key can have, or none.
     """
 
-    def __init__(self, store: ReplicatedStorage, prefix: str, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        store: ReplicatedStorage,
+        prefix: str,
+        *,
+        name: str | None = None,
+        origin: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.store = store
         self.prefix = check_prefix(prefix).removesuffix("/")
         if not self.prefix:
             raise ValueError("an archive needs a prefix")
         self.name = name or self.prefix
+        self.origin = os.path.abspath(origin) if origin is not None else None
 
     @classmethod
     def from_config(
@@ -99,7 +109,7 @@ class Archive:
             known = ", ".join(config.postgres) or "none"
             raise ConfigError(f"no PostgreSQL cluster is called {name!r}", hint=f"postgres: has {known}")
         store = ReplicatedStorage.from_config(config, settings.replication, origin=origin)
-        return cls(store, settings.prefix, name=name)
+        return cls(store, settings.prefix, name=name, origin=origin)
 
     @property
     def targets(self) -> ReplicaSet:

@@ -40,14 +40,20 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Any point in time from `begin` to `end` (epoch seconds) can be recovered, from `base` and those after it.
+    """Any point in time from `begin` to `end` (epoch seconds) can be recovered from the base backup `base`.
 
     `end` is when the last segment was stored: what it has was committed before. None where no listing tells.
+    `timeline` is where recovery arrives.
     """
 
     begin: float
     end: float | None
     base: str
+    timeline: int
+
+    def has(self, when: float) -> bool:
+        """Return whether a moment is in it."""
+        return self.begin <= when and (self.end is None or when <= self.end)
 
 
 @dataclass(slots=True)
@@ -98,13 +104,19 @@ class Coverage:
     def windows(self) -> list[Window]:
         """Return the periods that can be recovered, oldest first, none within another one."""
         windows: list[Window] = []
+        for each in self.reaches():
+            if not windows or (each.end or inf) > (windows[-1].end or inf):
+                windows.append(each)
+        return windows
+
+    def reaches(self) -> list[Window]:
+        """Return what can be recovered from each base backup that has the WAL it needs, oldest first."""
+        found = []
         for base in sorted(self.bases, key=lambda each: each.stopped):
             end, _ = self._walk(base)
-            if end is None or end.last < segment_number(base.last or base.position, self.segment_size):
-                continue
-            if not windows or (end.stored_at or inf) > (windows[-1].end or inf):
-                windows.append(Window(base.stopped, end.stored_at, base.label))
-        return windows
+            if end is not None and end.last >= segment_number(base.last or base.position, self.segment_size):
+                found.append(Window(base.stopped, end.stored_at, base.label, self._way(base)[-1][0]))
+        return found
 
     def _walk(self, base: Base) -> tuple[Run | None, list[Gap]]:
         """Return the last run of segments that recovery from a base backup reaches, and all gaps on its way."""
@@ -136,10 +148,15 @@ class Coverage:
         return self._gap(base.timeline, number, last) if number <= last else None
 
     def _way(self, base: Base) -> list[tuple[int, float]]:
-        """Return the timelines that recovery takes, each with the number of the segment that is the next one's."""
+        """Return the timelines that recovery takes, each with the number of the segment that is the next one's.
+
+        They lead to the newest timeline, unless the base backup is none of its history: of another branch, or made
+        after its own timeline was left.
+        """
         target = self.newest_timeline
         ancestors = self.histories.get(target, ())
-        if base.timeline != target and base.timeline not in [timeline for timeline, _ in ancestors]:
+        left_at = dict(ancestors).get(base.timeline, 0) // self.segment_size
+        if base.timeline != target and segment_number(base.last or base.position, self.segment_size) > left_at:
             return [(base.timeline, inf)]
         way: list[tuple[int, float]] = [
             (timeline, left // self.segment_size) for timeline, left in ancestors if timeline >= base.timeline

@@ -41,6 +41,8 @@ class Holding(Serializable):
         What is missing on the way of any base backup; without one, between any two segments.
     windows
         The periods that can be recovered; one, unless there is a gap.
+    reaches
+        What each base backup can be recovered to, oldest first; without those that lack WAL they need.
     newest, newest_at
         The last segment of the highest timeline, and when it was stored, in epoch seconds; None without one.
     error
@@ -52,6 +54,7 @@ class Holding(Serializable):
     timelines: Mapping[int, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     gaps: tuple[Gap, ...] = ()
     windows: tuple[Window, ...] = ()
+    reaches: tuple[Window, ...] = ()
     newest: str | None = None
     newest_at: float | None = None
     error: str | None = None
@@ -220,6 +223,7 @@ class _Survey:
             timelines=timelines,
             gaps=tuple(coverage.gaps()),
             windows=tuple(coverage.windows()),
+            reaches=tuple(coverage.reaches()),
             newest=timelines[max(timelines)][-1][1] if timelines else None,
             newest_at=last[-1].stored_at if last else None,
         )

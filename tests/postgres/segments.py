@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import struct
+import tarfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,21 @@ def segment(number: int, *, timeline: int = 1, system: int = OURS, body: bytes =
     """Return a segment of a cluster with segments of `size` bytes, as PostgreSQL 15 lays out its first page."""
     head = struct.pack("<HHIQI4xQII", 0xD110, 2, timeline, number * size, 0, system, size, 8192)
     return (head + body).ljust(size, b"\0")
+
+
+def tar_of(files: Mapping[str, bytes]) -> bytes:
+    """Return a tar with these files, as pg_basebackup writes one."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o600
+            tar.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+#: A data directory as small as can be.
+FILES = {"backup_label": b"START WAL\n", "PG_VERSION": b"15\n", "postgresql.conf": b"archive_mode = on  # yes\n"}
 
 
 @dataclass(frozen=True)
@@ -57,13 +74,16 @@ class Clouds:
             name = name_of(number, timeline)
             assert push(archive, self.file(name, segment(number, timeline=timeline)))
 
-    def base(self, first: int, *, days: float = 1.0, timeline: int = 1, last: int | None = None) -> str:
+    def base(
+        self, first: int, *, days: float = 1.0, timeline: int = 1, last: int | None = None, data: bytes = b"no tar"
+    ) -> str:
         """Store what a base backup that ended so many days ago leaves in an archive, and return its label."""
         stopped = time.time() - days * 86_400
         label = stamp(stopped - 600)
         names = [name_of(first if number is None else number, timeline) for number in (None, last)]
-        for key in (base_key("pg/shop", label), description_key("pg/shop", label, stopped, *names)):
-            assert self.archive.store.replicate(io.BytesIO(key.encode()), key)
+        description = description_key("pg/shop", label, stopped, *names)
+        for key, stored in ((base_key("pg/shop", label), data), (description, b"{}")):
+            assert self.archive.store.replicate(io.BytesIO(stored), key)
         return label
 
     def stored(self, cloud: str) -> dict[str, bytes]:
