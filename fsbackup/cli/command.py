@@ -126,6 +126,15 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_identity(parser: argparse.ArgumentParser) -> None:
+    """Add ``--identity`` of a command for PostgreSQL's archives."""
+    parser.add_argument(
+        "--identity",
+        metavar="FILE",
+        help="an age identity or a private SSH key, for what is encrypted (default: $FSBACKUP_AGE_IDENTITY)",
+    )
+
+
 def add_dask(parser: argparse.ArgumentParser) -> None:
     """Add ``--dask``."""
     parser.add_argument(
@@ -156,12 +165,16 @@ def set_of(args: Namespace, path: str, config: Config) -> ReplicatedStorage:
     return ReplicatedStorage.from_config(config, args.set or _only_set(path, config), origin=path)
 
 
-def open_archive(args: Namespace) -> tuple[Archive, PostgresConfig]:
-    """Return the archive of the PostgreSQL cluster that ``--cluster`` names, and its settings."""
+def open_archive(args: Namespace, *, reading: bool = False) -> tuple[Archive, PostgresConfig]:
+    """Return the archive of the PostgreSQL cluster that ``--cluster`` names, and its settings.
+
+    With `reading`, what it takes to store something is not looked for.
+    """
     from fsbackup.postgres.archive import Archive
 
     path, config = open_config(args)
-    return Archive.from_config(config, args.cluster, origin=path), config.postgres[args.cluster]
+    archive = Archive.from_config(config, args.cluster, origin=path, reading=reading)
+    return archive, config.postgres[args.cluster]
 
 
 def _only_set(path: str, config: Config) -> str:

@@ -7,7 +7,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
-from fsbackup.cli.command import Command, add_trust, moment, open_archive
+from fsbackup.cli.command import Command, add_identity, add_trust, moment, open_archive
 
 if TYPE_CHECKING:
     from fsbackup.postgres.restoring import PgRestoreReport
@@ -24,13 +24,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "all that is archived)",
     )
     add_trust(parser)
+    add_identity(parser)
 
 
 def _execute(args: Namespace) -> int:
-    archive, _ = open_archive(args)
+    archive, _ = open_archive(args, reading=True)
     from fsbackup.postgres.restoring import pg_restore
 
-    report = pg_restore(archive, args.directory, to=args.to, trust=args.trust)
+    report = pg_restore(archive, args.directory, to=args.to, trust=args.trust, identity=args.identity)
     if args.json:
         render.print_json(report.as_dict())
     elif not (args.quiet and report.status == "complete"):

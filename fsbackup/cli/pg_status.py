@@ -25,7 +25,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(args: Namespace) -> int:
-    archive, _ = open_archive(args)
+    archive, _ = open_archive(args, reading=True)
     from fsbackup.postgres.status import survey
 
     status = survey(archive, max_lag=args.max_lag)

@@ -12,7 +12,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from fsbackup.cli import exits, render
-from fsbackup.cli.command import Command, add_cluster, add_trust, open_archive
+from fsbackup.cli.command import Command, add_cluster, add_identity, add_trust, open_archive
 from fsbackup.errors import ConfigError, FsbackupError, ObjectLostError, ObjectNotFoundError
 
 #: No such file, proven; and: not known whether there is one.
@@ -24,6 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="FILE", help="where to write it: %%p of restore_command")
     add_cluster(parser)
     add_trust(parser)
+    add_identity(parser)
 
 
 def _execute(args: Namespace) -> int:
@@ -34,10 +35,11 @@ def _execute(args: Namespace) -> int:
 
 
 def _fetch(args: Namespace) -> int:
-    archive, settings = open_archive(args)
+    archive, settings = open_archive(args, reading=True)
     from fsbackup.postgres.wal_fetch import fetch
 
-    report = fetch(archive, args.name, args.path, trust=args.trust, patience=settings.patience)
+    patience, identity = settings.patience, args.identity
+    report = fetch(archive, args.name, args.path, trust=args.trust, patience=patience, identity=identity)
     if args.json:
         render.print_json(report.as_dict())
     elif args.verbose:

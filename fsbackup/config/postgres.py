@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from fsbackup.config.problems import rule_error
+from fsbackup.config.stages import Compress, Encrypt
 from fsbackup.config.values import Duration, Model, PositiveCount, Prefix, Seconds, Text
 
 _PASSWORD = re.compile(r"(?:^|\s)(?:ssl)?password\s*=|://[^/@]*:[^/@]*@", re.IGNORECASE)
@@ -53,6 +54,18 @@ class PostgresConfig(Model):
         description="How to connect to it for a base backup, as libpq has it, without a password. Left out, "
         "libpq's environment says it: PGHOST, PGSERVICE and so on.",
         examples=["service=shop"],
+    )
+    compress: Compress = Field(
+        default=None,
+        description="Compress segments and base backups: `zstd`, or with a level, {zstd: 9}; .zst is added to the "
+        "key. Left out, nothing is compressed.",
+        examples=["zstd"],
+    )
+    encrypt: Encrypt = Field(
+        default=None,
+        description="Encrypt segments and base backups by age to the public keys that are listed; .age is added "
+        "to the key. Who restores needs an identity. Left out, nothing is encrypted.",
+        examples=[{"age": ["age1...", "file:/etc/fsbackup/recipients"]}],
     )
     patience: Seconds = Field(
         default=5.0,

@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fsbackup.aio import cancel_and_wait
@@ -32,8 +33,10 @@ from fsbackup.errors import (
     as_backend_error,
     unproven_absence,
 )
+from fsbackup.factory import stages_of
 from fsbackup.keys import check_prefix, encode_key
 from fsbackup.postgres.segment import SegmentHeader
+from fsbackup.stages import Stages
 from fsbackup.stores.base import ObjectStore
 from fsbackup.wal import WalName, cluster_key, parse_key, wal_key
 
@@ -53,6 +56,11 @@ class Archive:
         Where in it; a prefix that nothing else has.
     name
         What messages call the cluster; the prefix by default.
+    stages
+        What is done to segments and base backups before they are stored.
+    suffix
+        What stages add to a key; that of `stages` by default. What has another one is found all the same, more
+        slowly.
     origin
         The configuration file that it comes from, for the `restore_command` of a restored server.
 
@@ -68,6 +76,8 @@ class Archive:
         prefix: str,
         *,
         name: str | None = None,
+        stages: Stages | None = None,
+        suffix: str | None = None,
         origin: str | os.PathLike[str] | None = None,
     ) -> None:
         self.store = store
@@ -75,11 +85,18 @@ class Archive:
         if not self.prefix:
             raise ValueError("an archive needs a prefix")
         self.name = name or self.prefix
+        self.stages = stages
+        self.suffix = suffix if suffix is not None else stages.suffix if stages else ""
         self.origin = os.path.abspath(origin) if origin is not None else None
 
     @classmethod
     def from_config(
-        cls, config: Config | str | os.PathLike[str], name: str, *, origin: str | os.PathLike[str] | None = None
+        cls,
+        config: Config | str | os.PathLike[str],
+        name: str,
+        *,
+        origin: str | os.PathLike[str] | None = None,
+        reading: bool = False,
     ) -> Archive:
         """Return the archive of the cluster `name` in the ``postgres`` section of a configuration.
 
@@ -91,12 +108,16 @@ class Archive:
             The cluster.
         origin
             The file that a loaded `config` came from.
+        reading
+            Nothing will be stored: what that takes, such as the packages of `compress` and `encrypt`, is not
+            looked for.
 
         Raises
         ------
         ConfigError
             With every problem of the file, or when it has no such cluster.
         """
+        from fsbackup.config.stages import suffix_of
         from fsbackup.replication.storage import ReplicatedStorage
 
         if isinstance(config, (str, os.PathLike)):
@@ -109,7 +130,9 @@ class Archive:
             known = ", ".join(config.postgres) or "none"
             raise ConfigError(f"no PostgreSQL cluster is called {name!r}", hint=f"postgres: has {known}")
         store = ReplicatedStorage.from_config(config, settings.replication, origin=origin)
-        return cls(store, settings.prefix, name=name, origin=origin)
+        stages = None if reading else stages_of(config, settings.compress, settings.encrypt)
+        suffix = suffix_of(settings.compress, settings.encrypt)
+        return cls(store, settings.prefix, name=name, stages=stages, suffix=suffix, origin=origin)
 
     @property
     def targets(self) -> ReplicaSet:
@@ -215,10 +238,11 @@ def _other_cluster(archive: Archive, known: dict[str, Any], header: SegmentHeade
 
 async def _claim(archive: Archive, own: bytes) -> None:
     """Say whose archive it is, unless it has WAL already."""
-    if (found := await first_wal(archive.targets, archive.prefix)) is not None:
+    found = await find_wal(archive.targets, archive.prefix, lambda each: bool(each.name.position))
+    if found is not None:
         raise ConflictError(
-            f"the archive {archive.prefix!r} has WAL, such as {found.text}, but nothing says of which cluster; "
-            "nothing was stored",
+            f"the archive {archive.prefix!r} has WAL, such as {found.name.text}, but nothing says of which "
+            "cluster; nothing was stored",
             operation="wal-push",
             hint=f"give this cluster a prefix of its own, or put {cluster_key(archive.prefix)} back",
         )
@@ -229,29 +253,38 @@ async def _claim(archive: Archive, own: bytes) -> None:
         raise report.failure()
 
 
-async def first_wal(
-    targets: ReplicaSet, prefix: str, *, timeline: int | None = None, after: WalName | None = None
-) -> WalName | None:
-    """Return a WAL file that any replica lists, None when it is proven that there is none.
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A WAL file that a replica lists: its name, and its key, which has the suffixes of its stages."""
+
+    name: WalName
+    key: str
+
+
+async def find_wal(
+    targets: ReplicaSet, prefix: str, wanted: Callable[[Listed], bool], *, begin: str = ""
+) -> Listed | None:
+    """Return the first WAL file, of those that any replica lists, that is wanted; None when it is proven that none
+    is.
 
     Parameters
     ----------
     targets, prefix
         Where to look.
-    timeline
-        Only files of this timeline, ``.history`` files not among them; None for segments of any.
-    after
-        Only files of later segments than this one's.
+    wanted
+        Whether a file is meant.
+    begin
+        The beginning of the names to look at.
 
     Raises
     ------
     NoHealthyReplicaError
-        When none has one, and too few answered.
+        When no replica lists one, and too few answered.
     """
-    answers = await asyncio.gather(*(_find(store, prefix, timeline, after) for store in targets.stores))
-    found = [each for each in answers if isinstance(each, WalName)]
+    answers = await asyncio.gather(*(_find(store, prefix, wanted, begin) for store in targets.stores))
+    found = [each for each in answers if isinstance(each, Listed)]
     if found:
-        return min(found, key=lambda each: (each.timeline, each.position))
+        return min(found, key=lambda each: each.key)
     errors = {
         store.name: each
         for store, each in zip(targets.stores, answers, strict=True)
@@ -260,28 +293,21 @@ async def first_wal(
     errors |= await marker.doubts([each for each in targets.stores if each.name not in errors])
     answered = [each.name for each in targets.stores if each.name not in errors]
     if not targets.is_quorum(answered):
-        what = "no later segment" if after else "no segment"
-        raise unproven_absence(errors, answered, operation="list", key=f"{prefix}/wal", answer=what)
+        key = wal_key(prefix, begin).removesuffix("/")
+        raise unproven_absence(errors, answered, operation="list", key=key, answer="no WAL file")
     return None
 
 
 async def _find(
-    store: ObjectStore, prefix: str, timeline: int | None, after: WalName | None
-) -> WalName | FsbackupError | None:
-    """Return the first file that one store lists, None when there is none, or why it does not tell."""
-    below = encode_key(wal_key(prefix, "" if timeline is None else f"{timeline:08X}").removesuffix("/"))
-    below = below if timeline is not None else f"{below}/"
-    start = encode_key(wal_key(prefix, after.segment)) if after else ""
+    store: ObjectStore, prefix: str, wanted: Callable[[Listed], bool], begin: str
+) -> Listed | FsbackupError | None:
+    """Return the first wanted file that one store lists, None when there is none, or why it does not tell."""
     try:
-        async with aclosing(store.list(below, start)) as names:  # type: ignore[type-var]
+        async with aclosing(store.list(wal_key(prefix, begin))) as names:  # type: ignore[type-var]
             async for stat in names:
                 name = parse_key(prefix, stat.name)
-                if (
-                    isinstance(name, WalName)
-                    and name.position
-                    and (after is None or name.position > after.position)
-                ):
-                    return name
+                if isinstance(name, WalName) and wanted(found := Listed(name, stat.name)):
+                    return found
         await marker.check(store, empty=True)
     except FsbackupError as error:
         return error

@@ -158,9 +158,8 @@ def base_backup(
     system, size = _identify(archive, conninfo)
     label = stamp(clock.now())
     command = _BaseBackupCommand(_arguments(conninfo, label), min_bytes=1 << 20, name="pg_basebackup")
-    report = archive.store.replicate(
-        command, base_key(archive.prefix, label), series=f"{archive.prefix}/base", callback=callback
-    )
+    key, series = base_key(archive.prefix, label), f"{archive.prefix}/base"
+    report = archive.store.replicate(command, key, series=series, stages=archive.stages, callback=callback)
     if not report:
         raise report.failure()
     assert command.source is not None

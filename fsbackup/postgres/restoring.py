@@ -29,7 +29,7 @@ from fsbackup.errors import ConfigError, IntegrityError
 from fsbackup.postgres.archive import Archive
 from fsbackup.postgres.coverage import Window
 from fsbackup.postgres.status import ArchiveStatus, survey
-from fsbackup.wal import base_key
+from fsbackup.retention.archive import Base
 
 #: Settings of which a restored server must not be surprised.
 _ARCHIVING = re.compile(r"^\s*(archive_(?:mode|command|library))\s*=?\s*(.*?)\s*(?:#.*)?$")
@@ -84,6 +84,7 @@ def pg_restore(
     to: datetime | None = None,
     trust: Sequence[str] = (),
     config: str | os.PathLike[str] | None = None,
+    identity: str | os.PathLike[str] | None = None,
 ) -> PgRestoreReport:
     """Unpack a base backup into a directory, and write the settings with which PostgreSQL recovers from the
     archive.
@@ -100,6 +101,8 @@ def pg_restore(
         Backends whose word alone counts for an absence, while others are away; part of the settings.
     config
         The configuration file for `restore_command`; by default the one that the archive was opened from.
+    identity
+        The file of an age identity or a private SSH key, for what is encrypted; `restore_command` names it, too.
 
     Raises
     ------
@@ -117,10 +120,11 @@ def pg_restore(
     _require_empty(target)
     found = survey(archive)
     window = _choose(found, to)
-    command = restore_command(archive, file, trust)
+    command = restore_command(archive, file, trust, identity)
+    base = next(each for each in found.together.bases if each.label == window.base)
     is_newest = window.timeline == max(each.timeline for each in found.together.reaches)
     try:
-        download = _unpack(archive, window.base, target)
+        download = _unpack(archive, base, target, identity)
         _write_settings(target, command, to, timeline="latest" if is_newest else "current")
         _give_to_owner(target)
         os.sync()
@@ -142,12 +146,18 @@ def pg_restore(
     )
 
 
-def restore_command(archive: Archive, config: str | os.PathLike[str], trust: Sequence[str] = ()) -> str:
+def restore_command(
+    archive: Archive,
+    config: str | os.PathLike[str],
+    trust: Sequence[str] = (),
+    identity: str | os.PathLike[str] | None = None,
+) -> str:
     """Return the `restore_command` for an archive; this installation of fsbackup is what it runs."""
     program = shutil.which(sys.argv[0]) if Path(sys.argv[0]).name == "fsbackup" else None
     words = [os.path.abspath(program)] if program else [sys.executable, "-m", "fsbackup"]
     words += ["-c", os.path.abspath(config), "wal-fetch"]
     end = ["--cluster", archive.name, *(word for name in trust for word in ("--trust", name))]
+    end += ["--identity", os.path.abspath(identity)] if identity is not None else []
     quoted = [" ".join(shlex.quote(word).replace("%", "%%") for word in part) for part in (words, end)]
     return f"{quoted[0]} %f %p {quoted[1]}"
 
@@ -197,7 +207,9 @@ def _said(epoch: float | None) -> str:
     return "?" if epoch is None else clock.local(epoch).isoformat(timespec="milliseconds")
 
 
-def _unpack(archive: Archive, label: str, directory: Path) -> DownloadReport:
+def _unpack(
+    archive: Archive, base: Base, directory: Path, identity: str | os.PathLike[str] | None
+) -> DownloadReport:
     """Unpack a base backup into an empty directory, which is made where it is missing."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     reading, writing = os.pipe()
@@ -205,7 +217,7 @@ def _unpack(archive: Archive, label: str, directory: Path) -> DownloadReport:
         extractor = _Extractor(source, directory)
         extractor.start()
         try:
-            report = archive.store.restore(base_key(archive.prefix, label), cast(BinaryIO, sink))
+            report = archive.store.restore(base.key, cast(BinaryIO, sink), identity=identity)
         except BrokenPipeError:
             report = None  # the extractor has stopped reading, and says why
         finally:
@@ -213,9 +225,11 @@ def _unpack(archive: Archive, label: str, directory: Path) -> DownloadReport:
                 sink.close()
             extractor.join()
     if extractor.error is not None or report is None:
-        raise IntegrityError(f"the base backup {label} cannot be unpacked: {extractor.error}") from extractor.error
+        raise IntegrityError(
+            f"the base backup {base.label} cannot be unpacked: {extractor.error}"
+        ) from extractor.error
     if not report.verified:
-        raise IntegrityError(f"nothing proves the base backup {label}: it has no manifest on any backend")
+        raise IntegrityError(f"nothing proves the base backup {base.label}: it has no manifest on any backend")
     return report
 
 

@@ -34,8 +34,10 @@ from fsbackup.errors import (
     WalGapError,
 )
 from fsbackup.loop import run
-from fsbackup.postgres.archive import Archive, first_wal
+from fsbackup.postgres.archive import Archive, Listed, find_wal
 from fsbackup.postgres.segment import read_segment
+from fsbackup.stages import Undo
+from fsbackup.stages.undo import IdentityFiles
 from fsbackup.wal import WalName, parse_wal_name, wal_key
 
 #: Seconds between two questions within the caller's patience.
@@ -51,6 +53,7 @@ def fetch(
     *,
     trust: Sequence[str] = (),
     patience: float = 0.0,
+    identity: IdentityFiles | None = None,
 ) -> DownloadReport:
     """Read one WAL file of the archive's cluster into a file, which appears whole or not at all.
 
@@ -66,6 +69,9 @@ def fetch(
         Names of backends that prove an absence alone, when the others cannot be asked.
     patience
         Seconds within which to ask again where the file is missing among others, or nobody knows.
+    identity
+        The file of an age identity or a private SSH key, or several, for what is encrypted; by default the one
+        that ``$FSBACKUP_AGE_IDENTITY`` names.
 
     Raises
     ------
@@ -76,24 +82,25 @@ def fetch(
     NoHealthyReplicaError, IntegrityError
         When too few replicas answer, or none has proven bytes of it.
     ConfigError
-        When `trust` names a backend that the set does not have.
+        When `trust` names a backend that the set does not have, or there is no identity for what is encrypted.
     SourceError
         When `name` is not that of a WAL file.
     """
     wal = parse_wal_name(name)
     if wal is None:
         raise SourceError(f"{name!r} is no name of a WAL file", hint="restore_command asks for %f")
-    return run(_fetch_patiently(archive, wal, Path(path), archive.trusting(tuple(trust)), patience))
+    trusted, undo = archive.trusting(tuple(trust)), Undo(identity)
+    return run(_fetch_patiently(archive, wal, Path(path), trusted, undo, patience))
 
 
 async def _fetch_patiently(
-    archive: Archive, wal: WalName, path: Path, trusted: ReplicaSet | None, patience: float
+    archive: Archive, wal: WalName, path: Path, trusted: ReplicaSet | None, undo: Undo, patience: float
 ) -> DownloadReport:
     clock = asyncio.get_running_loop().time
     deadline = clock() + patience
     while True:
         try:
-            return await fetch_file(archive, wal, path, trusted)
+            return await fetch_file(archive, wal, path, trusted, undo)
         except (WalGapError, NoHealthyReplicaError):
             if clock() + _PAUSE > deadline:
                 raise
@@ -101,57 +108,69 @@ async def _fetch_patiently(
 
 
 async def fetch_file(
-    archive: Archive, wal: WalName, path: Path, trusted: ReplicaSet | None = None
+    archive: Archive, wal: WalName, path: Path, trusted: ReplicaSet | None = None, undo: Undo | None = None
 ) -> DownloadReport:
     """Fetch a file once; raises as `fetch`."""
-    temp = path.with_name(path.name + _UNFINISHED)
+    key = wal_key(archive.prefix, wal.text) + (archive.suffix if wal.kind in ("segment", "partial") else "")
     try:
-        report = await restore.download(archive.targets, wal_key(archive.prefix, wal.text), temp)
-        await asyncio.to_thread(_check, temp, wal, report)
-        os.replace(temp, path)
-        return report
+        return await _download(archive, key, wal, path, undo)
     except ObjectLostError:
         raise
     except ObjectNotFoundError as error:
-        await _refuse_gap(archive.targets, archive, wal)
-        raise error
+        other = await _find_other(archive.targets, archive, wal, key)
+        if other is None:
+            raise error
+        return await _download(archive, other, wal, path, undo)
     except NoHealthyReplicaError as error:
-        if trusted is None or not await _is_absent(archive, wal, trusted):
+        if trusted is None or await head.exists(trusted, key):
             raise
+        other = await _find_other(trusted, archive, wal, key)
+        if other is not None:
+            return await _download(archive, other, wal, path, undo)
         raise ObjectNotFoundError(
             f"no such file on {', '.join(each.name for each in trusted.stores)}, which is trusted",
             operation="wal-fetch",
-            key=error.key,
+            key=key,
         ) from error
+
+
+async def _download(archive: Archive, key: str, wal: WalName, path: Path, undo: Undo | None) -> DownloadReport:
+    temp = path.with_name(path.name + _UNFINISHED)
+    try:
+        report = await restore.download(archive.targets, key, temp, undo=undo)
+        await asyncio.to_thread(_check, temp, wal, report)
+        os.replace(temp, path)
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temp)
+    return report
 
 
-async def _is_absent(archive: Archive, wal: WalName, trusted: ReplicaSet) -> bool:
-    """Return whether the trusted replicas alone answer that there is neither the file nor a later one."""
-    if await head.exists(trusted, wal_key(archive.prefix, wal.text)):
-        return False
-    await _refuse_gap(trusted, archive, wal)
-    return True
+async def _find_other(targets: ReplicaSet, archive: Archive, wal: WalName, tried: str) -> str | None:
+    """Return the key under which the file is, stored with other stages; None when it is nowhere, nor a later one.
 
+    Raises
+    ------
+    WalGapError
+        When there are segments that could only follow the file.
+    """
+    # The first timeline has no history; the others than segments are asked for by nobody who goes on from them.
+    shows_gap = wal.kind == "segment" or (wal.kind == "history" and wal.timeline > 1)
 
-async def _refuse_gap(targets: ReplicaSet, archive: Archive, wal: WalName) -> None:
-    """Raise `WalGapError` when there are segments that could only follow the file, which is not there."""
-    if wal.kind not in ("segment", "history") or (wal.kind == "history" and wal.timeline == 1):
-        return  # the first timeline has no history
-    later = await first_wal(
-        targets, archive.prefix, timeline=wal.timeline, after=wal if wal.kind != "history" else None
+    def is_wanted(found: Listed) -> bool:
+        is_same = found.name.text == wal.text and found.key != tried
+        return is_same or (shows_gap and found.name.position > wal.position)
+
+    found = await find_wal(targets, archive.prefix, is_wanted, begin=f"{wal.timeline:08X}")
+    if found is None or found.name.text == wal.text:
+        return None if found is None else found.key
+    raise WalGapError(
+        f"{wal.text} is missing in the archive {archive.prefix!r}, and {found.name.text} is there: the WAL has a "
+        "gap",
+        operation="wal-fetch",
+        key=tried,
+        hint=f"`fsbackup pg-status {archive.name}` lists gaps; `fsbackup repair` brings back what any backend has",
     )
-    if later is not None:
-        raise WalGapError(
-            f"{wal.text} is missing in the archive {archive.prefix!r}, and {later.text} is there: the WAL has a "
-            "gap",
-            operation="wal-fetch",
-            key=wal_key(archive.prefix, wal.text),
-            hint=f"`fsbackup pg-status {archive.name}` lists gaps; `fsbackup repair` brings back what any backend "
-            "has",
-        )
 
 
 def _check(file: Path, wal: WalName, report: DownloadReport) -> None:

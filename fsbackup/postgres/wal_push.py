@@ -69,11 +69,14 @@ async def push_file(archive: Archive, name: WalName, path: str | os.PathLike[str
     """As `push`, on the loop."""
     has_header = name.kind in ("segment", "partial")
     header = await asyncio.to_thread(read_segment, path, name) if has_header else None
-    key = wal_key(archive.prefix, name.text)
-    source = await asyncio.to_thread(open_source, path)
+    # The others say where timelines and base backups begin: few bytes, which `survey` reads without an identity.
+    stages = archive.stages if has_header else None
+    key = wal_key(archive.prefix, name.text) + (stages.suffix if stages else "")
+    source = await asyncio.to_thread(open_source, path, stages=stages)
     try:
+        size = os.stat(path).st_size
         replicas = await _survey(archive, key, header)
-        report = await _upload(archive, key, source, replicas)
+        report = await _upload(archive, key, source, stages.bound(size) if stages else size, replicas)
         return _explained(report, name, path, replicas)
     finally:
         source.close()
@@ -90,10 +93,11 @@ async def _survey(archive: Archive, key: str, header: SegmentHeader | None) -> l
         survey.cancel()
 
 
-async def _upload(archive: Archive, key: str, source: Source, replicas: list[ReplicaState]) -> Report:
+async def _upload(archive: Archive, key: str, source: Source, size: int, replicas: list[ReplicaState]) -> Report:
+    """Upload a source that becomes at most `size` bytes."""
     targets = archive.targets
-    if source.size is not None and (targets.part_size or 0) < source.size <= min(_ONE_PART, targets.memory):
-        targets = replace(targets, part_size=source.size or None)
+    if (targets.part_size or 0) < size <= min(_ONE_PART, targets.memory):
+        targets = replace(targets, part_size=size)
     return await upload.upload(targets, key, source, overwrite=False, replicas=replicas)
 
 

@@ -77,6 +77,8 @@ class Base:
         Those of the segment from which it needs the WAL.
     last
         The position of the last segment without which it cannot be recovered.
+    key
+        The key of its data.
     """
 
     label: str
@@ -84,6 +86,7 @@ class Base:
     timeline: int
     position: str
     last: str = ""
+    key: str = ""
 
     @property
     def segment(self) -> str:
@@ -124,7 +127,8 @@ class ArchivePlan:
         self._rule = rule
         self._now = now
         self._described: dict[str, BaseName] = {}
-        self._data: set[str] = set()
+        #: The keys of the data, by label.
+        self._data: dict[str, str] = {}
         self._kept: tuple[list[Base], Mapping[str, str]] | None = None
 
     def see(self, key: str) -> None:
@@ -136,14 +140,14 @@ class ArchivePlan:
         if part.is_description:
             self._described[part.label] = part
         else:
-            self._data.add(part.label)
+            self._data[part.label] = key
 
     @property
     def bases(self) -> list[Base]:
         """The complete base backups, oldest first."""
         return sorted(
             (
-                Base(each.label, each.stopped, each.timeline, each.position, each.last)
+                Base(each.label, each.stopped, each.timeline, each.position, each.last, self._data[each.label])
                 for each in self._described.values()
                 if each.stopped is not None and each.label in self._data
             ),
@@ -153,7 +157,7 @@ class ArchivePlan:
     @property
     def unfinished(self) -> list[str]:
         """The labels of base backups that lack their description, or their data."""
-        return sorted(self._data ^ self._described.keys())
+        return sorted(self._data.keys() ^ self._described.keys())
 
     def decide(self, key: str) -> tuple[bool, str]:
         """Return whether to keep a key, and why."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fsbackup import LocalStorage, ReplicatedStorage
+from fsbackup import LocalStorage, ReplicatedStorage, Stages
 from fsbackup.postgres import Archive, push
 from fsbackup.wal import base_key, description_key, stamp
 
@@ -75,15 +75,23 @@ class Clouds:
             assert push(archive, self.file(name, segment(number, timeline=timeline)))
 
     def base(
-        self, first: int, *, days: float = 1.0, timeline: int = 1, last: int | None = None, data: bytes = b"no tar"
+        self,
+        first: int,
+        *,
+        days: float = 1.0,
+        timeline: int = 1,
+        last: int | None = None,
+        data: bytes = b"no tar",
+        stages: Stages | None = None,
     ) -> str:
         """Store what a base backup that ended so many days ago leaves in an archive, and return its label."""
         stopped = time.time() - days * 86_400
         label = stamp(stopped - 600)
         names = [name_of(first if number is None else number, timeline) for number in (None, last)]
         description = description_key("pg/shop", label, stopped, *names)
-        for key, stored in ((base_key("pg/shop", label), data), (description, b"{}")):
-            assert self.archive.store.replicate(io.BytesIO(stored), key)
+        store = self.archive.store
+        assert store.replicate(io.BytesIO(data), base_key("pg/shop", label), stages=stages)
+        assert store.replicate(io.BytesIO(b"{}"), description)
         return label
 
     def stored(self, cloud: str) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from tests.postgres.test_cli_wal import CONFIG
 @pytest.fixture
 def home() -> Iterator[Home]:
     """A directory in which two disks are the clouds."""
-    with temporary_home(CONFIG) as made:
+    with temporary_home(CONFIG.replace("patience: 0.1", "patience: 0.1, compress: zstd")) as made:
         yield made
 
 

@@ -48,6 +48,14 @@ def test_a_cluster_as_it_is_written() -> None:
             "(put it into ~/.pgpass, or a service file: service=shop)",
         ),
         (
+            "{replication: wal, prefix: pg, compress: gzip}",
+            "6: postgres.shop.compress: must be zstd, not 'gzip' (or with a level from 1 to 19, {zstd: 9})",
+        ),
+        (
+            "{replication: wal, prefix: pg, encrypt: {age: []}}",
+            "6: postgres.shop.encrypt.age: must name at least one public key",
+        ),
+        (
             "{replication: wal, prefix: pg, retention: {}}",
             "6: postgres.shop.retention: must say what to keep (window: 35d, or min_bases: 4, or both)",
         ),
