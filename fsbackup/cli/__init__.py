@@ -6,8 +6,8 @@ code. The rest:
 - `parser`: the argument parser and the page that ``fsbackup --help`` prints
 - `command`: the type `Command`, arguments that several commands share, and opening what they name
 - one file per command (`run`, `put`, `get`, `ls`, `stat`, `status`, `verify`, `doctor`, `repair`, `rm`, `prune`,
-  `wal_push`, `wal_fetch`, `pg_status`, `base_backup`, `pg_restore`, `config`): its arguments, its call of the
-  library, its report as text or JSON
+  `wal_push`, `wal_fetch`, `pg_status`, `base_backup`, `pg_restore`, `drill`, `config`): its arguments, its call of
+  the library, its report as text or JSON
 - `render`: everything that goes to standard output: tables, verdict lines, numbers, JSON
 - `progress`: the progress display on standard error; loaded only on a terminal
 - `logs`: log lines on standard error

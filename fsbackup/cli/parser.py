@@ -12,6 +12,7 @@ from fsbackup.cli import (
     base_backup,
     config,
     doctor,
+    drill,
     exits,
     get,
     ls,
@@ -38,7 +39,14 @@ _GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ("Delete", (rm.COMMAND, prune.COMMAND)),
     (
         "PostgreSQL",
-        (wal_push.COMMAND, wal_fetch.COMMAND, pg_status.COMMAND, base_backup.COMMAND, pg_restore.COMMAND),
+        (
+            wal_push.COMMAND,
+            wal_fetch.COMMAND,
+            pg_status.COMMAND,
+            base_backup.COMMAND,
+            pg_restore.COMMAND,
+            drill.COMMAND,
+        ),
     ),
     ("Configure", (config.COMMAND,)),
 )

