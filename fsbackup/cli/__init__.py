@@ -28,14 +28,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, as `app.main` does.
 
     An installation that is being replaced may fail to load, and Python exits with 1 then. To PostgreSQL, which
-    runs ``wal-fetch``, that would be the end of the WAL.
+    runs ``wal-fetch``, that would be the end of the WAL. What a worker has pushed ahead needs none of it to be
+    loaded.
     """
+    words = sys.argv[1:] if argv is None else argv
     try:
+        if "wal-push" in words:
+            from fsbackup.postgres.spooled import pushed_before
+
+            if pushed_before(words):
+                return 0
         from fsbackup.cli.app import main as run
 
         return run(argv)
     except Exception:
-        if "wal-fetch" not in (sys.argv[1:] if argv is None else argv):
+        if "wal-fetch" not in words:
             raise
         traceback.print_exc()
         return 255

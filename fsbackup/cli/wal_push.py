@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
@@ -11,7 +13,9 @@ from fsbackup.cli.command import Command, add_cluster, open_archive
 from fsbackup.errors import reasons
 
 if TYPE_CHECKING:
+    from fsbackup.config import PostgresConfig
     from fsbackup.engine.results import Report
+    from fsbackup.postgres.archive import Archive
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +24,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(args: Namespace) -> int:
-    archive, _ = open_archive(args)
+    archive, settings = open_archive(args)
     from fsbackup.postgres.wal_push import push
 
+    if settings.spool is not None and _is_archived_ahead(args, archive, settings):
+        return exits.COMPLETE
     report = push(archive, args.path)
     if args.json:
         render.print_json(report.as_dict())
@@ -31,6 +37,27 @@ def _execute(args: Namespace) -> int:
     if report.status != "complete":
         _print_problems(report)
     return exits.COMPLETE if report else exits.FAILED
+
+
+def _is_archived_ahead(args: Namespace, archive: Archive, settings: PostgresConfig) -> bool:
+    """Have a worker archive ahead; return whether it, or one before, has archived this file already."""
+    from fsbackup.postgres import spooled, worker
+
+    path, spool = Path(args.path), Path(str(settings.spool)) / args.cluster
+    if archive.origin is None or not (path.parent / "archive_status").is_dir():
+        return False  # nobody but PostgreSQL says what comes next
+    with suppress(OSError, ValueError):
+        if spooled.take(str(spool), args.path, worker.archive_id(archive)):
+            return True
+    try:
+        is_busy = worker.ensure(archive, spool, archive.origin, path, settings.workers)
+    except OSError as error:
+        why = f"{error.filename or spool}: {error.strerror}"
+        render.print_error(
+            f"fsbackup: spool: {why}: nothing is archived ahead; check `spool` of postgres.{args.cluster}"
+        )
+        return False
+    return is_busy and worker.wait_for(spool, path, archive)
 
 
 def _done(report: Report) -> str:
@@ -55,7 +82,9 @@ COMMAND = Command(
     "when min_copies of them have confirmed it, also when others are away (repair fills these), and when they had "
     "it before; 1 otherwise, and PostgreSQL hands the file on again. It is never above 125, which would restart "
     "PostgreSQL's archiver. A segment must be what its name says, and of the cluster whose archive it is; other "
-    "content under a name that the archive has is refused.",
+    "content under a name that the archive has is refused. With `spool` in the configuration, the first call "
+    "starts a worker that archives what PostgreSQL has ready next, several files at once, and the calls for these "
+    "find them confirmed.",
     examples=(
         "archive_command = 'fsbackup -c /etc/fsbackup/config.yaml wal-push %p --cluster shop'",
         "fsbackup wal-push pg_wal/000000010000000000000007 --cluster shop -v",

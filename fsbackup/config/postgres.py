@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from fsbackup.config.problems import rule_error
 from fsbackup.config.stages import Compress, Encrypt
-from fsbackup.config.values import Duration, Model, PositiveCount, Prefix, Seconds, Text
+from fsbackup.config.values import Duration, FilePath, Model, PositiveCount, Prefix, Seconds, Text
 
 _PASSWORD = re.compile(r"(?:^|\s)(?:ssl)?password\s*=|://[^/@]*:[^/@]*@", re.IGNORECASE)
 
@@ -66,6 +66,16 @@ class PostgresConfig(Model):
         description="Encrypt segments and base backups by age to the public keys that are listed; .age is added "
         "to the key. Who restores needs an identity. Left out, nothing is encrypted.",
         examples=[{"age": ["age1...", "file:/etc/fsbackup/recipients"]}],
+    )
+    spool: FilePath | None = Field(
+        default=None,
+        description="A directory for what a worker has archived ahead: the first `wal-push` starts it, it sends "
+        "`workers` files at once, and later calls find theirs confirmed. Small files only. Left out, each call "
+        "sends its own file. A relative path starts at this file's own directory; ~ is the home directory.",
+        examples=["/var/spool/fsbackup"],
+    )
+    workers: PositiveCount = Field(
+        default=4, description="Files that the worker of `spool` sends at once.", examples=[4]
     )
     patience: Seconds = Field(
         default=5.0,
