@@ -86,6 +86,8 @@ class Archive:
             raise ValueError("an archive needs a prefix")
         self.name = name or self.prefix
         self.stages = stages
+        #: What its ``cluster.json`` was found to have, by this process.
+        self.known_cluster: bytes | None = None
         self.suffix = suffix if suffix is not None else stages.suffix if stages else ""
         self.origin = os.path.abspath(origin) if origin is not None else None
 
@@ -168,10 +170,13 @@ async def check_cluster(archive: Archive, header: SegmentHeader) -> None:
         When that cannot be found out.
     """
     own = _describe(header)
+    if archive.known_cluster == own:
+        return
     if not await _has_exactly(archive, own) and (known := await _read_cluster(archive)) != json.loads(own):
         if known is not None:
             raise _other_cluster(archive, known, header)
         await _claim(archive, own)
+    archive.known_cluster = own
 
 
 def _describe(header: SegmentHeader) -> bytes:

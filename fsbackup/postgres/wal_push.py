@@ -1,9 +1,9 @@
 """`push`: one WAL file into an archive, as PostgreSQL's ``archive_command`` wants it.
 
-The file is checked first: what is not the segment that its name says is never stored. Whose archive it is is read
-beside the survey of the replicas, and before anything is sent. A segment is one part, so that a bucket takes it,
-with its record, in one request; it is created and never replaced, and the same content again is success with
-nothing sent: PostgreSQL hands on a segment again when it crashed before it noted that the first time succeeded.
+The file is checked first: what is not the segment that its name says is never stored. Whose archive it is is
+found out before anything is sent. A segment is one part, so that a bucket takes it, with its record, in one
+request; it is created and never replaced, and the same content again is success with nothing sent: PostgreSQL
+hands on a segment again when it crashed before it noted that the first time succeeded.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from fsbackup.engine import records, upload
-from fsbackup.engine.records import ReplicaState
+from fsbackup.engine import upload
 from fsbackup.engine.results import ReplicaResult, Report
 from fsbackup.engine.source import Source, open_source
-from fsbackup.errors import ConflictError, SourceError
+from fsbackup.errors import ConflictError, FsbackupError, SourceError
 from fsbackup.loop import run
 from fsbackup.postgres.archive import Archive, check_cluster
-from fsbackup.postgres.segment import SegmentHeader, read_segment
+from fsbackup.postgres.segment import read_segment
+from fsbackup.replication.stat import stat
 from fsbackup.sizing import MIB
 from fsbackup.wal import WalName, parse_wal_name, wal_key
 
@@ -74,39 +74,30 @@ async def push_file(archive: Archive, name: WalName, path: str | os.PathLike[str
     key = wal_key(archive.prefix, name.text) + (stages.suffix if stages else "")
     source = await asyncio.to_thread(open_source, path, stages=stages)
     try:
-        size = os.stat(path).st_size
-        replicas = await _survey(archive, key, header)
-        report = await _upload(archive, key, source, stages.bound(size) if stages else size, replicas)
-        return _explained(report, name, path, replicas)
-    finally:
-        source.close()
-
-
-async def _survey(archive: Archive, key: str, header: SegmentHeader | None) -> list[ReplicaState]:
-    """Return what the replicas have of the key, once the archive is known to be the segment's cluster's."""
-    survey = asyncio.ensure_future(records.survey(archive.targets.stores, key))
-    try:
         if header is not None:
             await check_cluster(archive, header)
-        return await survey
+        size = os.stat(path).st_size
+        report = await _upload(archive, key, source, stages.bound(size) if stages else size)
     finally:
-        survey.cancel()
+        source.close()
+    is_other = any(isinstance(each, ConflictError) for each in report.errors.values())
+    return await _explained(archive, report, name, path) if is_other else report
 
 
-async def _upload(archive: Archive, key: str, source: Source, size: int, replicas: list[ReplicaState]) -> Report:
+async def _upload(archive: Archive, key: str, source: Source, size: int) -> Report:
     """Upload a source that becomes at most `size` bytes."""
     targets = archive.targets
     if (targets.part_size or 0) < size <= min(_ONE_PART, targets.memory):
         targets = replace(targets, part_size=size)
-    return await upload.upload(targets, key, source, overwrite=False, replicas=replicas)
+    return await upload.upload(targets, key, source, overwrite=False)
 
 
-def _explained(
-    report: Report, name: WalName, path: str | os.PathLike[str], replicas: Sequence[ReplicaState]
-) -> Report:
-    """Return the report; where the archive has other content, with an error that names both."""
-    stored = next((each.manifest for each in replicas if each.manifest is not None), None)
-    there = f", stored {stored.created_at} by {stored.source.host}" if stored else ""
+async def _explained(archive: Archive, report: Report, name: WalName, path: str | os.PathLike[str]) -> Report:
+    """Return the report of a file of which the archive has other content, with an error that names both."""
+    there = ""
+    with suppress(FsbackupError):
+        stored = (await stat(archive.targets, report.key)).manifest
+        there = f", stored {stored.created_at} by {stored.source.host}" if stored else ""
 
     def explain(result: ReplicaResult) -> ReplicaResult:
         if not isinstance(result.exception, ConflictError):
