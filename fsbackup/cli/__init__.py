@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, as `app.main` does.
 
     An installation that is being replaced may fail to load, and Python exits with 1 then. To PostgreSQL, which
-    runs ``wal-fetch``, that would be the end of the WAL. What a worker has pushed ahead needs none of it to be
+    runs ``wal-fetch``, that would be the end of the WAL. What a worker has done ahead needs none of it to be
     loaded.
     """
     words = sys.argv[1:] if argv is None else argv
@@ -37,6 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             from fsbackup.postgres.spooled import pushed_before
 
             if pushed_before(words):
+                return 0
+        if "wal-fetch" in words:
+            from fsbackup.postgres.spooled import fetched_before
+
+            if fetched_before(words):
                 return 0
         from fsbackup.cli.app import main as run
 

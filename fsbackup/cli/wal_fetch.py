@@ -10,10 +10,15 @@ from __future__ import annotations
 import argparse
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
 from fsbackup.cli.command import Command, add_cluster, add_identity, add_trust, open_archive
 from fsbackup.errors import ConfigError, FsbackupError, ObjectLostError, ObjectNotFoundError
+
+if TYPE_CHECKING:
+    from fsbackup.config import PostgresConfig
+    from fsbackup.postgres.archive import Archive
 
 #: No such file, proven; and: not known whether there is one.
 ABSENT, UNKNOWN = 1, 255
@@ -40,11 +45,28 @@ def _fetch(args: Namespace) -> int:
 
     patience, identity = settings.patience, args.identity
     report = fetch(archive, args.name, args.path, trust=args.trust, patience=patience, identity=identity)
+    if settings.spool is not None:
+        _fetch_ahead(args, archive, settings)
     if args.json:
         render.print_json(report.as_dict())
     elif args.verbose:
         render.print_line(f"{report.key} fetched from {', '.join(report.replicas)}")
     return exits.COMPLETE
+
+
+def _fetch_ahead(args: Namespace, archive: Archive, settings: PostgresConfig) -> None:
+    """Have a worker fetch the segments that recovery will ask for next."""
+    from fsbackup.postgres import prefetch
+    from fsbackup.wal import parse_wal_name
+
+    name, spool = parse_wal_name(args.name), Path(str(settings.spool)) / args.cluster
+    if name is None or name.kind != "segment" or archive.origin is None:
+        return
+    try:
+        prefetch.ensure(archive, spool, archive.origin, name, 2 * settings.workers, args.identity)
+    except OSError as error:
+        why = f"{error.filename or spool}: {error.strerror}"
+        render.print_error(f"fsbackup: spool: {why}: nothing is fetched ahead")
 
 
 def _failed(args: Namespace, error: Exception) -> int:

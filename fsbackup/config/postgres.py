@@ -69,9 +69,10 @@ class PostgresConfig(Model):
     )
     spool: FilePath | None = Field(
         default=None,
-        description="A directory for what a worker has archived ahead: the first `wal-push` starts it, it sends "
-        "`workers` files at once, and later calls find theirs confirmed. Small files only. Left out, each call "
-        "sends its own file. A relative path starts at this file's own directory; ~ is the home directory.",
+        description="A directory for what workers do ahead. The first `wal-push` starts one that sends `workers` "
+        "files at once, and later calls find theirs confirmed; the first `wal-fetch` starts one that keeps twice "
+        "as many of the next segments there. Left out, each call does its own. A relative path starts at this "
+        "file's own directory; ~ is the home directory.",
         examples=["/var/spool/fsbackup"],
     )
     workers: PositiveCount = Field(

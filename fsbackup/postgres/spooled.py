@@ -1,4 +1,4 @@
-"""What a worker has archived ahead, as files that a call of ``wal-push`` finds without loading anything else.
+"""What workers have done ahead, as files that ``wal-push`` and ``wal-fetch`` find without loading anything else.
 
 In the spool of a cluster, ``NAME.ok`` says that a WAL file was confirmed by `min_copies` backends: its size, its
 SHA-256 and into which archive. It is believed for just these bytes, which have the system identifier in them, and
@@ -13,13 +13,18 @@ This module is imported before any other of the package, and imports none of it.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 _CHUNK = 1 << 20
+#: Held by the worker of a directory for as long as it lives.
+LOCK = "worker.lock"
 
 
 def pushed_before(words: Sequence[str]) -> bool:
@@ -40,6 +45,61 @@ def pushed_before(words: Sequence[str]) -> bool:
         return note is not None and take(note["spool"], path, note["archive"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def fetched_before(words: Sequence[str]) -> bool:
+    """Return whether a command line is that of a ``wal-fetch`` whose segment a worker has fetched; it is in place
+    then.
+
+    Any form: where a segment comes from is of no matter, once its bytes are proven.
+    """
+    if "wal-fetch" not in words or "--cluster" not in words:
+        return False
+    try:
+        config = words[1] if words[0] in ("-c", "--config") else os.environ["FSBACKUP_CONFIG"]
+        name, path = words[words.index("wal-fetch") + 1 : words.index("wal-fetch") + 3]
+        note = read_note(config, words[words.index("--cluster") + 1])
+        return note is not None and give(os.path.join(note["spool"], "fetch"), name, path, note["archive"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return False
+
+
+def describe_segment(place: str, name: str, archive: str, sha256: str, size: int) -> None:
+    """Leave what a segment that was fetched ahead has to be."""
+    _replace(os.path.join(place, f"{name}.json"), {"archive": archive, "sha256": sha256, "size": size})
+
+
+def give(place: str, name: str, path: str, archive: str) -> bool:
+    """Put a segment that was fetched ahead into its place; return whether there was one, and it was right."""
+    if "/" in name or not is_locked(place):
+        return False
+    source, temp = os.path.join(place, name), f"{path}.fsbackup-fetch"
+    with open(f"{source}.json", encoding="utf-8") as file:
+        said = json.load(file)
+    try:
+        shutil.copyfile(source, temp)
+        os.chmod(temp, 0o600)
+        size, sha256 = digest(temp)
+        if said != {"archive": archive, "sha256": sha256, "size": size}:
+            return False
+        os.replace(temp, path)
+    finally:
+        for each in (source, f"{source}.json", temp):
+            with suppress(FileNotFoundError):
+                os.unlink(each)
+    return True
+
+
+def is_locked(place: str) -> bool:
+    """Return whether a worker lives that holds the lock of a directory."""
+    lock = os.open(os.path.join(place, LOCK), os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def note_path(config: str, cluster: str) -> str:

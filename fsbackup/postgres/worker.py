@@ -36,7 +36,7 @@ from fsbackup.wal import WalName, parse_wal_name
 
 log = logging.getLogger("fsbackup.postgres")
 
-_LOCK, _LOG = "worker.lock", "worker.log"
+_LOG = "worker.log"
 #: Seconds without work after which it ends; between two looks at what is to be done; before a file that failed is
 #: tried again.
 IDLE, _TICK, _RETRY = 30.0, 0.1, 5.0
@@ -77,7 +77,7 @@ def ensure(archive: Archive, spool: Path, config: str, path: Path, workers: int)
 
 def is_running(spool: Path) -> bool:
     """Return whether a worker holds the lock."""
-    lock = os.open(spool / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(spool / spooled.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -126,7 +126,7 @@ class Worker:
         clock = asyncio.get_running_loop().time
         self._clear()
         last = clock()
-        while self._tasks or clock() - last < idle:
+        while True:
             try:
                 waiting = await asyncio.to_thread(self._waiting)
             except FileNotFoundError:
@@ -137,6 +137,8 @@ class Worker:
             if self._tasks:
                 last = clock()
                 await asyncio.wait(self._tasks.values(), timeout=_TICK, return_when=asyncio.FIRST_COMPLETED)
+            elif clock() - last >= idle:
+                break
             else:
                 await asyncio.sleep(_TICK)
             self._tasks = {name: task for name, task in self._tasks.items() if not task.done()}
@@ -188,7 +190,7 @@ class Worker:
 
 def main(config: str, cluster: str, spool: str, wal: str, workers: str, first: str) -> None:
     """Run the worker of a cluster; end at once if there is one."""
-    lock = os.open(Path(spool, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(Path(spool, spooled.LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
