@@ -89,7 +89,7 @@ async def _upload(archive: Archive, key: str, source: Source, size: int) -> Repo
     targets = archive.targets
     if (targets.part_size or 0) < size <= min(_ONE_PART, targets.memory):
         targets = replace(targets, part_size=size)
-    return await upload.upload(targets, key, source, overwrite=False)
+    return await upload.upload(targets, key, source, overwrite=False, read_stored=True)
 
 
 async def _explained(archive: Archive, report: Report, name: WalName, path: str | os.PathLike[str]) -> Report:
