@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from fsbackup.errors import (
+    BackendUnavailableError,
     ConfigError,
     FsbackupError,
     IntegrityError,
@@ -103,6 +105,22 @@ def test_with_a_cloud_away_nothing_is_absent(clouds: Clouds, target: Path) -> No
         fetch(clouds.archive, name_of(2), target, trust=["r2"])
     with pytest.raises(ConfigError, match="no backend 'b3'"):
         fetch(clouds.archive, name_of(4), target, trust=["b3"])
+
+
+def test_a_cloud_that_cannot_be_listed_may_have_later_segments(
+    clouds: Clouds, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it answers that it does not have this one."""
+    clouds.push(1)
+    archive = clouds.archive
+
+    async def fails(*_: str) -> AsyncIterator[None]:
+        raise BackendUnavailableError("no answer", backend="b2")
+        yield
+
+    monkeypatch.setattr(archive.store.backends["b2"].store, "list", fails)
+    with pytest.raises(NoHealthyReplicaError):
+        fetch(archive, name_of(2), target)
 
 
 def test_an_unmounted_disk_does_not_end_the_wal(clouds: Clouds, target: Path) -> None:
