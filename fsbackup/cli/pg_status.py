@@ -96,9 +96,16 @@ def _verdict(status: ArchiveStatus) -> str:
         status.status,
         reach,
         alone,
+        _drilled(status.drilled_at),
         render.unreachable(away),
         next_step="" if status.status == "complete" else _next_step(status, bool(away)),
     )
+
+
+def _drilled(when: float | None) -> str:
+    from fsbackup import clock
+
+    return "no drill has shown it yet" if when is None else f"last drilled {render.age(clock.now() - when)} ago"
 
 
 def _reaches_as_far(each: Holding, together: Holding) -> bool:

@@ -17,6 +17,7 @@ from fsbackup.errors import FsbackupError
 from fsbackup.loop import run
 from fsbackup.postgres.archive import Archive, read_cluster
 from fsbackup.postgres.coverage import Coverage, Gap, Window, parse_history
+from fsbackup.postgres.drills import last_drill
 from fsbackup.replication.walk import KeyEntry, Walk
 from fsbackup.retention.archive import ArchivePlan, ArchiveRule, Base
 from fsbackup.wal import WalName, parse_key, wal_key
@@ -82,6 +83,8 @@ class ArchiveStatus(BaseReport):
         What is wrong with the archive as a whole, for people.
     lag
         Seconds since the newest segment was stored; None without one.
+    drilled_at
+        When the last drill that succeeded began, in epoch seconds; None when no backend knows of one.
     """
 
     cluster: str
@@ -91,6 +94,7 @@ class ArchiveStatus(BaseReport):
     together: Holding
     problems: tuple[str, ...]
     lag: float | None
+    drilled_at: float | None
 
     json_properties: ClassVar[tuple[str, ...]] = ("status",)
 
@@ -173,7 +177,10 @@ class _Survey:
         self._judge(together, lag, max_lag)
         whose = str(cluster["system_identifier"]) if cluster else None
         archive = self._archive
-        return ArchiveStatus(archive.name, archive.prefix, whose, backends, together, tuple(self._problems), lag)
+        drilled_at = await last_drill(archive.targets, archive.name)
+        return ArchiveStatus(
+            archive.name, archive.prefix, whose, backends, together, tuple(self._problems), lag, drilled_at
+        )
 
     def _add(self, entry: KeyEntry) -> None:
         part = parse_key(self._archive.prefix, entry.key)

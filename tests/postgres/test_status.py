@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
+from fsbackup.loop import run
 from fsbackup.postgres import push, survey, window
+from fsbackup.postgres.drills import record_drill
 from tests.integration.cli_helpers import Cli
 from tests.postgres.segments import OURS, Clouds, name_of
 from tests.postgres.test_cli_wal import CONFIG
@@ -108,7 +111,9 @@ def test_the_command_says_it_in_one_line(cli: Cli, clouds: Clouds) -> None:
     done = cli("pg-status", "shop", "--max-lag", "10m")
     assert done.code == 0
     assert done.out.splitlines()[-1].startswith("complete: any moment from ")
-    assert done.out.splitlines()[-1].endswith("; from r2 or b2 alone")
+    assert done.out.splitlines()[-1].endswith("; from r2 or b2 alone; no drill has shown it yet")
+    run(record_drill(clouds.archive.targets, "shop", time.time() - 3 * 86_400, {}, ok=True))
+    assert "; last drilled 3d ago" in cli("pg-status", "shop").out
     assert cli("pg-status", "shop", "--max-lag", "10m", "-q").out == ""
     assert cli("pg-status", "shop", "--max-lag", "0.000001").code == 2
     clouds.lose("b2", f"wal/{name_of(2)}")
