@@ -51,13 +51,15 @@ def ensure(archive: Archive, spool: Path, config: str, name: WalName, ahead: int
     (place / _ASKED).write_text(name.text)
     if is_running(place):
         return
-    arguments = [config, archive.name, str(place), name.text, str(ahead), identity or ""]
+    key = os.path.abspath(identity) if identity else ""
+    arguments = [config, archive.name, str(place), name.text, str(ahead), key]
     with open(place / _LOG, "wb") as out:
         subprocess.Popen(
             [sys.executable, "-m", "fsbackup.postgres.prefetch", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
+            cwd="/",
             start_new_session=True,
         )
 
