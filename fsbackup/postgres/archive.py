@@ -295,7 +295,7 @@ async def find_wal(
         for store, each in zip(targets.stores, answers, strict=True)
         if isinstance(each, FsbackupError)
     }
-    errors |= await marker.doubts([each for each in targets.stores if each.name not in errors])
+    errors |= await marker.doubts([each for each in targets.stores if each.name not in errors], f"{prefix}/wal")
     answered = [each.name for each in targets.stores if each.name not in errors]
     if not targets.is_quorum(answered):
         key = wal_key(prefix, begin).removesuffix("/")
