@@ -25,6 +25,7 @@ Python programmer would catch::
     ├── DiscardedError (OSError)                         a file opened to write was discarded; write it again
     └── ReplicationError (OSError)                       the replication set as a whole
         ├── NoHealthyReplicaError                        no replica could give a proven answer
+        ├── WalGapError                                  a WAL segment is missing, and later ones are there
         └── TooFewCopiesError                            fewer confirmed copies than `min_copies`
 
 Warnings, for what nobody is there to catch::
@@ -211,6 +212,10 @@ class ReplicationError(FsbackupError, OSError):
 
 class NoHealthyReplicaError(ReplicationError):
     """No replica gave a proven answer; the message has the error of each one."""
+
+
+class WalGapError(ReplicationError):
+    """A WAL segment is not in the archive, and later ones are: recovery would end before the end of the WAL."""
 
 
 class ClockError(ReplicationError):

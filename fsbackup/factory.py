@@ -5,7 +5,7 @@ The factory stands below `fsbackup.replication`: `ReplicatedStorage.from_config`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fsbackup.backends import ErrorMode, SingleBackend
 from fsbackup.engine.replicas import Spool
 from fsbackup.errors import ConfigError
-from fsbackup.retention import Retention
+from fsbackup.retention import ArchiveRule, Retention
 from fsbackup.stages import Stages
 from fsbackup.stages.definition import KEY_FILE
 from fsbackup.state import state_directory
@@ -131,17 +131,33 @@ def identity_key_file(config: Config) -> Path:
     return Path(config.identity_key_file or state_directory(config.state_dir) / KEY_FILE)
 
 
-def _retention(config: Config, backends: Iterable[str]) -> dict[str, Retention]:
-    """Return each backend's rule, with the destinations of all jobs that store there, also into another set."""
+def _retention(config: Config, backends: Sequence[str]) -> dict[str, Retention]:
+    """Return each backend's rule, with the destinations of all jobs that store there, also into another set.
+
+    The archives of PostgreSQL clusters there have rules of their own, on all backends of the set: also where
+    another backend of it has one, but not they.
+    """
+    archives = _archives(config, set(backends))
     rules = {}
     for name in backends:
         rule = config.backends[name].retention
         jobs = (job for job in config.jobs.values() if name in config.replication[job.replication].backends)
-        if rule is not None:
+        if rule is not None or archives:
             rules[name] = Retention(
-                **dict(rule), destinations=tuple(dict.fromkeys(job.key_template for job in jobs))
+                **(dict(rule) if rule is not None else {}),
+                destinations=tuple(dict.fromkeys(job.key_template for job in jobs)),
+                archives=archives,
             )
     return rules
+
+
+def _archives(config: Config, backends: set[str]) -> tuple[ArchiveRule, ...]:
+    """Return the rules of the PostgreSQL archives that any of these backends has."""
+    return tuple(
+        ArchiveRule(cluster.prefix, **(dict(cluster.retention) if cluster.retention is not None else {}))
+        for cluster in config.postgres.values()
+        if not backends.isdisjoint(config.replication[cluster.replication].backends)
+    )
 
 
 def _arguments(settings: BackendConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from fsbackup.cli import exits, logs, render
-from fsbackup.cli.parser import parse_arguments
+from fsbackup.cli.parser import failure_code, parse_arguments
 from fsbackup.errors import StaleReadWarning
 
 
@@ -37,11 +37,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv is None and sys.getfilesystemencoding() != "utf-8":
             _start_again_with_utf8()
         render.configure_streams()
-        return _run_command(parse_arguments(argv))
+        return _run_command(_parse(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt as interrupt:
         _exit_interrupted(interrupt)
     except BrokenPipeError:  # the reader has closed the pipe (``fsbackup ls | head``)
         os._exit(exits.BROKEN_PIPE)
+
+
+def _parse(words: Sequence[str]) -> Namespace:
+    try:
+        return parse_arguments(words)
+    except SystemExit as end:
+        if end.code:
+            raise SystemExit(failure_code(words, exits.USAGE)) from None
+        raise
 
 
 def _run_command(args: Namespace) -> int:

@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from fsbackup.errors import ConfigError
@@ -15,7 +16,8 @@ from fsbackup.keys import check_key, check_prefix
 
 if TYPE_CHECKING:
     from fsbackup.cli.progress import Display
-    from fsbackup.config import Config
+    from fsbackup.config import Config, PostgresConfig
+    from fsbackup.postgres.archive import Archive
     from fsbackup.replication.batches import Executor
     from fsbackup.replication.storage import ReplicatedStorage
 
@@ -36,6 +38,9 @@ class Command:
         Adds its own arguments to its parser.
     execute
         Runs it, and returns the exit code.
+    failure
+        The exit code of every failure, also of a wrong command line, where the caller reads something else into
+        the others.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Command:
     examples: tuple[str, ...]
     add_arguments: Callable[[argparse.ArgumentParser], None]
     execute: Callable[[Namespace], int]
+    failure: int | None = None
 
 
 def key(text: str) -> str:
@@ -72,6 +78,17 @@ def seconds(value: str) -> float:
         raise argparse.ArgumentTypeError(f"expected a time like 90s or 10m, got {value!r}") from None
 
 
+def moment(value: str) -> datetime:
+    """Return the moment that a date and time stand for, local time without a zone: the type of an argument."""
+    try:
+        found = datetime.fromisoformat(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a date and time like 2026-11-29 18:30:00+00:00, got {value!r}"
+        ) from None
+    return found if found.tzinfo else found.astimezone()
+
+
 def add_prefix(parser: argparse.ArgumentParser) -> None:
     """Add the optional argument PREFIX."""
     parser.add_argument(
@@ -89,6 +106,33 @@ def add_allow_empty(parser: argparse.ArgumentParser) -> None:
 def add_set(parser: argparse.ArgumentParser, *, default: str = "the only one in the configuration") -> None:
     """Add ``--set``."""
     parser.add_argument("--set", metavar="NAME", help=f"the replication set (default: {default})")
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cluster``."""
+    parser.add_argument(
+        "--cluster", required=True, metavar="NAME", help="the cluster, as `postgres` in the configuration calls it"
+    )
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust``."""
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="BACKEND",
+        help="what this backend alone says of an absence counts while others cannot be asked; may be given again",
+    )
+
+
+def add_identity(parser: argparse.ArgumentParser) -> None:
+    """Add ``--identity`` of a command for PostgreSQL's archives."""
+    parser.add_argument(
+        "--identity",
+        metavar="FILE",
+        help="an age identity or a private SSH key, for what is encrypted (default: $FSBACKUP_AGE_IDENTITY)",
+    )
 
 
 def add_dask(parser: argparse.ArgumentParser) -> None:
@@ -119,6 +163,18 @@ def set_of(args: Namespace, path: str, config: Config) -> ReplicatedStorage:
     from fsbackup.replication.storage import ReplicatedStorage
 
     return ReplicatedStorage.from_config(config, args.set or _only_set(path, config), origin=path)
+
+
+def open_archive(args: Namespace, *, reading: bool = False) -> tuple[Archive, PostgresConfig]:
+    """Return the archive of the PostgreSQL cluster that ``--cluster`` names, and its settings.
+
+    With `reading`, what it takes to store something is not looked for.
+    """
+    from fsbackup.postgres.archive import Archive
+
+    path, config = open_config(args)
+    archive = Archive.from_config(config, args.cluster, origin=path, reading=reading)
+    return archive, config.postgres[args.cluster]
 
 
 def _only_set(path: str, config: Config) -> str:

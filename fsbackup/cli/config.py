@@ -38,7 +38,7 @@ def _execute(args: Namespace) -> int:
 
 
 def _check(args: Namespace, path: str, config: Config) -> None:
-    names = {"backends": list(config.backends), "replication": list(config.replication), "jobs": list(config.jobs)}
+    names = {name: list(getattr(config, name)) for name in ("backends", "replication", "jobs", "postgres")}
     from fsbackup.config.advice import notes
 
     if args.json:
@@ -49,6 +49,8 @@ def _check(args: Namespace, path: str, config: Config) -> None:
             render.count(len(config.replication), "replication set"),
             render.count(len(config.jobs), "job"),
         ]
+        if config.postgres:
+            counts.append(render.count(len(config.postgres), "PostgreSQL cluster"))
         render.print_line(f"{path}: ok: {', '.join(counts)}")
         for note in notes(config):
             render.print_line(f"{path}: note: {note}")

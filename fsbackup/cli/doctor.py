@@ -24,7 +24,10 @@ _PROBLEMS = ("failed", "not allowed", "warning")
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "backends", nargs="*", metavar="BACKEND", help="names of backends (default: all of the configuration)"
+        "backends",
+        nargs="*",
+        metavar="NAME",
+        help="names of backends and PostgreSQL clusters (default: all of the configuration)",
     )
 
 
@@ -32,17 +35,36 @@ def _execute(args: Namespace) -> int:
     from fsbackup.replication.doctor import diagnose
 
     path, config = open_config(args)
-    names = list(dict.fromkeys(args.backends)) or list(config.backends)
+    names = list(dict.fromkeys(args.backends)) or [*config.backends, *config.postgres]
     if not names:
         raise ConfigError(f"{path} has no backend")
-    diagnoses = diagnose(_open(config, names))
-    health = max((each.health for each in diagnoses), key=list(_CODES).index)
+    backends = [name for name in names if name in config.backends or name not in config.postgres]
+    clusters = [name for name in names if name not in backends]
+    diagnoses = diagnose(_open(config, backends))
+    servers = [_diagnose_cluster(path, config, name) for name in clusters]
+    health = max((each.health for each in [*diagnoses, *servers]), key=list(_CODES).index)
     if args.json:
-        render.print_json({"health": health, "backends": {each.backend: each.as_dict() for each in diagnoses}})
-    elif not (args.quiet and health == "ok"):
+        found = {"backends": diagnoses, "clusters": servers}
+        documents = {kind: {each.backend: each.as_dict() for each in of_kind} for kind, of_kind in found.items()}
+        render.print_json({"health": health, **documents})
+        return _CODES[health]
+    diagnoses += servers
+    if not (args.quiet and health == "ok"):
         tables = [] if args.quiet else [_rows(diagnoses)]
-        render.print_report(*tables, problems=_problems(diagnoses), verdict=_verdict(health, diagnoses))
+        render.print_report(
+            *tables, problems=_problems(diagnoses), verdict=_verdict(health, diagnoses, len(clusters))
+        )
     return _CODES[health]
+
+
+def _diagnose_cluster(path: str, config: Config, name: str) -> Diagnosis:
+    from fsbackup.postgres.archive import Archive
+    from fsbackup.postgres.doctor import diagnose_cluster
+
+    settings = config.postgres[name]
+    spool = None if settings.spool is None else f"{settings.spool}/{name}"
+    archive = Archive.from_config(config, name, origin=path, reading=True)
+    return diagnose_cluster(archive, conninfo=settings.conninfo, spool=spool)
 
 
 def _open(config: Config, names: Sequence[str]) -> list[SingleBackend]:
@@ -86,8 +108,11 @@ def _problem(check: Check) -> str:
     return f"{problem} - {check.advice}" if check.advice else problem
 
 
-def _verdict(health: str, diagnoses: list[Diagnosis]) -> str:
-    checked = f"{render.count(len(diagnoses), 'backend')} checked"
+def _verdict(health: str, diagnoses: list[Diagnosis], clusters: int) -> str:
+    places = render.count(len(diagnoses) - clusters, "backend")
+    checked = (
+        f"{places} and {render.count(clusters, 'PostgreSQL cluster')} checked" if clusters else f"{places} checked"
+    )
     if health == "ok":
         return render.verdict(health, checked, "all checks passed")
     names = {bad: [each.backend for each in diagnoses if each.health == bad] for bad in ("failed", "limited")}
@@ -101,7 +126,8 @@ COMMAND = Command(
     summary="test the backends, and print how to fix what does not work",
     description="Tests all backends at once with a small object that is deleted again: connect, list, write, "
     "read back, create only once, delete. Reports clock, versions, unfinished uploads, lifecycle rules and free "
-    "space, and prints what to do about each problem. The exit code is 1 if a check failed, 3 if something is "
+    "space, and prints what to do about each problem. Of a PostgreSQL cluster it asks the server how it archives, "
+    "and looks for the programs and the spool. The exit code is 1 if a check failed, 3 if something is "
     "not allowed or needs attention.",
     examples=("fsbackup doctor", "fsbackup doctor r2 b2 --json", "fsbackup doctor -q || echo check the backends"),
     add_arguments=_add_arguments,

@@ -8,7 +8,27 @@ from collections.abc import Sequence
 from textwrap import fill
 
 from fsbackup import __version__
-from fsbackup.cli import config, doctor, exits, get, ls, prune, put, repair, rm, run, stat, status, verify
+from fsbackup.cli import (
+    base_backup,
+    config,
+    doctor,
+    drill,
+    exits,
+    get,
+    ls,
+    pg_restore,
+    pg_status,
+    prune,
+    put,
+    repair,
+    rm,
+    run,
+    stat,
+    status,
+    verify,
+    wal_fetch,
+    wal_push,
+)
 from fsbackup.cli.command import Command
 
 _GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
@@ -17,6 +37,17 @@ _GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ("Repair", (repair.COMMAND,)),
     ("Restore", (get.COMMAND,)),
     ("Delete", (rm.COMMAND, prune.COMMAND)),
+    (
+        "PostgreSQL",
+        (
+            wal_push.COMMAND,
+            wal_fetch.COMMAND,
+            pg_status.COMMAND,
+            base_backup.COMMAND,
+            pg_restore.COMMAND,
+            drill.COMMAND,
+        ),
+    ),
     ("Configure", (config.COMMAND,)),
 )
 
@@ -56,6 +87,13 @@ class _Parser(argparse.ArgumentParser):
         return f"{help_page()}\n"
 
 
+def failure_code(words: Sequence[str], code: int) -> int:
+    """Return the exit code of a failure that would be `code`, given the words of the command line."""
+    commands = {command.name: command for _, members in _GROUPS for command in members}
+    command = next((commands[word] for word in words if word in commands), None)
+    return code if command is None or command.failure is None else command.failure
+
+
 def help_page() -> str:
     """Return the page that `fsbackup --help` prints."""
     return "\n\n".join([_INTRODUCTION, *map(_group, _GROUPS), _OPTIONS, _EXAMPLES, _exit_codes(), _ENVIRONMENT])
@@ -63,7 +101,7 @@ def help_page() -> str:
 
 def _group(group: tuple[str, tuple[Command, ...]]) -> str:
     title, commands = group
-    return "\n".join([title, *(f"  {command.name:<10}{command.summary}" for command in commands)])
+    return "\n".join([title, *(f"  {command.name:<13}{command.summary}" for command in commands)])
 
 
 def _exit_codes() -> str:

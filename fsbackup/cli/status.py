@@ -12,6 +12,7 @@ from fsbackup.cli.command import Command, add_allow_empty, add_prefix, add_set, 
 from fsbackup.errors import ConfigError, NoHealthyReplicaError
 
 if TYPE_CHECKING:
+    from fsbackup.config import Config
     from fsbackup.replication.classify import ObjectStatus
     from fsbackup.replication.status import BackendStatus, Group, SetStatus
     from fsbackup.replication.storage import ReplicatedStorage
@@ -34,6 +35,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_duration,
         metavar="AGE",
         help="fail if the newest object of a group is older (26h, 8d), or there is none",
+    )
+    parser.add_argument(
+        "--drill-age",
+        type=_duration,
+        metavar="AGE",
+        help="fail if the last successful drill of a PostgreSQL cluster in the set is older (35d), or there was "
+        "none",
     )
     add_allow_empty(parser)
     add_set(parser, default="all of the configuration, one after the other")
@@ -62,9 +70,31 @@ def _execute(args: Namespace) -> int:
     if not names:
         raise ConfigError(f"{path} has no replication set")
     found = {name: _set_status(args, name, ReplicatedStorage.from_config(config, name)) for name in names}
+    drills = _drills(args, config, names) if args.drill_age else {}
     if args.json:
-        render.print_json({"sets": {name: status for name, (_, status) in found.items()}})
-    return exits.worst(code for code, _ in found.values())
+        sets = {name: status for name, (_, status) in found.items()}
+        render.print_json({"sets": sets, **({"drills": drills} if args.drill_age else {})})
+    codes = [exits.FAILED for each in drills.values() if each["status"] == "failed"]
+    return exits.worst([*codes, *(code for code, _ in found.values())])
+
+
+def _drills(args: Namespace, config: Config, sets: list[str]) -> dict[str, dict[str, Any]]:
+    """Print how long ago each cluster's last drill succeeded; return that, by cluster, as plain JSON types."""
+    from fsbackup import clock
+    from fsbackup.loop import run
+    from fsbackup.postgres.archive import Archive
+    from fsbackup.postgres.drills import last_drill
+
+    drills: dict[str, dict[str, Any]] = {}
+    for name in (each for each, settings in config.postgres.items() if settings.replication in sets):
+        when = run(last_drill(Archive.from_config(config, name, reading=True).targets, name))
+        is_old = when is None or clock.now() - when > args.drill_age.total_seconds()
+        ago = "never" if when is None else f"{render.age(clock.now() - when)} ago"
+        drills[name] = {"status": "failed" if is_old else "complete", "succeeded_at": when}
+        if not args.json and (is_old or not args.quiet):
+            line = render.verdict("failed" if is_old else "complete", f"last drilled with success: {ago}")
+            render.print_line(f"{name}: {line}")
+    return drills
 
 
 def _set_status(args: Namespace, name: str, store: ReplicatedStorage) -> tuple[int, dict[str, Any]]:
@@ -167,8 +197,8 @@ COMMAND = Command(
     "backend, and looks up single objects only where listings differ; what no listing shows is found by verify: "
     "copies of equal size with different content, and records of a newer fsbackup. The exit code is 3 if a "
     "replica is not as it should be or a backend is unreachable, 1 if an object has fewer copies than min_copies "
-    "or, with --max-age, the newest object of a group is too old: that finds backups that have silently stopped. "
-    "It is 4 if nothing is stored there at all.",
+    "or, with --max-age, the newest object of a group is too old, or with --drill-age the last drill: that finds "
+    "backups that have silently stopped. It is 4 if nothing is stored there at all.",
     examples=("fsbackup status", "fsbackup status backups --max-age 26h -q", "fsbackup status --depth 2 --json"),
     add_arguments=_add_arguments,
     execute=_execute,

@@ -15,6 +15,7 @@ from fsbackup.config.backends import (
 )
 from fsbackup.config.loading import find_config, load_config, parse_config
 from fsbackup.config.models import Config, JobConfig, ReplicationConfig, SpoolConfig
+from fsbackup.config.postgres import ArchiveRetentionConfig, PostgresConfig
 from fsbackup.config.problems import InvalidConfigError, Mistake
 from fsbackup.config.schema import config_schema
 from fsbackup.config.snapshot import ConfigLike, Snapshot, take
@@ -26,6 +27,7 @@ from fsbackup.config.variables import ENVIRONMENT
 __all__ = [
     "BACKEND_TYPES",
     "ENVIRONMENT",
+    "ArchiveRetentionConfig",
     "B2Config",
     "BackendConfig",
     "CommandConfig",
@@ -39,6 +41,7 @@ __all__ = [
     "JobConfig",
     "LocalConfig",
     "Mistake",
+    "PostgresConfig",
     "R2Config",
     "ReplicationConfig",
     "RetentionConfig",

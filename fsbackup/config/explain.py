@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from fsbackup.config.backends import BACKEND_TYPES, RetentionConfig
 from fsbackup.config.models import Config, JobConfig, ReplicationConfig, SpoolConfig
+from fsbackup.config.postgres import ArchiveRetentionConfig, PostgresConfig
 from fsbackup.config.problems import OWN_RULE, Loc, RuleViolation, suggest
 from fsbackup.config.sources import CommandConfig, ForEachConfig, ShrinkConfig, SourceConfig
 from fsbackup.config.stages import CompressConfig, EncryptConfig
@@ -23,7 +24,11 @@ _INNER: Mapping[str, type[BaseModel]] = {
     "compress": CompressConfig,
     "encrypt": EncryptConfig,
 }
-_ENTRIES: Mapping[str, type[BaseModel]] = {"replication": ReplicationConfig, "jobs": JobConfig}
+_ENTRIES: Mapping[str, type[BaseModel]] = {
+    "replication": ReplicationConfig,
+    "jobs": JobConfig,
+    "postgres": PostgresConfig,
+}
 
 _WORDS = {
     "string_type": "must be text, in quotes where it looks like something else",
@@ -150,4 +155,6 @@ def _inner(loc: Loc, data: Any) -> type[BaseModel] | None:
         return ForEachConfig
     if loc[2:] == ("source",) and "command" in (value_at(data, loc) or ()):
         return CommandConfig
+    if loc[0] == "postgres" and loc[2:] == ("retention",):
+        return ArchiveRetentionConfig
     return _INNER.get(str(loc[2])) if len(loc) == 3 else None

@@ -22,7 +22,9 @@ from fsbackup.errors import ConfigError
 from fsbackup.redact import hide, hide_misplaced, looks_secret, redact
 
 #: The settings whose value is never quoted, wherever it came from.
-_NEVER_SHOWN = frozenset({"access_key_id", "secret_access_key", "session_token", "options", "url", "endpoint_url"})
+_NEVER_SHOWN = frozenset(
+    {"access_key_id", "secret_access_key", "session_token", "options", "url", "endpoint_url", "conninfo"}
+)
 _SECRET = frozenset({"access_key_id", "secret_access_key", "session_token", "options"})
 #: Where a secret is put by mistake, and would be part of every address.
 PLACE = frozenset({"bucket", "region", "account_id", "url", "endpoint_url"})

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
 from fsbackup.config.backends import BackendConfig
+from fsbackup.config.postgres import PostgresConfig
 from fsbackup.config.problems import dotted, rule_error
 from fsbackup.config.references import check_references
 from fsbackup.config.sources import CommandConfig, JobSource, Shrink, ShrinkConfig
@@ -273,6 +274,12 @@ class Config(Model):
                 }
             }
         ],
+        json_schema_extra={"default": {}},
+    )
+    postgres: Mapping[Name, PostgresConfig] = Field(
+        default_factory=dict,
+        description="PostgreSQL clusters whose WAL and base backups are archived, by name.",
+        examples=[{"shop": {"replication": "wal", "prefix": "pg/shop"}}],
         json_schema_extra={"default": {}},
     )
 

@@ -24,6 +24,11 @@ def check_references(data: Any) -> list[RuleViolation]:
         violations += _check_set(("replication", name), entry, backends)
     for name, entry in _mapping(data, "jobs").items():
         violations += _check_job(("jobs", name), entry, sets, backends)
+    clusters = _mapping(data, "postgres")
+    for name, entry in clusters.items():
+        violations += _check_replication(("postgres", name), entry, sets)
+    violations += _check_prefixes(clusters)
+    violations += _check_destinations(_mapping(data, "jobs"), clusters)
     return violations
 
 
@@ -35,15 +40,51 @@ def _mapping(data: Any, key: str) -> Mapping[str, Any]:
 def _check_job(
     loc: tuple[str, str], job: Any, sets: Mapping[str, Any], backends: Mapping[str, Any]
 ) -> Iterator[RuleViolation]:
+    yield from _check_replication(loc, job, sets)
     wanted = job.get("replication") if isinstance(job, Mapping) else None
-    if isinstance(wanted, str) and wanted and wanted not in sets:
-        fix = suggest(wanted, sets)
-        yield RuleViolation((*loc, "replication"), "must be the name of a replication set", fix, shows_value=True)
     if isinstance(job, Mapping) and job.get("prune") is True and isinstance(wanted, str) and wanted in sets:
         names = _strings(sets[wanted].get("backends") if isinstance(sets[wanted], Mapping) else None)
         if not any(_mapping(backends.get(name), "retention") for name in names):
             why = "for example retention: {max_age: 30d, keep_last: 7}"
             yield RuleViolation((*loc, "prune"), f"needs a backend of {wanted!r} that has a retention", why)
+
+
+def _check_replication(loc: tuple[str, str], entry: Any, sets: Mapping[str, Any]) -> Iterator[RuleViolation]:
+    wanted = entry.get("replication") if isinstance(entry, Mapping) else None
+    if isinstance(wanted, str) and wanted and wanted not in sets:
+        fix = suggest(wanted, sets)
+        yield RuleViolation((*loc, "replication"), "must be the name of a replication set", fix, shows_value=True)
+
+
+def _check_prefixes(clusters: Mapping[str, Any]) -> Iterator[RuleViolation]:
+    """Two clusters in one archive would write each other's segments."""
+    seen: dict[str, str] = {}
+    for own, name in _prefixes(clusters):
+        other = next((each for each in seen if own.startswith(each) or each.startswith(own)), None)
+        if other is not None:
+            fix = f"{seen[other]!r} has its archive there"
+            loc = ("postgres", name, "prefix")
+            yield RuleViolation(loc, "must be a prefix of its own", fix, shows_value=True)
+        seen.setdefault(own, name)
+
+
+def _check_destinations(jobs: Mapping[str, Any], clusters: Mapping[str, Any]) -> Iterator[RuleViolation]:
+    """What a job stores in an archive would be under the archive's retention."""
+    prefixes = dict(_prefixes(clusters))
+    for job, entry in jobs.items():
+        destination = entry.get("destination") if isinstance(entry, Mapping) else None
+        for prefix, name in prefixes.items() if isinstance(destination, str) else ():
+            if str(destination).startswith(prefix):
+                loc = ("jobs", job, "destination")
+                yield RuleViolation(loc, "must not be below a cluster's prefix", f"the archive of {name!r}")
+
+
+def _prefixes(clusters: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the prefix of each cluster's archive, with a slash at its end, and the cluster's name."""
+    for name, entry in clusters.items():
+        prefix = entry.get("prefix") if isinstance(entry, Mapping) else None
+        if isinstance(prefix, str) and prefix.strip("/"):
+            yield f"{prefix.rstrip('/')}/", name
 
 
 def _check_set(loc: tuple[str, str], entry: Any, backends: Mapping[str, Any]) -> Iterator[RuleViolation]:

@@ -88,6 +88,11 @@ class CommandSource(StreamSource):
         #: A read that was cancelled goes on in its thread: it must not start what `close` would not end.
         self._lock = threading.Lock()
 
+    @property
+    def stderr(self) -> str:
+        """The end of what the command has written to standard error."""
+        return self._process.stderr if self._process is not None else ""
+
     def close(self) -> None:
         """End the command if it still runs; blocks for as long as it takes to end, a few seconds at most."""
         super().close()

@@ -83,9 +83,14 @@ class Process:
             self._poll.register(pipe.fileno(), select.POLLIN)
 
     @property
+    def stderr(self) -> str:
+        """The last 8 KiB of its standard error."""
+        return self._stderr.decode(errors="replace")
+
+    @property
     def last_words(self) -> str:
         """The last lines of its standard error, as the end of a message; empty when there are none."""
-        lines = [line.strip() for line in self._stderr.decode(errors="replace").splitlines()]
+        lines = [line.strip() for line in self.stderr.splitlines()]
         return "".join(
             f"{' | ' if at else ': '}{line}" for at, line in enumerate(list(filter(None, lines))[-_LAST_LINES:])
         )

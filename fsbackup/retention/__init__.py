@@ -5,14 +5,16 @@
   destinations;
 - `plan`: `Plan` applies a rule to a listing: `Plan.see` every object, then `Plan.decide` each; `decide` does both
   for a few objects;
+- `archive`: which base backups of a PostgreSQL archive are kept, and which WAL they need;
 - `members`: what a plan holds of one series, and `SeriesSummary`, what it tells people of it.
 
 `fsbackup.replication.prune` acts on the decisions.
 """
 
+from fsbackup.retention.archive import ArchiveRule
 from fsbackup.retention.members import SeriesSummary
 from fsbackup.retention.plan import Decision, Plan, decide
 from fsbackup.retention.rule import Retention
 from fsbackup.retention.series import Series, series_of
 
-__all__ = ["Decision", "Plan", "Retention", "Series", "SeriesSummary", "decide", "series_of"]
+__all__ = ["ArchiveRule", "Decision", "Plan", "Retention", "Series", "SeriesSummary", "decide", "series_of"]

@@ -15,6 +15,7 @@ from functools import lru_cache
 from math import inf
 from typing import Any, TypeGuard
 
+from fsbackup.retention.archive import ArchivePlan
 from fsbackup.retention.members import Members, SeriesSummary
 from fsbackup.retention.rule import Retention
 from fsbackup.retention.series import Series, find_series, series_name
@@ -63,6 +64,11 @@ class Plan:
         self._newest: tuple[float, str] = (-inf, "")
         self._series: dict[Series, Members] = {}
         self._without_series: Counter[str] = Counter()
+        self._archives = [(each, ArchivePlan(each, now)) for each in rule.archives]
+
+    def _archive_of(self, key: str) -> ArchivePlan | None:
+        """Return the plan of the PostgreSQL archive that a key is in, which decides alone."""
+        return next((plan for rule, plan in self._archives if rule.has(key)), None) if self._archives else None
 
     @property
     def clock_is_behind(self) -> bool:
@@ -80,6 +86,9 @@ class Plan:
             Epoch seconds: `created_at` of its manifest, else the time in the listing; None when unknown. `decide`
             needs the same value.
         """
+        if (archive := self._archive_of(key)) is not None:
+            archive.see(key)
+            return
         if not _known(when):
             return
         if when > self._newest[0]:
@@ -104,6 +113,8 @@ class Plan:
 
     def series_of(self, key: str) -> str | None:
         """Return the name of the series of a key, None when it has none."""
+        if self._archive_of(key) is not None:
+            return None
         series, _ = self._find(key)
         return None if series is None else series_name(series)
 
@@ -119,7 +130,9 @@ class Plan:
 
     def decide(self, key: str, when: float | None) -> Decision:
         """Return the decision for the object `key`; `when` as given to `see`."""
-        if not self._rule.deletes:
+        if (archive := self._archive_of(key)) is not None:
+            return Decision(key, *archive.decide(key))
+        if not self._rule.deletes_versions:
             return Decision(key, True, "no rule deletes anything")
         if self.clock_is_behind:
             return Decision(key, True, self._behind())
@@ -146,8 +159,10 @@ class Plan:
 
         `instead_of` is the time under which the object was already counted on this backend; it is ignored.
         """
+        if (archive := self._archive_of(key)) is not None:
+            return archive.decide(key)[0]
         series, _ = self._find(key)
-        if not self._rule.deletes or self.clock_is_behind or not _known(when) or series is None:
+        if not self._rule.deletes_versions or self.clock_is_behind or not _known(when) or series is None:
             return True
         if when > self._now or when >= self._young:
             return True

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from fsbackup import clock
 from fsbackup.errors import ConfigError
+from fsbackup.retention.archive import ArchiveRule
 from fsbackup.retention.template import compile_template
 
 
@@ -67,6 +68,9 @@ class Retention:
     destinations
         Destination templates of jobs: keys that differ only in the text of ``{now}`` are a series. A key that
         matches neither these nor `series` is a series of its own, and is kept.
+    archives
+        The rules of the PostgreSQL archives on the backend, each of which decides alone for what is below its
+        prefix.
 
     Raises
     ------
@@ -83,6 +87,7 @@ class Retention:
     keep_yearly: int = 0
     series: str | None = None
     destinations: tuple[str, ...] = ()
+    archives: tuple[ArchiveRule, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_age is not None and self.max_age <= timedelta():
@@ -96,6 +101,7 @@ class Retention:
             raise ConfigError("destinations must be a list of templates, not one string", hint="put it in a list")
         # A tuple whatever the caller passed: a rule is compared, and is a key of dictionaries.
         object.__setattr__(self, "destinations", tuple(self.destinations))
+        object.__setattr__(self, "archives", tuple(self.archives))
         for template in self.destinations:
             compile_template(template)
 
@@ -115,17 +121,22 @@ class Retention:
     @property
     def deletes(self) -> bool:
         """Whether the rule can delete anything."""
+        return self.deletes_versions or any(each.deletes for each in self.archives)
+
+    @property
+    def deletes_versions(self) -> bool:
+        """Whether the rule can delete older versions of a series."""
         return self.max_age is not None or any(getattr(self, name) for name, _, _ in _PERIODS[1:])
 
     def covers(self, other: Retention | None) -> bool:
         """Tell whether this rule keeps whatever `other` keeps, None being a rule that keeps everything.
 
         The destinations count for nothing here: they tell which keys are of one series, and jobs of other sets
-        that share the backend add theirs.
+        that share the backend add theirs. Nor do the archives, whose rules are the same on all backends.
         """
-        if not self.deletes:
+        if not self.deletes_versions:
             return True
-        if other is None or not other.deletes or self.series not in (None, other.series):
+        if other is None or not other.deletes_versions or self.series not in (None, other.series):
             return False
         counts = (getattr(self, name) >= getattr(other, name) for name, _, _ in _PERIODS)
         return (self.max_age or timedelta()) >= (other.max_age or timedelta()) and all(counts)

@@ -429,6 +429,7 @@ class TestConfig:
             "backends": list(DISKS),
             "replication": ["triple"],
             "jobs": ["tree", "note"],
+            "postgres": [],
             "notes": [],
         }
 

@@ -287,4 +287,4 @@ def test_a_job_with_an_empty_source(cli: Cli) -> None:
 def test_help(cli: Cli) -> None:
     """Its own help has examples, and the main page lists it."""
     assert "fsbackup prune backups/full --yes" in cli("prune", "--help").out.partition("examples:")[2]
-    assert "  prune     delete from each backend" in cli("--help").out
+    assert "  prune        delete from each backend" in cli("--help").out

@@ -107,7 +107,7 @@ def test_lost_objects_and_too_few_copies_are_1(cli: Cli) -> None:
 def test_help(cli: Cli) -> None:
     """Its own help has examples, and the main page lists it."""
     assert "fsbackup repair backups/full --dry-run" in cli("repair", "--help").out.partition("examples:")[2]
-    assert "  repair    restore missing" in cli("--help").out
+    assert "  repair       restore missing" in cli("--help").out
 
 
 def test_a_disk_that_is_not_mounted_is_refused_until_it_is_accepted_empty(cli: Cli) -> None:

@@ -216,12 +216,13 @@ def test_the_deployment_runs(
     assert dump.read_bytes().startswith(b"PGDMP")
     (where / "local/backups/adhoc/shop.sql").unlink()
     mending = block_with("fsbackup doctor").replace("--sample 1/30", "|| test $? = 3")
+    mending = mending.replace("fsbackup doctor", "fsbackup doctor local r2 b2")  # this server archives no WAL
     report = shell(secrets + mending, where, **environ)
     assert "missing" in report
     assert (where / "local/backups/adhoc/shop.sql").read_bytes() == (where / "restored.sql").read_bytes()
     shutil.rmtree(where / "local")
     assert "complete" in shell(secrets + block_with("--accept-empty"), where, **environ)
     assert (where / "local/backups/adhoc/shop.sql").read_bytes() == (where / "restored.sql").read_bytes()
-    pruned = shell(secrets + block_with("fsbackup prune"), where, **environ)
+    pruned = shell(secrets + block_with("fsbackup prune backups/"), where, **environ)
     assert "dry run: 0 copies would be deleted" in pruned
     assert pruned.count("complete: 0 copies deleted") == 1

@@ -23,8 +23,8 @@ RECIPES = Path(__file__).parents[2] / "configs/recipes"
 KEYS = {
     "R2_ACCOUNT_ID": "0" * 32,
     "R2_BUCKET_NAME": "bucket",
-    "R2_ACCESS_KEY_ID": "id",
-    "R2_SECRET_ACCESS_KEY": "secret",
+    "R2_ACCESS_KEY_ID": "key-id-of-recipes",
+    "R2_SECRET_ACCESS_KEY": "s3cr3t-of-recipes",
 }
 
 

@@ -23,8 +23,8 @@ def rule(settings: str) -> Retention:
 
 
 def test_the_settings_are_the_rules_fields() -> None:
-    """Each by its own name, with the same defaults; destinations are those of the jobs."""
-    assert [*RetentionConfig.model_fields, "destinations"] == list(Retention.__slots__)
+    """Each by its own name, with the same defaults; destinations are of the jobs, archives of the clusters."""
+    assert [*RetentionConfig.model_fields, "destinations", "archives"] == list(Retention.__slots__)
     assert rule("max_age: 30d") == Retention(max_age=timedelta(days=30))
     settings = "max_age: 26h, keep_last: 7, keep_daily: 14, keep_weekly: 8, keep_monthly: 12, keep_yearly: 3"
     assert rule(f"{settings}, series: '^(a)'") == Retention(timedelta(hours=26), 7, 14, 8, 12, 3, "^(a)")

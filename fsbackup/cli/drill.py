@@ -1,0 +1,70 @@
+"""`fsbackup drill`: show that a PostgreSQL cluster can be recovered, and keep when that was shown."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+
+from fsbackup.cli import exits, render
+from fsbackup.cli.command import Command, add_identity, add_trust, moment, open_archive, seconds
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cluster", metavar="NAME", help="the cluster, as `postgres` in the configuration calls it")
+    parser.add_argument("--to", type=moment, metavar="TIME", help="the moment to recover to (default: the end)")
+    parser.add_argument("--sql", default="select 1", help="a query whose answer shows that the data is there")
+    parser.add_argument(
+        "--expect", metavar="ANSWER", help="what it must answer: '> 0', '= 42', or the text itself"
+    )
+    parser.add_argument("--database", default="postgres", metavar="NAME", help="where to ask (default: postgres)")
+    parser.add_argument("--user", default="postgres", metavar="NAME", help="as whom to ask (default: postgres)")
+    parser.add_argument("--directory", metavar="DIR", help="where to restore it for that time (default: $TMPDIR)")
+    parser.add_argument(
+        "--timeout", type=seconds, default=3600.0, metavar="TIME", help="how long it may recover (default: 1h)"
+    )
+    add_trust(parser)
+    add_identity(parser)
+
+
+def _execute(args: Namespace) -> int:
+    archive, _ = open_archive(args, reading=True)
+    from fsbackup.postgres.drilling import drill
+
+    report = drill(
+        archive,
+        to=args.to,
+        sql=args.sql,
+        expect=args.expect,
+        database=args.database,
+        user=args.user,
+        trust=args.trust,
+        identity=args.identity,
+        directory=args.directory,
+        timeout=args.timeout,
+    )
+    if args.json:
+        render.print_json(report.as_dict())
+    elif not (args.quiet and report.status == "complete"):
+        problems = [f"{name}: {why}" for name, why in report.away.items()]
+        what = report.problem or f"base backup {report.base}, recovered up to the commit at {report.recovered_to}"
+        answer = "" if report.problem else f"the query answered {report.answer}"
+        verdict = render.verdict(report.status, what, answer, f"{report.seconds:.0f} s")
+        render.print_report(problems=problems, verdict=verdict)
+    return exits.BY_STATUS[report.status]
+
+
+COMMAND = Command(
+    name="drill",
+    summary="show that a PostgreSQL cluster can be recovered from its archive",
+    description="Restores the cluster to a temporary directory, checks it with pg_verifybackup, starts PostgreSQL "
+    "on a socket there, with archiving off, and runs a query; then removes it all. The outcome and the time that "
+    "it took are kept in the backends, where `status --drill-age` looks. Not as root, whom PostgreSQL does not "
+    "accept. The exit code is 1 if recovery failed or the answer was another one, 3 if a backend was away.",
+    examples=(
+        "fsbackup drill shop --database shop --sql 'select count(*) from orders' --expect '> 0'",
+        "fsbackup drill shop --to '2026-11-29 18:30:00+00:00' --directory /srv/scratch",
+        "0 5 * * 6  fsbackup drill shop -q   # in a crontab: every Saturday",
+    ),
+    add_arguments=_add_arguments,
+    execute=_execute,
+)

@@ -1,0 +1,81 @@
+"""`fsbackup pg-restore`: a data directory from which PostgreSQL recovers to any moment of the archive."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from fsbackup.cli import exits, render
+from fsbackup.cli.command import Command, add_identity, add_trust, moment, open_archive
+
+if TYPE_CHECKING:
+    from fsbackup.postgres.restoring import PgRestoreReport
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cluster", metavar="NAME", help="the cluster, as `postgres` in the configuration calls it")
+    parser.add_argument("directory", metavar="DIR", help="the data directory to make: empty, or not there yet")
+    parser.add_argument(
+        "--to",
+        type=moment,
+        metavar="TIME",
+        help="the moment to recover to, such as '2026-11-29 18:30:00+00:00'; local time without a zone (default: "
+        "all that is archived)",
+    )
+    add_trust(parser)
+    add_identity(parser)
+
+
+def _execute(args: Namespace) -> int:
+    archive, _ = open_archive(args, reading=True)
+    from fsbackup.postgres.restoring import pg_restore
+
+    report = pg_restore(archive, args.directory, to=args.to, trust=args.trust, identity=args.identity)
+    if args.json:
+        render.print_json(report.as_dict())
+    elif not (args.quiet and report.status == "complete"):
+        _print(report)
+    return exits.BY_STATUS[report.status]
+
+
+def _print(report: PgRestoreReport) -> None:
+    lines = [f"{name}: {why}" for name, why in report.away.items()]
+    lines.append(f"restore_command: {report.restore_command}")
+    lines.append(f"the newest segment is {report.last_segment}, archived {report.last_at}")
+    if report.target:
+        lines.append(
+            "the target needs a commit after it in the WAL, else PostgreSQL ends with FATAL; at the target it "
+            "pauses: look, then `select pg_wal_replay_resume()`"
+        )
+    if report.archiving:
+        lines.append(
+            f"once it has recovered, it archives as the old server did ({'; '.join(report.archiving)}): for a "
+            "copy, set archive_mode = off before it is started"
+        )
+    to = f"to {report.target}" if report.target else "to the end of the WAL"
+    render.print_report(
+        problems=lines,
+        verdict=render.verdict(
+            report.status,
+            f"base backup {report.base} ({render.size(report.download.size)}, proven) is in {report.directory}",
+            next_step=f"start PostgreSQL on it, and it recovers {to}",
+        ),
+    )
+
+
+COMMAND = Command(
+    name="pg-restore",
+    summary="restore a PostgreSQL cluster into an empty directory, to any moment",
+    description="Unpacks the newest base backup that leads to the target, every block proven, and writes "
+    "recovery.signal and the settings with which PostgreSQL fetches the WAL (wal-fetch) when it is started. A "
+    "target outside of what the archive has is refused. If anything fails, the directory is left empty. As root, "
+    "the files get the owner of DIR. The exit code is 3 if a backend was away.",
+    examples=(
+        "fsbackup pg-restore shop /var/lib/postgresql/15/restored",
+        "fsbackup pg-restore shop /srv/shop --to '2026-11-29 18:30:00+00:00'",
+        "fsbackup pg-restore shop /srv/shop --trust r2   # while b2 is gone for good",
+    ),
+    add_arguments=_add_arguments,
+    execute=_execute,
+)

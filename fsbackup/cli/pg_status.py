@@ -1,0 +1,140 @@
+"""`fsbackup pg-status`: what a cluster's archive has, what it lacks, and how far back one can go."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from fsbackup.cli import exits, render
+from fsbackup.cli.command import Command, open_archive, seconds
+
+if TYPE_CHECKING:
+    from fsbackup.postgres.coverage import Window
+    from fsbackup.postgres.status import ArchiveStatus, Holding
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cluster", metavar="NAME", help="the cluster, as `postgres` in the configuration calls it")
+    parser.add_argument(
+        "--max-lag",
+        type=seconds,
+        metavar="TIME",
+        help="fail if the newest segment was archived longer ago (10m); archive_timeout bounds that",
+    )
+
+
+def _execute(args: Namespace) -> int:
+    archive, _ = open_archive(args, reading=True)
+    from fsbackup.postgres.status import survey
+
+    status = survey(archive, max_lag=args.max_lag)
+    if args.json:
+        render.print_json(status.as_dict())
+    elif not (args.quiet and status.status == "complete"):
+        _print(status)
+    return exits.BY_STATUS[status.status]
+
+
+def _print(status: ArchiveStatus) -> None:
+    whose = f", cluster {status.system_identifier}" if status.system_identifier else ""
+    render.print_line(f"{status.cluster}: {status.prefix}/{whose}")
+    rows = [_row(name, each) for name, each in status.backends.items()]
+    bases: list[render.Row] = [
+        {"base backup": base.label, "ended": render.time(base.stopped), "needs WAL from": base.segment}
+        for base in status.together.bases
+    ]
+    render.print_report(rows, *([bases] if bases else []), problems=_problems(status), verdict=_verdict(status))
+
+
+def _row(name: str, each: Holding) -> render.Row:
+    if each.error is not None:
+        return {"backend": name, "bases": "?", "segments": f"unreachable: {each.error}", "window": "?"}
+    runs = [_run(*run) for timeline in each.timelines.values() for run in timeline]
+    return {
+        "backend": name,
+        "bases": str(len(each.bases)),
+        "segments": ", ".join(runs) or "none",
+        "window": "; ".join(map(_period, each.windows)) or "none",
+    }
+
+
+def _run(first: str, last: str) -> str:
+    return first if first == last else f"{first} to {last}"
+
+
+def _period(window: Window) -> str:
+    return f"{_second(window.begin)} to {_second(window.end)}"
+
+
+def _second(epoch: float | None) -> str:
+    from fsbackup import clock
+
+    return "?" if epoch is None else clock.local(epoch).strftime("%Y-%m-%d %H:%M:%S%z")
+
+
+def _problems(status: ArchiveStatus) -> list[str]:
+    problems = list(status.problems)
+    for name, each in status.backends.items():
+        own = [gap for gap in each.gaps if gap not in status.together.gaps]
+        problems += [f"{name}: gap: {gap}, which another backend has" for gap in own]
+        lacking = [base.label for base in status.together.bases if base not in each.bases]
+        if lacking and each.error is None:
+            problems.append(f"{name}: without the base backup {', '.join(lacking)}")
+    if status.together.unfinished:
+        problems.append(f"unfinished base backups: {', '.join(status.together.unfinished)}")
+    return problems
+
+
+def _verdict(status: ArchiveStatus) -> str:
+    windows = status.together.windows
+    where = [name for name, each in status.backends.items() if windows and _reaches_as_far(each, status.together)]
+    reach = f"any moment from {_period(windows[-1])} can be recovered" if windows else "nothing can be recovered"
+    alone = f"from {' or '.join(where)} alone" if where else ""
+    away = [name for name, each in status.backends.items() if each.error]
+    return render.verdict(
+        status.status,
+        reach,
+        alone,
+        _drilled(status.drilled_at),
+        render.unreachable(away),
+        next_step="" if status.status == "complete" else _next_step(status, bool(away)),
+    )
+
+
+def _drilled(when: float | None) -> str:
+    from fsbackup import clock
+
+    return "no drill has shown it yet" if when is None else f"last drilled {render.age(clock.now() - when)} ago"
+
+
+def _reaches_as_far(each: Holding, together: Holding) -> bool:
+    """Return whether one backend alone can recover what all together can, as far as the last window goes."""
+    is_same = each.newest == together.newest
+    return is_same and bool(each.windows) and each.windows[-1].base == together.windows[-1].base
+
+
+def _next_step(status: ArchiveStatus, is_any_away: bool) -> str:
+    if not status.together.bases:
+        return f"`fsbackup base-backup {status.cluster}`"
+    if status.together.gaps:
+        return f"`fsbackup base-backup {status.cluster}`: from its end on, every moment can be recovered again"
+    return "" if is_any_away or status.problems else "`fsbackup repair` brings the backends to the same"
+
+
+COMMAND = Command(
+    name="pg-status",
+    summary="show how far back a PostgreSQL cluster can be recovered, and from which backend",
+    description="Lists the archive of a cluster: base backups, timelines and segments of each backend, and the "
+    "window, to whose every moment one can go back. It begins at the end of the oldest base backup whose WAL is "
+    "there, and ends when the newest segment was archived. The exit code is 1 if a segment is missing on all "
+    "backends (it is named), no base backup is complete, or with --max-lag the newest segment is too old; 3 if a "
+    "backend is away, or lacks what another one has.",
+    examples=(
+        "fsbackup pg-status shop",
+        "fsbackup pg-status shop --max-lag 10m -q",
+        "fsbackup pg-status shop --json",
+    ),
+    add_arguments=_add_arguments,
+    execute=_execute,
+)

@@ -1,0 +1,284 @@
+"""`drill`: a cluster restored to a temporary directory, started, looked at, and removed again; the outcome is
+kept.
+
+PostgreSQL runs on a socket in that directory, takes no connection from elsewhere, archives nothing, and has a
+configuration of its own: what the restored one sets (memory, libraries to preload, where it listens) belongs to
+another machine.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fsbackup import clock
+from fsbackup.engine.results import BaseReport, Status
+from fsbackup.errors import ConfigError, FsbackupError, SourceError
+from fsbackup.loop import run
+from fsbackup.postgres.archive import Archive
+from fsbackup.postgres.drills import record_drill
+from fsbackup.postgres.programs import run_program
+from fsbackup.postgres.restoring import pg_restore
+
+#: Seconds until a recovery has to be done, by default.
+TIMEOUT = 3600.0
+#: Seconds between two looks at whether the server has recovered.
+_TICK = 0.2
+_COMPARISON = re.compile(r"(>=|<=|!=|<>|=|>|<)\s*(.+)")
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "!=": operator.ne,
+    "<>": operator.ne,
+    "=": operator.eq,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_SETTINGS = {
+    "archive_mode": "off",
+    "listen_addresses": "",
+    "hot_standby": "off",  # no limits of the old server's to be kept
+    "recovery_target_action": "promote",
+    "fsync": "off",
+    "ssl": "off",
+    "shared_preload_libraries": "",
+    "shared_buffers": "64MB",
+    "huge_pages": "off",
+    "logging_collector": "off",
+    "primary_conninfo": "",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DrillReport(BaseReport):
+    """A drill.
+
+    Parameters
+    ----------
+    name
+        The cluster.
+    began_at
+        ISO 8601.
+    base, target
+        What was restored: the base backup's label, and the moment, None for the end of the WAL.
+    recovered_to
+        The commit time of the last transaction that was recovered, as PostgreSQL says it; None without one.
+    sql, answer, expected
+        The query, what it answered, and what was expected.
+    problem
+        Why the drill failed, None when it did not.
+    seconds
+        From its beginning to the answer.
+    away
+        Backends that did not answer, and why.
+    """
+
+    name: str
+    began_at: str
+    base: str | None
+    target: str | None
+    recovered_to: str | None
+    sql: str
+    answer: str | None
+    expected: str | None
+    problem: str | None
+    seconds: float
+    away: dict[str, str]
+
+    json_properties: ClassVar[tuple[str, ...]] = ("status",)
+
+    @property
+    def status(self) -> Status:
+        """``"failed"``; ``"degraded"`` when a backend was away; else ``"complete"``."""
+        if self.problem is not None:
+            return "failed"
+        return "degraded" if self.away else "complete"
+
+
+def drill(
+    archive: Archive,
+    *,
+    to: datetime | None = None,
+    sql: str = "select 1",
+    expect: str | None = None,
+    database: str = "postgres",
+    user: str = "postgres",
+    trust: Sequence[str] = (),
+    identity: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    timeout: float = TIMEOUT,
+) -> DrillReport:
+    """Restore a cluster into a temporary directory, start PostgreSQL on it, and ask it something.
+
+    Parameters
+    ----------
+    archive, to, trust, identity, config
+        As for `pg_restore`.
+    sql
+        A query whose answer shows that the data is there.
+    database, user
+        Where to ask it, and as whom; there is no password.
+    expect
+        What the answer must be: ``"> 0"``, ``"= shop"``, or just the text. None: that there is one.
+    directory
+        Where to make the temporary directory, with room for the cluster; by default where the system has them.
+    timeout
+        Seconds that recovery may take.
+
+    Returns
+    -------
+    DrillReport
+        Also where recovery failed: `problem` says why, and the outcome is kept in the backends either way.
+
+    Raises
+    ------
+    ConfigError
+        When this process is root's, which PostgreSQL does not accept, or for what `pg_restore` refuses.
+    """
+    if os.geteuid() == 0:
+        raise ConfigError(
+            "PostgreSQL does not run as root", hint="run the drill as the user postgres, or any other"
+        )
+    began, started = clock.now(), time.monotonic()
+    home = Path(tempfile.mkdtemp(prefix="fsbackup-drill-", dir=directory))
+    restored, answer, recovered, problem = None, None, None, None
+    try:
+        restored = pg_restore(archive, home / "data", to=to, trust=trust, identity=identity, config=config)
+        with _Server(home, timeout) as server:
+            recovered = server.ask("select pg_last_xact_replay_timestamp()", "postgres", user) or None
+            answer = server.ask(sql, database, user)
+            problem = compare(answer, expect)
+    except ConfigError:
+        raise
+    except (FsbackupError, OSError) as error:
+        problem = str(error)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    report = DrillReport(
+        name=archive.name,
+        began_at=clock.local(began).isoformat(timespec="seconds"),
+        base=restored.base if restored else None,
+        target=to.isoformat() if to else None,
+        recovered_to=recovered,
+        sql=sql,
+        answer=answer,
+        expected=expect,
+        problem=problem,
+        seconds=time.monotonic() - started,
+        away=dict(restored.away) if restored else {},
+    )
+    unrecorded = run(record_drill(archive.targets, archive.name, began, report.as_dict(), ok=bool(report)))
+    for name, why in unrecorded.items():
+        report.away.setdefault(name, str(why))
+    return report
+
+
+def compare(answer: str, expect: str | None) -> str | None:
+    """Return what is wrong with an answer, None when it is what was expected."""
+    if expect is None:
+        return None if answer else "the query has no answer"
+    found = _COMPARISON.fullmatch(expect.strip())
+    sign, wanted = (found[1], found[2].strip()) if found else ("=", expect.strip())
+    try:
+        is_right = _OPERATORS[sign](float(answer), float(wanted))
+    except ValueError:
+        is_right = _OPERATORS[sign](answer, wanted)
+    return None if is_right else f"the query answered {answer!r}, and {expect} was expected"
+
+
+class _Server:
+    """PostgreSQL on the restored directory, for as long as the block lasts."""
+
+    def __init__(self, home: Path, timeout: float) -> None:
+        self._home, self._timeout = home, timeout
+        self._data, self._log = home / "data", home / "log"
+        self._programs = _programs((self._data / "PG_VERSION").read_text().strip())
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> _Server:
+        self._run("pg_verifybackup", "--no-parse-wal", "--quiet", str(self._data))
+        (self._home / "hba.conf").write_text("local all all trust\n")
+        (self._home / "postgresql.conf").write_text("")
+        settings = {
+            **_SETTINGS,
+            "unix_socket_directories": str(self._home),
+            "config_file": str(self._home / "postgresql.conf"),
+            "hba_file": str(self._home / "hba.conf"),
+            "ident_file": str(self._home / "postgresql.conf"),
+        }
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with open(self._log, "wb") as log:
+            arguments = [self._program("postgres"), "-D", str(self._data), *options]
+            self._process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            self._wait_until_recovered(self._process)
+        except SourceError as error:
+            self._stop()
+            said = self._log.read_text(errors="replace").strip().splitlines()[-5:]
+            raise SourceError(f"PostgreSQL did not recover: {error.message}: {' | '.join(said)}") from error
+        return self
+
+    def _wait_until_recovered(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until it takes connections: with hot_standby off it takes none before."""
+        deadline = time.monotonic() + self._timeout
+        while time.monotonic() < deadline:
+            with suppress(SourceError):
+                self._run("pg_isready", "-q", "-h", str(self._home))
+                return
+            if process.poll() is not None:
+                raise SourceError(f"it has ended with {process.returncode}")
+            time.sleep(_TICK)
+        raise SourceError(f"it is not done after {self._timeout:g} s")
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def ask(self, sql: str, database: str, user: str) -> str:
+        """Return the answer of a query, unaligned."""
+        where = ("-h", str(self._home), "-d", database, "-U", user)
+        return self._run("psql", *where, "-wAtX", "-v", "ON_ERROR_STOP=1", "-c", sql).strip()
+
+    def _stop(self) -> None:
+        """End it at once: nothing of it is kept."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait()
+
+    def _program(self, name: str) -> str:
+        return str(self._programs / name) if self._programs else name
+
+    def _run(self, program: str, *arguments: str) -> str:
+        return run_program(self._program(program), *arguments, timeout=self._timeout + 60)
+
+
+def _programs(version: str) -> Path | None:
+    """Return where the programs of a major version of PostgreSQL are; None for those on the PATH.
+
+    Raises
+    ------
+    SourceError
+        When there are none of that version.
+    """
+    place = Path(f"/usr/lib/postgresql/{version}/bin")
+    said = "" if shutil.which("postgres") is None else run_program("postgres", "--version")
+    if re.search(rf"\b{re.escape(version)}\b", said.partition("(PostgreSQL)")[2]):
+        return None
+    if (place / "postgres").exists():
+        return place
+    raise SourceError(
+        f"the cluster is of PostgreSQL {version}, and {said.strip() or 'no PostgreSQL'} is on the PATH",
+        hint="install that version, or put its programs on the PATH",
+    )

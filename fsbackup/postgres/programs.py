@@ -1,0 +1,47 @@
+"""PostgreSQL's own programs: how they are called, and what they say."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+
+from fsbackup.errors import SourceError
+
+#: Seconds after which a server that was asked something small does not answer.
+_TIMEOUT = 60.0
+
+
+def in_english(arguments: Sequence[str]) -> list[str]:
+    """Return a command whose messages are not translated, so that they can be read by a program."""
+    return ["env", "LC_ALL=C", *arguments]
+
+
+def run_program(*arguments: str, timeout: float = _TIMEOUT) -> str:
+    """Return what a program writes to standard output.
+
+    Raises
+    ------
+    SourceError
+        When there is no such program, or it fails; with the last line of its standard error.
+    """
+    try:
+        done = subprocess.run(
+            in_english(arguments), stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        raise SourceError(f"{arguments[0]}: no answer within {timeout:g} s") from None
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        hint = "install PostgreSQL's client programs, or put them on the PATH" if done.returncode == 127 else None
+        raise SourceError(f"{arguments[0]}: {lines[-1] if lines else f'exit code {done.returncode}'}", hint=hint)
+    return done.stdout.decode(errors="replace")
+
+
+def connection(conninfo: str | None, *, replication: bool = False) -> list[str]:
+    """Return the arguments with which a program connects; libpq's environment says what is left out."""
+    wanted = "replication=true" if replication else ""
+    if conninfo and "://" in conninfo:
+        joint = "&" if "?" in conninfo else "?"
+        return ["-d", f"{conninfo}{joint}{wanted}" if wanted else conninfo]
+    text = " ".join(filter(None, [conninfo, wanted]))
+    return ["-d", text] if text else []

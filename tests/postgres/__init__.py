@@ -1,0 +1,1 @@
+"""Archives of PostgreSQL clusters: segments made by hand, and a real PostgreSQL."""

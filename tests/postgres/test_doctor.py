@@ -1,0 +1,107 @@
+"""What `doctor` says of a cluster's server; the server is played by a program that answers for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fsbackup.postgres.doctor import diagnose_cluster
+from tests.integration.cli_helpers import Cli
+from tests.postgres.segments import OTHER, OURS, Clouds
+from tests.postgres.test_base_backup import answer
+from tests.postgres.test_cli_wal import CONFIG
+
+COMMAND = "fsbackup -c /etc/fsbackup.yaml wal-push %p --cluster shop"
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A server that archives as it should."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    monkeypatch.setenv("PATH", f"{place}:/usr/bin:/bin")
+    answer(place, "pg_basebackup", "echo 'pg_basebackup (PostgreSQL) 16.1'")
+    answer(place, "pg_verifybackup", "")
+    says(place)
+    return place
+
+
+def says(place: Path, **changed: str) -> None:
+    """Have the server answer with these settings in place of the right ones."""
+    fields = {
+        "system": str(OURS), "version": "16.1", "mode": "on", "command": COMMAND, "timeout": "5min",
+        "level": "replica", "archived": "7", "failed": "0", "ago": "30", "failing": "false",
+    }  # fmt: skip
+    (place / "fields").write_text("\t".join({**fields, **changed}.values()) + "\n")
+    answer(place, "psql", f"cat {place}/fields")
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_server_that_archives_is_well(clouds: Clouds, tmp_path: Path) -> None:
+    clouds.push(1)
+    found = diagnose_cluster(clouds.archive, conninfo="service=shop", spool=str(tmp_path / "spool/shop"))
+    assert found.health == "ok"
+    assert [check.name for check in found.checks] == [
+        "programs",
+        "archive",
+        "server",
+        "archiving",
+        "timeout",
+        "spool",
+    ]
+    assert found["archiving"].detail == "7 archived, the last one 30 s ago"
+
+
+@pytest.mark.parametrize(
+    ("changed", "check", "detail", "advice"),
+    [
+        ({"system": str(OTHER)}, "server", f"it is the cluster {OTHER}", "a prefix of its own"),
+        ({"mode": "off"}, "archiving", "archive_mode is off", "set archive_mode = on"),
+        (
+            {"command": "cp %p /x/%f"},
+            "archiving",
+            "archive_command is 'cp %p /x/%f'",
+            "wal-push %p --cluster shop",
+        ),
+        ({"command": COMMAND.replace("shop", "shop2")}, "archiving", "archive_command is", "--cluster shop'"),
+        ({"failed": "3", "failing": "true"}, "archiving", "the last try failed (3 so far)", "server's log"),
+        ({"timeout": "0"}, "timeout", "archive_timeout is 0", "some minutes"),
+        ({"timeout": "1d"}, "timeout", "archive_timeout is 1d", "some minutes"),
+    ],
+)
+def test_what_is_wrong_is_said_with_what_to_do(
+    clouds: Clouds, programs: Path, changed: dict[str, str], check: str, detail: str, advice: str
+) -> None:
+    """Each is no "ok", and the others are."""
+    clouds.push(1)
+    says(programs, **changed)
+    found = diagnose_cluster(clouds.archive)
+    assert [each.name for each in found.checks if each.outcome != "ok"] == [check]
+    assert detail in found[check].detail
+    assert advice in str(found[check].advice)
+
+
+def test_what_cannot_be_found_out_is_not_known(clouds: Clouds, programs: Path, tmp_path: Path) -> None:
+    """A server on another machine is no fault; an archive that is empty, or a spool that is no directory, are."""
+    answer(programs, "psql", "echo 'connection refused' >&2; exit 2")
+    (tmp_path / "spool").touch()
+    found = diagnose_cluster(clouds.archive, spool=str(tmp_path / "spool/shop"))
+    outcomes = {each.name: each.outcome for each in found.checks}
+    assert outcomes == {"programs": "ok", "archive": "warning", "server": "not known", "spool": "failed"}
+
+
+def test_the_command_asks_backends_and_clusters(clouds: Clouds, programs: Path) -> None:
+    """All of the configuration, or those that are named."""
+    cli = Cli(clouds.home)
+    cli.environ["PATH"] = f"{programs}:{cli.environ['PATH']}"
+    (clouds.home / "fsbackup.yaml").write_text(CONFIG)
+    clouds.push(1)
+    says(programs, mode="off")
+    done = cli("doctor")
+    assert done.code == 1
+    assert done.out.splitlines()[-1] == "failed: 2 backends and 1 PostgreSQL cluster checked; failed: shop"
+    assert cli("doctor", "r2").code == 0
+    report = cli("doctor", "shop", "--json").json()
+    assert report["backends"] == {}
+    assert report["clusters"]["shop"]["checks"]["archiving"]["outcome"] == "failed"

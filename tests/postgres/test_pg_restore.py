@@ -1,0 +1,123 @@
+"""A data directory out of an archive: the right base backup, whole, or an empty directory."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from fsbackup.errors import ConfigError, FsbackupError, IntegrityError
+from fsbackup.postgres import pg_restore, push
+from tests.postgres.segments import FILES, Clouds, tar_of
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """A directory that is not there yet."""
+    return tmp_path / "restored"
+
+
+def ago(days: float) -> datetime:
+    return datetime.now(UTC) - timedelta(days=days)
+
+
+def test_the_directory_is_ready_to_be_started(clouds: Clouds, target: Path) -> None:
+    """What was in the base backup, and settings behind those of postgresql.auto.conf; % is doubled."""
+    clouds.push(1, 2)
+    label = clouds.base(1, data=tar_of({**FILES, "postgresql.auto.conf": b"work_mem = '5MB'\n"}))
+    report = pg_restore(clouds.archive, target, to=ago(0.5), trust=["r2"], config="/etc/50% of it's.yaml")
+    assert (report.status, report.base) == ("complete", label)
+    assert {path.name for path in target.iterdir()} == {*FILES, "postgresql.auto.conf", "recovery.signal"}
+    kept, _, command, timeline, moment = (target / "postgresql.auto.conf").read_text().splitlines()
+    assert kept == "work_mem = '5MB'"
+    assert command.startswith("restore_command = '")
+    assert """-c ''/etc/50%% of it''"''"''s.yaml'' wal-fetch %f %p --cluster shop --trust r2'""" in command
+    assert timeline == "recovery_target_timeline = 'latest'"
+    assert moment.startswith("recovery_target_time = '20")
+    assert report.archiving == ("archive_mode = on",)
+    assert target.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_newest_base_backup_before_the_target_is_taken(clouds: Clouds, tmp_path: Path) -> None:
+    """That is the shortest way."""
+    clouds.push(1, 2, 3)
+    old, new = (clouds.base(first, days=days, data=tar_of(FILES)) for first, days in ((1, 3), (2, 1)))
+    for name, to, label in (("a", ago(2), old), ("b", ago(0.5), new), ("c", None, new)):
+        assert pg_restore(clouds.archive, tmp_path / name, to=to, config="c").base == label
+
+
+@pytest.mark.parametrize("days", [5.0, -0.01])
+def test_a_target_outside_of_the_window_is_refused(clouds: Clouds, target: Path, days: float) -> None:
+    """Before the end of the oldest base backup, or after the newest segment: PostgreSQL would end with FATAL."""
+    clouds.push(1, 2)
+    clouds.base(1, data=tar_of(FILES))
+    with pytest.raises(ConfigError, match="is outside of what can be recovered: 20"):
+        pg_restore(clouds.archive, target, to=ago(days), config="c")
+    assert not target.exists()
+
+
+def test_a_base_backup_of_a_branch_that_was_left_is_not_taken(clouds: Clouds, target: Path) -> None:
+    """It was made on timeline 1 after timeline 2 had begun: PostgreSQL would not find its way."""
+    clouds.push(1, 2, 3, 4)
+    clouds.push(2, 3, timeline=2)
+    push(clouds.archive, clouds.file("00000002.history", b"1\t0/200100\tno recovery target specified\n"))
+    right = clouds.base(1, days=3, data=tar_of(FILES))
+    clouds.base(3, days=1, data=tar_of(FILES))
+    assert pg_restore(clouds.archive, target, config="c").base == right
+
+
+def test_a_directory_with_something_in_it_is_left_alone(clouds: Clouds, target: Path) -> None:
+    clouds.push(1)
+    clouds.base(1, data=tar_of(FILES))
+    target.mkdir()
+    (target / "precious").touch()
+    with pytest.raises(ConfigError, match="not empty: it has precious"):
+        pg_restore(clouds.archive, target, config="c")
+    with pytest.raises(ConfigError, match="is not a directory"):
+        pg_restore(clouds.archive, target / "precious", config="c")
+    assert [path.name for path in target.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tar_of({"readme": b"hello"}),
+        tar_of({**FILES, "../../outside": b"x"}),
+        tar_of({**FILES, "large": bytes(3 << 20)})[: 2 << 20],
+        b"no tar" * 1000,
+    ],
+    ids=["no cluster", "outside", "truncated", "no tar"],
+)
+def test_what_cannot_be_unpacked_leaves_an_empty_directory(clouds: Clouds, target: Path, data: bytes) -> None:
+    """And nothing outside of it."""
+    clouds.push(1)
+    clouds.base(1, data=data)
+    with pytest.raises(IntegrityError):
+        pg_restore(clouds.archive, target, config="c")
+    assert list(target.iterdir()) == []
+    assert not (target.parents[1] / "outside").exists()
+
+
+def test_a_rotten_base_backup_comes_from_the_other_cloud(clouds: Clouds, target: Path) -> None:
+    """Without another one nothing is restored."""
+    clouds.push(1)
+    label = clouds.base(1, data=tar_of({**FILES, "noise": b"x" * (2 << 20)}))
+    for cloud in ("r2", "b2"):
+        path = clouds.home / cloud / "pg/shop/base" / label / "base.tar"
+        path.write_bytes(path.read_bytes().replace(b"xx", b"yy"))
+        if cloud == "r2":
+            pg_restore(clouds.archive, clouds.home / "good", config="c")
+            assert (clouds.home / "good/noise").read_bytes() == b"x" * (2 << 20)
+    with pytest.raises(FsbackupError):
+        pg_restore(clouds.archive, target, config="c")
+    assert list(target.iterdir()) == []
+
+
+def test_with_a_cloud_away_the_report_is_degraded(clouds: Clouds, target: Path) -> None:
+    clouds.push(1)
+    clouds.base(1, data=tar_of(FILES))
+    clouds.take_away("b2")
+    report = pg_restore(clouds.archive, target, config="c")
+    assert report.status == "degraded"
+    assert list(report.away) == ["b2"]

@@ -1,0 +1,107 @@
+"""The worker behind `wal-fetch`: what recovery asks for next is there, whole and proven, or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fsbackup.loop import run
+from fsbackup.postgres import spooled
+from fsbackup.postgres.prefetch import prefetch
+from fsbackup.postgres.worker import archive_id
+from fsbackup.wal import parse_wal_name
+from tests.integration.cli_helpers import Cli, wait_until
+from tests.postgres.segments import Clouds, name_of, segment
+from tests.postgres.test_spool import cli
+
+__all__ = ["cli"]
+
+
+@pytest.fixture
+def place(clouds: Clouds) -> Path:
+    """Where segments are kept."""
+    made = clouds.home / "spool/shop/fetch"
+    made.mkdir(parents=True)
+    return made
+
+
+@contextmanager
+def alive(place: Path) -> Iterator[None]:
+    """Hold the lock that a worker holds."""
+    lock = os.open(place / spooled.LOCK, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def keep(clouds: Clouds, place: Path, last: int, ahead: int) -> set[str]:
+    """Let a worker keep what follows a segment, until nobody takes any; return which there are."""
+    name = parse_wal_name(name_of(last))
+    assert name is not None
+    run(prefetch(clouds.archive, place, name, ahead, idle=0.0 if not ahead else 0.4))
+    return {path.name for path in place.iterdir() if len(path.name) == 24}
+
+
+def give(clouds: Clouds, place: Path, number: int) -> bool:
+    return spooled.give(str(place), name_of(number), str(clouds.home / "out"), archive_id(clouds.archive))
+
+
+def test_the_next_segments_are_kept_and_given_once(clouds: Clouds, place: Path) -> None:
+    """As many as are wanted; of those that are not there yet nothing says that they are absent."""
+    clouds.push(1, 2, 3, 4)
+    (place / name_of(2)).write_bytes(b"of an earlier worker")
+    assert keep(clouds, place, 1, 2) == {name_of(2), name_of(3)}
+    with alive(place):
+        assert give(clouds, place, 2)
+        assert (clouds.home / "out").read_bytes() == segment(2)
+        with pytest.raises(FileNotFoundError):
+            give(clouds, place, 2)
+    assert keep(clouds, place, 3, 5) == {name_of(4)}
+
+
+def test_what_is_kept_is_not_believed_without_its_worker_or_with_other_bytes(clouds: Clouds, place: Path) -> None:
+    """A crash may have left it, a full disk cut it off: the call asks the backends itself."""
+    clouds.push(1, 2, 3)
+    keep(clouds, place, 1, 2)
+    (place / spooled.LOCK).touch()
+    assert not give(clouds, place, 2)
+    (place / name_of(3)).write_bytes(b"")
+    with alive(place):
+        assert not give(clouds, place, 3)
+        assert not spooled.give(str(place), name_of(2), str(clouds.home / "out"), "another archive")
+    assert not (clouds.home / "out").exists()
+    assert not (clouds.home / "out.fsbackup-fetch").exists()
+
+
+def test_the_first_call_starts_a_worker_and_the_next_ones_load_nothing(cli: Cli, clouds: Clouds) -> None:
+    """As PostgreSQL calls them; the end of the WAL is asked for as without a worker, and a gap is one."""
+    clouds.push(1, 2, 3, 5)
+    kept = clouds.home / "spool/shop/fetch"
+
+    def fetch(number: int) -> int:
+        words = ("wal-fetch", name_of(number), "pg_wal/RECOVERYXLOG", "--cluster", "shop")
+        return cli("-c", "fsbackup.yaml", *words).code
+
+    assert fetch(1) == 0
+    wait_until(lambda: all((kept / name_of(number)).exists() for number in (2, 3)))
+    for number in (2, 3):
+        assert fetch(number) == 0
+        assert (clouds.home / "pg_wal/RECOVERYXLOG").read_bytes() == segment(number)
+        assert not (kept / name_of(number)).exists()
+    assert fetch(4) == 255
+    assert fetch(5) == 0
+    assert fetch(6) == 1
+
+
+def test_what_a_call_has_fetched_by_itself_makes_no_room_wait(clouds: Clouds, place: Path) -> None:
+    """Recovery was faster: what it has passed is let go, and the worker goes on behind it."""
+    clouds.push(1, 2, 3, 4, 5)
+    (place / "asked").write_text(name_of(3))
+    assert keep(clouds, place, 1, 1) == {name_of(4)}

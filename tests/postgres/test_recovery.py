@@ -1,0 +1,40 @@
+"""A real PostgreSQL: archived to two places, restored to a moment and to the end, row by row as it was."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.postgres.server import Home, Server, temporary_home
+from tests.postgres.test_cli_wal import CONFIG
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    """A directory in which two disks are the clouds."""
+    with temporary_home(CONFIG.replace("patience: 0.1", "patience: 0.1, compress: zstd")) as made:
+        yield made
+
+
+def test_recovery_to_a_moment(home: Home) -> None:
+    """What was committed before it is there, row by row, and nothing after it; from the one disk that is left."""
+    server = Server(home).create()
+    with server.running():
+        server.insert(100)
+        server.switch()
+        taken = home.fsbackup("base-backup", "shop", "--json").json()
+        assert taken["status"] == "complete"
+        server.insert(100)
+        then, at_that_time = server.sql("select clock_timestamp()"), server.rows
+        server.insert(100)
+        newest = server.switch()
+    status = home.fsbackup("pg-status", "shop", "--json").json()
+    assert (status["status"], status["together"]["newest"]) == ("complete", newest)
+    assert status["system_identifier"] == taken["system_identifier"]
+    shutil.rmtree(home.path / "r2/pg/shop/wal")
+    home.fsbackup("pg-restore", "shop", "then", "--to", then)
+    with (restored := Server(home, "then")).running():
+        assert restored.rows == at_that_time
+        assert restored.sql("select pg_is_in_recovery()") == "t"  # paused at the target, as by default

@@ -1,0 +1,146 @@
+"""The worker behind `wal-push`: what it leaves is believed for just what was confirmed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fsbackup.loop import run
+from fsbackup.postgres import spooled
+from fsbackup.postgres.worker import Worker, archive_id, is_running
+from tests.integration.cli_helpers import Cli, wait_until
+from tests.integration.test_cli_imports import loaded
+from tests.postgres.segments import Clouds, name_of, segment
+from tests.postgres.test_cli_wal import CONFIG
+
+COMMAND = ("-c", "fsbackup.yaml", "wal-push")
+
+
+@pytest.fixture
+def cli(clouds: Clouds) -> Iterator[Cli]:
+    """A configuration with a spool; the worker is ended after the test."""
+    made = Cli(clouds.home)
+    (clouds.home / "fsbackup.yaml").write_text(CONFIG.replace("patience: 0.1", "patience: 0.1, spool: spool"))
+    yield made
+    for process in Path("/proc").glob("[0-9]*"):
+        if str(clouds.home / "spool/shop").encode() in words_of(process):
+            os.kill(int(process.name), signal.SIGKILL)
+
+
+def words_of(process: Path) -> list[bytes]:
+    try:
+        return (process / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def ready(clouds: Clouds, *numbers: int) -> None:
+    """Have PostgreSQL want segments archived."""
+    (clouds.home / "pg_wal/archive_status").mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        clouds.file(name_of(number), segment(number))
+        (clouds.home / "pg_wal/archive_status" / f"{name_of(number)}.ready").touch()
+
+
+def work(clouds: Clouds, first: str = "") -> Path:
+    """Let a worker do all there is to do; return its spool."""
+    spool = clouds.home / "spool/shop"
+    spool.mkdir(parents=True, exist_ok=True)
+    run(Worker(clouds.archive, spool, clouds.home / "pg_wal", 2, first).run(idle=0.0 if first else 0.2))
+    return spool
+
+
+def take(clouds: Clouds, number: int, **other: object) -> bool:
+    path = str(clouds.home / "pg_wal" / name_of(number))
+    archive = archive_id(replace(clouds, **other).archive if other else clouds.archive)  # type: ignore[arg-type]
+    return spooled.take(str(clouds.home / "spool/shop"), path, archive)
+
+
+def test_what_is_ready_is_archived_ahead_and_said_once(clouds: Clouds) -> None:
+    """Histories first; both clouds have it before there is any word of it."""
+    ready(clouds, 1, 2, 3)
+    spool = work(clouds)
+    assert {path.name for path in spool.iterdir()} == {f"{name_of(number)}.ok" for number in (1, 2, 3)}
+    assert {f"wal/{name_of(number)}" for number in (1, 2, 3)} < set(clouds.stored("b2"))
+    assert take(clouds, 1)
+    with pytest.raises(FileNotFoundError):
+        take(clouds, 1)
+
+
+def test_word_of_other_bytes_or_another_archive_is_not_believed(clouds: Clouds) -> None:
+    """It is used up all the same: what is true will be said again."""
+    ready(clouds, 1, 2)
+    work(clouds)
+    clouds.file(name_of(1), segment(1, body=b"of a second server"))
+    assert not take(clouds, 1)
+    assert not take(clouds, 2, min_copies=2)
+    assert not any((clouds.home / "spool/shop").iterdir())
+
+
+def test_what_was_not_confirmed_has_no_word(clouds: Clouds) -> None:
+    """Neither while too few clouds answer, nor what is no segment; nor what a dead worker was sending."""
+    clouds.push(9)
+    both = replace(clouds, min_copies=2)
+    ready(both, 1)
+    both.take_away("b2")
+    spool = work(both)
+    (spool / f"{name_of(5)}.busy").touch()
+    assert not spooled.is_confirmed(str(spool), name_of(1))
+    both.bring_back("b2")
+    clouds.file(name_of(1), b"no segment")
+    work(both)
+    assert list(spool.iterdir()) == []
+
+
+def test_the_first_call_starts_a_worker_and_the_next_ones_find_its_word(cli: Cli, clouds: Clouds) -> None:
+    """As PostgreSQL calls them, one after the other; a call that finds the word loads nothing."""
+    ready(clouds, 1, 2, 3)
+    spool = clouds.home / "spool/shop"
+    assert cli(*COMMAND, f"pg_wal/{name_of(1)}", "--cluster", "shop").code == 0
+    assert f"wal/{name_of(1)}" in clouds.stored("r2")
+    wait_until(lambda: all(spooled.is_confirmed(str(spool), name_of(number)) for number in (2, 3)))
+    assert is_running(spool)
+    for number in (2, 3):
+        assert cli(*COMMAND, f"pg_wal/{name_of(number)}", "--cluster", "shop").code == 0
+        assert not spooled.is_confirmed(str(spool), name_of(number))
+    # Without a word of it a file is sent, and other content is refused, worker or not.
+    clouds.file(name_of(2), segment(2, body=b"other"))
+    assert cli(*COMMAND, f"pg_wal/{name_of(2)}", "--cluster", "shop").code == 1
+
+
+def test_a_word_that_is_found_costs_no_import(clouds: Clouds, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither argparse nor the configuration; when that has changed, the call does it the long way."""
+    home = clouds.home
+    monkeypatch.setattr("os.environ", {"XDG_STATE_HOME": str(home), "PATH": "/bin", "HOME": str(home)})
+    (home / "fsbackup.yaml").write_text(CONFIG)
+    ready(clouds, 1, 2)
+    words = ["-c", str(home / "fsbackup.yaml"), "wal-push", str(home / "pg_wal" / name_of(1)), "--cluster", "shop"]
+    assert not spooled.pushed_before(words)
+    spooled.write_note(words[1], "shop", str(work(clouds)), archive_id(clouds.archive))
+    assert not spooled.pushed_before([*words, "-v"])
+    assert spooled.pushed_before(words)
+    assert not spooled.pushed_before(words)
+    (home / "fsbackup.yaml").write_text(CONFIG + "# changed\n")
+    assert not spooled.pushed_before([*words[:3], str(home / "pg_wal" / name_of(2)), *words[4:]])
+
+
+def test_finding_a_word_loads_no_library(tmp_path: Path) -> None:
+    """Fifty milliseconds are mostly the interpreter's own."""
+    words = ["wal-push", "x", "--cluster", "shop"]
+    code = f"from fsbackup.postgres.spooled import pushed_before; pushed_before({words})"
+    assert loaded(code, tmp_path, "asyncio", "pydantic", "yaml", "argparse", "fsspec") == set()
+
+
+def test_a_spool_that_cannot_be_made_is_said_and_the_file_is_archived(cli: Cli, clouds: Clouds) -> None:
+    """By the call itself, with the reason: there is no log of a worker to look into."""
+    ready(clouds, 1)
+    (clouds.home / "spool").write_text("a file is in the way")
+    done = cli(*COMMAND, f"pg_wal/{name_of(1)}", "--cluster", "shop")
+    assert done.code == 0
+    assert "check `spool` of postgres.shop" in done.err
+    assert f"wal/{name_of(1)}" in clouds.stored("b2")

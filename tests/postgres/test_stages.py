@@ -1,0 +1,103 @@
+"""Compressed and encrypted archives: what is stored, who can read it, and that the same is still the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyrage
+import pytest
+from backports import zstd
+
+from fsbackup import Stages
+from fsbackup.cli import main
+from fsbackup.errors import ConfigError, ConflictError, ObjectNotFoundError, WalGapError
+from fsbackup.postgres import Archive, fetch, pg_restore, push, survey
+from tests.postgres.segments import FILES, Clouds, name_of, segment, tar_of
+from tests.postgres.test_cli_wal import CONFIG
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> Path:
+    """A private key in a file."""
+    path = tmp_path / "identity"
+    path.write_text(str(pyrage.x25519.Identity.generate()))
+    return path
+
+
+@pytest.fixture
+def stages(tmp_path: Path, identity: Path) -> Stages:
+    """Compressed, then encrypted to its owner."""
+    public = str(pyrage.x25519.Identity.from_str(identity.read_text()).to_public())
+    return Stages(compress="zstd", encrypt={"age": [public]}, identity_key_file=tmp_path / "identity.key")
+
+
+def staged(clouds: Clouds, stages: Stages) -> Archive:
+    return Archive(clouds.archive.store, "pg/shop", name="shop", stages=stages)
+
+
+def test_a_segment_is_what_zstd_and_age_make_of_it(clouds: Clouds, stages: Stages, identity: Path) -> None:
+    """Histories are not: what only says where a timeline began is needed by who has no private key."""
+    archive = staged(clouds, stages)
+    assert push(archive, clouds.file(name_of(1), segment(1, body=b"rows")))
+    assert push(archive, clouds.file("00000002.history", b"1\t0/200000\tx\n"))
+    stored = clouds.stored("b2")
+    assert stored["wal/00000002.history"] == b"1\t0/200000\tx\n"
+    key = pyrage.x25519.Identity.from_str(identity.read_text())
+    plain = zstd.decompress(pyrage.decrypt(stored[f"wal/{name_of(1)}.zst.age"], [key]))
+    assert plain == segment(1, body=b"rows")
+
+
+def test_the_same_again_is_the_same_though_it_is_encrypted(clouds: Clouds, stages: Stages) -> None:
+    """After a degraded push, the other cloud gets the same bytes; other content is refused."""
+    clouds.push(9)
+    clouds.take_away("b2")
+    path = clouds.file(name_of(1), segment(1))
+    assert push(staged(clouds, stages), path).status == "degraded"
+    clouds.bring_back("b2")
+    assert push(staged(clouds, stages), path).status == "complete"
+    assert push(staged(clouds, stages), path).already
+    name = f"wal/{name_of(1)}.zst.age"
+    assert clouds.stored("r2")[name] == clouds.stored("b2")[name]
+    report = push(staged(clouds, stages), clouds.file(name_of(1), segment(1, body=b"other")))
+    assert isinstance(report.errors["r2"], ConflictError)
+
+
+def test_a_fetch_undoes_it_whatever_the_configuration_says_by_now(
+    clouds: Clouds, stages: Stages, identity: Path, tmp_path: Path
+) -> None:
+    """What was stored before and after it changed is found; an absence and a gap are still told apart."""
+    clouds.push(1, 5)
+    assert push(staged(clouds, stages), clouds.file(name_of(2), segment(2)))
+    target = tmp_path / "RECOVERYXLOG"
+    for archive in (clouds.archive, staged(clouds, stages)):
+        for number in (1, 2):
+            fetch(archive, name_of(number), target, identity=identity)
+            assert target.read_bytes() == segment(number)
+        with pytest.raises(WalGapError):
+            fetch(archive, name_of(3), target)
+        with pytest.raises(ObjectNotFoundError):
+            fetch(archive, name_of(6), target)
+
+
+def test_without_an_identity_nothing_is_fetched_and_nothing_is_absent(
+    clouds: Clouds, stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FSBACKUP_AGE_IDENTITY", raising=False)
+    assert push(staged(clouds, stages), clouds.file(name_of(1), segment(1)))
+    with pytest.raises(ConfigError, match="no identity is given"):
+        fetch(staged(clouds, stages), name_of(1), tmp_path / "x")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fsbackup.yaml").write_text(CONFIG)
+    assert main(["wal-fetch", name_of(1), "x", "--cluster", "shop"]) == 255
+
+
+def test_a_base_backup_is_restored_and_the_status_needs_no_identity(
+    clouds: Clouds, stages: Stages, identity: Path, tmp_path: Path
+) -> None:
+    """And `restore_command` has it."""
+    assert push(staged(clouds, stages), clouds.file(name_of(1), segment(1)))
+    clouds.base(1, data=tar_of(FILES), stages=stages)
+    assert survey(clouds.archive).status == "complete"
+    report = pg_restore(clouds.archive, tmp_path / "data", identity=identity, config="c")
+    assert (tmp_path / "data/PG_VERSION").read_bytes() == FILES["PG_VERSION"]
+    assert report.restore_command.endswith(f"--cluster shop --identity {identity}")

@@ -1,0 +1,135 @@
+"""What `pg-status` knows: from which second on, up to which, from which cloud, and what is missing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from fsbackup.loop import run
+from fsbackup.postgres import push, survey, window
+from fsbackup.postgres.drills import record_drill
+from tests.integration.cli_helpers import Cli
+from tests.postgres.segments import OURS, Clouds, name_of
+from tests.postgres.test_cli_wal import CONFIG
+
+
+def test_a_whole_archive_has_one_window_on_each_cloud(clouds: Clouds) -> None:
+    """From the end of the oldest base backup, which is the first moment that it can be recovered to."""
+    clouds.push(1, 2, 3, 4, 5)
+    old, new = clouds.base(2, days=3), clouds.base(4, days=1)
+    status = survey(clouds.archive)
+    assert (status.status, status.problems, status.system_identifier) == ("complete", (), str(OURS))
+    for each in [status.together, *status.backends.values()]:
+        assert [base.label for base in each.bases] == [old, new]
+        assert each.timelines == {1: ((name_of(1), name_of(5)),)}
+        [found] = each.windows
+        assert found.base == old
+        assert found.begin == each.bases[0].stopped
+        assert found.end is not None
+    assert window(clouds.archive) == status.together.windows
+    assert status.as_dict()["backends"]["r2"]["bases"][0]["label"] == old
+
+
+def test_a_gap_is_named_and_ends_the_window(clouds: Clouds) -> None:
+    """A later base backup begins another one. What no base backup needs is no gap."""
+    clouds.push(1, 3, 5, 6, 9, 10)
+    first, second = clouds.base(5, days=3), clouds.base(9, days=1)
+    status = survey(clouds.archive)
+    assert status.status == "failed"
+    assert [str(gap) for gap in status.together.gaps] == [f"{name_of(7)} to {name_of(8)} (2)"]
+    assert f"gap: {name_of(7)} to {name_of(8)} (2) missing" in status.problems[0]
+    assert [each.base for each in status.together.windows] == [first, second]
+
+
+def test_a_segment_that_one_cloud_lacks_is_degraded(clouds: Clouds) -> None:
+    """Together they have it; `repair` brings it there."""
+    clouds.push(1, 2, 3)
+    clouds.base(1)
+    clouds.lose("b2", f"wal/{name_of(2)}")
+    status = survey(clouds.archive)
+    assert status.status == "degraded"
+    assert status.together.gaps == ()
+    assert [gap.first for gap in status.backends["b2"].gaps] == [name_of(2)]
+    assert clouds.archive.store.repair().status == "complete"
+    assert survey(clouds.archive).status == "complete"
+
+
+def test_recovery_takes_a_segment_from_the_newer_timeline(clouds: Clouds) -> None:
+    """Timeline 2 left timeline 1 in segment 4: what timeline 1 has of that one does not matter."""
+    clouds.push(1, 2, 3)
+    clouds.push(4, 5, timeline=2)
+    label = clouds.base(1)
+    push(clouds.archive, clouds.file("00000002.history", b"1\t0/4000A0\tno recovery target specified\n"))
+    status = survey(clouds.archive)
+    assert (status.status, status.together.gaps) == ("complete", ())
+    [found] = status.together.windows
+    assert found.base == label
+    for cloud in ("r2", "b2"):
+        clouds.lose(cloud, f"wal/{name_of(3)}")
+    assert [gap.first for gap in survey(clouds.archive).together.gaps] == [name_of(3)]
+
+
+def test_a_timeline_without_its_history_is_a_problem(clouds: Clouds) -> None:
+    clouds.push(1)
+    clouds.push(2, timeline=2)
+    clouds.base(1)
+    assert "00000002.history is missing" in survey(clouds.archive).problems[0]
+
+
+def test_a_base_backup_whose_last_segment_is_missing_is_no_use(clouds: Clouds) -> None:
+    """It was not consistent before."""
+    clouds.push(1, 2)
+    clouds.base(1, last=3)
+    status = survey(clouds.archive)
+    assert [gap.first for gap in status.together.gaps] == [name_of(3)]
+    assert status.together.windows == ()
+
+
+def test_segments_are_counted_over_the_end_of_a_log_file(clouds: Clouds) -> None:
+    """4,096 segments of 1 MiB, and the next name has another middle."""
+    clouds.push(4095, 4096)
+    clouds.base(4095)
+    assert name_of(4096) == "000000010000000100000000"
+    assert survey(clouds.archive).status == "complete"
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    made = Cli(tmp_path)
+    (tmp_path / "fsbackup.yaml").write_text(CONFIG)
+    return made
+
+
+def test_the_command_says_it_in_one_line(cli: Cli, clouds: Clouds) -> None:
+    """How far back, how far on, and from which cloud alone; 3 with one away, 1 without a base backup."""
+    clouds.push(1, 2)
+    assert cli("pg-status", "shop").code == 1
+    assert "Next: `fsbackup base-backup shop`" in cli("pg-status", "shop").out
+    clouds.base(1)
+    done = cli("pg-status", "shop", "--max-lag", "10m")
+    assert done.code == 0
+    assert done.out.splitlines()[-1].startswith("complete: any moment from ")
+    assert done.out.splitlines()[-1].endswith("; from r2 or b2 alone; no drill has shown it yet")
+    run(record_drill(clouds.archive.targets, "shop", time.time() - 3 * 86_400, {}, ok=True))
+    assert "; last drilled 3d ago" in cli("pg-status", "shop").out
+    assert cli("pg-status", "shop", "--max-lag", "10m", "-q").out == ""
+    assert cli("pg-status", "shop", "--max-lag", "0.000001").code == 2
+    clouds.lose("b2", f"wal/{name_of(2)}")
+    assert "; from r2 alone" in cli("pg-status", "shop").out
+    clouds.take_away("b2")
+    away = cli("pg-status", "shop")
+    assert away.code == 3
+    assert "b2 unreachable" in away.out
+    report = cli("pg-status", "shop", "--json").json()
+    assert (report["status"], report["together"]["newest"]) == ("degraded", name_of(2))
+
+
+def test_archiving_that_has_stopped_is_found(clouds: Clouds) -> None:
+    """The newest segment is too old, or there is none."""
+    assert "nothing is archived, and at most 60 s" in survey(clouds.archive, max_lag=60.0).problems[-1]
+    clouds.push(1)
+    clouds.base(1)
+    assert survey(clouds.archive, max_lag=60.0).status == "complete"
+    assert "the newest segment is " in survey(clouds.archive, max_lag=0.0).problems[-1]
