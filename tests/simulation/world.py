@@ -24,6 +24,9 @@ Mode = Literal["uniform", "lanes", "processes", "bursts"]
 _SHORT_TIMER = 3.0
 #: Steps after which a run counts as endless.
 _MAX_STEPS = 4000
+#: Steps after which a lock that is held is asked for only while nobody wants anything else: an order may go on and
+#: on with those who ask for it, and never with who would release it.
+_FAIR_AFTER = 1000
 
 
 class EndlessError(AssertionError):
@@ -62,6 +65,10 @@ class Request:
     @property
     def lane(self) -> tuple[str, str]:
         return self.process.name, self.store
+
+    @property
+    def lock(self) -> tuple[str, str]:
+        return self.store, self.name
 
 
 @dataclass(frozen=True)
@@ -178,8 +185,7 @@ class World:
 
     def lock(self, what: tuple[str, str], process: Process) -> bool:
         """Lock something for a process; return False while another one that lives holds the lock."""
-        holder = self._locks.get(what)
-        if holder is not None and holder is not process and not holder.dead:
+        if self._is_held(what, process):
             return False
         self._locks[what] = process
         return True
@@ -226,14 +232,23 @@ class World:
             self.clock.advance(timeout)
             return
         self._waiting.sort(key=lambda each: (each.process.name, each.number))
-        chosen: Request | None = self._waiting[0]
+        ready = self._waiting
+        if self.step > _FAIR_AFTER:
+            ready = [
+                each for each in ready if each.verb != "lock" or not self._is_held(each.lock, each.process)
+            ] or ready
+        chosen: Request | None = ready[0]
         if self.schedule is not None:
-            chosen = self.schedule.pick(self.step, self._waiting, timeout)
+            chosen = self.schedule.pick(self.step, ready, timeout)
         if chosen is None:
             self.clock.advance(timeout or 0.0)
         else:
             self._waiting.remove(chosen)
             self._perform(chosen)
+
+    def _is_held(self, what: tuple[str, str], process: Process) -> bool:
+        holder = self._locks.get(what)
+        return holder is not None and holder is not process and not holder.dead
 
     def _perform(self, request: Request) -> None:
         process = request.process
