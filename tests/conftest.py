@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from xdist.scheduler.worksteal import WorkStealingScheduling
 
+from fsbackup import redact
 from fsbackup.engine import away_note, breaker
 from tests.matrix import belongs_to_matrix, mark_combinations
 
@@ -43,8 +44,9 @@ def state_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
-    """Begin each test as a new process: nobody is known to be away, and no note says so."""
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Begin each test as a new process: nobody is known to be away, no note says so, and no word is a secret."""
+    monkeypatch.setattr(redact, "_hidden", redact._hidden)
     (Path(os.environ["XDG_STATE_HOME"]) / "fsbackup" / away_note.NAME).unlink(missing_ok=True)
     breaker.forget()
     yield

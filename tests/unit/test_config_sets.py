@@ -134,5 +134,5 @@ def test_what_appending_gives_up_is_noted() -> None:
     text = one_set("backends: [a, s, r], append: true").replace(
         "backends: {", f"backends: {{s: {{type: s3, {keys}}}, r: {{type: r2, account_id: x, {keys}}}, ", 1
     )
-    [note] = notes(parse_config(text, environ={"S": "secret"}))
+    [note] = notes(parse_config(text, environ={"S": "Zx81kLmNpQ7r"}))
     assert note.startswith("replication.s: append: what another writer stores on s in the moment")

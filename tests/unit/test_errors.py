@@ -30,6 +30,7 @@ PARENTS = {
     "OutOfSpaceError": (BackendError,),
     "ConflictError": (BackendError, FileExistsError),
     "UnknownIdentityError": (errors.ConflictError,),
+    "WalGapError": (errors.ReplicationError,),
     "NewerFormatError": (BackendError,),
     "TransientError": (BackendError,),
     "BackendUnavailableError": (errors.TransientError,),
