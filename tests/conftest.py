@@ -44,13 +44,14 @@ def state_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(autouse=True)
-def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def forgotten() -> Iterator[None]:
     """Begin each test as a new process: nobody is known to be away, no note says so, and no word is a secret."""
-    monkeypatch.setattr(redact, "_hidden", redact._hidden)
+    hidden = redact._hidden
     (Path(os.environ["XDG_STATE_HOME"]) / "fsbackup" / away_note.NAME).unlink(missing_ok=True)
     breaker.forget()
     yield
     breaker.forget()  # and do not ask servers of the test that are about to end
+    redact._hidden = hidden
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
