@@ -259,7 +259,7 @@ async def _claim(archive: Archive, own: bytes) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class WalFile:
     """A WAL file that a replica lists: its name, and its key, which has the suffixes of its stages."""
 
     name: WalName
@@ -267,8 +267,8 @@ class Listed:
 
 
 async def find_wal(
-    targets: ReplicaSet, prefix: str, wanted: Callable[[Listed], bool], *, begin: str = ""
-) -> Listed | None:
+    targets: ReplicaSet, prefix: str, wanted: Callable[[WalFile], bool], *, begin: str = ""
+) -> WalFile | None:
     """Return the first WAL file, of those that any replica lists, that is wanted; None when it is proven that none
     is.
 
@@ -287,7 +287,7 @@ async def find_wal(
         When no replica lists one, and too few answered.
     """
     answers = await asyncio.gather(*(_find(store, prefix, wanted, begin) for store in targets.stores))
-    found = [each for each in answers if isinstance(each, Listed)]
+    found = [each for each in answers if isinstance(each, WalFile)]
     if found:
         return min(found, key=lambda each: each.key)
     errors = {
@@ -304,14 +304,14 @@ async def find_wal(
 
 
 async def _find(
-    store: ObjectStore, prefix: str, wanted: Callable[[Listed], bool], begin: str
-) -> Listed | FsbackupError | None:
+    store: ObjectStore, prefix: str, wanted: Callable[[WalFile], bool], begin: str
+) -> WalFile | FsbackupError | None:
     """Return the first wanted file that one store lists, None when there is none, or why it does not tell."""
     try:
         async with aclosing(store.list(wal_key(prefix, begin))) as names:  # type: ignore[type-var]
             async for stat in names:
                 name = parse_key(prefix, stat.name)
-                if isinstance(name, WalName) and wanted(found := Listed(name, stat.name)):
+                if isinstance(name, WalName) and wanted(found := WalFile(name, stat.name)):
                     return found
         await marker.check(store, empty=True)
     except FsbackupError as error:

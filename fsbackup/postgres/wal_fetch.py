@@ -34,7 +34,7 @@ from fsbackup.errors import (
     WalGapError,
 )
 from fsbackup.loop import run
-from fsbackup.postgres.archive import Archive, Listed, find_wal
+from fsbackup.postgres.archive import Archive, WalFile, find_wal
 from fsbackup.postgres.segment import read_segment
 from fsbackup.stages import Undo
 from fsbackup.stages.undo import IdentityFiles
@@ -157,7 +157,7 @@ async def _find_other(targets: ReplicaSet, archive: Archive, wal: WalName, tried
     # The first timeline has no history; the others than segments are asked for by nobody who goes on from them.
     shows_gap = wal.kind == "segment" or (wal.kind == "history" and wal.timeline > 1)
 
-    def is_wanted(found: Listed) -> bool:
+    def is_wanted(found: WalFile) -> bool:
         is_same = found.name.text == wal.text and found.key != tried
         return is_same or (shows_gap and found.name.position > wal.position)
 

@@ -110,7 +110,7 @@ def nothing_torn(expected: Expectations) -> None:
         for name, raw in expected.seen.items():
             allowed = expected.holdable(name, key)
             state, data = held(raw, key)
-            where = f"{key} on {name} is {state}, {told(data)}"
+            where = f"{key} on {name} is {state}, {described(data)}"
             if (name, key) in expected.excused:
                 only = expected.excused[name, key]
                 assert only is None or data in only, f"torn: {where}"
@@ -126,7 +126,7 @@ def still_provable(expected: Expectations, keys: Iterable[str]) -> None:
     for key in keys:
         found = [held(raw, key) for raw in expected.seen.values()]
         assert any(state == "proven" and data in expected.allowed[key] for state, data in found), (
-            f"no replica can prove {key} any more: {[(state, told(data)) for state, data in found]}"
+            f"no replica can prove {key} any more: {[(state, described(data)) for state, data in found]}"
         )
 
 
@@ -144,7 +144,7 @@ def gone(expected: Expectations, key: str, names: Iterable[str]) -> None:
     for name in names:
         data = expected.seen[name].get(key)
         assert data is None or (name, key) in expected.excused, (
-            f"{key} is said to be gone from {name}: {told(data)}"
+            f"{key} is said to be gone from {name}: {described(data)}"
         )
 
 
@@ -153,7 +153,7 @@ def converged(expected: Expectations, expired: Mapping[str, set[str]]) -> None:
     wanted: dict[str, set[str]] = {name: set(each) for name, each in expected.theirs.items()}
     for key in expected.allowed:
         found = {name: raw.get(key) for name, raw in expected.seen.items() if key not in expired.get(name, ())}
-        said = {name: told(data) for name, data in found.items()}
+        said = {name: described(data) for name, data in found.items()}
         assert len(set(found.values())) <= 1, f"{key} differs: {said}"
         assert set(found.values()) <= expected.wanted(key), f"{key} is not what it was to be: {said}"
         versions = set()
@@ -220,6 +220,6 @@ def unfinished(raw: RawBucket) -> set[str]:
     return found
 
 
-def told(data: bytes | None) -> str:
+def described(data: bytes | None) -> str:
     """Return what some bytes are, briefly."""
     return "nothing" if data is None else f"{len(data)} bytes {data[:4].hex()}…{data[-4:].hex()}"

@@ -15,7 +15,7 @@ from tests.faults.child import MIN_COPIES, RULE, Event, Running, Task, running
 from tests.faults.damage import damage
 from tests.faults.outages import away, begin_outage, end_outage
 from tests.faults.plan import FOLDER, KEYS, REPLICAS, Delay, ObjectPlan, Plan, Request
-from tests.faults.promises import Contents, told
+from tests.faults.promises import Contents, described
 from tests.faults.requests import CallAtRequest
 from tests.replication.raw_replicas import RawBucket
 from tests.replication.rig import ReplicaRig, wait_idle
@@ -196,7 +196,7 @@ class FaultScenario:
             assert key in allowed, path.name
             data = path.read_bytes()
             whole = data in self._ledger.wanted(key) or (self._plan.earlier and data == setup.EARLIER)
-            assert whole, f"the target {path.name} is {told(data)}"
+            assert whole, f"the target {path.name} is {described(data)}"
 
     def _restore(self, keys: tuple[str, ...]) -> None:
         """Read everything through the library: old or new bytes, the right ones where they were promised."""
@@ -218,7 +218,7 @@ class FaultScenario:
                 bare = key in self._ledger.bare or (self._plan.victim, key) in self._ledger.stays
                 assert report.verified or bare, f"{key} was read unproven"
                 proven = report.verified or self._plan.kind != "mixed"
-                assert got in wanted or not proven, f"{key} was read as {told(got)}"
+                assert got in wanted or not proven, f"{key} was read as {described(got)}"
             if self._plan.kind != "mixed" and got == self._after(key) and key not in self._ledger.expiring:
                 self._ledger.due[key] = got  # the new version, once read, is there to stay
 

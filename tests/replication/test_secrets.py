@@ -57,7 +57,7 @@ def shown(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     return text
 
 
-def told(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """Return all that an exception says, with everything underneath and its pickle."""
     lines = "".join(traceback.format_exception(error))
     return f"{lines}{error!r}{vars(error)}{pickle.dumps(error)!r}"
@@ -68,7 +68,7 @@ def dumped(dump: Callable[..., Any], *objects_planned: Any) -> str:
     try:
         return repr(dump(*objects_planned))
     except (TypeError, AttributeError, pickle.PicklingError) as error:
-        return told(error)
+        return described(error)
 
 
 def test_success_shows_no_secret(rig: ReplicaRig, shown: Callable[[], str]) -> None:
@@ -118,7 +118,7 @@ def _every_failure(backend: SingleBackend, source: Path, target: Path) -> str:
     store = ReplicatedStorage([backend], errors="raise")
     report = store.replicate(source, KEY)
     assert not report
-    seen = [repr(report), str(report.as_dict()), repr(pickle.dumps(report)), told(report.failure())]
+    seen = [repr(report), str(report.as_dict()), repr(pickle.dumps(report)), described(report.failure())]
     attempts: list[Callable[[], Any]] = [
         lambda: backend.upload(source, KEY),
         lambda: backend.download(KEY, target),
@@ -132,7 +132,7 @@ def _every_failure(backend: SingleBackend, source: Path, target: Path) -> str:
     for attempt in attempts:
         with pytest.raises(OSError) as caught:  # noqa: PT011 - whichever it is
             attempt()
-        seen.append(told(caught.value))
+        seen.append(described(caught.value))
     return "\n".join(seen)
 
 

@@ -266,16 +266,16 @@ async def _delete_objects(bucket: Bucket, targets: Sequence[_Target]) -> tuple[O
         log.info("%s: removes objects one by one: %s", bucket.calls.name, error)
         return {}, list(targets)
     bucket.mark_exists()
-    return await _settle(bucket, targets, reply.content)
+    return await _interpret(bucket, targets, reply.content)
 
 
-async def _settle(
+async def _interpret(
     bucket: Bucket, targets: Sequence[_Target], answers: Mapping[_Target, AnswerError | None]
 ) -> tuple[Outcomes, list[_Target]]:
     """Return as `_delete_objects` does what the answers mean."""
     errors, unknown = Outcomes(), list[_Target]()
 
-    async def settle(target: _Target) -> None:
+    async def interpret(target: _Target) -> None:
         key = _Target(target.name, _given(target.version))
         if key not in answers:
             unknown.append(target)
@@ -288,7 +288,7 @@ async def _settle(
             elif not isinstance(error, ObjectNotFoundError) and answer.code != "NoSuchVersion":
                 errors[target.name] = await _explained(bucket, context, target.version or None, error)
 
-    await map_some(settle, targets, _AT_ONCE)
+    await map_some(interpret, targets, _AT_ONCE)
     return errors, unknown
 
 
