@@ -18,7 +18,7 @@ import pytest
 import zarr
 from upath import UPath
 
-from fsbackup import DegradedWriteWarning
+from fsbackup import DegradedWriteWarning, NotStoredWarning
 from fsbackup.engine import breaker
 from tests.filesystem.configured_set import ROOT, ConfiguredSet, make_configured_set
 from tests.matrix import sparing
@@ -152,3 +152,80 @@ def test_what_a_write_says(site: ConfiguredSet, url: str) -> None:
     assert outage is not None
     assert outage.since.tzinfo is not None
     assert "moto2" in str(outage.error)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("version", [2, 3])
+def test_xarray(site: ConfiguredSet, url: str, version: int) -> None:
+    """A data set is created, opened again, and appended to."""
+    import xarray as xr
+
+    data = xr.Dataset({"total": ("day", np.arange(4.0))}, coords={"day": np.arange(4)})
+    data.to_zarr(url, zarr_format=version, consolidated=False, storage_options=site.options)
+    more = data.assign_coords(day=data["day"] + 4)
+    more.to_zarr(url, append_dim="day", zarr_format=version, consolidated=False, storage_options=site.options)
+    back = xr.open_zarr(url, consolidated=False, storage_options=site.options)
+    assert back["total"].sum() == 12.0
+    assert list(back["day"].to_numpy()) == list(range(8))
+
+
+@pytest.mark.matrix
+@pytest.mark.filterwarnings("ignore:The 'fastparquet' engine is deprecated")
+def test_fastparquet(site: ConfiguredSet, url: str, frame: pd.DataFrame) -> None:
+    options = {"engine": "fastparquet", "storage_options": site.options}
+    frame.to_parquet(f"{url}/one.parquet", **options)
+    assert pd.read_parquet(f"{url}/one.parquet", **options)["total"].sum() == 12.0
+
+
+@pytest.mark.matrix
+def test_polars(site: ConfiguredSet, url: str, frame: pd.DataFrame) -> None:
+    import polars as pl
+
+    fs = site.shared
+    with fs.open(f"{url}/x.parquet", "wb") as file:
+        pl.from_pandas(frame).write_parquet(file)
+    with fs.open(f"{url}/x.parquet") as file:
+        assert pl.read_parquet(file)["total"].sum() == 12.0
+    with fs.open(f"{url}/x.csv", "wb") as file:
+        pl.from_pandas(frame).write_csv(file)
+    with fs.open(f"{url}/x.csv") as file:
+        assert pl.read_csv(file)["total"].sum() == 12.0
+
+
+@pytest.mark.matrix
+def test_hugging_face_datasets(
+    site: ConfiguredSet,
+    url: str,
+    frame: pd.DataFrame,
+    tmp_path: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A data set is saved and loaded, and made of files; the library passes options for its own protocol."""
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    import datasets
+
+    datasets.Dataset.from_pandas(frame).save_to_disk(f"{url}/saved", storage_options=site.options)
+    assert sum(datasets.load_from_disk(f"{url}/saved", storage_options=site.options)["total"]) == 12.0
+    frame.to_parquet(f"{url}/x.parquet", storage_options=site.options)
+    loaded = datasets.load_dataset(
+        "parquet",
+        data_files=f"{url}/*.parquet",
+        storage_options=site.options,
+        cache_dir=str(tmp_path),
+        split="train",
+    )
+    assert sum(loaded["total"]) == 12.0
+
+
+@pytest.mark.matrix
+def test_duckdb_export(site: ConfiguredSet, url: str) -> None:
+    """The tables are stored. The two scripts beside them are not, because DuckDB never closes them, and it is said."""
+    with duckdb.connect() as connection:
+        connection.register_filesystem(site.shared)
+        connection.execute("CREATE TABLE n AS SELECT range AS n FROM range(10)")
+        with pytest.warns(NotStoredWarning, match=r"all/(schema|load)\.sql"):
+            connection.execute(f"EXPORT DATABASE '{url}/all' (FORMAT parquet)")
+    with duckdb.connect() as connection:
+        connection.register_filesystem(site.shared)
+        assert connection.execute(f"SELECT sum(n) FROM '{url}/all/n.parquet'").fetchone() == (45,)
