@@ -220,7 +220,7 @@ def test_hugging_face_datasets(
 
 @pytest.mark.matrix
 def test_duckdb_export(site: ConfiguredSet, url: str) -> None:
-    """The tables are stored. The two scripts beside them are not, because DuckDB never closes them, and it is said."""
+    """The tables are stored. The two scripts beside them, which DuckDB never closes, are not, and it is said."""
     with duckdb.connect() as connection:
         connection.register_filesystem(site.shared)
         connection.execute("CREATE TABLE n AS SELECT range AS n FROM range(10)")
