@@ -1,4 +1,4 @@
-"""`fsbackup drill`: show that a PostgreSQL cluster can be recovered, and keep when that was shown."""
+"""`fsbackup drill`: show that a cluster or a dump can be restored, and keep when that was shown."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import argparse
 from argparse import Namespace
 
 from fsbackup.cli import exits, render
-from fsbackup.cli.command import Command, add_identity, add_trust, moment, open_archive, seconds
+from fsbackup.cli.command import Command, add_identity, add_trust, moment, open_archive, open_config, seconds
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("cluster", metavar="NAME", help="the cluster, as `postgres` in the configuration calls it")
+    parser.usage = """fsbackup drill [options] CLUSTER
+       fsbackup drill JOB --restore-command [--all] [options] -- PROGRAM [ARGUMENT ...]"""
+    parser.add_argument("cluster", metavar="NAME", help="a cluster of `postgres` in the configuration, or a job")
+    parser.add_argument(
+        "--restore-command",
+        action="store_true",
+        help="restore the newest dump of the job, and run the program after -- on it: {file} is its path",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="with --restore-command: the newest dump of every item of the job"
+    )
     parser.add_argument("--to", type=moment, metavar="TIME", help="the moment to recover to (default: the end)")
     parser.add_argument("--sql", default="select 1", help="a query whose answer shows that the data is there")
     parser.add_argument(
@@ -20,13 +30,47 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--user", default="postgres", metavar="NAME", help="as whom to ask (default: postgres)")
     parser.add_argument("--directory", metavar="DIR", help="where to restore it for that time (default: $TMPDIR)")
     parser.add_argument(
-        "--timeout", type=seconds, default=3600.0, metavar="TIME", help="how long it may recover (default: 1h)"
+        "--timeout",
+        type=seconds,
+        default=3600.0,
+        metavar="TIME",
+        help="how long recovery, or the program, may take (default: 1h)",
     )
     add_trust(parser)
     add_identity(parser)
 
 
 def _execute(args: Namespace) -> int:
+    return _drill_job(args) if args.restore_command else _drill_cluster(args)
+
+
+def _drill_job(args: Namespace) -> int:
+    _, config = open_config(args)
+    from fsbackup.jobs.drilling import drill_job
+
+    report = drill_job(
+        config,
+        args.cluster,
+        args.program,
+        every=args.all,
+        identity=args.identity,
+        directory=args.directory,
+        timeout=args.timeout,
+    )
+    if args.json:
+        render.print_json(report.as_dict())
+    elif not (args.quiet and report.status == "complete"):
+        problems = [f"{each.key}: {each.problem}" for each in report.dumps if each.problem]
+        problems += [f"{name}: {why}" for name, why in report.away.items()]
+        restored = [each.key for each in report.dumps if not each.problem]
+        what = f"restored: {', '.join(restored)}" if restored else ""
+        none = "" if report.dumps else f"job {report.job} has no dump in its replication set"
+        verdict = render.verdict(report.status, none, what, f"{report.seconds:.0f} s")
+        render.print_report(problems=problems, verdict=verdict)
+    return exits.BY_STATUS[report.status]
+
+
+def _drill_cluster(args: Namespace) -> int:
     archive, _ = open_archive(args, reading=True)
     from fsbackup.postgres.drilling import drill
 
@@ -55,14 +99,19 @@ def _execute(args: Namespace) -> int:
 
 COMMAND = Command(
     name="drill",
-    summary="show that a PostgreSQL cluster can be recovered from its archive",
+    summary="show that a PostgreSQL cluster, or a job's newest dump, can be restored",
     description="Restores the cluster to a temporary directory, checks it with pg_verifybackup, starts PostgreSQL "
     "on a socket there, with archiving off, and runs a query; then removes it all. The outcome and the time that "
     "it took are kept in the backends, where `status --drill-age` looks. Not as root, whom PostgreSQL does not "
-    "accept. The exit code is 1 if recovery failed or the answer was another one, 3 if a backend was away.",
+    "accept. The exit code is 1 if recovery failed or the answer was another one, 3 if a backend was away. "
+    "With --restore-command, NAME is a job: its newest dump is restored to a temporary file, compression and "
+    "encryption undone, and the program is run on it, without a shell; what it makes is for it to remove.",
     examples=(
         "fsbackup drill shop --database shop --sql 'select count(*) from orders' --expect '> 0'",
         "fsbackup drill shop --to '2026-11-29 18:30:00+00:00' --directory /srv/scratch",
+        "fsbackup drill databases --all --restore-command -- pg_restore --list {file}",
+        "fsbackup drill shop-dump --restore-command -- sh -c 'dropdb --if-exists drill; createdb drill; "
+        'pg_restore -d drill "$1"\' sh {file}',
         "0 5 * * 6  fsbackup drill shop -q   # in a crontab: every Saturday",
     ),
     add_arguments=_add_arguments,

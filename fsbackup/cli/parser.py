@@ -136,10 +136,19 @@ _PROGRAM = "PROGRAM"
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line; `program` of the result is what follows ``--`` after ``--command``."""
+    """Parse a command line; `program` is what follows ``--`` after ``--command`` or ``--restore-command``."""
     words = list(sys.argv[1:] if argv is None else argv)
     own = words[: words.index("--")] if "--" in words else words
     parser = build_parser()
+    if "--restore-command" in own:
+        if own == words:
+            parser.error(
+                "--restore-command: write -- before the program: "
+                "fsbackup drill JOB --restore-command -- PROGRAM [ARGUMENT ...]"
+            )
+        args = parser.parse_args(own)
+        args.program = words[len(own) + 1 :]
+        return args
     if "--command" not in own:
         return parser.parse_args(words)
     if own == words:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--drill-age",
         type=_duration,
         metavar="AGE",
-        help="fail if the last successful drill of a PostgreSQL cluster in the set is older (35d), or there was "
-        "none",
+        help="fail if the last successful drill of a PostgreSQL cluster in the set, or of a job that was drilled "
+        "before, is older (35d), or there was none",
     )
     add_allow_empty(parser)
     add_set(parser, default="all of the configuration, one after the other")
@@ -79,15 +80,11 @@ def _execute(args: Namespace) -> int:
 
 
 def _drills(args: Namespace, config: Config, sets: list[str]) -> dict[str, dict[str, Any]]:
-    """Print how long ago each cluster's last drill succeeded; return that, by cluster, as plain JSON types."""
+    """Print how long ago the last drill of each cluster, and of each job that had one, succeeded; return that."""
     from fsbackup import clock
-    from fsbackup.loop import run
-    from fsbackup.postgres.archive import Archive
-    from fsbackup.postgres.drills import last_drill
 
     drills: dict[str, dict[str, Any]] = {}
-    for name in (each for each, settings in config.postgres.items() if settings.replication in sets):
-        when = run(last_drill(Archive.from_config(config, name, reading=True).targets, name))
+    for name, when in _last_drills(config, sets):
         is_old = when is None or clock.now() - when > args.drill_age.total_seconds()
         ago = "never" if when is None else f"{render.age(clock.now() - when)} ago"
         drills[name] = {"status": "failed" if is_old else "complete", "succeeded_at": when}
@@ -95,6 +92,23 @@ def _drills(args: Namespace, config: Config, sets: list[str]) -> dict[str, dict[
             line = render.verdict("failed" if is_old else "complete", f"last drilled with success: {ago}")
             render.print_line(f"{name}: {line}")
     return drills
+
+
+def _last_drills(config: Config, sets: list[str]) -> Iterator[tuple[str, float | None]]:
+    """Yield each cluster, and each job that was ever drilled, with the time of its last successful drill."""
+    from fsbackup.jobs.drilling import drill_name
+    from fsbackup.loop import run
+    from fsbackup.postgres.archive import Archive
+    from fsbackup.replication.drills import last_drill
+    from fsbackup.replication.storage import ReplicatedStorage
+
+    for name in (each for each, settings in config.postgres.items() if settings.replication in sets):
+        yield name, run(last_drill(Archive.from_config(config, name, reading=True).targets, name))
+    for name, job in config.jobs.items():
+        if job.replication in sets:
+            targets = ReplicatedStorage.from_config(config, job.replication).replica_set
+            if run(last_drill(targets, drill_name(name), ok=False)) is not None:
+                yield f"job {name}", run(last_drill(targets, drill_name(name)))
 
 
 def _set_status(args: Namespace, name: str, store: ReplicatedStorage) -> tuple[int, dict[str, Any]]:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO
 
 from fsbackup.errors import SourceError
@@ -42,6 +43,10 @@ class Process:
         Seconds until it is ended; None for no limit.
     pieces
         What it gets from standard input, taken in a thread; None for nothing.
+    directory
+        Where it runs; None for where this process is.
+    consequence
+        What its failure means, for messages.
 
     Raises
     ------
@@ -50,9 +55,17 @@ class Process:
     """
 
     def __init__(
-        self, arguments: Sequence[str], *, name: str, timeout: float | None, pieces: Iterable[bytes] | None = None
+        self,
+        arguments: Sequence[str],
+        *,
+        name: str,
+        timeout: float | None,
+        pieces: Iterable[bytes] | None = None,
+        directory: Path | None = None,
+        consequence: str = "nothing was stored",
     ) -> None:
         self._name = name
+        self._consequence = consequence
         self._timeout = timeout
         self._deadline = float("inf") if timeout is None else time.monotonic() + timeout
         self._stderr = self._line = b""
@@ -66,6 +79,7 @@ class Process:
                 stdin=subprocess.DEVNULL if pieces is None else subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
+                cwd=directory,
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
@@ -132,7 +146,7 @@ class Process:
             raise self._input_error
         if code:
             how = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
-            raise SourceError(f"{self._name}: {how}, nothing was stored{self.last_words}")
+            raise SourceError(f"{self._name}: {how}, {self._consequence}{self.last_words}")
 
     def _feed(self, pieces: Iterable[bytes]) -> None:
         """Write what it is to get; a command that has ended, or does not want all of it, is judged by its exit."""
@@ -181,13 +195,13 @@ class Process:
 
     def _check_time(self) -> None:
         if self._is_closed:
-            raise SourceError(f"{self._name}: ended before it was done, nothing was stored")
+            raise SourceError(f"{self._name}: ended before it was done, {self._consequence}")
         if time.monotonic() > self._deadline:
             self._end()
             raise SourceError(
-                f"{self._name}: not done after {self._timeout:g} seconds, so it was ended; nothing was stored"
+                f"{self._name}: not done after {self._timeout:g} seconds, so it was ended; {self._consequence}"
                 f"{self.last_words}",
-                hint="give it more time: timeout of the job, --timeout of put",
+                hint="give it more time: timeout of the job, --timeout of the command",
             )
 
     def _end(self) -> None:

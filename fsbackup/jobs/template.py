@@ -78,7 +78,8 @@ class Destination:
         self.prefix = _fixed((text, name is not None) for text, name, _, _ in parsed)
         #: Whether no two files of one source can get the same key.
         self.is_unique_per_file = "relpath" in fields
-        self._makes_series = "now" in fields
+        #: Whether the files of two runs are versions of one thing.
+        self.makes_series = "now" in fields
 
     def of_file(self, file: SourceFile) -> tuple[str, str | None]:
         """Return the key of `file`, and the series that it is of, None where the destination makes none.
@@ -112,7 +113,7 @@ class Destination:
     def _fill(self, **fields: str | None) -> tuple[str, str | None]:
         fields |= self._same_for_all
         key = check_key(self._template.format(now=self._now, **fields))
-        return key, self._template.format(now=_SeriesNow(), **fields) if self._makes_series else None
+        return key, self._template.format(now=_SeriesNow(), **fields) if self.makes_series else None
 
 
 def _fixed(parts: Iterable[tuple[str, bool]]) -> str:

@@ -28,9 +28,9 @@ from fsbackup.engine.results import BaseReport, Status
 from fsbackup.errors import ConfigError, FsbackupError, SourceError
 from fsbackup.loop import run
 from fsbackup.postgres.archive import Archive
-from fsbackup.postgres.drills import record_drill
 from fsbackup.postgres.programs import run_program
 from fsbackup.postgres.restoring import pg_restore
+from fsbackup.replication.drills import record_drill
 
 #: Seconds until a recovery has to be done, by default.
 TIMEOUT = 3600.0

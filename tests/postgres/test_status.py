@@ -9,7 +9,7 @@ import pytest
 
 from fsbackup.loop import run
 from fsbackup.postgres import push, survey, window
-from fsbackup.postgres.drills import record_drill
+from fsbackup.replication.drills import record_drill
 from tests.integration.cli_helpers import Cli
 from tests.postgres.segments import OURS, Clouds, name_of
 from tests.postgres.test_cli_wal import CONFIG
