@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from fsbackup import ReplicatedStorage
 from fsbackup.config import Config, load_config, parse_config
 from fsbackup.jobs import run_job
 from fsbackup.jobs.drilling import drill_job
+from fsbackup.jobs.template import local_now
 
 RECIPES = Path(__file__).parents[2] / "configs/recipes"
 KEYS = {
@@ -54,9 +56,9 @@ def on_disks(name: str, where: Path, **environ: str) -> Config:
 
 
 def run_and_restore(config: Config, job: str, where: Path) -> dict[str, Path]:
-    """Run a job twice, and return what restores to a file of each series."""
-    for _ in range(2):
-        report = run_job(config, job)
+    """Run a job twice, an hour apart, and return a file for each object."""
+    for hours in range(2):
+        report = run_job(config, job, now=local_now() + timedelta(hours=hours))
         assert report.status == "complete", report.as_dict()
     store = ReplicatedStorage.from_config(config, "both", errors="raise")
     restored: dict[str, Path] = {}
