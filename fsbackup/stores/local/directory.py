@@ -66,10 +66,7 @@ def case_error(segments: list[bytes]) -> ConflictError:
 
 def tells_case_apart(fd: int, entry: bytes) -> bool:
     """Tell whether the directory `fd`, which has this entry, keeps names that differ only by case apart."""
-    other = entry.swapcase()
-    if other == entry:  # no ASCII letter in it
-        other = to_bytes(to_name(entry).swapcase())
-    if other == entry or len(other) != len(entry):
+    if (other := _in_other_case(entry)) is None:
         return True
     try:
         found = os.stat(other, dir_fd=fd, follow_symlinks=False)
@@ -78,9 +75,21 @@ def tells_case_apart(fd: int, entry: bytes) -> bool:
     return not os.path.samestat(found, os.stat(entry, dir_fd=fd, follow_symlinks=False))
 
 
+def _in_other_case(entry: bytes) -> bytes | None:
+    """Return the name with upper and lower case exchanged, None where that is no other name."""
+    other = entry.swapcase()
+    if other == entry:  # no ASCII letter in it
+        other = to_bytes(to_name(entry).swapcase())
+    return None if other == entry or len(other) != len(entry) else other
+
+
 def is_of_another_case(fd: int, entry: bytes) -> bool:
     """Tell whether an entry that is found by this name has another one, which differs only by case."""
-    return not tells_case_apart(fd, entry) and os.fsdecode(entry) not in os.listdir(fd)
+    return not tells_case_apart(fd, entry) and not _has_entry(fd, entry)
+
+
+def _has_entry(fd: int, entry: bytes) -> bool:
+    return os.fsdecode(entry) in os.listdir(fd)
 
 
 class SafeDirectory:
@@ -99,6 +108,8 @@ class SafeDirectory:
         self.create = create
         #: Directories whose own entry this process has fsynced.
         self._durable: set[bytes] = set()
+        #: Directories, on the filesystem with this number, that were seen to tell case apart.
+        self._apart: tuple[int, set[bytes]] = (-1, set())
         #: What this filesystem does not keep, as far as that was said.
         self._not_kept: set[str] = set()
 
@@ -113,8 +124,9 @@ class SafeDirectory:
         """
         fd = self._open_base()
         try:
+            apart = self._telling_case_apart(fd)
             for depth in range(1, len(segments) + 1):
-                child = _enter(fd, segments[:depth])
+                child = _enter(fd, segments[:depth], apart)
                 if child is None:
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
                 os.close(fd)
@@ -229,6 +241,18 @@ class SafeDirectory:
                 self._not_kept.add(what)
                 log.warning("%s: the %s cannot be set: %s", self.path, what, error.strerror)
 
+    @property
+    def apart(self) -> set[bytes]:
+        """The directories that are known to tell case apart, since the last call of `opened`."""
+        return self._apart[1]
+
+    def _telling_case_apart(self, base: int) -> set[bytes]:
+        """Return the directories that are known to tell case apart; none after another filesystem was mounted."""
+        device, known = os.fstat(base).st_dev, self._apart
+        if known[0] != device or len(known[1]) >= _MAX_DURABLE:
+            known = self._apart = (device, set())
+        return known[1]
+
     def _remember(self, name: bytes) -> None:
         if len(self._durable) >= _MAX_DURABLE:
             self._durable.clear()
@@ -290,8 +314,11 @@ def _mkdir(fd: int, segment: bytes) -> bool:
     return True
 
 
-def _enter(fd: int, segments: list[bytes]) -> int | None:
-    """Return a descriptor of a directory, None where the disk shows one whose name differs by case."""
+def _enter(fd: int, segments: list[bytes], apart: set[bytes] | None = None) -> int | None:
+    """Return a descriptor of a directory, None where the disk shows one whose name differs by case.
+
+    A directory is asked once whether it tells case apart; those of which it is known are in `apart`.
+    """
     try:
         child = os.open(segments[-1], _OPEN | os.O_NOFOLLOW, dir_fd=fd)
     except OSError as error:
@@ -300,25 +327,37 @@ def _enter(fd: int, segments: list[bytes]) -> int | None:
             raise link_error(segments) from error
         raise
     try:
-        of_another_case = is_of_another_case(fd, segments[-1])
+        is_meant = _is_meant(fd, segments, set() if apart is None else apart)
     except BaseException:
         os.close(child)
         raise
-    if of_another_case:
+    if not is_meant:
         os.close(child)
         return None
     return child
+
+
+def _is_meant(fd: int, segments: list[bytes], apart: set[bytes]) -> bool:
+    """Tell whether an entry that is found has just this name; add its directory to `apart` where that tells."""
+    directory, entry = b"/".join(segments[:-1]), segments[-1]
+    if directory in apart:
+        return True
+    if not tells_case_apart(fd, entry):
+        return _has_entry(fd, entry)
+    if _in_other_case(entry) is not None:
+        apart.add(directory)
+    return True
 
 
 def _is_link(fd: int, segment: bytes) -> bool:
     return stat.S_ISLNK(os.lstat(segment, dir_fd=fd).st_mode)
 
 
-def lstat_entry(fd: int, segments: list[bytes]) -> os.stat_result | None:
+def lstat_entry(fd: int, segments: list[bytes], apart: set[bytes] | None = None) -> os.stat_result | None:
     """Return the `lstat` of an entry of the directory `fd`, None when there is none; a link is an error."""
     try:
         found = os.stat(segments[-1], dir_fd=fd, follow_symlinks=False)
-        if is_of_another_case(fd, segments[-1]):
+        if not _is_meant(fd, segments, set() if apart is None else apart):
             return None
     except FileNotFoundError:
         return None
@@ -327,9 +366,9 @@ def lstat_entry(fd: int, segments: list[bytes]) -> os.stat_result | None:
     return found
 
 
-def lstat_object(fd: int, segments: list[bytes]) -> os.stat_result | None:
+def lstat_object(fd: int, segments: list[bytes], apart: set[bytes] | None = None) -> os.stat_result | None:
     """Return `lstat_entry` of an object; None also for a directory, FIFO or device."""
-    found = lstat_entry(fd, segments)
+    found = lstat_entry(fd, segments, apart)
     return found if found is not None and stat.S_ISREG(found.st_mode) else None
 
 

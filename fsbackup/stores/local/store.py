@@ -207,7 +207,7 @@ def _stat(base: SafeDirectory, name: str) -> os.stat_result | None:
     segments = split_name(name)
     try:
         with base.opened(segments[:-1]) as directory:
-            return lstat_object(directory, segments)
+            return lstat_object(directory, segments, base.apart)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -225,7 +225,7 @@ def _open(base: SafeDirectory, name: str) -> int:
     segments = split_name(name)
     try:
         with base.opened(segments[:-1]) as directory:
-            if lstat_object(directory, segments) is None:
+            if lstat_object(directory, segments, base.apart) is None:
                 raise FileNotFoundError
             return os.open(segments[-1], _READ_FLAGS, dir_fd=directory)
     except NotADirectoryError as error:
