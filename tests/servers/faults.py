@@ -98,6 +98,7 @@ class FaultProxy:
         self._records: list[Record] = []
         self._lock = threading.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._transports: set[asyncio.WriteTransport] = set()
         self._socket = _listen(port)
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
@@ -185,12 +186,16 @@ class FaultProxy:
             await asyncio.sleep(0)
         self._cancel_all()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for transport in self._transports:  # one that is not done with closing would be collected open
+            transport.abort()
+        await asyncio.sleep(0.01)
 
     def _cancel_all(self) -> None:
         for task in self._tasks:
             task.cancel()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._transports = {each for each in self._transports if not _is_closed(each)} | {writer.transport}
         with self._lock:
             refusals = [rule for rule in self._rules if rule.is_for_connections and rule.takes("any", "")]
         if refusals:
@@ -231,6 +236,12 @@ def _listen(port: int = 0) -> socket.socket:
     listener.bind((LOOPBACK, port))
     listener.listen(256)
     return listener
+
+
+def _is_closed(transport: asyncio.WriteTransport) -> bool:
+    """Tell whether the socket is closed, and not just about to be."""
+    socket = transport.get_extra_info("socket")
+    return socket is None or socket.fileno() < 0
 
 
 @contextmanager
