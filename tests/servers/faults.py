@@ -186,8 +186,9 @@ class FaultProxy:
             await asyncio.sleep(0)
         self._cancel_all()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for transport in self._transports:  # one that is not done with closing would be collected open
-            transport.abort()
+        for transport in self._transports:
+            if not _is_closed(transport):  # else it would be collected open
+                transport.abort()
         await asyncio.sleep(0.01)
 
     def _cancel_all(self) -> None:
