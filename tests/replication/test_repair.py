@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fsbackup.engine import breaker
 from fsbackup.loop import run
 from fsbackup.replication.repair import RepairOptions, RepairReport, repair
 from tests.integration.cli_helpers import wait_until
@@ -29,11 +30,12 @@ SMALL = content(5000, seed=3)
 
 @contextmanager
 def switched_off(rig: ReplicaRig, name: str) -> Iterator[None]:
-    """Have a replica answer nobody while the block runs."""
+    """Have a replica answer nobody while the block runs; what comes after it is another process, and later."""
     if name != "local":
         rig.proxies[name].add(Refuse())
         yield
         rig.proxies[name].clear()
+        breaker.forget()
         return
     away = rig.base.with_name("away")
     rig.base.rename(away)
@@ -41,6 +43,7 @@ def switched_off(rig: ReplicaRig, name: str) -> Iterator[None]:
     yield
     rig.base.unlink()
     away.rename(rig.base)
+    breaker.forget()
 
 
 def others(name: str) -> tuple[str, ...]:
