@@ -13,26 +13,24 @@ nobody has taken one for a while.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 from fsbackup.errors import FsbackupError
 from fsbackup.loop import run
-from fsbackup.postgres import spooled
+from fsbackup.postgres import background, spooled
 from fsbackup.postgres.archive import Archive, read_cluster
 from fsbackup.postgres.wal_fetch import fetch_file
-from fsbackup.postgres.worker import archive_id, is_running
+from fsbackup.postgres.worker import archive_id
 from fsbackup.stages import Undo
 from fsbackup.wal import WalName, parse_wal_name, segment_name
 
 log = logging.getLogger("fsbackup.postgres")
 
-_LOG, _ASKED = "worker.log", "asked"
+_ASKED = "asked"
 #: Seconds without a segment taken after which it ends, and between two looks.
 IDLE, _TICK = 30.0, 0.05
 
@@ -49,19 +47,9 @@ def ensure(archive: Archive, spool: Path, config: str, name: WalName, ahead: int
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     spooled.write_note(config, archive.name, str(spool), archive_id(archive))
     (place / _ASKED).write_text(name.text)
-    if is_running(place):
-        return
-    key = os.path.abspath(identity) if identity else ""
-    arguments = [config, archive.name, str(place), name.text, str(ahead), key]
-    with open(place / _LOG, "wb") as out:
-        subprocess.Popen(
-            [sys.executable, "-m", "fsbackup.postgres.prefetch", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            cwd="/",
-            start_new_session=True,
-        )
+    if not spooled.is_locked(str(place)):
+        key = os.path.abspath(identity) if identity else ""
+        background.start(__name__, place, config, archive.name, str(place), name.text, str(ahead), key)
 
 
 async def prefetch(
@@ -107,7 +95,7 @@ def _asked(place: Path, timeline: int, size: int) -> int:
 
 def _clear(place: Path) -> None:
     for path in place.iterdir():
-        if path.name not in (_LOG, _ASKED, spooled.LOCK):
+        if path.name not in (background.LOG, _ASKED, spooled.LOCK):
             path.unlink(missing_ok=True)
 
 
@@ -122,10 +110,7 @@ async def _keep(archive: Archive, place: Path, name: str, undo: Undo | None) -> 
 
 def main(config: str, cluster: str, place: str, last: str, ahead: str, identity: str) -> None:
     """Run the worker of a cluster; end at once if there is one."""
-    lock = os.open(Path(place, spooled.LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not background.is_alone(place):
         return
     archive, name = Archive.from_config(config, cluster, reading=True), parse_wal_name(last)
     assert name is not None

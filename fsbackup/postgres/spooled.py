@@ -92,7 +92,10 @@ def give(place: str, name: str, path: str, archive: str) -> bool:
 
 def is_locked(place: str) -> bool:
     """Return whether a worker lives that holds the lock of a directory."""
-    lock = os.open(os.path.join(place, LOCK), os.O_RDWR | os.O_CLOEXEC)
+    try:
+        lock = os.open(os.path.join(place, LOCK), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -17,11 +17,9 @@ It ends when there has been nothing to do for a while, or the directory is gone.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
 import os
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -29,14 +27,13 @@ from pathlib import Path
 
 from fsbackup.errors import FsbackupError
 from fsbackup.loop import run
-from fsbackup.postgres import spooled
+from fsbackup.postgres import background, spooled
 from fsbackup.postgres.archive import Archive
 from fsbackup.postgres.wal_push import push_file
 from fsbackup.wal import WalName, parse_wal_name
 
 log = logging.getLogger("fsbackup.postgres")
 
-_LOG = "worker.log"
 #: Seconds without work after which it ends; between two looks at what is to be done; before a file that failed is
 #: tried again.
 IDLE, _TICK, _RETRY = 30.0, 0.1, 5.0
@@ -60,36 +57,16 @@ def ensure(archive: Archive, spool: Path, config: str, path: Path, workers: int)
     """
     spool.mkdir(mode=0o700, parents=True, exist_ok=True)
     spooled.write_note(config, archive.name, str(spool), archive_id(archive))
-    if is_running(spool):
+    if spooled.is_locked(str(spool)):
         return (spool / f"{path.name}.busy").exists()
-    arguments = [config, archive.name, str(spool), str(path.parent.absolute()), str(workers), path.name]
-    with open(spool / _LOG, "wb") as out:
-        subprocess.Popen(
-            [sys.executable, "-m", "fsbackup.postgres.worker", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            cwd="/",
-            start_new_session=True,
-        )
-    return False
-
-
-def is_running(spool: Path) -> bool:
-    """Return whether a worker holds the lock."""
-    lock = os.open(spool / spooled.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
+    wal = str(path.parent.absolute())
+    background.start(__name__, spool, config, archive.name, str(spool), wal, str(workers), path.name)
     return False
 
 
 def wait_for(spool: Path, path: Path, archive: Archive) -> bool:
     """Wait while the worker sends a file; return whether it was confirmed."""
-    while is_running(spool) and (spool / f"{path.name}.busy").exists():
+    while spooled.is_locked(str(spool)) and (spool / f"{path.name}.busy").exists():
         time.sleep(_TICK / 5)
     with suppress(OSError, ValueError):
         return spooled.take(str(spool), str(path), archive_id(archive))
@@ -190,13 +167,9 @@ class Worker:
 
 def main(config: str, cluster: str, spool: str, wal: str, workers: str, first: str) -> None:
     """Run the worker of a cluster; end at once if there is one."""
-    lock = os.open(Path(spool, spooled.LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    archive = Archive.from_config(config, cluster)
-    run(Worker(archive, Path(spool), Path(wal), int(workers), first).run())
+    if background.is_alone(spool):
+        archive = Archive.from_config(config, cluster)
+        run(Worker(archive, Path(spool), Path(wal), int(workers), first).run())
 
 
 if __name__ == "__main__":

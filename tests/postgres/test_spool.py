@@ -12,7 +12,7 @@ import pytest
 
 from fsbackup.loop import run
 from fsbackup.postgres import spooled
-from fsbackup.postgres.worker import Worker, archive_id, is_running
+from fsbackup.postgres.worker import Worker, archive_id
 from tests.integration.cli_helpers import Cli, wait_until
 from tests.integration.test_cli_imports import loaded
 from tests.postgres.segments import Clouds, name_of, segment
@@ -104,7 +104,7 @@ def test_the_first_call_starts_a_worker_and_the_next_ones_find_its_word(cli: Cli
     assert cli(*COMMAND, f"pg_wal/{name_of(1)}", "--cluster", "shop").code == 0
     assert f"wal/{name_of(1)}" in clouds.stored("r2")
     wait_until(lambda: all(spooled.is_confirmed(str(spool), name_of(number)) for number in (2, 3)))
-    assert is_running(spool)
+    assert spooled.is_locked(str(spool))
     for number in (2, 3):
         assert cli(*COMMAND, f"pg_wal/{name_of(number)}", "--cluster", "shop").code == 0
         assert not spooled.is_confirmed(str(spool), name_of(number))
