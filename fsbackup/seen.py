@@ -115,7 +115,7 @@ class SeenFiles:
                 (_signed(status.st_dev), _signed(status.st_ino)),
             ).fetchone()
         except sqlite3.Error as error:
-            self._give_up(error)
+            self._stop(error)
             return None
         return (status.st_dev, status.st_ino, *found[2:]) if found else None
 
@@ -136,9 +136,10 @@ class SeenFiles:
                 self._database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
                 self._database.execute("DELETE FROM files WHERE used_day < ?", (self._today - _KEPT_DAYS,))
         except sqlite3.Error as error:
-            self._give_up(error)
+            self._stop(error)
 
-    def _give_up(self, error: sqlite3.Error) -> None:
+    def _stop(self, error: sqlite3.Error) -> None:
+        """Remember nothing any more."""
         log.warning("source files are read again, because what was seen of them cannot be kept: %s", error)
         if self._database is not None:
             self._database.close()

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 from fsbackup.aio import cancel_and_wait
 from fsbackup.engine import breaker, marker
@@ -20,9 +21,11 @@ from fsbackup.engine.source import CheckSize, SourceLike, open_source
 from fsbackup.engine.upload import UploadProgress, upload
 from fsbackup.errors import FsbackupError
 from fsbackup.keys import MANIFESTS, encode_key, manifest_name
-from fsbackup.seen import SeenFiles
 from fsbackup.stages import Stages
 from fsbackup.stores.base import ObjectStore
+
+if TYPE_CHECKING:
+    from fsbackup.seen import SeenFiles  # which loads SQLite
 
 #: Objects uploaded at the same time; their parts share the set's memory.
 WORKERS = 24
