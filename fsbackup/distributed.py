@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fsbackup.errors import ConfigError, ReplicationError
+from fsbackup.errors import ConfigError, ReplicationError, missing_package
 
 #: Seconds to reach the scheduler, and until it has a worker.
 _CONNECT, _FIRST_WORKER = 10, 30
@@ -31,9 +31,7 @@ def connect(scheduler: str) -> Iterator[Any]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise ConfigError(
-            f"a Dask cluster needs another package: {error}", hint="pip install 'fsbackup[dask]'"
-        ) from error
+        raise missing_package("a Dask cluster", "dask", error) from error
     try:
         client = Client(scheduler, timeout=_CONNECT, set_as_default=False)
     except ValueError as error:

@@ -229,6 +229,11 @@ class TooFewCopiesError(ReplicationError):
 _FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+def missing_package(what: str, extra: str, error: ImportError) -> ConfigError:
+    """Return the error for a feature whose packages, those of an extra of ours, are not installed."""
+    return ConfigError(f"{what} needs another package: {error}", hint=f"pip install 'fsbackup[{extra}]'")
+
+
 def from_os_error(error: OSError, *, backend: str, operation: str, key: str) -> BackendError:
     """Return the backend error of the same meaning as an operating-system error."""
     reason = error.strerror or str(error)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
 from fsbackup.cli.command import Command, open_archive, progress_display, seconds
 from fsbackup.errors import reasons
+
+if TYPE_CHECKING:
+    from fsbackup.postgres.base_backups import BaseBackupReport
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,19 +32,15 @@ def _execute(args: Namespace) -> int:
     with progress_display(args) as display:
         callback = display.upload_callback() if display else None
         report = base_backup(archive, conninfo=settings.conninfo, wait=args.wait, callback=callback)
-    if args.json:
-        render.print_json(report.as_dict())
-    elif not (args.quiet and report.status == "complete"):
-        confirmed = (
-            f"confirmed by {report.upload.confirmed} of {render.count(len(report.upload.replicas), 'backend')}"
-        )
-        what = f"base backup {report.label} ({render.size(report.size)}), WAL from {report.first} to {report.last}"
-        next_step = "" if report.status == "complete" else "`fsbackup repair` fills the rest"
-        problems = reasons(report.upload.errors)
-        render.print_report(
-            problems=problems, verdict=render.verdict(report.status, what, confirmed, next_step=next_step)
-        )
-    return exits.BY_STATUS[report.status]
+    return exits.of_report(args, report, lambda: _print(report))
+
+
+def _print(report: BaseBackupReport) -> None:
+    confirmed = f"confirmed by {report.upload.confirmed} of {render.count(len(report.upload.replicas), 'backend')}"
+    what = f"base backup {report.label} ({render.size(report.size)}), WAL from {report.first} to {report.last}"
+    next_step = "" if report.status == "complete" else "`fsbackup repair` fills the rest"
+    verdict = render.verdict(report.status, what, confirmed, next_step=next_step)
+    render.print_report(problems=reasons(report.upload.errors), verdict=verdict)
 
 
 COMMAND = Command(

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
 from fsbackup.cli.command import Command, add_identity, add_trust, moment, open_archive, open_config, seconds
+
+if TYPE_CHECKING:
+    from fsbackup.jobs.drilling import JobDrillReport
+    from fsbackup.postgres.drilling import DrillReport
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,17 +62,17 @@ def _drill_job(args: Namespace) -> int:
         directory=args.directory,
         timeout=args.timeout,
     )
-    if args.json:
-        render.print_json(report.as_dict())
-    elif not (args.quiet and report.status == "complete"):
-        problems = [f"{each.key}: {each.problem}" for each in report.dumps if each.problem]
-        problems += [f"{name}: {why}" for name, why in report.away.items()]
-        restored = [each.key for each in report.dumps if not each.problem]
-        what = f"restored: {', '.join(restored)}" if restored else ""
-        none = "" if report.dumps else f"job {report.job} has no dump in its replication set"
-        verdict = render.verdict(report.status, none, what, f"{report.seconds:.0f} s")
-        render.print_report(problems=problems, verdict=verdict)
-    return exits.BY_STATUS[report.status]
+    return exits.of_report(args, report, lambda: _print_job(report))
+
+
+def _print_job(report: JobDrillReport) -> None:
+    problems = [f"{each.key}: {each.problem}" for each in report.dumps if each.problem]
+    problems += [f"{name}: {why}" for name, why in report.away.items()]
+    restored = [each.key for each in report.dumps if not each.problem]
+    what = f"restored: {', '.join(restored)}" if restored else ""
+    none = "" if report.dumps else f"job {report.job} has no dump in its replication set"
+    verdict = render.verdict(report.status, none, what, f"{report.seconds:.0f} s")
+    render.print_report(problems=problems, verdict=verdict)
 
 
 def _drill_cluster(args: Namespace) -> int:
@@ -86,15 +91,15 @@ def _drill_cluster(args: Namespace) -> int:
         directory=args.directory,
         timeout=args.timeout,
     )
-    if args.json:
-        render.print_json(report.as_dict())
-    elif not (args.quiet and report.status == "complete"):
-        problems = [f"{name}: {why}" for name, why in report.away.items()]
-        what = report.problem or f"base backup {report.base}, recovered up to the commit at {report.recovered_to}"
-        answer = "" if report.problem else f"the query answered {report.answer}"
-        verdict = render.verdict(report.status, what, answer, f"{report.seconds:.0f} s")
-        render.print_report(problems=problems, verdict=verdict)
-    return exits.BY_STATUS[report.status]
+    return exits.of_report(args, report, lambda: _print_cluster(report))
+
+
+def _print_cluster(report: DrillReport) -> None:
+    problems = [f"{name}: {why}" for name, why in report.away.items()]
+    what = report.problem or f"base backup {report.base}, recovered up to the commit at {report.recovered_to}"
+    answer = "" if report.problem else f"the query answered {report.answer}"
+    verdict = render.verdict(report.status, what, answer, f"{report.seconds:.0f} s")
+    render.print_report(problems=problems, verdict=verdict)
 
 
 COMMAND = Command(

@@ -6,12 +6,15 @@ import os
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any
 
 from fsbackup.cli import render
 from fsbackup.errors import AlreadyRunningError, ConfigError, FsbackupError, ObjectLostError, ObjectNotFoundError
 from fsbackup.redact import redact
+
+if TYPE_CHECKING:
+    from fsbackup.engine.results import BaseReport
 
 COMPLETE = 0
 FAILED = 1
@@ -45,6 +48,15 @@ _SEVERITY = (COMPLETE, DEGRADED, ABSENT, BUSY, FAILED, USAGE)
 def worst(codes: Iterable[int]) -> int:
     """Return the most severe exit code, `COMPLETE` when there is none."""
     return max(codes, key=_SEVERITY.index, default=COMPLETE)
+
+
+def of_report(args: Namespace, report: BaseReport, show: Callable[[], None]) -> int:
+    """Print a report, as JSON or with `show`, which ``-q`` leaves out when all is well; return the exit code."""
+    if args.json:
+        render.print_json(report.as_dict())
+    elif not (args.quiet and report.status == "complete"):
+        show()
+    return BY_STATUS[report.status]
 
 
 def report_error(error: Exception, args: Namespace, *, job: str | None = None) -> int:

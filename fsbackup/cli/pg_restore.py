@@ -32,11 +32,7 @@ def _execute(args: Namespace) -> int:
     from fsbackup.postgres.restoring import pg_restore
 
     report = pg_restore(archive, args.directory, to=args.to, trust=args.trust, identity=args.identity)
-    if args.json:
-        render.print_json(report.as_dict())
-    elif not (args.quiet and report.status == "complete"):
-        _print(report)
-    return exits.BY_STATUS[report.status]
+    return exits.of_report(args, report, lambda: _print(report))
 
 
 def _print(report: PgRestoreReport) -> None:

@@ -29,11 +29,7 @@ def _execute(args: Namespace) -> int:
     from fsbackup.postgres.status import survey
 
     status = survey(archive, max_lag=args.max_lag)
-    if args.json:
-        render.print_json(status.as_dict())
-    elif not (args.quiet and status.status == "complete"):
-        _print(status)
-    return exits.BY_STATUS[status.status]
+    return exits.of_report(args, status, lambda: _print(status))
 
 
 def _print(status: ArchiveStatus) -> None:

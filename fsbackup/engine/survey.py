@@ -101,12 +101,13 @@ async def survey_without_stragglers(targets: ReplicaSet, key: str, query: Query)
         if not done:
             break
         answers = [task.result() for task in tasks if task.done()]
+        answered = clear_answers(answers)
         if patience is None and any(each.manifest for each in answers):
             patience = max(STRAGGLER_TIMEOUT, 3 * (clock() - started))
         if patience is not None:
-            awaits_quorum = _awaits_quorum(targets, answers, [tasks[task].name for task in waiting])
+            awaits_quorum = _awaits_quorum(targets, answered, [tasks[task].name for task in waiting])
             timeout = max(patience, targets.stall) if awaits_quorum else patience
-            is_proven = targets.is_quorum(clear_answers(answers))
+            is_proven = targets.is_quorum(answered)
             if is_proven and not any(breaker.is_worth_waiting(tasks[task]) for task in waiting):
                 break
     await cancel_and_wait([task for task in waiting if not breaker.leave(tasks[task], task)])
@@ -173,10 +174,9 @@ def _patience(targets: ReplicaSet, answered: list[str], waiting: Iterable[str], 
     if not worth:
         return 0.0
     short = max(_CHANGE_TIMEOUT, _CHANGE_FACTOR * elapsed)
-    awaits_quorum = not targets.is_quorum(answered) and targets.is_quorum([*answered, *worth])
-    return max(short, targets.stall) if awaits_quorum else short
+    return max(short, targets.stall) if _awaits_quorum(targets, answered, worth) else short
 
 
-def _awaits_quorum(targets: ReplicaSet, answers: Iterable[ReplicaState], missing: Iterable[str]) -> bool:
-    answered = clear_answers(answers)
+def _awaits_quorum(targets: ReplicaSet, answered: Sequence[str], missing: Sequence[str]) -> bool:
+    """Return whether there is no quorum yet, and there would be one with those that are missing."""
     return not targets.is_quorum(answered) and targets.is_quorum([*answered, *missing])

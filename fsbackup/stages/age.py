@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fsbackup.errors import ConfigError, IntegrityError
+from fsbackup.errors import ConfigError, IntegrityError, missing_package
 from fsbackup.stages.pipeline import Reader, Stage, Writer
 
 SUFFIX = ".age"
@@ -41,7 +41,7 @@ def library() -> ModuleType:
     try:
         import pyrage
     except ImportError as error:
-        raise ConfigError(f"age needs another package: {error}", hint="pip install 'fsbackup[age]'") from None
+        raise missing_package("age", "age", error) from None
     return pyrage  # type: ignore[no-any-return]
 
 

@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from fsbackup.errors import ConfigError, IntegrityError
+from fsbackup.errors import IntegrityError, missing_package
 from fsbackup.stages.pipeline import CHUNK, Reader, Stage, Writer
 
 log = logging.getLogger("fsbackup.storage")
@@ -44,9 +44,7 @@ def library() -> ModuleType:
         else:
             from backports import zstd
     except ImportError as error:
-        raise ConfigError(
-            f"Zstandard needs another package: {error}", hint="pip install 'fsbackup[zstd]'"
-        ) from None
+        raise missing_package("Zstandard", "zstd", error) from None
     return zstd
 
 

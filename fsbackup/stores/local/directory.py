@@ -327,7 +327,7 @@ def _enter(fd: int, segments: list[bytes], apart: set[bytes] | None = None) -> i
             raise link_error(segments) from error
         raise
     try:
-        is_meant = _is_meant(fd, segments, set() if apart is None else apart)
+        is_meant = _is_meant(fd, segments, apart)
     except BaseException:
         os.close(child)
         raise
@@ -337,14 +337,14 @@ def _enter(fd: int, segments: list[bytes], apart: set[bytes] | None = None) -> i
     return child
 
 
-def _is_meant(fd: int, segments: list[bytes], apart: set[bytes]) -> bool:
+def _is_meant(fd: int, segments: list[bytes], apart: set[bytes] | None) -> bool:
     """Tell whether an entry that is found has just this name; add its directory to `apart` where that tells."""
     directory, entry = b"/".join(segments[:-1]), segments[-1]
-    if directory in apart:
+    if apart is not None and directory in apart:
         return True
     if not tells_case_apart(fd, entry):
         return _has_entry(fd, entry)
-    if _in_other_case(entry) is not None:
+    if apart is not None and _in_other_case(entry) is not None:
         apart.add(directory)
     return True
 
@@ -357,7 +357,7 @@ def lstat_entry(fd: int, segments: list[bytes], apart: set[bytes] | None = None)
     """Return the `lstat` of an entry of the directory `fd`, None when there is none; a link is an error."""
     try:
         found = os.stat(segments[-1], dir_fd=fd, follow_symlinks=False)
-        if not _is_meant(fd, segments, set() if apart is None else apart):
+        if not _is_meant(fd, segments, apart):
             return None
     except FileNotFoundError:
         return None
