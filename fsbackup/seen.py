@@ -1,12 +1,14 @@
-"""Which content source files had when they were last read, so that an unchanged file is not read again.
+"""What earlier runs saw, so that an unchanged source file is not read again, nor its replicas asked for it.
 
-A file is known by device, inode, size, mtime and ctime: the kernel sets the ctime with every change of the
+A source file is known by device, inode, size, mtime and ctime: the kernel sets the ctime with every change of the
 content, and no program can set it back. What changed within the last minute before it was read is not remembered:
 two changes can have the same time on a coarse clock, and pages of a file that is mapped into memory can be written
 again, until the kernel has stored them (30 seconds, by default), without another time.
 
-The cache is an SQLite file in the state directory. It is never the truth about what is stored: an entry says only
-what a source file has, and where the replicas do not have the same, the file is read. Losing it costs time.
+A stored object is known by what the listings of all replicas of its set show (`fsbackup.replication.unchanged`).
+
+The cache is an SQLite file in the state directory. It is never the truth: an entry counts only while the file and
+the listings show the same, and losing it costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -23,23 +26,17 @@ log = logging.getLogger("fsbackup.state")
 
 #: Nanoseconds without a change before a file is read, for its content to be remembered.
 SETTLED_NS = 60 * 10**9
-#: Entries kept in memory until they are written in one transaction.
+#: Rows kept in memory until they are written in one transaction.
 _BUFFERED = 1000
-#: Days after which an entry that nobody asked for goes, and those after which its use is recorded again.
+#: Days after which a row that nobody asked for goes, and those after which its use is recorded again.
 _KEPT_DAYS, _USED_DAYS = 90, 7
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS files (
-  device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, sha256 TEXT NOT NULL,
-  used_day INTEGER NOT NULL, PRIMARY KEY (device, inode)
-) WITHOUT ROWID
-"""
-
-_Row = tuple[int, int, int, int, int, str, int]
+_Value = int | str | bytes
+_Row = tuple[_Value, ...]
 
 
-class SeenFiles:
-    """The SHA-256 of source files as they were last read. Any thread may ask.
+class Seen:
+    """What source files contained, and which versions their replicas had. Any thread may ask.
 
     Where the cache cannot be read or written, nothing is remembered, which is logged.
 
@@ -48,17 +45,18 @@ class SeenFiles:
     directory
         The state directory; it is made when it is missing.
     believed
-        Whether what is remembered counts; where not, each file is read and remembered again.
+        Whether what is remembered counts; where not, all is looked at and remembered again.
     """
 
     def __init__(self, directory: Path, *, believed: bool = True) -> None:
         self._believed = believed
         self._lock = threading.Lock()
-        self._new: dict[tuple[int, int], _Row] = {}
         self._today = int(time.time() // 86400)
-        self._database = _open(directory / "seen.sqlite")
+        self._files = _Table("files", "device INTEGER, inode INTEGER", "size, mtime_ns, ctime_ns, sha256")
+        self._objects = _Table("objects", "place BLOB, name TEXT", "shown, record")
+        self._database = _open(directory / "seen.sqlite", (self._files, self._objects))
 
-    def __enter__(self) -> SeenFiles:
+    def __enter__(self) -> Seen:
         return self
 
     def __exit__(
@@ -71,15 +69,10 @@ class SeenFiles:
 
         None when it is not known, or `status` shows a change since.
         """
-        if not self._believed:
+        row = self._find(self._files, _file_id(status))
+        if row is None or row[:3] != (status.st_size, status.st_mtime_ns, status.st_ctime_ns):
             return None
-        with self._lock:
-            row = self._new.get((status.st_dev, status.st_ino)) or self._select(status)
-            if row is None or row[2:5] != (status.st_size, status.st_mtime_ns, status.st_ctime_ns):
-                return None
-            if row[6] < self._today - _USED_DAYS:
-                self._add((*row[:6], self._today))
-            return row[5]
+        return str(row[3])
 
     def remember(self, status: os.stat_result, sha256: str) -> None:
         """Remember the content of a file that was read to its end.
@@ -92,11 +85,18 @@ class SeenFiles:
             Of the content, lower-case hex.
         """
         changed = max(status.st_mtime_ns, status.st_ctime_ns)
-        if time.time_ns() - changed < SETTLED_NS:
-            return
-        numbers = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        with self._lock:
-            self._add((*numbers, sha256, self._today))
+        if time.time_ns() - changed >= SETTLED_NS:
+            numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+            self._add(self._files, _file_id(status), (*numbers, sha256))
+
+    def record(self, place: bytes, name: str, shown: bytes) -> bytes | None:
+        """Return the record that all replicas of the set `place` had of an object when listings showed `shown`."""
+        row = self._find(self._objects, (place, name))
+        return row[1] if row is not None and row[0] == shown and isinstance(row[1], bytes) else None
+
+    def remember_record(self, place: bytes, name: str, shown: bytes, record: bytes) -> None:
+        """Remember the record that all replicas of the set `place` have of the object `name`."""
+        self._add(self._objects, (place, name), (shown, record))
 
     def close(self) -> None:
         """Write what was remembered."""
@@ -106,44 +106,77 @@ class SeenFiles:
                 self._database.close()
                 self._database = None
 
-    def _select(self, status: os.stat_result) -> _Row | None:
-        if self._database is None:
+    def _find(self, table: _Table, key: _Row) -> _Row | None:
+        """Return the values of a row, None where there is none, or nothing counts."""
+        if not self._believed:
             return None
-        try:
-            found = self._database.execute(
-                "SELECT * FROM files WHERE device = ? AND inode = ?",
-                (_signed(status.st_dev), _signed(status.st_ino)),
-            ).fetchone()
-        except sqlite3.Error as error:
-            self._stop(error)
-            return None
-        return (status.st_dev, status.st_ino, *found[2:]) if found else None
+        with self._lock:
+            if self._database is None:
+                return None
+            try:
+                row = table.find(self._database, key)
+            except sqlite3.Error as error:
+                self._stop(error)
+                return None
+            if row is None:
+                return None
+            if int(row[-1]) < self._today - _USED_DAYS:
+                table.new[key] = (*row[:-1], self._today)
+            return row[:-1]
 
-    def _add(self, row: _Row) -> None:
-        if self._database is None:
-            return
-        self._new[row[:2]] = row
-        if len(self._new) >= _BUFFERED:
-            self._flush()
+    def _add(self, table: _Table, key: _Row, values: _Row) -> None:
+        with self._lock:
+            if self._database is None:
+                return
+            table.new[key] = (*values, self._today)
+            if len(table.new) >= _BUFFERED:
+                self._flush()
 
     def _flush(self) -> None:
-        rows = [(_signed(row[0]), _signed(row[1]), *row[2:]) for row in self._new.values()]
-        self._new.clear()
-        if not rows or self._database is None:
-            return
         try:
-            with self._database:
-                self._database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-                self._database.execute("DELETE FROM files WHERE used_day < ?", (self._today - _KEPT_DAYS,))
+            for table in (self._files, self._objects):
+                if table.new and self._database is not None:
+                    table.write(self._database, self._today - _KEPT_DAYS)
         except sqlite3.Error as error:
             self._stop(error)
 
     def _stop(self, error: sqlite3.Error) -> None:
         """Remember nothing any more."""
-        log.warning("source files are read again, because what was seen of them cannot be kept: %s", error)
+        log.warning("unchanged files are looked at again, because what was seen cannot be kept: %s", error)
         if self._database is not None:
             self._database.close()
             self._database = None
+
+
+class _Table:
+    """A table of the cache, and its new rows by their key until they are written; the day of use comes last."""
+
+    def __init__(self, name: str, key: str, values: str) -> None:
+        self.new: dict[_Row, _Row] = {}
+        names = [each.split()[0] for each in key.split(", ")]
+        every = [*names, *values.split(", "), "used_day"]
+        self.schema = (
+            f"CREATE TABLE IF NOT EXISTS {name} ({key}, {values}, used_day INTEGER NOT NULL,"
+            f" PRIMARY KEY ({', '.join(names)})) WITHOUT ROWID"
+        )
+        where = " AND ".join(f"{each} = ?" for each in names)
+        self.select = f"SELECT {values}, used_day FROM {name} WHERE {where}"
+        self._insert = f"INSERT OR REPLACE INTO {name} VALUES ({', '.join('?' * len(every))})"
+        self._delete = f"DELETE FROM {name} WHERE used_day < ?"
+
+    def find(self, database: sqlite3.Connection, key: _Row) -> _Row | None:
+        return self.new.get(key) or database.execute(self.select, key).fetchone()
+
+    def write(self, database: sqlite3.Connection, oldest: int) -> None:
+        rows = [(*key, *values) for key, values in self.new.items()]
+        self.new.clear()
+        with database:
+            database.executemany(self._insert, rows)
+            database.execute(self._delete, (oldest,))
+
+
+def _file_id(status: os.stat_result) -> _Row:
+    return _signed(status.st_dev), _signed(status.st_ino)
 
 
 def _signed(number: int) -> int:
@@ -151,28 +184,29 @@ def _signed(number: int) -> int:
     return number - (1 << 64) if number >= 1 << 63 else number
 
 
-def _open(file: Path) -> sqlite3.Connection | None:
+def _open(file: Path, tables: Sequence[_Table]) -> sqlite3.Connection | None:
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         try:
-            return _connect(file)
+            return _connect(file, tables)
         except sqlite3.OperationalError:  # locked, or the disk is full: the file may well be good
             raise
         except sqlite3.DatabaseError as error:
             log.warning("%s is damaged (%s), and is made anew", file, error)
             os.truncate(file, 0)
-            return _connect(file)
+            return _connect(file, tables)
     except (OSError, sqlite3.Error) as error:
-        log.warning("unchanged source files are read, too: %s: %s; set state_dir", file, error)
+        log.warning("unchanged files are looked at, too: %s: %s; set state_dir", file, error)
         return None
 
 
-def _connect(file: Path) -> sqlite3.Connection:
+def _connect(file: Path, tables: Sequence[_Table]) -> sqlite3.Connection:
     database = sqlite3.connect(file, timeout=5, check_same_thread=False)
     try:
-        database.execute(_SCHEMA)
-        database.execute("SELECT device, inode, size, mtime_ns, ctime_ns, sha256, used_day FROM files LIMIT 1")
+        for table in tables:
+            database.execute(table.schema)
+            database.execute(table.select, (0, 0))
         return database
     except sqlite3.Error:
         database.close()

@@ -26,7 +26,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="every job, in the order of the configuration")
     parser.add_argument("--dry-run", action="store_true", help="only list what would be stored, and where")
     parser.add_argument(
-        "--reread", action="store_true", help="read also the files that have not changed since the last run"
+        "--reread",
+        action="store_true",
+        help="read also the files that have not changed since the last run, and ask each backend for them",
     )
     parser.add_argument(
         "--lock-wait",

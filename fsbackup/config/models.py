@@ -285,9 +285,9 @@ class Config(Model):
 
     state_dir: FilePath | None = Field(
         default=None,
-        description="Where this machine keeps the locks of jobs, what it has seen of source files, and which "
-        "backends do not answer. Left out, it is $XDG_STATE_HOME/fsbackup, and without that /var/lib/fsbackup for "
-        "root and ~/.local/state/fsbackup for others.",
+        description="Where this machine keeps the locks of jobs, what it has seen of files and replicas, and "
+        "which backends do not answer. Left out, it is $XDG_STATE_HOME/fsbackup, and without that "
+        "/var/lib/fsbackup for root and ~/.local/state/fsbackup for others.",
         examples=["/var/lib/fsbackup"],
     )
 

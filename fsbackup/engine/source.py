@@ -28,7 +28,7 @@ from fsbackup.stores.base import Part
 
 if TYPE_CHECKING:
     from fsbackup.engine.command import Command
-    from fsbackup.seen import SeenFiles
+    from fsbackup.seen import Seen
     from fsbackup.stages import Stages
 
 T = TypeVar("T")
@@ -219,9 +219,7 @@ class FileSource(Source):
         Knows the content of files that have not changed since they were last read, and gets that of this one.
     """
 
-    def __init__(
-        self, path: Path, descriptor: int, *, may_grow: bool = False, seen: SeenFiles | None = None
-    ) -> None:
+    def __init__(self, path: Path, descriptor: int, *, may_grow: bool = False, seen: Seen | None = None) -> None:
         self._may_grow = may_grow
         self._seen = seen
         self._descriptor = descriptor
@@ -420,7 +418,7 @@ def open_source(
     may_grow: bool = False,
     series: str | None = None,
     check_size: CheckSize | None = None,
-    seen: SeenFiles | None = None,
+    seen: Seen | None = None,
     stages: Stages | None = None,
 ) -> Source:
     """Open a path, a binary stream or a command.
@@ -466,7 +464,7 @@ def open_source(
     return opened
 
 
-def _open(source: SourceLike, allow_empty: bool, may_grow: bool, seen: SeenFiles | None) -> Source:
+def _open(source: SourceLike, allow_empty: bool, may_grow: bool, seen: Seen | None) -> Source:
     if hasattr(source, "open_source"):
         return cast("Command", source).open_source(allow_empty=allow_empty)
     if hasattr(source, "read"):
@@ -486,7 +484,7 @@ def _open(source: SourceLike, allow_empty: bool, may_grow: bool, seen: SeenFiles
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _open_file(path: Path, allow_empty: bool, may_grow: bool, seen: SeenFiles | None) -> Source:
+def _open_file(path: Path, allow_empty: bool, may_grow: bool, seen: Seen | None) -> Source:
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise ValueError(f"{path} is a directory: pass a file, or back up the directory with a job")

@@ -22,7 +22,7 @@ from fsbackup.jobs.template import Destination, local_now
 from fsbackup.keys import FoundKeys
 from fsbackup.replication.batch import BatchItem
 from fsbackup.replication.storage import ReplicatedStorage
-from fsbackup.seen import SeenFiles
+from fsbackup.seen import Seen
 from fsbackup.state import run_lock, state_directory
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def run_job(
     state = state_directory(config.state_dir)
     with (
         run_lock(state, _lock_name(name, job, store), f"job {name}", wait=lock_wait),
-        SeenFiles(state, believed=not reread) as seen,
+        Seen(state, believed=not reread) as seen,
     ):
         return _run(config, name, store, now or local_now(), seen, on_file, progress)
 
@@ -99,7 +99,7 @@ def _run(
     name: str,
     store: ReplicatedStorage,
     now: datetime,
-    seen: SeenFiles,
+    seen: Seen,
     on_file: Callable[[FileResult], None] | None,
     progress: Callable[[Any, str], Callback | None] | None,
 ) -> JobReport:

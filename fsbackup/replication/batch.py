@@ -1,13 +1,14 @@
 """Many uploads at the same time within one memory budget.
 
-Before a large batch the replicas are listed once: one request per 1,000 names instead of two per object.
+Before a large batch the replicas are listed once: one request per 1,000 names instead of two per object. What the
+listings show as an earlier run found it, on all replicas, is not asked for at all (`unchanged.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -17,15 +18,16 @@ from fsbackup.engine import breaker, marker
 from fsbackup.engine.records import ReplicaState, query
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.results import Report
-from fsbackup.engine.source import CheckSize, SourceLike, open_source
+from fsbackup.engine.source import CheckSize, Source, SourceLike, open_source
 from fsbackup.engine.upload import UploadProgress, upload
 from fsbackup.errors import FsbackupError
 from fsbackup.keys import MANIFESTS, encode_key, manifest_name
 from fsbackup.stages import Stages
-from fsbackup.stores.base import ObjectStore
+from fsbackup.stores.base import ObjectStat, ObjectStore
 
 if TYPE_CHECKING:
-    from fsbackup.seen import SeenFiles  # which loads SQLite
+    from fsbackup.replication.unchanged import UnchangedObjects
+    from fsbackup.seen import Seen  # which loads SQLite
 
 #: Objects uploaded at the same time; their parts share the set's memory.
 WORKERS = 24
@@ -44,7 +46,7 @@ class BatchItem:
     series: str | None = None
     may_grow: bool = False
     check_size: CheckSize | None = None
-    seen: SeenFiles | None = None
+    seen: Seen | None = None
     stages: Stages | None = None
 
 
@@ -89,8 +91,9 @@ class Batch:
         self._allow_empty = allow_empty
         self._make_progress = make_progress
         self._budget = MemoryBudget(targets.memory * (parallel or 1))
-        #: The names of this batch that a backend lists, by backend; None: it was not listed.
-        self._listed: dict[str, frozenset[str] | None] = {}
+        #: What a backend lists of this batch, by backend and name; a backend that was not listed is left out.
+        self._listed: dict[str, Mapping[str, ObjectStat]] = {}
+        self._unchanged: UnchangedObjects | None = None
 
     async def run(self, items: Sequence[BatchItem]) -> AsyncGenerator[list[ItemResult], None]:
         """Yield results as they are known; results that are ready together come in one list."""
@@ -138,24 +141,40 @@ class Batch:
         try:
             memory = self._targets.memory if source.most_bytes is None else source.most_bytes
             async with self._budget.reserve(memory):
-                report = await upload(
-                    self._targets,
-                    item.key,
-                    source,
-                    overwrite=self._overwrite,
-                    query=self._query,
-                    progress=self._make_progress(item),
-                )
+                report = await self._upload_or_find(item, source)
         except (FsbackupError, ValueError) as error:
             return ItemResult(item, error=error)
         finally:
             source.close()
         return ItemResult(item, report)
 
+    async def _upload_or_find(self, item: BatchItem, source: Source) -> Report:
+        """Upload, unless all replicas have it; what each of them answered to that is remembered."""
+        unchanged, seen = self._unchanged, item.seen
+        known = None if unchanged is None or seen is None else unchanged.states(seen, item.key, source)
+        found = {each.backend: each for each in known or ()}
+
+        async def query(store: ObjectStore, key: str, *, insist: bool = False) -> ReplicaState:
+            if known is None:
+                found[store.name] = await self._query(store, key, insist=insist)
+            return found[store.name]
+
+        report = await upload(
+            self._targets,
+            item.key,
+            source,
+            overwrite=self._overwrite,
+            query=query,
+            progress=self._make_progress(item),
+        )
+        if known is None and unchanged is not None and seen is not None and report.already:
+            unchanged.remember(seen, item.key, list(found.values()))
+        return report
+
     async def _query(self, store: ObjectStore, key: str, *, insist: bool = False) -> ReplicaState:
         """Return what a replica has of `key`; without a request when a listing lacks it."""
         names = self._listed.get(store.name)
-        is_listed = names is None or {encode_key(key), manifest_name(key)} & names
+        is_listed = names is None or encode_key(key) in names or manifest_name(key) in names
         if not is_listed and (insist or breaker.away(store) is None):
             return ReplicaState(store, from_listing=True)
         return await query(store, key, insist=insist)
@@ -167,11 +186,15 @@ class Batch:
         away = await breaker.known_away(stores)
         asked = [store for store in stores if store.name not in away]
         found = await asyncio.gather(*(self._list_one(store, common, names) for store in asked))
-        self._listed = {store.name: each for store, each in zip(asked, found, strict=True)}
+        self._listed = {store.name: each for store, each in zip(asked, found, strict=True) if each is not None}
+        if len(self._listed) == len(stores) and any(item.seen for item in items):
+            from fsbackup.replication.unchanged import UnchangedObjects
 
-    async def _list_one(self, store: ObjectStore, common: str, names: set[str]) -> frozenset[str] | None:
-        """Return which of `names` a store lists; None when it cannot be listed, or has too many others."""
-        found: set[str] = set()
+            self._unchanged = UnchangedObjects(stores, self._listed)
+
+    async def _list_one(self, store: ObjectStore, common: str, names: set[str]) -> Mapping[str, ObjectStat] | None:
+        """Return what a store lists of `names`; None when it cannot be listed, or has too many others."""
+        found: dict[str, ObjectStat] = {}
         limit, started = LIST_WORTH * len(names), time.monotonic()
         try:
             for prefix in (common, f"{MANIFESTS}{common}"):
@@ -180,12 +203,12 @@ class Batch:
                     if limit < 0:
                         return None
                     if stat.name in names:
-                        found.add(stat.name)
+                        found[stat.name] = stat
             await marker.check(store, empty=limit == LIST_WORTH * len(names))
         except FsbackupError as error:
             breaker.record(store, error, time.monotonic() - started, listing=True)
             return None
-        return frozenset(found)
+        return found
 
 
 def _common_prefix(names: list[str]) -> str:

@@ -1,0 +1,157 @@
+"""Which objects of a batch every replica still has, told by the listings alone: one LIST per 1,000 names.
+
+A run that finds an object *already stored* on all replicas of its set, with the same valid manifest, remembers
+that manifest and what the listings showed of the object: size, ETag and time of its data, and of a manifest beside
+it. While all listings show the same, and the source still has that content, nothing is sent and nobody is asked.
+
+What counts as the same:
+
+- All replicas were listed, and none lists a tombstone.
+- All that a listing shows was stored a while before it was remembered (`_SETTLED`), so that two writes of one time
+  are not taken for one.
+- The manifest is beside the data or inside it. One that is an object of its own could be lost without a trace in
+  the listing of the data, so it is read each time.
+
+This finds what a look at each object finds, except for a manifest beside the data that rots where it lies, which
+`verify` finds. A manifest from the cache only ever shows that nothing is to be done: what is written rests on a
+fresh look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fsbackup import clock
+from fsbackup.engine.records import ReplicaState, has_records_inside
+from fsbackup.engine.source import FileSource, Source
+from fsbackup.engine.staged import StagedSource
+from fsbackup.errors import IntegrityError
+from fsbackup.keys import encode_key, manifest_name
+from fsbackup.record import Manifest, dump, load
+from fsbackup.seen import Seen
+from fsbackup.stages.plaintext import Plaintext
+from fsbackup.stores.base import ObjectStat, ObjectStore
+
+#: Seconds since anything listed of an object was stored: more than the clocks of two machines may differ by.
+_SETTLED = 600.0
+#: Bytes of a manifest that is remembered; the few large ones, of large objects, are read.
+_MAX_RECORD = 4096
+
+#: What the backends list of a batch: by backend and name. A backend that was not listed is left out.
+Listings = Mapping[str, Mapping[str, ObjectStat]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What all replicas list of one object: a digest of it, their data, and when the last of it was stored."""
+
+    digest: bytes
+    data: tuple[ObjectStat, ...]
+    stored: float
+
+
+class UnchangedObjects:
+    """The objects of one batch that are as an earlier run found them.
+
+    Parameters
+    ----------
+    stores
+        All replicas of the set.
+    listings
+        What each lists of the batch, from before any of it is asked for.
+    """
+
+    def __init__(self, stores: Sequence[ObjectStore], listings: Listings) -> None:
+        self._stores = stores
+        self._listings = listings
+        self._place = _digest(sorted(store.location for store in stores))
+
+    def states(self, seen: Seen, key: str, source: Source) -> list[ReplicaState] | None:
+        """Return what the replicas have of `key`, None unless all have what `source` has, as far as is known."""
+        shown = self._shown(key)
+        record = None if shown is None else seen.record(self._place, encode_key(key), shown.digest)
+        if shown is None or record is None:
+            return None
+        try:
+            manifest = load(record)
+        except IntegrityError:
+            return None
+        if not isinstance(manifest, Manifest) or manifest.key != key or not _has_content_of(source, manifest):
+            return None
+        replicas = [
+            ReplicaState(store, _as_on(store, manifest, stat), stat=stat)
+            for store, stat in zip(self._stores, shown.data, strict=True)
+        ]
+        return replicas if all(each.is_intact for each in replicas) else None
+
+    def remember(self, seen: Seen, key: str, replicas: Sequence[ReplicaState]) -> None:
+        """Remember the version of `key` that was found on all replicas, unless it may have changed unnoticed."""
+        shown, record = self._shown(key), _common_record(replicas)
+        if shown is None or record is None or shown.stored > clock.now() - _SETTLED:
+            return
+        found = {each.backend: each.stat for each in replicas}
+        if all(
+            _is_same(found.get(store.name), stat) for store, stat in zip(self._stores, shown.data, strict=True)
+        ):
+            seen.remember_record(self._place, encode_key(key), shown.digest, record)
+
+    def _shown(self, key: str) -> _Shown | None:
+        """Return what the listings show, None unless each shows the data and a manifest for it."""
+        name, beside = encode_key(key), manifest_name(key)
+        listed = [
+            (store, names.get(name), names.get(beside))
+            for store in self._stores
+            if (names := self._listings.get(store.name)) is not None
+        ]
+        data = tuple(stat for _, stat, _ in listed if stat is not None)
+        if len(data) < len(self._stores) or any(
+            has_records_inside(store) != (each is None) for store, _, each in listed
+        ):
+            return None
+        records = [each or stat for _, stat, each in listed]
+        times = [each.modified for each in records if each is not None and each.modified is not None]
+        if len(times) < len(records):
+            return None
+        shown = sorted([store.location, _numbers(stat), _numbers(each)] for store, stat, each in listed)
+        return _Shown(_digest(shown), data, max(times))
+
+
+def _has_content_of(source: Source, manifest: Manifest) -> bool:
+    """Return whether the source is known, without reading it, to have the content of `manifest`."""
+    if not isinstance(source, StagedSource):
+        return source.known_sha256() == manifest.sha256
+    plain = source.plain
+    sha256 = plain.known_sha256() if isinstance(plain, FileSource) else None
+    return sha256 is not None and source.tells_same(manifest, Plaintext(plain.replayable_bytes, sha256)) is True
+
+
+def _common_record(replicas: Sequence[ReplicaState]) -> bytes | None:
+    """Return the one manifest that all replicas have, each beside its data or inside it."""
+    records = {
+        dump(each.manifest.for_replica(None, None))
+        for each in replicas
+        if each.is_intact and each.manifest is not None and each.record_object is None and each.tombstone is None
+    }
+    if len(records) != 1 or not all(each.is_intact and each.record_object is None for each in replicas):
+        return None
+    record = records.pop()
+    return record if len(record) <= _MAX_RECORD else None
+
+
+def _as_on(store: ObjectStore, manifest: Manifest, stat: ObjectStat) -> Manifest:
+    return manifest if has_records_inside(store) else manifest.for_replica(stat.etag, stat.version_id)
+
+
+def _is_same(one: ObjectStat | None, other: ObjectStat) -> bool:
+    return one is not None and (one.size, one.etag) == (other.size, other.etag)
+
+
+def _numbers(stat: ObjectStat | None) -> list[object]:
+    return [] if stat is None else [stat.size, stat.etag, stat.modified, stat.version_id]
+
+
+def _digest(value: object) -> bytes:
+    return hashlib.sha256(json.dumps(value).encode()).digest()[:16]
