@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -180,35 +181,50 @@ class Batch:
         return await query(store, key, insist=insist)
 
     async def _list(self, items: Sequence[BatchItem]) -> None:
-        names = {encode_key(item.key) for item in items} | {manifest_name(item.key) for item in items}
-        common = _common_prefix([encode_key(item.key) for item in items])
+        names = {encode_key(item.key) for item in items}
         stores = self._targets.stores
         away = await breaker.known_away(stores)
         asked = [store for store in stores if store.name not in away]
-        found = await asyncio.gather(*(self._list_one(store, common, names) for store in asked))
+        found = await asyncio.gather(*(self._list_one(store, names) for store in asked))
         self._listed = {store.name: each for store, each in zip(asked, found, strict=True) if each is not None}
         if len(self._listed) == len(stores) and any(item.seen for item in items):
             from fsbackup.replication.unchanged import UnchangedObjects
 
             self._unchanged = UnchangedObjects(stores, self._listed)
 
-    async def _list_one(self, store: ObjectStore, common: str, names: set[str]) -> Mapping[str, ObjectStat] | None:
-        """Return what a store lists of `names`; None when it cannot be listed, or has too many others."""
+    async def _list_one(self, store: ObjectStore, names: set[str]) -> Mapping[str, ObjectStat] | None:
+        """Return what a store lists of the objects `names` and of the manifests beside them.
+
+        None when it cannot be listed, or has too many others. Only what lies between the first and the last of
+        the names is listed: a job hands over its files in their order, a slice after another.
+        """
         found: dict[str, ObjectStat] = {}
-        limit, started = LIST_WORTH * len(names), time.monotonic()
+        limit, started = 2 * LIST_WORTH * len(names), time.monotonic()
         try:
-            for prefix in (common, f"{MANIFESTS}{common}"):
-                async for stat in store.list(prefix):
-                    limit -= 1
-                    if limit < 0:
-                        return None
-                    if stat.name in names:
-                        found[stat.name] = stat
-            await marker.check(store, empty=limit == LIST_WORTH * len(names))
+            for kind in ("", MANIFESTS):
+                async with aclosing(_between(store, kind, min(names), max(names))) as listing:
+                    async for stat in listing:
+                        limit -= 1
+                        if limit < 0:
+                            return None
+                        if stat.name.removeprefix(kind) in names:
+                            found[stat.name] = stat
+            await marker.check(store, empty=limit == 2 * LIST_WORTH * len(names))
         except FsbackupError as error:
             breaker.record(store, error, time.monotonic() - started, listing=True)
             return None
         return found
+
+
+async def _between(store: ObjectStore, kind: str, first: str, last: str) -> AsyncGenerator[ObjectStat, None]:
+    """Yield what a store lists below `kind`, from the name `first` to `last`."""
+    common = _common_prefix([first, last])
+    # What a listing starts after is not in it: a name without its last letter sorts before it.
+    async with aclosing(store.list(kind + common, kind + first[:-1])) as listing:  # type: ignore[type-var]
+        async for stat in listing:
+            if stat.name > kind + last:
+                return
+            yield stat
 
 
 def _common_prefix(names: list[str]) -> str:

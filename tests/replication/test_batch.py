@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import fsspec
@@ -16,6 +17,7 @@ import pytest
 from fsbackup import GenericStorage, ReplicatedStorage
 from fsbackup.backends import SingleBackend
 from fsbackup.replication.batch import LIST_FROM, ItemResult
+from fsbackup.stores.base import ObjectStat
 from fsbackup.testing import RawAccess
 from tests.contract.raw_access import memory_access
 from tests.replication.memory import MemoryStore, backend
@@ -118,6 +120,29 @@ def test_the_same_batch_again_writes_nothing(rig: ReplicaRig, many: list[tuple[P
         assert asked["list"] <= 2
         assert asked["get"] <= COUNT
         assert asked["head"] <= COUNT
+
+
+def test_of_many_stored_objects_only_those_of_the_batch_are_listed(tmp_path: Path) -> None:
+    """So that each slice of a large job costs listings of its own objects, and not of all."""
+
+    class Counting(MemoryStore):
+        listed = 0
+
+        async def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
+            async for stat in super().list(prefix, start_after):
+                self.listed += 1
+                yield stat
+
+    stores = [Counting(name) for name in "ab"]
+    replicas = ReplicatedStorage([backend(store) for store in stores])
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    items = [(path, f"{folder}/{number:04}") for folder in "kl" for number in range(2 * COUNT)]
+    assert all(replicas.replicate_many(items))
+    for store in stores:
+        store.listed = 0
+    assert all(replicas.replicate_many(items[COUNT : 2 * COUNT]))
+    assert [store.listed for store in stores] == [2 * COUNT] * 2
 
 
 def test_a_batch_with_one_file_more_sends_one_file(rig: ReplicaRig, many: list[tuple[Path, str]]) -> None:
