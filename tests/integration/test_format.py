@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 
 import fsbackup
 from fsbackup import LocalStorage, ReplicatedStorage
-from tests.replication.raw_replicas import MARKER, manifest_name
-from tests.replication.rig import PART, ReplicaRig, content, make_rig
+from tests.replication.raw_replicas import MARKER, RawBucket, manifest_name
+from tests.replication.rig import PART, ReplicaRig, connect, content, make_rig
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint, client
 
@@ -85,18 +86,59 @@ def test_a_copy_under_another_name_is_not_believed(rig: ReplicaRig) -> None:
     assert {each.key: each.state for each in store.verify().problems} == {"other": "damaged"}
 
 
-@pytest.mark.parametrize("metadata", ["", "{", "0" * 32, "x" * 1500])
-def test_metadata_that_is_no_manifest_is_a_damaged_one(rig: ReplicaRig, metadata: str) -> None:
-    """Cut off, of 1,500 letters, an id behind which nothing is: said, never believed, and given back by repair."""
-    store = rig.store(min_copies=2)
-    store.replicate(rig.file(content(100)), KEY)
+#: What becomes of a manifest inside an object, made of it and of another key's.
+STRANGE: dict[str, Callable[[str, str], str]] = {
+    "gone": lambda _own, _other: "",
+    "cut": lambda own, _other: own[:-20],
+    "cut to its brace": lambda own, _other: own[0],
+    "of another key": lambda _own, other: other,
+    "doubled by a proxy": lambda own, _other: f"{own}, {own}",
+    "of 1,500 letters": lambda _own, _other: "x" * 1500,
+    "an id with nothing behind it": lambda _own, _other: "0" * 32,
+    "an id that is a path": lambda _own, _other: "../" * 10 + "ab",
+}
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_metadata_that_is_no_manifest_is_never_believed(rig: ReplicaRig, strange: str) -> None:
+    """It is said, the data is read from the others, and both an upload and a repair give the manifest back."""
+    store, data = rig.store(min_copies=2), content(100)
+    for key in (KEY, "other"):
+        store.replicate(rig.file(data), key)
     raw = rig.raw_replicas["b2"]
-    if metadata:
-        raw.put(manifest_name(KEY), metadata.encode())
-    else:
-        raw.drop(manifest_name(KEY))
+    own, other = (raw.get(manifest_name(key)) for key in (KEY, "other"))
+    assert own is not None
+    assert other is not None
+    metadata = STRANGE[strange](own.decode(), other.decode())
+
+    def harm() -> None:
+        if metadata:
+            raw.put(manifest_name(KEY), metadata.encode())
+        else:
+            raw.drop(manifest_name(KEY))
+
+    harm()
     state = "damaged" if metadata else "no manifest"
     assert [(each.backend, each.state) for each in store.verify().problems] == [("b2", state)]
+    assert store.read(KEY) == data
+    assert store.repair().done == {"write manifest": 1}
+    assert store.verify().found == 0
+    harm()
+    assert store.replicate(rig.file(data), KEY, overwrite=True).status == "complete"
+    assert store.verify().found == 0
+
+
+def test_metadata_of_three_kib_is_no_manifest(strict_r2: S3Endpoint, tmp_path: Path) -> None:
+    """R2 takes more than others do; what is more than a manifest can be is not one."""
+    (tmp_path / "source").write_bytes(content(100))
+    store = ReplicatedStorage([LocalStorage(tmp_path / "disk"), connect("r2", strict_r2, "three-kib")])
+    store.replicate(tmp_path / "source", KEY)
+    raw = RawBucket(strict_r2, "three-kib/")
+    own = raw.get(manifest_name(KEY))
+    assert own is not None
+    raw.put(manifest_name(KEY), own[:-1] + b',"x":"' + b"x" * 3072 + b'"}')
+    assert [(each.backend, each.state) for each in store.verify().problems] == [("r2", "damaged")]
+    assert store.read(KEY) == content(100)
     assert store.repair().done == {"write manifest": 1}
     assert store.verify().found == 0
 
