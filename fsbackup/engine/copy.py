@@ -202,7 +202,7 @@ class _ReplicaCopy(ReplicaUpload):
         await self._commit(manifest)
 
     async def _write_intent(self, manifest: Manifest) -> None:
-        intent = await self._call(records.read_intent(self.store, manifest.key))
+        intent = await self.call(records.read_intent(self.store, manifest.key))
         if intent is not None and intent.generation > manifest.generation:
             raise superseded(self.store, manifest.key, "replaced")
         await super()._write_intent(manifest)
@@ -216,7 +216,7 @@ class _ReplicaCopy(ReplicaUpload):
         # When replaced, our intent stays: another repair of the same version may be between its steps, and need
         # it.
         if currency == "deleted":
-            await self._call(self._remove_copy(manifest, stored))
+            await self.call(self._remove_copy(manifest, stored))
         raise superseded(self.store, manifest.key, currency)
 
     async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
@@ -229,9 +229,9 @@ class _ReplicaCopy(ReplicaUpload):
 
     async def _is_unchanged(self, manifest: Manifest) -> bool:
         """Return whether the recipient has what it had when it was examined, and no intent of another content."""
-        replica = await self._call(records.read_state(self.store, manifest.key))
+        replica = await self.call(records.read_state(self.store, manifest.key))
         if self.needs_intent:
-            intent = await self._call(records.read_intent(self.store, manifest.key))
+            intent = await self.call(records.read_intent(self.store, manifest.key))
             # No intent at all is fine: another repair of the same version has finished and cleared the same
             # intent.
             if intent is not None and intent.sha256 != manifest.sha256:

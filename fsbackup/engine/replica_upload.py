@@ -28,7 +28,8 @@ step  creates an object                                      replaces an object,
 ====  =====================================================  ======================================================
 
 *Compare* reads manifest and data back. When another writer's content is there, the upload raises `ConflictError`,
-and the data is taken back where the store keeps the version before.
+and the data is taken back where the store keeps the version before. So is the whole upload where too few replicas
+took it (`undo.py`); until that is known, `WritePlan.keep_replaced` keeps what it replaces.
 
 What a crash leaves, and who puts it right:
 
@@ -92,6 +93,8 @@ class ReplicaUpload:
         self.replica = replica
         self.bytes_sent = 0
         self.aborted = False
+        #: What the store said of the data when it was committed.
+        self.stored: ObjectStat | None = None
         self._key = key
         self._create_only = plan.create_only
         self._may_replace = may_replace
@@ -146,7 +149,7 @@ class ReplicaUpload:
         try:
             await self._commit(manifest)
         except ConflictError:
-            replica = await self._call(records.read_version(self.store, self._key))
+            replica = await self.call(records.read_version(self.store, self._key))
             if not replica.holds(manifest):
                 raise
             await self.writer.abort()
@@ -171,13 +174,13 @@ class ReplicaUpload:
 
     async def _commit_inside(self, manifest: Manifest) -> None:
         if self._conditional:
-            self._require_unchanged(await self._call(records.read_state(self.store, self._key)))
+            self._require_unchanged(await self.call(records.read_state(self.store, self._key)))
         metadata = records.inside_metadata(self.store, manifest)
         if metadata is None:
             self._wrote_record = True
-            await self._call(records.write_record_object(self.store, manifest, self._record_id))
+            await self.call(records.write_record_object(self.store, manifest, self._record_id))
         await self._check(manifest)
-        stored = await self._call(self.writer.commit(metadata))
+        stored = self.stored = await self.call(self.writer.commit(metadata))
         await self._check(manifest, stored)
         if not (self._names_what_it_replaces and self.store.capabilities.conditional_create):
             await self._compare(manifest, stored)
@@ -187,12 +190,12 @@ class ReplicaUpload:
         if self.needs_intent:
             await self._write_intent(manifest)
         await self._check(manifest)
-        stored = await self._call(self.writer.commit())
+        stored = self.stored = await self.call(self.writer.commit())
         await self._check(manifest, stored)
         await self._write_manifest(manifest, stored)
         await self._check(manifest, stored)
         if self.needs_intent:
-            await self._call(records.clear_intent(self.store, manifest))
+            await self.call(records.clear_intent(self.store, manifest))
 
     async def _look_again(self, manifest: Manifest) -> None:
         """See what a replacement replaces, now that no other writer of this process or disk can change it.
@@ -207,7 +210,7 @@ class ReplicaUpload:
         if self._create_only:
             return
         before = self.replica.record
-        self.replica, intent = await self._call(
+        self.replica, intent = await self.call(
             asyncio.gather(records.read_state(self.store, self._key), records.read_intent(self.store, self._key))
         )
         latest = self.replica.record
@@ -218,7 +221,7 @@ class ReplicaUpload:
             if replaces or version_order(latest) > version_order(manifest):
                 raise concurrent_write(self.replica, self._key)
         if intent is not None and self.replica.stat is not None and not self.replica.is_intact:
-            await self._call(records.finish_intent(self.store, intent, self.replica.stat))
+            await self.call(records.finish_intent(self.store, intent, self.replica.stat))
 
     def _require_unchanged(self, now: ReplicaState) -> None:
         """Raise `ConflictError` unless the replica is as it was when the upload was decided."""
@@ -231,13 +234,13 @@ class ReplicaUpload:
         return self.replica.record is not None or self.replica.damaged
 
     async def _write_intent(self, manifest: Manifest) -> None:
-        await self._call(records.write_intent(self.store, manifest))
+        await self.call(records.write_intent(self.store, manifest))
 
     async def _check(self, manifest: Manifest, stored: ObjectStat | None = None) -> None:
         """Raise when the version must not be written; `stored` is its data once committed. Here: never."""
 
     async def _write_manifest(self, manifest: Manifest, stored: ObjectStat) -> None:
-        if not await self._call(write_manifest(self.replica, manifest, stored)):
+        if not await self.call(write_manifest(self.replica, manifest, stored)):
             await self._compare(manifest, stored)
 
     async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
@@ -246,21 +249,21 @@ class ReplicaUpload:
         if has_version(replica, manifest, stored) and await self._is_ours(manifest, stored):
             return
         if not replica.claims(manifest):
-            await self._call(self.writer.rollback())
+            await self.call(self.writer.rollback())
         elif replica.stat is None:
             # A delete that began before our manifest removed our data: the manifest would stand for lost data.
-            await self._call(records.remove_manifest(replica, self._key))
+            await self.call(records.remove_manifest(replica, self._key))
         raise _not_shown(replica, self._key) if replica.is_empty else concurrent_write(replica, self._key)
 
     async def _read_back(self) -> ReplicaState:
         """Read what stands there after our write; a service may not show it at once."""
         for pause in SHOWN_AFTER if self.store.capabilities.is_shared else ():
-            replica = await self._call(records.read_version(self.store, self._key))
+            replica = await self.call(records.read_version(self.store, self._key))
             shows_what_was = replica.record is not None and replica.record == self.replica.record
             if replica.stat is not None and not replica.damaged and not shows_what_was:
                 return replica
             await asyncio.sleep(pause)
-        return await self._call(records.read_version(self.store, self._key))
+        return await self.call(records.read_version(self.store, self._key))
 
     async def _is_ours(self, manifest: Manifest, stored: ObjectStat) -> bool:
         """Return whether the data is ours; without an ETag other content of the same size looks the same."""
@@ -270,7 +273,7 @@ class ReplicaUpload:
 
         def read(offset: int, length: int) -> Awaitable[bytes]:
             # Each read moves bytes: all of them may take longer than the idle timeout.
-            return self._call(self.store.read(name, offset, offset + length, on_progress=lambda _: self._touch()))
+            return self.call(self.store.read(name, offset, offset + length, on_progress=lambda _: self._touch()))
 
         return await content_hash(read, manifest.size) == manifest.sha256
 
@@ -278,10 +281,14 @@ class ReplicaUpload:
         """Discard what was sent; nothing is discarded after the writer's `commit`."""
         self.aborted = True
         await self.writer.abort()
+        await self.clear_record()
+
+    async def clear_record(self) -> None:
+        """Remove the manifest that was stored as an object of its own, unless the data names it."""
         if self._wrote_record:
             await shield(records.clear_unused(self.store, self._key, self._record_id))
 
-    async def _call(self, call: Awaitable[T]) -> T:
+    async def call(self, call: Awaitable[T]) -> T:
         """Await one call to the store under the idle timeout."""
         async with self._idle_timeout():
             return await call

@@ -116,6 +116,8 @@ class WritePlan:
         when another object has the name by now.
     replaces_version
         The version of that object, where the service keeps versions.
+    keep_replaced
+        Keep what `commit` replaces, where the store can, until `ObjectWriter.release`: it may have to come back.
     conditional
         What was made from the object that is replaced: the condition is sent also to a service that may not know
         it, and where the service keeps versions, these tell afterwards whether another one came in between.
@@ -131,6 +133,7 @@ class WritePlan:
     is_new: bool = False
     replaces: str | None = None
     replaces_version: str | None = None
+    keep_replaced: bool = False
     conditional: bool = False
 
 
@@ -155,6 +158,8 @@ class Capabilities:
         Bytes of user metadata that an object can carry; 0: none, so an object's record lies beside it.
     locks
         `ObjectStore.locked` excludes other processes.
+    keeps_replaced
+        A writer may be able to put back what its `commit` replaced.
     removes_many
         `ObjectStore.remove_many` makes fewer requests than one removal for each object, and looks at each object
         before it removes it.
@@ -167,6 +172,7 @@ class Capabilities:
     is_shared: bool = False
     metadata_limit: int = 0
     locks: bool = False
+    keeps_replaced: bool = False
     removes_many: bool = False
 
 
@@ -266,11 +272,18 @@ class ObjectWriter(ABC):
         Raises nothing but that cancellation, at its end: what cannot be removed is logged.
         """
 
-    async def rollback(self) -> None:  # noqa: B027 - most backends keep no older version
-        """Undo `commit` where the store kept the version before; otherwise do nothing.
+    async def can_roll_back(self) -> bool:
+        """Return whether what `commit` stored is there, and `rollback` would show again what it replaced."""
+        return False
 
-        The caller found that another writer wrote the same name at the same time.
+    async def rollback(self) -> None:  # noqa: B027 - most backends keep no older version
+        """Undo `commit` where the store kept what it replaced; otherwise do nothing.
+
+        What another writer stored since is left alone.
         """
+
+    async def release(self) -> None:  # noqa: B027 - most backends keep nothing
+        """Let go of what `WritePlan.keep_replaced` kept; raises nothing. `rollback` does nothing after that."""
 
     #: Whether `reread` works, so that slower replicas of a stream can be served from this one.
     can_reread: bool = False

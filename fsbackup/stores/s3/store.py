@@ -142,6 +142,7 @@ class S3Store(ObjectStore):
             removes_versions=profile.removes_versions,
             content_etags="all" if profile.multipart_etag_is_md5 else "single",
             is_shared=True,
+            keeps_replaced=profile.removes_versions,
             metadata_limit=METADATA_LIMIT if self._records == "inside" else 0,
             removes_many=True,
         )

@@ -100,6 +100,10 @@ class S3Writer(ObjectWriter):
         self._finished = True
         return stat
 
+    async def can_roll_back(self) -> bool:
+        """Tell whether the version that `commit` stored is current and replaced another one."""
+        return await self._commit.can_roll_back()
+
     async def rollback(self) -> None:
         """Remove the version that `commit` stored, where the bucket keeps versions."""
         await self._commit.rollback()
@@ -311,6 +315,13 @@ class Commit:
         if before != [self._plan.replaces_version]:
             await self.rollback()
             raise self._conflict_error()
+
+    async def can_roll_back(self) -> bool:
+        """Return whether the version that `run` stored is current, and the one it was to replace is next."""
+        if self._version is None or self._plan.replaces_version is None:
+            return False
+        ids = [None if each.is_marker else each.id for each in await versions_of(self._bucket, self._name)]
+        return ids[:2] == [self._version, self._plan.replaces_version]
 
     async def rollback(self) -> None:
         """Remove the version that `run` stored, where there is one; the previous one is current again."""
