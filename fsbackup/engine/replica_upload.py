@@ -249,7 +249,9 @@ class ReplicaUpload:
         if has_version(replica, manifest, stored) and await self._is_ours(manifest, stored):
             return
         if not replica.claims(manifest):
-            await self.call(self.writer.rollback())
+            # Without versions, what was kept may be older than what the other writer stored.
+            if self.store.capabilities.removes_versions:
+                await self.call(self.writer.rollback())
         elif replica.stat is None:
             # A delete that began before our manifest removed our data: the manifest would stand for lost data.
             await self.call(records.remove_manifest(replica, self._key))
