@@ -43,8 +43,9 @@ UPLOAD_TAG = "fsbackup-upload"
 Condition = Mapping[str, str]
 #: Makes the request with a condition.
 Send = Callable[[Condition], Awaitable[ObjectInfo]]
-#: Seconds for the HEAD after a lost response.
-_CONFIRM_TIMEOUT = 10.0
+#: Seconds for the HEAD after a lost response, and which share of the timeout, if that is more: a service that has
+#: been silent for a whole timeout is not waited for so long once more.
+_CONFIRM_TIMEOUT, _CONFIRM_SHARE = 1.0, 0.1
 
 
 class S3Writer(ObjectWriter):
@@ -363,10 +364,10 @@ class Commit:
 
     async def _head_or_none(self) -> ObjectInfo | None:
         """Return HEAD, None when there is no object or HEAD fails."""
+        timeout = self._bucket.calls.timeout
+        patience = min(timeout, max(_CONFIRM_TIMEOUT, _CONFIRM_SHARE * timeout))
         try:
-            return await self._bucket.head(
-                self._name, "write", timeout=min(_CONFIRM_TIMEOUT, self._bucket.calls.timeout)
-            )
+            return await self._bucket.head(self._name, "write", timeout=patience)
         except FsbackupError as error:
             log.debug("HEAD of %s failed after a write: %s", self._name, error)
             return None
