@@ -97,7 +97,7 @@ class ReplicaUpload:
         self._may_replace = may_replace
         self._conditional = plan.conditional
         self._names_what_it_replaces = plan.create_only or plan.replaces is not None
-        self._record_id = plan.metadata.get(records.RECORD_FIELD, "")
+        self._record_id = plan.record_id or ""
         self._wrote_record = False
         self._on_sent = on_sent
         self._last_activity = 0.0
@@ -175,7 +175,8 @@ class ReplicaUpload:
         metadata = records.inside_metadata(self.store, manifest)
         if metadata is None:
             self._wrote_record = True
-            await self._call(records.write_record_object(self.store, manifest, self._record_id))
+            upload_id = self.writer.upload_id
+            await self._call(records.write_record_object(self.store, manifest, self._record_id, upload_id))
         await self._check(manifest)
         stored = await self._call(self.writer.commit(metadata))
         await self._check(manifest, stored)
@@ -278,7 +279,7 @@ class ReplicaUpload:
         """Discard what was sent; nothing is discarded after the writer's `commit`."""
         self.aborted = True
         await self.writer.abort()
-        if self._wrote_record:
+        if self._wrote_record and self.writer.upload_id is None:
             await shield(records.clear_unused(self.store, self._key, self._record_id))
 
     async def _call(self, call: Awaitable[T]) -> T:

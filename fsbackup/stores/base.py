@@ -33,6 +33,8 @@ DEFAULT_TIMEOUT = 60.0
 #: Pauses in seconds before a service that does not show what it has just stored is asked again, all in all 3 s:
 #: services are eventually consistent now and then, and a 404 after one's own PUT proves nothing.
 SHOWN_AFTER = (0.1, 0.2, 0.4, 0.8, 1.5)
+#: The field of user metadata with an object's manifest, or with the id of its manifest (see `engine.records`).
+RECORD_FIELD = "fsbackup"
 #: Names of what a listing passes over that it returns.
 _NAMED = 3
 #: Removals that `ObjectStore.remove_many` runs at once by default.
@@ -132,6 +134,11 @@ class WritePlan:
     replaces: str | None = None
     replaces_version: str | None = None
     conditional: bool = False
+
+    @property
+    def record_id(self) -> str | None:
+        """The id in `metadata` under which the caller stores the record of an object of several parts."""
+        return self.metadata.get(RECORD_FIELD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +241,10 @@ class ObjectWriter(ABC):
 
     #: How many `write` calls may run at once; with 1 the parts come in order.
     concurrency: int = 1
+    #: What the service calls the upload of an object of several parts, as soon as there is one. From then on
+    #: there is a note in the place of the object's record, which the caller writes over before `commit`; `abort`
+    #: removes either. See `WritePlan.record_id`.
+    upload_id: str | None = None
 
     @abstractmethod
     async def write(self, part: Part) -> None:

@@ -19,7 +19,8 @@ from fsbackup.stores.base import (
     WritePlan,
 )
 from fsbackup.stores.s3.bucket import PAGE_SIZE, Bucket
-from fsbackup.stores.s3.control import service_info
+from fsbackup.stores.s3.copying import replace_metadata
+from fsbackup.stores.s3.info import service_info
 from fsbackup.stores.s3.listing import list_beginning, list_level, list_objects
 from fsbackup.stores.s3.providers import GENERIC, Profile
 from fsbackup.stores.s3.removing import remove_object, remove_objects
@@ -32,7 +33,7 @@ from fsbackup.stores.s3.settings import (
     check_endpoint,
     check_positive,
 )
-from fsbackup.stores.s3.uploads import delete_orphan, list_orphans, replace_metadata
+from fsbackup.stores.s3.uploads import delete_orphan, list_orphans
 from fsbackup.stores.s3.writer import S3Writer
 
 DEFAULT_CONCURRENCY = 4
@@ -241,11 +242,11 @@ class S3Store(ObjectStore):
         return await remove_objects(self._bucket, removals)
 
     def orphans(self, older_than: float) -> AsyncIterator[Orphan]:
-        """Yield unfinished multipart uploads that fsbackup recorded; those of other programs have no record."""
+        """Yield unfinished multipart uploads of fsbackup; those of other programs have no note of ours."""
         return list_orphans(self._bucket, older_than)
 
     async def delete_orphan(self, orphan: Orphan) -> None:
-        """Abort the upload and remove its record."""
+        """Abort the upload and remove its note or record."""
         await delete_orphan(self._bucket, orphan)
 
     async def info(self) -> BackendInfo:

@@ -30,15 +30,21 @@ from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, Part, Wr
 from fsbackup.stores.s3.bucket import METADATA, Bucket, ObjectInfo, require
 from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.listing import versions_of
-from fsbackup.stores.s3.removing import replaced_version
-from fsbackup.stores.s3.uploads import CONTENT_TYPE, OpenUpload, abort, complete, create_upload, delete_record
+from fsbackup.stores.s3.removing import remove_object, replaced_version
+from fsbackup.stores.s3.uploads import (
+    CONTENT_TYPE,
+    UPLOAD_TAG,
+    OpenUpload,
+    abort,
+    complete,
+    create_upload,
+    remove_note,
+)
 
 #: Seconds for aborting an unfinished upload.
 _ABORT_TIMEOUT = 20.0
 
 
-#: User metadata that identifies one upload, for when the response to its last request is lost.
-UPLOAD_TAG = "fsbackup-upload"
 #: The headers that make a write conditional.
 Condition = Mapping[str, str]
 #: Makes the request with a condition.
@@ -73,6 +79,8 @@ class S3Writer(ObjectWriter):
         self._upload_task: asyncio.Task[OpenUpload] | None = None
         self._running: set[asyncio.Task[_SentPart]] = set()
         self._may_land_late = False
+        self._is_completing = self._is_refused = False
+        self._writes_record = plan.record_id is not None
         self._finished = False
 
     async def write(self, part: Part) -> None:
@@ -139,23 +147,35 @@ class S3Writer(ObjectWriter):
     async def _upload(self) -> OpenUpload:
         """Return the upload. The first part creates it; cancelling that part does not cancel the creation."""
         if self._upload_task is None:
-            creation = create_upload(self._bucket, self._name, self._commit.metadata)
+            creation = create_upload(self._bucket, self._name, self._commit.metadata, self._commit.tag)
             self._upload_task = asyncio.ensure_future(creation)
-        return await asyncio.shield(self._upload_task)
+        upload = await asyncio.shield(self._upload_task)
+        self.upload_id = upload.id
+        return upload
 
     async def _commit_parts(self) -> ObjectStat:
         parts = self._parts()
         if [done.number for done in parts] != list(range(1, len(parts) + 1)) or not parts or not parts[-1].last:
             raise self._context.error(BackendError, "parts are missing; nothing was stored")
         upload = await self._upload()
-        stat = await self._commit.run(_payload_of(parts), self._complete)
+        self._is_completing = True
         try:
-            await delete_record(self._bucket, self._context, upload)
-        except FsbackupError as error:  # the object is stored; `orphans` finds the record later
-            log.info(
-                "%s: cannot remove the record of an upload of %r: %s", self._bucket.calls.name, self._name, error
-            )
+            stat = await self._commit.run(_payload_of(parts), self._complete)
+        except ConflictError:
+            self._is_refused = True
+            raise
+        if upload.version or not self._writes_record:
+            await self._remove_note(upload)
         return stat
+
+    async def _remove_note(self, upload: OpenUpload) -> None:
+        """Remove the note, over which nobody wrote a record, or that is an older version of the record."""
+        try:
+            await remove_note(self._bucket, upload)
+        except FsbackupError as error:  # the object is stored; a repair removes what is left
+            log.info(
+                "%s: cannot remove the note of an upload of %r: %s", self._bucket.calls.name, self._name, error
+            )
 
     async def _complete(self, condition: Condition) -> ObjectInfo:
         upload = await self._upload()
@@ -182,11 +202,19 @@ class S3Writer(ObjectWriter):
             upload = await self._upload_task
         except FsbackupError:
             return  # it was not created, or its UploadId is unknown
-        # Amazon S3, AbortMultipartUpload: a part in flight may need a second abort.
-        for _ in range(2 if self._may_land_late else 1):
-            if not await abort(self._bucket, self._context, upload.record):
-                break
-        await delete_record(self._bucket, self._context, upload)
+        was_open = await abort(self._bucket, self._name, upload.id)
+        if was_open and self._may_land_late:
+            # Amazon S3, AbortMultipartUpload: a part in flight may need a second abort.
+            await abort(self._bucket, self._name, upload.id)
+        if await self._is_over(was_open=was_open):
+            await remove_object(self._bucket, upload.note)
+
+    async def _is_over(self, *, was_open: bool) -> bool:
+        """Return whether no object will come of the upload that has the record in the place of the note."""
+        if not self._writes_record or not self._is_completing:
+            return True
+        # Some services say that they aborted what they have completed; what was not even refused may be to come.
+        return (was_open or self._is_refused) and not await self._commit.is_stored()
 
 
 class _SentPart:
@@ -229,14 +257,15 @@ class Commit:
         self._name = name
         self._plan = plan
         self._context: CallContext = bucket.context("write", name)
-        self._tag = secrets.token_hex(16)
+        #: Random: identifies the object of this upload, and its record where it has one of its own.
+        self.tag = plan.record_id or secrets.token_hex(16)
         self._version: str | None = None
         self._added: dict[str, str] = {}
 
     @property
     def metadata(self) -> dict[str, str]:
         """The user metadata to store with the object."""
-        return {**self._plan.metadata, **self._added, UPLOAD_TAG: self._tag}
+        return {**self._plan.metadata, **self._added, UPLOAD_TAG: self.tag}
 
     def add_metadata(self, metadata: Mapping[str, str]) -> None:
         """Add user metadata that became known after the plan was made."""
@@ -279,9 +308,20 @@ class Commit:
             raise self._conflict_error()
         return None
 
+    async def is_stored(self) -> bool:
+        """Ask whether the object of this upload has the name now.
+
+        Raises
+        ------
+        BackendError
+            When that cannot be found out.
+        """
+        head = await self._bucket.head(self._name, "write")
+        return head is not None and (head.metadata or {}).get(UPLOAD_TAG) == self.tag
+
     def _is_ours(self, head: ObjectInfo) -> bool:
         """Tell whether HEAD may show this upload; a service that drops user metadata proves nothing."""
-        return (head.metadata or {}).get(UPLOAD_TAG, self._tag) == self._tag
+        return (head.metadata or {}).get(UPLOAD_TAG, self.tag) == self.tag
 
     def _conflict_error(self) -> FsbackupError:
         error: FsbackupError = self._context.error(
@@ -348,7 +388,7 @@ class Commit:
     async def _own_head(self) -> ObjectInfo | None:
         """Return HEAD when it shows this upload, None otherwise or when HEAD fails."""
         head = await self._head_or_none()
-        return head if head and (head.metadata or {}).get(UPLOAD_TAG) == self._tag else None
+        return head if head and (head.metadata or {}).get(UPLOAD_TAG) == self.tag else None
 
     async def _head_or_none(self) -> ObjectInfo | None:
         """Return HEAD, None when there is no object or HEAD fails."""
