@@ -96,6 +96,9 @@ class Manifest:
     etag, version_id
         Those of the data object on this manifest's own replica, where the manifest lies beside the data; None
         where the service has none, and where the manifest lies inside the data object.
+    content_etag
+        The ETag that S3 services make of the content in parts of `part_size` (`stores.base.content_etag`); None
+        where no MD5 was computed.
     upload_id
         That of the multipart upload which makes the data object, where the manifest lies behind an id.
     series
@@ -123,6 +126,7 @@ class Manifest:
     etag: str | None = None
     version_id: str | None = None
     upload_id: str | None = None
+    content_etag: str | None = None
     series: str | None = None
     stages: Sequence[Mapping[str, Any]] | None = None
     seal: str | None = None
@@ -339,6 +343,7 @@ _MANIFEST_RULES: Mapping[str, Callable[[Any], bool]] = {
     "etag": _is_text,
     "version_id": _is_text,
     "upload_id": _is_text,
+    "content_etag": _is_text,
     "series": _is_text,
     "stages": _is_list_of(lambda value: isinstance(value, dict)),
     "seal": _is_text,

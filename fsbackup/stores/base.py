@@ -73,6 +73,16 @@ class ObjectStat:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+def content_etag(md5s: Sequence[bytes]) -> str:
+    """Return the ETag that S3 services make of the MD5s of an object's parts.
+
+    That of one part is its MD5; that of several the MD5 of their MD5s, a hyphen, and their number.
+    """
+    if len(md5s) == 1:
+        return md5s[0].hex()
+    return f"{hashlib.md5(b''.join(md5s), usedforsecurity=False).hexdigest()}-{len(md5s)}"
+
+
 @dataclass(frozen=True)
 class Part:
     """A run of consecutive bytes of one object; all replicas share the same `data` object.
@@ -283,6 +293,15 @@ class ObjectWriter(ABC):
         The caller found that another writer wrote the same name at the same time.
         """
 
+    async def copy(self) -> None:  # noqa: B027 - most have nothing to do
+        """Of a writer that `ObjectStore.copier` returned: copy all that may be copied before `commit`.
+
+        Raises
+        ------
+        IntegrityError
+            When the bytes that were copied are not those of the ETag.
+        """
+
     #: Whether `reread` works, so that slower replicas of a stream can be served from this one.
     can_reread: bool = False
 
@@ -404,6 +423,25 @@ class ObjectStore(ABC):
     @abstractmethod
     def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
         """Return a writer for one object, without I/O. It calls `on_progress(bytes)` on the loop as bytes move."""
+
+    def copier(
+        self,
+        name: str,  # noqa: ARG002 - most copy nothing themselves
+        plan: WritePlan,  # noqa: ARG002
+        origin: ObjectStore,  # noqa: ARG002
+        stat: ObjectStat,  # noqa: ARG002
+        etag: str,  # noqa: ARG002
+    ) -> ObjectWriter | None:
+        """Return a writer to which nobody writes: it has the service itself copy an object of the store `origin`.
+
+        It stores only bytes of which the service says that they are those of `etag` (see `content_etag`), in parts
+        of the plan's size. None where the two stores are not at one place that can do so.
+        """
+        return None
+
+    def shares_place(self, origin: ObjectStore) -> bool:  # noqa: ARG002 - most copy nothing themselves
+        """Tell whether `copier` may copy from another store."""
+        return False
 
     @abstractmethod
     def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:

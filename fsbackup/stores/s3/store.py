@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
 from fsbackup.errors import FsbackupError, ObjectNotFoundError
@@ -19,7 +20,7 @@ from fsbackup.stores.base import (
     WritePlan,
 )
 from fsbackup.stores.s3.bucket import PAGE_SIZE, Bucket
-from fsbackup.stores.s3.copying import replace_metadata
+from fsbackup.stores.s3.copying import S3Copier, replace_metadata
 from fsbackup.stores.s3.info import service_info
 from fsbackup.stores.s3.listing import list_beginning, list_level, list_objects
 from fsbackup.stores.s3.providers import GENERIC, Profile
@@ -155,8 +156,7 @@ class S3Store(ObjectStore):
 
     def address(self, name: str) -> str:
         """Return where an object is; R2, B2 and plain S3 are the same service where their endpoint is the same."""
-        service = (self.endpoint_url or "https://s3.amazonaws.com").lower().rstrip("/")
-        return f"{service}/{self.bucket}/{self._bucket.prefix}{name}"
+        return f"{self._place}{self._bucket.prefix}{name}"
 
     @property
     def identity(self) -> str:
@@ -208,6 +208,24 @@ class S3Store(ObjectStore):
     def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
         """Return a writer; it calls `on_progress` with 0 while bytes are sent again."""
         return S3Writer(self._bucket, name, plan, on_progress, self.max_concurrency)
+
+    def shares_place(self, origin: ObjectStore) -> bool:
+        """Tell whether the other store is of the same bucket of the same service."""
+        return isinstance(origin, S3Store) and origin._place == self._place
+
+    def copier(
+        self, name: str, plan: WritePlan, origin: ObjectStore, stat: ObjectStat, etag: str
+    ) -> ObjectWriter | None:
+        """Return a writer that makes one CopyObject, or one UploadPartCopy for each part."""
+        if not isinstance(origin, S3Store) or not self.shares_place(origin):
+            return None
+        source = replace(stat, name=origin._bucket.prefix + stat.name)
+        return S3Copier(self._bucket, name, plan, source, etag, self.max_concurrency)
+
+    @property
+    def _place(self) -> str:
+        service = (self.endpoint_url or "https://s3.amazonaws.com").lower().rstrip("/")
+        return f"{service}/{self.bucket}/"
 
     async def replace_metadata(self, stat: ObjectStat, metadata: Mapping[str, str]) -> ObjectStat:
         """Copy the object onto itself, in one request up to 5 GiB."""

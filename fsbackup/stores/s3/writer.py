@@ -14,6 +14,7 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fsbackup.aio import shield
 from fsbackup.errors import (
@@ -26,7 +27,7 @@ from fsbackup.errors import (
     TransientError,
 )
 from fsbackup.events import log
-from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, Part, WritePlan
+from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, Part, WritePlan, content_etag
 from fsbackup.stores.s3.bucket import METADATA, Bucket, ObjectInfo, require
 from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.listing import versions_of
@@ -75,9 +76,9 @@ class S3Writer(ObjectWriter):
         self._on_progress = on_progress
         self._commit = Commit(bucket, name, plan)
         self._only_part: Part | None = None
-        self._sent: dict[int, _SentPart] = {}
+        self._sent: dict[int, SentPart] = {}
         self._upload_task: asyncio.Task[OpenUpload] | None = None
-        self._running: set[asyncio.Task[_SentPart]] = set()
+        self._running: set[asyncio.Task[SentPart]] = set()
         self._may_land_late = False
         self._is_completing = self._is_refused = False
         self._writes_record = plan.record_id is not None
@@ -124,7 +125,7 @@ class S3Writer(ObjectWriter):
         headers |= {"Content-Type": CONTENT_TYPE, "Content-MD5": _base64(self._only_part.md5), **condition}
         return await self._bucket.put(self._context, self._name, self._only_part.data, headers, self._on_progress)
 
-    async def _send(self, part: Part) -> _SentPart:
+    async def _send(self, part: Part) -> SentPart:
         upload = await self._upload()
         try:
             info = await self._bucket.put(
@@ -142,7 +143,8 @@ class S3Writer(ObjectWriter):
             raise self._context.error(
                 IntegrityError, f"the ETag of part {part.number} is not the MD5 of the bytes sent"
             )
-        return _SentPart(part, f'"{require(info.etag, "ETag", self._context)}"')
+        etag = f'"{require(info.etag, "ETag", self._context)}"'
+        return SentPart(part.number, len(part.data), part.md5, part.last, etag)
 
     async def _upload(self) -> OpenUpload:
         """Return the upload. The first part creates it; cancelling that part does not cancel the creation."""
@@ -160,7 +162,7 @@ class S3Writer(ObjectWriter):
         upload = await self._upload()
         self._is_completing = True
         try:
-            stat = await self._commit.run(_payload_of(parts), self._complete)
+            stat = await self._commit.run(self._sent_payload, self._complete)
         except ConflictError:
             self._is_refused = True
             raise
@@ -182,7 +184,11 @@ class S3Writer(ObjectWriter):
         parts = ((done.number, done.etag) for done in self._parts())
         return await complete(self._bucket, self._context, upload.id, parts, condition)
 
-    def _parts(self) -> list[_SentPart]:
+    @property
+    def _sent_payload(self) -> Payload:
+        return _payload_of(self._parts())
+
+    def _parts(self) -> list[SentPart]:
         return [self._sent[number] for number in sorted(self._sent)]
 
     async def _clean_up(self) -> None:
@@ -217,22 +223,20 @@ class S3Writer(ObjectWriter):
         return (was_open or self._is_refused) and not await self._commit.is_stored()
 
 
-class _SentPart:
+class SentPart(NamedTuple):
     """A part that has been sent, without its bytes."""
 
-    __slots__ = ("etag", "last", "md5", "number", "size")
-
-    def __init__(self, part: Part, etag: str) -> None:
-        self.number = part.number
-        self.size = len(part.data)
-        self.md5 = part.md5
-        self.last = part.last
-        self.etag = etag
+    number: int
+    size: int
+    md5: bytes
+    last: bool
+    etag: str
 
 
-def _payload_of(parts: list[_SentPart]) -> Payload:
-    md5s = b"".join(done.md5 for done in parts)
-    etag = f"{hashlib.md5(md5s, usedforsecurity=False).hexdigest()}-{len(parts)}"
+def _payload_of(parts: list[SentPart]) -> Payload:
+    md5s = [done.md5 for done in parts]
+    # An upload of one part has another ETag than an object that was put.
+    etag = content_etag(md5s) if len(md5s) > 1 else f"{hashlib.md5(md5s[0], usedforsecurity=False).hexdigest()}-1"
     return Payload(sum(done.size for done in parts), etag, parts=True)
 
 
@@ -242,11 +246,15 @@ def _base64(md5: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """The size of what was sent, and its ETag where ETags are MD5s (`parts`: an MD5 of the parts' MD5s)."""
+    """The size of what was sent, and its ETag where ETags are MD5s (`parts`: an MD5 of the parts' MD5s).
+
+    `must_match`: the ETag is the only proof.
+    """
 
     size: int
     etag: str
     parts: bool = False
+    must_match: bool = False
 
 
 class Commit:
@@ -402,6 +410,8 @@ class Commit:
 
     def _mismatch(self, sent: Payload, stored: ObjectInfo, head: ObjectInfo | None) -> str | None:
         """Return how the stored object differs from the payload; only ETags of the same form are compared."""
+        if sent.must_match and (head or stored).etag != sent.etag:
+            return f"its ETag is not {sent.etag}"
         if head and head.size != sent.size:
             return f"{sent.size} bytes were sent, {head.size} are stored"
         if sent.parts and not self._bucket.profile.multipart_etag_is_md5:
