@@ -48,7 +48,7 @@ version is still current.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -57,7 +57,8 @@ from fsbackup.engine import locks, marker, records
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.parts import Consumer, PartBuffer
 from fsbackup.engine.records import ReplicaState
-from fsbackup.errors import ConflictError
+from fsbackup.errors import ConflictError, FsbackupError
+from fsbackup.events import log
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest, version_order
 from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, WritePlan, timeout_error
@@ -78,6 +79,8 @@ class ReplicaUpload:
         Called with the number of bytes sent as they leave.
     may_replace
         Replace also a version that another writer stored since `replica` was read.
+    copier
+        Has the service copy the bytes; they are sent when that fails.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class ReplicaUpload:
         on_sent: Callable[[int], None],
         *,
         may_replace: bool = True,
+        copier: ObjectWriter | None = None,
     ) -> None:
         self.store = replica.store
         self.replica = replica
@@ -100,8 +104,9 @@ class ReplicaUpload:
         self._may_replace = may_replace
         self._conditional = plan.conditional
         self._names_what_it_replaces = plan.create_only or plan.replaces is not None
-        self._record_id = plan.metadata.get(records.RECORD_FIELD, "")
+        self._record_id = plan.record_id or ""
         self._wrote_record = False
+        self._copier = copier
         self._on_sent = on_sent
         self._last_activity = 0.0
         self.writer: ObjectWriter = self.store.writer(encode_key(key), plan, self._count)
@@ -135,14 +140,38 @@ class ReplicaUpload:
             while await self._send_next(parts, consumer):
                 pass
 
+        if self._copier is not None:
+            consumer.lagging = True  # it has no claim on parts that can be read again
+            if await self._copy(self._copier, manifest):
+                parts.close(consumer)
+                return
         try:
             await run_all([work() for _ in range(workers)])
         finally:
             parts.close(consumer)
-        version = manifest()
+        await self._commit_alone(manifest())
+
+    async def _copy(self, copier: ObjectWriter, manifest: Callable[[], Manifest]) -> bool:
+        """Commit what the service copies itself; return False where it stored nothing: bytes must be sent."""
+        sending, self.writer = self.writer, copier
+        try:
+            async with self._idle_timeout():
+                await copier.copy()
+            await self._commit_alone(manifest())
+        except FsbackupError as error:
+            if self.stored is not None:
+                raise
+            log.info("%s: the bytes of %s are sent, because: %s", self.store.name, self._key, error)
+            await self.abort()
+            self.writer, self.aborted, self._wrote_record = sending, False, False
+            return False
+        return True
+
+    async def _commit_alone(self, manifest: Manifest) -> None:
+        """Commit as the one writer of this process, and on a disk of all."""
         await marker.prepare(self.store)
         async with locks.exclusive(self.store, self._key):
-            await self._commit_or_find(version)
+            await self._commit_or_find(manifest)
 
     async def _commit_or_find(self, manifest: Manifest) -> None:
         """Commit; that another writer has stored the same content at the same time is success, too."""
@@ -178,9 +207,10 @@ class ReplicaUpload:
         metadata = records.inside_metadata(self.store, manifest)
         if metadata is None:
             self._wrote_record = True
-            await self.call(records.write_record_object(self.store, manifest, self._record_id))
+            upload_id = self.writer.upload_id
+            await self.call(records.write_record_object(self.store, manifest, self._record_id, upload_id))
         await self._check(manifest)
-        stored = self.stored = await self.call(self.writer.commit(metadata))
+        stored = await self._store(metadata)
         await self._check(manifest, stored)
         if not (self._names_what_it_replaces and self.store.capabilities.conditional_create):
             await self._compare(manifest, stored)
@@ -190,12 +220,16 @@ class ReplicaUpload:
         if self.needs_intent:
             await self._write_intent(manifest)
         await self._check(manifest)
-        stored = self.stored = await self.call(self.writer.commit())
+        stored = await self._store()
         await self._check(manifest, stored)
         await self._write_manifest(manifest, stored)
         await self._check(manifest, stored)
         if self.needs_intent:
             await self.call(records.clear_intent(self.store, manifest))
+
+    async def _store(self, metadata: Mapping[str, str] | None = None) -> ObjectStat:
+        self.stored = await self.call(self.writer.commit(metadata))
+        return self.stored
 
     async def _look_again(self, manifest: Manifest) -> None:
         """See what a replacement replaces, now that no other writer of this process or disk can change it.
@@ -283,7 +317,8 @@ class ReplicaUpload:
         """Discard what was sent; nothing is discarded after the writer's `commit`."""
         self.aborted = True
         await self.writer.abort()
-        await self.clear_record()
+        if self.writer.upload_id is None:
+            await self.clear_record()
 
     async def clear_record(self) -> None:
         """Remove the manifest that was stored as an object of its own, unless the data names it."""

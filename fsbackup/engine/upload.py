@@ -52,7 +52,7 @@ from fsbackup.keys import encode_key
 from fsbackup.record import Manifest, Tombstone
 from fsbackup.sizing import part_size
 from fsbackup.stages.plaintext import Recorded
-from fsbackup.stores.base import ObjectStore, WritePlan
+from fsbackup.stores.base import ObjectStore, ObjectWriter, WritePlan
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -114,6 +114,12 @@ async def upload(
         return await prepare(source, answers).run()
     finally:
         await cancel_and_wait(list(answers.late.values()))
+
+
+def _part_size(source: Source, targets: ReplicaSet) -> int:
+    """Return the bytes per part; a service that copies an object itself needs the parts that it has."""
+    original = source.copy_of if source.copyable else None
+    return original.part_size if original else part_size(source.most_bytes, targets.part_size)
 
 
 class _StagedUpload:
@@ -195,7 +201,7 @@ class _Upload(FanOut):
             "upload",
             key,
             source,
-            part_size=part_size(source.most_bytes, targets.part_size),
+            part_size=_part_size(source, targets),
             memory=targets.memory,
             replicas=answers.replicas,
             started=started,
@@ -489,9 +495,23 @@ class _Upload(FanOut):
             conditional=is_conditional,
         )
         sent = self._on_sent(replica.store.name)
-        upload = ReplicaUpload(replica, self._key, plan, sent, may_replace=self._overwrite and not is_conditional)
+        upload = ReplicaUpload(
+            replica,
+            self._key,
+            plan,
+            sent,
+            may_replace=self._overwrite and not is_conditional,
+            copier=self._copier(replica, plan),
+        )
         self._sent.append(upload)
         return upload
+
+    def _copier(self, replica: ReplicaState, plan: WritePlan) -> ObjectWriter | None:
+        """Return what has the service copy the bytes of another key, None where they must be sent."""
+        found, original = self._source.copyable.get(replica.backend), self._source.copy_of
+        if found is None or original is None or original.content_etag is None:
+            return None
+        return replica.store.copier(encode_key(self._key), plan, *found, original.content_etag)
 
     def _must_stat_again(self, replica: ReplicaState) -> bool:
         """Return whether another writer had time to store the key since the store said that it is absent.
@@ -550,7 +570,7 @@ class _Upload(FanOut):
             When the source had to have the stored content, and has other content.
         """
         if self._version is None:
-            digest = self._source.digest()
+            digest, original = self._source.digest(), self._source.copy_of
             if self._expected is None:
                 version = versions.next_version(self._latest, self._highest)
                 manifest = versions.new_manifest(
@@ -561,8 +581,8 @@ class _Upload(FanOut):
                     version,
                     self._source.series,
                     self._source.stages,
+                    self._parts.content_etag if original is None else original.content_etag,
                 )
-                original = self._source.copy_of
                 self._version = manifest if original is None else versions.described_as(manifest, original)
             elif digest.sha256 == self._expected.sha256:
                 self._version = self._expected

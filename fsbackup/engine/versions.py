@@ -130,6 +130,7 @@ def new_manifest(
     version: NextVersion,
     series: str | None = None,
     stages: Sequence[Mapping[str, Any]] | None = None,
+    content_etag: str | None = None,
 ) -> Manifest:
     """Return the manifest of a new version whose source was read to its end."""
     return Manifest(
@@ -147,6 +148,7 @@ def new_manifest(
         write_id=version.write_id,
         series=series,
         stages=stages,
+        content_etag=content_etag,
     )
 
 
