@@ -56,12 +56,21 @@ def ensure(archive: Archive, spool: Path, config: str, path: Path, workers: int)
         When the spool cannot be made or written.
     """
     spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _require_room(spool / f"{path.name}.{os.getpid()}.tmp")
     spooled.write_note(config, archive.name, str(spool), archive_id(archive))
     if spooled.is_locked(str(spool)):
         return (spool / f"{path.name}.busy").exists()
     wal = str(path.parent.absolute())
     background.start(__name__, spool, config, archive.name, str(spool), wal, str(workers), path.name)
     return False
+
+
+def _require_room(temp: Path) -> None:
+    """Raise `OSError` where no word can be left: a worker could not say so, as its log is there, too."""
+    try:
+        temp.write_bytes(bytes(1024))
+    finally:
+        temp.unlink(missing_ok=True)
 
 
 def wait_for(spool: Path, path: Path, archive: Archive) -> bool:
