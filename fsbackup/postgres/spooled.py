@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -25,6 +26,8 @@ from typing import Any
 _CHUNK = 1 << 20
 #: Held by the worker of a directory for as long as it lives.
 LOCK = "worker.lock"
+#: Behind the name of what a worker sends or fetches just now; and the seconds between two looks at it.
+BUSY, _TICK = ".busy", 0.01
 
 
 def pushed_before(words: Sequence[str]) -> bool:
@@ -71,7 +74,7 @@ def describe_segment(place: str, name: str, archive: str, sha256: str, size: int
 
 def give(place: str, name: str, path: str, archive: str) -> bool:
     """Put a segment that was fetched ahead into its place; return whether there was one, and it was right."""
-    if "/" in name or not is_locked(place):
+    if "/" in name or not wait_while_busy(place, name):
         return False
     source, temp = os.path.join(place, name), f"{path}.fsbackup-fetch"
     with open(f"{source}.json", encoding="utf-8") as file:
@@ -88,6 +91,15 @@ def give(place: str, name: str, path: str, archive: str) -> bool:
             with suppress(FileNotFoundError):
                 os.unlink(each)
     return True
+
+
+def wait_while_busy(place: str, name: str) -> bool:
+    """Wait while a worker is at a file; return whether it lives."""
+    while is_locked(place):
+        if not os.path.exists(os.path.join(place, name + BUSY)):
+            return True
+        time.sleep(_TICK)
+    return False
 
 
 def is_locked(place: str) -> bool:

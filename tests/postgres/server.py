@@ -26,7 +26,7 @@ from tests.integration.cli_helpers import TIMEOUT, Completed, wait_until
 #: The programs of PostgreSQL 16; of the other version that the wheel has, pg_verifybackup always crashes.
 PROGRAMS = Path(postgres_server.__file__).parent / "pginstall" / "bin"
 _NOBODY = pwd.getpwnam("nobody")
-_AS_NOBODY = ("unshare", "--user", f"--map-user={_NOBODY.pw_uid}", f"--map-group={_NOBODY.pw_gid}", "--")
+AS_NOBODY = ("unshare", "--user", f"--map-user={_NOBODY.pw_uid}", f"--map-group={_NOBODY.pw_gid}", "--")
 
 _SETTINGS = """
 listen_addresses = ''
@@ -84,7 +84,7 @@ class Home:
             place, size = self.small_disk
             script = f'mount -t tmpfs -o size={size},mode=700 tmpfs "$0" && exec "$@"'
             mount = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(place)]
-        return [*mount, *(_AS_NOBODY if mount or os.geteuid() == 0 else ())]
+        return [*mount, *(AS_NOBODY if mount or os.geteuid() == 0 else ())]
 
     def fsbackup(self, *arguments: str, check: bool = True) -> Completed:
         """Run a command of fsbackup."""
