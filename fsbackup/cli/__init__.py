@@ -19,7 +19,6 @@ No module imports the configuration, a backend or a third-party library before a
 
 import gc
 import sys
-import traceback
 from collections.abc import Sequence
 
 __all__ = ["main"]
@@ -52,5 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         if "wal-fetch" not in words:
             raise
+        import traceback
+
         traceback.print_exc()
         return 255

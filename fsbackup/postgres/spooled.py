@@ -17,9 +17,8 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -80,9 +79,8 @@ def give(place: str, name: str, path: str, archive: str) -> bool:
     with open(f"{source}.json", encoding="utf-8") as file:
         said = json.load(file)
     try:
-        shutil.copyfile(source, temp)
-        os.chmod(temp, 0o600)
-        size, sha256 = digest(temp)
+        with open(temp, "wb", opener=_for_owner) as file:
+            size, sha256 = digest(source, file.write)
         if said != {"archive": archive, "sha256": sha256, "size": size}:
             return False
         os.replace(temp, path)
@@ -168,14 +166,20 @@ def take(spool: str, path: str, archive: str) -> bool:
     return bool(said == {"archive": archive, "sha256": sha256, "size": size})
 
 
-def digest(path: str) -> tuple[int, str]:
-    """Return the size and the SHA-256 of a file."""
+def digest(path: str, write: Callable[[bytes], object] | None = None) -> tuple[int, str]:
+    """Return the size and the SHA-256 of a file; `write` gets what was read."""
     whole, size = hashlib.sha256(), 0
     with open(path, "rb", buffering=0) as file:
         while data := file.read(_CHUNK):
             whole.update(data)
             size += len(data)
+            if write is not None:
+                write(data)
     return size, whole.hexdigest()
+
+
+def _for_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _replace(path: str, value: Mapping[str, Any]) -> None:
