@@ -13,8 +13,8 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from fsbackup.aio import cancel_and_wait
-from fsbackup.engine import breaker, marker
-from fsbackup.engine.records import ReplicaState, query
+from fsbackup.engine import breaker, marker, tombstones
+from fsbackup.engine.records import ReplicaState, has_records_inside, query, state_or_error, with_tombstone
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import CheckSize, SourceLike, open_source
@@ -91,9 +91,12 @@ class Batch:
         self._budget = MemoryBudget(targets.memory * (parallel or 1))
         #: The names of this batch that a backend lists, by backend; None: it was not listed.
         self._listed: dict[str, frozenset[str] | None] = {}
+        #: When the batch began, on the monotonic clock.
+        self._begun = 0.0
 
     async def run(self, items: Sequence[BatchItem]) -> AsyncGenerator[list[ItemResult], None]:
         """Yield results as they are known; results that are ready together come in one list."""
+        self._begun = time.monotonic()
         if len(items) >= LIST_FROM:
             await self._list(items)
         done: list[ItemResult] = []
@@ -145,6 +148,7 @@ class Batch:
                     overwrite=self._overwrite,
                     query=self._query,
                     progress=self._make_progress(item),
+                    since=self._begun,
                 )
         except (FsbackupError, ValueError) as error:
             return ItemResult(item, error=error)
@@ -156,9 +160,14 @@ class Batch:
         """Return what a replica has of `key`; without a request when a listing lacks it."""
         names = self._listed.get(store.name)
         is_listed = names is None or {encode_key(key), manifest_name(key)} & names
-        if not is_listed and (insist or breaker.away(store) is None):
-            return ReplicaState(store, from_listing=True)
-        return await query(store, key, insist=insist)
+        if is_listed or (breaker.away(store) is not None and not insist):
+            return await query(store, key, insist=insist)
+
+        async def read() -> ReplicaState:
+            found = await tombstones.find(store, key, since=tombstones.recently())
+            return with_tombstone(ReplicaState(store, from_listing=True), *found)
+
+        return await state_or_error(store, key, read, insist=insist)
 
     async def _list(self, items: Sequence[BatchItem]) -> None:
         names = {encode_key(item.key) for item in items} | {manifest_name(item.key) for item in items}
@@ -174,7 +183,7 @@ class Batch:
         found: set[str] = set()
         limit, started = LIST_WORTH * len(names), time.monotonic()
         try:
-            for prefix in (common, f"{MANIFESTS}{common}"):
+            for prefix in (common, *([] if has_records_inside(store) else [f"{MANIFESTS}{common}"])):
                 async for stat in store.list(prefix):
                     limit -= 1
                     if limit < 0:
