@@ -32,6 +32,7 @@ MAX_KEY_BYTES = 4096
 RESERVED = ".fsbackup"
 META_PREFIX = f"{RESERVED}/"
 MANIFESTS = f"{META_PREFIX}manifests/"
+TOMBSTONES = f"{META_PREFIX}tombstones/"
 INTENTS = f"{META_PREFIX}pending/"
 RECORDS = f"{META_PREFIX}records/"
 #: The name of a backend's marker (see `fsbackup.engine.marker`).
@@ -184,6 +185,11 @@ def manifest_name(key: str) -> str:
     return f"{MANIFESTS}{encode_key(key)}"
 
 
+def tombstone_name(key: str) -> str:
+    """Return the name of the tombstone of `key`; as that of a manifest it has no suffix."""
+    return f"{TOMBSTONES}{encode_key(key)}"
+
+
 def intent_name(key: str) -> str:
     """Return the name of the write intent of `key`: the new manifest, stored before the data is replaced."""
     return f"{INTENTS}{encode_key(key)}"
@@ -204,6 +210,11 @@ def parse_record_name(name: str) -> tuple[str, str] | None:
 def manifest_key(name: str) -> str | None:
     """Return the key (see `listed_key`) whose manifest is stored under `name`, None for any other name."""
     return listed_key(name.removeprefix(MANIFESTS)) if name.startswith(MANIFESTS) else None
+
+
+def tombstone_key(name: str) -> str | None:
+    """Return the key (see `listed_key`) whose tombstone is stored under `name`, None for any other name."""
+    return listed_key(name.removeprefix(TOMBSTONES)) if name.startswith(TOMBSTONES) else None
 
 
 def in_prefix(key: str, prefix: str) -> bool:

@@ -22,9 +22,10 @@ step  creates an object                                      replaces an object,
 ====  =====================================================  ======================================================
 1     -                                                      write intent: the new manifest under the intent's name
 2     `writer.commit`: the data, in one atomic step          the same
-3     manifest, create-only where the store can refuse       manifest, over the old manifest or the tombstone
+3     manifest, create-only where the store can refuse       manifest, over the old manifest
 4     compare, unless the store refuses in step 3            compare
-5     -                                                      clear the intent
+5     -                                                      clear the intent, unless a delete may be under way
+6     -                                                      when `min_copies` have confirmed: remove the tombstone
 ====  =====================================================  ======================================================
 
 *Compare* reads manifest and data back. When another writer's content is there, the upload raises `ConflictError`,
@@ -40,6 +41,10 @@ What a crash leaves, and who puts it right:
   `repair` writes the manifest from it.
 - after 3: the new state, proven; an intent that is left is cleared by the next upload or by `repair`.
 
+A delete writes its tombstone, looks for an intent, and then removes data and manifest. Where no lock keeps the two
+apart, all of our steps may come in between. Then we find its tombstone in step 5: the intent that stays proves the
+data also when the manifest goes.
+
 So there is no moment at which neither the old version nor the new one can be read and proven. `_check` is called
 before step 2, before 3 and after 4; here it does nothing, and a repair's copy (`copy.py`) looks there whether its
 version is still current.
@@ -52,8 +57,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from fsbackup import clock
 from fsbackup.aio import IdleTimeout, IdleTimeoutError, run_all, shield
-from fsbackup.engine import locks, marker, records
+from fsbackup.engine import locks, marker, records, tombstones
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.parts import Consumer, PartBuffer
 from fsbackup.engine.records import ReplicaState
@@ -64,6 +70,9 @@ from fsbackup.record import Manifest, version_order
 from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, WritePlan, timeout_error
 
 T = TypeVar("T")
+
+#: Seconds after which the delete of a tombstone is not under way any more.
+_DELETE_TAKES = 3600.0
 
 
 class ReplicaUpload:
@@ -224,7 +233,7 @@ class ReplicaUpload:
         await self._check(manifest, stored)
         await self._write_manifest(manifest, stored)
         await self._check(manifest, stored)
-        if self.needs_intent:
+        if self.needs_intent and not await self._may_be_deleted():
             await self.call(records.clear_intent(self.store, manifest))
 
     async def _store(self, metadata: Mapping[str, str] | None = None) -> ObjectStat:
@@ -266,6 +275,13 @@ class ReplicaUpload:
     def needs_intent(self) -> bool:
         """Whether a write intent comes first: there is a record that will not prove the new data."""
         return self.replica.record is not None or self.replica.damaged
+
+    async def _may_be_deleted(self) -> bool:
+        """Return whether a delete may be under way that looked for an intent before ours was there."""
+        if self.store.capabilities.locks:
+            return False
+        tombstone, damaged = await self.call(tombstones.find(self.store, self._key, since=None))
+        return damaged or (tombstone is not None and tombstone.deleted_timestamp > clock.now() - _DELETE_TAKES)
 
     async def _write_intent(self, manifest: Manifest) -> None:
         await self.call(records.write_intent(self.store, manifest))

@@ -85,7 +85,8 @@ class Expectations:
 def held(raw: Seen, key: str) -> tuple[State, bytes | None]:
     """Return what a replica holds under a key, and how far its records prove it."""
     data, records = raw.get(key), [_record(raw, key, announced=each) for each in (False, True)]
-    if records[0] is not None and records[0].get("kind") == "tombstone":
+    deleted = raw.tombstone(key)
+    if deleted is not None and (records[0] is None or records[0]["generation"] <= deleted["generation"]):
         return "deleted", data
     if data is None:
         return "absent", None

@@ -74,14 +74,17 @@ def look(objects: Mapping[str, Thing], key: str) -> View:
     """Return what a store with these objects holds of `key`."""
     beside = _record(objects.get(f".fsbackup/manifests/{key}"))
     intent = _record(objects.get(f".fsbackup/pending/{key}"))
-    deleted = beside["generation"] if beside and beside["kind"] == "tombstone" else None
+    tombstone = _record(objects.get(f".fsbackup/tombstones/{key}"))
+    deleted = tombstone["generation"] if tombstone else None
     data = objects.get(key)
     if data is None:
         return View("absent", tombstone=deleted)
     sha256 = hashlib.sha256(data.data).hexdigest()
     proof = next((each for each in (_inside(objects, key), beside, intent) if proves(each, key, data.data)), None)
     generation = proof["generation"] if proof else None
-    if deleted is not None and (generation is None or generation <= deleted):
+    # A manifest that says something else of the data, and outranks the tombstone, does not hide it.
+    counts = generation if generation is not None else beside["generation"] if beside else -1
+    if deleted is not None and counts <= deleted:
         return View("hidden", data.serial, sha256, generation, deleted)
     if generation is not None:
         return View("proven", data.serial, sha256, generation, deleted)

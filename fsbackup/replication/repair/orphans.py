@@ -11,13 +11,13 @@ from fsbackup.engine.records import find_key, has_records_inside, is_newer, read
 from fsbackup.errors import FsbackupError, NewerFormatError
 from fsbackup.keys import (
     INTENTS,
-    MANIFESTS,
     RECORDS,
+    TOMBSTONES,
     encode_key,
     in_prefix,
     listed_key,
-    manifest_key,
     parse_record_name,
+    tombstone_key,
 )
 from fsbackup.replication.repair.report import Action, OnStep, Step
 from fsbackup.replication.walk import Unreachable
@@ -71,9 +71,6 @@ async def clear_orphans(
                 on_step(await _clear_one(store, orphan, store.delete_orphan, dry_run=dry_run))
             async for orphan in _unused_records(store, older_than):
                 on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
-            if has_records_inside(store):
-                async for orphan in _unused_tombstones(store):
-                    on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
         except FsbackupError as error:
             errors[store.name] = error
 
@@ -82,12 +79,28 @@ async def clear_orphans(
 
 
 async def _unused_records(store: ObjectStore, older_than: float) -> AsyncIterator[Orphan]:
-    """Yield the records that are objects of their own, and that no object and no upload needs any more.
+    """Yield the manifests that are objects of their own, and the tombstones, that nothing needs any more."""
+    if has_records_inside(store):
+        async for orphan in _unused_manifests(store, clock.now() - older_than):
+            yield orphan
+    async for stat in store.list(TOMBSTONES):
+        key = tombstone_key(stat.name)
+        if key is None:
+            continue
+        try:
+            replica = await read_state(store, await find_key([store], key))
+        except NewerFormatError:
+            continue
+        if replica.tombstone is not None and replica.manifest is not None:
+            yield Orphan(stat.name, stat.modified or 0.0, stat.size, f"a delete before {key} was stored again")
+
+
+async def _unused_manifests(store: ObjectStore, before: float) -> AsyncIterator[Orphan]:
+    """Yield the manifests of several-part objects that no object and no upload needs any more.
 
     Looked at in this order: the upload is not listed any more, its object names another record, and the record is
     old. The other way round, the record of an upload that is completed in between would be lost.
     """
-    before = clock.now() - older_than
     unused = list[str]()
     async for stat in store.list(RECORDS):
         if (stat.modified is None or stat.modified <= before) and not await _is_named(store, stat.name):
@@ -119,22 +132,6 @@ async def _is_named(store: ObjectStore, name: str) -> bool:
         return True
     data = await store.stat(encode_key(found[0]))
     return data is not None and data.metadata.get(RECORD_FIELD) == found[1]
-
-
-async def _unused_tombstones(store: ObjectStore) -> AsyncIterator[Orphan]:
-    """Yield the tombstones of objects of which a newer version is stored."""
-    async for stat in store.list(MANIFESTS):
-        tombstone_of = manifest_key(stat.name)
-        if tombstone_of is None:
-            continue
-        try:
-            replica = await read_state(store, await find_key([store], tombstone_of))
-        except NewerFormatError:
-            continue
-        if replica.tombstone is not None and replica.manifest is not None:
-            yield Orphan(
-                stat.name, stat.modified or 0.0, stat.size, f"a delete before {tombstone_of} was stored again"
-            )
 
 
 async def _clear_one(
