@@ -33,8 +33,9 @@ _LIST: tuple[tuple[str, str, str], ...] = (
     ("garbage stays", _LEFT, "b"),
     ("data that its records do not prove", _SHARED, "b b-"),
     ("data that its records do not prove", _GAVE_WAY, "l"),
-    ("repair does not settle: no word", _SHARED, "b"),
-    ("repair does not settle: unrecoverable", _UNRECOVERABLE, "b-"),
+    ("a tombstone hides a newer version", _SHARED, "b b-"),
+    ("repair does not settle: no word", _SHARED, "b b-"),
+    ("repair does not settle: unrecoverable", _UNRECOVERABLE, "b b-"),
     ("success for bytes that were never there", _SUCCESS, "b-"),
 )
 
