@@ -28,6 +28,7 @@ _LIST: tuple[tuple[str, str, str], ...] = (
     ("a prune removed a version that it had not looked at", _REMOVAL, "b b- i"),
     ("acknowledged work is lost", _REMOVAL, "bl-"),
     ("a repair removed a version that it had not looked at", _REMOVAL, "b b- i"),
+    ("proven data lost its record", _REMOVAL, "b"),
     ("a repair put an older version over a newer one", _REPAIR, "i-"),
     ("a second repair finds work", _LEFT, "b"),
     ("garbage stays", _LEFT, "b"),
