@@ -59,19 +59,19 @@ from typing import TypeVar
 
 from fsbackup import clock
 from fsbackup.aio import IdleTimeout, IdleTimeoutError, run_all, shield
-from fsbackup.engine import locks, marker, records, tombstones
+from fsbackup.engine import locks, marker, records
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.parts import Consumer, PartBuffer
 from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import ConflictError, FsbackupError
 from fsbackup.events import log
-from fsbackup.keys import encode_key
+from fsbackup.keys import encode_key, tombstone_name
 from fsbackup.record import Manifest, version_order
 from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, WritePlan, timeout_error
 
 T = TypeVar("T")
 
-#: Seconds after which the delete of a tombstone is not under way any more.
+#: Seconds after which the delete that stored a tombstone is not under way any more.
 _DELETE_TAKES = 3600.0
 
 
@@ -280,8 +280,8 @@ class ReplicaUpload:
         """Return whether a delete may be under way that looked for an intent before ours was there."""
         if self.store.capabilities.locks:
             return False
-        tombstone, damaged = await self.call(tombstones.find(self.store, self._key, since=None))
-        return damaged or (tombstone is not None and tombstone.deleted_timestamp > clock.now() - _DELETE_TAKES)
+        stat = await self.call(self.store.stat(tombstone_name(self._key)))
+        return stat is not None and (stat.modified is None or stat.modified > clock.now() - _DELETE_TAKES)
 
     async def _write_intent(self, manifest: Manifest) -> None:
         await self.call(records.write_intent(self.store, manifest))

@@ -313,11 +313,14 @@ class _Upload(FanOut):
             await self._expect()
             if self._expected is None:
                 return
-        replicas = await with_new_tombstones(self._replicas, self._key, self._since)
-        if refuses or replicas != self._replicas:
+        before = self._replicas
+        replicas = await with_new_tombstones(before, self._key, self._since)
+        if refuses or replicas != before:
             self._replicas = replicas
-            self._latest = versions.newest(replicas, self._targets.min_copies)
-            self._highest = versions.highest(replicas)
+            # A replica that does not answer now has all the same what it said that it has.
+            known = [old if new.error else new for old, new in zip(before, replicas, strict=True)]
+            self._latest = versions.newest(known, self._targets.min_copies)
+            self._highest = versions.highest(known)
             self._expected = None
             self._leave_out_unreachable()
             await self._expect()
