@@ -257,9 +257,9 @@ class ObjectWriter(ABC):
 
     #: How many `write` calls may run at once; with 1 the parts come in order.
     concurrency: int = 1
-    #: What the service calls the upload of an object of several parts, as soon as there is one. From then on
-    #: there is a note in the place of the object's record, which the caller writes over before `commit`; `abort`
-    #: removes either. See `WritePlan.record_id`.
+    #: What the service calls the upload of an object of several parts, as soon as there is one, where there is a
+    #: note in the place of the object's record, which the caller writes over before `commit`; `abort` removes
+    #: either. See `WritePlan.record_id`.
     upload_id: str | None = None
 
     @abstractmethod

@@ -114,9 +114,13 @@ async def _unused_manifests(store: ObjectStore, before: float) -> AsyncIterator[
 
 
 async def _still_unused(store: ObjectStore, names: Sequence[str], before: float) -> AsyncIterator[Orphan]:
-    under_way = {each.name async for each in store.orphans(-math.inf)} if names else set()
+    notes = [each.name async for each in store.orphans(-math.inf)] if names else []
+    # The note on an upload is not always its record, but always of the same object.
+    under_way = {parse_record_name(each) for each in notes}
+    objects = {found[0] for found in under_way if found is not None}
     for name in names:
-        if name in under_way or await _is_named(store, name) or await is_newer(store, name):
+        key, _ = parse_record_name(name) or ("", "")
+        if key in objects or await _is_named(store, name) or await is_newer(store, name):
             continue
         stat = await store.stat(name)
         if stat is not None and stat.modified is not None and stat.modified <= before:

@@ -19,6 +19,9 @@ class Profile:
         HEAD, because some servers ignore the header) or ``"none"`` (not sent).
     copy_condition
         What the names of these conditions begin with in a request that copies an object.
+    writes_slowly
+        A name may be written about once a second, and not at all sooner: the record of an object of several parts
+        is not written over the note on its upload.
     multipart_etag_is_md5
         An ETag of the form ``<hex>-<parts>`` is the MD5 of the parts' MD5s, so that it can be compared.
     removes_versions
@@ -31,6 +34,7 @@ class Profile:
     scheme: str
     condition: Literal["atomic", "try", "none"] = "try"
     copy_condition: str = ""
+    writes_slowly: bool = False
     multipart_etag_is_md5: bool = True
     removes_versions: bool = False
     lists_in_order: bool = True
@@ -45,8 +49,8 @@ GENERIC = Profile(scheme="s3", lists_in_order=False)
 
 #: By Cloudflare's documentation of R2: "S3 API compatibility" and "Extensions" (conditional PutObject; conditional
 #: CompleteMultipartUpload since 2023-08-11; of CopyObject by headers of its own), "Multipart objects" (ETags since
-#: 2023-06-21). There are no versions.
-R2 = Profile(scheme="r2", condition="atomic", copy_condition="cf-copy-destination-", multipart_etag_is_md5=True)
+#: 2023-06-21), "Limits" (one write per second and key; 429 otherwise). There are no versions.
+R2 = Profile(scheme="r2", condition="atomic", copy_condition="cf-copy-destination-", writes_slowly=True)
 #: By Backblaze's documentation of its S3-compatible API: buckets always keep versions, and a delete without a
 #: version id only hides. ``If-None-Match`` is not documented and has been answered with NotImplemented; what a
 #: multipart ETag is made of is not documented either.

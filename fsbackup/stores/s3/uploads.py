@@ -3,8 +3,8 @@
 The metadata of an unfinished upload cannot be read, so no S3 service tells whose upload it is. Therefore
 `create_upload` stores a note with the UploadId before the first part is sent, in the place of the object's record
 (``.fsbackup/records/NAME/ID``, where the ID is the object's upload tag, too). Who has records writes that of the
-object over it before the upload is completed, and the record goes on to name the upload. Where nobody does, the
-writer removes the note.
+object over it before the upload is completed, and the record goes on to name the upload. Where nobody does, and
+for a service that takes no two writes of a name so soon, the note has an ID of its own; the writer removes it.
 
 A kill leaves an upload with a note or record, or one without parts that nobody knows to be ours. Of a record it
 leaves, this order tells whether it is needed: first its upload must not be listed any more, then HEAD must show

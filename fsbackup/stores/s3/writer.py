@@ -82,7 +82,8 @@ class S3Writer(ObjectWriter):
         self._running: set[asyncio.Task[SentPart]] = set()
         self._may_land_late = False
         self._is_completing = self._is_refused = False
-        self._writes_record = plan.record_id is not None
+        #: Whether the caller writes the object's record over the note.
+        self._writes_record = plan.record_id is not None and not bucket.profile.writes_slowly
         self._finished = False
 
     async def write(self, part: Part) -> None:
@@ -154,10 +155,11 @@ class S3Writer(ObjectWriter):
     async def _upload(self) -> OpenUpload:
         """Return the upload. The first part creates it; cancelling that part does not cancel the creation."""
         if self._upload_task is None:
-            creation = create_upload(self._bucket, self._name, self._commit.metadata, self._commit.tag)
+            note_id = self._commit.tag if self._writes_record else secrets.token_hex(16)
+            creation = create_upload(self._bucket, self._name, self._commit.metadata, note_id)
             self._upload_task = asyncio.ensure_future(creation)
         upload = await asyncio.shield(self._upload_task)
-        self.upload_id = upload.id
+        self.upload_id = upload.id if self._writes_record else None
         return upload
 
     async def _commit_parts(self) -> ObjectStat:
