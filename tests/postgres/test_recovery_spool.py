@@ -179,6 +179,8 @@ def test_a_server_that_is_killed_at_random_instants_archives_every_segment_once(
             with suppress(ProcessLookupError):
                 os.kill(each, signal.SIGKILL)
         wait_until(lambda those=killed: not any(map(is_running, those)))  # type: ignore[misc]
+        for lock in (server.data / "postmaster.pid", *home.path.glob(".s.PGSQL.*")):
+            lock.unlink(missing_ok=True)  # who has not been waited for yet looks alive to PostgreSQL
         server.start()
     server.switch()
     show_recovery(home, server, quiet=False)
