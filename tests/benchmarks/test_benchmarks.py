@@ -9,6 +9,7 @@ import pytest
 from tests.benchmarks.arena import Arena, arena, compete, differences, same_content
 from tests.benchmarks.contenders import BACK, LARGE, SMALL, STORED
 from tests.benchmarks.sources import random_file, random_tree
+from tests.benchmarks.stages import stages
 
 pytestmark = pytest.mark.matrix
 
@@ -50,3 +51,9 @@ def test_a_large_file_comes_back(place: Arena, name: str) -> None:
             compete(task, stored)
         compete(task, BACK[name])
         assert same_content(task.back, source)
+
+
+def test_stages_are_compared(place: Arena) -> None:
+    text, figures = stages(place, 1 << 20, 1)
+    assert len(figures) == 4
+    assert "text: fsbackup put" in text

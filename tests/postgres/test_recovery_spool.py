@@ -173,10 +173,14 @@ def test_a_server_that_is_killed_at_random_instants_archives_every_segment_once(
         server.insert(6000)
         time.sleep(chance.uniform(0.0, 1.5))
         pid = int((server.data / "postmaster.pid").read_text().split()[0])
-        for child in [*children(pid), *workers(home), pid]:
+        os.kill(pid, signal.SIGSTOP)  # it would start others in place of those that are killed
+        killed = [*children(pid), *workers(home), pid]
+        for each in killed:
             with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        wait_until(lambda killed=pid: not is_running(killed))  # type: ignore[misc]
+                os.kill(each, signal.SIGKILL)
+        wait_until(lambda those=killed: not any(map(is_running, those)))  # type: ignore[misc]
+        for lock in (server.data / "postmaster.pid", *home.path.glob(".s.PGSQL.*")):
+            lock.unlink(missing_ok=True)  # who has not been waited for yet looks alive to PostgreSQL
         server.start()
     server.switch()
     show_recovery(home, server, quiet=False)
