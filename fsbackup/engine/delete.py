@@ -37,14 +37,14 @@ import logging
 from collections.abc import AsyncGenerator, Collection, Sequence
 
 from fsbackup.aio import cancel_and_wait, map_some
-from fsbackup.engine import breaker, locks, records, versions
+from fsbackup.engine import breaker, intents, locks, records, versions
 from fsbackup.engine.fanout import replica_result
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Report, is_deleted
 from fsbackup.engine.survey import Answers, insist, survey, survey_for_change
 from fsbackup.errors import ConflictError, FsbackupError, TooFewCopiesError
-from fsbackup.keys import intent_name, manifest_name
+from fsbackup.keys import manifest_name
 from fsbackup.record import Tombstone, version_order
 from fsbackup.stores.base import ObjectStore
 
@@ -209,7 +209,7 @@ async def _delete_replica(replica: ReplicaState, key: str, tombstone: Tombstone 
     started = clock()
     try:
         if tombstone is not None:
-            async with locks.exclusive(replica.store, key):
+            async with locks.exclusive(replica.store, key), intents.announced(replica.store, tombstone):
                 await _remove(replica.store, await _announce(replica.store, tombstone))
                 breaker.record(replica.store, None, writing=True)
     except FsbackupError as error:
@@ -281,11 +281,11 @@ async def _require_not_newer(store: ObjectStore, key: str, tombstone: Tombstone)
     ConflictError
         When it has a newer version than the tombstone deletes, or one is being stored.
     """
-    replica, intent = await asyncio.gather(records.read_state(store, key), records.read_intent(store, key))
+    replica, found = await asyncio.gather(records.read_state(store, key), intents.find(store, key))
     latest = replica.record
     if latest is not None and version_order(latest) > version_order(tombstone):
         raise _superseded(store, key)
-    if intent is not None and intent.generation > tombstone.generation:
+    if intents.outranks(intents.known(found), tombstone.generation):
         raise _superseded(store, key)
     return replica
 
@@ -301,7 +301,7 @@ async def complete(replica: ReplicaState, tombstone: Tombstone) -> None:
         As the store raised it.
     """
     store, key = replica.store, tombstone.key
-    async with locks.exclusive(store, key):
+    async with locks.exclusive(store, key), intents.announced(store, tombstone):
         now = await _require_not_newer(store, key, tombstone)
         if now.record != tombstone and now.tombstone != tombstone:
             await records.write_record(store, tombstone)
@@ -319,8 +319,8 @@ async def remove_tombstone(store: ObjectStore, key: str, tombstone: Tombstone) -
         As the store raised it.
     """
     async with locks.exclusive(store, key):
-        replica, intent = await asyncio.gather(records.read_state(store, key), records.read_intent(store, key))
-        if replica.stat is not None or intent is not None:
+        replica, found = await asyncio.gather(records.read_state(store, key), intents.find(store, key))
+        if replica.stat is not None or found:
             raise _superseded(store, key)
         if isinstance(replica.record, Tombstone) and replica.record.generation <= tombstone.generation:
             await records.remove_record(store, key)
@@ -370,11 +370,9 @@ async def _remove_own_tombstone(store: ObjectStore, tombstone: Tombstone) -> Non
 async def _own_leftovers(store: ObjectStore, tombstone: Tombstone) -> list[str]:
     """Return the names of the tombstone and of an intent of the deleted version, where they are still there."""
     key = tombstone.key
-    (record, _), (intent, has_intent) = await asyncio.gather(
-        records.read_record(store, key), records.find_intent(store, key)
-    )
-    is_ours = has_intent and (intent is None or intent.generation <= tombstone.generation)
-    return [*([intent_name(key)] if is_ours else []), *([manifest_name(key)] if record == tombstone else [])]
+    (record, _), found = await asyncio.gather(records.read_record(store, key), intents.find(store, key))
+    deleted = [each.name for each in found if intents.is_of_deleted(store, each, tombstone.generation)]
+    return [*deleted, *([manifest_name(key)] if record == tombstone else [])]
 
 
 def _log_leftover(error: FsbackupError) -> None:

@@ -30,7 +30,13 @@ from fsbackup.engine.fanout import FanOut, object_metadata
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.parts import Consumer
 from fsbackup.engine.records import ReplicaState
-from fsbackup.engine.replica_upload import ReplicaUpload, concurrent_write, has_version, write_manifest
+from fsbackup.engine.replica_upload import (
+    ReplicaUpload,
+    concurrent_write,
+    creates_only,
+    has_version,
+    write_manifest,
+)
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import Source, StreamSource
@@ -456,12 +462,12 @@ class _Upload(FanOut):
             ),
             mtime_ns=source.mtime_ns,
             mode=source.mode,
-            create_only=replica.stat is None and (is_conditional or not self._overwrite),
+            create_only=replica.stat is None and (is_conditional or not self._overwrite or creates_only(replica)),
             ask_first=self._must_stat_again(replica),
             is_new=replica.stat is None,
             replaces=replica.stat.etag if replica.stat else None,
             replaces_version=replica.stat.version_id if replica.stat else None,
-            conditional=is_conditional,
+            conditional=is_conditional or (replica.stat is not None and not self._overwrite),
         )
         sent = self._on_sent(replica.store.name)
         upload = ReplicaUpload(replica, self._key, plan, sent, may_replace=self._overwrite and not is_conditional)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.matrix import matrix, sparing
 from tests.replication.child import INTERRUPTED, interrupt, kill, running
-from tests.replication.raw_replicas import RECORDS, manifest_name, pending_name
+from tests.replication.raw_replicas import RECORDS, manifest_name, pending_name, pending_prefix
 from tests.replication.rig import PART, ReplicaRig, content
 from tests.servers.faults import Hold
 from tests.servers.operations import Operation
@@ -48,10 +48,10 @@ STEPS_BESIDE: dict[str, list[tuple[Operation, str]]] = {
     "overwrite": [
         ("create_multipart", KEY),
         ("upload_part", KEY),
-        ("put_object", pending_name(KEY)),
+        ("put_object", pending_prefix(KEY)),
         ("complete", KEY),
         ("put_object", manifest_name(KEY)),
-        ("delete", pending_name(KEY)),
+        ("delete", pending_prefix(KEY)),
     ],
     "delete": [("put_object", manifest_name(KEY)), ("delete", f"/{KEY}"), ("delete", manifest_name(KEY))],
 }

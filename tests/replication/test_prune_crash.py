@@ -8,7 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from fsbackup.errors import ObjectNotFoundError
+from fsbackup.loop import run
 from fsbackup.replication.prune import PruneReport
+from fsbackup.replication.repair import RepairOptions, repair
 from tests.replication.child import kill, running
 from tests.replication.prune_helpers import days, expected_later, prune_later
 from tests.replication.raw_replicas import manifest_name
@@ -44,6 +46,7 @@ def test_killed_after_any_step(contested: ReplicaRig, name: str, step: str) -> N
     assert (verified.status, verified.found) == ("complete", 0)
     assert store.repair(expired=expected_later(store)).steps == ()
     assert prune_later(store).status == "complete"
+    run(repair(store.replica_set, RepairOptions(expired=expected_later(store), safe_age=0.0)))  # what announced it
     for bucket in ("r2", "b2"):
         assert_only(rig, bucket, NEW)
     assert_only(rig, "local", KEY, NEW)
