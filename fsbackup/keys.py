@@ -32,6 +32,7 @@ MAX_KEY_BYTES = 4096
 RESERVED = ".fsbackup"
 META_PREFIX = f"{RESERVED}/"
 MANIFESTS = f"{META_PREFIX}manifests/"
+TOMBSTONES = f"{META_PREFIX}tombstones/"
 INTENTS = f"{META_PREFIX}pending/"
 #: The end of the name of a write intent whose writer has ended, and of one whose writer gives way to others.
 INTENT_DONE, INTENT_YIELDS = "-done", "-yields"
@@ -186,6 +187,11 @@ def manifest_name(key: str) -> str:
     return f"{MANIFESTS}{encode_key(key)}"
 
 
+def tombstone_name(key: str) -> str:
+    """Return the name of the tombstone of `key`; as that of a manifest it has no suffix."""
+    return f"{TOMBSTONES}{encode_key(key)}"
+
+
 def intents_of(key: str) -> str:
     """Return how the names of all write intents of `key` begin.
 
@@ -214,6 +220,11 @@ def parse_record_name(name: str) -> tuple[str, str] | None:
 def manifest_key(name: str) -> str | None:
     """Return the key (see `listed_key`) whose manifest is stored under `name`, None for any other name."""
     return listed_key(name.removeprefix(MANIFESTS)) if name.startswith(MANIFESTS) else None
+
+
+def tombstone_key(name: str) -> str | None:
+    """Return the key (see `listed_key`) whose tombstone is stored under `name`, None for any other name."""
+    return listed_key(name.removeprefix(TOMBSTONES)) if name.startswith(TOMBSTONES) else None
 
 
 def in_prefix(key: str, prefix: str) -> bool:

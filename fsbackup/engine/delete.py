@@ -3,21 +3,31 @@
 `delete` asks the stores (`survey.survey_for_change`) and then works on each replica by itself, as soon as that has
 answered, in this order:
 
-1. Write the tombstone: over a manifest that lies beside the data, or beside data with its manifest inside.
+1. Write the tombstone; it lies over nothing else.
 2. Remove the data: only the version that was deleted, or an older one. From then on the object counts as deleted
    there.
-3. When *every* replica has confirmed 1 and 2: remove the tombstones, and write intents of an earlier version.
+3. Remove its manifest, where that is an object of its own.
+4. When *every* replica has confirmed 1 to 3: remove the tombstones, and write intents of an earlier version.
 
 Each step looks again before it, under the key's lock (`locks.py`), and gives way to a version that another writer
-stored, or is storing, since the survey: that version is newer than the tombstone and stays.
+stored, or is storing, since the survey: that version is newer than the tombstone and stays. A bucket that removes
+by version needs no look: it is told which one to remove.
 
 What a crash or an unreachable replica leaves:
 
 - before 1 on a replica: its manifest and data. The tombstones of the others have a higher rank, so readers see a
   deleted object, and `repair` completes the delete with `complete`. Without a tombstone it would take the object
   for a lost one, and copy it back.
-- between 1 and 2: a tombstone and data, which no reader takes for an object; `complete` removes the data.
-- before 3: tombstones only; when all replicas have one, `repair` removes them with `remove_tombstone`.
+- between 1 and 2: a tombstone, and the object, which no reader takes for one; `complete` removes it.
+- between 2 and 3: a tombstone, and a manifest without data, which counts as little. `complete` or
+  `remove_tombstone` removes it. The data goes first: while a manifest stands there, data that a writer puts in its
+  place in between is seen not to be what the manifest says.
+- before 4: tombstones only; when all replicas have one, `repair` removes them with `remove_tombstone`.
+
+Why the tombstone comes first, and not only when a replica has failed: from the first data that is removed on, some
+quorum says that there is no such object. If the process is killed then, or its user gives up waiting for a replica
+that hangs, what that one has would come back, though readers were told that it is gone. A single replica that has
+manifest and data in one object (`_needs_tombstone`) has the version or nothing at every instant, and gets none.
 
 A delete is degraded when `min_copies` replicas have confirmed it. Readers find the object deleted also when the
 others are fewer than `min_copies` (`is_deleted`). Where not even so many can be reached, nothing is deleted.
@@ -34,19 +44,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from itertools import zip_longest
 
+from fsbackup import clock
 from fsbackup.aio import cancel_and_wait, map_some
-from fsbackup.engine import breaker, intents, locks, records, versions
+from fsbackup.engine import breaker, intents, locks, records, tombstones, versions
 from fsbackup.engine.fanout import replica_result
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Report, is_deleted
-from fsbackup.engine.survey import Answers, insist, survey, survey_for_change
+from fsbackup.engine.survey import Answers, insist, settled, survey, survey_for_change
 from fsbackup.errors import ConflictError, FsbackupError, TooFewCopiesError
 from fsbackup.keys import manifest_name
 from fsbackup.record import Tombstone, version_order
-from fsbackup.stores.base import ObjectStore
+from fsbackup.stores.base import ObjectStat, ObjectStore
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -55,6 +67,8 @@ _TOGETHER, _AT_ONCE = 1000, 16
 
 #: To be deleted on one replica: its state by the survey, and the tombstone; None where nothing is anywhere.
 _Deletion = tuple[ReplicaState, Tombstone | None]
+#: The tombstones that were stored, by the names of their stores and then by key.
+_Stored = Mapping[str, dict[str, ObjectStat]]
 
 
 async def delete(targets: ReplicaSet, key: str, *, generation: int | None = None) -> Report:
@@ -70,8 +84,7 @@ async def delete(targets: ReplicaSet, key: str, *, generation: int | None = None
     ConflictError
         When a newer version than `generation` is there: nothing was deleted.
     """
-    clock = asyncio.get_running_loop().time
-    started = clock()
+    started = asyncio.get_running_loop().time()
     answers = await survey_for_change(targets, key)
     try:
         return await _delete(targets, key, generation, answers, started)
@@ -82,8 +95,7 @@ async def delete(targets: ReplicaSet, key: str, *, generation: int | None = None
 async def _delete(
     targets: ReplicaSet, key: str, generation: int | None, answers: Answers, started: float
 ) -> Report:
-    clock = asyncio.get_running_loop().time
-    if _tombstone(key, answers.replicas) is None:  # what is deleted may be on a slower one only
+    if _tombstone(targets, key, answers.replicas) is None:  # what is deleted may be on a slower one only
         await asyncio.gather(*answers.late.values())
     replicas = [
         answers.late[each.backend].result() if _is_done(answers, each) else each for each in answers.replicas
@@ -96,22 +108,43 @@ async def _delete(
             key=key,
             hint="delete the key itself if the newer version is to go as well",
         )
-    tombstone = _tombstone(key, replicas)
+    tombstone = _tombstone(targets, key, replicas, generation)
     if newer := records.refusal(replicas, "delete"):
-        return _report(targets, key, replicas, [newer] * len(replicas), clock() - started, tombstone)
+        return _report(targets, key, replicas, [newer] * len(replicas), _seconds_since(started), tombstone)
     if refusal := _too_few(targets, key, tombstone, replicas, answers.late):
         return _report(
-            targets, key, replicas, [each.error or refusal for each in replicas], clock() - started, tombstone
+            targets,
+            key,
+            replicas,
+            [each.error or refusal for each in replicas],
+            _seconds_since(started),
+            tombstone,
         )
+
+    stored = _nothing_stored(targets)
 
     async def delete_on(replica: ReplicaState) -> FsbackupError | None:
         late = answers.late.get(replica.backend)
-        return await _delete_replica(replica if late is None else await late, key, tombstone)
+        now = replica if late is None else await late
+        return await _delete_replica(now, key, tombstone, stored if _needs_tombstone(targets) else None)
 
     errors = await asyncio.gather(*map(delete_on, replicas))
     if tombstone is not None and all(error is None for error in errors):
-        await asyncio.gather(*(_remove_own_tombstone(replica.store, tombstone) for replica in replicas))
-    return _report(targets, key, replicas, errors, clock() - started, tombstone)
+        await _remove_own_tombstones(targets, [tombstone], stored)
+    return _report(targets, key, replicas, errors, _seconds_since(started), tombstone)
+
+
+def _seconds_since(started: float) -> float:
+    return asyncio.get_running_loop().time() - started
+
+
+def _needs_tombstone(targets: ReplicaSet) -> bool:
+    """Return whether a delete that ends in its middle would leave a part of the object."""
+    return len(targets.stores) > 1 or not records.has_records_inside(targets.stores[0])
+
+
+def _nothing_stored(targets: ReplicaSet) -> _Stored:
+    return {store.name: {} for store in targets.stores}
 
 
 def _is_done(answers: Answers, replica: ReplicaState) -> bool:
@@ -144,38 +177,42 @@ async def delete_many(targets: ReplicaSet, keys: Collection[str]) -> AsyncGenera
 
 
 async def _delete_together(targets: ReplicaSet, keys: Sequence[str]) -> list[Report]:
-    clock = asyncio.get_running_loop().time
-    started = clock()
+    started = asyncio.get_running_loop().time()
 
     async def look(key: str) -> Sequence[ReplicaState]:
-        replicas = await survey(targets.stores, key)
-        too_few = _too_few(targets, key, _tombstone(key, replicas), replicas)
+        replicas: Sequence[ReplicaState] = await settled(await survey(targets.stores, key), key, changes=True)
+        too_few = _too_few(targets, key, _tombstone(targets, key, replicas), replicas)
         return replicas if too_few is None else await insist(replicas, key)
 
     surveyed = dict(zip(keys, await map_some(look, keys, _AT_ONCE), strict=True))
     refused: dict[str, FsbackupError] = {}
-    for key in keys:
-        replicas = surveyed[key]
-        error = records.refusal(replicas, "delete") or _too_few(targets, key, _tombstone(key, replicas), replicas)
+    deleted: dict[str, Tombstone | None] = {}
+    for key, replicas in surveyed.items():
+        tombstone = _tombstone(targets, key, replicas)
+        error = records.refusal(replicas, "delete") or _too_few(targets, key, tombstone, replicas)
         if error is not None:
             refused[key] = error
-    tombstones = {key: _tombstone(key, replicas) for key, replicas in surveyed.items() if key not in refused}
+        else:
+            deleted[key] = tombstone
+
+    stored = _nothing_stored(targets)
 
     async def delete_on(number: int) -> dict[str, FsbackupError | None]:
-        todo = {key: (surveyed[key][number], tombstone) for key, tombstone in tombstones.items()}
+        todo = {key: (surveyed[key][number], tombstone) for key, tombstone in deleted.items()}
         own = {key: surveyed[key][number].error or error for key, error in refused.items()}
-        return {**own, **await _delete_on(targets.stores[number], todo)}
+        announced = stored if _needs_tombstone(targets) else None
+        return {**own, **await _delete_on(targets.stores[number], todo, announced)}
 
     by_store = await asyncio.gather(*map(delete_on, range(len(targets.stores))))
     errors = {key: [found[key] for found in by_store] for key in keys}
     confirmed = [
         tombstone
-        for key, tombstone in tombstones.items()
+        for key, tombstone in deleted.items()
         if tombstone is not None and all(error is None for error in errors[key])
     ]
-    await asyncio.gather(*(_remove_own_tombstones(store, confirmed) for store in targets.stores))
-    seconds = clock() - started
-    return [_report(targets, key, surveyed[key], errors[key], seconds, tombstones.get(key)) for key in keys]
+    await _remove_own_tombstones(targets, confirmed, stored)
+    seconds = _seconds_since(started)
+    return [_report(targets, key, surveyed[key], errors[key], seconds, deleted.get(key)) for key in keys]
 
 
 def _report(
@@ -194,94 +231,134 @@ def _report(
     return Report("delete", key, targets.min_copies, results, seconds, generation=generation)
 
 
-def _tombstone(key: str, replicas: Sequence[ReplicaState]) -> Tombstone | None:
-    """Return the tombstone to write; None when no replica has anything. Unmanaged data is generation 0."""
+def _tombstone(
+    targets: ReplicaSet, key: str, replicas: Sequence[ReplicaState], generation: int | None = None
+) -> Tombstone | None:
+    """Return the tombstone to write; None when no replica has anything. Unmanaged data is generation 0.
+
+    Without a quorum, a replica that does not answer may have a higher version: the tombstone is to outrank what
+    was stored up to now, unless the caller knows the `generation` to delete.
+    """
     latest = versions.highest(replicas)
     if latest is None and not any(replica.stat or replica.damaged for replica in replicas):
         return None
-    return Tombstone(key, latest.generation if latest else 0, versions.utc_now())
+    known = latest.generation if latest else 0
+    if generation is None and not targets.is_quorum(records.clear_answers(replicas)):
+        known = max(known, int(clock.now() * 1000))
+    return Tombstone(key, known, versions.utc_now())
 
 
-async def _delete_replica(replica: ReplicaState, key: str, tombstone: Tombstone | None) -> FsbackupError | None:
+async def _delete_replica(
+    replica: ReplicaState, key: str, tombstone: Tombstone | None, stored: _Stored | None
+) -> FsbackupError | None:
+    """Delete from one replica; with `stored` leave a tombstone, which is added to it."""
     if replica.error is not None:
         return replica.error
-    clock = asyncio.get_running_loop().time
-    started = clock()
+    started = asyncio.get_running_loop().time()
     try:
         if tombstone is not None:
             async with locks.exclusive(replica.store, key), intents.announced(replica.store, tombstone):
-                await _remove(replica.store, await _announce(replica.store, tombstone))
+                await _remove(await _announce(replica, tombstone, stored), tombstone)
                 breaker.record(replica.store, None, writing=True)
     except FsbackupError as error:
-        breaker.record(replica.store, error, clock() - started, writing=True)
+        breaker.record(replica.store, error, _seconds_since(started), writing=True)
         return error
     return None
 
 
-async def _delete_on(store: ObjectStore, todo: dict[str, _Deletion]) -> dict[str, FsbackupError | None]:
+async def _delete_on(
+    store: ObjectStore, todo: dict[str, _Deletion], stored: _Stored | None
+) -> dict[str, FsbackupError | None]:
     """Do what `_delete_replica` does for many keys of one store."""
     if not store.capabilities.removes_many:
 
         async def delete_one(key: str) -> FsbackupError | None:
             replica, tombstone = todo[key]
-            return await _delete_replica(replica, key, tombstone)
+            return await _delete_replica(replica, key, tombstone, stored)
 
         return dict(zip(todo, await map_some(delete_one, todo, _AT_ONCE), strict=True))
     async with locks.exclusive_all(store, todo):
-        return await _delete_data_together(store, todo)
+        return await _delete_data_together(store, todo, stored)
 
 
-async def _delete_data_together(store: ObjectStore, todo: dict[str, _Deletion]) -> dict[str, FsbackupError | None]:
+async def _delete_data_together(
+    store: ObjectStore, todo: dict[str, _Deletion], stored: _Stored | None
+) -> dict[str, FsbackupError | None]:
     errors: dict[str, FsbackupError | None] = {key: replica.error for key, (replica, _) in todo.items()}
     found: dict[str, ReplicaState] = {}
+    names: dict[str, str] = {}
 
     async def announce(tombstone: Tombstone) -> None:
         try:
-            found[tombstone.key] = await _announce(store, tombstone)
+            found[tombstone.key] = await _announce(todo[tombstone.key][0], tombstone, stored)
         except FsbackupError as error:
             errors[tombstone.key] = error
 
-    await map_some(
-        announce, [each for key, (_, each) in todo.items() if each is not None and not errors[key]], _AT_ONCE
-    )
+    async def find_manifest(tombstone: Tombstone) -> None:
+        try:
+            if (name := await _manifest_left(found[tombstone.key], tombstone)) is not None:
+                names[tombstone.key] = name
+        except FsbackupError as error:
+            errors[tombstone.key] = error
+
+    given = [each for _, each in todo.values() if each is not None]
+    await map_some(announce, [each for each in given if not errors[each.key]], _AT_ONCE)
     stats = {key: replica.stat for key, replica in found.items() if replica.stat is not None}
     errors |= dict(zip(stats, await store.remove_many(list(stats.values())), strict=True))
-    names = {
-        key: replica.record_object
-        for key, replica in found.items()
-        if replica.record_object is not None and not errors[key]
-    }
+    await map_some(find_manifest, [each for each in given if not errors[each.key]], _AT_ONCE)
     return errors | dict(zip(names, await store.remove_many(list(names.values())), strict=True))
 
 
-async def _announce(store: ObjectStore, tombstone: Tombstone) -> ReplicaState:
+async def _announce(replica: ReplicaState, tombstone: Tombstone, stored: _Stored | None) -> ReplicaState:
     """Write the tombstone, and return what is to be removed after it: what the replica has now."""
-    if not records.has_records_inside(store):  # there a tombstone replaces no manifest
-        await _require_not_newer(store, tombstone.key, tombstone)
-    await records.write_record(store, tombstone)
-    return await _require_not_newer(store, tombstone.key, tombstone)
+    store, key = replica.store, tombstone.key
+    if stored is None:
+        return replica
+    if not records.has_records_inside(store):
+        await _require_not_newer(store, key, tombstone)
+    stored[store.name][key] = await tombstones.write(store, tombstone)
+    if store.capabilities.removes_versions and replica.stat is not None:
+        return replica
+    return await _require_not_newer(store, key, tombstone, announced=True)
 
 
-async def _remove(store: ObjectStore, replica: ReplicaState) -> None:
-    """Remove the data of the deleted version, and the record that was an object of its own.
+async def _remove(replica: ReplicaState, tombstone: Tombstone) -> None:
+    """Remove the data of the deleted version, and the manifest that was an object of its own.
 
     Also where the survey found no data: a repair may have written it since. After the tombstone it does not.
     """
     if replica.stat is not None:
-        await store.remove_version(replica.stat)
-    if replica.record_object is not None:
-        await store.remove(replica.record_object)
+        await replica.store.remove_version(replica.stat)
+    if (name := await _manifest_left(replica, tombstone)) is not None:
+        await replica.store.remove(name)
 
 
-async def _require_not_newer(store: ObjectStore, key: str, tombstone: Tombstone) -> ReplicaState:
-    """Return what the replica has now.
+async def _manifest_left(replica: ReplicaState, tombstone: Tombstone) -> str | None:
+    """Return the name of the manifest that is left when the data of `replica` has been removed, None without one.
+
+    Raises
+    ------
+    ConflictError
+        When it is, or is about to be, the manifest of a newer version.
+    """
+    if records.has_records_inside(replica.store):
+        return replica.record_object
+    now = await _require_not_newer(replica.store, tombstone.key, tombstone, announced=True)
+    return manifest_name(tombstone.key) if now.record is not None or now.damaged else None
+
+
+async def _require_not_newer(
+    store: ObjectStore, key: str, tombstone: Tombstone, *, announced: bool = False
+) -> ReplicaState:
+    """Return what the replica has now; without the tombstone when that is `announced`.
 
     Raises
     ------
     ConflictError
         When it has a newer version than the tombstone deletes, or one is being stored.
     """
-    replica, found = await asyncio.gather(records.read_state(store, key), intents.find(store, key))
+    read = records.read_version if announced else records.read_state
+    replica, found = await asyncio.gather(read(store, key), intents.find(store, key))
     latest = replica.record
     if latest is not None and version_order(latest) > version_order(tombstone):
         raise _superseded(store, key)
@@ -303,29 +380,35 @@ async def complete(replica: ReplicaState, tombstone: Tombstone) -> None:
     store, key = replica.store, tombstone.key
     async with locks.exclusive(store, key), intents.announced(store, tombstone):
         now = await _require_not_newer(store, key, tombstone)
-        if now.record != tombstone and now.tombstone != tombstone:
-            await records.write_record(store, tombstone)
-        await _remove(store, await _require_not_newer(store, key, tombstone))
+        if now.tombstone != tombstone:
+            await tombstones.write(store, tombstone)
+        await _remove(await _require_not_newer(store, key, tombstone, announced=True), tombstone)
 
 
 async def remove_tombstone(store: ObjectStore, key: str, tombstone: Tombstone) -> None:
     """Remove the tombstone from one replica, after every replica has confirmed the delete.
 
+    And before it a manifest that the delete left without data.
+
     Raises
     ------
     ConflictError
-        When there is data, a write intent, a manifest or a newer tombstone by now.
+        When there is data, a write intent, a newer manifest or a newer tombstone by now.
     BackendError
         As the store raised it.
     """
-    async with locks.exclusive(store, key):
-        replica, found = await asyncio.gather(records.read_state(store, key), intents.find(store, key))
-        if replica.stat is not None or found:
+    async with locks.exclusive(store, key), intents.announced(store, tombstone) as announced:
+        (own, _), replica, found = await asyncio.gather(
+            tombstones.find(store, key, since=None),
+            _require_not_newer(store, key, tombstone, announced=True),
+            intents.listed(store, key, announced),
+        )
+        if replica.stat is not None or found or (own and own.generation > tombstone.generation):
             raise _superseded(store, key)
-        if isinstance(replica.record, Tombstone) and replica.record.generation <= tombstone.generation:
+        if replica.record is not None:
             await records.remove_record(store, key)
-        elif replica.record is not None:
-            raise _superseded(store, key)
+        if own is not None:
+            await tombstones.remove(store, key)
 
 
 def _superseded(store: ObjectStore, key: str) -> ConflictError:
@@ -338,41 +421,61 @@ def _superseded(store: ObjectStore, key: str) -> ConflictError:
     )
 
 
-async def _remove_own_tombstones(store: ObjectStore, tombstones: Sequence[Tombstone]) -> None:
+async def _remove_own_tombstones(targets: ReplicaSet, done: Sequence[Tombstone], stored: _Stored) -> None:
     """Remove the tombstones, and intents of the deleted versions; failures are only logged."""
-    if not store.capabilities.removes_many:
-        await map_some(lambda each: _remove_own_tombstone(store, each), tombstones, _AT_ONCE)
-        return
 
-    async def look(tombstone: Tombstone) -> list[str]:
+    async def remove_from(store: ObjectStore) -> None:
+        if store.capabilities.removes_many:
+            await _remove_unchanged(store, done, stored[store.name])
+        else:
+            await map_some(lambda each: _remove_own_tombstone(store, each), done, _AT_ONCE)
+
+    await asyncio.gather(*map(remove_from, targets.stores))
+
+
+async def _remove_unchanged(
+    store: ObjectStore, done: Sequence[Tombstone], stored: Mapping[str, ObjectStat]
+) -> None:
+    """Remove those of the `stored` tombstones that are still the same, which the store finds out by itself."""
+    left: list[str] = []
+
+    async def find_intents(tombstone: Tombstone) -> None:
+        left.extend(await _intents_of_deleted(store, tombstone))
+
+    async with locks.exclusive_all(store, [each.key for each in done]):
         try:
-            return await _own_leftovers(store, tombstone)
+            if not records.has_records_inside(store):
+                await map_some(find_intents, done, _AT_ONCE)
         except FsbackupError as error:
             _log_leftover(error)
-            return []
-
-    async with locks.exclusive_all(store, [each.key for each in tombstones]):
-        leftovers = await map_some(look, tombstones, _AT_ONCE)
-        for error in await store.remove_many([name for names in leftovers for name in names]):
-            if error is not None:
-                _log_leftover(error)
+        own = {each.key: stored[each.key] for each in done if each.key in stored}
+        results = await store.remove_many([*own.values(), *left])
+        for key, failure in zip_longest(own, results):
+            if failure is not None:
+                _log_leftover(failure)
+            elif key is not None:
+                tombstones.removed(store, key)
 
 
 async def _remove_own_tombstone(store: ObjectStore, tombstone: Tombstone) -> None:
+    key = tombstone.key
     try:
-        async with locks.exclusive(store, tombstone.key):
-            for name in await _own_leftovers(store, tombstone):
+        async with locks.exclusive(store, key):
+            (own, _), left = await asyncio.gather(
+                tombstones.find(store, key, since=None), _intents_of_deleted(store, tombstone)
+            )
+            for name in left:
                 await store.remove(name)
+            if own == tombstone:
+                await tombstones.remove(store, key)
     except FsbackupError as error:
         _log_leftover(error)
 
 
-async def _own_leftovers(store: ObjectStore, tombstone: Tombstone) -> list[str]:
-    """Return the names of the tombstone and of an intent of the deleted version, where they are still there."""
-    key = tombstone.key
-    (record, _), found = await asyncio.gather(records.read_record(store, key), intents.find(store, key))
-    deleted = [each.name for each in found if intents.is_of_deleted(store, each, tombstone.generation)]
-    return [*deleted, *([manifest_name(key)] if record == tombstone else [])]
+async def _intents_of_deleted(store: ObjectStore, tombstone: Tombstone) -> list[str]:
+    """Return the names of the write intents of the version that was deleted, and of unreadable ones."""
+    found = await intents.find(store, tombstone.key)
+    return [each.name for each in found if intents.is_of_deleted(store, each, tombstone.generation)]
 
 
 def _log_leftover(error: FsbackupError) -> None:

@@ -22,7 +22,7 @@ from fsbackup.engine.reader import ParallelReader
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.selector import ReplicaSelector
-from fsbackup.engine.survey import Query, decide, is_known_away, survey, survey_without_stragglers
+from fsbackup.engine.survey import Query, decide, is_known_away, settled, survey, survey_without_stragglers
 from fsbackup.errors import (
     FsbackupError,
     IntegrityError,
@@ -135,6 +135,7 @@ async def locate(
     if not with_data and versions.highest(states) is None:
         with_data, ask = True, records.query
         states = await survey_without_stragglers(targets, key, ask)
+    states = await settled(states, key)
     selector = selector or ReplicaSelector()
     return await decide(states, key, partial(_reader, targets, key, selector, with_data), ask)
 

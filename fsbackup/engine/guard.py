@@ -17,7 +17,7 @@ from fsbackup.errors import (
     ObjectNotFoundError,
     WrongBackendError,
 )
-from fsbackup.keys import INTENTS, MANIFESTS, MARKER, META_PREFIX, RECORDS
+from fsbackup.keys import INTENTS, MANIFESTS, MARKER, META_PREFIX, RECORDS, TOMBSTONES
 from fsbackup.stores.base import ObjectStore, timeout_error
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ _STRAGGLER_TIMEOUT = 2.0
 #: What is said of a backend whose marker is *filling*.
 NOT_FILLED = "it was accepted empty and has not been filled completely: what it lacks proves nothing"
 #: What begins like this is part of a backup; the rest below `.fsbackup/` is there also on a wrong disk.
-_RECORD_PREFIXES = (MANIFESTS, RECORDS, INTENTS)
+_RECORD_PREFIXES = (MANIFESTS, RECORDS, INTENTS, TOMBSTONES)
 
 
 class BackendGuard:

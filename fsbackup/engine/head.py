@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from fsbackup.engine import records, versions
+from fsbackup.engine import records, tombstones, versions
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.engine.survey import decide, survey
+from fsbackup.engine.survey import decide, settled, survey
 from fsbackup.keys import encode_key
 from fsbackup.record import Tombstone
 from fsbackup.stores.base import ObjectStore
@@ -30,7 +31,7 @@ async def exists(targets: ReplicaSet, key: str) -> bool:
 async def size(targets: ReplicaSet, key: str) -> int | None:
     """Return the size of `key` in bytes, None when a quorum answers that it is absent or deleted.
 
-    Costs one HEAD per replica where the data is absent, and one GET of the manifest more where it is present.
+    Costs one HEAD per replica; where manifests lie beside the data, a read of each that may count.
 
     Raises
     ------
@@ -48,7 +49,8 @@ async def _size(targets: ReplicaSet, key: str, replicas: Sequence[ReplicaState])
         raise newer
     present = [replica.stat for replica in replicas if replica.stat is not None]
     if present:
-        latest = versions.newest(await _with_records(replicas, key), targets.min_copies)
+        known = await settled(await _with_records(replicas, key), key)
+        latest = versions.newest(known, targets.min_copies)
         if not isinstance(latest, Tombstone):
             return latest.size if latest else present[0].size
     replicas = await records.with_doubts(replicas, key)
@@ -74,14 +76,26 @@ async def _query(store: ObjectStore, key: str, *, insist: bool = False) -> Repli
 
 
 async def _read_state(store: ObjectStore, key: str) -> ReplicaState:
-    """Stat the data object, and read the record only where there is data."""
+    """As `records.read_state`; but where there is no data, its records are not read."""
     stat = await store.stat(encode_key(key))
     if stat is None:
         return ReplicaState(store)
-    if records.has_records_inside(store):
-        return await records.read_inside_record(store, key, stat)
-    record, damaged = await records.read_record(store, key)
-    return ReplicaState(store, record, damaged, stat)
+    if not records.has_records_inside(store):
+        return await _read_records(ReplicaState(store, stat=stat), key)
+    return await _with_tombstone(await records.read_inside_record(store, key, stat), key)
+
+
+async def _read_records(replica: ReplicaState, key: str) -> ReplicaState:
+    """Return the state with its records that are objects of their own."""
+    store = replica.store
+    if not records.has_records_inside(store):
+        replica = ReplicaState(store, *await records.read_record(store, key), replica.stat)
+    return await _with_tombstone(replica, key)
+
+
+async def _with_tombstone(replica: ReplicaState, key: str) -> ReplicaState:
+    found = await tombstones.find(replica.store, key, since=tombstones.recently())
+    return records.with_tombstone(replica, *found)
 
 
 async def _with_records(replicas: Sequence[ReplicaState], key: str) -> list[ReplicaState]:
@@ -89,6 +103,10 @@ async def _with_records(replicas: Sequence[ReplicaState], key: str) -> list[Repl
 
     A tombstone there may outrank the data of a replica that was unreachable during the delete.
     """
-    absent = [replica.store for replica in replicas if replica.stat is None and replica.error is None]
-    states = await survey(absent, key, partial(records.query, with_data=False))
-    return [replica for replica in replicas if replica.store not in absent] + states
+
+    async def look(replica: ReplicaState) -> ReplicaState:
+        if replica.stat is not None or replica.error is not None:
+            return replica
+        return await records.state_or_error(replica.store, key, partial(_read_records, replica, key))
+
+    return list(await asyncio.gather(*map(look, replicas)))

@@ -1,4 +1,4 @@
-"""The records of one key in one store, manifest and tombstone, and what the store has of the key.
+"""The records of one key in one store, and what the store has of the key; tombstones are in `tombstones.py`.
 
 Where the manifest of an object is depends on the store:
 
@@ -10,9 +10,9 @@ Where the manifest of an object is depends on the store:
 *beside*
     Under `manifest_name`. A replacement announces itself first (`intents.py`).
 
-A tombstone lies under `manifest_name` on every store. `query` reads records and data into a `ReplicaState`,
-without raising; `survey.py` does so on all stores at once. Uploads write in the order that `replica_upload` gives,
-deletes in that of `delete`.
+A tombstone lies beside both, on every store; of it and a manifest the one of the higher version counts. `query`
+reads records and data into a `ReplicaState`, without raising; `survey.py` does so on all stores at once. Uploads
+write in the order that `replica_upload` gives, deletes in that of `delete`.
 
 A record that a newer version of fsbackup wrote is read by no function here: each raises `NewerFormatError`, so
 that nothing is written over it, and a `ReplicaState` has it as its `error`. Where one replica has such a record,
@@ -27,11 +27,10 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Literal
 
 from fsbackup import errors
-from fsbackup.engine import breaker, marker
+from fsbackup.engine import breaker, marker, tombstones
 from fsbackup.errors import (
     AccessDeniedError,
     BackendError,
@@ -42,7 +41,14 @@ from fsbackup.errors import (
     ObjectNotFoundError,
     WrongBackendError,
 )
-from fsbackup.keys import ShortenedName, encode_key, intents_of, manifest_name, record_name
+from fsbackup.keys import (
+    ShortenedName,
+    encode_key,
+    intents_of,
+    manifest_name,
+    record_name,
+    tombstone_name,
+)
 from fsbackup.record import Manifest, Record, Tombstone, dump, load, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
 
@@ -95,7 +101,7 @@ class ReplicaState:
     record_object
         The name of the object that has its manifest, where the data object has only the id.
     tombstone
-        Its tombstone, also when the record is a manifest of a newer version; only where manifests lie inside.
+        Its tombstone, also when the record is a manifest of a newer version.
     error
         Why the store did not answer, or that its record is a newer version's (`is_newer`); the other fields are
         unknown then.
@@ -173,12 +179,19 @@ def unproven_absence(replicas: Sequence[ReplicaState], operation: str, key: str)
     return errors.unproven_absence(errors_of(replicas), answered, operation=operation, key=key)
 
 
-async def query(store: ObjectStore, key: str, *, with_data: bool = True, insist: bool = False) -> ReplicaState:
+async def query(
+    store: ObjectStore, key: str, *, with_data: bool = True, insist: bool = False, fresh: bool = False
+) -> ReplicaState:
     """Return the state of `key` in `store`: its record, and with `with_data` its data object. Never raises.
 
-    A store that is known to be away is asked only with `insist` (see `breaker`).
+    A store that is known to be away is asked only with `insist` (see `breaker`). That there is no tombstone may be
+    known from some seconds ago (see `tombstones`), unless it is to be `fresh`.
     """
-    read = partial(read_state, store, key, with_data=with_data)
+
+    async def read() -> ReplicaState:
+        since = None if fresh else tombstones.recently()
+        return await read_state(store, key, with_data=with_data, since=since)
+
     return await state_or_error(store, key, read, insist=insist)
 
 
@@ -210,60 +223,56 @@ async def with_doubts(replicas: Sequence[ReplicaState], key: str) -> list[Replic
     return [replace(each, error=doubts.get(each.store.name, each.error)) for each in replicas]
 
 
-async def read_state(store: ObjectStore, key: str, *, with_data: bool = True) -> ReplicaState:
-    """Read the record and, with `with_data`, stat the data object, concurrently; raises what the store raises."""
-    if has_records_inside(store):
-        return await _read_inside(store, key)
-    if not with_data:
-        return ReplicaState(store, *await read_record(store, key))
-    (record, damaged), stat = await asyncio.gather(read_record(store, key), store.stat(encode_key(key)))
-    return ReplicaState(store, record, damaged, stat)
+async def read_state(
+    store: ObjectStore, key: str, *, with_data: bool = True, since: float | None = None
+) -> ReplicaState:
+    """Read the records and, with `with_data`, stat the data object, concurrently; raises what the store raises.
 
-
-async def _read_inside(store: ObjectStore, key: str) -> ReplicaState:
-    """Return the state of a key whose manifest is in its data object; a delete's tombstone lies beside it.
-
-    Of manifest and tombstone the one of the newer version counts.
+    `since` is as for `tombstones.find`: by default the tombstone is asked for.
     """
-    (beside, damaged), stat = await _tombstone_and_stat(store, key)
-    if stat is None:
-        tombstone = beside if isinstance(beside, Tombstone) else None
-        return ReplicaState(store, tombstone, damaged, tombstone=tombstone)
-    replica = await read_inside_record(store, key, stat)
-    if isinstance(beside, Tombstone):
-        latest = max((each for each in (replica.record, beside) if each), key=version_order)
-        return replace(replica, record=latest, tombstone=beside)
-    if isinstance(beside, Manifest) and replica.record is None and not replica.damaged:
-        raise _beside_error(store, key)
-    return replica
-
-
-async def _tombstone_and_stat(
-    store: ObjectStore, key: str
-) -> tuple[tuple[Record | None, bool], ObjectStat | None]:
-    """Read the record beside the data, and stat the data, concurrently.
-
-    A service answers the same for a missing name and a missing bucket. Credentials that may only read objects
-    cannot find out which it is, until the data has answered.
-    """
-    beside, stat = await asyncio.gather(
-        read_record(store, key), store.stat(encode_key(key)), return_exceptions=True
+    reads_data = with_data or has_records_inside(store)
+    version = read_version(store, key) if reads_data else _read_manifest(store, key)
+    replica, found = await asyncio.gather(
+        version, tombstones.find(store, key, since=since), return_exceptions=True
     )
-    if isinstance(stat, BaseException):
-        raise stat
-    if isinstance(beside, AccessDeniedError) and stat is not None:
-        return await read_record(store, key), stat
-    if isinstance(beside, BaseException):
-        raise beside
-    return beside, stat
+    if isinstance(replica, BaseException):
+        raise replica
+    if isinstance(found, AccessDeniedError) and replica.stat is not None:
+        # A service answers the same for a missing name and a missing bucket. Credentials that may only read
+        # objects cannot find out which it is, until the data has answered.
+        found = await tombstones.find(store, key, since=since)
+    if isinstance(found, BaseException):
+        raise found
+    return with_tombstone(replica, *found)
+
+
+def with_tombstone(replica: ReplicaState, tombstone: Tombstone | None, damaged: bool = False) -> ReplicaState:
+    """Return the state with its tombstone: what counts is the record of the higher version.
+
+    A damaged tombstone tells nothing where a manifest does.
+    """
+    if tombstone is None:
+        return replace(replica, damaged=True) if damaged and replica.is_empty else replica
+    latest = max((each for each in (replica.record, tombstone) if each), key=version_order)
+    return replace(replica, record=latest, tombstone=tombstone)
+
+
+async def _read_manifest(store: ObjectStore, key: str) -> ReplicaState:
+    return ReplicaState(store, *await read_record(store, key))
 
 
 async def read_version(store: ObjectStore, key: str) -> ReplicaState:
-    """As `read_state`, but without looking for a tombstone where the manifest lies inside the data."""
+    """As `read_state`, but without a tombstone."""
     if not has_records_inside(store):
-        return await read_state(store, key)
+        (record, damaged), stat = await asyncio.gather(read_record(store, key), store.stat(encode_key(key)))
+        return ReplicaState(store, record, damaged, stat)
     stat = await store.stat(encode_key(key))
-    return ReplicaState(store) if stat is None else await read_inside_record(store, key, stat)
+    if stat is None:
+        return ReplicaState(store)
+    replica = await read_inside_record(store, key, stat)
+    if replica.record is None and not replica.damaged and (await read_record(store, key))[0] is not None:
+        raise _beside_error(store, key)
+    return replica
 
 
 async def read_inside_record(store: ObjectStore, key: str, stat: ObjectStat) -> ReplicaState:
@@ -362,8 +371,8 @@ async def describe_data(store: ObjectStore, stat: ObjectStat, manifest: Manifest
     return stored
 
 
-async def read_record(store: ObjectStore, key: str) -> tuple[Record | None, bool]:
-    """Return the valid record beside the object `key`, or None, and whether there is a damaged one.
+async def read_record(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
+    """Return the valid manifest beside the object, or None, and whether there is a damaged one.
 
     A record of another key, as after files were moved by hand, counts as damaged.
 
@@ -378,7 +387,7 @@ async def read_record(store: ObjectStore, key: str) -> tuple[Record | None, bool
         return None, False
     except IntegrityError:
         return None, True
-    return (record, False) if record.key == key else (None, True)
+    return (record, False) if isinstance(record, Manifest) and record.key == key else (None, True)
 
 
 def load_record(store: ObjectStore, key: str, data: bytes) -> Record:
@@ -425,12 +434,17 @@ async def _recorded_key(store: ObjectStore, name: ShortenedName) -> str:
     text = "" if stat is None else stat.metadata.get(RECORD_FIELD, "")
     if text.startswith("{"):
         return load(text.encode()).key
-    try:
-        return load(await store.read(record_name(name, text) if text else manifest_name(name))).key
-    except ObjectNotFoundError:
-        async for intent in store.list(intents_of(name)):
-            return load(await store.read(intent.name)).key
-        raise
+    beside = [] if text or has_records_inside(store) else await _beside_names(store, name)
+    for place in [record_name(name, text)] if text else [*beside, tombstone_name(name)]:
+        try:
+            return load(await store.read(place)).key
+        except ObjectNotFoundError:
+            continue
+    raise ObjectNotFoundError("it has no record", backend=store.name, key=name)
+
+
+async def _beside_names(store: ObjectStore, name: ShortenedName) -> list[str]:
+    return [manifest_name(name), *[each.name async for each in store.list(intents_of(name))]]
 
 
 def refusal(replicas: Iterable[ReplicaState], operation: str) -> NewerFormatError | None:
@@ -451,7 +465,7 @@ async def write_record(store: ObjectStore, record: Record, *, create_only: bool 
 
 
 async def remove_record(store: ObjectStore, key: str) -> None:
-    """Remove the manifest or tombstone beside the object `key`."""
+    """Remove the manifest beside the object `key`."""
     await store.remove(manifest_name(key))
 
 
@@ -485,8 +499,8 @@ async def clear_replaced(replica: ReplicaState, manifest: Manifest) -> None:
         if old is not None:
             await store.remove(old)
         if replica.tombstone is not None:
-            beside, _ = await read_record(store, manifest.key)
-            if isinstance(beside, Tombstone) and beside.generation < manifest.generation:
-                await remove_record(store, manifest.key)
+            tombstone, _ = await tombstones.find(store, manifest.key, since=None)
+            if tombstone is not None and tombstone.generation < manifest.generation:
+                await tombstones.remove(store, manifest.key)
     except FsbackupError as error:
         log.warning("a record of an older version was not removed (harmless, repair removes it): %s", error)

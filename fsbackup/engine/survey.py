@@ -2,23 +2,26 @@
 
 `survey` waits for all. A reader waits for a quorum, and a little for the others (`survey_without_stragglers`). A
 change waits for a quorum and `min_copies`; who answers later takes part later (`survey_for_change`). Who is known
-to be away (`breaker`) is not asked, until a caller would have to refuse without him (`decide`, `insist`).
+to be away (`breaker`) is not asked, until a caller would have to refuse without him (`decide`, `insist`). Where
+the answers look as a delete leaves them, tombstones of the last seconds are looked for (`settled`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from fsbackup.aio import cancel_and_wait
-from fsbackup.engine import breaker
-from fsbackup.engine.records import ReplicaState, clear_answers, query
+from fsbackup.engine import breaker, tombstones, versions
+from fsbackup.engine.records import ReplicaState, clear_answers, query, state_or_error, with_tombstone
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import FsbackupError, ObjectNotFoundError, TransientError
+from fsbackup.record import Manifest
 from fsbackup.stores.base import ObjectStore
 
 T = TypeVar("T")
@@ -42,6 +45,43 @@ class Query(Protocol):
 async def survey(stores: Iterable[ObjectStore], key: str, query: Query = query) -> list[ReplicaState]:
     """Return the state of `key` in every store, queried concurrently; an error of one store is in its state."""
     return list(await asyncio.gather(*(query(store, key) for store in stores)))
+
+
+async def settled(replicas: Sequence[ReplicaState], key: str, *, changes: bool = False) -> list[ReplicaState]:
+    """Return the states, with tombstones of the last seconds where a delete may have left what they show.
+
+    Such is a version that another replica lacks; and for a change, that a replica does not answer (see
+    `tombstones`). Where all agree this asks nobody.
+    """
+    highest = versions.highest(replicas)
+    answered = [each for each in replicas if each.error is None]
+    doubtful = isinstance(highest, Manifest) and any(
+        each.record is None or versions.version_id(each.record) != versions.version_id(highest)
+        for each in answered
+    )
+    if doubtful or (changes and len(answered) < len(replicas)):
+        return await with_new_tombstones(replicas, key)
+    return list(replicas)
+
+
+async def with_new_tombstones(
+    replicas: Sequence[ReplicaState], key: str, since: float | None = None
+) -> list[ReplicaState]:
+    """Return the states of the replicas that answered with the tombstones that they have now.
+
+    Or that they had at `since`, on the monotonic clock, or later.
+    """
+    since = time.monotonic() if since is None else since
+
+    async def look(replica: ReplicaState) -> ReplicaState:
+        async def read() -> ReplicaState:
+            return with_tombstone(replica, *await tombstones.find(replica.store, key, since=since))
+
+        if replica.error is not None:
+            return replica
+        return await state_or_error(replica.store, key, read)
+
+    return list(await asyncio.gather(*map(look, replicas)))
 
 
 async def decide(
@@ -155,17 +195,17 @@ async def survey_for_change(targets: ReplicaSet, key: str, query: Query = query)
             done, _ = await asyncio.wait(waiting.values(), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 break
+        replicas = [
+            task.result() if task.done() else ReplicaState(store, error=breaker.straggler_error(store, key))
+            for store, task in zip(targets.stores, tasks.values(), strict=True)
+        ]
+        late = {name: task for name, task in tasks.items() if not task.done()}
+        if len(clear_answers(replicas)) < targets.min_copies:
+            replicas = list(await insist(replicas, key, query))
+        return Answers(await settled(replicas, key, changes=True), late)
     except BaseException:
         await cancel_and_wait(list(tasks.values()))
         raise
-    replicas = [
-        task.result() if task.done() else ReplicaState(store, error=breaker.straggler_error(store, key))
-        for store, task in zip(targets.stores, tasks.values(), strict=True)
-    ]
-    late = {name: task for name, task in tasks.items() if not task.done()}
-    if len(clear_answers(replicas)) < targets.min_copies:
-        replicas = list(await insist(replicas, key, query))
-    return Answers(replicas, late)
 
 
 def _patience(targets: ReplicaSet, answered: list[str], waiting: Iterable[str], elapsed: float) -> float:

@@ -3,7 +3,8 @@
 `upload` surveys the stores, unless the caller knows their state, and runs one `_Upload`:
 
 1. Ask the stores (`survey.survey_for_change`). Where fewer than `min_copies` can be reached, nothing is sent.
-2. Decide whether the source is a new version, or must be the content that is stored already (`_expect`).
+2. Decide whether the source is a new version, or must be the content that is stored already (`_expect`). Before
+   something is refused, or left unsent, because of what is stored, look whether it is being deleted (`_decide`).
 3. Send the parts to every replica that has not this content (`FanOut`); each commits by itself
    (`replica_upload.py`). A replica that has not answered yet holds up no other: it begins when it answers, and
    reads again what the others have sent (`_join`).
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
@@ -42,7 +44,7 @@ from fsbackup.engine.results import Report
 from fsbackup.engine.source import Source, StreamSource
 from fsbackup.engine.spool import ReplicaReplay, SpoolFile
 from fsbackup.engine.staged import StagedSource, find_same, stored_source
-from fsbackup.engine.survey import Answers, Query, survey, survey_for_change
+from fsbackup.engine.survey import Answers, Query, survey, survey_for_change, with_new_tombstones
 from fsbackup.errors import (
     BackendUnavailableError,
     ConflictError,
@@ -79,6 +81,7 @@ async def upload(
     progress: UploadProgress | None = None,
     read_stored: bool = False,
     replaces: Manifest | None = None,
+    since: float | None = None,
 ) -> Report:
     """Store `source` under `key` in every store of `targets`.
 
@@ -98,6 +101,9 @@ async def upload(
         The version that the source was made from, with `overwrite`: only this one is replaced. A replica that has
         another one of its generation or a later one, by now or when it commits, has a `ConflictError` in its
         result.
+    since
+        When the whole began that this upload is a part of, on the monotonic clock: what is stored already counts
+        as stored unless it was being deleted then. By default now.
 
     Raises
     ------
@@ -107,10 +113,11 @@ async def upload(
         When the source cannot be read to its end or changes meanwhile; nothing is committed then.
     """
     started = asyncio.get_running_loop().time()
+    begun = time.monotonic() if since is None else since
     answers = await survey_for_change(targets, key, query)
 
     def prepare(what: Source, answers: Answers) -> _Upload:
-        return _Upload(targets, key, what, answers, overwrite, progress, started, read_stored, replaces)
+        return _Upload(targets, key, what, answers, overwrite, progress, started, read_stored, replaces, begun)
 
     try:
         if isinstance(source, StagedSource):
@@ -194,6 +201,7 @@ class _Upload(FanOut):
         started: float,
         read_stored: bool,
         replaces: Manifest | None,
+        since: float,
     ) -> None:
         super().__init__(
             "upload",
@@ -210,6 +218,7 @@ class _Upload(FanOut):
         self._progress = progress
         self._read_stored = read_stored
         self._replaces = replaces
+        self._since = since
         self._late = answers.late
         #: Replicas that have the content already, or data of their own that may be it.
         self._stored: list[ReplicaState] = []
@@ -225,15 +234,11 @@ class _Upload(FanOut):
         self._is_proven = False
 
     async def run(self) -> Report:
-        for replica in self._replicas:
-            if replica.error is not None and not replica.is_newer and replica.backend not in self._late:
-                self._finish(replica, replica.error)
         try:
-            if newer := records.refusal(self._replicas, "upload"):
-                raise newer
+            self._leave_out_unreachable()
             if self._replaces is not None:
                 self._refuse_other_versions(self._replaces)
-            await self._expect()
+            await self._decide()
             if self._expected is None:
                 check_clock((each.store for each in self._replicas), self._key)
             await self._transfer()
@@ -242,6 +247,21 @@ class _Upload(FanOut):
         finally:
             await self._parts.stop()
         return self._report()
+
+    def _leave_out_unreachable(self) -> None:
+        """Fail on the replicas that do not answer.
+
+        Raises
+        ------
+        NewerFormatError
+            When a newer version of fsbackup wrote the record of one.
+        """
+        for replica in self._replicas:
+            known = replica.backend in self._late or replica.backend in self._results
+            if replica.error is not None and not replica.is_newer and not known:
+                self._finish(replica, replica.error)
+        if newer := records.refusal(self._replicas, "upload"):
+            raise newer
 
     def _refuse_other_versions(self, replaced: Manifest) -> None:
         """Leave out each replica with a version that the source was not made from, unless it is an older one.
@@ -278,6 +298,22 @@ class _Upload(FanOut):
         for replica in self._replicas:
             self._finish(replica, replica.error or error)
         return self._report()
+
+    async def _decide(self) -> None:
+        """As `_expect`, and not because of a version that a delete has begun to remove."""
+        refuses = not self._overwrite and isinstance(self._highest, Manifest)
+        if not refuses:
+            await self._expect()
+            if self._expected is None:
+                return
+        replicas = await with_new_tombstones(self._replicas, self._key, self._since)
+        if refuses or replicas != self._replicas:
+            self._replicas = replicas
+            self._latest = versions.newest(replicas, self._targets.min_copies)
+            self._highest = versions.highest(replicas)
+            self._expected = None
+            self._leave_out_unreachable()
+            await self._expect()
 
     async def _expect(self) -> None:
         """Set `_expected` when the source must have the content of the stored version.
@@ -362,7 +398,8 @@ class _Upload(FanOut):
                 del self._late[name]
             self._finish(self._replicas[number], self._too_late(name))
             return
-        replica = self._replicas[number] = answer.result()
+        [replica] = await with_new_tombstones([answer.result()], self._key)
+        self._replicas[number] = replica
         if (error := replica.error or self._unknown_version(replica)) is not None:
             self._finish(replica, error)
         elif await self._complete([replica]) or self._is_unmanaged(replica):

@@ -216,7 +216,9 @@ class VersionGuard:
         does not answer counts for nothing.
         """
         key = self.manifest.key
-        replicas = await asyncio.gather(*(records.query(each, key, with_data=False) for each in self.stores))
+        replicas = await asyncio.gather(
+            *(records.query(each, key, with_data=False, fresh=True) for each in self.stores)
+        )
         if any(each.is_newer for each in replicas):
             return "replaced"
         rivals = rivals_of(self.manifest, replicas)

@@ -15,8 +15,8 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from fsbackup.aio import cancel_and_wait
-from fsbackup.engine import breaker, marker
-from fsbackup.engine.records import ReplicaState, query
+from fsbackup.engine import breaker, marker, tombstones
+from fsbackup.engine.records import ReplicaState, has_records_inside, query, state_or_error, with_tombstone
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import CheckSize, Source, SourceLike, open_source
@@ -95,9 +95,12 @@ class Batch:
         #: What a backend lists of this batch, by backend and name; a backend that was not listed is left out.
         self._listed: dict[str, Mapping[str, ObjectStat]] = {}
         self._unchanged: UnchangedObjects | None = None
+        #: When the batch began, on the monotonic clock.
+        self._begun = 0.0
 
     async def run(self, items: Sequence[BatchItem]) -> AsyncGenerator[list[ItemResult], None]:
         """Yield results as they are known; results that are ready together come in one list."""
+        self._begun = time.monotonic()
         if len(items) >= LIST_FROM:
             await self._list(items)
         done: list[ItemResult] = []
@@ -167,6 +170,7 @@ class Batch:
             overwrite=self._overwrite,
             query=query,
             progress=self._make_progress(item),
+            since=self._begun,
         )
         if known is None and unchanged is not None and seen is not None and report.already:
             unchanged.remember(seen, item.key, list(found.values()))
@@ -176,9 +180,14 @@ class Batch:
         """Return what a replica has of `key`; without a request when a listing lacks it."""
         names = self._listed.get(store.name)
         is_listed = names is None or encode_key(key) in names or manifest_name(key) in names
-        if not is_listed and (insist or breaker.away(store) is None):
-            return ReplicaState(store, from_listing=True)
-        return await query(store, key, insist=insist)
+        if is_listed or (breaker.away(store) is not None and not insist):
+            return await query(store, key, insist=insist)
+
+        async def read() -> ReplicaState:
+            found = await tombstones.find(store, key, since=tombstones.recently())
+            return with_tombstone(ReplicaState(store, from_listing=True), *found)
+
+        return await state_or_error(store, key, read, insist=insist)
 
     async def _list(self, items: Sequence[BatchItem]) -> None:
         names = {encode_key(item.key) for item in items}
@@ -201,7 +210,7 @@ class Batch:
         found: dict[str, ObjectStat] = {}
         limit, started = 2 * LIST_WORTH * len(names), time.monotonic()
         try:
-            for kind in ("", MANIFESTS):
+            for kind in ("", *([] if has_records_inside(store) else [MANIFESTS])):
                 async with aclosing(_between(store, kind, min(names), max(names))) as listing:
                     async for stat in listing:
                         limit -= 1

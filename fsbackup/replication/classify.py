@@ -43,7 +43,7 @@ HEALTHY: frozenset[CopyState] = frozenset({"present", "expired"})
 
 #: Manifests of one version differ only in their replica's ETag and version id, which are shorter than this.
 _ETAG_AND_VERSION = 256
-#: Bytes of the smallest manifest besides its key: an empty object's has 388, a tombstone less than 220.
+#: Bytes of the smallest manifest besides its key: an empty object's has 388.
 _SMALLEST_MANIFEST = 380
 _MD5 = re.compile(r"[0-9a-f]{32}(-[1-9][0-9]*)?")
 
@@ -317,12 +317,12 @@ def classify_listed(
     """Return the status of a key from its listings alone; None when the replicas must be queried.
 
     They must be where a listing differs from the others or looks wrong: data of two sizes, ETags that contradict
-    each other, a record without data (the object may be deleted), a record that is too small to be a manifest.
+    each other, a tombstone, a record without data, a record that is too small to be a manifest.
     A damaged manifest of the right size and a same-size replacement on a disk are not visible in listings, and
     neither is an object that lies in all buckets without a manifest inside.
     """
     listed = {name: each for name, each in entry.replicas.items() if each is not None}
-    if any(each.record and (each.inside or not each.data) for each in listed.values()):
+    if any(each.tombstone or (each.record and not each.data) for each in listed.values()):
         return None
     data = {name: each.data for name, each in listed.items() if each.data}
     records = [each.record.size for each in listed.values() if each.record]

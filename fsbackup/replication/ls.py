@@ -25,7 +25,7 @@ from fsbackup.errors import FsbackupError
 from fsbackup.keys import ShortenedName, listed_key
 from fsbackup.replication.classify import LONG_AGO, FindExpired, IsExpired, ObjectStatus, status_from_listings
 from fsbackup.replication.inspector import Inspector
-from fsbackup.replication.walk import KeyEntry, LazyManifests, ReplicaEntry, Walk
+from fsbackup.replication.walk import KeyEntry, LazyRecords, ReplicaEntry, Walk
 from fsbackup.stores.base import ObjectStat
 from fsbackup.stores.names import has_strangers_name
 
@@ -67,7 +67,7 @@ class SetListing:
     ) -> None:
         stores = {store.name: store for store in targets.stores}
         self._walk = Walk(targets.stores, prefix, records=False, level=level, limit=limit, insist=insist)
-        self._records = {name: LazyManifests(store, prefix) for name, store in stores.items()}
+        self._records = {name: LazyRecords(store, prefix) for name, store in stores.items()}
         self._record_errors: dict[str, FsbackupError] = {}
         self._targets, self._stores = targets, stores
         self._find_expired = find_expired

@@ -1,7 +1,8 @@
 """The keys of a set: every replica's sorted listings merged, streaming, one LIST per 1,000 names.
 
-Each replica has two listings in the same order: of its objects, and of its records (manifests and tombstones). All
-listings are read ahead at the same time, one page each, so a walk takes as long as its slowest listing.
+Each replica has listings in the same order: of its objects, of its tombstones, which are few, and of its
+manifests, where they lie beside. All are read ahead at the same time, one page each, so a walk takes as long as
+its slowest listing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,18 @@ from dataclasses import dataclass, field
 from fsbackup.engine import breaker, marker
 from fsbackup.engine.records import find_key, has_records_inside
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, combined_hint, summary
-from fsbackup.keys import MANIFESTS, ShortenedName, encode_key, in_prefix, listed_key, manifest_key, manifest_name
+from fsbackup.keys import (
+    MANIFESTS,
+    TOMBSTONES,
+    ShortenedName,
+    encode_key,
+    in_prefix,
+    listed_key,
+    manifest_key,
+    manifest_name,
+    tombstone_key,
+    tombstone_name,
+)
 from fsbackup.stores.base import ObjectStat, ObjectStore, PassedOver
 
 log = logging.getLogger("fsbackup.storage")
@@ -33,14 +45,15 @@ class ReplicaEntry:
 
     Parameters
     ----------
-    data, record
-        Its data object, and its record beside it; None where it lists none.
+    data, record, tombstone
+        Its data object, the manifest beside it, and the tombstone; None where it lists none.
     inside
-        The store keeps manifests inside the data objects, where no listing shows them: `record` is a tombstone.
+        The store keeps manifests inside the data objects, where no listing shows them.
     """
 
     data: ObjectStat | None = None
     record: ObjectStat | None = None
+    tombstone: ObjectStat | None = None
     inside: bool = False
 
     @property
@@ -93,8 +106,8 @@ class Walk:
     stores, prefix
         What to list.
     records
-        List manifests and tombstones too. Without, it costs half the requests, and a key of which only a record is
-        left is not seen.
+        List manifests and tombstones too. Without, it costs half the requests or less, and a key of which only a
+        record is left is not seen.
     unreachable
         Replicas not to list, by name, and why: those that an earlier walk waited for in vain.
     level
@@ -188,31 +201,44 @@ class Walk:
         return KeyEntry(key, replicas, self._errors)
 
 
-class LazyManifests:
-    """The records that one replica lists, read from the first key asked for; keys must come in ascending order."""
+class LazyRecords:
+    """The manifests and tombstones that one replica lists, read from the first key asked for.
+
+    Keys must come in ascending order.
+    """
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self._store = store
         self._prefix = prefix
-        self._listing: _Listing | None = None
+        self._listings: list[_Listing] = []
 
     async def has(self, key: str) -> bool:
-        """Tell whether the replica lists a record of `key`; raises what its listing raises."""
+        """Tell whether the replica lists a record of `key`; raises what its listings raise."""
         order = _order(key)
-        if self._listing is None:
+        if not self._listings:
+            await self._start(key)
+        for listing in self._listings:
+            while listing.order and listing.order < order:
+                await listing.advance()
+        return any(each.order == order for each in self._listings)
+
+    async def _start(self, key: str) -> None:
+        places = [(TOMBSTONES, tombstone_name, tombstone_key)]
+        if not has_records_inside(self._store):
+            places.append((MANIFESTS, manifest_name, manifest_key))
+        for place, name_of, key_of in places:
             # `start_after` is exclusive: the key's own name without its last letter sorts just before it.
-            names = self._store.list(MANIFESTS + _below(self._prefix), manifest_name(key)[:-1])
-            self._listing = _Listing(names, self._prefix, manifest_key)
-            self._listing.start()
-            await self._listing.advance()
-        while self._listing.order and self._listing.order < order:
-            await self._listing.advance()
-        return self._listing.order == order
+            names = self._store.list(place + _below(self._prefix), name_of(key)[:-1])
+            self._listings.append(_Listing(names, self._prefix, key_of))
+        for listing in self._listings:
+            listing.start()
+        for listing in self._listings:
+            await listing.advance()
 
     async def stop(self) -> None:
-        """End the listing."""
-        if self._listing is not None:
-            await self._listing.stop()
+        """End the listings."""
+        for listing in self._listings:
+            await listing.stop()
 
 
 class _Replica:
@@ -239,9 +265,12 @@ class _Replica:
         below = _below(prefix)
         data = store.list_level(below, limit) if level else store.list_counting(below, "", self.passed_over)
         self._data = _Listing(data, prefix, _level_key if level else listed_key, self.passed_over)
-        manifests = store.list(MANIFESTS + below)
-        self._records = _Listing(manifests, prefix, manifest_key) if records else None
-        self._listings = [self._data, *([self._records] if self._records else [])]
+        self._records = self._tombstones = None
+        if records and not self._inside:
+            self._records = _Listing(store.list(MANIFESTS + below), prefix, manifest_key)
+        if records:
+            self._tombstones = _Listing(store.list(TOMBSTONES + below), prefix, tombstone_key)
+        self._listings = [each for each in (self._data, self._records, self._tombstones) if each is not None]
 
     async def start(self) -> None:
         self._started = time.monotonic()
@@ -278,10 +307,11 @@ class _Replica:
         """Return what is listed of the key of this order, None when the replica cannot be listed."""
         if self.error is not None:
             return None
-        data, record = (
-            each.stat if each and each.order == order else None for each in (self._data, self._records)
+        data, record, tombstone = (
+            each.stat if each and each.order == order else None
+            for each in (self._data, self._records, self._tombstones)
         )
-        return ReplicaEntry(data, record, self._inside)
+        return ReplicaEntry(data, record, tombstone, self._inside)
 
     async def stop(self) -> None:
         for listing in self._listings:

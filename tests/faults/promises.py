@@ -91,7 +91,8 @@ class Expectations:
 def held(raw: Seen, key: str) -> tuple[State, bytes | None]:
     """Return what a replica holds under a key, and how far its records prove it."""
     data, record, announced = raw.get(key), _records(raw, key), _records(raw, key, announced=True)
-    if any(each.get("kind") == "tombstone" for each in record):
+    deleted = raw.tombstone(key)
+    if deleted is not None and all(each["generation"] <= deleted["generation"] for each in record):
         return "deleted", data
     if data is None:
         return "absent", None

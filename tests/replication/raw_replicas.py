@@ -22,6 +22,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixe
 from tests.servers import s3
 
 MANIFESTS = ".fsbackup/manifests/"
+TOMBSTONES = ".fsbackup/tombstones/"
 PENDING = ".fsbackup/pending/"
 RECORDS = ".fsbackup/records/"
 #: The empty file by which processes lock keys on a disk; it stays.
@@ -55,12 +56,21 @@ class Records(ABC):
         """Return what is stored under a name."""
 
     def manifest(self, key: str) -> dict[str, Any] | None:
-        """Return the record of a key as parsed JSON."""
+        """Return the manifest of a key as parsed JSON."""
         return _json(self.get(f"{MANIFESTS}{key}"))
 
     @abstractmethod
     def names(self) -> set[str]:
         """Return all names."""
+
+    def tombstone(self, key: str) -> dict[str, Any] | None:
+        """Return the tombstone of a key as parsed JSON."""
+        return _json(self.get(f"{TOMBSTONES}{key}"))
+
+    def is_deleted(self, key: str) -> bool:
+        """Tell whether there is a tombstone that no manifest outranks."""
+        deleted, record = self.tombstone(key), self.manifest(key)
+        return deleted is not None and (record is None or record["generation"] <= deleted["generation"])
 
     def announced(self, key: str) -> list[dict[str, Any]]:
         """Return the announced replacements of a key as parsed JSON."""
@@ -73,9 +83,7 @@ class Records(ABC):
         This is what a person does after a crash with nothing but a copy tool and `sha256sum`.
         """
         record, data = self.manifest(key), self.get(key)
-        if record is not None and record["kind"] == "tombstone":
-            return None
-        if data is None:
+        if data is None or self.is_deleted(key):
             return None
         records = [each for each in (record, *self.announced(key)) if each is not None]
         assert not records or any(proves(each, data) for each in records), f"no record of {key!r} fits its data"
@@ -115,8 +123,13 @@ class RawReplica(Records):
         return None
 
     def set_manifest(self, key: str, fields: dict[str, Any]) -> None:
-        """Store a record, with the checksum that fits it."""
+        """Store a manifest, with the checksum that fits it."""
         self.put(manifest_name(key), json.dumps(sealed(fields)).encode())
+
+    def set_tombstone(self, key: str, **fields: Any) -> None:
+        """Store a tombstone, with the checksum that fits it."""
+        deleted = {"format": 1, "kind": "tombstone", "key": key, "deleted_at": "2026-01-01T00:00:00+00:00"}
+        self.put(tombstone_name(key), json.dumps(sealed({**deleted, **fields})).encode())
 
 
 @dataclass(frozen=True)
@@ -156,7 +169,7 @@ class RawBucket(RawReplica):
     def put(self, name: str, data: bytes) -> None:
         """Store something; as by any other program, an object loses its metadata, and so its manifest."""
         key = name.removeprefix(MANIFESTS)
-        is_inside = name.startswith(MANIFESTS) and not _is_tombstone(data) and self._head(name) is None
+        is_inside = name.startswith(MANIFESTS) and self._head(name) is None
         if is_inside and self._head(key):
             self._put_inside(key, data)
         else:
@@ -249,8 +262,13 @@ class RawBucket(RawReplica):
 
 
 def manifest_name(key: str) -> str:
-    """Return where the record of a (plain) key is."""
+    """Return where the manifest of a (plain) key is."""
     return f"{MANIFESTS}{key}"
+
+
+def tombstone_name(key: str) -> str:
+    """Return where the tombstone of a (plain) key is."""
+    return f"{TOMBSTONES}{key}"
 
 
 def pending_prefix(key: str) -> str:
@@ -280,13 +298,6 @@ def sealed(record: dict[str, Any]) -> dict[str, Any]:
     fields = {name: value for name, value in record.items() if name != "checksum"}
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return {**fields, "checksum": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def _is_tombstone(data: bytes) -> bool:
-    try:
-        return bool(json.loads(data)["kind"] == "tombstone")
-    except (ValueError, KeyError, TypeError):
-        return False
 
 
 def _json(data: bytes | None) -> dict[str, Any] | None:

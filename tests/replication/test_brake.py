@@ -70,8 +70,7 @@ def test_forged_tombstones_delete_nothing_unasked(tmp_path: Path) -> None:
     for number in range(12):
         key = f"k/{number:03}"
         for name in "ab":
-            stone = {"format": 1, "kind": "tombstone", "key": key, "generation": 2}
-            disks.raw_replicas[name].set_manifest(key, {**stone, "deleted_at": "2026-01-01T00:00:00+00:00"})
+            disks.raw_replicas[name].set_tombstone(key, generation=2)
     assert disks.store({}, min_copies=2).repair().unresolved == 12
     assert replaced(disks, "abc") == 36
 

@@ -89,7 +89,8 @@ class TestNotAllowed:
                     "listing": False,
                 },
                 "read": {"uploads": False, "restores": False, "deletes": False, "listing": True},
-                "write": {"uploads": False, "restores": True, "deletes": False, "listing": True},
+                # Alone it needs no tombstone; then there is nothing left to list.
+                "write": {"uploads": False, "restores": True, "deletes": True, "listing": False},
                 "delete": {"uploads": True, "restores": True, "deletes": False, "listing": True},
             }[denied]
         )

@@ -12,7 +12,7 @@ from fsbackup.engine.results import Report
 from fsbackup.loop import run
 from fsbackup.replication.repair import RepairOptions, repair
 from tests.matrix import sparing
-from tests.replication.raw_replicas import MARKER, manifest_name, mark, pending_prefix
+from tests.replication.raw_replicas import MARKER, manifest_name, mark, pending_prefix, tombstone_name
 from tests.replication.rig import MIB, PART, ReplicaRig, content
 from tests.servers.faults import Drop, Fault, LoseResponse, Refuse, Stall, Status, WrongEtag
 
@@ -114,7 +114,7 @@ def test_a_fault_on_the_tombstone_is_reported_and_the_object_counts_as_deleted(
     """A delete is degraded while one replica has no tombstone; for readers the object is deleted all the same."""
     rig.store().replicate(rig.file(content(SMALL)), KEY)
     make, types = FAULTS[fault]
-    rig.proxies["r2"].add(make(), on="put_object", key=manifest_name(KEY))
+    rig.proxies["r2"].add(make(), on="put_object", key=tombstone_name(KEY))
     report = rig.store(timeout=4, min_copies=2).remove(KEY)
     assert report.status == "degraded"
     assert report.replicas["r2"].error_type in types

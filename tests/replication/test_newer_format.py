@@ -21,7 +21,7 @@ from fsbackup.loop import run
 from fsbackup.replication.repair import RepairOptions, repair
 from tests.matrix import matrix
 from tests.replication.prune_helpers import DAY, KEY, NEW, Disks, content, days, record
-from tests.replication.raw_replicas import RawReplica, manifest_name, pending_name, sealed
+from tests.replication.raw_replicas import RawReplica, pending_name, sealed, tombstone_name
 from tests.replication.rig import PART, ReplicaRig, make_rig
 from tests.replication.rig import content as large_content
 from tests.servers.endpoint import S3Endpoint
@@ -186,8 +186,7 @@ def test_a_delete_does_not_hide_what_was_stored_after_it(disks: Disks) -> None:
     disks.put("c", KEY, 0)
     upgrade(disks.raw_replicas["c"])
     for name in "ab":
-        grave = {"format": 1, "kind": "tombstone", "key": KEY, "generation": 1}
-        disks.raw_replicas[name].set_manifest(KEY, {**grave, "deleted_at": "2026-01-01T00:00:00+00:00"})
+        disks.raw_replicas[name].set_tombstone(KEY, generation=1)
     with pytest.raises(NewerFormatError):
         disks.store({}, min_copies=2).restore(KEY, io.BytesIO())
 
@@ -218,9 +217,9 @@ def test_a_bucket_keeps_a_newer_tombstone(buckets: ReplicaRig) -> None:
     store = buckets.store(min_copies=2)
     assert store.replicate(buckets.file(large_content(100)), KEY)
     raw = buckets.raw_replicas["r2"]
-    # As `RawBucket.put` stores it beside the data: by its kind.
-    raw.put(manifest_name(KEY), json.dumps(sealed({**DELETED, "kind": "tombstone"})).encode())
+    raw.put(tombstone_name(KEY), json.dumps(sealed({**DELETED, "kind": "tombstone"})).encode())
     before = raw.everything()
+    store = buckets.store(min_copies=2)  # as another process, which lists the tombstones itself
     assert not store.replicate(io.BytesIO(b"other content"), KEY, overwrite=True)
     assert not store.remove(KEY)
     store.repair(allow_many=True)

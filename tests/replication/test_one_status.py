@@ -12,7 +12,7 @@ import pytest
 
 from fsbackup import ReplicatedStorage
 from fsbackup.cli import exits
-from fsbackup.record import Manifest, Origin, Tombstone, dump
+from fsbackup.record import Manifest, Origin, dump
 from fsbackup.replication.classify import classify_listed
 from fsbackup.replication.walk import KeyEntry, ReplicaEntry
 from fsbackup.stores.base import ObjectStat
@@ -76,14 +76,14 @@ def remove(disks: Disks, on: str) -> None:
 def delete(disks: Disks, on: str) -> None:
     """Leave tombstones, as a delete does that not every replica confirmed."""
     for name in on:
-        disks.raw_replicas[name].drop(KEY)
-        disks.raw_replicas[name].put(manifest_name(KEY), dump(Tombstone(KEY, 1, "2026-01-01T00:00:00+00:00")))
+        remove(disks, name)
+        disks.raw_replicas[name].set_tombstone(KEY, generation=1)
 
 
 def begin_delete(disks: Disks) -> None:
     """Leave tombstones everywhere and all the data, as a crash in a delete does."""
     for raw in disks.raw_replicas.values():
-        raw.put(manifest_name(KEY), dump(Tombstone(KEY, 1, "2026-01-01T00:00:00+00:00")))
+        raw.set_tombstone(KEY, generation=1)
 
 
 def break_disk(disks: Disks, name: str) -> None:
@@ -178,12 +178,16 @@ def test_all_exit_codes_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["k", "é" * 100, "k" * 900])
-def test_listings_tell_a_manifest_from_a_tombstone_by_size(key: str) -> None:
-    """The smallest manifest suffices; for a tombstone beside data or a damaged record replicas are queried."""
+def test_listings_tell_whether_there_is_a_manifest(key: str) -> None:
+    """The smallest one suffices; with a tombstone or a damaged record replicas are queried."""
     origin = Origin("h")
     manifest = Manifest(key, 0, "0" * 64, 1, (), 1, None, "2026-01-01T00:00:00+00:00", origin, 1, "0", "0" * 32)
-    tombstone = Tombstone(key, 10**13, "2026-01-01T00:00:00.000000+00:00")
-    for record, suffices in ((dump(manifest), True), (dump(tombstone), False), (b"", False)):
-        listed = ReplicaEntry(ObjectStat("n", 0), ObjectStat("m", len(record)))
+    for record, tombstone, suffices in (
+        (dump(manifest), None, True),
+        (dump(manifest), 1, False),
+        (b"", None, False),
+    ):
+        deleted = None if tombstone is None else ObjectStat("t", tombstone)
+        listed = ReplicaEntry(ObjectStat("n", 0), ObjectStat("m", len(record)), deleted)
         found = classify_listed(KeyEntry(key, {"a": listed}), {"a": MemoryStore("a")}, 1)
         assert (found is not None) is suffices

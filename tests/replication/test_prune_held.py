@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -211,7 +210,7 @@ BAD: dict[str, tuple[Callable[[Disks], object], str]] = {
     ),
     "conflict": (lambda disks: disks.put("b", KEY, 40, data=b"other"), "two contents under one generation"),
     "deleted": (
-        lambda disks: disks.raw_replicas["b"].set_manifest(KEY, tombstone()),
+        lambda disks: disks.raw_replicas["b"].set_tombstone(KEY, generation=1),
         "the object was deleted on 2026-01-01T00:00:00+00:00: run `fsbackup repair`",
     ),
     "replacement announced": (
@@ -223,16 +222,6 @@ BAD: dict[str, tuple[Callable[[Disks], object], str]] = {
         "another process is storing, or has stored, another version",
     ),
 }
-
-
-def tombstone() -> dict[str, Any]:
-    return {
-        "format": 1,
-        "kind": "tombstone",
-        "key": KEY,
-        "generation": 1,
-        "deleted_at": "2026-01-01T00:00:00+00:00",
-    }
 
 
 def announcement(generation: int) -> bytes:

@@ -10,7 +10,14 @@ from fsbackup.loop import run
 from fsbackup.replication.repair import RepairOptions, repair
 from tests.matrix import sparing
 from tests.replication.child import kill, running
-from tests.replication.raw_replicas import RECORDS, RawBucket, manifest_name, pending_prefix, proves
+from tests.replication.raw_replicas import (
+    RECORDS,
+    RawBucket,
+    manifest_name,
+    pending_prefix,
+    proves,
+    tombstone_name,
+)
 from tests.replication.rig import MIB, PART, ReplicaRig, content
 from tests.replication.test_repair import drop_all, replace_while_away, switched_off, unfinish
 from tests.servers import s3
@@ -24,6 +31,7 @@ OLD, NEW = content(PART + MIB, seed=1), content(PART + MIB, seed=2)
 LONG = content(6 * PART, seed=3)
 DATA: list[tuple[Operation, str]] = [("create_multipart", KEY), ("upload_part", KEY), ("complete", KEY)]
 MANIFEST: tuple[Operation, str] = ("put_object", manifest_name(KEY))
+TOMBSTONE: tuple[Operation, str] = ("put_object", tombstone_name(KEY))
 ANNOUNCE: tuple[Operation, str] = ("put_object", pending_prefix(KEY))
 UNANNOUNCE: tuple[Operation, str] = ("delete", pending_prefix(KEY))
 RECORD: tuple[Operation, str] = ("put_object", f"{RECORDS}{KEY}/")
@@ -34,7 +42,7 @@ STEPS_INSIDE: dict[str, list[tuple[Operation, str]]] = {
     "stale": [*DATA[:2], RECORD, DATA[2], UNRECORD],
     "rotten": [*DATA[:2], RECORD, DATA[2]],
     "no manifest": [RECORD, ("copy_object", KEY)],
-    "deleted": [MANIFEST, ("delete", f"/{KEY}"), UNRECORD, ("delete", manifest_name(KEY))],
+    "deleted": [TOMBSTONE, ("delete", f"/{KEY}"), UNRECORD, ("delete", tombstone_name(KEY))],
 }
 #: The same with manifests beside the objects.
 STEPS_BESIDE: dict[str, list[tuple[Operation, str]]] = {
@@ -43,7 +51,12 @@ STEPS_BESIDE: dict[str, list[tuple[Operation, str]]] = {
     "rotten": [*DATA[:2], ANNOUNCE, DATA[2], MANIFEST, UNANNOUNCE],
     "no manifest": [MANIFEST],
     "unfinished": [MANIFEST, UNANNOUNCE],
-    "deleted": [MANIFEST, ("delete", f"/{KEY}"), ("delete", manifest_name(KEY))],
+    "deleted": [
+        TOMBSTONE,
+        ("delete", f"/{KEY}"),
+        ("delete", manifest_name(KEY)),
+        ("delete", tombstone_name(KEY)),
+    ],
 }
 STEPS = {"inside": STEPS_INSIDE, "beside": STEPS_BESIDE}
 CASES = [

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from fsbackup.replication.repair import RepairReport
 from tests.matrix import sparing
-from tests.replication.raw_replicas import manifest_name, proves
+from tests.replication.raw_replicas import manifest_name, proves, tombstone_name
 from tests.replication.rig import ReplicaRig, content
 from tests.servers.faults import Hold
 
@@ -132,7 +132,7 @@ def test_two_repairs_at_once(contested: ReplicaRig, name: str, harm: str, step: 
     assert_all_have(rig, OLD)
 
 
-@pytest.mark.parametrize("step", ["manifest", "data"])
+@pytest.mark.parametrize("step", ["tombstone", "data"])
 def test_a_repair_that_finishes_a_delete_gives_way_to_an_upload(contested: ReplicaRig, step: str) -> None:
     """A replica slept through a delete; before repair finishes it there somebody stores the key again."""
     rig = contested
@@ -141,9 +141,9 @@ def test_a_repair_that_finishes_a_delete_gives_way_to_an_upload(contested: Repli
     deleted = rig.raw_replicas["r2"].manifest(KEY)
     assert deleted is not None
     rig.store(names=("local", "b2")).remove(KEY)
-    rig.raw_replicas["local"].set_manifest(KEY, {**tombstone(), "generation": deleted["generation"]})
+    rig.raw_replicas["local"].set_tombstone(KEY, generation=deleted["generation"])
     operation = (
-        {"on": "put_object", "key": manifest_name(KEY)} if step == "manifest" else {"on": "delete", "key": KEY}
+        {"on": "put_object", "key": tombstone_name(KEY)} if step == "tombstone" else {"on": "delete", "key": KEY}
     )
     hold = rig.proxies["r2"].add(Hold("before"), times=1, **operation)  # type: ignore[arg-type]
     repair = Repair(rig)
@@ -157,10 +157,6 @@ def test_a_repair_that_finishes_a_delete_gives_way_to_an_upload(contested: Repli
     assert final.status == "complete", final.as_dict()
     if report.replicas["local"].ok and report.replicas["b2"].ok:
         assert_all_have(rig, NEW)
-
-
-def tombstone() -> dict[str, object]:
-    return {"format": 1, "kind": "tombstone", "key": KEY, "deleted_at": "2026-01-01T00:00:00+00:00"}
 
 
 def test_repairs_beside_uploads_and_deletes(contested: ReplicaRig) -> None:

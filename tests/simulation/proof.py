@@ -75,7 +75,8 @@ def look(objects: Mapping[str, Thing], key: str) -> View:
     """Return what a store with these objects holds of `key`."""
     beside = _record(objects.get(f".fsbackup/manifests/{key}"))
     intents = [_record(each) for name, each in objects.items() if name.startswith(".fsbackup/pending/")]
-    deleted = beside["generation"] if beside and beside["kind"] == "tombstone" else None
+    tombstone = _record(objects.get(f".fsbackup/tombstones/{key}"))
+    deleted = tombstone["generation"] if tombstone else None
     data = objects.get(key)
     if data is None:
         return View("absent", tombstone=deleted)
@@ -83,7 +84,9 @@ def look(objects: Mapping[str, Thing], key: str) -> View:
     records = (_inside(objects, key), beside, *intents)
     proof = next((each for each in records if proves(each, key, data.data)), None)
     generation = proof["generation"] if proof else None
-    if deleted is not None and (generation is None or generation <= deleted):
+    # A manifest that says something else of the data, and outranks the tombstone, does not hide it.
+    counts = generation if generation is not None else beside["generation"] if beside else -1
+    if deleted is not None and counts <= deleted:
         return View("hidden", data.serial, sha256, generation, deleted)
     if generation is not None:
         return View("proven", data.serial, sha256, generation, deleted)

@@ -127,9 +127,9 @@ def test_keys_are_text(key: object) -> None:
 
 @pytest.mark.parametrize("key", ["x" * 240, "%" * 80, "é" * 120, "/".join(["x" * 99] * 9) + "y"])
 def test_longest_keys(key: str) -> None:
-    """The longest key and the name of its manifest fit the limits of disks and S3."""
+    """The longest key and the names of its records fit the limits of disks and S3."""
     keys.check_key(key)
-    for name in (keys.manifest_name(key), keys.intent_name(key, "0" * 32)):
+    for name in (keys.manifest_name(key), keys.tombstone_name(key), keys.intent_name(key, "0" * 32)):
         assert len(name.encode()) <= 1024
         assert max(len(segment.encode()) for segment in name.split("/")) <= 255
 
@@ -188,11 +188,16 @@ def test_what_is_no_shortened_name(name: str) -> None:
 
 
 @given(legal_keys())
-def test_manifest_names(key: str) -> None:
-    """The name of a manifest has the key, and is not the name of an object."""
-    name = keys.manifest_name(key)
-    assert keys.manifest_key(name) == key
-    assert keys.decode_name(name) is None
+def test_names_of_records(key: str) -> None:
+    """The name of a manifest or a tombstone has the key, and is not the name of an object."""
+    for name, key_of in (
+        (keys.manifest_name(key), keys.manifest_key),
+        (keys.tombstone_name(key), keys.tombstone_key),
+    ):
+        assert key_of(name) == key
+        assert keys.decode_name(name) is None
+    assert keys.manifest_key(keys.tombstone_name(key)) is None
+    assert keys.tombstone_key(keys.manifest_name(key)) is None
     assert keys.manifest_key(keys.intent_name(key, "0" * 32)) is None
     assert keys.manifest_key(keys.encode_key(key)) is None
 

@@ -27,7 +27,7 @@ _SUCCESS = {
 #: What does not work without an operation, and what does.
 _CONSEQUENCES = {
     "list": "ls, status, verify, repair and retention do not work here",
-    "write": "uploads, deletes, repair and retention do not work here; listing and restores do",
+    "write": "uploads, deletes in a set, repair and retention do not work here; listing and restores do",
     "read": "only listing works here: uploads read first what is there",
     "create-only": "jobs, and uploads that must not replace anything, do not work here",
     "delete": "deletes, retention and repair do not work here; uploads and restores do",

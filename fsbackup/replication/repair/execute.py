@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fsbackup import events
-from fsbackup.engine import delete, intents, locks, records, versions
+from fsbackup.engine import delete, intents, locks, records, tombstones, versions
 from fsbackup.engine.clock_skew import check_clock
 from fsbackup.engine.copy import copy_version, remove_copy
 from fsbackup.engine.records import ReplicaState
@@ -157,7 +157,7 @@ class RoundExecutor:
         async with locks.exclusive(replica.store, self._key):
             if await records.read_state(replica.store, self._key) != replica:
                 raise self._changed(replica.store)
-            await records.remove_record(replica.store, self._key)
+            await tombstones.remove(replica.store, self._key)
 
     async def _forget_delete(self, tombstone: Tombstone) -> None:
         """Remove the tombstones one by one: after a failure those that remain still prove the delete."""

@@ -12,7 +12,6 @@ from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.engine.replicas import MemoryBudget
 from fsbackup.errors import FsbackupError
 from fsbackup.keys import encode_key
-from fsbackup.record import Tombstone
 from fsbackup.replication.classify import ObjectStatus
 from fsbackup.replication.inspector import try_find_intents
 from fsbackup.sizing import DEFAULT_PART_SIZE
@@ -75,15 +74,13 @@ def _is_worth_reading(
 ) -> bool:
     """Tell whether the data may be a version that some record names, though its own record does not prove it."""
     state = status.states[name]
-    # A tombstone that took a manifest's place may be taken back: the data is proven first.
-    replaced = isinstance(replica.record, Tombstone) and replica.tombstone is None
-    if replica.stat is None or state in ("unknown", "conflict") or (state == "unconfirmed" and not replaced):
+    if replica.stat is None or state in ("unknown", "conflict", "unconfirmed"):
         return False
     if status.latest is None and not intents:
         return adopt
     sizes = {each.manifest.size for each in intents if each.manifest is not None}
     # Data called damaged beside its own matching manifest has been read already, and is corrupt.
-    unproven = state in ("damaged", "no manifest", "unconfirmed") and not replica.is_intact
+    unproven = state in ("damaged", "no manifest") and not replica.is_intact
     if unproven and status.manifest is not None:
         sizes.add(status.manifest.size)
     return replica.stat.size in sizes

@@ -10,13 +10,13 @@ from fsbackup.engine.records import RECORD_FIELD, find_key, has_records_inside, 
 from fsbackup.errors import FsbackupError, IntegrityError, NewerFormatError, ObjectNotFoundError
 from fsbackup.keys import (
     INTENTS,
-    MANIFESTS,
     RECORDS,
+    TOMBSTONES,
     encode_key,
     in_prefix,
     intents_of,
-    manifest_key,
     parse_record_name,
+    tombstone_key,
 )
 from fsbackup.record import load
 from fsbackup.replication.batches import Announced
@@ -74,8 +74,7 @@ async def clear_orphans(
         try:
             async for orphan in store.orphans(older_than):
                 on_step(await _clear_one(store, orphan, store.delete_orphan, dry_run=dry_run))
-            unused = _unused_records if has_records_inside(store) else _unreadable_intents
-            async for orphan in unused(store, older_than):
+            async for orphan in _unused_records(store, older_than):
                 on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
         except FsbackupError as error:
             errors[store.name] = error
@@ -85,12 +84,30 @@ async def clear_orphans(
 
 
 async def _unused_records(store: ObjectStore, older_than: float) -> AsyncIterator[Orphan]:
-    """Yield the manifests and tombstones beside the objects that no object needs any more.
+    """Yield the manifests that are objects of their own, intents and tombstones, that no object needs any more.
 
     A manifest is needed while its object names it, and while it may be of an upload that is under way. A
     tombstone is not needed any more where a newer version is stored.
     """
-    before = clock.now() - older_than
+    if has_records_inside(store):
+        async for orphan in _unused_manifests(store, clock.now() - older_than):
+            yield orphan
+    else:
+        async for orphan in _unreadable_intents(store, clock.now() - older_than):
+            yield orphan
+    async for stat in store.list(TOMBSTONES):
+        key = tombstone_key(stat.name)
+        if key is None:
+            continue
+        try:
+            replica = await read_state(store, await find_key([store], key))
+        except NewerFormatError:
+            continue
+        if replica.tombstone is not None and replica.manifest is not None:
+            yield Orphan(stat.name, stat.modified or 0.0, stat.size, f"a delete before {key} was stored again")
+
+
+async def _unused_manifests(store: ObjectStore, before: float) -> AsyncIterator[Orphan]:
     async for stat in store.list(RECORDS):
         found = parse_record_name(stat.name)
         if found is None or stat.modified is None or stat.modified > before:
@@ -100,22 +117,9 @@ async def _unused_records(store: ObjectStore, older_than: float) -> AsyncIterato
         is_unused = data is None or data.metadata.get(RECORD_FIELD) != record_id
         if is_unused and not await is_newer(store, stat.name):
             yield Orphan(stat.name, stat.modified, stat.size, f"the manifest of an upload of {key}")
-    async for stat in store.list(MANIFESTS):
-        tombstone_of = manifest_key(stat.name)
-        if tombstone_of is None:
-            continue
-        try:
-            replica = await read_state(store, await find_key([store], tombstone_of))
-        except NewerFormatError:
-            continue
-        if replica.tombstone is not None and replica.manifest is not None:
-            yield Orphan(
-                stat.name, stat.modified or 0.0, stat.size, f"a delete before {tombstone_of} was stored again"
-            )
 
 
-async def _unreadable_intents(store: ObjectStore, older_than: float) -> AsyncIterator[Orphan]:
-    before = clock.now() - older_than
+async def _unreadable_intents(store: ObjectStore, before: float) -> AsyncIterator[Orphan]:
     async for stat in store.list(INTENTS):
         if stat.modified is None or stat.modified > before or await _announced_key(store, stat.name) is not None:
             continue

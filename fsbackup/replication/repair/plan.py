@@ -188,7 +188,7 @@ class _Planner:
         if state in ("unknown", "expired"):
             return None
         if state == "unconfirmed":
-            return self._take_back(name, replica, latest)
+            return self._take_back(name, replica)
         if state == "present":
             if replica.holds(latest):
                 return None
@@ -215,7 +215,7 @@ class _Planner:
             return "two contents under one generation, of which none is confirmed yet"
         return None
 
-    def _take_back(self, name: str, replica: ReplicaState, latest: Manifest) -> Action:
+    def _take_back(self, name: str, replica: ReplicaState) -> Action:
         """Replace a version that was never confirmed by the newest, or undo its delete, when it is old enough."""
         record = replica.record
         assert record is not None
@@ -228,10 +228,7 @@ class _Planner:
         if self._age(record) < self._safe_age:
             return self._leave("busy", f"it was refused, or is under way: {replica.detail}", name)
         if isinstance(record, Tombstone):
-            content = self._inspection.contents.get(name)
-            has_data = content is not None and content.sha256 == latest.sha256
-            kind: Kind = "write manifest" if has_data else "forget delete"
-            return self._do(kind, name, f"{replica.detail}, and never completed")
+            return self._do("forget delete", name, f"{replica.detail}, and never completed")
         return self._do("refill", name, f"{_REASONS['unconfirmed']} ({replica.detail})")
 
     def _age(self, record: Record) -> float:
