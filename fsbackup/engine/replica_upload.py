@@ -342,11 +342,21 @@ class ReplicaUpload:
     async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
         """Raise `ConflictError` unless the data that was stored stands there, with the manifest inside."""
         replica = await self._read_back()
+        for pause in SHOWN_AFTER if self._comes_first else ():
+            if replica.claims(manifest) or replica.is_empty:
+                break
+            await asyncio.sleep(pause)
+            replica = await self._read_back()
         if has_version(replica, manifest, stored) and await self._is_ours(manifest, stored):
             return
         if not replica.claims(manifest):
             await self._call(self.writer.rollback())
         raise _not_shown(replica, self._key) if replica.is_empty else concurrent_write(replica, self._key)
+
+    @property
+    def _comes_first(self) -> bool:
+        """Whether another creator whose object is there came second, which he finds out, and takes it back."""
+        return self._create_only and self.store.capabilities.removes_versions
 
     async def _read_back(self) -> ReplicaState:
         """Read what stands there after our write; a service may not show it at once."""

@@ -287,7 +287,9 @@ class Judge:
             return
         contents = {each.content for each in creators}
         begun = self._begins_with()
-        if len(contents) > 1 or (creators and begun):
+        # A creator may be confirmed below a majority by others than who has other content, and does not answer.
+        replaced = begun and any(self._has_majority or not each.faulted for each in creators)
+        if len(contents) > 1 or replaced:
             where = f"{self.where}, {'majority' if self._has_majority else 'minority'}"
             names = ", ".join(each.name for each in creators)
             self.fail("several create-only writers were told success", names, where)
