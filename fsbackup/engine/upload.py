@@ -499,7 +499,13 @@ class _Upload(FanOut):
             ),
             mtime_ns=source.mtime_ns,
             mode=source.mode,
-            create_only=replica.stat is None and (is_conditional or not self._overwrite or creates_only(replica)),
+            create_only=replica.stat is None
+            and (
+                is_conditional
+                or not self._overwrite
+                or _refuses_to_replace(replica.store)
+                or creates_only(replica)
+            ),
             ask_first=self._must_stat_again(replica),
             is_new=replica.stat is None,
             replaces=replica.stat.etag if replica.stat else None,
@@ -606,6 +612,15 @@ class _Upload(FanOut):
             generation=version.generation if version else None,
             plain_size=recorded.size if recorded else None,
         )
+
+
+def _refuses_to_replace(store: ObjectStore) -> bool:
+    """Return whether one conditional request stores data and record where nothing is: no look after it is needed.
+
+    As a replacement is conditional there on what it replaces.
+    """
+    can = store.capabilities
+    return records.has_records_inside(store) and can.conditional_create and not can.removes_versions
 
 
 async def _stored_hash(store: ObjectStore, key: str, size: int) -> str:

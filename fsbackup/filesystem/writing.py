@@ -130,13 +130,17 @@ class WriteMethods(FileSystemBase):
 
     @on_io_loop
     async def _rm_file(self, path: str, **kwargs: Any) -> None:  # noqa: ARG002
-        path = paths.strip(path)
+        await self._delete(paths.strip(path))
+
+    async def _delete(self, path: str) -> bool:
+        """Delete one object; return whether there was any."""
         name, key = paths.split_for_write(path)
         report = self.last_report = await delete.delete(self.sets[name].replica_set, key)
         self.versions.discard(path)
         if not report:
             raise report.failure()
         _warn_degraded(path, report)
+        return report.generation is not None
 
     @on_io_loop
     async def _rm(
@@ -150,6 +154,9 @@ class WriteMethods(FileSystemBase):
     ) -> None:
         """Remove exactly the named paths: a ``*`` has no special meaning."""
         named = [paths.strip(each) for each in ([path] if isinstance(path, str) else path)]
+        if len(named) == 1 and not recursive and paths.split(named[0])[1] and await self._delete(named[0]):
+            self.empty_directories.remove(named[0])
+            return
         files: dict[str, None] = {}
         for each in named:
             kind = await self._type(each)
