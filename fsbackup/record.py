@@ -1,5 +1,8 @@
 """Records as JSON: the manifest of an object's version, and the tombstone of a deleted object. No I/O.
 
+The manifest of an object of several parts has its place while the object is uploaded: until it is written there, a
+note has the UploadId (`upload_note`), by which the upload is known to be ours. The manifest goes on to name it.
+
 `FORMAT.md` is the contract. A record has a checksum over itself, and every field is checked when it is read: what
 is not valid is damaged, and never becomes a `Manifest`. Fields that this version does not know are kept and
 written again with the others. A record of a higher format is not damaged: a newer version of fsbackup wrote it,
@@ -93,6 +96,11 @@ class Manifest:
     etag, version_id
         Those of the data object on this manifest's own replica, where the manifest lies beside the data; None
         where the service has none, and where the manifest lies inside the data object.
+    content_etag
+        The ETag that S3 services make of the content in parts of `part_size` (`stores.base.content_etag`); None
+        where no MD5 was computed.
+    upload_id
+        That of the multipart upload which makes the data object, where the manifest lies behind an id.
     series
         What the object is a version of, None where nothing names its series.
     stages
@@ -117,6 +125,8 @@ class Manifest:
     write_id: str
     etag: str | None = None
     version_id: str | None = None
+    upload_id: str | None = None
+    content_etag: str | None = None
     series: str | None = None
     stages: Sequence[Mapping[str, Any]] | None = None
     seal: str | None = None
@@ -127,9 +137,9 @@ class Manifest:
         """`created_at` in epoch seconds."""
         return _timestamp(self.created_at)
 
-    def for_replica(self, etag: str | None, version_id: str | None) -> Manifest:
-        """Return this manifest as the replica with this ETag and version ID stores it."""
-        return replace(self, etag=etag, version_id=version_id)
+    def for_replica(self, etag: str | None, version_id: str | None, upload_id: str | None = None) -> Manifest:
+        """Return this manifest as the replica with this ETag, version ID and UploadId stores it."""
+        return replace(self, etag=etag, version_id=version_id, upload_id=upload_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +181,27 @@ def dump(record: Record) -> bytes:
     Without spaces and question marks, so that it can be the value of an HTTP header as it is: signing collapses
     spaces, and R2 decodes ``=?``.
     """
-    fields = {"format": FORMAT, "kind": type(record).__name__.lower(), **_plain(record)}
+    return _sealed(type(record).__name__.lower(), _plain(record))
+
+
+def upload_note(upload_id: str, host: str, started_at: str) -> bytes:
+    """Return what is stored in the place of a manifest while its object of several parts is uploaded."""
+    return _sealed("upload", {"upload_id": upload_id, "host": host, "started_at": started_at})
+
+
+def upload_of(data: bytes) -> tuple[str, str] | None:
+    """Return UploadId and host of a note or a manifest, None without them, and for a damaged or a newer record."""
+    try:
+        fields = json.loads(data)
+        is_valid = fields.pop("checksum") == _checksum(fields) and fields["format"] == FORMAT
+        upload_id, host = fields["upload_id"], fields.get("host") or fields["source"]["host"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return (upload_id, host) if is_valid and isinstance(upload_id, str) and isinstance(host, str) else None
+
+
+def _sealed(kind: str, plain: Mapping[str, Any]) -> bytes:
+    fields = {"format": FORMAT, "kind": kind, **plain}
     text = _canonical({**fields, "checksum": _checksum(fields)})
     return text.replace(" ", r"\u0020").replace("?", r"\u003f").encode()
 
@@ -223,6 +253,8 @@ def _newer(written_as: int, writer: Any) -> NewerFormatError:
 def _build(kind: str, fields: dict[str, Any]) -> Record:
     if kind == "tombstone":
         return _checked(Tombstone, fields, _TOMBSTONE_RULES)
+    if kind == "upload":
+        raise IntegrityError("the manifest has not been written yet")
     fields["source"] = _checked(Origin, fields["source"], _ORIGIN_RULES)
     fields["blocks"] = _hashes(fields["blocks"])
     manifest = _checked(Manifest, fields, _MANIFEST_RULES)
@@ -310,6 +342,8 @@ _MANIFEST_RULES: Mapping[str, Callable[[Any], bool]] = {
     "write_id": _is_write_id,
     "etag": _is_text,
     "version_id": _is_text,
+    "upload_id": _is_text,
+    "content_etag": _is_text,
     "series": _is_text,
     "stages": _is_list_of(lambda value: isinstance(value, dict)),
     "seal": _is_text,

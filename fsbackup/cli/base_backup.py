@@ -49,7 +49,8 @@ COMMAND = Command(
     description="Runs pg_basebackup on the cluster that `conninfo` in the configuration names, and stores what it "
     "writes, a tar, on all backends while it is written. It is complete, and listed by pg-status, when the WAL "
     "from its start to its end is archived too, which is waited for. Recovery needs one; how many are kept is "
-    "said by `retention` of the cluster. The exit code is 3 if not every backend has it.",
+    "said by `retention` of the cluster. A cluster with tablespaces is refused. The exit code is 3 if not every "
+    "backend has it.",
     examples=(
         "fsbackup base-backup shop",
         "0 3 * * 0  fsbackup base-backup shop -q   # in a crontab: every Sunday",

@@ -6,6 +6,7 @@ import argparse
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
@@ -58,13 +59,15 @@ def _execute(args: Namespace) -> int:
 
 
 def _diagnose_cluster(path: str, config: Config, name: str) -> Diagnosis:
+    from fsbackup.factory import stages_of
     from fsbackup.postgres.archive import Archive
     from fsbackup.postgres.doctor import diagnose_cluster
 
     settings = config.postgres[name]
     spool = None if settings.spool is None else f"{settings.spool}/{name}"
     archive = Archive.from_config(config, name, origin=path, reading=True)
-    return diagnose_cluster(archive, conninfo=settings.conninfo, spool=spool)
+    prepare = partial(stages_of, config, settings.compress, settings.encrypt)
+    return diagnose_cluster(archive, conninfo=settings.conninfo, spool=spool, prepare=prepare)
 
 
 def _open(config: Config, names: Sequence[str]) -> list[SingleBackend]:
@@ -127,8 +130,8 @@ COMMAND = Command(
     description="Tests all backends at once with a small object that is deleted again: connect, list, write, "
     "read back, create only once, delete. Reports clock, versions, unfinished uploads, lifecycle rules and free "
     "space, and prints what to do about each problem. Of a PostgreSQL cluster it asks the server how it archives, "
-    "and looks for the programs and the spool. The exit code is 1 if a check failed, 3 if something is "
-    "not allowed or needs attention.",
+    "looks for the programs and the spool, and makes a test push below its prefix. The exit code is "
+    "1 if a check failed, 3 if something is not allowed or needs attention.",
     examples=("fsbackup doctor", "fsbackup doctor r2 b2 --json", "fsbackup doctor -q || echo check the backends"),
     add_arguments=_add_arguments,
     execute=_execute,

@@ -76,7 +76,7 @@ def _print_job(report: JobDrillReport) -> None:
 
 
 def _drill_cluster(args: Namespace) -> int:
-    archive, _ = open_archive(args, reading=True)
+    archive, settings = open_archive(args, reading=True)
     from fsbackup.postgres.drilling import drill
 
     report = drill(
@@ -90,6 +90,7 @@ def _drill_cluster(args: Namespace) -> int:
         identity=args.identity,
         directory=args.directory,
         timeout=args.timeout,
+        conninfo=settings.conninfo,
     )
     return exits.of_report(args, report, lambda: _print_cluster(report))
 

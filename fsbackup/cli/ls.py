@@ -33,7 +33,7 @@ def _execute(args: Namespace) -> int:
     for entry in store.ls(args.prefix):
         empty = False
         complete = complete and entry.is_complete
-        _print_entry(args, entry, backends)
+        _print_entry(args, entry, store)
     if empty:
         complete = _all_answer(store, args.prefix)
         render.print_error(f"no objects found{f' at or below {args.prefix}' if args.prefix else ''}")
@@ -45,10 +45,12 @@ def _all_answer(store: ReplicatedStorage, prefix: str) -> bool:
     return not any(each.error for each in store.status(prefix).backends.values())
 
 
-def _print_entry(args: Namespace, entry: ObjectStatus, backends: list[str]) -> None:
+def _print_entry(args: Namespace, entry: ObjectStatus, store: ReplicatedStorage) -> None:
     if args.json:
-        render.print_json_line(entry.summary())
+        order = {"read_order": store.read_order} if len(store.read_order) > 1 else {}
+        render.print_json_line({**entry.summary(), **order})
     elif args.long:
+        backends = list(store.backends)
         states: list[str] = [entry.states[name] for name in backends]
         size, modified = render.size(entry.size), render.time(entry.modified)
         render.print_key(_long_line(size, modified, backends, states, entry.key))
@@ -72,7 +74,7 @@ COMMAND = Command(
     "retention), size differs, newer (stored by a newer fsbackup; seen only where listings differ), unknown (the "
     "backend could not be listed), or deleted elsewhere (the object was deleted while this backend did not "
     "answer); and first in which order backends are read, where the set has an order. With --json: one JSON "
-    "object per line. The exit code is 3 if a replica is not as it should be.",
+    "object per line, with that order as `read_order`. The exit code is 3 if a replica is not as it should be.",
     examples=("fsbackup ls", "fsbackup ls -l backups/2025/10", "fsbackup ls --json | jq -r .key"),
     add_arguments=_add_arguments,
     execute=_execute,

@@ -28,10 +28,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(args: Namespace) -> int:
-    archive, _ = open_archive(args, reading=True)
+    archive, settings = open_archive(args, reading=True)
     from fsbackup.postgres.restoring import pg_restore
 
-    report = pg_restore(archive, args.directory, to=args.to, trust=args.trust, identity=args.identity)
+    report = pg_restore(
+        archive,
+        args.directory,
+        to=args.to,
+        trust=args.trust,
+        identity=args.identity,
+        conninfo=settings.conninfo,
+    )
     return exits.of_report(args, report, lambda: _print(report))
 
 
@@ -65,7 +72,8 @@ COMMAND = Command(
     summary="restore a PostgreSQL cluster into an empty directory, to any moment",
     description="Unpacks the newest base backup that leads to the target, every block proven, and writes "
     "recovery.signal and the settings with which PostgreSQL fetches the WAL (wal-fetch) when it is started. A "
-    "target outside of what the archive has is refused. If anything fails, the directory is left empty. As root, "
+    "target outside of what the archive has is refused, and so is a machine on which the cluster runs with "
+    "tablespaces. If anything fails, the directory is left empty. As root, "
     "the files get the owner of DIR. The exit code is 3 if a backend was away.",
     examples=(
         "fsbackup pg-restore shop /var/lib/postgresql/15/restored",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,8 @@ def _run(first: str, last: str) -> str:
 
 
 def _period(window: Window) -> str:
-    return f"{_second(window.begin)} to {_second(window.end)}"
+    """Return a period in whole seconds, each of which `pg-restore --to` takes: rounded up at its beginning."""
+    return f"{_second(math.ceil(window.begin))} to {_second(window.end)}"
 
 
 def _second(epoch: float | None) -> str:

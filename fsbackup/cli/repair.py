@@ -21,6 +21,7 @@ _DONE = {
     "delete": ("deleted copy removed", "deleted copies removed"),
     "forget delete": ("tombstone removed", "tombstones removed"),
     "adopt": ("copy adopted", "copies adopted"),
+    "refill key": ("copy of an identity key refilled", "copies of identity keys refilled"),
     "clear leftover": ("orphan removed", "orphans removed"),
 }
 

@@ -44,9 +44,9 @@ def _fetch(args: Namespace) -> int:
     from fsbackup.postgres.wal_fetch import fetch
 
     patience, identity = settings.patience, args.identity
-    report = fetch(archive, args.name, args.path, trust=args.trust, patience=patience, identity=identity)
     if settings.spool is not None:
-        _fetch_ahead(args, archive, settings)
+        _fetch_ahead(args, archive, settings)  # first, so that the worker starts meanwhile
+    report = fetch(archive, args.name, args.path, trust=args.trust, patience=patience, identity=identity)
     if args.json:
         render.print_json(report.as_dict())
     elif args.verbose:

@@ -35,7 +35,7 @@ _VARIABLE = {"type": "string", "pattern": r"\$\{"}
 class Model(BaseModel):
     """What all parts of a configuration share: no unknown settings, no changes, no secrets in what is printed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)
 
     def __repr__(self) -> str:
         return redact(super().__repr__())

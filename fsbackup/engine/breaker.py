@@ -125,7 +125,7 @@ class _Circuit:
         probing = self.probe is not None and not self.probe.done() and self.probe.get_loop() is loop
         if not probing and now >= self.held_until:
             self.probe, self.probed_at, probing = loop.create_task(self._probe(store)), now, True
-        if probing and self.probe is not None and (rest := self.probed_at + _grace(store) - now) > 0:
+        if probing and self.probe is not None and (rest := self.probed_at + grace(store) - now) > 0:
             await asyncio.wait({self.probe}, timeout=rest)
         return self.error is None
 
@@ -332,7 +332,8 @@ def forget() -> None:
     _note = None
 
 
-def _grace(store: ObjectStore) -> float:
+def grace(store: ObjectStore) -> float:
+    """Return the seconds of silence of a store that may be away for which others are kept waiting."""
     return min(GRACE, _GRACE_SHARE * store.timeout)
 
 

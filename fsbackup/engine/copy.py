@@ -214,7 +214,7 @@ class _ReplicaCopy(ReplicaUpload):
         """Remove what a concurrent delete could not know of: our data, manifest and intent."""
         if not records.has_records_inside(self.store):
             await self._announce(manifest)
-        await self._call(remove_copy(self.store, manifest, stored))
+        await self.call(remove_copy(self.store, manifest, stored))
         await self._withdraw()
 
     async def _prove(self, manifest: Manifest, stored: ObjectStat) -> None:

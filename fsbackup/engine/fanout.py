@@ -24,7 +24,7 @@ from fsbackup.engine.source import Source
 from fsbackup.errors import FsbackupError, SourceError, as_backend_error
 from fsbackup.record import Manifest
 from fsbackup.sizing import part_count
-from fsbackup.stores.base import ObjectStore
+from fsbackup.stores.base import RECORD_FIELD, ObjectStore
 
 #: Runs the upload of a replica that answers later, with its consumer of parts.
 Join = Callable[[Consumer], Coroutine[Any, Any, None]]
@@ -171,5 +171,5 @@ def object_metadata(store: ObjectStore, mtime_ns: int | None, sha256: str | None
     if sha256:
         metadata["sha256"] = sha256
     if records.has_records_inside(store):
-        metadata[records.RECORD_FIELD] = records.new_id()
+        metadata[RECORD_FIELD] = records.new_id()
     return metadata

@@ -3,21 +3,25 @@
 A new host, or one that lost its key, gets it back from whoever can decrypt the backups. The copy is written after
 the first upload with a key and its recipients that a backend confirmed; a list beside the key's file says where it
 is, so that this costs a request once and not with each upload. Losing the list costs a request, too. A copy that
-cannot be written is logged, and tried again by the next upload.
+cannot be written is logged, and tried again by the next upload. A lost one is put back by repair, from another
+backend.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from fsbackup.errors import FsbackupError
+from fsbackup.errors import FsbackupError, IntegrityError
 from fsbackup.stages import Stages
 from fsbackup.stores.base import ObjectStore
 
 #: Names of copies: the key's fingerprint, and that of the recipients.
 KEYS = ".fsbackup/keys/"
+
+#: What each file begins with that age made.
+_BEGIN = b"age-encryption.org/v1\n"
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -41,3 +45,38 @@ async def _keep(store: ObjectStore, stages: Stages) -> None:
         stages.key.copies.give_up(place)
     else:
         await asyncio.to_thread(stages.key.copies.note, place)
+
+
+async def survey(
+    stores: Sequence[ObjectStore],
+) -> tuple[dict[ObjectStore, list[str]], Mapping[str, FsbackupError]]:
+    """Return the names of the copies that each store has, and why others cannot be listed, by their names."""
+    listed: dict[ObjectStore, list[str]] = {}
+    errors: dict[str, FsbackupError] = {}
+
+    async def look(store: ObjectStore) -> None:
+        try:
+            listed[store] = [each.name async for each in store.list(KEYS)]
+        except FsbackupError as error:
+            errors[store.name] = error
+
+    await asyncio.gather(*map(look, stores))
+    return listed, errors
+
+
+async def refill(name: str, having: Sequence[ObjectStore], store: ObjectStore) -> int:
+    """Write a copy that others have to a store that lacks it; return its size in bytes.
+
+    Only who can decrypt it can tell whether it is right; that it was made by age is looked at.
+
+    Raises
+    ------
+    FsbackupError
+        When it cannot be written, or none of `having` gives one.
+    """
+    for source in having:
+        data = await source.read(name)
+        if data.startswith(_BEGIN):
+            await store.put(name, data)
+            return len(data)
+    raise IntegrityError("it is not what age makes", backend=having[0].name, key=name)

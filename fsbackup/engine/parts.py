@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from fsbackup.engine.source import Source
 from fsbackup.errors import BackendError
-from fsbackup.stores.base import Part
+from fsbackup.stores.base import Part, content_etag
 
 #: Seconds that the fastest consumer waits for a slot before the others become lagging. Short, since reading a part
 #: again costs little beside the time a slow store takes to send it; not zero, so that stores of similar speed
@@ -139,6 +139,12 @@ class PartBuffer:
         """End a consumer: it takes no more parts."""
         consumer.closed = True
         self._notify()
+
+    @property
+    def content_etag(self) -> str | None:
+        """What S3 services call the ETag of the whole; None before it was read, and where no MD5s are computed."""
+        is_known = self._total is not None and all(self._md5s)
+        return content_etag(self._md5s) if is_known else None
 
     async def drain(self) -> None:
         """Read the source to its end, so that its digest is that of the whole."""

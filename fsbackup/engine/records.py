@@ -50,12 +50,10 @@ from fsbackup.keys import (
     tombstone_name,
 )
 from fsbackup.record import Manifest, Record, Tombstone, dump, load, version_order
-from fsbackup.stores.base import ObjectStat, ObjectStore
+from fsbackup.stores.base import RECORD_FIELD, ObjectStat, ObjectStore
 
 log = logging.getLogger("fsbackup.storage")
 
-#: The field of user metadata with an object's manifest, or the id of its manifest.
-RECORD_FIELD = "fsbackup"
 _ID = re.compile(r"[0-9a-f]{32}")
 #: Bytes of user metadata that are left for other fields (see `fanout.object_metadata`).
 _OTHER_METADATA = 256
@@ -278,7 +276,7 @@ async def read_version(store: ObjectStore, key: str) -> ReplicaState:
 async def read_inside_record(store: ObjectStore, key: str, stat: ObjectStat) -> ReplicaState:
     """Return the state of a data object whose metadata has its manifest, or the id of its manifest.
 
-    A manifest behind an id that is not there any more: the object was replaced since `stat`, so it is asked again.
+    No manifest behind the id, or not yet: the object was replaced since `stat`, so it is asked again.
     """
     for _ in range(_READS):
         text = stat.metadata.get(RECORD_FIELD)
@@ -290,16 +288,17 @@ async def read_inside_record(store: ObjectStore, key: str, stat: ObjectStat) -> 
             break
         name = record_name(key, text)
         try:
-            data = await store.read(name)
+            replica = _checked_inside(store, key, stat, await store.read(name))
         except ObjectNotFoundError:
-            now = await store.stat(encode_key(key))
-            if now is None:
-                return ReplicaState(store)
-            if now.metadata.get(RECORD_FIELD) == text:
-                break
-            stat = now
-        else:
-            return replace(_checked_inside(store, key, stat, data), record_object=name)
+            replica = None
+        if replica is not None and not replica.damaged:
+            return replace(replica, record_object=name)
+        now = await store.stat(encode_key(key))
+        if now is None:
+            return ReplicaState(store)
+        if now.metadata.get(RECORD_FIELD) == text:
+            return ReplicaState(store, damaged=True, stat=now, record_object=name if replica else None)
+        stat = now
     return ReplicaState(store, damaged=True, stat=stat)
 
 
@@ -311,7 +310,7 @@ def _checked_inside(store: ObjectStore, key: str, stat: ObjectStat, data: bytes)
         manifest = None
     if not isinstance(manifest, Manifest) or manifest.key != key:
         return ReplicaState(store, damaged=True, stat=stat)
-    return ReplicaState(store, manifest, stat=stat)
+    return ReplicaState(store, manifest.for_replica(None, None), stat=stat)
 
 
 def _beside_error(store: ObjectStore, key: str) -> BackendError:
@@ -346,9 +345,14 @@ def inside_metadata(store: ObjectStore, manifest: Manifest) -> dict[str, str] | 
     return {RECORD_FIELD: text} if fits else None
 
 
-async def write_record_object(store: ObjectStore, manifest: Manifest, record_id: str) -> None:
-    """Store `manifest` as an object of its own, which a data object names by `record_id`."""
-    await store.put(record_name(manifest.key, record_id), dump(manifest.for_replica(None, None)))
+async def write_record_object(
+    store: ObjectStore, manifest: Manifest, record_id: str, upload_id: str | None = None
+) -> None:
+    """Store `manifest` as an object of its own, which a data object names by `record_id`.
+
+    It goes on to name the unfinished upload whose note it replaces: a crash may still leave that.
+    """
+    await store.put(record_name(manifest.key, record_id), dump(manifest.for_replica(None, None, upload_id)))
 
 
 async def describe_data(store: ObjectStore, stat: ObjectStat, manifest: Manifest) -> ObjectStat:

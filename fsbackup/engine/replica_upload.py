@@ -29,7 +29,9 @@ step  creates an object                                      replaces an object,
 ====  =====================================================  ======================================================
 
 *Compare* reads manifest and data back. When another writer's data is there, the upload raises `ConflictError`;
-when only the manifest is another one's, ours is written again, because it is the one that proves the data.
+when only the manifest is another one's, ours is written again, because it is the one that proves the data. The
+whole upload is taken back where too few replicas took it (`undo.py`); until that is known,
+`WritePlan.keep_replaced` keeps what it replaces.
 
 What a crash leaves, and who puts it right:
 
@@ -51,7 +53,7 @@ whether its version is still current.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -60,7 +62,8 @@ from fsbackup.engine import intents, locks, marker, records
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.parts import Consumer, PartBuffer
 from fsbackup.engine.records import ReplicaState
-from fsbackup.errors import ConflictError, NewerFormatError
+from fsbackup.errors import ConflictError, FsbackupError, NewerFormatError
+from fsbackup.events import log
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest, Tombstone, version_order
 from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, WritePlan, timeout_error
@@ -86,6 +89,8 @@ class ReplicaUpload:
         Called with the number of bytes sent as they leave.
     may_replace
         Replace also a version that another writer stored since `replica` was read.
+    copier
+        Has the service copy the bytes; they are sent when that fails.
     """
 
     def __init__(
@@ -96,17 +101,20 @@ class ReplicaUpload:
         on_sent: Callable[[int], None],
         *,
         may_replace: bool = True,
+        copier: ObjectWriter | None = None,
     ) -> None:
         self.store = replica.store
         self.replica = replica
         self.bytes_sent = 0
         self.aborted = False
+        #: What the store said of the data when it was committed.
+        self.stored: ObjectStat | None = None
         self._key = key
         self._create_only = plan.create_only
         self._may_replace = may_replace
         self._conditional = plan.conditional
         self._names_what_it_replaces = plan.create_only or plan.replaces is not None
-        self._record_id = plan.metadata.get(records.RECORD_FIELD, "")
+        self._record_id = plan.record_id or ""
         self._wrote_record = False
         #: Whether we give way to whoever replaces.
         self._yields = not may_replace
@@ -115,6 +123,7 @@ class ReplicaUpload:
         self._ended: list[str] = []
         #: The intents of others at our last look.
         self._others: list[intents.Intent] = []
+        self._copier = copier
         self._on_sent = on_sent
         self._last_activity = 0.0
         self.writer: ObjectWriter = self.store.writer(encode_key(key), plan, self._count)
@@ -148,21 +157,45 @@ class ReplicaUpload:
             while await self._send_next(parts, consumer):
                 pass
 
+        if self._copier is not None:
+            consumer.lagging = True  # it has no claim on parts that can be read again
+            if await self._copy(self._copier, manifest):
+                parts.close(consumer)
+                return
         try:
             await run_all([work() for _ in range(workers)])
         finally:
             parts.close(consumer)
-        version = manifest()
+        await self._commit_alone(manifest())
+
+    async def _copy(self, copier: ObjectWriter, manifest: Callable[[], Manifest]) -> bool:
+        """Commit what the service copies itself; return False where it stored nothing: bytes must be sent."""
+        sending, self.writer = self.writer, copier
+        try:
+            async with self._idle_timeout():
+                await copier.copy()
+            await self._commit_alone(manifest())
+        except FsbackupError as error:
+            if self.stored is not None:
+                raise
+            log.info("%s: the bytes of %s are sent, because: %s", self.store.name, self._key, error)
+            await self.abort()
+            self.writer, self.aborted, self._wrote_record = sending, False, False
+            return False
+        return True
+
+    async def _commit_alone(self, manifest: Manifest) -> None:
+        """Commit as the one writer of this process, and on a disk of all."""
         await marker.prepare(self.store)
         async with locks.exclusive(self.store, self._key):
-            await self._commit_or_find(version)
+            await self._commit_or_find(manifest)
 
     async def _commit_or_find(self, manifest: Manifest) -> None:
         """Commit; that another writer has stored the same content at the same time is success, too."""
         try:
             await self._commit(manifest)
         except ConflictError:
-            replica = await self._call(records.read_version(self.store, self._key))
+            replica = await self.call(records.read_version(self.store, self._key))
             stat = replica.stat if replica.holds(manifest) else None
             if stat is None or not await self._is_ours(manifest, stat):
                 if self._create_only and self._may_replace:
@@ -190,13 +223,14 @@ class ReplicaUpload:
 
     async def _commit_inside(self, manifest: Manifest) -> None:
         if self._conditional:
-            self._require_unchanged(await self._call(records.read_state(self.store, self._key)))
+            self._require_unchanged(await self.call(records.read_state(self.store, self._key)))
         metadata = records.inside_metadata(self.store, manifest)
         if metadata is None:
             self._wrote_record = True
-            await self._call(records.write_record_object(self.store, manifest, self._record_id))
+            upload_id = self.writer.upload_id
+            await self.call(records.write_record_object(self.store, manifest, self._record_id, upload_id))
         await self._check(manifest)
-        stored = await self._call(self.writer.commit(metadata))
+        stored = await self._store(metadata)
         await self._check(manifest, stored)
         if not (self._names_what_it_replaces and self.store.capabilities.conditional_create):
             await self._compare(manifest, stored)
@@ -205,11 +239,11 @@ class ReplicaUpload:
         try:
             await self._announce_and_look(manifest)
             await self._check(manifest)
-            stored = await self._call(self.writer.commit())
+            stored = await self._store()
         except (ConflictError, NewerFormatError):
             await self._withdraw()
             raise
-        if not await self._call(write_manifest(self.replica, manifest, stored)):
+        if not await self.call(write_manifest(self.replica, manifest, stored)):
             await self._prove(manifest, stored)
         await self._end(manifest, stored)
 
@@ -221,6 +255,10 @@ class ReplicaUpload:
         if self.needs_intent and self._intent is None:
             await self._announce(manifest)
             await self._look_again(manifest)
+
+    async def _store(self, metadata: Mapping[str, str] | None = None) -> ObjectStat:
+        self.stored = await self.call(self.writer.commit(metadata))
+        return self.stored
 
     async def _look_again(self, manifest: Manifest) -> None:
         """See what a replacement replaces, now that no other writer of this process or disk can change it.
@@ -251,7 +289,7 @@ class ReplicaUpload:
 
     async def _look(self) -> ReplicaState:
         """Return what is there, and note the intents; raises for one that a newer version wrote."""
-        replica, found = await self._call(
+        replica, found = await self.call(
             asyncio.gather(records.read_state(self.store, self._key), intents.find(self.store, self._key))
         )
         self._others = [each for each in intents.known(found) if each.name != self._intent]
@@ -286,12 +324,12 @@ class ReplicaUpload:
     async def _announce(self, manifest: Manifest) -> None:
         if self._intent is None:
             announcing = intents.announce(self.store, manifest, yields=self._yields)
-            self._intent = await self._call(announcing)
+            self._intent = await self.call(announcing)
 
     async def _withdraw(self) -> None:
         own, self._intent = self._intent, None
         if own is not None:
-            await self._call(intents.withdraw(self.store, own))
+            await self.call(intents.withdraw(self.store, own))
 
     async def _end(self, manifest: Manifest, stored: ObjectStat) -> None:
         """End the intent, also where a last look says that the version is not the newest."""
@@ -300,7 +338,7 @@ class ReplicaUpload:
         finally:
             if self._intent is not None:
                 ending = intents.end(self.store, manifest, self._intent, self._others, self._ended)
-                await self._call(ending)
+                await self.call(ending)
 
     async def _check(self, manifest: Manifest, stored: ObjectStat | None = None) -> None:
         """Raise when the version must not be written; `stored` is its data once committed. Here: never."""
@@ -315,7 +353,7 @@ class ReplicaUpload:
         """
         for _ in range(_TRIES):
             if self._intent is not None:  # who comes after this replaces our data before our manifest
-                self._others = await self._call(intents.listed(self.store, self._key, self._intent))
+                self._others = await self.call(intents.listed(self.store, self._key, self._intent))
             replica = await self._read_back()
             if not has_data(replica, stored) or not await self._is_ours(manifest, stored):
                 await self._give_way(manifest, replica)
@@ -328,16 +366,16 @@ class ReplicaUpload:
                 await self._announce(manifest)  # and look again: what stands there may be older than it
                 continue
             own = manifest.for_replica(stored.etag, stored.version_id)
-            await self._call(records.write_record(self.store, own))
+            await self.call(records.write_record(self.store, own))
         raise _not_shown(replica, self._key) if replica.is_empty else concurrent_write(replica, self._key)
 
     async def _give_way(self, manifest: Manifest, replica: ReplicaState) -> None:
         """Leave what stands there to others; a manifest of ours would stand for lost data, so it goes."""
         if replica.stat is None and replica.claims(manifest):
             await self._announce(manifest)
-            replica = await self._call(records.read_version(self.store, self._key))
+            replica = await self.call(records.read_version(self.store, self._key))
             if replica.stat is None and replica.claims(manifest):
-                await self._call(records.remove_manifest(replica, self._key))
+                await self.call(records.remove_manifest(replica, self._key))
         await self._withdraw()
 
     async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
@@ -350,8 +388,8 @@ class ReplicaUpload:
             replica = await self._read_back()
         if has_version(replica, manifest, stored) and await self._is_ours(manifest, stored):
             return
-        if not replica.claims(manifest):
-            await self._call(self.writer.rollback())
+        if not replica.claims(manifest) and self.store.capabilities.removes_versions:
+            await self.call(self.writer.rollback())
         raise _not_shown(replica, self._key) if replica.is_empty else concurrent_write(replica, self._key)
 
     @property
@@ -362,12 +400,12 @@ class ReplicaUpload:
     async def _read_back(self) -> ReplicaState:
         """Read what stands there after our write; a service may not show it at once."""
         for pause in SHOWN_AFTER if self.store.capabilities.is_shared else ():
-            replica = await self._call(records.read_version(self.store, self._key))
+            replica = await self.call(records.read_version(self.store, self._key))
             shows_what_was = replica.record is not None and replica.record == self.replica.record
             if replica.stat is not None and not replica.damaged and not shows_what_was:
                 return replica
             await asyncio.sleep(pause)
-        return await self._call(records.read_version(self.store, self._key))
+        return await self.call(records.read_version(self.store, self._key))
 
     async def _is_ours(self, manifest: Manifest, stored: ObjectStat) -> bool:
         """Return whether the data is ours; without an ETag other content of the same size looks the same."""
@@ -377,7 +415,7 @@ class ReplicaUpload:
 
         def read(offset: int, length: int) -> Awaitable[bytes]:
             # Each read moves bytes: all of them may take longer than the idle timeout.
-            return self._call(self.store.read(name, offset, offset + length, on_progress=lambda _: self._touch()))
+            return self.call(self.store.read(name, offset, offset + length, on_progress=lambda _: self._touch()))
 
         return await content_hash(read, manifest.size) == manifest.sha256
 
@@ -385,10 +423,15 @@ class ReplicaUpload:
         """Discard what was sent; nothing is discarded after the writer's `commit`."""
         self.aborted = True
         await self.writer.abort()
+        if self.writer.upload_id is None:
+            await self.clear_record()
+
+    async def clear_record(self) -> None:
+        """Remove the manifest that was stored as an object of its own, unless the data names it."""
         if self._wrote_record:
             await shield(records.clear_unused(self.store, self._key, self._record_id))
 
-    async def _call(self, call: Awaitable[T]) -> T:
+    async def call(self, call: Awaitable[T]) -> T:
         """Await one call to the store under the idle timeout."""
         async with self._idle_timeout():
             return await call

@@ -18,13 +18,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 from fsbackup.engine.hashing import Digest, ObjectHasher, content_hash
 from fsbackup.errors import ConfigError, SourceChangedError, SourceError, SourceNotFoundError
 from fsbackup.record import Manifest
 from fsbackup.sizing import KIB, MIB
-from fsbackup.stores.base import Part
+from fsbackup.stores.base import ObjectStat, ObjectStore, Part
 
 if TYPE_CHECKING:
     from fsbackup.engine.command import Command
@@ -81,6 +81,13 @@ class TreePath(str):
         return [stat.S_IMODE(os.stat(parent).st_mode) for parent in reversed(parents)]
 
 
+class Copyable(NamedTuple):
+    """An object that a service may copy itself: its store, and what that said of it just now."""
+
+    store: ObjectStore
+    stat: ObjectStat
+
+
 #: Raises `SourceError` when the bytes of a source are too few (or too many) to be stored.
 CheckSize = Callable[[int], None]
 
@@ -115,6 +122,8 @@ class Source(ABC):
         self.series: str | None = None
         #: The version of another key that this is a copy of: the new manifest says the same of its bytes.
         self.copy_of: Manifest | None = None
+        #: By the name of a backend: the object of these bytes that its service may copy (see `server_copy`).
+        self.copyable: Mapping[str, Copyable] = {}
         #: Called with the number of bytes before the last part is handed on, where it was not known before.
         self.check_size: CheckSize | None = None
         self._hasher = ObjectHasher(size)

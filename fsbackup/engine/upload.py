@@ -10,6 +10,7 @@
    reads again what the others have sent (`_join`).
 4. Confirm the replicas that have it already, now that the source's SHA-256 is known; write the manifest beside
    data that a crash left without one, if it is this content (`_adopt`).
+5. Where fewer than `min_copies` have confirmed it, put back what it replaced (`undo.py`).
 
 The report says for each replica whether it confirmed the object after the last byte. Where a newer version of
 fsbackup wrote the record of one, nothing is stored on any.
@@ -25,7 +26,7 @@ from functools import partial
 from typing import Protocol
 
 from fsbackup import clock
-from fsbackup.aio import cancel_and_wait, run_all
+from fsbackup.aio import cancel_and_wait, run_all, shield
 from fsbackup.engine import breaker, identity_copies, locks, records, versions
 from fsbackup.engine.clock_skew import check_clock
 from fsbackup.engine.fanout import FanOut, object_metadata
@@ -45,6 +46,7 @@ from fsbackup.engine.source import Source, StreamSource
 from fsbackup.engine.spool import ReplicaReplay, SpoolFile
 from fsbackup.engine.staged import StagedSource, find_same, stored_source
 from fsbackup.engine.survey import Answers, Query, survey, survey_for_change, with_new_tombstones
+from fsbackup.engine.undo import may_be_undone, undo
 from fsbackup.errors import (
     BackendUnavailableError,
     ConflictError,
@@ -58,7 +60,7 @@ from fsbackup.keys import encode_key
 from fsbackup.record import Manifest, Tombstone
 from fsbackup.sizing import part_size
 from fsbackup.stages.plaintext import Recorded
-from fsbackup.stores.base import ObjectStore, WritePlan
+from fsbackup.stores.base import ObjectStore, ObjectWriter, WritePlan
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -125,6 +127,12 @@ async def upload(
         return await prepare(source, answers).run()
     finally:
         await cancel_and_wait(list(answers.late.values()))
+
+
+def _part_size(source: Source, targets: ReplicaSet) -> int:
+    """Return the bytes per part; a service that copies an object itself needs the parts that it has."""
+    original = source.copy_of if source.copyable else None
+    return original.part_size if original else part_size(source.most_bytes, targets.part_size)
 
 
 class _StagedUpload:
@@ -207,7 +215,7 @@ class _Upload(FanOut):
             "upload",
             key,
             source,
-            part_size=part_size(source.most_bytes, targets.part_size),
+            part_size=_part_size(source, targets),
             memory=targets.memory,
             replicas=answers.replicas,
             started=started,
@@ -246,7 +254,12 @@ class _Upload(FanOut):
             self._finish_remaining(error)
         finally:
             await self._parts.stop()
+            await shield(self._release())
         return self._report()
+
+    async def _release(self) -> None:
+        """Let go of what was replaced: nothing is put back any more."""
+        await asyncio.gather(*(each.writer.release() for each in self._sent))
 
     def _leave_out_unreachable(self) -> None:
         """Fail on the replicas that do not answer.
@@ -370,7 +383,18 @@ class _Upload(FanOut):
             await self._read_to_end()
             await run_all([self._confirm(replica) for replica in self._stored])
         self._refuse_to_share()
+        await self._undo_refused()
         await self._clear_replaced()
+
+    async def _undo_refused(self) -> None:
+        """Put back what was replaced on the replicas that took a version that too few have confirmed."""
+        confirmed = {name for name, result in self._results.items() if result.ok}
+        taken = [each for each in self._sent if each.store.name in confirmed]
+        if self._version is None or not taken or len(confirmed) >= self._targets.min_copies:
+            return
+        for upload in await undo(self._targets, self._key, self._version, taken):
+            error = TooFewCopiesError("the version before was put back", operation="upload", key=self._key)
+            self._finish(upload.replica, error, sent=upload.bytes_sent)
 
     def _refuse(self, replicas: Sequence[ReplicaState]) -> None:
         """Fail on the replicas that can be reached: they are too few, so nothing is sent."""
@@ -456,8 +480,14 @@ class _Upload(FanOut):
 
     async def _complete(self, replicas: Sequence[ReplicaState]) -> list[ReplicaState]:
         """Return the replicas that have the expected content already."""
-        version = self._expected
-        claimed = [each for each in replicas if version is not None and each.holds(version)]
+        version, needed = self._expected, self._targets.min_copies
+        if version is None:
+            return []
+        claimed = [
+            each
+            for each in replicas
+            if each.holds(version) and not may_be_undone(each, version, self._replicas, needed)
+        ]
         if not self._read_stored:
             return claimed
         sound = await asyncio.gather(*(self._is_sound(each) for each in claimed))
@@ -510,12 +540,27 @@ class _Upload(FanOut):
             is_new=replica.stat is None,
             replaces=replica.stat.etag if replica.stat else None,
             replaces_version=replica.stat.version_id if replica.stat else None,
+            keep_replaced=replica.is_intact and self._targets.min_copies > 1,
             conditional=is_conditional or (replica.stat is not None and not self._overwrite),
         )
         sent = self._on_sent(replica.store.name)
-        upload = ReplicaUpload(replica, self._key, plan, sent, may_replace=self._overwrite and not is_conditional)
+        upload = ReplicaUpload(
+            replica,
+            self._key,
+            plan,
+            sent,
+            may_replace=self._overwrite and not is_conditional,
+            copier=self._copier(replica, plan),
+        )
         self._sent.append(upload)
         return upload
+
+    def _copier(self, replica: ReplicaState, plan: WritePlan) -> ObjectWriter | None:
+        """Return what has the service copy the bytes of another key, None where they must be sent."""
+        found, original = self._source.copyable.get(replica.backend), self._source.copy_of
+        if found is None or original is None or original.content_etag is None:
+            return None
+        return replica.store.copier(encode_key(self._key), plan, *found, original.content_etag)
 
     def _must_stat_again(self, replica: ReplicaState) -> bool:
         """Return whether another writer had time to store the key since the store said that it is absent.
@@ -574,7 +619,7 @@ class _Upload(FanOut):
             When the source had to have the stored content, and has other content.
         """
         if self._version is None:
-            digest = self._source.digest()
+            digest, original = self._source.digest(), self._source.copy_of
             if self._expected is None:
                 version = versions.next_version(self._latest, self._highest)
                 manifest = versions.new_manifest(
@@ -585,8 +630,8 @@ class _Upload(FanOut):
                     version,
                     self._source.series,
                     self._source.stages,
+                    self._parts.content_etag if original is None else original.content_etag,
                 )
-                original = self._source.copy_of
                 self._version = manifest if original is None else versions.described_as(manifest, original)
             elif digest.sha256 == self._expected.sha256:
                 self._version = self._expected

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from fsbackup import __version__, clock
 from fsbackup.engine import records
+from fsbackup.engine.clock_skew import MAX_CLOCK_SKEW
 from fsbackup.engine.hashing import Digest
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
@@ -129,6 +130,7 @@ def new_manifest(
     version: NextVersion,
     series: str | None = None,
     stages: Sequence[Mapping[str, Any]] | None = None,
+    content_etag: str | None = None,
 ) -> Manifest:
     """Return the manifest of a new version whose source was read to its end."""
     return Manifest(
@@ -146,6 +148,7 @@ def new_manifest(
         write_id=version.write_id,
         series=series,
         stages=stages,
+        content_etag=content_etag,
     )
 
 
@@ -161,6 +164,29 @@ def described_as(manifest: Manifest, original: Manifest) -> Manifest:
 def utc_now() -> str:
     """Return the current time in the format of records: ISO 8601, UTC, to the second."""
     return datetime.fromtimestamp(clock.now(), UTC).isoformat(timespec="seconds")
+
+
+#: Seconds that a generation may be ahead of now before its writer's clock was wrong, or somebody forged it.
+_MAX_AHEAD = 86_400.0
+
+
+def is_ahead(record: Record) -> bool:
+    """Return whether a record's generation is of the future: more than a day ahead of now."""
+    return record.generation / 1000 - clock.now() > _MAX_AHEAD
+
+
+def is_doubtful(latest: Record, own: Record) -> bool:
+    """Return whether `latest` outranks `own` by its generation, against all else that the two say.
+
+    Only `latest` is of the future; or it is the older one by its date, by more than clocks may differ, and was not
+    made to replace `own`. Repair acts on neither.
+    """
+    if is_ahead(latest):
+        return not is_ahead(own)
+    if isinstance(latest, Tombstone) or isinstance(own, Tombstone) or latest.generation <= own.generation:
+        return False
+    is_older = own.created_timestamp - latest.created_timestamp > MAX_CLOCK_SKEW
+    return is_older and latest.replaces != own.sha256
 
 
 #: Tells versions apart: the generation, and the SHA-256 of the content, None for a tombstone.

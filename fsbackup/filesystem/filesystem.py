@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,10 +17,10 @@ from fsbackup.filesystem.append import AppendMethods
 from fsbackup.filesystem.base import add_sync_methods
 from fsbackup.filesystem.metadata import MetadataMethods
 from fsbackup.filesystem.moving import MoveMethods
-from fsbackup.filesystem.read_file import ReadFile
+from fsbackup.filesystem.read_file import AsyncReadFile, ReadFile
 from fsbackup.filesystem.reading import ReadMethods
 from fsbackup.filesystem.undone import UndoneFile
-from fsbackup.filesystem.write_file import CompressedFile, WriteFile
+from fsbackup.filesystem.write_file import AsyncWriteFile, CompressedFile, WriteFile
 from fsbackup.sizing import MIB
 from fsbackup.stages.undo import IdentityFiles
 
@@ -107,6 +109,26 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, AppendMethods, MetadataMethod
         file = super().open(path, mode, block_size, cache_options, **kwargs)
         return file if kind is None else CompressedFile(compr[kind](file, mode=mode[0]), file)
 
+    async def open_async(self, path: str, mode: str = "rb", **kwargs: Any) -> AsyncReadFile | AsyncWriteFile:
+        """Return a file whose `read`, `write` and `close` are coroutines; on any loop.
+
+        Raises
+        ------
+        NotImplementedError
+            For text, for `compression`, and to read an encrypted object.
+        """
+        if "b" not in mode or kwargs.get("compression"):
+            raise NotImplementedError(
+                f"open_async opens files as they are, not with mode {mode!r} or a compression: "
+                "use `fs.open` in a thread"
+            )
+        if mode == "rb":
+            return await self.open_to_read(path)
+        open_file: Callable[..., WriteFile] = partial(self._open_to_write, mode=mode)
+        if mode == "ab":
+            open_file = self.open_to_append
+        return AsyncWriteFile(await asyncio.to_thread(open_file, path, **kwargs))
+
     def _open(
         self,
         path: str,
@@ -123,6 +145,9 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, AppendMethods, MetadataMethod
             return self.open_version(path, sha256, raw=raw, **options)
         if mode == "ab":
             return self.open_to_append(path, autocommit=autocommit, **options)
+        return self._open_to_write(path, mode, autocommit=autocommit, **options)
+
+    def _open_to_write(self, path: str, mode: str, **options: Any) -> WriteFile:
         if mode not in ("wb", "xb"):
             raise io.UnsupportedOperation(
                 f"mode {mode!r} is not supported: an object is replaced whole; open it with 'wb' or 'xb'"
@@ -132,4 +157,4 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, AppendMethods, MetadataMethod
         if create_only and self.exists(path):
             raise paths.exists_error(path)
         start_upload = partial(self.start_upload, self.sets[paths.split(path)[0]], path, create_only=create_only)
-        return WriteFile(self, path, mode, start_upload, autocommit=autocommit, **options)
+        return WriteFile(self, path, mode, start_upload, **options)

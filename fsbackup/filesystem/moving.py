@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from fsbackup.engine import delete
+from fsbackup.engine.server_copy import CopySource, find_copyable
 from fsbackup.engine.source import StreamSource
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.base import on_io_loop
@@ -57,12 +58,24 @@ class MoveMethods(WriteMethods):
             await super()._copy(path1, path2, *args, **kwargs)
 
     async def _copy_version(self, version: Version, path: str) -> None:
-        """Store the bytes of a version under another path."""
+        """Store the bytes of a version under another path, by the services that have them where they can copy."""
+        manifest = version.reader.manifest
+        if manifest is None:
+            await self._copy_bytes(version, path)
+            return
+        (origin, _), (target, key) = paths.split(version.path), paths.split_for_write(path)
+        origins, targets = (self.sets[each].replica_set.stores for each in (origin, target))
+        copyable = await find_copyable(origins, targets, manifest, key)
+        source = CopySource(version.reader, manifest, copyable)
+        try:
+            await self._store(path, source)
+        finally:
+            await source.stop()
+
+    async def _copy_bytes(self, version: Version, path: str) -> None:
+        """Store the bytes of a version that nothing proves."""
         pipe = Pipe()
         source = StreamSource(pipe.as_stream(), version.path, allow_empty=True)
-        source.copy_of = manifest = version.reader.manifest
-        if manifest is not None:
-            source.mtime_ns, source.mode = manifest.source.mtime_ns, manifest.source.mode
         upload = asyncio.create_task(self._store(path, source, size=version.size))
         # Also after a failure: otherwise the writer below would wait for room for ever.
         upload.add_done_callback(lambda _: pipe.fail(OSError("the copy has ended")))

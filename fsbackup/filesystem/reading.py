@@ -136,19 +136,14 @@ class ReadMethods(FileSystemBase):
     async def _read_file(self, opened: OpenSet, version: Version, start: int, end: int) -> bytes:
         return await self._read_pinned(opened, version, start, end, add_to_cache=True)
 
-    async def open_async(self, path: str, mode: str = "rb", **kwargs: Any) -> AsyncReadFile:
+    async def open_to_read(self, path: str) -> AsyncReadFile:
         """Return a file opened to read, whose `read` is a coroutine; on any loop.
 
         Raises
         ------
         NotImplementedError
-            For any mode but ``"rb"``, for `compression`, and for an encrypted object.
+            For an encrypted object.
         """
-        if mode != "rb" or kwargs.get("compression"):
-            raise NotImplementedError(
-                f"open_async opens files as they are, to read ('rb'), not with mode {mode!r} or a compression: "
-                "write with `await fs._pipe_file(path, data)`, or in a thread with `fs.open`"
-            )
         opened, version = await self._open_file(strip(path))
         if encrypted(version):
             raise NotImplementedError(

@@ -7,6 +7,7 @@ exits, is discarded with a `NotStoredWarning`.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import dis
 import io
@@ -22,6 +23,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from fsspec import AbstractFileSystem
+from fsspec.asyn import AbstractAsyncStreamedFile
 from fsspec.spec import AbstractBufferedFile
 
 from fsbackup.errors import DiscardedError, NotStoredWarning
@@ -155,6 +157,54 @@ class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
         self.closed, self._pending = True, False
         self._pipe.fail(_discarded_error(self.full_name))
         return f"{self.full_name} is not stored: {why} - write it in a block: with fs.open(path, 'wb') as file"
+
+
+class AsyncWriteFile(AbstractAsyncStreamedFile):  # type: ignore[misc]
+    """As `WriteFile`, for coroutines: `write` and `close` are awaited, while a thread waits for the upload.
+
+    An exception that leaves the ``async with`` block discards it.
+
+    Parameters
+    ----------
+    file
+        What is written to.
+    """
+
+    def __init__(self, file: WriteFile) -> None:
+        # Not fsspec's own: it would keep a second buffer.
+        self._file = file
+        self.fs, self.path, self.mode = file.fs, file.path, file.mode
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is stored or discarded."""
+        return bool(self._file.closed)
+
+    def tell(self) -> int:
+        """Return the number of bytes written."""
+        return int(self._file.tell())
+
+    async def write(self, data: Any) -> int:
+        """Write bytes; waits while the slowest replica that counts is too far behind."""
+        return int(await asyncio.to_thread(self._file.write, data))
+
+    async def flush(self, force: bool = False) -> None:
+        """Do nothing, as `close` stores it; with `force`, no more can be written."""
+        await asyncio.to_thread(self._file.flush, force)
+
+    async def close(self) -> None:
+        """Store the file; see `WriteFile.close`."""
+        await asyncio.to_thread(self._file.close)
+
+    async def discard(self) -> None:
+        """Abort the upload and wait until nothing of it is left."""
+        await asyncio.to_thread(self._file.discard)
+
+    async def __aexit__(self, *raised: Any) -> None:
+        await asyncio.to_thread(self._file.__exit__, *raised)
+
+    def __del__(self) -> None:
+        """Leave it to the file: fsspec's calls `close`, whose coroutine nobody would await."""
 
 
 class CompressedFile(io.BufferedWriter):

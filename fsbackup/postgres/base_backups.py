@@ -1,6 +1,7 @@
 """`base_backup`: the data directory of a running cluster, streamed into its archive.
 
-1. The server must be the cluster whose archive it is.
+1. The server must be the cluster whose archive it is, and have no tablespaces: ``pg_basebackup`` writes no stream
+   of a cluster that has.
 2. ``pg_basebackup`` writes one tar, with ``backup_label`` and ``backup_manifest`` in it, which goes to all
    backends while it is written; only if the program exits with 0 is anything committed.
 3. The WAL from its start to its end must be in the archive, confirmed; that is waited for. Then, last, its
@@ -28,7 +29,7 @@ from fsbackup.engine.source import Source
 from fsbackup.errors import ConflictError, SourceError, TooFewCopiesError
 from fsbackup.loop import run
 from fsbackup.postgres.archive import Archive, read_cluster
-from fsbackup.postgres.programs import connection, in_english, run_program
+from fsbackup.postgres.programs import connection, in_english, run_program, tablespaces
 from fsbackup.replication.walk import Walk
 from fsbackup.wal import (
     WalName,
@@ -148,14 +149,15 @@ def base_backup(
     Raises
     ------
     SourceError
-        When the server does not answer, is set up without archiving, or ``pg_basebackup`` fails. Nothing is stored
-        then.
+        When the server does not answer, is set up without archiving or has tablespaces, or ``pg_basebackup``
+        fails. Nothing is stored then.
     ConflictError
         When the server is another cluster than the archive's, or nothing of it was ever archived.
     TooFewCopiesError
         When fewer than `min_copies` backends have it, or the WAL that it needs.
     """
     system, size = _identify(archive, conninfo)
+    _refuse_tablespaces(conninfo)
     label = stamp(clock.now())
     command = _BaseBackupCommand(_arguments(conninfo, label), min_bytes=1 << 20, name="pg_basebackup")
     key, series = base_key(archive.prefix, label), f"{archive.prefix}/base"
@@ -222,6 +224,16 @@ def _identify(archive: Archive, conninfo: str | None) -> tuple[str, int]:
             hint="check conninfo; a new cluster needs a prefix of its own",
         )
     return system, int(known["segment_size"])
+
+
+def _refuse_tablespaces(conninfo: str | None) -> None:
+    if found := tablespaces(conninfo):
+        named = ", ".join(f"{name} ({place})" for name, place in found.items())
+        raise SourceError(
+            f"the cluster has tablespaces, of which pg_basebackup writes no stream: {named}; nothing was stored",
+            hint="move what is in them (alter table ... set tablespace pg_default) and drop them; for more room, "
+            "have the whole data directory on a larger disk",
+        )
 
 
 def _range(source: _BaseBackupSource) -> tuple[int, int, int]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fsbackup.errors import FsbackupError, SourceError
+from fsbackup.errors import ConfigError, FsbackupError, SourceError
 from fsbackup.loop import run
 from fsbackup.postgres.archive import Archive, read_cluster
 from fsbackup.postgres.programs import connection, run_program
 from fsbackup.replication.doctor import Check, Diagnosis
+from fsbackup.replication.doctor.probe import Probe, ProbeResult
 
 _PROGRAMS = ("psql", "pg_basebackup", "pg_verifybackup")
 _QUERY = """select s.system_identifier, current_setting('server_version'), current_setting('archive_mode'),
@@ -25,8 +27,16 @@ from pg_control_system() s, pg_stat_archiver a"""
 _LONG, _LITTLE = 3600, 16 << 20
 
 
-def diagnose_cluster(archive: Archive, *, conninfo: str | None = None, spool: str | None = None) -> Diagnosis:
-    """Find out whether a cluster's server archives as it should, and has what its commands take; changes nothing.
+def diagnose_cluster(
+    archive: Archive,
+    *,
+    conninfo: str | None = None,
+    spool: str | None = None,
+    prepare: Callable[[], object] | None = None,
+) -> Diagnosis:
+    """Find out whether a cluster's server archives as it should, and has what its commands take.
+
+    On each backend a small object is written below the archive's prefix, read back and removed.
 
     Parameters
     ----------
@@ -36,19 +46,23 @@ def diagnose_cluster(archive: Archive, *, conninfo: str | None = None, spool: st
         How to connect to the server, as libpq has it.
     spool
         Where its worker leaves what it has archived.
+    prepare
+        Makes ready what a push takes besides, such as stages; a `ConfigError` is what a push would end with.
 
     Returns
     -------
     Diagnosis
-        With the checks ``programs``, ``archive``, ``server``, ``archiving``, ``timeout`` and ``spool``, as far as
-        they apply. A server that does not answer is ``"not known"``: it may be on another machine.
+        With the checks ``programs``, ``archive``, ``push``, ``server``, ``archiving``, ``timeout`` and ``spool``,
+        as far as they apply. A server that does not answer is ``"not known"``: it may be on another machine.
     """
     started = time.monotonic()
-    checks = tuple(_checks(archive, conninfo, spool))
+    checks = tuple(_checks(archive, conninfo, spool, prepare or (lambda: None)))
     return Diagnosis(archive.name, f"{archive.store.name}: {archive.prefix}/", checks, time.monotonic() - started)
 
 
-def _checks(archive: Archive, conninfo: str | None, spool: str | None) -> Iterator[Check]:
+def _checks(
+    archive: Archive, conninfo: str | None, spool: str | None, prepare: Callable[[], object]
+) -> Iterator[Check]:
     yield _programs()
     known = None
     try:
@@ -58,6 +72,7 @@ def _checks(archive: Archive, conninfo: str | None, spool: str | None) -> Iterat
         yield Check("archive", "ok" if known else "warning", whose, advice)
     except FsbackupError as error:
         yield Check("archive", "failed", error.reason)
+    yield _push(archive, prepare)
     try:
         fields = (
             run_program("psql", *connection(conninfo), "-wAtX", "-F", "\t", "-c", _QUERY).rstrip("\n").split("\t")
@@ -68,6 +83,29 @@ def _checks(archive: Archive, conninfo: str | None, spool: str | None) -> Iterat
         yield from _server(archive, known["system_identifier"] if known else None, fields)
     if spool is not None:
         yield _spool(Path(spool))
+
+
+def _push(archive: Archive, prepare: Callable[[], object]) -> Check:
+    """Write, read and remove an object on each backend, as `wal-push` would have to."""
+    try:
+        prepare()
+    except ConfigError as error:
+        return Check("push", "failed", error.message, error.hint)
+    found = run(_try_all(archive))
+    bad = [f"{name}: {each.problem.reason}" for name, each in found.items() if each.problem is not None]
+    left = [f"{name}: {each.left_behind} cannot be removed" for name, each in found.items() if each.left_behind]
+    if not bad and not left:
+        return Check("push", "ok", f"written, read back and removed on {', '.join(found)}")
+    if len(found) - len(bad) < archive.targets.min_copies:
+        return Check("push", "failed", "; ".join(bad), "too few backends take segments: nothing is archived")
+    advice = "segments go to the others only" if bad else "prune needs the right to delete; remove these by hand"
+    return Check("push", "warning", "; ".join([*bad, *left]), advice)
+
+
+async def _try_all(archive: Archive) -> dict[str, ProbeResult]:
+    stores = archive.targets.stores
+    probes = (Probe(store, f"{archive.prefix}/doctor-").run_operations() for store in stores)
+    return dict(zip((store.name for store in stores), await asyncio.gather(*probes), strict=True))
 
 
 def _programs() -> Check:

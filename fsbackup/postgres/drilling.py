@@ -120,12 +120,13 @@ def drill(
     config: str | os.PathLike[str] | None = None,
     directory: str | os.PathLike[str] | None = None,
     timeout: float = TIMEOUT,
+    conninfo: str | None = None,
 ) -> DrillReport:
     """Restore a cluster into a temporary directory, start PostgreSQL on it, and ask it something.
 
     Parameters
     ----------
-    archive, to, trust, identity, config
+    archive, to, trust, identity, config, conninfo
         As for `pg_restore`.
     sql
         A query whose answer shows that the data is there.
@@ -156,7 +157,9 @@ def drill(
     home = Path(tempfile.mkdtemp(prefix="fsbackup-drill-", dir=directory))
     restored, answer, recovered, problem = None, None, None, None
     try:
-        restored = pg_restore(archive, home / "data", to=to, trust=trust, identity=identity, config=config)
+        restored = pg_restore(
+            archive, home / "data", to=to, trust=trust, identity=identity, config=config, conninfo=conninfo
+        )
         with _Server(home, timeout) as server:
             recovered = server.ask("select pg_last_xact_replay_timestamp()", "postgres", user) or None
             answer = server.ask(sql, database, user)

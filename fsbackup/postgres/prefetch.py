@@ -1,9 +1,9 @@
 """The worker behind ``wal-fetch`` with a `spool`: it fetches the segments that recovery will ask for next.
 
-Recovery asks for one segment after the other. The first that is fetched starts this worker (`ensure`), which keeps
+Recovery asks for one segment after the other. The first call starts this worker (`ensure`), which keeps
 the next ones in ``fetch/`` below the spool: each whole and proven, under a temp name, with ``NAME.json`` (size,
 SHA-256, archive) beside it before it gets its own name. A call takes one only while the worker lives, and compares
-its bytes; then it is gone from there.
+its bytes; then it is gone from there. For one that is being fetched (``NAME.busy``) it waits.
 
 Only segments are kept, never that one is absent: what the worker does not have, a call asks the backends for
 itself. The worker begins with an empty directory, and ends at the first segment that it cannot fetch, or when
@@ -19,6 +19,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from fsbackup.aio import cancel_and_wait
 from fsbackup.errors import FsbackupError
 from fsbackup.loop import run
 from fsbackup.postgres import background, spooled
@@ -59,29 +60,85 @@ async def prefetch(
     cluster = await read_cluster(archive)
     if cluster is None:
         return
-    size, clock = int(cluster["segment_size"]), asyncio.get_running_loop().time
-    start, kept, changed_at, is_at_end = last.start(size), dict[str, int](), clock(), False
     _clear(place)
-    while clock() - changed_at < idle and (kept or not is_at_end):
-        asked = _asked(place, last.timeline, size)
-        start = max(start, asked)
-        still = {name: at for name, at in kept.items() if at > asked and (place / name).exists()}
-        for name in kept.keys() - still.keys():
-            (place / name).unlink(missing_ok=True)
-            changed_at = clock()
-        kept = still
-        if is_at_end or len(kept) >= ahead:
-            await asyncio.sleep(_TICK)
-            continue
-        start += size
-        name = segment_name(last.timeline, start, size)
+    keeper = _Keeper(archive, place, last, int(cluster["segment_size"]), undo)
+    try:
+        await keeper.run(ahead, idle)
+    finally:
+        await cancel_and_wait(list(keeper.tasks.values()))
+
+
+class _Keeper:
+    """Fetches half of what is to be kept at once, as long as there are segments."""
+
+    def __init__(self, archive: Archive, place: Path, last: WalName, size: int, undo: Undo | None) -> None:
+        self._archive, self._place, self._undo = archive, place, undo
+        self._timeline, self._size, self._start = last.timeline, size, last.start(size)
+        #: Where the segments begin that are there; and the fetches that are under way.
+        self._kept: dict[str, int] = {}
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self._is_at_end = False
+
+    async def run(self, ahead: int, idle: float) -> None:
+        clock = asyncio.get_running_loop().time
+        changed_at = clock()
+        while clock() - changed_at < idle and (self._kept or self.tasks or not self._is_at_end):
+            if self._let_go() + self._harvest():
+                changed_at = clock()
+            is_wanted = not self._is_at_end and len(self._kept) + len(self.tasks) < ahead
+            if is_wanted and len(self.tasks) < (ahead + 1) // 2:
+                self._fetch_next()
+            elif self.tasks:
+                await asyncio.wait(self.tasks.values(), timeout=_TICK, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.sleep(_TICK)
+
+    def _let_go(self) -> int:
+        """Forget what was taken, and what recovery has passed; return how many."""
+        asked = _asked(self._place, self._timeline, self._size)
+        self._start = max(self._start, asked)
+        gone = [name for name, at in self._kept.items() if at <= asked or not (self._place / name).exists()]
+        for name in gone:
+            del self._kept[name]
+            (self._place / name).unlink(missing_ok=True)
+        return len(gone)
+
+    def _harvest(self) -> int:
+        """Keep what has been fetched; at the first one that cannot be, nothing more is begun."""
+        done = [(name, task) for name, task in self.tasks.items() if task.done()]
+        for name, task in done:
+            del self.tasks[name]
+            if (error := task.exception()) is None:
+                self._kept[name] = _start_of(name, self._size)
+            elif isinstance(error, (FsbackupError, OSError)):
+                log.warning("%s is not fetched ahead: %s", name, error)
+                self._is_at_end = True
+            else:
+                raise error
+        return len(done)
+
+    def _fetch_next(self) -> None:
+        self._start += self._size
+        name = segment_name(self._timeline, self._start, self._size)
+        self.tasks[name] = asyncio.create_task(self._keep(name))
+
+    async def _keep(self, name: str) -> None:
+        wal, temp = parse_wal_name(name), self._place / f"{name}.tmp"
+        busy = self._place / f"{name}{spooled.BUSY}"
+        assert wal is not None
+        busy.touch()
         try:
-            await _keep(archive, place, name, undo)
-        except (FsbackupError, OSError) as error:
-            log.warning("%s is not fetched ahead: %s", name, error)
-            is_at_end = True
-        else:
-            kept[name], changed_at = start, clock()
+            await fetch_file(self._archive, wal, temp, None, self._undo)
+            size, sha256 = await asyncio.to_thread(spooled.digest, str(temp))
+            spooled.describe_segment(str(self._place), name, archive_id(self._archive), sha256, size)
+            os.replace(temp, self._place / name)
+        finally:
+            busy.unlink(missing_ok=True)
+
+
+def _start_of(name: str, size: int) -> int:
+    wal = parse_wal_name(name)
+    return 0 if wal is None else wal.start(size)
 
 
 def _asked(place: Path, timeline: int, size: int) -> int:
@@ -97,15 +154,6 @@ def _clear(place: Path) -> None:
     for path in place.iterdir():
         if path.name not in (background.LOG, _ASKED, spooled.LOCK):
             path.unlink(missing_ok=True)
-
-
-async def _keep(archive: Archive, place: Path, name: str, undo: Undo | None) -> None:
-    wal, temp = parse_wal_name(name), place / f"{name}.tmp"
-    assert wal is not None
-    await fetch_file(archive, wal, temp, None, undo)
-    size, sha256 = await asyncio.to_thread(spooled.digest, str(temp))
-    spooled.describe_segment(str(place), name, archive_id(archive), sha256, size)
-    os.replace(temp, place / name)
 
 
 def main(config: str, cluster: str, place: str, last: str, ahead: str, identity: str) -> None:

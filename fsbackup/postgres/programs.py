@@ -9,6 +9,8 @@ from fsbackup.errors import SourceError
 
 #: Seconds after which a server that was asked something small does not answer.
 _TIMEOUT = 60.0
+#: Seconds after which one that need not be there counts as away.
+_SOON = 10.0
 
 
 def in_english(arguments: Sequence[str]) -> list[str]:
@@ -45,3 +47,19 @@ def connection(conninfo: str | None, *, replication: bool = False) -> list[str]:
         return ["-d", f"{conninfo}{joint}{wanted}" if wanted else conninfo]
     text = " ".join(filter(None, [conninfo, wanted]))
     return ["-d", text] if text else []
+
+
+def tablespaces(conninfo: str | None) -> dict[str, str]:
+    """Return the tablespaces of a cluster that have a directory of their own, by name; none where nobody tells.
+
+    A user who may only replicate, or a server that is away, does not tell.
+    """
+    query = (
+        "select spcname, pg_tablespace_location(oid) from pg_tablespace where pg_tablespace_location(oid) <> '' "
+        "order by 1"
+    )
+    try:
+        said = run_program("psql", *connection(conninfo), "-wAtX", "-F", "\t", "-c", query, timeout=_SOON)
+    except SourceError:
+        return {}
+    return dict(line.split("\t", 1) for line in said.splitlines() if "\t" in line)

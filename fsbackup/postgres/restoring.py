@@ -28,6 +28,7 @@ from fsbackup.engine.results import BaseReport, DownloadReport, Status
 from fsbackup.errors import ConfigError, IntegrityError
 from fsbackup.postgres.archive import Archive
 from fsbackup.postgres.coverage import Window
+from fsbackup.postgres.programs import tablespaces
 from fsbackup.postgres.status import ArchiveStatus, survey
 from fsbackup.retention.archive import Base
 
@@ -85,6 +86,7 @@ def pg_restore(
     trust: Sequence[str] = (),
     config: str | os.PathLike[str] | None = None,
     identity: str | os.PathLike[str] | None = None,
+    conninfo: str | None = None,
 ) -> PgRestoreReport:
     """Unpack a base backup into a directory, and write the settings with which PostgreSQL recovers from the
     archive.
@@ -103,11 +105,14 @@ def pg_restore(
         The configuration file for `restore_command`; by default the one that the archive was opened from.
     identity
         The file of an age identity or a private SSH key, for what is encrypted; `restore_command` names it, too.
+    conninfo
+        How to connect to the cluster that was archived, to see whether it runs with tablespaces on this machine.
 
     Raises
     ------
     ConfigError
-        When the directory has something in it, or the target is outside of what the archive can recover.
+        When the directory has something in it, the target is outside of what the archive can recover, or recovery
+        would write into tablespaces of the running cluster.
     FsbackupError
         When the base backup cannot be read, proven.
     """
@@ -118,6 +123,7 @@ def pg_restore(
             "restore_command needs a configuration file", hint="open the archive from one, or name it"
         )
     _require_empty(target)
+    _refuse_shared_tablespaces(conninfo)
     found = survey(archive)
     window = _choose(found, to)
     command = restore_command(archive, file, trust, identity)
@@ -171,6 +177,20 @@ def _require_empty(directory: Path) -> None:
         raise ConfigError(f"{directory} is not a directory") from None
     if found is not None:
         raise ConfigError(f"{directory} is not empty: it has {found.name}", hint="name a directory that is empty")
+
+
+def _refuse_shared_tablespaces(conninfo: str | None) -> None:
+    """Refuse while the cluster runs with tablespaces on this machine.
+
+    No base backup has any, but the WAL may create one since: recovery then writes to where the original has its.
+    """
+    shared = {name: place for name, place in tablespaces(conninfo).items() if os.path.isdir(place)}
+    if shared:
+        named = ", ".join(f"{name} ({place})" for name, place in shared.items())
+        raise ConfigError(
+            f"the running cluster has tablespaces here, into which recovery would write: {named}",
+            hint="restore it on another machine, or drop them",
+        )
 
 
 def _choose(found: ArchiveStatus, to: datetime | None) -> Window:

@@ -17,14 +17,16 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 _CHUNK = 1 << 20
 #: Held by the worker of a directory for as long as it lives.
 LOCK = "worker.lock"
+#: Behind the name of what a worker sends or fetches just now; and the seconds between two looks at it.
+BUSY, _TICK = ".busy", 0.01
 
 
 def pushed_before(words: Sequence[str]) -> bool:
@@ -71,15 +73,14 @@ def describe_segment(place: str, name: str, archive: str, sha256: str, size: int
 
 def give(place: str, name: str, path: str, archive: str) -> bool:
     """Put a segment that was fetched ahead into its place; return whether there was one, and it was right."""
-    if "/" in name or not is_locked(place):
+    if "/" in name or not wait_while_busy(place, name):
         return False
     source, temp = os.path.join(place, name), f"{path}.fsbackup-fetch"
     with open(f"{source}.json", encoding="utf-8") as file:
         said = json.load(file)
     try:
-        shutil.copyfile(source, temp)
-        os.chmod(temp, 0o600)
-        size, sha256 = digest(temp)
+        with open(temp, "wb", opener=_for_owner) as file:
+            size, sha256 = digest(source, file.write)
         if said != {"archive": archive, "sha256": sha256, "size": size}:
             return False
         os.replace(temp, path)
@@ -88,6 +89,15 @@ def give(place: str, name: str, path: str, archive: str) -> bool:
             with suppress(FileNotFoundError):
                 os.unlink(each)
     return True
+
+
+def wait_while_busy(place: str, name: str) -> bool:
+    """Wait while a worker is at a file; return whether it lives."""
+    while is_locked(place):
+        if not os.path.exists(os.path.join(place, name + BUSY)):
+            return True
+        time.sleep(_TICK)
+    return False
 
 
 def is_locked(place: str) -> bool:
@@ -156,14 +166,20 @@ def take(spool: str, path: str, archive: str) -> bool:
     return bool(said == {"archive": archive, "sha256": sha256, "size": size})
 
 
-def digest(path: str) -> tuple[int, str]:
-    """Return the size and the SHA-256 of a file."""
+def digest(path: str, write: Callable[[bytes], object] | None = None) -> tuple[int, str]:
+    """Return the size and the SHA-256 of a file; `write` gets what was read."""
     whole, size = hashlib.sha256(), 0
     with open(path, "rb", buffering=0) as file:
         while data := file.read(_CHUNK):
             whole.update(data)
             size += len(data)
+            if write is not None:
+                write(data)
     return size, whole.hexdigest()
+
+
+def _for_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _replace(path: str, value: Mapping[str, Any]) -> None:

@@ -56,18 +56,26 @@ def ensure(archive: Archive, spool: Path, config: str, path: Path, workers: int)
         When the spool cannot be made or written.
     """
     spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _require_room(spool / f"{path.name}.{os.getpid()}.tmp")
     spooled.write_note(config, archive.name, str(spool), archive_id(archive))
     if spooled.is_locked(str(spool)):
-        return (spool / f"{path.name}.busy").exists()
+        return (spool / f"{path.name}{spooled.BUSY}").exists()
     wal = str(path.parent.absolute())
     background.start(__name__, spool, config, archive.name, str(spool), wal, str(workers), path.name)
     return False
 
 
+def _require_room(temp: Path) -> None:
+    """Raise `OSError` where no word can be left: a worker could not say so, as its log is there, too."""
+    try:
+        temp.write_bytes(bytes(1024))
+    finally:
+        temp.unlink(missing_ok=True)
+
+
 def wait_for(spool: Path, path: Path, archive: Archive) -> bool:
     """Wait while the worker sends a file; return whether it was confirmed."""
-    while spooled.is_locked(str(spool)) and (spool / f"{path.name}.busy").exists():
-        time.sleep(_TICK / 5)
+    spooled.wait_while_busy(str(spool), path.name)
     with suppress(OSError, ValueError):
         return spooled.take(str(spool), str(path), archive_id(archive))
     return False
@@ -124,7 +132,7 @@ class Worker:
         """Remove what a dead worker was sending, and words that nobody has asked for."""
         for path in self._spool.iterdir():
             is_old = path.suffix == ".ok" and time.time() - path.stat().st_mtime > _OLD
-            if path.suffix in (".busy", ".tmp") or is_old:
+            if path.suffix in (spooled.BUSY, ".tmp") or is_old:
                 path.unlink(missing_ok=True)
 
     def _waiting(self) -> list[WalName]:
@@ -146,7 +154,7 @@ class Worker:
         )
 
     async def _send(self, name: WalName) -> None:
-        path, busy = self._wal / name.text, self._spool / f"{name.text}.busy"
+        path, busy = self._wal / name.text, self._spool / f"{name.text}{spooled.BUSY}"
         try:
             busy.touch()
             size, sha256 = await asyncio.to_thread(spooled.digest, str(path))

@@ -1,13 +1,16 @@
 """Many uploads at the same time within one memory budget.
 
 Before a large batch the replicas are listed once: one request per 1,000 names instead of two per object. What the
-listings show as an earlier run found it, on all replicas, is not asked for at all (`unchanged.py`).
+listings show as an earlier run found it, on all replicas, is not asked for at all (`unchanged.py`). A replica
+whose listing stands still holds nobody up: the uploads begin without it, many at once, and it takes part in each
+when the listing is there, or in none when that fails.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -34,6 +37,10 @@ if TYPE_CHECKING:
 WORKERS = 24
 #: From this many objects on, one listing is cheaper than a query for each.
 LIST_FROM = 50
+#: So many times `WORKERS` run while a listing is late: they wait for it when the other replicas have the object.
+_LATE_FACTOR = 8
+#: Seconds for which a listing may stand still, where tests allow none.
+_SHORTEST_GRACE = 0.1
 #: Names read per uploaded object before a listing is cancelled because queries are cheaper.
 LIST_WORTH = 20
 
@@ -87,13 +94,16 @@ class Batch:
         make_progress: Callable[[BatchItem], UploadProgress | None],
     ) -> None:
         self._targets = targets
-        self._workers = parallel or WORKERS
+        self._parallel = parallel
         self._overwrite = overwrite
         self._allow_empty = allow_empty
         self._make_progress = make_progress
         self._budget = MemoryBudget(targets.memory * (parallel or 1))
         #: What a backend lists of this batch, by backend and name; a backend that was not listed is left out.
         self._listed: dict[str, Mapping[str, ObjectStat]] = {}
+        #: The listings that are not done yet, and how many names each store has listed.
+        self._late: dict[str, asyncio.Task[Mapping[str, ObjectStat] | None]] = {}
+        self._counted: Counter[str] = Counter()
         self._unchanged: UnchangedObjects | None = None
         #: When the batch began, on the monotonic clock.
         self._begun = 0.0
@@ -116,7 +126,8 @@ class Batch:
             finally:
                 has_results.set()
 
-        workers = [asyncio.create_task(work()) for _ in range(min(self._workers, len(items)))]
+        count = self._parallel or WORKERS * (_LATE_FACTOR if self._late else 1)
+        workers = [asyncio.create_task(work()) for _ in range(min(count, len(items)))]
         try:
             while done or not all(worker.done() for worker in workers):
                 await has_results.wait()
@@ -126,7 +137,7 @@ class Batch:
                     yield ready
             await asyncio.gather(*workers)
         finally:
-            await cancel_and_wait(workers)
+            await cancel_and_wait([*workers, *self._late.values()])
 
     async def _upload(self, item: BatchItem) -> ItemResult:
         try:
@@ -178,6 +189,9 @@ class Batch:
 
     async def _query(self, store: ObjectStore, key: str, *, insist: bool = False) -> ReplicaState:
         """Return what a replica has of `key`; without a request when a listing lacks it."""
+        if (late := self._late.get(store.name)) is not None:
+            await asyncio.wait({late})
+            self._take(store, late)
         names = self._listed.get(store.name)
         is_listed = names is None or encode_key(key) in names or manifest_name(key) in names
         if is_listed or (breaker.away(store) is not None and not insist):
@@ -194,12 +208,34 @@ class Batch:
         stores = self._targets.stores
         away = await breaker.known_away(stores)
         asked = [store for store in stores if store.name not in away]
-        found = await asyncio.gather(*(self._list_one(store, names) for store in asked))
-        self._listed = {store.name: each for store, each in zip(asked, found, strict=True) if each is not None}
+        self._late = {store.name: asyncio.create_task(self._list_one(store, names)) for store in asked}
+        try:
+            await self._await_listings(max(map(breaker.grace, asked), default=0.0) or _SHORTEST_GRACE)
+        except BaseException:
+            await cancel_and_wait(list(self._late.values()))
+            raise
+        for store in asked:
+            if self._late[store.name].done():
+                self._take(store, self._late[store.name])
         if len(self._listed) == len(stores) and any(item.seen for item in items):
             from fsbackup.replication.unchanged import UnchangedObjects
 
             self._unchanged = UnchangedObjects(stores, self._listed)
+
+    def _take(self, store: ObjectStore, listing: asyncio.Task[Mapping[str, ObjectStat] | None]) -> None:
+        """Use a listing that is done."""
+        self._late.pop(store.name, None)
+        if (names := listing.result()) is not None:
+            self._listed[store.name] = names
+
+    async def _await_listings(self, patience: float) -> None:
+        """Wait for the listings, but not for one that stands still for a while when enough others are done."""
+        while waiting := [each for each in self._late.values() if not each.done()]:
+            counted = self._counted.total()
+            await asyncio.wait(waiting, timeout=patience)
+            done = sum(each.done() and each.result() is not None for each in self._late.values())
+            if counted == self._counted.total() and done >= self._targets.min_copies:
+                return
 
     async def _list_one(self, store: ObjectStore, names: set[str]) -> Mapping[str, ObjectStat] | None:
         """Return what a store lists of the objects `names` and of the manifests beside them.
@@ -213,6 +249,7 @@ class Batch:
             for kind in ("", *([] if has_records_inside(store) else [MANIFESTS])):
                 async with aclosing(_between(store, kind, min(names), max(names))) as listing:
                     async for stat in listing:
+                        self._counted[store.name] += 1
                         limit -= 1
                         if limit < 0:
                             return None

@@ -33,6 +33,8 @@ DEFAULT_TIMEOUT = 60.0
 #: Pauses in seconds before a service that does not show what it has just stored is asked again, all in all 3 s:
 #: services are eventually consistent now and then, and a 404 after one's own PUT proves nothing.
 SHOWN_AFTER = (0.1, 0.2, 0.4, 0.8, 1.5)
+#: The field of user metadata with an object's manifest, or with the id of its manifest (see `engine.records`).
+RECORD_FIELD = "fsbackup"
 #: Names of what a listing passes over that it returns.
 _NAMED = 3
 #: Removals that `ObjectStore.remove_many` runs at once by default.
@@ -69,6 +71,16 @@ class ObjectStat:
     etag: str | None = None
     version_id: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def content_etag(md5s: Sequence[bytes]) -> str:
+    """Return the ETag that S3 services make of the MD5s of an object's parts.
+
+    That of one part is its MD5; that of several the MD5 of their MD5s, a hyphen, and their number.
+    """
+    if len(md5s) == 1:
+        return md5s[0].hex()
+    return f"{hashlib.md5(b''.join(md5s), usedforsecurity=False).hexdigest()}-{len(md5s)}"
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,8 @@ class WritePlan:
         when another object has the name by now.
     replaces_version
         The version of that object, where the service keeps versions.
+    keep_replaced
+        Keep what `commit` replaces, where the store can, until `ObjectWriter.release`: it may have to come back.
     conditional
         What was made from the object that is replaced: the condition is sent also to a service that may not know
         it, and where the service keeps versions, these tell afterwards whether another one came in between.
@@ -131,7 +145,13 @@ class WritePlan:
     is_new: bool = False
     replaces: str | None = None
     replaces_version: str | None = None
+    keep_replaced: bool = False
     conditional: bool = False
+
+    @property
+    def record_id(self) -> str | None:
+        """The id in `metadata` under which the caller stores the record of an object of several parts."""
+        return self.metadata.get(RECORD_FIELD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +175,8 @@ class Capabilities:
         Bytes of user metadata that an object can carry; 0: none, so an object's record lies beside it.
     locks
         `ObjectStore.locked` excludes other processes.
+    keeps_replaced
+        A writer may be able to put back what its `commit` replaced.
     removes_many
         `ObjectStore.remove_many` makes fewer requests than one removal for each object, and looks at each object
         before it removes it.
@@ -167,6 +189,7 @@ class Capabilities:
     is_shared: bool = False
     metadata_limit: int = 0
     locks: bool = False
+    keeps_replaced: bool = False
     removes_many: bool = False
 
 
@@ -234,6 +257,10 @@ class ObjectWriter(ABC):
 
     #: How many `write` calls may run at once; with 1 the parts come in order.
     concurrency: int = 1
+    #: What the service calls the upload of an object of several parts, as soon as there is one. From then on
+    #: there is a note in the place of the object's record, which the caller writes over before `commit`; `abort`
+    #: removes either. See `WritePlan.record_id`.
+    upload_id: str | None = None
 
     @abstractmethod
     async def write(self, part: Part) -> None:
@@ -266,10 +293,26 @@ class ObjectWriter(ABC):
         Raises nothing but that cancellation, at its end: what cannot be removed is logged.
         """
 
-    async def rollback(self) -> None:  # noqa: B027 - most backends keep no older version
-        """Undo `commit` where the store kept the version before; otherwise do nothing.
+    async def can_roll_back(self) -> bool:
+        """Return whether what `commit` stored is there, and `rollback` would show again what it replaced."""
+        return False
 
-        The caller found that another writer wrote the same name at the same time.
+    async def rollback(self) -> None:  # noqa: B027 - most backends keep no older version
+        """Undo `commit` where the store kept what it replaced; otherwise do nothing.
+
+        What another writer stored since is left alone.
+        """
+
+    async def release(self) -> None:  # noqa: B027 - most backends keep nothing
+        """Let go of what `WritePlan.keep_replaced` kept; raises nothing. `rollback` does nothing after that."""
+
+    async def copy(self) -> None:  # noqa: B027 - most have nothing to do
+        """Of a writer that `ObjectStore.copier` returned: copy all that may be copied before `commit`.
+
+        Raises
+        ------
+        IntegrityError
+            When the bytes that were copied are not those of the ETag.
         """
 
     #: Whether `reread` works, so that slower replicas of a stream can be served from this one.
@@ -393,6 +436,25 @@ class ObjectStore(ABC):
     @abstractmethod
     def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
         """Return a writer for one object, without I/O. It calls `on_progress(bytes)` on the loop as bytes move."""
+
+    def copier(
+        self,
+        name: str,  # noqa: ARG002 - most copy nothing themselves
+        plan: WritePlan,  # noqa: ARG002
+        origin: ObjectStore,  # noqa: ARG002
+        stat: ObjectStat,  # noqa: ARG002
+        etag: str,  # noqa: ARG002
+    ) -> ObjectWriter | None:
+        """Return a writer to which nobody writes: it has the service itself copy an object of the store `origin`.
+
+        It stores only bytes of which the service says that they are those of `etag` (see `content_etag`), in parts
+        of the plan's size. None where the two stores are not at one place that can do so.
+        """
+        return None
+
+    def shares_place(self, origin: ObjectStore) -> bool:  # noqa: ARG002 - most copy nothing themselves
+        """Tell whether `copier` may copy from another store."""
+        return False
 
     @abstractmethod
     def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:

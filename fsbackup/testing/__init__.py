@@ -16,7 +16,7 @@ types.
 
 import pytest
 
-_MODULES = "aborting creating orphans listing methods naming racing reading removing writing"
+_MODULES = "aborting creating orphans listing methods naming racing reading removing undoing writing"
 pytest.register_assert_rewrite(*(f"fsbackup.testing.{module}" for module in _MODULES.split()))
 
 from fsbackup.testing.aborting import AbortingContract  # noqa: E402 - rewriting must come first
@@ -29,6 +29,7 @@ from fsbackup.testing.place import BackendPlace, ObjectPlace, Place, RawAccess  
 from fsbackup.testing.racing import RacingContract  # noqa: E402
 from fsbackup.testing.reading import ReadingContract  # noqa: E402
 from fsbackup.testing.removing import RemovingContract  # noqa: E402
+from fsbackup.testing.undoing import UndoingContract  # noqa: E402
 from fsbackup.testing.writing import WritingContract  # noqa: E402
 
 
@@ -41,6 +42,7 @@ class ObjectStoreContract(
     RemovingContract,
     NamingContract,
     RacingContract,
+    UndoingContract,
     OrphansContract,
 ):
     """Every rule of `fsbackup.stores.base` that a test can check. See `Contract` for its settings."""

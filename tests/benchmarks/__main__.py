@@ -17,6 +17,7 @@ from tests.benchmarks.large import lag, memory, upload
 from tests.benchmarks.restore import restore
 from tests.benchmarks.small import small
 from tests.benchmarks.sources import size_of
+from tests.benchmarks.wal import wal
 
 Benchmark = Callable[[Arena, argparse.Namespace], tuple[str, dict[str, Any]]]
 
@@ -33,6 +34,7 @@ _BENCHMARKS: dict[str, Benchmark] = {
     "memory": lambda place, _: memory(place),
     "lag": lambda place, _: lag(place),
     "away": lambda place, _: away(place),
+    "wal": lambda place, given: wal(place, given.rounds),
 }
 
 

@@ -156,8 +156,8 @@ def away(arena: Arena) -> tuple[str, dict[str, Any]]:
     for fault in (*DEAD, "503", SILENT, CRAWLS):
         for name, operation in OPERATIONS.items():
             breaker.forget()
-            healthy = _measure(setup, operation, setup.r2)  # each time, beside what is compared with it
-            with _gone(fault, setup.r2) as place:
+            with _ways(fault, setup.r2) as (way, place):
+                healthy = _measure(setup, operation, way)  # each time, beside what is compared with it
                 first = _measure(setup, operation, place)
                 rows.append(Row(fault, name, healthy, first, _measure(setup, operation, place)))
             show_progress(" | ".join(rows[-1].cells()))
@@ -170,20 +170,23 @@ def away(arena: Arena) -> tuple[str, dict[str, Any]]:
 
 
 @contextmanager
-def _gone(fault: str, place: S3Endpoint) -> Iterator[S3Endpoint]:
-    """Yield where R2 is now: away from the start, or (`SILENT`) after a few answers; or slow."""
+def _ways(fault: str, place: S3Endpoint) -> Iterator[tuple[S3Endpoint, S3Endpoint]]:
+    """Yield where R2 is healthy, and where it is away from the start, or (`SILENT`) after a few answers; or slow.
+
+    A proxy takes time of its own from this process, so the healthy one is behind one, too, where the other one is.
+    """
     if fault in DEAD:
         with DEAD[fault]() as port:
-            yield moved(place, port)
+            yield place, moved(place, port)
         return
-    with fault_proxy(place) as proxy:
+    with fault_proxy(place) as way, fault_proxy(place) as proxy:
         if fault == "503":
             proxy.add(Status(503, "ServiceUnavailable"))
         elif fault == CRAWLS:
             proxy.add(Throttle(up=_CRAWL, down=_CRAWL))
         else:
             proxy.add(Stall(), first=4)
-        yield proxy.endpoint
+        yield way.endpoint, proxy.endpoint
 
 
 def _measure(setup: Setup, operation: Callable[[Setup, S3Endpoint], object], place: S3Endpoint) -> Took:

@@ -10,8 +10,6 @@ from tests.replication.raw_replicas import PENDING, RawBucket, RawReplica, Recor
 from tests.servers import s3
 from tests.servers.endpoint import client
 
-#: Where ours say which multipart uploads are going on.
-UPLOADS = ".fsbackup/uploads/"
 #: Contents that something may have; None: it is not there.
 Contents = frozenset[bytes | None]
 State = Literal["absent", "deleted", "proven", "bare", "unproven"]
@@ -179,7 +177,7 @@ def nothing_unfinished(expected: Expectations) -> None:
     """An operation that came to its end by itself leaves no temp file, announcement or unfinished upload."""
     for name, raw in expected.raw_replicas.items():
         ours = set(expected.seen[name].objects) - expected.theirs.get(name, {}).keys()
-        left = [each for each in ours if each.startswith((PENDING, UPLOADS)) or each.endswith("-tmp")]
+        left = [each for each in ours if each.startswith(PENDING) or each.endswith("-tmp")]
         assert not left, f"{name}: {left} is left by an operation that ended"
         if isinstance(raw, RawBucket):
             assert unfinished(raw) == expected.uploads.get(name, set()), f"unfinished uploads on {name}"

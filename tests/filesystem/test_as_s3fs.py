@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fsbackup.errors import TooFewCopiesError
+from fsbackup.errors import NotStoredWarning, TooFewCopiesError
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.configured_set import ROOT, ConfiguredSet
 from tests.replication.rig import MIB, content
@@ -98,13 +98,60 @@ def test_open_async(fs: FsbackupFileSystem, folder: str) -> None:
     assert asyncio.run(read()) == pieces
 
     async def refused(mode: str) -> None:
-        with pytest.raises(NotImplementedError, match=f"to read .'rb'., not with mode '{mode}'"):
+        with pytest.raises(NotImplementedError, match=f"not with mode '{mode}'"):
             await fs.open_async(f"{folder}/x", mode)
         with pytest.raises(FileNotFoundError, match=f"open '{folder}/none'"):
             await fs.open_async(f"{folder}/none")
 
-    for mode in ("wb", "r"):
+    for mode in ("w", "r"):
         asyncio.run(refused(mode))
+
+
+def test_open_async_to_write(fs: FsbackupFileSystem, folder: str) -> None:
+    """It is stored when it is closed, and not when an exception leaves the block or nobody closes it."""
+    data = content(9 * MIB)
+
+    async def write(name: str, mode: str = "wb", error: type[Exception] | None = None) -> None:
+        async with await fs.open_async(f"fsbackup://{folder}/{name}", mode) as file:
+            for start in range(0, len(data), MIB):
+                assert await file.write(data[start : start + MIB]) == MIB
+            assert (file.tell(), file.closed) == (len(data), False)
+            if error is not None:
+                raise error
+
+    asyncio.run(write("x"))
+    assert fs.cat_file(f"{folder}/x") == data
+    with pytest.raises(FileExistsError):
+        asyncio.run(write("x", "xb"))
+    with pytest.raises(KeyError):
+        asyncio.run(write("discarded", error=KeyError))
+
+    async def dropped() -> None:
+        file = await fs.open_async(f"{folder}/dropped", "wb")
+        await file.write(b"1")
+
+    with pytest.warns(NotStoredWarning, match="dropped"):
+        asyncio.run(dropped())
+    assert sorted(fs.ls(folder, detail=False)) == [f"{folder}/x"]
+
+
+def test_an_open_async_file_says_that_it_cannot_be_stored(
+    disks: ConfiguredSet, fs: FsbackupFileSystem, folder: str
+) -> None:
+    """When it is closed, in the words of any other file."""
+    fs.pipe_file(f"{folder}/x", b"1")
+    disks.bases["local1"].rename(disks.bases["local1"].with_name("gone"))
+    disks.bases["local1"].write_bytes(b"no directory")
+
+    async def write() -> None:
+        file = await fs.open_async(f"{folder}/y", "wb")
+        await file.write(b"1")
+        await file.close()
+
+    disks.min_copies = 2
+    fs = disks.fs()
+    with pytest.raises(TooFewCopiesError, match=f"^write '{folder}/y': stored nowhere"):
+        asyncio.run(write())
 
 
 def test_errors_name_set_key_and_what_was_asked_for(

@@ -68,12 +68,14 @@ def test_what_may_be_old_is_said(cli: Cli) -> None:
 
 def test_the_read_order_is_said(cli: Cli) -> None:
     config = cli.home / "fsbackup.yaml"
+    assert "read_order" not in cli("ls", "t", "--json").lines()[0]
     config.write_text(
         config.read_text().replace("min_copies: 2", "min_copies: 2, read_order: [disk2, [disk1, disk3]]")
     )
     order, head, *_ = cli("ls", "-l", "t").out.splitlines()
     assert order == "read order: disk2, then disk1 and disk3"
     assert head.split()[0] == "size"
+    assert cli("ls", "t", "--json").lines()[0]["read_order"] == [["disk2"], ["disk1", "disk3"]]
 
 
 @pytest.mark.parametrize(

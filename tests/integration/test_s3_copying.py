@@ -9,7 +9,7 @@ import pytest
 from fsbackup.errors import AccessDeniedError, ConflictError, TransientError
 from fsbackup.loop import run
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.s3 import uploads
+from fsbackup.stores.s3 import copying
 from fsbackup.stores.s3.control import Control
 from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_helpers import PART, connect, outcome, upload
@@ -92,8 +92,8 @@ def test_a_copy_whose_response_is_lost_is_found(store: S3Store, proxy: FaultProx
 
 def test_a_copy_of_parts(seaweedfs: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above what one request copies; the third part is the rest."""
-    monkeypatch.setattr(uploads, "MAX_COPY", PART)
-    monkeypatch.setattr(uploads, "PART", PART)
+    monkeypatch.setattr(copying, "MAX_COPY", PART)
+    monkeypatch.setattr(copying, "PART", PART)
     endpoint, data = s3.fresh_bucket(seaweedfs), b"parts" * (PART // 2)
     store = connect(endpoint)
     upload(store, NAME, data)

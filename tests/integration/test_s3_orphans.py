@@ -1,9 +1,8 @@
-"""Multipart uploads that a kill left: ours are found by their records and thrown away, nobody else's ever is."""
+"""Multipart uploads that a kill left: ours are found by their notes and thrown away, nobody else's ever is."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 
 from fsbackup.errors import BackendError
 from fsbackup.loop import run
+from fsbackup.record import upload_note
 from fsbackup.stores.base import Orphan, WritePlan
 from fsbackup.stores.s3.providers import R2
 from fsbackup.stores.s3.store import S3Store
@@ -24,7 +24,7 @@ from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint, client
 from tests.servers.faults import FaultProxy, Hold, LoseResponse, Status, fault_proxy
 
-UPLOADS = ".fsbackup/uploads/"
+RECORDS = ".fsbackup/records/"
 BIG = b"".join([b"a" * PART, b"b" * PART, b"tail"])
 #: Seconds, for the difference of the clocks and what a server rounds.
 NOW, LATER = -60.0, 3600.0
@@ -122,7 +122,7 @@ def test_an_upload_that_moves_is_not_left_over(direct: S3Endpoint, monkeypatch: 
         writer = store.writer("long", WritePlan(None), lambda _: None)
         first, second, last = cut(BIG)
         await writer.write(first)
-        (record,) = [item async for item in store.list(UPLOADS)]
+        (record,) = [item async for item in store.list(RECORDS)]
         await asyncio.sleep(1.5 - (record.modified or 0) % 1)  # a part of the next second
         await writer.write(second)
         clock = (record.modified or 0) + 1000.5
@@ -138,18 +138,15 @@ def test_an_upload_that_moves_is_not_left_over(direct: S3Endpoint, monkeypatch: 
     assert s3.read_bytes(direct, "long") == BIG
 
 
-def test_the_record_of_an_upload_that_ended_is_removed(
-    store: S3Store, direct: S3Endpoint, proxy: FaultProxy
-) -> None:
-    """The object was stored, and only the record could not be removed: that is no failure of the upload."""
+def test_the_note_of_an_upload_that_ended_may_stay(store: S3Store, direct: S3Endpoint, proxy: FaultProxy) -> None:
+    """The object was stored, and only the note could not be removed: that is no failure of the upload."""
     proxy.add(Status(403, "AccessDenied"), on="delete")
     assert upload(store, "stored", BIG).size == len(BIG)
     proxy.clear()
-    assert len(s3.list_keys(direct, UPLOADS)) == 1
-    (found,) = _list_orphans(store, NOW)
-    assert (found.size, "finished upload" in found.description) == (0, True)
-    run(store.delete_orphan(found))
-    assert set(s3.list_keys(direct)) == {"stored"}
+    (note,) = s3.list_keys(direct, RECORDS)
+    assert _list_orphans(store, NOW) == []
+    run(store.delete_orphan(Orphan(note, 0.0, 0, "")))  # it has no upload: repair decides whether it is needed
+    assert set(s3.list_keys(direct)) == {"stored", note}
     assert s3.read_bytes(direct, "stored") == BIG
 
 
@@ -172,21 +169,18 @@ def test_a_record_whose_answer_was_lost_goes_with_its_upload(
 
 
 @pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"[]",
-        b"no record",
-        b'{"name": 1}',
-        json.dumps({"name": "a", "upload_id": "other", "started": 0, "host": ""}).encode(),
-    ],
+    "data", [b"", b"[]", b"no record", b'{"upload_id": 1}', upload_note("another", "host", "2025-10-05T12:00:00Z")]
 )
-def test_what_is_no_record_of_ours_is_left_alone(direct: S3Endpoint, data: bytes) -> None:
-    store = connect(direct, profile=R2)
-    s3.put_bytes(direct, f"{UPLOADS}0123", data)
+def test_an_upload_without_a_note_of_ours_is_left_alone(direct: S3Endpoint, data: bytes) -> None:
+    """Also where there is something in the place of the note, and below it that of another object."""
+    store, name = connect(direct, profile=R2), f"{RECORDS}dir/big/{'0' * 32}"
+    client(direct).create_multipart_upload(Bucket=direct.bucket, Key="dir/big")
+    for each in (name, f"{RECORDS}dir/big/other/{'0' * 32}"):
+        s3.put_bytes(direct, each, data)
     assert _list_orphans(store, NOW) == []
-    run(store.delete_orphan(Orphan(f"{UPLOADS}0123", 0.0, 0, "")))
-    assert s3.read_bytes(direct, f"{UPLOADS}0123") == data
+    run(store.delete_orphan(Orphan(name, 0.0, 0, "")))
+    assert s3.read_bytes(direct, name) == data
+    assert len(s3.list_uploads(direct)) == 1
     run(store.close())
 
 

@@ -6,6 +6,7 @@ which root is called `nobody`: they can read and write what root can, such as th
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
 import shutil
@@ -25,7 +26,7 @@ from tests.integration.cli_helpers import TIMEOUT, Completed, wait_until
 #: The programs of PostgreSQL 16; of the other version that the wheel has, pg_verifybackup always crashes.
 PROGRAMS = Path(postgres_server.__file__).parent / "pginstall" / "bin"
 _NOBODY = pwd.getpwnam("nobody")
-_AS_NOBODY = ("unshare", "--user", f"--map-user={_NOBODY.pw_uid}", f"--map-group={_NOBODY.pw_gid}", "--")
+AS_NOBODY = ("unshare", "--user", f"--map-user={_NOBODY.pw_uid}", f"--map-group={_NOBODY.pw_gid}", "--")
 
 _SETTINGS = """
 listen_addresses = ''
@@ -46,6 +47,8 @@ class Home:
 
     path: Path
     environ: dict[str, str] = field(default_factory=dict)
+    #: Where what is run sees a disk of its own, and the bytes that this has.
+    small_disk: tuple[Path, int] | None = None
 
     def __post_init__(self) -> None:
         self.environ |= {
@@ -62,7 +65,7 @@ class Home:
     def run(self, *arguments: str, check: bool = True) -> Completed:
         """Run a program to its end, by the name that PostgreSQL accepts."""
         done = subprocess.run(
-            [*(_AS_NOBODY if os.geteuid() == 0 else ()), *arguments],
+            [*self._before(), *arguments],
             cwd=self.path,
             env=self.environ,
             capture_output=True,
@@ -73,6 +76,15 @@ class Home:
         )
         assert not check or done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return Completed(done.returncode, done.stdout, done.stderr)
+
+    def _before(self) -> list[str]:
+        """Return what a program is started by, for it to run as it shall."""
+        mount = []
+        if self.small_disk is not None:
+            place, size = self.small_disk
+            script = f'mount -t tmpfs -o size={size},mode=700 tmpfs "$0" && exec "$@"'
+            mount = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(place)]
+        return [*mount, *(AS_NOBODY if mount or os.geteuid() == 0 else ())]
 
     def fsbackup(self, *arguments: str, check: bool = True) -> Completed:
         """Run a command of fsbackup."""
@@ -112,6 +124,8 @@ class Server:
     def __init__(self, home: Home, name: str = "data") -> None:
         self.home, self.name = home, name
         self.data = home.path / name
+        #: What the server has confirmed as committed: number, time and text of each row.
+        self.ledger: list[tuple[str, str, str]] = []
 
     def create(self, *, archive_command: str | None = None, archive_mode: str = "on") -> Server:
         """Make a cluster with segments of 1 MiB that archives with `wal-push`, unless another command is given."""
@@ -147,7 +161,7 @@ class Server:
 
     def sql(self, statement: str) -> str:
         """Return what a statement answers, unaligned."""
-        return self.home.run("psql", "-AtX", "-v", "ON_ERROR_STOP=1", "-c", statement).out.strip()
+        return self.home.run("psql", "-qAtX", "-v", "ON_ERROR_STOP=1", "-c", statement).out.strip()
 
     def switch(self) -> str:
         """Have the current segment archived; return its name, once it is."""
@@ -157,10 +171,20 @@ class Server:
 
     def insert(self, count: int) -> None:
         """Insert so many numbered rows, each of a time of its own, into the table `rows`, in one transaction."""
-        self.sql(
+        answer = self.sql(
             "create table if not exists rows (n bigserial, at timestamptz default clock_timestamp(), noise text);"
-            f"insert into rows (noise) select md5(i::text) from generate_series(1, {count}) i"
+            f"insert into rows (noise) select md5(i::text) from generate_series(1, {count}) i "
+            "returning n, at, noise"
         )
+        self.ledger += [(n, at, noise) for n, at, noise in (line.split("|") for line in answer.splitlines())]
+
+    @property
+    def committed(self) -> tuple[str, ...]:
+        """What `rows` has to be, by what was confirmed."""
+        whole = hashlib.md5(
+            ",".join(n + noise + at for n, at, noise in self.ledger).encode(), usedforsecurity=False
+        )
+        return str(len(self.ledger)), self.ledger[0][0], self.ledger[-1][0], whole.hexdigest()
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -193,3 +217,11 @@ class Server:
             yield self
         finally:
             self.stop("immediate")
+
+
+def restored(home: Home, name: str, *more: str) -> Server:
+    """Return a server on a restored directory, that archives nothing until a test says so."""
+    assert home.fsbackup("pg-restore", "shop", name, *more, check=False).code in (0, 3)
+    server = Server(home, name)
+    server.set(archive_mode="off", recovery_target_action="promote")
+    return server

@@ -33,7 +33,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def answer(place: Path, name: str, script: str) -> None:
     """Make a program; what it is called with is left beside it."""
     path = place / name
-    path.write_text(f'#!/bin/sh\necho "$@" > {path}.called\n{script}\n')
+    path.write_text(f'#!/bin/sh\necho "$@" >> {path}.called\n{script}\n')
     path.chmod(0o755)
 
 
@@ -89,6 +89,19 @@ def test_another_cluster_or_none_that_archives_is_refused(clouds: Clouds, progra
     clouds.push(1, 2, 3)
     answer(programs, "psql", f"echo '{OTHER}|1|0/300100|'")
     with pytest.raises(ConflictError, match=f"the server is the cluster {OTHER}, and the archive that of {OURS}"):
+        base_backup(clouds.archive)
+    assert not (programs / "pg_basebackup.called").exists()
+
+
+def test_a_cluster_with_tablespaces_is_refused(clouds: Clouds, programs: Path) -> None:
+    """By name, before pg_basebackup is started."""
+    clouds.push(1, 2, 3)
+    answer(
+        programs,
+        "psql",
+        f"case \"$*\" in *pg_tablespace*) printf 'fast\\t/ssd\\n';; *) echo '{OURS}|1|0/3|';; esac",
+    )
+    with pytest.raises(SourceError, match=r"tablespaces, .*: fast \(/ssd\); nothing was stored"):
         base_backup(clouds.archive)
     assert not (programs / "pg_basebackup.called").exists()
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fsbackup import ReplicatedStorage
+from fsbackup.errors import ConfigError
+from fsbackup.postgres import Archive
 from fsbackup.postgres.doctor import diagnose_cluster
 from tests.integration.cli_helpers import Cli
-from tests.postgres.segments import OTHER, OURS, Clouds
+from tests.postgres.segments import OTHER, OURS, Clouds, name_of
 from tests.postgres.test_base_backup import answer
 from tests.postgres.test_cli_wal import CONFIG
+from tests.replication.rig import connect
+from tests.servers import s3
+from tests.servers.endpoint import S3Endpoint
+from tests.servers.faults import Status, fault_proxy
 
 COMMAND = "fsbackup -c /etc/fsbackup.yaml wal-push %p --cluster shop"
 
@@ -45,12 +53,53 @@ def test_a_server_that_archives_is_well(clouds: Clouds, tmp_path: Path) -> None:
     assert [check.name for check in found.checks] == [
         "programs",
         "archive",
+        "push",
         "server",
         "archiving",
         "timeout",
         "spool",
     ]
     assert found["archiving"].detail == "7 archived, the last one 30 s ago"
+    assert found["push"].detail == "written, read back and removed on r2, b2"
+    assert set(clouds.stored("r2")) == {"cluster.json", f"wal/{name_of(1)}"}
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_test_push_names_who_refuses(clouds: Clouds) -> None:
+    """A warning while enough others take it; the bytes that a push would have sent are nowhere."""
+    clouds.push(1)
+    clouds.take_away("b2")
+    found = diagnose_cluster(clouds.archive)["push"]
+    assert (found.outcome, found.detail.startswith("b2: ")) == ("warning", True)
+    assert diagnose_cluster(replace(clouds, min_copies=2).archive)["push"].outcome == "failed"
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_bucket_that_may_only_be_read_refuses_a_test_push(moto: S3Endpoint) -> None:
+    """Of a key that was made for restoring, say."""
+    with fault_proxy(s3.fresh_bucket(moto)) as proxy:
+        proxy.add(Status(403, "AccessDenied"), on="put_object", key="pg/shop/doctor-")
+        archive = Archive(ReplicatedStorage([connect("r2", proxy.endpoint, "")]), "pg/shop")
+        found = diagnose_cluster(archive)["push"]
+        assert found.outcome == "failed"
+        assert found.detail.startswith("r2: ")
+        assert proxy.count("put_object", "pg/shop/doctor-") == 1
+        proxy.clear()
+        proxy.add(Status(403, "AccessDenied"), on="delete")
+        proxy.add(Status(403, "AccessDenied"), on="delete_objects")
+        found = diagnose_cluster(archive)["push"]
+        assert (found.outcome, "cannot be removed" in found.detail) == ("warning", True)
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_test_push_lacks_what_a_push_would(clouds: Clouds) -> None:
+    """Such as the package that encrypts."""
+
+    def prepare() -> None:
+        raise ConfigError("encrypt: needs pyrage", hint="pip install 'fsbackup[age]'")
+
+    found = diagnose_cluster(clouds.archive, prepare=prepare)["push"]
+    assert (found.outcome, found.advice) == ("failed", "pip install 'fsbackup[age]'")
 
 
 @pytest.mark.parametrize(
@@ -88,6 +137,7 @@ def test_what_cannot_be_found_out_is_not_known(clouds: Clouds, programs: Path, t
     (tmp_path / "spool").touch()
     found = diagnose_cluster(clouds.archive, spool=str(tmp_path / "spool/shop"))
     outcomes = {each.name: each.outcome for each in found.checks}
+    assert outcomes.pop("push") == "ok"
     assert outcomes == {"programs": "ok", "archive": "warning", "server": "not known", "spool": "failed"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,6 +65,22 @@ def test_the_next_segments_are_kept_and_given_once(clouds: Clouds, place: Path) 
         with pytest.raises(FileNotFoundError):
             give(clouds, place, 2)
     assert keep(clouds, place, 3, 5) == {name_of(4)}
+
+
+def test_a_segment_that_is_being_fetched_is_waited_for(clouds: Clouds, place: Path) -> None:
+    """Asking for it a second time would take longer; a worker that died is not waited for."""
+    clouds.push(1, 2, 3)
+    keep(clouds, place, 1, 2)
+    for number in (2, 3):
+        (place / f"{name_of(number)}.busy").touch()
+    with ThreadPoolExecutor(1) as pool:
+        with alive(place):
+            given = pool.submit(give, clouds, place, 2)
+            with pytest.raises(TimeoutError):
+                given.result(0.1)
+            (place / f"{name_of(2)}.busy").unlink()
+            assert given.result(10)
+        assert not give(clouds, place, 3)
 
 
 def test_what_is_kept_is_not_believed_without_its_worker_or_with_other_bytes(clouds: Clouds, place: Path) -> None:

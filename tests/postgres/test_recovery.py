@@ -27,7 +27,7 @@ def test_recovery_to_a_moment(home: Home) -> None:
         taken = home.fsbackup("base-backup", "shop", "--json").json()
         assert taken["status"] == "complete"
         server.insert(100)
-        then, at_that_time = server.sql("select clock_timestamp()"), server.rows
+        then, at_that_time = server.sql("select clock_timestamp()"), server.committed
         server.insert(100)
         newest = server.switch()
     status = home.fsbackup("pg-status", "shop", "--json").json()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.postgres.segments import Clouds, name_of, segment
-from tests.postgres.server import Home, Server, temporary_home
+from tests.postgres.server import Home, Server, restored, temporary_home
 from tests.postgres.test_cli_wal import CONFIG
 
 pytestmark = pytest.mark.matrix
@@ -37,15 +37,7 @@ def archived(home: Home) -> tuple[Server, tuple[str, ...]]:
         for _ in range(4):
             server.insert(50)
             server.switch()
-        return server, server.rows
-
-
-def restored(home: Home, name: str, *more: str) -> Server:
-    """Return a server on a restored directory, that archives nothing until a test says so."""
-    assert home.fsbackup("pg-restore", "shop", name, *more, check=False).code in (0, 3)
-    server = Server(home, name)
-    server.set(archive_mode="off", recovery_target_action="promote")
-    return server
+        return server, server.committed
 
 
 def away(home: Home, cloud: str) -> None:
@@ -113,7 +105,7 @@ def test_a_worker_archives_ahead_and_everything_is_there(home: Home) -> None:
         home.fsbackup("base-backup", "shop")
         server.insert(40_000)  # a dozen segments
         server.switch()
-        rows = server.rows
+        rows = server.committed
     assert "archive command failed" not in server.log
     assert home.fsbackup("pg-status", "shop").code == 0
     with (again := restored(home, "again")).running():
@@ -138,17 +130,43 @@ def test_a_gap_is_named_and_recovery_does_not_end_there(home: Home) -> None:
     assert "database system is ready to accept connections" not in server.log
 
 
+def test_a_cluster_with_tablespaces_is_not_backed_up_and_not_recovered_beside_itself(home: Home) -> None:
+    """Recovery of one that was made after the base backup would write into the running cluster's own files."""
+    place = home.path / "fast"
+    place.mkdir()
+    with (server := Server(home).create()).running():
+        server.insert(10)
+        server.switch()
+        server.sql(f"create tablespace fast location '{place}'")
+        refused = home.fsbackup("base-backup", "shop", check=False)
+        assert refused.code == 1
+        assert f"fast ({place}); nothing was stored" in refused.err
+        assert not (home.path / "r2/pg/shop/base").exists()
+        server.sql("drop tablespace fast")
+        home.fsbackup("base-backup", "shop")
+        server.sql(f"create tablespace fast location '{place}'")
+        server.sql("create table quick (n int) tablespace fast; insert into quick values (1)")
+        server.switch()
+        for command in (("drill", "shop"), ("pg-restore", "shop", "again")):
+            done = home.fsbackup(*command, check=False)
+            assert done.code == 2
+            assert f"into which recovery would write: fast ({place})" in done.err
+        assert not (home.path / "again").exists()
+        assert server.sql("select n from quick") == "1"
+
+
 def test_recovery_follows_a_new_timeline(home: Home, archived: tuple[Server, tuple[str, ...]]) -> None:
     """A restored server goes on archiving: from the old base backup to what it wrote."""
     old, rows = archived
     server = restored(home, "second")
     server.set(archive_mode="on")
+    server.ledger = list(old.ledger)
     with server.running():
         server.wait_promoted()
         server.insert(70)
-        moment, between = server.sql("select clock_timestamp()"), server.rows
+        moment, between = server.sql("select clock_timestamp()"), server.committed
         server.insert(30)
-        at_the_end = server.rows
+        at_the_end = server.committed
         server.switch()
     status = home.fsbackup("pg-status", "shop", "--json").json()
     assert status["status"] == "complete"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fsbackup.loop import run
-from fsbackup.postgres import spooled
-from fsbackup.postgres.worker import Worker, archive_id
+from fsbackup.postgres import background, spooled
+from fsbackup.postgres.worker import Worker, archive_id, ensure
 from tests.integration.cli_helpers import Cli, wait_until
 from tests.integration.test_cli_imports import loaded
 from tests.postgres.segments import Clouds, name_of, segment
@@ -144,3 +145,19 @@ def test_a_spool_that_cannot_be_made_is_said_and_the_file_is_archived(cli: Cli, 
     assert done.code == 0
     assert "check `spool` of postgres.shop" in done.err
     assert f"wal/{name_of(1)}" in clouds.stored("b2")
+
+
+def test_a_spool_without_room_starts_no_worker(
+    clouds: Clouds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could leave no word, and its log could not say why: the call says so."""
+    ready(clouds, 1)
+    monkeypatch.setattr(background, "start", lambda *_: pytest.fail("a worker was started"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            ensure(clouds.archive, tmp_path / "spool/shop", "c", clouds.home / "pg_wal" / name_of(1), 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "spool/shop").iterdir()) == []

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 from tests.replication.prune_helpers import prune_later
 from tests.replication.rig import Places
@@ -22,8 +23,8 @@ _CONTEXT.set_forkserver_preload(
 INTERRUPTED = 130
 
 
-def _act(places: Places, action: str, key: str, source: Path | None) -> None:
-    store = places.store()
+def _act(places: Places, action: str, key: str, source: Path | None, options: dict[str, Any]) -> None:
+    store = places.store(**options)
     try:
         if action == "delete":
             store.remove(key)
@@ -39,9 +40,14 @@ def _act(places: Places, action: str, key: str, source: Path | None) -> None:
 
 
 @contextmanager
-def running(places: Places, action: str, key: str, source: Path | None = None) -> Iterator[ForkServerProcess]:
-    """Run ``create``, ``overwrite`` or another operation in a child that does not outlive the block."""
-    process = _CONTEXT.Process(target=_act, args=(places, action, key, source))
+def running(
+    places: Places, action: str, key: str, source: Path | None = None, **options: Any
+) -> Iterator[ForkServerProcess]:
+    """Run ``create``, ``overwrite`` or another operation in a child that does not outlive the block.
+
+    `options` are those of the set.
+    """
+    process = _CONTEXT.Process(target=_act, args=(places, action, key, source, options))
     process.start()
     try:
         yield process

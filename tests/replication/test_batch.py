@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -16,10 +17,12 @@ import pytest
 
 from fsbackup import GenericStorage, ReplicatedStorage
 from fsbackup.backends import SingleBackend
+from fsbackup.engine import breaker
 from fsbackup.replication.batch import LIST_FROM, ItemResult
 from fsbackup.stores.base import ObjectStat
 from fsbackup.testing import RawAccess
 from tests.contract.raw_access import memory_access
+from tests.integration.cli_helpers import wait_until
 from tests.replication.memory import MemoryStore, backend
 from tests.replication.prune_helpers import record
 from tests.replication.raw_replicas import manifest_name, sealed
@@ -209,6 +212,25 @@ def test_a_dead_replica_costs_one_timeout_not_one_per_file(
         assert outcome.report.replicas["r2"].error_type == "BackendUnavailableError"
     assert struck.hits <= 20
     assert_stored(rig, many, ("local", "b2"))
+
+
+def test_a_silent_listing_holds_nobody_up(
+    rig: ReplicaRig, many: list[tuple[Path, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others have every file before it ends; then the late replica gets them, too, unasked."""
+    monkeypatch.setattr(breaker, "GRACE", 0.0)
+    hold = rig.proxies["r2"].add(Hold("before"), on="list")
+    with ThreadPoolExecutor(1) as pool:
+        batch = pool.submit(list, rig.store(min_copies=2).replicate_many(many))
+        hold.wait_reached()
+        local, b2 = rig.raw_replicas["local"], rig.proxies["b2"]
+        wait_until(lambda: len(local.names()) == 2 * COUNT and b2.count("put_object", "batch/") == COUNT)
+        assert rig.raw_replicas["r2"].names() == set()
+        hold.release()
+        outcomes = batch.result(60)
+    assert {outcome.report.status for outcome in outcomes if outcome.report} == {"complete"}
+    assert_stored(rig, many, ("local", "r2", "b2"))
+    assert rig.proxies["r2"].count("head", "batch/") == 0
 
 
 def test_a_replica_that_dies_on_the_way_is_left_alone(rig: ReplicaRig, many: list[tuple[Path, str]]) -> None:

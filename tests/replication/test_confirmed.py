@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +17,7 @@ from fsbackup.cli import exits, main
 from fsbackup.engine.results import Report
 from fsbackup.errors import TooFewCopiesError
 from tests.replication.prune_helpers import Disks
+from tests.replication.raw_replicas import manifest_name
 
 KEY = "db/orders.sql"
 OLD, NEW = b"confirmed", b"refused, and of another length"
@@ -39,6 +43,9 @@ class Three:
 
     def on(self, name: str) -> bytes:
         return (self.root / name / KEY).read_bytes()
+
+    def generation(self, name: str) -> int:
+        return int(json.loads((self.root / name / manifest_name(KEY)).read_bytes())["generation"])
 
     @contextmanager
     def away(self, names: str) -> Iterator[None]:
@@ -70,10 +77,16 @@ def three(tmp_path: Path) -> Three:
     return Three(tmp_path)
 
 
+def refuse_links(*_: object, **__: object) -> None:
+    """Be `os.link` on a filesystem without hard links."""
+    raise PermissionError(errno.EPERM, "no hard links here")
+
+
 @pytest.fixture
-def refused(three: Three) -> Three:
-    """A replacement that only one disk has taken, because the others went away while it was read."""
+def refused(three: Three, monkeypatch: pytest.MonkeyPatch) -> Three:
+    """A replacement that only one disk has taken and nobody put back: the others went away while it was read."""
     three.put(OLD)
+    monkeypatch.setattr(os, "link", refuse_links)
     with ExitStack() as stack:
         source = Interrupting(NEW, lambda: stack.enter_context(three.away("bc")))
         assert three.store.replicate(source, KEY, overwrite=True).status == "failed"
@@ -91,10 +104,11 @@ def test_a_refused_replacement_hides_nothing(refused: Three) -> None:
 
 
 def test_a_refused_replacement_is_completed_by_the_same_upload(refused: Three) -> None:
-    """The disk that has it receives nothing twice."""
-    source = refused.root / "source"
-    report = refused.store.replicate(source, KEY, overwrite=True)
-    assert (report.status, report.replicas["a"].already) == ("complete", True)
+    """The disk that has it does so, too: whoever stored it there may be about to put back what was before."""
+    generation = refused.generation("a")
+    report = refused.store.replicate(refused.root / "source", KEY, overwrite=True)
+    assert (report.status, report.replicas["a"].already) == ("complete", False)
+    assert [refused.generation(name) for name in "abc"] == [generation] * 3
     assert refused.read() == NEW
 
 

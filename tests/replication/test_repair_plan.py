@@ -171,6 +171,28 @@ class TestUnconfirmed:
         forged = manifest(round((time.time() + 2 * SAFE_AGE) * 1000), "2")
         assert decide(has(A, forged), has(B, ONE), has(C, ONE), min_copies=2) == [("conflict", "a")]
 
+    @pytest.mark.parametrize("min_copies", [1, 2])
+    def test_nothing_gives_way_to_one_of_the_future(self, min_copies: int) -> None:
+        """Nor to its delete, however many have it; what is missing is filled."""
+        future = round((time.time() + 2 * SAFE_AGE) * 1000)
+        forged, deleted = manifest(future, "2"), Tombstone(KEY, future, "2026-02-02T00:00:00+00:00")
+        found = [has(A, forged), has(B, forged), has(C, ONE)]
+        assert decide(*found, min_copies=min_copies) == [("conflict", "c")]
+        found = [has(A, deleted, None), has(B, deleted, None), has(C, ONE)]
+        assert decide(*found, min_copies=min_copies) == [("conflict", "c")]
+        assert decide(has(A, forged), has(B, forged), has(C, None, None), min_copies=2) == [("refill", "c")]
+        after = manifest(future + 1, "3")
+        assert decide(has(A, after), has(B, after), has(C, forged), min_copies=2) == [("refill", "c")]
+
+    def test_nothing_gives_way_to_one_with_an_older_date(self) -> None:
+        """Unless it was made to replace it, or clocks may differ so much."""
+        later = replace(ONE, created_at="2026-01-01T00:10:00+00:00")
+        assert decide(has(A, TWO), has(B, TWO), has(C, later)) == [("conflict", "c")]
+        child = replace(TWO, replaces=later.sha256)
+        assert decide(has(A, child), has(B, child), has(C, later)) == [("refill", "c")]
+        soon = replace(ONE, created_at="2026-01-01T00:04:00+00:00")
+        assert decide(has(A, TWO), has(B, TWO), has(C, soon)) == [("refill", "c")]
+
     def test_a_delete_is_taken_back(self) -> None:
         """A stray tombstone deletes nothing; then the copy is refilled."""
         found = [has(B, ONE), has(C, ONE)]

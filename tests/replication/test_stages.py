@@ -434,7 +434,9 @@ def test_whoever_decrypts_the_backups_can_bring_the_identity_key_back(place: Sta
     one.objects = {name: data for name, data in one.objects.items() if name not in copies_of_keys(one)}
     assert store.replicate(place.file(b"4"), "4", stages=place.stages()).status == "complete"
     assert not copies_of_keys(one), "no request is spent on what was written before"
-    assert (store.repair("").status, store.verify("").status) == ("complete", "complete")
+    assert store.repair("", dry_run=True).done == store.repair("").done == {"refill": 1, "refill key": 1}
+    assert copies_of_keys(one) == copies_of_keys(two)
+    assert (store.repair("").done, store.verify("").status) == ({}, "complete")
 
 
 def copies_of_keys(store: MemoryStore) -> dict[str, bytes]:

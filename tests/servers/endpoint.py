@@ -45,7 +45,8 @@ class S3Endpoint:
     def backend(self) -> dict[str, Any]:
         """The backend as a configuration file describes it."""
         names = ("endpoint_url", "region", "bucket", "access_key_id", "secret_access_key")
-        return {"type": "s3", **{name: getattr(self, name) for name in names}}
+        trusted = {} if self.ca_bundle is None else {"ca_bundle": str(self.ca_bundle)}
+        return {"type": "s3", **{name: getattr(self, name) for name in names}, **trusted}
 
 
 AnyEndpoint = TypeVar("AnyEndpoint", bound=S3Endpoint)

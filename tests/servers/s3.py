@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import trustme
 from botocore.exceptions import ClientError
 
 from tests.servers.bucket import (
@@ -101,12 +102,18 @@ def moto_server() -> Iterator[S3Endpoint]:
 
 
 @contextmanager
-def seaweedfs_server() -> Iterator[S3Endpoint]:
+def seaweedfs_server(*, tls: bool = False) -> Iterator[S3Endpoint]:
     """Run SeaweedFS: a real store on disk that checks every signature."""
     endpoint = _endpoint("seaweedfs")
+
+    def at(place: Workplace) -> S3Endpoint:
+        found = _at(endpoint, place)
+        url = found.endpoint_url.replace("http:", "https:")
+        return replace(found, endpoint_url=url, ca_bundle=place.folder / "ca.pem") if tls else found
+
     spec = ServerSpec(
-        command=lambda place: _weed_command(place, endpoint),
-        probe=lambda place: _make_usable(_at(endpoint, place)),
+        command=lambda place: [*_weed_command(place, endpoint), *(_certificate(place) if tls else ())],
+        probe=lambda place: _make_usable(at(place)),
         ports=4,
         with_grpc=True,
         env={"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},  # one volume per bucket, not seven
@@ -114,9 +121,21 @@ def seaweedfs_server() -> Iterator[S3Endpoint]:
     )
     with running_server(spec) as place:
         try:
-            yield _at(endpoint, place)
+            yield at(place)
         finally:
             _remove_sockets(place)
+
+
+def _certificate(place: Workplace) -> list[str]:
+    """Return the options for a certificate of a new authority, which is left in ``ca.pem``."""
+    authority = trustme.CA()
+    own = authority.issue_cert(LOOPBACK, "localhost")
+    key, chain = place.folder / "key.pem", place.folder / "chain.pem"
+    own.private_key_pem.write_to_path(str(key))
+    for number, part in enumerate(own.cert_chain_pems):
+        part.write_to_path(str(chain), append=number > 0)
+    authority.cert_pem.write_to_path(str(place.folder / "ca.pem"))
+    return [f"-s3.key.file={key}", f"-s3.cert.file={chain}"]
 
 
 def _remove_sockets(place: Workplace) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-_TOMBSTONE = "a delete looks and then writes its tombstone over the manifest beside the data"
-_OUTRANKED = "a tombstone that a newer version outranks is removed before the data under it is replaced"
 #: Impossible on such a service, at the price of a request or three: README and `GenericStorage` tell the user.
 _CREATE = "without a conditional write, a create-only writer looks and then writes, and announces nothing"
 #: Impossible on such a service: R2 has no conditional DELETE, and what it removed is gone without a trace there.
@@ -26,10 +24,7 @@ _LIST: tuple[tuple[str, str, str], ...] = (
     ("a delete removed a version that it had not looked at", _REMOVAL, "i"),
     ("a prune removed a version that it had not looked at", _REMOVAL, "i"),
     ("a repair removed a version that it had not looked at", _REMOVAL, "i"),
-    ("a tombstone hides a newer version", _TOMBSTONE, "b b-"),
     ("data that its records do not prove", _CREATE, "b-"),
-    ("proven data lost its record", _TOMBSTONE, "b b-"),
-    ("proven data lost its record", _OUTRANKED, "l"),
 )
 
 

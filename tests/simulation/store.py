@@ -24,7 +24,8 @@ class Kind:
     """What a kind of store can do.
 
     `etags`: of the content, of each write, or none. `versions`: a replaced object can be put back, and `remove`
-    removes version by version. `seconds`: times are whole seconds. `locks`: processes can exclude each other.
+    removes version by version. `keeps`: a replaced object can be put back while its writer lives. `seconds`: times
+    are whole seconds. `locks`: processes can exclude each other.
     """
 
     name: str
@@ -34,13 +35,14 @@ class Kind:
     versions: bool = False
     seconds: bool = True
     locks: bool = False
+    keeps: bool = False
 
 
 #: A disk, a network disk that ignores locks, an FTP server, and buckets of different services.
 KINDS = {
     each.name: each
     for each in (
-        Kind("disk", inside=False, conditional=True, etags="write", seconds=False, locks=True),
+        Kind("disk", inside=False, conditional=True, etags="write", seconds=False, locks=True, keeps=True),
         Kind("share", inside=False, conditional=True, etags="write", seconds=False),
         Kind("ftp", inside=False, conditional=False, etags="none"),
         Kind("gateway", inside=False, conditional=True, etags="content"),
@@ -127,6 +129,7 @@ class SimStore(ObjectStore):
             content_etags="single" if kind.etags == "content" else "none",
             metadata_limit=2048 if kind.inside else 0,
             locks=kind.locks,
+            keeps_replaced=kind.keeps or kind.versions,
         )
 
     @property
@@ -261,6 +264,7 @@ class SimWriter(ObjectWriter):
         self._parts: dict[int, Part] = {}
         self._tried: list[int] = []
         self._stored: Stored | None = None
+        self._replaced: Stored | None = None
 
     async def write(self, part: Part) -> None:
         if not (part.number == 1 and part.last):
@@ -322,6 +326,7 @@ class SimWriter(ObjectWriter):
             raise self._exists()
         stored = self._store.make(data, {**self._plan.metadata, **added})
         self._tried.append(stored.serial)
+        self._replaced = bucket.get(self._name) if self._plan.keep_replaced else None
         return bucket.put(self._name, stored)
 
     def _refuses(self) -> bool:
@@ -340,8 +345,25 @@ class SimWriter(ObjectWriter):
     async def abort(self) -> None:
         self._parts.clear()
 
+    async def can_roll_back(self) -> bool:
+        store, name = self._store, self._name
+        if self._stored is None or self._replaced is None or not store.capabilities.keeps_replaced:
+            return False
+        if not store.bucket.kind.versions:
+            found = await store._ask("stat", name, lambda: store.bucket.get(name))
+            return found is not None and found.serial == self._stored.serial
+        versions = await store._ask("vlist", name, lambda: store._versions(name))
+        return bool(versions.serials[-2:] == (self._replaced.serial, self._stored.serial))
+
     async def rollback(self) -> None:
-        stored = self._stored
-        if stored is not None and self._store.bucket.kind.versions:
-            name = self._name
-            await self._store._tell("vremove", name, lambda: self._store.bucket.drop(name, stored.serial))
+        stored, store, name = self._stored, self._store, self._name
+        if stored is not None and store.bucket.kind.versions:
+            await store._tell("vremove", name, lambda: store.bucket.drop(name, stored.serial))
+        elif store.bucket.kind.keeps:
+            await store._tell("restore", name, self._put_back)
+
+    def _put_back(self) -> None:
+        bucket, stored, replaced = self._store.bucket, self._stored, self._replaced
+        now = bucket.get(self._name)
+        if replaced is not None and stored is not None and now is not None and now.serial == stored.serial:
+            bucket.put(self._name, replaced)

@@ -24,6 +24,8 @@ from fsbackup.record import (
     Tombstone,
     dump,
     load,
+    upload_note,
+    upload_of,
     version_order,
 )
 
@@ -69,6 +71,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         write_id=draw(st.text("0123456789abcdef", min_size=32, max_size=32)),
         etag=draw(_OPTIONAL),
         version_id=draw(_OPTIONAL),
+        upload_id=draw(_OPTIONAL),
         series=draw(_OPTIONAL),
         stages=draw(st.none() | st.lists(st.dictionaries(_TEXT, st.integers()), max_size=2)),
         seal=draw(_OPTIONAL),
@@ -246,3 +249,26 @@ def _is_refused(data: bytes) -> bool:
     except IntegrityError:
         return True
     return False
+
+
+def test_a_note_and_the_manifest_over_it_name_the_upload() -> None:
+    """A reader takes the note for no manifest; what is damaged or newer names no upload."""
+    note = upload_note("id/+=", "host", "2025-10-05T12:00:00+00:00")
+    manifest = dump(EXAMPLE.for_replica(None, None, "id/+="))
+    assert upload_of(note) == ("id/+=", "host")
+    assert upload_of(manifest) == ("id/+=", EXAMPLE.source.host)
+    with pytest.raises(IntegrityError):
+        load(note)
+    newer = {**json.loads(note), "format": 2}
+    del newer["checksum"]
+    text = json.dumps(newer, sort_keys=True, separators=(",", ":"))
+    newer["checksum"] = hashlib.sha256(text.encode()).hexdigest()
+    for other in (
+        dump(EXAMPLE),
+        note[:-2],
+        note.replace(b"host", b"hast"),
+        b"[]",
+        b"",
+        json.dumps(newer).encode(),
+    ):
+        assert upload_of(other) is None

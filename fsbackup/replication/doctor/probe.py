@@ -80,6 +80,12 @@ class ProbeResult:
     refusal: WrongBackendError | None = None
     mark: Mark | None = None
 
+    @property
+    def problem(self) -> FsbackupError | None:
+        """Why nothing can be stored there, or not be read back; None when it can."""
+        errors = (self.trials.get(name) for name in ("write", "read", "create-only"))
+        return self.refusal or next(filter(None, errors), None)
+
     def worked(self, name: str) -> bool:
         """Tell whether the operation was tried, without an error."""
         return name in self.trials and self.trials[name] is None
@@ -88,9 +94,9 @@ class ProbeResult:
 class Probe:
     """Tries the operations of one store."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, prefix: str = PROBES) -> None:
         self._store = store
-        self._probe = f"{PROBES}{secrets.token_hex(8)}"
+        self._probe = f"{prefix}{secrets.token_hex(8)}"
         self._data = f"fsbackup doctor was here: {secrets.token_hex(8)}".encode()
         self._result = ProbeResult()
         self._writer: ObjectWriter | None = None
@@ -99,8 +105,15 @@ class Probe:
 
     async def run(self) -> ProbeResult:
         """Try everything, and delete the probe whatever happens."""
+        return await self._cleaning_up(self._try_all)
+
+    async def run_operations(self) -> ProbeResult:
+        """Try to write, read, create once and delete, and nothing else."""
+        return await self._cleaning_up(self._try_operations_only)
+
+    async def _cleaning_up(self, tries: Callable[[], Awaitable[None]]) -> ProbeResult:
         try:
-            await self._try_all()
+            await tries()
         except BaseException:
             await shield(self._clean_up())
             raise
@@ -118,6 +131,13 @@ class Probe:
         if self._result.worked("list"):
             await self._try("records", self._read_latest_record)
         await self._try("facts", self._read_info)
+        if self._may_exist:
+            await self._delete()
+
+    async def _try_operations_only(self) -> None:
+        await self._look_at_marker()
+        if self._result.refusal is None:
+            await self._try_operations()
         if self._may_exist:
             await self._delete()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from fsbackup import clock
-from fsbackup.engine.records import RECORD_FIELD, find_key, has_records_inside, is_newer, read_state
+from fsbackup.engine.records import find_key, has_records_inside, is_newer, read_state
 from fsbackup.errors import FsbackupError, IntegrityError, NewerFormatError, ObjectNotFoundError
 from fsbackup.keys import (
     INTENTS,
@@ -22,7 +23,10 @@ from fsbackup.record import load
 from fsbackup.replication.batches import Announced
 from fsbackup.replication.repair.report import Action, OnStep, Step
 from fsbackup.replication.walk import Unreachable
-from fsbackup.stores.base import ObjectStore, Orphan
+from fsbackup.stores.base import RECORD_FIELD, ObjectStore, Orphan
+
+#: Records that are looked at a second time together, after one look at the uploads.
+_AT_ONCE = 1000
 
 
 async def list_intents(
@@ -74,8 +78,12 @@ async def clear_orphans(
         try:
             async for orphan in store.orphans(older_than):
                 on_step(await _clear_one(store, orphan, store.delete_orphan, dry_run=dry_run))
-            async for orphan in _unused_records(store, older_than):
-                on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
+            found = [_unused_records(store, older_than), _unused_tombstones(store)]
+            if not has_records_inside(store):
+                found.append(_unreadable_intents(store, clock.now() - older_than))
+            for orphans in found:
+                async for orphan in orphans:
+                    on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
         except FsbackupError as error:
             errors[store.name] = error
 
@@ -84,17 +92,47 @@ async def clear_orphans(
 
 
 async def _unused_records(store: ObjectStore, older_than: float) -> AsyncIterator[Orphan]:
-    """Yield the manifests that are objects of their own, intents and tombstones, that no object needs any more.
+    """Yield the records that are objects of their own, and that no object and no upload needs any more.
 
-    A manifest is needed while its object names it, and while it may be of an upload that is under way. A
-    tombstone is not needed any more where a newer version is stored.
+    Looked at in this order: the upload is not listed any more, its object names another record, and the record is
+    old. The other way round, the record of an upload that is completed in between would be lost.
     """
-    if has_records_inside(store):
-        async for orphan in _unused_manifests(store, clock.now() - older_than):
-            yield orphan
-    else:
-        async for orphan in _unreadable_intents(store, clock.now() - older_than):
-            yield orphan
+    before = clock.now() - older_than
+    unused = list[str]()
+    async for stat in store.list(RECORDS):
+        if (stat.modified is None or stat.modified <= before) and not await _is_named(store, stat.name):
+            unused.append(stat.name)
+        if len(unused) == _AT_ONCE:
+            async for orphan in _still_unused(store, unused, before):
+                yield orphan
+            unused = []
+    async for orphan in _still_unused(store, unused, before):
+        yield orphan
+
+
+async def _still_unused(store: ObjectStore, names: Sequence[str], before: float) -> AsyncIterator[Orphan]:
+    under_way = {each.name async for each in store.orphans(-math.inf)} if names else set()
+    for name in names:
+        if name in under_way or await _is_named(store, name) or await is_newer(store, name):
+            continue
+        stat = await store.stat(name)
+        if stat is not None and stat.modified is not None and stat.modified <= before:
+            yield Orphan(
+                name, stat.modified, stat.size, f"the record of an upload of {name.removeprefix(RECORDS)}"
+            )
+
+
+async def _is_named(store: ObjectStore, name: str) -> bool:
+    """Return whether an object names a record, or `name` is not one of a record."""
+    found = parse_record_name(name)
+    if found is None:
+        return True
+    data = await store.stat(encode_key(found[0]))
+    return data is not None and data.metadata.get(RECORD_FIELD) == found[1]
+
+
+async def _unused_tombstones(store: ObjectStore) -> AsyncIterator[Orphan]:
+    """Yield the tombstones of objects of which a newer version is stored."""
     async for stat in store.list(TOMBSTONES):
         key = tombstone_key(stat.name)
         if key is None:
@@ -105,18 +143,6 @@ async def _unused_records(store: ObjectStore, older_than: float) -> AsyncIterato
             continue
         if replica.tombstone is not None and replica.manifest is not None:
             yield Orphan(stat.name, stat.modified or 0.0, stat.size, f"a delete before {key} was stored again")
-
-
-async def _unused_manifests(store: ObjectStore, before: float) -> AsyncIterator[Orphan]:
-    async for stat in store.list(RECORDS):
-        found = parse_record_name(stat.name)
-        if found is None or stat.modified is None or stat.modified > before:
-            continue
-        key, record_id = found
-        data = await store.stat(encode_key(key))
-        is_unused = data is None or data.metadata.get(RECORD_FIELD) != record_id
-        if is_unused and not await is_newer(store, stat.name):
-            yield Orphan(stat.name, stat.modified, stat.size, f"the manifest of an upload of {key}")
 
 
 async def _unreadable_intents(store: ObjectStore, before: float) -> AsyncIterator[Orphan]:

@@ -5,9 +5,9 @@ A plan covers one round. What the round brings to light is planned after the nex
 What `min_copies` replicas have is brought to every other replica. What fewer have destroys nothing that may be
 confirmed elsewhere: neither an older version while a replica does not answer, nor other content under the same
 generation within a day, when its writer may still be at work. A version above the newest, or a delete, that too
-few replicas have gives way after that day, unless its generation is of the future: a clock was wrong, or somebody
-forged it, and a person decides. Where a newer version of fsbackup wrote a record or a write intent on any replica,
-nothing is done on all of them.
+few replicas have gives way after that day. Where a generation is of the future, or outranks a later date that it
+does not descend from, a clock was wrong or somebody forged it: no version gives way to it, and a person decides.
+Where a newer version of fsbackup wrote a record or a write intent on any replica, nothing is done on all of them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ _REASONS: dict[CopyState, str] = {
     "unconfirmed": "it has a version that was never confirmed",
 }
 _STORED = "the version that it announces is stored"
-#: Seconds that the clocks of two machines may be apart before a version of the future is taken for a wrong one.
-_MAX_AHEAD = 86_400.0
+#: Why a version does not give way.
+_DOUBTFUL = (
+    "the version that outranks it is of the future, or older by its date: a clock was wrong, or it is forged"
+)
 
 
 def plan(inspection: Inspection, *, adopt: bool = False, safe_age: float = SAFE_AGE) -> tuple[Action, ...]:
@@ -120,7 +122,9 @@ class _Planner:
             )
             return (self._leave("unreachable", why),)
         for name, replica in self._status.replicas.items():
-            if replica.stat is not None and replica.record is None:
+            if replica.stat is not None and self._is_doubtful(replica):
+                actions.append(self._leave("conflict", _DOUBTFUL, name))
+            elif replica.stat is not None and replica.record is None:
                 why = f"deleted on {tombstone.deleted_at}, but nothing proves that this data is what was deleted"
                 actions.append(self._leave("no manifest", f"{why}: see `fsbackup rm`", name))
             elif replica.stat is not None or replica.manifest is not None or replica.damaged:
@@ -196,12 +200,18 @@ class _Planner:
         if content is not None and content.sha256 == latest.sha256:
             what = "damaged" if replica.damaged else "missing" if replica.record is None else "of other data"
             return self._do("write manifest", name, f"the data is right, its manifest is {what}")
+        if self._is_doubtful(replica):
+            return self._leave("conflict", f"{_DOUBTFUL} ({replica.detail})", name)
         if why := self._why_not_yet(state, replica, latest):
             return self._leave("busy" if state == "conflict" else "unreachable", why, name)
         if self._is_being_replaced(name, latest):
             return self._leave("busy", "a newer version is announced and not finished yet", name)
         detail = replica.detail
         return self._do("refill", name, _REASONS[state] + (f" ({detail})" if detail else ""))
+
+    def _is_doubtful(self, replica: ReplicaState) -> bool:
+        latest, own = self._status.latest, replica.record
+        return latest is not None and own is not None and versions.is_doubtful(latest, own)
 
     def _why_not_yet(self, state: CopyState, replica: ReplicaState, latest: Manifest) -> str | None:
         """Return why a version that does not count must stay for now: it may be confirmed, or become so."""
@@ -219,7 +229,7 @@ class _Planner:
         """Replace a version that was never confirmed by the newest, or undo its delete, when it is old enough."""
         record = replica.record
         assert record is not None
-        if record.generation / 1000 - self._now > _MAX_AHEAD:
+        if versions.is_ahead(record):
             why = f"its generation is of the future: a clock was wrong, or it is forged ({replica.detail})"
             return self._leave("conflict", why, name)
         if not self._status.is_confirmed:

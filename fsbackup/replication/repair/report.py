@@ -17,6 +17,7 @@ Kind = Literal[
     "delete",  # a copy of an object that was deleted while the replica did not answer
     "forget delete",  # remove the tombstones, once every replica has confirmed the delete
     "adopt",  # write a manifest for data that has none on any replica
+    "refill key",  # copy an encrypted identity key that another replica has
     "clear leftover",  # what an unfinished write of fsbackup left behind
     "leave",  # nothing can or may be done; `problem` says what is wrong
 ]
@@ -34,7 +35,7 @@ class Action(Serializable):
     kind
         What to do.
     key
-        The object; for a leftover its own name.
+        The object; for a leftover, and the copy of a key, its own name.
     backend
         The replica; None for the whole set.
     reason

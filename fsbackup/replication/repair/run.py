@@ -19,6 +19,7 @@ from fsbackup.replication.inspector import Inspector
 from fsbackup.replication.repair.brake import Brake, HeldObject
 from fsbackup.replication.repair.execute import RoundExecutor
 from fsbackup.replication.repair.inspection import Inspection, inspect_object
+from fsbackup.replication.repair.keys import refill_keys
 from fsbackup.replication.repair.orphans import clear_orphans, list_intents
 from fsbackup.replication.repair.plan import describe, plan
 from fsbackup.replication.repair.report import NAMED, Action, OnStep, RepairReport, Step
@@ -223,15 +224,17 @@ class Repairer:
             self._on_step(step)
 
     async def finish(self, errors: Unreachable) -> RepairReport:
-        """Remove orphans, unless the repair is of a few objects, and return the report.
+        """Refill keys and remove orphans, unless the repair is of a few objects, and return the report.
 
-        Orphans have no prefix. A prefix of one segment may be all that the set has on backends that it shares with
+        Neither has a prefix. A prefix of one segment may be all that the set has on backends that it shares with
         others. `errors` says which replicas could not be listed.
         """
         if "/" in self._options.prefix.removesuffix("/"):
             return self.report(errors)
         stores = [s for s in self._targets.stores if s.name not in errors and s.name not in self._unreachable]
-        unlisted = await clear_orphans(stores, self._options.safe_age, self._add, dry_run=self._options.dry_run)
+        dry_run = self._options.dry_run
+        unlisted = dict(await refill_keys(stores, self._add, dry_run=dry_run))
+        unlisted |= await clear_orphans(stores, self._options.safe_age, self._add, dry_run=dry_run)
         return self.report({**errors, **unlisted})
 
     def report(self, unlisted: Unreachable) -> RepairReport:

@@ -7,6 +7,8 @@ The protocol of a write, and what a crash leaves:
 3. `commit` checks the size, sets mode and mtime and fsyncs the file. A crash up to here leaves the old object and
    a temp file, which `find_temp_files` finds.
 4. The temp file is renamed to the target, then the directory is fsynced. A crash leaves the old or the new object.
+   With `keep_replaced` the old file has got a second name before, that of a temp file, which `roll_back` renames
+   over the target, and `release` removes. A crash leaves it as in 3. Where there are no hard links, none is kept.
 
 All functions block and may be called from several threads. Whatever ends a write before the rename (an error, a
 full disk, `cancel` from another thread) removes the temp file and the directories created for it. The last call
@@ -68,7 +70,7 @@ class AtomicFile:
         self._failure: BaseException | None = None
         self._directory = self._file = -1
         self._existing_levels = len(self._segments)  # directories that this write did not create
-        self._temp = b""
+        self._temp = self._kept = b""
         self._unflushed = self._written = 0
         self.committed: os.stat_result | None = None
 
@@ -139,6 +141,8 @@ class AtomicFile:
 
     def _rename(self) -> None:
         self._check_cancelled()
+        if self._plan.keep_replaced:
+            self._kept = link_temp(self._directory, self._segments[-1])
         try:
             publish(self._directory, self._temp, self._segments, create_only=self._plan.create_only)
         except ConflictError:
@@ -148,6 +152,30 @@ class AtomicFile:
         except FileNotFoundError as error:
             raise BackendError("another program removed the temp file during the write") from error
         self._temp = b""
+
+    def can_roll_back(self) -> bool:
+        """Return whether the file is there, and what it replaced was kept."""
+        with self._base.opened(self._segments[:-1]) as directory:
+            return bool(self._kept) and self._is_current(directory)
+
+    def roll_back(self) -> None:
+        """Put back what was replaced, durably, unless another file has the name by now."""
+        with self._base.opened(self._segments[:-1]) as directory:
+            if self._kept and self._is_current(directory):
+                rename_over(directory, self._kept, self._segments[-1])
+                self._kept = b""
+                fsync_directory(directory)
+
+    def _is_current(self, directory: int) -> bool:
+        found = lstat_entry(directory, self._segments)
+        return found is not None and self.committed is not None and os.path.samestat(found, self.committed)
+
+    def release(self) -> None:
+        """Remove what was kept."""
+        if self._kept:
+            with self._base.opened(self._segments[:-1]) as directory, suppress(FileNotFoundError):
+                os.unlink(self._kept, dir_fd=directory)
+            self._kept = b""
 
     def cancel(self) -> None:
         """Cancel the write, unless its rename has begun. Returns at once, also when the disk hangs."""
@@ -212,8 +240,9 @@ class AtomicFile:
 
     def _clean_up(self) -> None:
         """Close the files and remove what was not renamed. The caller holds the lock; no other call is running."""
-        if self._temp:
-            self._unlink_temp()
+        self._temp = self._unlinked(self._temp)
+        if not self.committed:
+            self._kept = self._unlinked(self._kept)
         for fd in (self._file, self._directory):
             if fd >= 0:
                 os.close(fd)
@@ -222,14 +251,16 @@ class AtomicFile:
         if not self.committed:
             self._base.prune(self._segments[:-1], keep=self._existing_levels)
 
-    def _unlink_temp(self) -> None:
+    def _unlinked(self, temp: bytes) -> bytes:
+        """Remove a temp file, if there is one; return the name of none."""
         try:
-            os.unlink(self._temp, dir_fd=self._directory)
+            if temp:
+                os.unlink(temp, dir_fd=self._directory)
         except FileNotFoundError:
             pass
         except OSError as error:
             log.warning("cannot remove a temp file below %s: %s", self._base.path, error)
-        self._temp = b""
+        return b""
 
 
 def set_attributes(base: SafeDirectory, file: int, mode: int | None, mtime_ns: int | None) -> None:
@@ -260,6 +291,20 @@ def publish(directory: int, temp: bytes, segments: list[bytes], *, create_only: 
         if create_only:
             raise
     return rename_over(directory, temp, name)
+
+
+def link_temp(directory: int, name: bytes) -> bytes:
+    """Give a file a second name, that of a temp file, and return it; empty where there can be none."""
+    temp = temp_name().encode()
+    try:
+        os.link(name, temp, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return b""
+    return temp
 
 
 def rename_over(directory: int, temp: bytes, target: bytes) -> None:

@@ -69,7 +69,7 @@ class LocalStore(ObjectStore):
     are not objects and are never opened.
     """
 
-    capabilities = Capabilities(conditional_create=True, locks=True)
+    capabilities = Capabilities(conditional_create=True, locks=True, keeps_replaced=True)
 
     def __init__(
         self,

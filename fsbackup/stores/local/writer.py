@@ -78,6 +78,21 @@ class LocalWriter(ObjectWriter):
 
         return object_stat(self._name, await self._run(finish))
 
+    async def can_roll_back(self) -> bool:
+        return self._file.committed is not None and await self._run(self._file.can_roll_back)
+
+    async def rollback(self) -> None:
+        if self._file.committed is not None:
+            await self._run(self._file.roll_back)
+
+    async def release(self) -> None:
+        if self._file.committed is None or self._disk_hangs or not self._plan.keep_replaced:
+            return
+        try:
+            await self._run(self._file.release)
+        except FsbackupError as error:
+            log.warning("what %r was before may stay as a temp file: %s", self._name, error)
+
     async def abort(self) -> None:
         if self._file.committed:
             return

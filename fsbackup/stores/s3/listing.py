@@ -1,9 +1,9 @@
-"""Listing a bucket's objects, and their versions: complete, in order, or an error."""
+"""Listing a bucket's objects, their versions and unfinished uploads: complete, in order, or an error."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
@@ -13,7 +13,7 @@ from fsbackup.errors import BackendError, TransientError
 from fsbackup.keys import META_PREFIX, RESERVED
 from fsbackup.stores.base import ObjectStat
 from fsbackup.stores.s3.bucket import Bucket, iso_time, require, unquoted
-from fsbackup.stores.s3.errors import BadXmlError, CallContext, parse_xml
+from fsbackup.stores.s3.errors import BadXmlError, CallContext, code_of, parse_xml
 from fsbackup.stores.s3.requests import Request, read_small
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _AFTER_RECORDS = f"{RESERVED}0"
 #: Most bytes of a page: 1,000 keys of 1,024 bytes take 4 MB when all of their characters are quoted.
 _MAX_PAGE = 16 << 20
+#: XML cannot have every character.
+_QUOTED = ("encoding-type", "url")
 #: Objects of a listing whose order is unknown that are held in memory, to sort them if need be.
 _HELD = 10_000
 
@@ -165,7 +167,7 @@ async def _page(
         "list-type": "2",
         "prefix": bucket.prefix + prefix,
         "max-keys": str(min(limit or bucket.page_size, bucket.page_size)),
-        "encoding-type": "url",  # XML cannot have every character
+        _QUOTED[0]: _QUOTED[1],
     }
     if delimiter:
         query["delimiter"] = delimiter
@@ -182,7 +184,7 @@ async def _page(
 def _read(response: HTTPResponse, bucket: Bucket, prefix: str, context: CallContext) -> _Page:
     """Read and check a page, in a thread."""
     root = read_page(response, "ListBucketResult", context)
-    decode = unquote_plus if _text(root, "EncodingType") == "url" else str
+    decode = _decoder(root)
     items = [_item(element, bucket, prefix, context, decode) for element in root.iterfind("Contents")]
     common = root.iterfind("CommonPrefixes")
     if prefixes := [_common_prefix(element, bucket, prefix, context, decode) for element in common]:
@@ -195,12 +197,15 @@ def _read(response: HTTPResponse, bucket: Bucket, prefix: str, context: CallCont
 
 
 def read_page(response: HTTPResponse, tag: str, context: CallContext) -> Element:
-    """Return the root of a response of up to 1,000 entries, which must have this tag; called in a thread."""
+    """Return the root of a response of up to 1,000 entries, which must have this tag; called in a thread.
+
+    Some servers name it a response instead of a result.
+    """
     try:
         root = parse_xml(read_small(response, _MAX_PAGE))
     except BadXmlError as error:
         raise context.error(TransientError, f"the response is not a {tag}: {error}") from None
-    if root.tag != tag:
+    if root.tag not in (tag, tag.replace("Result", "Response")):
         raise context.error(
             TransientError, f"the response is not a {tag}, but {_text(root, 'Code') or root.tag!r}"
         )
@@ -311,32 +316,64 @@ async def _version_pages(
     bucket: Bucket, prefix: str, start: tuple[tuple[str, str], ...]
 ) -> AsyncIterator[list[Version]]:
     context = bucket.context("remove", prefix)
-    while True:
-        page = await _version_page(bucket, prefix, start, context)
-        bucket.mark_exists()
-        decode = unquote_plus if _text(page, "EncodingType") == "url" else str
+    query = (("versions", ""), ("prefix", bucket.prefix + prefix), ("max-keys", str(bucket.page_size)), _QUOTED)
+    markers = {"key-marker": "NextKeyMarker", "version-id-marker": "NextVersionIdMarker"}
+    async for page in _marked_pages(
+        bucket, context, "ListVersionsResult", Request("GET", query=query), markers, start
+    ):
         entries = [each for each in page if each.tag in ("Version", "DeleteMarker")]
-        yield [_version(each, bucket, context, decode) for each in entries]
+        yield [_version(each, bucket, context, _decoder(page)) for each in entries]
+
+
+async def list_uploads(bucket: Bucket) -> AsyncIterator[tuple[str, str, float]]:
+    """Yield name, UploadId and start (epoch seconds, 0.0 if unknown) of all unfinished uploads."""
+    context = bucket.context("examine", "")
+    query = (("uploads", ""), ("prefix", bucket.prefix), ("max-uploads", str(bucket.page_size)), _QUOTED)
+    markers = {"key-marker": "NextKeyMarker", "upload-id-marker": "NextUploadIdMarker"}
+    tag, request = "ListMultipartUploadsResult", Request("GET", query=query)
+    try:
+        async for page in _marked_pages(bucket, context, tag, request, markers):
+            for each in page.iterfind("Upload"):
+                key = _decoder(page)(require(_text(each, "Key"), "Key", context))
+                upload_id = str(require(_text(each, "UploadId"), "UploadId", context))
+                if key.startswith(bucket.prefix):
+                    started = iso_time(_text(each, "Initiated")) or 0.0
+                    yield key.removeprefix(bucket.prefix), upload_id, started
+    except BackendError as error:
+        if code_of(error) != "NoSuchUpload":  # what servers answer that have none
+            raise
+
+
+async def upload_parts(bucket: Bucket, name: str, upload_id: str) -> AsyncIterator[tuple[int, float]]:
+    """Yield size and time (epoch seconds) of each part of an upload."""
+    context = bucket.context("examine", name)
+    request = Request("GET", bucket.prefix + name, (("uploadId", upload_id),))
+    markers = {"part-number-marker": "NextPartNumberMarker"}
+    async for page in _marked_pages(bucket, context, "ListPartsResult", request, markers):
+        for each in page.iterfind("Part"):
+            size = int(require(_text(each, "Size"), "Size", context))
+            yield size, require(iso_time(_text(each, "LastModified")), "LastModified", context)
+
+
+async def _marked_pages(
+    bucket: Bucket,
+    context: CallContext,
+    tag: str,
+    request: Request,
+    markers: Mapping[str, str],
+    start: tuple[tuple[str, str], ...] = (),
+) -> AsyncIterator[Element]:
+    """Yield the pages of a listing that goes on from markers: by parameter, the field with its next value."""
+    while True:
+        asked = replace(request, query=(*request.query, *start))
+        page = (
+            await bucket.calls.send(context, asked, lambda response: read_page(response, tag, context))
+        ).content
+        bucket.mark_exists()
+        yield page
         if _text(page, "IsTruncated") != "true":
             return
-        start = _following(bucket, prefix, page, start)
-
-
-async def _version_page(
-    bucket: Bucket, prefix: str, start: tuple[tuple[str, str], ...], context: CallContext
-) -> Element:
-    query = (
-        ("versions", ""),
-        ("prefix", bucket.prefix + prefix),
-        ("max-keys", str(bucket.page_size)),
-        ("encoding-type", "url"),
-        *start,
-    )
-    request = Request("GET", query=query)
-    reply = await bucket.calls.send(
-        context, request, lambda response: read_page(response, "ListVersionsResult", context)
-    )
-    return reply.content
+        start = _following(context, page, markers, start)
 
 
 def _version(element: Element, bucket: Bucket, context: CallContext, decode: Callable[[str], str]) -> Version:
@@ -347,14 +384,19 @@ def _version(element: Element, bucket: Bucket, context: CallContext, decode: Cal
 
 
 def _following(
-    bucket: Bucket, prefix: str, page: Element, start: tuple[tuple[str, str], ...]
+    context: CallContext, page: Element, markers: Mapping[str, str], start: tuple[tuple[str, str], ...]
 ) -> tuple[tuple[str, str], ...]:
-    key, version = _text(page, "NextKeyMarker") or "", _text(page, "NextVersionIdMarker") or ""
-    key = unquote_plus(key) if _text(page, "EncodingType") == "url" else key
-    following = tuple(each for each in (("key-marker", key), ("version-id-marker", version)) if each[1])
-    if not key or following == start:
-        raise bucket.context("remove", prefix).error(
-            BackendError,
-            "invalid listing of versions: IsTruncated is true, but NextKeyMarker is missing or repeated",
+    said = {name: _text(page, field) or "" for name, field in markers.items()}
+    if said.get("key-marker"):
+        said["key-marker"] = _decoder(page)(said["key-marker"])
+    following = tuple((name, value) for name, value in said.items() if value)
+    first = next(iter(markers))
+    if not said[first] or following == start:
+        raise context.error(
+            BackendError, f"invalid listing: IsTruncated is true, but {markers[first]} is missing or repeated"
         )
     return following
+
+
+def _decoder(page: Element) -> Callable[[str], str]:
+    return unquote_plus if _text(page, "EncodingType") == "url" else str

@@ -17,6 +17,8 @@ class Profile:
     condition
         What ``If-None-Match: *`` on a write does: ``"atomic"`` (documented, relied on), ``"try"`` (sent after a
         HEAD, because some servers ignore the header) or ``"none"`` (not sent).
+    copy_condition
+        What the names of these conditions begin with in a request that copies an object.
     multipart_etag_is_md5
         An ETag of the form ``<hex>-<parts>`` is the MD5 of the parts' MD5s, so that it can be compared.
     removes_versions
@@ -28,6 +30,7 @@ class Profile:
 
     scheme: str
     condition: Literal["atomic", "try", "none"] = "try"
+    copy_condition: str = ""
     multipart_etag_is_md5: bool = True
     removes_versions: bool = False
     lists_in_order: bool = True
@@ -41,8 +44,9 @@ GENERIC = Profile(scheme="s3", lists_in_order=False)
 
 
 #: By Cloudflare's documentation of R2: "S3 API compatibility" and "Extensions" (conditional PutObject; conditional
-#: CompleteMultipartUpload since 2023-08-11), "Multipart objects" (ETags since 2023-06-21). There are no versions.
-R2 = Profile(scheme="r2", condition="atomic", multipart_etag_is_md5=True)
+#: CompleteMultipartUpload since 2023-08-11; of CopyObject by headers of its own), "Multipart objects" (ETags since
+#: 2023-06-21). There are no versions.
+R2 = Profile(scheme="r2", condition="atomic", copy_condition="cf-copy-destination-", multipart_etag_is_md5=True)
 #: By Backblaze's documentation of its S3-compatible API: buckets always keep versions, and a delete without a
 #: version id only hides. ``If-None-Match`` is not documented and has been answered with NotImplemented; what a
 #: multipart ETag is made of is not documented either.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
 from fsbackup.errors import FsbackupError, ObjectNotFoundError
@@ -19,7 +20,8 @@ from fsbackup.stores.base import (
     WritePlan,
 )
 from fsbackup.stores.s3.bucket import PAGE_SIZE, Bucket
-from fsbackup.stores.s3.control import service_info
+from fsbackup.stores.s3.copying import S3Copier, replace_metadata
+from fsbackup.stores.s3.info import service_info
 from fsbackup.stores.s3.listing import list_beginning, list_level, list_objects
 from fsbackup.stores.s3.providers import GENERIC, Profile
 from fsbackup.stores.s3.removing import remove_object, remove_objects
@@ -32,7 +34,7 @@ from fsbackup.stores.s3.settings import (
     check_endpoint,
     check_positive,
 )
-from fsbackup.stores.s3.uploads import delete_orphan, list_orphans, replace_metadata
+from fsbackup.stores.s3.uploads import delete_orphan, list_orphans
 from fsbackup.stores.s3.writer import S3Writer
 
 DEFAULT_CONCURRENCY = 4
@@ -142,6 +144,7 @@ class S3Store(ObjectStore):
             removes_versions=profile.removes_versions,
             content_etags="all" if profile.multipart_etag_is_md5 else "single",
             is_shared=True,
+            keeps_replaced=profile.removes_versions,
             metadata_limit=METADATA_LIMIT if self._records == "inside" else 0,
             removes_many=True,
         )
@@ -154,8 +157,7 @@ class S3Store(ObjectStore):
 
     def address(self, name: str) -> str:
         """Return where an object is; R2, B2 and plain S3 are the same service where their endpoint is the same."""
-        service = (self.endpoint_url or "https://s3.amazonaws.com").lower().rstrip("/")
-        return f"{service}/{self.bucket}/{self._bucket.prefix}{name}"
+        return f"{self._place}{self._bucket.prefix}{name}"
 
     @property
     def identity(self) -> str:
@@ -208,6 +210,24 @@ class S3Store(ObjectStore):
         """Return a writer; it calls `on_progress` with 0 while bytes are sent again."""
         return S3Writer(self._bucket, name, plan, on_progress, self.max_concurrency)
 
+    def shares_place(self, origin: ObjectStore) -> bool:
+        """Tell whether the other store is of the same bucket of the same service."""
+        return isinstance(origin, S3Store) and origin._place == self._place
+
+    def copier(
+        self, name: str, plan: WritePlan, origin: ObjectStore, stat: ObjectStat, etag: str
+    ) -> ObjectWriter | None:
+        """Return a writer that makes one CopyObject, or one UploadPartCopy for each part."""
+        if not isinstance(origin, S3Store) or not self.shares_place(origin):
+            return None
+        source = replace(stat, name=origin._bucket.prefix + stat.name)
+        return S3Copier(self._bucket, name, plan, source, etag, self.max_concurrency)
+
+    @property
+    def _place(self) -> str:
+        service = (self.endpoint_url or "https://s3.amazonaws.com").lower().rstrip("/")
+        return f"{service}/{self.bucket}/"
+
     async def replace_metadata(self, stat: ObjectStat, metadata: Mapping[str, str]) -> ObjectStat:
         """Copy the object onto itself, in one request up to 5 GiB."""
         return await replace_metadata(self._bucket, stat, metadata)
@@ -241,11 +261,11 @@ class S3Store(ObjectStore):
         return await remove_objects(self._bucket, removals)
 
     def orphans(self, older_than: float) -> AsyncIterator[Orphan]:
-        """Yield unfinished multipart uploads that fsbackup recorded; those of other programs have no record."""
+        """Yield unfinished multipart uploads of fsbackup; those of other programs have no note of ours."""
         return list_orphans(self._bucket, older_than)
 
     async def delete_orphan(self, orphan: Orphan) -> None:
-        """Abort the upload and remove its record."""
+        """Abort the upload and remove its note or record."""
         await delete_orphan(self._bucket, orphan)
 
     async def info(self) -> BackendInfo:

@@ -14,6 +14,7 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fsbackup.aio import shield
 from fsbackup.errors import (
@@ -26,25 +27,32 @@ from fsbackup.errors import (
     TransientError,
 )
 from fsbackup.events import log
-from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, Part, WritePlan
+from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, Part, WritePlan, content_etag
 from fsbackup.stores.s3.bucket import METADATA, Bucket, ObjectInfo, require
 from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.listing import versions_of
-from fsbackup.stores.s3.removing import replaced_version
-from fsbackup.stores.s3.uploads import CONTENT_TYPE, OpenUpload, abort, complete, create_upload, delete_record
+from fsbackup.stores.s3.removing import remove_object, replaced_version
+from fsbackup.stores.s3.uploads import (
+    CONTENT_TYPE,
+    UPLOAD_TAG,
+    OpenUpload,
+    abort,
+    complete,
+    create_upload,
+    remove_note,
+)
 
 #: Seconds for aborting an unfinished upload.
 _ABORT_TIMEOUT = 20.0
 
 
-#: User metadata that identifies one upload, for when the response to its last request is lost.
-UPLOAD_TAG = "fsbackup-upload"
 #: The headers that make a write conditional.
 Condition = Mapping[str, str]
 #: Makes the request with a condition.
 Send = Callable[[Condition], Awaitable[ObjectInfo]]
-#: Seconds for the HEAD after a lost response.
-_CONFIRM_TIMEOUT = 10.0
+#: Seconds for the HEAD after a lost response, and which share of the timeout, if that is more: a service that has
+#: been silent for a whole timeout is not waited for so long once more.
+_CONFIRM_TIMEOUT, _CONFIRM_SHARE = 1.0, 0.1
 
 
 class S3Writer(ObjectWriter):
@@ -69,10 +77,12 @@ class S3Writer(ObjectWriter):
         self._on_progress = on_progress
         self._commit = Commit(bucket, name, plan)
         self._only_part: Part | None = None
-        self._sent: dict[int, _SentPart] = {}
+        self._sent: dict[int, SentPart] = {}
         self._upload_task: asyncio.Task[OpenUpload] | None = None
-        self._running: set[asyncio.Task[_SentPart]] = set()
+        self._running: set[asyncio.Task[SentPart]] = set()
         self._may_land_late = False
+        self._is_completing = self._is_refused = False
+        self._writes_record = plan.record_id is not None
         self._finished = False
 
     async def write(self, part: Part) -> None:
@@ -100,6 +110,10 @@ class S3Writer(ObjectWriter):
         self._finished = True
         return stat
 
+    async def can_roll_back(self) -> bool:
+        """Tell whether the version that `commit` stored is current and replaced another one."""
+        return await self._commit.can_roll_back()
+
     async def rollback(self) -> None:
         """Remove the version that `commit` stored, where the bucket keeps versions."""
         await self._commit.rollback()
@@ -116,7 +130,7 @@ class S3Writer(ObjectWriter):
         headers |= {"Content-Type": CONTENT_TYPE, "Content-MD5": _base64(self._only_part.md5), **condition}
         return await self._bucket.put(self._context, self._name, self._only_part.data, headers, self._on_progress)
 
-    async def _send(self, part: Part) -> _SentPart:
+    async def _send(self, part: Part) -> SentPart:
         upload = await self._upload()
         try:
             info = await self._bucket.put(
@@ -134,35 +148,52 @@ class S3Writer(ObjectWriter):
             raise self._context.error(
                 IntegrityError, f"the ETag of part {part.number} is not the MD5 of the bytes sent"
             )
-        return _SentPart(part, f'"{require(info.etag, "ETag", self._context)}"')
+        etag = f'"{require(info.etag, "ETag", self._context)}"'
+        return SentPart(part.number, len(part.data), part.md5, part.last, etag)
 
     async def _upload(self) -> OpenUpload:
         """Return the upload. The first part creates it; cancelling that part does not cancel the creation."""
         if self._upload_task is None:
-            creation = create_upload(self._bucket, self._name, self._commit.metadata)
+            creation = create_upload(self._bucket, self._name, self._commit.metadata, self._commit.tag)
             self._upload_task = asyncio.ensure_future(creation)
-        return await asyncio.shield(self._upload_task)
+        upload = await asyncio.shield(self._upload_task)
+        self.upload_id = upload.id
+        return upload
 
     async def _commit_parts(self) -> ObjectStat:
         parts = self._parts()
         if [done.number for done in parts] != list(range(1, len(parts) + 1)) or not parts or not parts[-1].last:
             raise self._context.error(BackendError, "parts are missing; nothing was stored")
         upload = await self._upload()
-        stat = await self._commit.run(_payload_of(parts), self._complete)
+        self._is_completing = True
         try:
-            await delete_record(self._bucket, self._context, upload)
-        except FsbackupError as error:  # the object is stored; `orphans` finds the record later
-            log.info(
-                "%s: cannot remove the record of an upload of %r: %s", self._bucket.calls.name, self._name, error
-            )
+            stat = await self._commit.run(self._sent_payload, self._complete)
+        except ConflictError:
+            self._is_refused = True
+            raise
+        if upload.version or not self._writes_record:
+            await self._remove_note(upload)
         return stat
+
+    async def _remove_note(self, upload: OpenUpload) -> None:
+        """Remove the note, over which nobody wrote a record, or that is an older version of the record."""
+        try:
+            await remove_note(self._bucket, upload)
+        except FsbackupError as error:  # the object is stored; a repair removes what is left
+            log.info(
+                "%s: cannot remove the note of an upload of %r: %s", self._bucket.calls.name, self._name, error
+            )
 
     async def _complete(self, condition: Condition) -> ObjectInfo:
         upload = await self._upload()
         parts = ((done.number, done.etag) for done in self._parts())
         return await complete(self._bucket, self._context, upload.id, parts, condition)
 
-    def _parts(self) -> list[_SentPart]:
+    @property
+    def _sent_payload(self) -> Payload:
+        return _payload_of(self._parts())
+
+    def _parts(self) -> list[SentPart]:
         return [self._sent[number] for number in sorted(self._sent)]
 
     async def _clean_up(self) -> None:
@@ -182,29 +213,35 @@ class S3Writer(ObjectWriter):
             upload = await self._upload_task
         except FsbackupError:
             return  # it was not created, or its UploadId is unknown
-        # Amazon S3, AbortMultipartUpload: a part in flight may need a second abort.
-        for _ in range(2 if self._may_land_late else 1):
-            if not await abort(self._bucket, self._context, upload.record):
-                break
-        await delete_record(self._bucket, self._context, upload)
+        was_open = await abort(self._bucket, self._name, upload.id)
+        if was_open and self._may_land_late:
+            # Amazon S3, AbortMultipartUpload: a part in flight may need a second abort.
+            await abort(self._bucket, self._name, upload.id)
+        if await self._is_over(was_open=was_open):
+            await remove_object(self._bucket, upload.note)
+
+    async def _is_over(self, *, was_open: bool) -> bool:
+        """Return whether no object will come of the upload that has the record in the place of the note."""
+        if not self._writes_record or not self._is_completing:
+            return True
+        # Some services say that they aborted what they have completed; what was not even refused may be to come.
+        return (was_open or self._is_refused) and not await self._commit.is_stored()
 
 
-class _SentPart:
+class SentPart(NamedTuple):
     """A part that has been sent, without its bytes."""
 
-    __slots__ = ("etag", "last", "md5", "number", "size")
-
-    def __init__(self, part: Part, etag: str) -> None:
-        self.number = part.number
-        self.size = len(part.data)
-        self.md5 = part.md5
-        self.last = part.last
-        self.etag = etag
+    number: int
+    size: int
+    md5: bytes
+    last: bool
+    etag: str
 
 
-def _payload_of(parts: list[_SentPart]) -> Payload:
-    md5s = b"".join(done.md5 for done in parts)
-    etag = f"{hashlib.md5(md5s, usedforsecurity=False).hexdigest()}-{len(parts)}"
+def _payload_of(parts: list[SentPart]) -> Payload:
+    md5s = [done.md5 for done in parts]
+    # An upload of one part has another ETag than an object that was put.
+    etag = content_etag(md5s) if len(md5s) > 1 else f"{hashlib.md5(md5s[0], usedforsecurity=False).hexdigest()}-1"
     return Payload(sum(done.size for done in parts), etag, parts=True)
 
 
@@ -214,11 +251,15 @@ def _base64(md5: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """The size of what was sent, and its ETag where ETags are MD5s (`parts`: an MD5 of the parts' MD5s)."""
+    """The size of what was sent, and its ETag where ETags are MD5s (`parts`: an MD5 of the parts' MD5s).
+
+    `must_match`: the ETag is the only proof.
+    """
 
     size: int
     etag: str
     parts: bool = False
+    must_match: bool = False
 
 
 class Commit:
@@ -229,14 +270,15 @@ class Commit:
         self._name = name
         self._plan = plan
         self._context: CallContext = bucket.context("write", name)
-        self._tag = secrets.token_hex(16)
+        #: Random: identifies the object of this upload, and its record where it has one of its own.
+        self.tag = plan.record_id or secrets.token_hex(16)
         self._version: str | None = None
         self._added: dict[str, str] = {}
 
     @property
     def metadata(self) -> dict[str, str]:
         """The user metadata to store with the object."""
-        return {**self._plan.metadata, **self._added, UPLOAD_TAG: self._tag}
+        return {**self._plan.metadata, **self._added, UPLOAD_TAG: self.tag}
 
     def add_metadata(self, metadata: Mapping[str, str]) -> None:
         """Add user metadata that became known after the plan was made."""
@@ -279,9 +321,20 @@ class Commit:
             raise self._conflict_error()
         return None
 
+    async def is_stored(self) -> bool:
+        """Ask whether the object of this upload has the name now.
+
+        Raises
+        ------
+        BackendError
+            When that cannot be found out.
+        """
+        head = await self._bucket.head(self._name, "write")
+        return head is not None and (head.metadata or {}).get(UPLOAD_TAG) == self.tag
+
     def _is_ours(self, head: ObjectInfo) -> bool:
         """Tell whether HEAD may show this upload; a service that drops user metadata proves nothing."""
-        return (head.metadata or {}).get(UPLOAD_TAG, self._tag) == self._tag
+        return (head.metadata or {}).get(UPLOAD_TAG, self.tag) == self.tag
 
     def _conflict_error(self) -> FsbackupError:
         error: FsbackupError = self._context.error(
@@ -311,6 +364,13 @@ class Commit:
         if before != [self._plan.replaces_version]:
             await self.rollback()
             raise self._conflict_error()
+
+    async def can_roll_back(self) -> bool:
+        """Return whether the version that `run` stored is current, and the one it was to replace is next."""
+        if self._version is None or self._plan.replaces_version is None:
+            return False
+        ids = [None if each.is_marker else each.id for each in await versions_of(self._bucket, self._name)]
+        return ids[:2] == [self._version, self._plan.replaces_version]
 
     async def rollback(self) -> None:
         """Remove the version that `run` stored, where there is one; the previous one is current again."""
@@ -348,20 +408,22 @@ class Commit:
     async def _own_head(self) -> ObjectInfo | None:
         """Return HEAD when it shows this upload, None otherwise or when HEAD fails."""
         head = await self._head_or_none()
-        return head if head and (head.metadata or {}).get(UPLOAD_TAG) == self._tag else None
+        return head if head and (head.metadata or {}).get(UPLOAD_TAG) == self.tag else None
 
     async def _head_or_none(self) -> ObjectInfo | None:
         """Return HEAD, None when there is no object or HEAD fails."""
+        timeout = self._bucket.calls.timeout
+        patience = min(timeout, max(_CONFIRM_TIMEOUT, _CONFIRM_SHARE * timeout))
         try:
-            return await self._bucket.head(
-                self._name, "write", timeout=min(_CONFIRM_TIMEOUT, self._bucket.calls.timeout)
-            )
+            return await self._bucket.head(self._name, "write", timeout=patience)
         except FsbackupError as error:
             log.debug("HEAD of %s failed after a write: %s", self._name, error)
             return None
 
     def _mismatch(self, sent: Payload, stored: ObjectInfo, head: ObjectInfo | None) -> str | None:
         """Return how the stored object differs from the payload; only ETags of the same form are compared."""
+        if sent.must_match and (head or stored).etag != sent.etag:
+            return f"its ETag is not {sent.etag}"
         if head and head.size != sent.size:
             return f"{sent.size} bytes were sent, {head.size} are stored"
         if sent.parts and not self._bucket.profile.multipart_etag_is_md5:

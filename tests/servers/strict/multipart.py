@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.servers.strict.messages import Answer, Call, RefusedError, S3Error, md5_hex, read_xml, xml_answer
-from tests.servers.strict.objects import check_write_conditions, store_version
+from tests.servers.strict.objects import check_write_conditions, copy_source, store_version
 from tests.servers.strict.state import State
 from tests.servers.strict.store import Part, Upload, Version
 
@@ -24,9 +24,24 @@ def upload_part(state: State, call: Call) -> Answer:
     number = int(call.query.get("partNumber", "0"))
     if not 1 <= number <= _MAX_PARTS:
         raise RefusedError(400, "InvalidArgument", f"Part number must be between 1 and {_MAX_PARTS}.")
-    part = Part(call.body, md5_hex(call.body))
+    is_copy = bool(call.header("x-amz-copy-source"))
+    body = _copied(state, call) if is_copy else call.body
+    part = Part(body, md5_hex(body))
     _upload(state, call).parts[number] = part
+    if is_copy:
+        return xml_answer("CopyPartResult", ("ETag", f'"{part.etag}"'))
     return Answer(headers={"ETag": f'"{part.etag}"'})
+
+
+def _copied(state: State, call: Call) -> bytes:
+    """Return the bytes of another object that are to be a part."""
+    data = copy_source(state, call).data or b""
+    first, _, last = call.header("x-amz-copy-source-range").removeprefix("bytes=").partition("-")
+    if not last.isdecimal() or not first.isdecimal() or not int(first) <= int(last) < len(data):
+        raise RefusedError(
+            400, "InvalidArgument", "The x-amz-copy-source-range value must be of the form bytes=F-L."
+        )
+    return data[int(first) : int(last) + 1]
 
 
 def complete(state: State, call: Call) -> Answer:

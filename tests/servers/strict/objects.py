@@ -43,7 +43,9 @@ def store_version(state: State, call: Call, version: Version) -> None:
 
 def check_write_conditions(call: Call, current: Version | None) -> None:
     """Refuse a conditional write whose condition does not hold."""
-    wanted, unwanted = call.header("if-match"), call.header("if-none-match")
+    # R2 has names of its own for what a copy replaces, and does not look at the others.
+    prefix = "cf-copy-destination-" if call.operation == "copy_object" else ""
+    wanted, unwanted = call.header(f"{prefix}if-match"), call.header(f"{prefix}if-none-match")
     if wanted and not (current and _matches(wanted, current)):
         raise _precondition_failed()
     if unwanted and current and _matches(unwanted, current):
@@ -52,6 +54,17 @@ def check_write_conditions(call: Call, current: Version | None) -> None:
 
 def copy_object(state: State, call: Call) -> Answer:
     """Copy within the server."""
+    origin = copy_source(state, call)
+    replaces = call.header("x-amz-metadata-directive") == "REPLACE"
+    metadata = call.metadata if replaces else origin.metadata
+    data = origin.data or b""
+    version = Version(call.key, data, md5_hex(data), metadata, origin.content_type)
+    store_version(state, call, version)
+    return xml_answer("CopyObjectResult", ("ETag", f'"{version.etag}"'), ("LastModified", iso(version)))
+
+
+def copy_source(state: State, call: Call) -> Version:
+    """Return what is to be copied, if it is what the condition says."""
     source, _, version_id = call.header("x-amz-copy-source").partition("?versionId=")
     bucket, _, key = unquote(source).lstrip("/").partition("/")
     if bucket not in state.buckets:
@@ -60,12 +73,7 @@ def copy_object(state: State, call: Call) -> Answer:
     wanted = call.header("x-amz-copy-source-if-match")
     if wanted and not _matches(wanted, origin):
         raise _precondition_failed()
-    replaces = call.header("x-amz-metadata-directive") == "REPLACE"
-    metadata = call.metadata if replaces else origin.metadata
-    data = origin.data or b""
-    version = Version(call.key, data, md5_hex(data), metadata, origin.content_type)
-    store_version(state, call, version)
-    return xml_answer("CopyObjectResult", ("ETag", f'"{version.etag}"'), ("LastModified", iso(version)))
+    return origin
 
 
 def get_object(state: State, call: Call) -> Answer:

@@ -1,0 +1,102 @@
+"""Puts back the version before on the replicas that took a new one, where these are too few to confirm it.
+
+What was refused counts for no reader. Where it replaced a version it took a copy of that away, though, until
+`repair` brings it back after a day. `undo` brings it back at once where the store kept it
+(`Capabilities.keeps_replaced`): a disk as a second name of the old file, B2 as the version before.
+
+First all replicas are asked again: what has become confirmed meanwhile stays. Then, on each replica that took the
+new version, under the lock of the key:
+
+1. Look whether what the upload stored is still there, record and data, and what it replaced has been kept.
+2. Beside the data: a write intent (`intents.py`), then the old manifest. That is the upload's protocol backwards
+   (`replica_upload.py`), through the same states.
+3. `ObjectWriter.rollback`: the old data, inside the data with the old manifest.
+4. Remove the write intent, or the manifest that was an object of its own.
+
+A crash leaves the new version, unconfirmed, or the old one, each proven, and garbage that `repair` clears. So does
+whatever else fails: then the new version stays *unconfirmed*, as on a store that keeps nothing.
+
+Two things are not undone. A new object replaced nothing: it hides no version, may be the only copy of what its
+source had, and the same upload again completes it. And another upload of the same content must not count on a copy
+that may be put back meanwhile: it sends its own (`may_be_undone`), which stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from fsbackup import clock
+from fsbackup.engine import intents, locks, records, versions
+from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.replica_upload import ReplicaUpload, has_version
+from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.engine.survey import survey
+from fsbackup.errors import FsbackupError
+from fsbackup.record import Manifest
+
+log = logging.getLogger("fsbackup.storage")
+
+#: Seconds after which no upload is at work any more that stored a version.
+_LONGEST_UPLOAD = 86_400.0
+
+
+def may_be_undone(replica: ReplicaState, version: Manifest, replicas: Sequence[ReplicaState], needed: int) -> bool:
+    """Return whether the upload that stored `version` on `replica` may put back what was there before.
+
+    That is so for a replacement that fewer than `needed` of the `replicas` are known to have, within a day.
+    """
+    is_young = clock.now() - version.generation / 1000 < _LONGEST_UPLOAD
+    can = replica.store.capabilities.keeps_replaced and version.replaces is not None
+    return can and is_young and versions.copies(replicas, version) < needed
+
+
+async def undo(
+    targets: ReplicaSet, key: str, version: Manifest, uploads: Sequence[ReplicaUpload]
+) -> list[ReplicaUpload]:
+    """Put back what `uploads` replaced with `version`; return those that have the version before again."""
+    if version.replaces is None or await _is_confirmed(targets, key, version):
+        return []
+    undone = await asyncio.gather(*(_undo_or_log(each, key, version) for each in uploads))
+    return [each for each, done in zip(uploads, undone, strict=True) if done]
+
+
+async def _is_confirmed(targets: ReplicaSet, key: str, version: Manifest) -> bool:
+    replicas = await survey(targets.stores, key)
+    return sum(each.holds(version) for each in replicas) >= targets.min_copies
+
+
+async def _undo_or_log(upload: ReplicaUpload, key: str, version: Manifest) -> bool:
+    try:
+        async with locks.exclusive(upload.store, key):
+            if not await _can_undo(upload, key, version):
+                return False
+            await _put_back(upload, version)
+    except FsbackupError as error:
+        log.warning("%s: %s stays unconfirmed: %s", upload.store.name, key, error)
+        return False
+    return True
+
+
+async def _can_undo(upload: ReplicaUpload, key: str, version: Manifest) -> bool:
+    """Return whether the replica has this very write, and an intact version before to put back."""
+    stored = upload.stored
+    if stored is None or not upload.replica.is_intact:
+        return False
+    now = await upload.call(records.read_version(upload.store, key))
+    is_ours = now.manifest is not None and now.manifest.write_id == version.write_id
+    return is_ours and has_version(now, version, stored) and await upload.call(upload.writer.can_roll_back())
+
+
+async def _put_back(upload: ReplicaUpload, version: Manifest) -> None:
+    before = upload.replica.manifest
+    assert before is not None
+    if records.has_records_inside(upload.store):
+        await upload.call(upload.writer.rollback())
+        await upload.clear_record()
+        return
+    own = await upload.call(intents.announce(upload.store, version))
+    await upload.call(records.write_record(upload.store, before))
+    await upload.call(upload.writer.rollback())
+    await upload.call(intents.withdraw(upload.store, own))

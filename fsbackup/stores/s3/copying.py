@@ -1,0 +1,165 @@
+"""Copies that the service makes itself, without a byte of data going through this machine."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from urllib.parse import quote
+
+from fsbackup.aio import map_some
+from fsbackup.errors import ConflictError, IntegrityError
+from fsbackup.sizing import MIB
+from fsbackup.stores.base import ObjectStat, Part, WritePlan
+from fsbackup.stores.s3.bucket import METADATA, Bucket, ObjectInfo, from_headers, unquoted
+from fsbackup.stores.s3.requests import Reply, Request, read_small
+from fsbackup.stores.s3.uploads import CONTENT_TYPE, abort, complete, create_upload, field_of, remove_note
+from fsbackup.stores.s3.writer import Condition, Payload, S3Writer, SentPart
+
+#: Largest object that one CopyObject takes (Amazon S3, R2 and B2); larger ones are copied part by part.
+MAX_COPY = 5 * 1024 * MIB
+#: Bytes of a part.
+PART = 1024 * MIB
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_REPLACE = {"Content-Type": CONTENT_TYPE, "x-amz-metadata-directive": "REPLACE"}
+
+
+class S3Copier(S3Writer):
+    """Has the service copy an object of one part by one request, or part by part; see `ObjectStore.copier`.
+
+    Parameters
+    ----------
+    source
+        The object, by its whole key in the bucket.
+    etag
+        The one that the bytes have: that of the object, or of its parts one by one.
+    """
+
+    def __init__(
+        self, bucket: Bucket, name: str, plan: WritePlan, source: ObjectStat, etag: str, concurrency: int
+    ) -> None:
+        super().__init__(bucket, name, plan, lambda _: None, concurrency)
+        self._source = source
+        self._etag = etag
+        self._part_size = plan.part_size
+
+    async def write(self, part: Part) -> None:
+        """Fail: the service has the bytes."""
+        raise NotImplementedError
+
+    async def copy(self) -> None:
+        """Copy the parts, and compare what the service says of them with the ETag of the whole."""
+        if not _MD5.fullmatch(self._etag):
+            await self._upload()
+            numbers = range(1, -(-self._source.size // self._part_size) + 1)
+            await map_some(self._copy_part, numbers, self.concurrency)
+            if self._sent_payload.etag != self._etag:
+                raise self._differs("the ETags of its parts are not those of the content")
+        elif self._source.etag != self._etag:
+            raise self._differs(f"its ETag is not {self._etag}")
+
+    async def commit(self, metadata: Mapping[str, str] | None = None) -> ObjectStat:
+        """Complete the upload, or copy the object of one part; confirm it."""
+        if self._sent:
+            return await super().commit(metadata)
+        self._commit.add_metadata(metadata or {})
+        stat = await self._commit.run(Payload(self._source.size, self._etag, must_match=True), self._copy_object)
+        self._finished = True
+        return stat
+
+    async def _copy_object(self, condition: Condition) -> ObjectInfo:
+        named = {f"{METADATA}{name}": value for name, value in self._commit.metadata.items()}
+        prefix = self._bucket.profile.copy_condition
+        conditions = {f"{prefix}{name}": value for name, value in condition.items()}
+        reply = await _copy(self._bucket, self._name, self._source, {**named, **_REPLACE, **conditions})
+        etag = unquoted(field_of(reply.content, "ETag", self._context))
+        return replace(from_headers(reply.headers), etag=etag)
+
+    async def _copy_part(self, number: int) -> None:
+        upload, size = await self._upload(), self._source.size
+        start, end = (number - 1) * self._part_size, min(number * self._part_size, size)
+        etag = await _copy_part(self._bucket, self._name, self._source, upload.id, number, start, end)
+        if not _MD5.fullmatch(unquoted(etag) or ""):
+            raise self._differs(f"the ETag of part {number} is no MD5")
+        md5 = bytes.fromhex(unquoted(etag) or "")
+        self._sent[number] = SentPart(number, end - start, md5, end == size, etag)
+
+    def _differs(self, problem: str) -> IntegrityError:
+        error: IntegrityError = self._context.error(
+            IntegrityError, f"what the service would copy is not what was recorded: {problem}"
+        )
+        return error
+
+
+async def replace_metadata(bucket: Bucket, stat: ObjectStat, metadata: Mapping[str, str]) -> ObjectStat:
+    """Copy the object of `stat` onto itself with `metadata`, unless it was replaced since.
+
+    The copy of an object of several parts has another ETag: when the response to the request is lost, the
+    repetition is refused. HEAD tells.
+
+    Raises
+    ------
+    ConflictError
+        When another object has the name by now.
+    """
+    context = bucket.context("write", stat.name)
+    refusal: ConflictError | None = None
+    source = replace(stat, name=bucket.prefix + stat.name)
+    try:
+        if stat.size <= MAX_COPY:
+            named = {f"{METADATA}{name}": value for name, value in metadata.items()}
+            await _copy(bucket, stat.name, source, {**named, **_REPLACE})
+        else:
+            await _copy_parts(bucket, stat.name, source, metadata)
+    except ConflictError as error:
+        refusal = error
+    head = await bucket.head(stat.name, "write")
+    is_ours = head is not None and dict(head.metadata or {}) == dict(metadata)
+    # Some servers ignore the condition, and copied what replaced the object.
+    both = {head.md5(), ObjectInfo(stat.etag).md5()} - {None} if head is not None else set()
+    if head is None or head.size is None or not is_ours or len(both) > 1:
+        raise refusal or context.error(
+            ConflictError, "another writer replaced or deleted the object at the same time"
+        )
+    return head.stat(stat.name, head.size)
+
+
+async def _copy(
+    bucket: Bucket,
+    name: str,
+    source: ObjectStat,
+    headers: Mapping[str, str],
+    query: tuple[tuple[str, str], ...] = (),
+) -> Reply[bytes]:
+    """Send CopyObject, or with `query` UploadPartCopy; `source` is an object by its whole key."""
+    # Quoted as in a path: a service may read a `+` as a space.
+    quoted = quote(f"{bucket.name}/{source.name}", safe="/~", errors="surrogateescape")
+    condition = {} if source.etag is None else {"x-amz-copy-source-if-match": f'"{source.etag}"'}
+    request = Request("PUT", bucket.prefix + name, query, {**headers, "x-amz-copy-source": quoted, **condition})
+    return await bucket.calls.send(bucket.context("write", name), request, read_small)
+
+
+async def _copy_parts(bucket: Bucket, name: str, source: ObjectStat, metadata: Mapping[str, str]) -> None:
+    upload = await create_upload(bucket, name, metadata, secrets.token_hex(16))
+    spans = enumerate(range(0, source.size, PART), 1)
+    try:
+        parts = [
+            (number, await _copy_part(bucket, name, source, upload.id, number, at, min(at + PART, source.size)))
+            for number, at in spans
+        ]
+        await complete(bucket, bucket.context("write", name), upload.id, parts)
+    except BaseException:
+        await abort(bucket, name, upload.id)
+        await remove_note(bucket, upload)
+        raise
+    await remove_note(bucket, upload)
+
+
+async def _copy_part(
+    bucket: Bucket, name: str, source: ObjectStat, upload: str, number: int, start: int, end: int
+) -> str:
+    """Copy the bytes from `start` up to `end` as one part; return its ETag."""
+    query = (("partNumber", str(number)), ("uploadId", upload))
+    reply = await _copy(bucket, name, source, {"x-amz-copy-source-range": f"bytes={start}-{end - 1}"}, query)
+    return field_of(reply.content, "ETag", bucket.context("write", name))
