@@ -519,6 +519,8 @@ class _Upload(FanOut):
 
     def _new_upload(self, replica: ReplicaState) -> ReplicaUpload:
         source, known, is_conditional = self._source, self._expected, self._replaces is not None
+        # Beside its record, data may be another by the time that we have waited for who gives way to us.
+        switches = records.has_records_inside(replica.store)
         plan = WritePlan(
             size=source.size,
             part_size=self._part_size,
@@ -538,7 +540,7 @@ class _Upload(FanOut):
             ),
             ask_first=self._must_stat_again(replica),
             is_new=replica.stat is None,
-            replaces=replica.stat.etag if replica.stat else None,
+            replaces=replica.stat.etag if replica.stat and (switches or is_conditional) else None,
             replaces_version=replica.stat.version_id if replica.stat else None,
             keep_replaced=replica.is_intact and self._targets.min_copies > 1,
             conditional=is_conditional or (replica.stat is not None and not self._overwrite),
