@@ -9,7 +9,7 @@ There are few. So one listing of their names for each store and process, at most
 every key whether there is one, and only those are read. What this process writes or removes is known at once, by
 all its stores at that place. A listing that fails is the failure of the look-up; it never means "no tombstone".
 Where the names are more than `MOST`, or may not be listed, the store is asked for the tombstone of each key, and
-so is a disk, which answers that without a listing as fast.
+so is a disk, which answers that as fast, until a batch of many keys has listed it (`list_names`).
 
 What a listing of some seconds ago can miss
 -------------------------------------------
@@ -117,7 +117,7 @@ async def find(store: ObjectStore, key: str, *, since: float | None) -> tuple[To
         As the store raises it.
     """
     name = tombstone_name(key)
-    asks = since is None or store.capabilities.locks
+    asks = since is None or (store.capabilities.locks and store not in _known)
     if not asks and not await _known.setdefault(store, _Names()).may_have(store, name, cast(float, since)):
         return None, False
     try:
@@ -131,6 +131,11 @@ async def find(store: ObjectStore, key: str, *, since: float | None) -> tuple[To
     except IntegrityError:
         return None, True
     return (record, False) if isinstance(record, Tombstone) and record.key == key else (None, True)
+
+
+async def list_names(store: ObjectStore) -> None:
+    """List the tombstones of a store that is about to be asked for many keys; raises what the store raises."""
+    await _known.setdefault(store, _Names()).may_have(store, "", time.monotonic())
 
 
 def recently() -> float:

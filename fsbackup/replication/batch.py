@@ -246,7 +246,8 @@ class Batch:
         found: dict[str, ObjectStat] = {}
         limit, started = 2 * LIST_WORTH * len(names), time.monotonic()
         try:
-            for kind in ("", *([] if has_records_inside(store) else [MANIFESTS])):
+            await tombstones.list_names(store)
+            for kind in [""] if has_records_inside(store) else ["", MANIFESTS]:
                 async with aclosing(_between(store, kind, min(names), max(names))) as listing:
                     async for stat in listing:
                         self._counted[store.name] += 1

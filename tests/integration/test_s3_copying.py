@@ -120,4 +120,4 @@ def test_an_error_after_the_status(code: str, kind: type[Exception]) -> None:
 
     with scripted(script, timeout=0.3) as store:
         error = outcome(store.replace_metadata(ObjectStat("a", 1, etag="0"), {"made-by": "test"}))
-        assert type(error) is kind
+        assert isinstance(error, kind)

@@ -78,12 +78,8 @@ async def clear_orphans(
         try:
             async for orphan in store.orphans(older_than):
                 on_step(await _clear_one(store, orphan, store.delete_orphan, dry_run=dry_run))
-            found = [_unused_records(store, older_than), _unused_tombstones(store)]
-            if not has_records_inside(store):
-                found.append(_unreadable_intents(store, clock.now() - older_than))
-            for orphans in found:
-                async for orphan in orphans:
-                    on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
+            async for orphan in _unused_records(store, older_than):
+                on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
         except FsbackupError as error:
             errors[store.name] = error
 
@@ -92,12 +88,37 @@ async def clear_orphans(
 
 
 async def _unused_records(store: ObjectStore, older_than: float) -> AsyncIterator[Orphan]:
-    """Yield the records that are objects of their own, and that no object and no upload needs any more.
+    """Yield the manifests that are objects of their own, intents and tombstones, that nothing needs any more."""
+    before = clock.now() - older_than
+    inside = has_records_inside(store)
+    async for orphan in (_unused_manifests if inside else _unreadable_intents)(store, before):
+        yield orphan
+    async for stat in store.list(TOMBSTONES):
+        key = tombstone_key(stat.name)
+        if key is None:
+            continue
+        try:
+            replica = await read_state(store, await find_key([store], key))
+        except NewerFormatError:
+            continue
+        if replica.tombstone is not None and replica.manifest is not None:
+            yield Orphan(stat.name, stat.modified or 0.0, stat.size, f"a delete before {key} was stored again")
+
+
+async def _unreadable_intents(store: ObjectStore, before: float) -> AsyncIterator[Orphan]:
+    async for stat in store.list(INTENTS):
+        if stat.modified is None or stat.modified > before or await _announced_key(store, stat.name) is not None:
+            continue
+        if not await is_newer(store, stat.name):
+            yield Orphan(stat.name, stat.modified, stat.size, "a write intent that cannot be read")
+
+
+async def _unused_manifests(store: ObjectStore, before: float) -> AsyncIterator[Orphan]:
+    """Yield the manifests of several-part objects that no object and no upload needs any more.
 
     Looked at in this order: the upload is not listed any more, its object names another record, and the record is
     old. The other way round, the record of an upload that is completed in between would be lost.
     """
-    before = clock.now() - older_than
     unused = list[str]()
     async for stat in store.list(RECORDS):
         if (stat.modified is None or stat.modified <= before) and not await _is_named(store, stat.name):
@@ -129,28 +150,6 @@ async def _is_named(store: ObjectStore, name: str) -> bool:
         return True
     data = await store.stat(encode_key(found[0]))
     return data is not None and data.metadata.get(RECORD_FIELD) == found[1]
-
-
-async def _unused_tombstones(store: ObjectStore) -> AsyncIterator[Orphan]:
-    """Yield the tombstones of objects of which a newer version is stored."""
-    async for stat in store.list(TOMBSTONES):
-        key = tombstone_key(stat.name)
-        if key is None:
-            continue
-        try:
-            replica = await read_state(store, await find_key([store], key))
-        except NewerFormatError:
-            continue
-        if replica.tombstone is not None and replica.manifest is not None:
-            yield Orphan(stat.name, stat.modified or 0.0, stat.size, f"a delete before {key} was stored again")
-
-
-async def _unreadable_intents(store: ObjectStore, before: float) -> AsyncIterator[Orphan]:
-    async for stat in store.list(INTENTS):
-        if stat.modified is None or stat.modified > before or await _announced_key(store, stat.name) is not None:
-            continue
-        if not await is_newer(store, stat.name):
-            yield Orphan(stat.name, stat.modified, stat.size, "a write intent that cannot be read")
 
 
 async def _clear_one(
