@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 _SHARED = "writers beside the data share one intent"
-_TOMBSTONE = "a delete looks and then writes its tombstone over the manifest beside the data"
 _REMOVAL = "a delete, prune or repair looks and then removes: what comes in between goes"
 _CREATE = "without a conditional write, a create-only writer looks and then writes"
 _SUCCESS = "without an ETag, what another writer stored of the same size cannot be told apart"
 _UNRECOVERABLE = "a manifest without its data counts as the newest version, whatever the others prove"
 _REPAIR = "a repair's copy of one part meets a replacement between its last look and its write"
 _LEFT = "an intent that other writers' crashes left is cleared by a second repair only"
-_OUTRANKED = "a tombstone that a newer version outranks is removed before the data under it is replaced"
 _GAVE_WAY = "data of a repair that gave way, which nothing proved, lies under the intent of the next repair"
 
 #: Places: records beside (b) or inside (i), or beside on a disk with locks (l); "-": a store of the set cannot
@@ -33,11 +31,8 @@ _LIST: tuple[tuple[str, str, str], ...] = (
     ("a repair put an older version over a newer one", _REPAIR, "i-"),
     ("a second repair finds work", _LEFT, "b"),
     ("garbage stays", _LEFT, "b"),
-    ("a tombstone hides a newer version", _TOMBSTONE, "b b-"),
     ("data that its records do not prove", _SHARED, "b b-"),
     ("data that its records do not prove", _GAVE_WAY, "l"),
-    ("proven data lost its record", _TOMBSTONE, "b b-"),
-    ("proven data lost its record", _OUTRANKED, "l"),
     ("repair does not settle: no word", _SHARED, "b"),
     ("repair does not settle: unrecoverable", _UNRECOVERABLE, "b-"),
     ("success for bytes that were never there", _SUCCESS, "b-"),
