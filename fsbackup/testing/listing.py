@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fsbackup.keys import INTENTS, MANIFESTS, META_PREFIX
+from fsbackup.keys import INTENTS, MANIFESTS, META_PREFIX, TOMBSTONES
 from fsbackup.loop import run
 from fsbackup.stores.base import Part, WritePlan
 from fsbackup.testing.driving import Contract, list_names, random_bytes, split
@@ -112,7 +112,7 @@ class ListingContract(Contract):
 
     def test_list_hides_our_own_records(self, place: ObjectPlace) -> None:
         """Records below the reserved prefix are listed only when `prefix` starts with it."""
-        records = [f"{META_PREFIX}format", f"{MANIFESTS}a/b.json", f"{MANIFESTS}z.json"]
+        records = [f"{META_PREFIX}format", f"{MANIFESTS}a/b.json", f"{MANIFESTS}z.json", f"{TOMBSTONES}a/b"]
         objects = [".fsbackuq/x", "a/.fsbackups/x", "a/b", "z"]
         for name in records + objects:
             place.raw.put(name, b"x")
@@ -120,8 +120,9 @@ class ListingContract(Contract):
         assert run(list_names(place.store.list_level())) == [".fsbackuq/", "a/", "z"]
         assert run(list_names(place.store.list(META_PREFIX.removesuffix("/")))) == records
         assert run(list_names(place.store.list(META_PREFIX))) == records
-        assert run(list_names(place.store.list(MANIFESTS))) == records[1:]
-        assert run(list_names(place.store.list(MANIFESTS, f"{MANIFESTS}a/b.json"))) == records[2:]
+        assert run(list_names(place.store.list(MANIFESTS))) == records[1:3]
+        assert run(list_names(place.store.list(MANIFESTS, f"{MANIFESTS}a/b.json"))) == records[2:3]
+        assert run(list_names(place.store.list(TOMBSTONES))) == records[3:]
 
     def test_list_has_what_was_stored_just_now(self, place: ObjectPlace) -> None:
         """Who announces a write sees at once who else has, and who has ended (`fsbackup.engine.intents`)."""

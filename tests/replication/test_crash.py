@@ -111,7 +111,7 @@ def run_again(rig: ReplicaRig, action: str) -> None:
     if action == "delete":
         assert store.remove(KEY).status == "complete"
         left = {each for raw in rig.raw_replicas.values() for each in raw.names()}
-        assert all(each.startswith((RECORDS, PENDING)) for each in left), "but what repair clears when it is a day old"
+        assert all(each.startswith((RECORDS, PENDING)) for each in left), "but what repair clears in a day"
         return
     report = store.replicate(rig.tmp / "new", KEY, overwrite=action == "overwrite")
     assert report.status == "complete", report.as_dict()
