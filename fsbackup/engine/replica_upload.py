@@ -272,7 +272,7 @@ class ReplicaUpload:
         """
         if self._create_only:
             return
-        before = self.replica.record
+        before, data = self.replica.record, self.replica.stat
         self.replica = await self._look()
         pause = _FIRST_PAUSE
         while self._intent is not None and self._waits():
@@ -280,7 +280,7 @@ class ReplicaUpload:
             pause = min(2 * pause, _LONGEST_PAUSE)
             self.replica = await self._look()
         latest = self.replica.record
-        if self._conditional and latest != before:
+        if (self._conditional and latest != before) or (self._yields and self.replica.stat != data):
             raise concurrent_write(self.replica, self._key)
         if latest is not None and latest != before:
             replaces = isinstance(latest, Manifest) and not self._may_replace

@@ -21,7 +21,7 @@ PINNED = {
     "a delete removed what a writer stored between its look and its removal": (3713, 4754, 6205, 7031),
     "a prune removed what a writer stored between its look and its removal": (2244,),
     "a repair wrote over what a writer stored between its look and its write": (1191,),
-    "a creator replaced what another one stored over a deleted copy": (690, 1948, 7018, 7650, 9883),
+    "a creator replaced what another one stored over a deleted copy": (690, 1733, 1948, 7018, 7650, 9883),
     "a manifest without data counted for more than what others proved": (1160, 7161, 8136),
     "another writer's bytes of the same size counted as ours": (975, 2325, 4056),
     "intents of writers that had ended were left to a second repair": (9925,),
