@@ -16,6 +16,7 @@ from xdist.scheduler.worksteal import WorkStealingScheduling
 from fsbackup import redact
 from fsbackup.engine import away_note, breaker
 from tests.matrix import belongs_to_matrix, mark_combinations
+from tests.servers.faults import FaultProxy
 
 pytest_plugins = ["pytester", "tests.servers.fixtures", "tests.faults.options"]
 
@@ -43,12 +44,21 @@ def state_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
-@pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
-    """Begin each test as a new process: nobody is known to be away, no note says so, and no word is a secret."""
-    hidden = redact._hidden
+def forget_outages() -> None:
+    """Be as a new process: nobody is known to be away, and no note says so."""
     (Path(os.environ["XDG_STATE_HOME"]) / "fsbackup" / away_note.NAME).unlink(missing_ok=True)
     breaker.forget()
+
+
+# Otherwise a server that is back is away for as long as a busy machine needs to answer the probe.
+FaultProxy.cleared = staticmethod(forget_outages)
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """Begin each test as a new process, to which no word is a secret either."""
+    hidden = redact._hidden
+    forget_outages()
     yield
     breaker.forget()  # and do not ask servers of the test that are about to end
     redact._hidden = hidden

@@ -319,11 +319,14 @@ class _Upload(FanOut):
             await self._expect()
             if self._expected is None:
                 return
-        replicas = await with_new_tombstones(self._replicas, self._key, self._since)
-        if refuses or replicas != self._replicas:
+        before = self._replicas
+        replicas = await with_new_tombstones(before, self._key, self._since)
+        if refuses or replicas != before:
             self._replicas = replicas
-            self._latest = versions.newest(replicas, self._targets.min_copies)
-            self._highest = versions.highest(replicas)
+            # A replica that does not answer now has all the same what it said that it has.
+            known = [old if new.error else new for old, new in zip(before, replicas, strict=True)]
+            self._latest = versions.newest(known, self._targets.min_copies)
+            self._highest = versions.highest(known)
             self._expected = None
             self._leave_out_unreachable()
             await self._expect()
@@ -382,7 +385,7 @@ class _Upload(FanOut):
         if self._stored:
             await self._read_to_end()
             await run_all([self._confirm(replica) for replica in self._stored])
-        self._refuse_to_share()
+        await self._refuse_to_share()
         await self._undo_refused()
         await self._clear_replaced()
 
@@ -462,21 +465,29 @@ class _Upload(FanOut):
         else:
             await self._parts.drain()
 
-    def _refuse_to_share(self) -> None:
+    async def _refuse_to_share(self) -> None:
         """Fail on every replica when one of them has other content, where two writers could both be confirmed.
 
         That is so where `min_copies` is no majority. Each of two create-only writers may then have come first on
-        enough replicas, so that both give way: the one that comes again finds out whose content counts.
+        enough replicas, so that both give way: the one that comes again finds out whose content counts. Where
+        a directory or a special file is in the way, nobody else stored anything.
         """
-        results = list(self._results.values())
-        lost = next((each.exception for each in results if isinstance(each.exception, ConflictError)), None)
+        lost = {
+            name: each.exception
+            for name, each in self._results.items()
+            if isinstance(each.exception, ConflictError)
+        }
         majority = 2 * self._targets.min_copies > len(self._replicas)
-        stored = any(each.ok and not each.already for each in results)
-        if lost is None or majority or self._overwrite or not stored:
+        stored = any(each.ok and not each.already for each in self._results.values())
+        if not lost or majority or self._overwrite or not stored:
+            return
+        now = await survey([each.store for each in self._replicas if each.backend in lost], self._key)
+        error = next((lost[each.backend] for each in now if not each.is_empty), None)
+        if error is None:
             return
         for replica in self._replicas:
             if self._results[replica.store.name].ok:
-                self._finish(replica, lost)
+                self._finish(replica, error)
 
     async def _complete(self, replicas: Sequence[ReplicaState]) -> list[ReplicaState]:
         """Return the replicas that have the expected content already."""

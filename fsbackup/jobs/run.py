@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Files planned and handed over at once: bounds memory, and one listing serves them all.
-SLICE = 2000
+#: Files planned and handed over at once, as many as one LIST returns: bounds memory.
+SLICE = 1000
 
 
 def run_job(

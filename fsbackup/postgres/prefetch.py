@@ -3,7 +3,8 @@
 Recovery asks for one segment after the other. The first call starts this worker (`ensure`), which keeps
 the next ones in ``fetch/`` below the spool: each whole and proven, under a temp name, with ``NAME.json`` (size,
 SHA-256, archive) beside it before it gets its own name. A call takes one only while the worker lives, and compares
-its bytes; then it is gone from there. For one that is being fetched (``NAME.busy``) it waits.
+its bytes; then it is gone from there. For one that is being fetched (``NAME.busy``) it waits,
+and while the worker starts: meanwhile it could only start the same a second time.
 
 Only segments are kept, never that one is absent: what the worker does not have, a call asks the backends for
 itself. The worker begins with an empty directory, and ends at the first segment that it cannot fetch, or when
@@ -50,7 +51,8 @@ def ensure(archive: Archive, spool: Path, config: str, name: WalName, ahead: int
     (place / _ASKED).write_text(name.text)
     if not spooled.is_locked(str(place)):
         key = os.path.abspath(identity) if identity else ""
-        background.start(__name__, place, config, archive.name, str(place), name.text, str(ahead), key)
+        words = (config, archive.name, str(place), name.text, str(ahead), key)
+        background.start(__name__, place, *words, announce=True)
 
 
 async def prefetch(
@@ -120,13 +122,14 @@ class _Keeper:
     def _fetch_next(self) -> None:
         self._start += self._size
         name = segment_name(self._timeline, self._start, self._size)
+        (self._place / f"{name}{spooled.BUSY}").touch()
+        (self._place / spooled.STARTING).unlink(missing_ok=True)
         self.tasks[name] = asyncio.create_task(self._keep(name))
 
     async def _keep(self, name: str) -> None:
         wal, temp = parse_wal_name(name), self._place / f"{name}.tmp"
         busy = self._place / f"{name}{spooled.BUSY}"
         assert wal is not None
-        busy.touch()
         try:
             await fetch_file(self._archive, wal, temp, None, self._undo)
             size, sha256 = await asyncio.to_thread(spooled.digest, str(temp))
@@ -152,14 +155,12 @@ def _asked(place: Path, timeline: int, size: int) -> int:
 
 def _clear(place: Path) -> None:
     for path in place.iterdir():
-        if path.name not in (background.LOG, _ASKED, spooled.LOCK):
+        if path.name not in (background.LOG, _ASKED, spooled.LOCK, spooled.STARTING):
             path.unlink(missing_ok=True)
 
 
 def main(config: str, cluster: str, place: str, last: str, ahead: str, identity: str) -> None:
-    """Run the worker of a cluster; end at once if there is one."""
-    if not background.is_alone(place):
-        return
+    """Run the worker of a cluster."""
     archive, name = Archive.from_config(config, cluster, reading=True), parse_wal_name(last)
     assert name is not None
     try:

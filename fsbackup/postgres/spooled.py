@@ -25,8 +25,9 @@ from typing import Any
 _CHUNK = 1 << 20
 #: Held by the worker of a directory for as long as it lives.
 LOCK = "worker.lock"
-#: Behind the name of what a worker sends or fetches just now; and the seconds between two looks at it.
-BUSY, _TICK = ".busy", 0.01
+#: Behind the name of what a worker sends or fetches just now; what is there until it does; and the seconds between
+#: two looks at these.
+BUSY, STARTING, _TICK = ".busy", "starting", 0.01
 
 
 def pushed_before(words: Sequence[str]) -> bool:
@@ -94,7 +95,7 @@ def give(place: str, name: str, path: str, archive: str) -> bool:
 def wait_while_busy(place: str, name: str) -> bool:
     """Wait while a worker is at a file; return whether it lives."""
     while is_locked(place):
-        if not os.path.exists(os.path.join(place, name + BUSY)):
+        if not any(os.path.exists(os.path.join(place, each)) for each in (name + BUSY, STARTING)):
             return True
         time.sleep(_TICK)
     return False

@@ -18,7 +18,7 @@ from pathlib import Path
 from fsbackup.engine import upload
 from fsbackup.engine.results import ReplicaResult, Report
 from fsbackup.engine.source import Source, open_source
-from fsbackup.errors import ConflictError, FsbackupError, SourceError
+from fsbackup.errors import ConflictError, FsbackupError, SourceError, UnknownIdentityError
 from fsbackup.loop import run
 from fsbackup.postgres.archive import Archive, check_cluster
 from fsbackup.postgres.segment import read_segment
@@ -80,7 +80,7 @@ async def push_file(archive: Archive, name: WalName, path: str | os.PathLike[str
         report = await _upload(archive, key, source, stages.bound(size) if stages else size)
     finally:
         source.close()
-    is_other = any(isinstance(each, ConflictError) for each in report.errors.values())
+    is_other = any(_is_other_content(each) for each in report.errors.values())
     return await _explained(archive, report, name, path) if is_other else report
 
 
@@ -92,6 +92,11 @@ async def _upload(archive: Archive, key: str, source: Source, size: int) -> Repo
     return await upload.upload(targets, key, source, overwrite=False, read_stored=True)
 
 
+def _is_other_content(error: Exception | None) -> bool:
+    """Tell whether an error says that the content is another one, and not that nobody can tell."""
+    return isinstance(error, ConflictError) and not isinstance(error, UnknownIdentityError)
+
+
 async def _explained(archive: Archive, report: Report, name: WalName, path: str | os.PathLike[str]) -> Report:
     """Return the report of a file of which the archive has other content, with an error that names both."""
     there = ""
@@ -100,7 +105,7 @@ async def _explained(archive: Archive, report: Report, name: WalName, path: str 
         there = f", stored {stored.created_at} by {stored.source.host}" if stored else ""
 
     def explain(result: ReplicaResult) -> ReplicaResult:
-        if not isinstance(result.exception, ConflictError):
+        if not _is_other_content(result.exception):
             return result
         error = ConflictError(
             f"the archive has other content under {name.text}{there}; {path} of {socket.gethostname()} is not "

@@ -5,8 +5,8 @@ PostgreSQL marks what is to be archived by ``archive_status/NAME.ready``, and ca
 the other. The first call starts this worker (`ensure`), which sends several at once over connections that stay
 open. For each that is confirmed it leaves ``NAME.ok`` (`spooled`), and while it sends one, ``NAME.busy``.
 
-- One worker a cluster: it holds `flock` on ``worker.lock``. The lock goes with the process, so that a dead worker
-  is noticed by the next call, which starts another one; what it left busy is then of no effect.
+- One worker a cluster: `flock` on ``worker.lock`` is held for it. The lock goes with the process, so that a dead
+  worker is noticed by the next call, which starts another one; what it left busy is then of no effect.
 - A call that finds no word of its file waits while the worker is sending it, or else sends it itself. So whatever
   is wrong with the worker or the spool costs time, and the call says what is wrong with the archive itself.
 - Nothing is ever confirmed that `min_copies` backends have not confirmed.
@@ -174,10 +174,9 @@ class Worker:
 
 
 def main(config: str, cluster: str, spool: str, wal: str, workers: str, first: str) -> None:
-    """Run the worker of a cluster; end at once if there is one."""
-    if background.is_alone(spool):
-        archive = Archive.from_config(config, cluster)
-        run(Worker(archive, Path(spool), Path(wal), int(workers), first).run())
+    """Run the worker of a cluster."""
+    archive = Archive.from_config(config, cluster)
+    run(Worker(archive, Path(spool), Path(wal), int(workers), first).run())
 
 
 if __name__ == "__main__":

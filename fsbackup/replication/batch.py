@@ -269,9 +269,10 @@ async def _between(store: ObjectStore, kind: str, first: str, last: str) -> Asyn
     # What a listing starts after is not in it: a name without its last letter sorts before it.
     async with aclosing(store.list(kind + common, kind + first[:-1])) as listing:  # type: ignore[type-var]
         async for stat in listing:
-            if stat.name > kind + last:
+            if stat.name <= kind + last:
+                yield stat
+            if stat.name >= kind + last:  # a page more would be asked for
                 return
-            yield stat
 
 
 def _common_prefix(names: list[str]) -> str:

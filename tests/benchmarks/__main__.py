@@ -11,12 +11,14 @@ from typing import Any
 from tests.benchmarks import __doc__ as about
 from tests.benchmarks.arena import Arena, arena
 from tests.benchmarks.away import away
+from tests.benchmarks.base import base
 from tests.benchmarks.contenders import READS
 from tests.benchmarks.filesystem import filesystem
 from tests.benchmarks.large import lag, memory, upload
 from tests.benchmarks.restore import restore
 from tests.benchmarks.small import small
 from tests.benchmarks.sources import size_of
+from tests.benchmarks.stages import stages
 from tests.benchmarks.wal import wal
 
 Benchmark = Callable[[Arena, argparse.Namespace], tuple[str, dict[str, Any]]]
@@ -35,6 +37,8 @@ _BENCHMARKS: dict[str, Benchmark] = {
     "lag": lambda place, _: lag(place),
     "away": lambda place, _: away(place),
     "wal": lambda place, given: wal(place, given.rounds),
+    "stages": lambda place, given: stages(place, given.size or _SIZE, given.rounds),
+    "base": lambda place, given: base(place, given.size or _SIZE, given.rounds),
 }
 
 
@@ -58,7 +62,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--size",
         type=size_of,
-        help="of the file of `upload` and `restore` (512MiB), of the Parquet file of `filesystem` (1GiB)",
+        help="of the file of `upload`, `restore` and `stages` and the data of `base` (512MiB), of the Parquet "
+        "file of `filesystem` (1GiB)",
     )
     parser.add_argument("--ranges", type=int, default=10_000, help="that `filesystem` reads at random")
     parser.add_argument("--reads", nargs="+", choices=READS, help="of `filesystem`, all by default")

@@ -66,6 +66,21 @@ def csv_file(path: Path, size: int) -> Path:
     return path
 
 
+def log_file(path: Path, size: int) -> Path:
+    """Write lines as a server logs them, of which a third differs from line to line."""
+    with path.open("w") as opened:
+        number = 0
+        while opened.tell() < size:
+            numbers = range(number, number + 10_000)
+            opened.writelines(
+                f"2026-11-29 18:30:{each % 60:02} INFO request {each} of user {each * 7919 % 10007}: 200 in "
+                f"{each * 104729 % 997} ms\n"
+                for each in numbers
+            )
+            number += len(numbers)
+    return path
+
+
 def _table(rows: int) -> pa.Table:
     numbers = np.random.default_rng(1)
     columns = {f"c{number}": numbers.random(rows) for number in range(8)}

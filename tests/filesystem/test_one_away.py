@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import dask.dataframe as dd
 import duckdb
@@ -81,9 +82,13 @@ def test_pyarrow(site: ConfiguredSet, url: str, frame: pd.DataFrame) -> None:
     assert pa.dataset.dataset(path, filesystem=fs).to_table().equals(table, check_metadata=False)
 
 
-def test_zarr(site: ConfiguredSet, url: str) -> None:
+@pytest.mark.parametrize("version", [2, 3])
+def test_zarr(site: ConfiguredSet, url: str, version: Literal[2, 3]) -> None:
     """An array is created, opened again, and written to."""
-    array = zarr.create_array(url, shape=(10,), chunks=(5,), dtype="i4", storage_options=site.options)
+    options = site.options
+    array = zarr.create_array(
+        url, shape=(10,), chunks=(5,), dtype="i4", storage_options=options, zarr_format=version
+    )
     array[:] = np.arange(10)
     again = zarr.open_array(url, mode="a", storage_options=site.options)
     again[2] = 20
@@ -109,7 +114,7 @@ def test_directories_and_names(site: ConfiguredSet, url: str, tmp_path: pytest.T
     (base / "touched").touch()
     fs = base.fs
     fs.put(str(source), base.path, recursive=True)
-    fs.copy(f"{base.path}/source/deep/file", f"{base.path}/copied")
+    (base / "source/deep/file").copy(base / "copied")
     assert sorted(each.name for each in base.iterdir()) == ["copied", "source", "touched"]
     assert fs.glob(f"{base.path}/**/file") == [f"{base.path}/source/deep/file"]
     assert not fs.exists(f"{base.path}/nothing")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from botocore.exceptions import ClientError
 
 from fsbackup.errors import BackendError
-from fsbackup.stores.s3.errors import CallContext, code_of, retry_after, translate
+from fsbackup.stores.s3.errors import AnswerError, CallContext, code_of, retry_after, translate
 from tests.servers.exchange import Record
 
 #: The signature and its time, what boto tells of its own tries, and what aiohttp adds.
@@ -30,8 +30,10 @@ def assert_same_error(ours: object, botos: object, status: int, code: str) -> No
     assert isinstance(ours, BackendError)
     assert isinstance(botos, ClientError)
     context = CallContext(ours.backend or "", ours.operation or "", ours.key or "", 1.0)
-    same = translate(botos, context, ())
-    same.__cause__ = botos
+    said, about = botos.response["Error"], botos.response["ResponseMetadata"]
+    answer = AnswerError(about["HTTPStatusCode"], said["Code"], said["Message"], about["HTTPHeaders"])
+    same = translate(answer, context, ())
+    same.__cause__ = answer
     assert (type(ours), ours.message, ours.hint) == (type(same), same.message, same.hint)
     assert code_of(ours) == code_of(same) == code
     assert getattr(ours.__cause__, "status", None) == status

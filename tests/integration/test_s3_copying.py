@@ -59,7 +59,7 @@ def stored(store: S3Store, name: str = NAME) -> ObjectStat:
 def test_one_copy_and_a_look_at_it_without_the_boto_client(
     store: S3Store, proxy: FaultProxy, server: S3Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(Control, "client")
+    monkeypatch.delattr(Control, "filesystem")
     run(store.put(NAME, b"bytes"))
     before = stored(store)
     proxy.forget()

@@ -119,10 +119,12 @@ class Server:
         Where it is; sockets and logs are there, too.
     name
         The name of the data directory.
+    port
+        The number in the name of its socket.
     """
 
-    def __init__(self, home: Home, name: str = "data") -> None:
-        self.home, self.name = home, name
+    def __init__(self, home: Home, name: str = "data", *, port: int = 5432) -> None:
+        self.home, self.name, self._port = home, name, str(port)
         self.data = home.path / name
         #: What the server has confirmed as committed: number, time and text of each row.
         self.ledger: list[tuple[str, str, str]] = []
@@ -148,7 +150,20 @@ class Server:
     def start(self, *, check: bool = True) -> Completed:
         """Start it and wait until it takes connections, or has ended."""
         log = str(self.home.path / f"{self.name}.log")
-        return self.home.run("pg_ctl", "-D", str(self.data), "-l", log, "-w", "-t", "60", "start", check=check)
+        return self.home.run(
+            "pg_ctl",
+            "-D",
+            str(self.data),
+            "-l",
+            log,
+            "-o",
+            f"-p {self._port}",
+            "-w",
+            "-t",
+            "60",
+            "start",
+            check=check,
+        )
 
     def stop(self, mode: str = "fast") -> None:
         """Stop it if it runs."""
@@ -161,7 +176,9 @@ class Server:
 
     def sql(self, statement: str) -> str:
         """Return what a statement answers, unaligned."""
-        return self.home.run("psql", "-qAtX", "-v", "ON_ERROR_STOP=1", "-c", statement).out.strip()
+        return self.home.run(
+            "psql", "-p", self._port, "-qAtX", "-v", "ON_ERROR_STOP=1", "-c", statement
+        ).out.strip()
 
     def switch(self) -> str:
         """Have the current segment archived; return its name, once it is."""

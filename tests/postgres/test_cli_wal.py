@@ -98,6 +98,17 @@ def test_whatever_is_no_proof_is_255(cli: Cli, clouds: Clouds) -> None:
     assert fetch(cli, name_of(2)) == 255
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://nowhere.invalid"])
+def test_an_address_where_nobody_is_proves_no_absence(cli: Cli, url: str) -> None:
+    """Refused, or a name that does not resolve."""
+    bucket = (
+        f"{{type: s3, endpoint_url: '{url}', bucket: wal-b2, access_key_id: id, secret_access_key: made-up-word, "
+    )
+    config = CONFIG.replace("{type: local, path: b2}", bucket + "region: us-east-1, timeout: 1}")
+    (cli.home / "fsbackup.yaml").write_text(config)
+    assert fetch(cli, name_of(1)) == 255
+
+
 def test_a_standby_asks_again(cli: Cli, clouds: Clouds) -> None:
     """255 would end it. What is wrong with the configuration ends it all the same."""
     clouds.push(1, 3)

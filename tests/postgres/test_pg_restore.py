@@ -9,7 +9,9 @@ import pytest
 
 from fsbackup.errors import ConfigError, FsbackupError, IntegrityError
 from fsbackup.postgres import pg_restore, push
-from tests.postgres.segments import FILES, Clouds, tar_of
+from tests.integration.cli_helpers import Cli
+from tests.postgres.segments import FILES, Clouds, name_of, tar_of
+from tests.postgres.test_cli_wal import CONFIG
 
 
 @pytest.fixture
@@ -121,3 +123,16 @@ def test_with_a_cloud_away_the_report_is_degraded(clouds: Clouds, target: Path) 
     report = pg_restore(clouds.archive, target, config="c")
     assert report.status == "degraded"
     assert list(report.away) == ["b2"]
+
+
+def test_the_command_says_what_a_target_and_a_copy_need(clouds: Clouds) -> None:
+    """A commit after the target, the newest segment, and that a started copy archives into the same archive."""
+    clouds.push(1, 2)
+    clouds.base(1, data=tar_of(FILES))
+    cli = Cli(clouds.home)
+    (clouds.home / "fsbackup.yaml").write_text(CONFIG)
+    done = cli("pg-restore", "shop", "restored", "--to", ago(0.5).isoformat())
+    assert done.code == 0
+    assert f"the newest segment is {name_of(2)}, archived 20" in done.out
+    assert "the target needs a commit after it in the WAL" in done.out
+    assert "it archives as the old server did (archive_mode = on)" in done.out

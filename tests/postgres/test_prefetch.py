@@ -71,14 +71,15 @@ def test_a_segment_that_is_being_fetched_is_waited_for(clouds: Clouds, place: Pa
     """Asking for it a second time would take longer; a worker that died is not waited for."""
     clouds.push(1, 2, 3)
     keep(clouds, place, 1, 2)
-    for number in (2, 3):
-        (place / f"{name_of(number)}.busy").touch()
+    for name in (f"{name_of(2)}.busy", f"{name_of(3)}.busy", "starting"):
+        (place / name).touch()
     with ThreadPoolExecutor(1) as pool:
         with alive(place):
             given = pool.submit(give, clouds, place, 2)
-            with pytest.raises(TimeoutError):
-                given.result(0.1)
-            (place / f"{name_of(2)}.busy").unlink()
+            for name in (f"{name_of(2)}.busy", "starting"):
+                with pytest.raises(TimeoutError):
+                    given.result(0.1)
+                (place / name).unlink()
             assert given.result(10)
         assert not give(clouds, place, 3)
 

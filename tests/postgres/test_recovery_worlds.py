@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.cli_helpers import wait_until
 from tests.postgres.segments import Clouds, name_of, segment
 from tests.postgres.server import Home, Server, restored, temporary_home
 from tests.postgres.test_cli_wal import CONFIG
@@ -52,8 +53,9 @@ def back(home: Home, cloud: str) -> None:
 
 
 def test_a_drill_shows_the_rows_and_is_kept(home: Home, archived: tuple[Server, tuple[str, ...]]) -> None:
-    """To the end of the WAL; a wrong answer is a failure."""
+    """To the end of the WAL; a wrong answer is a failure. What it starts archives nothing."""
     _, rows = archived
+    segments = sorted((home.path / "r2/pg/shop/wal").iterdir())
     query = ("--sql", "select count(*) from rows")
     report = home.fsbackup("drill", "shop", *query, "--expect", f"= {rows[0]}", "--json").json()
     assert (report["status"], report["answer"]) == ("complete", rows[0])
@@ -61,6 +63,7 @@ def test_a_drill_shows_the_rows_and_is_kept(home: Home, archived: tuple[Server, 
     assert home.fsbackup("status", "--drill-age", "1d", check=False).code == 0
     assert home.fsbackup("drill", "shop", *query, "--expect", "> 1000000", check=False).code == 1
     assert list(Path("/tmp").glob("fsbackup-drill-*/data")) == []
+    assert sorted((home.path / "r2/pg/shop/wal").iterdir()) == segments
 
 
 def test_the_end_of_the_wal_is_reached_with_one_cloud_gone(
@@ -199,6 +202,22 @@ def test_a_restored_server_that_stays_on_the_same_timeline_cannot_overwrite(
         copy.wait_for_log(f"other content under {name}")
     first = (home.path / "r2/pg/shop/wal" / name).read_bytes()
     assert (home.path / "b2/pg/shop/wal" / name).read_bytes() == first
+
+
+def test_two_primaries_of_one_timeline_at_once(home: Home, archived: tuple[Server, tuple[str, ...]]) -> None:
+    """Both hand on each segment at the same time; both clouds have one of the two, and the same one."""
+    server, _ = archived
+    shutil.copytree(server.data, home.path / "copy", symlinks=True)
+    copy = Server(home, "copy", port=5433)
+    with server.running(), copy.running():
+        for each in (server, copy, server, copy):
+            each.insert(20)
+            each.sql("select pg_switch_wal()")
+        wait_until(lambda: "other content under" in server.log + copy.log)
+        [loser] = [each for each in (server, copy) if "other content under" in each.log]
+        wait_until(lambda: loser.sql("select failed_count > 0 from pg_stat_archiver") == "t")
+    wal = {path.name: path.read_bytes() for path in (home.path / "r2/pg/shop/wal").iterdir()}
+    assert wal == {path.name: path.read_bytes() for path in (home.path / "b2/pg/shop/wal").iterdir()}
 
 
 @pytest.mark.parametrize("seed", range(3))

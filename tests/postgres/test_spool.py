@@ -161,3 +161,15 @@ def test_a_spool_without_room_starts_no_worker(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list((tmp_path / "spool/shop").iterdir()) == []
+
+
+def test_of_two_calls_at_once_one_starts_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is the worker's before it runs."""
+    started: list[int] = []
+    monkeypatch.setattr("subprocess.Popen", lambda *_, pass_fds, **__: started.append(os.dup(pass_fds[0])))
+    for _ in range(2):
+        background.start("module", tmp_path)
+    assert spooled.is_locked(str(tmp_path))
+    [worker] = started
+    os.close(worker)
+    assert not spooled.is_locked(str(tmp_path))

@@ -10,7 +10,7 @@ from backports import zstd
 
 from fsbackup import Stages
 from fsbackup.cli import main
-from fsbackup.errors import ConfigError, ConflictError, ObjectNotFoundError, WalGapError
+from fsbackup.errors import ConfigError, ConflictError, ObjectNotFoundError, UnknownIdentityError, WalGapError
 from fsbackup.postgres import Archive, fetch, pg_restore, push, survey
 from tests.postgres.segments import FILES, Clouds, name_of, segment, tar_of
 from tests.postgres.test_cli_wal import CONFIG
@@ -60,6 +60,22 @@ def test_the_same_again_is_the_same_though_it_is_encrypted(clouds: Clouds, stage
     assert clouds.stored("r2")[name] == clouds.stored("b2")[name]
     report = push(staged(clouds, stages), clouds.file(name_of(1), segment(1, body=b"other")))
     assert isinstance(report.errors["r2"], ConflictError)
+
+
+def test_a_host_without_the_identity_key_is_told_what_it_lacks(
+    clouds: Clouds, stages: Stages, identity: Path, tmp_path: Path
+) -> None:
+    """A standby that archives always, say: whether the content is another one is not known, so it is not said."""
+    path = clouds.file(name_of(1), segment(1))
+    assert push(staged(clouds, stages), path)
+    public = str(pyrage.x25519.Identity.from_str(identity.read_text()).to_public())
+    own = Stages(compress="zstd", encrypt={"age": [public]}, identity_key_file=tmp_path / "standby.key")
+    error = push(staged(clouds, own), path).errors["r2"]
+    assert isinstance(error, UnknownIdentityError)
+    assert "identity_key_file" in str(error)
+    (tmp_path / "standby.key").write_bytes((tmp_path / "identity.key").read_bytes())
+    given = Stages(compress="zstd", encrypt={"age": [public]}, identity_key_file=tmp_path / "standby.key")
+    assert push(staged(clouds, given), path).already
 
 
 def test_a_fetch_undoes_it_whatever_the_configuration_says_by_now(

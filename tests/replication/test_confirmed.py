@@ -151,6 +151,15 @@ def test_a_replacement_on_too_few_disks_sends_nothing(three: Three) -> None:
     assert three.put(NEW).status == "complete"
 
 
+def test_a_special_file_in_the_way_is_no_other_writer(tmp_path: Path) -> None:
+    """It fails its own disk; where one copy suffices, that of the other one is stored."""
+    disks = Disks(tmp_path, "ab")
+    os.mkfifo(disks.raw_replicas["a"].base / "fifo")
+    report = disks.store({}).replicate(io.BytesIO(b"data"), "fifo")
+    assert {name: each.ok for name, each in report.replicas.items()} == {"a": False, "b": True}
+    assert report.status == "degraded"
+
+
 def test_a_delete_on_enough_disks_is_completed(three: Three) -> None:
     """The disk that missed it does not bring the object back."""
     three.put(OLD)

@@ -230,7 +230,7 @@ def test_a_silent_replica_is_replaced_after_the_stall_timeout(stored: ReplicaRig
     assert "sent no byte" in report.failed["r2"]
 
 
-@pytest.mark.parametrize("rate", [5, 20_000])
+@pytest.mark.parametrize("rate", [1, 20_000])
 def test_a_crawling_replica_does_not_hold_up_short_reads(stored: ReplicaRig, rate: int) -> None:
     """Its bytes never stop coming. The other one is asked as soon as that shows, and first from then on."""
     store, proxy = stored.store(names=("r2", "local"), timeout=300, stall_timeout=1.5), stored.proxies["r2"]

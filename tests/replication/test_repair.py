@@ -35,7 +35,6 @@ def switched_off(rig: ReplicaRig, name: str) -> Iterator[None]:
         rig.proxies[name].add(Refuse())
         yield
         rig.proxies[name].clear()
-        breaker.forget()
         return
     away = rig.base.with_name("away")
     rig.base.rename(away)

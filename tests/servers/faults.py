@@ -14,10 +14,10 @@ import asyncio
 import math
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.exchange import Exchange, Record, Stream, record_of
@@ -90,7 +90,15 @@ class _Rule:
 
 
 class FaultProxy:
-    """Passes everything on to one server, except for the faults that a test adds."""
+    """Passes everything on to one server, except for the faults that a test adds.
+
+    Attributes
+    ----------
+    cleared
+        Called when faults were taken away: what this process knows of who is away is old then.
+    """
+
+    cleared: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
 
     def __init__(self, upstream: S3Endpoint, port: int = 0) -> None:
         self._upstream = upstream
@@ -134,9 +142,14 @@ class FaultProxy:
         return fault
 
     def clear(self) -> None:
-        """Take all faults away and let go what is held; what is stalled stays stalled."""
+        """Take all faults away and let go what is held; what is stalled stays stalled.
+
+        Whoever comes next in this process finds a server that nobody knows to be away, as a later process would.
+        """
         with self._lock:
             rules, self._rules = self._rules, []
+        if any(not isinstance(rule.fault, Hold | Throttle) for rule in rules):
+            FaultProxy.cleared()
         for rule in rules:
             if isinstance(rule.fault, Hold):
                 rule.fault.release()

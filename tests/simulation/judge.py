@@ -282,8 +282,14 @@ class Judge:
         return any(view.serial == change.before.serial for view in later)
 
     def _judge_creators(self) -> None:
+        """Judge that at most one create-only writer came first.
+
+        Where `min_copies` is no majority, a replica that does not answer is no obstacle to one.
+        """
         creators = [each for each in self.operations.values() if each.verb == "create" and each.status == "ok"]
         if any(each.verb == "delete" for each in self.operations.values()):
+            return
+        if not self._has_majority and any(each.faulted for each in creators):
             return
         contents = {each.content for each in creators}
         begun = self._begins_with()

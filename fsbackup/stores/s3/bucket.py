@@ -1,23 +1,39 @@
-"""`Bucket`: the requests on one bucket, and what its responses say of an object."""
+"""`Bucket`: the requests on one bucket, and what its responses say of an object.
+
+A request is signed here, and made by a `Call` of `requests`, in a thread over a connection of `http`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from fsbackup import __version__
 from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
 from fsbackup.stores.base import ObjectStat
 from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.providers import Profile
-from fsbackup.stores.s3.requests import Calls, Reply, Request, read_small
+from fsbackup.stores.s3.requests import Call, OnProgress, Receive, Reply, Request, read_small
+from fsbackup.stores.s3.settings import Address, Settings, Signer, encode_query
+from fsbackup.threads import Workers
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
 
+    from fsbackup.stores.s3.http import Http, Signed
+
+T = TypeVar("T")
+
+USER_AGENT = f"fsbackup/{__version__}"
+#: Requests at once per store, each with a thread and a connection; more wait, which counts towards the timeout.
+_THREADS = 64
 #: The largest MaxKeys of Amazon S3, R2 and B2.
 PAGE_SIZE = 1000
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -102,11 +118,37 @@ def _http_time(text: str | None) -> float | None:
 
 
 class Bucket:
-    """A bucket, the prefix of all names in it, and the calls of its service."""
+    """A bucket.
 
-    def __init__(self, calls: Calls, name: str, prefix: str, profile: Profile, page_size: int = PAGE_SIZE) -> None:
-        self.calls = calls
-        self.name = name
+    Parameters
+    ----------
+    backend
+        The backend's name, for errors.
+    settings
+        Address, credentials and timeout: the longest time in seconds without progress, over all attempts of one
+        request and the waits between them.
+    prefix
+        Of all names in it.
+    profile
+        The properties of the provider.
+    page_size
+        MaxKeys of a listing.
+    """
+
+    def __init__(
+        self, backend: str, settings: Settings, prefix: str, profile: Profile, page_size: int = PAGE_SIZE
+    ) -> None:
+        self.backend = backend
+        self.name = settings.bucket
+        self.timeout = settings.timeout
+        #: Seconds by which this machine's clock is ahead of the service's, as its last answer dated itself.
+        self.clock_skew: float | None = None
+        self.workers = Workers(f"s3-{backend}", _THREADS)
+        self.signer = Signer(
+            settings.access_key_id, settings.secret_access_key, settings.session_token, settings.region
+        )
+        self._address = Address(settings)
+        self._settings = settings
         self.prefix = prefix
         self.profile = profile
         self.page_size = page_size
@@ -120,13 +162,61 @@ class Bucket:
         self.lists_in_order: bool | None = profile.lists_in_order or None
         self._exists = False
 
-    def object_params(self, name: str) -> dict[str, Any]:
-        """Return the boto client's Bucket and Key parameters of an object."""
-        return {"Bucket": self.name, "Key": self.prefix + name}
+    @cached_property
+    def http(self) -> Http:
+        """The connections; created by the first request, which imports the library."""
+        from fsbackup.stores.s3.http import Http
+
+        return Http(self._address, self.timeout, self._settings.ca_bundle)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The texts that no error may contain."""
+        proxy = self.http.proxy if "http" in vars(self) else None
+        return self._settings.secrets + (proxy.secrets if proxy else ())
+
+    def send(
+        self, context: CallContext, request: Request, receive: Receive[T], on_progress: OnProgress | None = None
+    ) -> Coroutine[Any, Any, Reply[T]]:
+        """Make a request and return the response.
+
+        Parameters
+        ----------
+        context
+            What the request is for, and its timeout.
+        request
+            The request.
+        receive
+            Reads the body of a response of success, as `read_small` does.
+        on_progress
+            Hears of the bytes that move: of those of a body that is sent once, however often it is sent, and 0
+            while it is sent again; of those of a response in each attempt, which begins with 0.
+        """
+        return Call(self, context, request, receive, on_progress).run()
+
+    def sign(self, request: Request) -> Signed:
+        """Return the request as it is sent."""
+        from fsbackup.stores.s3.http import Signed
+
+        path, query = self._address.path(request.key), encode_query(request.query)
+        headers = self.signer.sign(request.method, self._address.netloc, path, query, request.headers)
+        headers["User-Agent"] = USER_AGENT
+        return Signed(request.method, f"{path}?{query}" if query else path, headers, request.body)
+
+    def note_date(self, headers: Mapping[str, str]) -> None:
+        """Compare the clocks, unless the answer comes out of a cache on the way (RFC 9111, section 5.1)."""
+        if (said := headers.get("date")) and "age" not in headers:
+            with suppress(ValueError):
+                self.clock_skew = time.time() - parsedate_to_datetime(said).timestamp()
+
+    def close(self) -> None:
+        """Close the connections; the next request opens new ones."""
+        if "http" in vars(self):
+            self.http.close()
 
     def context(self, operation: str, name: str, timeout: float | None = None) -> CallContext:
         """Return the context of a call; `timeout` in seconds, by default the store's own."""
-        return CallContext(self.calls.name, operation, name, self.calls.timeout if timeout is None else timeout)
+        return CallContext(self.backend, operation, name, self.timeout if timeout is None else timeout)
 
     async def head(
         self, name: str, operation: str = "stat", *, version: str | None = None, timeout: float | None = None
@@ -146,7 +236,7 @@ class Bucket:
     async def head_reply(self, context: CallContext, name: str, version: str | None = None) -> Reply[bytes]:
         """Send HEAD and return the response with all of its headers."""
         request = Request("HEAD", self.prefix + name, version_query(version))
-        return await self.calls.send(context, request, read_small)
+        return await self.send(context, request, read_small)
 
     async def get(
         self, name: str, start: int, end: int | None, on_progress: Callable[[int], None], limit: int | None = None
@@ -155,7 +245,7 @@ class Bucket:
         context = self.context("read", name)
         request = Request("GET", self.prefix + name, headers=_range(start, end))
         try:
-            reply = await self.calls.send(
+            reply = await self.send(
                 context,
                 request,
                 lambda response: _content(response, context, start, end, limit),
@@ -182,13 +272,13 @@ class Bucket:
     ) -> ObjectInfo:
         """Send a PUT: an object, or with `query` a part of an upload."""
         request = Request("PUT", self.prefix + name, query, headers, body)
-        reply = await self.calls.send(context, request, read_small, on_progress)
+        reply = await self.send(context, request, read_small, on_progress)
         self._exists = True
         return from_headers(reply.headers)
 
     async def delete(self, context: CallContext, name: str, version: str | None = None) -> None:
         """Send a DELETE, of one version where there is a `version`."""
-        await self.calls.send(context, Request("DELETE", self.prefix + name, version_query(version)), read_small)
+        await self.send(context, Request("DELETE", self.prefix + name, version_query(version)), read_small)
         self._exists = True
 
     def mark_exists(self) -> None:
@@ -212,14 +302,14 @@ class Bucket:
 
     async def head_bucket(self, context: CallContext) -> Reply[bytes]:
         """Send HeadBucket."""
-        return await self.calls.send(context, Request("HEAD"), read_small)
+        return await self.send(context, Request("HEAD"), read_small)
 
     async def _head_bucket(self, context: CallContext) -> None:
         try:
             await self.head_bucket(context)
         except PermissionError:  # R2's object-level tokens may list, but not HEAD the bucket
             query = (("list-type", "2"), ("max-keys", "1"))
-            await self.calls.send(context, Request("GET", query=query), read_small)
+            await self.send(context, Request("GET", query=query), read_small)
 
     def _missing_bucket_error(self, context: CallContext) -> BackendError:
         error: BackendError = context.error(

@@ -14,8 +14,17 @@ from fsbackup.sizing import MIB
 from fsbackup.stores.base import ObjectStat, Part, WritePlan
 from fsbackup.stores.s3.bucket import METADATA, Bucket, ObjectInfo, from_headers, unquoted
 from fsbackup.stores.s3.requests import Reply, Request, read_small
-from fsbackup.stores.s3.uploads import CONTENT_TYPE, abort, complete, create_upload, field_of, remove_note
-from fsbackup.stores.s3.writer import Condition, Payload, S3Writer, SentPart
+from fsbackup.stores.s3.uploads import (
+    CONTENT_TYPE,
+    Payload,
+    SentPart,
+    abort,
+    complete,
+    create_upload,
+    field_of,
+    remove_note,
+)
+from fsbackup.stores.s3.writer import Condition, S3Writer
 
 #: Largest object that one CopyObject takes (Amazon S3, R2 and B2); larger ones are copied part by part.
 MAX_COPY = 5 * 1024 * MIB
@@ -137,7 +146,7 @@ async def _copy(
     quoted = quote(f"{bucket.name}/{source.name}", safe="/~", errors="surrogateescape")
     condition = {} if source.etag is None else {"x-amz-copy-source-if-match": f'"{source.etag}"'}
     request = Request("PUT", bucket.prefix + name, query, {**headers, "x-amz-copy-source": quoted, **condition})
-    return await bucket.calls.send(bucket.context("write", name), request, read_small)
+    return await bucket.send(bucket.context("write", name), request, read_small)
 
 
 async def _copy_parts(bucket: Bucket, name: str, source: ObjectStat, metadata: Mapping[str, str]) -> None:

@@ -175,24 +175,17 @@ class AnswerError(Exception):
 
 
 def code_of(error: BaseException | None) -> str:
-    """Return the service's error code of a backend error, of its cause or of botocore's error, "" without one."""
+    """Return the service's error code of a backend error or of its cause, "" without one."""
     for one in (error, error.__cause__ if error else None):
         if isinstance(one, AnswerError):
             return one.code
-        response = getattr(one, "response", None)
-        if isinstance(response, dict) and "Error" in response:
-            return str(response["Error"].get("Code", ""))
     return ""
 
 
 def headers_of(error: BaseException) -> Mapping[str, str]:
     """Return the headers of the answer that led to a backend error, with lower-case names; empty without one."""
     cause = error.__cause__
-    if isinstance(cause, AnswerError):
-        return cause.headers
-    response = getattr(cause, "response", None) or {}
-    headers: Mapping[str, str] = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    return headers
+    return cause.headers if isinstance(cause, AnswerError) else {}
 
 
 def region_of(error: BaseException) -> str:
@@ -211,8 +204,6 @@ def translate(error: Exception, context: CallContext, secrets: tuple[str, ...]) 
     """Return the backend error for what a request raised, and remove the secrets from the original error."""
     if isinstance(error, AnswerError):
         return _from_answer(error, context)
-    if isinstance(getattr(error, "response", None), dict):  # botocore's ClientError
-        return _from_answer(_scrub_client_error(error, secrets), context)
     return _from_exception(error, context, secrets)
 
 
@@ -254,27 +245,12 @@ def scrub(text: str, secrets: tuple[str, ...]) -> str:
     return hide_userinfo(text)
 
 
-def _scrub_client_error(error: Any, secrets: tuple[str, ...]) -> AnswerError:
-    """Remove the secrets from botocore's error, which tracebacks show as the cause; return what it says."""
-    code, text = (scrub(str(error.response.get("Error", {}).get(part, "")), secrets) for part in _ERROR_FIELDS)
-    error.response["Error"] = {"Code": code, "Message": text}
-    _scrub_exception(error, secrets)
-    metadata = error.response.get("ResponseMetadata", {})
-    return AnswerError(int(metadata.get("HTTPStatusCode", 0)), code, text, metadata.get("HTTPHeaders", {}))
-
-
-_ERROR_FIELDS = ("Code", "Message")
-
-
 def _scrub_exception(error: Any, secrets: tuple[str, ...]) -> None:
-    """Remove the secrets from an error and its causes; botocore keeps the signed request in some of its errors."""
+    """Remove the secrets from an error and its causes, which tracebacks show."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)
         error.args = tuple(scrub(part, secrets) if isinstance(part, str) else part for part in error.args)
-        for name in ("request", "kwargs"):
-            if hasattr(error, name):
-                setattr(error, name, {} if name == "kwargs" else None)
         error = error.__cause__ or error.__context__
 
 
@@ -292,24 +268,17 @@ def _kind_of(error: Exception) -> tuple[type[FsbackupError], str | None]:
         return BackendError, _CA_HINT
     if isinstance(error, ProxyError) and error.status < 500 and error.status != 429:
         return (AccessDeniedError if error.status == 407 else BackendError), _PROXY_HINT
-    if isinstance(error, OSError) or names & _UNREACHABLE:
+    if isinstance(error, OSError):
         return BackendUnavailableError, _NETWORK_HINT
-    return (TransientError if names & _GARBLED else BackendError), None
-
-
-#: By name, so that no library is imported to know its errors: those of botocore and aiohttp for a service that
-#: cannot be reached, and those of botocore and `http.client` for a response that cannot be read.
-_UNREACHABLE = frozenset({"HTTPClientError", "ConnectionError", "ClientError", "TimeoutError"})
-_GARBLED = frozenset({"IncompleteReadError", "ResponseParserError", "HTTPException"})
+    # By name, so that `http.client` is not imported to know its errors.
+    return (TransientError if "HTTPException" in names else BackendError), None
 
 
 def _describe(error: Exception) -> str:
-    """Return the error and its cause in one line; botocore's own text often omits the cause."""
+    """Return the error in one line."""
     if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str):
         return f"{error.filename}: {error.strerror}"
-    cause = getattr(error, "kwargs", {}).get("error")
-    texts = [str(one) or type(one).__name__ for one in (error, cause) if one is not None]
-    return " ".join(": ".join(dict.fromkeys(texts)).split())
+    return " ".join((str(error) or type(error).__name__).split())
 
 
 def answer_error(status: int, headers: Mapping[str, str], body: bytes, secrets: tuple[str, ...]) -> AnswerError:

@@ -1,33 +1,48 @@
-"""HTTP/1.1 over blocking sockets, for worker threads: one request and its response at a time.
+"""HTTP/1.1 over blocking sockets, for worker threads: one request and its response at a time on a connection.
 
-`Http` has the connections to one address, direct or through a proxy; `Exchange` makes one request on one of them.
-A thread runs the exchange; the event loop may cancel it, also when nothing has moved for too long, which shuts the
-socket down, so that the blocked thread returns at once. Responses are parsed by the standard library, which
-bounds their heads; who reads a body says how long it may be.
+`Http` has the connections to one address, direct or through a proxy; a `Connection` is a socket, perhaps with
+TLS, and what is sent on it. A thread hands on each socket before it blocks on it (`Adopt`), so that another one
+can shut it down. Responses are parsed by the standard library, which bounds their heads; who reads a body says
+how long it may be.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import socket
-import threading
+import ssl
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
 from http.client import HTTPException, HTTPResponse
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from fsbackup.stores.s3.connection import Adopt, Connection, Request, find_proxy, prepare, shut_down, with_tls
-from fsbackup.stores.s3.settings import Address
-from fsbackup.threads import heartbeat
+from fsbackup.stores.s3.errors import ProxyError
+from fsbackup.stores.s3.settings import Address, Proxy, find_proxy
 
-T = TypeVar("T")
 _CONNECT_TIMEOUT = 10.0
 #: Seconds that a socket has beyond the longest silence. The loop ends the exchange first, by a clock that stops
 #: while this process is suspended; the socket's own timeout frees the thread where the loop cannot.
 _MARGIN = 5.0
+#: Called with the socket that a thread is about to block on; None: with none any more.
+Adopt = Callable[[socket.socket | None], None]
+
+#: Seconds after which an idle connection is not used again; servers close theirs later.
+_KEEPALIVE = 12.0
+#: Bytes passed to the kernel at a time, and those up to which head and body leave together.
+_CHUNK, _TOGETHER = 512 * 1024, 64 * 1024
+#: TLS moves 16 KiB at a time, and slow lines less: not every step is reported, but one at least as often as this.
+_REPORT_BYTES, _REPORT_SECONDS = 128 * 1024, 0.05
+#: Bytes that the kernel may hold unsent. Its default is 4 MiB per connection; on a slow line they would leave long
+#: after they were counted as moved, and look like a stall. Half as many cost a tenth of an upload's time.
+_MAX_UNSENT = 256 * 1024
+#: Small responses arrive by one call; larger reads go past this buffer.
+_BUFFER = 64 * 1024
 
 
 class Http:
@@ -86,7 +101,7 @@ class Http:
         else:
             connection.close()
 
-    def head(self, request: Request) -> bytes:
+    def head(self, request: Signed) -> bytes:
         """Return the head of a request; to a proxy for plain HTTP it names the whole URL (RFC 9112, 3.2.2)."""
         if self.proxy is None or self._address.scheme == "https":
             return request.head(request.target, {})
@@ -97,7 +112,7 @@ class Http:
         sock = self._reach(adopt)
         try:
             if self.proxy is not None and self._address.scheme == "https":
-                self.proxy.open_tunnel(Connection(sock, self._timeout, []), self._address)
+                _open_tunnel(self.proxy, Connection(sock, self._timeout, []), self._address)
             if self._address.scheme == "https":
                 sock = with_tls(sock, self._address.host, self._ca_bundle, adopt)
             return Connection(sock, self._timeout + _MARGIN, self._idle)
@@ -153,100 +168,229 @@ def _close_all(idle: list[Connection]) -> None:
             idle.pop().close()
 
 
-class Exchange(Generic[T]):
-    """One request and its response, made by `run` in a thread.
+def _open_tunnel(proxy: Proxy, connection: Connection, address: Address) -> None:
+    """Have a proxy connect to a service (RFC 9110, 9.3.6).
 
-    Parameters
-    ----------
-    http
-        The connections.
-    request
-        The request.
-    receive
-        Reads the response, in the thread; what it leaves of the body costs the connection.
-    on_sent, on_received
-        Called in the thread with the number of body bytes that have left, and of bytes that have arrived.
+    Raises
+    ------
+    ProxyError
+        When it does not.
     """
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    target = f"{host}:{address.port}"
+    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+    lines += [f"{name}: {value}" for name, value in proxy.headers.items()]
+    connection.send("\r\n".join([*lines, "", ""]).encode("latin-1"), b"", lambda _: None)
+    status = connection.response("CONNECT").status
+    if status != 200:
+        raise ProxyError(f"the proxy {proxy.host}:{proxy.port} answered HTTP {status}", status)
 
-    def __init__(
-        self,
-        http: Http,
-        request: Request,
-        receive: Callable[[HTTPResponse], T],
-        on_sent: Callable[[int], None] = lambda _: None,
-        on_received: Callable[[int], None] = lambda _: None,
-    ) -> None:
-        self._http = http
-        self._request = request
-        self._receive = receive
-        self._on_sent = on_sent
-        self._on_received = on_received
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self._cancelled = False
 
-    def cancel(self) -> None:
-        """End the exchange from another thread: the one that runs it returns with an error."""
-        with self._lock:
-            self._cancelled = True
-            if self._socket is not None:
-                shut_down(self._socket)
+class CaBundleError(OSError):
+    """The file of certificates cannot be used."""
 
-    def run(self) -> T:
-        """Make the request and return what `receive` returns.
 
-        An idle connection that turns out to be dead, without a byte of a response, is replaced once by a new one:
-        all requests may be repeated, creating ones are settled by a tag (see `writer`).
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signed request; `target` is path and query, encoded."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+    def head(self, target: str, extra: Mapping[str, str]) -> bytes:
+        """Return the bytes before the body.
+
+        Raises
+        ------
+        ValueError
+            When a header would end its line, or is not Latin-1.
         """
-        idle = self._http.take_idle()
-        while True:
-            connection = idle or self._http.connect(self._adopt)
-            reusable = False
-            try:
-                self._adopt(connection.socket)
-                connection.begin(self._arrived)
-                response, is_sent = self._ask(connection)
-                result = self._receive(response)
-                connection.finish()
-                reusable = is_sent and response.isclosed() and not response.will_close
-                return result
-            except (OSError, HTTPException) as error:
-                is_dead = idle is not None and not connection.has_answered
-                if not is_dead or self._cancelled or isinstance(error, TimeoutError):
-                    raise
-                idle = None
-            finally:
-                self._adopt(None)
-                if reusable:
-                    self._http.give_back(connection)
-                else:
-                    connection.close()
+        lines = [f"{self.method} {target} HTTP/1.1", "Accept-Encoding: identity"]
+        lines += [f"{name}: {value}" for name, value in {**self.headers, **extra}.items()]
+        if self.body or self.method in ("PUT", "POST"):
+            lines.append(f"Content-Length: {len(self.body)}")
+        if any("\r" in line or "\n" in line for line in lines):
+            raise ValueError("a header must be one line")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
-    def _ask(self, connection: Connection) -> tuple[HTTPResponse, bool]:
-        """Send the request; return the response, and whether all of the request was sent."""
+
+class _Reader(io.BufferedReader):
+    """The buffered input of one connection. `HTTPResponse` closes it after each response, which does nothing."""
+
+    def close(self) -> None:
+        """Leave it open."""
+
+
+class _Input(io.RawIOBase):
+    """The bytes that arrive on a socket; `on_bytes` is called with their number."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self.on_bytes: Callable[[int], None] = lambda _: None
+        self.received = self._reported = 0
+        self._reported_at = 0.0
+        self.at_end = False
+
+    def begin(self, on_bytes: Callable[[int], None]) -> None:
+        """Start to count."""
+        self.on_bytes, self.received, self._reported = on_bytes, 0, 0
+
+    def report(self) -> None:
+        """Call `on_bytes` with the bytes that it has not heard of."""
+        new, self._reported = self.received - self._reported, self.received
+        if new:
+            self.on_bytes(new)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]  # a narrower buffer suffices
         try:
-            connection.send(self._http.head(self._request), self._request.body, self._left)
+            count = self._socket.recv_into(buffer)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
+        self.at_end = not count
+        self.received += count
+        now = time.monotonic()
+        if self.received - self._reported >= _REPORT_BYTES or now - self._reported_at >= _REPORT_SECONDS:
+            self._reported_at = now
+            self.report()
+        return count
+
+
+class Connection:
+    """One connection; used by one thread at a time."""
+
+    def __init__(self, sock: socket.socket, timeout: float, pool: list[Connection]) -> None:
+        self.socket = sock
+        self.pool = pool
+        self.last_used = 0.0
+        self._timeout = timeout
+        self._input = _Input(sock)
+        self._reader = _Reader(self._input, _BUFFER)
+
+    def begin(self, on_bytes: Callable[[int], None]) -> None:
+        """Start an exchange."""
+        self.socket.settimeout(self._timeout)
+        self._input.begin(on_bytes)
+
+    def finish(self) -> None:
+        """Report the last bytes of an exchange."""
+        self._input.report()
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether a byte has arrived since `begin`."""
+        return self._input.received > 0
+
+    def send(self, head: bytes, body: bytes, on_sent: Callable[[int], None]) -> None:
+        """Send a request; `on_sent` is called with the number of body bytes that have left."""
+        runs = [(head + body, False)] if len(body) <= _TOGETHER else [(head, False), (body, True)]
+        for data, is_body in runs:
+            # Not `sendall`: its timeout is for all of the bytes, not for a silence.
+            left, position, reported = memoryview(data), 0, 0
+            reported_at = time.monotonic()
+            while position < len(left):
+                position += self.socket.send(left[position : position + _CHUNK])
+                now = time.monotonic()
+                is_due = position - reported >= _REPORT_BYTES or now - reported_at >= _REPORT_SECONDS
+                if is_body and is_due:
+                    reported, reported_at = position, now
+                    on_sent(position)
+        on_sent(len(body))
+
+    def ask(self, head: bytes, request: Signed, on_sent: Callable[[int], None]) -> tuple[HTTPResponse, bool]:
+        """Send a request; return the response, and whether all of the request was sent."""
+        try:
+            self.send(head, request.body, on_sent)
         except TimeoutError:
             raise
         except OSError as error:
             # A service may refuse a body and close before it has read all of it; then it has said why.
             with suppress(OSError, HTTPException):
-                response = connection.response(self._request.method)
+                response = self.response(request.method)
                 if response.status >= 300:
                     return response, False
             raise error
-        return connection.response(self._request.method), True
+        return self.response(request.method), True
 
-    def _left(self, position: int) -> None:
-        heartbeat()
-        self._on_sent(position)
+    def response(self, method: str) -> HTTPResponse:
+        """Read the head of the response."""
+        response = HTTPResponse(self, method=method)  # type: ignore[arg-type]  # it only calls `makefile`
+        response.begin()
+        return response
 
-    def _arrived(self, count: int) -> None:
-        heartbeat()
-        self._on_received(count)
+    def makefile(self, mode: str) -> io.BufferedReader:  # noqa: ARG002 - as of a socket
+        """Return the input, for `HTTPResponse`."""
+        return self._reader
 
-    def _adopt(self, sock: socket.socket | None) -> None:
-        with self._lock:
-            self._socket = sock
-            if self._cancelled and sock is not None:
-                raise ConnectionAbortedError("the request was cancelled")
+    def is_usable(self) -> bool:
+        """Tell whether the other side has neither closed an idle connection nor sent what nobody asked for."""
+        if time.monotonic() - self.last_used > _KEEPALIVE:
+            return False
+        try:
+            self.socket.settimeout(0)
+            return not self._reader.peek(1) and not self._input.at_end
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close it, without a word to the other side: after a fork that may be the parent's."""
+        with suppress(OSError):
+            self.socket.close()
+
+
+def prepare(sock: socket.socket, timeout: float) -> None:
+    """Set the options of a socket before it is connected; `timeout` in seconds."""
+    sock.settimeout(timeout)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with suppress(AttributeError, OSError):  # not every system has the option
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT)
+
+
+def begin_body(response: HTTPResponse) -> int:
+    """Return how many bytes of a body have arrived with its head; from then on the body alone is reported."""
+    reader: Any = response.fp
+    if reader is None:
+        return 0
+    arrived = 0 if response.length == 0 else len(reader.peek(1))
+    reader.raw.report()  # while those of the head still count for nothing
+    return arrived
+
+
+@cache
+def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """Return the TLS settings; reading the system's authorities takes 20 ms, so all stores share them."""
+    try:
+        context = ssl.create_default_context(cafile=ca_bundle)
+    except OSError as error:
+        raise CaBundleError(f"cannot use the certificates in {ca_bundle}: {error}") from None
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def with_tls(sock: socket.socket, host: str, ca_bundle: str | None, adopt: Adopt) -> socket.socket:
+    """Return the socket with TLS on it, after the handshake; the certificate is checked."""
+    context = _tls_context(ca_bundle)
+    if isinstance(sock, ssl.SSLSocket):
+        from urllib3.util.ssltransport import SSLTransport  # TLS inside a proxy's TLS, which `ssl` cannot do
+
+        return SSLTransport(sock, context, server_hostname=host)  # type: ignore[return-value]  # like a socket
+    secured = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    try:
+        adopt(secured)  # the plain one is empty now
+        secured.do_handshake()
+    except BaseException:
+        secured.close()
+        raise
+    return secured
+
+
+def shut_down(sock: socket.socket) -> None:
+    """Wake the thread that waits for a socket. It closes it: a closed descriptor may be another's at once."""
+    raw = getattr(sock, "socket", sock)  # of TLS inside TLS
+    with suppress(OSError):
+        # The plain socket's method: that of a TLS socket drops TLS first, and the thread would send plain text.
+        socket.socket.shutdown(raw, socket.SHUT_RDWR)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _AFTER_RECORDS = f"{RESERVED}0"
 #: Most bytes of a page: 1,000 keys of 1,024 bytes take 4 MB when all of their characters are quoted.
 _MAX_PAGE = 16 << 20
+#: What moto calls some of the roots.
+_OTHER_TAGS = {"ListPartsResult": "ListPartsResponse", "VersioningConfiguration": "GetBucketVersioningResponse"}
 #: XML cannot have every character.
 _QUOTED = ("encoding-type", "url")
 #: Objects of a listing whose order is unknown that are held in memory, to sort them if need be.
@@ -176,7 +178,7 @@ async def _page(
     elif after:
         query["start-after"] = bucket.prefix + after
     request = Request("GET", query=tuple(query.items()))
-    reply = await bucket.calls.send(context, request, lambda response: _read(response, bucket, prefix, context))
+    reply = await bucket.send(context, request, lambda response: _read(response, bucket, prefix, context))
     bucket.mark_exists()
     return reply.content
 
@@ -199,13 +201,13 @@ def _read(response: HTTPResponse, bucket: Bucket, prefix: str, context: CallCont
 def read_page(response: HTTPResponse, tag: str, context: CallContext) -> Element:
     """Return the root of a response of up to 1,000 entries, which must have this tag; called in a thread.
 
-    Some servers name it a response instead of a result.
+    Some servers have names of their own for it.
     """
     try:
         root = parse_xml(read_small(response, _MAX_PAGE))
     except BadXmlError as error:
         raise context.error(TransientError, f"the response is not a {tag}: {error}") from None
-    if root.tag not in (tag, tag.replace("Result", "Response")):
+    if root.tag not in (tag, _OTHER_TAGS.get(tag)):
         raise context.error(
             TransientError, f"the response is not a {tag}, but {_text(root, 'Code') or root.tag!r}"
         )
@@ -366,9 +368,7 @@ async def _marked_pages(
     """Yield the pages of a listing that goes on from markers: by parameter, the field with its next value."""
     while True:
         asked = replace(request, query=(*request.query, *start))
-        page = (
-            await bucket.calls.send(context, asked, lambda response: read_page(response, tag, context))
-        ).content
+        page = (await bucket.send(context, asked, lambda response: read_page(response, tag, context))).content
         bucket.mark_exists()
         yield page
         if _text(page, "IsTruncated") != "true":

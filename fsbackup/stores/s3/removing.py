@@ -88,7 +88,7 @@ async def remove_object(bucket: Bucket, name: str, newest: str | None = None) ->
     later = _later(versions, newest)
     for version in reversed(versions[later:]):  # the oldest first, so that an older one never becomes current
         await _delete(bucket, name, version.id)
-    log.debug("%s: removed %d version(s) of %r", bucket.calls.name, len(versions) - later, name)
+    log.debug("%s: removed %d version(s) of %r", bucket.backend, len(versions) - later, name)
     if later:
         raise _replaced_error(bucket, name)
 
@@ -186,7 +186,7 @@ async def _compare(bucket: Bucket, stats: list[ObjectStat]) -> Outcomes:
             for name, now in found.items():
                 compare(wanted[name], now)
     except AccessDeniedError as error:  # the key may delete and not list
-        log.info("%s: looks at objects one by one: %s", bucket.calls.name, error)
+        log.info("%s: looks at objects one by one: %s", bucket.backend, error)
     except FsbackupError as error:
         return {each.name: _for_name(error, bucket, each.name) for each in stats}
     await map_some(look, left, _AT_ONCE)
@@ -257,13 +257,13 @@ async def _delete_objects(bucket: Bucket, targets: Sequence[_Target]) -> tuple[O
     headers = {"Content-MD5": base64.b64encode(md5).decode(), "Content-Type": "application/xml"}
     request = Request("POST", query=(("delete", ""),), headers=headers, body=body)
     try:
-        reply = await bucket.calls.send(context, request, lambda response: _answers(response, bucket, context))
+        reply = await bucket.send(context, request, lambda response: _answers(response, bucket, context))
     except TransientError as error:  # repeated already, for as long as the timeout allows
         return {each.name: _for_name(error, bucket, each.name) for each in targets}, []
     except FsbackupError as error:
         if code_of(error) in _NOT_OFFERED:
             bucket.refuses_delete_objects = True
-        log.info("%s: removes objects one by one: %s", bucket.calls.name, error)
+        log.info("%s: removes objects one by one: %s", bucket.backend, error)
         return {}, list(targets)
     bucket.mark_exists()
     return await _interpret(bucket, targets, reply.content)
@@ -281,7 +281,7 @@ async def _interpret(
             unknown.append(target)
         elif (answer := answers[key]) is not None:
             context = bucket.context("remove", target.name)
-            error = translate(answer, context, bucket.calls.secrets)
+            error = translate(answer, context, bucket.secrets)
             error.__cause__ = answer
             if isinstance(error, TransientError):
                 unknown.append(target)
@@ -310,7 +310,7 @@ def _answers(response: HTTPResponse, bucket: Bucket, context: CallContext) -> di
         if element.tag == "Deleted":
             found.setdefault(target, None)
         elif element.tag == "Error":
-            code, text = (scrub(said.get(tag, ""), bucket.calls.secrets) for tag in ("Code", "Message"))
+            code, text = (scrub(said.get(tag, ""), bucket.secrets) for tag in ("Code", "Message"))
             found[target] = AnswerError(response.status, code, text, {})
     return found
 

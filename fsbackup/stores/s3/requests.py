@@ -1,30 +1,27 @@
-"""The requests of one store: each attempted until it succeeds, or nothing has moved for the timeout.
+"""One request: attempted until it succeeds, or nothing has moved for the timeout.
 
-`Calls.send` makes a request of the data plane: every attempt is one `Exchange` (see `http`) in a thread.
-`Calls.request` makes one of the control plane, through the boto client. Both planes are retried here and nowhere
-else: with growing waits, until the timeout has passed without progress. A byte that is sent or received again is
-no progress, but no silence either; an answer that is an error is neither.
+`Call.run` conducts on the loop; each attempt runs in a thread, `Call._exchange`, on a connection of `http`. All
+is retried here and nowhere else: with growing waits, until the timeout has passed without progress. A byte that
+is sent or received again is no progress, but no silence either; an answer that is an error is neither.
+Cancelling the call, also when nothing has moved for too long, shuts the socket down, so that the blocked thread
+returns at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
-from functools import cached_property, partial
+from functools import partial
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from fsbackup import __version__
 from fsbackup.aio import IdleTimeout
 from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError, TransientError
 from fsbackup.events import log
-from fsbackup.stores.s3.control import Control
 from fsbackup.stores.s3.errors import (
     AnswerError,
     CallContext,
@@ -34,19 +31,17 @@ from fsbackup.stores.s3.errors import (
     retry_after,
     translate,
 )
-from fsbackup.stores.s3.settings import Address, Settings, Signer, encode_query
-from fsbackup.threads import Job, Workers
+from fsbackup.threads import Job, heartbeat
 
 if TYPE_CHECKING:
+    import socket
     from http.client import HTTPResponse
 
-    from fsbackup.stores.s3.http import Exchange, Http
+    from fsbackup.stores.s3.bucket import Bucket
+    from fsbackup.stores.s3.http import Connection, Signed
 
 T = TypeVar("T")
 
-USER_AGENT = f"fsbackup/{__version__}"
-#: Requests at once per store, each with a thread and a connection; more wait, which counts towards the timeout.
-_THREADS = 64
 #: Seconds of waits: the first, which doubles each time, but not more often than this (3.2 s), and the random part.
 #: Three waits cover R2's limit of one write per second and key.
 _FIRST_WAIT, _DOUBLINGS, _JITTER = 0.1, 5, 0.5
@@ -78,123 +73,43 @@ class Reply(Generic[T]):
     content: T
 
 
-#: Reads the body of a successful response, in a thread.
+#: Reads the body of a successful response, in a thread; what it leaves of the body costs the connection.
 Receive = Callable[["HTTPResponse"], T]
 #: Called on the loop with the number of bytes that have moved.
 OnProgress = Callable[[int], None]
 
 
-class Calls:
-    """The requests of one store.
+class Call(Generic[T]):
+    """A request to the service of `bucket`; see `Bucket.send`."""
 
-    Parameters
-    ----------
-    name
-        The backend's name, for errors.
-    settings
-        Endpoint, credentials and timeout: the longest time in seconds without progress, over all attempts of one
-        request and the waits between them.
-    """
-
-    def __init__(self, name: str, settings: Settings) -> None:
-        self.name = name
-        self.timeout = settings.timeout
-        #: Seconds by which this machine's clock is ahead of the service's, as its last answer dated itself.
-        self.clock_skew: float | None = None
-        self.control = Control(settings, USER_AGENT)
-        self.workers = Workers(f"s3-{name}", _THREADS)
-        self.signer = Signer(
-            settings.access_key_id, settings.secret_access_key, settings.session_token, settings.region
-        )
-        self._address = Address(settings)
-        self._settings = settings
-
-    @cached_property
-    def http(self) -> Http:
-        """The connections; created by the first request, which imports the library."""
-        from fsbackup.stores.s3.http import Http
-
-        return Http(self._address, self.timeout, self._settings.ca_bundle)
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """The texts that no error may contain."""
-        proxy = self.http.proxy if "http" in vars(self) else None
-        return self._settings.secrets + (proxy.secrets if proxy else ())
-
-    async def send(
-        self, context: CallContext, request: Request, receive: Receive[T], on_progress: OnProgress | None = None
-    ) -> Reply[T]:
-        """Make a request of the data plane and return the response.
-
-        Parameters
-        ----------
-        context
-            What the request is for, and its timeout.
-        request
-            The request.
-        receive
-            Reads the body of a response of success, as `read_small` does.
-        on_progress
-            Hears of the bytes that move: of those of a body that is sent once, however often it is sent, and 0
-            while it is sent again; of those of a response in each attempt, which begins with 0.
-        """
-        progress = None if on_progress is None else Progress(on_progress, is_upload=request.method != "GET")
-        try:
-            return await _Exchanges(self, context, request, receive, progress).run()
-        finally:
-            if progress is not None:
-                progress.close()
-
-    def prepare(
-        self, request: Request, receive: Receive[T], on_sent: OnProgress, on_received: OnProgress
-    ) -> Exchange[T]:
-        """Sign a request, and return the exchange for a thread to run."""
-        from fsbackup.stores.s3 import connection, http
-
-        path, query = self._address.path(request.key), encode_query(request.query)
-        headers = self.signer.sign(request.method, self._address.netloc, path, query, request.headers)
-        headers["User-Agent"] = USER_AGENT
-        signed = connection.Request(request.method, f"{path}?{query}" if query else path, headers, request.body)
-        return http.Exchange(self.http, signed, receive, on_sent, on_received)
-
-    async def request(self, context: CallContext, method: str, **params: Any) -> dict[str, Any]:
-        """Make a request of the control plane: call one method of the boto client and return its response."""
-        # Creating the client takes time in which the service cannot answer.
-        await self.control.client()
-        return await _ClientCalls(self, context, method, params).run()
-
-    def note_date(self, headers: Mapping[str, str]) -> None:
-        """Compare the clocks, unless the answer comes out of a cache on the way (RFC 9111, section 5.1)."""
-        if (said := headers.get("date")) and "age" not in headers:
-            with suppress(ValueError):
-                self.clock_skew = time.time() - parsedate_to_datetime(said).timestamp()
-
-    async def close(self) -> None:
-        """Close the connections; the next request opens new ones."""
-        if "http" in vars(self):
-            self.http.close()
-        await self.control.close()
-
-
-class _Attempts(ABC, Generic[T]):
-    """The attempts of one request, and when its bytes last moved."""
-
-    def __init__(self, calls: Calls, context: CallContext) -> None:
-        self._calls = calls
+    def __init__(
+        self,
+        bucket: Bucket,
+        context: CallContext,
+        request: Request,
+        receive: Receive[T],
+        on_progress: OnProgress | None,
+    ) -> None:
+        self._bucket = bucket
         self._context = context
+        self._request = request
+        self._receive = receive
         self._loop = asyncio.get_running_loop()
+        self._progress = Progress(on_progress, is_upload=request.method != "GET") if on_progress else None
         #: When a byte moved, and when one moved that had not moved in an earlier attempt, by the loop's clock.
         self._moved = self._progressed = self._loop.time()
+        self._position = self._furthest = 0
+        self._is_answered = False
         self._number = 0
         self._has_learned_region = False
         self._failure: FsbackupError | None = None
+        self._job: Job[Reply[T] | AnswerError] | None = None
+        #: What the thread blocks on, under the lock.
+        self._socket: socket.socket | None = None
+        self._is_cancelled = False
+        self._lock = threading.Lock()
 
-    @abstractmethod
-    async def _attempt(self) -> T:
-        """Make the request once."""
-
-    async def run(self) -> T:
+    async def run(self) -> Reply[T]:
         """Make the request, again after transient failures, until the timeout has passed without progress."""
         try:
             async with IdleTimeout(self._context.timeout, self._last_activity):
@@ -210,6 +125,29 @@ class _Attempts(ABC, Generic[T]):
             raise _idle_error(self._context, self._failure) from (self._failure or error)
         finally:
             self._failure = None  # otherwise it and this frame form a cycle that keeps the part alive
+            if self._progress is not None:
+                self._progress.close()
+
+    async def _attempt(self) -> Reply[T]:
+        """Make the request once; when this is cancelled, the socket of the thread is shut down."""
+        self._position, self._is_answered = 0, False
+        if self._progress is not None:
+            self._progress.begin()
+        signed = self._bucket.sign(self._request)
+        self._job = self._bucket.workers.submit(partial(self._exchange, signed))
+        try:
+            outcome = await self._job.future
+        except asyncio.CancelledError:
+            self._job.cancel()
+            self._shut_down()
+            raise
+        finally:
+            self._job = None
+            if self._progress is not None:
+                self._progress.flush()
+        if isinstance(outcome, AnswerError):
+            raise outcome
+        return outcome
 
     def _translated(self, error: Exception) -> FsbackupError:
         if isinstance(error, FsbackupError):
@@ -218,14 +156,14 @@ class _Attempts(ABC, Generic[T]):
         clear_frames(error.__traceback__)
         if isinstance(error, TimeoutError) and error.filename is None:  # not while connecting
             return _idle_error(self._context, self._failure)
-        translated = translate(error, self._context, self._calls.secrets)
+        translated = translate(error, self._context, self._bucket.secrets)
         translated.__cause__ = error
         return translated
 
     def _wait_after(self, error: FsbackupError) -> float:
         """Return the seconds until the next attempt; raise the error when there is none."""
         if (region := region_of(error)) and not self._has_learned_region:
-            self._calls.signer.region, self._has_learned_region = region, True
+            self._bucket.signer.region, self._has_learned_region = region, True
             return 0.0
         if not isinstance(error, TransientError):
             raise error
@@ -238,88 +176,92 @@ class _Attempts(ABC, Generic[T]):
         return wait
 
     def _last_activity(self) -> float:
-        return self._moved
+        is_queued = self._job is not None and not self._job.started
+        return max(self._moved, self._bucket.workers.last_activity) if is_queued else self._moved
 
+    def _shut_down(self) -> None:
+        """End the exchange from the loop: the thread returns with an error."""
+        from fsbackup.stores.s3.http import shut_down
 
-class _ClientCalls(_Attempts[dict[str, Any]]):
-    """A request of the control plane."""
-
-    def __init__(self, calls: Calls, context: CallContext, method: str, params: dict[str, Any]) -> None:
-        super().__init__(calls, context)
-        self._method = method
-        self._params = params
-
-    async def _attempt(self) -> dict[str, Any]:
-        client = await self._calls.control.client()
-        response: dict[str, Any] = await getattr(client, self._method)(**self._params)
-        return response
-
-
-class _Exchanges(_Attempts[Reply[T]]):
-    """A request of the data plane, made in a thread."""
-
-    def __init__(
-        self, calls: Calls, context: CallContext, request: Request, receive: Receive[T], progress: Progress | None
-    ) -> None:
-        super().__init__(calls, context)
-        self._request = request
-        self._receive = receive
-        self._progress = progress
-        self._job: Job[Reply[T] | AnswerError] | None = None
-        self._position = self._furthest = 0
-        self._is_answered = False
-
-    async def _attempt(self) -> Reply[T]:
-        """Make the request once; when this is cancelled, the socket of the thread is shut down."""
-        self._position, self._is_answered = 0, False
-        if self._progress is not None:
-            self._progress.begin()
-        exchange = self._calls.prepare(self._request, self._read, self._advance_to, self._received)
-        self._job = self._calls.workers.submit(partial(self._run, exchange))
-        try:
-            outcome = await self._job.future
-        except asyncio.CancelledError:
-            self._job.cancel()
-            exchange.cancel()
-            raise
-        finally:
-            self._job = None
-            if self._progress is not None:
-                self._progress.flush()
-        if isinstance(outcome, AnswerError):
-            raise outcome
-        return outcome
+        with self._lock:
+            self._is_cancelled = True
+            if self._socket is not None:
+                shut_down(self._socket)
 
     # The following run in the thread.
 
-    def _run(self, exchange: Exchange[Reply[T] | AnswerError]) -> Reply[T] | AnswerError:
+    def _exchange(self, signed: Signed) -> Reply[T] | AnswerError:
+        """Send the request and read the response; an error is returned: one that is raised costs the connection.
+
+        An idle connection that turns out to be dead, without a byte of a response, is replaced once by a new one:
+        all requests may be repeated, creating ones are settled by a tag (see `writer`).
+        """
+        from http.client import HTTPException
+
         if not self._number:
             self._moved = self._progressed = self._loop.time()  # it may have been queued behind others
-        return exchange.run()
+        http = self._bucket.http
+        idle = http.take_idle()
+        while True:
+            connection = idle or http.connect(self._adopt)
+            is_reusable = False
+            try:
+                self._adopt(connection.socket)
+                connection.begin(self._arrived)
+                response, is_sent = connection.ask(http.head(signed), signed, self._left)
+                outcome = self._read(response)
+                connection.finish()
+                is_reusable = is_sent and response.isclosed() and not response.will_close
+                return outcome
+            except (OSError, HTTPException) as error:
+                if not self._may_repeat(idle, connection, error):
+                    raise
+                idle = None
+            finally:
+                self._adopt(None)
+                if is_reusable:
+                    http.give_back(connection)
+                else:
+                    connection.close()
+
+    def _may_repeat(self, idle: Connection | None, connection: Connection, error: Exception) -> bool:
+        """Tell whether an idle connection was dead before anything was asked."""
+        is_dead = idle is not None and not connection.has_answered
+        return is_dead and not self._is_cancelled and not isinstance(error, TimeoutError)
+
+    def _adopt(self, sock: socket.socket | None) -> None:
+        with self._lock:
+            self._socket = sock
+            if self._is_cancelled and sock is not None:
+                raise ConnectionAbortedError("the request was cancelled")
 
     def _read(self, response: HTTPResponse) -> Reply[T] | AnswerError:
-        """Read a response; an error is returned, since one that is raised would cost the connection."""
         headers = {name.lower(): value for name, value in response.headers.items()}
-        self._calls.note_date(headers)
+        self._bucket.note_date(headers)
         if response.status >= 300:
-            return answer_error(response.status, headers, response.read(_MAX_ERROR), self._calls.secrets)
+            return answer_error(response.status, headers, response.read(_MAX_ERROR), self._bucket.secrets)
         self._begin_body(response)
         content = self._receive(response)
         if isinstance(content, bytes) and b"<Error>" in content:
             # CompleteMultipartUpload and others may fail after the status was sent: it may be retried.
-            return answer_error(500, headers, content, self._calls.secrets)
+            return answer_error(500, headers, content, self._bucket.secrets)
         return Reply(response.status, headers, content)
 
     def _begin_body(self, response: HTTPResponse) -> None:
         """Count what arrives from now on: no head, no error and nothing said of an upload is progress."""
         if self._request.method == "GET":
-            from fsbackup.stores.s3.connection import begin_body
+            from fsbackup.stores.s3.http import begin_body
 
             arrived = begin_body(response)
             self._is_answered = True
             self._advance_to(self._position + arrived)
 
-    def _received(self, count: int) -> None:
+    def _left(self, position: int) -> None:
+        heartbeat()
+        self._advance_to(position)
+
+    def _arrived(self, count: int) -> None:
+        heartbeat()
         if self._is_answered:
             self._advance_to(self._position + count)
 
@@ -330,10 +272,6 @@ class _Exchanges(_Attempts[Reply[T]]):
             self._furthest, self._progressed = position, self._moved
         if self._progress is not None:
             self._progress.advance_to(position)
-
-    def _last_activity(self) -> float:
-        is_queued = self._job is not None and not self._job.started
-        return max(self._moved, self._calls.workers.last_activity) if is_queued else self._moved
 
 
 class Progress:

@@ -1,7 +1,8 @@
-"""What an S3 store is opened with: credentials that nothing shows and requests are signed with, the address."""
+"""What an S3 store is opened with: credentials that nothing shows and requests are signed with, address, proxy."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import os
@@ -10,10 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NoReturn
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from fsbackup.errors import ConfigError
 from fsbackup.redact import hide, hide_misplaced
+from fsbackup.stores.s3.errors import ProxyError
 
 #: Where the bucket's name is in a URL: first in the path, or first in the host's name.
 Addressing = Literal["path", "virtual"]
@@ -114,6 +116,57 @@ class Address:
         """Return the encoded path of an object, of the bucket itself without a key."""
         # As every S3 client: everything in a key is quoted except "/" and the unreserved characters.
         return f"{self._base}/{quote(key, safe='/~', errors='surrogateescape')}" if key else self._base or "/"
+
+
+def find_proxy(scheme: str, netloc: str, host: str) -> Proxy | None:
+    """Return the proxy for a service, None when there is none or ``NO_PROXY`` excludes the service."""
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None  # which spares the import
+    from urllib.request import getproxies_environment, proxy_bypass
+
+    proxies = getproxies_environment()
+    url = proxies.get(scheme) or proxies.get("all")
+    if not url or any(proxy_bypass(name) for name in (netloc, host)):
+        return None
+    return Proxy(url if "://" in url else f"http://{url}")
+
+
+class Proxy:
+    """An HTTP proxy.
+
+    Parameters
+    ----------
+    url
+        ``http://[user:password@]host[:port]``, or with ``https`` where the proxy itself speaks TLS.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.scheme = parts.scheme.lower()
+        self.host = parts.hostname or ""
+        if self.scheme not in _DEFAULT_PORTS or not self.host:
+            raise ProxyError("a proxy must be http(s)://[user:password@]host[:port]")
+        self.port = parts.port or _DEFAULT_PORTS[self.scheme]
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        self._login = Secret(base64.b64encode(f"{user}:{password}".encode()).decode()) if user else None
+        if parts.password:
+            self._password = (Secret(parts.password), Secret(password))
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The texts that no error may contain."""
+        hidden = (self._login, *getattr(self, "_password", ()))
+        return tuple(secret.reveal() for secret in hidden if secret is not None)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the proxy is told with each request."""
+        return {"Proxy-Authorization": f"Basic {self._login.reveal()}"} if self._login else {}
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether the way to the proxy has TLS, whatever the service has."""
+        return self.scheme == "https"
 
 
 def encode_query(pairs: Iterable[tuple[str, str]]) -> str:

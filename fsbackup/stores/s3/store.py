@@ -19,13 +19,12 @@ from fsbackup.stores.base import (
     Orphan,
     WritePlan,
 )
-from fsbackup.stores.s3.bucket import PAGE_SIZE, Bucket
+from fsbackup.stores.s3.bucket import PAGE_SIZE, USER_AGENT, Bucket
+from fsbackup.stores.s3.control import Control, service_info
 from fsbackup.stores.s3.copying import S3Copier, replace_metadata
-from fsbackup.stores.s3.info import service_info
 from fsbackup.stores.s3.listing import list_beginning, list_level, list_objects
 from fsbackup.stores.s3.providers import GENERIC, Profile
 from fsbackup.stores.s3.removing import remove_object, remove_objects
-from fsbackup.stores.s3.requests import Calls
 from fsbackup.stores.s3.settings import (
     Addressing,
     Secret,
@@ -130,8 +129,8 @@ class S3Store(ObjectStore):
         account = hashlib.sha256(access_key_id.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         self._identity = f"{endpoint_url or region}/{bucket} {account}"
         folder = f"{encode_key(check_prefix(prefix)).removesuffix('/')}/" if prefix else ""
-        self._calls = Calls(name, settings)
-        self._bucket = Bucket(self._calls, bucket, folder, profile, page_size)
+        self._control = Control(settings, USER_AGENT)
+        self._bucket = Bucket(name, settings, folder, profile, page_size)
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]  # depends on the provider, not on the class
@@ -167,12 +166,12 @@ class S3Store(ObjectStore):
     @property
     def filesystem(self) -> Any:
         """The ``s3fs.S3FileSystem``, ready for synchronous use."""
-        return self._calls.control.filesystem
+        return self._control.filesystem
 
     @property
     def clock_skew(self) -> float | None:
         """Seconds by which this machine's clock is ahead of the service's."""
-        return self._calls.clock_skew
+        return self._bucket.clock_skew
 
     async def stat(self, name: str) -> ObjectStat | None:
         """Send one HEAD; for the first missing key also check that the bucket exists."""
@@ -274,7 +273,8 @@ class S3Store(ObjectStore):
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._calls.close()
+        self._bucket.close()
+        await self._control.close()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.location!r})"

@@ -21,12 +21,13 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from fsbackup.errors import BackendError, FsbackupError, ObjectNotFoundError, TransientError
 from fsbackup.keys import RECORDS
 from fsbackup.record import upload_note, upload_of
-from fsbackup.stores.base import ObjectStat, Orphan
+from fsbackup.stores.base import ObjectStat, Orphan, content_etag
 from fsbackup.stores.s3.bucket import METADATA, XML_NAMESPACE, Bucket, ObjectInfo, from_headers, require, unquoted
 from fsbackup.stores.s3.errors import BadXmlError, CallContext, code_of, parse_xml
 from fsbackup.stores.s3.listing import list_objects, list_uploads, upload_parts
@@ -51,12 +52,48 @@ class OpenUpload:
     version: str | None
 
 
+class SentPart(NamedTuple):
+    """A part that has been sent, without its bytes."""
+
+    number: int
+    size: int
+    md5: bytes
+    last: bool
+    etag: str
+
+
+def payload_of(parts: list[SentPart]) -> Payload:
+    """Return what the object of these parts should be."""
+    md5s = [done.md5 for done in parts]
+    # An upload of one part has another ETag than an object that was put.
+    etag = content_etag(md5s) if len(md5s) > 1 else f"{hashlib.md5(md5s[0], usedforsecurity=False).hexdigest()}-1"
+    return Payload(sum(done.size for done in parts), etag, parts=True)
+
+
+def content_md5(md5: bytes) -> str:
+    """Return the value of a Content-MD5."""
+    return base64.b64encode(md5).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """The size of what was sent, and its ETag where ETags are MD5s (`parts`: an MD5 of the parts' MD5s).
+
+    `must_match`: the ETag is the only proof.
+    """
+
+    size: int
+    etag: str
+    parts: bool = False
+    must_match: bool = False
+
+
 async def create_upload(bucket: Bucket, name: str, metadata: Mapping[str, str], note_id: str) -> OpenUpload:
     """Create an upload and its note; on failure neither remains."""
     context = bucket.context("write", name)
     headers = {f"{METADATA}{field}": value for field, value in metadata.items()} | {"Content-Type": CONTENT_TYPE}
     request = Request("POST", bucket.prefix + name, (("uploads", ""),), headers)
-    reply = await bucket.calls.send(context, request, read_small)
+    reply = await bucket.send(context, request, read_small)
     bucket.mark_exists()
     upload = OpenUpload(name, field_of(reply.content, "UploadId", context), f"{RECORDS}{name}/{note_id}", None)
     try:
@@ -70,7 +107,7 @@ async def create_upload(bucket: Bucket, name: str, metadata: Mapping[str, str], 
 async def _write_note(bucket: Bucket, context: CallContext, upload: OpenUpload) -> str | None:
     data = upload_note(upload.id, socket.gethostname(), datetime.now(UTC).isoformat())
     md5 = hashlib.md5(data, usedforsecurity=False).digest()
-    headers = {"Content-Type": "application/json", "Content-MD5": base64.b64encode(md5).decode()}
+    headers = {"Content-Type": "application/json", "Content-MD5": content_md5(md5)}
     return (await bucket.put(context, upload.note, data, headers, lambda _: None)).version_id
 
 
@@ -94,7 +131,7 @@ async def complete(
     headers = {**(condition or {}), "Content-Type": "application/xml"}
     request = Request("POST", bucket.prefix + context.key, (("uploadId", upload_id),), headers, body)
     # A failure may come after the head of the response.
-    reply = await bucket.calls.send(context, request, read_small)
+    reply = await bucket.send(context, request, read_small)
     return replace(from_headers(reply.headers), etag=unquoted(field_of(reply.content, "ETag", context)))
 
 
@@ -111,7 +148,7 @@ async def abort(bucket: Bucket, name: str, upload_id: str) -> bool:
     """Abort an upload; return False when it no longer exists."""
     request = Request("DELETE", bucket.prefix + name, (("uploadId", upload_id),))
     try:
-        await bucket.calls.send(bucket.context("write", name), request, read_small)
+        await bucket.send(bucket.context("write", name), request, read_small)
     except BackendError as error:
         if not _is_gone(error):
             raise

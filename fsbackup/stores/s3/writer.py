@@ -9,12 +9,8 @@ removed where that loses nothing.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from fsbackup.aio import shield
 from fsbackup.errors import (
@@ -27,7 +23,7 @@ from fsbackup.errors import (
     TransientError,
 )
 from fsbackup.events import log
-from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, Part, WritePlan, content_etag
+from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, Part, WritePlan
 from fsbackup.stores.s3.bucket import METADATA, Bucket, ObjectInfo, require
 from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.listing import versions_of
@@ -36,9 +32,13 @@ from fsbackup.stores.s3.uploads import (
     CONTENT_TYPE,
     UPLOAD_TAG,
     OpenUpload,
+    Payload,
+    SentPart,
     abort,
     complete,
+    content_md5,
     create_upload,
+    payload_of,
     remove_note,
 )
 
@@ -124,11 +124,11 @@ class S3Writer(ObjectWriter):
             self._finished = True
             await shield(self._clean_up())
 
-    async def _put(self, condition: Condition) -> ObjectInfo:
+    def _put(self, condition: Condition) -> Awaitable[ObjectInfo]:
         assert self._only_part is not None
         headers = {f"{METADATA}{name}": value for name, value in self._commit.metadata.items()}
-        headers |= {"Content-Type": CONTENT_TYPE, "Content-MD5": _base64(self._only_part.md5), **condition}
-        return await self._bucket.put(self._context, self._name, self._only_part.data, headers, self._on_progress)
+        headers |= {"Content-Type": CONTENT_TYPE, "Content-MD5": content_md5(self._only_part.md5), **condition}
+        return self._bucket.put(self._context, self._name, self._only_part.data, headers, self._on_progress)
 
     async def _send(self, part: Part) -> SentPart:
         upload = await self._upload()
@@ -137,7 +137,7 @@ class S3Writer(ObjectWriter):
                 self._context,
                 self._name,
                 part.data,
-                {"Content-MD5": _base64(part.md5)},
+                {"Content-MD5": content_md5(part.md5)},
                 self._on_progress,
                 (("partNumber", str(part.number)), ("uploadId", upload.id)),
             )
@@ -180,9 +180,7 @@ class S3Writer(ObjectWriter):
         try:
             await remove_note(self._bucket, upload)
         except FsbackupError as error:  # the object is stored; a repair removes what is left
-            log.info(
-                "%s: cannot remove the note of an upload of %r: %s", self._bucket.calls.name, self._name, error
-            )
+            log.info("%s: cannot remove the note of an upload of %r: %s", self._bucket.backend, self._name, error)
 
     async def _complete(self, condition: Condition) -> ObjectInfo:
         upload = await self._upload()
@@ -191,7 +189,7 @@ class S3Writer(ObjectWriter):
 
     @property
     def _sent_payload(self) -> Payload:
-        return _payload_of(self._parts())
+        return payload_of(self._parts())
 
     def _parts(self) -> list[SentPart]:
         return [self._sent[number] for number in sorted(self._sent)]
@@ -204,7 +202,7 @@ class S3Writer(ObjectWriter):
                 await asyncio.gather(*self._running, return_exceptions=True)
                 await self._abort_upload()
         except (FsbackupError, TimeoutError) as error:
-            log.warning("%s: cannot abort the upload of %r: %s", self._bucket.calls.name, self._name, error)
+            log.warning("%s: cannot abort the upload of %r: %s", self._bucket.backend, self._name, error)
 
     async def _abort_upload(self) -> None:
         if self._upload_task is None:
@@ -226,40 +224,6 @@ class S3Writer(ObjectWriter):
             return True
         # Some services say that they aborted what they have completed; what was not even refused may be to come.
         return (was_open or self._is_refused) and not await self._commit.is_stored()
-
-
-class SentPart(NamedTuple):
-    """A part that has been sent, without its bytes."""
-
-    number: int
-    size: int
-    md5: bytes
-    last: bool
-    etag: str
-
-
-def _payload_of(parts: list[SentPart]) -> Payload:
-    md5s = [done.md5 for done in parts]
-    # An upload of one part has another ETag than an object that was put.
-    etag = content_etag(md5s) if len(md5s) > 1 else f"{hashlib.md5(md5s[0], usedforsecurity=False).hexdigest()}-1"
-    return Payload(sum(done.size for done in parts), etag, parts=True)
-
-
-def _base64(md5: bytes) -> str:
-    return base64.b64encode(md5).decode()
-
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """The size of what was sent, and its ETag where ETags are MD5s (`parts`: an MD5 of the parts' MD5s).
-
-    `must_match`: the ETag is the only proof.
-    """
-
-    size: int
-    etag: str
-    parts: bool = False
-    must_match: bool = False
 
 
 class Commit:
@@ -286,24 +250,32 @@ class Commit:
 
     async def run(self, sent: Payload, send: Send) -> ObjectStat:
         """Make the request with the condition, confirm it, and return the properties of the stored object."""
-        stored, head = await self._send(sent, send)
+        condition, head = await self._condition(), None
+        try:
+            stored = await send(condition)
+        except BackendError as error:
+            if condition and code_of(error) == "NotImplemented":
+                self._bucket.refuses_condition = True
+                return await self.run(sent, send)
+            if not _may_have_stored(error) or (head := await self._own_head()) is None:
+                raise
+            stored = head  # only the response was lost
         self._bucket.mark_exists()
         self._version = stored.version_id
         if head is None and (sent.parts or not stored.md5()):
             head = await self._confirm(stored)
         if problem := self._mismatch(sent, stored, head):
             raise await self._undo(problem, stored)
-        if self._plan.create_only and self._bucket.profile.removes_versions and stored.version_id:
-            await self._require_first(stored.version_id)
-        elif self._plan.conditional and self._plan.replaces_version and stored.version_id:
-            await self._require_next(stored.version_id)
-        return ObjectStat(
-            name=self._name,
-            size=sent.size,
-            etag=(head or stored).etag,
-            version_id=stored.version_id,
-            metadata=self.metadata,
-        )
+        await self._require_order(stored.version_id)
+        etag, version = (head or stored).etag, stored.version_id
+        return ObjectStat(self._name, sent.size, etag=etag, version_id=version, metadata=self.metadata)
+
+    async def _require_order(self, version: str | None) -> None:
+        """Where versions tell who came first, take the new one back if it replaced another than it should have."""
+        if version and self._plan.create_only and self._bucket.profile.removes_versions:
+            await self._require_first(version)
+        elif version and self._plan.conditional and self._plan.replaces_version:
+            await self._require_next(version)
 
     async def _confirm(self, stored: ObjectInfo) -> ObjectInfo | None:
         """Return HEAD of this upload's object, None when another writer has replaced it meanwhile."""
@@ -350,7 +322,7 @@ class Commit:
         try:
             is_later = await replaced_version(self._bucket, self._name, version)
         except AccessDeniedError as error:  # the key may write and not list
-            log.info("%s: cannot see whether another writer came first: %s", self._bucket.calls.name, error)
+            log.info("%s: cannot see whether another writer came first: %s", self._bucket.backend, error)
             return
         self._bucket.keeps_versions = True
         if is_later:
@@ -377,19 +349,6 @@ class Commit:
         if self._version is not None:
             await self._bucket.delete(self._context, self._name, self._version)
 
-    async def _send(self, sent: Payload, send: Send) -> tuple[ObjectInfo, ObjectInfo | None]:
-        """Return the response, and HEAD's when the response was lost and the object was stored."""
-        condition = await self._condition()
-        try:
-            return await send(condition), None
-        except BackendError as error:
-            if condition and code_of(error) == "NotImplemented":
-                self._bucket.refuses_condition = True
-                return await self._send(sent, send)
-            if not _may_have_stored(error) or (head := await self._own_head()) is None:
-                raise
-            return head, head
-
     async def _condition(self) -> Condition:
         """Return what makes the write create-only, after a HEAD where that does not suffice, or a replacement."""
         kind = "none" if self._bucket.refuses_condition else self._bucket.profile.condition
@@ -412,7 +371,7 @@ class Commit:
 
     async def _head_or_none(self) -> ObjectInfo | None:
         """Return HEAD, None when there is no object or HEAD fails."""
-        timeout = self._bucket.calls.timeout
+        timeout = self._bucket.timeout
         patience = min(timeout, max(_CONFIRM_TIMEOUT, _CONFIRM_SHARE * timeout))
         try:
             return await self._bucket.head(self._name, "write", timeout=patience)
@@ -454,7 +413,7 @@ class Commit:
         try:
             await self._bucket.delete(self._context, self._name, version)
         except FsbackupError as error:
-            log.warning("%s: cannot remove a damaged object: %s", self._bucket.calls.name, error)
+            log.warning("%s: cannot remove a damaged object: %s", self._bucket.backend, error)
 
 
 def _may_have_stored(error: BackendError) -> bool:

@@ -1,0 +1,79 @@
+"""A base backup of a running PostgreSQL, beside ``pg_basebackup | zstd | age | rclone rcat`` to one bucket."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import pyrage
+
+from tests.benchmarks.arena import Arena
+from tests.benchmarks.measure import Command, run
+from tests.benchmarks.results import Series, as_dict, ratio, table
+from tests.benchmarks.rounds import show_progress
+from tests.postgres.server import AS_NOBODY, Home, Server, temporary_home
+from tests.servers.endpoint import S3Endpoint, fresh_bucket
+from tests.servers.process import find_binary
+
+_PRACTICE = "pg_basebackup | zstd | age | rclone"
+#: Bytes of a row of the table, about.
+_ROW = 100
+
+
+def base(arena: Arena, size: int, count: int) -> tuple[str, dict[str, Any]]:
+    """Compare both; both compress and encrypt."""
+    recipient = str(pyrage.x25519.Identity.generate().to_public())
+    places = [fresh_bucket(server) for server in arena.servers]
+    series: dict[str, Series] = {}
+    with (
+        temporary_home(_config(places, recipient)) as home,
+        Server(home).create(archive_command="true").running() as server,
+    ):
+        numbers = f"generate_series(1, {size // _ROW}) i"
+        server.sql(f"create table t as select i, md5(i::text) a, repeat('x', 20) b from {numbers}")
+        server.set(archive_command=" ".join(home.command("wal-push", "%p", "--cluster", "shop")))
+        server.sql("select pg_reload_conf()")
+        server.switch()  # now the archive knows the cluster
+        contenders = _contenders(home, places[0], recipient)
+        for number in range(count):
+            for who in list(contenders)[:: 1 if number % 2 else -1]:
+                cost = run([contenders[who]], arena.folder)
+                series.setdefault(who, Series(who)).costs.append(cost)
+                show_progress(f"{who}: {cost.wall:.2f} s")
+        taken = int(server.sql("select sum(pg_database_size(oid)) from pg_database")) >> 20
+    rows = [
+        [who, f"{each.wall:.2f}", ratio(each, series[_PRACTICE]), f"{each.cpu:.2f}"]
+        for who, each in series.items()
+    ]
+    title = f"base: a cluster of {taken} MiB, compressed and encrypted, {count} rounds"
+    return table(title, ["", "wall s", f"x {_PRACTICE}", "CPU s"], rows), as_dict(series)
+
+
+def _config(places: list[S3Endpoint], recipient: str) -> str:
+    """Return a configuration with an archive on both buckets."""
+    backends = {name: place.backend for name, place in zip(("r2", "b2"), places, strict=True)}
+    sets = {"two": {"backends": ["r2", "b2"], "min_copies": 2}}
+    stages = {"compress": "zstd", "encrypt": {"age": [recipient]}}
+    clusters = {"shop": {"replication": "two", "prefix": "pg/shop", **stages}}
+    return json.dumps({"version": 1, "backends": backends, "replication": sets, "postgres": clusters})
+
+
+def _contenders(home: Home, place: S3Endpoint, recipient: str) -> Mapping[str, Command]:
+    rclone = ":s3,provider=Other,no_check_bucket=true"
+    remote = f"{rclone},endpoint='{place.endpoint_url}',region={place.region}"
+    remote += f",access_key_id={place.access_key_id},secret_access_key={place.secret_access_key}"
+    dump = "pg_basebackup --pgdata=- --format=tar --wal-method=none --checkpoint=fast --no-password"
+    store = f'"$1" --config /nowhere/rclone.conf rcat "$2:{place.bucket}/base-$$.tar.zst.age"'
+    pipe = f'set -o pipefail; {dump} | zstd -3 -T1 -q -c | age -r "$0" | {store}'
+    prefix = AS_NOBODY if os.geteuid() == 0 else ()
+
+    words = ["-c", str(home.path / "fsbackup.yaml"), "base-backup", "shop"]
+    ours = [*prefix, sys.executable, "-m", "fsbackup", *words]
+    bash = ["bash", "-c", pipe, recipient, find_binary("rclone"), remote]
+    return {
+        "fsbackup to two buckets": Command(ours, env=home.environ),
+        _PRACTICE: Command([*prefix, *bash], env=home.environ),
+    }
