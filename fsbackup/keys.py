@@ -34,6 +34,8 @@ META_PREFIX = f"{RESERVED}/"
 MANIFESTS = f"{META_PREFIX}manifests/"
 TOMBSTONES = f"{META_PREFIX}tombstones/"
 INTENTS = f"{META_PREFIX}pending/"
+#: The end of the name of a write intent whose writer has ended, and of one whose writer gives way to others.
+INTENT_DONE, INTENT_YIELDS = "-done", "-yields"
 RECORDS = f"{META_PREFIX}records/"
 #: The name of a backend's marker (see `fsbackup.engine.marker`).
 MARKER = f"{META_PREFIX}backend"
@@ -190,9 +192,17 @@ def tombstone_name(key: str) -> str:
     return f"{TOMBSTONES}{encode_key(key)}"
 
 
-def intent_name(key: str) -> str:
-    """Return the name of the write intent of `key`: the new manifest, stored before the data is replaced."""
-    return f"{INTENTS}{encode_key(key)}"
+def intents_of(key: str) -> str:
+    """Return how the names of all write intents of `key` begin.
+
+    The key is in them by its hash: so all are in one directory, which need not be made for each write.
+    """
+    return f"{INTENTS}{hashlib.sha256(encode_key(key).encode()).hexdigest()[:32]}-"
+
+
+def intent_name(key: str, intent_id: str) -> str:
+    """Return the name of a write intent of `key`: the new manifest, stored before the data is replaced."""
+    return f"{intents_of(key)}{intent_id}"
 
 
 def record_name(key: str, record_id: str) -> str:

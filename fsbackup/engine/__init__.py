@@ -3,9 +3,10 @@
 A single backend is a set of one, so one copy and three copies go through the same code. Nothing here walks over
 many objects: that is `fsbackup.replication`, which calls these modules per key.
 
-What operations work on: `replicas` (the stores of a set and its limits), `records` (manifest, tombstone and write
-intent in one store; `ReplicaState`), `survey` (the same of all stores: who waits for whom), `versions` (which
-version is newest, is it still), `breaker` (who is known to be away is not waited for again), `results` (reports).
+What operations work on: `replicas` (the stores of a set and its limits), `records` (manifest and tombstone in one
+store; `ReplicaState`), `intents` (who is about to change what, where records lie beside their data), `survey` (the
+same of all stores: who waits for whom), `versions` (which version is newest, is it still), `breaker` (who is known
+to be away is not waited for again), `results` (reports).
 
 Writing, `upload.upload`::
 
@@ -15,7 +16,7 @@ Writing, `upload.upload`::
 
 `upload` decides what is sent to whom; `copy` is the same for a repair, with other replicas as its source; `delete`
 writes tombstones and removes data. The commit protocols, and what a crash leaves, are in the docstrings of
-`replica_upload`, `copy` and `delete`.
+`replica_upload`, `intents`, `copy` and `delete`.
 
 Reading: `head` (existence and size), `download.locate` (records of all stores → `ObjectReader`; `read_plan` is its
 data), `reader` (blocks from all healthy replicas at once, each proven before it counts; `pacing` adapts the

@@ -5,13 +5,11 @@ those of its manifest. `ReplicaSource` reads it from the holders, block by block
 it to the recipients in the steps of an upload (`replica_upload.py`), so each keeps what it has until proven bytes
 replace it at once.
 
-There is no lock against other writers. Instead `_ReplicaCopy` reads records again at each step and gives way:
-
-- before the write intent: an intent of a higher generation means that an upload is under way.
-- before the data, before the manifest and after it (`_check`): `VersionGuard` reads the manifests of all stores.
-  *Replaced*: raise `ConflictError`. *Deleted*: remove our data and manifest first, which the delete could not know
-  of.
-- before the data: the recipient must still have what it had when it was examined, and no other intent.
+There is no lock against other writers. Instead `_ReplicaCopy` announces itself, looks, and gives way (`_check`),
+before the data and after the manifest: `VersionGuard` reads the manifests of all stores. *Replaced*: raise
+`ConflictError`; where our data is stored already, its manifest proves it. *Deleted*: remove our data and manifest
+first, which the delete could not know of. Before the data the recipient must also still have what it had when it
+was examined, with no intent of a higher generation.
 
 A crash leaves what a crash of an upload leaves; the next repair goes on from there.
 """
@@ -23,7 +21,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from fsbackup.engine import records
+from fsbackup.engine import intents, records
 from fsbackup.engine.download import ObjectReader, locate
 from fsbackup.engine.fanout import FanOut, object_metadata, replica_result
 from fsbackup.engine.records import ReplicaState
@@ -188,12 +186,13 @@ class _ReplicaCopy(ReplicaUpload):
     def __init__(self, replica: ReplicaState, plan: WritePlan, guard: VersionGuard) -> None:
         super().__init__(replica, guard.manifest.key, plan, lambda _: None)
         self._guard = guard
+        self._yields = True
 
     @property
     def needs_intent(self) -> bool:
-        """Whether anything is there that will not prove the new data."""
-        there = self.replica.stat is not None or self.replica.record is not None or self.replica.damaged
-        return there and not records.has_records_inside(self.store)
+        """Whether a write intent comes first: also where the store cannot refuse to replace what is new."""
+        conditional = self.store.capabilities.conditional_create
+        return super().needs_intent or not (conditional or records.has_records_inside(self.store))
 
     async def _look_again(self, manifest: Manifest) -> None:
         """Nothing: `_check` compares the recipient with what it had when it was examined."""
@@ -201,48 +200,42 @@ class _ReplicaCopy(ReplicaUpload):
     async def _commit_or_find(self, manifest: Manifest) -> None:
         await self._commit(manifest)
 
-    async def _write_intent(self, manifest: Manifest) -> None:
-        intent = await self.call(records.read_intent(self.store, manifest.key))
-        if intent is not None and intent.generation > manifest.generation:
-            raise superseded(self.store, manifest.key, "replaced")
-        await super()._write_intent(manifest)
-
     async def _check(self, manifest: Manifest, stored: ObjectStat | None = None) -> None:
         currency = await self._guard.currency(self.store.name)
         if currency == "newest":
             if stored is not None or await self._is_unchanged(manifest):
                 return
             currency = "replaced"
-        # When replaced, our intent stays: another repair of the same version may be between its steps, and need
-        # it.
-        if currency == "deleted":
-            await self.call(self._remove_copy(manifest, stored))
+        if currency == "deleted" and stored is not None:
+            await self._remove_copy(manifest, stored)
         raise superseded(self.store, manifest.key, currency)
 
-    async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
+    async def _remove_copy(self, manifest: Manifest, stored: ObjectStat) -> None:
+        """Remove what a concurrent delete could not know of: our data, manifest and intent."""
+        if not records.has_records_inside(self.store):
+            await self._announce(manifest)
+        await self.call(remove_copy(self.store, manifest, stored))
+        await self._withdraw()
+
+    async def _prove(self, manifest: Manifest, stored: ObjectStat) -> None:
         try:
-            await super()._compare(manifest, stored)
+            await super()._prove(manifest, stored)
         except ConflictError:
             # The conflict may be a tombstone: `_check` then removes the data that we have just written.
             await self._check(manifest, stored)
             raise
 
-    async def _is_unchanged(self, manifest: Manifest) -> bool:
-        """Return whether the recipient has what it had when it was examined, and no intent of another content."""
-        replica = await self.call(records.read_state(self.store, manifest.key))
-        if self.needs_intent:
-            intent = await self.call(records.read_intent(self.store, manifest.key))
-            # No intent at all is fine: another repair of the same version has finished and cleared the same
-            # intent.
-            if intent is not None and intent.sha256 != manifest.sha256:
-                return False
-        return replica == self.replica
+    async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
+        try:
+            await super()._compare(manifest, stored)
+        except ConflictError:
+            await self._check(manifest, stored)
+            raise
 
-    async def _remove_copy(self, manifest: Manifest, stored: ObjectStat | None) -> None:
-        """Remove what a concurrent delete could not know of: our data, manifest and intent."""
-        if stored is not None:
-            await remove_copy(self.store, manifest, stored)
-        await records.clear_intent(self.store, manifest)
+    async def _is_unchanged(self, manifest: Manifest) -> bool:
+        """Return whether the recipient has what it had when it was examined, and no newer version is announced."""
+        replica = await self._look()
+        return replica == self.replica and not intents.outranks(self._others, manifest.generation)
 
 
 async def remove_copy(store: ObjectStore, manifest: Manifest, stored: ObjectStat) -> None:

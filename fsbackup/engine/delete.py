@@ -49,14 +49,14 @@ from itertools import zip_longest
 
 from fsbackup import clock
 from fsbackup.aio import cancel_and_wait, map_some
-from fsbackup.engine import breaker, locks, records, tombstones, versions
+from fsbackup.engine import breaker, intents, locks, records, tombstones, versions
 from fsbackup.engine.fanout import replica_result
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Report, is_deleted
 from fsbackup.engine.survey import Answers, insist, settled, survey, survey_for_change
 from fsbackup.errors import ConflictError, FsbackupError, TooFewCopiesError
-from fsbackup.keys import intent_name, manifest_name
+from fsbackup.keys import manifest_name
 from fsbackup.record import Tombstone, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
 
@@ -257,7 +257,7 @@ async def _delete_replica(
     started = asyncio.get_running_loop().time()
     try:
         if tombstone is not None:
-            async with locks.exclusive(replica.store, key):
+            async with locks.exclusive(replica.store, key), intents.announced(replica.store, tombstone):
                 await _remove(await _announce(replica, tombstone, stored), tombstone)
                 breaker.record(replica.store, None, writing=True)
     except FsbackupError as error:
@@ -358,11 +358,11 @@ async def _require_not_newer(
         When it has a newer version than the tombstone deletes, or one is being stored.
     """
     read = records.read_version if announced else records.read_state
-    replica, intent = await asyncio.gather(read(store, key), records.read_intent(store, key))
+    replica, found = await asyncio.gather(read(store, key), intents.find(store, key))
     latest = replica.record
     if latest is not None and version_order(latest) > version_order(tombstone):
         raise _superseded(store, key)
-    if intent is not None and intent.generation > tombstone.generation:
+    if intents.outranks(intents.known(found), tombstone.generation):
         raise _superseded(store, key)
     return replica
 
@@ -378,7 +378,7 @@ async def complete(replica: ReplicaState, tombstone: Tombstone) -> None:
         As the store raised it.
     """
     store, key = replica.store, tombstone.key
-    async with locks.exclusive(store, key):
+    async with locks.exclusive(store, key), intents.announced(store, tombstone):
         now = await _require_not_newer(store, key, tombstone)
         if now.tombstone != tombstone:
             await tombstones.write(store, tombstone)
@@ -397,12 +397,13 @@ async def remove_tombstone(store: ObjectStore, key: str, tombstone: Tombstone) -
     BackendError
         As the store raised it.
     """
-    async with locks.exclusive(store, key):
-        (own, _), replica = await asyncio.gather(
-            tombstones.find(store, key, since=None), _require_not_newer(store, key, tombstone, announced=True)
+    async with locks.exclusive(store, key), intents.announced(store, tombstone) as announced:
+        (own, _), replica, found = await asyncio.gather(
+            tombstones.find(store, key, since=None),
+            _require_not_newer(store, key, tombstone, announced=True),
+            intents.listed(store, key, announced),
         )
-        has_intent = (await records.find_intent(store, key))[0] is not None
-        if replica.stat is not None or has_intent or (own and own.generation > tombstone.generation):
+        if replica.stat is not None or found or (own and own.generation > tombstone.generation):
             raise _superseded(store, key)
         if replica.record is not None:
             await records.remove_record(store, key)
@@ -436,20 +437,19 @@ async def _remove_unchanged(
     store: ObjectStore, done: Sequence[Tombstone], stored: Mapping[str, ObjectStat]
 ) -> None:
     """Remove those of the `stored` tombstones that are still the same, which the store finds out by itself."""
-    intents: list[str] = []
+    left: list[str] = []
 
-    async def find_intent(tombstone: Tombstone) -> None:
-        if await _is_own_intent(store, tombstone):
-            intents.append(intent_name(tombstone.key))
+    async def find_intents(tombstone: Tombstone) -> None:
+        left.extend(await _intents_of_deleted(store, tombstone))
 
     async with locks.exclusive_all(store, [each.key for each in done]):
         try:
             if not records.has_records_inside(store):
-                await map_some(find_intent, done, _AT_ONCE)
+                await map_some(find_intents, done, _AT_ONCE)
         except FsbackupError as error:
             _log_leftover(error)
         own = {each.key: stored[each.key] for each in done if each.key in stored}
-        results = await store.remove_many([*own.values(), *intents])
+        results = await store.remove_many([*own.values(), *left])
         for key, failure in zip_longest(own, results):
             if failure is not None:
                 _log_leftover(failure)
@@ -461,21 +461,21 @@ async def _remove_own_tombstone(store: ObjectStore, tombstone: Tombstone) -> Non
     key = tombstone.key
     try:
         async with locks.exclusive(store, key):
-            (own, _), has_intent = await asyncio.gather(
-                tombstones.find(store, key, since=None), _is_own_intent(store, tombstone)
+            (own, _), left = await asyncio.gather(
+                tombstones.find(store, key, since=None), _intents_of_deleted(store, tombstone)
             )
-            if has_intent:
-                await store.remove(intent_name(key))
+            for name in left:
+                await store.remove(name)
             if own == tombstone:
                 await tombstones.remove(store, key)
     except FsbackupError as error:
         _log_leftover(error)
 
 
-async def _is_own_intent(store: ObjectStore, tombstone: Tombstone) -> bool:
-    """Return whether there is a write intent of the version that was deleted, or an unreadable one."""
-    intent, exists = await records.find_intent(store, tombstone.key)
-    return exists and (intent is None or intent.generation <= tombstone.generation)
+async def _intents_of_deleted(store: ObjectStore, tombstone: Tombstone) -> list[str]:
+    """Return the names of the write intents of the version that was deleted, and of unreadable ones."""
+    found = await intents.find(store, tombstone.key)
+    return [each.name for each in found if intents.is_of_deleted(store, each, tombstone.generation)]
 
 
 def _log_leftover(error: FsbackupError) -> None:

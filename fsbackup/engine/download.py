@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
-from fsbackup.engine import records, versions
+from fsbackup.engine import intents, records, versions
 from fsbackup.engine.read_plan import ReadLog, ReadPlan
 from fsbackup.engine.reader import ParallelReader
 from fsbackup.engine.records import ReplicaState
@@ -304,14 +304,14 @@ async def _intended_version(
     stores: Sequence[ObjectStore], reader: ObjectReader, current: Manifest
 ) -> ObjectReader | None:
     answers = await asyncio.gather(
-        *(records.read_intent(store, current.key) for store in stores), return_exceptions=True
+        *(intents.proving(store, current.key) for store in stores), return_exceptions=True
     )
-    intents = [(each, store) for each, store in zip(answers, stores, strict=True) if isinstance(each, Manifest)]
-    newer = [intent for intent, _ in intents if intent.generation > current.generation]
-    latest = max(newer, key=lambda intent: intent.generation, default=None)
+    found = [(each, store) for each, store in zip(answers, stores, strict=True) if isinstance(each, Manifest)]
+    others = [each for each, _ in found if each.sha256 != current.sha256]
+    latest = max(others, key=version_order, default=None)
     if latest is None:
         return None
-    holders = tuple(store for intent, store in intents if intent.sha256 == latest.sha256)
+    holders = tuple(store for each, store in found if each.sha256 == latest.sha256)
     plan = replace(reader.plan, size=latest.size, manifest=latest, stores=holders, reserve=())
     return ObjectReader(plan, ReadLog(current.key), reader.selector)
 

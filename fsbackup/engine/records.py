@@ -8,7 +8,7 @@ Where the manifest of an object is depends on the store:
     Every upload and copy has an id of its own. Data and manifest are stored by one request and cannot disagree,
     whoever writes at the same time.
 *beside*
-    Under `manifest_name`. A replacement announces itself first, by an intent under `intent_name`.
+    Under `manifest_name`. A replacement announces itself first (`intents.py`).
 
 A tombstone lies beside both, on every store; of it and a manifest the one of the higher version counts. `query`
 reads records and data into a `ReplicaState`, without raising; `survey.py` does so on all stores at once. Uploads
@@ -44,7 +44,7 @@ from fsbackup.errors import (
 from fsbackup.keys import (
     ShortenedName,
     encode_key,
-    intent_name,
+    intents_of,
     manifest_name,
     record_name,
     tombstone_name,
@@ -305,7 +305,7 @@ async def read_inside_record(store: ObjectStore, key: str, stat: ObjectStat) -> 
 def _checked_inside(store: ObjectStore, key: str, stat: ObjectStat, data: bytes) -> ReplicaState:
     """Return the state with the manifest in `data`; not one of another key, as after a copy."""
     try:
-        manifest = _load(store, key, data)
+        manifest = load_record(store, key, data)
     except IntegrityError:
         manifest = None
     if not isinstance(manifest, Manifest) or manifest.key != key:
@@ -375,8 +375,8 @@ async def describe_data(store: ObjectStore, stat: ObjectStat, manifest: Manifest
     return stored
 
 
-async def read_record(store: ObjectStore, key: str, *, intent: bool = False) -> tuple[Manifest | None, bool]:
-    """Return the valid manifest (or `intent`) beside the object, or None, and whether there is a damaged one.
+async def read_record(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
+    """Return the valid manifest beside the object, or None, and whether there is a damaged one.
 
     A record of another key, as after files were moved by hand, counts as damaged.
 
@@ -385,9 +385,8 @@ async def read_record(store: ObjectStore, key: str, *, intent: bool = False) -> 
     NewerFormatError
         When a newer version of fsbackup wrote it.
     """
-    name = intent_name(key) if intent else manifest_name(key)
     try:
-        record = _load(store, key, await store.read(name))
+        record = load_record(store, key, await store.read(manifest_name(key)))
     except ObjectNotFoundError:
         return None, False
     except IntegrityError:
@@ -395,7 +394,8 @@ async def read_record(store: ObjectStore, key: str, *, intent: bool = False) -> 
     return (record, False) if isinstance(record, Manifest) and record.key == key else (None, True)
 
 
-def _load(store: ObjectStore, key: str, data: bytes) -> Record:
+def load_record(store: ObjectStore, key: str, data: bytes) -> Record:
+    """Return the record in `data`, which may be of another key; raises as `fsbackup.record.load`."""
     try:
         return load(data)
     except NewerFormatError as error:
@@ -438,13 +438,17 @@ async def _recorded_key(store: ObjectStore, name: ShortenedName) -> str:
     text = "" if stat is None else stat.metadata.get(RECORD_FIELD, "")
     if text.startswith("{"):
         return load(text.encode()).key
-    beside = [] if has_records_inside(store) else [manifest_name(name), intent_name(name)]
+    beside = [] if text or has_records_inside(store) else await _beside_names(store, name)
     for place in [record_name(name, text)] if text else [*beside, tombstone_name(name)]:
         try:
             return load(await store.read(place)).key
         except ObjectNotFoundError:
             continue
     raise ObjectNotFoundError("it has no record", backend=store.name, key=name)
+
+
+async def _beside_names(store: ObjectStore, name: ShortenedName) -> list[str]:
+    return [manifest_name(name), *[each.name async for each in store.list(intents_of(name))]]
 
 
 def refusal(replicas: Iterable[ReplicaState], operation: str) -> NewerFormatError | None:
@@ -504,48 +508,3 @@ async def clear_replaced(replica: ReplicaState, manifest: Manifest) -> None:
                 await tombstones.remove(store, manifest.key)
     except FsbackupError as error:
         log.warning("a record of an older version was not removed (harmless, repair removes it): %s", error)
-
-
-async def write_intent(store: ObjectStore, manifest: Manifest) -> None:
-    """Store the manifest of the new version under the intent's name, before the data is replaced.
-
-    Between the new data and its manifest, the old manifest does not match the data. A reader that finds a mismatch
-    proves the data with the intent, also after a crash at that point.
-    """
-    await store.put(intent_name(manifest.key), dump(manifest))
-
-
-async def finish_intent(store: ObjectStore, intent: Manifest, stat: ObjectStat) -> None:
-    """Write the manifest of a replacement that a crash ended behind its data, before its intent is overwritten.
-
-    Otherwise nothing would prove the data between the next intent and the next data.
-    """
-    if intent.size == stat.size:
-        await write_record(store, intent.for_replica(stat.etag, stat.version_id))
-
-
-async def clear_intent(store: ObjectStore, manifest: Manifest) -> None:
-    """Remove the write intent of `manifest` after the manifest itself was written; another writer's intent stays.
-
-    A failure is only logged: the object is stored and proven, and the next replacement or repair removes the
-    intent.
-    """
-    try:
-        intent = await read_intent(store, manifest.key)
-        if intent is not None and intent.sha256 == manifest.sha256:
-            await store.remove(intent_name(manifest.key))
-    except FsbackupError as error:
-        log.warning("write intent was not removed (harmless, repair removes it): %s", error)
-
-
-async def read_intent(store: ObjectStore, key: str) -> Manifest | None:
-    """Return the manifest of a replacement that has begun and not ended, None when there is no readable intent."""
-    return (await find_intent(store, key))[0]
-
-
-async def find_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
-    """Return the write intent, None if unreadable, and whether there is one at all, readable or not."""
-    if has_records_inside(store):
-        return None, False
-    intent, damaged = await read_record(store, key, intent=True)
-    return intent, damaged or intent is not None

@@ -20,34 +20,34 @@ Beside it, `_commit_beside`:
 ====  =====================================================  ======================================================
 step  creates an object                                      replaces an object, or stores one after a delete
 ====  =====================================================  ======================================================
-1     -                                                      write intent: the new manifest under the intent's name
+1     -                                                      write intent: the new manifest under a name of its own
 2     `writer.commit`: the data, in one atomic step          the same
 3     manifest, create-only where the store can refuse       manifest, over the old manifest
 4     compare, unless the store refuses in step 3            compare
-5     -                                                      clear the intent, unless a delete may be under way
+5     -                                                      end the intent (`intents.py`)
 6     -                                                      when `min_copies` have confirmed: remove the tombstone
 ====  =====================================================  ======================================================
 
-*Compare* reads manifest and data back. When another writer's content is there, the upload raises `ConflictError`,
-and the data is taken back where the store keeps the version before. So is the whole upload where too few replicas
-took it (`undo.py`); until that is known, `WritePlan.keep_replaced` keeps what it replaces.
+*Compare* reads manifest and data back. When another writer's data is there, the upload raises `ConflictError`;
+when only the manifest is another one's, ours is written again, because it is the one that proves the data. The
+whole upload is taken back where too few replicas took it (`undo.py`); until that is known,
+`WritePlan.keep_replaced` keeps what it replaces.
 
 What a crash leaves, and who puts it right:
 
-- before step 2: the old state; unfinished data and the intent are cleared by the next upload or by `repair`.
+- before step 2: the old state; unfinished data and the intent are cleared by `repair` or a later upload.
 - after 2, creating: data without a manifest. Readers report it as unproven, the same upload again adopts it when
   its SHA-256 is right (`upload.py`), `repair` too.
 - after 2, replacing: the old manifest does not match the new data. Readers prove the data with the intent, and
   `repair` writes the manifest from it.
-- after 3: the new state, proven; an intent that is left is cleared by the next upload or by `repair`.
+- after 3: the new state, proven; an intent that is left is cleared by `repair` or a later upload.
 
-A delete writes its tombstone, looks for an intent, and then removes data and manifest. Where no lock keeps the two
-apart, all of our steps may come in between. Then we find its tombstone in step 5: the intent that stays proves the
-data also when the manifest goes.
+So there is no moment at which neither the old version nor the new one can be read and proven, also while others
+write the same key. Only who creates on a service that cannot refuse to (`Capabilities.conditional_create`)
+announces nothing, and may replace what another one has stored in the same moment.
 
-So there is no moment at which neither the old version nor the new one can be read and proven. `_check` is called
-before step 2, before 3 and after 4; here it does nothing, and a repair's copy (`copy.py`) looks there whether its
-version is still current.
+`_check` is called before step 2 and after 4. Here it does nothing, and a repair's copy (`copy.py`) looks there
+whether its version is still current.
 """
 
 from __future__ import annotations
@@ -57,22 +57,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from fsbackup import clock
 from fsbackup.aio import IdleTimeout, IdleTimeoutError, run_all, shield
-from fsbackup.engine import locks, marker, records
+from fsbackup.engine import intents, locks, marker, records
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.parts import Consumer, PartBuffer
 from fsbackup.engine.records import ReplicaState
-from fsbackup.errors import ConflictError, FsbackupError
+from fsbackup.errors import ConflictError, FsbackupError, NewerFormatError
 from fsbackup.events import log
-from fsbackup.keys import encode_key, tombstone_name
-from fsbackup.record import Manifest, version_order
+from fsbackup.keys import encode_key
+from fsbackup.record import Manifest, Tombstone, version_order
 from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, WritePlan, timeout_error
 
 T = TypeVar("T")
 
-#: Seconds after which the delete that stored a tombstone is not under way any more.
-_DELETE_TAKES = 3600.0
+#: Seconds before somebody who gives way to us is looked for again, at first and at most.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+#: How often a manifest is written that another writer's takes the place of.
+_TRIES = 3
 
 
 class ReplicaUpload:
@@ -115,6 +116,13 @@ class ReplicaUpload:
         self._names_what_it_replaces = plan.create_only or plan.replaces is not None
         self._record_id = plan.record_id or ""
         self._wrote_record = False
+        #: Whether we give way to whoever replaces.
+        self._yields = not may_replace
+        #: The name of our intent, and those of ended writers' that were there before our data.
+        self._intent: str | None = None
+        self._ended: list[str] = []
+        #: The intents of others at our last look.
+        self._others: list[intents.Intent] = []
         self._copier = copier
         self._on_sent = on_sent
         self._last_activity = 0.0
@@ -188,7 +196,10 @@ class ReplicaUpload:
             await self._commit(manifest)
         except ConflictError:
             replica = await self.call(records.read_version(self.store, self._key))
-            if not replica.holds(manifest):
+            stat = replica.stat if replica.holds(manifest) else None
+            if stat is None or not await self._is_ours(manifest, stat):
+                if self._create_only and self._may_replace:
+                    raise concurrent_write(replica, self._key) from None
                 raise
             await self.writer.abort()
 
@@ -225,16 +236,25 @@ class ReplicaUpload:
             await self._compare(manifest, stored)
 
     async def _commit_beside(self, manifest: Manifest) -> None:
-        await self._look_again(manifest)
+        try:
+            await self._announce_and_look(manifest)
+            await self._check(manifest)
+            stored = await self._store()
+        except (ConflictError, NewerFormatError):
+            await self._withdraw()
+            raise
+        if not await self.call(write_manifest(self.replica, manifest, stored)):
+            await self._prove(manifest, stored)
+        await self._end(manifest, stored)
+
+    async def _announce_and_look(self, manifest: Manifest) -> None:
+        """Announce what replaces something, then see what; where that is new, announce it and look again."""
         if self.needs_intent:
-            await self._write_intent(manifest)
-        await self._check(manifest)
-        stored = await self._store()
-        await self._check(manifest, stored)
-        await self._write_manifest(manifest, stored)
-        await self._check(manifest, stored)
-        if self.needs_intent and not await self._may_be_deleted():
-            await self.call(records.clear_intent(self.store, manifest))
+            await self._announce(manifest)
+        await self._look_again(manifest)
+        if self.needs_intent and self._intent is None:
+            await self._announce(manifest)
+            await self._look_again(manifest)
 
     async def _store(self, metadata: Mapping[str, str] | None = None) -> ObjectStat:
         self.stored = await self.call(self.writer.commit(metadata))
@@ -248,23 +268,47 @@ class ReplicaUpload:
         ConflictError
             When a newer version was stored since the survey; or any, for an upload that may not replace it.
         NewerFormatError
-            When a newer version of fsbackup wrote the record or the write intent by now.
+            When a newer version of fsbackup wrote the record or a write intent by now.
         """
         if self._create_only:
             return
-        before = self.replica.record
-        self.replica, intent = await self.call(
-            asyncio.gather(records.read_state(self.store, self._key), records.read_intent(self.store, self._key))
-        )
+        before, data = self.replica.record, self.replica.stat
+        self.replica = await self._look()
+        pause = _FIRST_PAUSE
+        while self._intent is not None and self._waits():
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            self.replica = await self._look()
         latest = self.replica.record
-        if self._conditional and latest != before:
+        if (self._conditional and latest != before) or (self._yields and self.replica.stat != data):
             raise concurrent_write(self.replica, self._key)
         if latest is not None and latest != before:
             replaces = isinstance(latest, Manifest) and not self._may_replace
             if replaces or version_order(latest) > version_order(manifest):
                 raise concurrent_write(self.replica, self._key)
-        if intent is not None and self.replica.stat is not None and not self.replica.is_intact:
-            await self.call(records.finish_intent(self.store, intent, self.replica.stat))
+
+    async def _look(self) -> ReplicaState:
+        """Return what is there, and note the intents; raises for one that a newer version wrote."""
+        replica, found = await self.call(
+            asyncio.gather(records.read_state(self.store, self._key), intents.find(self.store, self._key))
+        )
+        self._others = [each for each in intents.known(found) if each.name != self._intent]
+        self._ended = [each.name for each in self._others if not each.may_go_on()]
+        return replica
+
+    def _waits(self) -> bool:
+        """Return whether to wait for a writer that gives way to us.
+
+        Raises
+        ------
+        ConflictError
+            When we are who gives way, and there is another one.
+        """
+        if self.store.capabilities.locks:
+            return False
+        if self._yields and any(intents.is_active(self.store, each) for each in self._others):
+            raise concurrent_write(self.replica, self._key)
+        return any(intents.is_awaited(self.store, each) for each in self._others)
 
     def _require_unchanged(self, now: ReplicaState) -> None:
         """Raise `ConflictError` unless the replica is as it was when the upload was decided."""
@@ -273,39 +317,85 @@ class ReplicaUpload:
 
     @property
     def needs_intent(self) -> bool:
-        """Whether a write intent comes first: there is a record that will not prove the new data."""
-        return self.replica.record is not None or self.replica.damaged
+        """Whether a write intent comes first: there is something that will not prove the new data."""
+        there = self.replica.stat is not None or self.replica.record is not None or self.replica.damaged
+        return there and not records.has_records_inside(self.store)
 
-    async def _may_be_deleted(self) -> bool:
-        """Return whether a delete may be under way that looked for an intent before ours was there."""
-        if self.store.capabilities.locks:
-            return False
-        stat = await self.call(self.store.stat(tombstone_name(self._key)))
-        return stat is not None and (stat.modified is None or stat.modified > clock.now() - _DELETE_TAKES)
+    async def _announce(self, manifest: Manifest) -> None:
+        if self._intent is None:
+            announcing = intents.announce(self.store, manifest, yields=self._yields)
+            self._intent = await self.call(announcing)
 
-    async def _write_intent(self, manifest: Manifest) -> None:
-        await self.call(records.write_intent(self.store, manifest))
+    async def _withdraw(self) -> None:
+        own, self._intent = self._intent, None
+        if own is not None:
+            await self.call(intents.withdraw(self.store, own))
+
+    async def _end(self, manifest: Manifest, stored: ObjectStat) -> None:
+        """End the intent, also where a last look says that the version is not the newest."""
+        try:
+            await self._check(manifest, stored)
+        finally:
+            if self._intent is not None:
+                ending = intents.end(self.store, manifest, self._intent, self._others, self._ended)
+                await self.call(ending)
 
     async def _check(self, manifest: Manifest, stored: ObjectStat | None = None) -> None:
         """Raise when the version must not be written; `stored` is its data once committed. Here: never."""
 
-    async def _write_manifest(self, manifest: Manifest, stored: ObjectStat) -> None:
-        if not await self.call(write_manifest(self.replica, manifest, stored)):
-            await self._compare(manifest, stored)
+    async def _prove(self, manifest: Manifest, stored: ObjectStat) -> None:
+        """See that our data and our manifest stand there, and write the manifest again where our data has another.
+
+        Raises
+        ------
+        ConflictError
+            When another writer's data stands there, or none; or it was deleted.
+        """
+        for _ in range(_TRIES):
+            if self._intent is not None:  # who comes after this replaces our data before our manifest
+                self._others = await self.call(intents.listed(self.store, self._key, self._intent))
+            replica = await self._read_back()
+            if not has_data(replica, stored) or not await self._is_ours(manifest, stored):
+                await self._give_way(manifest, replica)
+                break
+            if replica.claims(manifest):
+                return
+            if isinstance(replica.record, Tombstone) and replica.record.generation >= manifest.generation:
+                break
+            if self._intent is None:
+                await self._announce(manifest)  # and look again: what stands there may be older than it
+                continue
+            own = manifest.for_replica(stored.etag, stored.version_id)
+            await self.call(records.write_record(self.store, own))
+        raise _not_shown(replica, self._key) if replica.is_empty else concurrent_write(replica, self._key)
+
+    async def _give_way(self, manifest: Manifest, replica: ReplicaState) -> None:
+        """Leave what stands there to others; a manifest of ours would stand for lost data, so it goes."""
+        if replica.stat is None and replica.claims(manifest):
+            await self._announce(manifest)
+            replica = await self.call(records.read_version(self.store, self._key))
+            if replica.stat is None and replica.claims(manifest):
+                await self.call(records.remove_manifest(replica, self._key))
+        await self._withdraw()
 
     async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
-        """Raise `ConflictError` unless the replica has this manifest and the data that was stored with it."""
+        """Raise `ConflictError` unless the data that was stored stands there, with the manifest inside."""
         replica = await self._read_back()
+        for pause in SHOWN_AFTER if self._comes_first else ():
+            if replica.claims(manifest) or replica.is_empty:
+                break
+            await asyncio.sleep(pause)
+            replica = await self._read_back()
         if has_version(replica, manifest, stored) and await self._is_ours(manifest, stored):
             return
-        if not replica.claims(manifest):
-            # Without versions, what was kept may be older than what the other writer stored.
-            if self.store.capabilities.removes_versions:
-                await self.call(self.writer.rollback())
-        elif replica.stat is None:
-            # A delete that began before our manifest removed our data: the manifest would stand for lost data.
-            await self.call(records.remove_manifest(replica, self._key))
+        if not replica.claims(manifest) and self.store.capabilities.removes_versions:
+            await self.call(self.writer.rollback())
         raise _not_shown(replica, self._key) if replica.is_empty else concurrent_write(replica, self._key)
+
+    @property
+    def _comes_first(self) -> bool:
+        """Whether another creator whose object is there came second, which he finds out, and takes it back."""
+        return self._create_only and self.store.capabilities.removes_versions
 
     async def _read_back(self) -> ReplicaState:
         """Read what stands there after our write; a service may not show it at once."""
@@ -360,6 +450,15 @@ class ReplicaUpload:
             raise timeout_error(self.store, "upload", self._key) from None
 
 
+def creates_only(replica: ReplicaState) -> bool:
+    """Return whether an upload that may replace must be refused all the same where something is there by then.
+
+    Where there is nothing it announces nothing, so without a lock nobody would know of it.
+    """
+    can, inside = replica.store.capabilities, records.has_records_inside(replica.store)
+    return replica.is_empty and can.conditional_create and not (inside or can.locks)
+
+
 async def write_manifest(replica: ReplicaState, manifest: Manifest, stored: ObjectStat) -> bool:
     """Write `manifest` beside the data `stored`; return whether no other writer can have come in between.
 
@@ -377,9 +476,13 @@ async def write_manifest(replica: ReplicaState, manifest: Manifest, stored: Obje
 
 def has_version(replica: ReplicaState, manifest: Manifest, stored: ObjectStat) -> bool:
     """Return whether the replica has our manifest and, by size and ETag, our data."""
+    return has_data(replica, stored) and replica.claims(manifest)
+
+
+def has_data(replica: ReplicaState, stored: ObjectStat) -> bool:
+    """Return whether the replica has our data, by size and ETag."""
     stat = replica.stat
-    same_data = stat is not None and (stat.size, stat.etag) == (stored.size, stored.etag)
-    return same_data and replica.claims(manifest)
+    return stat is not None and (stat.size, stat.etag) == (stored.size, stored.etag)
 
 
 def _not_shown(replica: ReplicaState, key: str) -> ConflictError:

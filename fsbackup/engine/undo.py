@@ -8,10 +8,10 @@ First all replicas are asked again: what has become confirmed meanwhile stays. T
 new version, under the lock of the key:
 
 1. Look whether what the upload stored is still there, record and data, and what it replaced has been kept.
-2. Beside the data: the write intent again, then the old manifest. That is the upload's protocol backwards
+2. Beside the data: a write intent (`intents.py`), then the old manifest. That is the upload's protocol backwards
    (`replica_upload.py`), through the same states.
 3. `ObjectWriter.rollback`: the old data, inside the data with the old manifest.
-4. Clear the write intent, or the manifest that was an object of its own.
+4. Remove the write intent, or the manifest that was an object of its own.
 
 A crash leaves the new version, unconfirmed, or the old one, each proven, and garbage that `repair` clears. So does
 whatever else fails: then the new version stays *unconfirmed*, as on a store that keeps nothing.
@@ -28,7 +28,7 @@ import logging
 from collections.abc import Sequence
 
 from fsbackup import clock
-from fsbackup.engine import locks, records, versions
+from fsbackup.engine import intents, locks, records, versions
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replica_upload import ReplicaUpload, has_version
 from fsbackup.engine.replicas import ReplicaSet
@@ -96,7 +96,7 @@ async def _put_back(upload: ReplicaUpload, version: Manifest) -> None:
         await upload.call(upload.writer.rollback())
         await upload.clear_record()
         return
-    await upload.call(records.write_intent(upload.store, version))
+    own = await upload.call(intents.announce(upload.store, version))
     await upload.call(records.write_record(upload.store, before))
     await upload.call(upload.writer.rollback())
-    await upload.call(records.clear_intent(upload.store, version))
+    await upload.call(intents.withdraw(upload.store, own))

@@ -33,7 +33,13 @@ from fsbackup.engine.fanout import FanOut, object_metadata
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.parts import Consumer
 from fsbackup.engine.records import ReplicaState
-from fsbackup.engine.replica_upload import ReplicaUpload, concurrent_write, has_version, write_manifest
+from fsbackup.engine.replica_upload import (
+    ReplicaUpload,
+    concurrent_write,
+    creates_only,
+    has_version,
+    write_manifest,
+)
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import Source, StreamSource
@@ -524,6 +530,8 @@ class _Upload(FanOut):
 
     def _new_upload(self, replica: ReplicaState) -> ReplicaUpload:
         source, known, is_conditional = self._source, self._expected, self._replaces is not None
+        # Beside its record, data may be another by the time that we have waited for who gives way to us.
+        switches = records.has_records_inside(replica.store)
         plan = WritePlan(
             size=source.size,
             part_size=self._part_size,
@@ -535,13 +543,18 @@ class _Upload(FanOut):
             mtime_ns=source.mtime_ns,
             mode=source.mode,
             create_only=replica.stat is None
-            and (is_conditional or not self._overwrite or _refuses_to_replace(replica.store)),
+            and (
+                is_conditional
+                or not self._overwrite
+                or _refuses_to_replace(replica.store)
+                or creates_only(replica)
+            ),
             ask_first=self._must_stat_again(replica),
             is_new=replica.stat is None,
-            replaces=replica.stat.etag if replica.stat else None,
+            replaces=replica.stat.etag if replica.stat and (switches or is_conditional) else None,
             replaces_version=replica.stat.version_id if replica.stat else None,
             keep_replaced=replica.is_intact and self._targets.min_copies > 1,
-            conditional=is_conditional,
+            conditional=is_conditional or (replica.stat is not None and not self._overwrite),
         )
         sent = self._on_sent(replica.store.name)
         upload = ReplicaUpload(

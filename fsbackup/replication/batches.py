@@ -30,6 +30,7 @@ from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.survey import survey
 from fsbackup.engine.versions import newest
 from fsbackup.errors import BackendUnavailableError, ConfigError, FsbackupError, ReplicationError
+from fsbackup.keys import intents_of
 from fsbackup.loop import POLL_INTERVAL, iterate, run
 from fsbackup.record import Manifest
 from fsbackup.replication.classify import LONG_AGO, IsExpired, when_stored
@@ -46,6 +47,14 @@ _SAMPLE_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
+class Announced:
+    """The write intents of a key: the key, None where none of them can be read, and the backends that have one."""
+
+    key: str | None = None
+    stores: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class KeyTask:
     """One key to verify or repair, with what the listings say about it."""
 
@@ -54,8 +63,8 @@ class KeyTask:
     stored: float | None = None
     #: Bytes of its largest copy.
     size: int = 0
-    #: When each replica got the write intent that it lists for the key, by backend name (epoch seconds).
-    intents: Mapping[str, float] = field(default_factory=dict)
+    #: The backends that list a write intent of the key.
+    intents: frozenset[str] = frozenset()
     #: The backends that were listed and do not have it.
     missing_on: tuple[str, ...] = ()
 
@@ -84,11 +93,11 @@ class Batch:
 async def key_tasks(
     walk: Walk,
     selects: Callable[[str], bool] | None = None,
-    intents: dict[str, dict[str, float]] | None = None,
+    intents: dict[str, Announced] | None = None,
 ) -> AsyncGenerator[tuple[KeyTask, Unreachable], None]:
     """Yield the keys that `selects` accepts (None: all), each with the replicas that cannot be listed.
 
-    `intents` says which replicas list a write intent of a key, and since when; this function empties it. Keys of
+    `intents` are the write intents by how their names begin (`intents_of`); this function empties it. Keys of
     which only an intent is left come last.
     """
     remaining = intents if intents is not None else {}
@@ -97,10 +106,12 @@ async def key_tasks(
             if selects is None or selects(entry.key):
                 size = max((each.data.size for each in entry.replicas.values() if each and each.data), default=0)
                 missing_on = tuple(name for name, each in entry.replicas.items() if each and not each.data)
-                own_intents = remaining.pop(entry.key, {})
-                yield KeyTask(entry.key, entry.stored_at, size, own_intents, missing_on), walk.errors
-    for key in list(remaining):
-        yield KeyTask(key, intents=remaining.pop(key)), walk.errors
+                own = remaining.pop(intents_of(entry.key), Announced()) if remaining else Announced()
+                yield KeyTask(entry.key, entry.stored_at, size, own.stores, missing_on), walk.errors
+    for each in remaining.values():
+        if each.key is not None:
+            yield KeyTask(each.key, intents=each.stores), walk.errors
+    remaining.clear()
 
 
 async def batches(

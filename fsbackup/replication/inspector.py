@@ -11,11 +11,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fsbackup.engine import records
+from fsbackup.engine import intents, records
+from fsbackup.engine.intents import Intent
 from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
-from fsbackup.errors import FsbackupError, NewerFormatError, ObjectNotFoundError
-from fsbackup.record import Manifest
+from fsbackup.errors import FsbackupError, ObjectNotFoundError
+from fsbackup.record import Manifest, version_order
 from fsbackup.replication.bytecheck import ByteCheck, check_bytes
 from fsbackup.replication.classify import IsExpired, ObjectStatus, classify
 from fsbackup.replication.walk import Unreachable
@@ -139,25 +140,26 @@ class Inspector:
 async def _unfinished(status: ObjectStatus) -> dict[str, Manifest]:
     """Return the newer version that a write intent names, for each doubtful replica that has one."""
     doubtful = [each for each in status.replicas.values() if each.state in _DOUBTFUL and each.record]
-    found = await asyncio.gather(*(try_find_intent(each.store, status.key) for each in doubtful))
-    pairs = zip(doubtful, (new for new, *_ in found), strict=True)
-    return {
-        each.backend: new for each, new in pairs if new and each.record and new.generation > each.record.generation
-    }
+    found = await asyncio.gather(*(try_find_intents(each.store, status.key) for each in doubtful))
+    unfinished = {}
+    for replica, announced in zip(doubtful, found, strict=True):
+        manifests = [each.manifest for each in announced if each.manifest is not None]
+        newest = max(manifests, key=version_order, default=None)
+        if newest and replica.record and newest.generation > replica.record.generation:
+            unfinished[replica.backend] = newest
+    return unfinished
 
 
-async def try_find_intent(store: ObjectStore, key: str) -> tuple[Manifest | None, bool, NewerFormatError | None]:
-    """Return what `records.find_intent` returns, and the error where a newer version wrote the intent.
+async def try_find_intents(store: ObjectStore, key: str) -> list[Intent]:
+    """Return what `intents.find` returns; none where the store fails.
 
-    None where the store fails: an intent explains, and every step of a repair looks again before it writes.
+    An intent explains, and every step of a repair looks again before it writes.
     """
     try:
         async with asyncio.timeout(store.hard_timeout):
-            return (*await records.find_intent(store, key), None)
-    except NewerFormatError as error:
-        return None, True, error
+            return await intents.find(store, key)
     except (FsbackupError, TimeoutError):
-        return None, False, None
+        return []
 
 
 def _corrected(replica: ReplicaState, manifest: Manifest, check: ByteCheck) -> ReplicaState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fsbackup.keys import MANIFESTS, META_PREFIX, TOMBSTONES
+from fsbackup.keys import INTENTS, MANIFESTS, META_PREFIX, TOMBSTONES
 from fsbackup.loop import run
 from fsbackup.stores.base import Part, WritePlan
 from fsbackup.testing.driving import Contract, list_names, random_bytes, split
@@ -123,6 +123,19 @@ class ListingContract(Contract):
         assert run(list_names(place.store.list(MANIFESTS))) == records[1:3]
         assert run(list_names(place.store.list(MANIFESTS, f"{MANIFESTS}a/b.json"))) == records[2:3]
         assert run(list_names(place.store.list(TOMBSTONES))) == records[3:]
+
+    def test_list_has_what_was_stored_just_now(self, place: ObjectPlace) -> None:
+        """Who announces a write sees at once who else has, and who has ended (`fsbackup.engine.intents`)."""
+        own, others, another = (f"{INTENTS}{each}" for each in ("0a-1", "0a-2-done", "0b-1"))
+
+        async def scenario() -> list[list[str]]:
+            for name in (own, others, another):
+                await place.store.put(name, b"x")
+            announced = await list_names(place.store.list(f"{INTENTS}0a-"))
+            await place.store.remove(own)
+            return [announced, await list_names(place.store.list(f"{INTENTS}0a-"))]
+
+        assert run(scenario()) == [[own, others], [others]]
 
     def test_list_hides_unfinished_writes(self, place: ObjectPlace) -> None:
         """Neither an unfinished object nor its temp file is listed."""

@@ -25,6 +25,10 @@ class Seen(Records):
         """Return what was stored under a name."""
         return self.objects.get(name)
 
+    def names(self) -> set[str]:
+        """Return all names."""
+        return set(self.objects)
+
 
 @dataclass
 class Expectations:
@@ -84,23 +88,23 @@ class Expectations:
 
 def held(raw: Seen, key: str) -> tuple[State, bytes | None]:
     """Return what a replica holds under a key, and how far its records prove it."""
-    data, records = raw.get(key), [_record(raw, key, announced=each) for each in (False, True)]
+    data, record, announced = raw.get(key), _records(raw, key), _records(raw, key, announced=True)
     deleted = raw.tombstone(key)
-    if deleted is not None and (records[0] is None or records[0]["generation"] <= deleted["generation"]):
+    if deleted is not None and all(each["generation"] <= deleted["generation"] for each in record):
         return "deleted", data
     if data is None:
         return "absent", None
-    if any(record is not None and proves(record, data) for record in records):
+    if any(proves(each, data) for each in (*record, *announced)):
         return "proven", data
-    return ("bare" if raw.get(manifest_name(key)) is None and records[1] is None else "unproven"), data
+    return ("bare" if raw.get(manifest_name(key)) is None and not announced else "unproven"), data
 
 
-def _record(raw: Seen, key: str, *, announced: bool) -> dict[str, Any] | None:
+def _records(raw: Seen, key: str, *, announced: bool = False) -> list[dict[str, Any]]:
     try:
-        record = raw.announced(key) if announced else raw.manifest(key)
+        found = raw.announced(key) if announced else [raw.manifest(key)]
     except ValueError:
-        return None  # cut off by what we did to it
-    return record if record is not None and record.get("key") == key else None
+        return []  # cut off by what we did to it
+    return [each for each in found if each is not None and each.get("key") == key]
 
 
 def nothing_torn(expected: Expectations) -> None:

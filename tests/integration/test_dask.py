@@ -153,7 +153,7 @@ def test_repair_does_the_same_and_clears_up_once(setup: Setup) -> None:
     setup.damage()
     abandoned = setup.home / "one" / "tree" / f".{'0' * 32}.fsbackup-tmp"
     abandoned.write_bytes(b"never finished")
-    announced = setup.home / "one/.fsbackup/pending/tree/gone"
+    announced = setup.home / "one/.fsbackup/pending" / f"{'1' * 32}-{'0' * 32}"
     announced.parent.mkdir(parents=True, exist_ok=True)
     announced.write_bytes(b"{")
     targets, options = setup.store().replica_set, RepairOptions(deep=True, safe_age=0.0)
@@ -161,7 +161,7 @@ def test_repair_does_the_same_and_clears_up_once(setup: Setup) -> None:
     steps: list[Step] = []
     with connect(setup.cluster.scheduler_address) as client:
         report = repair_with(client, (str(setup.config), "triple"), targets, options, steps.append)
-    assert dict(report.done) == dict(planned.done) == {"refill": 3, "clear leftover": 1, "clear intent": 1}
+    assert dict(report.done) == dict(planned.done) == {"refill": 3, "clear leftover": 2}
     assert (report.status, report.objects, report.unresolved) == ("complete", planned.objects, 0)
     assert len(steps) == len(report.steps) == 5
     assert {step.outcome for step in steps} == {"done"}

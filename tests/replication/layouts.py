@@ -118,11 +118,11 @@ class AgedStore(MemoryStore):
 
     async def stat(self, name: str) -> ObjectStat | None:
         found = self.objects.get(name)
-        return None if found is None else ObjectStat(name, len(found), self.times[name])
+        return None if found is None else ObjectStat(name, len(found), self.times.get(name))
 
     async def list(self, prefix: str = "", start_after: str = ""):  # type: ignore[no-untyped-def]
         async for stat in super().list(prefix, start_after):
-            yield ObjectStat(stat.name, stat.size, self.times[stat.name])
+            yield ObjectStat(stat.name, stat.size, self.times.get(stat.name))
 
     def keys(self) -> set[str]:
         """Return what is there."""

@@ -59,6 +59,10 @@ class Records(ABC):
         """Return the manifest of a key as parsed JSON."""
         return _json(self.get(f"{MANIFESTS}{key}"))
 
+    @abstractmethod
+    def names(self) -> set[str]:
+        """Return all names."""
+
     def tombstone(self, key: str) -> dict[str, Any] | None:
         """Return the tombstone of a key as parsed JSON."""
         return _json(self.get(f"{TOMBSTONES}{key}"))
@@ -68,9 +72,10 @@ class Records(ABC):
         deleted, record = self.tombstone(key), self.manifest(key)
         return deleted is not None and (record is None or record["generation"] <= deleted["generation"])
 
-    def announced(self, key: str) -> dict[str, Any] | None:
-        """Return the announced replacement of a key as parsed JSON."""
-        return _json(self.get(f"{PENDING}{key}"))
+    def announced(self, key: str) -> list[dict[str, Any]]:
+        """Return the announced replacements of a key as parsed JSON."""
+        found = [_json(self.get(name)) for name in self.names() if name.startswith(pending_prefix(key))]
+        return [each for each in found if each is not None]
 
     def provable(self, key: str) -> bytes | None:
         """Return the content of `key` when one of its records proves it, None when it is absent or deleted.
@@ -80,7 +85,7 @@ class Records(ABC):
         record, data = self.manifest(key), self.get(key)
         if data is None or self.is_deleted(key):
             return None
-        records = [each for each in (record, self.announced(key)) if each is not None]
+        records = [each for each in (record, *self.announced(key)) if each is not None]
         assert not records or any(proves(each, data) for each in records), f"no record of {key!r} fits its data"
         return data
 
@@ -266,9 +271,14 @@ def tombstone_name(key: str) -> str:
     return f"{TOMBSTONES}{key}"
 
 
-def pending_name(key: str) -> str:
-    """Return where the announcement of a (plain) key is."""
-    return f"{PENDING}{key}"
+def pending_prefix(key: str) -> str:
+    """Return how the names of the announcements of a (plain) key begin."""
+    return f"{PENDING}{hashlib.sha256(key.encode()).hexdigest()[:32]}-"
+
+
+def pending_name(key: str, number: int = 0) -> str:
+    """Return where an announcement of a (plain) key may be; each number is another writer."""
+    return f"{pending_prefix(key)}{number:032x}"
 
 
 def proves(record: dict[str, Any], data: bytes) -> bool:

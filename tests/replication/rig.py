@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -16,7 +17,7 @@ from fsbackup.backends import SingleBackend
 from tests.integration.cli_helpers import wait_until
 from tests.replication.raw_replicas import MARKER, RawBucket, RawDisk, RawReplica, mark
 from tests.servers.endpoint import S3Endpoint
-from tests.servers.faults import FaultProxy, fault_proxy
+from tests.servers.faults import FaultProxy, Hold, fault_proxy
 
 MIB = 1 << 20
 PART = 5 * MIB
@@ -102,6 +103,16 @@ class ReplicaRig(Places):
             wanted = {each for key in keys for each in (key, f".fsbackup/manifests/{key}")}
             assert raw.names() == wanted, name
             assert raw.unfinished() == [], name
+
+
+def released_when_announced(rig: ReplicaRig, name: str, key: str, hold: Hold, other: Callable[[], object]) -> None:
+    """Run something else that waits for what is held, which is released when that is announced on a replica."""
+    held = len(rig.raw_replicas[name].announced(key))
+    thread = threading.Thread(target=other)
+    thread.start()
+    wait_until(lambda: len(rig.raw_replicas[name].announced(key)) > held or not thread.is_alive())
+    hold.release()
+    thread.join(60)
 
 
 def connect(role: str, endpoint: S3Endpoint, prefix: str, **options: Any) -> SingleBackend:

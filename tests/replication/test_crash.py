@@ -9,7 +9,14 @@ import pytest
 
 from tests.matrix import matrix, sparing
 from tests.replication.child import INTERRUPTED, interrupt, kill, running
-from tests.replication.raw_replicas import RECORDS, manifest_name, pending_name, tombstone_name
+from tests.replication.raw_replicas import (
+    PENDING,
+    RECORDS,
+    manifest_name,
+    pending_name,
+    pending_prefix,
+    tombstone_name,
+)
 from tests.replication.rig import PART, ReplicaRig, content
 from tests.servers.faults import Hold
 from tests.servers.operations import Operation
@@ -48,10 +55,10 @@ STEPS_BESIDE: dict[str, list[tuple[Operation, str]]] = {
     "overwrite": [
         ("create_multipart", KEY),
         ("upload_part", KEY),
-        ("put_object", pending_name(KEY)),
+        ("put_object", pending_prefix(KEY)),
         ("complete", KEY),
         ("put_object", manifest_name(KEY)),
-        ("delete", pending_name(KEY)),
+        ("delete", pending_prefix(KEY)),
     ],
     "delete": [
         ("put_object", tombstone_name(KEY)),
@@ -104,7 +111,7 @@ def run_again(rig: ReplicaRig, action: str) -> None:
     if action == "delete":
         assert store.remove(KEY).status == "complete"
         left = {each for raw in rig.raw_replicas.values() for each in raw.names()}
-        assert all(each.startswith(RECORDS) for each in left), "but what repair clears when it is a day old"
+        assert all(each.startswith((RECORDS, PENDING)) for each in left), "but what repair clears in a day"
         return
     report = store.replicate(rig.tmp / "new", KEY, overwrite=action == "overwrite")
     assert report.status == "complete", report.as_dict()

@@ -15,7 +15,7 @@ from fsbackup.loop import run
 from fsbackup.replication.repair import RepairOptions, repair
 from tests.matrix import matrix
 from tests.replication.prune_helpers import Disks, content, days, prune_later
-from tests.replication.raw_replicas import MANIFESTS
+from tests.replication.raw_replicas import MANIFESTS, pending_name
 from tests.replication.rig import ReplicaRig, make_rig
 from tests.replication.rig import content as large_content
 from tests.servers import s3
@@ -128,7 +128,7 @@ def test_another_replicas_record_tells_the_key(disks: Disks) -> None:
     assert [(each.key, each.backend) for each in store.verify().problems] == [(LONG, "a")]
     manifest = disks.raw_replicas["b"].get(MANIFESTS + name)
     assert manifest is not None
-    disks.raw_replicas["b"].put(f".fsbackup/pending/{name}", manifest)
+    disks.raw_replicas["b"].put(pending_name(name), manifest)
     report = run(repair(store.replica_set, RepairOptions("backups", safe_age=0.0)))
     assert (report.objects, report.done) == (1, {"write manifest": 1, "clear intent": 1})
     assert store.verify(deep=True).status == "complete"

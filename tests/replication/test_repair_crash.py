@@ -10,7 +10,14 @@ from fsbackup.loop import run
 from fsbackup.replication.repair import RepairOptions, repair
 from tests.matrix import sparing
 from tests.replication.child import kill, running
-from tests.replication.raw_replicas import RECORDS, RawBucket, manifest_name, pending_name, proves, tombstone_name
+from tests.replication.raw_replicas import (
+    RECORDS,
+    RawBucket,
+    manifest_name,
+    pending_prefix,
+    proves,
+    tombstone_name,
+)
 from tests.replication.rig import MIB, PART, ReplicaRig, content
 from tests.replication.test_repair import drop_all, replace_while_away, switched_off, unfinish
 from tests.servers import s3
@@ -25,8 +32,8 @@ LONG = content(6 * PART, seed=3)
 DATA: list[tuple[Operation, str]] = [("create_multipart", KEY), ("upload_part", KEY), ("complete", KEY)]
 MANIFEST: tuple[Operation, str] = ("put_object", manifest_name(KEY))
 TOMBSTONE: tuple[Operation, str] = ("put_object", tombstone_name(KEY))
-ANNOUNCE: tuple[Operation, str] = ("put_object", pending_name(KEY))
-UNANNOUNCE: tuple[Operation, str] = ("delete", pending_name(KEY))
+ANNOUNCE: tuple[Operation, str] = ("put_object", pending_prefix(KEY))
+UNANNOUNCE: tuple[Operation, str] = ("delete", pending_prefix(KEY))
 RECORD: tuple[Operation, str] = ("put_object", f"{RECORDS}{KEY}/")
 UNRECORD: tuple[Operation, str] = ("delete", f"{RECORDS}{KEY}/")
 #: Every changing request that a repair sends to the one replica that needs it, with manifests inside the objects.

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from fsbackup.engine.hashing import Digest
+from fsbackup.engine.intents import SAFE_AGE, Intent
 from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import BackendUnavailableError
+from fsbackup.keys import INTENT_DONE
 from fsbackup.record import Manifest, Origin, Record, Tombstone
 from fsbackup.replication.classify import classify
 from fsbackup.replication.repair import Action
-from fsbackup.replication.repair.inspection import Inspection, WriteIntent
-from fsbackup.replication.repair.plan import SAFE_AGE, plan
+from fsbackup.replication.repair.inspection import Inspection
+from fsbackup.replication.repair.plan import plan
 from fsbackup.stores.base import ObjectStat
 from tests.replication.memory import MemoryStore
 
@@ -247,13 +249,13 @@ class TestWriteIntents:
     def test_data_in_place_is_finished_first(self) -> None:
         """Whatever else is wrong comes after it."""
         found = [has(A, ONE), has(B, ONE), has(C, None, None)]
-        evidence: dict[str, Any] = {"intents": {"a": WriteIntent(TWO, 0)}, "contents": {"a": digest("2")}}
+        evidence: dict[str, Any] = {"intents": {"a": [Intent(TWO, 0)]}, "contents": {"a": digest("2")}}
         assert decide(*found, **evidence) == [("finish", "a")]
 
     def test_two_different_ones_are_both_finished(self) -> None:
         """Both got as far as their data; which one counts is decided after that."""
         found = [has(A, ONE), has(B, ONE), has(C, ONE)]
-        intents = {"a": WriteIntent(TWO, 0), "b": WriteIntent(manifest(2, "x"), 0)}
+        intents = {"a": [Intent(TWO, 0)], "b": [Intent(manifest(2, "x"), 0)]}
         assert decide(*found, intents=intents, contents={"a": digest("2"), "b": digest("x")}) == [
             ("finish", "a"),
             ("finish", "b"),
@@ -262,33 +264,35 @@ class TestWriteIntents:
     def test_one_without_its_data_waits_until_it_is_old(self) -> None:
         """A writer may be at work."""
         found = [has(A, ONE), has(B, ONE), has(C, ONE)]
-        assert decide(*found, intents={"a": WriteIntent(TWO, SAFE_AGE - 1)}) == []
-        assert decide(*found, intents={"a": WriteIntent(TWO, SAFE_AGE + 1)}) == [("clear intent", "a")]
-        assert decide(*found, intents={"a": WriteIntent(None, SAFE_AGE + 1)}) == [("clear intent", "a")]
+        assert decide(*found, intents={"a": [Intent(TWO, SAFE_AGE - 1)]}) == []
+        assert decide(*found, intents={"a": [Intent(TWO, SAFE_AGE + 1)]}) == [("clear intent", "a")]
+        assert decide(*found, intents={"a": [Intent(None, SAFE_AGE + 1)]}) == [("clear intent", "a")]
 
     def test_one_that_is_done_goes_at_once(self) -> None:
-        """The manifest says the same."""
-        assert decide(has(A, TWO), has(B, TWO), has(C, TWO), intents={"b": WriteIntent(TWO, 0)}) == [
-            ("clear intent", "b")
-        ]
+        """The manifest says the same, and its writer has ended; else he may write it once more, over another's."""
+        found = [has(A, TWO), has(B, TWO), has(C, TWO)]
+        ended = Intent(TWO, 0, f"x{INTENT_DONE}")
+        assert decide(*found, intents={"b": [ended]}) == [("clear intent", "b")]
+        assert decide(*found, intents={"b": [ended, Intent(ONE, 0)]}) == []
+        assert decide(*found, intents={"b": [ended, Intent(ONE, SAFE_AGE + 1)]}) == [("clear intent", "b")]
 
     def test_a_copy_that_somebody_is_replacing_is_not_refilled(self) -> None:
         """Until that is old."""
         found = [has(A, ONE), has(B, ONE), has(C, manifest(0, "0"))]
-        assert decide(*found, intents={"c": WriteIntent(TWO, 0)}) == [("busy", "c")]
-        assert ("refill", "c") in decide(*found, intents={"c": WriteIntent(TWO, SAFE_AGE + 1)})
+        assert decide(*found, intents={"c": [Intent(TWO, 0)]}) == [("busy", "c")]
+        assert ("refill", "c") in decide(*found, intents={"c": [Intent(TWO, SAFE_AGE + 1)]})
 
     def test_our_own_unfinished_refill_goes_on(self) -> None:
         """It announced the newest version, not a newer one."""
         found = [has(A, TWO), has(B, TWO), has(C, ONE)]
-        assert decide(*found, intents={"c": WriteIntent(TWO, 0)}) == [("refill", "c")]
-        evidence: dict[str, Any] = {"intents": {"c": WriteIntent(TWO, 0)}, "contents": {"c": digest("2")}}
+        assert decide(*found, intents={"c": [Intent(TWO, 0)]}) == [("refill", "c")]
+        evidence: dict[str, Any] = {"intents": {"c": [Intent(TWO, 0)]}, "contents": {"c": digest("2")}}
         assert decide(*found, **evidence) == [("finish", "c")]
 
     def test_an_upload_after_a_delete_is_finished_not_deleted(self) -> None:
         """It came after the delete, by its generation."""
         found = [has(A, TOMBSTONE), has(B, TOMBSTONE, None), has(C, TOMBSTONE, None)]
-        announced = {"a": WriteIntent(manifest(3, "3"), 0)}
+        announced = {"a": [Intent(manifest(3, "3"), 0)]}
         evidence: dict[str, Any] = {"intents": announced, "contents": {"a": digest("3")}}
         assert decide(*found, **evidence) == [("finish", "a")]
 

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from fsbackup.replication.repair import RepairReport
 from tests.matrix import sparing
 from tests.replication.raw_replicas import manifest_name, proves, tombstone_name
-from tests.replication.rig import ReplicaRig, content
+from tests.replication.rig import ReplicaRig, content, released_when_announced
 from tests.servers.faults import Hold
 
 NAMES = ("local", "r2", "b2")
@@ -60,15 +60,23 @@ def harmed_rig(rig: ReplicaRig, name: str, harm: str, step: str) -> ReplicaRig:
     return rig
 
 
-def overtaken(rig: ReplicaRig, name: str, step: str, other: Callable[[], object]) -> RepairReport:
-    """Hold a repair before a step, let another operation run from beginning to end, and let the repair go on."""
+def overtaken(
+    rig: ReplicaRig, name: str, step: str, other: Callable[[], object], *, waits: bool = False
+) -> RepairReport:
+    """Hold a repair before a step, let another operation run from beginning to end, and let the repair go on.
+
+    `waits`: the other one waits for the end of a repair that has announced itself, so the repair goes on before.
+    """
     where = manifest_name(KEY) if step == "manifest" else KEY
     hold = rig.proxies[name].add(Hold("before"), on="put_object", key=f"{rig.prefix}/{where}", times=1)
     repair = Repair(rig)
     repair.start()
     hold.wait_reached()
-    other()
-    hold.release()
+    if waits and rig.raw_replicas[name].announced(KEY):
+        released_when_announced(rig, name, KEY, hold, other)
+    else:
+        other()
+        hold.release()
     repair.join(60)
     assert repair.report is not None
     return repair.report
@@ -94,7 +102,7 @@ def test_an_upload_overtakes_a_repair(contested: ReplicaRig, name: str, harm: st
     """A replacement ran while the repair stood before a step of its own: the new version is what all have."""
     rig = harmed_rig(contested, name, harm, step)
     store = rig.store(min_copies=1)
-    report = overtaken(rig, name, step, lambda: store.replicate(rig.tmp / "new", KEY, overwrite=True))
+    report = overtaken(rig, name, step, lambda: store.replicate(rig.tmp / "new", KEY, overwrite=True), waits=True)
     if (name, harm) == ("r2", "missing") and step != "manifest":
         assert "refill" not in report.done  # where a store can refuse, the old data never comes
     for raw in rig.raw_replicas.values():

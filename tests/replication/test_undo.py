@@ -13,7 +13,7 @@ from fsbackup.errors import TooFewCopiesError
 from tests.matrix import sparing
 from tests.replication.child import kill, running
 from tests.replication.prune_helpers import DAY, Disks, record
-from tests.replication.raw_replicas import manifest_name, pending_name
+from tests.replication.raw_replicas import manifest_name, pending_prefix
 from tests.replication.rig import PART, ReplicaRig, content
 from tests.servers import s3
 from tests.servers.faults import Hold, LoseResponse, Status
@@ -149,10 +149,10 @@ def test_another_upload_counts_on_no_copy_that_may_be_put_back(
 
 #: What B2 gets with its records beside the data while a replacement is undone.
 STEPS: list[tuple[Operation, str]] = [
-    ("put_object", pending_name(KEY)),
+    ("put_object", pending_prefix(KEY)),
     ("put_object", manifest_name(KEY)),
     ("delete", f"/{KEY}"),
-    ("delete", pending_name(KEY)),
+    ("delete", pending_prefix(KEY)),
 ]
 
 

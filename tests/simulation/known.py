@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-_SHARED = "writers beside the data share one intent"
-_REMOVAL = "a delete, prune or repair looks and then removes: what comes in between goes"
-_CREATE = "without a conditional write, a create-only writer looks and then writes"
-_SUCCESS = "without an ETag, what another writer stored of the same size cannot be told apart"
-_UNRECOVERABLE = "a manifest without its data counts as the newest version, whatever the others prove"
-_REPAIR = "a repair's copy of one part meets a replacement between its last look and its write"
-_LEFT = "an intent that other writers' crashes left is cleared by a second repair only"
-_GAVE_WAY = "data of a repair that gave way, which nothing proved, lies under the intent of the next repair"
+#: Impossible on such a service, at the price of a request or three: README and `GenericStorage` tell the user.
+_CREATE = "without a conditional write, a create-only writer looks and then writes, and announces nothing"
+#: Impossible on such a service: R2 has no conditional DELETE, and what it removed is gone without a trace there.
+#: Where others of the set have his version, it is the newest, and repair puts it back.
+_REMOVAL = "without a conditional DELETE, a delete, prune or repair looks and then removes"
 
 #: Places: records beside (b) or inside (i), or beside on a disk with locks (l); "-": a store of the set cannot
 #: refuse a create-only write.
@@ -23,21 +20,11 @@ _PLACES = {
 
 #: Promise, why it is broken, and on which stores.
 _LIST: tuple[tuple[str, str, str], ...] = (
-    ("a create-only writer replaced other content", _CREATE, "b b- i-"),
-    ("a delete removed a version that it had not looked at", _REMOVAL, "b b- i"),
-    ("a prune removed a version that it had not looked at", _REMOVAL, "b b- i"),
-    ("acknowledged work is lost", _REMOVAL, "bl-"),
-    ("a repair removed a version that it had not looked at", _REMOVAL, "b b- i"),
-    ("proven data lost its record", _REMOVAL, "b"),
-    ("a repair put an older version over a newer one", _REPAIR, "i-"),
-    ("a second repair finds work", _LEFT, "b"),
-    ("garbage stays", _LEFT, "b"),
-    ("data that its records do not prove", _SHARED, "b b-"),
-    ("data that its records do not prove", _GAVE_WAY, "l"),
-    ("a tombstone hides a newer version", _SHARED, "b b-"),
-    ("repair does not settle: no word", _SHARED, "b b-"),
-    ("repair does not settle: unrecoverable", _UNRECOVERABLE, "b b-"),
-    ("success for bytes that were never there", _SUCCESS, "b-"),
+    ("a create-only writer replaced other content", _CREATE, "b-"),
+    ("a delete removed a version that it had not looked at", _REMOVAL, "i"),
+    ("a prune removed a version that it had not looked at", _REMOVAL, "i"),
+    ("a repair removed a version that it had not looked at", _REMOVAL, "i"),
+    ("data that its records do not prove", _CREATE, "b-"),
 )
 
 

@@ -33,7 +33,8 @@ class View:
     ----------
     state
         ``"absent"``; ``"proven"``: by a manifest or an intent; ``"hidden"``: data under a tombstone that deletes
-        it; ``"bare"``: data without any record; ``"unproven"``: data of which the records say something else.
+        it; ``"bare"``: data without any record but intents of other data; ``"unproven"``: data of which the
+        records say something else.
     serial, sha256
         Of the data; 0 and "" where there is none.
     generation
@@ -73,14 +74,15 @@ def proves(record: Record | None, key: str, data: bytes) -> bool:
 def look(objects: Mapping[str, Thing], key: str) -> View:
     """Return what a store with these objects holds of `key`."""
     beside = _record(objects.get(f".fsbackup/manifests/{key}"))
-    intent = _record(objects.get(f".fsbackup/pending/{key}"))
+    intents = [_record(each) for name, each in objects.items() if name.startswith(".fsbackup/pending/")]
     tombstone = _record(objects.get(f".fsbackup/tombstones/{key}"))
     deleted = tombstone["generation"] if tombstone else None
     data = objects.get(key)
     if data is None:
         return View("absent", tombstone=deleted)
     sha256 = hashlib.sha256(data.data).hexdigest()
-    proof = next((each for each in (_inside(objects, key), beside, intent) if proves(each, key, data.data)), None)
+    records = (_inside(objects, key), beside, *intents)
+    proof = next((each for each in records if proves(each, key, data.data)), None)
     generation = proof["generation"] if proof else None
     # A manifest that says something else of the data, and outranks the tombstone, does not hide it.
     counts = generation if generation is not None else beside["generation"] if beside else -1
@@ -88,7 +90,7 @@ def look(objects: Mapping[str, Thing], key: str) -> View:
         return View("hidden", data.serial, sha256, generation, deleted)
     if generation is not None:
         return View("proven", data.serial, sha256, generation, deleted)
-    known = beside or intent or "fsbackup" in data.metadata
+    known = beside or "fsbackup" in data.metadata
     return View("unproven" if known else "bare", data.serial, sha256, None, deleted)
 
 

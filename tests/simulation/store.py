@@ -289,6 +289,7 @@ class SimWriter(ObjectWriter):
             self._stored = found
         assert self._stored is not None
         await self._require_first(self._stored)
+        await self._require_next(self._stored)
         return self._store.describe(self._name, self._stored)
 
     async def _require_first(self, stored: Stored) -> None:
@@ -298,6 +299,17 @@ class SimWriter(ObjectWriter):
             return
         found = await store._ask("vlist", name, lambda: store._versions(name))
         if found.serials[:1] not in ((), (stored.serial,)):
+            await store._tell("vremove", name, lambda: store.bucket.drop(name, stored.serial))
+            raise self._exists()
+
+    async def _require_next(self, stored: Stored) -> None:
+        """Where the service keeps versions, what replaces one version under a condition comes right after it."""
+        store, name, plan = self._store, self._name, self._plan
+        if not (plan.conditional and plan.replaces_version and store.bucket.kind.versions):
+            return
+        found = await store._ask("vlist", name, lambda: store._versions(name))
+        before = [serial for serial in found.serials if serial < stored.serial][-1:]
+        if stored.serial in found.serials and [f"v{each}" for each in before] != [plan.replaces_version]:
             await store._tell("vremove", name, lambda: store.bucket.drop(name, stored.serial))
             raise self._exists()
 

@@ -7,10 +7,12 @@ from itertools import islice
 
 import pytest
 
-from fsbackup.engine import copy, versions
+from fsbackup.engine import copy, intents, versions
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replica_upload import ReplicaUpload
+from fsbackup.record import Manifest
 from fsbackup.replication.prune import execute
+from fsbackup.stores.base import ObjectStore
 from tests.simulation.case import Case, case_of
 from tests.simulation.run import run_case
 from tests.simulation.store import SimWriter
@@ -48,6 +50,23 @@ class TestFindsAPlantedFault:
         monkeypatch.setattr(ReplicaUpload, "needs_intent", False)
         assert is_found("data that its records do not prove", cases("replace", "read", layout=("share", "share")))
 
+    def test_an_intent_that_does_not_stay_for_who_may_still_write(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        layout = ("share", "share")
+
+        async def end(store: ObjectStore, _: Manifest, own: str, *__: object) -> None:
+            await intents.withdraw(store, own)
+
+        assert not violations(cases("replace", "replace", layout=layout))
+        monkeypatch.setattr(intents, "end", end)
+        assert is_found("data that its records do not prove", cases("replace", "replace", layout=layout))
+
+    def test_a_writer_that_does_not_wait_for_who_gives_way(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        layout = ("share", "share")
+        assert not violations(cases("replace", "prune", layout=layout))
+        monkeypatch.setattr(intents, "is_awaited", lambda *_: False)
+        promise = "a prune removed a version that it had not looked at"
+        assert is_found(promise, cases("replace", "prune", layout=layout))
+
     def test_a_repair_that_does_not_look_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         layout = ("r2", "kms")
         assert not violations(cases("replace", "repair", layout=layout, beginning="stale"))
@@ -76,8 +95,8 @@ class TestFindsAPlantedFault:
         )
 
     def test_a_prune_that_does_not_look_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        async def unchanged(replica: ReplicaState, _: str) -> execute._Remaining:
-            return execute._Remaining(replica.stat, replica.record, has_intent=False)
+        async def unchanged(replica: ReplicaState, *_: object) -> execute._Remaining:
+            return execute._Remaining(replica.stat, replica.record)
 
         monkeypatch.setattr(execute, "_require_unchanged", unchanged)
         promise = "a prune removed a version that it had not looked at"

@@ -129,7 +129,7 @@ def test_keys_are_text(key: object) -> None:
 def test_longest_keys(key: str) -> None:
     """The longest key and the names of its records fit the limits of disks and S3."""
     keys.check_key(key)
-    for name in (keys.manifest_name(key), keys.tombstone_name(key), keys.intent_name(key)):
+    for name in (keys.manifest_name(key), keys.tombstone_name(key), keys.intent_name(key, "0" * 32)):
         assert len(name.encode()) <= 1024
         assert max(len(segment.encode()) for segment in name.split("/")) <= 255
 
@@ -198,7 +198,7 @@ def test_names_of_records(key: str) -> None:
         assert keys.decode_name(name) is None
     assert keys.manifest_key(keys.tombstone_name(key)) is None
     assert keys.tombstone_key(keys.manifest_name(key)) is None
-    assert keys.manifest_key(keys.intent_name(key)) is None
+    assert keys.manifest_key(keys.intent_name(key, "0" * 32)) is None
     assert keys.manifest_key(keys.encode_key(key)) is None
 
 

@@ -32,8 +32,8 @@ repair would write the manifest again, and nothing would tell the data from othe
 never deletes.
 
 Before the data and before the manifest, the backend is asked whether it still has that very version without a new
-write intent; otherwise the copy stays. No service deletes on such a condition: a replacement that is announced and
-stored between the last question and the DELETE loses its copy on this backend. Its manifest stays and shows that.
+write intent; otherwise the copy stays. No service deletes on such a condition, so where there is no lock either,
+the delete is announced first, and a replacement waits for its end (`engine/intents.py`).
 
 In a bucket whose objects have their manifests inside, up to 1,000 decided copies are removed together, by few
 requests (`ObjectStore.remove_many`). A listing right before them compares each object with the one that was

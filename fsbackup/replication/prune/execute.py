@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fsbackup.engine import locks, records
+from fsbackup.engine import intents, locks, records
 from fsbackup.engine.records import ReplicaState
 from fsbackup.errors import ConflictError, FsbackupError
-from fsbackup.keys import intent_name
 from fsbackup.record import Record, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
 
@@ -31,15 +30,24 @@ async def delete_copy(replica: ReplicaState, key: str) -> None:
 
 
 async def _delete_copy(replica: ReplicaState, key: str) -> None:
+    """Delete a copy, announced where others are not locked out: its record is removed, see `engine.intents`."""
+    if replica.manifest is None:
+        await _delete_unchanged(replica, key, "")
+        return
+    async with intents.announced(replica.store, replica.manifest) as own:
+        await _delete_unchanged(replica, key, own)
+
+
+async def _delete_unchanged(replica: ReplicaState, key: str, own: str) -> None:
     store = replica.store
-    if (stat := (await _require_unchanged(replica, key)).stat) is not None:
+    if (stat := (await _require_unchanged(replica, key, own)).stat) is not None:
         await store.remove_version(stat)
     # A writer on another machine that came in between has written its intent or manifest, and needs both. If its
     # data was stored before the DELETE, which then removed it, its manifest shows the copy as missing, and repair
     # refills it.
-    remaining = await _require_unchanged(replace(replica, stat=None), key)
-    if remaining.has_intent:
-        await store.remove(intent_name(key))
+    remaining = await _require_unchanged(replace(replica, stat=None), key, own)
+    for name in remaining.intents:
+        await store.remove(name)
     if remaining.record is not None or replica.record_object is not None:
         await records.remove_manifest(replica, key)
 
@@ -73,27 +81,29 @@ def _stat(copy: ReplicaState) -> ObjectStat:
 
 @dataclass(frozen=True, slots=True)
 class _Remaining:
-    """What is still there of the version."""
+    """What is still there of the version, and the names of intents that are of no use without it."""
 
     stat: ObjectStat | None
     record: Record | None
-    has_intent: bool
+    intents: Sequence[str] = ()
 
 
-async def _require_unchanged(replica: ReplicaState, key: str) -> _Remaining:
-    """Return what is still there of the version; raise ConflictError for anything new."""
-    store = replica.store
-    now, (intended, has_intent) = await asyncio.gather(
-        records.read_state(store, key), records.find_intent(store, key)
-    )
-    newer = has_intent and (
-        intended is None or replica.manifest is None or version_order(intended) > version_order(replica.manifest)
-    )
+async def _require_unchanged(replica: ReplicaState, key: str, own: str) -> _Remaining:
+    """Return what is still there of the version; raise ConflictError for anything new. `own` is our intent."""
+    store, manifest = replica.store, replica.manifest
+    now, found = await asyncio.gather(records.read_state(store, key), intents.find(store, key))
+    others = [each for each in found if each.name != own]
+    newer = any(
+        each.manifest is None or manifest is None or version_order(each.manifest) > version_order(manifest)
+        for each in intents.known(others)
+    ) or (bool(own) and any(each.may_go_on() for each in others))
     replaced = now.damaged or (now.record != replica.record and (now.record, now.stat) != (None, None))
     data_changed = now.stat is not None and _fingerprint(now.stat) != _fingerprint(replica.stat)
     if newer or replaced or data_changed:
         raise _superseded(store, key)
-    return _Remaining(now.stat, now.record, has_intent)
+    generation = -1 if manifest is None else manifest.generation
+    useless = [each.name for each in others if intents.is_of_deleted(store, each, generation)]
+    return _Remaining(now.stat, now.record, useless)
 
 
 def _fingerprint(stat: ObjectStat | None) -> tuple[object, ...]:

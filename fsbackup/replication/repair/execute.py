@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from fsbackup import events
-from fsbackup.engine import delete, locks, records, tombstones, versions
+from fsbackup.engine import delete, intents, locks, records, tombstones, versions
 from fsbackup.engine.clock_skew import check_clock
 from fsbackup.engine.copy import copy_version, remove_copy
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.versions import VersionGuard
 from fsbackup.errors import ConflictError, FsbackupError, as_backend_error
-from fsbackup.keys import intent_name
-from fsbackup.record import Manifest, Origin, Tombstone
+from fsbackup.record import Manifest, Origin, Tombstone, version_order
 from fsbackup.replication.repair.inspection import Inspection
 from fsbackup.replication.repair.report import Action, Step
 from fsbackup.sizing import part_size
@@ -89,13 +88,11 @@ class RoundExecutor:
             assert self._status.manifest is not None
             return self._write_manifest(self._replica(action), self._status.manifest)
         if action.kind == "finish":
-            intended = self._inspection.intents[action.backend or ""].manifest
-            assert intended is not None
-            return self._finish(self._replica(action), intended)
+            return self._finish(self._replica(action))
         if action.kind == "adopt":
             return self._write_manifest(self._replica(action), self._adopted_manifest)
         if action.kind == "clear intent":
-            return self._clear_intent(self._replica(action).store, action)
+            return self._clear_intents(self._replica(action).store, action.names)
         if action.kind == "forget delete" and action.backend is not None:
             return self._take_back_delete(self._replica(action))
         tombstone = self._status.latest
@@ -107,10 +104,12 @@ class RoundExecutor:
     async def _write_manifest(self, replica: ReplicaState, manifest: Manifest) -> None:
         """Write the manifest of data that the inspection found to be its content.
 
-        Before the write: the version is still the newest, and the replica unchanged. After it: the same again,
-        because another writer or a delete may have come in between.
+        It is announced where it lies beside the data (see `engine.intents`). Before the write: the version is
+        still the newest, and the replica unchanged. After it: the same again, because another writer or a delete
+        may have come in between.
         """
-        async with locks.exclusive(replica.store, self._key):
+        store = replica.store
+        async with locks.exclusive(store, self._key), intents.announced(store, manifest):
             await self._write_manifest_locked(replica, manifest)
 
     async def _write_manifest_locked(self, replica: ReplicaState, manifest: Manifest) -> None:
@@ -138,23 +137,18 @@ class RoundExecutor:
         if now.record != own or not same:
             raise self._changed(store)
 
-    async def _finish(self, replica: ReplicaState, intended: Manifest) -> None:
-        """Write the manifest of a replacement whose data is in place, and clear its intent."""
-        async with locks.exclusive(replica.store, self._key):
-            now = await records.read_intent(replica.store, self._key)
-            if now is not None and now.sha256 != intended.sha256:
-                raise self._changed(replica.store)
-            await self._write_manifest_locked(replica, intended)
-            await records.clear_intent(replica.store, intended)
+    async def _finish(self, replica: ReplicaState) -> None:
+        """Write the manifest of a replacement whose data is in place."""
+        content = self._inspection.contents[replica.backend]
+        found = [each.manifest for each in self._inspection.intents[replica.backend] if each.manifest is not None]
+        ready = [each for each in found if each.sha256 == content.sha256]
+        await self._write_manifest(replica, max(ready, key=version_order))
 
-    async def _clear_intent(self, store: ObjectStore, action: Action) -> None:
-        """Remove the write intent, unless another one has taken its place."""
-        inspected = self._inspection.intents[action.backend or ""].manifest
+    async def _clear_intents(self, store: ObjectStore, names: Collection[str]) -> None:
+        """Remove write intents; another one that came meanwhile has another name."""
         async with locks.exclusive(store, self._key):
-            now, exists = await records.find_intent(store, self._key)
-            if exists and now != inspected:
-                raise self._changed(store)
-            await store.remove(intent_name(self._key))
+            for name in names:
+                await store.remove(name)
 
     async def _take_back_delete(self, replica: ReplicaState) -> None:
         """Remove the tombstone of a delete that too few replicas confirmed; the copy is refilled after that."""

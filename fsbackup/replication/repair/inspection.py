@@ -3,43 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fsbackup import clock
 from fsbackup.engine.hashing import Digest, ObjectHasher
+from fsbackup.engine.intents import Intent
 from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.engine.replicas import MemoryBudget
-from fsbackup.errors import FsbackupError, NewerFormatError
+from fsbackup.errors import FsbackupError
 from fsbackup.keys import encode_key
-from fsbackup.record import Manifest
 from fsbackup.replication.classify import ObjectStatus
-from fsbackup.replication.inspector import try_find_intent
+from fsbackup.replication.inspector import try_find_intents
 from fsbackup.sizing import DEFAULT_PART_SIZE
 
 #: States in which a writer may be at work on the replica.
 _UNSETTLED: frozenset[CopyState] = frozenset(
     {"damaged", "size differs", "no manifest", "stale", "deleted elsewhere", "conflict", "unconfirmed"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class WriteIntent:
-    """A replacement announced on one replica.
-
-    Parameters
-    ----------
-    manifest
-        What it announces; None when that is unreadable.
-    age
-        Seconds since it was announced.
-    newer
-        A newer version of fsbackup wrote it.
-    """
-
-    manifest: Manifest | None
-    age: float
-    newer: NewerFormatError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,54 +37,48 @@ class Inspection:
     """
 
     status: ObjectStatus
-    intents: Mapping[str, WriteIntent] = field(default_factory=dict)
+    intents: Mapping[str, Sequence[Intent]] = field(default_factory=dict)
     contents: Mapping[str, Digest] = field(default_factory=dict)
 
 
 async def inspect_object(
-    status: ObjectStatus, intent_times: Mapping[str, float], budget: MemoryBudget, *, adopt: bool
+    status: ObjectStatus, listed: Collection[str], budget: MemoryBudget, *, adopt: bool
 ) -> Inspection:
     """Read the write intents, and hash the data that may be a version which its own record does not prove.
 
-    `intent_times` says when each replica got the intent that it lists for this key (epoch seconds).
+    `listed` are the replicas that list an intent of this key.
     """
-    intents = await _read_intents(status, intent_times)
+    intents = await _read_intents(status, listed)
     doubtful = [
         replica
         for name, replica in status.replicas.items()
-        if _is_worth_reading(status, name, replica, intents.get(name), adopt=adopt)
+        if _is_worth_reading(status, name, replica, intents.get(name, ()), adopt=adopt)
     ]
     digests = await asyncio.gather(*(_hash_data(replica, status.key, budget) for replica in doubtful))
     pairs = zip(doubtful, digests, strict=True)
     return Inspection(status, intents, {r.store.name: digest for r, digest in pairs if digest is not None})
 
 
-async def _read_intents(status: ObjectStatus, intent_times: Mapping[str, float]) -> dict[str, WriteIntent]:
+async def _read_intents(status: ObjectStatus, listed: Collection[str]) -> dict[str, list[Intent]]:
     names = [
         name
         for name, state in status.states.items()
-        if state != "unknown" and (name in intent_times or state in _UNSETTLED)
+        if state != "unknown" and (name in listed or state in _UNSETTLED)
     ]
-    found = await asyncio.gather(*(try_find_intent(status.replicas[name].store, status.key) for name in names))
-    now = clock.now()
-    return {
-        # An intent that the listing did not show is new.
-        name: WriteIntent(manifest, now - intent_times.get(name, now), newer)
-        for name, (manifest, exists, newer) in zip(names, found, strict=True)
-        if exists
-    }
+    found = await asyncio.gather(*(try_find_intents(status.replicas[name].store, status.key) for name in names))
+    return {name: each for name, each in zip(names, found, strict=True) if each}
 
 
 def _is_worth_reading(
-    status: ObjectStatus, name: str, replica: ReplicaState, intent: WriteIntent | None, *, adopt: bool
+    status: ObjectStatus, name: str, replica: ReplicaState, intents: Sequence[Intent], *, adopt: bool
 ) -> bool:
     """Tell whether the data may be a version that some record names, though its own record does not prove it."""
     state = status.states[name]
     if replica.stat is None or state in ("unknown", "conflict", "unconfirmed"):
         return False
-    if status.latest is None and intent is None:
+    if status.latest is None and not intents:
         return adopt
-    sizes = {intent.manifest.size} if intent is not None and intent.manifest is not None else set()
+    sizes = {each.manifest.size for each in intents if each.manifest is not None}
     # Data called damaged beside its own matching manifest has been read already, and is corrupt.
     unproven = state in ("damaged", "no manifest") and not replica.is_intact
     if unproven and status.manifest is not None:

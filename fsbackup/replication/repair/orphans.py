@@ -8,52 +8,61 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from fsbackup import clock
 from fsbackup.engine.records import find_key, has_records_inside, is_newer, read_state
-from fsbackup.errors import FsbackupError, NewerFormatError
+from fsbackup.errors import FsbackupError, IntegrityError, NewerFormatError, ObjectNotFoundError
 from fsbackup.keys import (
     INTENTS,
     RECORDS,
     TOMBSTONES,
     encode_key,
     in_prefix,
-    listed_key,
+    intents_of,
     parse_record_name,
     tombstone_key,
 )
+from fsbackup.record import load
+from fsbackup.replication.batches import Announced
 from fsbackup.replication.repair.report import Action, OnStep, Step
 from fsbackup.replication.walk import Unreachable
 from fsbackup.stores.base import RECORD_FIELD, ObjectStore, Orphan
 
 #: Records that are looked at a second time together, after one look at the uploads.
 _AT_ONCE = 1000
-#: By key and backend name: when the replica got the write intent that it lists (epoch seconds).
-IntentTimes = dict[str, dict[str, float]]
 
 
 async def list_intents(
     stores: Sequence[ObjectStore], prefix: str, unreachable: Unreachable
-) -> tuple[IntentTimes, Unreachable]:
-    """Return the write intents at or below `prefix`, and the replicas that cannot be listed.
+) -> tuple[dict[str, Announced], Unreachable]:
+    """Return the write intents by how their names begin (`intents_of`), and the replicas that cannot be listed.
 
-    Replicas in `unreachable` are not asked, and are returned too.
+    Those of keys that are known not to be at or below `prefix` are left out. Replicas in `unreachable` are not
+    asked, and are returned too.
     """
-    times: IntentTimes = {}
+    found: dict[str, Announced] = {}
     errors = dict(unreachable)
 
     async def list_one(store: ObjectStore) -> None:
         try:
-            async for stat in store.list(INTENTS + encode_key(prefix.removesuffix("/"))):
-                key = listed_key(stat.name.removeprefix(INTENTS))
-                if key is not None and in_prefix(key, prefix):
-                    key = await find_key([store], key)
-                    # An intent of unknown age counts as new.
-                    modified = float("inf") if stat.modified is None else stat.modified
-                    times.setdefault(key, {})[store.name] = modified
+            async for stat in store.list(INTENTS):
+                key = await _announced_key(store, stat.name)
+                if key is None or in_prefix(key, prefix):
+                    start = f"{stat.name.partition('-')[0]}-"
+                    before = found.get(start, Announced())
+                    found[start] = Announced(before.key or key, before.stores | {store.name})
         except FsbackupError as error:
             errors[store.name] = error
 
     asked = [each for each in stores if each.name not in unreachable and not has_records_inside(each)]
     await asyncio.gather(*(list_one(store) for store in asked))
-    return times, errors
+    return found, errors
+
+
+async def _announced_key(store: ObjectStore, name: str) -> str | None:
+    """Return the key of a write intent, None for one that cannot be read."""
+    try:
+        key = load(await store.read(name)).key
+    except (IntegrityError, NewerFormatError, ObjectNotFoundError):
+        return None
+    return key if name.startswith(intents_of(key)) else None
 
 
 async def clear_orphans(
@@ -79,10 +88,11 @@ async def clear_orphans(
 
 
 async def _unused_records(store: ObjectStore, older_than: float) -> AsyncIterator[Orphan]:
-    """Yield the manifests that are objects of their own, and the tombstones, that nothing needs any more."""
-    if has_records_inside(store):
-        async for orphan in _unused_manifests(store, clock.now() - older_than):
-            yield orphan
+    """Yield the manifests that are objects of their own, intents and tombstones, that nothing needs any more."""
+    before = clock.now() - older_than
+    inside = has_records_inside(store)
+    async for orphan in (_unused_manifests if inside else _unreadable_intents)(store, before):
+        yield orphan
     async for stat in store.list(TOMBSTONES):
         key = tombstone_key(stat.name)
         if key is None:
@@ -93,6 +103,14 @@ async def _unused_records(store: ObjectStore, older_than: float) -> AsyncIterato
             continue
         if replica.tombstone is not None and replica.manifest is not None:
             yield Orphan(stat.name, stat.modified or 0.0, stat.size, f"a delete before {key} was stored again")
+
+
+async def _unreadable_intents(store: ObjectStore, before: float) -> AsyncIterator[Orphan]:
+    async for stat in store.list(INTENTS):
+        if stat.modified is None or stat.modified > before or await _announced_key(store, stat.name) is not None:
+            continue
+        if not await is_newer(store, stat.name):
+            yield Orphan(stat.name, stat.modified, stat.size, "a write intent that cannot be read")
 
 
 async def _unused_manifests(store: ObjectStore, before: float) -> AsyncIterator[Orphan]:

@@ -12,18 +12,18 @@ Where a newer version of fsbackup wrote a record or a write intent on any replic
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from fsbackup import clock
-from fsbackup.engine import versions
+from fsbackup.engine import intents, versions
+from fsbackup.engine.intents import SAFE_AGE, Intent
 from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.errors import FsbackupError
 from fsbackup.keys import ShortenedName
 from fsbackup.record import Manifest, Record, Tombstone, version_order
 from fsbackup.replication.classify import ObjectStatus
-from fsbackup.replication.repair.inspection import Inspection, WriteIntent
+from fsbackup.replication.repair.inspection import Inspection
 from fsbackup.replication.repair.report import Action, Kind, Unresolved
-
-#: Seconds after which an unfinished write counts as abandoned: a day, longer than any pause of a live writer.
-SAFE_AGE = 86_400.0
 
 _REASONS: dict[CopyState, str] = {
     "missing": "the copy is missing",
@@ -34,6 +34,7 @@ _REASONS: dict[CopyState, str] = {
     "conflict": "it has other content under the same generation, which lost",
     "unconfirmed": "it has a version that was never confirmed",
 }
+_STORED = "the version that it announces is stored"
 #: Why a version does not give way.
 _DOUBTFUL = (
     "the version that outranks it is of the future, or older by its date: a clock was wrong, or it is forged"
@@ -80,20 +81,25 @@ class _Planner:
     def _leave_to_newer(self) -> tuple[Action, ...]:
         """Leave the whole object where a newer version of fsbackup wrote a record of it."""
         found = {name: each.error for name, each in self._status.replicas.items() if each.is_newer}
-        found |= {name: each.newer for name, each in self._inspection.intents.items() if each.newer}
+        found |= {name: each.newer for name, each in self._all_intents() if each.newer}
         return tuple(self._leave("newer", error.reason, name) for name, error in found.items() if error)
 
     def _finish_replacements(self) -> tuple[Action, ...]:
         """Finish replacements whose data is in place."""
-        ready = {
-            name: intent.manifest
-            for name, intent in self._inspection.intents.items()
-            if intent.manifest is not None and self._has_intended_data(name, intent.manifest)
-        }
+        ready: dict[str, Manifest] = {}
+        for name, intent in self._all_intents():
+            if intent.manifest is not None and self._has_intended_data(name, intent.manifest):
+                ready[name] = max(intent.manifest, ready.get(name, intent.manifest), key=version_order)
         return tuple(
             self._do("finish", name, f"the data of generation {manifest.generation} is there, its manifest is not")
             for name, manifest in ready.items()
         )
+
+    def _all_intents(self) -> Iterator[tuple[str, Intent]]:
+        """Yield every write intent with its backend's name."""
+        for name, found in self._inspection.intents.items():
+            for each in found:
+                yield name, each
 
     def _has_intended_data(self, name: str, intended: Manifest) -> bool:
         """Tell whether a replica has the data of an intent that is newer than, or is, the newest version."""
@@ -241,30 +247,51 @@ class _Planner:
         return self._now - made
 
     def _is_being_replaced(self, name: str, latest: Manifest) -> bool:
-        intent = self._inspection.intents.get(name)
-        newer = intent is not None and intent.manifest and intent.manifest.generation > latest.generation
-        return bool(newer) and not self._is_abandoned(intent)
+        return intents.outranks(self._inspection.intents.get(name, ()), latest.generation, self._safe_age)
 
     def _clear_intents(self) -> tuple[Action, ...]:
-        """Clear write intents whose version is stored, and abandoned ones."""
+        """Clear the write intents that prove nothing any more, once their writers have ended or are abandoned."""
         actions = []
-        for name, intent in self._inspection.intents.items():
-            if self._is_fulfilled(name, intent):
-                actions.append(self._do("clear intent", name, "the version that it announces is stored"))
-            elif self._is_abandoned(intent):
-                actions.append(self._do("clear intent", name, "it is old, and its version was never stored"))
+        for name, found in self._inspection.intents.items():
+            useless = [each for each in found if self._is_useless(name, each)]
+            if useless:
+                stored = all(self._is_fulfilled(name, each) for each in useless)
+                why = _STORED if stored else "it is old, and its version was never stored"
+                names = tuple(each.name for each in useless)
+                actions.append(Action("clear intent", self._key, name, why, names=names))
         return tuple(actions)
 
-    def _is_fulfilled(self, name: str, intent: WriteIntent) -> bool:
-        latest, replica = self._status.latest, self._status.replicas[name]
+    def _is_useless(self, name: str, intent: Intent) -> bool:
+        """Tell whether an intent can go: its writer has ended, as the lock says or its age, and it proves nothing.
+
+        Without a lock only its age says so, for its writer may be about to write his manifest over another one's.
+        """
+        if self._may_prove(name, intent):
+            return False
+        if intent.age > self._safe_age:
+            return True
+        locks = self._status.replicas[name].store.capabilities.locks
+        return self._is_fulfilled(name, intent) and (locks or not self._has_writers(name))
+
+    def _may_prove(self, name: str, intent: Intent) -> bool:
+        """Tell whether the intent is, or may be, what proves the data."""
+        replica, content = self._status.replicas[name], self._inspection.contents.get(name)
+        if replica.stat is None or intent.manifest is None or replica.is_intact:
+            return False
+        same_size = replica.stat.size == intent.manifest.size
+        return same_size and (content is None or content.sha256 == intent.manifest.sha256)
+
+    def _has_writers(self, name: str) -> bool:
+        """Tell whether somebody may still write to a replica."""
+        return any(each.may_go_on(self._safe_age) for each in self._inspection.intents[name])
+
+    def _is_fulfilled(self, name: str, intent: Intent) -> bool:
+        latest = self._status.latest
         if intent.manifest is None or latest is None:
             return False
         if isinstance(latest, Tombstone):
             return intent.manifest.generation <= latest.generation
-        return self._status.states[name] == "present" and replica.holds(intent.manifest)
-
-    def _is_abandoned(self, intent: WriteIntent | None) -> bool:
-        return intent is not None and intent.age > self._safe_age
+        return self._status.states[name] == "present" and intent.manifest.generation <= latest.generation
 
     def _report_unreachable(self) -> tuple[Action, ...]:
         return tuple(

@@ -42,6 +42,8 @@ class Action(Serializable):
         Why, for people.
     problem
         What is wrong where nothing is done; None for every other action.
+    names
+        The objects below `.fsbackup/` that it removes, where the key does not say which.
     """
 
     kind: Kind
@@ -49,6 +51,7 @@ class Action(Serializable):
     backend: str | None
     reason: str
     problem: Unresolved | None = None
+    names: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the action as plain JSON types."""

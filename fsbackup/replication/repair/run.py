@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from fsbackup.aio import for_each
 from fsbackup.engine import marker
+from fsbackup.engine.intents import SAFE_AGE
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.loop import run
 from fsbackup.replication.batches import Batch, Executor, KeyTask, batches, key_tasks, prepare_job, run_batches
@@ -20,7 +21,7 @@ from fsbackup.replication.repair.execute import RoundExecutor
 from fsbackup.replication.repair.inspection import Inspection, inspect_object
 from fsbackup.replication.repair.keys import refill_keys
 from fsbackup.replication.repair.orphans import clear_orphans, list_intents
-from fsbackup.replication.repair.plan import SAFE_AGE, describe, plan
+from fsbackup.replication.repair.plan import describe, plan
 from fsbackup.replication.repair.report import NAMED, Action, OnStep, RepairReport, Step
 from fsbackup.replication.walk import Unreachable, Walk
 

@@ -1,0 +1,200 @@
+"""Write intents: who changes data whose record lies beside it says so first, on each replica by himself.
+
+An intent is the manifest of the new version under a name of its own (`intent_name`), which no other write has; one
+listing finds all of a key. It proves the data between the data's replacement and that of the record, and it tells
+others who may still write. So what is stored stays proven whoever writes at the same time, without a lock:
+
+1. Whoever replaces data, or replaces or removes a record, has an intent from before he does so until he has seen
+   what stands there then.
+2. He removes it when his data does not stand there, or when he sees that his record proves it, and nobody else had
+   an intent before that (`end`). Who has one may be between his data and his record, and write that over ours,
+   later than all that we could wait for: then our intent is what proves our data. So it stays, under a name that
+   says that its writer has ended.
+3. An intent of a writer that has ended goes when its data has been replaced. One that a crash left goes when it is
+   a day old, on a disk with locks earlier: the next writer clears it, or repair.
+
+4. Who gives way to others (repair, prune, delete, an upload that may not replace what is new) says so in the name
+   of his intent, and looks at the others' after he has stored it. Who replaces stores his first, too, and waits
+   while there is one that yields (`is_awaited`): one of the two has seen the other, so that nobody removes
+   or replaces what he has not looked at. Where a lock keeps them apart, there is no need for that.
+
+A reader that finds data which its record does not prove looks for the intent that does (`proving`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fsbackup import clock
+from fsbackup.engine.hashing import content_hash
+from fsbackup.engine.records import has_records_inside, load_record, new_id
+from fsbackup.errors import FsbackupError, IntegrityError, NewerFormatError, ObjectNotFoundError
+from fsbackup.keys import INTENT_DONE, INTENT_YIELDS, encode_key, intent_name, intents_of
+from fsbackup.record import Manifest, Record, dump, version_order
+from fsbackup.stores.base import ObjectStat, ObjectStore
+
+log = logging.getLogger("fsbackup.storage")
+
+#: Seconds after which an unfinished write counts as abandoned: a day, longer than any pause of a live writer.
+SAFE_AGE = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A write that was announced on one replica.
+
+    Parameters
+    ----------
+    manifest
+        What it announces; None when that is unreadable.
+    age
+        Seconds since it was announced; 0 where the store does not tell.
+    name
+        The name of its object.
+    newer
+        A newer version of fsbackup wrote it.
+    """
+
+    manifest: Manifest | None
+    age: float
+    name: str = ""
+    newer: NewerFormatError | None = None
+
+    def may_go_on(self, safe_age: float = SAFE_AGE) -> bool:
+        """Return whether its writer may still be at work."""
+        return not self.name.endswith(INTENT_DONE) and self.age <= safe_age
+
+
+async def find(store: ObjectStore, key: str) -> list[Intent]:
+    """Return all intents of a key, read."""
+    found = await asyncio.gather(*(_read(store, key, each) for each in await listed(store, key)))
+    return [each for each in found if each is not None]
+
+
+async def listed(store: ObjectStore, key: str, own: str = "") -> list[Intent]:
+    """Return the intents of a key but `own`, not read; none where no record lies beside its data."""
+    if has_records_inside(store):
+        return []
+    found = [each async for each in store.list(intents_of(key))]
+    return [Intent(None, _age(each), each.name) for each in found if each.name != own]
+
+
+def _age(stat: ObjectStat) -> float:
+    return 0.0 if stat.modified is None else clock.now() - stat.modified
+
+
+async def _read(store: ObjectStore, key: str, intent: Intent) -> Intent | None:
+    try:
+        record = load_record(store, key, await store.read(intent.name))
+    except ObjectNotFoundError:  # its writer has ended meanwhile
+        return None
+    except IntegrityError:
+        return intent
+    except NewerFormatError as error:
+        return Intent(None, intent.age, intent.name, error)
+    manifest = record if isinstance(record, Manifest) and record.key == key else None
+    return Intent(manifest, intent.age, intent.name)
+
+
+def known(found: Sequence[Intent]) -> Sequence[Intent]:
+    """Return `found`; raises the `NewerFormatError` of one that a newer version of fsbackup wrote."""
+    for each in found:
+        if each.newer is not None:
+            raise each.newer
+    return found
+
+
+def is_active(store: ObjectStore, intent: Intent) -> bool:
+    """Return whether a writer is likely to be at work: he has announced himself a short while ago."""
+    return intent.may_go_on() and intent.age <= store.timeout
+
+
+def is_awaited(store: ObjectStore, intent: Intent) -> bool:
+    """Return whether who replaces waits for the end of an intent: it is of a writer who gives way to him."""
+    return intent.name.endswith(INTENT_YIELDS) and is_active(store, intent)
+
+
+def outranks(found: Iterable[Intent], generation: int, safe_age: float = SAFE_AGE) -> bool:
+    """Return whether a version above this generation is being stored."""
+    live = [each.manifest for each in found if each.may_go_on(safe_age)]
+    return any(each is not None and each.generation > generation for each in live)
+
+
+def is_of_deleted(store: ObjectStore, intent: Intent, generation: int) -> bool:
+    """Return whether an intent is of no use after a delete of all up to this generation, whose lock we hold."""
+    outlived = store.capabilities.locks or not intent.may_go_on()
+    return outlived and (intent.manifest is None or intent.manifest.generation <= generation)
+
+
+async def announce(store: ObjectStore, record: Record, *, yields: bool = False) -> str:
+    """Store an intent, and return its name. `yields`: we give way to whoever replaces."""
+    name = intent_name(record.key, new_id()) + (INTENT_YIELDS if yields else "")
+    await store.put(name, dump(record))
+    return name
+
+
+@asynccontextmanager
+async def announced(store: ObjectStore, record: Record) -> AsyncIterator[str]:
+    """Have an intent that yields while the block runs, where nothing else keeps writers apart; yields its name."""
+    if has_records_inside(store) or store.capabilities.locks:
+        yield ""
+        return
+    own = await announce(store, record, yields=True)
+    try:
+        yield own
+    finally:
+        await withdraw(store, own)
+
+
+async def end(
+    store: ObjectStore, manifest: Manifest, own: str, others: Sequence[Intent], replaced: Iterable[str]
+) -> None:
+    """End our intent `own`, whose version is stored and proven by its record.
+
+    `others` are the intents that were there before this was seen, `replaced` names those of ended writers that
+    were there before our data. A failure is only logged: the next writer of the key or repair clears what is left.
+    """
+    ended = {*replaced, *(each.name for each in others if _is_dead(store, each))}
+    try:
+        for each in others:
+            if each.name in ended:
+                await store.remove(each.name)
+        if any(each.name not in ended for each in others):
+            await store.put(own.removesuffix(INTENT_YIELDS) + INTENT_DONE, dump(manifest))
+        await store.remove(own)
+    except FsbackupError as error:
+        log.warning("write intent was not removed (harmless, repair removes it): %s", error)
+
+
+def _is_dead(store: ObjectStore, intent: Intent) -> bool:
+    """Return whether the writer of an intent does not live any more, as far as we know who may hold the lock."""
+    return intent.age > (store.timeout if store.capabilities.locks else SAFE_AGE)
+
+
+async def withdraw(store: ObjectStore, own: str) -> None:
+    """Remove our intent, whose data does not stand there; a failure is only logged."""
+    try:
+        await store.remove(own)
+    except FsbackupError as error:
+        log.warning("write intent was not removed (harmless, repair removes it): %s", error)
+
+
+async def proving(store: ObjectStore, key: str) -> Manifest | None:
+    """Return the manifest of the intent that proves the data, None where none does.
+
+    The data is read only where intents announce several contents of its size.
+    """
+    found, stat = await asyncio.gather(find(store, key), store.stat(encode_key(key)))
+    manifests = [each.manifest for each in found if each.manifest is not None]
+    sized = [each for each in manifests if stat is not None and each.size == stat.size]
+    contents = {each.sha256: each for each in sorted(sized, key=version_order)}
+    if len(contents) < 2 or stat is None:
+        return next(iter(contents.values()), None)
+    name = stat.name
+    return contents.get(
+        await content_hash(lambda offset, length: store.read(name, offset, offset + length), stat.size)
+    )
