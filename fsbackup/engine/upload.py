@@ -9,7 +9,7 @@
    (`replica_upload.py`). A replica that has not answered yet holds up no other: it begins when it answers, and
    reads again what the others have sent (`_join`).
 4. Confirm the replicas that have it already, now that the source's SHA-256 is known; write the manifest beside
-   data that a crash left without one, if it is this content (`_adopt`).
+   data that a crash left without one, if it is this content (`stored.py`).
 5. Where fewer than `min_copies` have confirmed it, put back what it replaced (`undo.py`).
 
 The report says for each replica whether it confirmed the object after the last byte. Where a newer version of
@@ -27,32 +27,29 @@ from typing import Protocol
 
 from fsbackup import clock
 from fsbackup.aio import cancel_and_wait, run_all, shield
-from fsbackup.engine import breaker, identity_copies, locks, records, versions
+from fsbackup.engine import breaker, records, versions
 from fsbackup.engine.clock_skew import check_clock
 from fsbackup.engine.fanout import FanOut, object_metadata
-from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.parts import Consumer
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replica_upload import (
     ReplicaUpload,
     concurrent_write,
     creates_only,
-    has_version,
-    write_manifest,
 )
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import Source, StreamSource
 from fsbackup.engine.spool import ReplicaReplay, SpoolFile
-from fsbackup.engine.staged import StagedSource, find_same, stored_source
+from fsbackup.engine.staged import StagedSource
+from fsbackup.engine.staged_upload import StagedUpload
+from fsbackup.engine.stored import adopt, is_sound
 from fsbackup.engine.survey import Answers, Query, survey, survey_for_change, with_new_tombstones
 from fsbackup.engine.undo import may_be_undone, undo
 from fsbackup.errors import (
     BackendUnavailableError,
     ConflictError,
-    FsbackupError,
     NewerFormatError,
-    SourceError,
     TooFewCopiesError,
     unproven_newest,
 )
@@ -123,7 +120,7 @@ async def upload(
 
     try:
         if isinstance(source, StagedSource):
-            return await _StagedUpload(targets, key, source, prepare, overwrite).run(answers)
+            return await StagedUpload(targets, key, source, prepare, overwrite).run(answers)
         return await prepare(source, answers).run()
     finally:
         await cancel_and_wait(list(answers.late.values()))
@@ -133,68 +130,6 @@ def _part_size(source: Source, targets: ReplicaSet) -> int:
     """Return the bytes per part; a service that copies an object itself needs the parts that it has."""
     original = source.copy_of if source.copyable else None
     return original.part_size if original else part_size(source.most_bytes, targets.part_size)
-
-
-class _StagedUpload:
-    """Stores what stages make of a source, or where the same plaintext is stored, what they made of it then."""
-
-    def __init__(
-        self,
-        targets: ReplicaSet,
-        key: str,
-        source: StagedSource,
-        prepare: Callable[[Source, Answers], _Upload],
-        overwrite: bool,
-    ) -> None:
-        self._targets = targets
-        self._key = key
-        self._source = source
-        self._prepare = prepare
-        self._overwrite = overwrite
-
-    async def run(self, answers: Answers) -> Report:
-        """Store it; where another writer came first, look once more whether theirs is of the same plaintext."""
-        try:
-            if (report := await self._as_stored(answers)) is not None:
-                return report
-        except ConflictError as error:
-            return self._prepare(self._source, answers).refuse(error)
-        report = await self._prepare(self._source, answers).run()
-        if report:
-            stored = [each for each in self._targets.stores if report.replicas[each.name].ok]
-            await identity_copies.keep(stored, self._source.definition)
-        if self._overwrite or not self._source.can_be_compared or not _is_conflict(report):
-            return report
-        try:
-            now = Answers(await survey(self._targets.stores, self._key), {})
-            again = await self._as_stored(now)
-        except ConflictError:
-            return report
-        return report if again is None else again
-
-    async def _as_stored(self, answers: Answers) -> Report | None:
-        """Return the report on a stored version of the same plaintext; None where there is none to go on with."""
-        replicas = answers.replicas
-        if records.refusal(replicas, "upload"):
-            return None
-        min_copies = self._targets.min_copies
-        same = await find_same(self._source, self._key, replicas, min_copies, overwrite=self._overwrite)
-        stored = None if same is None else stored_source(self._targets, same, replicas)
-        if stored is None:
-            return None
-        try:
-            return await self._prepare(stored, answers).run()
-        except SourceError as error:
-            if not self._source.can_be_staged:
-                raise
-            log.warning("%s is stored as a new version, because no replica proves it: %s", self._key, error)
-            return None
-        finally:
-            await stored.stop()
-
-
-def _is_conflict(report: Report) -> bool:
-    return not report and any(isinstance(error, ConflictError) for error in report.errors.values())
 
 
 class _Upload(FanOut):
@@ -501,20 +436,8 @@ class _Upload(FanOut):
         ]
         if not self._read_stored:
             return claimed
-        sound = await asyncio.gather(*(self._is_sound(each) for each in claimed))
+        sound = await asyncio.gather(*(is_sound(each, version) for each in claimed))
         return [each for each, good in zip(claimed, sound, strict=True) if good]
-
-    async def _is_sound(self, replica: ReplicaState) -> bool:
-        """Return whether the data is what its manifest says; read where no ETag shows a flipped bit."""
-        manifest, store = replica.manifest, replica.store
-        assert manifest is not None
-        if store.capabilities.content_etags != "none":
-            return True
-        try:
-            return await _stored_hash(store, self._key, manifest.size) == manifest.sha256
-        except FsbackupError as error:
-            log.warning("%s: %s is written again, because it cannot be read: %s", store.name, self._key, error)
-            return False
 
     async def _clear_replaced(self) -> None:
         """Remove records of the version before, which can be read while too few replicas have the new one."""
@@ -601,27 +524,11 @@ class _Upload(FanOut):
         try:
             manifest = self._manifest()
             if replica.record is None:
-                await self._adopt(replica, manifest)
+                await adopt(replica, manifest)
         except Exception as error:  # noqa: BLE001 - a failure of one replica is its result, never that of another
             self._finish(replica, error)
         else:
             self._finish(replica, None, already=True)
-
-    async def _adopt(self, replica: ReplicaState, manifest: Manifest) -> None:
-        """Write the manifest beside data that a crash left without one, if the data is this content."""
-        store, stat = replica.store, replica.stat
-        assert stat is not None
-        inside = records.has_records_inside(replica.store)
-        if stat.size != manifest.size or await _stored_hash(store, self._key, stat.size) != manifest.sha256:
-            raise versions.other_content(store.name, self._key)
-        async with locks.exclusive(store, self._key):
-            if inside:
-                stat = await records.describe_data(store, stat, manifest)
-            elif await write_manifest(replica, manifest, stat):
-                return
-            replica = await records.read_state(store, self._key)
-            if not has_version(replica, manifest, stat):
-                raise concurrent_write(replica, self._key)
 
     def _manifest(self) -> Manifest:
         """Return the manifest of what was read.
@@ -679,9 +586,3 @@ def _refuses_to_replace(store: ObjectStore) -> bool:
     """
     can = store.capabilities
     return records.has_records_inside(store) and can.conditional_create and not can.removes_versions
-
-
-async def _stored_hash(store: ObjectStore, key: str, size: int) -> str:
-    """Return the SHA-256 of the first `size` bytes of the data that `store` has."""
-    name = encode_key(key)
-    return await content_hash(lambda offset, length: store.read(name, offset, offset + length), size)
