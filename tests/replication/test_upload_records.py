@@ -111,6 +111,22 @@ def test_an_upload_that_fails_leaves_nothing_or_what_is_stored(rig: ReplicaRig, 
     assert proves(record, NEW)
 
 
+def test_who_may_not_list_uploads_repairs_all_else(rig: ReplicaRig, caplog: pytest.LogCaptureFixture) -> None:
+    """What an upload left is not even looked for, and none of its records goes."""
+    rig.store().replicate(rig.file(OLD), KEY)
+    left = f"{rig.prefix}/{PLACE}{'0' * 32}"
+    s3.put_bytes(rig.endpoints["b2"], left, b"{}")
+    rig.raw_replicas["r2"].drop(KEY)
+    rig.proxies["b2"].add(Status(403, "AccessDenied"), on="list_uploads")
+    report = run(repair(rig.store(min_copies=1).replica_set, RepairOptions(safe_age=0.0)))
+    assert (report.status, report.done) == ("complete", {"refill": 1})
+    assert "b2: what unfinished writes left there stays" in caplog.text
+    assert left in records_of(rig, "b2")
+    rig.proxies["b2"].clear()
+    assert repaired(rig, "b2", 0.0).done == {"clear leftover": 1}
+    assert left not in records_of(rig, "b2")
+
+
 def test_a_record_is_looked_at_after_its_upload(rig: ReplicaRig) -> None:
     """An upload is completed just after a repair has seen that its object is another one: the record stays."""
     rig.store().replicate(rig.file(OLD, "old"), KEY)

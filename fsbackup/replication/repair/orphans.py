@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from fsbackup import clock
 from fsbackup.engine.records import find_key, has_records_inside, is_newer, read_state
-from fsbackup.errors import FsbackupError, IntegrityError, NewerFormatError, ObjectNotFoundError
+from fsbackup.errors import AccessDeniedError, FsbackupError, IntegrityError, NewerFormatError, ObjectNotFoundError
 from fsbackup.keys import (
     INTENTS,
     RECORDS,
@@ -24,6 +25,8 @@ from fsbackup.replication.batches import Announced
 from fsbackup.replication.repair.report import Action, OnStep, Step
 from fsbackup.replication.walk import Unreachable
 from fsbackup.stores.base import RECORD_FIELD, ObjectStore, Orphan
+
+log = logging.getLogger("fsbackup.storage")
 
 #: Records that are looked at a second time together, after one look at the uploads.
 _AT_ONCE = 1000
@@ -70,16 +73,22 @@ async def clear_orphans(
 ) -> Unreachable:
     """Remove all that fsbackup's own unfinished writes left, and return the replicas that cannot be listed.
 
-    Orphans younger than `older_than` seconds stay.
+    Orphans younger than `older_than` seconds stay. Credentials that suffice for all else may not be allowed to
+    list uploads: what these left stays then, which is logged.
     """
     errors: dict[str, FsbackupError] = {}
 
     async def clear(store: ObjectStore) -> None:
         try:
+            async for orphan in _unused_tombstones(store):
+                on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
             async for orphan in store.orphans(older_than):
                 on_step(await _clear_one(store, orphan, store.delete_orphan, dry_run=dry_run))
-            async for orphan in _unused_records(store, older_than):
-                on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
+            if has_records_inside(store):
+                async for orphan in _unused_manifests(store, clock.now() - older_than):
+                    on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
+        except AccessDeniedError as error:
+            log.warning("%s: what unfinished writes left there stays: %s", store.name, error)
         except FsbackupError as error:
             errors[store.name] = error
 
@@ -87,12 +96,8 @@ async def clear_orphans(
     return errors
 
 
-async def _unused_records(store: ObjectStore, older_than: float) -> AsyncIterator[Orphan]:
-    """Yield the manifests that are objects of their own, intents and tombstones, that nothing needs any more."""
-    before = clock.now() - older_than
-    inside = has_records_inside(store)
-    async for orphan in (_unused_manifests if inside else _unreadable_intents)(store, before):
-        yield orphan
+async def _unused_tombstones(store: ObjectStore) -> AsyncIterator[Orphan]:
+    """Yield the tombstones of objects of which a newer version is stored."""
     async for stat in store.list(TOMBSTONES):
         key = tombstone_key(stat.name)
         if key is None:
