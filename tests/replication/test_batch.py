@@ -274,7 +274,7 @@ def test_a_batch_closed_early_leaves_nothing_behind(rig: ReplicaRig, many: list[
     for name, raw in rig.raw_replicas.items():
         assert raw.unfinished() == [], name
         assert not [each for each in raw.names() if each.endswith("-tmp")]
-        for key in ("batch/large", *(key for _, key in many[:60])):
+        for key in ("batch/large", *(key for _, key in many[::5])):
             raw.provable(key)
     assert rig.raw_replicas["r2"].get("batch/large") is None
     assert all(rig.store().replicate_many([(large, "batch/large"), *many]))
