@@ -8,10 +8,11 @@ intent shows a replacement under way.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fsbackup.engine import intents, records
+from fsbackup.engine import intents, records, tombstones
 from fsbackup.engine.intents import Intent
 from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
@@ -54,6 +55,7 @@ class Inspector:
         self._deep = deep
         self._expired = expired
         self._budget = MemoryBudget(targets.memory)
+        self._begun = time.monotonic()
 
     async def inspect(
         self, key: str, unreachable: Unreachable | None = None, stored: float | None = None
@@ -86,8 +88,11 @@ class Inspector:
         return list(await asyncio.gather(*(self._query(store, key, skip) for store in self._targets.stores)))
 
     async def _query(self, store: ObjectStore, key: str, skip: Unreachable) -> ReplicaState:
-        error = skip.get(store.name)
-        return ReplicaState(store, error=error) if error is not None else await records.query(store, key)
+        """Return what a replica has; of tombstones at least all that were there when the inspector was made."""
+        if (error := skip.get(store.name)) is not None:
+            return ReplicaState(store, error=error)
+        since = max(self._begun, tombstones.recently())
+        return await records.state_or_error(store, key, lambda: records.read_state(store, key, since=since))
 
     async def _read(self, status: ObjectStatus) -> ObjectStatus:
         """Read every copy, all replicas at once, and correct the replicas' states by what was read."""

@@ -81,6 +81,15 @@ def kill_in_a_delete(places: list[MemoryStore], generation: int) -> None:
     del other
 
 
+def test_a_repair_completes_a_delete_that_was_killed_just_before(places: list[MemoryStore]) -> None:
+    """It knows of all tombstones that there were when it began, however recently this process listed them."""
+    storage, _ = process(places, "p")
+    report = put(storage)
+    kill_in_a_delete(places, report.generation)
+    assert storage.repair().done == {"delete": 3, "forget delete": 1}
+    assert not any(each.stored for each in places)
+
+
 class TestAListing:
     def test_one_tells_of_every_key(self, places: list[MemoryStore]) -> None:
         storage, stores = process(places, "p")
