@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 
 from fsbackup.errors import TooFewCopiesError
+from tests.integration.cli_helpers import wait_until
 from tests.matrix import sparing
 from tests.replication.child import kill, running
 from tests.replication.prune_helpers import DAY, Disks, record
@@ -173,6 +174,8 @@ def test_killed_at_any_step(contested: ReplicaRig, step: int, when: Literal["bef
     )
     with running(rig.places, "overwrite", KEY, new, min_copies=3) as process:
         hold.wait_reached(30)
+        # The disk puts back at the same time; while it has not, two have the new version, which readers may take.
+        wait_until(lambda: rig.raw_replicas["local"].get(KEY) == old.read_bytes())
         kill(process)
     rig.settle()
     for each in rig.raw_replicas.values():
