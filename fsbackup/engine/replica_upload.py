@@ -44,7 +44,8 @@ What a crash leaves, and who puts it right:
 
 So there is no moment at which neither the old version nor the new one can be read and proven, also while others
 write the same key. Only who creates on a service that cannot refuse to (`Capabilities.conditional_create`)
-announces nothing, and may replace what another one has stored in the same moment.
+announces nothing, unless he sees somebody at work who gives way, and may replace what another one has stored in
+the same moment.
 
 `_check` is called before step 2 and after 4. Here it does nothing, and a repair's copy (`copy.py`) looks there
 whether its version is still current.
@@ -252,7 +253,7 @@ class ReplicaUpload:
         if self.needs_intent:
             await self._announce(manifest)
         await self._look_again(manifest)
-        if self.needs_intent and self._intent is None:
+        if self._intent is None and (self.needs_intent or self._is_given_way):
             await self._announce(manifest)
             await self._look_again(manifest)
 
@@ -308,6 +309,13 @@ class ReplicaUpload:
             return False
         if self._yields and any(intents.is_active(self.store, each) for each in self._others):
             raise concurrent_write(self.replica, self._key)
+        return self._is_given_way
+
+    @property
+    def _is_given_way(self) -> bool:
+        """Whether somebody who gives way to us is at work, as a repair of what was deleted meanwhile."""
+        if self.store.capabilities.locks:
+            return False
         return any(intents.is_awaited(self.store, each) for each in self._others)
 
     def _require_unchanged(self, now: ReplicaState) -> None:
@@ -394,8 +402,11 @@ class ReplicaUpload:
 
     @property
     def _comes_first(self) -> bool:
-        """Whether another creator whose object is there came second, which he finds out, and takes it back."""
-        return self._create_only and self.store.capabilities.removes_versions
+        """Whether another creator whose object is there came second, which he finds out, and takes it back.
+
+        So it is where nothing was, and where a version was that no creator may replace but the first.
+        """
+        return (self._create_only or self._conditional) and self.store.capabilities.removes_versions
 
     async def _read_back(self) -> ReplicaState:
         """Read what stands there after our write; a service may not show it at once."""

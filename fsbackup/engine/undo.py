@@ -4,8 +4,9 @@ What was refused counts for no reader. Where it replaced a version it took a cop
 `repair` brings it back after a day. `undo` brings it back at once where the store kept it
 (`Capabilities.keeps_replaced`): a disk as a second name of the old file, B2 as the version before.
 
-First all replicas are asked again: what has become confirmed meanwhile stays. Then, on each replica that took the
-new version, under the lock of the key:
+First all replicas are asked again: what has become confirmed meanwhile stays. So does what was stored on one that
+has nothing now: a prune removed it there because others had it, and with it what it had replaced. Then, on each
+replica that took the new version, under the lock of the key:
 
 1. Look whether what the upload stored is still there, record and data, and what it replaced has been kept.
 2. Beside the data: a write intent (`intents.py`), then the old manifest. That is the upload's protocol backwards
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from fsbackup import clock
 from fsbackup.engine import intents, locks, records, versions
@@ -53,18 +54,25 @@ def may_be_undone(replica: ReplicaState, version: Manifest, replicas: Sequence[R
 
 
 async def undo(
-    targets: ReplicaSet, key: str, version: Manifest, uploads: Sequence[ReplicaUpload]
+    targets: ReplicaSet, key: str, version: Manifest, sent: Sequence[ReplicaUpload], taken: Collection[str]
 ) -> list[ReplicaUpload]:
-    """Put back what `uploads` replaced with `version`; return those that have the version before again."""
-    if version.replaces is None or await _is_confirmed(targets, key, version):
+    """Put back what `version` replaced on the replicas named `taken`; return those that have it again.
+
+    `sent` are all uploads of the version, also of replicas that did not confirm it.
+    """
+    if version.replaces is None or await _must_stay(targets, key, version, sent):
         return []
+    uploads = [each for each in sent if each.store.name in taken]
     undone = await asyncio.gather(*(_undo_or_log(each, key, version) for each in uploads))
     return [each for each, done in zip(uploads, undone, strict=True) if done]
 
 
-async def _is_confirmed(targets: ReplicaSet, key: str, version: Manifest) -> bool:
+async def _must_stay(targets: ReplicaSet, key: str, version: Manifest, sent: Sequence[ReplicaUpload]) -> bool:
+    """Return whether a version is confirmed, or somebody may count on it: it was stored and is there no more."""
     replicas = await survey(targets.stores, key)
-    return sum(each.holds(version) for each in replicas) >= targets.min_copies
+    stored = {each.store.name for each in sent if each.stored is not None}
+    removed = any(each.is_empty and each.backend in stored for each in replicas)
+    return removed or sum(each.holds(version) for each in replicas) >= targets.min_copies
 
 
 async def _undo_or_log(upload: ReplicaUpload, key: str, version: Manifest) -> bool:

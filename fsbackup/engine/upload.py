@@ -327,10 +327,10 @@ class _Upload(FanOut):
     async def _undo_refused(self) -> None:
         """Put back what was replaced on the replicas that took a version that too few have confirmed."""
         confirmed = {name for name, result in self._results.items() if result.ok}
-        taken = [each for each in self._sent if each.store.name in confirmed]
+        taken = confirmed & {each.store.name for each in self._sent}
         if self._version is None or not taken or len(confirmed) >= self._targets.min_copies:
             return
-        for upload in await undo(self._targets, self._key, self._version, taken):
+        for upload in await undo(self._targets, self._key, self._version, self._sent, taken):
             error = TooFewCopiesError("the version before was put back", operation="upload", key=self._key)
             self._finish(upload.replica, error, sent=upload.bytes_sent)
 

@@ -289,6 +289,13 @@ class TestWriteIntents:
         evidence: dict[str, Any] = {"intents": {"c": [Intent(TWO, 0)]}, "contents": {"c": digest("2")}}
         assert decide(*found, **evidence) == [("finish", "c")]
 
+    def test_no_version_counts_by_a_manifest_whose_data_an_older_one_replaced(self) -> None:
+        """Without it the newer one is on too few replicas; what the data is, is written down first."""
+        found = [has(A, TWO), has(B, TWO), has(C, ONE)]
+        evidence: dict[str, Any] = {"intents": {"a": [Intent(ONE, 0)]}, "contents": {"a": digest("1")}}
+        assert decide(*found, min_copies=2, **evidence) == [("finish", "a")]
+        assert ("finish", "a") not in decide(*found, min_copies=1, **evidence)
+
     def test_an_upload_after_a_delete_is_finished_not_deleted(self) -> None:
         """It came after the delete, by its generation."""
         found = [has(A, TOMBSTONE), has(B, TOMBSTONE, None), has(C, TOMBSTONE, None)]

@@ -277,9 +277,14 @@ class Judge:
         return old != new and not own and not self._came_back(change)
 
     def _came_back(self, change: Change) -> bool:
-        """Tell whether what was replaced stood there again, as where the service keeps the versions before."""
-        later = [view for step, view in self.history[change.bucket.name] if step > change.step]
-        return any(view.serial == change.before.serial for view in later)
+        """Tell whether what was replaced stood there again, as where the service keeps the versions before.
+
+        Or what that had replaced itself: of several creators the first one stays there. What the third put over
+        the second's was about to be taken back by that one, too, and nothing of it was to stay.
+        """
+        history = self.history[change.bucket.name]
+        stood = {view.serial for step, view in history if step < change.step and view.serial}
+        return any(view.serial in stood for step, view in history if step > change.step)
 
     def _judge_creators(self) -> None:
         """Judge that at most one create-only writer came first.
@@ -342,7 +347,7 @@ class Judge:
         ]
         if not allowed:
             lost = ", ".join(each.name for each in done)
-            came_back = bool(sha256) and all(each.verb == "delete" for each in done)
+            came_back = bool(sha256 and done) and all(each.verb == "delete" for each in done)
             self.fail(
                 "what was deleted came back" if came_back else "acknowledged work is lost", f"{what}; {lost}"
             )

@@ -25,6 +25,11 @@ PINNED = {
     "a manifest without data counted for more than what others proved": (1160, 7161, 8136),
     "another writer's bytes of the same size counted as ours": (975, 2325, 4056),
     "intents of writers that had ended were left to a second repair": (9925,),
+    "who stored over a deleted copy did not wait for a repair that gave way to him": (4616,),
+    "a refused replacement was put back though a prune had counted on it": (3469,),
+    "a refused version counted by a manifest whose data an acknowledged one had replaced": (5825,),
+    "a creator on B2 gave way to one who came second, over a deleted version": (326804, 337508),
+    "the judge took for lost what one late creator put over another, of which both took theirs back": (4161, 5957),
     "a replacement polled without end for a delete that had been killed": (1609, 7838),
 }
 

@@ -102,16 +102,28 @@ class _Planner:
                 yield name, each
 
     def _has_intended_data(self, name: str, intended: Manifest) -> bool:
-        """Tell whether a replica has the data of an intent that is newer than, or is, the newest version."""
+        """Tell whether a replica has the data of an intent that is newer than, or is, the newest version.
+
+        Or of an older one, where the newest counts only by the manifest that stands over that data.
+        """
         content, latest = self._inspection.contents.get(name), self._status.latest
         if content is None or content.sha256 != intended.sha256:
             return False
         if latest is None or version_order(intended) > version_order(latest):
             return True
         own = self._status.replicas[name].manifest
-        if not isinstance(latest, Manifest) or latest.generation != intended.generation:
+        if not isinstance(latest, Manifest):
             return False
+        if latest.generation != intended.generation:
+            return self._stands_for_lost_data(name, latest)
         return latest.sha256 == intended.sha256 and (own is None or own.sha256 != intended.sha256)
+
+    def _stands_for_lost_data(self, name: str, latest: Manifest) -> bool:
+        """Tell whether the newest version counts by a manifest whose data another writer replaced since."""
+        status, own = self._status, self._status.replicas[name]
+        others = [each for each in status.replicas.values() if each is not own]
+        is_lost = self._inspection.contents[name].sha256 != latest.sha256
+        return own.claims(latest) and is_lost and versions.copies(others, latest) < status.needed
 
     def _finish_delete(self, tombstone: Tombstone) -> tuple[Action, ...]:
         """Delete on the replicas that missed it; once every replica has confirmed, remove the tombstones."""
