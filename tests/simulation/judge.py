@@ -347,10 +347,12 @@ class Judge:
         ]
         if not allowed:
             lost = ", ".join(each.name for each in done)
-            came_back = bool(sha256 and done) and all(each.verb == "delete" for each in done)
-            self.fail(
-                "what was deleted came back" if came_back else "acknowledged work is lost", f"{what}; {lost}"
-            )
+            if not done:  # prune lets go what others hold, and repair takes nothing away
+                self.fail("what nobody deleted is lost", what)
+            elif sha256 and all(each.verb == "delete" for each in done):
+                self.fail("what was deleted came back", f"{what}; {lost}")
+            else:
+                self.fail("acknowledged work is lost", f"{what}; {lost}")
             return
         deletes = any(each.verb == "delete" for each in self.operations.values())
         # A refused write that replaced too many of the confirmed copies stays: nothing is left to put back.
