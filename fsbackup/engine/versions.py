@@ -209,7 +209,7 @@ def rivals_of(manifest: Manifest, replicas: Iterable[ReplicaState]) -> list[Reco
     ]
 
 
-Currency = Literal["newest", "replaced", "deleted"]
+Currency = Literal["newest", "replaced", "deleted", "gone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,11 +235,11 @@ class VersionGuard:
     outranked: frozenset[VersionId] = frozenset()
 
     async def currency(self, own: str) -> Currency:
-        """Return whether the version is the newest, replaced or deleted, by the records of the stores now.
+        """Return whether the version is the newest, replaced, deleted or gone, by the records of the stores now.
 
-        A delete that every store has confirmed leaves no tombstone. So a version counts as deleted, too, when
-        holders other than the store named `own` answer and none of them has its manifest any more. A store that
-        does not answer counts for nothing.
+        It is gone when holders other than the store named `own` answer and none of them has its manifest any more:
+        deleted on every store, which leaves no tombstone, or let go there by a prune. A store that does not answer
+        counts for nothing.
         """
         key = self.manifest.key
         replicas = await asyncio.gather(
@@ -256,7 +256,7 @@ class VersionGuard:
         holders = [each for each in replicas if each.store.name in self.holders - {own} and each.error is None]
         if not holders or any(each.damaged or each.claims(self.manifest) for each in holders):
             return "newest"
-        return "deleted"
+        return "gone"
 
     async def require(self, store: ObjectStore) -> None:
         """Raise unless the version is still the newest, before it is written to `store`.
@@ -271,6 +271,15 @@ class VersionGuard:
             raise superseded(store, self.manifest.key, currency)
 
 
+def takes_back(store: ObjectStore, currency: Currency) -> bool:
+    """Return whether a repair takes back what it has written to `store`, since the object was deleted meanwhile.
+
+    An object that is gone counts as deleted, but where the repair holds the lock of `store`: a delete would have
+    waited for that. So it was a prune, which has counted on the copy.
+    """
+    return currency == "deleted" or (currency == "gone" and not store.capabilities.locks)
+
+
 def other_content(backend: str | None = None, key: str | None = None) -> ConflictError:
     """Return the error for a create-only upload where other content is stored."""
     return ConflictError(
@@ -283,10 +292,13 @@ def other_content(backend: str | None = None, key: str | None = None) -> Conflic
 
 
 def superseded(store: ObjectStore, key: str, currency: str) -> ConflictError:
-    """Return the error for a repair whose version was ``"replaced"`` or ``"deleted"`` by another writer."""
-    kept = "the newer version was kept" if currency == "replaced" else "the delete was kept"
+    """Return the error for a repair whose version is no longer the newest, because of another writer."""
+    what = {
+        "replaced": "replaced by another writer during the repair; the newer version was kept",
+        "deleted": "deleted by another writer during the repair; the delete was kept",
+    }
     return ConflictError(
-        f"{currency} by another writer during the repair; {kept}",
+        what.get(currency, "removed by another writer during the repair, from where it was to be copied"),
         backend=store.name,
         operation="repair",
         key=key,

@@ -8,7 +8,7 @@ intent shows a replacement under way.
 from __future__ import annotations
 
 import asyncio
-import time
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -42,6 +42,8 @@ class Inspector:
         Read every byte of every replica for which there is a manifest to compare with.
     expired
         See `fsbackup.replication.classify.classify`.
+    since
+        Know of all tombstones that there were at this time of the monotonic clock; by default some seconds ago.
     """
 
     def __init__(
@@ -50,12 +52,13 @@ class Inspector:
         *,
         deep: bool = False,
         expired: IsExpired | None = None,
+        since: float = -math.inf,
     ) -> None:
         self._targets = targets
         self._deep = deep
         self._expired = expired
         self._budget = MemoryBudget(targets.memory)
-        self._begun = time.monotonic()
+        self._since = since
 
     async def inspect(
         self, key: str, unreachable: Unreachable | None = None, stored: float | None = None
@@ -88,10 +91,9 @@ class Inspector:
         return list(await asyncio.gather(*(self._query(store, key, skip) for store in self._targets.stores)))
 
     async def _query(self, store: ObjectStore, key: str, skip: Unreachable) -> ReplicaState:
-        """Return what a replica has; of tombstones at least all that were there when the inspector was made."""
         if (error := skip.get(store.name)) is not None:
             return ReplicaState(store, error=error)
-        since = max(self._begun, tombstones.recently())
+        since = max(self._since, tombstones.recently())
         return await records.state_or_error(store, key, lambda: records.read_state(store, key, since=since))
 
     async def _read(self, status: ObjectStatus) -> ObjectStatus:

@@ -27,7 +27,7 @@ from fsbackup.replication.doctor import diagnose
 from fsbackup.retention import Retention
 from fsbackup.stores.base import ObjectStat
 from tests.replication.memory import Gate, MemoryStore, backend
-from tests.replication.raw_replicas import MARKER, TOMBSTONES, mark
+from tests.replication.raw_replicas import MARKER, PENDING, TOMBSTONES, mark
 from tests.replication.rig import ReplicaRig, content
 
 NAMES = ("a", "b", "c")
@@ -367,7 +367,7 @@ class Counted(MemoryStore):
         return super().writer(name, *arguments)
 
     async def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
-        self.asked["list"] += prefix != TOMBSTONES
+        self.asked["list"] += not prefix.startswith((TOMBSTONES, PENDING))
         async for stat in super().list(prefix, start_after):
             yield stat
 

@@ -11,9 +11,9 @@ _REMOVAL = "without a conditional DELETE, a delete, prune or repair looks and th
 #: Impossible on B2: of several creators each looks after his write, and who was not first takes his object back.
 _KILLED = "without a conditional write, a creator on B2 who is killed before his look takes nothing back"
 
-#: Open, seed 8047; on all kinds of stores, where prune and repair meet on a set of two. `VersionGuard` takes a
-#: holder without manifest and tombstone for a delete that has ended. A prune leaves the same.
-_OPEN = "a repair takes a prune for a delete, and removes the copy that the prune has counted on"
+#: Where no lock shows that there was none, a delete that begins and ends within a repair's write leaves no other
+#: trace than a prune that has counted on the repair's copy. Taken for a delete, what the prune left goes.
+_TRACELESS = "a repair takes a prune, on the others, for a delete that has ended, and takes its copy back"
 
 #: Places: records beside (b) or inside (i), or beside on a disk with locks (l); "-": a store of the set cannot
 #: refuse a create-only write.
@@ -34,7 +34,7 @@ _LIST: tuple[tuple[str, str, str], ...] = (
     ("data that its records do not prove", _CREATE, "b-"),
     ("a create-only writer replaced other content", _KILLED, "i-"),
     ("a repair put an older version over a newer one", _CREATE, "b-"),
-    ("what nobody deleted is lost", _OPEN, "b-"),
+    ("what nobody deleted is lost", _TRACELESS, "b b- i i-"),
 )
 
 

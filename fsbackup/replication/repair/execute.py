@@ -125,7 +125,7 @@ class RoundExecutor:
             own = manifest.for_replica(stat.etag, stat.version_id)
             create_only = replica.record is None and not replica.damaged
             await records.write_record(store, own, create_only=create_only)
-        if await guard.currency(store.name) == "deleted":
+        if versions.takes_back(store, await guard.currency(store.name)):
             await remove_copy(store, own, stat)
         await guard.require(store)
         await self._require_data(store, own, stat)

@@ -137,8 +137,9 @@ class Repairer:
         self._on_step = on_step
         self._budget = MemoryBudget(targets.memory)
         self._brake = Brake(released=options.allow_many or options.dry_run)
-        self._inspector = Inspector(targets, expired=options.expired)
-        self._deep_inspector = Inspector(targets, deep=True, expired=options.expired)
+        now = time.monotonic()
+        self._inspector = Inspector(targets, expired=options.expired, since=now)
+        self._deep_inspector = Inspector(targets, deep=True, expired=options.expired, since=now)
         self._started = time.monotonic()
         #: Why a replica did not answer for some object, by name.
         self._unreachable: dict[str, str] = {}
