@@ -24,11 +24,11 @@ def damage(raw: RawReplica, kind: Damage, keys: Sequence[str], chance: random.Ra
     if kind == "swap":
         return _swap(raw, [key for key in keys if raw.get(key)], with_manifests=chance.random() < 0.5)
     name_of = manifest_name if "manifest" in kind else str
-    # Read once: an operation under way may remove it.
-    there = next(((key, data) for key in keys if (data := raw.get(name_of(key)))), None)
-    if there is None:
+    there = [key for key in keys if raw.get(name_of(key))]
+    data = raw.get(name_of(there[0])) if there else None
+    if data is None:  # also what a delete under way has removed since: nothing rots where nothing is
         return set()
-    (key, data), name = there, name_of(there[0])
+    key, name = there[0], name_of(there[0])
     if kind == "delete manifest":
         raw.drop(name)
     elif kind == "edit manifest":
