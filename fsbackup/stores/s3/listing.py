@@ -208,9 +208,9 @@ def read_page(response: HTTPResponse, tag: str, context: CallContext) -> Element
     except BadXmlError as error:
         raise context.error(TransientError, f"the response is not a {tag}: {error}") from None
     if root.tag not in (tag, _OTHER_TAGS.get(tag)):
-        raise context.error(
-            TransientError, f"the response is not a {tag}, but {_text(root, 'Code') or root.tag!r}"
-        )
+        # A service that does not know a question about the bucket lists it, and will do so again.
+        kind = BackendError if root.tag == "ListBucketResult" else TransientError
+        raise context.error(kind, f"the response is not a {tag}, but {_text(root, 'Code') or root.tag!r}")
     return root
 
 
