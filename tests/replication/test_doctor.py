@@ -215,7 +215,7 @@ class TestPlace:
     )
     def test_clock(self, proxy: FaultProxy, off: dict[str, float], outcome: str, word: str) -> None:
         """By the time that the service tells with every answer."""
-        proxy.add(_Rewrite(date=http_date(**off)), on="head_bucket")
+        proxy.add(_Rewrite(date=http_date(**off)))
         found = one(open_s3(proxy.endpoint))
         assert found["clock"].outcome == outcome
         assert word in found["clock"].detail
