@@ -63,7 +63,7 @@ from fsbackup.engine import intents, locks, marker, records
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.parts import Consumer, PartBuffer
 from fsbackup.engine.records import ReplicaState
-from fsbackup.errors import ConflictError, FsbackupError, NewerFormatError
+from fsbackup.errors import AccessDeniedError, ConflictError, FsbackupError, NewerFormatError
 from fsbackup.events import log
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest, Tombstone, version_order
@@ -241,7 +241,7 @@ class ReplicaUpload:
             await self._announce_and_look(manifest)
             await self._check(manifest)
             stored = await self._store()
-        except (ConflictError, NewerFormatError):
+        except (AccessDeniedError, ConflictError, NewerFormatError):  # of any other error the data may be there
             await self._withdraw()
             raise
         if not await self.call(write_manifest(self.replica, manifest, stored)):

@@ -11,7 +11,8 @@ from itertools import product
 import pytest
 from botocore.exceptions import ClientError
 
-from fsbackup.replication.repair import RepairReport
+from fsbackup.loop import run
+from fsbackup.replication.repair import RepairOptions, RepairReport
 from tests.matrix import sparing
 from tests.replication.raw_replicas import manifest_name, proves, tombstone_name
 from tests.replication.rig import ReplicaRig, content, released_when_announced
@@ -129,14 +130,16 @@ def test_two_repairs_at_once(contested: ReplicaRig, name: str, harm: str, step: 
     rig = harmed_rig(contested, name, harm, step)
     second = Repair(rig)
 
-    def repair() -> None:
+    def overtake() -> None:
         second.start()
         second.join(60)
 
-    first = overtaken(rig, name, step, repair)
+    first = overtaken(rig, name, step, overtake)
     assert first.status == "complete", first.as_dict()
     assert second.report is not None
     assert second.report.status == "complete", second.report.as_dict()
+    # Who has ended while he saw the other's intent has left his own, which goes after a day.
+    run(repair(rig.store().replica_set, RepairOptions(safe_age=0.0)))
     assert_all_have(rig, OLD)
 
 

@@ -84,7 +84,7 @@ async def clear_orphans(
                 on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
             async for orphan in store.orphans(older_than):
                 on_step(await _clear_one(store, orphan, store.delete_orphan, dry_run=dry_run))
-            if has_records_inside(store):
+            if not store.capabilities.locks:  # a disk has none
                 async for orphan in _unused_manifests(store, clock.now() - older_than):
                     on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
         except AccessDeniedError as error:
