@@ -12,7 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from fsbackup.loop import run
-from fsbackup.replication.repair import RepairOptions, RepairReport
+from fsbackup.replication.repair import RepairOptions, RepairReport, repair
 from tests.matrix import sparing
 from tests.replication.raw_replicas import manifest_name, proves, tombstone_name
 from tests.replication.rig import ReplicaRig, content, released_when_announced
