@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -11,12 +12,21 @@ from typing import Any
 
 import pytest
 
+from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.engine import breaker
 from fsbackup.loop import run
 from fsbackup.replication.repair import RepairOptions, RepairReport, repair
 from tests.integration.cli_helpers import wait_until
 from tests.replication.child import kill, running
-from tests.replication.raw_replicas import RawBucket, manifest_name, pending_name, pending_prefix, proves
+from tests.replication.raw_replicas import (
+    PENDING,
+    RawBucket,
+    manifest_name,
+    pending_name,
+    pending_prefix,
+    proves,
+    sealed,
+)
 from tests.replication.rig import MIB, PART, ReplicaRig, content
 from tests.servers.endpoint import client
 from tests.servers.faults import Hold, Refuse, Status
@@ -520,3 +530,21 @@ def test_an_announcement_that_nothing_came_of_is_cleared_when_it_is_old(rig: Rep
     data = rig.raw_replicas["r2"].get(KEY)
     assert data in (OLD, NEW)
     assert all(raw.provable(KEY) == data for raw in rig.raw_replicas.values())
+
+
+def test_an_announcement_that_nobody_can_read_is_cleared_when_it_is_old(tmp_path: Path) -> None:
+    """Its key is not known, so no object leads to it; one that a newer version of fsbackup can read stays."""
+    disks = [LocalStorage(tmp_path / name, name=name) for name in ("one", "two")]
+    store = ReplicatedStorage(disks, errors="raise")
+    (tmp_path / "source").write_bytes(SMALL)
+    store.replicate(tmp_path / "source", KEY)
+    targets, pending = store.replica_set, tmp_path / "one" / PENDING
+    pending.mkdir(parents=True, exist_ok=True)
+    torn, newer = (pending / f"{digit * 32}-{'0' * 32}" for digit in "12")
+    torn.write_bytes(b"{")
+    newer.write_bytes(json.dumps(sealed({"format": 3, "kind": "manifest"})).encode())
+    assert run(repair(targets, RepairOptions())).done == {}
+    assert run(repair(targets, RepairOptions(safe_age=0.0, dry_run=True))).done == {"clear leftover": 1}
+    assert torn.exists()
+    assert run(repair(targets, RepairOptions(safe_age=0.0))).done == {"clear leftover": 1}
+    assert (torn.exists(), newer.exists()) == (False, True)

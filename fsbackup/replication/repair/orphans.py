@@ -82,6 +82,8 @@ async def clear_orphans(
         try:
             async for orphan in _unused_tombstones(store):
                 on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
+            async for orphan in _unreadable_intents(store, clock.now() - older_than):
+                on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
             async for orphan in store.orphans(older_than):
                 on_step(await _clear_one(store, orphan, store.delete_orphan, dry_run=dry_run))
             if not store.capabilities.locks:  # a disk has none
@@ -111,6 +113,9 @@ async def _unused_tombstones(store: ObjectStore) -> AsyncIterator[Orphan]:
 
 
 async def _unreadable_intents(store: ObjectStore, before: float) -> AsyncIterator[Orphan]:
+    """Yield the old write intents that cannot be read: nobody else clears one whose key has no object."""
+    if has_records_inside(store):
+        return
     async for stat in store.list(INTENTS):
         if stat.modified is None or stat.modified > before or await _announced_key(store, stat.name) is not None:
             continue
