@@ -207,7 +207,7 @@ def under_way(setup: Setup, key: str) -> Iterator[Any]:
 
 def test_a_worker_that_dies_costs_nothing(setup: Setup) -> None:
     """What it had in hand is done by another one; nothing is counted twice. Few batches are submitted ahead."""
-    with under_way(setup, "/tree/012") as running, distributed.Client(setup.cluster) as watcher:
+    with under_way(setup, "tree/012") as running, distributed.Client(setup.cluster) as watcher:
         stuck: list[str] = []
 
         def is_alone() -> bool:
@@ -358,7 +358,7 @@ def test_without_the_extra_it_says_what_to_install(setup: Setup) -> None:
 
 
 def test_ctrl_c_takes_back_what_is_not_under_way(setup: Setup) -> None:
-    hold = setup.proxy.add(Hold(), on="get", key="/tree/", times=8)
+    hold = setup.proxy.add(Hold(), on="get", key="tree/", times=8)
     arguments = command(setup, "verify", "--deep", "--dask", setup.cluster.scheduler_address)
     with subprocess.Popen(arguments, env=environ(), stderr=subprocess.PIPE, text=True) as process:
         try:
