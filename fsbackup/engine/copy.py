@@ -31,7 +31,7 @@ from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import ReplicaResult
 from fsbackup.engine.source import Source
 from fsbackup.engine.versions import VersionGuard, superseded, takes_back
-from fsbackup.errors import ConflictError, FsbackupError, IntegrityError, SourceError
+from fsbackup.errors import FsbackupError, IntegrityError, SourceError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
 from fsbackup.stores.base import ObjectStat, ObjectStore, Part, WritePlan
@@ -219,21 +219,6 @@ class _ReplicaCopy(ReplicaUpload):
             await self._announce(manifest)
         await self.call(remove_copy(self.store, manifest, stored))
         await self._withdraw()
-
-    async def _prove(self, manifest: Manifest, stored: ObjectStat) -> None:
-        try:
-            await super()._prove(manifest, stored)
-        except ConflictError:
-            # The conflict may be a tombstone: `_check` then removes the data that we have just written.
-            await self._check(manifest, stored)
-            raise
-
-    async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
-        try:
-            await super()._compare(manifest, stored)
-        except ConflictError:
-            await self._check(manifest, stored)
-            raise
 
     async def _is_unchanged(self, manifest: Manifest) -> bool:
         """Return whether the recipient has what it had when it was examined, and no newer version is announced."""

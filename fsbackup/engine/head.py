@@ -82,7 +82,8 @@ async def _read_state(store: ObjectStore, key: str) -> ReplicaState:
         return ReplicaState(store)
     if not records.has_records_inside(store):
         return await _read_records(ReplicaState(store, stat=stat), key)
-    return await _with_tombstone(await records.read_inside_record(store, key, stat), key)
+    replica = await records.read_inside_record(store, key, stat)
+    return await records.add_tombstone(replica, key, tombstones.recently())
 
 
 async def _read_records(replica: ReplicaState, key: str) -> ReplicaState:
@@ -90,12 +91,7 @@ async def _read_records(replica: ReplicaState, key: str) -> ReplicaState:
     store = replica.store
     if not records.has_records_inside(store):
         replica = ReplicaState(store, *await records.read_record(store, key), replica.stat)
-    return await _with_tombstone(replica, key)
-
-
-async def _with_tombstone(replica: ReplicaState, key: str) -> ReplicaState:
-    found = await tombstones.find(replica.store, key, since=tombstones.recently())
-    return records.with_tombstone(replica, *found)
+    return await records.add_tombstone(replica, key, tombstones.recently())
 
 
 async def _with_records(replicas: Sequence[ReplicaState], key: str) -> list[ReplicaState]:

@@ -31,7 +31,8 @@ from dataclasses import dataclass
 
 from fsbackup import clock
 from fsbackup.engine.hashing import content_hash
-from fsbackup.engine.records import has_records_inside, load_record, new_id
+from fsbackup.engine.record_objects import load_record
+from fsbackup.engine.records import has_records_inside, new_id
 from fsbackup.errors import FsbackupError, IntegrityError, NewerFormatError, ObjectNotFoundError
 from fsbackup.keys import INTENT_DONE, INTENT_YIELDS, encode_key, intent_name, intents_of
 from fsbackup.record import Manifest, Record, dump, version_order
@@ -167,7 +168,7 @@ async def end(
             await store.put(own.removesuffix(INTENT_YIELDS) + INTENT_DONE, dump(manifest))
         await store.remove(own)
     except FsbackupError as error:
-        log.warning("write intent was not removed (harmless, repair removes it): %s", error)
+        _log_left(error)
 
 
 def _is_dead(store: ObjectStore, intent: Intent) -> bool:
@@ -180,7 +181,11 @@ async def withdraw(store: ObjectStore, own: str) -> None:
     try:
         await store.remove(own)
     except FsbackupError as error:
-        log.warning("write intent was not removed (harmless, repair removes it): %s", error)
+        _log_left(error)
+
+
+def _log_left(error: FsbackupError) -> None:
+    log.warning("write intent was not removed (harmless, repair removes it): %s", error)
 
 
 async def proving(store: ObjectStore, key: str) -> Manifest | None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -30,7 +31,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fsbackup import errors
-from fsbackup.engine import breaker, marker, tombstones
+from fsbackup.engine import breaker, marker, record_objects, tombstones
 from fsbackup.errors import (
     AccessDeniedError,
     BackendError,
@@ -178,17 +179,22 @@ def unproven_absence(replicas: Sequence[ReplicaState], operation: str, key: str)
 
 
 async def query(
-    store: ObjectStore, key: str, *, with_data: bool = True, insist: bool = False, fresh: bool = False
+    store: ObjectStore,
+    key: str,
+    *,
+    with_data: bool = True,
+    insist: bool = False,
+    since: float | None = -math.inf,
 ) -> ReplicaState:
     """Return the state of `key` in `store`: its record, and with `with_data` its data object. Never raises.
 
     A store that is known to be away is asked only with `insist` (see `breaker`). That there is no tombstone may be
-    known from some seconds ago (see `tombstones`), unless it is to be `fresh`.
+    known from some seconds ago (see `tombstones`), but from no earlier than `since`; None asks for it.
     """
 
     async def read() -> ReplicaState:
-        since = None if fresh else tombstones.recently()
-        return await read_state(store, key, with_data=with_data, since=since)
+        begun = None if since is None else max(since, tombstones.recently())
+        return await read_state(store, key, with_data=with_data, since=begun)
 
     return await state_or_error(store, key, read, insist=insist)
 
@@ -255,6 +261,11 @@ def with_tombstone(replica: ReplicaState, tombstone: Tombstone | None, damaged: 
     return replace(replica, record=latest, tombstone=tombstone)
 
 
+async def add_tombstone(replica: ReplicaState, key: str, since: float) -> ReplicaState:
+    """Return the state with the tombstone that the store has, as far as was known at `since` or later."""
+    return with_tombstone(replica, *await tombstones.find(replica.store, key, since=since))
+
+
 async def _read_manifest(store: ObjectStore, key: str) -> ReplicaState:
     return ReplicaState(store, *await read_record(store, key))
 
@@ -305,7 +316,7 @@ async def read_inside_record(store: ObjectStore, key: str, stat: ObjectStat) -> 
 def _checked_inside(store: ObjectStore, key: str, stat: ObjectStat, data: bytes) -> ReplicaState:
     """Return the state with the manifest in `data`; not one of another key, as after a copy."""
     try:
-        manifest = load_record(store, key, data)
+        manifest = record_objects.load_record(store, key, data)
     except IntegrityError:
         manifest = None
     if not isinstance(manifest, Manifest) or manifest.key != key:
@@ -376,43 +387,8 @@ async def describe_data(store: ObjectStore, stat: ObjectStat, manifest: Manifest
 
 
 async def read_record(store: ObjectStore, key: str) -> tuple[Manifest | None, bool]:
-    """Return the valid manifest beside the object, or None, and whether there is a damaged one.
-
-    A record of another key, as after files were moved by hand, counts as damaged.
-
-    Raises
-    ------
-    NewerFormatError
-        When a newer version of fsbackup wrote it.
-    """
-    try:
-        record = load_record(store, key, await store.read(manifest_name(key)))
-    except ObjectNotFoundError:
-        return None, False
-    except IntegrityError:
-        return None, True
-    return (record, False) if isinstance(record, Manifest) and record.key == key else (None, True)
-
-
-def load_record(store: ObjectStore, key: str, data: bytes) -> Record:
-    """Return the record in `data`, which may be of another key; raises as `fsbackup.record.load`."""
-    try:
-        return load(data)
-    except NewerFormatError as error:
-        raise NewerFormatError(
-            error.message, backend=store.name, operation="stat", key=key, hint=error.hint
-        ) from None
-
-
-async def is_newer(store: ObjectStore, name: str) -> bool:
-    """Return whether a newer version of fsbackup wrote the record that is stored under `name`."""
-    try:
-        load(await store.read(name))
-    except NewerFormatError:
-        return True
-    except (IntegrityError, ObjectNotFoundError):
-        return False
-    return False
+    """Return the valid manifest beside the object, or None, and whether there is a damaged one."""
+    return await record_objects.read(store, key, manifest_name(key), Manifest)
 
 
 async def find_key(stores: Iterable[ObjectStore], name: str) -> str:

@@ -234,7 +234,7 @@ class ReplicaUpload:
         stored = await self._store(metadata)
         await self._check(manifest, stored)
         if not (self._names_what_it_replaces and self.store.capabilities.conditional_create):
-            await self._compare(manifest, stored)
+            await self._settle(self._compare(manifest, stored), manifest, stored)
 
     async def _commit_beside(self, manifest: Manifest) -> None:
         try:
@@ -245,8 +245,16 @@ class ReplicaUpload:
             await self._withdraw()
             raise
         if not await self.call(write_manifest(self.replica, manifest, stored)):
-            await self._prove(manifest, stored)
+            await self._settle(self._prove(manifest, stored), manifest, stored)
         await self._end(manifest, stored)
+
+    async def _settle(self, looking: Awaitable[None], manifest: Manifest, stored: ObjectStat) -> None:
+        """Look what stands there. The conflict may be a tombstone: `_check` then takes back what was written."""
+        try:
+            await looking
+        except ConflictError:
+            await self._check(manifest, stored)
+            raise
 
     async def _announce_and_look(self, manifest: Manifest) -> None:
         """Announce what replaces something, then see what; where that is new, announce it and look again."""

@@ -17,8 +17,8 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from fsbackup.aio import cancel_and_wait
-from fsbackup.engine import breaker, tombstones, versions
-from fsbackup.engine.records import ReplicaState, clear_answers, query, state_or_error, with_tombstone
+from fsbackup.engine import breaker, versions
+from fsbackup.engine.records import ReplicaState, add_tombstone, clear_answers, query, state_or_error
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import FsbackupError, ObjectNotFoundError, TransientError
 from fsbackup.record import Manifest
@@ -74,12 +74,9 @@ async def with_new_tombstones(
     since = time.monotonic() if since is None else since
 
     async def look(replica: ReplicaState) -> ReplicaState:
-        async def read() -> ReplicaState:
-            return with_tombstone(replica, *await tombstones.find(replica.store, key, since=since))
-
         if replica.error is not None:
             return replica
-        return await state_or_error(replica.store, key, read)
+        return await state_or_error(replica.store, key, partial(add_tombstone, replica, key, since))
 
     return list(await asyncio.gather(*map(look, replicas)))
 

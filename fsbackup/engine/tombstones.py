@@ -38,9 +38,10 @@ from contextlib import aclosing
 from typing import cast
 from weakref import WeakKeyDictionary
 
-from fsbackup.errors import AccessDeniedError, IntegrityError, NewerFormatError, ObjectNotFoundError
+from fsbackup.engine import record_objects
+from fsbackup.errors import AccessDeniedError
 from fsbackup.keys import TOMBSTONES, tombstone_name
-from fsbackup.record import Tombstone, dump, load
+from fsbackup.record import Tombstone, dump
 from fsbackup.stores.base import ObjectStat, ObjectStore, timeout_error
 
 #: Seconds after which the names are listed again.
@@ -120,17 +121,7 @@ async def find(store: ObjectStore, key: str, *, since: float | None) -> tuple[To
     asks = since is None or (store.capabilities.locks and store not in _known)
     if not asks and not await _known.setdefault(store, _Names()).may_have(store, name, cast(float, since)):
         return None, False
-    try:
-        record = load(await store.read(name))
-    except ObjectNotFoundError:
-        return None, False
-    except NewerFormatError as error:
-        raise NewerFormatError(
-            error.message, backend=store.name, operation="stat", key=key, hint=error.hint
-        ) from None
-    except IntegrityError:
-        return None, True
-    return (record, False) if isinstance(record, Tombstone) and record.key == key else (None, True)
+    return await record_objects.read(store, key, name, Tombstone)
 
 
 async def list_names(store: ObjectStore) -> None:

@@ -243,7 +243,7 @@ class VersionGuard:
         """
         key = self.manifest.key
         replicas = await asyncio.gather(
-            *(records.query(each, key, with_data=False, fresh=True) for each in self.stores)
+            *(records.query(each, key, with_data=False, since=None) for each in self.stores)
         )
         if any(each.is_newer for each in replicas):
             return "replaced"

@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from fsbackup.aio import cancel_and_wait
 from fsbackup.engine import breaker, marker, tombstones
-from fsbackup.engine.records import ReplicaState, has_records_inside, query, state_or_error, with_tombstone
+from fsbackup.engine.records import ReplicaState, add_tombstone, has_records_inside, query, state_or_error
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import CheckSize, Source, SourceLike, open_source
@@ -197,10 +198,8 @@ class Batch:
         if is_listed or (breaker.away(store) is not None and not insist):
             return await query(store, key, insist=insist)
 
-        async def read() -> ReplicaState:
-            found = await tombstones.find(store, key, since=tombstones.recently())
-            return with_tombstone(ReplicaState(store, from_listing=True), *found)
-
+        unlisted = ReplicaState(store, from_listing=True)
+        read = partial(add_tombstone, unlisted, key, tombstones.recently())
         return await state_or_error(store, key, read, insist=insist)
 
     async def _list(self, items: Sequence[BatchItem]) -> None:
@@ -265,7 +264,8 @@ class Batch:
 
 async def _between(store: ObjectStore, kind: str, first: str, last: str) -> AsyncGenerator[ObjectStat, None]:
     """Yield what a store lists below `kind`, from the name `first` to `last`."""
-    common = _common_prefix([first, last])
+    same = "".join(a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    common = same[: same.rfind("/") + 1]
     # What a listing starts after is not in it: a name without its last letter sorts before it.
     async with aclosing(store.list(kind + common, kind + first[:-1])) as listing:  # type: ignore[type-var]
         async for stat in listing:
@@ -273,10 +273,3 @@ async def _between(store: ObjectStore, kind: str, first: str, last: str) -> Asyn
                 yield stat
             if stat.name >= kind + last:  # a page more would be asked for
                 return
-
-
-def _common_prefix(names: list[str]) -> str:
-    """Return the longest text that all names start with, up to a slash."""
-    low, high = min(names), max(names)
-    same = "".join(a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
-    return same[: same.rfind("/") + 1]

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fsbackup.engine import intents, records, tombstones
+from fsbackup.engine import intents, records
 from fsbackup.engine.intents import Intent
 from fsbackup.engine.records import CopyState, ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
@@ -93,8 +93,7 @@ class Inspector:
     async def _query(self, store: ObjectStore, key: str, skip: Unreachable) -> ReplicaState:
         if (error := skip.get(store.name)) is not None:
             return ReplicaState(store, error=error)
-        since = max(self._since, tombstones.recently())
-        return await records.state_or_error(store, key, lambda: records.read_state(store, key, since=since))
+        return await records.query(store, key, since=self._since)
 
     async def _read(self, status: ObjectStatus) -> ObjectStatus:
         """Read every copy, all replicas at once, and correct the replicas' states by what was read."""

@@ -6,7 +6,7 @@ it. While all listings show the same, and the source still has that content, not
 
 What counts as the same:
 
-- All replicas were listed, and none lists a tombstone.
+- All replicas were listed. Tombstones are looked for by `upload`, as for whatever is stored already.
 - All that a listing shows was stored a while before it was remembered (`_SETTLED`), so that two writes of one time
   are not taken for one.
 - The manifest is beside the data or inside it. One that is an object of its own could be lost without a trace in
@@ -130,15 +130,11 @@ def _has_content_of(source: Source, manifest: Manifest) -> bool:
 
 def _common_record(replicas: Sequence[ReplicaState]) -> bytes | None:
     """Return the one manifest that all replicas have, each beside its data or inside it."""
-    records = {
-        dump(each.manifest.for_replica(None, None))
-        for each in replicas
-        if each.is_intact and each.manifest is not None and each.record_object is None and each.tombstone is None
-    }
-    if len(records) != 1 or not all(each.is_intact and each.record_object is None for each in replicas):
+    if not all(each.is_intact and each.record_object is None and each.tombstone is None for each in replicas):
         return None
-    record = records.pop()
-    return record if len(record) <= _MAX_RECORD else None
+    records = {dump(each.manifest.for_replica(None, None)) for each in replicas if each.manifest is not None}
+    record = records.pop() if len(records) == 1 else None
+    return record if record is not None and len(record) <= _MAX_RECORD else None
 
 
 def _as_on(store: ObjectStore, manifest: Manifest, stat: ObjectStat) -> Manifest:

@@ -78,8 +78,11 @@ def content_etag(md5s: Sequence[bytes]) -> str:
 
     That of one part is its MD5; that of several the MD5 of their MD5s, a hyphen, and their number.
     """
-    if len(md5s) == 1:
-        return md5s[0].hex()
+    return md5s[0].hex() if len(md5s) == 1 else parts_etag(md5s)
+
+
+def parts_etag(md5s: Sequence[bytes]) -> str:
+    """Return the ETag of an object that was uploaded in parts, be it in one."""
     return f"{hashlib.md5(b''.join(md5s), usedforsecurity=False).hexdigest()}-{len(md5s)}"
 
 

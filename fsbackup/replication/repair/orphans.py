@@ -8,7 +8,8 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from fsbackup import clock
-from fsbackup.engine.records import find_key, has_records_inside, is_newer, read_state
+from fsbackup.engine.record_objects import is_newer
+from fsbackup.engine.records import find_key, has_records_inside, read_state
 from fsbackup.errors import AccessDeniedError, FsbackupError, IntegrityError, NewerFormatError, ObjectNotFoundError
 from fsbackup.keys import (
     INTENTS,
@@ -79,16 +80,21 @@ async def clear_orphans(
     errors: dict[str, FsbackupError] = {}
 
     async def clear(store: ObjectStore) -> None:
+        async def remove(orphan: Orphan) -> None:
+            await store.remove(orphan.name)
+
+        before = clock.now() - older_than
+        found: list[tuple[AsyncIterator[Orphan], Callable[[Orphan], Awaitable[None]]]] = [
+            (_unused_tombstones(store), remove),
+            (_unreadable_intents(store, before), remove),
+            (store.orphans(older_than), store.delete_orphan),
+        ]
+        if not store.capabilities.locks:  # a disk has none
+            found.append((_unused_manifests(store, before), remove))
         try:
-            async for orphan in _unused_tombstones(store):
-                on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
-            async for orphan in _unreadable_intents(store, clock.now() - older_than):
-                on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
-            async for orphan in store.orphans(older_than):
-                on_step(await _clear_one(store, orphan, store.delete_orphan, dry_run=dry_run))
-            if not store.capabilities.locks:  # a disk has none
-                async for orphan in _unused_manifests(store, clock.now() - older_than):
-                    on_step(await _clear_one(store, orphan, lambda o: store.remove(o.name), dry_run=dry_run))
+            for orphans, how in found:
+                async for orphan in orphans:
+                    on_step(await _clear_one(store, orphan, how, dry_run=dry_run))
         except AccessDeniedError as error:
             log.warning("%s: what unfinished writes left there stays: %s", store.name, error)
         except FsbackupError as error:

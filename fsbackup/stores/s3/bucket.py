@@ -85,6 +85,11 @@ class ObjectInfo:
         return ObjectStat(name, size, self.modified, self.etag, self.version_id, self.metadata or {})
 
 
+def to_headers(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return user metadata as headers."""
+    return {f"{METADATA}{name}": value for name, value in metadata.items()}
+
+
 def from_headers(headers: Mapping[str, str]) -> ObjectInfo:
     """Return what the headers of a response say."""
     length = headers.get("content-length", "")

@@ -12,7 +12,7 @@ from fsbackup.aio import map_some
 from fsbackup.errors import ConflictError, IntegrityError
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import ObjectStat, Part, WritePlan
-from fsbackup.stores.s3.bucket import METADATA, Bucket, ObjectInfo, from_headers, unquoted
+from fsbackup.stores.s3.bucket import Bucket, ObjectInfo, from_headers, to_headers, unquoted
 from fsbackup.stores.s3.requests import Reply, Request, read_small
 from fsbackup.stores.s3.uploads import (
     CONTENT_TYPE,
@@ -78,7 +78,7 @@ class S3Copier(S3Writer):
         return stat
 
     async def _copy_object(self, condition: Condition) -> ObjectInfo:
-        named = {f"{METADATA}{name}": value for name, value in self._commit.metadata.items()}
+        named = to_headers(self._commit.metadata)
         prefix = self._bucket.profile.copy_condition
         conditions = {f"{prefix}{name}": value for name, value in condition.items()}
         reply = await _copy(self._bucket, self._name, self._source, {**named, **_REPLACE, **conditions})
@@ -117,8 +117,7 @@ async def replace_metadata(bucket: Bucket, stat: ObjectStat, metadata: Mapping[s
     source = replace(stat, name=bucket.prefix + stat.name)
     try:
         if stat.size <= MAX_COPY:
-            named = {f"{METADATA}{name}": value for name, value in metadata.items()}
-            await _copy(bucket, stat.name, source, {**named, **_REPLACE})
+            await _copy(bucket, stat.name, source, {**to_headers(metadata), **_REPLACE})
         else:
             await _copy_parts(bucket, stat.name, source, metadata)
     except ConflictError as error:

@@ -17,8 +17,8 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from html import escape
 from typing import TYPE_CHECKING, NamedTuple, cast
-from xml.sax.saxutils import escape
 
 from fsbackup.aio import map_some
 from fsbackup.errors import (
@@ -294,8 +294,8 @@ async def _interpret(
 
 def _body(bucket: Bucket, targets: Sequence[_Target]) -> bytes:
     objects = "".join(
-        f"<Object><Key>{escape(bucket.prefix + name)}</Key>"
-        f"{f'<VersionId>{escape(version)}</VersionId>' if version else ''}</Object>"
+        f"<Object><Key>{escape(bucket.prefix + name, quote=False)}</Key>"
+        f"{f'<VersionId>{escape(version, quote=False)}</VersionId>' if version else ''}</Object>"
         for name, version in targets
     )
     return f'<Delete xmlns="{XML_NAMESPACE}">{objects}</Delete>'.encode()

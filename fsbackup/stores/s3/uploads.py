@@ -21,14 +21,22 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from html import escape
 from typing import NamedTuple
-from xml.sax.saxutils import escape
 
 from fsbackup.errors import BackendError, FsbackupError, ObjectNotFoundError, TransientError
 from fsbackup.keys import RECORDS
 from fsbackup.record import upload_note, upload_of
-from fsbackup.stores.base import ObjectStat, Orphan, content_etag
-from fsbackup.stores.s3.bucket import METADATA, XML_NAMESPACE, Bucket, ObjectInfo, from_headers, require, unquoted
+from fsbackup.stores.base import ObjectStat, Orphan, parts_etag
+from fsbackup.stores.s3.bucket import (
+    XML_NAMESPACE,
+    Bucket,
+    ObjectInfo,
+    from_headers,
+    require,
+    to_headers,
+    unquoted,
+)
 from fsbackup.stores.s3.errors import BadXmlError, CallContext, code_of, parse_xml
 from fsbackup.stores.s3.listing import list_objects, list_uploads, upload_parts
 from fsbackup.stores.s3.removing import remove_object
@@ -64,9 +72,7 @@ class SentPart(NamedTuple):
 
 def payload_of(parts: list[SentPart]) -> Payload:
     """Return what the object of these parts should be."""
-    md5s = [done.md5 for done in parts]
-    # An upload of one part has another ETag than an object that was put.
-    etag = content_etag(md5s) if len(md5s) > 1 else f"{hashlib.md5(md5s[0], usedforsecurity=False).hexdigest()}-1"
+    etag = parts_etag([done.md5 for done in parts])
     return Payload(sum(done.size for done in parts), etag, parts=True)
 
 
@@ -91,7 +97,7 @@ class Payload:
 async def create_upload(bucket: Bucket, name: str, metadata: Mapping[str, str], note_id: str) -> OpenUpload:
     """Create an upload and its note; on failure neither remains."""
     context = bucket.context("write", name)
-    headers = {f"{METADATA}{field}": value for field, value in metadata.items()} | {"Content-Type": CONTENT_TYPE}
+    headers = to_headers(metadata) | {"Content-Type": CONTENT_TYPE}
     request = Request("POST", bucket.prefix + name, (("uploads", ""),), headers)
     reply = await bucket.send(context, request, read_small)
     bucket.mark_exists()
@@ -125,7 +131,8 @@ async def complete(
 ) -> ObjectInfo:
     """Send CompleteMultipartUpload with the numbers and ETags of the parts, in ascending order."""
     listed = "".join(
-        f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>" for number, etag in parts
+        f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag, quote=False)}</ETag></Part>"
+        for number, etag in parts
     )
     body = f'<CompleteMultipartUpload xmlns="{XML_NAMESPACE}">{listed}</CompleteMultipartUpload>'.encode()
     headers = {**(condition or {}), "Content-Type": "application/xml"}

@@ -24,7 +24,7 @@ from fsbackup.errors import (
 )
 from fsbackup.events import log
 from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, Part, WritePlan
-from fsbackup.stores.s3.bucket import METADATA, Bucket, ObjectInfo, require
+from fsbackup.stores.s3.bucket import Bucket, ObjectInfo, require, to_headers
 from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.listing import versions_of
 from fsbackup.stores.s3.removing import remove_object, replaced_version
@@ -127,7 +127,7 @@ class S3Writer(ObjectWriter):
 
     def _put(self, condition: Condition) -> Awaitable[ObjectInfo]:
         assert self._only_part is not None
-        headers = {f"{METADATA}{name}": value for name, value in self._commit.metadata.items()}
+        headers = to_headers(self._commit.metadata)
         headers |= {"Content-Type": CONTENT_TYPE, "Content-MD5": content_md5(self._only_part.md5), **condition}
         return self._bucket.put(self._context, self._name, self._only_part.data, headers, self._on_progress)
 
