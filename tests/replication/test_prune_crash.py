@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
+from fsbackup import clock
 from fsbackup.errors import ObjectNotFoundError
 from fsbackup.loop import run
 from fsbackup.replication.prune import PruneReport
 from fsbackup.replication.repair import RepairOptions, repair
 from tests.replication.child import kill, running
-from tests.replication.prune_helpers import days, expected_later, prune_later
+from tests.replication.prune_helpers import DAY, days, expected_later, prune_later
 from tests.replication.raw_replicas import manifest_name
 from tests.replication.rig import ReplicaRig, released_when_announced
 from tests.replication.test_prune_servers import KEY, NEW, OLD, assert_only, fill, outcomes
@@ -25,8 +27,13 @@ NEWER = b"replaced meanwhile"
 @pytest.mark.each_choice
 @pytest.mark.parametrize("step", STEPS, ids=["data", "manifest"])
 @pytest.mark.parametrize("name", ["r2", "b2"])
-def test_killed_after_any_step(contested: ReplicaRig, name: str, step: str) -> None:
-    """It is absent there, also for whoever reads that backend alone; and the next prune finishes it."""
+def test_killed_after_any_step(
+    contested: ReplicaRig, name: str, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is absent there, also for whoever reads that backend alone; and a prune finishes it a day later.
+
+    Not at once: the other bucket was at any step too, and there the intent of the killed prune counts for a day.
+    """
     rig = fill(contested if step == KEY else contested.beside())
     hold = rig.proxies[name].add(Hold("after"), on="delete", key=f"{rig.prefix}/{step}")
     with running(rig.places, "prune", KEY) as process:
@@ -45,7 +52,9 @@ def test_killed_after_any_step(contested: ReplicaRig, name: str, step: str) -> N
     verified = store.verify(expired=expected_later(store))
     assert (verified.status, verified.found) == ("complete", 0)
     assert store.repair(expired=expected_later(store)).steps == ()
-    assert prune_later(store).status == "complete"
+    with monkeypatch.context() as later:
+        later.setattr(clock, "now", lambda: time.time() + 2 * DAY)
+        assert prune_later(store).status == "complete"
     run(repair(store.replica_set, RepairOptions(expired=expected_later(store), safe_age=0.0)))  # what announced it
     for bucket in ("r2", "b2"):
         assert_only(rig, bucket, NEW)
