@@ -41,8 +41,8 @@ class TestRcloneObjects(ObjectStoreContract):
             run(place.store.remove(name))
         assert place.raw.names() == {"dir/sub/object"}
 
-    # While an object is replaced, rclone may send as many bytes as the old one had, of the new one (any client of it
-    # sees that). Readers of the engine prove what they get.
+    # While an object is replaced, rclone may send as many bytes as the old one had, of the new one: to any client.
+    # What the engine reads it proves.
     test_reader_during_replacement = None  # type: ignore[assignment]
 
     # After each removal rclone removes what the name lies in, when that is an empty directory, even if a file is
