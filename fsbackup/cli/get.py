@@ -116,10 +116,7 @@ def _tree_lines(report: TreeReport) -> list[str]:
     present = f", {report.already:,} already present" if report.already else ""
     objects = render.count(report.objects, "object")
     lines = [f"{report.directory}: {objects}, {render.size(report.bytes)}, {proof}{present}"]
-    lines += [
-        f"{name}: unreachable: objects stored only there are not restored: {why}"
-        for name, why in report.unlisted.items()
-    ]
+    lines += render.reasons(report.unlisted, "unreachable: objects stored only there are not restored")
     if report.unproven:
         lines.append(f"{render.count(report.unproven, 'object')}: {_MAY_BE_OLD}")
     if report.failures:

@@ -16,8 +16,9 @@ from fsbackup.cli import render
 from fsbackup.events import FIELDS
 from fsbackup.redact import redact
 
-#: How many errors of one kind are shown without -v.
-_MAX_REPEATS = 3
+#: How many problems of one kind are shown without -v, and what the last one of them adds.
+MAX_REPEATS = 3
+NOT_SHOWN = "(further ones of this kind are not shown; use -v to show all)"
 #: Fields that the message of a text line contains already.
 _IN_MESSAGE = frozenset({"backend", "operation", "key", "outcome", "error"})
 
@@ -58,7 +59,7 @@ def event_fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class RepeatFilter(logging.Filter):
-    """Drops all but the first errors of one kind from one backend: a backend that is down fails every file."""
+    """Drops all but the first problems of one kind with one backend: one that is down fails every file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,14 +67,14 @@ class RepeatFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         backend = getattr(record, "backend", None)
-        if backend is None or record.levelno < logging.ERROR:
+        if backend is None or record.levelno < logging.WARNING:
             return True
         kind = (backend, getattr(record, "operation", None), getattr(record, "error_type", None))
         self._counts[kind] += 1
-        if self._counts[kind] == _MAX_REPEATS:
-            record.msg = f"{record.getMessage()} (further errors of this kind are not shown; use -v to show all)"
+        if self._counts[kind] == MAX_REPEATS:
+            record.msg = f"{record.getMessage()} {NOT_SHOWN}"
             record.args = ()
-        return self._counts[kind] <= _MAX_REPEATS
+        return self._counts[kind] <= MAX_REPEATS
 
 
 class _StderrHandler(logging.StreamHandler[Any]):

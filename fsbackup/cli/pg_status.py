@@ -46,7 +46,7 @@ def _print(status: ArchiveStatus) -> None:
 
 def _row(name: str, each: Holding) -> render.Row:
     if each.error is not None:
-        return {"backend": name, "bases": "?", "segments": f"unreachable: {each.error}", "window": "?"}
+        return {"backend": name, "bases": "?", "segments": "unreachable", "window": "?"}
     runs = [_run(*run) for timeline in each.timelines.values() for run in timeline]
     return {
         "backend": name,
@@ -72,7 +72,8 @@ def _second(epoch: float | None) -> str:
 
 
 def _problems(status: ArchiveStatus) -> list[str]:
-    problems = list(status.problems)
+    problems = render.reasons({name: each.error for name, each in status.backends.items()})
+    problems += status.problems
     for name, each in status.backends.items():
         own = [gap for gap in each.gaps if gap not in status.together.gaps]
         problems += [f"{name}: gap: {gap}, which another backend has" for gap in own]

@@ -90,6 +90,11 @@ def unreachable(backends: Collection[str]) -> str:
     return f"{', '.join(backends)} unreachable: replicas there are unknown" if backends else ""
 
 
+def reasons(errors: Mapping[str, str | None], what: str = "unreachable") -> list[str]:
+    """Return a line for each backend that did not answer, with the reason: too long for a cell of a table."""
+    return [f"{name}: {what}: {why.removeprefix(f'{name}: ')}" for name, why in errors.items() if why]
+
+
 def repair(prefix: str, set_name: str) -> str:
     """Return the command that repairs what was looked at: sets may share backends, so never more than that."""
     return f"`fsbackup repair{f' {prefix}' if prefix else ''} --set {set_name}`"

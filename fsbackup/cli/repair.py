@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
 from fsbackup.cli.command import Command, add_dask, add_prefix, add_set, open_executor, open_set
+from fsbackup.cli.logs import MAX_REPEATS, NOT_SHOWN
 
 if TYPE_CHECKING:
     from fsbackup.replication.repair import RepairReport, Step
@@ -52,6 +54,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _execute(args: Namespace) -> int:
     store = open_set(args)
+    unreachable: Counter[str | None] = Counter()
     with open_executor(args) as executor:
         report = store.repair(
             args.prefix,
@@ -60,27 +63,36 @@ def _execute(args: Namespace) -> int:
             adopt=args.adopt,
             allow_many=args.yes,
             accept_empty=args.accept_empty,
-            on_step=lambda step: _print_step(args, step),
+            on_step=lambda step: _print_step(args, step, unreachable),
             executor=executor,
         )
     if args.json:
         fields = {name: value for name, value in report.as_dict().items() if name != "steps"}
         render.print_json_line({"kind": "summary", **fields})
     elif not (args.quiet and report.status == "complete"):
-        problems = [f"{name}: unreachable: {why}" for name, why in report.unreachable.items()]
-        render.print_report(problems=problems, verdict=_verdict(report))
+        render.print_report(problems=render.reasons(report.unreachable), verdict=_verdict(report))
     return exits.BY_STATUS[report.status]
 
 
-def _print_step(args: Namespace, step: Step) -> None:
+def _print_step(args: Namespace, step: Step, unreachable: Counter[str | None]) -> None:
     if args.json:
         render.print_json_line({"kind": "step", **step.as_dict()})
     elif not args.quiet or step.outcome in ("failed", "unresolved"):
-        action = step.action
-        backend = f"{action.backend}: " if action.backend else ""
-        what = f"{action.key}: {backend}{action.problem or action.kind}: {action.reason}"
-        error = f": {step.error}" if step.error else ""
-        render.print_line(render.one_line(f"{step.outcome:<12}{what}{error}"))
+        line = _step_line(step)
+        if step.action.problem == "unreachable" and args.verbose <= 0:  # the same for every object
+            unreachable[step.action.backend] += 1
+            if unreachable[step.action.backend] > MAX_REPEATS:
+                return
+            line += f" {NOT_SHOWN}" if unreachable[step.action.backend] == MAX_REPEATS else ""
+        render.print_line(render.one_line(line))
+
+
+def _step_line(step: Step) -> str:
+    action = step.action
+    backend = f"{action.backend}: " if action.backend else ""
+    what = f"{action.key}: {backend}{action.problem or action.kind}: {action.reason}"
+    error = f": {step.error}" if step.error else ""
+    return f"{step.outcome:<12}{what}{error}"
 
 
 def _verdict(report: RepairReport) -> str:

@@ -143,7 +143,8 @@ def _print_status(name: str, store: ReplicatedStorage, status: SetStatus) -> Non
     ]
     groups = [_group_row(group) for group in status.groups]
     bad = {entry.key: states for entry in status.incomplete if (states := _bad_states(entry))}
-    problems = [f"incomplete: {key} ({states})" for key, states in list(bad.items())[:_MAX_LISTED]]
+    problems = render.reasons({backend: each.error for backend, each in status.backends.items()})
+    problems += [f"incomplete: {key} ({states})" for key, states in list(bad.items())[:_MAX_LISTED]]
     for backend, each in status.backends.items():
         problems += render.passed_over(backend, each.passed_over.count, each.passed_over.names)
     tables = [backends, groups] if groups else [backends]
@@ -152,7 +153,7 @@ def _print_status(name: str, store: ReplicatedStorage, status: SetStatus) -> Non
 
 def _cells(each: BackendStatus) -> dict[str, str | int]:
     if each.error:
-        return {"objects": "?", "size": "?", "status": f"unreachable: {each.error}"}
+        return {"objects": "?", "size": "?", "status": "unreachable"}
     bad = [f"{number:,} {state}" for state, number in each.states.items() if state not in ("present", "expired")]
     return {"objects": f"{each.objects:,}", "size": render.size(each.bytes), "status": ", ".join(bad) or "ok"}
 

@@ -116,7 +116,8 @@ def _print_report(args: Namespace, store: ReplicatedStorage, report: VerifyRepor
         for name, each in report.backends.items()
     ]
     advice = Counter(problem.advice for problem in report.problems)
-    problems = [f"{render.count(number, 'problem')}: {text}" for text, number in advice.items()]
+    problems = render.reasons({name: each.error for name, each in report.backends.items()})
+    problems += [f"{render.count(number, 'problem')}: {text}" for text, number in advice.items()]
     for name, each in report.backends.items():
         problems += render.passed_over(name, each.passed_over.count, each.passed_over.names)
     if report.found:
@@ -126,7 +127,7 @@ def _print_report(args: Namespace, store: ReplicatedStorage, report: VerifyRepor
 
 def _status(each: CopyCounts) -> str:
     if each.error:
-        return f"unreachable: {each.error}"
+        return "unreachable"
     return "ok" if set(each.states) <= {"present", "expired"} else "problems"
 
 

@@ -194,7 +194,8 @@ def _log_survey(
     for name, error in errors.items():
         if is_known_away(error):  # it was logged when it was found away
             continue
-        log.warning("download of %s continues without %s: %s", key, name, error.reason)
+        fields = {"backend": name, "operation": "download", "key": key, "error_type": type(error).__name__}
+        log.warning("download of %s continues without %s: %s", key, name, error.reason, extra=fields)
     if newest is not None and versions.is_conflict(states, newest):
         log.warning("%s has two contents under generation %d: one of them is read", key, newest.generation)
 

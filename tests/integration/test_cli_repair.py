@@ -86,6 +86,23 @@ def test_an_unreachable_disk_is_reported(cli: Cli) -> None:
     assert cli.stored("disk3") == cli.stored("disk1")
 
 
+def test_a_disk_that_is_away_does_not_fill_the_screen(cli: Cli) -> None:
+    """Why it is away is printed for a few objects, not for all, and below the tables, not within them."""
+    for number in range(5):
+        (cli.home / f"source/more{number}").write_text("more")
+    assert cli("run", "tree").code == 0
+    third = cli.break_third()
+    assert cli("repair", env=third).out.count("unresolved  ") == 3
+    assert cli("repair", "--verbose", env=third).out.count("unresolved  ") == 8
+    assert cli("get", "-r", "t", "back", env=third).err.count("continues without disk3") == 3
+    for command in ("status", "verify"):
+        lines = cli(command, env=third).out.splitlines()
+        assert [line.split(":")[:2] for line in lines if "is not a directory" in line] == [
+            ["disk3", " unreachable"]
+        ]
+        assert any(line.startswith("disk3 ") and "  unreachable  " in line for line in lines)
+
+
 def test_lost_objects_and_too_few_copies_are_1(cli: Cli) -> None:
     """Every copy of one object is damaged, and another has no manifest anywhere."""
     for disk in DISKS:

@@ -155,7 +155,7 @@ def test_a_dead_backend_does_not_fill_the_screen(shown: Shown) -> None:
     events.log_outcome("upload", "b2", "a/b", error=BackendError("away"))
     lines = shown().splitlines()
     assert len(lines) == 4
-    assert "further errors of this kind" in lines[2]
+    assert "further ones of this kind" in lines[2]
     assert "b2" in lines[3]
 
 
