@@ -40,10 +40,10 @@ async def run_all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
 
 async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel all tasks and wait until they have ended."""
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+    if running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
 
 
 async def shield(work: Coroutine[Any, Any, None]) -> None:
@@ -110,9 +110,11 @@ class IdleTimeout:
     def __init__(self, seconds: float, last_activity: Callable[[], float] | None = None) -> None:
         self._seconds = seconds
         self._loop = asyncio.get_running_loop()
-        self._touched = self._loop.time()
+        self._touched = 0.0
         self._last_activity = last_activity or (lambda: self._touched)
-        self._timeout: asyncio.Timeout | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+        self._is_expired = False
         self._timer: asyncio.TimerHandle | None = None
 
     def touch(self) -> None:
@@ -120,9 +122,11 @@ class IdleTimeout:
         self._touched = self._loop.time()
 
     async def __aenter__(self) -> IdleTimeout:
-        self._timeout = await asyncio.timeout(None).__aenter__()
+        self._task = asyncio.current_task()
+        assert self._task is not None
+        self._cancelling = self._task.cancelling()
         self.touch()
-        self._check()
+        self._timer = self._loop.call_at(self._last_activity() + self._seconds, self._check)
         return self
 
     async def __aexit__(
@@ -130,13 +134,12 @@ class IdleTimeout:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        # The timeout references its task, the task its error, the error this frame: break the cycle, so that the
-        # bytes in those frames are freed at once.
-        timeout, self._timeout = self._timeout, None
-        assert timeout is not None
-        try:
-            await timeout.__aexit__(kind, error, trace)
-        except TimeoutError:
+        # This references its task, the task its error, the error this frame: break the cycle, so that the bytes in
+        # those frames are freed at once.
+        task, self._task = self._task, None
+        assert task is not None
+        # As `asyncio.timeout`: another cancellation in the meantime is not swallowed.
+        if self._is_expired and task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise IdleTimeoutError(f"nothing moved for {self._seconds:g} s") from None
 
     def _check(self) -> None:
@@ -144,5 +147,6 @@ class IdleTimeout:
         due = self._last_activity() + self._seconds
         if due > self._loop.time():
             self._timer = self._loop.call_at(due, self._check)
-        elif self._timeout is not None:
-            self._timeout.reschedule(due)
+        elif self._task is not None and not self._is_expired:
+            self._is_expired = True
+            self._task.cancel()

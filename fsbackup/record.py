@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from fsbackup import __version__
@@ -115,11 +116,11 @@ class Manifest:
     size: int
     sha256: str
     block_size: int
-    blocks: Sequence[str]
+    blocks: Sequence[str] = field(hash=False)
     generation: int
     replaces: str | None
     created_at: str
-    source: Origin
+    source: Origin = field(hash=False)
     part_size: int
     fsbackup_version: str
     write_id: str
@@ -128,9 +129,9 @@ class Manifest:
     upload_id: str | None = None
     content_etag: str | None = None
     series: str | None = None
-    stages: Sequence[Mapping[str, Any]] | None = None
+    stages: Sequence[Mapping[str, Any]] | None = field(default=None, hash=False)
     seal: str | None = None
-    unknown: Mapping[str, Any] = field(default_factory=dict)
+    unknown: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def created_timestamp(self) -> float:
@@ -139,6 +140,9 @@ class Manifest:
 
     def for_replica(self, etag: str | None, version_id: str | None, upload_id: str | None = None) -> Manifest:
         """Return this manifest as the replica with this ETag, version ID and UploadId stores it."""
+        own = etag, version_id, upload_id
+        if own == (self.etag, self.version_id, self.upload_id):
+            return self
         return replace(self, etag=etag, version_id=version_id, upload_id=upload_id)
 
 
@@ -202,20 +206,43 @@ def upload_of(data: bytes) -> tuple[str, str] | None:
 
 def _sealed(kind: str, plain: Mapping[str, Any]) -> bytes:
     fields = {"format": FORMAT, "kind": kind, **plain}
-    text = _canonical({**fields, "checksum": _checksum(fields)})
+    # Each field is written once: the checksum is put between those that sort before and after it.
+    before, after = (
+        _canonical({name: value for name, value in fields.items() if (name < "checksum") is first})[1:-1]
+        for first in (True, False)
+    )
+    checksum = hashlib.sha256(_object(before, after).encode()).hexdigest()
+    text = _object(before, f'"checksum":"{checksum}"', after)
     return text.replace(" ", r"\u0020").replace("?", r"\u003f").encode()
+
+
+def _object(*members: str) -> str:
+    return "{" + ",".join(filter(None, members)) + "}"
 
 
 def _plain(record: Record | Origin) -> dict[str, Any]:
     """Return the fields that have a value, by name, as JSON types."""
-    fields = {each: getattr(record, each) for each in type(record).__slots__ if each != "unknown"}
+    names, values = _FIELDS[type(record)]
+    fields = dict(record.unknown)
+    fields.update((name, value) for name, value in zip(names, values(record), strict=True) if value is not None)
     if isinstance(record, Manifest):
         digests = bytes.fromhex("".join(record.blocks))
         fields |= {"source": _plain(record.source), "blocks": base64.b64encode(digests).decode()}
-    return {**record.unknown, **{name: value for name, value in fields.items() if value is not None}}
+    return fields
 
 
 def load(data: bytes) -> Record:
+    """Return the record in `data`; of several replicas one after another it is made once, while it is small.
+
+    Raises
+    ------
+    IntegrityError, NewerFormatError
+        As `_load`.
+    """
+    return _load_small(data) if len(data) <= _SMALL else _load(data)
+
+
+def _load(data: bytes) -> Record:
     """Return the record in `data`.
 
     Raises
@@ -239,6 +266,11 @@ def load(data: bytes) -> Record:
         return _build(fields.pop("kind"), fields)
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise IntegrityError(f"the manifest cannot be read: {type(error).__name__}") from error
+
+
+#: All replicas of a small object have the same bytes; bytes of the largest record that is kept for the next one.
+_SMALL = 4096
+_load_small = lru_cache(maxsize=256)(_load)
 
 
 def _newer(written_as: int, writer: Any) -> NewerFormatError:
@@ -355,8 +387,18 @@ _TOMBSTONE_RULES: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
+def _known_fields(kind: type[Any]) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]:
+    names = tuple(each for each in kind.__slots__ if each != "unknown")
+    return names, attrgetter(*names)
+
+
+#: The names of the fields of each kind, and what returns their values.
+_FIELDS = {kind: _known_fields(kind) for kind in (Origin, Manifest, Tombstone)}
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
 def _canonical(fields: Mapping[str, Any]) -> str:
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return _ENCODER.encode(fields)
 
 
 def _checksum(fields: Mapping[str, Any]) -> str:

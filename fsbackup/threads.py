@@ -13,7 +13,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from fsbackup.aio import IdleTimeout, IdleTimeoutError
 
@@ -29,11 +31,16 @@ class CallCancelledError(Exception):
     """The call was cancelled before it started."""
 
 
-def heartbeat() -> None:
-    """Report progress of the call that runs in this thread, so that it does not count as idle."""
+def heartbeat() -> float | None:
+    """Report progress of the call that runs in this thread, so that it does not count as idle.
+
+    Returns the time by the clock of the call's loop; None where the thread runs no call.
+    """
     job: Job[Any] | None = getattr(_current, "job", None)
-    if job is not None:
-        job.last_activity = job.workers.last_activity = job.loop.time()
+    if job is None:
+        return None
+    job.last_activity = job.workers.last_activity = now = job.loop.time()
+    return now
 
 
 class Job(Generic[T]):
@@ -47,6 +54,7 @@ class Job(Generic[T]):
         self.future.add_done_callback(_consume_exception)
         self.last_activity = self.loop.time()
         self.started = False
+        self._outcomes = _Outcomes.of(self.loop)
 
     def cancel(self) -> None:
         """Do not start the call any more; a running call is not interrupted."""
@@ -55,7 +63,8 @@ class Job(Generic[T]):
     def run(self) -> None:
         """Make the call; runs in a thread of `Workers`."""
         call, self.call = self.call, None
-        self.started, self.last_activity = True, self.loop.time()
+        self.started = True
+        self.last_activity = self.workers.last_activity = self.loop.time()
         _current.job = self
         try:
             if call is None:
@@ -70,7 +79,7 @@ class Job(Generic[T]):
 
     def _set(self, setter: Callable[[Any], None], value: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: nothing waits for the result
-            self.loop.call_soon_threadsafe(lambda: None if self.future.done() else setter(value))
+            self._outcomes.add(self.loop, self.future, setter, value)
 
     async def result(self, timeout: float) -> T:
         """Wait for the call and return its result. Cancelling the waiter does not cancel `future`.
@@ -83,11 +92,10 @@ class Job(Generic[T]):
         """
         try:
             async with IdleTimeout(timeout, self._latest_activity):
-                await asyncio.wait([self.future])
+                return await asyncio.shield(self.future)
         except IdleTimeoutError:
             self.cancel()
             raise
-        return self.future.result()
 
     def _latest_activity(self) -> float:
         return self.last_activity if self.started else max(self.last_activity, self.workers.last_activity)
@@ -97,6 +105,46 @@ def _consume_exception(future: asyncio.Future[Any]) -> None:
     """Retrieve the error, so that asyncio does not log it as never retrieved when the waiter was cancelled."""
     if not future.cancelled():
         future.exception()
+
+
+class _Outcomes:
+    """Outcomes of calls on their way to one loop, which is woken once for all that there are by then."""
+
+    def __init__(self) -> None:
+        self._ready: deque[tuple[asyncio.Future[Any], Callable[[Any], None], Any]] = deque()
+        self._is_woken = False
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> _Outcomes:
+        """Return those of a loop; called on it."""
+        found = _outcomes.get(loop)
+        if found is None:
+            found = _outcomes[loop] = cls()
+        return found
+
+    def add(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        future: asyncio.Future[Any],
+        setter: Callable[[Any], None],
+        value: Any,
+    ) -> None:
+        """Have `setter(value)` called on the loop unless `future` is done by then; called in any thread."""
+        self._ready.append((future, setter, value))
+        if not self._is_woken:
+            self._is_woken = True
+            loop.call_soon_threadsafe(self._hand_over)
+
+    def _hand_over(self) -> None:
+        # Before the first is taken: who finds it set has added his before.
+        self._is_woken = False
+        while self._ready:
+            future, setter, value = self._ready.popleft()
+            if not future.done():
+                setter(value)
+
+
+_outcomes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Outcomes] = WeakKeyDictionary()
 
 
 class Workers:
@@ -109,10 +157,12 @@ class Workers:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._ready = threading.Condition()
-        self._jobs: deque[Job[Any]] = deque()
-        self._threads = self._idle = 0
-        #: When a call last started, ended or sent a heartbeat, by the loop's clock.
+        self._lock = threading.Lock()
+        self._jobs: SimpleQueue[Job[Any]] = SimpleQueue()
+        self._threads = 0
+        #: Threads that wait for a call, minus the calls that wait for a thread.
+        self._free = 0
+        #: When a call last started or sent a heartbeat, by the loop's clock.
         self.last_activity = 0.0
 
     def submit(self, call: Callable[[], T]) -> Job[T]:
@@ -120,12 +170,13 @@ class Workers:
         if self._pid != os.getpid():  # a forked child has none of its parent's threads
             self._reset()
         job = Job(self, call)
-        with self._ready:
-            self._jobs.append(job)
-            if len(self._jobs) > self._idle and self._threads < self.limit:
-                self._threads += 1
+        with self._lock:
+            self._free -= 1
+            if self._free < 0 and self._threads < self.limit:
                 threading.Thread(target=self._work, name=f"fsbackup-{self.name}", daemon=True).start()
-            self._ready.notify()
+                self._threads += 1
+                self._free += 1
+        self._jobs.put(job)
         return job
 
     async def run(self, call: Callable[[], T], timeout: float) -> T:
@@ -146,15 +197,16 @@ class Workers:
     def _work(self) -> None:
         while (job := self._next()) is not None:
             job.run()
-            self.last_activity = job.loop.time()
             del job  # an idle thread must not keep the call's bytes alive
+            with self._lock:
+                self._free += 1
 
     def _next(self) -> Job[Any] | None:
-        with self._ready:
-            self._idle += 1
-            has_job = self._ready.wait_for(lambda: self._jobs, _IDLE)
-            self._idle -= 1
-            if not has_job:
-                self._threads -= 1
-                return None
-            return self._jobs.popleft()
+        while True:
+            with suppress(Empty):
+                return self._jobs.get(timeout=_IDLE)
+            with self._lock:
+                if self._free > 0:  # else a call is about to be queued
+                    self._threads -= 1
+                    self._free -= 1
+                    return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from weakref import WeakKeyDictionary
 
 from fsbackup.keys import encode_key
@@ -43,7 +43,7 @@ async def exclusive(store: ObjectStore, key: str) -> AsyncIterator[None]:
     lock = held.setdefault(address, _Lock())
     lock.users += 1
     try:
-        async with lock, store.locked(name):
+        async with lock, store.locked(name) if store.capabilities.locks else nullcontext():
             yield
     finally:
         _changes[hash(address) % len(_changes)] += 1

@@ -159,7 +159,8 @@ class PartBuffer:
         if self._source.interruptible:
             for task in self._reading.values():
                 task.cancel()
-        await asyncio.gather(*self._reading.values(), return_exceptions=True)
+        if self._reading:
+            await asyncio.gather(*self._reading.values(), return_exceptions=True)
         self._parts.clear()
 
     async def _wait_for_part(self, consumer: Consumer, number: int) -> Part | None:

@@ -28,6 +28,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
 
 from fsbackup import errors
@@ -58,6 +59,8 @@ log = logging.getLogger("fsbackup.storage")
 _ID = re.compile(r"[0-9a-f]{32}")
 #: Bytes of user metadata that are left for other fields (see `fanout.object_metadata`).
 _OTHER_METADATA = 256
+#: Characters that each block takes of a record.
+_BLOCK_TEXT = 42
 #: Seconds for removing the record of an upload that failed.
 _CLEAR_TIMEOUT = 5.0
 #: How often an object is asked for again whose manifest was removed, by a replacement, before it could be read.
@@ -236,6 +239,8 @@ async def read_state(
     """
     reads_data = with_data or has_records_inside(store)
     version = read_version(store, key) if reads_data else _read_manifest(store, key)
+    if since is not None and tombstones.is_absent(store, key, since=since):
+        return await version
     replica, found = await asyncio.gather(
         version, tombstones.find(store, key, since=since), return_exceptions=True
     )
@@ -351,9 +356,16 @@ def inside_metadata(store: ObjectStore, manifest: Manifest) -> dict[str, str] | 
     """
     if manifest.size > manifest.part_size:
         return None
-    text = dump(manifest.for_replica(None, None)).decode()
-    fits = len(text) + _OTHER_METADATA <= store.capabilities.metadata_limit
-    return {RECORD_FIELD: text} if fits else None
+    most = store.capabilities.metadata_limit - _OTHER_METADATA
+    if len(manifest.blocks) * _BLOCK_TEXT > most:
+        return None
+    text = _inside_text(manifest.for_replica(None, None))
+    return {RECORD_FIELD: text} if len(text) <= most else None
+
+
+@lru_cache(maxsize=64)  # all replicas with records inside have the same
+def _inside_text(manifest: Manifest) -> str:
+    return dump(manifest).decode()
 
 
 async def write_record_object(

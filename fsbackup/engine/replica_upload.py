@@ -54,8 +54,7 @@ whether its version is still current.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from fsbackup.aio import IdleTimeout, IdleTimeoutError, run_all, shield
@@ -114,6 +113,7 @@ class ReplicaUpload:
         self._create_only = plan.create_only
         self._may_replace = may_replace
         self._conditional = plan.conditional
+        self.keeps_replaced = plan.keep_replaced
         self._names_what_it_replaces = plan.create_only or plan.replaces is not None
         self._record_id = plan.record_id or ""
         self._wrote_record = False
@@ -173,8 +173,7 @@ class ReplicaUpload:
         """Commit what the service copies itself; return False where it stored nothing: bytes must be sent."""
         sending, self.writer = self.writer, copier
         try:
-            async with self._idle_timeout():
-                await copier.copy()
+            await self.call(copier.copy())
             await self._commit_alone(manifest())
         except FsbackupError as error:
             if self.stored is not None:
@@ -210,8 +209,7 @@ class ReplicaUpload:
         if part is None:
             return False
         try:
-            async with self._idle_timeout():
-                await self.writer.write(part)
+            await self.call(self.writer.write(part))
         finally:
             parts.release(part)
         return True
@@ -451,20 +449,14 @@ class ReplicaUpload:
             await shield(records.clear_unused(self.store, self._key, self._record_id))
 
     async def call(self, call: Awaitable[T]) -> T:
-        """Await one call to the store under the idle timeout."""
-        async with self._idle_timeout():
-            return await call
-
-    @asynccontextmanager
-    async def _idle_timeout(self) -> AsyncIterator[None]:
-        """Fail the call in the block when no call of this upload has moved a byte for the store's `hard_timeout`.
+        """Await one call to the store; fail when none of this upload moves a byte for the store's `hard_timeout`.
 
         Time in which this upload waits for a part does not count.
         """
         self._touch()
         try:
             async with IdleTimeout(self.store.hard_timeout, lambda: self._last_activity):
-                yield
+                return await call
         except IdleTimeoutError:
             raise timeout_error(self.store, "upload", self._key) from None
 

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from fsbackup.aio import cancel_and_wait
-from fsbackup.engine import breaker, versions
+from fsbackup.engine import breaker, tombstones, versions
 from fsbackup.engine.records import ReplicaState, add_tombstone, clear_answers, query, state_or_error
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import FsbackupError, ObjectNotFoundError, TransientError
@@ -73,11 +73,16 @@ async def with_new_tombstones(
     """
     since = time.monotonic() if since is None else since
 
+    def is_known(replica: ReplicaState) -> bool:
+        return breaker.away(replica.store) is None and tombstones.is_absent(replica.store, key, since=since)
+
     async def look(replica: ReplicaState) -> ReplicaState:
         if replica.error is not None:
             return replica
         return await state_or_error(replica.store, key, partial(add_tombstone, replica, key, since))
 
+    if all(each.error is not None or is_known(each) for each in replicas):
+        return list(replicas)
     return list(await asyncio.gather(*map(look, replicas)))
 
 

@@ -124,6 +124,14 @@ async def find(store: ObjectStore, key: str, *, since: float | None) -> tuple[To
     return await record_objects.read(store, key, name, Tombstone)
 
 
+def is_absent(store: ObjectStore, key: str, *, since: float) -> bool:
+    """Tell whether `find` would find none without asking: by a listing that began at `since` or later."""
+    known = _known.get(store)
+    if known is None or known.names is None or known.began < since:
+        return False
+    return tombstone_name(key) not in known.names
+
+
 async def list_names(store: ObjectStore) -> None:
     """List the tombstones of a store that is about to be asked for many keys; raises what the store raises."""
     await _known.setdefault(store, _Names()).may_have(store, "", time.monotonic())

@@ -77,6 +77,7 @@ async def upload(
     *,
     overwrite: bool,
     query: Query = records.query,
+    known: Sequence[ReplicaState] | None = None,
     progress: UploadProgress | None = None,
     read_stored: bool = False,
     replaces: Manifest | None = None,
@@ -91,6 +92,8 @@ async def upload(
         `ConflictError` in the results.
     query
         Returns the state of the key in a store.
+    known
+        What each store has, where nobody need be asked: `query` is not called then.
     progress
         Receives the bytes as they move.
     read_stored
@@ -113,7 +116,7 @@ async def upload(
     """
     started = asyncio.get_running_loop().time()
     begun = time.monotonic() if since is None else since
-    answers = await survey_for_change(targets, key, query)
+    answers = await survey_for_change(targets, key, query) if known is None else Answers(list(known), {})
 
     def prepare(what: Source, answers: Answers) -> _Upload:
         return _Upload(targets, key, what, answers, overwrite, progress, started, read_stored, replaces, begun)
@@ -189,12 +192,9 @@ class _Upload(FanOut):
             self._finish_remaining(error)
         finally:
             await self._parts.stop()
-            await shield(self._release())
+            if kept := [each for each in self._sent if each.keeps_replaced]:
+                await shield(_release(kept))
         return self._report()
-
-    async def _release(self) -> None:
-        """Let go of what was replaced: nothing is put back any more."""
-        await asyncio.gather(*(each.writer.release() for each in self._sent))
 
     def _leave_out_unreachable(self) -> None:
         """Fail on the replicas that do not answer.
@@ -444,8 +444,9 @@ class _Upload(FanOut):
         confirmed = {name for name, result in self._results.items() if result.ok}
         if self._version is None or len(confirmed) < self._targets.min_copies:
             return
-        stored = [each.replica for each in self._sent if each.store.name in confirmed]
-        await asyncio.gather(*(records.clear_replaced(replica, self._version) for replica in stored))
+        stored = (each.replica for each in self._sent if each.store.name in confirmed)
+        left = [each for each in stored if each.record_object is not None or each.tombstone is not None]
+        await run_all([records.clear_replaced(replica, self._version) for replica in left])
 
     def _is_unmanaged(self, replica: ReplicaState) -> bool:
         """Return whether there is data without a manifest that a create-only upload must not replace."""
@@ -577,6 +578,11 @@ class _Upload(FanOut):
             generation=version.generation if version else None,
             plain_size=recorded.size if recorded else None,
         )
+
+
+async def _release(uploads: Sequence[ReplicaUpload]) -> None:
+    """Let go of what was replaced: nothing is put back any more."""
+    await run_all([each.writer.release() for each in uploads])
 
 
 def _refuses_to_replace(store: ObjectStore) -> bool:

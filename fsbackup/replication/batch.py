@@ -29,6 +29,7 @@ from fsbackup.errors import FsbackupError
 from fsbackup.keys import MANIFESTS, encode_key, manifest_name
 from fsbackup.stages import Stages
 from fsbackup.stores.base import ObjectStat, ObjectStore
+from fsbackup.threads import Workers
 
 if TYPE_CHECKING:
     from fsbackup.replication.unchanged import UnchangedObjects
@@ -42,6 +43,8 @@ LIST_FROM = 50
 _LATE_FACTOR = 8
 #: Seconds for which a listing may stand still, where tests allow none.
 _SHORTEST_GRACE = 0.1
+#: Threads that open sources.
+_openers = Workers("source", 8)
 #: Names read per uploaded object before a listing is cancelled because queries are cheaper.
 LIST_WORTH = 20
 
@@ -142,16 +145,7 @@ class Batch:
 
     async def _upload(self, item: BatchItem) -> ItemResult:
         try:
-            source = await asyncio.to_thread(
-                open_source,
-                item.source,
-                allow_empty=self._allow_empty,
-                may_grow=item.may_grow,
-                series=item.series,
-                check_size=item.check_size,
-                seen=item.seen,
-                stages=item.stages,
-            )
+            source = await _openers.submit(partial(self._open, item)).future
         except (FsbackupError, ValueError) as error:
             return ItemResult(item, error=error)
         try:
@@ -164,15 +158,27 @@ class Batch:
             source.close()
         return ItemResult(item, report)
 
+    def _open(self, item: BatchItem) -> Source:
+        """Open a source; blocks."""
+        return open_source(
+            item.source,
+            allow_empty=self._allow_empty,
+            may_grow=item.may_grow,
+            series=item.series,
+            check_size=item.check_size,
+            seen=item.seen,
+            stages=item.stages,
+        )
+
     async def _upload_or_find(self, item: BatchItem, source: Source) -> Report:
         """Upload, unless all replicas have it; what each of them answered to that is remembered."""
         unchanged, seen = self._unchanged, item.seen
         known = None if unchanged is None or seen is None else unchanged.states(seen, item.key, source)
-        found = {each.backend: each for each in known or ()}
+        known = known or self._absent(item.key)
+        found: dict[str, ReplicaState] = {}
 
         async def query(store: ObjectStore, key: str, *, insist: bool = False) -> ReplicaState:
-            if known is None:
-                found[store.name] = await self._query(store, key, insist=insist)
+            found[store.name] = await self._query(store, key, insist=insist)
             return found[store.name]
 
         report = await upload(
@@ -181,6 +187,7 @@ class Batch:
             source,
             overwrite=self._overwrite,
             query=query,
+            known=known,
             progress=self._make_progress(item),
             since=self._begun,
         )
@@ -193,14 +200,26 @@ class Batch:
         if (late := self._late.get(store.name)) is not None:
             await asyncio.wait({late})
             self._take(store, late)
-        names = self._listed.get(store.name)
-        is_listed = names is None or encode_key(key) in names or manifest_name(key) in names
-        if is_listed or (breaker.away(store) is not None and not insist):
+        if self._may_have(store, key) or (breaker.away(store) is not None and not insist):
             return await query(store, key, insist=insist)
 
         unlisted = ReplicaState(store, from_listing=True)
         read = partial(add_tombstone, unlisted, key, tombstones.recently())
         return await state_or_error(store, key, read, insist=insist)
+
+    def _may_have(self, store: ObjectStore, key: str) -> bool:
+        """Return whether a store may have something of `key`: unless a listing lacks it."""
+        names = self._listed.get(store.name)
+        return names is None or encode_key(key) in names or manifest_name(key) in names
+
+    def _absent(self, key: str) -> list[ReplicaState] | None:
+        """Return what the replicas have of a key that none has, where that is known without asking; else None."""
+        since = tombstones.recently()
+        for store in self._targets.stores:
+            known = breaker.away(store) is None and tombstones.is_absent(store, key, since=since)
+            if not known or self._may_have(store, key):
+                return None
+        return [ReplicaState(store, from_listing=True) for store in self._targets.stores]
 
     async def _list(self, items: Sequence[BatchItem]) -> None:
         names = {encode_key(item.key) for item in items}

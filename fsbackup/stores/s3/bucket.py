@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsbackup import __version__
@@ -115,6 +114,7 @@ def _version(text: str | None) -> str | None:
     return None if text in (None, "", "null") else text
 
 
+@lru_cache(maxsize=256)  # many answers are of the same second
 def _http_time(text: str | None) -> float | None:
     try:
         return parsedate_to_datetime(text).timestamp() if text else None
@@ -210,9 +210,8 @@ class Bucket:
 
     def note_date(self, headers: Mapping[str, str]) -> None:
         """Compare the clocks, unless the answer comes out of a cache on the way (RFC 9111, section 5.1)."""
-        if (said := headers.get("date")) and "age" not in headers:
-            with suppress(ValueError):
-                self.clock_skew = time.time() - parsedate_to_datetime(said).timestamp()
+        if "age" not in headers and (said := _http_time(headers.get("date"))) is not None:
+            self.clock_skew = time.time() - said
 
     def close(self) -> None:
         """Close the connections; the next request opens new ones."""
@@ -375,7 +374,7 @@ def _expected(response: HTTPResponse, context: CallContext, start: int, end: int
     """Return the number of bytes to expect, after checking that the response has the requested range."""
     if start == 0 and end is None:
         return int(require(response.length, "ContentLength", context))
-    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
     if found:
         first, last, size = map(int, found.groups())
         expected = last - first + 1

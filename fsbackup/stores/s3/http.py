@@ -41,6 +41,8 @@ _REPORT_BYTES, _REPORT_SECONDS = 128 * 1024, 0.05
 #: Bytes that the kernel may hold unsent. Its default is 4 MiB per connection; on a slow line they would leave long
 #: after they were counted as moved, and look like a stall. Half as many cost a tenth of an upload's time.
 _MAX_UNSENT = 256 * 1024
+#: Most header fields of a response, and bytes of one, as the standard library allows.
+_MOST_FIELDS, _LONGEST_LINE = 100, 65536
 #: Small responses arrive by one call; larger reads go past this buffer.
 _BUFFER = 64 * 1024
 
@@ -211,9 +213,10 @@ class Signed:
         lines += [f"{name}: {value}" for name, value in {**self.headers, **extra}.items()]
         if self.body or self.method in ("PUT", "POST"):
             lines.append(f"Content-Length: {len(self.body)}")
-        if any("\r" in line or "\n" in line for line in lines):
+        text = "\r\n".join([*lines, "", ""])
+        if not text.count("\r") == text.count("\n") == len(lines) + 1:
             raise ValueError("a header must be one line")
-        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+        return text.encode("latin-1")
 
 
 class _Reader(io.BufferedReader):
@@ -258,6 +261,58 @@ class _Input(io.RawIOBase):
             self._reported_at = now
             self.report()
         return count
+
+
+class _Response(HTTPResponse):
+    """A response whose `headers` are a dictionary with lower-case names: one for mail takes ten times as long."""
+
+    def begin(self) -> None:
+        """Read the head, and before it those that say "100 Continue"."""
+        this: Any = self
+        status, fields = 100, dict[str, str]()
+        while status == 100:
+            version, status, reason = this._read_status()
+            fields = _read_fields(this.fp)
+        self.code = self.status = status
+        self.reason = reason.strip()
+        self.version = 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
+        this.headers = this.msg = fields
+        self.chunked = fields.get("transfer-encoding", "").lower() == "chunked"
+        this.chunk_left = None
+        length = fields.get("content-length", "")
+        self.length = int(length) if length.isdecimal() and not self.chunked else None
+        if status in (204, 304) or status < 200 or this._method == "HEAD":
+            self.length = 0
+        # Without a length the body ends with the connection.
+        self.will_close = this._check_close() or (self.length is None and not self.chunked)
+
+
+def _read_fields(source: io.BufferedReader) -> dict[str, str]:
+    """Return the header fields of a response.
+
+    Raises
+    ------
+    HTTPException
+        When they are no fields, too long or too many, or the connection ends before they do.
+    """
+    fields: dict[str, str] = {}
+    name = ""
+    for _ in range(_MOST_FIELDS + 1):
+        line = source.readline(_LONGEST_LINE + 1)
+        if len(line) > _LONGEST_LINE or not line.endswith(b"\n"):
+            raise HTTPException("a header line is too long, or cut off")
+        text = line.decode("latin-1")
+        if not (value := text.strip()):
+            return fields
+        if text[0] in " \t":  # the line before goes on (RFC 9112, 5.2)
+            fields[name] = f"{fields.get(name, '')} {value}"
+            continue
+        name, colon, value = text.partition(":")
+        if not colon:
+            raise HTTPException("a header line has no name")
+        name = name.lower()
+        fields[name] = value.strip()
+    raise HTTPException(f"the response has more than {_MOST_FIELDS} headers")
 
 
 class Connection:
@@ -318,7 +373,7 @@ class Connection:
 
     def response(self, method: str) -> HTTPResponse:
         """Read the head of the response."""
-        response = HTTPResponse(self, method=method)  # type: ignore[arg-type]  # it only calls `makefile`
+        response = _Response(self, method=method)  # type: ignore[arg-type]  # it only calls `makefile`
         response.begin()
         return response
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from fsbackup.aio import IdleTimeout
 from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError, TransientError
@@ -236,7 +236,7 @@ class Call(Generic[T]):
                 raise ConnectionAbortedError("the request was cancelled")
 
     def _read(self, response: HTTPResponse) -> Reply[T] | AnswerError:
-        headers = {name.lower(): value for name, value in response.headers.items()}
+        headers = cast("Mapping[str, str]", response.headers)  # names are lower-case
         self._bucket.note_date(headers)
         if response.status >= 300:
             return answer_error(response.status, headers, response.read(_MAX_ERROR), self._bucket.secrets)
@@ -254,20 +254,19 @@ class Call(Generic[T]):
 
             arrived = begin_body(response)
             self._is_answered = True
-            self._advance_to(self._position + arrived)
+            self._advance_to(self._position + arrived, heartbeat())
 
     def _left(self, position: int) -> None:
-        heartbeat()
-        self._advance_to(position)
+        self._advance_to(position, heartbeat())
 
     def _arrived(self, count: int) -> None:
-        heartbeat()
+        now = heartbeat()
         if self._is_answered:
-            self._advance_to(self._position + count)
+            self._advance_to(self._position + count, now)
 
-    def _advance_to(self, position: int) -> None:
+    def _advance_to(self, position: int, now: float | None) -> None:
         if position > self._position:
-            self._position, self._moved = position, self._loop.time()
+            self._position, self._moved = position, self._loop.time() if now is None else now
         if position > self._furthest:
             self._furthest, self._progressed = position, self._moved
         if self._progress is not None:
@@ -288,6 +287,7 @@ class Progress:
     def begin(self) -> None:
         """Start an attempt; called on the loop."""
         self._position = self._flushed = self._scheduled_position = 0
+        self._scheduled_at = time.monotonic()  # what takes less than `_SECONDS` is reported at its end
         if not self._is_upload:
             self._reported = 0
             self._on_progress(0)

@@ -201,7 +201,7 @@ class Signer:
         self._key_id = key_id
         self._secret = secret
         self._token = token
-        self._cached: tuple[tuple[str, str], Callable[[], bytes]] | None = None
+        self._cached: tuple[tuple[str, str], Callable[[], hmac.HMAC]] | None = None
 
     def sign(self, method: str, host: str, path: str, query: str, headers: Mapping[str, str]) -> dict[str, str]:
         """Return `headers` with those of the signature.
@@ -219,21 +219,23 @@ class Signer:
         request = f"{method}\n{path}\n{query}\n{canonical}\n{listed}\nUNSIGNED-PAYLOAD"
         scope = f"{now[:8]}/{self.region}/s3/aws4_request"
         text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
-        signature = hmac.digest(self._key(now[:8]), text.encode(), "sha256").hex()
+        signing = self._key(now[:8]).copy()
+        signing.update(text.encode())
+        signature = signing.hexdigest()
         credential = f"AWS4-HMAC-SHA256 Credential={self._key_id.reveal()}/{scope}"
         return {**signed, "Authorization": f"{credential}, SignedHeaders={listed}, Signature={signature}"}
 
-    def _key(self, day: str) -> bytes:
-        """Return the key of one day and region, which takes four hashes to derive."""
+    def _key(self, day: str) -> hmac.HMAC:
+        """Return the key of one day and region, which takes four hashes to derive, ready to be copied."""
         if self._cached is None or self._cached[0] != (day, self.region):
             key = f"AWS4{self._secret.reveal()}".encode()
             for step in (day, self.region, "s3", "aws4_request"):
                 key = hmac.digest(key, step.encode(), "sha256")
-            self._cached = ((day, self.region), _closure(key))
+            self._cached = ((day, self.region), _closure(hmac.new(key, digestmod="sha256")))
         return self._cached[1]()
 
 
-def _closure(key: bytes) -> Callable[[], bytes]:
+def _closure(key: hmac.HMAC) -> Callable[[], hmac.HMAC]:
     """Return a function that returns the key, so that no attribute holds it (as in `Secret`)."""
     return lambda: key
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, cached_property
 from typing import Any, Literal, NoReturn
 
 from fsbackup.errors import FsbackupError, ObjectNotFoundError
@@ -44,6 +45,20 @@ METADATA_LIMIT = 2048
 Records = Literal["inside", "beside"]
 #: Most bytes of a record of fsbackup that is read whole: a manifest with its most blocks has about 1 MiB.
 _MAX_RECORD = 64 << 20
+
+
+@cache
+def _capabilities(profile: Profile, conditional_create: bool, metadata_limit: int) -> Capabilities:
+    return Capabilities(
+        conditional_create=conditional_create,
+        wants_md5=True,
+        removes_versions=profile.removes_versions,
+        content_etags="all" if profile.multipart_etag_is_md5 else "single",
+        is_shared=True,
+        keeps_replaced=profile.removes_versions,
+        metadata_limit=metadata_limit,
+        removes_many=True,
+    )
 
 
 class S3Store(ObjectStore):
@@ -135,17 +150,12 @@ class S3Store(ObjectStore):
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]  # depends on the provider, not on the class
         """What this provider can do; `conditional_create` turns False when the service refuses the condition."""
-        profile = self._bucket.profile
-        return Capabilities(
-            conditional_create=(profile.condition == "atomic" and not self._bucket.refuses_condition)
-            or (profile.removes_versions and self._bucket.keeps_versions),
-            wants_md5=True,
-            removes_versions=profile.removes_versions,
-            content_etags="all" if profile.multipart_etag_is_md5 else "single",
-            is_shared=True,
-            keeps_replaced=profile.removes_versions,
-            metadata_limit=METADATA_LIMIT if self._records == "inside" else 0,
-            removes_many=True,
+        profile, bucket = self._bucket.profile, self._bucket
+        return _capabilities(
+            profile,
+            (profile.condition == "atomic" and not bucket.refuses_condition)
+            or (profile.removes_versions and bucket.keeps_versions),
+            METADATA_LIMIT if self._records == "inside" else 0,
         )
 
     @property
@@ -222,7 +232,7 @@ class S3Store(ObjectStore):
         source = replace(stat, name=origin._bucket.prefix + stat.name)
         return S3Copier(self._bucket, name, plan, source, etag, self.max_concurrency)
 
-    @property
+    @cached_property
     def _place(self) -> str:
         service = (self.endpoint_url or "https://s3.amazonaws.com").lower().rstrip("/")
         return f"{service}/{self.bucket}/"
