@@ -6,6 +6,9 @@ and the fastest consumer has waited for `LAG_TIMEOUT`, all consumers behind it b
 they need are dropped, and read again from the source when they get there. So a slow store delays no other and
 costs no memory. Where the source cannot be read again, parts stay and the fastest waits for the slowest.
 
+A store that keeps pace may pause: each slot that came in time leaves what was not waited of `LAG_TIMEOUT` for
+later ones, up to `LONGEST_WAIT`. One that crawls has nothing left.
+
 Each consumer may hold a bounded number of parts (`max_in_flight`), all others together fewer than there are slots.
 So there is always a slot in which the fastest can go on, and no consumer starves another for ever.
 """
@@ -25,6 +28,9 @@ from fsbackup.stores.base import Part, content_etag
 #: again costs little beside the time a slow store takes to send it; not zero, so that stores of similar speed
 #: share parts.
 LAG_TIMEOUT = 0.5
+#: Seconds that the fastest waits at most for one that has kept pace so far: who lags once is mostly read for until
+#: the end, and to read and check a part once more takes as much of the processor as to send it.
+LONGEST_WAIT = 2.0
 #: The most parts in memory per upload: more would not be sent any faster.
 MAX_SLOTS = 16
 
@@ -99,6 +105,9 @@ class PartBuffer:
         self._total: int | None = None
         self._source_error: Exception | None = None
         self._change = asyncio.Event()
+        #: When the fastest began to wait for a slot, None while it does not; and how long it waits.
+        self._full_since: float | None = None
+        self._patience = LAG_TIMEOUT
 
     def add_consumer(self, *, absent: bool = False) -> Consumer:
         """Return a new consumer, at the first part. Add all consumers before the first part is taken."""
@@ -138,6 +147,7 @@ class PartBuffer:
     def close(self, consumer: Consumer) -> None:
         """End a consumer: it takes no more parts."""
         consumer.closed = True
+        self._full_since = None
         self._notify()
 
     @property
@@ -164,7 +174,6 @@ class PartBuffer:
         self._parts.clear()
 
     async def _wait_for_part(self, consumer: Consumer, number: int) -> Part | None:
-        deadline = asyncio.get_running_loop().time() + LAG_TIMEOUT
         while self._total is None or number <= self._total:
             change = self._change
             if number in self._parts:
@@ -175,11 +184,28 @@ class PartBuffer:
                 await asyncio.shield(self._reading[number])
             elif number <= len(self._md5s) + 1 and self._make_room():
                 self._start_reading(number)
-            elif not await _wait_until(change, deadline) and number == len(self._md5s) + 1:
+            elif number != len(self._md5s) + 1:
+                await change.wait()
+            elif not await _wait_until(change, self._deadline()):
                 self._mark_others_lagging(consumer)
         return None
 
+    def _deadline(self) -> float:
+        """Return until when the fastest waits for a slot, by the loop's clock."""
+        if self._full_since is None:
+            self._full_since = asyncio.get_running_loop().time()
+        return self._full_since + self._patience
+
+    def _end_wait(self) -> None:
+        """A slot is free for the next part: what was not waited for it may be waited for a later one."""
+        if self._full_since is not None:
+            waited = asyncio.get_running_loop().time() - self._full_since
+            self._patience = min(max(0.0, self._patience - waited) + LAG_TIMEOUT, LONGEST_WAIT)
+            self._full_since = None
+
     def _start_reading(self, number: int) -> None:
+        if number > len(self._md5s):
+            self._end_wait()
         work = self._read_again(number) if number <= len(self._md5s) else self._read_next()
         task = self._reading[number] = asyncio.create_task(self._read(number, work))
         # Retrieve the error of a read whose consumers were all cancelled, so that asyncio does not log it.

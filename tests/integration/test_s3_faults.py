@@ -82,11 +82,11 @@ def test_each_operation_is_one_request(store: S3Store, proxy: FaultProxy) -> Non
     assert [one.operation for one in proxy.requests] == operations
 
 
-def test_several_parts_take_one_request_each_and_five_more(store: S3Store, proxy: FaultProxy) -> None:
+def test_several_parts_take_one_request_each_and_four_more(store: S3Store, proxy: FaultProxy) -> None:
     upload(store, "big", BIG)
     seen = [one.operation for one in proxy.requests]
     assert seen[:2] == ["create_multipart", "put_object"]  # which records the upload before any byte is sent
-    assert seen[2:] == [*["upload_part"] * 3, "complete", "head", "delete"]
+    assert seen[2:] == [*["upload_part"] * 3, "complete", "delete"]
 
 
 def test_an_object_of_one_part_is_never_a_multipart_upload(store: S3Store, proxy: FaultProxy) -> None:
@@ -609,6 +609,9 @@ def test_a_part_with_another_etag_is_an_error_and_nothing_stays(
 def test_a_whole_with_another_etag_is_an_error(
     store: S3Store, direct: S3Endpoint, proxy: FaultProxy, operation: Operation
 ) -> None:
+    """It is looked at once more only where the answer has no ETag that is made of the content."""
+    if operation == "head":
+        proxy.add(WrongEtag('"opaque"'), on="complete")
     proxy.add(WrongEtag(f'"{"0" * 32}-3"'), on=operation)
     with pytest.raises(IntegrityError):
         upload(store, "damaged", BIG, create_only=True)

@@ -21,7 +21,7 @@ from tests.integration.s3_helpers import MIB, PART, connect, cut, outcome, uploa
 from tests.matrix import matrix
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
-from tests.servers.faults import Drop, Fault, FaultProxy, Hold, Record, Stall, Status, Throttle
+from tests.servers.faults import Drop, Fault, FaultProxy, Hold, Record, Stall, Status, Throttle, WrongEtag
 from tests.servers.operations import Operation
 
 PARTS = [b"a" * PART, b"b" * PART, b"tail"]
@@ -288,7 +288,11 @@ def test_a_reader_sees_the_old_object_until_the_last_call(
 def test_a_writer_that_is_overtaken_has_still_stored_its_object(
     store: S3Store, direct: S3Endpoint, proxy: FaultProxy
 ) -> None:
-    """Another writer replaces the object between our last call and the question whether it is there."""
+    """Another writer replaces the object between our last call and the question whether it is there.
+
+    That is asked where the answer has no ETag made of the content.
+    """
+    proxy.add(WrongEtag('"opaque"'), on="complete")
     hold = proxy.add(Hold("before"), on="head", times=1)
 
     async def scenario() -> int:

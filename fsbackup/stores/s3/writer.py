@@ -2,8 +2,8 @@
 
 `S3Writer` sends the parts. `Commit` sends the request that makes the object visible, PutObject or
 CompleteMultipartUpload, with ``If-None-Match`` for a create-only write. When the response is lost, HEAD shows by
-the upload tag whether the object was stored. Then size and ETag are compared with what was sent; a wrong object is
-removed where that loses nothing.
+the upload tag whether the object was stored. Then the ETag is compared with what was sent, or the size where it
+is not made of the content; a wrong object is removed where that loses nothing.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class S3Writer(ObjectWriter):
     """Writes one object; see `fsbackup.stores.base.ObjectWriter`.
 
     Each PutObject and UploadPart carries a Content-MD5, which the service checks, and the ETag in the response is
-    compared with the MD5 again. After a multipart upload, HEAD confirms the size, and the ETag where the provider
-    documents its form.
+    compared with the MD5 again; so is that of a multipart upload where the provider documents its form. Where an
+    answer has no such ETag, HEAD confirms the size.
 
     When the stored object differs from what was sent, `commit` raises `IntegrityError` and removes the wrong
     version, or the wrong object where there was none before (`create_only`, `is_new`). A wrong object that
@@ -264,13 +264,18 @@ class Commit:
             stored = head  # only the response was lost
         self._bucket.mark_exists()
         self._version = stored.version_id
-        if head is None and (sent.parts or not stored.md5()):
+        if head is None and not self._is_proof(sent, stored):
             head = await self._confirm(stored)
         if problem := self._mismatch(sent, stored, head):
             raise await self._undo(problem, stored)
         await self._require_order(stored.version_id)
         etag, version = (head or stored).etag, stored.version_id
         return ObjectStat(self._name, sent.size, etag=etag, version_id=version, metadata=self.metadata)
+
+    def _is_proof(self, sent: Payload, stored: ObjectInfo) -> bool:
+        """Tell whether the answer has an ETag that is made of the content, so that HEAD could say no more."""
+        is_md5 = not sent.parts or self._bucket.profile.multipart_etag_is_md5
+        return is_md5 and stored.md5(parts=sent.parts) is not None
 
     async def _require_order(self, version: str | None) -> None:
         """Where versions tell who came first, take the new one back if it replaced another than it should have."""
