@@ -22,7 +22,6 @@ from fsbackup.errors import ConflictError, FsbackupError, SourceError, UnknownId
 from fsbackup.loop import run
 from fsbackup.postgres.archive import Archive, check_cluster
 from fsbackup.postgres.segment import read_segment
-from fsbackup.replication.stat import stat
 from fsbackup.sizing import MIB
 from fsbackup.wal import WalName, parse_wal_name, wal_key
 
@@ -99,6 +98,8 @@ def _is_other_content(error: Exception | None) -> bool:
 
 async def _explained(archive: Archive, report: Report, name: WalName, path: str | os.PathLike[str]) -> Report:
     """Return the report of a file of which the archive has other content, with an error that names both."""
+    from fsbackup.replication.stat import stat
+
     there = ""
     with suppress(FsbackupError):
         stored = (await stat(archive.targets, report.key)).manifest
