@@ -58,7 +58,8 @@ class Clouds:
     def archive(self) -> Archive:
         """The archive as a new process would open it."""
         disks = [LocalStorage(self.home / name, name=name, errors="raise") for name in self.names]
-        return Archive(ReplicatedStorage(disks, min_copies=self.min_copies, name="wal"), "pg/shop", name="shop")
+        store = ReplicatedStorage(disks, min_copies=self.min_copies, name="wal")
+        return Archive(store, "pg/shop", name="shop", spool=self.home / "spool/shop")
 
     def file(self, name: str, data: bytes) -> Path:
         """Return a file in PostgreSQL's pg_wal."""
