@@ -1,12 +1,13 @@
 """Backups in several places at once: every copy is verifiable, and reads use whichever copies are available.
 
-The public names are imported on first use, so that ``import fsbackup`` itself loads no other module.
+The public names are imported on first use, so that ``import fsbackup`` itself loads none of them.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fsbackup.lazy import names_of
 
 __version__ = "0.1.0"
 
@@ -63,10 +64,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
-    raise AttributeError(f"module 'fsbackup' has no attribute {name!r}")
+__getattr__ = names_of(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

@@ -6,28 +6,28 @@ The factory stands below `fsbackup.replication`: `ReplicatedStorage.from_config`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fsbackup.backends import ErrorMode, SingleBackend
+from fsbackup import backends as kinds
+from fsbackup.backends.base import ErrorMode, SingleBackend
 from fsbackup.engine.replicas import Spool
 from fsbackup.errors import ConfigError
-from fsbackup.retention import ArchiveRule, Retention
 from fsbackup.stages import Stages
 from fsbackup.stages.definition import KEY_FILE
 from fsbackup.state import state_directory
 
 if TYPE_CHECKING:
     from fsbackup.config import BackendConfig, CompressConfig, Config, EncryptConfig
+    from fsbackup.retention import ArchiveRule, Retention
 
-#: Each type's class, loaded on first use: a local backup needs no S3 library.
-_CLASSES: Mapping[str, tuple[str, str]] = {
-    "local": ("fsbackup.backends", "LocalStorage"),
-    "r2": ("fsbackup.backends", "CloudflareR2Storage"),
-    "b2": ("fsbackup.backends", "BackblazeB2Storage"),
-    "s3": ("fsbackup.backends", "S3Storage"),
-    "fsspec": ("fsbackup.backends", "GenericStorage"),
+#: Each type's class, loaded on first use: a local backup needs no S3 client.
+_CLASSES: Mapping[str, str] = {
+    "local": "LocalStorage",
+    "r2": "CloudflareR2Storage",
+    "b2": "BackblazeB2Storage",
+    "s3": "S3Storage",
+    "fsspec": "GenericStorage",
 }
 
 
@@ -52,14 +52,12 @@ def get_storage_backend(backend_type: str, **options: Any) -> SingleBackend:
     known = _CLASSES.get(str(backend_type).lower())
     if known is None:
         raise ConfigError(f"unknown backend type {backend_type!r}", hint=f"known types: {', '.join(_CLASSES)}")
-    make = cast(Callable[..., SingleBackend], getattr(import_module(known[0]), known[1]))
+    make = cast(Callable[..., SingleBackend], getattr(kinds, known))
     try:
         return make(**options)
     except TypeError as error:
         # Python's own message names the argument; the options' values are not in it.
-        raise ConfigError(
-            f"backend type {backend_type!r}: {error}".replace(f"{known[1]}.__init__() ", "")
-        ) from None
+        raise ConfigError(f"backend type {backend_type!r}: {error}".replace(f"{known}.__init__() ", "")) from None
 
 
 def open_backend(config: Config, name: str, *, errors: ErrorMode = "return") -> SingleBackend:
@@ -137,6 +135,10 @@ def _retention(config: Config, backends: Sequence[str]) -> dict[str, Retention]:
     The archives of PostgreSQL clusters there have rules of their own, on all backends of the set: also where
     another backend of it has one, but not they.
     """
+    if not config.postgres and all(config.backends[name].retention is None for name in backends):
+        return {}
+    from fsbackup.retention import Retention
+
     archives = _archives(config, set(backends))
     rules = {}
     for name in backends:
@@ -153,6 +155,8 @@ def _retention(config: Config, backends: Sequence[str]) -> dict[str, Retention]:
 
 def _archives(config: Config, backends: set[str]) -> tuple[ArchiveRule, ...]:
     """Return the rules of the PostgreSQL archives that any of these backends has."""
+    from fsbackup.retention import ArchiveRule
+
     return tuple(
         ArchiveRule(cluster.prefix, **(dict(cluster.retention) if cluster.retention is not None else {}))
         for cluster in config.postgres.values()

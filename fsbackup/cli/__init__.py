@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             if fetched_before(words):
                 return 0
-        if argv is None and {"wal-push", "wal-fetch"} & set(words):
-            gc.disable()  # a segment leaves little to collect, and looking for it is a tenth of the time
+        if argv is None:
+            gc.set_threshold(20_000, 20, 20)  # what is loaded stays; looking through it is a tenth of the start
         from fsbackup.cli.app import main as run
 
         return run(argv)

@@ -14,7 +14,7 @@ from fsbackup.cli.command import Command, open_config
 from fsbackup.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fsbackup.backends import SingleBackend
+    from fsbackup.backends.base import SingleBackend
     from fsbackup.config import Config
     from fsbackup.replication.doctor import Check, Diagnosis
 

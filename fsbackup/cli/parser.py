@@ -5,51 +5,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from textwrap import fill
 
 from fsbackup import __version__
-from fsbackup.cli import (
-    base_backup,
-    config,
-    doctor,
-    drill,
-    exits,
-    get,
-    ls,
-    pg_restore,
-    pg_status,
-    prune,
-    put,
-    repair,
-    rm,
-    run,
-    stat,
-    status,
-    verify,
-    wal_fetch,
-    wal_push,
-)
+from fsbackup.cli import exits
 from fsbackup.cli.command import Command
 
-_GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
-    ("Back up", (run.COMMAND, put.COMMAND)),
-    ("Inspect", (ls.COMMAND, stat.COMMAND, status.COMMAND, verify.COMMAND, doctor.COMMAND)),
-    ("Repair", (repair.COMMAND,)),
-    ("Restore", (get.COMMAND,)),
-    ("Delete", (rm.COMMAND, prune.COMMAND)),
-    (
-        "PostgreSQL",
-        (
-            wal_push.COMMAND,
-            wal_fetch.COMMAND,
-            pg_status.COMMAND,
-            base_backup.COMMAND,
-            pg_restore.COMMAND,
-            drill.COMMAND,
-        ),
-    ),
-    ("Configure", (config.COMMAND,)),
+_GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Back up", ("run", "put")),
+    ("Inspect", ("ls", "stat", "status", "verify", "doctor")),
+    ("Repair", ("repair",)),
+    ("Restore", ("get",)),
+    ("Delete", ("rm", "prune")),
+    ("PostgreSQL", ("wal-push", "wal-fetch", "pg-status", "base-backup", "pg-restore", "drill")),
+    ("Configure", ("config",)),
 )
+_NAMES = tuple(name for _, names in _GROUPS for name in names)
 
 _INTRODUCTION = """\
 usage: fsbackup [options] COMMAND ...
@@ -87,10 +59,15 @@ class _Parser(argparse.ArgumentParser):
         return f"{help_page()}\n"
 
 
+def _command(name: str) -> Command:
+    """Return a command; its module is loaded now."""
+    command: Command = import_module(f"fsbackup.cli.{name.replace('-', '_')}").COMMAND
+    return command
+
+
 def failure_code(words: Sequence[str], code: int) -> int:
     """Return the exit code of a failure that would be `code`, given the words of the command line."""
-    commands = {command.name: command for _, members in _GROUPS for command in members}
-    command = next((commands[word] for word in words if word in commands), None)
+    command = next((_command(word) for word in words if word in _NAMES), None)
     return code if command is None or command.failure is None else command.failure
 
 
@@ -99,8 +76,9 @@ def help_page() -> str:
     return "\n\n".join([_INTRODUCTION, *map(_group, _GROUPS), _OPTIONS, _EXAMPLES, _exit_codes(), _ENVIRONMENT])
 
 
-def _group(group: tuple[str, tuple[Command, ...]]) -> str:
-    title, commands = group
+def _group(group: tuple[str, tuple[str, ...]]) -> str:
+    title, names = group
+    commands = map(_command, names)
     return "\n".join([title, *(f"  {command.name:<13}{command.summary}" for command in commands)])
 
 
@@ -119,16 +97,31 @@ Options, before or after the command (fsbackup COMMAND --help shows those of the
   -h, --help          print this page"""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser; the namespace it returns has the command's function as `execute`."""
+def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the parser of a command line; the namespace it returns has the command's function as `execute`.
+
+    It knows the one command that these words name: making all of them takes longer than all else. Without that it
+    knows all.
+    """
     parser = _Parser(prog="fsbackup", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"fsbackup {__version__}")
     _add_common(parser, is_top=True)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser)
-    for _, members in _GROUPS:
-        for command in members:
-            _add_command(commands, command)
+    named = _first_argument(words)
+    for name in (named,) if named in _NAMES else _NAMES:
+        _add_command(commands, _command(name))
     return parser
+
+
+def _first_argument(words: Sequence[str]) -> str:
+    """Return the first word that is neither an option nor the value of one, "" without one."""
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-"):
+            return word
+        if word in ("--config", "--log-format") or (word.endswith("c") and not word.startswith("--")):
+            next(rest, None)  # -c, -qc, -vvc
+    return ""
 
 
 #: Takes the place of the second positional argument where `--command` leaves no SOURCE before KEY.
@@ -139,7 +132,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line; `program` is what follows ``--`` after ``--command`` or ``--restore-command``."""
     words = list(sys.argv[1:] if argv is None else argv)
     own = words[: words.index("--")] if "--" in words else words
-    parser = build_parser()
+    parser = build_parser(words)
     if "--restore-command" in own:
         if own == words:
             parser.error(

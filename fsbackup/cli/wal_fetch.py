@@ -17,7 +17,6 @@ from fsbackup.cli.command import Command, add_cluster, add_identity, add_trust, 
 from fsbackup.errors import ConfigError, FsbackupError, ObjectLostError, ObjectNotFoundError
 
 if TYPE_CHECKING:
-    from fsbackup.config import PostgresConfig
     from fsbackup.postgres.archive import Archive
 
 #: No such file, proven; and: not known whether there is one.
@@ -44,8 +43,8 @@ def _fetch(args: Namespace) -> int:
     from fsbackup.postgres.wal_fetch import fetch
 
     patience, identity = settings.patience, args.identity
-    if settings.spool is not None:
-        _fetch_ahead(args, archive, settings)  # first, so that the worker starts meanwhile
+    if archive.spool is not None:
+        _fetch_ahead(args, archive, archive.spool, settings.workers)  # first, so that the worker starts meanwhile
     report = fetch(archive, args.name, args.path, trust=args.trust, patience=patience, identity=identity)
     if args.json:
         render.print_json(report.as_dict())
@@ -54,16 +53,16 @@ def _fetch(args: Namespace) -> int:
     return exits.COMPLETE
 
 
-def _fetch_ahead(args: Namespace, archive: Archive, settings: PostgresConfig) -> None:
+def _fetch_ahead(args: Namespace, archive: Archive, spool: Path, workers: int) -> None:
     """Have a worker fetch the segments that recovery will ask for next."""
     from fsbackup.postgres import prefetch
     from fsbackup.wal import parse_wal_name
 
-    name, spool = parse_wal_name(args.name), Path(str(settings.spool)) / args.cluster
+    name = parse_wal_name(args.name)
     if name is None or name.kind != "segment" or archive.origin is None:
         return
     try:
-        prefetch.ensure(archive, spool, archive.origin, name, 2 * settings.workers, args.identity)
+        prefetch.ensure(archive, spool, archive.origin, name, 2 * workers, args.identity)
     except OSError as error:
         why = f"{error.filename or spool}: {error.strerror}"
         render.print_error(f"fsbackup: spool: {why}: nothing is fetched ahead")

@@ -13,7 +13,6 @@ from fsbackup.cli.command import Command, add_cluster, open_archive
 from fsbackup.errors import reasons
 
 if TYPE_CHECKING:
-    from fsbackup.config import PostgresConfig
     from fsbackup.engine.results import Report
     from fsbackup.postgres.archive import Archive
 
@@ -27,7 +26,7 @@ def _execute(args: Namespace) -> int:
     archive, settings = open_archive(args)
     from fsbackup.postgres.wal_push import push
 
-    if settings.spool is not None and _is_archived_ahead(args, archive, settings):
+    if archive.spool is not None and _is_archived_ahead(args, archive, archive.spool, settings.workers):
         return exits.COMPLETE
     report = push(archive, args.path)
     if args.json:
@@ -39,18 +38,18 @@ def _execute(args: Namespace) -> int:
     return exits.COMPLETE if report else exits.FAILED
 
 
-def _is_archived_ahead(args: Namespace, archive: Archive, settings: PostgresConfig) -> bool:
+def _is_archived_ahead(args: Namespace, archive: Archive, spool: Path, workers: int) -> bool:
     """Have a worker archive ahead; return whether it, or one before, has archived this file already."""
     from fsbackup.postgres import spooled, worker
 
-    path, spool = Path(args.path), Path(str(settings.spool)) / args.cluster
+    path = Path(args.path)
     if archive.origin is None or not (path.parent / "archive_status").is_dir():
         return False  # nobody but PostgreSQL says what comes next
     with suppress(OSError, ValueError):
-        if spooled.take(str(spool), args.path, worker.archive_id(archive)):
+        if spooled.take(str(spool), args.path, archive.identity):
             return True
     try:
-        is_busy = worker.ensure(archive, spool, archive.origin, path, settings.workers)
+        is_busy = worker.ensure(archive, spool, archive.origin, path, workers)
     except OSError as error:
         why = f"{error.filename or spool}: {error.strerror}"
         render.print_error(

@@ -88,7 +88,7 @@ class StagedSource(StreamSource):
     def tells_same(self, manifest: Manifest, plaintext: Plaintext) -> bool | None:
         """Return whether a version is of `plaintext`; None where it cannot be told."""
         recorded = Recorded.of(manifest)
-        return False if recorded is None else recorded.is_of(plaintext, self._stages.key)
+        return False if recorded is None else recorded.is_of(plaintext, self._stages.keys)
 
     async def read_plaintext(self) -> Plaintext:
         """Read the whole plaintext, a stream's for good.

@@ -7,12 +7,15 @@ import socket
 import string
 from collections.abc import Iterable
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from fsbackup import clock
 from fsbackup.config.template import is_date_format
 from fsbackup.errors import ConfigError, SourceError
-from fsbackup.jobs.sources import SourceFile
 from fsbackup.keys import check_key
+
+if TYPE_CHECKING:
+    from fsbackup.jobs.sources import SourceFile
 
 
 def local_now() -> datetime:

@@ -12,8 +12,9 @@ Which keys an archive has is in `fsbackup.wal`, which WAL a base backup needs in
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fsbackup.lazy import names_of
 
 if TYPE_CHECKING:
     from fsbackup.postgres.archive import Archive
@@ -37,8 +38,4 @@ _MODULES = {
 
 __all__ = ["Archive", "base_backup", "drill", "fetch", "pg_restore", "push", "survey", "window"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
-    raise AttributeError(f"module 'fsbackup.postgres' has no attribute {name!r}")
+__getattr__ = names_of(__name__, _MODULES)

@@ -17,12 +17,12 @@ import os
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsbackup.aio import cancel_and_wait
-from fsbackup.engine import marker, restore, upload
+from fsbackup.engine import marker
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.engine.source import BytesSource
 from fsbackup.errors import (
     ConfigError,
     ConflictError,
@@ -63,6 +63,8 @@ class Archive:
         slowly.
     origin
         The configuration file that it comes from, for the `restore_command` of a restored server.
+    spool
+        Where this machine's workers go ahead for it; None without them.
 
     Raises
     ------
@@ -79,6 +81,7 @@ class Archive:
         stages: Stages | None = None,
         suffix: str | None = None,
         origin: str | os.PathLike[str] | None = None,
+        spool: str | os.PathLike[str] | None = None,
     ) -> None:
         self.store = store
         self.prefix = check_prefix(prefix).removesuffix("/")
@@ -90,6 +93,7 @@ class Archive:
         self.known_cluster: bytes | None = None
         self.suffix = suffix if suffix is not None else stages.suffix if stages else ""
         self.origin = os.path.abspath(origin) if origin is not None else None
+        self.spool = Path(spool).absolute() if spool is not None else None
 
     @classmethod
     def from_config(
@@ -134,12 +138,19 @@ class Archive:
         store = ReplicatedStorage.from_config(config, settings.replication, origin=origin)
         stages = None if reading else stages_of(config, settings.compress, settings.encrypt)
         suffix = suffix_of(settings.compress, settings.encrypt)
-        return cls(store, settings.prefix, name=name, stages=stages, suffix=suffix, origin=origin)
+        spool = Path(settings.spool, name) if settings.spool is not None else None
+        return cls(store, settings.prefix, name=name, stages=stages, suffix=suffix, origin=origin, spool=spool)
 
     @property
     def targets(self) -> ReplicaSet:
         """The replicas; a WAL file never changes, so that whichever has one has the newest version of it."""
         return replace(self.store.replica_set, unproven="allow")
+
+    @property
+    def identity(self) -> str:
+        """What tells its places from those of other archives."""
+        places = sorted(store.location for store in self.targets.stores)
+        return json.dumps([self.prefix, self.targets.min_copies, self.suffix, *places])
 
     def trusting(self, names: tuple[str, ...]) -> ReplicaSet | None:
         """Return only the replicas called `names`, each of whose answers counts alone; None for no names.
@@ -217,6 +228,8 @@ async def read_cluster(archive: Archive) -> dict[str, Any] | None:
 
 
 async def _read_cluster(archive: Archive) -> dict[str, Any] | None:
+    from fsbackup.engine import restore
+
     key = cluster_key(archive.prefix)
     try:
         fields = json.loads(await restore.read_range(archive.targets, key, 0, None))
@@ -251,6 +264,9 @@ async def _claim(archive: Archive, own: bytes) -> None:
             operation="wal-push",
             hint=f"give this cluster a prefix of its own, or put {cluster_key(archive.prefix)} back",
         )
+    from fsbackup.engine import upload
+    from fsbackup.engine.source import BytesSource
+
     key = cluster_key(archive.prefix)
     source = BytesSource(own, key)
     report = await upload.upload(archive.targets, key, source, overwrite=False)

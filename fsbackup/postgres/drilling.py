@@ -27,6 +27,7 @@ from fsbackup import clock
 from fsbackup.engine.results import BaseReport, Status
 from fsbackup.errors import ConfigError, FsbackupError, SourceError
 from fsbackup.loop import run
+from fsbackup.postgres import prefetch
 from fsbackup.postgres.archive import Archive
 from fsbackup.postgres.programs import run_program
 from fsbackup.postgres.restoring import pg_restore
@@ -170,6 +171,7 @@ def drill(
         problem = str(error)
     finally:
         shutil.rmtree(home, ignore_errors=True)
+        prefetch.clear(archive)  # its worker would keep segments, for nobody
     report = DrillReport(
         name=archive.name,
         began_at=clock.local(began).isoformat(timespec="seconds"),

@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
+from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from fsbackup.aio import cancel_and_wait
@@ -26,13 +27,14 @@ from fsbackup.loop import run
 from fsbackup.postgres import background, spooled
 from fsbackup.postgres.archive import Archive, read_cluster
 from fsbackup.postgres.wal_fetch import fetch_file
-from fsbackup.postgres.worker import archive_id
 from fsbackup.stages import Undo
 from fsbackup.wal import WalName, parse_wal_name, segment_name
 
 log = logging.getLogger("fsbackup.postgres")
 
 _ASKED = "asked"
+#: What a worker finds when it starts, and keeps.
+_OF_A_WORKER = frozenset({background.LOG, spooled.LOCK, spooled.STARTING, _ASKED})
 #: Seconds without a segment taken after which it ends, and between two looks.
 IDLE, _TICK = 30.0, 0.05
 
@@ -47,12 +49,26 @@ def ensure(archive: Archive, spool: Path, config: str, name: WalName, ahead: int
     """
     place = spool / "fetch"
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    spooled.write_note(config, archive.name, str(spool), archive_id(archive))
+    spooled.write_note(config, archive.name, str(spool), archive.identity)
     (place / _ASKED).write_text(name.text)
     if not spooled.is_locked(str(place)):
-        key = os.path.abspath(identity) if identity else ""
-        words = (config, archive.name, str(place), name.text, str(ahead), key)
-        background.start(__name__, place, *words, announce=True)
+        key = os.path.abspath(identity) if identity else None
+        background.start(partial(_run, archive, place.absolute(), name, ahead, key), place, announce=True)
+
+
+def clear(archive: Archive) -> None:
+    """End the worker that fetches ahead from an archive, and remove what it has kept: it was for another restore.
+
+    What cannot be removed is logged. It has no effect: nothing is believed that no living worker keeps.
+    """
+    place = archive.spool / "fetch" if archive.spool is not None else None
+    try:
+        if place is not None and place.is_dir():
+            background.stop(place)
+            _clear(place, but={background.LOG, spooled.LOCK})
+    except OSError as error:
+        why = f"{error.filename or place}: {error.strerror}"
+        log.warning("spool: %s: what was fetched ahead for another restore stays there", why)
 
 
 async def prefetch(
@@ -133,7 +149,7 @@ class _Keeper:
         try:
             await fetch_file(self._archive, wal, temp, None, self._undo)
             size, sha256 = await asyncio.to_thread(spooled.digest, str(temp))
-            spooled.describe_segment(str(self._place), name, archive_id(self._archive), sha256, size)
+            spooled.describe_segment(str(self._place), name, self._archive.identity, sha256, size)
             os.replace(temp, self._place / name)
         finally:
             busy.unlink(missing_ok=True)
@@ -153,23 +169,15 @@ def _asked(place: Path, timeline: int, size: int) -> int:
     return 0
 
 
-def _clear(place: Path) -> None:
+def _clear(place: Path, but: Collection[str] = _OF_A_WORKER) -> None:
     for path in place.iterdir():
-        if path.name not in (background.LOG, _ASKED, spooled.LOCK, spooled.STARTING):
+        if path.name not in but:
             path.unlink(missing_ok=True)
 
 
-def main(config: str, cluster: str, place: str, last: str, ahead: str, identity: str) -> None:
-    """Run the worker of a cluster."""
-    archive, name = Archive.from_config(config, cluster, reading=True), parse_wal_name(last)
-    assert name is not None
+def _run(archive: Archive, place: Path, last: WalName, ahead: int, identity: str | None) -> None:
     try:
         with suppress(FsbackupError):
-            run(prefetch(archive, Path(place), name, int(ahead), undo=Undo(identity or None)))
+            run(prefetch(archive, place, last, ahead, undo=Undo(identity)))
     finally:
-        _clear(Path(place))  # what nobody took, as at the end of a timeline
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING)
-    main(*sys.argv[1:])
+        _clear(place)  # what nobody took, as at the end of a timeline

@@ -26,6 +26,7 @@ from typing import BinaryIO, ClassVar, cast
 from fsbackup import clock
 from fsbackup.engine.results import BaseReport, DownloadReport, Status
 from fsbackup.errors import ConfigError, IntegrityError
+from fsbackup.postgres import prefetch
 from fsbackup.postgres.archive import Archive
 from fsbackup.postgres.coverage import Window
 from fsbackup.postgres.programs import tablespaces
@@ -127,6 +128,7 @@ def pg_restore(
     found = survey(archive)
     window = _choose(found, to)
     command = restore_command(archive, file, trust, identity)
+    prefetch.clear(archive)
     base = next(each for each in found.together.bases if each.label == window.base)
     is_newest = window.timeline == max(each.timeline for each in found.together.reaches)
     try:

@@ -21,9 +21,10 @@ from fsbackup.engine.source import Source, open_source
 from fsbackup.errors import ConflictError, FsbackupError, SourceError, UnknownIdentityError
 from fsbackup.loop import run
 from fsbackup.postgres.archive import Archive, check_cluster
-from fsbackup.postgres.segment import read_segment
-from fsbackup.replication.stat import stat
+from fsbackup.postgres.secret import cluster_secret
+from fsbackup.postgres.segment import SegmentHeader, read_segment
 from fsbackup.sizing import MIB
+from fsbackup.stages import Stages
 from fsbackup.wal import WalName, parse_wal_name, wal_key
 
 #: A segment up to this size is one part; the memory of a set holds one at least.
@@ -70,7 +71,7 @@ async def push_file(archive: Archive, name: WalName, path: str | os.PathLike[str
     has_header = name.kind in ("segment", "partial")
     header = await asyncio.to_thread(read_segment, path, name) if has_header else None
     # The others say where timelines and base backups begin: few bytes, which `survey` reads without an identity.
-    stages = archive.stages if has_header else None
+    stages = await asyncio.to_thread(_keyed, archive.stages, header, path) if header is not None else None
     key = wal_key(archive.prefix, name.text) + (stages.suffix if stages else "")
     source = await asyncio.to_thread(open_source, path, stages=stages)
     try:
@@ -82,6 +83,12 @@ async def push_file(archive: Archive, name: WalName, path: str | os.PathLike[str
         source.close()
     is_other = any(_is_other_content(each) for each in report.errors.values())
     return await _explained(archive, report, name, path) if is_other else report
+
+
+def _keyed(stages: Stages | None, header: SegmentHeader, path: str | os.PathLike[str]) -> Stages | None:
+    """Return the stages by which a segment is known for the same wherever a copy of its cluster is."""
+    secret = None if stages is None else cluster_secret(path, header.system_identifier)
+    return stages if stages is None or secret is None else stages.keyed(secret)
 
 
 async def _upload(archive: Archive, key: str, source: Source, size: int) -> Report:
@@ -99,6 +106,8 @@ def _is_other_content(error: Exception | None) -> bool:
 
 async def _explained(archive: Archive, report: Report, name: WalName, path: str | os.PathLike[str]) -> Report:
     """Return the report of a file of which the archive has other content, with an error that names both."""
+    from fsbackup.replication.stat import stat
+
     there = ""
     with suppress(FsbackupError):
         stored = (await stat(archive.targets, report.key)).manifest

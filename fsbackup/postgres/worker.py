@@ -17,12 +17,11 @@ It ends when there has been nothing to do for a while, or the directory is gone.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
-import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from fsbackup.errors import FsbackupError
@@ -41,12 +40,6 @@ IDLE, _TICK, _RETRY = 30.0, 0.1, 5.0
 _OLD = 86_400.0
 
 
-def archive_id(archive: Archive) -> str:
-    """Return what tells the places of one archive from those of another."""
-    places = sorted(store.location for store in archive.targets.stores)
-    return json.dumps([archive.prefix, archive.targets.min_copies, archive.suffix, *places])
-
-
 def ensure(archive: Archive, spool: Path, config: str, path: Path, workers: int) -> bool:
     """Start the worker of a cluster unless it runs; return whether it is sending just this file.
 
@@ -57,11 +50,11 @@ def ensure(archive: Archive, spool: Path, config: str, path: Path, workers: int)
     """
     spool.mkdir(mode=0o700, parents=True, exist_ok=True)
     _require_room(spool / f"{path.name}.{os.getpid()}.tmp")
-    spooled.write_note(config, archive.name, str(spool), archive_id(archive))
+    spooled.write_note(config, archive.name, str(spool), archive.identity)
     if spooled.is_locked(str(spool)):
         return (spool / f"{path.name}{spooled.BUSY}").exists()
-    wal = str(path.parent.absolute())
-    background.start(__name__, spool, config, archive.name, str(spool), wal, str(workers), path.name)
+    wal = path.parent.absolute()
+    background.start(partial(_run, archive, spool.absolute(), wal, workers, path.name), spool)
     return False
 
 
@@ -77,7 +70,7 @@ def wait_for(spool: Path, path: Path, archive: Archive) -> bool:
     """Wait while the worker sends a file; return whether it was confirmed."""
     spooled.wait_while_busy(str(spool), path.name)
     with suppress(OSError, ValueError):
-        return spooled.take(str(spool), str(path), archive_id(archive))
+        return spooled.take(str(spool), str(path), archive.identity)
     return False
 
 
@@ -160,7 +153,7 @@ class Worker:
             size, sha256 = await asyncio.to_thread(spooled.digest, str(path))
             report = await push_file(self._archive, name, path)
             if report:
-                spooled.confirm(str(self._spool), str(path), archive_id(self._archive), sha256, size)
+                spooled.confirm(str(self._spool), str(path), self._archive.identity, sha256, size)
                 self._done.add(name.text)
                 return
             error: Exception = report.failure()
@@ -173,12 +166,5 @@ class Worker:
         self._later[name.text] = asyncio.get_running_loop().time() + _RETRY
 
 
-def main(config: str, cluster: str, spool: str, wal: str, workers: str, first: str) -> None:
-    """Run the worker of a cluster."""
-    archive = Archive.from_config(config, cluster)
-    run(Worker(archive, Path(spool), Path(wal), int(workers), first).run())
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING)
-    main(*sys.argv[1:])
+def _run(archive: Archive, spool: Path, wal: Path, workers: int, first: str) -> None:
+    run(Worker(archive, spool, wal, workers, first).run())

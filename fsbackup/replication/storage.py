@@ -1,4 +1,7 @@
-"""`ReplicatedStorage`: several backends as one, with a result for each. A façade: each method calls one module."""
+"""`ReplicatedStorage`: several backends as one, with a result for each.
+
+A façade: each method calls one module, and imports it, so that a command loads only what it uses.
+"""
 
 from __future__ import annotations
 
@@ -11,45 +14,35 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast, get_args
 
-from fsbackup.backends import ErrorMode, SingleBackend, StorageBackend
-from fsbackup.engine import breaker, delete, marker, restore, upload
+from fsbackup.backends.base import ErrorMode, SingleBackend, StorageBackend
+from fsbackup.engine import breaker, marker
 from fsbackup.engine.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, Spool, Unproven
-from fsbackup.engine.results import DownloadReport, Report
-from fsbackup.engine.source import SourceLike, open_source
 from fsbackup.errors import ConfigError, NoHealthyReplicaError
 from fsbackup.factory import set_arguments
 from fsbackup.keys import check_key, check_prefix
 from fsbackup.loop import flatten, iterate, run
-from fsbackup.replication.batch import Batch, BatchItem, ItemResult
-from fsbackup.replication.batches import Executor
-from fsbackup.replication.classify import IsExpired, ObjectStatus
-from fsbackup.replication.ls import SetListing
-from fsbackup.replication.progress import CallbackProgress, on_progress
-from fsbackup.replication.prune import (
-    PruneOptions,
-    PruneReport,
-    PruneStep,
-    SeriesReport,
-    find_expired,
-    find_series,
-    prune,
-)
-from fsbackup.replication.repair import RepairOptions, RepairReport, Step, repair, repair_with
-from fsbackup.replication.sample import parse_sample
-from fsbackup.replication.stat import stat
-from fsbackup.replication.status import SetStatus, status
-from fsbackup.replication.tree import RestoredObject, TreeReport, restore_tree
-from fsbackup.replication.verify import OnProblem, VerifyReport, verify, verify_with
-from fsbackup.replication.walk import Unreachable
-from fsbackup.retention import Retention
-from fsbackup.stages import Stages, Undo
-from fsbackup.stages.undo import IdentityFiles
+from fsbackup.stages import Undo
 from fsbackup.state import state_directory
 
 if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from fsbackup.config import Config
+    from fsbackup.engine.results import DownloadReport, Report
+    from fsbackup.engine.source import SourceLike
+    from fsbackup.replication.batch import BatchItem, ItemResult
+    from fsbackup.replication.batches import Executor
+    from fsbackup.replication.classify import IsExpired, ObjectStatus
+    from fsbackup.replication.progress import CallbackProgress
+    from fsbackup.replication.prune import PruneReport, PruneStep, SeriesReport
+    from fsbackup.replication.repair import RepairReport, Step
+    from fsbackup.replication.status import SetStatus
+    from fsbackup.replication.tree import RestoredObject, TreeReport
+    from fsbackup.replication.verify import OnProblem, VerifyReport
+    from fsbackup.replication.walk import Unreachable
+    from fsbackup.retention import Retention
+    from fsbackup.stages import Stages
+    from fsbackup.stages.undo import IdentityFiles
 
 T = TypeVar("T")
 
@@ -340,6 +333,8 @@ class ReplicatedStorage(StorageBackend):
         A stream takes the whole budget, so streams and commands follow one another. With `parallel`, exactly so
         many uploads run at the same time, each with a budget of its own.
         """
+        from fsbackup.replication.batch import Batch, BatchItem
+
         todo = [each if isinstance(each, BatchItem) else BatchItem(*each) for each in items]
         for item in todo:
             check_key(item.key)
@@ -396,6 +391,9 @@ class ReplicatedStorage(StorageBackend):
         IntegrityError, NoHealthyReplicaError
             When no replica returned proven bytes; the message has each replica's error.
         """
+        from fsbackup.engine import restore
+        from fsbackup.replication.progress import on_progress
+
         key = check_key(remote_path)
         _check_may_give_away(owner=owner)
         undo = None if raw else Undo(identity)
@@ -452,6 +450,9 @@ class ReplicatedStorage(StorageBackend):
         NoHealthyReplicaError
             When no replica can be listed.
         """
+        from fsbackup.replication.progress import on_progress
+        from fsbackup.replication.tree import restore_tree
+
         _check_may_give_away(owner=owner)
         make_progress = (lambda key: on_progress(callback(key))) if callback else None
         tree = restore_tree(
@@ -480,6 +481,8 @@ class ReplicatedStorage(StorageBackend):
         ValueError
             For a negative `start` or `end`.
         """
+        from fsbackup.engine import restore
+
         if start < 0 or (end is not None and end < 0):
             raise ValueError(
                 f"start and end count from the object's first byte, not from its end: {start} to {end}"
@@ -492,6 +495,8 @@ class ReplicatedStorage(StorageBackend):
         While a replica does not confirm, the others keep a small tombstone, so that no repair restores the object:
         the report is ``"degraded"`` when enough have one. Where too few can be reached, nothing is deleted.
         """
+        from fsbackup.engine import delete
+
         return run(delete.delete(self._set, check_key(remote_path)))
 
     def remove_many(self, remote_paths: Iterable[str]) -> Iterator[Report]:
@@ -499,6 +504,8 @@ class ReplicatedStorage(StorageBackend):
 
         As `remove`, with fewer requests: a bucket removes up to 1,000 objects by one.
         """
+        from fsbackup.engine import delete
+
         return iterate(delete.delete_many(self._set, [check_key(each) for each in remote_paths]), _PAGE)
 
     def ls(self, prefix: str = "") -> Iterator[ObjectStatus]:
@@ -510,6 +517,8 @@ class ReplicatedStorage(StorageBackend):
         One LIST per 1,000 keys and replica. From the first key that a backend lacks, its manifests are listed too.
         With `retention` the whole set is listed once more, and each object that may have expired is queried.
         """
+        from fsbackup.replication.ls import SetListing
+
         listing = SetListing(self._set, check_prefix(prefix), find_expired=self._find_expired)
         return iterate(listing.entries(), _PAGE)
 
@@ -525,6 +534,8 @@ class ReplicatedStorage(StorageBackend):
         NoHealthyReplicaError
             When none has it and too few answer.
         """
+        from fsbackup.replication.stat import stat
+
         return run(stat(self._set, check_key(remote_path), self._find_expired))
 
     def repair(
@@ -580,6 +591,8 @@ class ReplicatedStorage(StorageBackend):
         ConfigError
             When `accept_empty` names a backend that the set does not have, or one that is not empty.
         """
+        from fsbackup.replication.repair import RepairOptions, repair, repair_with
+
         checked = check_prefix(prefix)
         if isinstance(accept_empty, str):
             raise ValueError("accept_empty is a sequence of names, not one name")
@@ -626,6 +639,8 @@ class ReplicatedStorage(StorageBackend):
         NoHealthyReplicaError
             When no replica can be listed.
         """
+        from fsbackup.replication.prune import PruneOptions, prune
+
         options = PruneOptions(check_prefix(prefix), dry_run, found_at_source=found_at_source)
         return run(prune(self._set, self._rules(), options, on_step))
 
@@ -639,6 +654,8 @@ class ReplicatedStorage(StorageBackend):
         NoHealthyReplicaError
             When no replica can be listed.
         """
+        from fsbackup.replication.prune import find_series
+
         return run(find_series(self._set, self._rules()))
 
     def _rules(self) -> Mapping[str, Retention]:
@@ -677,6 +694,8 @@ class ReplicatedStorage(StorageBackend):
         NoHealthyReplicaError
             When no replica can be listed.
         """
+        from fsbackup.replication.status import status
+
         age = None if max_age is None else max_age.total_seconds()
         checked = check_prefix(prefix)
         is_expired, skip = run(self._expired(expired))
@@ -717,6 +736,9 @@ class ReplicatedStorage(StorageBackend):
         ValueError
             When `sample` is not of the form ``1/N``.
         """
+        from fsbackup.replication.sample import parse_sample
+        from fsbackup.replication.verify import verify, verify_with
+
         share = None if sample is None else parse_sample(sample)
         checked = check_prefix(prefix)
         is_expired, skip = run(self._expired(expired))
@@ -744,6 +766,8 @@ class ReplicatedStorage(StorageBackend):
         return run(report)
 
     async def _find_expired(self, unreachable: Unreachable) -> IsExpired | None:
+        from fsbackup.replication.prune import find_expired
+
         try:
             return (await find_expired(self._set, self._retention, unreachable=unreachable))[0]
         except NoHealthyReplicaError:  # listing may be forbidden where reading is not: then a lack is "missing"
@@ -751,7 +775,11 @@ class ReplicatedStorage(StorageBackend):
 
     async def _expired(self, given: IsExpired | None) -> tuple[IsExpired | None, Unreachable]:
         """Return what decides whether a backend's retention deleted a key, and the replicas found unreachable."""
-        return (given, {}) if given else await find_expired(self._set, self._retention)
+        if given:
+            return given, {}
+        from fsbackup.replication.prune import find_expired
+
+        return await find_expired(self._set, self._retention)
 
     def _config(self) -> tuple[str, str]:
         """Return the configuration file and the name of the set in it, for workers that open it themselves."""
@@ -772,6 +800,9 @@ class ReplicatedStorage(StorageBackend):
         stages: Stages | None,
         progress: CallbackProgress | None,
     ) -> Report:
+        from fsbackup.engine import upload
+        from fsbackup.engine.source import open_source
+
         opened = await asyncio.to_thread(
             open_source, source, allow_empty=allow_empty, series=series, stages=stages
         )
@@ -784,7 +815,11 @@ class ReplicatedStorage(StorageBackend):
 
     @staticmethod
     def _progress(callback: Callback | None, source: SourceLike, key: str) -> CallbackProgress | None:
-        return CallbackProgress(callback, str(getattr(source, "name", source)), key) if callback else None
+        if callback is None:
+            return None
+        from fsbackup.replication.progress import CallbackProgress
+
+        return CallbackProgress(callback, str(getattr(source, "name", source)), key)
 
     def __reduce__(self) -> Any:
         if self._origin is None:

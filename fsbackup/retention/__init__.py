@@ -11,10 +11,30 @@
 `fsbackup.replication.prune` acts on the decisions.
 """
 
-from fsbackup.retention.archive import ArchiveRule
-from fsbackup.retention.members import SeriesSummary
-from fsbackup.retention.plan import Decision, Plan, decide
-from fsbackup.retention.rule import Retention
-from fsbackup.retention.series import Series, series_of
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fsbackup.lazy import names_of
+
+if TYPE_CHECKING:
+    from fsbackup.retention.archive import ArchiveRule
+    from fsbackup.retention.members import SeriesSummary
+    from fsbackup.retention.plan import Decision, Plan, decide
+    from fsbackup.retention.rule import Retention
+    from fsbackup.retention.series import Series, series_of
+
+_MODULES = {
+    "ArchiveRule": "fsbackup.retention.archive",
+    "Decision": "fsbackup.retention.plan",
+    "Plan": "fsbackup.retention.plan",
+    "Retention": "fsbackup.retention.rule",
+    "Series": "fsbackup.retention.series",
+    "SeriesSummary": "fsbackup.retention.members",
+    "decide": "fsbackup.retention.plan",
+    "series_of": "fsbackup.retention.series",
+}
 
 __all__ = ["ArchiveRule", "Decision", "Plan", "Retention", "Series", "SeriesSummary", "decide", "series_of"]
+
+__getattr__ = names_of(__name__, _MODULES)

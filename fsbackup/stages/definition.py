@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,9 @@ class Stages:
         if self.level is None and not self.recipients:
             raise ConfigError("stages without compress and encrypt do nothing", hint="leave them out")
         self._key_file = Path(identity_key_file) if identity_key_file else state_directory() / KEY_FILE
+        #: The host's own identity key, where `key` is not it.
+        self._of_file: IdentityKey | None = None
+        self._keyed: dict[bytes, Stages] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.names)})"
@@ -79,6 +83,23 @@ class Stages:
             When it cannot be read or made.
         """
         return IdentityKey.read(self._key_file) if self.recipients else None
+
+    @property
+    def keys(self) -> Sequence[IdentityKey]:
+        """The identity keys by which a plaintext is recognised: `key`, and the one in the file."""
+        return [] if self.key is None else [self.key, *([self._of_file] if self._of_file is not None else [])]
+
+    def keyed(self, secret: bytes) -> Stages:
+        """Return the same with another identity key, of 32 bytes that who stores this source always has.
+
+        What was stored with the host's own key is recognised, too.
+        """
+        if not self.recipients:
+            return self
+        if secret not in self._keyed:
+            made = self._keyed[secret] = copy(self)
+            made._of_file, made.key = self.key, IdentityKey(secret, self._key_file)
+        return self._keyed[secret]
 
     @property
     def recipients_fingerprint(self) -> str:

@@ -179,13 +179,14 @@ class Recorded:
         """Stages that this version cannot undo."""
         return tuple(name for name in self.names if name not in SUFFIXES)
 
-    def is_of(self, plaintext: Plaintext, key: IdentityKey | None) -> bool | None:
+    def is_of(self, plaintext: Plaintext, keys: Sequence[IdentityKey]) -> bool | None:
         """Return whether the object is of `plaintext`; None where it cannot be told, for want of its key."""
         if self.size is not None and self.size != plaintext.size:
             return False
         if self.sha256 is not None:
             return self.sha256 == plaintext.sha256
-        if self.hmac is None or key is None or key.fingerprint != self.key:
+        key = next((each for each in keys if each.fingerprint == self.key), None)
+        if self.hmac is None or key is None:
             return None
         return hmac.compare_digest(self.hmac, key.identity(plaintext))
 

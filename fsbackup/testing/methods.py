@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from fsbackup.backends import ErrorMode, StorageBackend
+from fsbackup.backends.base import ErrorMode, StorageBackend
 from fsbackup.errors import BackendError, ObjectNotFoundError, ReplicationError, SourceNotFoundError
 from fsbackup.keys import encode_key
 from fsbackup.sizing import DEFAULT_PART_SIZE

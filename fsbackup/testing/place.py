@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from fsbackup.backends import ErrorMode, StorageBackend
+from fsbackup.backends.base import ErrorMode, StorageBackend
 from fsbackup.stores.base import ObjectStore
 
 T = TypeVar("T")

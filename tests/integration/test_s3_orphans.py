@@ -31,7 +31,7 @@ NOW, LATER = -60.0, 3600.0
 
 _WRITER = """
     import asyncio, sys
-    from fsbackup.stores.s3 import S3Store
+    from fsbackup.stores.s3.store import S3Store
     from fsbackup.loop import run
     from fsbackup.stores.base import Part, WritePlan
     url, bucket, key_id, secret, region = sys.argv[1:]

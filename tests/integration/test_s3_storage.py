@@ -214,7 +214,7 @@ def test_nothing_heavy_is_loaded_before_it_is_used() -> None:
 
 _CONNECT = """
     import asyncio, os, sys
-    from fsbackup.stores.s3 import S3Store
+    from fsbackup.stores.s3.store import S3Store
     from fsbackup.loop import run
     url, bucket, key_id, secret, region = sys.argv[1:]
     store = S3Store("x", bucket=bucket, endpoint_url=url, region=region, access_key_id=key_id,

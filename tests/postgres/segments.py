@@ -31,6 +31,15 @@ def segment(number: int, *, timeline: int = 1, system: int = OURS, body: bytes =
     return (head + body).ljust(size, b"\0")
 
 
+def control_file(nonce: bytes, *, system: int = OURS, version: int = 1300) -> bytes:
+    """Return a `pg_control` as PostgreSQL 15 lays it out: 288 bytes with a CRC-32C behind them, and zeros."""
+    data = struct.pack("<QII", system, version, 202209061).ljust(288 - len(nonce), b"\x07") + nonce
+    crc = 0xFFFFFFFF
+    for bit in (byte >> shift & 1 for byte in data for shift in range(8)):
+        crc = crc >> 1 ^ (0x82F63B78 if (crc ^ bit) & 1 else 0)
+    return (data + struct.pack("<I", crc ^ 0xFFFFFFFF)).ljust(8192, b"\0")
+
+
 def tar_of(files: Mapping[str, bytes]) -> bytes:
     """Return a tar with these files, as pg_basebackup writes one."""
     out = io.BytesIO()
@@ -58,7 +67,8 @@ class Clouds:
     def archive(self) -> Archive:
         """The archive as a new process would open it."""
         disks = [LocalStorage(self.home / name, name=name, errors="raise") for name in self.names]
-        return Archive(ReplicatedStorage(disks, min_copies=self.min_copies, name="wal"), "pg/shop", name="shop")
+        store = ReplicatedStorage(disks, min_copies=self.min_copies, name="wal")
+        return Archive(store, "pg/shop", name="shop", spool=self.home / "spool/shop")
 
     def file(self, name: str, data: bytes) -> Path:
         """Return a file in PostgreSQL's pg_wal."""

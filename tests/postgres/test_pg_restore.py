@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from fsbackup.errors import ConfigError, FsbackupError, IntegrityError
-from fsbackup.postgres import pg_restore, push
+from fsbackup.postgres import background, drill, pg_restore, push, spooled
 from tests.integration.cli_helpers import Cli
-from tests.postgres.segments import FILES, Clouds, name_of, tar_of
+from tests.postgres.segments import FILES, Clouds, name_of, segment, tar_of
 from tests.postgres.test_cli_wal import CONFIG
+from tests.postgres.test_spool import start_worker
 
 
 @pytest.fixture
@@ -136,3 +138,42 @@ def test_the_command_says_what_a_target_and_a_copy_need(clouds: Clouds) -> None:
     assert f"the newest segment is {name_of(2)}, archived 20" in done.out
     assert "the target needs a commit after it in the WAL" in done.out
     assert "it archives as the old server did (archive_mode = on)" in done.out
+
+
+@pytest.mark.parametrize("restore", ["pg_restore", "drill"])
+def test_a_restore_leaves_nothing_of_what_was_fetched_ahead(
+    clouds: Clouds, target: Path, restore: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another restore, whose worker lives or was killed; a drill not even of its own, however it ends."""
+    clouds.push(1, 2)
+    clouds.base(1, data=tar_of(FILES))
+    place = clouds.home / "spool/shop/fetch"
+    place.mkdir(parents=True)
+    for name in (name_of(1), f"{name_of(1)}.json", f"{name_of(2)}.tmp", f"{name_of(2)}.busy", "asked"):
+        (place / name).write_bytes(segment(1))
+    start_worker(place)
+    assert spooled.is_locked(str(place))
+    if restore == "pg_restore":
+        pg_restore(clouds.archive, target, config="c")
+    else:
+        monkeypatch.setattr("os.geteuid", lambda: 1000)
+        with pytest.raises(ConfigError):  # before anything is restored
+            drill(clouds.archive, config="c", to=ago(5.0), directory=clouds.home)
+    assert not spooled.is_locked(str(place))
+    assert {path.name for path in place.iterdir()} == {spooled.LOCK, background.LOG}
+
+
+def test_a_restore_does_not_depend_on_the_spool(
+    clouds: Clouds, target: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is there is never believed, so that it is no more than a waste of room."""
+    clouds.push(1, 2)
+    clouds.base(1, data=tar_of(FILES))
+    (clouds.home / "spool/shop/fetch").mkdir(parents=True)
+
+    def refuse(_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(background, "stop", refuse)
+    assert pg_restore(clouds.archive, target, config="c")
+    assert "spool/shop/fetch: Operation not permitted" in caplog.text

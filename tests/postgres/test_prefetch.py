@@ -14,7 +14,6 @@ import pytest
 from fsbackup.loop import run
 from fsbackup.postgres import spooled
 from fsbackup.postgres.prefetch import prefetch
-from fsbackup.postgres.worker import archive_id
 from fsbackup.wal import parse_wal_name
 from tests.integration.cli_helpers import Cli, wait_until
 from tests.postgres.segments import Clouds, name_of, segment
@@ -51,7 +50,7 @@ def keep(clouds: Clouds, place: Path, last: int, ahead: int) -> set[str]:
 
 
 def give(clouds: Clouds, place: Path, number: int) -> bool:
-    return spooled.give(str(place), name_of(number), str(clouds.home / "out"), archive_id(clouds.archive))
+    return spooled.give(str(place), name_of(number), str(clouds.home / "out"), clouds.archive.identity)
 
 
 def test_the_next_segments_are_kept_and_given_once(clouds: Clouds, place: Path) -> None:

@@ -35,6 +35,7 @@ def test_recovery_to_a_moment(home: Home) -> None:
     assert status["system_identifier"] == taken["system_identifier"]
     shutil.rmtree(home.path / "r2/pg/shop/wal")
     home.fsbackup("pg-restore", "shop", "then", "--to", then)
+    assert server.secret == Server(home, "then").secret, "which pg_resetwal and initdb alone make anew"
     with (restored := Server(home, "then")).running():
         assert restored.rows == at_that_time
         assert restored.sql("select pg_is_in_recovery()") == "t"  # paused at the target, as by default

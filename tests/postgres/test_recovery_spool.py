@@ -20,7 +20,7 @@ from fsbackup.postgres import spooled
 from tests.integration.cli_helpers import is_running, wait_until
 from tests.postgres.server import Home, Server, restored, temporary_home
 from tests.postgres.test_cli_wal import CONFIG
-from tests.postgres.test_spool import words_of
+from tests.postgres.test_spool import worker_of
 
 pytestmark = pytest.mark.matrix
 
@@ -40,12 +40,8 @@ def home() -> Iterator[Home]:
 
 def workers(home: Home) -> list[int]:
     """Return the processes that archive or fetch ahead."""
-    place = str(home.path / "spool/shop").encode()
-    return [
-        int(each.name)
-        for each in Path("/proc").glob("[0-9]*")
-        if any(word.startswith(place) for word in words_of(each))
-    ]
+    spool = home.path / "spool/shop"
+    return [found for place in (spool, spool / "fetch") if (found := worker_of(place)) is not None]
 
 
 def burst(server: Server) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from fsbackup.loop import run
 from fsbackup.postgres import background, spooled
-from fsbackup.postgres.worker import Worker, archive_id, ensure
+from fsbackup.postgres.worker import Worker, ensure
 from tests.integration.cli_helpers import Cli, wait_until
 from tests.integration.test_cli_imports import loaded
 from tests.postgres.segments import Clouds, name_of, segment
@@ -28,16 +30,15 @@ def cli(clouds: Clouds) -> Iterator[Cli]:
     made = Cli(clouds.home)
     (clouds.home / "fsbackup.yaml").write_text(CONFIG.replace("patience: 0.1", "patience: 0.1, spool: spool"))
     yield made
-    for process in Path("/proc").glob("[0-9]*"):
-        if str(clouds.home / "spool/shop").encode() in words_of(process):
-            os.kill(int(process.name), signal.SIGKILL)
+    if worker := worker_of(clouds.home / "spool/shop"):
+        os.kill(worker, signal.SIGKILL)
 
 
-def words_of(process: Path) -> list[bytes]:
-    try:
-        return (process / "cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return []
+def worker_of(place: Path) -> int | None:
+    """Return the process that holds the lock of a directory."""
+    if not place.is_dir() or not spooled.is_locked(str(place)):
+        return None
+    return int((place / spooled.LOCK).read_text() or 0) or None
 
 
 def ready(clouds: Clouds, *numbers: int) -> None:
@@ -58,7 +59,7 @@ def work(clouds: Clouds, first: str = "") -> Path:
 
 def take(clouds: Clouds, number: int, **other: object) -> bool:
     path = str(clouds.home / "pg_wal" / name_of(number))
-    archive = archive_id(replace(clouds, **other).archive if other else clouds.archive)  # type: ignore[arg-type]
+    archive = (replace(clouds, **other).archive if other else clouds.archive).identity  # type: ignore[arg-type]
     return spooled.take(str(clouds.home / "spool/shop"), path, archive)
 
 
@@ -122,7 +123,7 @@ def test_a_word_that_is_found_costs_no_import(clouds: Clouds, monkeypatch: pytes
     ready(clouds, 1, 2)
     words = ["-c", str(home / "fsbackup.yaml"), "wal-push", str(home / "pg_wal" / name_of(1)), "--cluster", "shop"]
     assert not spooled.pushed_before(words)
-    spooled.write_note(words[1], "shop", str(work(clouds)), archive_id(clouds.archive))
+    spooled.write_note(words[1], "shop", str(work(clouds)), clouds.archive.identity)
     assert not spooled.pushed_before([*words, "-v"])
     assert spooled.pushed_before(words)
     assert not spooled.pushed_before(words)
@@ -163,13 +164,28 @@ def test_a_spool_without_room_starts_no_worker(
     assert list((tmp_path / "spool/shop").iterdir()) == []
 
 
-def test_of_two_calls_at_once_one_starts_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lock is the worker's before it runs."""
-    started: list[int] = []
-    monkeypatch.setattr("subprocess.Popen", lambda *_, pass_fds, **__: started.append(os.dup(pass_fds[0])))
-    for _ in range(2):
-        background.start("module", tmp_path)
-    assert spooled.is_locked(str(tmp_path))
-    [worker] = started
-    os.close(worker)
+def start_worker(place: Path, work: str = "time.sleep(60)", calls: int = 1) -> bytes:
+    """Have a process start workers of a directory, and return what it has printed when it has ended."""
+    code = (
+        "import time; from pathlib import Path; from fsbackup.postgres import background\n"
+        "print('said once', end=' ')\n"
+        f"for _ in range({calls}): background.start(lambda: print({work}), Path({str(place)!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=30)
+    return done.stdout + done.stderr
+
+
+def test_of_two_calls_at_once_one_starts_a_worker(tmp_path: Path) -> None:
+    """Neither waits for it, and who waits for them does not; it ends when it is told to."""
+    assert start_worker(tmp_path, calls=2) == b"said once "
+    wait_until(lambda: worker_of(tmp_path))
+    background.stop(tmp_path)
     assert not spooled.is_locked(str(tmp_path))
+    background.stop(tmp_path)
+
+
+def test_a_worker_that_fails_leaves_word_of_it(tmp_path: Path) -> None:
+    """In its log, where who looks after the spool looks; and nothing holds its lock."""
+    assert start_worker(tmp_path, "1 / 0") == b"said once "
+    wait_until(lambda: not spooled.is_locked(str(tmp_path)))
+    assert "ZeroDivisionError" in (tmp_path / background.LOG).read_text()

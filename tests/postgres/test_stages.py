@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pyrage
@@ -12,7 +13,8 @@ from fsbackup import Stages
 from fsbackup.cli import main
 from fsbackup.errors import ConfigError, ConflictError, ObjectNotFoundError, UnknownIdentityError, WalGapError
 from fsbackup.postgres import Archive, fetch, pg_restore, push, survey
-from tests.postgres.segments import FILES, Clouds, name_of, segment, tar_of
+from fsbackup.postgres.secret import cluster_secret
+from tests.postgres.segments import FILES, OTHER, OURS, Clouds, control_file, name_of, segment, tar_of
 from tests.postgres.test_cli_wal import CONFIG
 
 
@@ -76,6 +78,63 @@ def test_a_host_without_the_identity_key_is_told_what_it_lacks(
     (tmp_path / "standby.key").write_bytes((tmp_path / "identity.key").read_bytes())
     given = Stages(compress="zstd", encrypt={"age": [public]}, identity_key_file=tmp_path / "standby.key")
     assert push(staged(clouds, given), path).already
+
+
+def put_control(clouds: Clouds, data: bytes) -> None:
+    """Make the place in which `pg_wal` is a data directory."""
+    (clouds.home / "global").mkdir(exist_ok=True)
+    (clouds.home / "global/pg_control").write_bytes(data)
+
+
+def test_no_identity_key_is_needed_where_the_cluster_is(
+    clouds: Clouds, stages: Stages, identity: Path, tmp_path: Path
+) -> None:
+    """With the state directory lost, or on a standby: the same is the same, and other content is other content."""
+    put_control(clouds, control_file(bytes(range(1, 33))))
+    path = clouds.file(name_of(1), segment(1))
+    assert push(staged(clouds, stages), path)
+    (tmp_path / "identity.key").unlink()
+    public = str(pyrage.x25519.Identity.from_str(identity.read_text()).to_public())
+    anew = Stages(compress="zstd", encrypt={"age": [public]}, identity_key_file=tmp_path / "identity.key")
+    assert push(staged(clouds, anew), path).already
+    error = push(staged(clouds, anew), clouds.file(name_of(1), segment(1, body=b"other"))).errors["r2"]
+    assert isinstance(error, ConflictError)
+    assert not isinstance(error, UnknownIdentityError)
+    assert "the archive has other content" in str(error)
+
+
+def test_what_was_stored_with_the_hosts_own_identity_key_is_recognised(clouds: Clouds, stages: Stages) -> None:
+    """By who archived from a directory that is no data directory."""
+    path = clouds.file(name_of(1), segment(1))
+    assert push(staged(clouds, stages), path)
+    put_control(clouds, control_file(bytes(range(1, 33))))
+    assert push(staged(clouds, stages), path).already
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        control_file(bytes(range(1, 33)), system=OTHER),
+        control_file(bytes(range(1, 33)), version=960),
+        control_file(bytes(32)),
+        control_file(bytes(range(1, 33))).replace(b"\x01\x02", b"\x02\x01"),
+        b"",
+    ],
+    ids=["of another cluster", "of 9.6", "made by pg_resetwal", "torn", "empty"],
+)
+def test_a_control_file_without_a_secret_of_the_cluster_is_not_used(clouds: Clouds, data: bytes) -> None:
+    """The host's own key is the secret then."""
+    put_control(clouds, data)
+    assert cluster_secret(clouds.home / "pg_wal" / name_of(1), OURS) is None
+
+
+def test_the_secret_is_the_nonce_of_the_cluster(clouds: Clouds, tmp_path: Path) -> None:
+    """Also where `pg_wal` is a link to another disk."""
+    put_control(clouds, control_file(bytes(range(1, 33))))
+    (tmp_path / "elsewhere").mkdir()
+    (clouds.home / "pg_wal").symlink_to(tmp_path / "elsewhere")
+    path = clouds.file(name_of(1), segment(1))
+    assert cluster_secret(path, OURS) == sha256(b"fsbackup wal identity\0" + bytes(range(1, 33))).digest()
 
 
 def test_a_fetch_undoes_it_whatever_the_configuration_says_by_now(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fsbackup.config import InvalidConfigError, parse_config
+from fsbackup.config import InvalidConfigError, document, parse_config
 from fsbackup.config.document import MAX_CHARACTERS, read_document
 
 DISK = "version: 1\nbackends: {disk: {type: local, path: /b}}\n"
@@ -145,3 +145,30 @@ def test_every_value_has_its_line() -> None:
     document = read_document("a:\n  b:\n    - x\n    - y\n  c: {d: 1}\n")
     expected = {(): 1, ("a",): 1, ("a", "b"): 2, ("a", "b", 1): 4, ("a", "c", "d"): 5, ("a", "z"): 1}
     assert {loc: document.line(loc) for loc in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "version: 1\nid: 0051e2\nnumber: -12\nshare: 1.5\nswitch: on\nyes: true\nnothing: ~\n",
+        "a: &a {b: 1, c: [x, 'y', \"z\"]}\nd:\n  <<: *a\n  b: 2\n",
+        "text: |\n  two\n  lines\nfolded: >-\n  one\n  line\nletters: \U0001f600 \u00fc\n",
+        "a: 1\nb: {c: 1, c: 2}\n? [x]\n: y\n1: z\n",
+        "a: !!python/x y\nb: <<\n",
+        "a: [1, 2\n",
+        "a:\n\t- b\n",
+        "k: @x\n",
+        "a: 'open\n",
+        "a: \x01\n",
+        "a: 1\n---\nb: 2\n",
+        "a: &x [*x]\n",
+        "[" * 5000,
+        "{a: " * 5000,
+    ],
+    ids=range(14),
+)
+def test_without_the_library_in_c_all_is_read_the_same(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values, lines, and what is said of a mistake."""
+    fast = read_document(text)
+    monkeypatch.setattr(document, "_FastLoader", document._Loader)
+    assert fast == read_document(text)

@@ -356,7 +356,7 @@ def test_sftp_after_a_fork(server: SftpServer, root: str) -> None:
     """A forked child makes a connection of its own, and the parent's goes on."""
     script = (
         "import json, os, sys\n"
-        "from fsbackup.stores.generic import GenericStore\n"
+        "from fsbackup.stores.generic.store import GenericStore\n"
         "from fsbackup.loop import run\n"
         "store = GenericStore(sys.argv[1], options=json.loads(sys.argv[2]))\n"
         "run(store.put('a', b'x'))\n"

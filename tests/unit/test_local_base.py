@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fsbackup.backends import DEFAULT_BASE_PATH, LocalStorage
+from fsbackup.backends import LocalStorage
+from fsbackup.backends.local import DEFAULT_BASE_PATH
 from fsbackup.errors import BackendError, BackendUnavailableError, ConfigError, ObjectNotFoundError
 from fsbackup.loop import run
 from fsbackup.stores.base import ObjectStore

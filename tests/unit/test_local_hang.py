@@ -299,7 +299,7 @@ def test_a_forked_child_has_threads_of_its_own(base: Path) -> None:
     """A store used before a fork works in the child."""
     script = (
         "import os, sys\n"
-        "from fsbackup.stores.local import LocalStore\n"
+        "from fsbackup.stores.local.store import LocalStore\n"
         "from fsbackup.loop import run\n"
         "store = LocalStore(sys.argv[1])\n"
         "run(store.read('kept'))\n"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from fsbackup.aio import run_all
-from fsbackup.backends import StorageBackend
+from fsbackup.backends.base import StorageBackend
 from fsbackup.loop import run
 from fsbackup.replication.doctor.checks import checks
 from fsbackup.replication.doctor.probe import Probe, ProbeResult

@@ -7,7 +7,3 @@
 - `address`: checks a URL and its options; `ftp`: a stricter FTP filesystem; `errors`: the libraries' errors as
   backend errors.
 """
-
-from fsbackup.stores.generic.store import GenericStore
-
-__all__ = ["GenericStore"]

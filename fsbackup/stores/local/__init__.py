@@ -7,7 +7,3 @@
 - `listing`: objects in name order, and temp files of interrupted writes.
 - `errors`: the operating system's errors as backend errors.
 """
-
-from fsbackup.stores.local.store import LocalStore
-
-__all__ = ["LocalStore"]

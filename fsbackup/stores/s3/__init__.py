@@ -11,8 +11,3 @@
 A PUT of one part: on the loop `writer` `S3Writer.commit` and `Commit.run`, `bucket` `Bucket.put`, `requests`
 `Call.run`; in a thread `Call._exchange`, `http` `Connection.ask`.
 """
-
-from fsbackup.stores.s3.providers import Profile
-from fsbackup.stores.s3.store import S3Store
-
-__all__ = ["Profile", "S3Store"]
