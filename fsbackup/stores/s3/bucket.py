@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -244,9 +244,24 @@ class Bucket:
         return await self.send(context, request, read_small)
 
     async def get(
-        self, name: str, start: int, end: int | None, on_progress: Callable[[int], None], limit: int | None = None
+        self, name: str, start: int, end: int | None, on_progress: OnProgress, limit: int | None = None
     ) -> list[bytes]:
+        """Send GET and return the bytes from `start` up to `end`; [] when there are none."""
+        reply = await self._get(name, start, end, on_progress, limit)
+        return [] if reply is None else reply.content
 
+    async def open(self, name: str, end: int, on_progress: OnProgress) -> tuple[ObjectInfo, list[bytes]] | None:
+        """Send GET for the bytes before `end`; return them and what HEAD would say, None when there are none."""
+        reply = await self._get(name, 0, end, on_progress)
+        if reply is None:
+            return None
+        found = _CONTENT_RANGE.fullmatch(reply.headers.get("content-range", ""))
+        info = from_headers(reply.headers)
+        return (replace(info, size=int(found[3])) if found else info), reply.content
+
+    async def _get(
+        self, name: str, start: int, end: int | None, on_progress: OnProgress, limit: int | None = None
+    ) -> Reply[list[bytes]] | None:
         context = self.context("read", name)
         request = Request("GET", self.prefix + name, headers=_range(start, end))
         try:
@@ -262,9 +277,9 @@ class Bucket:
         except BackendError as error:
             if code_of(error) != "InvalidRange":
                 raise
-            return []
+            return None
         self._exists = True
-        return reply.content
+        return reply
 
     async def put(
         self,
@@ -375,6 +390,8 @@ def _expected(response: HTTPResponse, context: CallContext, start: int, end: int
     """Return the number of bytes to expect, after checking that the response has the requested range."""
     if start == 0 and end is None:
         return int(require(response.length, "ContentLength", context))
+    if start == 0 == response.length and response.status == 200:
+        return 0  # so some services answer for an empty object
     found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if found:
         first, last, size = map(int, found.groups())
