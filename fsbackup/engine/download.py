@@ -11,18 +11,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
+from typing import TypeAlias
 
 from fsbackup.engine import intents, records, versions
+from fsbackup.engine.beginning import Beginning
 from fsbackup.engine.read_plan import ReadLog, ReadPlan
-from fsbackup.engine.reader import ParallelReader
+from fsbackup.engine.reader import SHORT_READ, ParallelReader
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.selector import ReplicaSelector
-from fsbackup.engine.survey import Query, decide, is_known_away, settled, survey, survey_without_stragglers
+from fsbackup.engine.survey import (
+    Query,
+    decide,
+    fewest,
+    is_known_away,
+    settled,
+    survey,
+    survey_to_read,
+    survey_without_stragglers,
+)
 from fsbackup.errors import (
     FsbackupError,
     IntegrityError,
@@ -34,6 +46,9 @@ from fsbackup.record import Manifest, Record, Tombstone, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
 
 log = logging.getLogger("fsbackup.storage")
+
+#: The data of one key that stores have listed, by their names.
+Listed: TypeAlias = Mapping[str, ObjectStat]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +84,13 @@ class ObjectReader:
         stop = self.plan.size if end is None else min(end, self.plan.size)
         return ParallelReader(self.plan, self.log, self.selector, start, stop).ranges(ordered=ordered)
 
+    def begun(self, beginning: Beginning) -> ObjectReader:
+        """Return the reader with the first bytes that have come, or without, where they are of another version."""
+        if beginning.store in self.plan.stores:
+            return replace(self, plan=replace(self.plan, beginning=beginning))
+        beginning.cancel()
+        return self
+
     async def pieces(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the verified bytes from `start`, the beginning of a block, up to `end`, in order.
 
@@ -102,6 +124,8 @@ async def locate(
     *,
     selector: ReplicaSelector | None = None,
     with_data: bool = True,
+    at_once: bool = False,
+    listed: Listed = MappingProxyType({}),
 ) -> ObjectReader:
     """Return a reader of the newest version of `key`.
 
@@ -116,6 +140,12 @@ async def locate(
     with_data
         Stat the data object on every replica. Without it one request per replica is saved, and a manifest is taken
         as a sign that the data is there; reading finds out. Objects without a manifest need the stat, and get it.
+    at_once
+        The object will be read from its beginning. The first bytes come with the record, where one request returns
+        both; and of a small object only as many replicas are asked as prove it.
+    listed
+        What listings have just shown of it: of what is read at once, a replica that lists the ETag of the one that
+        is read from is not asked.
 
     Raises
     ------
@@ -130,14 +160,68 @@ async def locate(
         When a newer version of fsbackup wrote the record of a replica, and the other replicas do not prove which
         version is the newest.
     """
+    selector = selector or ReplicaSelector()
     ask: Query = partial(records.query, with_data=with_data)
-    states = await survey_without_stragglers(targets, key, ask)
+    if not at_once:
+        return await _located(targets, key, selector, ask, survey_without_stragglers(targets, key, ask), with_data)
+    few = fewest(targets, selector.pick)
+    beginning = Beginning(few[0], key, selector) if few and records.has_records_inside(few[0]) else None
+    try:
+        query = partial(_begin, ask, beginning, listed)
+        states = survey_to_read(targets, key, query, few, partial(_is_small, with_data))
+        reader = await _located(targets, key, selector, ask, states, with_data)
+    except BaseException:
+        if beginning is not None:
+            beginning.cancel()
+        raise
+    return reader if beginning is None else reader.begun(beginning)
+
+
+async def _located(
+    targets: ReplicaSet,
+    key: str,
+    selector: ReplicaSelector,
+    ask: Query,
+    asking: Awaitable[list[ReplicaState]],
+    with_data: bool,
+) -> ObjectReader:
+    states = await asking
     if not with_data and versions.highest(states) is None:
         with_data, ask = True, records.query
         states = await survey_without_stragglers(targets, key, ask)
     states = await settled(states, key)
-    selector = selector or ReplicaSelector()
     return await decide(states, key, partial(_reader, targets, key, selector, with_data), ask)
+
+
+async def _begin(
+    ask: Query,
+    beginning: Beginning | None,
+    listed: Listed,
+    store: ObjectStore,
+    key: str,
+    *,
+    insist: bool = False,
+) -> ReplicaState:
+    """Ask a store, with the first bytes if they come from it; not one that lists what these are the bytes of."""
+    if beginning is not None and store is beginning.store:
+        return await records.query(store, key, insist=insist, beginning=beginning)
+    shown = listed.get(store.name)
+    other = await beginning.known() if beginning is not None and shown is not None else None
+    if shown is not None and other is not None:
+        state = await records.as_listed(store, key, shown, other)
+        if state is not None:
+            return state
+    return await ask(store, key, insist=insist)
+
+
+def _is_small(with_data: bool, states: Sequence[ReplicaState]) -> bool:
+    """Return whether all have the same version, which is read from one replica at a time."""
+    manifest = states[0].manifest
+    if manifest is None or manifest.size > SHORT_READ:
+        return False
+    return versions.copies(states, manifest, with_data=with_data) == len(states) and all(
+        each.is_intact for each in states if each.stat is not None
+    )
 
 
 async def _reader(
@@ -211,7 +295,9 @@ def _proven_plan(
         return None
     current, *later = targets.by_group(current) or [()]
     # A store that was too slow to be waited for, or is known to be away, is read when all others have failed.
-    silent = tuple(s.store for s in states if isinstance(s.error, TransientError))
+    # So is one that was not asked.
+    answered = [s.store for s in states if not isinstance(s.error, TransientError)]
+    silent = tuple(store for store in targets.stores if store not in answered)
     reserve = tuple(group for group in (*later, doubtful, silent) if group)
     return ReadPlan(
         manifest.key, manifest.size, manifest, current, reserve, memory=targets.memory, stall=targets.stall

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field
 
+from fsbackup.engine.beginning import Beginning
 from fsbackup.engine.replicas import DEFAULT_MEMORY, DEFAULT_STALL
 from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError, combined_hint, summary
 from fsbackup.record import Manifest
@@ -35,6 +36,8 @@ class ReadPlan:
         Seconds without a byte after which a chunk is requested from another replica.
     modified
         When an object without a manifest was stored, epoch seconds; None for others, or when it is unknown.
+    beginning
+        The first bytes, where they come with the record of one of `stores`.
     """
 
     key: str
@@ -45,6 +48,7 @@ class ReadPlan:
     memory: int = DEFAULT_MEMORY
     stall: float = DEFAULT_STALL
     modified: float | None = None
+    beginning: Beginning | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -135,11 +135,13 @@ class ParallelReader:
         self._name = encode_key(plan.key)
         self._block = plan.manifest.block_size if plan.manifest else BLOCK_SIZE
         healthy = [store for store in plan.stores if store.name not in read_log.failed]
-        self._first = selector.pick(healthy) if end - start <= SHORT_READ else None
+        begun = next((each for each in healthy if plan.beginning and plan.beginning.begins(each, start)), None)
+        self._is_begun = begun is not None
+        self._first = (begun or selector.pick(healthy)) if end - start <= SHORT_READ else None
         self._chunk_size = self._fixed_chunk_size(end - start, len(healthy))
         if self._chunk_size is None:
             tune_malloc()
-        self._replicas = self._order(healthy)
+        self._replicas = self._order(healthy, begun or self._first)
         self._retries: list[_Chunk] = []
         self._requests: set[_Request] = set()
         self._ready: list[tuple[int, list[bytes]]] = []
@@ -159,9 +161,9 @@ class ParallelReader:
         chunks = 1 if self._first else max(1, healthy)
         return max(1, -(-length // (chunks * self._block))) * self._block
 
-    def _order(self, healthy: list[ObjectStore]) -> list[_Replica]:
+    def _order(self, healthy: list[ObjectStore], first: ObjectStore | None) -> list[_Replica]:
         share = self._plan.memory // max(1, len(healthy))
-        ordered = sorted(healthy, key=lambda store: store is not self._first)
+        ordered = sorted(healthy, key=lambda store: store is not first)
         groups = ((*ordered, *(each for each in self._plan.stores if each not in healthy)), *self._plan.reserve)
         failed = self._read_log.failed
         return [
@@ -184,7 +186,8 @@ class ParallelReader:
         NoHealthyReplicaError
             When no replica could be read.
         """
-        with self._selector.track(self._first) if self._first else nullcontext():
+        # How long bytes took that have come with the record is known.
+        with self._selector.track(self._first) if self._first and not self._is_begun else nullcontext():
             try:
                 remaining = self._end - self._next_offset
                 while remaining and not self._unreadable:
@@ -298,7 +301,7 @@ class ParallelReader:
         try:
             async with asyncio.timeout(read_timeout(store, chunk.length)):
                 on_bytes = partial(self._on_bytes, request)
-                pieces = await store.read_buffers(self._name, chunk.start, chunk.end, on_progress=on_bytes)
+                pieces = await self._receive(store, chunk, on_bytes)
             # The verification that follows is no time of the replica's.
             request.last_byte, seconds = None, self._clock() - request.started
             verified = await self._verify(pieces, chunk)
@@ -319,6 +322,12 @@ class ParallelReader:
             self._requests.discard(request)
             chunk.requests.pop(store.name, None)
             self._changed.set()
+
+    async def _receive(self, store: ObjectStore, chunk: _Chunk, on_bytes: Callable[[int], None]) -> list[bytes]:
+        beginning = self._plan.beginning
+        if beginning is not None and beginning.begins(store, chunk.start):
+            return await beginning.read(chunk.end, on_bytes)
+        return await store.read_buffers(self._name, chunk.start, chunk.end, on_progress=on_bytes)
 
     async def _verify(self, pieces: list[bytes], chunk: _Chunk) -> list[hashing.ByteRange]:
         arguments = (pieces, chunk.start, chunk.end, self._plan.manifest)

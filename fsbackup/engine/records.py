@@ -33,6 +33,7 @@ from typing import Literal
 
 from fsbackup import errors
 from fsbackup.engine import breaker, marker, record_objects, tombstones
+from fsbackup.engine.beginning import Beginning
 from fsbackup.errors import (
     AccessDeniedError,
     BackendError,
@@ -56,7 +57,7 @@ from fsbackup.stores.base import RECORD_FIELD, ObjectStat, ObjectStore
 
 log = logging.getLogger("fsbackup.storage")
 
-_ID = re.compile(r"[0-9a-f]{32}")
+_ID = _MD5 = re.compile(r"[0-9a-f]{32}")
 #: Bytes of user metadata that are left for other fields (see `fanout.object_metadata`).
 _OTHER_METADATA = 256
 #: Characters that each block takes of a record.
@@ -188,16 +189,18 @@ async def query(
     with_data: bool = True,
     insist: bool = False,
     since: float | None = -math.inf,
+    beginning: Beginning | None = None,
 ) -> ReplicaState:
     """Return the state of `key` in `store`: its record, and with `with_data` its data object. Never raises.
 
     A store that is known to be away is asked only with `insist` (see `breaker`). That there is no tombstone may be
-    known from some seconds ago (see `tombstones`), but from no earlier than `since`; None asks for it.
+    known from some seconds ago (see `tombstones`), but from no earlier than `since`; None asks for it. The first
+    bytes may come along (`beginning`).
     """
 
     async def read() -> ReplicaState:
         begun = None if since is None else max(since, tombstones.recently())
-        return await read_state(store, key, with_data=with_data, since=begun)
+        return await read_state(store, key, with_data=with_data, since=begun, beginning=beginning)
 
     return await state_or_error(store, key, read, insist=insist)
 
@@ -231,14 +234,19 @@ async def with_doubts(replicas: Sequence[ReplicaState], key: str) -> list[Replic
 
 
 async def read_state(
-    store: ObjectStore, key: str, *, with_data: bool = True, since: float | None = None
+    store: ObjectStore,
+    key: str,
+    *,
+    with_data: bool = True,
+    since: float | None = None,
+    beginning: Beginning | None = None,
 ) -> ReplicaState:
     """Read the records and, with `with_data`, stat the data object, concurrently; raises what the store raises.
 
     `since` is as for `tombstones.find`: by default the tombstone is asked for.
     """
     reads_data = with_data or has_records_inside(store)
-    version = read_version(store, key) if reads_data else _read_manifest(store, key)
+    version = read_version(store, key, beginning) if reads_data else _read_manifest(store, key)
     if since is not None and tombstones.is_absent(store, key, since=since):
         return await version
     replica, found = await asyncio.gather(
@@ -275,18 +283,30 @@ async def _read_manifest(store: ObjectStore, key: str) -> ReplicaState:
     return ReplicaState(store, *await read_record(store, key))
 
 
-async def read_version(store: ObjectStore, key: str) -> ReplicaState:
+async def read_version(store: ObjectStore, key: str, beginning: Beginning | None = None) -> ReplicaState:
     """As `read_state`, but without a tombstone."""
     if not has_records_inside(store):
         (record, damaged), stat = await asyncio.gather(read_record(store, key), store.stat(encode_key(key)))
         return ReplicaState(store, record, damaged, stat)
-    stat = await store.stat(encode_key(key))
+    stat = await (store.stat(encode_key(key)) if beginning is None else beginning.stat())
     if stat is None:
         return ReplicaState(store)
     replica = await read_inside_record(store, key, stat)
     if replica.record is None and not replica.damaged and (await read_record(store, key))[0] is not None:
         raise _beside_error(store, key)
     return replica
+
+
+async def as_listed(store: ObjectStore, key: str, listed: ObjectStat, other: ObjectStat) -> ReplicaState | None:
+    """Return the state of data of which a listing has just shown that it is the same as that of another store.
+
+    Its manifest is the one inside the `other`. None where the ETags do not show that the bytes are the same.
+    """
+    text = other.metadata.get(RECORD_FIELD, "")
+    is_same = (listed.etag, listed.size) == (other.etag, other.size) and _MD5.fullmatch(other.etag or "")
+    if not is_same or store.capabilities.content_etags == "none" or not text.startswith("{"):
+        return None
+    return await add_tombstone(_checked_inside(store, key, listed, text.encode()), key, tombstones.recently())
 
 
 async def read_inside_record(store: ObjectStore, key: str, stat: ObjectStat) -> ReplicaState:

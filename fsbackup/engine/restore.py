@@ -14,11 +14,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
 from fsbackup import events
 from fsbackup.aio import shield
-from fsbackup.engine.download import ObjectReader, locate, newer_version, same_beginning
+from fsbackup.engine.beginning import LENGTH
+from fsbackup.engine.download import Listed, ObjectReader, locate, newer_version, same_beginning
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import DownloadReport
 from fsbackup.engine.target import Target
@@ -52,6 +54,7 @@ async def download(
     keep_identical: bool = False,
     undo: Undo | None = None,
     rename: Rename | None = None,
+    listed: Listed = MappingProxyType({}),
 ) -> DownloadReport:
     """Read `key` into the file `target`, which is replaced only when all bytes have arrived and are verified.
 
@@ -74,6 +77,8 @@ async def download(
         Undoes the stages of the object; None: the file gets the bytes as they are stored.
     rename
         Returns the file to use in place of `target`, given what is known of the stages that are undone.
+    listed
+        What listings have just shown of it (see `locate`).
 
     Raises
     ------
@@ -88,7 +93,9 @@ async def download(
     """
     clock = asyncio.get_running_loop().time
     started = clock()
-    reader = await locate(targets, key)
+    found = Path(below.path if below else "", target)
+    may_stay = keep_identical and await asyncio.to_thread(os.path.lexists, found)
+    reader = await locate(targets, key, at_once=not may_stay, listed=listed)
     manifest = reader.manifest
     recorded = None if undo is None else Recorded.of(manifest)
     target = target if rename is None else rename(target, recorded)
@@ -123,7 +130,7 @@ async def copy_to(targets: ReplicaSet, key: str, out: BinaryIO, *, undo: Undo | 
     """
     clock = asyncio.get_running_loop().time
     started = clock()
-    reader = await locate(targets, key)
+    reader = await locate(targets, key, at_once=True)
     is_staged = undo is not None and Recorded.of(reader.manifest) is not None
     copy: _Copy = (
         _UnstageToStream(targets, reader, out, undo)
@@ -141,9 +148,14 @@ async def unstage(targets: ReplicaSet, reader: ObjectReader, out: BinaryIO, undo
     await _UnstageToStream(targets, reader, out, undo).run()
 
 
+def begins_with(start: int | None) -> bool:
+    """Return whether what is read from `start` on, as in a slice, may be among the first bytes of an object."""
+    return start is None or 0 <= start < LENGTH
+
+
 async def read_range(targets: ReplicaSet, key: str, start: int, end: int | None) -> bytes:
     """Return the bytes of `key` from `start` up to `end` (None: the end), verified, all of one version."""
-    reader = await locate(targets, key)
+    reader = await locate(targets, key, at_once=begins_with(start))
     for _ in range(_MAX_VERSIONS):
         try:
             return await reader.range(start, reader.plan.size if end is None else end)

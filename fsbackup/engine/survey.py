@@ -1,9 +1,10 @@
 """What every store of a set has of one key, asked at the same time: how long who waits for whom.
 
-`survey` waits for all. A reader waits for a quorum, and a little for the others (`survey_without_stragglers`). A
-change waits for a quorum and `min_copies`; who answers later takes part later (`survey_for_change`). Who is known
-to be away (`breaker`) is not asked, until a caller would have to refuse without him (`decide`, `insist`). Where
-the answers look as a delete leaves them, tombstones of the last seconds are looked for (`settled`).
+`survey` waits for all. A reader waits for a quorum, and a little for the others (`survey_without_stragglers`); of
+what is read from one store alone, only as many are asked as prove it (`survey_to_read`). A change waits for a
+quorum and `min_copies`; who answers later takes part later (`survey_for_change`). Who is known to be away
+(`breaker`) is not asked, until a caller would have to refuse without him (`decide`, `insist`). Where the answers
+look as a delete leaves them, tombstones of the last seconds are looked for (`settled`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -29,6 +30,8 @@ T = TypeVar("T")
 #: Least seconds that a reader waits for the other stores after the first has returned a manifest. It waits three
 #: times as long as that one took if that is more.
 STRAGGLER_TIMEOUT = 2.0
+#: Seconds within which the few agree that a reader asks first, before it asks the others.
+_FEW_TIMEOUT = 1.0
 #: Least seconds that a change waits for the other stores after enough have answered, and how much longer than
 #: these took.
 _CHANGE_TIMEOUT, _CHANGE_FACTOR = 0.2, 1.0
@@ -124,18 +127,83 @@ def is_known_away(error: Exception | None) -> bool:
     return isinstance(error, TransientError) and error.away_since is not None
 
 
-async def survey_without_stragglers(targets: ReplicaSet, key: str, query: Query) -> list[ReplicaState]:
+def fewest(
+    targets: ReplicaSet, choose: Callable[[Sequence[ObjectStore]], ObjectStore | None]
+) -> list[ObjectStore]:
+    """Return as few stores as prove together what a reader gets, where they agree; the one to read from first.
+
+    A quorum knows of every version that was confirmed, and `min_copies` that have one confirm it: what all others
+    say changes nothing. Empty where that takes a store that is not worth waiting for.
+
+    Parameters
+    ----------
+    targets
+        The set.
+    choose
+        Returns the store to read from out of the first group of the reading order.
+    """
+    worth = [
+        each for each in targets.stores if breaker.unanswered(each) is None and breaker.is_worth_waiting(each)
+    ]
+    groups = targets.by_group(worth)
+    first = choose(groups[0]) if groups else None
+    few: list[ObjectStore] = []
+    for store in sorted(
+        worth, key=lambda each: (each is not first, each.capabilities.is_shared)
+    ):  # disks are free
+        few.append(store)
+        if len(few) >= targets.min_copies and targets.is_quorum([each.name for each in few]):
+            return few
+    return []
+
+
+async def survey_to_read(
+    targets: ReplicaSet,
+    key: str,
+    query: Query,
+    few: Sequence[ObjectStore],
+    agree: Callable[[Sequence[ReplicaState]], bool],
+) -> list[ReplicaState]:
+    """Ask a `few` stores, and return what they have if they `agree`, soon; else `survey_without_stragglers`."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + _FEW_TIMEOUT
+    asked = {store: asyncio.create_task(query(store, key)) for store in few}
+    waiting = set(asked.values())
+    try:
+        while waiting:
+            timeout = max(0.0, deadline - clock())
+            done, waiting = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            answers = [task.result() for task in asked.values() if task.done()]
+            if not done or not agree(answers):
+                break
+            if not waiting:
+                return answers
+    except BaseException:
+        await cancel_and_wait(list(asked.values()))
+        raise
+    return await survey_without_stragglers(targets, key, query, asked)
+
+
+async def survey_without_stragglers(
+    targets: ReplicaSet,
+    key: str,
+    query: Query,
+    asked: Mapping[ObjectStore, asyncio.Task[ReplicaState]] | None = None,
+) -> list[ReplicaState]:
     """As `survey`, but once a store has returned a manifest do not wait long for the others.
 
     While a quorum could still answer, which proves that the newest version is known, the rest has the set's stall
     timeout to do so, else `STRAGGLER_TIMEOUT`. Beyond a quorum no reader of a manifest waits for a store that is
     known to be away, or was too slow for a reader a short while ago. One that still owes an answer to a reader is
-    not asked.
+    not asked, and neither are those that were `asked` before.
     """
     clock = asyncio.get_running_loop().time
     started = clock()
-    skipped = {store: error for store in targets.stores if (error := breaker.unanswered(store)) is not None}
-    tasks = {asyncio.create_task(query(store, key)): store for store in targets.stores if store not in skipped}
+    asked = asked or {}
+    others = [store for store in targets.stores if store not in asked]
+    skipped = {store: error for store in others if (error := breaker.unanswered(store)) is not None}
+    tasks = {asyncio.create_task(query(store, key)): store for store in others if store not in skipped}
+    tasks |= {task: store for store, task in asked.items()}
     waiting = set(tasks)
     patience = timeout = None
     while waiting:

@@ -149,10 +149,12 @@ class FileSystemBase(AsyncFileSystem, metaclass=ConfiguredInstances):  # type: i
         """
         return self.sets.health()
 
-    async def version(self, path: str, *, check_data: bool = True) -> Version:
+    async def version(self, path: str, *, check_data: bool = True, at_once: bool = False) -> Version:
         """Return the newest version of the object at `path`; see `VersionCache.find`."""
         name, key = paths.split(path)
-        return await self.versions.find(self.sets[name], path, paths.check_read_key(key), check_data=check_data)
+        return await self.versions.find(
+            self.sets[name], path, paths.check_read_key(key), check_data=check_data, at_once=at_once
+        )
 
 
 FileSystemClass = TypeVar("FileSystemClass", bound=type[FileSystemBase])

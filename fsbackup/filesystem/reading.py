@@ -79,7 +79,8 @@ class ReadMethods(FileSystemBase):
 
     async def _cat_file_ranges(self, path: str, wanted: Sequence[tuple[Bound, Bound]]) -> list[bytes]:
         """Return ranges of one object, all of one version: when it is replaced meanwhile, of the newer one."""
-        version = await self._version_to_read(path, check_data=False)
+        at_once = any(restore.begins_with(start) for start, _ in wanted)
+        version = await self._version_to_read(path, check_data=False, at_once=at_once)
         if encrypted(version):
             return await self._cat_undone(version, wanted)
         for _ in range(_MAX_REPLACEMENTS):
@@ -104,10 +105,10 @@ class ReadMethods(FileSystemBase):
         ranges = [_resolve(version.size, *each) for each in wanted]
         return await blocks.read(version.reader, ranges, self.block_cache, add_to_cache=add_to_cache)
 
-    async def _version_to_read(self, path: str, *, check_data: bool = True) -> Version:
+    async def _version_to_read(self, path: str, *, check_data: bool = True, at_once: bool = True) -> Version:
         """Return the newest version; `IsADirectoryError` for a directory."""
         try:
-            return await self.version(path, check_data=check_data)
+            return await self.version(path, check_data=check_data, at_once=at_once)
         except ObjectNotFoundError:
             if await self._isdir(path):
                 raise IsADirectoryError(f"{PROTOCOL}://{path} is a directory") from None

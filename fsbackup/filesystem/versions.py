@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fsbackup.engine import locks
 from fsbackup.engine.download import ObjectReader, locate, newer_version
@@ -37,6 +37,8 @@ class Version:
         Whether the data was found beside the records. Otherwise only a read shows whether it is there.
     changes
         Those of this process (`locks.changes`) when the replicas were asked.
+    all_asked
+        All replicas were asked, not only as many as prove what is read.
     """
 
     path: str
@@ -44,6 +46,7 @@ class Version:
     fresh_until: float
     data_checked: bool = True
     changes: int = 0
+    all_asked: bool = True
 
     @property
     def size(self) -> int:
@@ -79,8 +82,22 @@ def with_time(info: dict[str, Any], modified: float | None) -> dict[str, Any]:
     return info if modified is None else {**info, "mtime": modified}
 
 
-#: A path, whether the data is checked too, and the changes of this process to the object so far.
-_Lookup = tuple[str, bool, int]
+class _Lookup(NamedTuple):
+    """A question for a version: which path, and what is to be found out."""
+
+    path: str
+    check_data: bool
+    at_once: bool
+    #: Those of this process to the object so far.
+    changes: int
+
+    def is_answered_by(self, version: Version) -> bool:
+        return (
+            time.monotonic() < version.fresh_until
+            and (version.data_checked or not self.check_data)
+            and (version.all_asked or self.at_once)
+            and version.changes == self.changes
+        )
 
 
 class VersionCache:
@@ -88,14 +105,16 @@ class VersionCache:
 
     def __init__(self) -> None:
         self._versions: OrderedDict[str, Version] = OrderedDict()
-        #: Look-ups in progress, by path, whether they check the data, and the changes when they began.
+        #: Look-ups in progress.
         self._lookups: dict[_Lookup, asyncio.Task[Version]] = {}
 
-    async def find(self, opened: OpenSet, path: str, key: str, *, check_data: bool = True) -> Version:
+    async def find(
+        self, opened: OpenSet, path: str, key: str, *, check_data: bool = True, at_once: bool = False
+    ) -> Version:
         """Return the newest version, cached or from the replicas; calls at the same time share one look-up.
 
-        Without `check_data`, the records suffice, which saves one request per replica: for a version that is read
-        at once.
+        Without `check_data`, the records suffice, which saves one request per replica. What is read `at_once` from
+        its beginning is found as `locate` says, unless the path was looked at before: its blocks may be cached.
 
         Raises
         ------
@@ -104,18 +123,13 @@ class VersionCache:
         IntegrityError, NoHealthyReplicaError
             When nothing about it is proven.
         """
-        changes = locks.changes(opened.replica_set.stores, key)
+        wanted = _Lookup(path, check_data, at_once, locks.changes(opened.replica_set.stores, key))
         cached = self._versions.get(path)
-        if (
-            cached is not None
-            and time.monotonic() < cached.fresh_until
-            and (cached.data_checked or not check_data)
-            and cached.changes == changes
-        ):
+        if cached is not None and wanted.is_answered_by(cached):
             return cached
-        task = self._lookups.get((path, True, changes)) or self._lookups.get((path, check_data, changes))
+        lookup = wanted if cached is None else wanted._replace(at_once=False)
+        task = self._lookups.get(wanted._replace(check_data=True, at_once=False)) or self._lookups.get(lookup)
         if task is None:
-            lookup = (path, check_data, changes)
             task = asyncio.create_task(self._look_up(opened, key, lookup))
             self._lookups[lookup] = task
             task.add_done_callback(lambda done: self._lookup_done(lookup, done))
@@ -148,15 +162,12 @@ class VersionCache:
         self._lookups.clear()
 
     async def _look_up(self, opened: OpenSet, key: str, lookup: _Lookup) -> Version:
-        path, check_data, changes = lookup
+        path, check_data, at_once, changes = lookup
         reader = await locate(
-            opened.replica_set,
-            key,
-            selector=opened.selector,
-            with_data=check_data,
+            opened.replica_set, key, selector=opened.selector, with_data=check_data, at_once=at_once
         )
         opened.warn_once(reader.log.failed)
-        version = Version(path, reader, time.monotonic() + TTL, check_data, changes)
+        version = Version(path, reader, time.monotonic() + TTL, check_data, changes, all_asked=not at_once)
         if self._lookups.get(lookup) is asyncio.current_task():
             self._add(version)
         return version

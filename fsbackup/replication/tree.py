@@ -213,7 +213,7 @@ class _TreeRestore:
         size = max(listed.data.size for listed in entry.replicas.values() if listed and listed.data)
         path = Path(_relative_path(entry.key, self._report.prefix))
         async with self._budget.reserve(size):
-            restored = await self._restore(entry.key, path)
+            restored = await self._restore(entry, path)
         if restored is not None:
             self._report.count(restored)
             if self._on_object:
@@ -226,7 +226,8 @@ class _TreeRestore:
             return False
         return (await Inspector(self._targets).inspect(entry.key)).is_foreign
 
-    async def _restore(self, key: str, path: Path) -> RestoredObject | None:
+    async def _restore(self, entry: KeyEntry, path: Path) -> RestoredObject | None:
+        key = entry.key
         progress = self._make_progress(key) if self._make_progress else None
         target = self._report.directory / path
         rename = self._claiming(key)
@@ -241,6 +242,7 @@ class _TreeRestore:
                 keep_identical=True,
                 undo=self._undo,
                 rename=rename,
+                listed={name: each.data for name, each in entry.replicas.items() if each and each.data},
             )
         except (FsbackupError, OSError) as error:
             if isinstance(error, ObjectNotFoundError) and not isinstance(error, ObjectLostError):

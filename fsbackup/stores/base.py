@@ -436,6 +436,16 @@ class ObjectStore(ABC):
         """Return the bytes of `read` as the buffers in which they arrived, which saves joining them."""
         return [await self.read(name, start, end, on_progress=on_progress)]
 
+    async def stat_and_read(
+        self, name: str, end: int, *, on_progress: Callable[[int], None] | None = None
+    ) -> tuple[ObjectStat, list[bytes]] | None:
+        """Return what `stat` returns, and the bytes before `end` as `read_buffers` does; None as `stat`.
+
+        By default two calls; of one object in any case where a store makes it one request.
+        """
+        stat = await self.stat(name)
+        return None if stat is None else (stat, await self.read_buffers(name, 0, end, on_progress=on_progress))
+
     @abstractmethod
     def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
         """Return a writer for one object, without I/O. It calls `on_progress(bytes)` on the loop as bytes move."""

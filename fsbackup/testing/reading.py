@@ -49,6 +49,15 @@ class ReadingContract(Contract):
         if end is not None:
             assert b"".join(run(place.store.read_buffers("ranges", start, end))) == expected
 
+    @pytest.mark.parametrize("size", [0, 1, _SIZE, _SIZE + 1, 2 * _SIZE])
+    def test_stat_and_read(self, place: ObjectPlace, size: int) -> None:
+        """What an object is comes with its first bytes."""
+        place.raw.put("whole", data := random_bytes(size))
+        found = run(place.store.stat_and_read("whole", _SIZE))
+        assert found is not None
+        assert (found[0], b"".join(found[1])) == (run(place.store.stat("whole")), data[:_SIZE])
+        assert run(place.store.stat_and_read("missing", _SIZE)) is None
+
     @pytest.mark.parametrize(("start", "end"), [(0, None), (0, 1), (0, 0), (7, None), (7, 9)])
     def test_read_of_an_empty_object(self, place: ObjectPlace, start: int, end: int | None) -> None:
         """Any range of an empty object is empty."""

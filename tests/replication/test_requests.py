@@ -74,7 +74,7 @@ def test_one_service(cloud: ReplicaRig, name: str, create: list[str], remove: li
     put(cloud, storage, b"22", overwrite=True)
     assert asked(cloud, name) == ["head", "put_object"]
     assert storage.read(KEY) == b"22"
-    assert asked(cloud, name) == ["head", "get"]
+    assert asked(cloud, name) == ["get"], "with the bytes comes what proves them"
     assert storage.exists(KEY) is True
     assert storage.exists("no/such") is False
     assert asked(cloud, name) == ["head", "head"]
@@ -94,7 +94,7 @@ def test_two_services(cloud: ReplicaRig) -> None:
     assert asked(cloud) == ["head", "put_object"]
     assert asked(cloud, "b2") == ["head", "put_object", "list_versions"]
     assert storage.read(KEY) == b"1"
-    assert sorted(asked(cloud) + asked(cloud, "b2")) == ["get", "head", "head"]
+    assert sorted(asked(cloud) + asked(cloud, "b2")) == ["get", "head"]
     assert storage.remove(KEY).status == "complete"
     assert asked(cloud) == [
         *("head", "put_object tombstone", "head", "delete"),
@@ -122,7 +122,7 @@ def test_a_filesystem_asks_no_more(cloud: ReplicaRig) -> None:
     fs.pipe_file(path, b"22")
     assert asked(cloud) == ["head", "put_object"]
     assert fs.cat_file(path) == b"22"
-    assert asked(cloud) == ["head", "get"]
+    assert asked(cloud) == ["get"]
     fs.rm_file(path)
     assert asked(cloud) == ["head", "delete"]
     fs.pipe_file(path, b"3")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property, lru_cache
@@ -243,9 +243,24 @@ class Bucket:
         return await self.send(context, request, read_small)
 
     async def get(
-        self, name: str, start: int, end: int | None, on_progress: Callable[[int], None], limit: int | None = None
+        self, name: str, start: int, end: int | None, on_progress: OnProgress, limit: int | None = None
     ) -> list[bytes]:
+        """Send GET and return the bytes from `start` up to `end`; [] when there are none."""
+        reply = await self._get(name, start, end, on_progress, limit)
+        return [] if reply is None else reply.content
 
+    async def open(self, name: str, end: int, on_progress: OnProgress) -> tuple[ObjectInfo, list[bytes]] | None:
+        """Send GET for the bytes before `end`; return them and what HEAD would say, None when there are none."""
+        reply = await self._get(name, 0, end, on_progress)
+        if reply is None:
+            return None
+        found = _CONTENT_RANGE.fullmatch(reply.headers.get("content-range", ""))
+        info = from_headers(reply.headers)
+        return (replace(info, size=int(found[3])) if found else info), reply.content
+
+    async def _get(
+        self, name: str, start: int, end: int | None, on_progress: OnProgress, limit: int | None = None
+    ) -> Reply[list[bytes]] | None:
         context = self.context("read", name)
         request = Request("GET", self.prefix + name, headers=_range(start, end))
         try:
@@ -261,9 +276,9 @@ class Bucket:
         except BackendError as error:
             if code_of(error) != "InvalidRange":
                 raise
-            return []
+            return None
         self._exists = True
-        return reply.content
+        return reply
 
     async def put(
         self,
@@ -374,6 +389,8 @@ def _expected(response: HTTPResponse, context: CallContext, start: int, end: int
     """Return the number of bytes to expect, after checking that the response has the requested range."""
     if start == 0 and end is None:
         return int(require(response.length, "ContentLength", context))
+    if start == 0 == response.length and response.status == 200:
+        return 0  # so some services answer for an empty object
     found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
     if found:
         first, last, size = map(int, found.groups())

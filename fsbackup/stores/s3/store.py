@@ -205,6 +205,20 @@ class S3Store(ObjectStore):
         """Send one GET, and return the buffers into which the bytes were read."""
         return await self._read(name, start, end, on_progress)
 
+    async def stat_and_read(
+        self, name: str, end: int, *, on_progress: Callable[[int], None] | None = None
+    ) -> tuple[ObjectStat, list[bytes]] | None:
+        """Send one GET; for an empty object, which has no range, also a HEAD."""
+        try:
+            found = await self._bucket.open(name, end, on_progress or (lambda _: None))
+        except ObjectNotFoundError:
+            return None
+        if found is None:
+            stat = await self.stat(name)
+            return None if stat is None else (stat, [])
+        info, buffers = found
+        return info.stat(name, info.size or 0), buffers
+
     async def _read(
         self, name: str, start: int, end: int | None, on_progress: Callable[[int], None] | None
     ) -> list[bytes]:
