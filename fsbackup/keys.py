@@ -37,6 +37,8 @@ INTENTS = f"{META_PREFIX}pending/"
 #: The end of the name of a write intent whose writer has ended, and of one whose writer gives way to others.
 INTENT_DONE, INTENT_YIELDS = "-done", "-yields"
 RECORDS = f"{META_PREFIX}records/"
+#: Marks of repairs at work (see `fsbackup.engine.repairs`).
+REPAIRS = f"{META_PREFIX}repairs/"
 #: The name of a backend's marker (see `fsbackup.engine.marker`).
 MARKER = f"{META_PREFIX}backend"
 #: The suffix of the temp file of an unfinished local or generic write; listings skip it, repair deletes it.

@@ -7,10 +7,10 @@ replace it at once.
 
 There is no lock against other writers. Instead `_ReplicaCopy` announces itself, looks, and gives way (`_check`),
 before the data and after the manifest: `VersionGuard` reads the manifests of all stores. *Replaced*: raise
-`ConflictError`; where our data is stored already, its manifest proves it. *Deleted*: remove our data and manifest
-first, which the delete could not know of. So, too, when it is *gone* from all that it was to be copied from,
-unless that was a prune (`takes_back`). Before the data the recipient must also still have what it had when it was
-examined, with no intent of a higher generation.
+`ConflictError`; where our data is stored already, its manifest proves it. *Deleted*, as a tombstone says: remove
+our data and manifest first, which the delete could not know of. *Gone* from all that it was to be copied from: do
+not begin, but what is written stays (see `engine.repairs`). Before the data the recipient must also still have
+what it had when it was examined, with no intent of a higher generation.
 
 A crash leaves what a crash of an upload leaves; the next repair goes on from there.
 """
@@ -30,7 +30,7 @@ from fsbackup.engine.replica_upload import ReplicaUpload
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import ReplicaResult
 from fsbackup.engine.source import Source
-from fsbackup.engine.versions import VersionGuard, superseded, takes_back
+from fsbackup.engine.versions import VersionGuard, superseded
 from fsbackup.errors import FsbackupError, IntegrityError, SourceError
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
@@ -202,15 +202,17 @@ class _ReplicaCopy(ReplicaUpload):
         await self._commit(manifest)
 
     async def _check(self, manifest: Manifest, stored: ObjectStat | None = None) -> None:
+        if stored is None:
+            await self.call(self._guard.marks.put(self.store))
         currency = await self._guard.currency(self.store.name)
+        if stored is not None and currency in ("newest", "gone", "unknown"):
+            return
+        if stored is not None and currency == "deleted":
+            await self._remove_copy(manifest, stored)
         if currency == "newest":
-            if stored is not None or await self._is_unchanged(manifest):
+            if await self._is_unchanged(manifest):
                 return
             currency = "replaced"
-        if stored is not None and takes_back(self.store, currency):
-            await self._remove_copy(manifest, stored)
-        elif stored is not None and currency == "gone":
-            return
         raise superseded(self.store, manifest.key, currency)
 
     async def _remove_copy(self, manifest: Manifest, stored: ObjectStat) -> None:

@@ -7,7 +7,8 @@ answered, in this order:
 2. Remove the data: only the version that was deleted, or an older one. From then on the object counts as deleted
    there.
 3. Remove its manifest, where that is an object of its own.
-4. When *every* replica has confirmed 1 to 3: remove the tombstones, and write intents of an earlier version.
+4. When *every* replica has confirmed 1 to 3: remove the tombstones, and write intents of an earlier version;
+   unless a repair is at work, which may be about to write what it copied before 1 (`repairs.py`).
 
 Each step looks again before it, under the key's lock (`locks.py`), and gives way to a version that another writer
 stored, or is storing, since the survey: that version is newer than the tombstone and stays. A bucket that removes
@@ -49,7 +50,7 @@ from itertools import zip_longest
 
 from fsbackup import clock
 from fsbackup.aio import cancel_and_wait, map_some
-from fsbackup.engine import breaker, intents, locks, records, tombstones, versions
+from fsbackup.engine import breaker, intents, locks, records, repairs, tombstones, versions
 from fsbackup.engine.fanout import replica_result
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
@@ -422,7 +423,12 @@ def _superseded(store: ObjectStore, key: str) -> ConflictError:
 
 
 async def _remove_own_tombstones(targets: ReplicaSet, done: Sequence[Tombstone], stored: _Stored) -> None:
-    """Remove the tombstones, and intents of the deleted versions; failures are only logged."""
+    """Remove the tombstones, and intents of the deleted versions, unless a repair is at work.
+
+    Failures are only logged: a later repair removes what is left.
+    """
+    if not done or not any(stored.values()) or await _is_repaired(targets.stores):
+        return
 
     async def remove_from(store: ObjectStore) -> None:
         if store.capabilities.removes_many:
@@ -431,6 +437,15 @@ async def _remove_own_tombstones(targets: ReplicaSet, done: Sequence[Tombstone],
             await map_some(lambda each: _remove_own_tombstone(store, each), done, _AT_ONCE)
 
     await asyncio.gather(*map(remove_from, targets.stores))
+
+
+async def _is_repaired(stores: Sequence[ObjectStore]) -> bool:
+    """Return whether a repair may be at work, which needs the tombstones."""
+    try:
+        return await repairs.at_work(stores)
+    except FsbackupError as error:
+        _log_leftover(error)
+        return True
 
 
 async def _remove_unchanged(

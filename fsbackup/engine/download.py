@@ -189,8 +189,16 @@ async def _located(
     if not with_data and versions.highest(states) is None:
         with_data, ask = True, records.query
         states = await survey_without_stragglers(targets, key, ask)
-    states = await settled(states, key)
-    return await decide(states, key, partial(_reader, targets, key, selector, with_data), ask)
+    decision = partial(_reader, targets, key, selector, with_data)
+    try:
+        return await decide(await settled(states, key), key, decision, ask)
+    except ObjectNotFoundError:
+        if len(targets.stores) == 1:
+            raise
+    # The replicas did not answer at one instant: a copy that came to one after its answer may have been what
+    # let another's go before its own.
+    states = await survey_without_stragglers(targets, key, ask)
+    return await decide(await settled(states, key), key, decision, ask)
 
 
 async def _begin(

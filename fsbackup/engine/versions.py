@@ -23,6 +23,7 @@ from fsbackup.engine import records
 from fsbackup.engine.clock_skew import MAX_CLOCK_SKEW
 from fsbackup.engine.hashing import Digest
 from fsbackup.engine.records import ReplicaState
+from fsbackup.engine.repairs import RepairMarks
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.source import Source
 from fsbackup.errors import ConflictError
@@ -209,7 +210,7 @@ def rivals_of(manifest: Manifest, replicas: Iterable[ReplicaState]) -> list[Reco
     ]
 
 
-Currency = Literal["newest", "replaced", "deleted", "gone"]
+Currency = Literal["newest", "replaced", "deleted", "gone", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +225,8 @@ class VersionGuard:
         The version.
     holders
         Names of the stores that had its manifest then.
+    marks
+        Show deletes, before the first look, that a repair is at work.
     outranked
         Records of higher order, or of other content under its generation, that replicas had then and that do not
         count: too few have them.
@@ -232,14 +235,17 @@ class VersionGuard:
     stores: Sequence[ObjectStore]
     manifest: Manifest
     holders: frozenset[str]
+    marks: RepairMarks
     outranked: frozenset[VersionId] = frozenset()
 
     async def currency(self, own: str) -> Currency:
         """Return whether the version is the newest, replaced, deleted or gone, by the records of the stores now.
 
-        It is gone when holders other than the store named `own` answer and none of them has its manifest any more:
-        deleted on every store, which leaves no tombstone, or let go there by a prune. A store that does not answer
-        counts for nothing.
+        Unknown when no holder but the store named `own` answers.
+
+        It is gone when such holders answer and none of them has its manifest any more:
+        deleted before the marks of the repair were there, or let go there by a prune, which may have counted on
+        the repair's copy (see `engine.repairs`). A store that does not answer counts for nothing.
         """
         key = self.manifest.key
         replicas = await asyncio.gather(
@@ -253,31 +259,24 @@ class VersionGuard:
         )
         if latest is not None:
             return "deleted" if isinstance(latest, Tombstone) else "replaced"
-        holders = [each for each in replicas if each.store.name in self.holders - {own} and each.error is None]
-        if not holders or any(each.damaged or each.claims(self.manifest) for each in holders):
+        holders = [each for each in replicas if each.store.name in self.holders - {own}]
+        answered = [each for each in holders if each.error is None]
+        if not holders or any(each.damaged or each.claims(self.manifest) for each in answered):
             return "newest"
-        return "gone"
+        return "gone" if answered else "unknown"
 
     async def require(self, store: ObjectStore) -> None:
-        """Raise unless the version is still the newest, before it is written to `store`.
+        """Put the mark and raise unless the version is still the newest, before it is written to `store`.
 
         Raises
         ------
         ConflictError
             When it was replaced or deleted.
         """
+        await self.marks.put(store)
         currency = await self.currency(store.name)
         if currency != "newest":
             raise superseded(store, self.manifest.key, currency)
-
-
-def takes_back(store: ObjectStore, currency: Currency) -> bool:
-    """Return whether a repair takes back what it has written to `store`, since the object was deleted meanwhile.
-
-    An object that is gone counts as deleted, but where the repair holds the lock of `store`: a delete would have
-    waited for that. So it was a prune, which has counted on the copy.
-    """
-    return currency == "deleted" or (currency == "gone" and not store.capabilities.locks)
 
 
 def other_content(backend: str | None = None, key: str | None = None) -> ConflictError:
@@ -296,6 +295,7 @@ def superseded(store: ObjectStore, key: str, currency: str) -> ConflictError:
     what = {
         "replaced": "replaced by another writer during the repair; the newer version was kept",
         "deleted": "deleted by another writer during the repair; the delete was kept",
+        "unknown": "no replica from which it was to be copied answers any more",
     }
     return ConflictError(
         what.get(currency, "removed by another writer during the repair, from where it was to be copied"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fsbackup import clock
 from fsbackup.replication.prune import PruneReport
 from tests.integration.cli_helpers import wait_until
 from tests.replication.prune_helpers import RULES, daily, days, expected_later, prune_later
@@ -195,6 +196,20 @@ def test_a_lock_is_not_yet_and_no_error(locking: ReplicaRig, mode: str) -> None:
     r2.endpoint.control.configure(bucket_lock=0.0)
     assert outcomes(prune_later(locking.store())) == {"r2": "deleted", "b2": "locked"}
     assert_only(locking, "r2", NEW)
+
+
+def test_what_a_lock_keeps_of_a_repair_is_no_failure_of_the_next(
+    locking: ReplicaRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    r2, mark, now = locking.raw_replicas["r2"], ".fsbackup/repairs/ended-0", clock.now
+    assert isinstance(r2, RawBucket)
+    assert isinstance(r2.endpoint, s3.StrictEndpoint)
+    r2.put(mark, b"{}")
+    monkeypatch.setattr(clock, "now", lambda: now() + 2 * 86_400)
+    r2.endpoint.control.configure(bucket_lock=3600.0)
+    assert (locking.store().repair().status, r2.get(mark)) == ("complete", b"{}")
+    r2.endpoint.control.configure(bucket_lock=0.0)
+    assert locking.store().repair().done == {"clear leftover": 1}
 
 
 def test_a_backend_that_is_not_in_the_rules_keeps_everything(filled: ReplicaRig) -> None:

@@ -11,6 +11,7 @@ from itertools import product
 import pytest
 from botocore.exceptions import ClientError
 
+from fsbackup import clock
 from fsbackup.loop import run
 from fsbackup.replication.repair import RepairOptions, RepairReport, repair
 from tests.matrix import sparing
@@ -120,6 +121,45 @@ def test_a_delete_overtakes_a_repair(contested: ReplicaRig, name: str, harm: str
     store = rig.store()
     overtaken(rig, name, step, lambda: store.remove(KEY))
     assert rig.store().repair().status == "complete"
+    rig.clean()
+
+
+@pytest.mark.usefixtures("other_machines")
+@pytest.mark.parametrize("name", ["r2", "b2"])
+def test_a_prune_has_counted_on_the_copy_of_a_repair(contested: ReplicaRig, name: str) -> None:
+    """It let go of all others before the repair looked again: without a tombstone nobody takes a copy back."""
+    rig = contested
+    harmed(rig, name, "missing")
+    hold = rig.proxies[name].add(Hold("after"), on="put_object", key=f"{rig.prefix}/{KEY}", times=1)
+    repair = Repair(rig)
+    repair.start()
+    hold.wait_reached()
+    for other in set(NAMES) - {name}:
+        insist(partial(rig.raw_replicas[other].drop, KEY))
+        insist(partial(rig.raw_replicas[other].drop, manifest_name(KEY)))
+    hold.release()
+    repair.join(60)
+    assert rig.raw_replicas[name].get(KEY) == OLD
+    assert rig.store().repair().status == "complete"
+    assert_all_have(rig, OLD)
+
+
+@pytest.mark.usefixtures("other_machines")
+def test_a_delete_leaves_its_tombstones_to_a_repair_at_work(
+    contested: ReplicaRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also to one that is killed before it can look for them: its mark counts for a day."""
+    rig = contested
+    rig.store().replicate(rig.file(OLD, "old"), KEY)
+    mark = ".fsbackup/repairs/killed-0"
+    insist(partial(rig.raw_replicas["r2"].put, mark, b"{}"))
+    assert rig.store().remove(KEY).status == "complete"
+    assert rig.store().repair().done == {}
+    assert all(raw.tombstone(KEY) is not None for raw in rig.raw_replicas.values())
+    now = clock.now
+    monkeypatch.setattr(clock, "now", lambda: now() + 2 * 86_400)
+    report = rig.store().repair()
+    assert report.done == {"forget delete": 1, "clear leftover": 1}
     rig.clean()
 
 

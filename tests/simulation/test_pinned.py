@@ -30,6 +30,8 @@ PINNED = {
     "a refused version counted by a manifest whose data an acknowledged one had replaced": (5825,),
     "a creator on B2 gave way to one who came second, over a deleted version": (326804, 337508),
     "the judge took for lost what one late creator put over another, of which both took theirs back": (4161, 5957),
+    "a repair took a prune for a delete, and took back the copy that it had counted on": (8047,),
+    "a reader was told absent while a copy went from one replica and came to another": (3023,),
     "a replacement polled without end for a delete that had been killed": (1609, 7838),
 }
 

@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from fsbackup.engine import copy, intents, versions
+from fsbackup.engine import copy, intents, repairs, versions
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replica_upload import ReplicaUpload
 from fsbackup.record import Manifest
@@ -84,6 +84,17 @@ class TestFindsAPlantedFault:
             "a repair put an older version over a newer one",
             cases("replace", "repair", layout=layout, beginning="stale"),
         )
+
+    def test_a_delete_that_leaves_a_repair_at_work_no_tombstone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        layout = ("share", "share")
+        assert not violations(cases("delete", "repair", layout=layout, beginning="missing"))
+
+        async def nobody(*_: object) -> bool:
+            return False
+
+        monkeypatch.setattr(repairs, "at_work", nobody)
+        promise = "what was deleted came back"
+        assert is_found(promise, cases("delete", "repair", layout=layout, beginning="missing"))
 
     def test_a_store_that_ignores_the_condition(self, monkeypatch: pytest.MonkeyPatch) -> None:
         layout = ("r2", "kms")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fsbackup import events
-from fsbackup.engine import delete, intents, locks, records, tombstones, versions
+from fsbackup.engine import delete, intents, locks, records, repairs, tombstones, versions
 from fsbackup.engine.clock_skew import check_clock
 from fsbackup.engine.copy import copy_version, remove_copy
 from fsbackup.engine.records import ReplicaState
@@ -40,12 +40,17 @@ class RoundExecutor:
         The set, and the memory that all objects share.
     inspection
         What the actions were planned from.
+    marks
+        Show that this repair is at work.
     """
 
-    def __init__(self, targets: ReplicaSet, budget: MemoryBudget, inspection: Inspection) -> None:
+    def __init__(
+        self, targets: ReplicaSet, budget: MemoryBudget, inspection: Inspection, marks: repairs.RepairMarks
+    ) -> None:
         self._targets = targets
         self._budget = budget
         self._inspection = inspection
+        self._marks = marks
         self._status = inspection.status
         self._key = inspection.status.key
 
@@ -125,9 +130,10 @@ class RoundExecutor:
             own = manifest.for_replica(stat.etag, stat.version_id)
             create_only = replica.record is None and not replica.damaged
             await records.write_record(store, own, create_only=create_only)
-        if versions.takes_back(store, await guard.currency(store.name)):
+        if (currency := await guard.currency(store.name)) == "deleted":
             await remove_copy(store, own, stat)
-        await guard.require(store)
+        if currency in ("deleted", "replaced"):
+            raise versions.superseded(store, self._key, currency)
         await self._require_data(store, own, stat)
 
     async def _require_data(self, store: ObjectStore, own: Manifest, stat: ObjectStat) -> None:
@@ -161,6 +167,13 @@ class RoundExecutor:
 
     async def _forget_delete(self, tombstone: Tombstone) -> None:
         """Remove the tombstones one by one: after a failure those that remain still prove the delete."""
+        if await repairs.at_work((each.store for each in self._status.replicas.values()), self._marks.run):
+            raise ConflictError(
+                "another repair is at work, or was killed within a day, and may need the tombstone",
+                operation="repair",
+                key=self._key,
+                hint="a later repair removes it",
+            )
         for replica in self._status.replicas.values():
             await delete.remove_tombstone(replica.store, self._key, tombstone)
 
@@ -182,7 +195,11 @@ class RoundExecutor:
         holders = [r.store.name for r in answered if r.claims(manifest)]
         outranked = map(versions.version_id, versions.rivals_of(manifest, answered))
         return VersionGuard(
-            [replica.store for replica in answered], manifest, frozenset(holders), frozenset(outranked)
+            [replica.store for replica in answered],
+            manifest,
+            frozenset(holders),
+            self._marks,
+            frozenset(outranked),
         )
 
     def _replica(self, action: Action) -> ReplicaState:

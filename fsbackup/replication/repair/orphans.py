@@ -8,9 +8,17 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from fsbackup import clock
+from fsbackup.engine import repairs
 from fsbackup.engine.record_objects import is_newer
 from fsbackup.engine.records import find_key, has_records_inside, read_state
-from fsbackup.errors import AccessDeniedError, FsbackupError, IntegrityError, NewerFormatError, ObjectNotFoundError
+from fsbackup.errors import (
+    AccessDeniedError,
+    FsbackupError,
+    IntegrityError,
+    LockedError,
+    NewerFormatError,
+    ObjectNotFoundError,
+)
 from fsbackup.keys import (
     INTENTS,
     RECORDS,
@@ -87,6 +95,7 @@ async def clear_orphans(
         found: list[tuple[AsyncIterator[Orphan], Callable[[Orphan], Awaitable[None]]]] = [
             (_unused_tombstones(store), remove),
             (_unreadable_intents(store, before), remove),
+            (_abandoned_marks(store, before), remove),
             (store.orphans(older_than), store.delete_orphan),
         ]
         if not store.capabilities.locks:  # a disk has none
@@ -94,7 +103,8 @@ async def clear_orphans(
         try:
             for orphans, how in found:
                 async for orphan in orphans:
-                    on_step(await _clear_one(store, orphan, how, dry_run=dry_run))
+                    if (step := await _clear_one(store, orphan, how, dry_run=dry_run)) is not None:
+                        on_step(step)
         except AccessDeniedError as error:
             log.warning("%s: what unfinished writes left there stays: %s", store.name, error)
         except FsbackupError as error:
@@ -127,6 +137,12 @@ async def _unreadable_intents(store: ObjectStore, before: float) -> AsyncIterato
             continue
         if not await is_newer(store, stat.name):
             yield Orphan(stat.name, stat.modified, stat.size, "a write intent that cannot be read")
+
+
+async def _abandoned_marks(store: ObjectStore, before: float) -> AsyncIterator[Orphan]:
+    """Yield the marks of repairs that were killed."""
+    async for stat in repairs.abandoned(store, before):
+        yield Orphan(stat.name, stat.modified or 0.0, stat.size, "a repair")
 
 
 async def _unused_manifests(store: ObjectStore, before: float) -> AsyncIterator[Orphan]:
@@ -174,12 +190,16 @@ async def _is_named(store: ObjectStore, name: str) -> bool:
 
 async def _clear_one(
     store: ObjectStore, orphan: Orphan, remove: Callable[[Orphan], Awaitable[None]], *, dry_run: bool
-) -> Step:
+) -> Step | None:
+    """Return how it went, None for what an object lock keeps: a later repair clears it."""
     action = Action("clear leftover", orphan.name, store.name, f"{orphan.description}, never finished")
     if dry_run:
         return Step(action, "planned")
     try:
         await remove(orphan)
+    except LockedError as error:
+        log.info("%s: %s stays: %s", store.name, orphan.name, error)
+        return None
     except FsbackupError as error:
         return Step(action, "failed", str(error))
     return Step(action, "done")

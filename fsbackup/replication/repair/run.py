@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from fsbackup.aio import for_each
 from fsbackup.engine import marker
 from fsbackup.engine.intents import SAFE_AGE
+from fsbackup.engine.records import new_id
+from fsbackup.engine.repairs import RepairMarks
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.loop import run
 from fsbackup.replication.batches import Batch, Executor, KeyTask, batches, key_tasks, prepare_job, run_batches
@@ -33,7 +35,10 @@ _ROUNDS = 5
 
 @dataclass(frozen=True, slots=True)
 class RepairOptions:
-    """The options of a repair, see `ReplicatedStorage.repair`; replicas in `unreachable` are not asked."""
+    """The options of a repair, see `ReplicatedStorage.repair`; replicas in `unreachable` are not asked.
+
+    Batches of one repair have the same `run`, see `RepairMarks`.
+    """
 
     prefix: str = ""
     dry_run: bool = False
@@ -43,6 +48,7 @@ class RepairOptions:
     unreachable: Unreachable | None = None
     safe_age: float = SAFE_AGE
     allow_many: bool = False
+    run: str = ""
 
 
 async def repair(targets: ReplicaSet, options: RepairOptions, on_step: OnStep | None = None) -> RepairReport:
@@ -56,8 +62,7 @@ async def repair(targets: ReplicaSet, options: RepairOptions, on_step: OnStep | 
     repairer = Repairer(targets, options, on_step)
     intents, unreachable = await list_intents(targets.stores, options.prefix, options.unreachable or {})
     walk = Walk(targets.stores, options.prefix, unreachable=unreachable)
-    await for_each(key_tasks(walk, intents=intents), repairer.repair, WORKERS)
-    await repairer.release()
+    await repairer.repair_all(key_tasks(walk, intents=intents))
     report = await repairer.finish(walk.errors)
     await _finish_markers(targets, report)
     return report
@@ -86,7 +91,7 @@ def repair_with(
     intents, unreachable = run(list_intents(targets.stores, options.prefix, unreachable))
     walk = Walk(targets.stores, options.prefix, unreachable=unreachable)
     source = batches(key_tasks(walk, intents=intents), options.expired, targets)
-    portable = replace(options, prefix="", expired=None, unreachable=None)
+    portable = replace(options, prefix="", expired=None, unreachable=None, run=new_id())
     report = RepairReport.empty(options.prefix, dry_run=options.dry_run, deep=options.deep)
     with closing(run_batches(executor, repair_batch, job, portable, source)) as parts:
         for part in parts:
@@ -110,8 +115,7 @@ async def repair_batch(targets: ReplicaSet, batch: Batch, options: RepairOptions
     """Repair one batch in a worker; the report names every step."""
     steps: list[Step] = []
     repairer = Repairer(targets, replace(options, expired=batch.is_expired), steps.append)
-    await for_each(batch.key_tasks(), repairer.repair, WORKERS)
-    await repairer.release()
+    await repairer.repair_all(batch.key_tasks())
     return replace(repairer.report({}), steps=tuple(steps))
 
 
@@ -136,6 +140,7 @@ class Repairer:
         self._options = options
         self._on_step = on_step
         self._budget = MemoryBudget(targets.memory)
+        self._marks = RepairMarks(options.run)
         self._brake = Brake(released=options.allow_many or options.dry_run)
         now = time.monotonic()
         self._inspector = Inspector(targets, expired=options.expired, since=now)
@@ -147,7 +152,15 @@ class Repairer:
         self._counts: Counter[str] = Counter()
         self._steps: list[Step] = []
 
-    async def repair(self, each: tuple[KeyTask, Unreachable]) -> None:
+    async def repair_all(self, tasks: AsyncGenerator[tuple[KeyTask, Unreachable], None]) -> None:
+        """Bring objects in order, as far as that is possible now."""
+        try:
+            await for_each(tasks, self._repair, WORKERS)
+            await self._release()
+        finally:
+            await self._marks.remove()
+
+    async def _repair(self, each: tuple[KeyTask, Unreachable]) -> None:
         """Bring one object in order, as far as that is possible now."""
         task, unreachable = each
         deep, rounds = self._options.deep, _ROUNDS
@@ -161,7 +174,7 @@ class Repairer:
                 break
             if self._brake.holds(each, inspection.status, todo):
                 return
-            result = await RoundExecutor(self._targets, self._budget, inspection).execute(todo)
+            result = await RoundExecutor(self._targets, self._budget, inspection, self._marks).execute(todo)
             for step in result.steps:
                 self._add(step)
             outcomes = {step.outcome for step in result.steps}
@@ -172,7 +185,7 @@ class Repairer:
             rounds = rounds - 1 if newly_corrupt or "failed" not in outcomes else 0
         self._conclude(inspection.status, actions)
 
-    async def release(self) -> None:
+    async def _release(self) -> None:
         """Repair what the brake held back, or report it when it is too much; called after all other objects."""
         held, count = self._brake.held, self._brake.count
         if self._brake.trips(self._counts["objects"] + count):
@@ -184,7 +197,7 @@ class Repairer:
             self._counts["objects"] += count
         else:
             self._brake.released = True
-            await for_each(_each(held), lambda one: self.repair(one.each), WORKERS)
+            await for_each(_each(held), lambda one: self._repair(one.each), WORKERS)
             self._counts["unresolved"] += count - len(held)
             self._counts["objects"] += count - len(held)
 
