@@ -111,6 +111,7 @@ class IdleTimeout:
         self._seconds = seconds
         self._loop = asyncio.get_running_loop()
         self._touched = 0.0
+        self._is_touched = last_activity is None
         self._last_activity = last_activity or (lambda: self._touched)
         self._task: asyncio.Task[Any] | None = None
         self._cancelling = 0
@@ -125,7 +126,8 @@ class IdleTimeout:
         self._task = asyncio.current_task()
         assert self._task is not None
         self._cancelling = self._task.cancelling()
-        self.touch()
+        if self._is_touched:
+            self.touch()
         self._timer = self._loop.call_at(self._last_activity() + self._seconds, self._check)
         return self
 

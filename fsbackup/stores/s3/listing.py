@@ -276,7 +276,9 @@ async def versions_of(bucket: Bucket, name: str) -> list[Version]:
     return _newest_first(found)
 
 
-async def versions_between(bucket: Bucket, names: Sequence[str], limit: int) -> dict[str, list[Version]]:
+async def versions_between(
+    bucket: Bucket, names: Sequence[str], limit: int, page_size: int | None = None
+) -> dict[str, list[Version]]:
     """Return the versions of some names, which ascend, by listing from the first to the last of them.
 
     Without the names that were not reached because more than `limit` other versions lie between them.
@@ -284,7 +286,7 @@ async def versions_between(bucket: Bucket, names: Sequence[str], limit: int) -> 
     found: dict[str, list[Version]] = {name: [] for name in names}
     prefix, before = common_prefix(names), before_first(names)
     start = (("key-marker", bucket.prefix + before),) if before.startswith(prefix) else ()
-    async for page in _version_pages(bucket, prefix, start):
+    async for page in _version_pages(bucket, prefix, start, page_size):
         for version in page:
             if version.name in found:
                 found[version.name].append(version)
@@ -315,10 +317,10 @@ def _newest_first(versions: list[Version]) -> list[Version]:
 
 
 async def _version_pages(
-    bucket: Bucket, prefix: str, start: tuple[tuple[str, str], ...]
+    bucket: Bucket, prefix: str, start: tuple[tuple[str, str], ...], page_size: int | None = None
 ) -> AsyncIterator[list[Version]]:
-    context = bucket.context("remove", prefix)
-    query = (("versions", ""), ("prefix", bucket.prefix + prefix), ("max-keys", str(bucket.page_size)), _QUOTED)
+    context, most = bucket.context("remove", prefix), min(page_size or bucket.page_size, bucket.page_size)
+    query = (("versions", ""), ("prefix", bucket.prefix + prefix), ("max-keys", str(most)), _QUOTED)
     markers = {"key-marker": "NextKeyMarker", "version-id-marker": "NextVersionIdMarker"}
     async for page in _marked_pages(
         bucket, context, "ListVersionsResult", Request("GET", query=query), markers, start

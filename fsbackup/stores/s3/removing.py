@@ -44,6 +44,7 @@ from fsbackup.stores.s3.listing import (
     versions_of,
 )
 from fsbackup.stores.s3.requests import Request
+from fsbackup.stores.s3.shared_look import versions_now
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -103,7 +104,7 @@ async def remove_objects(bucket: Bucket, removals: Sequence[ObjectStat | str]) -
 
 async def replaced_version(bucket: Bucket, name: str, version: str) -> bool:
     """Return whether the version of that id replaced another one, and not nothing or a delete marker."""
-    versions = await versions_of(bucket, name)
+    versions = await versions_now(bucket, name, version)
     ids = [each.id for each in versions]
     older = versions[ids.index(version) + 1 :] if version in ids else []
     return bool(older) and not older[0].is_marker

@@ -1,0 +1,78 @@
+"""The versions of a name, by a listing that many callers share: whoever asks during one has the next.
+
+A batch of new objects asks after each PUT whether another writer came first. The names are near each other, so one
+request answers for all PUTs that were answered while the one before it was under way. Alone, it is one request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from weakref import WeakKeyDictionary
+
+from fsbackup.errors import FsbackupError
+from fsbackup.stores.s3.bucket import Bucket
+from fsbackup.stores.s3.listing import Version, versions_between, versions_of
+
+#: Other versions for each name that a listing may pass before the names are looked at one by one.
+_LIST_WORTH = 4
+
+
+class _SharedLook:
+    """The names of one bucket that are asked for on one loop, and that no listing under way is for."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._asked: dict[str, asyncio.Future[list[Version] | None]] = {}
+        self._listing: asyncio.Task[None] | None = None
+
+    async def versions(self, bucket: Bucket, name: str) -> list[Version] | None:
+        """Return the versions of a name; None where it was not reached, so that the caller asks for it alone."""
+        future = self._asked.get(name)
+        if future is None:
+            future = self._asked[name] = self.loop.create_future()
+            future.add_done_callback(_retrieve)
+        if self._listing is None or self._listing.done():
+            self._listing = self.loop.create_task(self._run(bucket))
+        return await asyncio.shield(future)
+
+    async def _run(self, bucket: Bucket) -> None:
+        while self._asked:
+            asked, self._asked = self._asked, {}
+            try:
+                for name, versions in (await _look(bucket, sorted(asked))).items():
+                    asked[name].set_result(versions)
+            except FsbackupError as error:
+                if len(asked) == 1:
+                    asked.popitem()[1].set_exception(error)
+            finally:
+                for future in asked.values():
+                    if not future.done():
+                        future.set_result(None)
+
+
+async def _look(bucket: Bucket, names: list[str]) -> dict[str, list[Version]]:
+    if len(names) == 1:
+        return {names[0]: await versions_of(bucket, names[0])}
+    others = _LIST_WORTH * len(names)
+    return await versions_between(bucket, names, others, page_size=len(names) + others)
+
+
+def _retrieve(future: asyncio.Future[list[Version] | None]) -> None:
+    """Take the error of a look whose caller was cancelled, so that asyncio does not report it."""
+    if not future.cancelled():
+        future.exception()
+
+
+#: By bucket, for the loop that asked last.
+_looks: WeakKeyDictionary[Bucket, _SharedLook] = WeakKeyDictionary()
+
+
+async def versions_now(bucket: Bucket, name: str, version: str) -> list[Version]:
+    """Return all versions of a name, newest first, of which one has the id `version`; by a listing from now on."""
+    loop, look = asyncio.get_running_loop(), _looks.get(bucket)
+    if look is None or look.loop is not loop:
+        look = _looks[bucket] = _SharedLook(loop)
+    shared = await look.versions(bucket, name)
+    if shared is not None and any(each.id == version for each in shared):
+        return shared
+    return await versions_of(bucket, name)
