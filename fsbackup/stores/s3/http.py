@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, UnknownProtocol
 from typing import Any
 
 from fsbackup.stores.s3.errors import ProxyError
@@ -275,7 +275,9 @@ class _Response(HTTPResponse):
             fields = _read_fields(this.fp)
         self.code = self.status = status
         self.reason = reason.strip()
-        self.version = 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
+        if not version.startswith("HTTP/1."):
+            raise UnknownProtocol(version)
+        self.version = 10 if version == "HTTP/1.0" else 11
         this.headers = this.msg = fields
         self.chunked = fields.get("transfer-encoding", "").lower() == "chunked"
         this.chunk_left = None

@@ -1,0 +1,82 @@
+"""The head of a response: what it says, and what is no head."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.client import HTTPException, HTTPResponse
+
+import pytest
+
+from fsbackup.stores.s3.http import Connection
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+Respond = Callable[..., HTTPResponse]
+
+
+@pytest.fixture
+def response() -> Iterator[Respond]:
+    """Return what returns the response in the bytes that a server sends before it closes."""
+    with ExitStack() as sockets:
+
+        def respond(data: bytes, method: str = "GET") -> HTTPResponse:
+            server, client = socket.socketpair()
+            sockets.enter_context(client)
+            with server:
+                server.sendall(data)
+            return Connection(client, 5, []).response(method)
+
+        yield respond
+
+
+def test_names_are_lower_case_and_values_have_no_space_around_them(response: Respond) -> None:
+    found = response(OK + b'ETag:  "x" \r\nX-Amz-Meta-A: one\r\n\t two: 2\r\nContent-Length: 2\r\n\r\nok')
+    assert dict(found.headers) == {"etag": '"x"', "x-amz-meta-a": "one two: 2", "content-length": "2"}
+    assert (found.status, found.will_close, found.read()) == (200, False, b"ok")
+
+
+def test_a_head_that_says_continue_is_passed_over(response: Respond) -> None:
+    found = response(b"HTTP/1.1 100 Continue\r\nX: 1\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+    assert (found.status, found.reason, dict(found.headers)) == (404, "Not Found", {"content-length": "0"})
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "closes"),
+    [
+        (b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", b"ok", False),
+        (b"Content-Length: 2\r\nConnection: close\r\n\r\nok", b"ok", True),
+        (b"Content-Length: -1\r\n\r\nto the end", b"to the end", True),
+        (b"\r\nto the end", b"to the end", True),
+    ],
+)
+def test_where_the_body_ends(response: Respond, head: bytes, body: bytes, closes: bool) -> None:
+    found = response(OK + head)
+    assert (found.will_close, found.read()) == (closes, body)
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_a_head_alone_has_no_body(response: Respond, method: str) -> None:
+    status = OK if method == "HEAD" else b"HTTP/1.1 304 Not Modified\r\n"
+    assert response(status + b"Content-Length: 9\r\n\r\n", method).read() == b""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"HTTP/2 200 OK\r\n\r\n",
+        OK,
+        OK + b"ETag: x",
+        OK + b"no name\r\n\r\n",
+        OK + b"X: " + b"x" * 70_000 + b"\r\n\r\n",
+        OK + b"X: 1\r\n" * 200 + b"\r\n",
+    ],
+    ids=["nothing", "other", "newer", "cut", "cut in a line", "no name", "long", "many"],
+)
+def test_what_is_no_head(response: Respond, data: bytes) -> None:
+    with pytest.raises((HTTPException, ConnectionError)):
+        response(data)
