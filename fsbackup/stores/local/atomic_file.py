@@ -74,7 +74,7 @@ class AtomicFile:
         self._unflushed = self._written = 0
         self.committed: os.stat_result | None = None
 
-    def write(self, offset: int, data: bytes, on_progress: Callable[[int], None]) -> None:
+    def write(self, offset: int, data: bytes | memoryview, on_progress: Callable[[int], None]) -> None:
         """Write bytes at an offset; calls `on_progress` with the number of bytes after each slice."""
         with self._call():
             view = memoryview(data)
