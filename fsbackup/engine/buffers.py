@@ -8,7 +8,7 @@ import weakref
 
 
 class Buffers:
-    """The memory of the parts of one object; each begins at a page."""
+    """The memory of the parts of one object; each begins at a page, so that a disk can take it without a copy."""
 
     def __init__(self) -> None:
         self._free: list[mmap.mmap] = []
@@ -18,7 +18,7 @@ class Buffers:
 
         So a thread that was given up, and still sends or writes them, never sees those of another part.
         """
-        memory = self._pop(length) or mmap.mmap(-1, length)
+        memory = self._pop(length) or mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         owner = (ctypes.c_char * length).from_buffer(memory)
         weakref.finalize(owner, self._free.append, memory).atexit = False
         return memoryview(owner).cast("B")
