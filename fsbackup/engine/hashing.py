@@ -30,7 +30,7 @@ class BlockHasher:
         self._current = hashlib.sha256()
         self._filled = 0
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """Add the next bytes."""
         view = memoryview(data)
         while view:
@@ -45,7 +45,7 @@ class BlockHasher:
         self._hashes.append(self._current.hexdigest())
         self._current, self._filled = hashlib.sha256(), 0
 
-    def matches(self, offset: int, data: bytes) -> bool | None:
+    def matches(self, offset: int, data: bytes | memoryview) -> bool | None:
         """Return whether `data` are the bytes seen at `offset`; None where they are not whole blocks seen."""
         first, before = divmod(offset, self.size)
         count, after = divmod(len(data), self.size)
@@ -82,14 +82,14 @@ class ObjectHasher:
         self._block_hashers = [BlockHasher(each) for each in sizes if blocks]
         self._size = 0
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """Add the next bytes."""
         self._whole.update(data)
         self._size += len(data)
         for hasher in self._block_hashers if not self._single else ():
             hasher.update(data)
 
-    def matches(self, offset: int, data: bytes) -> bool | None:
+    def matches(self, offset: int, data: bytes | memoryview) -> bool | None:
         """Return as `BlockHasher.matches` whether `data` are the bytes seen at `offset`."""
         return None if self._single else self._block_hashers[0].matches(offset, data)
 

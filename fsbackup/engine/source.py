@@ -16,7 +16,9 @@ import stat
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
@@ -27,6 +29,7 @@ from fsbackup.sizing import KIB, MIB
 from fsbackup.stores.base import ObjectStat, ObjectStore, Part
 
 if TYPE_CHECKING:
+    from fsbackup.engine.buffers import Buffers
     from fsbackup.engine.command import Command
     from fsbackup.seen import Seen
     from fsbackup.stages import Stages
@@ -171,7 +174,7 @@ class Source(ABC):
     #: closed.
     interruptible = False
 
-    def matches(self, offset: int, data: bytes) -> bool | None:
+    def matches(self, offset: int, data: bytes | memoryview) -> bool | None:
         """Return whether `data` are the bytes that were read at `offset`; None where their blocks do not say."""
         return self._hasher.matches(offset, data)
 
@@ -201,7 +204,7 @@ class Source(ABC):
     def close(self) -> None:  # noqa: B027 - a stream belongs to the caller
         """Close what the source opened itself."""
 
-    def _make_part(self, data: bytes, *, last: bool, md5: bool) -> Part:
+    def _make_part(self, data: bytes | memoryview, *, last: bool, md5: bool) -> Part:
         """Hash `data` as the next part; runs in a worker thread."""
         if last and self.check_size is not None:
             self.check_size(self._offset + len(data))
@@ -278,7 +281,7 @@ class FileSource(Source):
             return ready
         assert self.size is not None
         wanted = min(length, self.size - self._offset)
-        data = self._pread(self._offset, wanted)
+        data = self._pread(self._offset, wanted) if self.size <= length else self._read_into(wanted)
         last = self._offset + len(data) >= self.size
         if len(data) < wanted:
             raise self._changed()
@@ -292,13 +295,36 @@ class FileSource(Source):
     def _pread(self, offset: int, length: int) -> bytes:
         """Read `length` bytes, fewer only at the end of the file (one `pread` returns at most 2 GiB)."""
         pieces = []
-        try:
+        with self._read_errors():
             while length and (piece := os.pread(self._descriptor, length, offset)):
                 pieces.append(piece)
                 offset, length = offset + len(piece), length - len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    @cached_property
+    def _buffers(self) -> Buffers:
+        """The memory for the parts of a file that has several; imported for these alone."""
+        from fsbackup.engine.buffers import Buffers
+
+        return Buffers()
+
+    def _read_into(self, length: int) -> memoryview:
+        """Read the next `length` bytes into a buffer, fewer only at the end of the file."""
+        view, filled = self._buffers.take(length), 0
+        with self._read_errors():
+            while filled < length:
+                count = os.preadv(self._descriptor, [view[filled:]], self._offset + filled)
+                if not count:
+                    break
+                filled += count
+        return view[:filled]
+
+    @contextmanager
+    def _read_errors(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise SourceError(f"{self.label}: cannot be read: {error.strerror}") from error
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _unchanged(self) -> bool:
         now, before = os.fstat(self._descriptor), self._before

@@ -56,7 +56,7 @@ class SpoolFile:
         if self.replayable_bytes == part.offset and part.offset + len(part.data) <= self._max_bytes:
             await asyncio.to_thread(self._write, part.data)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         view, offset = memoryview(data), self.replayable_bytes
         try:
             with self._lock:

@@ -147,7 +147,7 @@ class _PlainReader(Slices):
             return b""
         part = self._plain.read_part(CHUNK, md5=False)
         self._is_last = part.last
-        return part.data
+        return bytes(part.data)
 
 
 async def find_same(

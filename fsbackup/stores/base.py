@@ -95,7 +95,7 @@ class Part:
 
     number: int
     offset: int
-    data: bytes
+    data: bytes | memoryview
     last: bool
 
     @cached_property

@@ -128,7 +128,7 @@ class MemoryWriter(ObjectWriter):
     async def write(self, part: Part) -> None:
         if not self._name.startswith(META) and part.number in self._store.gates:
             await self._store.gates[part.number].enter()
-        self._pieces[part.number] = part.data
+        self._pieces[part.number] = bytes(part.data)
         self._moved(len(part.data))
         if not self._name.startswith(META):
             self._store.wrote(part.number)

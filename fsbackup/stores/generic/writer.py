@@ -70,11 +70,11 @@ class GenericWriter(ObjectWriter):
             await self._call(self._open, retry=True)  # nothing is sent yet, so the call may be repeated
         await self._call(lambda _: self._write(part.data, report))
 
-    def _write(self, data: bytes, on_progress: Callable[[int], None]) -> None:
+    def _write(self, data: bytes | memoryview, on_progress: Callable[[int], None]) -> None:
         self._hash.update(data)
         for start in range(0, len(data), _SLICE):
             self._check_cancelled()
-            slice_ = data[start : start + _SLICE]
+            slice_ = bytes(data[start : start + _SLICE])  # a file object need not take a view
             _send(self._handle, slice_, drain=start + _SLICE >= len(data))
             self._size += len(slice_)
             heartbeat()

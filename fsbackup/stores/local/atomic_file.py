@@ -43,8 +43,11 @@ from fsbackup.stores.names import permissions, split_name, temp_name
 from fsbackup.threads import heartbeat
 
 #: Bytes after which written data is flushed and dropped from the page cache: the last fsync of a huge file is
-#: short, and a copy that is not read again displaces nothing from memory.
+#: short, and a copy that is not read again displaces nothing from memory. A file of so many is written past the
+#: cache, where that can be.
 _FLUSH = 32 * MIB
+#: Of offset, length and memory of what a disk takes past the page cache; a filesystem that wants more refuses it.
+_ALIGNMENT = 4096
 #: Bytes per system call; progress and cancellation are handled between two calls.
 _SLICE = 16 * MIB
 
@@ -69,26 +72,49 @@ class AtomicFile:
         self._cancelled = False
         self._failure: BaseException | None = None
         self._directory = self._file = -1
+        #: Another descriptor of the file, for writes past the page cache.
+        self._direct = -1
         self._existing_levels = len(self._segments)  # directories that this write did not create
         self._temp = self._kept = b""
         self._unflushed = self._written = 0
         self.committed: os.stat_result | None = None
 
-    def write(self, offset: int, data: bytes, on_progress: Callable[[int], None]) -> None:
+    def write(self, offset: int, data: bytes | memoryview, on_progress: Callable[[int], None]) -> None:
         """Write bytes at an offset; calls `on_progress` with the number of bytes after each slice."""
         with self._call():
             view = memoryview(data)
             while view:
-                count = os.pwrite(self._file, view[:_SLICE], offset)
+                count = self._write_direct(view[:_SLICE], offset) if isinstance(data, memoryview) else 0
+                if not count:
+                    count = os.pwrite(self._file, view[:_SLICE], offset)
+                    self._count_unflushed(count)
                 view, offset = view[count:], offset + count
                 self._count(count)
                 on_progress(count)
                 self._check_cancelled()
 
+    def _write_direct(self, view: memoryview, offset: int) -> int:
+        """Write past the page cache, which saves a copy of the bytes; return how many, 0 where that cannot be.
+
+        What follows the last whole block, and all that the filesystem refuses, goes the usual way.
+        """
+        length = len(view) - len(view) % _ALIGNMENT
+        if self._direct < 0 or not length or offset % _ALIGNMENT:
+            return 0
+        try:
+            return os.pwrite(self._direct, view[:length], offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return 0
+
     def _count(self, count: int) -> None:
         heartbeat()
         with self._lock:
             self._written += count
+
+    def _count_unflushed(self, count: int) -> None:
+        with self._lock:
             self._unflushed += count
             flush = self._unflushed >= _FLUSH
             if flush:
@@ -228,6 +254,8 @@ class AtomicFile:
         temp = temp_name().encode()
         self._directory, self._file, self._existing_levels = self._base.create_file(self._segments[:-1], temp)
         self._temp = temp
+        if self._plan.size is not None and self._plan.size >= _FLUSH:
+            self._direct = open_direct(self._directory, temp)
 
     def _check_space(self) -> None:
         disk = os.fstatvfs(self._directory)
@@ -243,10 +271,10 @@ class AtomicFile:
         self._temp = self._unlinked(self._temp)
         if not self.committed:
             self._kept = self._unlinked(self._kept)
-        for fd in (self._file, self._directory):
+        for fd in (self._file, self._direct, self._directory):
             if fd >= 0:
                 os.close(fd)
-        self._file = self._directory = -1
+        self._file = self._direct = self._directory = -1
         self._cancelled = True
         if not self.committed:
             self._base.prune(self._segments[:-1], keep=self._existing_levels)
@@ -261,6 +289,14 @@ class AtomicFile:
         except OSError as error:
             log.warning("cannot remove a temp file below %s: %s", self._base.path, error)
         return b""
+
+
+def open_direct(directory: int, name: bytes) -> int:
+    """Open a file for writes past the page cache; -1 where the system or the filesystem has none."""
+    try:
+        return os.open(name, os.O_WRONLY | os.O_DIRECT | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except (AttributeError, OSError):
+        return -1
 
 
 def set_attributes(base: SafeDirectory, file: int, mode: int | None, mtime_ns: int | None) -> None:

@@ -110,7 +110,7 @@ class LocalWriter(ObjectWriter):
 
     async def reread(self, offset: int, length: int) -> bytes | None:
         if self._only_part is not None:
-            data = self._only_part.data[offset : offset + length]
+            data = bytes(self._only_part.data[offset : offset + length])
         elif self._is_written(offset, length):
             try:
                 data = await self._run(lambda: self._read(offset, length))

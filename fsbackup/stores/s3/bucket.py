@@ -284,7 +284,7 @@ class Bucket:
         self,
         context: CallContext,
         name: str,
-        body: bytes,
+        body: bytes | memoryview,
         headers: Mapping[str, str],
         on_progress: Callable[[int], None],
         query: tuple[tuple[str, str], ...] = (),

@@ -199,7 +199,7 @@ class Signed:
     method: str
     target: str
     headers: Mapping[str, str]
-    body: bytes = b""
+    body: bytes | memoryview = b""
 
     def head(self, target: str, extra: Mapping[str, str]) -> bytes:
         """Return the bytes before the body.
@@ -342,9 +342,10 @@ class Connection:
         """Whether a byte has arrived since `begin`."""
         return self._input.received > 0
 
-    def send(self, head: bytes, body: bytes, on_sent: Callable[[int], None]) -> None:
+    def send(self, head: bytes, body: bytes | memoryview, on_sent: Callable[[int], None]) -> None:
         """Send a request; `on_sent` is called with the number of body bytes that have left."""
-        runs = [(head + body, False)] if len(body) <= _TOGETHER else [(head, False), (body, True)]
+        runs: list[tuple[bytes | memoryview, bool]]
+        runs = [(b"".join((head, body)), False)] if len(body) <= _TOGETHER else [(head, False), (body, True)]
         for data, is_body in runs:
             # Not `sendall`: its timeout is for all of the bytes, not for a silence.
             left, position, reported = memoryview(data), 0, 0

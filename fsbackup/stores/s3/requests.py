@@ -61,7 +61,7 @@ class Request:
     key: str = ""
     query: tuple[tuple[str, str], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
+    body: bytes | memoryview = b""
 
 
 @dataclass(frozen=True, slots=True)
