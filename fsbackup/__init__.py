@@ -5,9 +5,7 @@ The public names are imported on first use, so that ``import fsbackup`` itself l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from fsbackup.lazy import names_of
+from fsbackup.lazy import TYPE_CHECKING, names_of
 
 __version__ = "0.1.0"
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+
+#: As in `typing`, whose import takes a tenth of the time of a call that finds its work done.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def names_of(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -89,6 +88,8 @@ def dotted(loc: Loc) -> str:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the known name nearest to `name`, else the list of those there are."""
+    import difflib
+
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1)
     if close:

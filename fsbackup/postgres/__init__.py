@@ -12,9 +12,7 @@ Which keys an archive has is in `fsbackup.wal`, which WAL a base backup needs in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from fsbackup.lazy import names_of
+from fsbackup.lazy import TYPE_CHECKING, names_of
 
 if TYPE_CHECKING:
     from fsbackup.postgres.archive import Archive

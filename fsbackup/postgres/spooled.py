@@ -8,7 +8,7 @@ The configuration is not read for that: ``wal-push`` notes where the spool of a 
 directory, with what the file system says of that file. When it has changed since, or anything else is not as
 expected, the call does it the long way.
 
-This module is imported before any other of the package, and imports none of it.
+This module is imported before any other of the package, and imports next to nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+
+from fsbackup.lazy import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _CHUNK = 1 << 20
 #: Held by the worker of a directory for as long as it lives.
@@ -77,14 +81,18 @@ def give(place: str, name: str, path: str, archive: str) -> bool:
     if "/" in name or not wait_while_busy(place, name):
         return False
     source, temp = os.path.join(place, name), f"{path}.fsbackup-fetch"
+    is_near = os.stat(source).st_dev == os.stat(os.path.dirname(path) or ".").st_dev
     with open(f"{source}.json", encoding="utf-8") as file:
         said = json.load(file)
     try:
-        with open(temp, "wb", opener=_for_owner) as file:
-            size, sha256 = digest(source, file.write)
+        if is_near:
+            size, sha256 = digest(source)
+        else:
+            with open(temp, "wb", opener=_for_owner) as file:
+                size, sha256 = digest(source, file.write)
         if said != {"archive": archive, "sha256": sha256, "size": size}:
             return False
-        os.replace(temp, path)
+        os.replace(source if is_near else temp, path)
     finally:
         for each in (source, f"{source}.json", temp):
             with suppress(FileNotFoundError):

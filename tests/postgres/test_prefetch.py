@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -64,6 +65,23 @@ def test_the_next_segments_are_kept_and_given_once(clouds: Clouds, place: Path) 
         with pytest.raises(FileNotFoundError):
             give(clouds, place, 2)
     assert keep(clouds, place, 3, 5) == {name_of(4)}
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no other file system")
+def test_a_spool_on_another_file_system_gives_the_same(clouds: Clouds) -> None:
+    """What cannot be renamed into place is copied; wrong bytes are not."""
+    clouds.push(1, 2, 3)
+    with TemporaryDirectory(dir="/dev/shm") as home:
+        place = Path(home)
+        assert place.stat().st_dev != clouds.home.stat().st_dev
+        assert keep(clouds, place, 1, 2) == {name_of(2), name_of(3)}
+        (place / name_of(3)).write_bytes(segment(2))
+        with alive(place):
+            assert give(clouds, place, 2)
+            assert (clouds.home / "out").read_bytes() == segment(2)
+            assert not give(clouds, place, 3)
+        assert {path.name for path in clouds.home.glob("out*")} == {"out"}
+        assert not (place / name_of(2)).exists()
 
 
 def test_a_segment_that_is_being_fetched_is_waited_for(clouds: Clouds, place: Path) -> None:

@@ -135,7 +135,7 @@ def test_finding_a_word_loads_no_library(tmp_path: Path) -> None:
     """Fifty milliseconds are mostly the interpreter's own."""
     words = ["wal-push", "x", "--cluster", "shop"]
     code = f"from fsbackup.postgres.spooled import pushed_before; pushed_before({words})"
-    assert loaded(code, tmp_path, "asyncio", "pydantic", "yaml", "argparse", "fsspec") == set()
+    assert loaded(code, tmp_path, "asyncio", "pydantic", "yaml", "argparse", "fsspec", "typing") == set()
 
 
 def test_a_spool_that_cannot_be_made_is_said_and_the_file_is_archived(cli: Cli, clouds: Clouds) -> None:

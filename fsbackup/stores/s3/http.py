@@ -149,8 +149,9 @@ class Http:
 
 
 def _addresses(host: str, port: int) -> list[Any]:
+    name = host.encode() if host.isascii() else host  # bytes need no codec for names that are not ASCII
     try:
-        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        return list(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
     except OSError as error:
         raise _named(error, host) from None
 

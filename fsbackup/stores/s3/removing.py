@@ -17,7 +17,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from html import escape
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from fsbackup.aio import map_some
@@ -294,6 +293,8 @@ async def _interpret(
 
 
 def _body(bucket: Bucket, targets: Sequence[_Target]) -> bytes:
+    from html import escape
+
     objects = "".join(
         f"<Object><Key>{escape(bucket.prefix + name, quote=False)}</Key>"
         f"{f'<VersionId>{escape(version, quote=False)}</VersionId>' if version else ''}</Object>"

@@ -21,7 +21,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from html import escape
 from typing import NamedTuple
 
 from fsbackup.errors import BackendError, FsbackupError, ObjectNotFoundError, TransientError
@@ -130,6 +129,8 @@ async def complete(
     condition: Mapping[str, str] | None = None,
 ) -> ObjectInfo:
     """Send CompleteMultipartUpload with the numbers and ETags of the parts, in ascending order."""
+    from html import escape
+
     listed = "".join(
         f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag, quote=False)}</ETag></Part>"
         for number, etag in parts
