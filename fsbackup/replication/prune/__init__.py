@@ -35,6 +35,9 @@ Before the data and before the manifest, the backend is asked whether it still h
 write intent; otherwise the copy stays. No service deletes on such a condition, so where there is no lock either,
 the delete is announced first, and a replacement waits for its end (`engine/intents.py`).
 
+The copies that it counts on may have been written a moment ago, by a repair that has not ended: nobody takes one
+back without a tombstone, see `engine/repairs.py`.
+
 In a bucket whose objects have their manifests inside, up to 1,000 decided copies are removed together, by few
 requests (`ObjectStore.remove_many`). A listing right before them compares each object with the one that was
 decided about. Versions are removed by their ids; a bucket without versions loses an object that replaces another
