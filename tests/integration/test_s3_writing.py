@@ -85,7 +85,9 @@ def test_every_server_takes_it(server: str, request: pytest.FixtureRequest) -> N
         assert s3.read_bytes(endpoint, name) == data
         found = s3.head(endpoint, name)
         assert found is not None
-        assert (stat.size, stat.etag) == (len(data), found.etag)
+        assert stat.size == found.size == len(data)
+        if server != "rclone":  # its HEAD of what came in parts has the MD5 of the whole
+            assert stat.etag == found.etag
         assert {name.lower(): value for name, value in found.metadata.items()}["made-by"] == "test"
     for name in contents:
         with pytest.raises(ConflictError):
