@@ -66,16 +66,16 @@ class Beginning:
         return self._stat
 
     async def _ask(self) -> ObjectStat | None:
-        if self._get is None:
-            self._get = asyncio.create_task(self._receive())
-            self._get.add_done_callback(_retrieve)
+        if self._get is None and not self._is_taken:
+            self._get = get = asyncio.create_task(self._receive())
+            get.add_done_callback(_retrieve)
             try:
-                await asyncio.wait({self._get}, timeout=_PATIENCE)
+                await asyncio.wait({get}, timeout=_PATIENCE)
             except asyncio.CancelledError:
                 self.cancel()
                 raise
-            if self._get.done() and not self._get.cancelled() and self._get.exception() is None:
-                found = self._get.result()
+            if get.done() and not get.cancelled() and get.exception() is None:
+                found = get.result()
                 return None if found is None else found[0]
         return await self.store.stat(self._name)
 
@@ -106,6 +106,7 @@ class Beginning:
 
     def cancel(self) -> None:
         """Have no bytes come: nobody will take them."""
+        self._is_taken = True
         if self._get is not None:
             self._get.cancel()
             self._get = None

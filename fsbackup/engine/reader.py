@@ -266,7 +266,7 @@ class ParallelReader:
         for request in sorted(self._requests, key=lambda each: each.chunk.start):
             chunk, own = request.chunk, replica.window.seconds(request.chunk.length)
             known = chunk.failed | chunk.requests.keys()
-            if len(chunk.requests) != 1 or replica.store.name in known:
+            if chunk.done or len(chunk.requests) != 1 or replica.store.name in known:
                 continue
             elapsed = now - request.started
             if own is None:
