@@ -15,7 +15,7 @@ from fsbackup.engine.selector import ReplicaSelector
 from fsbackup.errors import ObjectNotFoundError
 from fsbackup.keys import encode_key
 from fsbackup.sizing import KIB
-from fsbackup.stores.base import ObjectStat, ObjectStore
+from fsbackup.stores.base import Buffers, ObjectStat, ObjectStore
 
 #: Bytes that are read with the record: all of a small object, and not many where others are wanted.
 LENGTH = 256 * KIB
@@ -66,16 +66,16 @@ class Beginning:
         return self._stat
 
     async def _ask(self) -> ObjectStat | None:
-        if self._get is None:
-            self._get = asyncio.create_task(self._receive())
-            self._get.add_done_callback(_retrieve)
+        if self._get is None and not self._is_taken:
+            self._get = get = asyncio.create_task(self._receive())
+            get.add_done_callback(_retrieve)
             try:
-                await asyncio.wait({self._get}, timeout=_PATIENCE)
+                await asyncio.wait({get}, timeout=_PATIENCE)
             except asyncio.CancelledError:
                 self.cancel()
                 raise
-            if self._get.done() and not self._get.cancelled() and self._get.exception() is None:
-                found = self._get.result()
+            if get.done() and not get.cancelled() and get.exception() is None:
+                found = get.result()
                 return None if found is None else found[0]
         return await self.store.stat(self._name)
 
@@ -83,7 +83,7 @@ class Beginning:
         """Tell whether a read from `store` at `start` is one of these bytes, and nobody has taken them."""
         return store is self.store and start == 0 and self._get is not None and not self._is_taken
 
-    async def read(self, end: int, on_progress: Callable[[int], None]) -> list[bytes]:
+    async def read(self, end: int, on_progress: Callable[[int], None], into: Buffers | None = None) -> list[bytes]:
         """As `ObjectStore.read_buffers` from 0 up to `end`; what goes beyond these bytes is asked for."""
         assert self._get is not None
         get, self._get, self._is_taken, self._on_progress = self._get, None, True, on_progress
@@ -101,11 +101,12 @@ class Beginning:
                 if not count:  # an attempt begins, behind these bytes
                     on_progress(length)
 
-            buffers += await self.store.read_buffers(self._name, length, end, on_progress=on_rest)
+            buffers += await self.store.read_buffers(self._name, length, end, on_progress=on_rest, buffers=into)
         return buffers
 
     def cancel(self) -> None:
         """Have no bytes come: nobody will take them."""
+        self._is_taken = True
         if self._get is not None:
             self._get.cancel()
             self._get = None

@@ -43,7 +43,7 @@ from fsbackup.errors import (
     TransientError,
 )
 from fsbackup.record import Manifest, Record, Tombstone, version_order
-from fsbackup.stores.base import ObjectStat, ObjectStore
+from fsbackup.stores.base import Buffers, ObjectStat, ObjectStore
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -78,11 +78,11 @@ class ObjectReader:
         return self.plan.manifest
 
     def ranges(
-        self, start: int = 0, end: int | None = None, *, ordered: bool = False
+        self, start: int = 0, end: int | None = None, *, ordered: bool = False, buffers: Buffers | None = None
     ) -> AsyncGenerator[tuple[int, list[bytes]], None]:
         """Yield (offset, pieces of bytes there) from `start` (of a block) up to `end` (see `reader`)."""
         stop = self.plan.size if end is None else min(end, self.plan.size)
-        return ParallelReader(self.plan, self.log, self.selector, start, stop).ranges(ordered=ordered)
+        return ParallelReader(self.plan, self.log, self.selector, start, stop, buffers).ranges(ordered=ordered)
 
     def begun(self, beginning: Beginning) -> ObjectReader:
         """Return the reader with the first bytes that have come, or without, where they are of another version."""

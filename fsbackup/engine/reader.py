@@ -30,7 +30,7 @@ from fsbackup.engine.selector import ReplicaSelector
 from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError, as_backend_error
 from fsbackup.keys import encode_key
 from fsbackup.sizing import BLOCK_SIZE, KIB, MIB
-from fsbackup.stores.base import ObjectStore, timeout_error
+from fsbackup.stores.base import Buffers, ObjectStore, timeout_error
 
 #: Up to so many bytes a range is one request to one replica, chosen by its latency.
 SHORT_READ = 4 * MIB
@@ -128,10 +128,20 @@ class ParallelReader:
         Chooses the replica for a short read.
     start, end
         The range in bytes; `start` is the beginning of a block.
+    buffers
+        Where to read to, for a consumer that is done with the pieces when it requests the next.
     """
 
-    def __init__(self, plan: ReadPlan, read_log: ReadLog, selector: ReplicaSelector, start: int, end: int) -> None:
-        self._plan, self._read_log, self._selector = plan, read_log, selector
+    def __init__(
+        self,
+        plan: ReadPlan,
+        read_log: ReadLog,
+        selector: ReplicaSelector,
+        start: int,
+        end: int,
+        buffers: Buffers | None = None,
+    ) -> None:
+        self._plan, self._read_log, self._selector, self._buffers = plan, read_log, selector, buffers
         self._name = encode_key(plan.key)
         self._block = plan.manifest.block_size if plan.manifest else BLOCK_SIZE
         healthy = [store for store in plan.stores if store.name not in read_log.failed]
@@ -198,6 +208,8 @@ class ParallelReader:
                         self._next_offset = offset + length if ordered else self._next_offset
                         remaining -= length
                         yield offset, pieces
+                        if self._buffers is not None:
+                            self._buffers.give_back(pieces)
                         pieces.clear()  # the consumer may have kept the list
                         self._held -= length
                         self._dispatch()
@@ -266,7 +278,7 @@ class ParallelReader:
         for request in sorted(self._requests, key=lambda each: each.chunk.start):
             chunk, own = request.chunk, replica.window.seconds(request.chunk.length)
             known = chunk.failed | chunk.requests.keys()
-            if len(chunk.requests) != 1 or replica.store.name in known:
+            if chunk.done or len(chunk.requests) != 1 or replica.store.name in known:
                 continue
             elapsed = now - request.started
             if own is None:
@@ -326,8 +338,10 @@ class ParallelReader:
     async def _receive(self, store: ObjectStore, chunk: _Chunk, on_bytes: Callable[[int], None]) -> list[bytes]:
         beginning = self._plan.beginning
         if beginning is not None and beginning.begins(store, chunk.start):
-            return await beginning.read(chunk.end, on_bytes)
-        return await store.read_buffers(self._name, chunk.start, chunk.end, on_progress=on_bytes)
+            return await beginning.read(chunk.end, on_bytes, self._buffers)
+        return await store.read_buffers(
+            self._name, chunk.start, chunk.end, on_progress=on_bytes, buffers=self._buffers
+        )
 
     async def _verify(self, pieces: list[bytes], chunk: _Chunk) -> list[hashing.ByteRange]:
         arguments = (pieces, chunk.start, chunk.end, self._plan.manifest)

@@ -30,6 +30,7 @@ from fsbackup.record import Manifest
 from fsbackup.sizing import MIB
 from fsbackup.stages import Undo
 from fsbackup.stages.plaintext import Recorded
+from fsbackup.stores.base import Buffers
 from fsbackup.stores.local.directory import SafeDirectory
 
 #: Called with (bytes so far, bytes of the object).
@@ -310,7 +311,7 @@ class _CopyToFile(_Copy):
 
     async def _copy(self) -> str:
         try:
-            async with contextlib.aclosing(self.reader.ranges()) as ranges:
+            async with contextlib.aclosing(self.reader.ranges(buffers=Buffers())) as ranges:
                 async for offset, pieces in ranges:
                     self._flush_behind(await asyncio.to_thread(self._write, offset, pieces))
                     if self._on_progress:

@@ -251,6 +251,31 @@ class Orphan:
     description: str
 
 
+class Buffers:
+    """Memory that is read into again: the system takes longer to give new memory than to fill it."""
+
+    #: Bytes of each.
+    SIZE = 1 << 20
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+
+    def read(self, readinto: Callable[[memoryview], int], length: int) -> bytes:
+        """Return up to `length` bytes, at most `SIZE`, that `readinto` fills in; from any thread."""
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = bytearray(self.SIZE)
+        view = memoryview(buffer)[:length]
+        return cast(bytes, view[: readinto(view)])  # to all who get it
+
+    def give_back(self, pieces: Sequence[bytes]) -> None:
+        """Have buffers used again that nobody looks at any more; what came from elsewhere is left out."""
+        for piece in pieces:
+            if isinstance(piece, memoryview) and isinstance(piece.obj, bytearray):
+                self._free.append(piece.obj)
+
+
 class ObjectWriter(ABC):
     """Writes one object into one backend. Nothing is visible under the name before `commit`.
 
@@ -431,9 +456,18 @@ class ObjectStore(ABC):
         """
 
     async def read_buffers(
-        self, name: str, start: int, end: int, *, on_progress: Callable[[int], None] | None = None
+        self,
+        name: str,
+        start: int,
+        end: int,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+        buffers: Buffers | None = None,  # noqa: ARG002 - most read into new memory
     ) -> list[bytes]:
-        """Return the bytes of `read` as the buffers in which they arrived, which saves joining them."""
+        """Return the bytes of `read` as the buffers in which they arrived, which saves joining them.
+
+        With `buffers` in some of these, where the store can: they are the caller's until it gives them back.
+        """
         return [await self.read(name, start, end, on_progress=on_progress)]
 
     async def stat_and_read(

@@ -107,3 +107,14 @@ def test_a_tree_asks_for_each_object_once(rig: ReplicaRig) -> None:
     assert sorted(found["r2"] + found["b2"]) == ["get", "list", "list"]
     assert storage.restore_tree("d", rig.tmp / "tree").status == "complete"
     assert "get" not in asked(rig)["r2"] + asked(rig)["b2"], "what is there already is not fetched"
+
+
+@pytest.mark.parametrize("stall_at", [0, 1000])
+def test_first_bytes_of_a_long_object_that_do_not_come(rig: ReplicaRig, stall_at: int) -> None:
+    """The other replica is not kept waiting for them, and gives the whole."""
+    data = content(20 * MIB)
+    storage = opened(rig, data, stall_timeout=0.3)
+    rig.proxies["r2"].add(Stall(answer_bytes=stall_at), on="get", key=KEY, times=1)
+    report = storage.restore(KEY, rig.tmp / "back")
+    assert (set(report.failed), report.replicas["b2"] > 0) == ({"r2"}, True)
+    assert (rig.tmp / "back").read_bytes() == data

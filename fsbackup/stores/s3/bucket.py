@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsbackup import __version__
 from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
-from fsbackup.stores.base import ObjectStat
+from fsbackup.stores.base import Buffers, ObjectStat
 from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.providers import Profile
 from fsbackup.stores.s3.requests import Call, OnProgress, Receive, Reply, Request, read_small
@@ -43,8 +43,6 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 METADATA = "x-amz-meta-"
 #: Of the bodies of requests.
 XML_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
-#: Bytes read into one buffer.
-_READ_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,10 +241,16 @@ class Bucket:
         return await self.send(context, request, read_small)
 
     async def get(
-        self, name: str, start: int, end: int | None, on_progress: OnProgress, limit: int | None = None
+        self,
+        name: str,
+        start: int,
+        end: int | None,
+        on_progress: OnProgress,
+        limit: int | None = None,
+        buffers: Buffers | None = None,
     ) -> list[bytes]:
         """Send GET and return the bytes from `start` up to `end`; [] when there are none."""
-        reply = await self._get(name, start, end, on_progress, limit)
+        reply = await self._get(name, start, end, on_progress, limit, buffers)
         return [] if reply is None else reply.content
 
     async def open(self, name: str, end: int, on_progress: OnProgress) -> tuple[ObjectInfo, list[bytes]] | None:
@@ -259,7 +263,13 @@ class Bucket:
         return (replace(info, size=int(found[3])) if found else info), reply.content
 
     async def _get(
-        self, name: str, start: int, end: int | None, on_progress: OnProgress, limit: int | None = None
+        self,
+        name: str,
+        start: int,
+        end: int | None,
+        on_progress: OnProgress,
+        limit: int | None = None,
+        buffers: Buffers | None = None,
     ) -> Reply[list[bytes]] | None:
         context = self.context("read", name)
         request = Request("GET", self.prefix + name, headers=_range(start, end))
@@ -267,7 +277,7 @@ class Bucket:
             reply = await self.send(
                 context,
                 request,
-                lambda response: _content(response, context, start, end, limit),
+                lambda response: _content(response, context, start, end, limit, buffers),
                 on_progress,
             )
         except ObjectNotFoundError:
@@ -368,21 +378,30 @@ def _range(start: int, end: int | None) -> dict[str, str]:
 
 
 def _content(
-    response: HTTPResponse, context: CallContext, start: int, end: int | None, limit: int | None
+    response: HTTPResponse,
+    context: CallContext,
+    start: int,
+    end: int | None,
+    limit: int | None,
+    buffers: Buffers | None,
 ) -> list[bytes]:
     """Read exactly the requested bytes, in a thread; not one more is kept, whatever the service sends."""
     expected = _expected(response, context, start, end)
     if limit is not None and expected > limit:
         raise context.error(BackendError, f"the object has {expected} bytes, more than the {limit} it may have")
-    buffers, left = list[bytes](), expected
-    while left and (data := response.read(min(left, _READ_SIZE))):
-        buffers.append(data)
+    pieces, left = list[bytes](), expected
+    while left:
+        length = min(left, Buffers.SIZE)
+        data = response.read(length) if buffers is None else buffers.read(response.readinto, length)
+        if not data:
+            break
+        pieces.append(data)
         left -= len(data)
     if left:
         raise context.error(TransientError, f"{expected - left} bytes arrived instead of {expected}")
     if response.read(1):
         raise context.error(TransientError, f"more than the {expected} bytes asked for arrived")
-    return buffers
+    return pieces
 
 
 def _expected(response: HTTPResponse, context: CallContext, start: int, end: int | None) -> int:

@@ -13,6 +13,7 @@ from fsbackup.keys import META_PREFIX, check_prefix, encode_key
 from fsbackup.stores.base import (
     DEFAULT_TIMEOUT,
     BackendInfo,
+    Buffers,
     Capabilities,
     ObjectStat,
     ObjectStore,
@@ -200,10 +201,16 @@ class S3Store(ObjectStore):
         return b"".join(await self._read(name, start, end, on_progress))
 
     async def read_buffers(
-        self, name: str, start: int, end: int, *, on_progress: Callable[[int], None] | None = None
+        self,
+        name: str,
+        start: int,
+        end: int,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+        buffers: Buffers | None = None,
     ) -> list[bytes]:
         """Send one GET, and return the buffers into which the bytes were read."""
-        return await self._read(name, start, end, on_progress)
+        return await self._read(name, start, end, on_progress, buffers)
 
     async def stat_and_read(
         self, name: str, end: int, *, on_progress: Callable[[int], None] | None = None
@@ -220,14 +227,19 @@ class S3Store(ObjectStore):
         return info.stat(name, info.size or 0), buffers
 
     async def _read(
-        self, name: str, start: int, end: int | None, on_progress: Callable[[int], None] | None
+        self,
+        name: str,
+        start: int,
+        end: int | None,
+        on_progress: Callable[[int], None] | None,
+        buffers: Buffers | None = None,
     ) -> list[bytes]:
         if end is not None and start >= end:  # HTTP has no empty range, but the object must exist
             if await self._bucket.head(name, "read") is None:
                 raise self._bucket.context("read", name).error(ObjectNotFoundError, "no such key")
             return [b""]
         limit = _MAX_RECORD if end is None and name.startswith(META_PREFIX) else None
-        return await self._bucket.get(name, start, end, on_progress or (lambda _: None), limit)
+        return await self._bucket.get(name, start, end, on_progress or (lambda _: None), limit, buffers)
 
     def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
         """Return a writer; it calls `on_progress` with 0 while bytes are sent again."""
