@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from fsbackup.errors import IntegrityError, missing_package
+from fsbackup.sizing import MIB
 from fsbackup.stages.pipeline import CHUNK, Reader, Stage, Writer
 
 log = logging.getLogger("fsbackup.storage")
@@ -16,6 +17,10 @@ SUFFIX = ".zst"
 DEFAULT_LEVEL = 3
 #: The levels of ``zstd`` without ``--ultra``: those above take hundreds of megabytes to undo, too.
 LEVELS = range(1, 20)
+
+#: At these levels zstd takes half as long again for pieces that come one by one as for jobs of several pieces, as
+#: ``zstd`` itself makes them. A thread of its own does these; three or four of them are in memory.
+_BY_JOBS, _JOB = range(3, 5), 2 * MIB
 
 #: What is compressed (or encrypted, and so as random) already begins with one of these.
 _COMPRESSED = {
@@ -58,8 +63,7 @@ def compressing(level: int, label: str) -> Stage:
     zstd = library()
 
     def compress(reader: Reader, writer: Writer) -> None:
-        options = {zstd.CompressionParameter.compression_level: level, zstd.CompressionParameter.checksum_flag: 1}
-        compressor = zstd.ZstdCompressor(options=options)
+        compressor = zstd.ZstdCompressor(options=_options(zstd, level))
         data = reader.read(CHUNK)
         _warn_if_compressed(data, label)
         while data:
@@ -68,6 +72,14 @@ def compressing(level: int, label: str) -> Stage:
         writer.write(compressor.flush())
 
     return compress
+
+
+def _options(zstd: ModuleType, level: int) -> dict[Any, int]:
+    parameter = zstd.CompressionParameter
+    options = {parameter.compression_level: level, parameter.checksum_flag: 1}
+    if level in _BY_JOBS and parameter.nb_workers.bounds()[1]:  # 0 where the library was built without threads
+        options |= {parameter.nb_workers: 1, parameter.job_size: _JOB}
+    return options
 
 
 def decompressing() -> Stage:
