@@ -322,9 +322,12 @@ class ParallelReader:
         except TimeoutError:
             self._fail(request, timeout_error(store, "download", self._plan.key))
         except asyncio.CancelledError:
-            if not request.stalled or chunk.done:
+            assert request.task is not None
+            if chunk.done or (request.task.cancelling() and not request.stalled):
                 raise
-            self._fail(request, self._unavailable(request, f"sent no byte for {self._plan.stall:g} s"))
+            # What a store awaits may be cancelled without this request: its chunk is to be read all the same.
+            reason = f"sent no byte for {self._plan.stall:g} s" if request.stalled else "its request was cancelled"
+            self._fail(request, self._unavailable(request, reason))
         except Exception as error:  # noqa: BLE001 - what a store raises beyond its contract fails that store only
             self._fail(request, as_backend_error(error, store.name, self._plan.key, "download"))
         else:

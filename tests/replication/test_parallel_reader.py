@@ -336,21 +336,30 @@ def test_a_stall_timeout_must_be_positive(rig: ReplicaRig) -> None:
 class BuggyStore(MemoryStore):
     """A third-party store whose reads raise what no store should raise."""
 
-    is_buggy = False
+    error: BaseException | None = None
 
     async def read(self, name: str, start: int = 0, end: int | None = None, **_: object) -> bytes:
-        if name == KEY and self.is_buggy:
-            raise ValueError("a mistake in its code")
+        if name == KEY and self.error is not None:
+            raise self.error
         return await super().read(name, start, end)
 
 
-def test_an_error_beyond_the_contract_fails_only_its_store() -> None:
-    """An unexpected exception does not leave the reader waiting."""
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("a mistake in its code"), "ValueError: a mistake in its code"),
+        (asyncio.CancelledError(), "its request was cancelled"),
+    ],
+    ids=["error", "cancelled"],
+)
+@pytest.mark.timeout(30)
+def test_an_error_beyond_the_contract_fails_only_its_store(error: BaseException, reason: str) -> None:
+    """An unexpected exception does not leave the reader waiting, nor does a cancellation that was not of it."""
     buggy, fine = BuggyStore("buggy"), MemoryStore("fine")
     both = ReplicatedStorage([backend(buggy), backend(fine)], errors="raise")
     assert both.replicate(io.BytesIO(b"bytes"), KEY).status == "complete"
-    buggy.is_buggy = True
+    buggy.error = error
     assert both.read(KEY) == b"bytes"
     alone = ReplicatedStorage([backend(buggy)], errors="raise")
-    with pytest.raises(NoHealthyReplicaError, match="ValueError: a mistake in its code"):
+    with pytest.raises(NoHealthyReplicaError, match=reason):
         alone.read(KEY)
