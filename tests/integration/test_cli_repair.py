@@ -94,7 +94,6 @@ def test_a_disk_that_is_away_does_not_fill_the_screen(cli: Cli) -> None:
     third = cli.break_third()
     assert cli("repair", env=third).out.count("unresolved  ") == 3
     assert cli("repair", "--verbose", env=third).out.count("unresolved  ") == 8
-    assert cli("get", "-r", "t", "back", env=third).err.count("continues without disk3") == 3
     for command in ("status", "verify"):
         lines = cli(command, env=third).out.splitlines()
         assert [line.split(":")[:2] for line in lines if "is not a directory" in line] == [

@@ -159,6 +159,16 @@ def test_a_dead_backend_does_not_fill_the_screen(shown: Shown) -> None:
     assert "b2" in lines[3]
 
 
+def test_nor_do_warnings_about_it(shown: Shown) -> None:
+    """Those about no backend are all shown."""
+    logs.configure(verbosity=0, form="text")
+    for number in range(10):
+        events.log.warning("%d goes on without r2", number, extra={"backend": "r2", "operation": "download"})
+        events.log.warning("%d is strange", number)
+    text = shown()
+    assert (text.count("without r2"), text.count("strange")) == (3, 10)
+
+
 @pytest.mark.parametrize(("verbosity", "form"), [(1, "text"), (0, "json")])
 def test_every_error_is_logged_with_v_and_as_json(shown: Shown, verbosity: int, form: str) -> None:
     """Repeats are dropped in the short text form only."""
