@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from fsbackup.engine.selector import ReplicaSelector
 from fsbackup.errors import ObjectNotFoundError
 from fsbackup.keys import encode_key
 from fsbackup.sizing import KIB
-from fsbackup.stores.base import Buffers, ObjectStat, ObjectStore
+from fsbackup.stores.base import ObjectStat, ObjectStore
+
+if TYPE_CHECKING:
+    from fsbackup.buffers import Buffers
 
 #: Bytes that are read with the record: all of a small object, and not many where others are wanted.
 LENGTH = 256 * KIB

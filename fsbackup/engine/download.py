@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from fsbackup.engine import intents, records, versions
 from fsbackup.engine.beginning import Beginning
@@ -43,7 +43,10 @@ from fsbackup.errors import (
     TransientError,
 )
 from fsbackup.record import Manifest, Record, Tombstone, version_order
-from fsbackup.stores.base import Buffers, ObjectStat, ObjectStore
+from fsbackup.stores.base import ObjectStat, ObjectStore
+
+if TYPE_CHECKING:
+    from fsbackup.buffers import Buffers
 
 log = logging.getLogger("fsbackup.storage")
 

@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from fsbackup.aio import cancel_and_wait
 from fsbackup.engine import hashing
@@ -30,7 +31,10 @@ from fsbackup.engine.selector import ReplicaSelector
 from fsbackup.errors import BackendUnavailableError, FsbackupError, IntegrityError, as_backend_error
 from fsbackup.keys import encode_key
 from fsbackup.sizing import BLOCK_SIZE, KIB, MIB
-from fsbackup.stores.base import Buffers, ObjectStore, timeout_error
+from fsbackup.stores.base import ObjectStore, timeout_error
+
+if TYPE_CHECKING:
+    from fsbackup.buffers import Buffers
 
 #: Up to so many bytes a range is one request to one replica, chosen by its latency.
 SHORT_READ = 4 * MIB
@@ -129,7 +133,7 @@ class ParallelReader:
     start, end
         The range in bytes; `start` is the beginning of a block.
     buffers
-        Where to read to, for a consumer that is done with the pieces when it requests the next.
+        Memory to read into; used again for what comes later, as soon as nothing refers to a piece.
     """
 
     def __init__(
@@ -208,8 +212,6 @@ class ParallelReader:
                         self._next_offset = offset + length if ordered else self._next_offset
                         remaining -= length
                         yield offset, pieces
-                        if self._buffers is not None:
-                            self._buffers.give_back(pieces)
                         pieces.clear()  # the consumer may have kept the list
                         self._held -= length
                         self._dispatch()

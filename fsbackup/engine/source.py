@@ -29,7 +29,7 @@ from fsbackup.sizing import KIB, MIB
 from fsbackup.stores.base import ObjectStat, ObjectStore, Part
 
 if TYPE_CHECKING:
-    from fsbackup.engine.buffers import Buffers
+    from fsbackup.buffers import Buffers
     from fsbackup.engine.command import Command
     from fsbackup.seen import Seen
     from fsbackup.stages import Stages
@@ -304,7 +304,7 @@ class FileSource(Source):
     @cached_property
     def _buffers(self) -> Buffers:
         """The memory for the parts of a file that has several; imported for these alone."""
-        from fsbackup.engine.buffers import Buffers
+        from fsbackup.buffers import Buffers
 
         return Buffers()
 

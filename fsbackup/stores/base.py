@@ -22,11 +22,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from fsbackup.aio import map_some
 from fsbackup.errors import BackendUnavailableError, FsbackupError
 from fsbackup.sizing import DEFAULT_PART_SIZE
+
+if TYPE_CHECKING:
+    from fsbackup.buffers import Buffers
 
 #: Seconds without a byte moved after which a backend counts as unavailable.
 DEFAULT_TIMEOUT = 60.0
@@ -251,31 +254,6 @@ class Orphan:
     description: str
 
 
-class Buffers:
-    """Memory that is read into again: the system takes longer to give new memory than to fill it."""
-
-    #: Bytes of each.
-    SIZE = 1 << 20
-
-    def __init__(self) -> None:
-        self._free: list[bytearray] = []
-
-    def read(self, readinto: Callable[[memoryview], int], length: int) -> bytes:
-        """Return up to `length` bytes, at most `SIZE`, that `readinto` fills in; from any thread."""
-        try:
-            buffer = self._free.pop()
-        except IndexError:
-            buffer = bytearray(self.SIZE)
-        view = memoryview(buffer)[:length]
-        return cast(bytes, view[: readinto(view)])  # to all who get it
-
-    def give_back(self, pieces: Sequence[bytes]) -> None:
-        """Have buffers used again that nobody looks at any more; what came from elsewhere is left out."""
-        for piece in pieces:
-            if isinstance(piece, memoryview) and isinstance(piece.obj, bytearray):
-                self._free.append(piece.obj)
-
-
 class ObjectWriter(ABC):
     """Writes one object into one backend. Nothing is visible under the name before `commit`.
 
@@ -466,7 +444,7 @@ class ObjectStore(ABC):
     ) -> list[bytes]:
         """Return the bytes of `read` as the buffers in which they arrived, which saves joining them.
 
-        With `buffers` in some of these, where the store can: they are the caller's until it gives them back.
+        With `buffers` in memory of these, where the store can.
         """
         return [await self.read(name, start, end, on_progress=on_progress)]
 

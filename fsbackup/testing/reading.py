@@ -7,9 +7,9 @@ import time
 
 import pytest
 
+from fsbackup.buffers import Buffers
 from fsbackup.errors import ObjectNotFoundError
 from fsbackup.loop import run
-from fsbackup.stores.base import Buffers
 from fsbackup.testing.driving import Contract, random_bytes, write
 from fsbackup.testing.place import ObjectPlace
 

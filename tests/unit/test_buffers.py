@@ -7,7 +7,7 @@ import ctypes
 import mmap
 from pathlib import Path
 
-from fsbackup.engine.buffers import Buffers
+from fsbackup.buffers import Buffers
 from fsbackup.engine.source import open_source
 
 PART = 1 << 20

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fsbackup import __version__
 from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
-from fsbackup.stores.base import Buffers, ObjectStat
+from fsbackup.stores.base import ObjectStat
 from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.providers import Profile
 from fsbackup.stores.s3.requests import Call, OnProgress, Receive, Reply, Request, read_small
@@ -26,6 +26,7 @@ from fsbackup.threads import Workers
 if TYPE_CHECKING:
     from http.client import HTTPResponse
 
+    from fsbackup.buffers import Buffers
     from fsbackup.stores.s3.http import Http, Signed
 
 T = TypeVar("T")
@@ -33,6 +34,8 @@ T = TypeVar("T")
 USER_AGENT = f"fsbackup/{__version__}"
 #: Requests at once per store, each with a thread and a connection; more wait, which counts towards the timeout.
 _THREADS = 64
+#: Bytes that are read at once.
+_PIECE = 1 << 20
 #: The largest MaxKeys of Amazon S3, R2 and B2.
 PAGE_SIZE = 1000
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -391,8 +394,7 @@ def _content(
         raise context.error(BackendError, f"the object has {expected} bytes, more than the {limit} it may have")
     pieces, left = list[bytes](), expected
     while left:
-        length = min(left, Buffers.SIZE)
-        data = response.read(length) if buffers is None else buffers.read(response.readinto, length)
+        data = _read_piece(response, min(left, _PIECE), buffers)
         if not data:
             break
         pieces.append(data)
@@ -402,6 +404,13 @@ def _content(
     if response.read(1):
         raise context.error(TransientError, f"more than the {expected} bytes asked for arrived")
     return pieces
+
+
+def _read_piece(response: HTTPResponse, length: int, buffers: Buffers | None) -> bytes:
+    if buffers is None:
+        return response.read(length)
+    view = buffers.take(length)
+    return cast(bytes, view[: response.readinto(view)])  # to all who get it
 
 
 def _expected(response: HTTPResponse, context: CallContext, start: int, end: int | None) -> int:

@@ -6,14 +6,13 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from fsbackup.errors import FsbackupError, ObjectNotFoundError
 from fsbackup.keys import META_PREFIX, check_prefix, encode_key
 from fsbackup.stores.base import (
     DEFAULT_TIMEOUT,
     BackendInfo,
-    Buffers,
     Capabilities,
     ObjectStat,
     ObjectStore,
@@ -37,6 +36,9 @@ from fsbackup.stores.s3.settings import (
 )
 from fsbackup.stores.s3.uploads import delete_orphan, list_orphans
 from fsbackup.stores.s3.writer import S3Writer
+
+if TYPE_CHECKING:
+    from fsbackup.buffers import Buffers
 
 DEFAULT_CONCURRENCY = 4
 #: Bytes of user metadata per object that every service takes: Amazon S3's limit, and B2's with encryption. R2

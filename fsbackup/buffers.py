@@ -1,4 +1,4 @@
-"""Memory for the parts of one object, used again: the system zeroes fresh pages, which takes as long as a read."""
+"""Memory for the bytes of one object, used again: the system zeroes fresh pages, which takes as long as a read."""
 
 from __future__ import annotations
 
