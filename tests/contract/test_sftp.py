@@ -38,6 +38,7 @@ class TestSftpObjects(ObjectStoreContract):
         run(store.close())
 
 
+@pytest.mark.matrix
 class TestSftpStorage(StorageBackendContract):
     """The five methods; broken is a wrong password."""
 

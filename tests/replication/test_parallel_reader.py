@@ -18,6 +18,7 @@ from fsbackup import ReplicatedStorage
 from fsbackup.engine.download import locate
 from fsbackup.errors import ConfigError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
 from fsbackup.loop import run
+from tests.matrix import matrix
 from tests.replication.memory import MemoryStore, backend
 from tests.replication.rig import MIB, ReplicaRig, content, make_rig
 from tests.servers.endpoint import S3Endpoint
@@ -291,7 +292,7 @@ def test_in_order_a_slow_replica_does_not_hold_up_the_stream(stored: ReplicaRig)
     assert stream.getvalue() == content(SIZE)
 
 
-@pytest.mark.parametrize("names", [("local",), CLOUDS, ("local", *CLOUDS)], ids="+".join)
+@pytest.mark.parametrize("names", [("local",), matrix(CLOUDS, id="r2+b2"), ("local", *CLOUDS)], ids="+".join)
 def test_ranges_are_the_bytes_they_should_be(stored: ReplicaRig, names: tuple[str, ...]) -> None:
     store, data = stored.store(names=names), content(SIZE)
     dice = random.Random(7)

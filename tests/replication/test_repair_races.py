@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from fsbackup import clock
 from fsbackup.loop import run
 from fsbackup.replication.repair import RepairOptions, RepairReport, repair
-from tests.matrix import sparing
+from tests.matrix import matrix, sparing
 from tests.replication.raw_replicas import manifest_name, proves, tombstone_name
 from tests.replication.rig import ReplicaRig, content, released_when_announced
 from tests.servers.faults import Hold
@@ -183,7 +183,7 @@ def test_two_repairs_at_once(contested: ReplicaRig, name: str, harm: str, step: 
     assert_all_have(rig, OLD)
 
 
-@pytest.mark.parametrize("step", ["tombstone", "data"])
+@pytest.mark.parametrize("step", ["tombstone", matrix("data")])
 def test_a_repair_that_finishes_a_delete_gives_way_to_an_upload(contested: ReplicaRig, step: str) -> None:
     """A replica slept through a delete; before repair finishes it there somebody stores the key again."""
     rig = contested
