@@ -209,11 +209,8 @@ def test_absence_must_be_proven(buckets: ConfiguredSet, path: str) -> None:
     for method in (
         FsbackupFileSystem.info,
         FsbackupFileSystem.exists,
-        FsbackupFileSystem.isfile,
-        FsbackupFileSystem.isdir,
         FsbackupFileSystem.ls,
         FsbackupFileSystem.cat_file,
-        FsbackupFileSystem.open,
     ):
         fs = buckets.fs()
         with pytest.raises(OSError, match="moto0") as caught:

@@ -26,8 +26,8 @@ _QUICK = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-#: How many sequences of steps a machine tries; each takes seconds.
-EXAMPLES = [2, matrix(4)]
+#: How many sequences of steps a machine tries; each of the first one's takes seconds.
+HIERARCHIES, STORES = [2, matrix(4)], 4
 #: What zarr leaves out for a store that is only asynchronous.
 _SYNCHRONOUS = (
     "test_get_sync",
@@ -95,7 +95,7 @@ def trouble(request: pytest.FixtureRequest, flat: ConfiguredSet) -> Iterator[Con
 
 
 @pytest.mark.filterwarnings("ignore:The data type")
-@pytest.mark.parametrize("examples", EXAMPLES)
+@pytest.mark.parametrize("examples", HIERARCHIES)
 def test_hierarchy_machine(trouble: ConfiguredSet, examples: int) -> None:
     """Whatever zarr does to groups and arrays, it finds what its model has."""
     fs = trouble.fs(asynchronous=True)
@@ -105,11 +105,10 @@ def test_hierarchy_machine(trouble: ConfiguredSet, examples: int) -> None:
     )
 
 
-@pytest.mark.parametrize("examples", EXAMPLES)
-def test_store_machine(trouble: ConfiguredSet, examples: int) -> None:
+def test_store_machine(trouble: ConfiguredSet) -> None:
     """Whatever zarr does to keys, it finds what its model has."""
     fs = trouble.fs(asynchronous=True)
     run_state_machine_as_test(
         cast(Any, lambda: ZarrStoreStateMachine(KeyStore(fs=fs, path=f"{ROOT}/{secrets.token_hex(4)}"))),
-        settings=settings(_QUICK, max_examples=examples),
+        settings=settings(_QUICK, max_examples=STORES),
     )

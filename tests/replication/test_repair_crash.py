@@ -8,7 +8,7 @@ import pytest
 
 from fsbackup.loop import run
 from fsbackup.replication.repair import RepairOptions, repair
-from tests.matrix import sparing
+from tests.matrix import matrix, sparing
 from tests.replication.child import kill, running
 from tests.replication.raw_replicas import (
     RECORDS,
@@ -157,7 +157,7 @@ def assert_final(rig: ReplicaRig, data: bytes | None) -> None:
         assert proves(record, data), name
 
 
-@pytest.mark.parametrize("harm", ["missing", "rotten"])
+@pytest.mark.parametrize("harm", ["missing", matrix("rotten")])
 def test_killed_while_a_disk_is_refilled(rig: ReplicaRig, harm: str) -> None:
     """A repair of the local replica killed while it reads: what is there stays, and nothing torn appears."""
     rig.store().replicate(rig.file(LONG, "old"), KEY)
