@@ -46,6 +46,12 @@ async def cancel_and_wait(tasks: Collection[asyncio.Task[Any]]) -> None:
         await asyncio.wait(running)
 
 
+def retrieve_error(future: asyncio.Future[Any]) -> None:
+    """Retrieve the error of a future that nobody may wait for any more, so that asyncio does not log it."""
+    if not future.cancelled():
+        future.exception()
+
+
 async def shield(work: Coroutine[Any, Any, None]) -> None:
     """Await `work` to its end, also when the caller is cancelled; `CancelledError` is raised afterwards."""
     task = asyncio.ensure_future(work)

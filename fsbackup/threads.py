@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from fsbackup.aio import IdleTimeout, IdleTimeoutError
+from fsbackup.aio import IdleTimeout, IdleTimeoutError, retrieve_error
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Job(Generic[T]):
         self.call: Callable[[], T] | None = call
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[T] = self.loop.create_future()
-        self.future.add_done_callback(_consume_exception)
+        self.future.add_done_callback(retrieve_error)
         self.last_activity = self.loop.time()
         self.started = False
         self._outcomes = _Outcomes.of(self.loop)
@@ -99,12 +99,6 @@ class Job(Generic[T]):
 
     def _latest_activity(self) -> float:
         return self.last_activity if self.started else max(self.last_activity, self.workers.last_activity)
-
-
-def _consume_exception(future: asyncio.Future[Any]) -> None:
-    """Retrieve the error, so that asyncio does not log it as never retrieved when the waiter was cancelled."""
-    if not future.cancelled():
-        future.exception()
 
 
 class _Outcomes:

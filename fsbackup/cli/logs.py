@@ -16,9 +16,8 @@ from fsbackup.cli import render
 from fsbackup.events import FIELDS
 from fsbackup.redact import redact
 
-#: How many problems of one kind are shown without -v, and what the last one of them adds.
-MAX_REPEATS = 3
-NOT_SHOWN = "(further ones of this kind are not shown; use -v to show all)"
+#: How many problems of one kind are shown without -v.
+_MAX_REPEATS = 3
 #: Fields that the message of a text line contains already.
 _IN_MESSAGE = frozenset({"backend", "operation", "key", "outcome", "error"})
 
@@ -58,23 +57,38 @@ def event_fields(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
+class Repeats:
+    """Lets pass only the first problems of each kind."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[Any] = Counter()
+
+    def shown(self, kind: Any, text: str) -> str | None:
+        """Return what to show of a problem: its text, the last time with a note; None for what comes after."""
+        self._counts[kind] += 1
+        if self._counts[kind] > _MAX_REPEATS:
+            return None
+        is_last = self._counts[kind] == _MAX_REPEATS
+        return f"{text} (further ones of this kind are not shown; use -v to show all)" if is_last else text
+
+
 class RepeatFilter(logging.Filter):
     """Drops all but the first problems of one kind with one backend: one that is down fails every file."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._counts: Counter[tuple[Any, ...]] = Counter()
+        self._repeats = Repeats()
 
     def filter(self, record: logging.LogRecord) -> bool:
         backend = getattr(record, "backend", None)
         if backend is None or record.levelno < logging.WARNING:
             return True
         kind = (backend, getattr(record, "operation", None), getattr(record, "error_type", None))
-        self._counts[kind] += 1
-        if self._counts[kind] == MAX_REPEATS:
-            record.msg = f"{record.getMessage()} {NOT_SHOWN}"
-            record.args = ()
-        return self._counts[kind] <= MAX_REPEATS
+        text = self._repeats.shown(kind, record.getMessage())
+        if text is None:
+            return False
+        record.msg, record.args = text, ()
+        return True
 
 
 class _StderrHandler(logging.StreamHandler[Any]):

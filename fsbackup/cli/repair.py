@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
 from fsbackup.cli.command import Command, add_dask, add_prefix, add_set, open_executor, open_set
-from fsbackup.cli.logs import MAX_REPEATS, NOT_SHOWN
+from fsbackup.cli.logs import Repeats
 
 if TYPE_CHECKING:
     from fsbackup.replication.repair import RepairReport, Step
@@ -54,7 +53,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _execute(args: Namespace) -> int:
     store = open_set(args)
-    unreachable: Counter[str | None] = Counter()
+    repeats = Repeats()
     with open_executor(args) as executor:
         report = store.repair(
             args.prefix,
@@ -63,7 +62,7 @@ def _execute(args: Namespace) -> int:
             adopt=args.adopt,
             allow_many=args.yes,
             accept_empty=args.accept_empty,
-            on_step=lambda step: _print_step(args, step, unreachable),
+            on_step=lambda step: _print_step(args, step, repeats),
             executor=executor,
         )
     if args.json:
@@ -74,17 +73,15 @@ def _execute(args: Namespace) -> int:
     return exits.BY_STATUS[report.status]
 
 
-def _print_step(args: Namespace, step: Step, unreachable: Counter[str | None]) -> None:
+def _print_step(args: Namespace, step: Step, repeats: Repeats) -> None:
     if args.json:
         render.print_json_line({"kind": "step", **step.as_dict()})
     elif not args.quiet or step.outcome in ("failed", "unresolved"):
+        is_repeated = step.action.problem == "unreachable" and args.verbose <= 0  # the same for every object
         line = _step_line(step)
-        if step.action.problem == "unreachable" and args.verbose <= 0:  # the same for every object
-            unreachable[step.action.backend] += 1
-            if unreachable[step.action.backend] > MAX_REPEATS:
-                return
-            line += f" {NOT_SHOWN}" if unreachable[step.action.backend] == MAX_REPEATS else ""
-        render.print_line(render.one_line(line))
+        shown = repeats.shown(step.action.backend, line) if is_repeated else line
+        if shown is not None:
+            render.print_line(render.one_line(shown))
 
 
 def _step_line(step: Step) -> str:

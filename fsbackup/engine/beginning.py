@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
+from fsbackup.aio import retrieve_error
 from fsbackup.engine.selector import ReplicaSelector
 from fsbackup.errors import ObjectNotFoundError
 from fsbackup.keys import encode_key
@@ -71,7 +72,7 @@ class Beginning:
     async def _ask(self) -> ObjectStat | None:
         if self._get is None and not self._is_taken:
             self._get = get = asyncio.create_task(self._receive())
-            get.add_done_callback(_retrieve)
+            get.add_done_callback(retrieve_error)
             try:
                 await asyncio.wait({get}, timeout=_PATIENCE)
             except asyncio.CancelledError:
@@ -121,9 +122,3 @@ class Beginning:
     def _count(self, count: int) -> None:
         self._received = self._received + count if count else 0
         self._on_progress(count)
-
-
-def _retrieve(task: asyncio.Task[_Found]) -> None:
-    """Take the error of bytes that nobody takes, so that asyncio does not report it."""
-    if not task.cancelled():
-        task.exception()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from fsbackup.aio import cancel_and_wait
+from fsbackup.aio import cancel_and_wait, retrieve_error
 from fsbackup.engine.mark import Mark
 from fsbackup.errors import (
     AccessDeniedError,
@@ -250,14 +250,8 @@ class BackendGuard:
         task = next((each for each in running if each and not each.done() and each.get_loop() is loop), None)
         if task is None:
             task = self._running[name] = asyncio.create_task(make())
-            task.add_done_callback(_retrieve)
+            task.add_done_callback(retrieve_error)
         await asyncio.shield(task)
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Take the exception of a task whose waiters were all cancelled, so that asyncio does not report it."""
-    if not task.cancelled():
-        task.exception()
 
 
 async def _all_succeed(works: Iterable[Coroutine[Any, Any, None]]) -> bool:

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
+from fsbackup.aio import retrieve_error
 from fsbackup.engine.source import Source
 from fsbackup.errors import BackendError
 from fsbackup.stores.base import Part, content_etag
@@ -208,8 +209,7 @@ class PartBuffer:
             self._end_wait()
         work = self._read_again(number) if number <= len(self._md5s) else self._read_next()
         task = self._reading[number] = asyncio.create_task(self._read(number, work))
-        # Retrieve the error of a read whose consumers were all cancelled, so that asyncio does not log it.
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        task.add_done_callback(retrieve_error)  # its consumers may all be cancelled
 
     async def _read(self, number: int, work: Coroutine[None, None, Part]) -> Part:
         try:

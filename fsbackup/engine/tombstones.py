@@ -38,6 +38,7 @@ from contextlib import aclosing
 from typing import cast
 from weakref import WeakKeyDictionary
 
+from fsbackup.aio import retrieve_error
 from fsbackup.engine import record_objects
 from fsbackup.errors import AccessDeniedError
 from fsbackup.keys import TOMBSTONES, tombstone_name
@@ -83,7 +84,7 @@ class _Names:
         running = self._listing
         if running is None or running.done() or running.get_loop() is not asyncio.get_running_loop():
             running = self._listing = asyncio.create_task(self._list(store))
-            running.add_done_callback(_retrieve)
+            running.add_done_callback(retrieve_error)
         return running
 
     async def _list(self, store: ObjectStore) -> None:
@@ -183,9 +184,3 @@ async def _listed(store: ObjectStore) -> set[str] | None:
     except TimeoutError:
         raise timeout_error(store, "list", TOMBSTONES) from None
     return found
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Take the exception of a listing whose waiters were all cancelled, so that asyncio does not report it."""
-    if not task.cancelled():
-        task.exception()

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from fsbackup.aio import retrieve_error
 from fsbackup.engine import locks
 from fsbackup.engine.download import ObjectReader, locate, newer_version
 from fsbackup.errors import IntegrityError, NoHealthyReplicaError
@@ -175,8 +176,7 @@ class VersionCache:
     def _lookup_done(self, lookup: _Lookup, task: asyncio.Task[Version]) -> None:
         if self._lookups.get(lookup) is task:
             del self._lookups[lookup]
-        # Retrieves the error: asyncio logs an unretrieved one, and all callers may have been cancelled.
-        task.cancelled() or task.exception()
+        retrieve_error(task)  # all callers may have been cancelled
 
     def _add(self, version: Version) -> Version:
         self._versions[version.path] = version

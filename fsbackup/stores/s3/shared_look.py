@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from weakref import WeakKeyDictionary
 
+from fsbackup.aio import retrieve_error
 from fsbackup.errors import FsbackupError
 from fsbackup.stores.s3.bucket import Bucket
 from fsbackup.stores.s3.listing import Version, versions_between, versions_of
@@ -30,7 +31,7 @@ class _SharedLook:
         future = self._asked.get(name)
         if future is None:
             future = self._asked[name] = self.loop.create_future()
-            future.add_done_callback(_retrieve)
+            future.add_done_callback(retrieve_error)
         if self._listing is None or self._listing.done():
             self._listing = self.loop.create_task(self._run(bucket))
         return await asyncio.shield(future)
@@ -55,12 +56,6 @@ async def _look(bucket: Bucket, names: list[str]) -> dict[str, list[Version]]:
         return {names[0]: await versions_of(bucket, names[0])}
     others = _LIST_WORTH * len(names)
     return await versions_between(bucket, names, others, page_size=len(names) + others)
-
-
-def _retrieve(future: asyncio.Future[list[Version] | None]) -> None:
-    """Take the error of a look whose caller was cancelled, so that asyncio does not report it."""
-    if not future.cancelled():
-        future.exception()
 
 
 #: By bucket, for the loop that asked last.

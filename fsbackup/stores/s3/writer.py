@@ -264,7 +264,7 @@ class Commit:
             stored = head  # only the response was lost
         self._bucket.mark_exists()
         self._version = stored.version_id
-        if head is None and not self._is_proof(sent, stored):
+        if head is None and self._content_etag(sent, stored) is None:
             head = await self._confirm(stored)
         if problem := self._mismatch(sent, stored, head):
             raise await self._undo(problem, stored)
@@ -272,10 +272,10 @@ class Commit:
         etag, version = (head or stored).etag, stored.version_id
         return ObjectStat(self._name, sent.size, etag=etag, version_id=version, metadata=self.metadata)
 
-    def _is_proof(self, sent: Payload, stored: ObjectInfo) -> bool:
-        """Tell whether the answer has an ETag that is made of the content, so that HEAD could say no more."""
+    def _content_etag(self, sent: Payload, info: ObjectInfo) -> str | None:
+        """Return the ETag if it is made of the content, so that it proves that and HEAD could say no more."""
         is_md5 = not sent.parts or self._bucket.profile.multipart_etag_is_md5
-        return is_md5 and stored.md5(parts=sent.parts) is not None
+        return info.md5(parts=sent.parts) if is_md5 else None
 
     async def _require_order(self, version: str | None) -> None:
         """Where versions tell who came first, take the new one back if it replaced another than it should have."""
@@ -392,9 +392,7 @@ class Commit:
             return f"its ETag is not {sent.etag}"
         if head and head.size != sent.size:
             return f"{sent.size} bytes were sent, {head.size} are stored"
-        if sent.parts and not self._bucket.profile.multipart_etag_is_md5:
-            return None
-        etags = {info.md5(parts=sent.parts) for info in (stored, head) if info is not None} - {None}
+        etags = {self._content_etag(sent, info) for info in (stored, head) if info is not None} - {None}
         return f"its ETag is not {sent.etag}" if etags - {sent.etag} else None
 
     def _integrity_error(self, problem: str) -> FsbackupError:
