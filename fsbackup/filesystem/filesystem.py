@@ -62,6 +62,10 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, AppendMethods, MetadataMethod
         The file of an age identity or a private SSH key, or several files: encrypted objects are read as what they
         were. By default the file that ``$FSBACKUP_AGE_IDENTITY`` names; with neither, reading one is a
         `ConfigError`, unless it is opened with ``raw=True``.
+    store_dropped
+        Store also a file that is dropped without being closed, as s3fs does. By default it is discarded with a
+        `NotStoredWarning`, because a writer that failed half-way drops its file, too. DuckDB's ``EXPORT DATABASE``
+        needs it: it never closes the two scripts beside the tables.
     anon
         Ignored; pandas passes it when it tries again after a `PermissionError`.
     **options
@@ -84,10 +88,12 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, AppendMethods, MetadataMethod
         cache_size: int = CACHE_SIZE,
         anon: bool | None = None,  # noqa: ARG002
         identity: IdentityFiles | None = None,
+        store_dropped: bool = False,
         **options: Any,
     ) -> None:
         # The metaclass has resolved it: it must know what it is before an instance is made.
         super().__init__(cast("Snapshot | ReplicatedStorage", config), cache_size, identity, **options)
+        self._store_dropped = store_dropped
 
     def open(
         self,
@@ -157,4 +163,4 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, AppendMethods, MetadataMethod
         if create_only and self.exists(path):
             raise paths.exists_error(path)
         start_upload = partial(self.start_upload, self.sets[paths.split(path)[0]], path, create_only=create_only)
-        return WriteFile(self, path, mode, start_upload, **options)
+        return WriteFile(self, path, mode, start_upload, store_dropped=self._store_dropped, **options)

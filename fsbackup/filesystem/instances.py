@@ -22,7 +22,7 @@ from fsbackup.filesystem.paths import PROTOCOL
 from fsbackup.replication.storage import ReplicatedStorage
 
 #: The options of ours, and those that fsspec passes to any filesystem, or accepts for it.
-_OWN_OPTIONS = ("config", "cache_size", "anon", "identity")
+_OWN_OPTIONS = ("config", "cache_size", "anon", "identity", "store_dropped")
 _FSSPEC_OPTIONS = frozenset(
     {"asynchronous", "batch_size", "listings_expiry_time", "loop", "max_paths", "use_listings_cache"}
 )

@@ -2,7 +2,7 @@
 
 fsspec's buffer → `Pipe` → an upload that runs meanwhile on the I/O loop. `close` ends the pipe and waits for the
 upload; `discard` fails the pipe, so that the upload aborts. A file that is dropped, or still open when the process
-exits, is discarded with a `NotStoredWarning`.
+exits, is discarded with a `NotStoredWarning`; a dropped one is stored where the filesystem has `store_dropped`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fsspec import AbstractFileSystem
 from fsspec.asyn import AbstractAsyncStreamedFile
 from fsspec.spec import AbstractBufferedFile
 
-from fsbackup.errors import DiscardedError, NotStoredWarning
+from fsbackup.errors import DiscardedError, FsbackupError, NotStoredWarning
 from fsbackup.filesystem.pipe import Pipe
 from fsbackup.loop import CANCEL_GRACE, Call, wait_until_done
 from fsbackup.sizing import MIB
@@ -49,6 +49,8 @@ class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
     ----------
     start_upload
         Starts the upload of a pipe.
+    store_dropped
+        Store the file also when it is dropped without being closed.
 
     Raises
     ------
@@ -64,9 +66,12 @@ class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
         path: str,
         mode: str,
         start_upload: Callable[[Pipe], Call[None]],
+        *,
+        store_dropped: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(fs, path, mode, **options)
+        self._store_dropped = store_dropped
         self._start_upload = start_upload
         self._pipe = Pipe()
         self._upload: Call[None] | None = None
@@ -138,11 +143,28 @@ class WriteFile(AbstractBufferedFile):  # type: ignore[misc]
             wait_until_done(upload.future)
 
     def __del__(self) -> None:
-        self.drop()
+        if not self._is_stored_when_dropped() or not self._close_dropped():
+            self.drop()
+
+    def _is_stored_when_dropped(self) -> bool:
+        """Tell whether `close` may be called now; while an exception is handled the file may be half of itself."""
+        is_open = self.__dict__.get("_pending") and not self.closed  # `__init__` may have failed
+        return bool(is_open and self._store_dropped and sys.exception() in (None, self._handled))
+
+    def _close_dropped(self) -> bool:
+        """Store the file; return False on the thread of a loop, where nobody may wait for it."""
+        if asyncio._get_running_loop() is not None:
+            return False
+        try:
+            self.close()
+        except FsbackupError as error:
+            warnings.warn(f"{self.full_name} is not stored: {error}", NotStoredWarning, stacklevel=3)
+        return True
 
     def _dealloc_warn(self, wrapper: object) -> None:  # noqa: ARG002
         """Discard the file: `io` calls this when a wrapper was dropped, and `close` right after it."""
-        self.drop()
+        if not self._is_stored_when_dropped():
+            self.drop()
 
     def drop(self) -> None:
         """Discard a file that can no longer be closed, with a warning; its upload is aborted in the background."""

@@ -201,6 +201,59 @@ def test_a_dropped_file_is_not_stored_and_warned_of(
     wait_until(lambda: not left_behind(disks))
 
 
+@pytest.mark.parametrize("size", [10, 9 * MIB])
+@pytest.mark.parametrize(
+    ("drop", "read"),
+    [
+        (_pickled, pickle.loads),
+        (_created, bytes),
+        (_in_text, lambda stored: bytes.fromhex(json.loads(stored))),
+        (_in_gzip, gzip.decompress),
+    ],
+)
+def test_a_dropped_file_is_stored_by_choice(
+    disks: ConfiguredSet,
+    path: str,
+    drop: Callable[[FsbackupFileSystem, str, int], None],
+    read: Callable[[bytes], bytes],
+    size: int,
+) -> None:
+    """As `close` would have stored it, with all that a wrapper had not written yet."""
+    fs = disks.fs(store_dropped=True)
+    drop(fs, path, size)
+    assert read(fs.cat_file(path)) == content(size)
+
+
+@pytest.mark.parametrize("drop", [_compressed, _in_an_open_transaction])
+def test_half_a_file_is_not_stored_by_choice_either(
+    disks: ConfiguredSet, path: str, drop: Callable[[FsbackupFileSystem, str, int], None]
+) -> None:
+    """As one whose compressor has not written its end."""
+    fs = disks.fs(store_dropped=True)
+    with pytest.warns(fsbackup.NotStoredWarning, match=f"fsbackup://{path} is not stored"):
+        drop(fs, path, 10)
+    wait_until(lambda: not left_behind(disks))
+
+
+def test_a_file_dropped_in_an_except_block_is_not_stored(disks: ConfiguredSet, path: str) -> None:
+    fs = disks.fs(store_dropped=True)
+    file: Any = fs.open(path, "wb")
+    try:
+        file.write(b"half")
+        raise KeyError
+    except KeyError:
+        with pytest.warns(fsbackup.NotStoredWarning, match=f"fsbackup://{path} is not stored"):
+            del file
+    wait_until(lambda: not left_behind(disks))
+
+
+def test_a_dropped_file_that_too_few_replicas_take_is_warned_of(disks: ConfiguredSet, path: str) -> None:
+    fs = disks.fs(store_dropped=True)
+    disks.bases["local1"].write_bytes(b"no directory")
+    with pytest.warns(fsbackup.NotStoredWarning, match="local1"):
+        _pickled(fs, path, 10)
+
+
 def test_a_dropped_file_leaves_no_upload(buckets: ConfiguredSet, path: str) -> None:
     """A multipart upload that had started is aborted."""
     fs = buckets.fs()

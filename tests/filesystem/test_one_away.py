@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Literal
 
 import dask.dataframe as dd
@@ -224,13 +225,19 @@ def test_hugging_face_datasets(
 
 
 @pytest.mark.matrix
-def test_duckdb_export(site: ConfiguredSet, url: str) -> None:
-    """The tables are stored. The two scripts beside them, which DuckDB never closes, are not, and it is said."""
-    with duckdb.connect() as connection:
-        connection.register_filesystem(site.shared)
+@pytest.mark.parametrize("store_dropped", [True, False])
+def test_duckdb_export(site: ConfiguredSet, url: str, store_dropped: bool) -> None:
+    """And imported; the two scripts, which DuckDB never closes, are stored by choice only."""
+    fs = site.fs(store_dropped=store_dropped)
+    expected = nullcontext() if store_dropped else pytest.warns(NotStoredWarning, match=r"all/(schema|load)\.sql")
+    with duckdb.connect() as connection, expected:
+        connection.register_filesystem(fs)
         connection.execute("CREATE TABLE n AS SELECT range AS n FROM range(10)")
-        with pytest.warns(NotStoredWarning, match=r"all/(schema|load)\.sql"):
-            connection.execute(f"EXPORT DATABASE '{url}/all' (FORMAT parquet)")
+        connection.execute(f"EXPORT DATABASE '{url}/all' (FORMAT parquet)")
     with duckdb.connect() as connection:
-        connection.register_filesystem(site.shared)
-        assert connection.execute(f"SELECT sum(n) FROM '{url}/all/n.parquet'").fetchone() == (45,)
+        connection.register_filesystem(fs)
+        if store_dropped:
+            connection.execute(f"IMPORT DATABASE '{url}/all'")
+        else:
+            connection.execute(f"CREATE TABLE n AS SELECT * FROM '{url}/all/n.parquet'")
+        assert connection.execute("SELECT sum(n) FROM n").fetchone() == (45,)
