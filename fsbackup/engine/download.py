@@ -30,6 +30,7 @@ from fsbackup.engine.survey import (
     decide,
     fewest,
     is_known_away,
+    look_twice,
     settled,
     survey,
     survey_to_read,
@@ -193,15 +194,14 @@ async def _located(
         with_data, ask = True, records.query
         states = await survey_without_stragglers(targets, key, ask)
     decision = partial(_reader, targets, key, selector, with_data)
-    try:
+
+    async def look(states: Sequence[ReplicaState]) -> ObjectReader:
         return await decide(await settled(states, key), key, decision, ask)
-    except ObjectNotFoundError:
-        if len(targets.stores) == 1:
-            raise
-    # The replicas did not answer at one instant: a copy that came to one after its answer may have been what
-    # let another's go before its own.
-    states = await survey_without_stragglers(targets, key, ask)
-    return await decide(await settled(states, key), key, decision, ask)
+
+    async def again() -> ObjectReader:
+        return await look(await survey_without_stragglers(targets, key, ask))
+
+    return await look_twice(targets, look(states), again)
 
 
 async def _begin(

@@ -9,7 +9,8 @@ from functools import partial
 from fsbackup.engine import records, tombstones, versions
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.engine.survey import decide, settled, survey
+from fsbackup.engine.survey import decide, look_twice, settled, survey
+from fsbackup.errors import ObjectNotFoundError
 from fsbackup.keys import encode_key
 from fsbackup.record import Tombstone
 from fsbackup.stores.base import ObjectStore
@@ -31,7 +32,8 @@ async def exists(targets: ReplicaSet, key: str) -> bool:
 async def size(targets: ReplicaSet, key: str) -> int | None:
     """Return the size of `key` in bytes, None when a quorum answers that it is absent or deleted.
 
-    Costs one HEAD per replica; where manifests lie beside the data, a read of each that may count.
+    Costs one HEAD per replica, where a set does not find it two; where manifests lie beside the data, a read of
+    each that may count.
 
     Raises
     ------
@@ -40,11 +42,19 @@ async def size(targets: ReplicaSet, key: str) -> int | None:
     NewerFormatError
         When a newer version of fsbackup wrote the record of a replica.
     """
+    look = partial(_look, targets, key)
+    try:
+        return await look_twice(targets, look(), look)
+    except ObjectNotFoundError:
+        return None
+
+
+async def _look(targets: ReplicaSet, key: str) -> int:
     replicas = await survey(targets.stores, key, _query)
     return await decide(replicas, key, partial(_size, targets, key), _query)
 
 
-async def _size(targets: ReplicaSet, key: str, replicas: Sequence[ReplicaState]) -> int | None:
+async def _size(targets: ReplicaSet, key: str, replicas: Sequence[ReplicaState]) -> int:
     if newer := records.refusal(replicas, "exists"):
         raise newer
     present = [replica.stat for replica in replicas if replica.stat is not None]
@@ -56,7 +66,7 @@ async def _size(targets: ReplicaSet, key: str, replicas: Sequence[ReplicaState])
     replicas = await records.with_doubts(replicas, key)
     errors = records.errors_of(replicas)
     if not errors or await _is_proven_absent(targets, replicas, key):
-        return None
+        raise ObjectNotFoundError("no such key, or it was deleted", operation="exists", key=key)
     if len(replicas) == 1:
         raise next(iter(errors.values()))
     raise records.unproven_absence(replicas, "exists", key)

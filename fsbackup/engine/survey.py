@@ -110,6 +110,20 @@ async def decide(
     return await decision(asked)
 
 
+async def look_twice(targets: ReplicaSet, first: Awaitable[T], again: Callable[[], Awaitable[T]]) -> T:
+    """Return what a look finds; what a set has not found, it looks for again.
+
+    The replicas did not answer at one instant: a copy that came to one after its answer may have been what let
+    another's go before its own.
+    """
+    try:
+        return await first
+    except ObjectNotFoundError:
+        if len(targets.stores) == 1:
+            raise
+    return await again()
+
+
 async def insist(replicas: Sequence[ReplicaState], key: str, query: Query = query) -> Sequence[ReplicaState]:
     """Return the states, now also of the stores that were not asked because they are known to be away.
 

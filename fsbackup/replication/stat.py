@@ -9,7 +9,7 @@ from fsbackup.engine import records, versions
 from fsbackup.engine.download import lost_error
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.engine.survey import decide, survey
+from fsbackup.engine.survey import decide, look_twice, survey
 from fsbackup.errors import FsbackupError, ObjectNotFoundError
 from fsbackup.record import Manifest, Record
 from fsbackup.replication.classify import FindExpired, ObjectStatus, classify
@@ -27,6 +27,11 @@ async def stat(targets: ReplicaSet, key: str, find_expired: FindExpired | None =
     ObjectLostError
         When its manifest is there, and its data is gone from every replica.
     """
+    look = partial(_look, targets, key, find_expired)
+    return await look_twice(targets, look(), look)
+
+
+async def _look(targets: ReplicaSet, key: str, find_expired: FindExpired | None) -> ObjectStatus:
     replicas = await survey(targets.stores, key)
     return await decide(replicas, key, partial(_status, targets, key, find_expired))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from datetime import timedelta
 from typing import Any
@@ -201,3 +202,28 @@ def test_the_report_says_so(rig: ReplicaRig) -> None:
         report = rig.store(min_copies=2).restore(KEY, rig.tmp / "back")
     assert report
     assert report.proven is report.as_dict()["proven"] is False
+
+
+class Left(Away):
+    """A store that has what it has until it is asked for it: then that is in another one."""
+
+    other: MemoryStore | None = None
+
+    async def stat(self, name: str) -> Any:
+        if name == KEY and self.other is not None:
+            await asyncio.sleep(0)  # the other one has answered
+            self.other.objects |= {each: self.objects.pop(each) for each in list(self.objects) if KEY in each}
+        return await super().stat(name)
+
+
+@pytest.mark.parametrize("question", ["exists", "get_size", "read", "stat"])
+def test_what_has_gone_from_one_replica_to_another_is_there(question: str) -> None:
+    """Although each of them says that it does not have it, at different instants."""
+    there, left = Away("there"), Left("left")
+    for number, each in enumerate([there, left]):
+        each.place(MARKER, mark(number))
+    ReplicatedStorage([backend(left)], errors="raise").replicate(io.BytesIO(b"data"), KEY)
+    both = ReplicatedStorage([backend(there), backend(left)], min_copies=1, errors="raise")
+    left.other = there
+    assert getattr(both, question)(KEY)
+    assert there.objects[KEY] == b"data"
