@@ -28,10 +28,10 @@ class GenericStorage(SingleBackend):
     Over ``sftp`` files get the source's permission bits, 0600 without a source. fsspec trusts any host key unless
     `options` contain ``host_key_policy: reject``.
 
-    ``create_only`` checks before the rename and is not atomic against other writers: of two hosts that create one
-    key in the same moment the last one's object stays, and both may be told success. One connection serves all
-    operations of a backend, one after the other. A missing base directory is an empty backend, since an unmounted
-    disk of the server cannot be distinguished from a new one.
+    No such service refuses to replace an object: whoever creates one says so in a write intent first, and of two
+    hosts that create one key in the same moment one waits for the other; that takes some requests more for each
+    new object. One connection serves all operations of a backend, one after the other. A missing base directory
+    is an empty backend, since an unmounted disk of the server cannot be distinguished from a new one.
 
     Parameters
     ----------

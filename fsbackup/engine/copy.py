@@ -189,12 +189,6 @@ class _ReplicaCopy(ReplicaUpload):
         self._guard = guard
         self._yields = True
 
-    @property
-    def needs_intent(self) -> bool:
-        """Whether a write intent comes first: also where the store cannot refuse to replace what is new."""
-        conditional = self.store.capabilities.conditional_create
-        return super().needs_intent or not (conditional or records.has_records_inside(self.store))
-
     async def _look_again(self, manifest: Manifest) -> None:
         """Nothing: `_check` compares the recipient with what it had when it was examined."""
 

@@ -359,7 +359,8 @@ async def _require_not_newer(
         When it has a newer version than the tombstone deletes, or one is being stored.
     """
     read = records.read_version if announced else records.read_state
-    replica, found = await asyncio.gather(read(store, key), intents.find(store, key))
+    found = await intents.find(store, key)  # first: see there
+    replica = await read(store, key)
     latest = replica.record
     if latest is not None and version_order(latest) > version_order(tombstone):
         raise _superseded(store, key)
@@ -399,10 +400,9 @@ async def remove_tombstone(store: ObjectStore, key: str, tombstone: Tombstone) -
         As the store raised it.
     """
     async with locks.exclusive(store, key), intents.announced(store, tombstone) as announced:
-        (own, _), replica, found = await asyncio.gather(
-            tombstones.find(store, key, since=None),
-            _require_not_newer(store, key, tombstone, announced=True),
-            intents.listed(store, key, announced),
+        found = await intents.listed(store, key, announced)
+        (own, _), replica = await asyncio.gather(
+            tombstones.find(store, key, since=None), _require_not_newer(store, key, tombstone, announced=True)
         )
         if replica.stat is not None or found or (own and own.generation > tombstone.generation):
             raise _superseded(store, key)

@@ -18,6 +18,12 @@ others who may still write. So what is stored stays proven whoever writes at the
    while there is one that yields (`is_awaited`): one of the two has seen the other, so that nobody removes
    or replaces what he has not looked at. Where a lock keeps them apart, there is no need for that.
 
+5. Who creates, where the store cannot refuse to replace, has an intent that yields, too. Of several, the one whose
+   intent has the lowest name waits for the others to end; they withdraw as long as there is one that comes before
+   them, and find what he has stored. Nobody is waited for who has been silent for the store's `timeout`.
+
+Who looks what is there looks at the intents first: who has ended since then has stored what he sees afterwards.
+
 A reader that finds data which its record does not prove looks for the intent that does (`proving`).
 """
 
@@ -65,14 +71,19 @@ class Intent:
     name: str = ""
     newer: NewerFormatError | None = None
 
+    @property
+    def yields(self) -> bool:
+        """Whether its writer gives way to whoever replaces."""
+        return self.name.endswith(INTENT_YIELDS)
+
     def may_go_on(self, safe_age: float = SAFE_AGE) -> bool:
         """Return whether its writer may still be at work."""
         return not self.name.endswith(INTENT_DONE) and self.age <= safe_age
 
 
-async def find(store: ObjectStore, key: str) -> list[Intent]:
-    """Return all intents of a key, read."""
-    found = await asyncio.gather(*(_read(store, key, each) for each in await listed(store, key)))
+async def find(store: ObjectStore, key: str, own: str = "") -> list[Intent]:
+    """Return the intents of a key but `own`, read."""
+    found = await asyncio.gather(*(_read(store, key, each) for each in await listed(store, key, own)))
     return [each for each in found if each is not None]
 
 
@@ -81,11 +92,13 @@ async def listed(store: ObjectStore, key: str, own: str = "") -> list[Intent]:
     if has_records_inside(store):
         return []
     found = [each async for each in store.list(intents_of(key))]
-    return [Intent(None, _age(each), each.name) for each in found if each.name != own]
+    # Our own has just been stored: that is the present by the store's clock, whatever it shows.
+    now = next((each.modified for each in found if each.name == own), None) or clock.now()
+    return [Intent(None, _age(each, now), each.name) for each in found if each.name != own]
 
 
-def _age(stat: ObjectStat) -> float:
-    return 0.0 if stat.modified is None else clock.now() - stat.modified
+def _age(stat: ObjectStat, now: float) -> float:
+    return 0.0 if stat.modified is None else now - stat.modified
 
 
 async def _read(store: ObjectStore, key: str, intent: Intent) -> Intent | None:
@@ -116,7 +129,7 @@ def is_active(store: ObjectStore, intent: Intent) -> bool:
 
 def is_awaited(store: ObjectStore, intent: Intent) -> bool:
     """Return whether who replaces waits for the end of an intent: it is of a writer who gives way to him."""
-    return intent.name.endswith(INTENT_YIELDS) and is_active(store, intent)
+    return intent.yields and is_active(store, intent)
 
 
 def outranks(found: Iterable[Intent], generation: int, safe_age: float = SAFE_AGE) -> bool:

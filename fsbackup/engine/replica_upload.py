@@ -20,11 +20,12 @@ Beside it, `_commit_beside`:
 ====  =====================================================  ======================================================
 step  creates an object                                      replaces an object, or stores one after a delete
 ====  =====================================================  ======================================================
-1     -                                                      write intent: the new manifest under a name of its own
+1     a write intent where the store cannot refuse to        write intent: the new manifest under a name of its own
+      replace, and a look who else has one
 2     `writer.commit`: the data, in one atomic step          the same
 3     manifest, create-only where the store can refuse       manifest, over the old manifest
 4     compare, unless the store refuses in step 3            compare
-5     -                                                      end the intent (`intents.py`)
+5     end the intent, where there is one                     end the intent (`intents.py`)
 6     -                                                      when `min_copies` have confirmed: remove the tombstone
 ====  =====================================================  ======================================================
 
@@ -43,9 +44,7 @@ What a crash leaves, and who puts it right:
 - after 3: the new state, proven; an intent that is left is cleared by `repair` or a later upload.
 
 So there is no moment at which neither the old version nor the new one can be read and proven, also while others
-write the same key. Only who creates on a service that cannot refuse to (`Capabilities.conditional_create`)
-announces nothing, unless he sees somebody at work who gives way, and may replace what another one has stored in
-the same moment.
+write the same key.
 
 `_check` is called before step 2 and after 4. Here it does nothing, and a repair's copy (`copy.py`) looks there
 whether its version is still current.
@@ -277,15 +276,11 @@ class ReplicaUpload:
         NewerFormatError
             When a newer version of fsbackup wrote the record or a write intent by now.
         """
-        if self._create_only:
+        if self._create_only and self.store.capabilities.conditional_create:
             return
         before, data = self.replica.record, self.replica.stat
         self.replica = await self._look()
-        pause = _FIRST_PAUSE
-        while self._intent is not None and self._waits():
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-            self.replica = await self._look()
+        await self._wait_for_others(manifest)
         latest = self.replica.record
         if (self._conditional and latest != before) or (self._yields and self.replica.stat != data):
             raise concurrent_write(self.replica, self._key)
@@ -294,17 +289,50 @@ class ReplicaUpload:
             if replaces or version_order(latest) > version_order(manifest):
                 raise concurrent_write(self.replica, self._key)
 
+    async def _wait_for_others(self, manifest: Manifest) -> None:
+        """Wait for who gives way to us; to create, until nobody else is at work, as far as we know.
+
+        Of several that create, each withdraws as long as there is one that comes before him: so it is one that
+        stores his, and the others find it.
+        """
+        clock, pause = asyncio.get_running_loop().time, _FIRST_PAUSE
+        ends = clock() + self.store.timeout
+        while self._intent is not None and self._waits(manifest) and clock() < ends:
+            if self._create_only and any(self._comes_before(each) for each in self._rivals(manifest)):
+                await self._withdraw()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            await self._announce(manifest)
+            self.replica = await self._look()
+
+    def _comes_before(self, other: intents.Intent) -> bool:
+        """Return whether a writer comes before us who create, as one does that does not give way."""
+        return not other.yields or self._intent is None or other.name < self._intent
+
+    def _rivals(self, manifest: Manifest) -> list[intents.Intent]:
+        """Return the intents of writers at work; to create, those with the same content do not count.
+
+        So a writer that was killed is not waited for by the next one with what it had.
+        """
+        at_work = [each for each in self._others if intents.is_active(self.store, each)]
+        same = (manifest.size, manifest.sha256)
+        return [
+            each
+            for each in at_work
+            if not self._create_only or each.manifest is None or (each.manifest.size, each.manifest.sha256) != same
+        ]
+
     async def _look(self) -> ReplicaState:
         """Return what is there, and note the intents; raises for one that a newer version wrote."""
-        replica, found = await self.call(
-            asyncio.gather(records.read_state(self.store, self._key), intents.find(self.store, self._key))
-        )
-        self._others = [each for each in intents.known(found) if each.name != self._intent]
+        found = await self.call(intents.find(self.store, self._key, self._intent or ""))
+        self._others = list(intents.known(found))
         self._ended = [each.name for each in self._others if not each.may_go_on()]
-        return replica
+        if self._create_only:
+            return self.replica  # the writer's own look, in `commit`, comes after this
+        return await self.call(records.read_state(self.store, self._key))
 
-    def _waits(self) -> bool:
-        """Return whether to wait for a writer that gives way to us.
+    def _waits(self, manifest: Manifest) -> bool:
+        """Return whether to wait for a writer that gives way to us, or for any to create.
 
         Raises
         ------
@@ -313,9 +341,10 @@ class ReplicaUpload:
         """
         if self.store.capabilities.locks:
             return False
-        if self._yields and any(intents.is_active(self.store, each) for each in self._others):
+        rivals = self._rivals(manifest)
+        if self._yields and rivals and not self._create_only:
             raise concurrent_write(self.replica, self._key)
-        return self._is_given_way
+        return bool(rivals) if self._create_only else self._is_given_way
 
     @property
     def _is_given_way(self) -> bool:
@@ -331,9 +360,9 @@ class ReplicaUpload:
 
     @property
     def needs_intent(self) -> bool:
-        """Whether a write intent comes first: there is something that will not prove the new data."""
-        there = self.replica.stat is not None or self.replica.record is not None or self.replica.damaged
-        return there and not records.has_records_inside(self.store)
+        """Whether a write intent comes first: there is, or may be by then, what will not prove the new data."""
+        can, inside = self.store.capabilities, records.has_records_inside(self.store)
+        return not inside and not (self.replica.is_empty and can.conditional_create)
 
     async def _announce(self, manifest: Manifest) -> None:
         if self._intent is None:

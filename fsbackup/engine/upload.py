@@ -502,8 +502,12 @@ class _Upload(FanOut):
     def _must_stat_again(self, replica: ReplicaState) -> bool:
         """Return whether another writer had time to store the key since the store said that it is absent.
 
-        Not during an upload of one part, unless the answer came from a listing.
+        Not during an upload of one part, unless the answer came from a listing, or nothing but our intent keeps
+        others out, which is stored after it.
         """
+        can, inside = replica.store.capabilities, records.has_records_inside(replica.store)
+        if not (inside or can.conditional_create):
+            return True
         return replica.from_listing or self._source.size is None or self._source.size > self._part_size
 
     def _on_sent(self, store: str) -> Callable[[int], None]:

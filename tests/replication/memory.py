@@ -85,7 +85,7 @@ class MemoryStore(ObjectStore):
 
     def place(self, name: str, data: bytes) -> None:
         self.objects[name] = data
-        if name.startswith(META) and name != MARKER:
+        if name.startswith(f"{META}manifests/"):
             self._proven.set()
 
     @property

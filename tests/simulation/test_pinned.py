@@ -32,6 +32,8 @@ PINNED = {
     "the judge took for lost what one late creator put over another, of which both took theirs back": (4161, 5957),
     "a repair took a prune for a delete, and took back the copy that it had counted on": (8047,),
     "a reader was told absent while a copy went from one replica and came to another": (3023,),
+    "two creators that no store could refuse both stored theirs": (189,),
+    "a look missed what a writer stored who ended between its two questions": (775,),
     "a replacement polled without end for a delete that had been killed": (1609, 7838),
 }
 

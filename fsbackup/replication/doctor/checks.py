@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from fsbackup import clock
 from fsbackup.engine.clock_skew import MAX_CLOCK_SKEW
 from fsbackup.engine.guard import NOT_FILLED
+from fsbackup.engine.records import has_records_inside
 from fsbackup.errors import AccessDeniedError, FsbackupError, NewerFormatError
 from fsbackup.replication.doctor.probe import ProbeResult
 from fsbackup.replication.doctor.report import Check
@@ -119,6 +120,8 @@ def _check_create_only(store: ObjectStore, result: ProbeResult) -> Check:
         return _check_operation(name, result)
     if store.capabilities.conditional_create:
         return Check(name, "ok", "the backend itself refuses to create an object that exists")
+    if not has_records_inside(store):
+        return Check(name, "ok", "by write intents: of two that create one key, one waits for the other")
     return Check(name, "ok", "by asking first: fsbackup detects two writers of one key afterwards")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -91,8 +90,8 @@ class _Remaining:
 async def _require_unchanged(replica: ReplicaState, key: str, own: str) -> _Remaining:
     """Return what is still there of the version; raise ConflictError for anything new. `own` is our intent."""
     store, manifest = replica.store, replica.manifest
-    now, found = await asyncio.gather(records.read_state(store, key), intents.find(store, key))
-    others = [each for each in found if each.name != own]
+    others = await intents.find(store, key, own)  # first: see there
+    now = await records.read_state(store, key)
     newer = any(
         each.manifest is None or manifest is None or version_order(each.manifest) > version_order(manifest)
         for each in intents.known(others)
