@@ -50,6 +50,12 @@ class TestFindsAPlantedFault:
         monkeypatch.setattr(ReplicaUpload, "needs_intent", False)
         assert is_found("data that its records do not prove", cases("replace", "read", layout=("share", "share")))
 
+    def test_no_intent_before_a_creation(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        layout, promise = ("ftp", "ftp"), "a create-only writer replaced other content"
+        assert not violations(cases("create", "create", layout=layout, beginning="absent"))
+        monkeypatch.setattr(ReplicaUpload, "needs_intent", False)
+        assert is_found(promise, cases("create", "create", layout=layout, beginning="absent"))
+
     def test_an_intent_that_does_not_stay_for_who_may_still_write(self, monkeypatch: pytest.MonkeyPatch) -> None:
         layout = ("share", "share")
 
@@ -61,11 +67,11 @@ class TestFindsAPlantedFault:
         assert is_found("data that its records do not prove", cases("replace", "replace", layout=layout))
 
     def test_a_writer_that_does_not_wait_for_who_gives_way(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        layout = ("share", "share")
-        assert not violations(cases("replace", "prune", layout=layout))
+        layout, verbs = ("share", "share"), ("replace", "prune", "prune")
+        assert not violations(cases(*verbs, layout=layout))
         monkeypatch.setattr(intents, "is_awaited", lambda *_: False)
         promise = "a prune removed a version that it had not looked at"
-        assert is_found(promise, cases("replace", "prune", layout=layout))
+        assert is_found(promise, cases(*verbs, layout=layout))
 
     def test_a_repair_that_does_not_look_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         layout = ("r2", "kms")
@@ -86,15 +92,15 @@ class TestFindsAPlantedFault:
         )
 
     def test_a_delete_that_leaves_a_repair_at_work_no_tombstone(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        layout = ("share", "share")
-        assert not violations(cases("delete", "repair", layout=layout, beginning="missing"))
+        layout, verbs = ("share", "share"), ("delete", "repair", "repair")
+        assert not violations(cases(*verbs, layout=layout, beginning="missing"))
 
         async def nobody(*_: object) -> bool:
             return False
 
         monkeypatch.setattr(repairs, "at_work", nobody)
         promise = "what was deleted came back"
-        assert is_found(promise, cases("delete", "repair", layout=layout, beginning="missing"))
+        assert is_found(promise, cases(*verbs, layout=layout, beginning="missing"))
 
     def test_a_store_that_ignores_the_condition(self, monkeypatch: pytest.MonkeyPatch) -> None:
         layout = ("r2", "kms")
