@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from fsbackup import LocalStorage
+from fsbackup import LocalStorage, ReplicatedStorage
+from fsbackup.backends import SingleBackend
 from fsbackup.engine.delete import delete
+from fsbackup.engine.results import Report
 from fsbackup.errors import ConflictError
 from fsbackup.loop import run
+from fsbackup.stores.base import ObjectStat, ObjectWriter, WritePlan
+from tests.integration.cli_helpers import wait_until
+from tests.replication.memory import META, Gate, MemoryStore, MemoryWriter
 from tests.replication.raw_replicas import RawDisk, proves
 from tests.replication.rig import PART, ReplicaRig, content
 from tests.servers.faults import Status
@@ -174,3 +182,64 @@ def test_a_delete_gives_way_to_what_was_stored_since(rig: ReplicaRig, role: str)
     with pytest.raises(ConflictError):
         run(delete(store.replica_set, KEY, generation=old.generation))
     assert rig.raw_replicas[role].get(KEY) == content(100, seed=2)
+
+
+class Host(MemoryStore):
+    """What one of several hosts sees of a place that cannot refuse to replace; it can be held in its last step."""
+
+    def __init__(self, place: MemoryStore, host: str) -> None:
+        super().__init__(host)
+        self.objects, self.gate, self.has_looked = place.objects, Gate(), threading.Event()
+
+    def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:
+        return _HeldWriter(self, name, plan, on_progress)
+
+    async def list(self, prefix: str = "", start_after: str = "") -> AsyncIterator[ObjectStat]:
+        async for stat in super().list(prefix, start_after):
+            yield stat
+        if prefix.startswith(f"{META}pending/"):
+            self.has_looked.set()
+
+    def create(self, data: bytes) -> Report:
+        """Store an object where nothing is."""
+        return ReplicatedStorage([SingleBackend(self)]).replicate(io.BytesIO(data), KEY)
+
+
+class _HeldWriter(MemoryWriter):
+    """Stops between its look whether the name is taken and its write."""
+
+    async def commit(self, metadata: Mapping[str, str] | None = None) -> ObjectStat:
+        if self._name == KEY and KEY not in self._store.objects:
+            await cast("Host", self._store).gate.enter()
+            self._plan = replace(self._plan, create_only=False)  # it has looked
+        return await super().commit(metadata)
+
+
+def test_one_of_two_hosts_creates_a_key_where_nothing_refuses_the_other() -> None:
+    """He who comes while the other one is about to write waits for him, and is told."""
+    place = MemoryStore("place")
+    first, second = Host(place, "first"), Host(place, "second")
+    second.gate.release()
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(first.create, b"one")
+        first.gate.wait_reached()
+        two = pool.submit(second.create, b"two")
+        wait_until(lambda: second.has_looked.is_set() or two.done())
+        assert KEY not in place.objects
+        first.gate.release()
+        assert (one.result().status, two.result().status) == ("complete", "failed")
+    assert isinstance(two.result().replicas["second"].exception, ConflictError)
+    assert place.objects[KEY] == b"one"
+
+
+def test_a_host_does_not_wait_for_one_that_creates_the_same() -> None:
+    """As one that was killed, and whose upload is made again."""
+    place = MemoryStore("place")
+    first, second = Host(place, "first"), Host(place, "second")
+    second.gate.release()
+    with ThreadPoolExecutor(1) as pool:
+        one = pool.submit(first.create, b"one")
+        first.gate.wait_reached()
+        assert second.create(b"one").status == "complete"
+        first.gate.release()
+        assert one.result().status == "complete"
