@@ -199,6 +199,8 @@ class RawBucket(RawReplica):
 
     def _drop_record(self, key: str) -> None:
         """Remove the manifest of an object where it is one of its own: who changes the one takes the other."""
+        if key.startswith(".fsbackup/"):
+            return
         place = self._manifest_of(key)[1]
         if place is not None:
             _AGAIN(s3.delete_key, self.endpoint, self.prefix + place)
