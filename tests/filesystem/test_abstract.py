@@ -11,12 +11,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from fsspec.tests import abstract
+from fsspec.tests.abstract.common import GLOB_EDGE_CASES_TESTS
 
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.configured_set import ROOT, ConfiguredSet, make_configured_set
-from tests.matrix import matrix
+from tests.matrix import matrix, sparing
 
 EVERY_SITE = ["local+s3", "s3+s3", "down+s3", "rotten+local"]
+#: What patterns match, in which ways of copying: by default the last, and deepest, way of each pattern.
+EDGE_CASES = GLOB_EDGE_CASES_TESTS["argvalues"]
+EACH_PATTERN = {case[0]: case for case in EDGE_CASES}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,22 @@ class TestGlobEdgeCases(Fixtures):
     def fs_glob_edge_cases_files(self, edge_cases: str) -> str:
         return edge_cases
 
-    test_copy_glob_edge_cases = abstract.AbstractCopyTests.test_copy_glob_edge_cases
+    @pytest.mark.parametrize(GLOB_EDGE_CASES_TESTS["argnames"], sparing(EDGE_CASES, EACH_PATTERN.values()))
+    def test_copy_glob_edge_cases(
+        self,
+        path: str,
+        recursive: bool,
+        maxdepth: int | None,
+        expected: list[str],
+        fs: FsbackupFileSystem,
+        fs_join: Callable[..., str],
+        fs_glob_edge_cases_files: str,
+        fs_target: str,
+        fs_sanitize_path: Callable[[str], str],
+    ) -> None:
+        suite, places = abstract.AbstractCopyTests(), (fs, fs_join, fs_glob_edge_cases_files, fs_target)
+        suite.test_copy_glob_edge_cases(path, recursive, maxdepth, expected, *places, fs_sanitize_path)
+
     test_get_glob_edge_cases = pytest.mark.matrix(abstract.AbstractGetTests.test_get_glob_edge_cases)
     test_put_glob_edge_cases = pytest.mark.matrix(abstract.AbstractPutTests.test_put_glob_edge_cases)
 

@@ -8,8 +8,10 @@ interpreter. Which modules a command loads is for `test_cli_imports`, which star
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
+import pkgutil
 import runpy
 import signal
 import socket
@@ -21,25 +23,15 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-#: What the commands load between them.
-_LOADED = (
-    "fsbackup.cli.app",
-    "fsbackup.cli.parser",
-    "fsbackup.config",
-    "fsbackup.factory",
-    "fsbackup.jobs",
-    "fsbackup.postgres.status",
-    "fsbackup.postgres.wal_fetch",
-    "fsbackup.postgres.wal_push",
-    "fsbackup.replication",
-    "fsbackup.stores.local",
-    "asyncio",
-    "fsspec",
-    "json",
-    "logging",
-    "pydantic",
-    "yaml",
+#: What no command loads, or is loaded only with packages of its own.
+_NOT_LOADED = (
+    "fsbackup.__main__",
+    "fsbackup.distributed",
+    "fsbackup.filesystem",
+    "fsbackup.stores.s3.control",
+    "fsbackup.testing",
 )
+_CONFIG = "version: 1\nbackends: {a: {type: local, path: /a}}\nreplication: {s: {backends: [a]}}\n"
 _MESSAGE_BYTES = 1 << 20
 
 
@@ -100,6 +92,21 @@ def _content(file: IO[bytes]) -> bytes:
     return file.read()
 
 
+def _load() -> None:
+    """Do once what each command would do: load its modules, and build what checks a configuration."""
+    import fsbackup
+    from fsbackup.config import parse_config
+
+    for module in pkgutil.walk_packages(fsbackup.__path__, "fsbackup."):
+        if not module.name.startswith(_NOT_LOADED):
+            __import__(module.name)
+    parse_config(
+        "version: 1\nbackends: {a: {type: local, path: /a}}\nreplication: {s: {backends: [a]}}", environ={}
+    )
+    gc.collect()
+    gc.freeze()  # at its end a process looks through all that it holds, and would copy the pages of it
+
+
 def _is_child(server: socket.socket) -> bool:
     """Fork for each message, until there are no more; return True in what is forked."""
     while True:
@@ -129,7 +136,6 @@ def _become(command: dict[str, Any], out: int, err: int) -> None:
 
 if __name__ == "__main__":
     sys.path[0] = ""  # the current directory, as with `python -m`
-    for name in _LOADED:
-        __import__(name)
+    _load()
     if _is_child(socket.socket(fileno=int(sys.argv[1]))):
         runpy.run_module("fsbackup", run_name="__main__", alter_sys=True)

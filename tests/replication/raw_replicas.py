@@ -63,18 +63,25 @@ class Records(ABC):
     def names(self) -> set[str]:
         """Return all names."""
 
+    def names_below(self, prefix: str) -> list[str]:
+        """Return the names of objects that begin with a prefix."""
+        return [name for name in self.names() if name.startswith(prefix)]
+
     def tombstone(self, key: str) -> dict[str, Any] | None:
         """Return the tombstone of a key as parsed JSON."""
         return _json(self.get(f"{TOMBSTONES}{key}"))
 
     def is_deleted(self, key: str) -> bool:
         """Tell whether there is a tombstone that no manifest outranks."""
-        deleted, record = self.tombstone(key), self.manifest(key)
-        return deleted is not None and (record is None or record["generation"] <= deleted["generation"])
+        deleted = self.tombstone(key)
+        if deleted is None:
+            return False
+        record = self.manifest(key)
+        return record is None or bool(record["generation"] <= deleted["generation"])
 
     def announced(self, key: str) -> list[dict[str, Any]]:
         """Return the announced replacements of a key as parsed JSON."""
-        found = [_json(self.get(name)) for name in self.names() if name.startswith(pending_prefix(key))]
+        found = [_json(self.get(name)) for name in self.names_below(pending_prefix(key))]
         return [each for each in found if each is not None]
 
     def provable(self, key: str) -> bytes | None:
@@ -192,6 +199,8 @@ class RawBucket(RawReplica):
 
     def _drop_record(self, key: str) -> None:
         """Remove the manifest of an object where it is one of its own: who changes the one takes the other."""
+        if key.startswith(".fsbackup/"):
+            return
         place = self._manifest_of(key)[1]
         if place is not None:
             _AGAIN(s3.delete_key, self.endpoint, self.prefix + place)
@@ -203,6 +212,9 @@ class RawBucket(RawReplica):
             found |= set() if manifest is None else {manifest_name(name)}
             found -= {place}
         return found - {MARKER}
+
+    def names_below(self, prefix: str) -> list[str]:
+        return [key.removeprefix(self.prefix) for key in s3.list_keys(self.endpoint, self.prefix + prefix)]
 
     def everything(self) -> dict[str, bytes]:
         keys = s3.list_keys(self.endpoint, self.prefix)
@@ -223,7 +235,12 @@ class RawBucket(RawReplica):
         return s3.head(self.endpoint, self.prefix + name)
 
     def _stored(self, name: str) -> bytes | None:
-        return s3.read_bytes(self.endpoint, self.prefix + name) if self._head(name) else None
+        try:
+            return s3.read_bytes(self.endpoint, self.prefix + name)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            raise
 
     def _inside(self, name: str) -> bytes | None:
         return self._manifest_of(name.removeprefix(MANIFESTS))[0] if name.startswith(MANIFESTS) else None

@@ -201,7 +201,8 @@ def test_ctrl_c_leaves_nothing_unfinished(
     rig = rig.beside() if records == "beside" else rig
     states = prepared(rig, action)
     hold = rig.proxies["r2"].add(Hold("before"), on=step[0], key=step[1])
-    with running(rig.places, action, KEY, rig.tmp / "new") as process:
+    # What tidies up may come after the request that hangs, and waits for its timeout.
+    with running(rig.places, action, KEY, rig.tmp / "new", timeout=4.0) as process:
         hold.wait_reached(30)
         interrupt(process)
         process.join(25)

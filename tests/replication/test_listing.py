@@ -24,6 +24,7 @@ from tests.replication.memory import MemoryStore, backend
 from tests.replication.prune_helpers import record
 from tests.replication.raw_replicas import MARKER, mark
 from tests.replication.rig import ReplicaRig, make_rig
+from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint, fresh_bucket
 from tests.servers.faults import Refuse, Status
 
@@ -65,12 +66,9 @@ def filled(
     servers = fresh_bucket(moto), fresh_bucket(seaweedfs)  # which stay as they are: nobody else lists them
     with make_rig(*servers, tmp_path_factory.mktemp("many"), proxied=True) as rig:
         with ThreadPoolExecutor(4) as pool:
-            for name in FULL:
-                for _ in pool.map(
-                    lambda n, raw=rig.raw_replicas[name]: raw.put(f"many/{n:05}", b"x"), range(MANY)
-                ):
-                    pass
+            list(pool.map(lambda n: s3.put_bytes(servers[1], f"{rig.prefix}/many/{n:05}", b"x"), range(MANY)))
         for number in range(MANY):
+            rig.raw_replicas["local"].put(f"many/{number:05}", b"x")
             rig.raw_replicas["local"].set_manifest(f"many/{number:05}", record(f"many/{number:05}", b"x", 1e9))
         yield rig
 

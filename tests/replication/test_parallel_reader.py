@@ -26,6 +26,8 @@ from tests.servers.faults import Drop, Hold, Stall, Status, Throttle, fault_prox
 
 KEY = "backups/db.dump"
 SIZE = 40 * MIB + 321
+#: Of an object that a test has stored for itself.
+OWN_SIZE = 20 * MIB + 321
 CLOUDS = ("r2", "b2")
 
 
@@ -50,8 +52,8 @@ def stored(once: ReplicaRig, tmp_path: Path) -> Iterator[ReplicaRig]:
 
 @pytest.fixture
 def own(rig: ReplicaRig) -> ReplicaRig:
-    """Return three replicas of the test's own that hold that object, with the requests so far forgotten."""
-    assert rig.store().replicate(rig.file(content(SIZE)), KEY).status == "complete"
+    """Return three replicas of the test's own that hold a shorter object, with the requests so far forgotten."""
+    assert rig.store().replicate(rig.file(content(OWN_SIZE)), KEY).status == "complete"
     for proxy in rig.proxies.values():
         proxy.forget()
     return rig
@@ -200,17 +202,17 @@ def test_bytes_in_flight_or_unconsumed_stay_within_the_memory(seconds: float, me
 def test_replicas_with_different_corrupt_blocks_make_a_whole_object(own: ReplicaRig) -> None:
     """No replica is intact, and no block is corrupt everywhere, also within one chunk."""
     flip(own, "local", 5, 9 * MIB)
-    flip(own, "r2", MIB + 5, 20 * MIB)
-    flip(own, "b2", 2 * MIB + 5, SIZE - 1)
+    flip(own, "r2", MIB + 5, 19 * MIB)
+    flip(own, "b2", 2 * MIB + 5, OWN_SIZE - 1)
     target = own.tmp / "back"
     report = own.store().restore(KEY, target)
-    assert target.read_bytes() == content(SIZE)
-    assert sum(report.replicas.values()) == SIZE
+    assert target.read_bytes() == content(OWN_SIZE)
+    assert sum(report.replicas.values()) == OWN_SIZE
     assert set(report.failed) <= {"local", *CLOUDS}
     assert report.failed
     stream = io.BytesIO()
     own.store().restore(KEY, stream)
-    assert stream.getvalue() == content(SIZE)
+    assert stream.getvalue() == content(OWN_SIZE)
 
 
 def test_one_block_corrupt_everywhere_is_an_integrity_error(own: ReplicaRig) -> None:
@@ -255,9 +257,9 @@ def test_a_replica_that_keeps_failing_is_suspended(stored: ReplicaRig) -> None:
 
 
 def test_a_replica_of_corrupt_blocks_only_is_suspended(own: ReplicaRig) -> None:
-    own.raw_replicas["r2"].put(KEY, content(SIZE, seed=9))
+    own.raw_replicas["r2"].put(KEY, content(OWN_SIZE, seed=9))
     report = own.store(names=CLOUDS).restore(KEY, own.tmp / "back")
-    assert (own.tmp / "back").read_bytes() == content(SIZE)
+    assert (own.tmp / "back").read_bytes() == content(OWN_SIZE)
     assert "r2" not in report.replicas
     assert data_gets(own, "r2") <= 3
 
@@ -265,14 +267,14 @@ def test_a_replica_of_corrupt_blocks_only_is_suspended(own: ReplicaRig) -> None:
 def test_no_data_is_requested_from_a_stale_replica(own: ReplicaRig) -> None:
     """Its own manifest is of another version."""
     own.proxies["r2"].add(Status(503, "ServiceUnavailable"), on="any")
-    new = own.file(content(SIZE, seed=2), "new")
+    new = own.file(content(OWN_SIZE, seed=2), "new")
     report = own.store(min_copies=2, timeout=2).replicate(new, KEY, overwrite=True)
     assert report.status == "degraded"
     own.proxies["r2"].clear()
     own.proxies["r2"].forget()
     target = own.tmp / "back"
     own.store(names=CLOUDS).restore(KEY, target)
-    assert target.read_bytes() == content(SIZE, seed=2)
+    assert target.read_bytes() == content(OWN_SIZE, seed=2)
     assert data_gets(own, "r2") == 1, "for its record, with which the first bytes come"
 
 
@@ -314,11 +316,11 @@ def test_a_range_costs_one_get_and_only_its_blocks(stored: ReplicaRig) -> None:
 def test_a_corrupt_block_in_the_range_comes_from_another_replica(own: ReplicaRig) -> None:
     flip(own, "r2", 7 * MIB + 7)
     store = own.store(names=CLOUDS, read_order=["r2", "b2"])
-    assert store.read(KEY, 7 * MIB + 1, 7 * MIB + 100) == content(SIZE)[7 * MIB + 1 : 7 * MIB + 100]
+    assert store.read(KEY, 7 * MIB + 1, 7 * MIB + 100) == content(OWN_SIZE)[7 * MIB + 1 : 7 * MIB + 100]
     flip(own, "b2", 7 * MIB + 8)
     with pytest.raises(IntegrityError):
         store.read(KEY, 7 * MIB + 1, 7 * MIB + 100)
-    assert store.read(KEY, 8 * MIB, 8 * MIB + 9) == content(SIZE)[8 * MIB : 8 * MIB + 9]
+    assert store.read(KEY, 8 * MIB, 8 * MIB + 9) == content(OWN_SIZE)[8 * MIB : 8 * MIB + 9]
 
 
 def test_wrong_ranges_and_missing_keys_are_different_errors(stored: ReplicaRig) -> None:

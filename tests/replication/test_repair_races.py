@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from fsbackup import clock
 from fsbackup.loop import run
 from fsbackup.replication.repair import RepairOptions, RepairReport, repair
+from fsbackup.stores.base import ObjectStore
 from tests.matrix import matrix, sparing
 from tests.replication.raw_replicas import manifest_name, proves, tombstone_name
 from tests.replication.rig import ReplicaRig, content, released_when_announced
@@ -184,7 +185,9 @@ def test_two_repairs_at_once(contested: ReplicaRig, name: str, harm: str, step: 
 
 
 @pytest.mark.parametrize("step", ["tombstone", matrix("data")])
-def test_a_repair_that_finishes_a_delete_gives_way_to_an_upload(contested: ReplicaRig, step: str) -> None:
+def test_a_repair_that_finishes_a_delete_gives_way_to_an_upload(
+    contested: ReplicaRig, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A replica slept through a delete; before repair finishes it there somebody stores the key again."""
     rig = contested
     rig.store().replicate(rig.file(OLD, "old"), KEY)
@@ -201,6 +204,7 @@ def test_a_repair_that_finishes_a_delete_gives_way_to_an_upload(contested: Repli
     repair.start()
     hold.wait_reached()
     # What is held holds the lock of its replica, which the upload waits for as long as for any answer.
+    monkeypatch.setattr(ObjectStore, "hard_timeout_margin", 1.0)
     report = rig.store(timeout=2.0).replicate(rig.tmp / "new", KEY, overwrite=True)
     hold.release()
     repair.join(60)

@@ -5,17 +5,28 @@ from __future__ import annotations
 import secrets
 import threading
 from dataclasses import dataclass, replace
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.handlers import add_expect_header
 
+
+def _moment(text: str) -> datetime:
+    """Return the time that XML or a header names; what botocore does instead accepts all that people write."""
+    return datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
+
+
 # One session, because reading botocore's service models takes most of the time that a client needs;
 # and a lock, because a session may make only one client at a time.
-_SESSION = boto3.session.Session()
+_CORE = botocore.session.Session()
+_CORE.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+_SESSION = boto3.session.Session(botocore_session=_CORE)
 _SESSION_LOCK = threading.Lock()
 
 
@@ -93,6 +104,8 @@ def _make_client(endpoint: S3Endpoint, config: dict[str, str]) -> Any:
             retries={"total_max_attempts": 1},
             connect_timeout=5,
             read_timeout=30,
+            user_agent="tests",  # else it is put together for each request
+            parameter_validation=False,
             response_checksum_validation=config["request_checksum_calculation"],
             **config,
         ),
