@@ -100,9 +100,7 @@ def _load() -> None:
     for module in pkgutil.walk_packages(fsbackup.__path__, "fsbackup."):
         if not module.name.startswith(_NOT_LOADED):
             __import__(module.name)
-    parse_config(
-        "version: 1\nbackends: {a: {type: local, path: /a}}\nreplication: {s: {backends: [a]}}", environ={}
-    )
+    parse_config(_CONFIG, environ={})
     gc.collect()
     gc.freeze()  # at its end a process looks through all that it holds, and would copy the pages of it
 
