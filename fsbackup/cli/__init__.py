@@ -47,7 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             gc.set_threshold(20_000, 20, 20)  # what is loaded stays; looking through it is a tenth of the start
         from fsbackup.cli.app import main as run
 
-        return run(argv)
+        code = run(argv)
+        if argv is None:
+            gc.freeze()  # nor is it looked through once more, now that the process ends
+        return code
     except Exception:
         if "wal-fetch" not in words:
             raise
