@@ -8,10 +8,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -103,7 +105,8 @@ class IdleTimeoutError(TimeoutError):
 class IdleTimeout:
     """A context that raises `IdleTimeoutError` when nothing has moved for `seconds`.
 
-    It cancels the task that entered it, as `asyncio.timeout` does.
+    It cancels the task that entered it, as `asyncio.timeout` does. There are several of them for each request, so
+    those of a loop share one timer.
 
     Parameters
     ----------
@@ -113,35 +116,44 @@ class IdleTimeout:
         Returns the loop's time of the last activity. By default that is entering the block, or the last `touch`.
     """
 
+    __slots__ = (
+        "_cancelling",
+        "_is_expired",
+        "_last_activity",
+        "_loop",
+        "_seconds",
+        "_task",
+        "_touched",
+        "_watch",
+    )
+
     def __init__(self, seconds: float, last_activity: Callable[[], float] | None = None) -> None:
         self._seconds = seconds
         self._loop = asyncio.get_running_loop()
         self._touched = 0.0
-        self._is_touched = last_activity is None
-        self._last_activity = last_activity or (lambda: self._touched)
+        self._last_activity = last_activity
         self._task: asyncio.Task[Any] | None = None
         self._cancelling = 0
         self._is_expired = False
-        self._timer: asyncio.TimerHandle | None = None
 
     def touch(self) -> None:
         """Record activity. May be called from any thread, and after the block has ended."""
         self._touched = self._loop.time()
 
-    async def __aenter__(self) -> IdleTimeout:
+    def __enter__(self) -> IdleTimeout:
         self._task = asyncio.current_task()
         assert self._task is not None
         self._cancelling = self._task.cancelling()
-        if self._is_touched:
+        if self._last_activity is None:
             self.touch()
-        self._timer = self._loop.call_at(self._last_activity() + self._seconds, self._check)
+        self._watch = _Watch.of(self._loop)
+        self._watch.add(self)
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._watch.blocks.discard(self)
         # This references its task, the task its error, the error this frame: break the cycle, so that the bytes in
         # those frames are freed at once.
         task, self._task = self._task, None
@@ -150,11 +162,55 @@ class IdleTimeout:
         if self._is_expired and task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise IdleTimeoutError(f"nothing moved for {self._seconds:g} s") from None
 
-    def _check(self) -> None:
-        """End the block when it is idle, else look again at the earliest time at which it could be."""
-        due = self._last_activity() + self._seconds
-        if due > self._loop.time():
-            self._timer = self._loop.call_at(due, self._check)
-        elif self._task is not None and not self._is_expired:
+    @property
+    def due(self) -> float:
+        """The earliest time at which the block can be idle."""
+        return self._seconds + (self._touched if self._last_activity is None else self._last_activity())
+
+    def expire(self) -> None:
+        """End the block, once."""
+        if self._task is not None and not self._is_expired:
             self._is_expired = True
             self._task.cancel()
+
+
+class _Watch:
+    """The blocks of one loop that may become idle, and when they are looked at."""
+
+    def __init__(self) -> None:
+        self.blocks: set[IdleTimeout] = set()
+        self._next = math.inf
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> _Watch:
+        """Return that of a loop; called on it."""
+        found = _watches.get(loop)
+        if found is None:
+            found = _watches[loop] = cls()
+        return found
+
+    def add(self, block: IdleTimeout) -> None:
+        """Watch a block that has just begun."""
+        self.blocks.add(block)
+        if (due := block.due) < self._next:
+            self._look_at(due)
+
+    def _look_at(self, due: float) -> None:
+        self._next = due
+        asyncio.get_running_loop().call_at(due, self._look, due)
+
+    def _look(self, due: float) -> None:
+        """End the blocks that are idle, and look again at the earliest time at which another one could be."""
+        if due != self._next:
+            return  # by now there is another timer, for an earlier time
+        now = asyncio.get_running_loop().time()
+        idle = [block for block in self.blocks if block.due <= now]
+        self.blocks.difference_update(idle)
+        self._next = math.inf
+        if self.blocks:
+            self._look_at(min(block.due for block in self.blocks))
+        for block in idle:
+            block.expire()
+
+
+_watches: WeakKeyDictionary[asyncio.AbstractEventLoop, _Watch] = WeakKeyDictionary()

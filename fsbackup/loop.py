@@ -32,6 +32,8 @@ POLL_INTERVAL = 0.5
 _MAX_WAIT = 1.0
 #: Seconds of delay that a busy machine explains; and those from which on a suspension is logged as a warning.
 _TOLERANCE, _WARN_FROM = 1.0, 5.0
+#: Seconds after a reading of the clock within which the next one need not look for a suspension.
+_SOON = 0.005
 
 log = logging.getLogger("fsbackup.loop")
 
@@ -156,12 +158,13 @@ class SuspendAwareLoop(asyncio.SelectorEventLoop):
     """A selector loop whose clock stops while the process is suspended."""
 
     def __init__(self) -> None:
-        self._clock = _Clock()
-        super().__init__(_Selector(self._clock))
+        clock = _Clock()
+        self._time = clock.now
+        super().__init__(_Selector(clock))
 
     def time(self) -> float:
         """Return the seconds of the clock; any thread may call it."""
-        return self._clock.read()
+        return self._time()
 
 
 class _Clock:
@@ -176,13 +179,20 @@ class _Clock:
         #: When the next reading is due at the latest, if nothing is suspended.
         self._due = time.monotonic()
 
+    def now(self) -> float:
+        """Return the seconds; soon after another reading without the lock, since this is asked all the time."""
+        suspended, now = self._suspended, time.monotonic()
+        if now - self._due <= _SOON and suspended == self._suspended:
+            return now - suspended
+        return self.read()
+
     def read(self, wait: float | None = None) -> float:
         """Return the seconds; the loop passes how long it may `wait` before it reads the clock again."""
         with self._lock:
             now = time.monotonic()
             excess = now - self._due
             if excess > _TOLERANCE:
-                self._suspended += excess
+                self._suspended += excess - _SOON  # so that no reading since the last one was later
             self._due = max(self._due, now) if wait is None else now + wait
             seconds = now - self._suspended
         if excess > _TOLERANCE:

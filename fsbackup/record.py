@@ -205,26 +205,17 @@ def upload_of(data: bytes) -> tuple[str, str] | None:
 
 
 def _sealed(kind: str, plain: Mapping[str, Any]) -> bytes:
-    fields = {"format": FORMAT, "kind": kind, **plain}
-    # Each field is written once: the checksum is put between those that sort before and after it.
-    before, after = (
-        _canonical({name: value for name, value in fields.items() if (name < "checksum") is first})[1:-1]
-        for first in (True, False)
-    )
-    checksum = hashlib.sha256(_object(before, after).encode()).hexdigest()
-    text = _object(before, f'"checksum":"{checksum}"', after)
-    return text.replace(" ", r"\u0020").replace("?", r"\u003f").encode()
-
-
-def _object(*members: str) -> str:
-    return "{" + ",".join(filter(None, members)) + "}"
+    text = _canonical({"format": FORMAT, "kind": kind, **plain})
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    sealed = f'{text[:-1]},"checksum":"{checksum}"}}'
+    return sealed.replace(" ", r"\u0020").replace("?", r"\u003f").encode()
 
 
 def _plain(record: Record | Origin) -> dict[str, Any]:
     """Return the fields that have a value, by name, as JSON types."""
     names, values = _FIELDS[type(record)]
-    fields = dict(record.unknown)
-    fields.update((name, value) for name, value in zip(names, values(record), strict=True) if value is not None)
+    pairs = zip(names, values(record), strict=True)
+    fields = {**record.unknown, **{name: value for name, value in pairs if value is not None}}
     if isinstance(record, Manifest):
         digests = bytes.fromhex("".join(record.blocks))
         fields |= {"source": _plain(record.source), "blocks": base64.b64encode(digests).decode()}

@@ -18,7 +18,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -28,6 +28,8 @@ log = logging.getLogger("fsbackup.state")
 SETTLED_NS = 60 * 10**9
 #: Rows kept in memory until they are written in one transaction.
 _BUFFERED = 1000
+#: Rows asked for by one statement, which may have so many variables in every SQLite.
+_AT_ONCE = 900
 #: Days after which a row that nobody asked for goes, and those after which its use is recorded again.
 _KEPT_DAYS, _USED_DAYS = 90, 7
 
@@ -69,10 +71,16 @@ class Seen:
 
         None when it is not known, or `status` shows a change since.
         """
-        row = self._find(self._files, _file_id(status))
-        if row is None or row[:3] != (status.st_size, status.st_mtime_ns, status.st_ctime_ns):
-            return None
-        return str(row[3])
+        return self.sha256s([status])[0]
+
+    def sha256s(self, statuses: Sequence[os.stat_result]) -> list[str | None]:
+        """Return `sha256` of each of many files."""
+        ids = [_file_id(status) for status in statuses]
+        rows = self._find(self._files, ids)
+        return [
+            str(row[3]) if (row := rows.get(each)) is not None and row[:3] == _numbers(status) else None
+            for each, status in zip(ids, statuses, strict=True)
+        ]
 
     def remember(self, status: os.stat_result, sha256: str) -> None:
         """Remember the content of a file that was read to its end.
@@ -86,13 +94,20 @@ class Seen:
         """
         changed = max(status.st_mtime_ns, status.st_ctime_ns)
         if time.time_ns() - changed >= SETTLED_NS:
-            numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns
-            self._add(self._files, _file_id(status), (*numbers, sha256))
+            self._add(self._files, _file_id(status), (*_numbers(status), sha256))
 
     def record(self, place: bytes, name: str, shown: bytes) -> bytes | None:
         """Return the record that all replicas of the set `place` had of an object when listings showed `shown`."""
-        row = self._find(self._objects, (place, name))
-        return row[1] if row is not None and row[0] == shown and isinstance(row[1], bytes) else None
+        return self.records(place, {name: shown}).get(name)
+
+    def records(self, place: bytes, shown: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return `record` of many objects, by name; those of which it is None are left out."""
+        rows = self._find(self._objects, [(place, name) for name in shown])
+        return {
+            str(name): row[1]
+            for (_, name), row in rows.items()
+            if row[0] == shown[str(name)] and isinstance(row[1], bytes)
+        }
 
     def remember_record(self, place: bytes, name: str, shown: bytes, record: bytes) -> None:
         """Remember the record that all replicas of the set `place` have of the object `name`."""
@@ -106,23 +121,22 @@ class Seen:
                 self._database.close()
                 self._database = None
 
-    def _find(self, table: _Table, key: _Row) -> _Row | None:
-        """Return the values of a row, None where there is none, or nothing counts."""
+    def _find(self, table: _Table, keys: Sequence[_Row]) -> dict[_Row, _Row]:
+        """Return the values of the rows that there are, by key; none where nothing counts."""
         if not self._believed:
-            return None
+            return {}
         with self._lock:
             if self._database is None:
-                return None
+                return {}
             try:
-                row = table.find(self._database, key)
+                rows = table.find(self._database, keys)
             except sqlite3.Error as error:
                 self._stop(error)
-                return None
-            if row is None:
-                return None
-            if int(row[-1]) < self._today - _USED_DAYS:
-                table.new[key] = (*row[:-1], self._today)
-            return row[:-1]
+                return {}
+            for key, row in rows.items():
+                if int(row[-1]) < self._today - _USED_DAYS:
+                    table.new[key] = (*row[:-1], self._today)
+            return {key: row[:-1] for key, row in rows.items()}
 
     def _add(self, table: _Table, key: _Row, values: _Row) -> None:
         with self._lock:
@@ -159,13 +173,21 @@ class _Table:
             f"CREATE TABLE IF NOT EXISTS {name} ({key}, {values}, used_day INTEGER NOT NULL,"
             f" PRIMARY KEY ({', '.join(names)})) WITHOUT ROWID"
         )
-        where = " AND ".join(f"{each} = ?" for each in names)
-        self.select = f"SELECT {values}, used_day FROM {name} WHERE {where}"
+        first, second = names
+        self.select = f"SELECT {second}, {values}, used_day FROM {name} WHERE {first} = ? AND {second} IN (%s)"
         self._insert = f"INSERT OR REPLACE INTO {name} VALUES ({', '.join('?' * len(every))})"
         self._delete = f"DELETE FROM {name} WHERE used_day < ?"
 
-    def find(self, database: sqlite3.Connection, key: _Row) -> _Row | None:
-        return self.new.get(key) or database.execute(self.select, key).fetchone()
+    def find(self, database: sqlite3.Connection, keys: Sequence[_Row]) -> dict[_Row, _Row]:
+        found: dict[_Row, _Row] = {}
+        for first in {key[0] for key in keys}:
+            wanted = [second for begins, second in keys if begins == first]
+            for at in range(0, len(wanted), _AT_ONCE):
+                some = wanted[at : at + _AT_ONCE]
+                rows = database.execute(self.select % ",".join("?" * len(some)), (first, *some))
+                found.update({(first, row[0]): row[1:] for row in rows})
+        found.update({key: self.new[key] for key in keys if key in self.new})
+        return found
 
     def write(self, database: sqlite3.Connection, oldest: int) -> None:
         rows = [(*key, *values) for key, values in self.new.items()]
@@ -173,6 +195,11 @@ class _Table:
         with database:
             database.executemany(self._insert, rows)
             database.execute(self._delete, (oldest,))
+
+
+def _numbers(status: os.stat_result) -> _Row:
+    """Return what shows a change of a file."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _file_id(status: os.stat_result) -> _Row:
@@ -206,7 +233,7 @@ def _connect(file: Path, tables: Sequence[_Table]) -> sqlite3.Connection:
     try:
         for table in tables:
             database.execute(table.schema)
-            database.execute(table.select, (0, 0))
+            table.find(database, [(0, 0)])
         return database
     except sqlite3.Error:
         database.close()

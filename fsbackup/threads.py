@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from fsbackup.aio import IdleTimeout, IdleTimeoutError, retrieve_error
 
@@ -51,10 +51,9 @@ class Job(Generic[T]):
         self.call: Callable[[], T] | None = call
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[T] = self.loop.create_future()
-        self.future.add_done_callback(retrieve_error)
         self.last_activity = self.loop.time()
         self.started = False
-        self._outcomes = _Outcomes.of(self.loop)
+        self._outcomes = workers.outcomes(self.loop)
 
     def cancel(self) -> None:
         """Do not start the call any more; a running call is not interrupted."""
@@ -91,7 +90,7 @@ class Job(Generic[T]):
             `Workers`. A call that runs goes on in its thread.
         """
         try:
-            async with IdleTimeout(timeout, self._latest_activity):
+            with IdleTimeout(timeout, self._latest_activity):
                 return await asyncio.shield(self.future)
         except IdleTimeoutError:
             self.cancel()
@@ -136,6 +135,7 @@ class _Outcomes:
             future, setter, value = self._ready.popleft()
             if not future.done():
                 setter(value)
+                retrieve_error(future)
 
 
 _outcomes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Outcomes] = WeakKeyDictionary()
@@ -154,10 +154,18 @@ class Workers:
         self._lock = threading.Lock()
         self._jobs: SimpleQueue[Job[Any]] = SimpleQueue()
         self._threads = 0
+        self._last_loop: tuple[ref[asyncio.AbstractEventLoop], _Outcomes] | None = None
         #: Threads that wait for a call, minus the calls that wait for a thread.
         self._free = 0
         #: When a call last started or sent a heartbeat, by the loop's clock.
         self.last_activity = 0.0
+
+    def outcomes(self, loop: asyncio.AbstractEventLoop) -> _Outcomes:
+        """Return those of the calls of a loop; nearly always it is the one that submitted the call before."""
+        last = self._last_loop
+        if last is None or last[0]() is not loop:
+            last = self._last_loop = ref(loop), _Outcomes.of(loop)
+        return last[1]
 
     def submit(self, call: Callable[[], T]) -> Job[T]:
         """Queue `call`; must be called on a running loop."""

@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def lifetime(seconds: float) -> float:
     return max(LIFETIME, LIFETIME_FACTOR * min(max(seconds, 0.0), _MAX_SECONDS))
 
 
+@lru_cache(maxsize=256)
 def place_of(identity: str) -> str:
     """Return the hash under which a place is noted."""
     return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:32]

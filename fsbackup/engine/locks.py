@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from types import TracebackType
 from weakref import WeakKeyDictionary
 
 from fsbackup.keys import encode_key
@@ -29,8 +30,7 @@ _locks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Lock]] = WeakKey
 _changes = [0] * 4096
 
 
-@asynccontextmanager
-async def exclusive(store: ObjectStore, key: str) -> AsyncIterator[None]:
+class exclusive:  # noqa: N801 - used like a function; a generator would take as long as all else that it does
     """Hold the lock on `key` in `store` while the block runs; two stores at the same place share it.
 
     Raises
@@ -38,18 +38,55 @@ async def exclusive(store: ObjectStore, key: str) -> AsyncIterator[None]:
     BackendUnavailableError
         When another process holds it for the store's `timeout`.
     """
-    name = encode_key(key)
-    address, held = store.address(name), _locks.setdefault(asyncio.get_running_loop(), {})
-    lock = held.setdefault(address, _Lock())
-    lock.users += 1
-    try:
-        async with lock, store.locked(name) if store.capabilities.locks else nullcontext():
-            yield
-    finally:
-        _changes[hash(address) % len(_changes)] += 1
-        lock.users -= 1
-        if not lock.users:
-            del held[address]
+
+    __slots__ = ("_address", "_held", "_lock", "_locked", "_name", "_store")
+
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        self._store = store
+        self._name = encode_key(key)
+        self._address = store.address(self._name)
+        self._locked: AbstractAsyncContextManager[None] | None = None
+
+    async def __aenter__(self) -> None:
+        self._held = _locks_of(asyncio.get_running_loop())
+        self._lock = self._held.get(self._address) or self._held.setdefault(self._address, _Lock())
+        self._lock.users += 1
+        try:
+            await self._lock.acquire()
+        except BaseException:
+            self._leave()
+            raise
+        try:
+            if self._store.capabilities.locks:
+                self._locked = self._store.locked(self._name)
+                await self._locked.__aenter__()
+        except BaseException:
+            self._lock.release()
+            self._leave()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._locked is not None:
+                await self._locked.__aexit__(kind, error, trace)
+        finally:
+            self._lock.release()
+            self._leave()
+
+    def _leave(self) -> None:
+        _changes[hash(self._address) % len(_changes)] += 1
+        self._lock.users -= 1
+        if not self._lock.users:
+            del self._held[self._address]
+
+
+def _locks_of(loop: asyncio.AbstractEventLoop) -> dict[str, _Lock]:
+    held = _locks.get(loop)
+    if held is None:
+        held = _locks[loop] = {}
+    return held
 
 
 def changes(stores: Iterable[ObjectStore], key: str) -> int:

@@ -16,9 +16,9 @@ So there is always a slot in which the fastest can go on, and no consumer starve
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 from fsbackup.aio import retrieve_error
 from fsbackup.engine.source import Source
@@ -59,7 +59,11 @@ class Consumer:
     lagging: bool = False
     closed: bool = False
     absent: bool = False
-    dropped: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @cached_property
+    def dropped(self) -> asyncio.Event:
+        """Set when it is closed while it is absent."""
+        return asyncio.Event()
 
     def needs(self, number: int) -> bool:
         return not self.closed and self.next <= number
@@ -99,13 +103,14 @@ class PartBuffer:
         self._consumers: list[Consumer] = []
         self._parts: dict[int, Part] = {}
         #: Consumers that wait for or send a part, by its number.
-        self._pins: Counter[int] = Counter()
+        self._pins: dict[int, int] = {}
         self._reading: dict[int, asyncio.Task[Part]] = {}
         #: The MD5 of each part read so far, b"" where none is computed.
         self._md5s: list[bytes] = []
         self._total: int | None = None
         self._source_error: Exception | None = None
-        self._change = asyncio.Event()
+        #: Set at the next change; None while nobody waits for one.
+        self._change: asyncio.Event | None = None
         #: When the fastest began to wait for a slot, None while it does not; and how long it waits.
         self._full_since: float | None = None
         self._patience = LAG_TIMEOUT
@@ -131,7 +136,7 @@ class PartBuffer:
         if consumer.lagging and number > len(self._md5s):
             consumer.lagging = False
         # Pinned before it is read, so that it is not dropped between its arrival and this consumer's turn to run.
-        self._pins[number] += 1
+        self._pins[number] = self._pins.get(number, 0) + 1
         try:
             part = await self._wait_for_part(consumer, number)
         except BaseException:
@@ -176,7 +181,6 @@ class PartBuffer:
 
     async def _wait_for_part(self, consumer: Consumer, number: int) -> Part | None:
         while self._total is None or number <= self._total:
-            change = self._change
             if number in self._parts:
                 return self._parts[number]
             if number == 1 and (ready := self._source.ready_part()) is not None:
@@ -186,8 +190,8 @@ class PartBuffer:
             elif number <= len(self._md5s) + 1 and self._make_room():
                 self._start_reading(number)
             elif number != len(self._md5s) + 1:
-                await change.wait()
-            elif not await _wait_until(change, self._deadline()):
+                await self._next_change().wait()
+            elif not await _wait_until(self._next_change(), self._deadline()):
                 self._mark_others_lagging(consumer)
         return None
 
@@ -285,7 +289,7 @@ class PartBuffer:
         """Return whether a part must stay: it is being sent, or needed by a consumer that cannot read it again."""
         part = self._parts[number]
         replayable = part.offset + len(part.data) <= self._source.replayable_bytes
-        return self._pins[number] > 0 or any(
+        return number in self._pins or any(
             consumer.needs(number) and not (consumer.lagging and replayable) for consumer in self._consumers
         )
 
@@ -304,9 +308,15 @@ class PartBuffer:
             del self._pins[number]
         self._notify()
 
+    def _next_change(self) -> asyncio.Event:
+        if self._change is None:
+            self._change = asyncio.Event()
+        return self._change
+
     def _notify(self) -> None:
-        self._change.set()
-        self._change = asyncio.Event()
+        if self._change is not None:
+            self._change.set()
+            self._change = None
 
 
 async def _wait_until(event: asyncio.Event, deadline: float) -> bool:

@@ -151,19 +151,13 @@ class ReplicaUpload:
         SourceError
             When the source cannot be read; nothing is committed then.
         """
-
-        async def work() -> None:
-            # One call per part: a local variable here would keep its bytes alive while the next part is awaited.
-            while await self._send_next(parts, consumer):
-                pass
-
         if self._copier is not None:
             consumer.lagging = True  # it has no claim on parts that can be read again
             if await self._copy(self._copier, manifest):
                 parts.close(consumer)
                 return
         try:
-            await run_all([work() for _ in range(workers)])
+            await run_all([self._send_parts(parts, consumer) for _ in range(workers)])
         finally:
             parts.close(consumer)
         await self._commit_alone(manifest())
@@ -202,16 +196,21 @@ class ReplicaUpload:
                 raise
             await self.writer.abort()
 
+    async def _send_parts(self, parts: PartBuffer, consumer: Consumer) -> None:
+        # One call per part: a local variable here would keep its bytes alive while the next part is awaited.
+        while await self._send_next(parts, consumer):
+            pass
+
     async def _send_next(self, parts: PartBuffer, consumer: Consumer) -> bool:
-        """Send the next part; return False when there is none."""
+        """Send the next part; return False when there is none, or none after it."""
         part = await parts.take(consumer)
         if part is None:
             return False
         try:
             await self.call(self.writer.write(part))
+            return not part.last
         finally:
             parts.release(part)
-        return True
 
     async def _commit(self, manifest: Manifest) -> None:
         if records.has_records_inside(self.store):
@@ -484,7 +483,7 @@ class ReplicaUpload:
         """
         self._touch()
         try:
-            async with IdleTimeout(self.store.hard_timeout, lambda: self._last_activity):
+            with IdleTimeout(self.store.hard_timeout, lambda: self._last_activity):
                 return await call
         except IdleTimeoutError:
             raise timeout_error(self.store, "upload", self._key) from None

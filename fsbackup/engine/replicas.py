@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Literal
 
 from fsbackup.errors import FsbackupError, NoHealthyReplicaError, StaleReadWarning, combined_hint, summary
@@ -123,18 +123,21 @@ class MemoryBudget:
         self._free = total
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    @asynccontextmanager
-    async def reserve(self, wanted: int) -> AsyncIterator[None]:
+    def reserve(self, wanted: int) -> _Reservation:
         """Hold `wanted` bytes while the block runs."""
-        amount = min(max(wanted, 1), self._total)
-        await self._acquire(amount)
-        try:
-            yield
-        finally:
-            self._free += amount
+        return _Reservation(self, min(max(wanted, 1), self._total))
+
+    def release(self, amount: int) -> None:
+        """Give bytes back that were acquired."""
+        self._free += amount
+        if self._queue:
             self._grant()
 
-    async def _acquire(self, amount: int) -> None:
+    async def acquire(self, amount: int) -> None:
+        """Wait for so many bytes."""
+        if not self._queue and amount <= self._free:
+            self._free -= amount
+            return
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((amount, granted))
         self._grant()
@@ -152,3 +155,21 @@ class MemoryBudget:
             if not granted.cancelled():
                 self._free -= amount
                 granted.set_result(None)
+
+
+class _Reservation:
+    """Bytes of a budget that are held while a block runs."""
+
+    __slots__ = ("_amount", "_budget")
+
+    def __init__(self, budget: MemoryBudget, amount: int) -> None:
+        self._budget = budget
+        self._amount = amount
+
+    async def __aenter__(self) -> None:
+        await self._budget.acquire(self._amount)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._budget.release(self._amount)

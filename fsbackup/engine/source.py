@@ -231,23 +231,27 @@ class FileSource(Source):
         Knows the content of files that have not changed since they were last read, and gets that of this one.
     """
 
-    def __init__(self, path: Path, descriptor: int, *, may_grow: bool = False, seen: Seen | None = None) -> None:
+    def __init__(self, path: str, descriptor: int, *, may_grow: bool = False, seen: Seen | None = None) -> None:
         self._may_grow = may_grow
         self._seen = seen
         self._descriptor = descriptor
         self._before = os.fstat(descriptor)
         super().__init__(
-            str(path),
+            path,
             size=self._before.st_size,
             mtime_ns=self._before.st_mtime_ns,
             mode=stat.S_IMODE(self._before.st_mode),
         )
         self.owner = self._before.st_uid, self._before.st_gid
         self._known = seen.sha256(self._before) if seen else None
-        # A small file is read in the call that opens it: switching threads is most of its cost.
-        small = self._known is None and self._before.st_size <= _SMALL_FILE
         self._ready: Part | None = None
-        self._ready = self.read_part(_SMALL_FILE, md5=True) if small else None
+        #: All bytes of a small file, which is closed then.
+        self._content: bytes | None = None
+        # A small file is read in the call that opens it: switching threads is most of its cost.
+        if self._known is None and self._before.st_size <= _SMALL_FILE:
+            self._ready = self.read_part(_SMALL_FILE, md5=True)
+            self._content = bytes(self._ready.data)
+            os.close(descriptor)
 
     @property
     def replayable_bytes(self) -> int:
@@ -266,15 +270,23 @@ class FileSource(Source):
 
     async def hash_ahead(self) -> str | None:
         sha256 = await super().hash_ahead()
-        if self._seen is not None and sha256 is not None and await asyncio.to_thread(self._unchanged):
+        if (
+            self._content is None
+            and self._seen is not None
+            and sha256 is not None
+            and await asyncio.to_thread(self._unchanged)
+        ):
             self._seen.remember(self._before, sha256)
         return sha256
 
     async def reread(self, offset: int, length: int) -> bytes | None:
+        if self._content is not None:
+            return self._content[offset : offset + length]
         return await asyncio.to_thread(self._pread, offset, length)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        if self._content is None:
+            os.close(self._descriptor)
 
     def read_part(self, length: int, *, md5: bool) -> Part:
         if (ready := self.ready_part()) is not None:
@@ -507,7 +519,7 @@ def _open(source: SourceLike, allow_empty: bool, may_grow: bool, seen: Seen | No
             raise ValueError("the stream is opened in text mode: pass a binary stream, such as its .buffer")
         label = str(getattr(source, "name", "<stream>"))
         return StreamSource(cast(BinaryIO, source), label, allow_empty=allow_empty)
-    path = Path(os.path.expanduser(cast(os.PathLike[str], source)))
+    path = _plain_path(os.path.expanduser(cast(os.PathLike[str], source)))
     try:
         directories = source.directory_modes() if isinstance(source, TreePath) else []
         opened = _open_file(path, allow_empty, may_grow, seen)
@@ -519,7 +531,12 @@ def _open(source: SourceLike, allow_empty: bool, may_grow: bool, seen: Seen | No
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _open_file(path: Path, allow_empty: bool, may_grow: bool, seen: Seen | None) -> Source:
+def _plain_path(path: str) -> str:
+    """Return the path as `Path` has it, which takes longer than to read a small file."""
+    return path if os.path.normpath(path) == path else str(Path(path))
+
+
+def _open_file(path: str, allow_empty: bool, may_grow: bool, seen: Seen | None) -> Source:
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise ValueError(f"{path} is a directory: pass a file, or back up the directory with a job")
@@ -536,13 +553,13 @@ def _open_file(path: Path, allow_empty: bool, may_grow: bool, seen: Seen | None)
 class _PathStream(StreamSource):
     """A FIFO or device given by path. A FIFO is waited for: its first byte has to come within `FIFO_TIMEOUT`."""
 
-    def __init__(self, path: Path, allow_empty: bool) -> None:
+    def __init__(self, path: str, allow_empty: bool) -> None:
         self._path = path
         self._opened: BinaryIO | None = None
         self._is_closed = False
         #: Whether a read is running. A cancelled one still holds the file object's lock, and `close` would block.
         self._is_reading = False
-        super().__init__(cast(BinaryIO, None), str(path), allow_empty=allow_empty)
+        super().__init__(cast(BinaryIO, None), path, allow_empty=allow_empty)
 
     def _read(self, length: int) -> bytes:
         if self._opened is None:

@@ -29,7 +29,7 @@ from fsbackup import clock
 from fsbackup.aio import cancel_and_wait, run_all, shield
 from fsbackup.engine import breaker, records, versions
 from fsbackup.engine.clock_skew import check_clock
-from fsbackup.engine.fanout import FanOut, object_metadata
+from fsbackup.engine.fanout import FanOut, object_metadata, replica_result
 from fsbackup.engine.parts import Consumer
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replica_upload import (
@@ -126,7 +126,23 @@ async def upload(
             return await StagedUpload(targets, key, source, prepare, overwrite).run(answers)
         return await prepare(source, answers).run()
     finally:
-        await cancel_and_wait(list(answers.late.values()))
+        if answers.late:
+            await cancel_and_wait(list(answers.late.values()))
+
+
+def already_stored(
+    targets: ReplicaSet, key: str, started: float, size: int, sha256: str, generation: int
+) -> Report:
+    """Return, and log, the report on an object that all stores of `targets` are known to have.
+
+    `started` is when it was begun to find that out, on the monotonic clock.
+    """
+    seconds = time.monotonic() - started
+    replicas = {
+        store.name: replica_result("upload", store.name, key, None, seconds, size=size, already=True)
+        for store in targets.stores
+    }
+    return Report("upload", key, targets.min_copies, replicas, seconds, size, sha256, generation)
 
 
 def _part_size(source: Source, targets: ReplicaSet) -> int:
@@ -305,7 +321,7 @@ class _Upload(FanOut):
 
     async def _transfer(self) -> None:
         reachable = [each for each in self._replicas if each.error is None and each.backend not in self._results]
-        self._stored = await self._complete(reachable)
+        self._stored = [] if self._expected is None else await self._complete(reachable)
         lacking = [each for each in reachable if each not in self._stored]
         if len(reachable) < self._targets.min_copies:
             self._refuse(lacking)
@@ -320,8 +336,9 @@ class _Upload(FanOut):
         if self._stored:
             await self._read_to_end()
             await run_all([self._confirm(replica) for replica in self._stored])
-        await self._refuse_to_share()
-        await self._undo_refused()
+        if not all(each.ok for each in self._results.values()):
+            await self._refuse_to_share()
+            await self._undo_refused()
         await self._clear_replaced()
 
     async def _undo_refused(self) -> None:
@@ -441,12 +458,17 @@ class _Upload(FanOut):
 
     async def _clear_replaced(self) -> None:
         """Remove records of the version before, which can be read while too few replicas have the new one."""
-        confirmed = {name for name, result in self._results.items() if result.ok}
-        if self._version is None or len(confirmed) < self._targets.min_copies:
+        left = [
+            each.replica
+            for each in self._sent
+            if each.replica.record_object is not None or each.replica.tombstone is not None
+        ]
+        if not left or self._version is None:
             return
-        stored = (each.replica for each in self._sent if each.store.name in confirmed)
-        left = [each for each in stored if each.record_object is not None or each.tombstone is not None]
-        await run_all([records.clear_replaced(replica, self._version) for replica in left])
+        confirmed = {name for name, result in self._results.items() if result.ok}
+        if len(confirmed) >= self._targets.min_copies:
+            stored = (each for each in left if each.backend in confirmed)
+            await run_all([records.clear_replaced(replica, self._version) for replica in stored])
 
     def _is_unmanaged(self, replica: ReplicaState) -> bool:
         """Return whether there is data without a manifest that a create-only upload must not replace."""

@@ -16,6 +16,7 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 from fsbackup import __version__, clock
@@ -120,7 +121,13 @@ def next_version(latest: Record | None, highest: Record | None = None) -> NextVe
 def origin(source: Source) -> Origin:
     """Return what a manifest says of the source of an upload."""
     uid, gid = source.owner or (None, None)
-    return Origin(socket.gethostname(), source.mtime_ns, source.mode, source.directories, uid, gid)
+    return Origin(_host(int(clock.now()) // 60), source.mtime_ns, source.mode, source.directories, uid, gid)
+
+
+@lru_cache(maxsize=1)
+def _host(_minute: int) -> str:
+    """Return the name of this machine, asked for once a minute."""
+    return socket.gethostname()
 
 
 def new_manifest(

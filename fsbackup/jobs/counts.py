@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fsbackup.config.sources import CommandConfig
 from fsbackup.engine.results import ReplicaResult, Report
 from fsbackup.errors import reasons
-from fsbackup.jobs.report import BackendCounts, FileResult, FileStatus, JobReport, SourceKind
+from fsbackup.jobs.report import BackendCounts, FileResult, JobReport, SourceKind
 from fsbackup.jobs.sources import Note, Skipped, Unreadable
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class JobCounts:
         for backend, result in outcome.report.replicas.items():
             self._backends[backend].add(result, began)
         self._files["bytes"] += _source_bytes(outcome.report) or 0
-        self._count(replace(_of_report(path, outcome.report), before=self._before(outcome.report)))
+        file, before = _of_report(path, outcome.report), self._before(outcome.report)
+        self._count(file if before is None else replace(file, before=before))
 
     def _before(self, report: Report) -> int | None:
         """Return the size of the last of the series, if this object is suspiciously small beside it, else None."""
@@ -167,20 +168,17 @@ def _kind(source: JobSource) -> SourceKind:
 
 
 def _of_report(path: str, report: Report) -> FileResult:
+    status = report.status
+    if status == "complete":
+        return FileResult(path, report.key, "already" if report.already else "stored", report)
     failed = [result for result in report.replicas.values() if not result.ok]
     error = str(report.failure()) if not report else "; ".join(reasons(report.errors)) or None
     kinds = {result.error_type for result in failed}
     return FileResult(
         path,
         report.key,
-        _status(report),
+        status,
         report,
         error,
         error_type=type(report.failure()).__name__ if not report else kinds.pop() if len(kinds) == 1 else None,
     )
-
-
-def _status(report: Report) -> FileStatus:
-    if report.status != "complete":
-        return report.status
-    return "already" if report.already else "stored"

@@ -9,6 +9,7 @@ when the listing is there, or in none when that fails.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from fsbackup.aio import cancel_and_wait
@@ -24,15 +26,15 @@ from fsbackup.engine.records import ReplicaState, add_tombstone, has_records_ins
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.results import Report
 from fsbackup.engine.source import CheckSize, Source, SourceLike, open_source
-from fsbackup.engine.upload import UploadProgress, upload
+from fsbackup.engine.upload import UploadProgress, already_stored, upload
 from fsbackup.errors import FsbackupError
 from fsbackup.keys import MANIFESTS, encode_key, manifest_name
+from fsbackup.replication.sources import Opened, Sources, openers
 from fsbackup.stages import Stages
 from fsbackup.stores.base import ObjectStat, ObjectStore
-from fsbackup.threads import Workers
 
 if TYPE_CHECKING:
-    from fsbackup.replication.unchanged import UnchangedObjects
+    from fsbackup.replication.unchanged import UnchangedObjects, Version
     from fsbackup.seen import Seen  # which loads SQLite
 
 #: Objects uploaded at the same time; their parts share the set's memory.
@@ -43,8 +45,10 @@ LIST_FROM = 50
 _LATE_FACTOR = 8
 #: Seconds for which a listing may stand still, where tests allow none.
 _SHORTEST_GRACE = 0.1
-#: Threads that open sources.
-_openers = Workers("source", 8)
+#: Seconds in which results come together before they are handed over.
+_GATHER = 0.02
+#: Objects that are looked for in one call among those that earlier runs saw.
+_PAGE = 500
 #: Names read per uploaded object before a listing is cancelled because queries are cheaper.
 LIST_WORTH = 20
 
@@ -117,24 +121,34 @@ class Batch:
         self._begun = time.monotonic()
         if len(items) >= LIST_FROM:
             await self._list(items)
+        if self._unchanged is not None:
+            done_before: set[int] = set()
+            for at in range(0, len(items), _PAGE):
+                found = await self._find_unchanged(self._unchanged, items[at : at + _PAGE])
+                done_before.update(id(each.item) for each in found)
+                if found:
+                    yield found
+            items = [item for item in items if id(item) not in done_before]
         done: list[ItemResult] = []
         has_results = asyncio.Event()
-        waiting = iter(items)
+        count = min(self._parallel or WORKERS * (_LATE_FACTOR if self._late else 1), len(items))
+        sources = Sources(items, self._open, count)
 
         async def work() -> None:
             # Results go through a list: a worker that waited for the caller between two objects would be idle.
             try:
-                for item in waiting:
-                    done.append(await self._upload(item))
+                while (taken := await sources.take()) is not None:
+                    done.append(await self._upload(*taken))
                     has_results.set()
             finally:
                 has_results.set()
 
-        count = self._parallel or WORKERS * (_LATE_FACTOR if self._late else 1)
-        workers = [asyncio.create_task(work()) for _ in range(min(count, len(items)))]
+        workers = [asyncio.create_task(work()) for _ in range(count)]
         try:
             while done or not all(worker.done() for worker in workers):
                 await has_results.wait()
+                if len(items) >= LIST_FROM:  # each handing over costs as much as a small object
+                    await asyncio.wait(workers, timeout=_GATHER)
                 has_results.clear()
                 ready, done[:] = done[:], []
                 if ready:
@@ -142,12 +156,30 @@ class Batch:
             await asyncio.gather(*workers)
         finally:
             await cancel_and_wait([*workers, *self._late.values()])
+            sources.close()
 
-    async def _upload(self, item: BatchItem) -> ItemResult:
-        try:
-            source = await _openers.submit(partial(self._open, item)).future
-        except (FsbackupError, ValueError) as error:
-            return ItemResult(item, error=error)
+    async def _find_unchanged(self, unchanged: UnchangedObjects, items: Sequence[BatchItem]) -> list[ItemResult]:
+        """Return the results of those that all replicas have, and nobody need be asked for, nor the source opened.
+
+        They are what `upload` would find, from what was seen; that none is being deleted the batch knows already.
+        """
+        since, stores = self._begun, self._targets.stores
+        if any(breaker.away(store) is not None for store in stores):
+            return []
+        started = time.monotonic()
+        found = await openers.submit(partial(_unchanged_files, unchanged, items)).future
+        results: list[ItemResult] = []
+        for item, version in found:
+            if all(tombstones.is_absent(store, item.key, since=since) for store in stores):
+                if (progress := self._make_progress(item)) is not None:
+                    progress.begin(version.size, [])
+                    progress.read(version.size)
+                results.append(ItemResult(item, already_stored(self._targets, item.key, started, *version)))
+        return results
+
+    async def _upload(self, item: BatchItem, source: Opened) -> ItemResult:
+        if isinstance(source, Exception):
+            return ItemResult(item, error=source)
         try:
             memory = self._targets.memory if source.most_bytes is None else source.most_bytes
             async with self._budget.reserve(memory):
@@ -279,6 +311,29 @@ class Batch:
             breaker.record(store, error, time.monotonic() - started, listing=True)
             return None
         return found
+
+
+def _unchanged_files(unchanged: UnchangedObjects, items: Sequence[BatchItem]) -> list[tuple[BatchItem, Version]]:
+    """Return the plain files among `items` that are as all replicas have them, and their versions; blocks."""
+    found: list[tuple[BatchItem, Version]] = []
+    for seen in {item.seen for item in items if item.seen is not None}:
+        plain = {item.key: item for item in items if item.seen is seen}  # of two under one key the last
+        status = {key: each for key, item in plain.items() if (each := _status(item)) is not None}
+        found += ((plain[key], version) for key, version in unchanged.versions(seen, status).items())
+    return found
+
+
+def _status(item: BatchItem) -> os.stat_result | None:
+    """Return the status of a regular file without stages that nothing refuses; None for all others."""
+    if item.stages is not None or not isinstance(item.source, str | os.PathLike):
+        return None
+    try:
+        found = os.stat(os.path.expanduser(item.source))
+        if item.check_size is not None:
+            item.check_size(found.st_size)
+    except (OSError, ValueError, FsbackupError):
+        return None  # it is opened, and that says why
+    return found if S_ISREG(found.st_mode) else None
 
 
 async def _between(store: ObjectStore, kind: str, first: str, last: str) -> AsyncGenerator[ObjectStat, None]:

@@ -12,6 +12,9 @@ What counts as the same:
 - The manifest is beside the data or inside it. One that is an object of its own could be lost without a trace in
   the listing of the data, so it is read each time.
 
+A batch asks for all of its plain files first (`versions`), with one question to the cache for many of them, and
+opens none. Who is left, such as what is compressed or encrypted, is asked for one by one (`states`).
+
 This finds what a look at each object finds, except for a manifest beside the data that rots where it lies, which
 `verify` finds. A manifest from the cache only ever shows that nothing is to be done: what is written rests on a
 fresh look.
@@ -21,8 +24,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fsbackup import clock
 from fsbackup.engine.records import ReplicaState, has_records_inside
@@ -53,6 +58,14 @@ class _Shown:
     stored: float
 
 
+class Version(NamedTuple):
+    """What is reported of the version of an object that all replicas still have, as its source has."""
+
+    size: int
+    sha256: str
+    generation: int
+
+
 class UnchangedObjects:
     """The objects of one batch that are as an earlier run found them.
 
@@ -66,8 +79,30 @@ class UnchangedObjects:
 
     def __init__(self, stores: Sequence[ObjectStore], listings: Listings) -> None:
         self._stores = stores
-        self._listings = listings
+        self._places = [
+            (store.location, names, has_records_inside(store))
+            for store in stores
+            if (names := listings.get(store.name)) is not None
+        ]
         self._place = _digest(sorted(store.location for store in stores))
+
+    def versions(self, seen: Seen, sources: Mapping[str, os.stat_result]) -> dict[str, Version]:
+        """Return by key the versions that all replicas have, and the files `sources` too, as far as is known.
+
+        All of a record that counts is compared with what the listings or the file say: nothing else of it is
+        believed, so that it need not be checked as one that is read from a replica.
+        """
+        shown = {key: each for key in sources if (each := self._shown(key)) is not None}
+        records = seen.records(self._place, {encode_key(key): each.digest for key, each in shown.items()})
+        known = dict(zip(sources, seen.sha256s(list(sources.values())), strict=True))
+        found: dict[str, Version] = {}
+        for key, each in shown.items():
+            version = _plain_version(records.get(encode_key(key)), key)
+            if version is None or version.sha256 != known[key]:
+                continue
+            if all(size == version.size for size in (sources[key].st_size, *(stat.size for stat in each.data))):
+                found[key] = version
+        return found
 
     def states(self, seen: Seen, key: str, source: Source) -> list[ReplicaState] | None:
         """Return what the replicas have of `key`, None unless all have what `source` has, as far as is known."""
@@ -102,21 +137,28 @@ class UnchangedObjects:
         """Return what the listings show, None unless each shows the data and a manifest for it."""
         name, beside = encode_key(key), manifest_name(key)
         listed = [
-            (store, names.get(name), names.get(beside))
-            for store in self._stores
-            if (names := self._listings.get(store.name)) is not None
+            (location, names.get(name), names.get(beside), inside) for location, names, inside in self._places
         ]
-        data = tuple(stat for _, stat, _ in listed if stat is not None)
-        if len(data) < len(self._stores) or any(
-            has_records_inside(store) != (each is None) for store, _, each in listed
-        ):
+        data = tuple(stat for _, stat, _, _ in listed if stat is not None)
+        if len(data) < len(self._stores) or any(inside != (each is None) for _, _, each, inside in listed):
             return None
-        records = [each or stat for _, stat, each in listed]
-        times = [each.modified for each in records if each is not None and each.modified is not None]
-        if len(times) < len(records):
+        times = [each.modified for _, stat, record, _ in listed for each in (record or stat,) if each is not None]
+        known = [each for each in times if each is not None]
+        if len(known) < len(listed):
             return None
-        shown = sorted([store.location, _numbers(stat), _numbers(each)] for store, stat, each in listed)
-        return _Shown(_digest(shown), data, max(times))
+        shown = sorted((location, _numbers(stat), _numbers(each)) for location, stat, each, _ in listed)
+        return _Shown(_digest(shown), data, max(known))
+
+
+def _plain_version(record: bytes | None, key: str) -> Version | None:
+    """Return what a record from the cache says of `key`, None where there is none, or stages made it."""
+    try:
+        fields = json.loads(record or b"")
+        if fields["key"] != key or "stages" in fields:
+            return None
+        return Version(fields["size"], fields["sha256"], fields["generation"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _has_content_of(source: Source, manifest: Manifest) -> bool:
@@ -145,9 +187,9 @@ def _is_same(one: ObjectStat | None, other: ObjectStat) -> bool:
     return one is not None and (one.size, one.etag) == (other.size, other.etag)
 
 
-def _numbers(stat: ObjectStat | None) -> list[object]:
-    return [] if stat is None else [stat.size, stat.etag, stat.modified, stat.version_id]
+def _numbers(stat: ObjectStat | None) -> tuple[object, ...]:
+    return () if stat is None else (stat.size, stat.etag, stat.modified, stat.version_id)
 
 
 def _digest(value: object) -> bytes:
-    return hashlib.sha256(json.dumps(value).encode()).digest()[:16]
+    return hashlib.sha256(repr(value).encode()).digest()[:16]

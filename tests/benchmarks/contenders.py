@@ -47,6 +47,9 @@ SMALL: Mapping[str, Contender] = {
     QUICKEST: _python("obstore_client", "many"),
 }
 
+#: The same by a job that remembers what it saw.
+AGAIN: Contender = _python("ours", "many_again")
+
 #: What stores the file that comes back: fsbackup for all but rclone, which proves what it gets if it has sent it.
 STORED: tuple[Contender, ...] = (LARGE["fsbackup"], programs.rclone_own)
 

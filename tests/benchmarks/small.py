@@ -1,4 +1,4 @@
-"""Many small files to one bucket; running it again; fsbackup to three places."""
+"""Many small files to one bucket; running it again, also with what a job remembers; fsbackup to three places."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.arena import Arena, compete
-from tests.benchmarks.contenders import PRACTICE, QUICKEST, SMALL
+from tests.benchmarks.contenders import AGAIN, PRACTICE, QUICKEST, SMALL
 from tests.benchmarks.results import Series, as_dict, ratio, table
 from tests.benchmarks.rounds import rounds, show_progress
 from tests.benchmarks.sources import random_tree
@@ -56,10 +56,14 @@ def _alone(arena: Arena, tree: Tree, count: int) -> dict[str, Series]:
         for label, (roles, local) in settings.items():
             first = series.setdefault(f"fsbackup {label}", Series(label))
             again = series.setdefault(f"fsbackup {label}, again", Series(label))
+            remembered = series.setdefault(f"fsbackup {label}, remembered", Series(label))
             with arena.task(tree.folder, tree.names, roles, local=local) as task:
                 first.costs.append(compete(task, SMALL["fsbackup"]))
                 again.costs.append(compete(task, SMALL["fsbackup"]))
-            if again.costs[-1].said["already"] != len(tree.names):
+                compete(task, AGAIN)  # which remembers
+                remembered.costs.append(compete(task, AGAIN))
+            last = [each.costs[-1] for each in (first, again, remembered)]
+            if any(each.said["already"] != len(tree.names) for each in last[1:]):
                 raise AssertionError("running it again sent something")
-            show_progress(f"{label}: {first.costs[-1].wall:.2f} s, again {again.costs[-1].wall:.2f} s")
+            show_progress(f"{label}: {', again '.join(f'{each.wall:.2f} s' for each in last)}")
     return series

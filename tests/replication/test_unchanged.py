@@ -85,6 +85,40 @@ def test_an_unchanged_run_lists_and_asks_for_nothing_else(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("later")
+def test_what_all_replicas_have_is_not_even_opened(
+    run: Run, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for what has changed, though not in size."""
+    run()
+    run()
+    opened, really = set[str](), os.open
+
+    def opening(path: str | os.PathLike[str], flags: int, *arguments: int, **options: int) -> int:
+        opened.add(os.fspath(path))
+        return really(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", opening)
+    paths[7].write_bytes(b"unchanged?"[: paths[7].stat().st_size])
+    assert run()["sent"] == 1
+    assert opened & {str(path) for path in paths} == {str(paths[7])}
+
+
+@pytest.mark.usefixtures("later")
+def test_two_files_under_one_key_are_not_taken_for_each_other(
+    rig: ReplicaRig, run: Run, paths: list[Path]
+) -> None:
+    run()
+    run()
+    with Seen(rig.tmp / "state") as known:
+        items = [BatchItem(path, f"batch/{path.name}", seen=known) for path in paths]
+        items.insert(0, BatchItem(paths[1], items[0].key, seen=known))
+        results = list(rig.store().replicate_many(items))
+    assert sum(bool(each.report and each.report.already) for each in results) == COUNT
+    [refused] = [each for each in results if not each]
+    assert (refused.item.source, refused.item.key) == (paths[1], items[0].key)
+
+
+@pytest.mark.usefixtures("later")
 def test_what_a_listing_shows_changed_is_made_right(rig: ReplicaRig, run: Run, paths: list[Path]) -> None:
     """Lost, replaced, stripped of its manifest, deleted: on one replica each, of an object of its own."""
     run()

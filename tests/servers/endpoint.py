@@ -11,22 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import boto3
-import botocore.session
-from botocore.config import Config
-from botocore.handlers import add_expect_header
-
 
 def _moment(text: str) -> datetime:
     """Return the time that XML or a header names; what botocore does instead accepts all that people write."""
     return datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
 
 
-# One session, because reading botocore's service models takes most of the time that a client needs;
-# and a lock, because a session may make only one client at a time.
-_CORE = botocore.session.Session()
-_CORE.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
-_SESSION = boto3.session.Session(botocore_session=_CORE)
+# A lock, because a session may make only one client at a time.
 _SESSION_LOCK = threading.Lock()
 
 
@@ -84,6 +75,8 @@ def default_client(endpoint: S3Endpoint) -> Any:
 
 
 def _client(endpoint: S3Endpoint, **config: str) -> Any:
+    from botocore.handlers import add_expect_header
+
     with _SESSION_LOCK:
         made = _make_client(endpoint, config)
     # R2 documents that it never says "100 Continue". A client that asks for it waits for ever.
@@ -91,8 +84,24 @@ def _client(endpoint: S3Endpoint, **config: str) -> Any:
     return made
 
 
+@lru_cache(maxsize=1)
+def _session() -> Any:
+    """Return one session for all: reading botocore's service models takes most of the time that a client needs.
+
+    Imported here, since who is measured beside us need not load it.
+    """
+    import boto3
+    import botocore.session
+
+    core = botocore.session.Session()
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
+    return boto3.session.Session(botocore_session=core)
+
+
 def _make_client(endpoint: S3Endpoint, config: dict[str, str]) -> Any:
-    return _SESSION.client(
+    from botocore.config import Config
+
+    return _session().client(
         "s3",
         endpoint_url=endpoint.endpoint_url,
         aws_access_key_id=endpoint.access_key_id,

@@ -69,12 +69,34 @@ def test_an_idle_block_ends() -> None:
     """Without activity for the time given, the block is cancelled and raises the timeout's own error."""
 
     async def main() -> None:
-        with pytest.raises(IdleTimeoutError, match=r"0\.05 s"):
-            async with IdleTimeout(0.05):
-                await asyncio.sleep(10)
+        with pytest.raises(IdleTimeoutError, match=r"0\.05 s"), IdleTimeout(0.05):
+            await asyncio.sleep(10)
         await asyncio.sleep(0)  # the task itself is not cancelled
 
     asyncio.run(main())
+
+
+def test_blocks_of_one_loop_end_each_at_its_own_time() -> None:
+    """Whichever began first; one that has ended by itself disturbs no other."""
+
+    async def idle(seconds: float, work: float) -> str:
+        try:
+            with IdleTimeout(seconds):
+                await asyncio.sleep(work)
+        except IdleTimeoutError:
+            return f"{seconds}"
+        return "done"
+
+    async def main() -> list[str]:
+        ended: list[str] = []
+
+        async def note(seconds: float, work: float) -> None:
+            ended.append(await idle(seconds, work))
+
+        await asyncio.gather(note(10, 0.15), note(0.1, 10), note(0.05, 10), note(0.05, 0))
+        return ended
+
+    assert asyncio.run(main()) == ["done", "0.05", "0.1", "done"]
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
@@ -83,14 +105,13 @@ def test_activity_keeps_a_block_alive(shared: bool) -> None:
 
     async def main() -> None:
         last = asyncio.get_running_loop().time()
-        async with IdleTimeout(1.0, (lambda: last) if shared else None) as idle:
+        with IdleTimeout(1.0, (lambda: last) if shared else None) as idle:
             for _ in range(6):
                 await asyncio.sleep(0.2)
                 last = asyncio.get_running_loop().time()
                 idle.touch()
-        with pytest.raises(IdleTimeoutError):
-            async with IdleTimeout(0.05, lambda: last):
-                await asyncio.sleep(10)
+        with pytest.raises(IdleTimeoutError), IdleTimeout(0.05, lambda: last):
+            await asyncio.sleep(10)
         idle.touch()  # too late, and harmless
 
     asyncio.run(main())
@@ -101,9 +122,8 @@ def test_other_errors_of_a_block_pass(error: BaseException) -> None:
     """A `TimeoutError` of the block, or a cancellation from outside, is not taken for the idle timeout."""
 
     async def main() -> None:
-        with pytest.raises(type(error)) as caught:
-            async with IdleTimeout(10):
-                raise error
+        with pytest.raises(type(error)) as caught, IdleTimeout(10):
+            raise error
         assert not isinstance(caught.value, IdleTimeoutError)
 
     asyncio.run(main())

@@ -38,6 +38,22 @@ def test_names_are_lower_case_and_values_have_no_space_around_them(response: Res
     assert (found.status, found.will_close, found.read()) == (200, False, b"ok")
 
 
+@pytest.mark.parametrize(
+    ("head", "names", "body"),
+    [
+        (b"A: 1\nContent-Length: 8\n\nB: 2\r\n\r\n", ["a", "content-length"], b"B: 2\r\n\r\n"),
+        (b"\r\nB: 2\r\n\r\n", [], b"B: 2\r\n\r\n"),
+        (b"A: 1\r\nContent-Length: 8\r\n\r\nB: 2\r\n\r\n", ["a", "content-length"], b"B: 2\r\n\r\n"),
+    ],
+    ids=["bare line feeds", "no fields", "usual"],
+)
+def test_a_body_that_looks_like_a_head_is_none(
+    response: Respond, head: bytes, names: list[str], body: bytes
+) -> None:
+    found = response(OK + head)
+    assert (list(found.headers), found.read()) == (names, body)
+
+
 def test_a_head_that_says_continue_is_passed_over(response: Respond) -> None:
     found = response(b"HTTP/1.1 100 Continue\r\nX: 1\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
     assert (found.status, found.reason, dict(found.headers)) == (404, "Not Found", {"content-length": "0"})

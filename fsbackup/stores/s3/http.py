@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
+import select
 import socket
 import ssl
 import time
@@ -43,6 +45,8 @@ _REPORT_BYTES, _REPORT_SECONDS = 128 * 1024, 0.05
 _MAX_UNSENT = 256 * 1024
 #: Most header fields of a response, and bytes of one, as the standard library allows.
 _MOST_FIELDS, _LONGEST_LINE = 100, 65536
+#: A line that goes on with the line before (RFC 9112, 5.2).
+_FOLDED = re.compile(r"(?:^|\n)[ \t]")
 #: Small responses arrive by one call; larger reads go past this buffer.
 _BUFFER = 64 * 1024
 
@@ -211,7 +215,8 @@ class Signed:
             When a header would end its line, or is not Latin-1.
         """
         lines = [f"{self.method} {target} HTTP/1.1", "Accept-Encoding: identity"]
-        lines += [f"{name}: {value}" for name, value in {**self.headers, **extra}.items()]
+        headers = {**self.headers, **extra} if extra else self.headers
+        lines += [f"{name}: {value}" for name, value in headers.items()]
         if self.body or self.method in ("PUT", "POST"):
             lines.append(f"Content-Length: {len(self.body)}")
         text = "\r\n".join([*lines, "", ""])
@@ -236,6 +241,8 @@ class _Input(io.RawIOBase):
         self.received = self._reported = 0
         self._reported_at = 0.0
         self.at_end = False
+        #: Whether to say that nothing has arrived, without a look.
+        self.is_paused = False
 
     def begin(self, on_bytes: Callable[[int], None]) -> None:
         """Start to count."""
@@ -251,6 +258,8 @@ class _Input(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]  # a narrower buffer suffices
+        if self.is_paused:
+            return None
         try:
             count = self._socket.recv_into(buffer)
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -298,6 +307,11 @@ def _read_fields(source: io.BufferedReader) -> dict[str, str]:
     HTTPException
         When they are no fields, too long or too many, or the connection ends before they do.
     """
+    if (lines := _whole_lines(source)) is not None:
+        parts = [line.partition(":") for line in lines]
+        if not all(colon for _, colon, _ in parts):
+            raise HTTPException("a header line has no name")
+        return {name.lower(): value.strip() for name, _, value in parts}
     fields: dict[str, str] = {}
     name = ""
     for _ in range(_MOST_FIELDS + 1):
@@ -318,6 +332,17 @@ def _read_fields(source: io.BufferedReader) -> dict[str, str]:
     raise HTTPException(f"the response has more than {_MOST_FIELDS} headers")
 
 
+def _whole_lines(source: io.BufferedReader) -> list[str] | None:
+    """Return the header lines where all have arrived, each a field; None where they are to be read singly."""
+    arrived = source.peek(1)
+    text = arrived[: max(arrived.find(b"\r\n\r\n"), 0)].decode("latin-1")
+    lines = text.split("\r\n")
+    if not lines[0] or text.count("\n") != len(lines) - 1 or len(lines) > _MOST_FIELDS or _FOLDED.search(text):
+        return None
+    source.read(len(text) + 4)
+    return lines
+
+
 class Connection:
     """One connection; used by one thread at a time."""
 
@@ -326,12 +351,18 @@ class Connection:
         self.pool = pool
         self.last_used = 0.0
         self._timeout = timeout
+        self._quiet = select.poll()
+        self._quiet.register(sock, select.POLLIN)
+        #: Returns how many bytes TLS holds; None where nobody can tell, as of TLS inside TLS.
+        self._held = sock.pending if isinstance(sock, ssl.SSLSocket) else None
+        self._is_plain = type(sock) is socket.socket
         self._input = _Input(sock)
         self._reader = _Reader(self._input, _BUFFER)
 
     def begin(self, on_bytes: Callable[[int], None]) -> None:
         """Start an exchange."""
-        self.socket.settimeout(self._timeout)
+        if self.socket.gettimeout() != self._timeout:
+            self.socket.settimeout(self._timeout)
         self._input.begin(on_bytes)
 
     def finish(self) -> None:
@@ -390,10 +421,20 @@ class Connection:
         if time.monotonic() - self.last_used > _KEEPALIVE:
             return False
         try:
+            if self._is_quiet():
+                return True
             self.socket.settimeout(0)
             return not self._reader.peek(1) and not self._input.at_end
         except OSError:
             return False
+
+    def _is_quiet(self) -> bool:
+        """Tell whether nothing has come, not even what TLS keeps to itself; costs one call to the system."""
+        self._input.is_paused = True
+        buffered = self._reader.peek(1)
+        self._input.is_paused = False
+        held = 0 if self._is_plain else 1 if self._held is None else self._held()
+        return not buffered and not held and not self._quiet.poll(0)
 
     def close(self) -> None:
         """Close it, without a word to the other side: after a fork that may be the parent's."""

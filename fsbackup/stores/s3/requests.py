@@ -112,7 +112,7 @@ class Call(Generic[T]):
     async def run(self) -> Reply[T]:
         """Make the request, again after transient failures, until the timeout has passed without progress."""
         try:
-            async with IdleTimeout(self._context.timeout, self._last_activity):
+            with IdleTimeout(self._context.timeout, self._last_activity):
                 while True:
                     try:
                         return await self._attempt()

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, NoReturn
 from urllib.parse import quote, unquote, urlsplit
 
@@ -23,6 +24,8 @@ Addressing = Literal["path", "virtual"]
 #: A bucket's name that is also a label of a host's name: with a dot in it, TLS certificates do not match.
 _HOST_LABEL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+#: A key of which nothing is quoted.
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_.~/-]+")
 #: Headers that a proxy on the way may change.
 _NOT_SIGNED = frozenset({"expect", "transfer-encoding", "user-agent", "x-amzn-trace-id"})
 
@@ -105,15 +108,14 @@ class Address:
         self.port = parts.port or _DEFAULT_PORTS[parts.scheme]
         base = quote(parts.path.rstrip("/"), safe="/~%")
         self._base = base if settings.is_virtual else f"{base}/{quote(settings.bucket, safe='')}"
-
-    @property
-    def netloc(self) -> str:
-        """Host and port as in a Host header: no default port, an IPv6 address in brackets."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+        #: Host and port as in a Host header: no default port, an IPv6 address in brackets.
+        self.netloc = host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
     def path(self, key: str) -> str:
         """Return the encoded path of an object, of the bucket itself without a key."""
+        if _PLAIN_KEY.fullmatch(key):
+            return f"{self._base}/{key}"
         # As every S3 client: everything in a key is quoted except "/" and the unreserved characters.
         return f"{self._base}/{quote(key, safe='/~', errors='surrogateescape')}" if key else self._base or "/"
 
@@ -208,14 +210,14 @@ class Signer:
 
         `path` and `query` are encoded as they are sent; `query` has its pairs in ascending order.
         """
-        now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        now = _second(int(time.time()))
         signed = {**headers, "Host": host, "X-Amz-Date": now, "X-Amz-Content-SHA256": "UNSIGNED-PAYLOAD"}
         if self._token is not None:
             signed["X-Amz-Security-Token"] = self._token.reveal()
-        lower = {name.lower(): " ".join(value.split()) for name, value in signed.items()}
-        names = sorted(lower.keys() - _NOT_SIGNED)
-        listed = ";".join(names)
-        canonical = "".join(f"{name}:{lower[name]}\n" for name in names)
+        lower = sorted((name.lower(), " ".join(value.split())) for name, value in signed.items())
+        kept = [pair for pair in lower if pair[0] not in _NOT_SIGNED]
+        listed = ";".join([name for name, _ in kept])
+        canonical = "".join([f"{name}:{value}\n" for name, value in kept])
         request = f"{method}\n{path}\n{query}\n{canonical}\n{listed}\nUNSIGNED-PAYLOAD"
         scope = f"{now[:8]}/{self.region}/s3/aws4_request"
         text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
@@ -233,6 +235,12 @@ class Signer:
                 key = hmac.digest(key, step.encode(), "sha256")
             self._cached = ((day, self.region), _closure(hmac.new(key, digestmod="sha256")))
         return self._cached[1]()
+
+
+@lru_cache(maxsize=2)
+def _second(when: int) -> str:
+    """Return epoch seconds as signatures have them."""
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(when))
 
 
 def _closure(key: hmac.HMAC) -> Callable[[], hmac.HMAC]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from fsbackup.errors import FsbackupError, ObjectNotFoundError
@@ -50,7 +50,6 @@ Records = Literal["inside", "beside"]
 _MAX_RECORD = 64 << 20
 
 
-@cache
 def _capabilities(profile: Profile, conditional_create: bool, metadata_limit: int) -> Capabilities:
     return Capabilities(
         conditional_create=conditional_create,
@@ -132,7 +131,6 @@ class S3Store(ObjectStore):
         self.endpoint_url = check_endpoint(name, endpoint_url)
         self.bucket = bucket
         self.max_concurrency = max_concurrency
-        self._records = records
         settings = Settings(
             endpoint_url,
             bucket,
@@ -149,17 +147,18 @@ class S3Store(ObjectStore):
         folder = f"{encode_key(check_prefix(prefix)).removesuffix('/')}/" if prefix else ""
         self._control = Control(settings, USER_AGENT)
         self._bucket = Bucket(name, settings, folder, profile, page_size)
+        limit = METADATA_LIMIT if records == "inside" else 0
+        #: By whether a create-only write is atomic: they are asked for many times for each object.
+        self._can = {atomic: _capabilities(profile, atomic, limit) for atomic in (False, True)}
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]  # depends on the provider, not on the class
         """What this provider can do; `conditional_create` turns False when the service refuses the condition."""
         profile, bucket = self._bucket.profile, self._bucket
-        return _capabilities(
-            profile,
+        return self._can[
             (profile.condition == "atomic" and not bucket.refuses_condition)
-            or (profile.removes_versions and bucket.keeps_versions),
-            METADATA_LIMIT if self._records == "inside" else 0,
-        )
+            or (profile.removes_versions and bucket.keeps_versions)
+        ]
 
     @property
     def location(self) -> str:
