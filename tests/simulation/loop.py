@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 from unittest import mock
 
-from fsbackup.engine import versions
+from fsbackup.engine import records, versions
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -118,6 +118,7 @@ def simulated_time(clock: Clock, seed: int) -> Iterator[None]:
         mock.patch.object(time, "monotonic", clock.since_begin),
         mock.patch.object(versions, "utc_now", clock.text),
         mock.patch.object(secrets, "token_hex", lambda size=16: numbers.randbytes(size).hex()),
+        mock.patch.object(records, "_new_ids", []),  # drawn before
     ):
         try:
             yield
