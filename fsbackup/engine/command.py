@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
-from fsbackup.engine.process import Process
+from fsbackup.engine.process import READ, Process
 from fsbackup.engine.source import Source, StreamSource
 from fsbackup.errors import SourceError
 
@@ -78,6 +78,8 @@ class CommandSource(StreamSource):
         Whether it may write nothing.
     """
 
+    _look_ahead = READ
+
     def __init__(self, command: Command, *, allow_empty: bool = False) -> None:
         super().__init__(cast(BinaryIO, None), command.name, allow_empty=allow_empty)
         self._command = command
@@ -101,15 +103,13 @@ class CommandSource(StreamSource):
         if self._process is not None:
             self._process.close()
 
-    def _read(self, length: int) -> bytes:
-        process, pieces = self._started(), []
-        while length and (piece := process.read(length)):
-            pieces.append(piece)
-            length -= len(piece)
-            self._received += len(piece)
-        if length:
+    def _read_piece(self, length: int) -> bytes:
+        process = self._started()
+        piece = process.read(length)
+        self._received += len(piece)
+        if not piece:
             self._finish(process)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return piece
 
     def _started(self) -> Process:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import select
@@ -20,8 +21,9 @@ log = logging.getLogger("fsbackup.command")
 
 #: So much of standard error is kept for the message of an error.
 _LAST_LINES, _LAST_BYTES = 20, 8 << 10
-#: Bytes of one read: a pipe holds 64 KiB.
-_READ = 1 << 16
+#: Bytes that standard output may be ahead: with the 64 KiB of a pipe by default, the command and who reads it wait
+#: for each other's turn at the processor at each piece. And bytes of one read.
+_ROOM, READ = 1 << 20, 1 << 18
 #: Seconds that a command has to clean up after SIGTERM before it is killed.
 GRACE = 2.0
 #: Seconds between two looks at the deadline, and at whether somebody else ends the command.
@@ -87,6 +89,8 @@ class Process:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._out, self._err = self._process.stdout, self._process.stderr
+        with suppress(OSError):  # a user has so many pages for all pipes, and the system a limit for each
+            fcntl.fcntl(self._out, fcntl.F_SETPIPE_SZ, _ROOM)
         self._feeder: threading.Thread | None = None
         self._input_error: Exception | None = None
         if pieces is not None:
@@ -121,7 +125,7 @@ class Process:
             self._check_time()
             with self._reading:
                 if self._out.fileno() in self._ready(_TICK):
-                    return self._take(self._out, min(length, _READ))
+                    return self._take(self._out, min(length, READ))
 
     def wait(self) -> None:
         """Wait until it has exited, once its output has ended.
@@ -174,7 +178,7 @@ class Process:
             return set()
         found = {descriptor for descriptor, _ in self._poll.poll(seconds * 1000)}
         if self._err.fileno() in found:
-            self._keep(self._take(self._err, _READ))
+            self._keep(self._take(self._err, READ))
         return found
 
     def _take(self, pipe: IO[bytes], length: int) -> bytes:

@@ -397,13 +397,15 @@ class StreamSource(Source):
     """
 
     interruptible = True
+    #: The most bytes that are read after a part, to see that it was not the last; a stream may wait for all.
+    _look_ahead = 1
 
     def __init__(self, stream: BinaryIO, label: str = "<stream>", *, allow_empty: bool = False) -> None:
         super().__init__(label, size=None, mtime_ns=None, mode=None)
         self._stream = stream
         self._allow_empty = allow_empty
-        #: One byte read after the part before, which shows that that part was not the last.
-        self._peeked = b""
+        #: What was read after the part before, which shows that that part was not the last.
+        self._ahead = b""
         #: Where bytes can be read again; set by the upload when there is a local replica or a spool.
         self.replay: ReplayBuffer | None = None
 
@@ -425,11 +427,12 @@ class StreamSource(Source):
             self.replay.close()
 
     def read_part(self, length: int, *, md5: bool) -> Part:
-        data = self._peeked + self._read(length - len(self._peeked))
-        self._peeked = self._read(1) if len(data) == length else b""
+        data = self._read(length)
+        if len(data) == length and not self._ahead:
+            self._ahead = self._read_piece(min(length, self._look_ahead))
         if not data and not self._allow_empty:
             raise self._empty()
-        return self._make_part(data, last=not self._peeked, md5=md5)
+        return self._make_part(data, last=not self._ahead, md5=md5)
 
     def _empty(self) -> SourceError:
         return SourceError(
@@ -439,22 +442,24 @@ class StreamSource(Source):
         )
 
     def _read(self, length: int) -> bytes:
-        """Read `length` bytes, fewer only at the end of the stream; one read of a pipe returns far less."""
-        pieces = []
-        try:
-            while length and (piece := self._read_some(length)):
-                pieces.append(piece)
-                length -= len(piece)
-        except (OSError, ValueError) as error:
-            raise SourceError(f"{self.label}: cannot be read: {error}") from error
+        """Return `length` bytes, fewer only at the end of the stream; one read of a pipe returns far less."""
+        pieces = [self._ahead[:length]] if self._ahead else []
+        self._ahead, missing = self._ahead[length:], length - sum(map(len, pieces))
+        while missing and (piece := self._read_piece(missing)):
+            pieces.append(piece)
+            missing -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _read_some(self, length: int) -> bytes:
-        """Read once. A non-blocking stream returns None while it has no data; then wait until it has."""
-        while (piece := self._stream.read(length)) is None:
-            poll = select.poll()  # unlike `select.select` for any descriptor, not just the first 1,024
-            poll.register(self._stream, select.POLLIN)
-            poll.poll()
+    def _read_piece(self, length: int) -> bytes:
+        """Read once, up to `length` bytes; b"" only at the end, behind which nothing is read."""
+        try:
+            # A non-blocking stream returns None while it has no data.
+            while (piece := self._stream.read(length)) is None:
+                poll = select.poll()  # unlike `select.select` for any descriptor, not just the first 1,024
+                poll.register(self._stream, select.POLLIN)
+                poll.poll()
+        except (OSError, ValueError) as error:
+            raise SourceError(f"{self.label}: cannot be read: {error}") from error
         return piece
 
 
@@ -561,13 +566,13 @@ class _PathStream(StreamSource):
         self._is_reading = False
         super().__init__(cast(BinaryIO, None), path, allow_empty=allow_empty)
 
-    def _read(self, length: int) -> bytes:
+    def _read_piece(self, length: int) -> bytes:
         if self._opened is None:
             self._opened = self._stream = self._open()
         self._is_reading = True
-        data = super()._read(length)
+        piece = super()._read_piece(length)
         self._is_reading = False
-        return data
+        return piece
 
     def _open(self) -> BinaryIO:
         descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -44,6 +44,8 @@ class StagedSource(StreamSource):
         When a package or the identity key is missing.
     """
 
+    _look_ahead = CHUNK
+
     def __init__(self, plain: FileSource | StreamSource, stages: Stages) -> None:
         super().__init__(cast(BinaryIO, None), plain.label, allow_empty=True)
         self.mtime_ns, self.mode, self.directories, self.owner = (
@@ -118,20 +120,17 @@ class StagedSource(StreamSource):
         if not self.plain.interruptible:
             self.plain.close()
 
-    def _read(self, length: int) -> bytes:
-        pieces = []
+    def _read_piece(self, length: int) -> bytes:
         try:
-            while length and (piece := self._pipeline.read(length)):
-                pieces.append(piece)
-                length -= len(piece)
+            piece = self._pipeline.read(length)
         except SourceError:
             raise
         except AbandonedError:
             raise SourceError(f"{self.label}: the upload has ended") from None
         except Exception as error:
             raise SourceError(f"{self.label}: cannot be compressed or encrypted: {error}") from error
-        self._is_complete = length > 0
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._is_complete = not piece
+        return piece
 
 
 class _PlainReader(Slices):

@@ -16,6 +16,7 @@ import io
 import json
 import math
 import re
+from collections import deque
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -102,13 +103,25 @@ class BaseBackupReport(BaseReport):
 class _BaseBackupSource(CommandSource):
     """The tar that pg_basebackup writes; keeps the end of it, and the time at which it was done."""
 
-    tail = b""
     ended_at = 0.0
 
-    def _read(self, length: int) -> bytes:
-        data = super()._read(length)
-        self.tail = (self.tail + data[-_TAIL:])[-_TAIL:]
-        return data
+    def __init__(self, command: Command, *, allow_empty: bool = False) -> None:
+        super().__init__(command, allow_empty=allow_empty)
+        self._pieces: deque[bytes] = deque()
+        self._kept = 0
+
+    @property
+    def tail(self) -> bytes:
+        """The last of what was read, `_TAIL` bytes or more."""
+        return b"".join(self._pieces)
+
+    def _read_piece(self, length: int) -> bytes:
+        piece = super()._read_piece(length)
+        self._pieces.append(piece)
+        self._kept += len(piece)
+        while self._kept - len(self._pieces[0]) >= _TAIL:
+            self._kept -= len(self._pieces.popleft())
+        return piece
 
     def _finish(self, process: Process) -> None:
         super()._finish(process)

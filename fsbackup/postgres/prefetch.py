@@ -1,9 +1,9 @@
 """The worker behind ``wal-fetch`` with a `spool`: it fetches the segments that recovery will ask for next.
 
 Recovery asks for one segment after the other. The first call starts this worker (`ensure`), which keeps
-the next ones in ``fetch/`` below the spool: each whole and proven, under a temp name, with ``NAME.json`` (size,
-SHA-256, archive) beside it before it gets its own name. A call takes one only while the worker lives, and compares
-its bytes; then it is gone from there. For one that is being fetched (``NAME.busy``) it waits,
+the next ones in ``fetch/`` below the spool: each whole and proven under a temp name before it gets its own, and
+locked by the worker, which so vouches for it (`spooled`). A call takes one only while it is locked, and unchanged;
+then it is gone from there. For one that is being fetched (``NAME.busy``) it waits,
 and while the worker starts: meanwhile it could only start the same a second time.
 
 Only segments are kept, never that one is absent: what the worker does not have, a call asks the backends for
@@ -83,7 +83,7 @@ async def prefetch(
     try:
         await keeper.run(ahead, idle)
     finally:
-        await cancel_and_wait(list(keeper.tasks.values()))
+        await keeper.close()
 
 
 class _Keeper:
@@ -92,16 +92,16 @@ class _Keeper:
     def __init__(self, archive: Archive, place: Path, last: WalName, size: int, undo: Undo | None) -> None:
         self._archive, self._place, self._undo = archive, place, undo
         self._timeline, self._size, self._start = last.timeline, size, last.start(size)
-        #: Where the segments begin that are there; and the fetches that are under way.
+        #: The locks that vouch for the segments that are there; and the fetches that are under way.
         self._kept: dict[str, int] = {}
-        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.tasks: dict[str, asyncio.Task[int]] = {}
         self._is_at_end = False
 
     async def run(self, ahead: int, idle: float) -> None:
         clock = asyncio.get_running_loop().time
         changed_at = clock()
         while clock() - changed_at < idle and (self._kept or self.tasks or not self._is_at_end):
-            if self._let_go() + self._harvest():
+            if self._let_go() + self._harvest() or self.tasks:
                 changed_at = clock()
             is_wanted = not self._is_at_end and len(self._kept) + len(self.tasks) < ahead
             if is_wanted and len(self.tasks) < (ahead + 1) // 2:
@@ -115,9 +115,9 @@ class _Keeper:
         """Forget what was taken, and what recovery has passed; return how many."""
         asked = _asked(self._place, self._timeline, self._size)
         self._start = max(self._start, asked)
-        gone = [name for name, at in self._kept.items() if at <= asked or not (self._place / name).exists()]
+        gone = [each for each in self._kept if self._start_of(each) <= asked or not (self._place / each).exists()]
         for name in gone:
-            del self._kept[name]
+            os.close(self._kept.pop(name))
             (self._place / name).unlink(missing_ok=True)
         return len(gone)
 
@@ -127,7 +127,7 @@ class _Keeper:
         for name, task in done:
             del self.tasks[name]
             if (error := task.exception()) is None:
-                self._kept[name] = _start_of(name, self._size)
+                self._kept[name] = task.result()
             elif isinstance(error, (FsbackupError, OSError)):
                 log.warning("%s is not fetched ahead: %s", name, error)
                 self._is_at_end = True
@@ -142,22 +142,25 @@ class _Keeper:
         (self._place / spooled.STARTING).unlink(missing_ok=True)
         self.tasks[name] = asyncio.create_task(self._keep(name))
 
-    async def _keep(self, name: str) -> None:
+    async def _keep(self, name: str) -> int:
         wal, temp = parse_wal_name(name), self._place / f"{name}.tmp"
         busy = self._place / f"{name}{spooled.BUSY}"
         assert wal is not None
         try:
             await fetch_file(self._archive, wal, temp, None, self._undo)
-            size, sha256 = await asyncio.to_thread(spooled.digest, str(temp))
-            spooled.describe_segment(str(self._place), name, self._archive.identity, sha256, size)
-            os.replace(temp, self._place / name)
+            return spooled.vouch(str(self._place), name, self._archive.identity)
         finally:
             busy.unlink(missing_ok=True)
 
+    def _start_of(self, name: str) -> int:
+        wal = parse_wal_name(name)
+        return 0 if wal is None else wal.start(self._size)
 
-def _start_of(name: str, size: int) -> int:
-    wal = parse_wal_name(name)
-    return 0 if wal is None else wal.start(size)
+    async def close(self) -> None:
+        """End the fetches, and vouch for nothing any more."""
+        await cancel_and_wait(list(self.tasks.values()))
+        for lock in self._kept.values():
+            os.close(lock)
 
 
 def _asked(place: Path, timeline: int, size: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -48,6 +49,7 @@ class Arena:
 @contextmanager
 def arena() -> Iterator[Arena]:
     """Run the servers."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles what it imports
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-"))
         servers = [stack.enter_context(seaweedfs_server()) for _ in range(2)]

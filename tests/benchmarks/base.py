@@ -1,4 +1,7 @@
-"""A base backup of a running PostgreSQL, beside ``pg_basebackup | zstd | age | rclone rcat`` to one bucket."""
+"""A base backup of a running PostgreSQL, beside ``pg_basebackup | zstd | age | rclone``, to one bucket and to two.
+
+pg_basebackup waits for the WAL, which ``wal-push`` archives, in all of them.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from tests.servers.endpoint import S3Endpoint, fresh_bucket
 from tests.servers.process import find_binary
 
 _PRACTICE = "pg_basebackup | zstd | age | rclone"
+_TWICE = f"{_PRACTICE}, to two"
 #: Bytes of a row of the table, about.
 _ROW = 100
 
@@ -37,7 +41,7 @@ def base(arena: Arena, size: int, count: int) -> tuple[str, dict[str, Any]]:
         server.set(archive_command=" ".join(home.command("wal-push", "%p", "--cluster", "shop")))
         server.sql("select pg_reload_conf()")
         server.switch()  # now the archive knows the cluster
-        contenders = _contenders(home, places[0], recipient)
+        contenders = _contenders(home, places, recipient)
         for number in range(count):
             for who in list(contenders)[:: 1 if number % 2 else -1]:
                 cost = run([contenders[who]], arena.folder)
@@ -61,19 +65,26 @@ def _config(places: list[S3Endpoint], recipient: str) -> str:
     return json.dumps({"version": 1, "backends": backends, "replication": sets, "postgres": clusters})
 
 
-def _contenders(home: Home, place: S3Endpoint, recipient: str) -> Mapping[str, Command]:
-    rclone = ":s3,provider=Other,no_check_bucket=true"
-    remote = f"{rclone},endpoint='{place.endpoint_url}',region={place.region}"
-    remote += f",access_key_id={place.access_key_id},secret_access_key={place.secret_access_key}"
+def _contenders(home: Home, places: list[S3Endpoint], recipient: str) -> Mapping[str, Command]:
     dump = "pg_basebackup --pgdata=- --format=tar --wal-method=none --checkpoint=fast --no-password"
-    store = f'"$1" --config /nowhere/rclone.conf rcat "$2:{place.bucket}/base-$$.tar.zst.age"'
-    pipe = f'set -o pipefail; {dump} | zstd -3 -T1 -q -c | age -r "$0" | {store}'
+    one, two = (f'"$1" --config /nowhere/rclone.conf rcat "{at}/base-$$.tar.zst.age"' for at in ("$2", "$3"))
+    made = f'{dump} | zstd -3 -T1 -q -c | age -r "$0"'
+    pipe = f"set -o pipefail; {made} | {one}"
+    twice = f"set -o pipefail; {{ {made} | tee /dev/fd/3 | {one}; }} 3> >({two}) && wait $!"
     prefix = AS_NOBODY if os.geteuid() == 0 else ()
 
     words = ["-c", str(home.path / "fsbackup.yaml"), "base-backup", "shop"]
     ours = [*prefix, sys.executable, "-m", "fsbackup", *words]
-    bash = ["bash", "-c", pipe, recipient, find_binary("rclone"), remote]
+    given = [recipient, find_binary("rclone"), *map(_remote, places)]
     return {
         "fsbackup to two buckets": Command(ours, env=home.environ),
-        _PRACTICE: Command([*prefix, *bash], env=home.environ),
+        _TWICE: Command([*prefix, "bash", "-c", twice, *given], env=home.environ),
+        _PRACTICE: Command([*prefix, "bash", "-c", pipe, *given], env=home.environ),
     }
+
+
+def _remote(place: S3Endpoint) -> str:
+    """Return a bucket as rclone names it."""
+    remote = f":s3,provider=Other,no_check_bucket=true,endpoint='{place.endpoint_url}',region={place.region}"
+    remote += f",access_key_id={place.access_key_id},secret_access_key={place.secret_access_key}"
+    return f"{remote}:{place.bucket}"

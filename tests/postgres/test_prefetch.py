@@ -50,33 +50,52 @@ def keep(clouds: Clouds, place: Path, last: int, ahead: int) -> set[str]:
     return {path.name for path in place.iterdir() if len(path.name) == 24}
 
 
+@contextmanager
+def kept(clouds: Clouds, place: Path, *numbers: int) -> Iterator[None]:
+    """Have a living worker vouch for segments."""
+    with alive(place):
+        locks = []
+        for number in numbers:
+            (place / f"{name_of(number)}.tmp").write_bytes(segment(number))
+            locks.append(spooled.vouch(str(place), name_of(number), clouds.archive.identity))
+        try:
+            yield
+        finally:
+            for lock in locks:
+                os.close(lock)
+
+
 def give(clouds: Clouds, place: Path, number: int) -> bool:
     return spooled.give(str(place), name_of(number), str(clouds.home / "out"), clouds.archive.identity)
 
 
-def test_the_next_segments_are_kept_and_given_once(clouds: Clouds, place: Path) -> None:
+def test_the_next_segments_are_kept(clouds: Clouds, place: Path) -> None:
     """As many as are wanted; of those that are not there yet nothing says that they are absent."""
     clouds.push(1, 2, 3, 4)
     (place / name_of(2)).write_bytes(b"of an earlier worker")
     assert keep(clouds, place, 1, 2) == {name_of(2), name_of(3)}
-    with alive(place):
+    assert (place / name_of(2)).read_bytes() == segment(2)
+    assert keep(clouds, place, 3, 5) == {name_of(4)}
+
+
+def test_what_is_kept_is_given_once(clouds: Clouds, place: Path) -> None:
+    """It is renamed, and gone from there."""
+    with kept(clouds, place, 2):
         assert give(clouds, place, 2)
         assert (clouds.home / "out").read_bytes() == segment(2)
+        assert {path.name for path in place.iterdir()} == {spooled.LOCK}
         with pytest.raises(FileNotFoundError):
             give(clouds, place, 2)
-    assert keep(clouds, place, 3, 5) == {name_of(4)}
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no other file system")
 def test_a_spool_on_another_file_system_gives_the_same(clouds: Clouds) -> None:
     """What cannot be renamed into place is copied; wrong bytes are not."""
-    clouds.push(1, 2, 3)
     with TemporaryDirectory(dir="/dev/shm") as home:
         place = Path(home)
         assert place.stat().st_dev != clouds.home.stat().st_dev
-        assert keep(clouds, place, 1, 2) == {name_of(2), name_of(3)}
-        (place / name_of(3)).write_bytes(segment(2))
-        with alive(place):
+        with kept(clouds, place, 2, 3):
+            (place / name_of(3)).write_bytes(segment(2))
             assert give(clouds, place, 2)
             assert (clouds.home / "out").read_bytes() == segment(2)
             assert not give(clouds, place, 3)
@@ -86,12 +105,10 @@ def test_a_spool_on_another_file_system_gives_the_same(clouds: Clouds) -> None:
 
 def test_a_segment_that_is_being_fetched_is_waited_for(clouds: Clouds, place: Path) -> None:
     """Asking for it a second time would take longer; a worker that died is not waited for."""
-    clouds.push(1, 2, 3)
-    keep(clouds, place, 1, 2)
-    for name in (f"{name_of(2)}.busy", f"{name_of(3)}.busy", "starting"):
-        (place / name).touch()
     with ThreadPoolExecutor(1) as pool:
-        with alive(place):
+        with kept(clouds, place, 2, 3):
+            for name in (f"{name_of(2)}.busy", f"{name_of(3)}.busy", "starting"):
+                (place / name).touch()
             given = pool.submit(give, clouds, place, 2)
             for name in (f"{name_of(2)}.busy", "starting"):
                 with pytest.raises(TimeoutError):
@@ -105,10 +122,12 @@ def test_what_is_kept_is_not_believed_without_its_worker_or_with_other_bytes(clo
     """A crash may have left it, a full disk cut it off: the call asks the backends itself."""
     clouds.push(1, 2, 3)
     keep(clouds, place, 1, 2)
-    (place / spooled.LOCK).touch()
     assert not give(clouds, place, 2)
-    (place / name_of(3)).write_bytes(b"")
-    with alive(place):
+    with alive(place):  # another one by now
+        assert not give(clouds, place, 3)
+    with kept(clouds, place, 2, 3):
+        with open(place / name_of(3), "r+b") as file:
+            file.write(b"rotten")
         assert not give(clouds, place, 3)
         assert not spooled.give(str(place), name_of(2), str(clouds.home / "out"), "another archive")
     assert not (clouds.home / "out").exists()

@@ -131,11 +131,14 @@ def test_a_word_that_is_found_costs_no_import(clouds: Clouds, monkeypatch: pytes
     assert not spooled.pushed_before([*words[:3], str(home / "pg_wal" / name_of(2)), *words[4:]])
 
 
-def test_finding_a_word_loads_no_library(tmp_path: Path) -> None:
-    """Fifty milliseconds are mostly the interpreter's own."""
-    words = ["wal-push", "x", "--cluster", "shop"]
-    code = f"from fsbackup.postgres.spooled import pushed_before; pushed_before({words})"
-    assert loaded(code, tmp_path, "asyncio", "pydantic", "yaml", "argparse", "fsspec", "typing") == set()
+@pytest.mark.parametrize("words", [["wal-push", "x"], ["wal-fetch", "0", "x"]])
+def test_what_is_done_before_is_found_without_a_library(tmp_path: Path, words: list[str]) -> None:
+    """Such a call takes as long as the interpreter's own start."""
+    code = "import fsbackup.cli; from fsbackup.postgres.spooled import *; import os\n"
+    code += f"    os.environ['FSBACKUP_CONFIG'] = 'x'; words = {[*words, '--cluster', 'shop']}\n"
+    code += "    pushed_before(words) or fetched_before(words)"
+    heavy = ("asyncio", "pydantic", "argparse", "typing", "json", "re", "hashlib", "contextlib", "collections")
+    assert loaded(code, tmp_path, *heavy) == set()
 
 
 def test_a_spool_that_cannot_be_made_is_said_and_the_file_is_archived(cli: Cli, clouds: Clouds) -> None:
