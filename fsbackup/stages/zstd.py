@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
-from fsbackup.buffers import Buffers
 from fsbackup.errors import IntegrityError, missing_package
 from fsbackup.sizing import MIB
 from fsbackup.stages.pipeline import CHUNK, Reader, Stage, Writer
@@ -21,10 +18,9 @@ DEFAULT_LEVEL = 3
 #: The levels of ``zstd`` without ``--ultra``: those above take hundreds of megabytes to undo, too.
 LEVELS = range(1, 20)
 
-#: At these levels a stream is cut into frames of so many bytes: zstd takes half as long again for what comes piece
-#: by piece, and they look back no further than about that. So many threads compress them, side by side; one frame
-#: more waits, and one is being read.
-_BY_FRAMES, _FRAME, _THREADS = range(1, 5), 2 * MIB, 2
+#: At these levels zstd takes half as long again for pieces that come one by one as for jobs of several pieces, as
+#: ``zstd`` itself makes them. A thread of its own does these; three or four of them are in memory.
+_BY_JOBS, _JOB = range(3, 5), 2 * MIB
 
 #: What is compressed (or encrypted, and so as random) already begins with one of these.
 _COMPRESSED = {
@@ -58,57 +54,32 @@ def library() -> ModuleType:
 
 
 def bound(size: int) -> int:
-    """Return the most bytes that `size` bytes can be compressed to (ZSTD_COMPRESSBOUND, and what a frame has)."""
-    return size + (size >> 8) + 1024 + 32 * (size // _FRAME)
+    """Return the most bytes that `size` bytes can be compressed to (ZSTD_COMPRESSBOUND, in one frame)."""
+    return size + (size >> 8) + 1024
 
 
 def compressing(level: int, label: str) -> Stage:
     """Return the stage that compresses; `label` names the source in a warning that it is compressed already."""
     zstd = library()
 
-    options = {zstd.CompressionParameter.compression_level: level, zstd.CompressionParameter.checksum_flag: 1}
-    write = _write_frames if level in _BY_FRAMES else _write_one_frame
-
     def compress(reader: Reader, writer: Writer) -> None:
+        compressor = zstd.ZstdCompressor(options=_options(zstd, level))
         data = reader.read(CHUNK)
         _warn_if_compressed(data, label)
-        write(zstd, options, data, reader, writer)
+        while data:
+            writer.write(compressor.compress(data))
+            data = reader.read(CHUNK)
+        writer.write(compressor.flush())
 
     return compress
 
 
-def _write_one_frame(
-    zstd: ModuleType, options: dict[Any, int], data: bytes, reader: Reader, writer: Writer
-) -> None:
-    compressor = zstd.ZstdCompressor(options=options)
-    while data:
-        writer.write(compressor.compress(data))
-        data = reader.read(CHUNK)
-    writer.write(compressor.flush())
-
-
-def _write_frames(zstd: ModuleType, options: dict[Any, int], data: bytes, reader: Reader, writer: Writer) -> None:
-    """Compress frame by frame, of which a short source, also an empty one, has one."""
-    buffers, waiting = Buffers(), deque[Future[bytes]]()
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="fsbackup-frame") as pool:
-        while True:
-            plain = _fill(buffers.take(_FRAME), data, reader)
-            waiting.append(pool.submit(zstd.compress, plain, options=options))
-            data = reader.read(CHUNK) if len(plain) == _FRAME else b""
-            while len(waiting) > (_THREADS if data else 0):
-                writer.write(waiting.popleft().result())
-            if not data:
-                return
-
-
-def _fill(buffer: memoryview, data: bytes, reader: Reader) -> memoryview:
-    """Return what `data` and the reader have, up to a frame; less only at the end."""
-    filled = 0
-    while data:
-        buffer[filled : filled + len(data)] = data
-        filled += len(data)
-        data = reader.read(min(CHUNK, _FRAME - filled)) if filled < _FRAME else b""
-    return buffer[:filled]
+def _options(zstd: ModuleType, level: int) -> dict[Any, int]:
+    parameter = zstd.CompressionParameter
+    options = {parameter.compression_level: level, parameter.checksum_flag: 1}
+    if level in _BY_JOBS and parameter.nb_workers.bounds()[1]:  # 0 where the library was built without threads
+        options |= {parameter.nb_workers: 1, parameter.job_size: _JOB}
+    return options
 
 
 def decompressing() -> Stage:
