@@ -1,4 +1,7 @@
-"""What is compressed in jobs is one frame, as any other."""
+"""What is compressed in jobs is one frame, as any other.
+
+The readers of pandas and fsspec (the package `zstandard`) take the end of the first frame for that of the file.
+"""
 
 from __future__ import annotations
 
