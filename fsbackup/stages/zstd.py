@@ -19,7 +19,8 @@ DEFAULT_LEVEL = 3
 LEVELS = range(1, 20)
 
 #: At these levels zstd takes half as long again for pieces that come one by one as for jobs of several pieces, as
-#: ``zstd`` itself makes them. A thread of its own does these; three or four of them are in memory.
+#: ``zstd`` itself makes them, all in one frame: the readers of pandas and fsspec stop at the end of the first. A
+#: thread of its own does these; three or four of them are in memory.
 _BY_JOBS, _JOB = range(3, 5), 2 * MIB
 
 #: What is compressed (or encrypted, and so as random) already begins with one of these.
