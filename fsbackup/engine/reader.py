@@ -308,6 +308,16 @@ class ParallelReader:
         replica.in_flight += 1
         self._requests.add(request)
         request.task = asyncio.create_task(self._read(request))
+        # A task that is cancelled before its first step never comes to its `finally`.
+        request.task.add_done_callback(lambda _: self._finish(request))
+
+    def _finish(self, request: _Request) -> None:
+        """Note, once or twice, that a request has ended: its replica may have another one."""
+        if request in self._requests:
+            self._requests.discard(request)
+            request.replica.in_flight -= 1
+            request.chunk.requests.pop(request.replica.store.name, None)
+            self._changed.set()
 
     async def _read(self, request: _Request) -> None:
         """Run one request to its end; an error fails the request and its replica, never the reader."""
@@ -335,10 +345,7 @@ class ParallelReader:
         else:
             self._accept(request, pieces, verified, seconds)
         finally:
-            request.replica.in_flight -= 1
-            self._requests.discard(request)
-            chunk.requests.pop(store.name, None)
-            self._changed.set()
+            self._finish(request)
 
     async def _receive(self, store: ObjectStore, chunk: _Chunk, on_bytes: Callable[[int], None]) -> list[bytes]:
         beginning = self._plan.beginning

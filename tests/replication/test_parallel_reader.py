@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -366,3 +367,45 @@ def test_an_error_beyond_the_contract_fails_only_its_store(error: BaseException,
     alone = ReplicatedStorage([backend(buggy)], errors="raise")
     with pytest.raises(NoHealthyReplicaError, match=reason):
         alone.read(KEY)
+
+
+class ScriptedStore(MemoryStore):
+    """Before it reads data it does what `before` says."""
+
+    before: Callable[[], Awaitable[None]] | None = None
+
+    async def read(self, name: str, start: int = 0, end: int | None = None, **options: object) -> bytes:
+        if name == KEY and self.before is not None:
+            await self.before()
+        return await super().read(name, start, end, **options)
+
+
+@pytest.mark.timeout(20)
+def test_a_hedged_request_may_be_cancelled_before_it_has_begun(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The chunk comes in the very step of the loop that the request for it from another replica would begin in.
+
+    That replica, which asks for one chunk at a time, gets others all the same: the first one never sends another.
+    """
+    monkeypatch.setattr("fsbackup.engine.reader._CHECK_INTERVAL", 0.05)
+    monkeypatch.setattr("fsbackup.engine.reader._HASH_INLINE", 8 * MIB)
+    monkeypatch.setattr("fsbackup.engine.pacing._GROW_BELOW", 20.0)  # longer chunks, never several at once
+    slow, quick = ScriptedStore("slow"), ScriptedStore("quick")
+    both = ReplicatedStorage([backend(slow), backend(quick)], errors="raise", memory=8 * MIB)
+    assert both.replicate(io.BytesIO(bytes(32 * MIB)), KEY).status == "complete"
+    first, reads = asyncio.Event(), itertools.count(1)
+    held = iter([first])
+
+    async def hold() -> None:
+        await next(held, asyncio.Event()).wait()
+
+    async def release() -> None:
+        """Have the other one's first read go on after the third of these, with which the memory is full."""
+        if next(reads) == 3:
+            await asyncio.sleep(0.1)  # now the other one is much slower
+            asyncio.get_running_loop().call_soon(first.set)
+
+    slow.before, quick.before = hold, release
+    report = both.restore(KEY, tmp_path / "back")
+    assert report.replicas == {"slow": MIB, "quick": 31 * MIB}

@@ -49,8 +49,8 @@ _FIRST_WAIT, _DOUBLINGS, _JITTER = 0.1, 5, 0.5
 _DAMAGE_CODES = frozenset({"BadDigest", "XAmzContentSHA256Mismatch"})
 #: Most bytes of a response that is neither an object nor a page of a listing, and of an error that are read.
 MAX_BODY, _MAX_ERROR = 1 << 20, 64 * 1024
-#: Most bytes of one report of progress, and the least bytes or seconds between two that wake the loop.
-_STEP, _BYTES, _SECONDS = 512 * 1024, 1024 * 1024, 0.1
+#: Most bytes of one report of progress, and the least seconds between two that wake the loop.
+_STEP, _SECONDS = 512 * 1024, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,12 +281,12 @@ class Progress:
         self._is_upload = is_upload
         self._loop = asyncio.get_running_loop()
         self._position = self._flushed = self._reported = 0
-        self._scheduled_at, self._scheduled_position = 0.0, 0
+        self._scheduled_at = 0.0
         self._is_scheduled = False
 
     def begin(self) -> None:
         """Start an attempt; called on the loop."""
-        self._position = self._flushed = self._scheduled_position = 0
+        self._position = self._flushed = 0
         self._scheduled_at = time.monotonic()  # what takes less than `_SECONDS` is reported at its end
         if not self._is_upload:
             self._reported = 0
@@ -296,10 +296,9 @@ class Progress:
         """Note the number of bytes moved in this attempt; called in the thread."""
         self._position = position
         now = time.monotonic()
-        is_due = position - self._scheduled_position >= _BYTES or now - self._scheduled_at >= _SECONDS
-        if is_due and not self._is_scheduled:
+        if now - self._scheduled_at >= _SECONDS and not self._is_scheduled:
             self._is_scheduled = True
-            self._scheduled_at, self._scheduled_position = now, position
+            self._scheduled_at = now
             self._loop.call_soon_threadsafe(self.flush)
 
     def flush(self) -> None:
