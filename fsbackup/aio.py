@@ -1,7 +1,7 @@
 """Helpers on top of asyncio: structured concurrency, clean-up that is not cut short, and the idle timeout.
 
 - `run_all`, `map_some`, `cancel_and_wait` and `for_each` leave no task running when they end, also after an error.
-- `shield` lets clean-up finish although its caller is cancelled.
+- `shield` lets clean-up, or a thread's work on what is closed next, finish although its caller is cancelled.
 - `IdleTimeout` ends a block in which nothing has moved for some seconds; it never limits the total time.
 """
 
@@ -54,11 +54,11 @@ def retrieve_error(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-async def shield(work: Coroutine[Any, Any, None]) -> None:
+async def shield(work: Coroutine[Any, Any, T]) -> T:
     """Await `work` to its end, also when the caller is cancelled; `CancelledError` is raised afterwards."""
     task = asyncio.ensure_future(work)
     try:
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait({task})
         raise

@@ -316,7 +316,8 @@ class _CopyToFile(_Copy):
         try:
             async with contextlib.aclosing(self.reader.ranges(buffers=self._buffers())) as ranges:
                 async for offset, pieces in ranges:
-                    self._flush_behind(await asyncio.to_thread(self._write, offset, pieces))
+                    # Closed under the thread, the descriptor could be another file's by its next write.
+                    self._flush_behind(await shield(asyncio.to_thread(self._write, offset, pieces)))
                     if self._on_progress:
                         self._on_progress(self._written, self.reader.plan.size)
         finally:
@@ -362,7 +363,7 @@ class _CopyToFile(_Copy):
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     async def _switch_to(self, newer: ObjectReader) -> bool:  # noqa: ARG002 - any version starts from an empty file
-        await asyncio.to_thread(self._file.truncate, 0)
+        await shield(asyncio.to_thread(self._file.truncate, 0))
         self._written = 0
         return True
 

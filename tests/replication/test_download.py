@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
+from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.engine import restore
 from fsbackup.engine.target import Target
 from fsbackup.errors import FsbackupError, IntegrityError, NoHealthyReplicaError, ObjectNotFoundError
@@ -342,3 +343,32 @@ async def test_a_download_cancelled_while_its_temp_file_is_created_leaves_none(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert os.listdir(tmp_path) == []
+
+
+async def test_a_file_stays_open_while_a_cancelled_restore_writes_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the thread could write to another file, which has got the same descriptor by then."""
+    source, folder = tmp_path / "source", tmp_path / "back"
+    source.write_bytes(content(3 * MIB))
+    folder.mkdir()
+    stored = ReplicatedStorage([LocalStorage(tmp_path / "disk")])
+    assert await asyncio.to_thread(stored.upload, source, KEY)
+    writing, go_on, was_open, write = threading.Event(), threading.Event(), [], os.pwrite
+
+    def write_slowly(descriptor: int, data: bytes, offset: int) -> int:
+        writing.set()
+        go_on.wait(10)
+        was_open.append(os.path.exists(f"/proc/self/fd/{descriptor}"))
+        return write(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", write_slowly)
+    task = asyncio.create_task(restore.download(stored.replica_set, KEY, folder / "file"))
+    await asyncio.to_thread(writing.wait)
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=0.2)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (done, was_open[0]) == (set(), True)
+    assert os.listdir(folder) == []
