@@ -163,7 +163,7 @@ def test_a_service_without_it_is_asked_once(store: S3Store, proxy: FaultProxy, s
 
 def test_a_service_that_is_away_fails_every_removal(strict_r2: s3.StrictEndpoint) -> None:
     with fault_proxy(strict_r2) as proxy:
-        store = connect(proxy.endpoint, timeout=0.2)
+        store = connect(proxy.endpoint, timeout=1.0)
         proxy.add(Status(503, "ServiceUnavailable"), on="delete_objects")
         outcomes = remove(store, ["a", "b"])
         assert [(type(each), each.key) for each in outcomes] == [(TransientError, "a"), (TransientError, "b")]
