@@ -189,6 +189,7 @@ DROPS = [
 ]
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("size", [10, 9 * MIB])
 @pytest.mark.parametrize("drop", DROPS)
 def test_a_dropped_file_is_not_stored_and_warned_of(

@@ -68,6 +68,7 @@ COPIES: dict[str, Callable[[FsbackupFileSystem, str, str], Any]] = {
 SPELLINGS = ["{}", "fsbackup://{}", "{}/", "/{}", "fsbackup://{}/"]
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("how", [*MOVES, *COPIES])
 def test_onto_itself(disks: ConfiguredSet, top: str, how: str, spelling: str) -> None:

@@ -20,6 +20,7 @@ from pandas.testing import assert_frame_equal
 from fsbackup.errors import ConfigError
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.configured_set import ROOT, ConfiguredSet
+from tests.matrix import matrix
 from tests.servers.faults import Corrupt, Drop, Fault, Refuse
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def _cat(fs: FsbackupFileSystem, path: str) -> bytes:
     return data
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", "spawn", matrix("forkserver")])
 @pytest.mark.filterwarnings("ignore:This process")
 def test_other_processes(buckets: ConfiguredSet, path: str, method: str) -> None:
     """A filesystem used here works there, for every start method."""

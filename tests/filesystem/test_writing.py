@@ -207,6 +207,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("size", [10, 20 * MIB])
 @pytest.mark.parametrize("way", WAYS)
 def test_an_exception_discards(

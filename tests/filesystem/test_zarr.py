@@ -105,6 +105,7 @@ def test_hierarchy_machine(trouble: ConfiguredSet, examples: int) -> None:
     )
 
 
+@pytest.mark.matrix
 def test_store_machine(trouble: ConfiguredSet) -> None:
     """Whatever zarr does to keys, it finds what its model has."""
     fs = trouble.fs(asynchronous=True)

@@ -123,6 +123,7 @@ def test_a_body_is_never_copied_whole(store: S3Store, proxy: FaultProxy) -> None
     assert peak < 4 * MIB
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("last", [True, False], ids=["put", "part"])
 @pytest.mark.parametrize(
     "fault",

@@ -188,8 +188,8 @@ def test_the_old_content_is_sent_again_after_a_crash_replaced_its_data(rig: Repl
     ("records", "action", "step"),
     [
         ("inside", "create", STEPS_INSIDE["create"][1]),
-        *(("inside", "overwrite", step) for step in STEPS_INSIDE["overwrite"][2:4]),
-        ("beside", "create", STEPS_BESIDE["create"][3]),
+        *(matrix("inside", "overwrite", step) for step in STEPS_INSIDE["overwrite"][2:4]),
+        matrix("beside", "create", STEPS_BESIDE["create"][3]),
         *(("beside", "overwrite", step) for step in STEPS_BESIDE["overwrite"][2:4]),
     ],
     ids=str,

@@ -89,6 +89,7 @@ def test_a_fault_on_the_data_fails_only_that_replica(
     rig.clean(KEY)
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("step", [pending_prefix(KEY), manifest_name(KEY)], ids=["intent", "manifest"])
 @pytest.mark.parametrize("fault", ["403", "stalled"])
 def test_a_fault_on_a_record_fails_only_that_replica(rig: ReplicaRig, fault: str, step: str) -> None:

@@ -54,6 +54,7 @@ def assert_agreed_or_reported(
 
 
 @pytest.mark.usefixtures("other_machines")
+@pytest.mark.each_choice
 @pytest.mark.parametrize("role", ["r2", "b2"])
 @pytest.mark.parametrize("overwrite", [False, True], ids=["create", "overwrite"])
 @pytest.mark.parametrize("step", ["inside", KEY, manifest_name(KEY)], ids=["inside", "data", "manifest"])

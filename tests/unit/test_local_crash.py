@@ -23,6 +23,7 @@ from fsbackup.stores.local.atomic_file import AtomicFile
 from fsbackup.stores.local.directory import SafeDirectory
 from fsbackup.stores.local.store import LocalStore
 from fsbackup.testing.driving import list_names
+from tests.matrix import matrix
 
 OLD, NEW = b"old" * 1000, b"newer" * 1000
 _CALLS = [
@@ -103,8 +104,8 @@ def _kill_at_every_call(root: str, name: str, replacing: bool, create_only: bool
     [
         ("dir/object", True, False, ""),
         ("dir/object", True, False, "undone"),
-        ("dir/object", True, False, "released"),
-        ("new/dir/object", False, False, ""),
+        matrix("dir/object", True, False, "released"),
+        matrix("new/dir/object", False, False, ""),
         ("new/dir/object", False, True, ""),
     ],
 )
