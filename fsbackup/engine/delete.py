@@ -320,7 +320,11 @@ async def _announce(replica: ReplicaState, tombstone: Tombstone, stored: _Stored
     stored[store.name][key] = await tombstones.write(store, tombstone)
     if store.capabilities.removes_versions and replica.stat is not None:
         return replica
-    return await _require_not_newer(store, key, tombstone, announced=True)
+    now = await _require_not_newer(store, key, tombstone, announced=True)
+    if now.stat != replica.stat and now.record is None and not records.has_records_inside(store):
+        # Data that came since we looked first; its record may have come since we asked for that.
+        now = await _require_not_newer(store, key, tombstone, announced=True)
+    return now
 
 
 async def _remove(replica: ReplicaState, tombstone: Tombstone) -> None:

@@ -13,10 +13,15 @@ _REMOVAL = "without a conditional DELETE, a delete, prune or repair looks and th
 #: must be killed within that round trip; then his object hides the first one's there, which is its older version.
 _KILLED = "without a conditional write, a creator on B2 who is killed before his look takes nothing back"
 
+#: What a creator left who was killed between data and record, over a deleted version, has no record: the next one
+#: that creates takes it for data of what was deleted. Nobody was told that it is stored.
+_UNFINISHED = "what a killed creator left over a deleted version counts as deleted until its record is written"
+
 #: By promise, and the stores on which it is broken.
 KNOWN = {
     "a delete removed a version that it had not looked at [inside, conditional]": _REMOVAL,
     "a prune removed a version that it had not looked at [inside, conditional]": _REMOVAL,
     "a repair removed a version that it had not looked at [inside, conditional]": _REMOVAL,
     "a create-only writer replaced other content [inside, unconditional]": _KILLED,
+    "a create-only writer replaced other content [locked, conditional]": _UNFINISHED,
 }
