@@ -12,7 +12,7 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
@@ -98,6 +98,21 @@ async def map_some(work: Callable[[T], Awaitable[R]], items: Iterable[T], worker
     return [results[number] for number in sorted(results)]
 
 
+class PerLoop(Generic[T]):
+    """One value for each event loop, for as long as the loop lives; `make` makes it when it is first asked for."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._values: WeakKeyDictionary[asyncio.AbstractEventLoop, T] = WeakKeyDictionary()
+
+    def of(self, loop: asyncio.AbstractEventLoop) -> T:
+        """Return that of a loop; called on it."""
+        value = self._values.get(loop)
+        if value is None:
+            value = self._values[loop] = self._make()
+        return value
+
+
 class IdleTimeoutError(TimeoutError):
     """Nothing moved for the whole idle timeout."""
 
@@ -146,7 +161,7 @@ class IdleTimeout:
         self._cancelling = self._task.cancelling()
         if self._last_activity is None:
             self.touch()
-        self._watch = _Watch.of(self._loop)
+        self._watch = _watches.of(self._loop)
         self._watch.add(self)
         return self
 
@@ -181,14 +196,6 @@ class _Watch:
         self.blocks: set[IdleTimeout] = set()
         self._next = math.inf
 
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> _Watch:
-        """Return that of a loop; called on it."""
-        found = _watches.get(loop)
-        if found is None:
-            found = _watches[loop] = cls()
-        return found
-
     def add(self, block: IdleTimeout) -> None:
         """Watch a block that has just begun."""
         self.blocks.add(block)
@@ -213,4 +220,4 @@ class _Watch:
             block.expire()
 
 
-_watches: WeakKeyDictionary[asyncio.AbstractEventLoop, _Watch] = WeakKeyDictionary()
+_watches = PerLoop(_Watch)

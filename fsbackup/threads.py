@@ -15,9 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
-from fsbackup.aio import IdleTimeout, IdleTimeoutError, retrieve_error
+from fsbackup.aio import IdleTimeout, IdleTimeoutError, PerLoop, retrieve_error
 
 T = TypeVar("T")
 
@@ -107,14 +107,6 @@ class _Outcomes:
         self._ready: deque[tuple[asyncio.Future[Any], Callable[[Any], None], Any]] = deque()
         self._is_woken = False
 
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> _Outcomes:
-        """Return those of a loop; called on it."""
-        found = _outcomes.get(loop)
-        if found is None:
-            found = _outcomes[loop] = cls()
-        return found
-
     def add(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -138,7 +130,7 @@ class _Outcomes:
                 retrieve_error(future)
 
 
-_outcomes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Outcomes] = WeakKeyDictionary()
+_outcomes = PerLoop(_Outcomes)
 
 
 class Workers:
@@ -164,7 +156,7 @@ class Workers:
         """Return those of the calls of a loop; nearly always it is the one that submitted the call before."""
         last = self._last_loop
         if last is None or last[0]() is not loop:
-            last = self._last_loop = ref(loop), _Outcomes.of(loop)
+            last = self._last_loop = ref(loop), _outcomes.of(loop)
         return last[1]
 
     def submit(self, call: Callable[[], T]) -> Job[T]:

@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from weakref import WeakKeyDictionary
 
+from fsbackup.aio import PerLoop
 from fsbackup.keys import encode_key
 from fsbackup.stores.base import ObjectStore
 
@@ -24,7 +24,7 @@ class _Lock(asyncio.Lock):
 
 
 #: By loop, because a forked child has a loop of its own; then by the object's address.
-_locks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Lock]] = WeakKeyDictionary()
+_locks: PerLoop[dict[str, _Lock]] = PerLoop(dict)
 
 #: How often this process may have changed an object, by a hash of its address: few numbers, each of many objects.
 _changes = [0] * 4096
@@ -48,7 +48,7 @@ class exclusive:  # noqa: N801 - used like a function; a generator would take as
         self._locked: AbstractAsyncContextManager[None] | None = None
 
     async def __aenter__(self) -> None:
-        self._held = _locks_of(asyncio.get_running_loop())
+        self._held = _locks.of(asyncio.get_running_loop())
         self._lock = self._held.get(self._address) or self._held.setdefault(self._address, _Lock())
         self._lock.users += 1
         try:
@@ -80,13 +80,6 @@ class exclusive:  # noqa: N801 - used like a function; a generator would take as
         self._lock.users -= 1
         if not self._lock.users:
             del self._held[self._address]
-
-
-def _locks_of(loop: asyncio.AbstractEventLoop) -> dict[str, _Lock]:
-    held = _locks.get(loop)
-    if held is None:
-        held = _locks[loop] = {}
-    return held
 
 
 def changes(stores: Iterable[ObjectStore], key: str) -> int:

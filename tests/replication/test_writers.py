@@ -215,28 +215,33 @@ class _HeldWriter(MemoryWriter):
         return await super().commit(metadata)
 
 
-def test_one_of_two_hosts_creates_a_key_where_nothing_refuses_the_other() -> None:
-    """He who comes while the other one is about to write waits for him, and is told."""
+@pytest.fixture
+def hosts() -> tuple[Host, Host]:
+    """Return two hosts at one place, of which the first is held in its last step."""
     place = MemoryStore("place")
     first, second = Host(place, "first"), Host(place, "second")
     second.gate.release()
+    return first, second
+
+
+def test_one_of_two_hosts_creates_a_key_where_nothing_refuses_the_other(hosts: tuple[Host, Host]) -> None:
+    """He who comes while the other one is about to write waits for him, and is told."""
+    first, second = hosts
     with ThreadPoolExecutor(2) as pool:
         one = pool.submit(first.create, b"one")
         first.gate.wait_reached()
         two = pool.submit(second.create, b"two")
         wait_until(lambda: second.has_looked.is_set() or two.done())
-        assert KEY not in place.objects
+        assert KEY not in first.objects
         first.gate.release()
         assert (one.result().status, two.result().status) == ("complete", "failed")
     assert isinstance(two.result().replicas["second"].exception, ConflictError)
-    assert place.objects[KEY] == b"one"
+    assert first.objects[KEY] == b"one"
 
 
-def test_a_host_does_not_wait_for_one_that_creates_the_same() -> None:
+def test_a_host_does_not_wait_for_one_that_creates_the_same(hosts: tuple[Host, Host]) -> None:
     """As one that was killed, and whose upload is made again."""
-    place = MemoryStore("place")
-    first, second = Host(place, "first"), Host(place, "second")
-    second.gate.release()
+    first, second = hosts
     with ThreadPoolExecutor(1) as pool:
         one = pool.submit(first.create, b"one")
         first.gate.wait_reached()
