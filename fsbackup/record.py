@@ -27,6 +27,8 @@ from fsbackup import __version__
 from fsbackup.errors import IntegrityError, NewerFormatError
 
 FORMAT = 1
+#: The hash of the blocks of an object of several: it takes a quarter of SHA-256's time.
+BLAKE3 = "blake3"
 
 #: Largest time and generation, in nanoseconds and milliseconds: far more than any clock shows.
 _MAX_INTEGER = 1 << 63
@@ -77,8 +79,9 @@ class Manifest:
         Bytes.
     sha256
         Of the whole object, lower-case hex.
-    block_size, blocks
-        Bytes per block (the last may be shorter) and each block's SHA-256, lower-case hex.
+    block_size, block_hash, blocks
+        Bytes per block (the last may be shorter), ``"blake3"`` or None for SHA-256, and this hash of each block,
+        lower-case hex.
     generation
         Orders the versions of this key: the writer's clock in milliseconds since the epoch, or one more than the
         highest generation that the writer knew, whichever is higher.
@@ -124,6 +127,7 @@ class Manifest:
     part_size: int
     fsbackup_version: str
     write_id: str
+    block_hash: str | None = None
     etag: str | None = None
     version_id: str | None = None
     upload_id: str | None = None
@@ -355,6 +359,7 @@ _MANIFEST_RULES: Mapping[str, Callable[[Any], bool]] = {
     "size": _is_integer(0, _MAX_SIZE),
     "sha256": _is_hash,
     "block_size": _is_integer(1, _MAX_SIZE),
+    "block_hash": lambda value: value == BLAKE3,
     "blocks": lambda value: isinstance(value, tuple),
     "generation": _is_integer(0, _MAX_INTEGER),
     "replaces": _is_hash,

@@ -416,7 +416,8 @@ async def _intended_version(
 
 def same_beginning(one: ObjectReader, other: ObjectReader, length: int) -> bool:
     """Tell whether the manifests of both versions prove that they start with the same `length` bytes."""
-    if one.manifest is None or other.manifest is None or one.manifest.block_size != other.manifest.block_size:
+    this, that = one.manifest, other.manifest
+    if this is None or that is None or (this.block_size, this.block_hash) != (that.block_size, that.block_hash):
         return length == 0
-    blocks, rest = divmod(length, one.manifest.block_size)
-    return rest == 0 and one.manifest.blocks[:blocks] == other.manifest.blocks[:blocks]
+    blocks, rest = divmod(length, this.block_size)
+    return rest == 0 and this.blocks[:blocks] == that.blocks[:blocks]

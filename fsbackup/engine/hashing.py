@@ -1,4 +1,4 @@
-"""SHA-256 of an object and of its blocks while it is streamed, and the verification of blocks that were read."""
+"""Hashes of an object and of its blocks while it is streamed, and the verification of blocks that were read."""
 
 from __future__ import annotations
 
@@ -6,28 +6,51 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from fsbackup.record import Manifest
+from blake3 import blake3
+
+from fsbackup.record import BLAKE3, Manifest
 from fsbackup.sizing import BLOCK_SIZE, DEFAULT_PART_SIZE, MAX_BLOCKS, STREAM_BLOCK_SIZE, block_size
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """The size of an object in bytes, and its SHA-256 and those of its blocks, lower-case hex."""
+    """The size of an object in bytes, its SHA-256 and the hashes of its blocks, lower-case hex."""
 
     size: int
     sha256: str
     block_size: int
     blocks: tuple[str, ...]
+    block_hash: str | None = None
+
+
+class Hash(Protocol):
+    """What `hashlib` and `blake3` have in common."""
+
+    def update(self, data: bytes | memoryview, /) -> object:
+        """Add the next bytes."""
+
+    def hexdigest(self) -> str:
+        """Return the hash of all bytes added so far, lower-case hex."""
+
+
+def new_hash(name: str | None, data: bytes | memoryview = b"") -> Hash:
+    """Return the hash of a manifest's `block_hash`."""
+    return blake3(data) if name == BLAKE3 else hashlib.sha256(data)
 
 
 class BlockHasher:
-    """The SHA-256 of every block of `size` bytes of a stream that arrives in pieces of any length."""
+    """The hash of every block of `size` bytes of a stream that arrives in pieces of any length.
 
-    def __init__(self, size: int) -> None:
+    `name` is a manifest's `block_hash`.
+    """
+
+    def __init__(self, size: int, name: str | None) -> None:
         self.size = size
+        self._name = name
         self._hashes: list[str] = []
-        self._current = hashlib.sha256()
+        self._current = new_hash(name)
         self._filled = 0
 
     def update(self, data: bytes | memoryview) -> None:
@@ -43,7 +66,7 @@ class BlockHasher:
 
     def _close_block(self) -> None:
         self._hashes.append(self._current.hexdigest())
-        self._current, self._filled = hashlib.sha256(), 0
+        self._current, self._filled = new_hash(self._name), 0
 
     def matches(self, offset: int, data: bytes | memoryview) -> bool | None:
         """Return whether `data` are the bytes seen at `offset`; None where they are not whole blocks seen."""
@@ -52,8 +75,9 @@ class BlockHasher:
         if before or after or first + count > len(self._hashes):
             return None
         view = memoryview(data)
-        found = (hashlib.sha256(view[at * self.size : (at + 1) * self.size]).hexdigest() for at in range(count))
-        return all(one == seen for one, seen in zip(found, self._hashes[first : first + count], strict=True))
+        pieces = (view[at * self.size : (at + 1) * self.size] for at in range(count))
+        seen = self._hashes[first : first + count]
+        return all(new_hash(self._name, each).hexdigest() == one for each, one in zip(pieces, seen, strict=True))
 
     def blocks(self) -> tuple[str, ...]:
         """Return the hashes of all blocks; the last block may be shorter."""
@@ -79,19 +103,19 @@ class ObjectHasher:
         self._whole = hashlib.sha256()
         # An object of one block: the hash of the block is that of the whole, and is not computed twice.
         self._single = size is not None and size <= BLOCK_SIZE
-        self._block_hashers = [BlockHasher(each) for each in sizes if blocks]
+        self._block_hashers = [BlockHasher(each, BLAKE3) for each in sizes if blocks and not self._single]
         self._size = 0
 
     def update(self, data: bytes | memoryview) -> None:
         """Add the next bytes."""
         self._whole.update(data)
         self._size += len(data)
-        for hasher in self._block_hashers if not self._single else ():
+        for hasher in self._block_hashers:
             hasher.update(data)
 
     def matches(self, offset: int, data: bytes | memoryview) -> bool | None:
         """Return as `BlockHasher.matches` whether `data` are the bytes seen at `offset`."""
-        return None if self._single else self._block_hashers[0].matches(offset, data)
+        return self._block_hashers[0].matches(offset, data) if self._block_hashers else None
 
     @property
     def sha256(self) -> str:
@@ -100,12 +124,12 @@ class ObjectHasher:
 
     def digest(self) -> Digest:
         """Return the digest of all bytes added so far."""
-        if self._single and self._size <= BLOCK_SIZE:
+        if self._single:
             sha256 = self._whole.hexdigest()
             return Digest(self._size, sha256, BLOCK_SIZE, (sha256,) if self._size else ())
         fits = self._size <= MAX_BLOCKS * self._block_hashers[0].size
         chosen = self._block_hashers[0 if fits else -1]
-        return Digest(self._size, self._whole.hexdigest(), chosen.size, chosen.blocks())
+        return Digest(self._size, self._whole.hexdigest(), chosen.size, chosen.blocks(), BLAKE3)
 
 
 async def content_hash(read: Callable[[int, int], Awaitable[bytes | None]], size: int) -> str:
@@ -139,13 +163,13 @@ def verified_ranges(pieces: Sequence[bytes], start: int, end: int, manifest: Man
     if manifest is None or length > end - start:
         return [(start, end)] if length == end - start else []
     block = manifest.block_size
-    hasher = BlockHasher(block)
+    hasher = BlockHasher(block, manifest.block_hash)
     for piece in pieces:
         hasher.update(piece)
     verified: list[ByteRange] = []
-    for offset, sha256 in zip(range(start, end, block), hasher.blocks(), strict=False):
+    for offset, found in zip(range(start, end, block), hasher.blocks(), strict=False):
         stop = min(offset + block, end)
-        if sha256 != manifest.blocks[offset // block]:
+        if found != manifest.blocks[offset // block]:
             continue
         if verified and verified[-1][1] == offset:
             verified[-1] = (verified[-1][0], stop)

@@ -60,7 +60,7 @@ class CopySource(ReplicaSource):
 
     def digest(self) -> Digest:
         known = self._manifest
-        return Digest(known.size, known.sha256, known.block_size, tuple(known.blocks))
+        return Digest(known.size, known.sha256, known.block_size, tuple(known.blocks), known.block_hash)
 
     async def next_part(self, length: int, *, md5: bool) -> Part:
         part = await super().next_part(length, md5=md5)

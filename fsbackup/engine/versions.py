@@ -154,6 +154,7 @@ def new_manifest(
         part_size=part_size,
         fsbackup_version=__version__,
         write_id=version.write_id,
+        block_hash=digest.block_hash,
         series=series,
         stages=stages,
         content_etag=content_etag,

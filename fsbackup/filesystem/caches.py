@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import overload
 
 from fsbackup.engine.hashing import BlockHasher
-from fsbackup.record import Manifest
+from fsbackup.record import BLAKE3, Manifest
 from fsbackup.sizing import KIB
 
 #: Bytes of a sub-block: about the size of a small read.
@@ -107,7 +107,9 @@ class SubBlockHashes:
                 return None
             self._hashes.move_to_end(block_key(manifest, number))
             found.update(enumerate(hashes, number * per_block))
-        return replace(manifest, block_size=SUB_BLOCK, blocks=_SparseHashes(found)) if found else None
+        if not found:
+            return None
+        return replace(manifest, block_size=SUB_BLOCK, block_hash=BLAKE3, blocks=_SparseHashes(found))
 
     def clear(self) -> None:
         """Remove everything."""
@@ -116,7 +118,7 @@ class SubBlockHashes:
 
 
 def _hash_sub_blocks(block: bytes) -> tuple[str, ...]:
-    hasher = BlockHasher(SUB_BLOCK)
+    hasher = BlockHasher(SUB_BLOCK, BLAKE3)
     hasher.update(block)
     return hasher.blocks()
 

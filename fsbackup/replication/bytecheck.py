@@ -7,6 +7,7 @@ import hashlib
 from collections import deque
 from dataclasses import dataclass
 
+from fsbackup.engine.hashing import new_hash
 from fsbackup.engine.reader import read_timeout
 from fsbackup.engine.replicas import MemoryBudget
 from fsbackup.keys import encode_key
@@ -121,6 +122,7 @@ class _Check:
         last = min(-(-(start + self._length) // block), len(self._manifest.blocks))
         for number in range(first, last):
             offset = (number - first) * block
-            if hashlib.sha256(view[offset : offset + block]).hexdigest() != self._manifest.blocks[number]:
+            found = new_hash(self._manifest.block_hash, view[offset : offset + block]).hexdigest()
+            if found != self._manifest.blocks[number]:
                 self._first_bad = number if self._first_bad is None else self._first_bad
                 self._bad_blocks += 1

@@ -15,8 +15,8 @@ import pytest
 
 import fsbackup
 from fsbackup import LocalStorage, ReplicatedStorage
-from tests.replication.raw_replicas import MARKER, RawBucket, manifest_name
-from tests.replication.rig import PART, ReplicaRig, connect, content, make_rig
+from tests.replication.raw_replicas import MARKER, RawBucket, blocks, manifest_name
+from tests.replication.rig import MIB, PART, ReplicaRig, connect, content, make_rig
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint, client
 
@@ -152,6 +152,26 @@ def test_a_bucket_of_the_version_before_says_so(rig: ReplicaRig) -> None:
     problems = rig.store(min_copies=1).verify().problems
     assert {(each.backend, each.state) for each in problems} == {("r2", "unknown"), ("b2", "unknown")}
     assert all("records: beside" in each.detail for each in problems)
+
+
+def test_blocks_of_an_earlier_version_are_proven_by_their_own_hash(rig: ReplicaRig, tmp_path: Path) -> None:
+    """Their hash was SHA-256; they are read, found rotten, and repaired from one another like those of today."""
+    store, data = rig.store(min_copies=2), content(3 * MIB + 1)
+    store.replicate(rig.file(data), KEY)
+    for raw in rig.raw_replicas.values():
+        manifest = json.loads(raw.get(manifest_name(KEY)) or b"")
+        assert manifest.pop("block_hash") == "blake3"
+        raw.set_manifest(KEY, {**manifest, "blocks": blocks(data, MIB)})
+        assert raw.provable(KEY) == data
+    stored = rig.base / KEY
+    stored.write_bytes(data[:MIB] + bytes(MIB) + data[2 * MIB :])
+    store.restore(KEY, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == data
+    [problem] = rig.store(min_copies=2).verify(deep=True).problems
+    assert (problem.backend, problem.state) == ("local", "damaged")
+    assert "1 of 4 blocks rotten, the first is block 1" in problem.detail
+    assert store.repair(deep=True).status == "complete"
+    assert stored.read_bytes() == data
 
 
 def test_a_key_with_every_odd_letter_fits_into_a_header(rig: ReplicaRig) -> None:

@@ -12,10 +12,12 @@ import base64
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
 from botocore.exceptions import ClientError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
@@ -301,12 +303,14 @@ def pending_name(key: str, number: int = 0) -> str:
 def proves(record: dict[str, Any], data: bytes) -> bool:
     """Tell whether a record is undamaged and speaks of exactly these bytes, whole and block by block."""
     whole = record["size"] == len(data) and record["sha256"] == hashlib.sha256(data).hexdigest()
-    return whole and record["blocks"] == blocks(data, record["block_size"]) and sealed(record) == record
+    hashes = blocks(data, record["block_size"], record.get("block_hash", "sha256"))
+    return whole and record["blocks"] == hashes and sealed(record) == record
 
 
-def blocks(data: bytes, size: int) -> str:
-    """Return the SHA-256 of every block, one after the other, in Base64."""
-    hashes = [hashlib.sha256(data[at : at + size]).digest() for at in range(0, len(data), size)]
+def blocks(data: bytes, size: int, name: str = "sha256") -> str:
+    """Return the hash of every block, one after the other, in Base64."""
+    new: Callable[[bytes], Any] = blake3 if name == "blake3" else hashlib.sha256
+    hashes = [new(data[at : at + size]).digest() for at in range(0, len(data), size)]
     return base64.b64encode(b"".join(hashes)).decode()
 
 

@@ -291,10 +291,13 @@ def forge(place: Staged, key: str, data: bytes) -> None:
         manifest = record.load(path.read_bytes())
         assert isinstance(manifest, Manifest)
         (place.root / disk / key).write_bytes(data)
-        blocks = [data[at : at + MIB] for at in range(0, len(data), MIB)]
-        hashes = tuple(hashlib.sha256(block).hexdigest() for block in blocks)
         forged = replace(
-            manifest, size=len(data), sha256=hashlib.sha256(data).hexdigest(), blocks=hashes, etag=None
+            manifest,
+            size=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            block_hash=None,
+            blocks=tuple(hashlib.sha256(data[at : at + MIB]).hexdigest() for at in range(0, len(data), MIB)),
+            etag=None,
         )
         path.write_bytes(record.dump(forged))
 
