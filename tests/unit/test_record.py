@@ -61,6 +61,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         size=max(len(blocks) - 1, 0) * block_size + last,
         sha256=draw(_HASH),
         block_size=block_size,
+        block_hash=draw(st.none() | st.just("blake3")),
         blocks=blocks,
         generation=draw(st.integers(1, 1 << 60)),
         replaces=draw(st.none() | _HASH),
@@ -165,6 +166,12 @@ def test_a_changed_field_is_found(change: dict[str, object]) -> None:
 def test_hashes_for_another_size_are_refused(change: dict[str, Any]) -> None:
     """A record whose number of blocks does not fit its size is refused even when its checksum is right."""
     assert _is_refused(dump(replace(EXAMPLE, **change)))
+
+
+@pytest.mark.parametrize("name", ["md5", "sha256", "", 3, ["blake3"]])
+def test_blocks_of_an_unknown_hash_are_refused(name: Any) -> None:
+    """Nothing could be proven by them."""
+    assert _is_refused(sealed({**json.loads(dump(EXAMPLE)), "block_hash": name}))
 
 
 def test_a_newer_format_says_so() -> None:
