@@ -209,9 +209,9 @@ def describe(path: str) -> str:
     return f"{_state(os.stat(path))} {_hash(repr(sorted(os.environ.items())))}"
 
 
-def confirm(spool: str, path: str, archive: str, sha256: str, size: int) -> None:
-    """Leave word that a file was confirmed."""
-    _replace(_word(spool, path), archive, f"{size} {sha256}")
+def confirm(spool: str, path: str, archive: str, content: str) -> None:
+    """Leave word that a file of this content, as `fingerprint` names it, was confirmed."""
+    _replace(_word(spool, path), archive, content)
 
 
 def is_confirmed(spool: str, name: str) -> bool:
@@ -223,25 +223,25 @@ def take(spool: str, path: str, archive: str) -> bool:
     """Return whether there is word that just this file was confirmed in this archive; the word is used up."""
     word = _word(spool, path)
     said = _read(word)
-    size, sha256 = digest(path)
+    content = fingerprint(path)
     os.unlink(word)
-    return said == [archive, f"{size} {sha256}"]
+    return said == [archive, content]
 
 
 def _word(spool: str, path: str) -> str:
     return os.path.join(spool, f"{os.path.basename(path)}.ok")
 
 
-def digest(path: str) -> tuple[int, str]:
-    """Return the size and the SHA-256 of a file."""
-    from hashlib import sha256
+def fingerprint(path: str) -> str:
+    """Return the size and the BLAKE3 of a file: of a segment it takes a quarter of SHA-256's time."""
+    from blake3 import blake3
 
-    whole, size = sha256(), 0
+    whole, size = blake3(), 0
     with open(path, "rb", buffering=0) as file:
         while data := file.read(_CHUNK):
             whole.update(data)
             size += len(data)
-    return size, whole.hexdigest()
+    return f"{size} {whole.hexdigest()}"
 
 
 def _state(found: os.stat_result) -> str:

@@ -150,10 +150,10 @@ class Worker:
         path, busy = self._wal / name.text, self._spool / f"{name.text}{spooled.BUSY}"
         try:
             busy.touch()
-            size, sha256 = await asyncio.to_thread(spooled.digest, str(path))
+            content = await asyncio.to_thread(spooled.fingerprint, str(path))
             report = await push_file(self._archive, name, path)
             if report:
-                spooled.confirm(str(self._spool), str(path), self._archive.identity, sha256, size)
+                spooled.confirm(str(self._spool), str(path), self._archive.identity, content)
                 self._done.add(name.text)
                 return
             error: Exception = report.failure()

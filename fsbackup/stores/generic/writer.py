@@ -7,11 +7,12 @@ rename is atomic depends on the protocol.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, TypeVar
+
+from blake3 import blake3
 
 from fsbackup.aio import shield
 from fsbackup.errors import BackendError, ConflictError, FsbackupError, IntegrityError
@@ -53,7 +54,7 @@ class GenericWriter(ObjectWriter):
         self._directory = path.rpartition("/")[0]
         self._temp = f"{self._directory}/{temp_name()}"
         self._handle: Any = None
-        self._hash = hashlib.sha256()
+        self._hash = blake3()
         self._size = 0
         self._started = self._cancelled = self._committed = False
 
@@ -109,7 +110,7 @@ class GenericWriter(ObjectWriter):
             raise IntegrityError(f"{size} bytes were stored instead of {planned}")
 
     async def _check_content(self) -> None:
-        read_back = hashlib.sha256()
+        read_back = blake3()
         for start in range(0, self._size, _READ_BACK_SLICE):
             end = min(start + _READ_BACK_SLICE, self._size)
             read_back.update(await self._call(partial(files.read, path=self._temp, start=start, end=end)))
