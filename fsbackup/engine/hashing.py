@@ -102,8 +102,8 @@ class ObjectHasher:
         sizes = (BLOCK_SIZE, STREAM_BLOCK_SIZE) if size is None else (block_size(size),)
         self._whole = hashlib.sha256()
         # An object of one block: the hash of the block is that of the whole, and is not computed twice.
-        self._single = size is not None and size <= BLOCK_SIZE
-        self._block_hashers = [BlockHasher(each, BLAKE3) for each in sizes if blocks and not self._single]
+        is_single = size is not None and size <= BLOCK_SIZE
+        self._block_hashers = [BlockHasher(each, BLAKE3) for each in sizes if blocks and not is_single]
         self._size = 0
 
     def update(self, data: bytes | memoryview) -> None:
@@ -124,7 +124,7 @@ class ObjectHasher:
 
     def digest(self) -> Digest:
         """Return the digest of all bytes added so far."""
-        if self._single:
+        if self._size <= BLOCK_SIZE:
             sha256 = self._whole.hexdigest()
             return Digest(self._size, sha256, BLOCK_SIZE, (sha256,) if self._size else ())
         fits = self._size <= MAX_BLOCKS * self._block_hashers[0].size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 import fsbackup
 from fsbackup import LocalStorage, ReplicatedStorage
-from tests.replication.raw_replicas import MARKER, RawBucket, blocks, manifest_name
+from tests.replication.raw_replicas import MARKER, RawBucket, RawDisk, blocks, manifest_name
 from tests.replication.rig import MIB, PART, ReplicaRig, connect, content, make_rig
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint, client
@@ -152,6 +153,19 @@ def test_a_bucket_of_the_version_before_says_so(rig: ReplicaRig) -> None:
     problems = rig.store(min_copies=1).verify().problems
     assert {(each.backend, each.state) for each in problems} == {("r2", "unknown"), ("b2", "unknown")}
     assert all("records: beside" in each.detail for each in problems)
+
+
+@pytest.mark.parametrize("size", [0, 100, MIB, MIB + 1])
+def test_one_block_has_the_hash_of_the_whole(tmp_path: Path, size: int) -> None:
+    """Of a stream, whose size is not known before, as of a file; several blocks have BLAKE3."""
+    store, raw = ReplicatedStorage([LocalStorage(tmp_path / "disk")], errors="raise"), RawDisk(tmp_path / "disk")
+    (tmp_path / "source").write_bytes(content(size))
+    store.replicate(tmp_path / "source", "file")
+    store.replicate(io.BytesIO(content(size)), "stream", allow_empty=True)
+    for key in ("file", "stream"):
+        assert raw.provable(key) == content(size)
+        name = json.loads(raw.get(manifest_name(key)) or b"").get("block_hash", "sha256")
+        assert name == ("sha256" if size <= MIB else "blake3")
 
 
 def test_blocks_of_an_earlier_version_are_proven_by_their_own_hash(rig: ReplicaRig, tmp_path: Path) -> None:
