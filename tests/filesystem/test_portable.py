@@ -22,6 +22,7 @@ from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.configured_set import ROOT, ConfiguredSet
 from tests.matrix import matrix
 from tests.servers.faults import Corrupt, Drop, Fault, Refuse
+from tests.stuck_tasks import print_stuck_tasks
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -146,7 +147,7 @@ def test_importing_is_cheap() -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Client]:
+def workers() -> Iterator[Client]:
     """Return a client of two worker processes, spawned."""
     from distributed import Client, LocalCluster
 
@@ -155,6 +156,14 @@ def cluster() -> Iterator[Client]:
         Client(made) as client,
     ):
         yield client
+
+
+@pytest.fixture
+def cluster(workers: Client) -> Iterator[Client]:
+    """Return the same; what is still at work when a test has ended is printed."""
+    yield workers
+    if any(workers.processing().values()):
+        print_stuck_tasks(workers)
 
 
 @pytest.mark.matrix

@@ -30,6 +30,7 @@ from fsbackup.replication.verify import VerifyReport
 from tests.integration.cli_helpers import wait_until
 from tests.servers.endpoint import S3Endpoint, client, fresh_bucket
 from tests.servers.faults import FaultProxy, Hold, Stall, fault_proxy
+from tests.stuck_tasks import print_stuck_tasks
 
 pytestmark = pytest.mark.matrix
 
@@ -327,14 +328,13 @@ def environ() -> dict[str, str]:
 
 
 def run_command(setup: Setup, *arguments: str, before: str = "") -> tuple[int, str, str]:
-    done = subprocess.run(
-        command(setup, *arguments, before=before),
-        env=environ(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    words = command(setup, *arguments, before=before)
+    try:
+        done = subprocess.run(words, env=environ(), capture_output=True, text=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:
+        with distributed.Client(setup.cluster) as client:
+            print_stuck_tasks(client)
+        raise
     return done.returncode, done.stdout, done.stderr
 
 
