@@ -35,7 +35,7 @@ class Hash(Protocol):
         """Return the hash of all bytes added so far, lower-case hex."""
 
 
-def new_hash(name: str | None, data: bytes | memoryview = b"") -> Hash:
+def _new_hash(name: str | None, data: bytes | memoryview = b"") -> Hash:
     """Return the hash of a manifest's `block_hash`."""
     return blake3(data) if name == BLAKE3 else hashlib.sha256(data)
 
@@ -50,7 +50,7 @@ class BlockHasher:
         self.size = size
         self._name = name
         self._hashes: list[str] = []
-        self._current = new_hash(name)
+        self._current = _new_hash(name)
         self._filled = 0
 
     def update(self, data: bytes | memoryview) -> None:
@@ -66,7 +66,7 @@ class BlockHasher:
 
     def _close_block(self) -> None:
         self._hashes.append(self._current.hexdigest())
-        self._current, self._filled = new_hash(self._name), 0
+        self._current, self._filled = _new_hash(self._name), 0
 
     def matches(self, offset: int, data: bytes | memoryview) -> bool | None:
         """Return whether `data` are the bytes seen at `offset`; None where they are not whole blocks seen."""
@@ -77,7 +77,7 @@ class BlockHasher:
         view = memoryview(data)
         pieces = (view[at * self.size : (at + 1) * self.size] for at in range(count))
         seen = self._hashes[first : first + count]
-        return all(new_hash(self._name, each).hexdigest() == one for each, one in zip(pieces, seen, strict=True))
+        return all(_new_hash(self._name, each).hexdigest() == one for each, one in zip(pieces, seen, strict=True))
 
     def blocks(self) -> tuple[str, ...]:
         """Return the hashes of all blocks; the last block may be shorter."""

@@ -7,7 +7,7 @@ import hashlib
 from collections import deque
 from dataclasses import dataclass
 
-from fsbackup.engine.hashing import new_hash
+from fsbackup.engine.hashing import missing_ranges, verified_ranges
 from fsbackup.engine.reader import read_timeout
 from fsbackup.engine.replicas import MemoryBudget
 from fsbackup.keys import encode_key
@@ -115,14 +115,9 @@ class _Check:
         more ranges are in memory than were reserved.
         """
         data = box.pop()
-        block, view = self._manifest.block_size, memoryview(data)
-        first = start // block
+        block, end = self._manifest.block_size, min(start + self._length, self._manifest.size)
         self._bytes_read += len(data)
-        self._whole.update(view)
-        last = min(-(-(start + self._length) // block), len(self._manifest.blocks))
-        for number in range(first, last):
-            offset = (number - first) * block
-            found = new_hash(self._manifest.block_hash, view[offset : offset + block]).hexdigest()
-            if found != self._manifest.blocks[number]:
-                self._first_bad = number if self._first_bad is None else self._first_bad
-                self._bad_blocks += 1
+        self._whole.update(data)
+        for low, high in missing_ranges(verified_ranges([data], start, end, self._manifest), start, end):
+            self._first_bad = low // block if self._first_bad is None else self._first_bad
+            self._bad_blocks += -(-(high - low) // block)
