@@ -332,8 +332,8 @@ def run_command(setup: Setup, *arguments: str, before: str = "") -> tuple[int, s
     try:
         done = subprocess.run(words, env=environ(), capture_output=True, text=True, check=False, timeout=60)
     except subprocess.TimeoutExpired:
-        with distributed.Client(setup.cluster) as client:
-            print_stuck_tasks(client)
+        with distributed.Client(setup.cluster) as workers:
+            print_stuck_tasks(workers)
         raise
     return done.returncode, done.stdout, done.stderr
 

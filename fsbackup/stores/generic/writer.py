@@ -72,7 +72,8 @@ class GenericWriter(ObjectWriter):
         await self._call(lambda _: self._write(part.data, report))
 
     def _write(self, data: bytes | memoryview, on_progress: Callable[[int], None]) -> None:
-        self._hash.update(data)
+        if self._confirm == "checksum":
+            self._hash.update(data)
         for start in range(0, len(data), _SLICE):
             self._check_cancelled()
             slice_ = bytes(data[start : start + _SLICE])  # a file object need not take a view
