@@ -9,7 +9,7 @@ so that no replica is still busy for long when the others have finished.
 requested from another replica, block by block: replicas with different corrupt blocks still give a whole object.
 An idle replica also requests a chunk that a slower one would take much longer for (hedged request); the first
 answer wins. In a short read no replica has a measured speed: there the bytes that have arrived of the chunk say
-whether the rest will take longer than the stall timeout.
+whether the rest will take longer than the stall timeout, and a second attempt without a byte says the same.
 """
 
 from __future__ import annotations
@@ -296,10 +296,13 @@ class ParallelReader:
     def _is_crawling(self, request: _Request, elapsed: float) -> bool:
         """Tell whether the rest of a request is expected to take longer than the stall timeout.
 
-        A request of which no byte has arrived is not slow but silent (`_cancel_stalled`).
+        Of one that the store has had to begin again, without a byte, nothing better is expected: the store tries
+        until its own timeout. One in its first attempt is not slow but silent (`_cancel_stalled`).
         """
-        if not request.received or elapsed < min(_PATIENCE, self._plan.stall):
+        if elapsed < min(_PATIENCE, self._plan.stall):
             return False
+        if not request.received:
+            return request.attempts > 1
         return elapsed * (request.chunk.length / request.received - 1) > self._plan.stall
 
     def _start(self, replica: _Replica, chunk: _Chunk) -> None:

@@ -23,7 +23,7 @@ from tests.matrix import matrix
 from tests.replication.memory import MemoryStore, backend
 from tests.replication.rig import MIB, ReplicaRig, content, make_rig
 from tests.servers.endpoint import S3Endpoint
-from tests.servers.faults import Drop, Hold, Stall, Status, Throttle, fault_proxy
+from tests.servers.faults import Drop, Fault, Hold, Refuse, Stall, Status, Throttle, fault_proxy
 
 KEY = "backups/db.dump"
 SIZE = 40 * MIB + 321
@@ -246,6 +246,18 @@ def test_a_crawling_replica_does_not_hold_up_short_reads(stored: ReplicaRig, rat
     assert reads == [content(SIZE)[start * MIB : start * MIB + 300_000] for start in (5, 6, 7)]
     assert data_gets(stored, "r2") == 1
     assert time.monotonic() - began < 15, "what one block takes on the slow line, at least"
+
+
+@pytest.mark.parametrize("fault", [Refuse(), Status(503, "SlowDown")], ids=["refuses", "answers 503"])
+def test_a_replica_that_serves_no_data_does_not_hold_up_short_reads(stored: ReplicaRig, fault: Fault) -> None:
+    """It answers what is asked about an object, and fails each attempt to read one: its own retries may go on."""
+    store, proxy = stored.store(names=("r2", "local"), timeout=20), stored.proxies["r2"]
+    reader = run(locate(store.replica_set, KEY))
+    proxy.add(fault, on="get", key=f"{stored.prefix}/{KEY}")
+    began = time.monotonic()
+    reads = [run(reader.range(start * MIB, start * MIB + 300_000)) for start in (5, 6, 7)]
+    assert reads == [content(SIZE)[start * MIB : start * MIB + 300_000] for start in (5, 6, 7)]
+    assert time.monotonic() - began < 10, "half the backend's timeout"
 
 
 def test_a_replica_that_keeps_failing_is_suspended(stored: ReplicaRig) -> None:
