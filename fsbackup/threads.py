@@ -70,7 +70,7 @@ class Job(Generic[T]):
                 raise CallCancelledError
             result = call()
         except BaseException as error:  # noqa: BLE001 - raised by `result`
-            self._set(self.future.set_exception, error)
+            self._set(self.future.set_exception, _raisable(error))
         else:
             self._set(self.future.set_result, result)
         finally:
@@ -204,3 +204,41 @@ class Workers:
                     self._threads -= 1
                     self._free -= 1
                     return None
+
+
+async def in_daemon_thread(work: Callable[[], T]) -> T:
+    """Run `work` in a thread of its own, which does not delay the interpreter's exit, and return its result.
+
+    For what may wait for somebody else: a producer, or a reader who takes nothing. In asyncio's default executor,
+    whose few threads all operations share, some such calls would hold up all others, also the one waited for.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def set_outcome(setter: Callable[[Any], None], value: Any) -> None:
+        if not done.done():
+            setter(value)
+
+    def main() -> None:
+        outcome: tuple[Callable[[Any], None], Any]
+        try:
+            outcome = done.set_result, work()
+        except BaseException as error:  # noqa: BLE001 - raised in the waiting task
+            outcome = done.set_exception, _raisable(error)
+        with suppress(RuntimeError):  # the loop is closed: nothing waits for the result
+            loop.call_soon_threadsafe(set_outcome, *outcome)
+
+    threading.Thread(target=main, name="fsbackup-stream", daemon=True).start()
+    return await done
+
+
+def _raisable(error: BaseException) -> BaseException:
+    """Return what a coroutine can raise: for a `StopIteration` a `RuntimeError`, as a generator does (PEP 479).
+
+    A future refuses it, and whoever awaits that would wait for ever.
+    """
+    if not isinstance(error, StopIteration):
+        return error
+    raised = RuntimeError("StopIteration was raised where no iterator is read")
+    raised.__cause__ = error
+    return raised

@@ -13,6 +13,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO
@@ -32,6 +33,7 @@ from fsbackup.sizing import MIB
 from fsbackup.stages import Undo
 from fsbackup.stages.plaintext import Recorded
 from fsbackup.stores.local.directory import SafeDirectory
+from fsbackup.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from fsbackup.buffers import Buffers
@@ -216,7 +218,7 @@ class _CopyToStream(_Copy):
     async def _copy(self) -> str:
         async with contextlib.aclosing(self.reader.ranges(self._written, ordered=True)) as ranges:
             async for _, pieces in ranges:
-                await asyncio.to_thread(self._write, pieces)
+                await in_daemon_thread(partial(self._write, pieces))
         manifest = self.reader.manifest
         return manifest.sha256 if manifest else self._sha256.hexdigest()
 
@@ -250,7 +252,7 @@ class _UnstageToStream(_CopyToStream):
     async def run(self) -> str:
         try:
             sha256 = await super().run()
-            await asyncio.to_thread(self._finish)
+            await in_daemon_thread(self._finish)
         except (ConfigError, IntegrityError) as error:
             error.operation, error.key = error.operation or "download", error.key or self.reader.plan.key
             raise

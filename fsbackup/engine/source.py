@@ -13,7 +13,6 @@ import logging
 import os
 import select
 import stat
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from fsbackup.errors import ConfigError, SourceChangedError, SourceError, Source
 from fsbackup.record import Manifest
 from fsbackup.sizing import KIB, MIB
 from fsbackup.stores.base import ObjectStat, ObjectStore, Part
+from fsbackup.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from fsbackup.buffers import Buffers
@@ -606,28 +606,3 @@ class _PathStream(StreamSource):
         self._is_closed = True
         if self._opened is not None and not self._is_reading:
             self._opened.close()
-
-
-async def in_daemon_thread(work: Callable[[], T]) -> T:
-    """Run `work` in a thread that does not delay the interpreter's exit, and return its result."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def set_outcome(result: T | None, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]
-
-    def main() -> None:
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001 - raised in the waiting task
-            loop.call_soon_threadsafe(set_outcome, None, error)
-        else:
-            loop.call_soon_threadsafe(set_outcome, result, None)
-
-    threading.Thread(target=main, name="fsbackup-stream", daemon=True).start()
-    return await done

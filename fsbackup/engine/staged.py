@@ -20,12 +20,13 @@ from fsbackup.engine.download import reader_of
 from fsbackup.engine.hashing import ObjectHasher
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.engine.source import FileSource, StreamSource, in_daemon_thread
+from fsbackup.engine.source import FileSource, StreamSource
 from fsbackup.errors import ConflictError, SourceError, UnknownIdentityError
 from fsbackup.record import Manifest
 from fsbackup.stages import Stages
 from fsbackup.stages.pipeline import CHUNK, AbandonedError, Pipeline, Slices
 from fsbackup.stages.plaintext import Plaintext, Recorded
+from fsbackup.threads import in_daemon_thread
 
 
 class StagedSource(StreamSource):

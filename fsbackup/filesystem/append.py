@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -96,7 +97,10 @@ class AppendMethods(WriteMethods):
     async def _append(self, opened: OpenSet, path: str, replaces: Manifest | None, source: StreamSource) -> None:
         """Store a source that was made from the version `replaces`, None when there was none."""
         key = paths.split(path)[1]
-        report = await upload(opened.replica_set, key, source, overwrite=replaces is not None, replaces=replaces)
+        with closing(source):
+            report = await upload(
+                opened.replica_set, key, source, overwrite=replaces is not None, replaces=replaces
+            )
         self.stored(path, report)
         if not report:
             raise _failure(report)

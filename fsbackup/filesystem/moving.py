@@ -16,8 +16,9 @@ import asyncio
 import errno
 import os
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fsbackup.engine import delete
@@ -29,6 +30,7 @@ from fsbackup.filesystem.pipe import Pipe
 from fsbackup.filesystem.versions import Version
 from fsbackup.filesystem.writing import WriteMethods, run_concurrently
 from fsbackup.keys import encode_key
+from fsbackup.threads import in_daemon_thread
 
 #: What fsspec accepts as paths.
 Paths = str | os.PathLike[str] | list[str]
@@ -76,20 +78,21 @@ class MoveMethods(WriteMethods):
         """Store the bytes of a version that nothing proves."""
         pipe = Pipe()
         source = StreamSource(pipe.as_stream(), version.path, allow_empty=True)
-        upload = asyncio.create_task(self._store(path, source, size=version.size))
-        # Also after a failure: otherwise the writer below would wait for room for ever.
-        upload.add_done_callback(lambda _: pipe.fail(OSError("the copy has ended")))
-        try:
-            async with aclosing(version.reader.pieces()) as pieces:
-                async for piece in pieces:
-                    await asyncio.to_thread(pipe.write, piece)
-            pipe.end()
-        except BaseException as error:
-            if not upload.done():
-                pipe.fail(error if isinstance(error, Exception) else OSError("the copy was cancelled"))
-                await asyncio.wait({upload})
-                raise
-        await upload
+        with closing(source):
+            upload = asyncio.create_task(self._store(path, source, size=version.size))
+            # Also after a failure: otherwise the writer below would wait for room for ever.
+            upload.add_done_callback(lambda _: pipe.fail(OSError("the copy has ended")))
+            try:
+                async with aclosing(version.reader.pieces()) as pieces:
+                    async for piece in pieces:
+                        await in_daemon_thread(partial(pipe.write, piece))
+                pipe.end()
+            except BaseException as error:
+                if not upload.done():
+                    pipe.fail(error if isinstance(error, Exception) else OSError("the copy was cancelled"))
+                    await asyncio.wait({upload})
+                    raise
+            await upload
 
     @on_io_loop
     async def _mv(

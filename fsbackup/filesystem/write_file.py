@@ -30,6 +30,7 @@ from fsbackup.errors import DiscardedError, FsbackupError, NotStoredWarning
 from fsbackup.filesystem.pipe import Pipe
 from fsbackup.loop import CANCEL_GRACE, Call, wait_until_done
 from fsbackup.sizing import MIB
+from fsbackup.threads import in_daemon_thread
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -208,22 +209,22 @@ class AsyncWriteFile(AbstractAsyncStreamedFile):  # type: ignore[misc]
 
     async def write(self, data: Any) -> int:
         """Write bytes; waits while the slowest replica that counts is too far behind."""
-        return int(await asyncio.to_thread(self._file.write, data))
+        return int(await in_daemon_thread(partial(self._file.write, data)))
 
     async def flush(self, force: bool = False) -> None:
         """Do nothing, as `close` stores it; with `force`, no more can be written."""
-        await asyncio.to_thread(self._file.flush, force)
+        await in_daemon_thread(partial(self._file.flush, force))
 
     async def close(self) -> None:
         """Store the file; see `WriteFile.close`."""
-        await asyncio.to_thread(self._file.close)
+        await in_daemon_thread(self._file.close)
 
     async def discard(self) -> None:
         """Abort the upload and wait until nothing of it is left."""
-        await asyncio.to_thread(self._file.discard)
+        await in_daemon_thread(self._file.discard)
 
     async def __aexit__(self, *raised: Any) -> None:
-        await asyncio.to_thread(self._file.__exit__, *raised)
+        await in_daemon_thread(partial(self._file.__exit__, *raised))
 
     def __del__(self) -> None:
         """Leave it to the file: fsspec's calls `close`, whose coroutine nobody would await."""

@@ -8,7 +8,7 @@ import io
 import os
 import warnings
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from glob import has_magic
 from typing import Any, TypeVar
 
@@ -89,7 +89,8 @@ class WriteMethods(FileSystemBase):
 
     @on_io_loop
     async def _write_file(self, opened: OpenSet, path: str, source: Source, *, create_only: bool) -> None:
-        await self._store(path, source, create_only=create_only, opened=opened)
+        with closing(source):
+            await self._store(path, source, create_only=create_only, opened=opened)
 
     async def _store(
         self,

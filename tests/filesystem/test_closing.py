@@ -6,17 +6,21 @@ import gc
 import gzip
 import io
 import json
+import os
 import pickle
 import secrets
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fsbackup
+from fsbackup import GenericStorage, ReplicatedStorage
+from fsbackup.engine.replicas import Spool
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.configured_set import ROOT, ConfiguredSet
 from tests.integration.cli_helpers import wait_until
@@ -285,3 +289,32 @@ def test_a_file_open_at_the_end_of_the_process(kind: str, path: str, request: py
     for name in ("1", "2"):
         assert f"NotStoredWarning: fsbackup://{path}{name} is not stored" in stderr
     assert not left_behind(configured)
+
+
+def deleted_files() -> list[str]:
+    """Return the files without a name that this process has open, where a spool keeps them."""
+    links = [os.path.realpath(each) for each in Path("/proc/self/fd").iterdir()]
+    return [each for each in links if each.endswith("(deleted)")]
+
+
+@pytest.mark.parametrize("how", ["write", "append", "copy"])
+def test_what_a_spool_has_kept_is_freed_with_the_file(tmp_path: Path, how: str) -> None:
+    """Not when the garbage collector finds it: until then it takes room on the disk."""
+    top, key = secrets.token_hex(4), "db/data.bin"
+    places = [GenericStorage(url=f"memory://{top}/{each}", name=each) for each in ("one", "two")]
+    if how == "copy":  # of what has no record
+        for each in places:
+            each.fs.pipe_file(f"{each.location}/{key}", b"old")
+    storage = ReplicatedStorage(places, name="places", spool=Spool(tmp_path, 64 * MIB), append=True)
+    gc.collect()
+    gc.disable()
+    try:
+        before = deleted_files()
+        if how == "copy":
+            storage.fs.cp_file(f"places/{key}", "places/copy")
+        else:
+            with storage.fs.open(f"places/{key}", "ab" if how == "append" else "wb") as file:
+                file.write(content(MIB))
+        assert deleted_files() == before
+    finally:
+        gc.enable()
