@@ -8,7 +8,7 @@ import io
 import os
 import warnings
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, nullcontext
 from glob import has_magic
 from typing import Any, TypeVar
 
@@ -107,8 +107,8 @@ class WriteMethods(FileSystemBase):
         Parameters
         ----------
         size
-            Of a stream that surely ends. Any other stream does not wait for memory: open files may each wait for
-            the next to be closed.
+            Of a stream that surely ends. Any other stream takes no part in that: open files may each wait for the
+            next to be closed, and what waits for all the memory would wait for them.
         opened
             The set that a file was opened in, where it is not of the configuration any more.
         """
@@ -117,7 +117,8 @@ class WriteMethods(FileSystemBase):
         opened = opened or self.sets[name]
         if create_only and await self._exists(path):
             raise paths.exists_error(path)
-        async with opened.budget.reserve(size or source.size or 0):
+        wanted = size or source.size
+        async with opened.budget.reserve(wanted) if wanted else nullcontext():
             report = await upload(opened.replica_set, key, source, overwrite=not create_only, progress=progress)
         self.stored(path, report)
         if not report:

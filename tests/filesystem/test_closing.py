@@ -12,6 +12,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 import fsbackup
-from fsbackup import GenericStorage, ReplicatedStorage
+from fsbackup import GenericStorage, LocalStorage, ReplicatedStorage
 from fsbackup.engine.replicas import Spool
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.configured_set import ROOT, ConfiguredSet
@@ -289,6 +290,25 @@ def test_a_file_open_at_the_end_of_the_process(kind: str, path: str, request: py
     for name in ("1", "2"):
         assert f"NotStoredWarning: fsbackup://{path}{name} is not stored" in stderr
     assert not left_behind(configured)
+
+
+def test_an_open_file_and_a_large_one_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """What is put while a file is open may want all the memory there is, and others are opened meanwhile."""
+    places = [LocalStorage(base_path=tmp_path / each, name=each) for each in ("one", "two")]
+    fs = ReplicatedStorage(places, name="places", memory=8 * MIB).fs
+    source = tmp_path / "large"
+    source.write_bytes(content(20 * MIB))
+
+    def write() -> None:
+        with fs.open("places/index", "wb") as index:
+            index.write(content(10 * MIB))
+            fs.put_file(str(source), "places/large")
+            index.write(b"places/large")
+
+    with ThreadPoolExecutor(1) as caller:
+        caller.submit(write).result(60)
+    assert fs.size("places/index") == 10 * MIB + len(b"places/large")
+    assert fs.size("places/large") == 20 * MIB
 
 
 def deleted_files() -> list[str]:
