@@ -10,7 +10,6 @@ import asyncio
 from weakref import WeakKeyDictionary
 
 from fsbackup.aio import retrieve_error
-from fsbackup.errors import FsbackupError
 from fsbackup.stores.s3.bucket import Bucket
 from fsbackup.stores.s3.listing import Version, versions_between, versions_of
 
@@ -42,7 +41,7 @@ class _SharedLook:
             try:
                 for name, versions in (await _look(bucket, sorted(asked))).items():
                     asked[name].set_result(versions)
-            except FsbackupError as error:
+            except Exception as error:  # noqa: BLE001 - whoever asked raises it; others ask for themselves
                 if len(asked) == 1:
                     asked.popitem()[1].set_exception(error)
             finally:
