@@ -1,6 +1,6 @@
 """A base backup of a running PostgreSQL, beside ``pg_basebackup | zstd | age | rclone``, to one bucket and to two.
 
-pg_basebackup waits for the WAL, which ``wal-push`` archives, in all of them.
+pg_basebackup waits for the WAL, which ``wal-push`` archives in both buckets, in all of them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from tests.servers.process import find_binary
 
 _PRACTICE = "pg_basebackup | zstd | age | rclone"
 _TWICE = f"{_PRACTICE}, to two"
+#: Configuration of an archive on the first bucket only.
+_ONE = "one.yaml"
 #: Bytes of a row of the table, about.
 _ROW = 100
 
@@ -41,6 +43,7 @@ def base(arena: Arena, size: int, count: int) -> tuple[str, dict[str, Any]]:
         server.set(archive_command=" ".join(home.command("wal-push", "%p", "--cluster", "shop")))
         server.sql("select pg_reload_conf()")
         server.switch()  # now the archive knows the cluster
+        (home.path / _ONE).write_text(_config(places[:1], recipient))
         contenders = _contenders(home, places, recipient)
         for number in range(count):
             for who in list(contenders)[:: 1 if number % 2 else -1]:
@@ -57,11 +60,11 @@ def base(arena: Arena, size: int, count: int) -> tuple[str, dict[str, Any]]:
 
 
 def _config(places: list[S3Endpoint], recipient: str) -> str:
-    """Return a configuration with an archive on both buckets."""
-    backends = {name: place.backend for name, place in zip(("r2", "b2"), places, strict=True)}
-    sets = {"two": {"backends": ["r2", "b2"], "min_copies": 2}}
+    """Return a configuration with an archive on all of the buckets."""
+    backends = {name: place.backend for name, place in zip(("r2", "b2"), places, strict=False)}
+    sets = {"all": {"backends": list(backends), "min_copies": len(backends)}}
     stages = {"compress": "zstd", "encrypt": {"age": [recipient]}}
-    clusters = {"shop": {"replication": "two", "prefix": "pg/shop", **stages}}
+    clusters = {"shop": {"replication": "all", "prefix": "pg/shop", **stages}}
     return json.dumps({"version": 1, "backends": backends, "replication": sets, "postgres": clusters})
 
 
@@ -73,11 +76,14 @@ def _contenders(home: Home, places: list[S3Endpoint], recipient: str) -> Mapping
     twice = f"set -o pipefail; {{ {made} | tee /dev/fd/3 | {one}; }} 3> >({two}) && wait $!"
     prefix = AS_NOBODY if os.geteuid() == 0 else ()
 
-    words = ["-c", str(home.path / "fsbackup.yaml"), "base-backup", "shop"]
-    ours = [*prefix, sys.executable, "-m", "fsbackup", *words]
+    def ours(config: str) -> Command:
+        words = ["-c", str(home.path / config), "base-backup", "shop"]
+        return Command([*prefix, sys.executable, "-m", "fsbackup", *words], env=home.environ)
+
     given = [recipient, find_binary("rclone"), *map(_remote, places)]
     return {
-        "fsbackup to two buckets": Command(ours, env=home.environ),
+        "fsbackup to two buckets": ours("fsbackup.yaml"),
+        "fsbackup to one bucket": ours(_ONE),
         _TWICE: Command([*prefix, "bash", "-c", twice, *given], env=home.environ),
         _PRACTICE: Command([*prefix, "bash", "-c", pipe, *given], env=home.environ),
     }
