@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from fsbackup.config.models import Config
 from fsbackup.config.secret_files import FROM_FILE, secret_files
 from fsbackup.config.variables import expand, names_in
 from fsbackup.errors import ConfigError
+from fsbackup.lazy import cached_property
 from fsbackup.redact import misplaced_secrets
 from fsbackup.stages.age import IDENTITY_VARIABLE
 

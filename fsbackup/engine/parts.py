@@ -18,11 +18,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from functools import cached_property
 
 from fsbackup.aio import retrieve_error
 from fsbackup.engine.source import Source
 from fsbackup.errors import BackendError
+from fsbackup.lazy import cached_property
 from fsbackup.stores.base import Part, content_etag
 
 #: Seconds that the fastest consumer waits for a slot before the others become lagging. Short, since reading a part

@@ -17,12 +17,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 from fsbackup.engine.hashing import Digest, ObjectHasher, content_hash
 from fsbackup.errors import ConfigError, SourceChangedError, SourceError, SourceNotFoundError
+from fsbackup.lazy import cached_property
 from fsbackup.record import Manifest
 from fsbackup.sizing import KIB, MIB
 from fsbackup.stores.base import ObjectStat, ObjectStore, Part

@@ -14,7 +14,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from functools import cached_property, wraps
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from fsspec import AbstractFileSystem
@@ -32,6 +32,7 @@ from fsbackup.filesystem.directories import EmptyDirectories
 from fsbackup.filesystem.instances import ConfiguredInstances
 from fsbackup.filesystem.sets import OpenSets
 from fsbackup.filesystem.versions import Version, VersionCache
+from fsbackup.lazy import cached_property
 from fsbackup.loop import get_loop, run
 from fsbackup.replication.storage import ReplicatedStorage
 from fsbackup.stages import Undo

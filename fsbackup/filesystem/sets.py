@@ -7,13 +7,13 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fsbackup.engine.breaker import Outage, outage
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.selector import ReplicaSelector
 from fsbackup.errors import ConfigError, FsbackupError
+from fsbackup.lazy import cached_property
 from fsbackup.replication.storage import ReplicatedStorage
 
 if TYPE_CHECKING:

@@ -129,12 +129,17 @@ class VersionCache:
         if cached is not None and wanted.is_answered_by(cached):
             return cached
         lookup = wanted if cached is None else wanted._replace(at_once=False)
-        task = self._lookups.get(wanted._replace(check_data=True, at_once=False)) or self._lookups.get(lookup)
+        task = self._running(wanted._replace(check_data=True, at_once=False)) or self._running(lookup)
         if task is None:
             task = asyncio.create_task(self._look_up(opened, key, lookup))
             self._lookups[lookup] = task
             task.add_done_callback(lambda done: self._lookup_done(lookup, done))
         return await asyncio.shield(task)
+
+    def _running(self, lookup: _Lookup) -> asyncio.Task[Version] | None:
+        """Return the look-up that is under way; one that a forked child has from its parent never ends there."""
+        task = self._lookups.get(lookup)
+        return task if task is not None and task.get_loop() is asyncio.get_running_loop() else None
 
     async def newer(self, opened: OpenSet, version: Version) -> Version | None:
         """Return the version that replaced one that cannot be read, None when there is no other.

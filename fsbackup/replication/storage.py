@@ -9,7 +9,6 @@ import asyncio
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast, get_args
@@ -20,6 +19,7 @@ from fsbackup.engine.replicas import DEFAULT_MEMORY, DEFAULT_STALL, ReplicaSet, 
 from fsbackup.errors import ConfigError, NoHealthyReplicaError
 from fsbackup.factory import set_arguments
 from fsbackup.keys import check_key, check_prefix
+from fsbackup.lazy import cached_property
 from fsbackup.loop import flatten, iterate, run
 from fsbackup.stages import Undo
 from fsbackup.state import state_directory

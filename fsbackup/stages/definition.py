@@ -7,11 +7,11 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from copy import copy
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fsbackup.errors import ConfigError
+from fsbackup.lazy import cached_property
 from fsbackup.stages import age, zstd
 from fsbackup.stages.pipeline import Stage
 from fsbackup.stages.plaintext import IdentityKey, Plaintext, Recorded, describe

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 from fsbackup.errors import ConfigError
+from fsbackup.lazy import cached_property
 from fsbackup.stages import age, zstd
 from fsbackup.stages.pipeline import Stage
 from fsbackup.stages.plaintext import Recorded

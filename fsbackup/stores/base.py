@@ -21,11 +21,11 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from fsbackup.aio import map_some
 from fsbackup.errors import BackendUnavailableError, FsbackupError
+from fsbackup.lazy import cached_property
 from fsbackup.sizing import DEFAULT_PART_SIZE
 
 if TYPE_CHECKING:

@@ -7,9 +7,14 @@ import multiprocessing
 import os
 import pickle
 import secrets
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import fsspec
@@ -21,6 +26,7 @@ from fsbackup.errors import ConfigError
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.filesystem.configured_set import ROOT, ConfiguredSet
 from tests.matrix import matrix
+from tests.replication.rig import MIB, content
 from tests.servers.faults import Corrupt, Drop, Fault, Refuse
 from tests.stuck_tasks import print_stuck_tasks
 
@@ -57,6 +63,50 @@ def test_inherited_by_a_fork(buckets: ConfiguredSet, path: str) -> None:
         os._exit(0 if fs.cat_file(path) == b"day" and fs.exists(path) else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert fs.cat_file(path) == b"day"
+
+
+@pytest.mark.filterwarnings("ignore:This process")
+def test_a_fork_while_threads_are_at_work(disks: ConfiguredSet, path: str) -> None:
+    """What they hold or wait for at that moment has nobody in the child who would release or answer it."""
+    fs, data, done = disks.fs(), content(2 * MIB), threading.Event()
+    fs.pipe_file(path, data)
+
+    def work(each: Callable[[], object]) -> None:
+        while not done.is_set():
+            each()
+
+    def look_up() -> None:
+        fs.invalidate_cache()
+        fs.cat_file(path, 0, 9)
+
+    with ThreadPoolExecutor(3) as threads:
+        works = [look_up, partial(fs.pipe_file, f"{path}.large", content(40 * MIB)), partial(fs.info, path)]
+        working = [threads.submit(work, each) for each in works]
+        try:
+            codes = [_exit_code(partial(_copy, fs, path, f"{path}.{number}")) for number in range(10)]
+        finally:
+            done.set()
+        assert [each.result() for each in working] == [None] * len(works)
+    assert codes == [0] * len(codes)
+    assert fs.cat_file(f"{path}.0") == data
+
+
+def _copy(fs: FsbackupFileSystem, path: str, target: str) -> None:
+    fs.pipe_file(target, _cat(fs, path))
+
+
+def _exit_code(work: Callable[[], object]) -> int:
+    """Return that of a forked child that does some work; one that does not end is ended by a signal."""
+    if not (child := os.fork()):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        try:
+            work()
+        except BaseException:  # noqa: BLE001 - printed, and seen by the parent as a code
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_no_secret_leaves(buckets: ConfiguredSet, path: str) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from fsbackup import events
 from fsbackup.engine import delete, intents, locks, records, repairs, tombstones, versions
@@ -16,6 +15,7 @@ from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.versions import VersionGuard
 from fsbackup.errors import ConflictError, FsbackupError, as_backend_error
+from fsbackup.lazy import cached_property
 from fsbackup.record import Manifest, Origin, Tombstone, version_order
 from fsbackup.replication.repair.inspection import Inspection
 from fsbackup.replication.repair.report import Action, Step

@@ -11,11 +11,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fsbackup import __version__
 from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
+from fsbackup.lazy import cached_property
 from fsbackup.stores.base import ObjectStat
 from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.providers import Profile

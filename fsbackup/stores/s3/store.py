@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from fsbackup.errors import FsbackupError, ObjectNotFoundError
 from fsbackup.keys import META_PREFIX, check_prefix, encode_key
+from fsbackup.lazy import cached_property
 from fsbackup.stores.base import (
     DEFAULT_TIMEOUT,
     BackendInfo,
