@@ -80,7 +80,11 @@ def test_a_fork_while_threads_are_at_work(disks: ConfiguredSet, path: str) -> No
         fs.cat_file(path, 0, 9)
 
     with ThreadPoolExecutor(3) as threads:
-        works = [look_up, partial(fs.pipe_file, f"{path}.large", content(40 * MIB)), partial(fs.info, path)]
+        works: list[Callable[[], object]] = [
+            look_up,
+            partial(fs.pipe_file, f"{path}.large", content(40 * MIB)),
+            partial(fs.info, path),
+        ]
         working = [threads.submit(work, each) for each in works]
         try:
             codes = [_exit_code(partial(_copy, fs, path, f"{path}.{number}")) for number in range(10)]
