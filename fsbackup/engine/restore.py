@@ -33,6 +33,7 @@ from fsbackup.sizing import MIB
 from fsbackup.stages import Undo
 from fsbackup.stages.plaintext import Recorded
 from fsbackup.stores.local.directory import SafeDirectory
+from fsbackup.stores.local.page_cache import write_at
 from fsbackup.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -353,10 +354,7 @@ class _CopyToFile(_Copy):
         """Write the pieces from `offset` on, and return the number of bytes."""
         start = offset
         for piece in pieces:
-            view = memoryview(piece)
-            while view:
-                count = os.pwrite(self._file.fileno(), view, offset)
-                view, offset = view[count:], offset + count
+            offset += write_at(self._file.fileno(), piece, offset)
         self._written += offset - start
         return offset - start
 

@@ -11,6 +11,7 @@ from fsbackup.engine.replica_upload import ReplicaUpload
 from fsbackup.engine.replicas import Spool
 from fsbackup.errors import SourceError
 from fsbackup.stores.base import Part
+from fsbackup.stores.local.page_cache import write_at
 
 
 class ReplicaReplay:
@@ -57,12 +58,10 @@ class SpoolFile:
             await asyncio.to_thread(self._write, part.data)
 
     def _write(self, data: bytes | memoryview) -> None:
-        view, offset = memoryview(data), self.replayable_bytes
+        offset = self.replayable_bytes
         try:
             with self._lock:
-                while view:
-                    written = os.pwrite(self._file.fileno(), view, offset)
-                    view, offset = view[written:], offset + written
+                offset += write_at(self._file.fileno(), data, offset)
         except OSError:
             self._max_bytes = 0  # do not fail the upload: slow replicas now slow the stream instead
         else:

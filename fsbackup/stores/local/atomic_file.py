@@ -39,6 +39,7 @@ from fsbackup.stores.local.directory import (
     lstat_entry,
     tells_case_apart,
 )
+from fsbackup.stores.local.page_cache import write_at
 from fsbackup.stores.names import permissions, split_name, temp_name
 from fsbackup.threads import heartbeat
 
@@ -48,7 +49,7 @@ from fsbackup.threads import heartbeat
 _FLUSH = 32 * MIB
 #: Of offset, length and memory of what a disk takes past the page cache; a filesystem that wants more refuses it.
 _ALIGNMENT = 4096
-#: Bytes per system call; progress and cancellation are handled between two calls.
+#: Bytes between two looks for a cancellation, and two reports of progress.
 _SLICE = 16 * MIB
 
 _RENAME_NOREPLACE = 1
@@ -86,7 +87,7 @@ class AtomicFile:
             while view:
                 count = self._write_direct(view[:_SLICE], offset) if isinstance(data, memoryview) else 0
                 if not count:
-                    count = os.pwrite(self._file, view[:_SLICE], offset)
+                    count = write_at(self._file, view[:_SLICE], offset)
                     self._count_unflushed(count)
                 view, offset = view[count:], offset + count
                 self._count(count)
