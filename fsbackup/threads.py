@@ -165,11 +165,12 @@ class Workers:
             self._reset()
         job = Job(self, call)
         with self._lock:
-            self._free -= 1
-            if self._free < 0 and self._threads < self.limit:
+            if self._free <= 0 and self._threads < self.limit:
+                # Before anything is counted: the system may not allow another thread.
                 threading.Thread(target=self._work, name=f"fsbackup-{self.name}", daemon=True).start()
                 self._threads += 1
                 self._free += 1
+            self._free -= 1
         self._jobs.put(job)
         return job
 
