@@ -33,7 +33,7 @@ from fsbackup.sizing import MIB
 from fsbackup.stages import Undo
 from fsbackup.stages.plaintext import Recorded
 from fsbackup.stores.local.directory import SafeDirectory
-from fsbackup.stores.local.page_cache import write_at
+from fsbackup.stores.page_cache import write_at
 from fsbackup.threads import in_daemon_thread
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from fsbackup.engine.replica_upload import ReplicaUpload
 from fsbackup.engine.replicas import Spool
 from fsbackup.errors import SourceError
 from fsbackup.stores.base import Part
-from fsbackup.stores.local.page_cache import write_at
+from fsbackup.stores.page_cache import write_at
 
 
 class ReplicaReplay:

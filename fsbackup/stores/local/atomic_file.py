@@ -39,8 +39,8 @@ from fsbackup.stores.local.directory import (
     lstat_entry,
     tells_case_apart,
 )
-from fsbackup.stores.local.page_cache import write_at
 from fsbackup.stores.names import permissions, split_name, temp_name
+from fsbackup.stores.page_cache import write_at
 from fsbackup.threads import heartbeat
 
 #: Bytes after which written data is flushed and dropped from the page cache: the last fsync of a huge file is
