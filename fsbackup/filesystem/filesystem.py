@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from fsbackup.filesystem.undone import UndoneFile
 from fsbackup.filesystem.write_file import AsyncWriteFile, CompressedFile, WriteFile
 from fsbackup.sizing import MIB
 from fsbackup.stages.undo import IdentityFiles
+from fsbackup.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from fsbackup.config import ConfigLike, Snapshot
@@ -133,7 +133,7 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, AppendMethods, MetadataMethod
         open_file: Callable[..., WriteFile] = partial(self._open_to_write, mode=mode)
         if mode == "ab":
             open_file = self.open_to_append
-        return AsyncWriteFile(await asyncio.to_thread(open_file, path, **kwargs))
+        return AsyncWriteFile(await in_daemon_thread(partial(open_file, path, **kwargs)))
 
     def _open(
         self,

@@ -43,7 +43,7 @@ def places(tmp_path: Path) -> ReplicatedStorage:
     """Return a set of two places that cannot be read again while an object is written, and so with a spool."""
     top = secrets.token_hex(4)
     backends = [GenericStorage(url=f"memory://{top}/{each}", name=each) for each in ("one", "two")]
-    return ReplicatedStorage(backends, name="places", spool=Spool(tmp_path, 64 * MIB))
+    return ReplicatedStorage(backends, name="places", spool=Spool(tmp_path, 64 * MIB), append=True)
 
 
 class _Blocked(io.RawIOBase):
@@ -82,6 +82,18 @@ def test_a_copy_of_what_nothing_proves_waits_for_no_thread_of_its_own(places: Re
     with ThreadPoolExecutor(1) as callers:
         callers.submit(places.fs.cp_file, f"places/{KEY}", "places/copy").result(_LIMIT)
     assert places.read("copy") == DATA
+
+
+def test_a_file_may_be_opened_on_the_loop_that_opens_it(places: ReplicatedStorage) -> None:
+    """To append, which reads the object: the thread that opens it waits for those that prove what is read."""
+    places.replicate(io.BytesIO(DATA), KEY)
+
+    async def append() -> None:
+        async with await places.fs.open_async(f"places/{KEY}", "ab") as file:
+            await file.write(b"more")
+
+    asyncio.run_coroutine_threadsafe(append(), get_loop()).result(_LIMIT)
+    assert places.read(KEY, len(DATA)) == b"more"
 
 
 class _Exhausted(io.RawIOBase):
