@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 from weakref import ref
 
 from fsbackup.aio import IdleTimeout, IdleTimeoutError, PerLoop, retrieve_error
@@ -66,19 +66,9 @@ class Job(Generic[T]):
         self.last_activity = self.workers.last_activity = self.loop.time()
         _current.job = self
         try:
-            if call is None:
-                raise CallCancelledError
-            result = call()
-        except BaseException as error:  # noqa: BLE001 - raised by `result`
-            self._set(self.future.set_exception, _raisable(error))
-        else:
-            self._set(self.future.set_result, result)
+            self._outcomes.run(self.loop, self.future, _cancelled if call is None else call)
         finally:
             _current.job = None
-
-    def _set(self, setter: Callable[[Any], None], value: Any) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nothing waits for the result
-            self._outcomes.add(self.loop, self.future, setter, value)
 
     async def result(self, timeout: float) -> T:
         """Wait for the call and return its result. Cancelling the waiter does not cancel `future`.
@@ -107,18 +97,30 @@ class _Outcomes:
         self._ready: deque[tuple[asyncio.Future[Any], Callable[[Any], None], Any]] = deque()
         self._is_woken = False
 
-    def add(
+    def run(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], call: Callable[[], T]) -> None:
+        """Make a call in this thread, and have its result or error set on the loop unless `future` is done."""
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001 - raised where the future is awaited
+            self._add(loop, future, future.set_exception, _raisable(error))
+        else:
+            self._add(loop, future, future.set_result, result)
+
+    def _add(
         self,
         loop: asyncio.AbstractEventLoop,
         future: asyncio.Future[Any],
         setter: Callable[[Any], None],
         value: Any,
     ) -> None:
-        """Have `setter(value)` called on the loop unless `future` is done by then; called in any thread."""
         self._ready.append((future, setter, value))
         if not self._is_woken:
             self._is_woken = True
-            loop.call_soon_threadsafe(self._hand_over)
+            try:
+                loop.call_soon_threadsafe(self._hand_over)
+            except RuntimeError:  # the loop is closed: nothing waits
+                self._is_woken = False
+                self._ready.clear()
 
     def _hand_over(self) -> None:
         # Before the first is taken: who finds it set has added his before.
@@ -215,22 +217,13 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
-
-    def set_outcome(setter: Callable[[Any], None], value: Any) -> None:
-        if not done.done():
-            setter(value)
-
-    def main() -> None:
-        outcome: tuple[Callable[[Any], None], Any]
-        try:
-            outcome = done.set_result, work()
-        except BaseException as error:  # noqa: BLE001 - raised in the waiting task
-            outcome = done.set_exception, _raisable(error)
-        with suppress(RuntimeError):  # the loop is closed: nothing waits for the result
-            loop.call_soon_threadsafe(set_outcome, *outcome)
-
-    threading.Thread(target=main, name="fsbackup-stream", daemon=True).start()
+    arguments = loop, done, work
+    threading.Thread(target=_outcomes.of(loop).run, args=arguments, name="fsbackup-stream", daemon=True).start()
     return await done
+
+
+def _cancelled() -> NoReturn:
+    raise CallCancelledError
 
 
 def _raisable(error: BaseException) -> BaseException:
