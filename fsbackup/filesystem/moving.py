@@ -16,7 +16,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Mapping
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -78,21 +78,20 @@ class MoveMethods(WriteMethods):
         """Store the bytes of a version that nothing proves."""
         pipe = Pipe()
         source = StreamSource(pipe.as_stream(), version.path, allow_empty=True)
-        with closing(source):
-            upload = asyncio.create_task(self._store(path, source, size=version.size))
-            # Also after a failure: otherwise the writer below would wait for room for ever.
-            upload.add_done_callback(lambda _: pipe.fail(OSError("the copy has ended")))
-            try:
-                async with aclosing(version.reader.pieces()) as pieces:
-                    async for piece in pieces:
-                        await in_daemon_thread(partial(pipe.write, piece))
-                pipe.end()
-            except BaseException as error:
-                if not upload.done():
-                    pipe.fail(error if isinstance(error, Exception) else OSError("the copy was cancelled"))
-                    await asyncio.wait({upload})
-                    raise
-            await upload
+        upload = asyncio.create_task(self._store(path, source, size=version.size))
+        # Also after a failure: otherwise the writer below would wait for room for ever.
+        upload.add_done_callback(lambda _: pipe.fail(OSError("the copy has ended")))
+        try:
+            async with aclosing(version.reader.pieces()) as pieces:
+                async for piece in pieces:
+                    await in_daemon_thread(partial(pipe.write, piece))
+            pipe.end()
+        except BaseException as error:
+            if not upload.done():
+                pipe.fail(error if isinstance(error, Exception) else OSError("the copy was cancelled"))
+                await asyncio.wait({upload})
+                raise
+        await upload
 
     @on_io_loop
     async def _mv(

@@ -75,12 +75,9 @@ class WriteMethods(FileSystemBase):
         if await asyncio.to_thread(os.path.isdir, lpath):
             await self._makedirs(rpath, exist_ok=True)
             return
+        progress = CallbackProgress(callback, str(lpath), paths.strip(rpath))
         source = await asyncio.to_thread(open_source, lpath)
-        try:
-            progress = CallbackProgress(callback, str(lpath), paths.strip(rpath))
-            await self._store(rpath, source, create_only=mode == "create", progress=progress)
-        finally:
-            source.close()
+        await self._store(rpath, source, create_only=mode == "create", progress=progress)
 
     def start_upload(self, opened: OpenSet, path: str, pipe: Pipe, *, create_only: bool) -> Call[None]:
         """Start to store the content of `pipe` in the set that the file was opened in."""
@@ -89,8 +86,7 @@ class WriteMethods(FileSystemBase):
 
     @on_io_loop
     async def _write_file(self, opened: OpenSet, path: str, source: Source, *, create_only: bool) -> None:
-        with closing(source):
-            await self._store(path, source, create_only=create_only, opened=opened)
+        await self._store(path, source, create_only=create_only, opened=opened)
 
     async def _store(
         self,
@@ -102,7 +98,7 @@ class WriteMethods(FileSystemBase):
         progress: UploadProgress | None = None,
         opened: OpenSet | None = None,
     ) -> None:
-        """Store a source, once its bytes fit into the memory that uploads share.
+        """Store a source, once its bytes fit into the memory that uploads share, and close it.
 
         Parameters
         ----------
@@ -112,14 +108,16 @@ class WriteMethods(FileSystemBase):
         opened
             The set that a file was opened in, where it is not of the configuration any more.
         """
-        path = paths.strip(path)
-        name, key = paths.split_for_write(path)
-        opened = opened or self.sets[name]
-        if create_only and await self._exists(path):
-            raise paths.exists_error(path)
-        wanted = size or source.size
-        async with opened.budget.reserve(wanted) if wanted else nullcontext():
-            report = await upload(opened.replica_set, key, source, overwrite=not create_only, progress=progress)
+        path, wanted = paths.strip(path), size or source.size
+        with closing(source):
+            name, key = paths.split_for_write(path)
+            opened = opened or self.sets[name]
+            if create_only and await self._exists(path):
+                raise paths.exists_error(path)
+            async with opened.budget.reserve(wanted) if wanted else nullcontext():
+                report = await upload(
+                    opened.replica_set, key, source, overwrite=not create_only, progress=progress
+                )
         self.stored(path, report)
         if not report:
             raise report.failure()
