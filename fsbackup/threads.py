@@ -99,21 +99,11 @@ class _Outcomes:
 
     def run(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], call: Callable[[], T]) -> None:
         """Make a call in this thread, and have its result or error set on the loop unless `future` is done."""
+        # Kept by no name here: once the loop is woken, who waits may drop the result, and it is to go at once.
         try:
-            result = call()
+            self._ready.append((future, future.set_result, call()))
         except BaseException as error:  # noqa: BLE001 - raised where the future is awaited
-            self._add(loop, future, future.set_exception, _raisable(error))
-        else:
-            self._add(loop, future, future.set_result, result)
-
-    def _add(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        future: asyncio.Future[Any],
-        setter: Callable[[Any], None],
-        value: Any,
-    ) -> None:
-        self._ready.append((future, setter, value))
+            self._ready.append((future, future.set_exception, _raisable(error)))
         if not self._is_woken:
             self._is_woken = True
             try:
@@ -218,8 +208,13 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
     arguments = loop, done, work
-    threading.Thread(target=_outcomes.of(loop).run, args=arguments, name="fsbackup-stream", daemon=True).start()
-    return await done
+    thread = threading.Thread(target=_outcomes.of(loop).run, args=arguments, name="fsbackup-stream", daemon=True)
+    thread.start()
+    try:
+        return await done
+    finally:
+        if not done.cancelled():
+            thread.join()  # at its end already: what it was given and what it made is to be kept by it no longer
 
 
 def _cancelled() -> NoReturn:
