@@ -143,7 +143,8 @@ class ReplicaSource(Source):
         self._reader = reader
         self._manifest = manifest
         self._pieces: AsyncGenerator[bytes, None] = reader.pieces()
-        self._buffered: list[bytes] = []
+        #: What was read beyond the part before.
+        self._rest = memoryview(b"")
 
     @property
     def replayable_bytes(self) -> int:
@@ -155,17 +156,26 @@ class ReplicaSource(Source):
         last = self._offset + wanted >= self._manifest.size
         return await asyncio.to_thread(self._make_part, data, last=last, md5=md5)
 
-    async def _take(self, wanted: int) -> bytes:
+    async def _take(self, wanted: int) -> bytes | memoryview:
+        if len(piece := await self._next_piece(wanted)) == wanted:
+            return piece
+        view, filled = self._buffers.take(wanted), 0
+        while piece:
+            view[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            piece = await self._next_piece(wanted - filled)
+        return view
+
+    async def _next_piece(self, length: int) -> memoryview:
+        """Return up to `length` next bytes."""
         try:
-            while sum(map(len, self._buffered)) < wanted:
-                self._buffered.append(await anext(self._pieces))
+            piece = self._rest if self._rest or not length else memoryview(await anext(self._pieces))
         except (FsbackupError, StopAsyncIteration) as error:
             raise SourceError(
                 f"{self.label}: cannot be read completely: {error}", key=self._manifest.key
             ) from error
-        joined = b"".join(self._buffered)
-        self._buffered = [joined[wanted:]] if len(joined) > wanted else []
-        return joined[:wanted]
+        self._rest = piece[length:]
+        return piece[:length]
 
     async def reread(self, offset: int, length: int) -> bytes | None:
         end = min(offset + length, self._manifest.size)

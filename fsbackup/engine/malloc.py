@@ -7,8 +7,11 @@ from functools import cache
 
 from fsbackup.sizing import MIB
 
-#: `mallopt` parameter of glibc: blocks of at least this size are mapped one by one, and unmapped when freed.
-_M_MMAP_THRESHOLD = -3
+#: `mallopt` parameters of glibc (malloc.h) and their values, in bytes. Blocks of at least the first are mapped one by
+#: one, and unmapped when freed: parts. Of what is smaller, an arena keeps up to the second at its end, and grows by
+#: the third more than it must: the pieces between stages are made and freed in turn, and fresh pages for each of
+#: them took a fifth of the processor.
+_OPTIONS = {-3: 4 * MIB, -1: 8 * MIB, -2: 2 * MIB}
 #: Variables of the user's own settings, which take precedence (glibc manual, "Malloc Tunable Parameters",
 #: "Tunables").
 _USER_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
@@ -27,7 +30,9 @@ def tune_malloc() -> None:
         return
     import ctypes
 
-    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, MIB)
+    mallopt = ctypes.CDLL(None).mallopt
+    for option, value in _OPTIONS.items():
+        mallopt(option, value)
 
 
 def _is_glibc() -> bool:

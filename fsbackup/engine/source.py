@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import logging
 import os
 import select
@@ -204,6 +205,13 @@ class Source(ABC):
     def close(self) -> None:  # noqa: B027 - a stream belongs to the caller
         """Close what the source opened itself."""
 
+    @cached_property
+    def _buffers(self) -> Buffers:
+        """The memory for the parts of a source that has several; imported for these alone."""
+        from fsbackup.buffers import Buffers
+
+        return Buffers()
+
     def _make_part(self, data: bytes | memoryview, *, last: bool, md5: bool) -> Part:
         """Hash `data` as the next part; runs in a worker thread."""
         if last and self.check_size is not None:
@@ -293,7 +301,8 @@ class FileSource(Source):
             return ready
         assert self.size is not None
         wanted = min(length, self.size - self._offset)
-        data = self._pread(self._offset, wanted) if self.size <= length else self._read_into(wanted)
+        is_small = self.size <= length or length <= _SMALL_FILE
+        data = self._pread(self._offset, wanted) if is_small else self._read_into(wanted)
         last = self._offset + len(data) >= self.size
         if len(data) < wanted:
             raise self._changed()
@@ -312,13 +321,6 @@ class FileSource(Source):
                 pieces.append(piece)
                 offset, length = offset + len(piece), length - len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    @cached_property
-    def _buffers(self) -> Buffers:
-        """The memory for the parts of a file that has several; imported for these alone."""
-        from fsbackup.buffers import Buffers
-
-        return Buffers()
 
     def _read_into(self, length: int) -> memoryview:
         """Read the next `length` bytes into a buffer, fewer only at the end of the file."""
@@ -441,14 +443,30 @@ class StreamSource(Source):
             " (allow_empty=True in Python)",
         )
 
-    def _read(self, length: int) -> bytes:
+    def _read(self, length: int) -> bytes | memoryview:
         """Return `length` bytes, fewer only at the end of the stream; one read of a pipe returns far less."""
-        pieces = [self._ahead[:length]] if self._ahead else []
-        self._ahead, missing = self._ahead[length:], length - sum(map(len, pieces))
-        while missing and (piece := self._read_piece(missing)):
-            pieces.append(piece)
-            missing -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces = self._read_pieces(length)
+        first = next(pieces, b"")
+        second = next(pieces, b"")
+        if not second:
+            return first
+        if length <= _SMALL_FILE:
+            return b"".join((first, second, *pieces))
+        view, filled = self._buffers.take(length), 0
+        for piece in itertools.chain((first, second), pieces):
+            view[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return view[:filled]
+
+    def _read_pieces(self, length: int) -> Iterator[bytes]:
+        """Yield what is left of `length` bytes as it arrives, what was read ahead first."""
+        if self._ahead:
+            piece, self._ahead = self._ahead[:length], self._ahead[length:]
+            length -= len(piece)
+            yield piece
+        while length and (piece := self._read_piece(length)):
+            length -= len(piece)
+            yield piece
 
     def _read_piece(self, length: int) -> bytes:
         """Read once, up to `length` bytes; b"" only at the end, behind which nothing is read."""
