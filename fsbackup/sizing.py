@@ -21,6 +21,8 @@ _PLANNED_PARTS = 9_000
 
 #: Unit of verification and of range reads.
 BLOCK_SIZE = MIB
+#: Bytes that stores read at once, all the same: of one size, what one store has read into is room for another.
+READ_PIECE = MIB
 #: Most blocks of an object: keeps its manifest near 1 MiB (the hash of a block is 67 bytes of JSON).
 MAX_BLOCKS = 16_384
 #: Block size of a stream that is longer than MAX_BLOCKS blocks of BLOCK_SIZE.

@@ -142,7 +142,7 @@ class ReplicaSource(Source):
         )
         self._reader = reader
         self._manifest = manifest
-        self._pieces: AsyncGenerator[bytes, None] = reader.pieces()
+        self._pieces: AsyncGenerator[bytes, None] = reader.pieces(reuse_memory=True)
         #: What was read beyond the part before.
         self._rest = memoryview(b"")
 

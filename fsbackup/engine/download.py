@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from fsbackup.engine import intents, records, versions
 from fsbackup.engine.beginning import Beginning
@@ -45,9 +45,6 @@ from fsbackup.errors import (
 )
 from fsbackup.record import Manifest, Record, Tombstone, version_order
 from fsbackup.stores.base import ObjectStat, ObjectStore
-
-if TYPE_CHECKING:
-    from fsbackup.buffers import Buffers
 
 log = logging.getLogger("fsbackup.storage")
 
@@ -82,11 +79,12 @@ class ObjectReader:
         return self.plan.manifest
 
     def ranges(
-        self, start: int = 0, end: int | None = None, *, ordered: bool = False, buffers: Buffers | None = None
+        self, start: int = 0, end: int | None = None, *, ordered: bool = False, reuse_memory: bool = False
     ) -> AsyncGenerator[tuple[int, list[bytes]], None]:
-        """Yield (offset, pieces of bytes there) from `start` (of a block) up to `end` (see `reader`)."""
+        """Yield (offset, pieces of bytes there) from `start` (of a block) up to `end` (see `ParallelReader`)."""
         stop = self.plan.size if end is None else min(end, self.plan.size)
-        return ParallelReader(self.plan, self.log, self.selector, start, stop, buffers).ranges(ordered=ordered)
+        reader = ParallelReader(self.plan, self.log, self.selector, start, stop, reuse_memory=reuse_memory)
+        return reader.ranges(ordered=ordered)
 
     def begun(self, beginning: Beginning) -> ObjectReader:
         """Return the reader with the first bytes that have come, or without, where they are of another version."""
@@ -95,7 +93,9 @@ class ObjectReader:
         beginning.cancel()
         return self
 
-    async def pieces(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+    async def pieces(
+        self, start: int = 0, end: int | None = None, *, reuse_memory: bool = False
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the verified bytes from `start`, the beginning of a block, up to `end`, in order.
 
         Raises
@@ -105,7 +105,7 @@ class ObjectReader:
         NoHealthyReplicaError
             When no replica could be read.
         """
-        async with aclosing(self.ranges(start, end, ordered=True)) as ranges:
+        async with aclosing(self.ranges(start, end, ordered=True, reuse_memory=reuse_memory)) as ranges:
             async for _, pieces in ranges:
                 for piece in pieces:
                     yield piece

@@ -7,10 +7,10 @@ from functools import cache
 
 from fsbackup.sizing import MIB
 
-#: `mallopt` parameters of glibc (malloc.h) and their values, in bytes. Blocks of at least the first are mapped one by
-#: one, and unmapped when freed: parts. Of what is smaller, an arena keeps up to the second at its end, and grows by
-#: the third more than it must: the pieces between stages are made and freed in turn, and fresh pages for each of
-#: them took a fifth of the processor.
+#: `mallopt` parameters of glibc (malloc.h) and their values, in bytes. Blocks of at least the first are mapped
+#: one by one, and unmapped when freed: parts. Of what is smaller, an arena keeps up to the second at its end, and
+#: grows by the third more than it must: the pieces between stages are made and freed in turn, and fresh pages for
+#: each of them took a fifth of the processor.
 _OPTIONS = {-3: 4 * MIB, -1: 8 * MIB, -2: 2 * MIB}
 #: Variables of the user's own settings, which take precedence (glibc manual, "Malloc Tunable Parameters",
 #: "Tunables").

@@ -119,6 +119,13 @@ class _Replica:
         self.suspended = not one_chunk or self.failures >= _MAX_FAILURES
 
 
+def _new_buffers() -> Buffers:
+    """Return memory to read into; imported for long ranges alone."""
+    from fsbackup.buffers import Buffers
+
+    return Buffers()
+
+
 class ParallelReader:
     """Reads one range of an object once.
 
@@ -132,8 +139,9 @@ class ParallelReader:
         Chooses the replica for a short read.
     start, end
         The range in bytes; `start` is the beginning of a block.
-    buffers
-        Memory to read into; used again for what comes later, as soon as nothing refers to a piece.
+    reuse_memory
+        Read a long range into memory that is used again as soon as nothing refers to a piece: the pieces are views
+        then, where the store can do that.
     """
 
     def __init__(
@@ -143,9 +151,10 @@ class ParallelReader:
         selector: ReplicaSelector,
         start: int,
         end: int,
-        buffers: Buffers | None = None,
+        *,
+        reuse_memory: bool = False,
     ) -> None:
-        self._plan, self._read_log, self._selector, self._buffers = plan, read_log, selector, buffers
+        self._plan, self._read_log, self._selector = plan, read_log, selector
         self._name = encode_key(plan.key)
         self._block = plan.manifest.block_size if plan.manifest else BLOCK_SIZE
         healthy = [store for store in plan.stores if store.name not in read_log.failed]
@@ -155,6 +164,7 @@ class ParallelReader:
         self._chunk_size = self._fixed_chunk_size(end - start, len(healthy))
         if self._chunk_size is None:
             tune_malloc()
+        self._buffers = _new_buffers() if reuse_memory and self._chunk_size is None else None
         self._replicas = self._order(healthy, begun or self._first)
         self._retries: list[_Chunk] = []
         self._requests: set[_Request] = set()

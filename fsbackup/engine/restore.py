@@ -16,13 +16,12 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from fsbackup import events
 from fsbackup.aio import shield
 from fsbackup.engine.beginning import LENGTH
 from fsbackup.engine.download import Listed, ObjectReader, locate, newer_version, same_beginning
-from fsbackup.engine.reader import MEDIUM_READ
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import DownloadReport
 from fsbackup.engine.target import Target
@@ -35,9 +34,6 @@ from fsbackup.stages.plaintext import Recorded
 from fsbackup.stores.local.directory import SafeDirectory
 from fsbackup.stores.page_cache import write_at
 from fsbackup.threads import in_daemon_thread
-
-if TYPE_CHECKING:
-    from fsbackup.buffers import Buffers
 
 #: Called with (bytes so far, bytes of the object).
 OnProgress = Callable[[int, int], None]
@@ -317,7 +313,7 @@ class _CopyToFile(_Copy):
 
     async def _copy(self) -> str:
         try:
-            async with contextlib.aclosing(self.reader.ranges(buffers=self._buffers())) as ranges:
+            async with contextlib.aclosing(self.reader.ranges(reuse_memory=True)) as ranges:
                 async for offset, pieces in ranges:
                     # Closed under the thread, the descriptor could be another file's by its next write.
                     self._flush_behind(await shield(asyncio.to_thread(self._write, offset, pieces)))
@@ -330,14 +326,6 @@ class _CopyToFile(_Copy):
             self._flushing.result()
         manifest = self.reader.manifest
         return manifest.sha256 if manifest else await asyncio.to_thread(self._hash)
-
-    def _buffers(self) -> Buffers | None:
-        """Return memory to read a large object into; imported for these alone."""
-        if self.reader.plan.size <= MEDIUM_READ:
-            return None
-        from fsbackup.buffers import Buffers
-
-        return Buffers()
 
     def _flush_behind(self, length: int) -> None:
         """Flush to the disk while more bytes arrive, so that the last flush is a short one.

@@ -69,8 +69,8 @@ class AbandonedError(Exception):
 class Pipe:
     """Bytes from one thread to another. The writer waits while it is full, the reader while it is empty.
 
-    Small pieces are handed over together: age writes 8 KiB at a time, and to wake the other thread for each of them
-    took a third of the processor.
+    Small pieces are handed over together: age writes 8 KiB at a time, and to wake the other thread for each took a
+    third of the processor.
     """
 
     def __init__(self) -> None:

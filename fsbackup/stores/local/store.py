@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fsbackup.errors import BackendUnavailableError, ConfigError, FsbackupError
-from fsbackup.sizing import MIB
+from fsbackup.sizing import MIB, READ_PIECE
 from fsbackup.stores.base import (
     DEFAULT_TIMEOUT,
     BackendInfo,
@@ -29,6 +29,9 @@ from fsbackup.stores.local.lock import try_lock
 from fsbackup.stores.local.writer import LocalWriter
 from fsbackup.stores.names import NameFilter, check_temp, split_name
 from fsbackup.threads import Workers, heartbeat
+
+if TYPE_CHECKING:
+    from fsbackup.buffers import Buffers
 
 T = TypeVar("T")
 
@@ -113,6 +116,19 @@ class LocalStore(ObjectStore):
         on_progress: Callable[[int], None] | None = None,  # noqa: ARG002 - a range arrives in one call
     ) -> bytes:
         return await self._run("read", name, lambda: _read(self._base, name, start, end))
+
+    async def read_buffers(
+        self,
+        name: str,
+        start: int,
+        end: int,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+        buffers: Buffers | None = None,
+    ) -> list[bytes]:
+        if buffers is None:
+            return await super().read_buffers(name, start, end, on_progress=on_progress)
+        return await self._run("read", name, lambda: _read_into(self._base, name, start, end, buffers))
 
     def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> LocalWriter:
         return LocalWriter(
@@ -217,6 +233,21 @@ def _read(base: SafeDirectory, name: str, start: int, end: int | None) -> bytes:
     try:
         size = os.fstat(fd).st_size
         return _read_range(fd, start, size if end is None else min(end, size))
+    finally:
+        os.close(fd)
+
+
+def _read_into(base: SafeDirectory, name: str, start: int, end: int, buffers: Buffers) -> list[bytes]:
+    fd, pieces = _open(base, name), list[bytes]()
+    try:
+        while start < end:
+            view = buffers.take(min(end - start, READ_PIECE))
+            if not (count := os.preadv(fd, [view], start)):
+                break
+            heartbeat()
+            pieces.append(cast(bytes, view[:count]))  # to all who get it
+            start += count
+        return pieces
     finally:
         os.close(fd)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from fsbackup import __version__
 from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
 from fsbackup.lazy import cached_property
+from fsbackup.sizing import READ_PIECE
 from fsbackup.stores.base import ObjectStat
 from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.providers import Profile
@@ -35,8 +36,6 @@ T = TypeVar("T")
 USER_AGENT = f"fsbackup/{__version__}"
 #: Requests at once per store, each with a thread and a connection; more wait, which counts towards the timeout.
 _THREADS = 64
-#: Bytes that are read at once.
-_PIECE = 1 << 20
 #: The largest MaxKeys of Amazon S3, R2 and B2.
 PAGE_SIZE = 1000
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -395,7 +394,7 @@ def _content(
         raise context.error(BackendError, f"the object has {expected} bytes, more than the {limit} it may have")
     pieces, left = list[bytes](), expected
     while left:
-        data = _read_piece(response, min(left, _PIECE), buffers)
+        data = _read_piece(response, min(left, READ_PIECE), buffers)
         if not data:
             break
         pieces.append(data)
