@@ -184,6 +184,17 @@ def test_the_copy_is_like_an_uploaded_one(rig: ReplicaRig) -> None:
     assert tags(rig) == before
 
 
+def test_a_long_copy_is_whole_whatever_its_pieces(tmp_path: Path) -> None:
+    """It is read in pieces, and written in parts that end within one, from memory that is used again and again."""
+    data, part_size = content(24 * MIB + 5), PART + 12_345
+    store = ReplicatedStorage([LocalStorage(tmp_path / name, name=name) for name in "ab"], part_size=part_size)
+    (tmp_path / "source").write_bytes(data)
+    assert store.replicate(tmp_path / "source", KEY).status == "complete"
+    (tmp_path / "a" / KEY).unlink()
+    assert store.repair().status == "complete"
+    assert (tmp_path / "a" / KEY).read_bytes() == data
+
+
 def test_deep_finds_what_only_bytes_can_tell(rig: ReplicaRig) -> None:
     """A byte that turned over on a disk, with size and times as before, is found by deep, and then mended."""
     rig.store().replicate(rig.file(OLD, "old"), KEY)

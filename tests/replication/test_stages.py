@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import hmac
@@ -11,6 +12,7 @@ import os
 import random
 import re
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ import pyrage
 import pytest
 
 from fsbackup import Command, ReplicatedStorage, Stages, record
+from fsbackup.engine.source import open_source
 from fsbackup.errors import (
     BackendError,
     ConfigError,
@@ -179,6 +182,38 @@ def test_a_source_that_fails_is_never_stored(place: Staged, kind: str) -> None:
     with pytest.raises(SourceError, match="empty stream"):
         place.store().replicate(io.BytesIO(), "x", stages=place.stages(kind))
     assert [path.name for path in (place.root / "a").rglob("*") if path.is_file()] in ([], ["backend"], ["lock"])
+
+
+class Zeros(io.RawIOBase):
+    """Zeros without end."""
+
+    def __init__(self) -> None:
+        self.began = threading.Event()
+        self.reads = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.reads += 1
+        self.began.set()
+        buffer[:] = bytes(len(buffer))
+        return len(buffer)
+
+
+async def test_an_upload_that_ends_early_ends_its_stages(place: Staged) -> None:
+    """Also one that reads on and on, and has next to nothing to write."""
+    source = open_source(zeros := Zeros(), stages=place.stages("zstd"))
+    reading = asyncio.ensure_future(source.next_part(MIB, md5=False))
+    assert await asyncio.to_thread(zeros.began.wait, 30)
+    source.close()
+    before = zeros.reads
+    with pytest.raises(SourceError, match="the upload has ended"):
+        await reading
+    for thread in (each for each in threading.enumerate() if each.name == "fsbackup-compress"):
+        await asyncio.to_thread(thread.join, 30)
+        assert not thread.is_alive()
+    assert zeros.reads < before + 10
 
 
 @pytest.mark.parametrize("kind", KINDS)
