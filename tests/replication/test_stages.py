@@ -16,7 +16,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pyrage
 import pytest
@@ -203,7 +203,8 @@ class Zeros(io.RawIOBase):
 
 async def test_an_upload_that_ends_early_ends_its_stages(place: Staged) -> None:
     """Also one that reads on and on, and has next to nothing to write."""
-    source = open_source(zeros := Zeros(), stages=place.stages("zstd"))
+    zeros = Zeros()
+    source = open_source(cast(BinaryIO, zeros), stages=place.stages("zstd"))
     reading = asyncio.ensure_future(source.next_part(MIB, md5=False))
     assert await asyncio.to_thread(zeros.began.wait, 30)
     source.close()
