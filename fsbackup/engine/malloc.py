@@ -14,7 +14,7 @@ from fsbackup.sizing import MIB
 _OPTIONS = {-3: 4 * MIB, -1: 8 * MIB, -2: 2 * MIB}
 #: Variables of the user's own settings, which take precedence (glibc manual, "Malloc Tunable Parameters",
 #: "Tunables").
-_USER_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+_USER_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 
 
 @cache

@@ -213,7 +213,8 @@ class _CopyToStream(_Copy):
         self._sha256 = hashlib.sha256()
 
     async def _copy(self) -> str:
-        async with contextlib.aclosing(self.reader.ranges(self._written, ordered=True)) as ranges:
+        arriving = self.reader.ranges(self._written, ordered=True, reuse_memory=True)
+        async with contextlib.aclosing(arriving) as ranges:
             async for _, pieces in ranges:
                 await in_daemon_thread(partial(self._write, pieces))
         manifest = self.reader.manifest
@@ -223,7 +224,7 @@ class _CopyToStream(_Copy):
         for piece in pieces:
             if self.reader.manifest is None:
                 self._sha256.update(piece)
-            self._out.write(piece)
+            self._out.write(bytes(piece))  # of its own: not every stream is done with it when it returns
             self._written += len(piece)
 
     async def _switch_to(self, newer: ObjectReader) -> bool:

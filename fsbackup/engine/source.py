@@ -48,6 +48,8 @@ _FIFO_TICK = 0.5
 
 #: A file of up to so many bytes is read when it is opened. Few, since no memory is reserved for it at that time.
 _SMALL_FILE = 256 * KIB
+#: A part of up to so many bytes is read into memory of its own, as stages take it.
+_SHORT_PART = 256 * KIB
 
 
 class ReplayBuffer(Protocol):
@@ -301,8 +303,8 @@ class FileSource(Source):
             return ready
         assert self.size is not None
         wanted = min(length, self.size - self._offset)
-        is_small = self.size <= length or length <= _SMALL_FILE
-        data = self._pread(self._offset, wanted) if is_small else self._read_into(wanted)
+        is_short = self.size <= length or length <= _SHORT_PART
+        data = self._pread(self._offset, wanted) if is_short else self._read_into(wanted)
         last = self._offset + len(data) >= self.size
         if len(data) < wanted:
             raise self._changed()
@@ -450,7 +452,7 @@ class StreamSource(Source):
         second = next(pieces, b"")
         if not second:
             return first
-        if length <= _SMALL_FILE:
+        if length <= _SHORT_PART:
             return b"".join((first, second, *pieces))
         view, filled = self._buffers.take(length), 0
         for piece in itertools.chain((first, second), pieces):
