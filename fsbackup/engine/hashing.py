@@ -132,7 +132,7 @@ class ObjectHasher:
         return Digest(self._size, self._whole.hexdigest(), chosen.size, chosen.blocks(), BLAKE3)
 
 
-async def content_hash(read: Callable[[int, int], Awaitable[bytes | None]], size: int) -> str:
+async def content_hash(read: Callable[[int, int], Awaitable[bytes | memoryview | None]], size: int) -> str:
     """Return the SHA-256 (hex) of the first `size` bytes as `read(offset, length)` returns them."""
     hasher = hashlib.sha256()
     for offset in range(0, size, DEFAULT_PART_SIZE):

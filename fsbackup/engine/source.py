@@ -165,7 +165,7 @@ class Source(ABC):
         return self.known_sha256() or await content_hash(self.reread, self.size)
 
     @abstractmethod
-    async def reread(self, offset: int, length: int) -> bytes | None:
+    async def reread(self, offset: int, length: int) -> bytes | memoryview | None:
         """Return bytes that were read before, or None when they cannot be read again."""
 
     @property
@@ -289,10 +289,10 @@ class FileSource(Source):
             self._seen.remember(self._before, sha256)
         return sha256
 
-    async def reread(self, offset: int, length: int) -> bytes | None:
+    async def reread(self, offset: int, length: int) -> bytes | memoryview | None:
         if self._content is not None:
             return self._content[offset : offset + length]
-        return await asyncio.to_thread(self._pread, offset, length)
+        return await asyncio.to_thread(self._read_at, offset, length)
 
     def close(self) -> None:
         if self._content is None:
@@ -303,8 +303,7 @@ class FileSource(Source):
             return ready
         assert self.size is not None
         wanted = min(length, self.size - self._offset)
-        is_short = self.size <= length or length <= _SHORT_PART
-        data = self._pread(self._offset, wanted) if is_short else self._read_into(wanted)
+        data = self._read_at(self._offset, wanted)
         last = self._offset + len(data) >= self.size
         if len(data) < wanted:
             raise self._changed()
@@ -324,12 +323,14 @@ class FileSource(Source):
                 offset, length = offset + len(piece), length - len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _read_into(self, length: int) -> memoryview:
-        """Read the next `length` bytes into a buffer, fewer only at the end of the file."""
+    def _read_at(self, offset: int, length: int) -> bytes | memoryview:
+        """Read `length` bytes, fewer only at the end of the file; into memory of parts where these are several."""
+        if length <= _SHORT_PART or length == self.size:
+            return self._pread(offset, length)
         view, filled = self._buffers.take(length), 0
         with self._read_errors():
             while filled < length:
-                count = os.preadv(self._descriptor, [view[filled:]], self._offset + filled)
+                count = os.preadv(self._descriptor, [view[filled:]], offset + filled)
                 if not count:
                     break
                 filled += count

@@ -74,3 +74,15 @@ def test_the_parts_of_a_source_that_are_kept_differ(
     dropped = open_source(given(path))
     assert len({address(memoryview(dropped.read_part(PART, md5=False).data)) for _ in range(4)}) == 1
     dropped.close()
+
+
+async def test_what_is_read_again_takes_no_memory_beside_that_of_the_parts(tmp_path: Path) -> None:
+    """For a replica that lags: nothing keeps the parts that the others have, and their memory is there."""
+    path = tmp_path / "file"
+    path.write_bytes(b"a" * PART + b"b" * PART + b"end")
+    source = open_source(path)
+    first = address(memoryview(source.read_part(PART, md5=False).data))
+    source.read_part(PART, md5=False)
+    again = memoryview(await source.reread(0, PART) or b"")
+    assert (address(again), bytes(again)) == (first, b"a" * PART)
+    source.close()
