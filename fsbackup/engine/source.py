@@ -379,12 +379,17 @@ class BytesSource(Source):
         return len(self._data)
 
     async def next_part(self, length: int, *, md5: bool) -> Part:
-        data = self._data[self._offset : self._offset + length]
+        data = self._slice(self._offset, length)
         last = self._offset + len(data) == len(self._data)
         return await asyncio.to_thread(self._make_part, data, last=last, md5=md5)
 
-    async def reread(self, offset: int, length: int) -> bytes:
-        return self._data[offset : offset + length]
+    async def reread(self, offset: int, length: int) -> bytes | memoryview:
+        return self._slice(offset, length)
+
+    def _slice(self, offset: int, length: int) -> bytes | memoryview:
+        """Return `length` bytes, fewer only at the end, without a copy."""
+        is_whole = not offset and length >= len(self._data)
+        return self._data if is_whole else memoryview(self._data)[offset : offset + length]
 
 
 class StreamSource(Source):

@@ -19,7 +19,7 @@ PACE, CRAWL = LAG_TIMEOUT / 4, LAG_TIMEOUT * 2
 class _Source(BytesSource):
     rereads = 0
 
-    async def reread(self, offset: int, length: int) -> bytes:
+    async def reread(self, offset: int, length: int) -> bytes | memoryview:
         self.rereads += 1
         return await super().reread(offset, length)
 
