@@ -115,7 +115,7 @@ class LocalStore(ObjectStore):
         *,
         on_progress: Callable[[int], None] | None = None,  # noqa: ARG002 - a range arrives in one call
     ) -> bytes:
-        return await self._run("read", name, lambda: _read(self._base, name, start, end))
+        return await self._run("read", name, lambda: b"".join(_read(self._base, name, start, end)))
 
     async def read_buffers(
         self,
@@ -123,12 +123,10 @@ class LocalStore(ObjectStore):
         start: int,
         end: int,
         *,
-        on_progress: Callable[[int], None] | None = None,
+        on_progress: Callable[[int], None] | None = None,  # noqa: ARG002 - as in `read`
         buffers: Buffers | None = None,
     ) -> list[bytes]:
-        if buffers is None:
-            return await super().read_buffers(name, start, end, on_progress=on_progress)
-        return await self._run("read", name, lambda: _read_into(self._base, name, start, end, buffers))
+        return await self._run("read", name, lambda: _read(self._base, name, start, end, buffers))
 
     def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> LocalWriter:
         return LocalWriter(
@@ -228,28 +226,27 @@ def _stat(base: SafeDirectory, name: str) -> os.stat_result | None:
         return None
 
 
-def _read(base: SafeDirectory, name: str, start: int, end: int | None) -> bytes:
-    fd = _open(base, name)
-    try:
-        size = os.fstat(fd).st_size
-        return _read_range(fd, start, size if end is None else min(end, size))
-    finally:
-        os.close(fd)
-
-
-def _read_into(base: SafeDirectory, name: str, start: int, end: int, buffers: Buffers) -> list[bytes]:
+def _read(
+    base: SafeDirectory, name: str, start: int, end: int | None, buffers: Buffers | None = None
+) -> list[bytes]:
     fd, pieces = _open(base, name), list[bytes]()
     try:
-        while start < end:
-            view = buffers.take(min(end - start, READ_PIECE))
-            if not (count := os.preadv(fd, [view], start)):
-                break
+        size = os.fstat(fd).st_size
+        stop = size if end is None else min(end, size)
+        while start < stop and (piece := _read_piece(fd, start, stop - start, buffers)):
             heartbeat()
-            pieces.append(cast(bytes, view[:count]))  # to all who get it
-            start += count
+            pieces.append(piece)
+            start += len(piece)
         return pieces
     finally:
         os.close(fd)
+
+
+def _read_piece(fd: int, start: int, length: int, buffers: Buffers | None) -> bytes:
+    if buffers is None:
+        return os.pread(fd, min(length, _SLICE), start)
+    view = buffers.take(min(length, READ_PIECE))
+    return cast(bytes, view[: os.preadv(fd, [view], start)])  # to all who get it
 
 
 def _open(base: SafeDirectory, name: str) -> int:
@@ -261,15 +258,6 @@ def _open(base: SafeDirectory, name: str) -> int:
             return os.open(segments[-1], _READ_FLAGS, dir_fd=directory)
     except NotADirectoryError as error:
         raise FileNotFoundError from error
-
-
-def _read_range(fd: int, start: int, end: int) -> bytes:
-    slices = []
-    while start < end and (data := os.pread(fd, min(end - start, _SLICE), start)):
-        heartbeat()
-        slices.append(data)
-        start += len(data)
-    return slices[0] if len(slices) == 1 else b"".join(slices)
 
 
 def _remove(base: SafeDirectory, name: str) -> None:
