@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fsbackup.backends.base import ErrorMode, SingleBackend
 from fsbackup.stores.base import DEFAULT_TIMEOUT
+from fsbackup.stores.s3.http.settings import Addressing, Argument, resolve
 from fsbackup.stores.s3.providers import AMAZON, B2, GENERIC, R2
-from fsbackup.stores.s3.settings import Addressing, Argument, resolve
 from fsbackup.stores.s3.store import DEFAULT_CONCURRENCY, Records, S3Store
 
 

@@ -317,7 +317,7 @@ def _connections(answer: Answer, requests: int) -> int:
 def test_an_old_connection_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = Answer(b"abc", 206, {"Content-Range": "bytes 0-2/10"})
     assert _connections(answer, 3) == 1
-    monkeypatch.setattr("fsbackup.stores.s3.http._KEEPALIVE", -1.0)
+    monkeypatch.setattr("fsbackup.stores.s3.http.connection._KEEPALIVE", -1.0)
     assert _connections(answer, 3) == 3
 
 

@@ -9,9 +9,9 @@ import pytest
 from fsbackup.errors import AccessDeniedError, ConflictError, TransientError
 from fsbackup.loop import run
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.s3 import copying
-from fsbackup.stores.s3.control import Control
+from fsbackup.stores.s3.control.filesystem import Control
 from fsbackup.stores.s3.store import S3Store
+from fsbackup.stores.s3.writer import copying
 from tests.integration.s3_helpers import PART, connect, outcome, upload
 from tests.integration.test_s3_misbehaving import Answer, scripted
 from tests.matrix import matrix

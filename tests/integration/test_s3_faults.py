@@ -228,7 +228,7 @@ def test_bytes_sent_again_are_no_progress(
     monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy, fault: Fault
 ) -> None:
     """A service that takes a body and refuses it each time is given up all the same, also when no wait is long."""
-    monkeypatch.setattr("fsbackup.stores.s3.requests._DOUBLINGS", 1)
+    monkeypatch.setattr("fsbackup.stores.s3.http.requests._DOUBLINGS", 1)
     store = connect(proxy.endpoint, timeout=2.0)
     proxy.add(fault, on="put_object")
     begun = time.monotonic()

@@ -319,7 +319,7 @@ def test_a_long_listing_is_only_held_when_it_is_out_of_order(
     monkeypatch: pytest.MonkeyPatch, order: list[str], first: int, later: int
 ) -> None:
     """It is looked through once; from then on a server that keeps the order is asked to start where we are."""
-    monkeypatch.setattr("fsbackup.stores.s3.listing._HELD", 3)
+    monkeypatch.setattr("fsbackup.stores.s3.control.listing._HELD", 3)
     asked: list[S3Request] = []
     answer = _served(order)
 

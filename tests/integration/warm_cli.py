@@ -28,7 +28,7 @@ _NOT_LOADED = (
     "fsbackup.__main__",
     "fsbackup.distributed",
     "fsbackup.filesystem",
-    "fsbackup.stores.s3.control",
+    "fsbackup.stores.s3.control.filesystem",
     "fsbackup.testing",
 )
 _CONFIG = "version: 1\nbackends: {a: {type: local, path: /a}}\nreplication: {s: {backends: [a]}}\n"

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from fsbackup.stores.s3.requests import Progress
+from fsbackup.stores.s3.http.requests import Progress
 
 KIB = 1024
 

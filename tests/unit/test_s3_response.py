@@ -9,7 +9,7 @@ from http.client import HTTPException, HTTPResponse
 
 import pytest
 
-from fsbackup.stores.s3.http import Connection
+from fsbackup.stores.s3.http.connection import Connection
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

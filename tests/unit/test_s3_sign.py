@@ -14,7 +14,7 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsbackup.stores.s3.settings import Address, Secret, Settings, Signer, encode_query
+from fsbackup.stores.s3.http.settings import Address, Secret, Settings, Signer, encode_query
 
 KEY_ID, SECRET, TOKEN = "AKIDENTIFIER", "s3cr3t/+s3cr3t", "temporary=="
 _VALUE = st.text(string.ascii_letters + string.digits + " -_.,;=/+*:%~\"'()", max_size=30)

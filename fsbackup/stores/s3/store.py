@@ -20,13 +20,12 @@ from fsbackup.stores.base import (
     Orphan,
     WritePlan,
 )
-from fsbackup.stores.s3.bucket import PAGE_SIZE, USER_AGENT, Bucket
-from fsbackup.stores.s3.control import Control, service_info
-from fsbackup.stores.s3.copying import S3Copier, replace_metadata
-from fsbackup.stores.s3.listing import list_beginning, list_level, list_objects
-from fsbackup.stores.s3.providers import GENERIC, Profile
-from fsbackup.stores.s3.removing import remove_object, remove_objects
-from fsbackup.stores.s3.settings import (
+from fsbackup.stores.s3.control.filesystem import Control
+from fsbackup.stores.s3.control.info import service_info
+from fsbackup.stores.s3.control.listing import list_beginning, list_level, list_objects
+from fsbackup.stores.s3.control.removing import remove_object, remove_objects
+from fsbackup.stores.s3.http.bucket import PAGE_SIZE, USER_AGENT, Bucket
+from fsbackup.stores.s3.http.settings import (
     Addressing,
     Secret,
     Settings,
@@ -34,8 +33,10 @@ from fsbackup.stores.s3.settings import (
     check_endpoint,
     check_positive,
 )
-from fsbackup.stores.s3.uploads import delete_orphan, list_orphans
-from fsbackup.stores.s3.writer import S3Writer
+from fsbackup.stores.s3.providers import GENERIC, Profile
+from fsbackup.stores.s3.writer.copying import S3Copier, replace_metadata
+from fsbackup.stores.s3.writer.uploads import delete_orphan, list_orphans
+from fsbackup.stores.s3.writer.writer import S3Writer
 
 if TYPE_CHECKING:
     from fsbackup.buffers import Buffers

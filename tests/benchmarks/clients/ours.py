@@ -11,7 +11,7 @@ from fsbackup.engine.results import Report
 from fsbackup.replication.batch import BatchItem
 from fsbackup.replication.storage import ReplicatedStorage
 from fsbackup.seen import Seen
-from fsbackup.stores.s3 import http as s3_http
+from fsbackup.stores.s3.http import pool as s3_http
 from tests.benchmarks.task import Task
 from tests.servers.endpoint import S3Endpoint
 

@@ -11,7 +11,7 @@ from aiobotocore.session import AioSession
 
 import fsbackup.config
 from fsbackup.filesystem import FsbackupFileSystem
-from fsbackup.stores.s3 import http as s3_http
+from fsbackup.stores.s3.http import pool as s3_http
 from tests.benchmarks.clients import reads
 from tests.benchmarks.task import Task
 

@@ -1,35 +1,34 @@
-"""`Bucket`: the requests on one bucket, and what its responses say of an object.
-
-A request is signed here, and made by a `Call` of `requests`, in a thread over a connection of `http`.
-"""
+"""`Bucket`: the requests on one bucket, signed here and made each by a `Call`."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
-from email.utils import parsedate_to_datetime
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsbackup import __version__
-from fsbackup.errors import BackendError, ObjectNotFoundError, TransientError
+from fsbackup.errors import BackendError, ObjectNotFoundError
 from fsbackup.lazy import cached_property
-from fsbackup.sizing import READ_PIECE
-from fsbackup.stores.base import ObjectStat
 from fsbackup.stores.s3.errors import CallContext, code_of
+from fsbackup.stores.s3.http.requests import Call, OnProgress, Receive, Reply, Request
+from fsbackup.stores.s3.http.responses import (
+    CONTENT_RANGE,
+    ObjectInfo,
+    from_headers,
+    http_time,
+    read_content,
+    read_small,
+    require,
+)
+from fsbackup.stores.s3.http.settings import Address, Settings, Signer, encode_query
 from fsbackup.stores.s3.providers import Profile
-from fsbackup.stores.s3.requests import Call, OnProgress, Receive, Reply, Request, read_small
-from fsbackup.stores.s3.settings import Address, Settings, Signer, encode_query
 from fsbackup.threads import Workers
 
 if TYPE_CHECKING:
-    from http.client import HTTPResponse
-
     from fsbackup.buffers import Buffers
-    from fsbackup.stores.s3.http import Http, Signed
+    from fsbackup.stores.s3.http.connection import Signed
+    from fsbackup.stores.s3.http.pool import Http
 
 T = TypeVar("T")
 
@@ -38,89 +37,6 @@ USER_AGENT = f"fsbackup/{__version__}"
 _THREADS = 64
 #: The largest MaxKeys of Amazon S3, R2 and B2.
 PAGE_SIZE = 1000
-_MD5 = re.compile(r"[0-9a-f]{32}")
-_MD5_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
-#: With these the ETag is not an MD5 of the content (Amazon S3 API reference, "Object": ETag).
-_OPAQUE_ENCRYPTION = frozenset({"aws:kms", "aws:kms:dsse"})
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-METADATA = "x-amz-meta-"
-#: Of the bodies of requests.
-XML_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
-    """What a response says of an object; None where it says nothing.
-
-    Parameters
-    ----------
-    size
-        Bytes; only in a response to HEAD.
-    etag
-        Without quotes.
-    version_id
-        None in a bucket without versions.
-    is_opaque
-        The object is encrypted in a way that makes its ETag no MD5.
-    modified
-        Epoch seconds.
-    metadata
-        The user metadata.
-    """
-
-    etag: str | None
-    version_id: str | None = None
-    is_opaque: bool = False
-    size: int | None = None
-    modified: float | None = None
-    metadata: Mapping[str, str] | None = None
-
-    def md5(self, *, parts: bool = False) -> str | None:
-        """Return the ETag when it has the form of an MD5 (`parts`: of an MD5 of MD5s), None when it is opaque."""
-        form = _MD5_OF_PARTS if parts else _MD5
-        return self.etag if self.etag and form.fullmatch(self.etag) and not self.is_opaque else None
-
-    def stat(self, name: str, size: int) -> ObjectStat:
-        """Return the properties of the object `name`."""
-        return ObjectStat(name, size, self.modified, self.etag, self.version_id, self.metadata or {})
-
-
-def to_headers(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return user metadata as headers."""
-    return {f"{METADATA}{name}": value for name, value in metadata.items()}
-
-
-def from_headers(headers: Mapping[str, str]) -> ObjectInfo:
-    """Return what the headers of a response say."""
-    length = headers.get("content-length", "")
-    encryption = headers.get("x-amz-server-side-encryption")
-    return ObjectInfo(
-        etag=unquoted(headers.get("etag")),
-        version_id=_version(headers.get("x-amz-version-id")),
-        is_opaque=encryption in _OPAQUE_ENCRYPTION or "x-amz-server-side-encryption-customer-algorithm" in headers,
-        size=int(length) if length.isdecimal() else None,
-        modified=_http_time(headers.get("last-modified")),
-        metadata={
-            name.removeprefix(METADATA): value for name, value in headers.items() if name.startswith(METADATA)
-        },
-    )
-
-
-def unquoted(etag: str | None) -> str | None:
-    """Return an ETag without quotes, None without one."""
-    return (etag or "").strip('"') or None
-
-
-def _version(text: str | None) -> str | None:
-    return None if text in (None, "", "null") else text
-
-
-@lru_cache(maxsize=256)  # many answers are of the same second
-def _http_time(text: str | None) -> float | None:
-    try:
-        return parsedate_to_datetime(text).timestamp() if text else None
-    except ValueError:
-        return None
 
 
 class Bucket:
@@ -171,7 +87,7 @@ class Bucket:
     @cached_property
     def http(self) -> Http:
         """The connections; created by the first request, which imports the library."""
-        from fsbackup.stores.s3.http import Http
+        from fsbackup.stores.s3.http.pool import Http
 
         return Http(self._address, self.timeout, self._settings.ca_bundle)
 
@@ -202,7 +118,7 @@ class Bucket:
 
     def sign(self, request: Request) -> Signed:
         """Return the request as it is sent."""
-        from fsbackup.stores.s3.http import Signed
+        from fsbackup.stores.s3.http.connection import Signed
 
         path, query = self._address.path(request.key), encode_query(request.query)
         headers = self.signer.sign(request.method, self._address.netloc, path, query, request.headers)
@@ -211,7 +127,7 @@ class Bucket:
 
     def note_date(self, headers: Mapping[str, str]) -> None:
         """Compare the clocks, unless the answer comes out of a cache on the way (RFC 9111, section 5.1)."""
-        if "age" not in headers and (said := _http_time(headers.get("date"))) is not None:
+        if "age" not in headers and (said := http_time(headers.get("date"))) is not None:
             self.clock_skew = time.time() - said
 
     def close(self) -> None:
@@ -261,7 +177,7 @@ class Bucket:
         reply = await self._get(name, 0, end, on_progress)
         if reply is None:
             return None
-        found = _CONTENT_RANGE.fullmatch(reply.headers.get("content-range", ""))
+        found = CONTENT_RANGE.fullmatch(reply.headers.get("content-range", ""))
         info = from_headers(reply.headers)
         return (replace(info, size=int(found[3])) if found else info), reply.content
 
@@ -280,7 +196,7 @@ class Bucket:
             reply = await self.send(
                 context,
                 request,
-                lambda response: _content(response, context, start, end, limit, buffers),
+                lambda response: read_content(response, context, start, end, limit, buffers),
                 on_progress,
             )
         except ObjectNotFoundError:
@@ -357,82 +273,7 @@ def version_query(version: str | None) -> tuple[tuple[str, str], ...]:
     return (("versionId", version),) if version else ()
 
 
-def require(value: Any, field: str, context: CallContext) -> Any:
-    """Return a required field of a response.
-
-    Raises
-    ------
-    BackendError
-        When the service omitted it.
-    """
-    if value is None or value == "":
-        raise context.error(
-            BackendError,
-            f"the service's response has no {field}",
-            "check that endpoint_url is an S3 service, or report this to the provider",
-        )
-    return value
-
-
 def _range(start: int, end: int | None) -> dict[str, str]:
     if start == 0 and end is None:
         return {}  # an empty object has no range at all
     return {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
-
-
-def _content(
-    response: HTTPResponse,
-    context: CallContext,
-    start: int,
-    end: int | None,
-    limit: int | None,
-    buffers: Buffers | None,
-) -> list[bytes]:
-    """Read exactly the requested bytes, in a thread; not one more is kept, whatever the service sends."""
-    expected = _expected(response, context, start, end)
-    if limit is not None and expected > limit:
-        raise context.error(BackendError, f"the object has {expected} bytes, more than the {limit} it may have")
-    pieces, left = list[bytes](), expected
-    while left:
-        data = _read_piece(response, min(left, READ_PIECE), buffers)
-        if not data:
-            break
-        pieces.append(data)
-        left -= len(data)
-    if left:
-        raise context.error(TransientError, f"{expected - left} bytes arrived instead of {expected}")
-    if response.read(1):
-        raise context.error(TransientError, f"more than the {expected} bytes asked for arrived")
-    return pieces
-
-
-def _read_piece(response: HTTPResponse, length: int, buffers: Buffers | None) -> bytes:
-    if buffers is None:
-        return response.read(length)
-    view = buffers.take(length)
-    return cast(bytes, view[: response.readinto(view)])  # to all who get it
-
-
-def _expected(response: HTTPResponse, context: CallContext, start: int, end: int | None) -> int:
-    """Return the number of bytes to expect, after checking that the response has the requested range."""
-    if start == 0 and end is None:
-        return int(require(response.length, "ContentLength", context))
-    if start == 0 == response.length and response.status == 200:
-        return 0  # so some services answer for an empty object
-    found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-    if found:
-        first, last, size = map(int, found.groups())
-        expected = last - first + 1
-        if first == start and last == (size if end is None else min(end, size)) - 1 and expected >= 0:
-            if response.length in (None, expected):
-                return expected
-            raise context.error(TransientError, f"{response.length} bytes arrive instead of {expected}")
-    raise context.error(TransientError, "the Content-Range of the response is not the requested range")
-
-
-def iso_time(text: str | None) -> float | None:
-    """Return the epoch seconds of a time in a listing, None without one that can be read."""
-    try:
-        return datetime.fromisoformat(text).timestamp() if text else None
-    except ValueError:
-        return None

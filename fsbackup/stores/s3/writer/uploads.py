@@ -27,19 +27,20 @@ from fsbackup.errors import BackendError, FsbackupError, ObjectNotFoundError, Tr
 from fsbackup.keys import RECORDS
 from fsbackup.record import upload_note, upload_of
 from fsbackup.stores.base import ObjectStat, Orphan, parts_etag
-from fsbackup.stores.s3.bucket import (
+from fsbackup.stores.s3.control.listing import list_objects, list_uploads, upload_parts
+from fsbackup.stores.s3.control.removing import remove_object
+from fsbackup.stores.s3.errors import BadXmlError, CallContext, code_of, parse_xml
+from fsbackup.stores.s3.http.bucket import Bucket
+from fsbackup.stores.s3.http.requests import Request
+from fsbackup.stores.s3.http.responses import (
     XML_NAMESPACE,
-    Bucket,
     ObjectInfo,
     from_headers,
+    read_small,
     require,
     to_headers,
     unquoted,
 )
-from fsbackup.stores.s3.errors import BadXmlError, CallContext, code_of, parse_xml
-from fsbackup.stores.s3.listing import list_objects, list_uploads, upload_parts
-from fsbackup.stores.s3.removing import remove_object
-from fsbackup.stores.s3.requests import Request, read_small
 
 #: User metadata that identifies one upload, for when the response to its last request is lost.
 UPLOAD_TAG = "fsbackup-upload"

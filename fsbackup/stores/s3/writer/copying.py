@@ -12,9 +12,11 @@ from fsbackup.aio import map_some
 from fsbackup.errors import ConflictError, IntegrityError
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import ObjectStat, Part, WritePlan
-from fsbackup.stores.s3.bucket import Bucket, ObjectInfo, from_headers, to_headers, unquoted
-from fsbackup.stores.s3.requests import Reply, Request, read_small
-from fsbackup.stores.s3.uploads import (
+from fsbackup.stores.s3.http.bucket import Bucket
+from fsbackup.stores.s3.http.requests import Reply, Request
+from fsbackup.stores.s3.http.responses import ObjectInfo, from_headers, read_small, to_headers, unquoted
+from fsbackup.stores.s3.writer.commit import Condition
+from fsbackup.stores.s3.writer.uploads import (
     CONTENT_TYPE,
     Payload,
     SentPart,
@@ -24,7 +26,7 @@ from fsbackup.stores.s3.uploads import (
     field_of,
     remove_note,
 )
-from fsbackup.stores.s3.writer import Condition, S3Writer
+from fsbackup.stores.s3.writer.writer import S3Writer
 
 #: Largest object that one CopyObject takes (Amazon S3, R2 and B2); larger ones are copied part by part.
 MAX_COPY = 5 * 1024 * MIB

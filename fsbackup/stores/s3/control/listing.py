@@ -12,9 +12,10 @@ from xml.etree.ElementTree import Element
 from fsbackup.errors import BackendError, TransientError
 from fsbackup.keys import META_PREFIX, RESERVED
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.s3.bucket import Bucket, iso_time, require, unquoted
 from fsbackup.stores.s3.errors import BadXmlError, CallContext, code_of, parse_xml
-from fsbackup.stores.s3.requests import Request, read_small
+from fsbackup.stores.s3.http.bucket import Bucket
+from fsbackup.stores.s3.http.requests import Request
+from fsbackup.stores.s3.http.responses import iso_time, read_small, require, unquoted
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse

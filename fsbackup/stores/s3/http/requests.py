@@ -1,6 +1,6 @@
 """One request: attempted until it succeeds, or nothing has moved for the timeout.
 
-`Call.run` conducts on the loop; each attempt runs in a thread, `Call._exchange`, on a connection of `http`. All
+`Call.run` conducts on the loop; each attempt runs in a thread, `Call._exchange`, over a `Connection`. All
 is retried here and nowhere else: with growing waits, until the timeout has passed without progress. A byte that
 is sent or received again is no progress, but no silence either; an answer that is an error is neither.
 Cancelling the call, also when nothing has moved for too long, shuts the socket down, so that the blocked thread
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     import socket
     from http.client import HTTPResponse
 
-    from fsbackup.stores.s3.bucket import Bucket
-    from fsbackup.stores.s3.http import Connection, Signed
+    from fsbackup.stores.s3.http.bucket import Bucket
+    from fsbackup.stores.s3.http.connection import Connection, Signed
 
 T = TypeVar("T")
 
@@ -47,8 +47,8 @@ T = TypeVar("T")
 _FIRST_WAIT, _DOUBLINGS, _JITTER = 0.1, 5, 0.5
 #: Codes for bytes that arrived damaged: retried, and raised as `IntegrityError` when every attempt fails.
 _DAMAGE_CODES = frozenset({"BadDigest", "XAmzContentSHA256Mismatch"})
-#: Most bytes of a response that is neither an object nor a page of a listing, and of an error that are read.
-MAX_BODY, _MAX_ERROR = 1 << 20, 64 * 1024
+#: Most bytes of an error that are read.
+_MAX_ERROR = 64 * 1024
 #: Most bytes of one report of progress, and the least seconds between two that wake the loop.
 _STEP, _SECONDS = 512 * 1024, 0.1
 
@@ -181,7 +181,7 @@ class Call(Generic[T]):
 
     def _shut_down(self) -> None:
         """End the exchange from the loop: the thread returns with an error."""
-        from fsbackup.stores.s3.http import shut_down
+        from fsbackup.stores.s3.http.connection import shut_down
 
         with self._lock:
             self._is_cancelled = True
@@ -194,7 +194,7 @@ class Call(Generic[T]):
         """Send the request and read the response; an error is returned: one that is raised costs the connection.
 
         An idle connection that turns out to be dead, without a byte of a response, is replaced once by a new one:
-        all requests may be repeated, creating ones are settled by a tag (see `writer`).
+        all requests may be repeated, creating ones are settled by a tag (see `writer.commit`).
         """
         from http.client import HTTPException
 
@@ -250,7 +250,7 @@ class Call(Generic[T]):
     def _begin_body(self, response: HTTPResponse) -> None:
         """Count what arrives from now on: no head, no error and nothing said of an upload is progress."""
         if self._request.method == "GET":
-            from fsbackup.stores.s3.http import begin_body
+            from fsbackup.stores.s3.http.connection import begin_body
 
             arrived = begin_body(response)
             self._is_answered = True
@@ -318,27 +318,6 @@ class Progress:
     def close(self) -> None:
         """Report nothing any more, also not what a thread has scheduled."""
         self._on_progress = lambda _: None
-
-
-def read_small(response: HTTPResponse, limit: int = MAX_BODY) -> bytes:
-    """Return a whole body.
-
-    Raises
-    ------
-    ValueError
-        When it has more than `limit` bytes.
-    ConnectionError
-        When it ends before its Content-Length.
-    """
-    announced = response.length
-    body = response.read(limit + 1)
-    while response.chunked and len(body) <= limit and (more := response.read(limit + 1 - len(body))):
-        body += more
-    if len(body) > limit:
-        raise ValueError(f"the response has more than {limit} bytes")
-    if announced is not None and len(body) < announced:
-        raise ConnectionError(f"the connection was closed after {len(body)} of {announced} bytes")
-    return body
 
 
 def _idle_error(context: CallContext, failure: FsbackupError | None) -> FsbackupError:

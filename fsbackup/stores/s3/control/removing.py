@@ -31,9 +31,7 @@ from fsbackup.errors import (
 )
 from fsbackup.events import log
 from fsbackup.stores.base import ObjectStat
-from fsbackup.stores.s3.bucket import XML_NAMESPACE, Bucket, iso_time
-from fsbackup.stores.s3.errors import AnswerError, CallContext, code_of, scrub, translate
-from fsbackup.stores.s3.listing import (
+from fsbackup.stores.s3.control.listing import (
     Version,
     before_first,
     common_prefix,
@@ -42,8 +40,11 @@ from fsbackup.stores.s3.listing import (
     versions_between,
     versions_of,
 )
-from fsbackup.stores.s3.requests import Request
-from fsbackup.stores.s3.shared_look import versions_now
+from fsbackup.stores.s3.control.shared_look import versions_now
+from fsbackup.stores.s3.errors import AnswerError, CallContext, code_of, scrub, translate
+from fsbackup.stores.s3.http.bucket import Bucket
+from fsbackup.stores.s3.http.requests import Request
+from fsbackup.stores.s3.http.responses import XML_NAMESPACE, iso_time
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse

@@ -10,8 +10,8 @@ import asyncio
 from weakref import WeakKeyDictionary
 
 from fsbackup.aio import retrieve_error
-from fsbackup.stores.s3.bucket import Bucket
-from fsbackup.stores.s3.listing import Version, versions_between, versions_of
+from fsbackup.stores.s3.control.listing import Version, versions_between, versions_of
+from fsbackup.stores.s3.http.bucket import Bucket
 
 #: Other versions for each name that a listing may pass before the names are looked at one by one.
 _LIST_WORTH = 4
