@@ -135,7 +135,7 @@ class StorageBackend(ABC):
 
     async def _upload(self, local_path: str | os.PathLike[str] | Command, key: str) -> bool:
         from fsbackup.engine import upload
-        from fsbackup.engine.source import open_source
+        from fsbackup.engine.open_source import open_source
 
         source = await asyncio.to_thread(open_source, local_path)
         try:

@@ -13,8 +13,8 @@ from fsbackup.errors import ConfigError, reasons
 
 if TYPE_CHECKING:
     from fsbackup.config import Config
+    from fsbackup.engine.open_source import SourceLike
     from fsbackup.engine.results import ReplicaResult, Report
-    from fsbackup.engine.source import SourceLike
     from fsbackup.stages import Stages
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
 from fsbackup.engine.process import READ, Process
-from fsbackup.engine.source import Source, StreamSource
+from fsbackup.engine.source import Source
+from fsbackup.engine.stream_source import StreamSource
 from fsbackup.errors import SourceError
 
 

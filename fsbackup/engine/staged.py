@@ -17,10 +17,11 @@ from typing import Any, BinaryIO, cast
 from fsbackup.engine import versions
 from fsbackup.engine.copy import ReplicaSource
 from fsbackup.engine.download import reader_of
+from fsbackup.engine.file_source import FileSource
 from fsbackup.engine.hashing import ObjectHasher
 from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.engine.source import FileSource, StreamSource
+from fsbackup.engine.stream_source import StreamSource
 from fsbackup.errors import ConflictError, SourceError, UnknownIdentityError
 from fsbackup.record import Manifest
 from fsbackup.stages import Stages

@@ -39,11 +39,12 @@ from fsbackup.engine.replica_upload import (
 )
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import Report
-from fsbackup.engine.source import Source, StreamSource
+from fsbackup.engine.source import Source
 from fsbackup.engine.spool import ReplicaReplay, SpoolFile
 from fsbackup.engine.staged import StagedSource
 from fsbackup.engine.staged_upload import StagedUpload
 from fsbackup.engine.stored import adopt, is_sound
+from fsbackup.engine.stream_source import StreamSource
 from fsbackup.engine.survey import Answers, Query, survey, survey_for_change, with_new_tombstones
 from fsbackup.engine.undo import may_be_undone, undo
 from fsbackup.errors import (

@@ -18,7 +18,7 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from fsbackup.engine.results import Report
-from fsbackup.engine.source import StreamSource
+from fsbackup.engine.stream_source import StreamSource
 from fsbackup.engine.upload import upload
 from fsbackup.errors import (
     ConflictError,

@@ -23,7 +23,7 @@ from typing import Any
 
 from fsbackup.engine import delete
 from fsbackup.engine.server_copy import CopySource, find_copyable
-from fsbackup.engine.source import StreamSource
+from fsbackup.engine.stream_source import StreamSource
 from fsbackup.filesystem import paths
 from fsbackup.filesystem.base import on_io_loop
 from fsbackup.filesystem.pipe import Pipe

@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from fsbackup.engine import delete
+from fsbackup.engine.open_source import open_source
 from fsbackup.engine.results import Report
-from fsbackup.engine.source import BytesSource, Source, StreamSource, open_source
+from fsbackup.engine.source import BytesSource, Source
+from fsbackup.engine.stream_source import StreamSource
 from fsbackup.engine.upload import UploadProgress, upload
 from fsbackup.errors import (
     DegradedWriteWarning,

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from fsbackup.config.sources import SourceConfig
-from fsbackup.engine.source import TreePath
+from fsbackup.engine.open_source import TreePath
 from fsbackup.errors import ConfigError, SourceError
 from fsbackup.jobs.archive import archive
 from fsbackup.jobs.commands import find_commands
@@ -19,7 +19,7 @@ from fsbackup.jobs.template import Destination, local_now
 if TYPE_CHECKING:
     from fsbackup.config import CommandConfig, Config, JobConfig
     from fsbackup.engine.command import Command
-    from fsbackup.engine.source import SourceLike
+    from fsbackup.engine.open_source import SourceLike
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from fsbackup.engine import upload
+from fsbackup.engine.open_source import open_source
 from fsbackup.engine.results import ReplicaResult, Report
-from fsbackup.engine.source import Source, open_source
+from fsbackup.engine.source import Source
 from fsbackup.errors import ConflictError, FsbackupError, SourceError, UnknownIdentityError
 from fsbackup.loop import run
 from fsbackup.postgres.archive import Archive, check_cluster

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING
 
 from fsbackup.aio import cancel_and_wait
 from fsbackup.engine import breaker, marker, tombstones
+from fsbackup.engine.open_source import SourceLike, open_source
 from fsbackup.engine.records import ReplicaState, add_tombstone, has_records_inside, query, state_or_error
 from fsbackup.engine.replicas import MemoryBudget, ReplicaSet
 from fsbackup.engine.results import Report
-from fsbackup.engine.source import CheckSize, Source, SourceLike, open_source
+from fsbackup.engine.source import CheckSize, Source
 from fsbackup.engine.upload import UploadProgress, already_stored, upload
 from fsbackup.errors import FsbackupError
 from fsbackup.keys import MANIFESTS, encode_key, manifest_name

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from fsbackup.config import Config
+    from fsbackup.engine.open_source import SourceLike
     from fsbackup.engine.results import DownloadReport, Report
-    from fsbackup.engine.source import SourceLike
     from fsbackup.replication.batch import BatchItem, ItemResult
     from fsbackup.replication.batches import Executor
     from fsbackup.replication.classify import IsExpired, ObjectStatus
@@ -801,7 +801,7 @@ class ReplicatedStorage(StorageBackend):
         progress: CallbackProgress | None,
     ) -> Report:
         from fsbackup.engine import upload
-        from fsbackup.engine.source import open_source
+        from fsbackup.engine.open_source import open_source
 
         opened = await asyncio.to_thread(
             open_source, source, allow_empty=allow_empty, series=series, stages=stages

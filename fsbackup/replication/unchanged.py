@@ -30,8 +30,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fsbackup import clock
+from fsbackup.engine.file_source import FileSource
 from fsbackup.engine.records import ReplicaState, has_records_inside
-from fsbackup.engine.source import FileSource, Source
+from fsbackup.engine.source import Source
 from fsbackup.engine.staged import StagedSource
 from fsbackup.errors import IntegrityError
 from fsbackup.keys import encode_key, manifest_name

@@ -148,7 +148,7 @@ def test_a_fifo_that_nobody_writes_to_is_not_waited_for_for_ever(
 ) -> None:
     """It is said, and at last an error."""
     for name, seconds in (("FIFO_TIMEOUT", 0.1), ("_FIFO_SAID", 0.0), ("_FIFO_TICK", 0.02)):
-        monkeypatch.setattr(f"fsbackup.engine.source.{name}", seconds)
+        monkeypatch.setattr(f"fsbackup.engine.stream_source.{name}", seconds)
     os.mkfifo(disks.root / "fifo")
     with pytest.raises(SourceError, match="fifo: nothing was written to this FIFO for 0 seconds"):
         disks.store.replicate(disks.root / "fifo", KEY)

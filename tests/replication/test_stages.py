@@ -22,7 +22,7 @@ import pyrage
 import pytest
 
 from fsbackup import Command, ReplicatedStorage, Stages, record
-from fsbackup.engine.source import open_source
+from fsbackup.engine.open_source import open_source
 from fsbackup.errors import (
     BackendError,
     ConfigError,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fsbackup.engine.source import Source, open_source
+from fsbackup.engine.open_source import open_source
+from fsbackup.engine.source import Source
 from fsbackup.errors import SourceError
 from fsbackup.replication.batch import BatchItem
 from fsbackup.replication.sources import Sources

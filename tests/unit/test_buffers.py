@@ -12,7 +12,7 @@ import pytest
 
 from fsbackup import Command
 from fsbackup.buffers import Buffers
-from fsbackup.engine.source import open_source
+from fsbackup.engine.open_source import open_source
 
 PART = 1 << 20
 
