@@ -81,6 +81,21 @@ def log_file(path: Path, size: int) -> Path:
     return path
 
 
+def dump_file(path: Path, size: int) -> Path:
+    """Write the accounts of pgbench as pg_dump writes them: numbers, and a column that nobody has filled."""
+    with path.open("w") as opened:
+        opened.write("COPY public.pgbench_accounts (aid, bid, abalance, filler) FROM stdin;\n")
+        number = 1
+        while opened.tell() < size:
+            rows = range(number, number + 10_000)
+            opened.writelines(
+                f"{each}\t{each // 100_000 + 1}\t{each * 7919 % 10007 - 5000}\t{'':84}\n" for each in rows
+            )
+            number += len(rows)
+        opened.write("\\.\n")
+    return path
+
+
 def _table(rows: int) -> pa.Table:
     numbers = np.random.default_rng(1)
     columns = {f"c{number}": numbers.random(rows) for number in range(8)}

@@ -18,16 +18,17 @@ from tests.benchmarks.arena import Arena
 from tests.benchmarks.measure import Command, run
 from tests.benchmarks.results import Series, as_dict, ratio, table
 from tests.benchmarks.rounds import show_progress
-from tests.benchmarks.sources import log_file, random_file
+from tests.benchmarks.sources import dump_file, log_file, random_file
 
 _PRACTICE = "zstd | age"
 
 
 def stages(arena: Arena, size: int, count: int) -> tuple[str, dict[str, Any]]:
-    """Compare both on text and on what nothing compresses."""
+    """Compare both on a dump, on lines of a log, and on what nothing compresses."""
     recipient = str(pyrage.x25519.Identity.generate().to_public())
     sources = {
-        "text": log_file(arena.folder / "text.log", size),
+        "dump": dump_file(arena.folder / "dump.sql", size),
+        "log": log_file(arena.folder / "text.log", size),
         "random": random_file(arena.folder / "random.bin", size),
     }
     series: dict[str, Series] = {}

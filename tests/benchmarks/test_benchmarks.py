@@ -55,5 +55,5 @@ def test_a_large_file_comes_back(place: Arena, name: str) -> None:
 
 def test_stages_are_compared(place: Arena) -> None:
     text, figures = stages(place, 1 << 20, 1)
-    assert len(figures) == 4
-    assert "text: fsbackup put" in text
+    assert len(figures) == 6
+    assert "dump: fsbackup put" in text
