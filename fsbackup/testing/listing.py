@@ -118,6 +118,7 @@ class ListingContract(Contract):
             place.raw.put(name, b"x")
         assert run(list_names(place.store.list())) == objects
         assert run(list_names(place.store.list_level())) == [".fsbackuq/", "a/", "z"]
+        assert run(list_names(place.store.list_level(limit=1))) == [".fsbackuq/"]
         assert run(list_names(place.store.list(META_PREFIX.removesuffix("/")))) == records
         assert run(list_names(place.store.list(META_PREFIX))) == records
         assert run(list_names(place.store.list(MANIFESTS))) == records[1:3]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 
-from fsbackup.errors import AccessDeniedError, ConflictError, TransientError
+from fsbackup.errors import AccessDeniedError, BackendError, ConflictError, TransientError
 from fsbackup.loop import run
-from fsbackup.stores.base import ObjectStat
+from fsbackup.stores.base import ObjectStat, WritePlan
 from fsbackup.stores.s3.control.filesystem import Control
+from fsbackup.stores.s3.providers import AMAZON
 from fsbackup.stores.s3.store import S3Store
 from fsbackup.stores.s3.writer import copying
 from tests.integration.s3_helpers import PART, connect, outcome, upload
@@ -17,7 +19,7 @@ from tests.integration.test_s3_misbehaving import Answer, scripted
 from tests.matrix import matrix
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
-from tests.servers.faults import FaultProxy, LoseResponse, fault_proxy
+from tests.servers.faults import FaultProxy, Hold, LoseResponse, fault_proxy
 from tests.servers.operations import S3Request
 
 NAME = "dir/a+b %25 é&x"
@@ -104,6 +106,54 @@ def test_a_copy_of_parts(seaweedfs: S3Endpoint, monkeypatch: pytest.MonkeyPatch)
     assert type(outcome(store.replace_metadata(copied, {"made-by": "another"}))) is ConflictError
     assert s3.list_uploads(endpoint) == []
     run(store.close())
+
+
+def test_a_copy_of_parts_that_is_cancelled_leaves_no_upload(
+    seaweedfs: S3Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the service has created the upload and has not been told yet whose it is."""
+    monkeypatch.setattr(copying, "MAX_COPY", 0)
+    with fault_proxy(s3.fresh_bucket(seaweedfs)) as proxy:
+        store = connect(proxy.endpoint)
+        upload(store, NAME, b"bytes")
+        found = stored(store)
+        note = proxy.add(Hold(), on="put_object", key=".fsbackup/")
+
+        async def cancel() -> None:
+            task = asyncio.ensure_future(store.replace_metadata(found, {"made-by": "test"}))
+            await asyncio.to_thread(note.wait_reached)
+            task.cancel()
+            await asyncio.sleep(0)
+            note.release()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        run(cancel())
+        assert s3.list_uploads(proxy.endpoint) == []
+        assert set(s3.list_keys(proxy.endpoint)) == {NAME}
+        run(store.close())
+
+
+def test_a_copy_that_is_not_made_says_nothing_of_other_writes() -> None:
+    """A service may know the condition of a write, and not that of a copy."""
+
+    def script(request: S3Request) -> Answer:
+        if request.operation == "put_object":
+            return Answer(b"<Error><Code>NotImplemented</Code></Error>", status=501)
+        return Answer(status=404 if request.key else 200)
+
+    async def copy(store: S3Store) -> None:
+        copier = store.copier(
+            "b", WritePlan(1, create_only=True), store, ObjectStat("a", 1, etag="0" * 32), "0" * 32
+        )
+        assert copier is not None
+        await copier.copy()
+        await copier.commit()
+
+    with scripted(script, profile=AMAZON) as store:
+        with pytest.raises(BackendError, match="does not make this copy"):
+            run(copy(store))
+        assert store.capabilities.conditional_create
 
 
 @pytest.mark.parametrize(

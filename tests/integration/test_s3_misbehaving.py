@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from typing import Any
 
 import pytest
 
 from fsbackup.errors import BackendError, BackendUnavailableError, IntegrityError, TransientError
 from fsbackup.loop import run
-from fsbackup.stores.s3.providers import AMAZON, GENERIC, Profile
+from fsbackup.stores.s3.providers import AMAZON, GENERIC, R2, Profile
 from fsbackup.stores.s3.store import S3Store
+from fsbackup.testing.driving import list_names
 from tests.integration.s3_helpers import PART, connect, names, upload
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.operations import S3Request, parse_request
@@ -428,6 +430,45 @@ def test_versions_that_do_not_go_on_are_an_error() -> None:
         pytest.raises(BackendError, match="invalid listing"),
     ):
         run(store.remove("a"))
+
+
+def test_versions_that_go_in_a_circle_are_an_error() -> None:
+    """The markers of two pages in turn are each other's."""
+
+    def script(request: S3Request) -> Answer:
+        following = "b" if request.query.get("key-marker") == "a" else "a"
+        return Answer(
+            b"<ListVersionsResult><IsTruncated>true</IsTruncated>"
+            b"<NextKeyMarker>%s</NextKeyMarker></ListVersionsResult>" % following.encode()
+        )
+
+    profile = Profile(scheme="b2", removes_versions=True)
+    with scripted(script, profile=profile) as store, pytest.raises(BackendError, match="invalid listing"):
+        run(store.remove("a"))
+
+
+def test_one_name_listed_for_ever_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsbackup.stores.s3.control.listing._HELD", 3)
+    numbers = count()
+
+    def script(request: S3Request) -> Answer:
+        return page(["a"], more=True, token=str(next(numbers)), prefix=request.query["prefix"])
+
+    with scripted(script) as store, pytest.raises(BackendError, match="'a' is listed twice"):
+        run(list_names(store.list()))
+
+
+def test_a_level_begins_behind_a_page_without_an_object() -> None:
+    """A service may answer with an empty page and go on."""
+
+    def script(request: S3Request) -> Answer:
+        if "continuation-token" in request.query:
+            return page(["p/x"], prefix="p/")
+        return page([], more=True, token="1", prefix="p/")
+
+    for profile in (R2, GENERIC):
+        with scripted(script, profile=profile) as store:
+            assert run(list_names(store.list_level("p/", limit=1))) == ["p/x"]
 
 
 @pytest.mark.parametrize("status", [400, 403, 404])

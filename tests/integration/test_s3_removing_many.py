@@ -194,6 +194,24 @@ def test_what_a_bucket_lock_keeps_is_locked(strict_r2: s3.StrictEndpoint) -> Non
     run(store.close())
 
 
+def test_what_replaced_a_version_that_is_gone_stays(b2: s3.StrictEndpoint) -> None:
+    """Another program removed what was looked at, and stored something else under the name."""
+    store, names = connect(b2), ["a", "b", "c"]
+    stats = put_all(store, names)
+    run(store.remove("a"))
+    run(store.remove("b"))
+    for name in names[:2]:
+        s3.put_bytes(b2, name, b"newer")
+    with pytest.raises(ConflictError):
+        run(store.remove_version(stats[0]))
+    assert [type(each) for each in remove(store, stats)] == [ConflictError, ConflictError, type(None)]
+    assert [s3.read_bytes(b2, name) for name in names[:2]] == [b"newer"] * 2
+    for name in names[:2]:
+        run(store.remove(name))
+    assert remove(store, stats) == [None] * 3
+    run(store.close())
+
+
 @pytest.fixture
 def b2(strict_b2: s3.StrictEndpoint) -> s3.StrictEndpoint:
     """The strict B2, empty and never busy."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -72,7 +72,7 @@ async def list_level(bucket: Bucket, prefix: str, limit: int | None) -> AsyncIte
 
 
 async def list_beginning(bucket: Bucket, prefix: str, limit: int) -> AsyncIterator[ObjectStat]:
-    """Yield what lies directly below `prefix`, of the first `limit` names that are listed."""
+    """Yield what lies directly below `prefix`, of the first page of `limit` names that has any."""
     found: dict[str, ObjectStat] = {}
     async for item in _pages(bucket, prefix, limit=limit):
         head, slash, _ = item.name.removeprefix(prefix).partition("/")
@@ -95,6 +95,8 @@ async def _is_in_order(bucket: Bucket, prefix: str) -> bool:
     async for item in _pages(bucket, prefix):
         if item.name < last:
             return False
+        if item.name == last:  # it might be listed for ever
+            raise _listing_error(bucket, prefix, f"{last!r} is listed twice")
         last = item.name
     return True
 
@@ -106,12 +108,16 @@ def _sorted(items: list[ObjectStat], bucket: Bucket, prefix: str, after: str) ->
         if item.name == following.name:
             raise _listing_error(bucket, prefix, f"{item.name!r} is listed twice")
     hidden = _hidden(prefix)
-    return [item for item in items if item.name > after and not (hidden and item.name.startswith(hidden))]
+    return [item for item in items if item.name > after and not _is_hidden(item, hidden)]
 
 
 def _hidden(prefix: str) -> str:
     """Return the beginning of the names that a listing leaves out, "" when fsbackup's records were asked for."""
     return "" if prefix.startswith(RESERVED) else META_PREFIX
+
+
+def _is_hidden(item: ObjectStat, hidden: str) -> bool:
+    return bool(hidden) and item.name.startswith(hidden)
 
 
 async def _in_order(
@@ -124,7 +130,7 @@ async def _in_order(
             bucket.lists_in_order = bucket.profile.lists_in_order or False
             raise _listing_error(bucket, prefix, f"{item.name!r} is listed after {last!r}")
         last = item.name
-        if not (hidden and item.name.startswith(hidden)):
+        if not _is_hidden(item, hidden):
             yield item
 
 
@@ -134,7 +140,7 @@ async def _pages(
     """Yield the items of all pages; skip those that start with `hidden` from the page on that reaches them.
 
     With a `delimiter`, the names that have it after the prefix are one item each, up to it and of size 0. With a
-    `limit` there is one page, of at most so many items.
+    `limit` pages have at most so many items, and the first with one that is not hidden is the last.
 
     A page whose token is missing or was used before, and a second page in a row without an object, are errors:
     such a listing might never end.
@@ -146,9 +152,9 @@ async def _pages(
         page = await _page(bucket, prefix, after, token, delimiter, limit)
         for item in page.items:
             yield item
-        if page.token is None or limit is not None:
+        if page.token is None or (limit and any(not _is_hidden(item, hidden) for item in page.items)):
             return
-        if hidden and page.items and page.items[-1].name.startswith(hidden):
+        if page.items and _is_hidden(page.items[-1], hidden):
             after, token, was_empty = _AFTER_RECORDS, None, False
             continue
         if not page.token or page.token in used_tokens:
@@ -192,11 +198,11 @@ def _read(response: HTTPResponse, bucket: Bucket, prefix: str, context: CallCont
     common = root.iterfind("CommonPrefixes")
     if prefixes := [_common_prefix(element, bucket, prefix, context, decode) for element in common]:
         items = sorted(items + prefixes, key=lambda item: item.name.encode("utf-8", "surrogateescape"))
-    name, requested = _text(root, "Name"), bucket.prefix + prefix
-    if require(name, "Name", context) != bucket.name or decode(_text(root, "Prefix") or "") != requested:
-        raise _listing_error(bucket, prefix, f"it is of {name!r} and the prefix {_text(root, 'Prefix')!r}")
-    is_truncated = require(_text(root, "IsTruncated"), "IsTruncated", context) == "true"
-    return _Page(items, (_text(root, "NextContinuationToken") or "") if is_truncated else None)
+    name, requested = root.findtext("Name"), bucket.prefix + prefix
+    if require(name, "Name", context) != bucket.name or decode(root.findtext("Prefix") or "") != requested:
+        raise _listing_error(bucket, prefix, f"it is of {name!r} and the prefix {root.findtext('Prefix')!r}")
+    is_truncated = require(root.findtext("IsTruncated"), "IsTruncated", context) == "true"
+    return _Page(items, (root.findtext("NextContinuationToken") or "") if is_truncated else None)
 
 
 def read_page(response: HTTPResponse, tag: str, context: CallContext) -> Element:
@@ -211,7 +217,7 @@ def read_page(response: HTTPResponse, tag: str, context: CallContext) -> Element
     if root.tag not in (tag, _OTHER_TAGS.get(tag)):
         # A service that does not know a question about the bucket lists it, and will do so again.
         kind = BackendError if root.tag == "ListBucketResult" else TransientError
-        raise context.error(kind, f"the response is not a {tag}, but {_text(root, 'Code') or root.tag!r}")
+        raise context.error(kind, f"the response is not a {tag}, but {root.findtext('Code') or root.tag!r}")
     return root
 
 
@@ -237,14 +243,10 @@ def _common_prefix(
     element: Element, bucket: Bucket, prefix: str, context: CallContext, decode: Callable[[str], str]
 ) -> ObjectStat:
     """Return the item of all names that start with a common prefix."""
-    name = decode(require(_text(element, "Prefix"), "Prefix", context))
+    name = decode(require(element.findtext("Prefix"), "Prefix", context))
     if not name.startswith(bucket.prefix + prefix):
         raise _listing_error(bucket, prefix, f"the common prefix {name!r} does not start with the requested one")
     return ObjectStat(name.removeprefix(bucket.prefix), 0)
-
-
-def _text(element: Element, tag: str) -> str | None:
-    return element.findtext(tag)
 
 
 def _listing_error(bucket: Bucket, prefix: str, what: str) -> BackendError:
@@ -327,7 +329,8 @@ async def _version_pages(
         bucket, context, "ListVersionsResult", Request("GET", query=query), markers, start
     ):
         entries = [each for each in page if each.tag in ("Version", "DeleteMarker")]
-        yield [_version(each, bucket, context, _decoder(page)) for each in entries]
+        decode = _decoder(page)
+        yield [_version(each, bucket, context, decode) for each in entries]
 
 
 async def list_uploads(bucket: Bucket) -> AsyncIterator[tuple[str, str, float]]:
@@ -338,11 +341,12 @@ async def list_uploads(bucket: Bucket) -> AsyncIterator[tuple[str, str, float]]:
     tag, request = "ListMultipartUploadsResult", Request("GET", query=query)
     try:
         async for page in _marked_pages(bucket, context, tag, request, markers):
+            decode = _decoder(page)
             for each in page.iterfind("Upload"):
-                key = _decoder(page)(require(_text(each, "Key"), "Key", context))
-                upload_id = str(require(_text(each, "UploadId"), "UploadId", context))
+                key = decode(require(each.findtext("Key"), "Key", context))
+                upload_id = str(require(each.findtext("UploadId"), "UploadId", context))
                 if key.startswith(bucket.prefix):
-                    started = iso_time(_text(each, "Initiated")) or 0.0
+                    started = iso_time(each.findtext("Initiated")) or 0.0
                     yield key.removeprefix(bucket.prefix), upload_id, started
     except BackendError as error:
         if code_of(error) != "NoSuchUpload":  # what servers answer that have none
@@ -356,8 +360,10 @@ async def upload_parts(bucket: Bucket, name: str, upload_id: str) -> AsyncIterat
     markers = {"part-number-marker": "NextPartNumberMarker"}
     async for page in _marked_pages(bucket, context, "ListPartsResult", request, markers):
         for each in page.iterfind("Part"):
-            size = int(require(_text(each, "Size"), "Size", context))
-            yield size, require(iso_time(_text(each, "LastModified")), "LastModified", context)
+            size = require(each.findtext("Size"), "Size", context)
+            if not size.isdecimal():
+                raise context.error(BackendError, f"invalid listing: the Size of a part is {size!r}")
+            yield int(size), require(iso_time(each.findtext("LastModified")), "LastModified", context)
 
 
 async def _marked_pages(
@@ -368,33 +374,38 @@ async def _marked_pages(
     markers: Mapping[str, str],
     start: tuple[tuple[str, str], ...] = (),
 ) -> AsyncIterator[Element]:
-    """Yield the pages of a listing that goes on from markers: by parameter, the field with its next value."""
+    """Yield the pages of a listing that goes on from markers: by parameter, the field with its next value.
+
+    Markers that were used before are an error: such a listing might never end.
+    """
+    used = {start}
     while True:
         asked = replace(request, query=(*request.query, *start))
         page = (await bucket.send(context, asked, lambda response: read_page(response, tag, context))).content
         bucket.mark_exists()
         yield page
-        if _text(page, "IsTruncated") != "true":
+        if page.findtext("IsTruncated") != "true":
             return
-        start = _following(context, page, markers, start)
+        start = _following(context, page, markers, used)
+        used.add(start)
 
 
 def _version(element: Element, bucket: Bucket, context: CallContext, decode: Callable[[str], str]) -> Version:
-    key = decode(require(_text(element, "Key"), "Key", context))
-    modified = require(iso_time(_text(element, "LastModified")), "LastModified", context)
-    identity = str(require(_text(element, "VersionId"), "VersionId", context))
+    key = decode(require(element.findtext("Key"), "Key", context))
+    modified = require(iso_time(element.findtext("LastModified")), "LastModified", context)
+    identity = str(require(element.findtext("VersionId"), "VersionId", context))
     return Version(key.removeprefix(bucket.prefix), identity, element.tag == "DeleteMarker", modified)
 
 
 def _following(
-    context: CallContext, page: Element, markers: Mapping[str, str], start: tuple[tuple[str, str], ...]
+    context: CallContext, page: Element, markers: Mapping[str, str], used: Container[tuple[tuple[str, str], ...]]
 ) -> tuple[tuple[str, str], ...]:
-    said = {name: _text(page, field) or "" for name, field in markers.items()}
+    said = {name: page.findtext(field) or "" for name, field in markers.items()}
     if said.get("key-marker"):
         said["key-marker"] = _decoder(page)(said["key-marker"])
     following = tuple((name, value) for name, value in said.items() if value)
     first = next(iter(markers))
-    if not said[first] or following == start:
+    if not said[first] or following in used:
         raise context.error(
             BackendError, f"invalid listing: IsTruncated is true, but {markers[first]} is missing or repeated"
         )
@@ -402,4 +413,4 @@ def _following(
 
 
 def _decoder(page: Element) -> Callable[[str], str]:
-    return unquote_plus if _text(page, "EncodingType") == "url" else str
+    return unquote_plus if page.findtext("EncodingType") == "url" else str

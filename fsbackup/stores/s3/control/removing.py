@@ -129,9 +129,11 @@ async def _remove_versions(bucket: Bucket, removals: Mapping[str, ObjectStat | s
 
 
 def _later(versions: list[Version], newest: str | None) -> int:
-    """Return how many versions are later than the version `newest`."""
+    """Return how many versions are later than `newest`: all, where that is gone and objects are left."""
     ids = [each.id for each in versions]
-    return ids.index(newest) if newest in ids else 0
+    if newest is None or newest in ids:
+        return 0 if newest is None else ids.index(newest)
+    return 0 if all(each.is_marker for each in versions) else len(versions)
 
 
 async def _versions(bucket: Bucket, names: list[str]) -> tuple[dict[str, list[Version]], Outcomes]:

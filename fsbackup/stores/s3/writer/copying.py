@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from urllib.parse import quote
 
-from fsbackup.aio import map_some
-from fsbackup.errors import ConflictError, IntegrityError
+from fsbackup.aio import map_some, shield
+from fsbackup.errors import BackendError, ConflictError, FsbackupError, IntegrityError
+from fsbackup.events import log
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import ObjectStat, Part, WritePlan
+from fsbackup.stores.s3.errors import code_of
 from fsbackup.stores.s3.http.bucket import Bucket
 from fsbackup.stores.s3.http.requests import Reply, Request
 from fsbackup.stores.s3.http.responses import ObjectInfo, from_headers, read_small, to_headers, unquoted
 from fsbackup.stores.s3.writer.commit import Condition
 from fsbackup.stores.s3.writer.uploads import (
     CONTENT_TYPE,
+    OpenUpload,
     Payload,
     SentPart,
     abort,
@@ -83,7 +87,13 @@ class S3Copier(S3Writer):
         named = to_headers(self._commit.metadata)
         prefix = self._bucket.profile.copy_condition
         conditions = {f"{prefix}{name}": value for name, value in condition.items()}
-        reply = await _copy(self._bucket, self._name, self._source, {**named, **_REPLACE, **conditions})
+        try:
+            reply = await _copy(self._bucket, self._name, self._source, {**named, **_REPLACE, **conditions})
+        except BackendError as error:
+            if code_of(error) != "NotImplemented":
+                raise
+            # Says nothing of the condition of a write: `Commit` would do without it from now on.
+            raise self._context.error(BackendError, "the service does not make this copy") from error
         etag = unquoted(field_of(reply.content, "ETag", self._context))
         return replace(from_headers(reply.headers), etag=etag)
 
@@ -151,19 +161,32 @@ async def _copy(
 
 
 async def _copy_parts(bucket: Bucket, name: str, source: ObjectStat, metadata: Mapping[str, str]) -> None:
-    upload = await create_upload(bucket, name, metadata, secrets.token_hex(16))
+    creation = asyncio.ensure_future(create_upload(bucket, name, metadata, secrets.token_hex(16)))
     spans = enumerate(range(0, source.size, PART), 1)
     try:
+        upload = await asyncio.shield(creation)
         parts = [
             (number, await _copy_part(bucket, name, source, upload.id, number, at, min(at + PART, source.size)))
             for number, at in spans
         ]
         await complete(bucket, bucket.context("write", name), upload.id, parts)
     except BaseException:
-        await abort(bucket, name, upload.id)
-        await remove_note(bucket, upload)
+        await shield(_discard(bucket, creation))
         raise
     await remove_note(bucket, upload)
+
+
+async def _discard(bucket: Bucket, creation: Awaitable[OpenUpload]) -> None:
+    """Abort an upload and remove its note; of what cannot be removed a repair takes care."""
+    try:
+        upload = await creation
+    except FsbackupError:
+        return  # it was not created
+    for removal in (abort(bucket, upload.name, upload.id), remove_note(bucket, upload)):
+        try:
+            await removal
+        except FsbackupError as error:
+            log.warning("%s: cannot abort a copy of %r: %s", bucket.backend, upload.name, error)
 
 
 async def _copy_part(
