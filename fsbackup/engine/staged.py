@@ -23,6 +23,7 @@ from fsbackup.engine.records import ReplicaState
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.stream_source import StreamSource
 from fsbackup.errors import ConflictError, SourceError, UnknownIdentityError
+from fsbackup.events import log
 from fsbackup.record import Manifest
 from fsbackup.stages import Stages
 from fsbackup.stages.pipeline import CHUNK, AbandonedError, Pipeline, Slices
@@ -94,6 +95,12 @@ class StagedSource(StreamSource):
         recorded = Recorded.of(manifest)
         return False if recorded is None else recorded.is_of(plaintext, self._stages.keys)
 
+    def is_for_others(self, manifest: Manifest) -> bool:
+        """Return whether a version is known to be encrypted to other recipients than the source will be."""
+        recorded = Recorded.of(manifest)
+        to = None if recorded is None else recorded.recipients
+        return to is not None and to != self._stages.recipients_fingerprint
+
     async def read_plaintext(self) -> Plaintext:
         """Read the whole plaintext, a stream's for good.
 
@@ -156,6 +163,8 @@ async def find_same(
 ) -> Manifest | None:
     """Return the stored version that is of the same plaintext; None where the source is to be stored as a new one.
 
+    With `overwrite` one that is encrypted to other recipients is not the same; without, that is only said.
+
     A stream that may not replace anything is read to its end for it, and cannot be staged any more: where there is
     a version, it is the same or a conflict.
 
@@ -174,8 +183,17 @@ async def find_same(
         return None
     plaintext = await source.read_plaintext()
     found = {source.tells_same(each, plaintext): each for each in stored}
-    if True in found or overwrite:
-        return found.get(True)
+    same = found.get(True)
+    if same is not None and source.is_for_others(same):
+        if overwrite:
+            return None
+        log.warning(
+            "%s: is stored already, but encrypted to other recipients, who alone can read it; overwrite it to "
+            "encrypt it to those that are given now",
+            key,
+        )
+    if same is not None or overwrite:
+        return same
     raise _unknown_identity(source.label, key) if None in found else versions.other_content(None, key)
 
 

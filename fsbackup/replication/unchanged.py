@@ -168,7 +168,9 @@ def _has_content_of(source: Source, manifest: Manifest) -> bool:
         return source.known_sha256() == manifest.sha256
     plain = source.plain
     sha256 = plain.known_sha256() if isinstance(plain, FileSource) else None
-    return sha256 is not None and source.tells_same(manifest, Plaintext(plain.replayable_bytes, sha256)) is True
+    if sha256 is None or source.is_for_others(manifest):
+        return False
+    return source.tells_same(manifest, Plaintext(plain.replayable_bytes, sha256)) is True
 
 
 def _common_record(replicas: Sequence[ReplicaState]) -> bytes | None:

@@ -101,10 +101,11 @@ class Stages:
             made._of_file, made.key = self.key, IdentityKey(secret, self._key_file)
         return self._keyed[secret]
 
-    @property
+    @cached_property
     def recipients_fingerprint(self) -> str:
-        """8 hex digits that tell these recipients from others."""
-        return hashlib.sha256("\n".join(sorted(self.recipients)).encode()).hexdigest()[:8]
+        """8 hex digits that tell these recipients from others, whatever the comments of SSH keys say."""
+        keys = sorted(" ".join(each.split()[:2]) for each in self.recipients)
+        return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:8]
 
     def sealed_key(self) -> bytes:
         """Return the identity key, encrypted to the recipients."""
@@ -142,7 +143,7 @@ class Stages:
 
     def describe(self, plaintext: Plaintext) -> list[Mapping[str, Any]]:
         """Return what a record says of the stages and of the plaintext."""
-        return describe(self.names, plaintext, self.key)
+        return describe(self.names, plaintext, self.key, self.recipients_fingerprint)
 
 
 def _level(given: str | Mapping[str, int]) -> int:

@@ -150,6 +150,8 @@ class Recorded:
         Of the plaintext, where it was not encrypted.
     hmac, key
         The keyed identity, and the fingerprint of its key, where it was.
+    recipients
+        The fingerprint of those that it was encrypted to.
     """
 
     names: tuple[str, ...]
@@ -157,6 +159,7 @@ class Recorded:
     sha256: str | None = None
     hmac: str | None = None
     key: str | None = None
+    recipients: str | None = None
 
     @classmethod
     def of(cls, manifest: Manifest | None) -> Recorded | None:
@@ -167,6 +170,9 @@ class Recorded:
         names = tuple(str(each.get("stage")) for each in manifest.stages)
         size = first.get("size")
         texts = {name: text for name in ("sha256", "hmac", "key") if isinstance(text := first.get(name), str)}
+        encrypted = next((each for each in manifest.stages if each.get("stage") == "age"), {})
+        if isinstance(recipients := encrypted.get("recipients"), str):
+            texts["recipients"] = recipients
         return cls(names, size if type(size) is int else None, **texts)
 
     @property
@@ -191,12 +197,18 @@ class Recorded:
         return hmac.compare_digest(self.hmac, key.identity(plaintext))
 
 
-def describe(names: Sequence[str], plaintext: Plaintext, key: IdentityKey | None) -> list[Mapping[str, Any]]:
-    """Return the `stages` of a record: one mapping for each, the first with what is said of the plaintext."""
+def describe(
+    names: Sequence[str], plaintext: Plaintext, key: IdentityKey | None, recipients: str
+) -> list[Mapping[str, Any]]:
+    """Return the `stages` of a record: one mapping for each, the first with what is said of the plaintext.
+
+    `recipients` is the fingerprint of those that it is encrypted to, where it is.
+    """
     said: dict[str, Any] = {"size": plaintext.size}
     if key is None:
         said["sha256"] = plaintext.sha256
     else:
         said |= {"hmac": key.identity(plaintext), "key": key.fingerprint}
-    first, *others = names
-    return [{"stage": first, **said}, *({"stage": name} for name in others)]
+    of_stage = {"age": {"recipients": recipients}}
+    first, *others = ({"stage": name, **of_stage.get(name, {})} for name in names)
+    return [{**first, **said}, *others]

@@ -11,7 +11,7 @@ from fsbackup.errors import AccessDeniedError, BackendError, ConflictError, Tran
 from fsbackup.loop import run
 from fsbackup.stores.base import ObjectStat, WritePlan
 from fsbackup.stores.s3.control.filesystem import Control
-from fsbackup.stores.s3.providers import AMAZON
+from fsbackup.stores.s3.providers import R2
 from fsbackup.stores.s3.store import S3Store
 from fsbackup.stores.s3.writer import copying
 from tests.integration.s3_helpers import PART, connect, outcome, upload
@@ -150,7 +150,8 @@ def test_a_copy_that_is_not_made_says_nothing_of_other_writes() -> None:
         await copier.copy()
         await copier.commit()
 
-    with scripted(script, profile=AMAZON) as store:
+    with scripted(script, profile=R2) as store:
+        assert store.capabilities.conditional_create
         with pytest.raises(BackendError, match="does not make this copy"):
             run(copy(store))
         assert store.capabilities.conditional_create

@@ -96,6 +96,29 @@ def test_the_same_again_sends_nothing(place: Staged, kind: str) -> None:
     assert place.plain(report.key) == b"new"
 
 
+@pytest.mark.parametrize("kind", ["age", "zstd+age"])
+def test_other_recipients_are_not_taken_for_the_same(
+    place: Staged, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who changes the keys wants them to open the backups: with overwrite they do, without it is said that not."""
+    path, store, other = place.file(DATA), place.store(), pyrage.x25519.Identity.generate()
+    report = store.replicate(path, "x", stages=place.stages(kind))
+    before = place.raw(report.key)
+    both = Stages(
+        compress="zstd" if "zstd" in kind else None,
+        encrypt={"age": [str(other.to_public()), place.recipient]},
+        identity_key_file=place.key_file,
+    )
+    assert store.replicate(path, "x", stages=both).already
+    assert "encrypted to other recipients" in caplog.text
+    assert place.raw(report.key) == before
+    again = store.replicate(path, "x", stages=both, overwrite=True)
+    assert (again.status, again.already) == ("complete", False)
+    pyrage.decrypt(place.raw(report.key), [other])
+    assert place.plain(report.key) == DATA
+    assert store.replicate(path, "x", stages=both, overwrite=True).already
+
+
 @pytest.mark.parametrize("source", ["file", "command"])
 def test_who_lacks_it_gets_the_ciphertext_of_the_others(place: Staged, source: str) -> None:
     """Encrypting it again would make another object: there would be two contents for ever."""
