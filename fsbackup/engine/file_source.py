@@ -135,6 +135,10 @@ class FileSource(Source):
                 filled += count
         return view[:filled]
 
+    def _status(self) -> os.stat_result:
+        with self._read_errors():
+            return os.fstat(self._descriptor)
+
     @contextmanager
     def _read_errors(self) -> Iterator[None]:
         try:
@@ -143,14 +147,14 @@ class FileSource(Source):
             raise SourceError(f"{self.label}: cannot be read: {error.strerror}") from error
 
     def _unchanged(self) -> bool:
-        now, before = os.fstat(self._descriptor), self._before
-        has_grown = os.pread(self._descriptor, 1, before.st_size)
+        now, before = self._status(), self._before
+        has_grown = self._pread(before.st_size, 1)
         return not has_grown and (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
     def _has_only_grown(self) -> bool:
         """Return whether the bytes that were read are still there, with more behind them."""
         size, again = self._before.st_size, hashlib.sha256()
-        if os.fstat(self._descriptor).st_size <= size:
+        if self._status().st_size <= size:
             return False
         for offset in range(0, size, MIB):
             again.update(self._pread(offset, min(MIB, size - offset)))

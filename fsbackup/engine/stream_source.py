@@ -140,7 +140,18 @@ class PathStream(StreamSource):
         return piece
 
     def _open(self) -> BinaryIO:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return open(self._path, "rb", opener=self._open_descriptor)
+        except SourceError:
+            raise
+        except OSError as error:
+            raise SourceError(
+                f"{self.label}: cannot be read: {error.strerror}",
+                hint="pass a file, or a FIFO or device that can be read; a socket cannot be",
+            ) from error
+
+    def _open_descriptor(self, path: str, flags: int) -> int:
+        descriptor = os.open(path, flags | os.O_NONBLOCK)
         try:
             if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
                 self._wait_for_writer(descriptor)
@@ -148,7 +159,7 @@ class PathStream(StreamSource):
         except BaseException:
             os.close(descriptor)
             raise
-        return open(descriptor, "rb")
+        return descriptor
 
     def _wait_for_writer(self, descriptor: int) -> None:
         """Wait for the first byte, or for the end of a writer without one; before any writer there is no end."""
