@@ -106,6 +106,8 @@ def _open(source: SourceLike, allow_empty: bool, may_grow: bool, seen: Seen | No
         opened = _open_file(path, allow_empty, may_grow, seen)
         opened.directories = directories or None
         return opened
+    except SourceError:  # is an `OSError`, too, and says already what failed
+        raise
     except FileNotFoundError as error:
         raise SourceNotFoundError(f"{path}: no such file") from error
     except OSError as error:

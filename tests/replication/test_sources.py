@@ -12,11 +12,11 @@ import pytest
 from fsbackup import LocalStorage, ReplicatedStorage
 from fsbackup.engine.open_source import open_source
 from fsbackup.engine.source import Source
-from fsbackup.errors import SourceError
+from fsbackup.errors import SourceChangedError, SourceError
 from fsbackup.loop import run
 
-#: Of a file that is read after it was opened, in parts of this length.
-LARGE = 1 << 20
+#: Of a file that is read after it was opened, in parts of this length, and of one that is read when it is opened.
+LARGE, SMALL = 1 << 20, 3
 
 
 @pytest.fixture
@@ -24,6 +24,14 @@ def large(tmp_path: Path) -> Path:
     """Return a file that is read after it was opened."""
     path = tmp_path / "large"
     path.write_bytes(bytes(LARGE))
+    return path
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Return a file that is read when it is opened."""
+    path = tmp_path / "small"
+    path.write_bytes(bytes(SMALL))
     return path
 
 
@@ -83,3 +91,19 @@ def test_a_file_of_which_the_status_fails_is_named(
     with pytest.raises(SourceError, match=f"^{large}: cannot be read: Input/output error"):
         read(source)
     source.close()
+
+
+def test_a_small_file_that_changes_while_it_is_opened_is_said_to_have_changed(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read in the call that opens it; its error stays what it is."""
+    pread = os.pread
+
+    def grow(descriptor: int, length: int, offset: int) -> bytes:
+        with small.open("ab") as file:
+            file.write(b"more")
+        return pread(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", grow)
+    with pytest.raises(SourceChangedError, match=f"^{small}: changed while it was read"):
+        open_source(small)
