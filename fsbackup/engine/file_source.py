@@ -32,7 +32,7 @@ class FileSource(Source):
     Parameters
     ----------
     path, descriptor
-        The file, opened.
+        The file, opened. What is no regular file has taken its place: a `SourceChangedError`.
     may_grow
         Take what the file had when it was opened, where it has only grown since: read once more at the end, these
         bytes must be the same.
@@ -45,6 +45,10 @@ class FileSource(Source):
         self._seen = seen
         self._descriptor = descriptor
         self._before = os.fstat(descriptor)
+        if not stat.S_ISREG(self._before.st_mode):
+            raise _replaced(path)
+        # It is opened without waiting (see `open_source`); its bytes may have to be waited for.
+        os.set_blocking(descriptor, True)
         super().__init__(
             path,
             size=self._before.st_size,
@@ -168,3 +172,10 @@ class FileSource(Source):
             f"{self.label}: changed while it was read, nothing was stored",
             hint="back up a finished file or a snapshot, or run what writes it with `put --command`",
         )
+
+
+def _replaced(path: str) -> SourceChangedError:
+    return SourceChangedError(
+        f"{path}: was replaced while it was opened, by what is no regular file; nothing was stored",
+        hint="see what the path is now, and back it up again",
+    )

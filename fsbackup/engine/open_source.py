@@ -125,9 +125,20 @@ def _open_file(path: str, allow_empty: bool, may_grow: bool, seen: Seen | None) 
         raise ValueError(f"{path} is a directory: pass a file, or back up the directory with a job")
     if not stat.S_ISREG(mode):
         return PathStream(path, allow_empty)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = _open_at_once(path)
     try:
         return FileSource(path, descriptor, may_grow=may_grow, seen=seen)
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _open_at_once(path: str) -> int:
+    """Open a file; a FIFO that has taken its place since it was looked at would be waited for, maybe for ever."""
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_NONBLOCK)
+    except BlockingIOError:
+        # Only a regular file has a lease, which its holder (a file server, for a client that writes) gives up when
+        # asked, or loses soon.
+        return os.open(path, flags)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import signal
 import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +38,17 @@ def small(tmp_path: Path) -> Path:
     path = tmp_path / "small"
     path.write_bytes(bytes(SMALL))
     return path
+
+
+def open_descriptors(path: Path) -> list[int]:
+    """Return the descriptors of this process that are of a path."""
+    links = Path("/proc/self/fd").iterdir()
+    return [int(link.name) for link in links if link.is_symlink() and os.readlink(link) == str(path)]
+
+
+def is_open(path: Path) -> bool:
+    """Return whether this process has it open."""
+    return bool(open_descriptors(path))
 
 
 def store(tmp_path: Path) -> ReplicatedStorage:
@@ -107,3 +123,80 @@ def test_a_small_file_that_changes_while_it_is_opened_is_said_to_have_changed(
     monkeypatch.setattr(os, "pread", grow)
     with pytest.raises(SourceChangedError, match=f"^{small}: changed while it was read"):
         open_source(small)
+
+
+@pytest.fixture
+def replaced(small: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a file that a FIFO replaces as soon as it was looked at."""
+    look = os.stat
+
+    def replace(path: Any, **options: Any) -> os.stat_result:
+        found = look(path, **options)
+        if path == str(small):
+            monkeypatch.setattr(os, "stat", look)
+            small.unlink()
+            os.mkfifo(small)
+        return found
+
+    monkeypatch.setattr(os, "stat", replace)
+    return small
+
+
+def test_a_fifo_in_the_place_of_a_file_is_not_waited_for(replaced: Path) -> None:
+    """A thread that opens a FIFO cannot be ended: without a writer, no process with it would end either."""
+    errors: list[Exception] = []
+
+    def open_it() -> None:
+        try:
+            open_source(replaced)
+        except SourceChangedError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=open_it, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert [str(error).partition(",")[0] for error in errors] == [f"{replaced}: was replaced while it was opened"]
+    assert not is_open(replaced)
+
+
+@pytest.fixture
+def lent(small: Path) -> Iterator[Path]:
+    """Return a file with a lease, as a file server takes one; a thread gives it up when the kernel asks for it."""
+    asked, told = socket.socketpair()
+    told.setblocking(False)
+    handler, wakeup = signal.signal(signal.SIGIO, lambda *_: None), signal.set_wakeup_fd(told.fileno())
+    descriptor = os.open(small, os.O_RDWR)
+
+    def give_up() -> None:
+        if asked.recv(1):
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+    thread = threading.Thread(target=give_up)
+    thread.start()
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield small
+    except OSError as error:
+        pytest.skip(f"no leases here: {error}")
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        told.close()
+        thread.join()
+        os.close(descriptor)
+        signal.signal(signal.SIGIO, handler)
+        asked.close()
+
+
+def test_a_file_that_a_file_server_has_lent_is_waited_for(lent: Path) -> None:
+    """Its lease is given up on request: no reason to leave the file out."""
+    source = open_source(lent)
+    assert source.size == SMALL
+    source.close()
+
+
+def test_a_file_is_read_as_one_that_was_opened_the_usual_way(large: Path) -> None:
+    """Where a filesystem heeds `O_NONBLOCK`, its files would fail instead of being waited for."""
+    source = open_source(large)
+    assert [os.get_blocking(descriptor) for descriptor in open_descriptors(large)] == [True]
+    source.close()
