@@ -32,7 +32,8 @@ class FileSource(Source):
     Parameters
     ----------
     path, descriptor
-        The file, opened. What is no regular file has taken its place: a `SourceChangedError`.
+        The file, opened; it is closed with this, and when this raises. What is no regular file has taken its
+        place: a `SourceChangedError`.
     may_grow
         Take what the file had when it was opened, where it has only grown since: read once more at the end, these
         bytes must be the same.
@@ -43,28 +44,26 @@ class FileSource(Source):
     def __init__(self, path: str, descriptor: int, *, may_grow: bool = False, seen: Seen | None = None) -> None:
         self._may_grow = may_grow
         self._seen = seen
+        #: -1 once it is closed: the number may then be that of another file.
         self._descriptor = descriptor
-        self._before = os.fstat(descriptor)
-        if not stat.S_ISREG(self._before.st_mode):
-            raise _replaced(path)
-        # It is opened without waiting (see `open_source`); its bytes may have to be waited for.
-        os.set_blocking(descriptor, True)
-        super().__init__(
-            path,
-            size=self._before.st_size,
-            mtime_ns=self._before.st_mtime_ns,
-            mode=stat.S_IMODE(self._before.st_mode),
-        )
-        self.owner = self._before.st_uid, self._before.st_gid
-        self._known = seen.sha256(self._before) if seen else None
         self._ready: Part | None = None
         #: All bytes of a small file, which is closed then.
         self._content: bytes | None = None
-        # A small file is read in the call that opens it: switching threads is most of its cost.
-        if self._known is None and self._before.st_size <= _SMALL_FILE:
-            self._ready = self.read_part(_SMALL_FILE, md5=True)
-            self._content = bytes(self._ready.data)
-            os.close(descriptor)
+        try:
+            self._before = self._look(path)
+            super().__init__(
+                path,
+                size=self._before.st_size,
+                mtime_ns=self._before.st_mtime_ns,
+                mode=stat.S_IMODE(self._before.st_mode),
+            )
+            self.owner = self._before.st_uid, self._before.st_gid
+            self._known = seen.sha256(self._before) if seen else None
+            if self._known is None and self._before.st_size <= _SMALL_FILE:
+                self._read_small()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def replayable_bytes(self) -> int:
@@ -98,8 +97,9 @@ class FileSource(Source):
         return await asyncio.to_thread(self._read_at, offset, length)
 
     def close(self) -> None:
-        if self._content is None:
-            os.close(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def read_part(self, length: int, *, md5: bool) -> Part:
         if (ready := self.ready_part()) is not None:
@@ -139,6 +139,24 @@ class FileSource(Source):
                 filled += count
         return view[:filled]
 
+    def _read_small(self) -> None:
+        """Read a small file in the call that opens it: switching threads is most of its cost."""
+        self._ready = self.read_part(_SMALL_FILE, md5=True)
+        self._content = bytes(self._ready.data)
+        self.close()
+
+    def _look(self, path: str) -> os.stat_result:
+        """Return the status of the file that was opened."""
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise SourceChangedError(
+                f"{path}: was replaced while it was opened, by what is no regular file; nothing was stored",
+                hint="see what the path is now, and back it up again",
+            )
+        # It is opened without waiting (see `open_source`); its bytes may have to be waited for.
+        os.set_blocking(self._descriptor, True)
+        return status
+
     def _status(self) -> os.stat_result:
         with self._read_errors():
             return os.fstat(self._descriptor)
@@ -172,10 +190,3 @@ class FileSource(Source):
             f"{self.label}: changed while it was read, nothing was stored",
             hint="back up a finished file or a snapshot, or run what writes it with `put --command`",
         )
-
-
-def _replaced(path: str) -> SourceChangedError:
-    return SourceChangedError(
-        f"{path}: was replaced while it was opened, by what is no regular file; nothing was stored",
-        hint="see what the path is now, and back it up again",
-    )

@@ -11,7 +11,7 @@ from fsbackup.engine.file_source import FileSource
 from fsbackup.engine.source import CheckSize, Source
 from fsbackup.engine.staged import StagedSource
 from fsbackup.engine.stream_source import PathStream, StreamSource
-from fsbackup.errors import ConfigError, SourceError, SourceNotFoundError
+from fsbackup.errors import SourceError, SourceNotFoundError
 
 if TYPE_CHECKING:
     from fsbackup.engine.command import Command
@@ -85,7 +85,7 @@ def open_source(
         if stages is not None:
             assert isinstance(opened, FileSource | StreamSource)
             opened = StagedSource(opened, stages)
-    except (SourceError, ConfigError):
+    except BaseException:
         opened.close()
         raise
     opened.series = series
@@ -125,12 +125,7 @@ def _open_file(path: str, allow_empty: bool, may_grow: bool, seen: Seen | None) 
         raise ValueError(f"{path} is a directory: pass a file, or back up the directory with a job")
     if not stat.S_ISREG(mode):
         return PathStream(path, allow_empty)
-    descriptor = _open_at_once(path)
-    try:
-        return FileSource(path, descriptor, may_grow=may_grow, seen=seen)
-    except BaseException:
-        os.close(descriptor)
-        raise
+    return FileSource(path, _open_at_once(path), may_grow=may_grow, seen=seen)
 
 
 def _open_at_once(path: str) -> int:

@@ -135,9 +135,10 @@ class PathStream(StreamSource):
         if self._opened is None:
             self._opened = self._stream = self._open()
         self._is_reading = True
-        piece = super()._read_piece(length)
-        self._is_reading = False
-        return piece
+        try:
+            return super()._read_piece(length)
+        finally:
+            self._is_reading = False
 
     def _open(self) -> BinaryIO:
         try:

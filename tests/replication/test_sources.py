@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import signal
 import socket
@@ -200,3 +201,58 @@ def test_a_file_is_read_as_one_that_was_opened_the_usual_way(large: Path) -> Non
     source = open_source(large)
     assert [os.get_blocking(descriptor) for descriptor in open_descriptors(large)] == [True]
     source.close()
+
+
+def refuse(size: int) -> None:
+    """Fail in a way that nobody has thought of."""
+    raise RuntimeError(f"{size} bytes")
+
+
+def test_a_file_is_closed_whatever_its_opening_raises(large: Path) -> None:
+    """A process that runs for long has no more descriptors else."""
+    with pytest.raises(RuntimeError):
+        open_source(large, check_size=refuse)
+    assert not is_open(large)
+
+
+def test_a_file_of_which_the_close_fails_is_closed_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may belong to a file of another thread by then."""
+    close, closed = os.close, list[int]()
+
+    def fail(descriptor: int) -> None:
+        closed.append(descriptor)
+        close(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", fail)
+        with pytest.raises(SourceError, match=f"^{small}: cannot be read: Input/output error"):
+            open_source(small)
+    assert len(closed) == 1
+
+
+@pytest.mark.parametrize("kind", ["small", "large"])
+def test_closing_a_file_twice_closes_no_other(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The next file that is opened gets its number."""
+    source = open_source(request.getfixturevalue(kind))
+    source.close()
+    with (tmp_path / "other").open("wb") as other:
+        source.close()
+        other.write(b"all here")
+    assert (tmp_path / "other").read_bytes() == b"all here"
+
+
+def test_a_device_that_cannot_be_read_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only one that is being read, by a thread that was given up, cannot be."""
+
+    class Broken(io.BytesIO):
+        def read(self, _size: int | None = -1, /) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    device = Broken()
+    monkeypatch.setattr("fsbackup.engine.stream_source.open", lambda *_, **__: device, raising=False)
+    source = open_source("/dev/zero")
+    with pytest.raises(SourceError, match=r"^/dev/zero: cannot be read"):
+        read(source)
+    source.close()
+    assert device.closed
