@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -13,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from fsbackup.engine.source import SHORT_PART, Source
 from fsbackup.errors import SourceChangedError, SourceError
+from fsbackup.events import log
 from fsbackup.sizing import KIB, MIB
 from fsbackup.stores.base import Part
 
 if TYPE_CHECKING:
     from fsbackup.seen import Seen
 
-
-log = logging.getLogger("fsbackup.storage")
 
 #: A file of up to so many bytes is read when it is opened. Few, since no memory is reserved for it at that time.
 _SMALL_FILE = 256 * KIB

@@ -1,7 +1,8 @@
 """The source of an upload: a regular file, bytes, or a stream; read in order and hashed on the way.
 
-`open_source` returns a `FileSource`, or a `StreamSource`, of which the output of a command is one; each has a file
-of its name.
+`open_source` returns a `FileSource`, a `StreamSource` (the output of a command is one), or the `StagedSource` that
+stages make of either. `BytesSource`, for what fsbackup has in memory itself, is in this file.
+
 `PartBuffer` calls `next_part` until a part is `last`, and `reread` for replicas that lag behind. A file can always
 be read again; a stream only as far as its `ReplayBuffer` has it (see `spool.py`).
 """

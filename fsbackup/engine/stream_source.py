@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import select
 import stat
@@ -13,10 +12,9 @@ from typing import BinaryIO, cast
 
 from fsbackup.engine.source import SHORT_PART, ReplayBuffer, Source
 from fsbackup.errors import SourceError
+from fsbackup.events import log
 from fsbackup.stores.base import Part
 from fsbackup.threads import in_daemon_thread
-
-log = logging.getLogger("fsbackup.storage")
 
 #: Seconds that a FIFO is waited for until something writes to it, and those after which that is said.
 FIFO_TIMEOUT, _FIFO_SAID = 1800.0, 10.0
