@@ -283,7 +283,7 @@ class WalFile:
 
 
 async def find_wal(
-    targets: ReplicaSet, prefix: str, wanted: Callable[[WalFile], bool], *, begin: str = ""
+    targets: ReplicaSet, prefix: str, wanted: Callable[[WalFile], bool], *, begin: str = "", after: str = ""
 ) -> WalFile | None:
     """Return the first WAL file, of those that any replica lists, that is wanted; None when it is proven that none
     is.
@@ -294,15 +294,15 @@ async def find_wal(
         Where to look.
     wanted
         Whether a file is meant.
-    begin
-        The beginning of the names to look at.
+    begin, after
+        The beginning of the names to look at, and what they sort after.
 
     Raises
     ------
     NoHealthyReplicaError
         When no replica lists one, and too few answered.
     """
-    answers = await asyncio.gather(*(_find(store, prefix, wanted, begin) for store in targets.stores))
+    answers = await asyncio.gather(*(_find(store, prefix, wanted, begin, after) for store in targets.stores))
     found = [each for each in answers if isinstance(each, WalFile)]
     if found:
         return min(found, key=lambda each: each.key)
@@ -320,11 +320,12 @@ async def find_wal(
 
 
 async def _find(
-    store: ObjectStore, prefix: str, wanted: Callable[[WalFile], bool], begin: str
+    store: ObjectStore, prefix: str, wanted: Callable[[WalFile], bool], begin: str, after: str
 ) -> WalFile | FsbackupError | None:
     """Return the first wanted file that one store lists, None when there is none, or why it does not tell."""
     try:
-        async with aclosing(store.list(wal_key(prefix, begin))) as names:  # type: ignore[type-var]
+        listing = store.list(wal_key(prefix, begin), wal_key(prefix, after) if after else "")
+        async with aclosing(listing) as names:  # type: ignore[type-var]
             async for stat in names:
                 name = parse_key(prefix, stat.name)
                 if isinstance(name, WalName) and wanted(found := WalFile(name, stat.name)):

@@ -115,7 +115,9 @@ class Coverage:
         for base in sorted(self.bases, key=lambda each: each.stopped):
             end, _ = self._walk(base)
             if end is not None and end.last >= segment_number(base.last or base.position, self.segment_size):
-                found.append(Window(base.stopped, end.stored_at, base.label, self._way(base)[-1][0]))
+                # What nobody has written to since ends where the base backup does, by another clock even before.
+                last = None if end.stored_at is None else max(end.stored_at, base.stopped)
+                found.append(Window(base.stopped, last, base.label, self._way(base)[-1][0]))
         return found
 
     def _walk(self, base: Base) -> tuple[Run | None, list[Gap]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from fsbackup.errors import ConfigError, FsbackupError, SourceError
@@ -142,7 +144,7 @@ def _archiving(
         return Check(
             "archiving", "failed", "archive_mode is off", f"set archive_mode = on and {right}, and restart it"
         )
-    if not re.search(rf"wal-push\s+%p\s.*--cluster[ =]{re.escape(archive.name)}(\s|$)", command):
+    if not _pushes_to(archive.name, command):
         return Check("archiving", "failed", f"archive_command is {command!r}", f"set {right}, and reload it")
     if is_failing:
         return Check(
@@ -150,6 +152,16 @@ def _archiving(
         )
     last = f", the last one {ago} s ago" if ago else ""
     return Check("archiving", "ok", f"{archived} archived{last}")
+
+
+def _pushes_to(name: str, command: str) -> bool:
+    """Return whether an archive_command runs `wal-push` with the segment and the cluster, however it is quoted."""
+    try:
+        words = shlex.split(command.replace("=", " "))
+    except ValueError:
+        return False
+    after = words[words.index("wal-push") :] if "wal-push" in words else []
+    return "%p" in after and ("--cluster", name) in pairwise(after)
 
 
 def _seconds(text: str) -> int:

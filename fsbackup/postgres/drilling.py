@@ -47,6 +47,8 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
+#: Of the socket; of what the cluster has set, and of `PGPORT`, nothing counts.
+_PORT = "5432"
 _SETTINGS = {
     "archive_mode": "off",
     "listen_addresses": "",
@@ -59,6 +61,8 @@ _SETTINGS = {
     "huge_pages": "off",
     "logging_collector": "off",
     "primary_conninfo": "",
+    "external_pid_file": "",
+    "port": _PORT,
 }
 
 
@@ -241,7 +245,7 @@ class _Server:
         deadline = time.monotonic() + self._timeout
         while time.monotonic() < deadline:
             with suppress(SourceError):
-                self._run("pg_isready", "-q", "-h", str(self._home))
+                self._run("pg_isready", "-q", "-h", str(self._home), "-p", _PORT)
                 return
             if process.poll() is not None:
                 raise SourceError(f"it has ended with {process.returncode}")
@@ -253,7 +257,7 @@ class _Server:
 
     def ask(self, sql: str, database: str, user: str) -> str:
         """Return the answer of a query, unaligned."""
-        where = ("-h", str(self._home), "-d", database, "-U", user)
+        where = ("-h", str(self._home), "-p", _PORT, "-d", database, "-U", user)
         return self._run("psql", *where, "-wAtX", "-v", "ON_ERROR_STOP=1", "-c", sql).strip()
 
     def _stop(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 
@@ -24,7 +25,7 @@ def run_program(*arguments: str, timeout: float = _TIMEOUT) -> str:
     Raises
     ------
     SourceError
-        When there is no such program, or it fails; with the last line of its standard error.
+        When there is no such program, or it fails; with the last two lines of its standard error.
     """
     try:
         done = subprocess.run(
@@ -35,7 +36,9 @@ def run_program(*arguments: str, timeout: float = _TIMEOUT) -> str:
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         hint = "install PostgreSQL's client programs, or put them on the PATH" if done.returncode == 127 else None
-        raise SourceError(f"{arguments[0]}: {lines[-1] if lines else f'exit code {done.returncode}'}", hint=hint)
+        said = " ".join(line.strip() for line in lines[-2:]) or f"exit code {done.returncode}"
+        own_name = f"{os.path.basename(arguments[0])}: "
+        raise SourceError(f"{arguments[0]}: {said.removeprefix(own_name)}", hint=hint)
     return done.stdout.decode(errors="replace")
 
 

@@ -35,6 +35,14 @@ from fsbackup.retention.archive import Base
 
 #: Settings of which a restored server must not be surprised.
 _ARCHIVING = re.compile(r"^\s*(archive_(?:mode|command|library))\s*=?\s*(.*?)\s*(?:#.*)?$")
+#: Settings that say where a recovery ends, of which one may be set. A server that was recovered has its own still.
+_TARGETS = (
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,19 +274,39 @@ class _Extractor(threading.Thread):
     def run(self) -> None:
         try:
             with tarfile.open(fileobj=self._source, mode="r|") as archive:
-                archive.extractall(self._directory, filter="data")
+                _extract(archive, self._directory)
             while self._source.read(1 << 20):
                 pass
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except Exception as error:  # noqa: BLE001 - raised by whoever started it
             self.error = error
-            self._source.close()
+        finally:
+            self._source.close()  # or who writes would wait for ever
+
+
+def _extract(archive: tarfile.TarFile, directory: Path) -> None:
+    """Unpack what stays in the directory; Python before 3.11.4 (Debian 12) has no filter that sees to it."""
+    if hasattr(tarfile, "data_filter"):
+        archive.extractall(directory, filter="data")
+        return
+    for member in archive:
+        if not (member.isfile() or member.isdir()) or not _stays_below(member.name):
+            raise tarfile.ReadError(f"{member.name!r} is neither a file nor a directory below it")
+        member.mode &= 0o755
+        archive.extract(member, directory, set_attrs=not member.isdir())
+
+
+def _stays_below(name: str) -> bool:
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _write_settings(directory: Path, command: str, to: datetime | None, *, timeline: str) -> None:
     if not (directory / "PG_VERSION").is_file() or not (directory / "backup_label").is_file():
         raise IntegrityError("the base backup has no PG_VERSION or backup_label: it is none of pg_basebackup's")
-    settings = {"restore_command": command, "recovery_target_timeline": timeline}
+    # First none of the targets: of several that are set, also by an earlier restore, PostgreSQL takes none.
+    settings = {**dict.fromkeys(_TARGETS, ""), "restore_command": command, "recovery_target_timeline": timeline}
     if to is not None:
+        del settings["recovery_target_time"]
         settings["recovery_target_time"] = to.isoformat(sep=" ")
     lines = "".join(f"{name} = {_quoted(value)}\n" for name, value in settings.items())
     with open(directory / "postgresql.auto.conf", "a", encoding="utf-8") as file:

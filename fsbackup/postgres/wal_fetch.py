@@ -4,8 +4,9 @@ PostgreSQL takes a file that is not there for the end of the WAL, and opens the 
 is said only of what is proven:
 
 1. A quorum of the replicas answers that there is no such file (or a replica that the caller trusts alone).
-2. Neither has any of them a later segment of that timeline: then the file is a gap, and `WalGapError` says so. A
-   missing ``.history`` file of a timeline that has segments is one, too.
+2. Neither has any of them a later segment of that timeline, nor the ``.history`` of a timeline that branched off
+   behind the file: then the file is a gap, and `WalGapError` says so. A missing ``.history`` file of a timeline
+   that has segments is one, too.
 
 Anything else is an error. Segments that several processes store at once make gaps that close by themselves, and an
 outage may be short: within `patience` the archive is asked again.
@@ -34,7 +35,8 @@ from fsbackup.errors import (
     WalGapError,
 )
 from fsbackup.loop import run
-from fsbackup.postgres.archive import Archive, WalFile, find_wal
+from fsbackup.postgres.archive import Archive, WalFile, find_wal, read_cluster
+from fsbackup.postgres.coverage import parse_history
 from fsbackup.postgres.segment import read_segment
 from fsbackup.stages import Undo
 from fsbackup.stages.undo import IdentityFiles
@@ -76,7 +78,7 @@ def fetch(
     Raises
     ------
     ObjectNotFoundError
-        When it is proven that there is no such file, and no later segment of its timeline.
+        When it is proven that there is no such file, and nothing that could only follow it.
     WalGapError
         When there is no such file, and there are later ones.
     NoHealthyReplicaError, IntegrityError
@@ -162,15 +164,58 @@ async def _find_other(targets: ReplicaSet, archive: Archive, wal: WalName, tried
         return is_same or (shows_gap and found.name.position > wal.position)
 
     found = await find_wal(targets, archive.prefix, is_wanted, begin=f"{wal.timeline:08X}")
-    if found is None or found.name.text == wal.text:
-        return None if found is None else found.key
+    if found is not None and found.name.text == wal.text:
+        return found.key
+    later = found.name.text if found is not None else None
+    if later is None and wal.kind == "segment":
+        later = await _find_branch(targets, archive, wal)
+    if later is None:
+        return None
     raise WalGapError(
-        f"{wal.text} is missing in the archive {archive.prefix!r}, and {found.name.text} is there: the WAL has a "
-        "gap",
+        f"{wal.text} is missing in the archive {archive.prefix!r}, and {later} is there: the WAL has a gap",
         operation="wal-fetch",
         key=tried,
         hint=f"`fsbackup pg-status {archive.name}` lists gaps; `fsbackup repair` brings back what any backend has",
     )
+
+
+async def _find_branch(targets: ReplicaSet, archive: Archive, wal: WalName) -> str | None:
+    """Return the ``.history`` of a timeline that left the one of a segment behind it: recovery has been there.
+
+    Of the segment in which it left, the newer timeline has its own.
+
+    Raises
+    ------
+    FsbackupError
+        When it is not proven whether there is one.
+    """
+    timeline, cluster = wal.timeline, None
+    while True:
+        later = await find_wal(targets, archive.prefix, lambda _: True, after=f"{timeline:08X}~")
+        if later is None:
+            return None
+        timeline = later.name.timeline
+        history = f"{timeline:08X}.history"
+        cluster = cluster or await read_cluster(archive)
+        left = await _left_at(targets, wal_key(archive.prefix, history), wal.timeline)
+        if cluster and left is not None and wal.start(cluster["segment_size"]) + cluster["segment_size"] <= left:
+            return history
+
+
+async def _left_at(targets: ReplicaSet, history: str, timeline: int) -> int | None:
+    """Return the position (LSN) at which a timeline was left, None where the history does not say or is not there.
+
+    Who asks for a history that is missing is told that, before anything of its timeline is asked for.
+    """
+    try:
+        text = (await restore.read_range(targets, history, 0, None)).decode("utf-8", "replace")
+        return dict(parse_history(text)).get(timeline)
+    except ObjectLostError:
+        raise
+    except ObjectNotFoundError:
+        return None
+    except ValueError:
+        raise IntegrityError("it is no history of a timeline", operation="wal-fetch", key=history) from None
 
 
 def _check(file: Path, wal: WalName, report: DownloadReport) -> None:

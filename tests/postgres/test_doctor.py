@@ -131,6 +131,26 @@ def test_what_is_wrong_is_said_with_what_to_do(
     assert advice in str(found[check].advice)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        'fsbackup -c /etc/f.yaml wal-push "%p" --cluster shop',
+        "fsbackup wal-push --cluster=shop '%p' || exit 1",
+        "nice fsbackup wal-push --spool /var/spool/f --cluster shop %p",
+    ],
+)
+def test_a_command_may_be_written_in_many_ways(clouds: Clouds, programs: Path, command: str) -> None:
+    clouds.push(1)
+    says(programs, command=command)
+    assert diagnose_cluster(clouds.archive)["archiving"].outcome == "ok"
+
+
+def test_all_that_psql_says_is_shown(clouds: Clouds, programs: Path) -> None:
+    """The reason is in its first line."""
+    answer(programs, "psql", r"printf 'psql: error: no socket\n\tIs the server running?\n' >&2; exit 2")
+    assert diagnose_cluster(clouds.archive)["server"].detail == "psql: error: no socket Is the server running?"
+
+
 def test_what_cannot_be_found_out_is_not_known(clouds: Clouds, programs: Path, tmp_path: Path) -> None:
     """A server on another machine is no fault; an archive that is empty, or a spool that is no directory, are."""
     answer(programs, "psql", "echo 'connection refused' >&2; exit 2")

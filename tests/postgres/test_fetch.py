@@ -81,6 +81,27 @@ def test_a_history_that_is_missing_of_a_timeline_with_segments_is_a_gap(clouds: 
         fetch(clouds.archive, "00000001.history", target)
 
 
+def test_what_is_missing_before_a_branch_is_a_gap(clouds: Clouds, target: Path) -> None:
+    """No segment of its timeline is behind it, and PostgreSQL would take it for the end, and lose the branch."""
+    clouds.push(1)
+    clouds.push(4, 5, timeline=2)
+    push(clouds.archive, clouds.file("00000002.history", b"1\t0/4000A0\tno recovery target specified\n"))
+    history = b"1\t0/4000A0\tno\n2\t0/500100\tno recovery target specified\n"
+    push(clouds.archive, clouds.file("00000003.history", history))
+    for number in (2, 3):
+        with pytest.raises(WalGapError, match=f"{name_of(number)} is missing .* 00000002.history is there"):
+            fetch(clouds.archive, name_of(number), target)
+    for cloud in ("r2", "b2"):
+        for place in ("", ".fsbackup/manifests"):
+            (clouds.home / cloud / place / "pg/shop/wal/00000002.history").unlink()
+    with pytest.raises(WalGapError, match=r"00000003\.history is there"):
+        fetch(clouds.archive, name_of(2), target)
+    for number, timeline in ((4, 1), (5, 1), (6, 2)):
+        with pytest.raises(ObjectNotFoundError):
+            fetch(clouds.archive, name_of(number, timeline=timeline), target)
+    assert not target.exists()
+
+
 def test_a_later_partial_segment_shows_a_gap_and_its_own_does_not(clouds: Clouds, target: Path) -> None:
     clouds.push(1)
     push(clouds.archive, clouds.file(f"{name_of(3)}.partial", segment(3)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -33,12 +34,13 @@ def test_the_directory_is_ready_to_be_started(clouds: Clouds, target: Path) -> N
     report = pg_restore(clouds.archive, target, to=ago(0.5), trust=["r2"], config="/etc/50% of it's.yaml")
     assert (report.status, report.base) == ("complete", label)
     assert {path.name for path in target.iterdir()} == {*FILES, "postgresql.auto.conf", "recovery.signal"}
-    kept, _, command, timeline, moment = (target / "postgresql.auto.conf").read_text().splitlines()
+    kept, _, *reset, command, timeline, moment = (target / "postgresql.auto.conf").read_text().splitlines()
     assert kept == "work_mem = '5MB'"
     assert command.startswith("restore_command = '")
     assert """-c ''/etc/50%% of it''"''"''s.yaml'' wal-fetch %f %p --cluster shop --trust r2'""" in command
     assert timeline == "recovery_target_timeline = 'latest'"
     assert moment.startswith("recovery_target_time = '20")
+    assert reset == [f"recovery_target{which} = ''" for which in ("", "_lsn", "_name", "_xid")]
     assert report.archiving == ("archive_mode = on",)
     assert target.stat().st_mode & 0o777 == 0o700
 
@@ -71,6 +73,20 @@ def test_a_base_backup_of_a_branch_that_was_left_is_not_taken(clouds: Clouds, ta
     assert pg_restore(clouds.archive, target, config="c").base == right
 
 
+def test_no_target_of_an_earlier_restore_counts(clouds: Clouds, target: Path) -> None:
+    """The server was recovered to a moment once, and has that in its settings and its base backups."""
+    clouds.push(1, 2)
+    earlier = b"recovery_target_time = '2020-01-01 00:00:00+00'\n"
+    clouds.base(1, data=tar_of({**FILES, "postgresql.auto.conf": earlier}))
+    pg_restore(clouds.archive, target, config="c")
+    settings = dict(
+        line.split(" = ", 1)
+        for line in (target / "postgresql.auto.conf").read_text().splitlines()
+        if " = " in line
+    )
+    assert settings["recovery_target_time"] == settings["recovery_target"] == "''"
+
+
 def test_a_directory_with_something_in_it_is_left_alone(clouds: Clouds, target: Path) -> None:
     clouds.push(1)
     clouds.base(1, data=tar_of(FILES))
@@ -93,14 +109,46 @@ def test_a_directory_with_something_in_it_is_left_alone(clouds: Clouds, target: 
     ],
     ids=["no cluster", "outside", "truncated", "no tar"],
 )
-def test_what_cannot_be_unpacked_leaves_an_empty_directory(clouds: Clouds, target: Path, data: bytes) -> None:
-    """And nothing outside of it."""
+@pytest.mark.parametrize("has_filter", [True, False])
+def test_what_cannot_be_unpacked_leaves_an_empty_directory(
+    clouds: Clouds, target: Path, data: bytes, has_filter: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing outside of it; also with a Python whose `tarfile` has no filter yet."""
+    if not has_filter:
+        monkeypatch.delattr(tarfile, "data_filter")
     clouds.push(1)
     clouds.base(1, data=data)
     with pytest.raises(IntegrityError):
         pg_restore(clouds.archive, target, config="c")
     assert list(target.iterdir()) == []
     assert not (target.parents[1] / "outside").exists()
+
+
+def test_a_python_without_filters_unpacks_the_same(
+    clouds: Clouds, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of Debian 12."""
+    monkeypatch.delattr(tarfile, "data_filter")
+    clouds.push(1)
+    clouds.base(1, data=tar_of({**FILES, "base/1/1249": b"rows"}))
+    pg_restore(clouds.archive, target, config="c")
+    assert (target / "base/1/1249").read_bytes() == b"rows"
+    assert (target / "PG_VERSION").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_error_that_nobody_expects_ends_the_restore(
+    clouds: Clouds, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who writes into the pipe does not wait for whom has stopped reading."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise TypeError("no such argument")
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", fails)
+    clouds.push(1)
+    clouds.base(1, data=tar_of({**FILES, "large": bytes(3 << 20)}))
+    with pytest.raises(IntegrityError, match="no such argument"):
+        pg_restore(clouds.archive, target, config="c")
 
 
 def test_a_rotten_base_backup_comes_from_the_other_cloud(clouds: Clouds, target: Path) -> None:

@@ -71,6 +71,14 @@ def test_recovery_takes_a_segment_from_the_newer_timeline(clouds: Clouds) -> Non
     assert [gap.first for gap in survey(clouds.archive).together.gaps] == [name_of(3)]
 
 
+def test_a_window_ends_at_the_earliest_with_its_base_backup(clouds: Clouds) -> None:
+    """Nothing was written since; the base backup ended after its last segment had been stored."""
+    clouds.push(1)
+    clouds.base(1, days=-0.001)
+    (window,) = survey(clouds.archive).together.windows
+    assert window.begin == window.end
+
+
 def test_a_timeline_without_its_history_is_a_problem(clouds: Clouds) -> None:
     clouds.push(1)
     clouds.push(2, timeline=2)
