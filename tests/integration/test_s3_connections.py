@@ -327,6 +327,21 @@ def test_a_connection_with_bytes_that_nobody_asked_for_is_not_used_again() -> No
     assert _connections(more, 3) == 3
 
 
+def test_an_interim_response_is_not_taken_for_the_answer() -> None:
+    """A removal that was refused would count as done, and its answer would be that of the next request."""
+    said = b"<Error><Code>AccessDenied</Code></Error>"
+
+    def converse(client: socket.socket) -> None:
+        client.recv(1 << 16)
+        client.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
+        client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%s" % (len(said), said))
+
+    with _raw_server(converse) as endpoint:
+        store = connect(endpoint, timeout=5.0)
+        assert type(outcome(store.remove("any"))) is AccessDeniedError
+    run(store.close())
+
+
 @contextmanager
 def _raw_server(converse: Callable[[socket.socket], None]) -> Iterator[S3Endpoint]:
     """Give an endpoint whose first connection is left to a function."""

@@ -12,6 +12,7 @@ import pytest
 from fsbackup.stores.s3.http.connection import Connection
 
 OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 Respond = Callable[..., HTTPResponse]
@@ -54,8 +55,11 @@ def test_a_body_that_looks_like_a_head_is_none(
     assert (list(found.headers), found.read()) == (names, body)
 
 
-def test_a_head_that_says_continue_is_passed_over(response: Respond) -> None:
-    found = response(b"HTTP/1.1 100 Continue\r\nX: 1\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+@pytest.mark.parametrize("interim", ["100 Continue", "102 Processing", "103 Early Hints", "199 New"])
+@pytest.mark.parametrize("times", [1, 8])
+def test_a_head_that_is_no_answer_is_passed_over(response: Respond, interim: str, times: int) -> None:
+    before = f"HTTP/1.1 {interim}\r\nX: 1\r\n\r\n".encode() * times
+    found = response(before + b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
     assert (found.status, found.reason, dict(found.headers)) == (404, "Not Found", {"content-length": "0"})
 
 
@@ -71,6 +75,48 @@ def test_a_head_that_says_continue_is_passed_over(response: Respond) -> None:
 def test_where_the_body_ends(response: Respond, head: bytes, body: bytes, closes: bool) -> None:
     found = response(OK + head)
     assert (found.will_close, found.read()) == (closes, body)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        b"2\r\nok\r\n0\r\n\r\n",
+        b"02;x=1\r\nok\r\n0 ; y\r\n\r\n",
+        b"1 \r\no\r\n1\r\nk\r\n0\r\nX: 1\r\nY: 2\r\n\r\n",
+    ],
+    ids=["plain", "extensions", "trailers"],
+)
+def test_what_stands_between_chunks_is_no_part_of_the_body(response: Respond, chunks: bytes) -> None:
+    found = response(CHUNKED + chunks)
+    assert (found.read(100), found.isclosed()) == (b"ok", True)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        b"-1\r\n" + b"x" * 100_000,
+        b"0x2\r\nok\r\n0\r\n\r\n",
+        b"+2\r\nok\r\n0\r\n\r\n",
+        b"1_0\r\n" + b"x" * 16 + b"\r\n0\r\n\r\n",
+        b"\r\n",
+        b"1" * 17 + b"\r\nx",
+        b"2;" + b"x" * 70_000 + b"\r\nok\r\n0\r\n\r\n",
+        b"2\r\nok\r\n",
+        b"2\r\nok\r\n0\r\n" + b"X: 1\r\n" * 200 + b"\r\n",
+        b"2\r\nok\r\n0\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
+        b"2\r\nok\r\n0\r\n",
+    ],
+    ids=[
+        "negative", "prefix", "sign", "underscore", "none", "huge", "long", "cut", "many trailers", "long trailer",
+        "cut trailers",
+    ],
+)  # fmt: skip
+def test_chunks_that_are_none(response: Respond, chunks: bytes) -> None:
+    """Nothing is read beyond them: a size that is no number would have all bytes read until the server closes."""
+    found = response(CHUNKED + chunks)
+    with pytest.raises(HTTPException) as caught:
+        found.read(1000)
+    assert len(getattr(caught.value, "partial", b"")) <= 1000
 
 
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
@@ -90,8 +136,10 @@ def test_a_head_alone_has_no_body(response: Respond, method: str) -> None:
         OK + b"no name\r\n\r\n",
         OK + b"X: " + b"x" * 70_000 + b"\r\n\r\n",
         OK + b"X: 1\r\n" * 200 + b"\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n" + OK + b"\r\n",
+        b"HTTP/1.1 102 Processing\r\n\r\n" * 9 + OK + b"\r\n",
     ],
-    ids=["nothing", "other", "newer", "cut", "cut in a line", "no name", "long", "many"],
+    ids=["nothing", "other", "newer", "cut", "cut in a line", "no name", "long", "many", "upgrade", "no answer"],
 )
 def test_what_is_no_head(response: Respond, data: bytes) -> None:
     with pytest.raises((HTTPException, ConnectionError)):

@@ -1,6 +1,7 @@
 """HTTP/1.1 over a blocking socket, perhaps with TLS: one request and its response at a time.
 
-Responses are parsed by the standard library, which bounds their heads; who reads a body says how long it may be.
+The heads of responses are parsed and bounded here, as are the lines between the chunks of a body; the standard
+library reads the bodies, and who asks for one says how long it may be.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ _CHUNK, _TOGETHER = 512 * 1024, 64 * 1024
 _REPORT_BYTES, _REPORT_SECONDS = 128 * 1024, 0.05
 #: Most header fields of a response, and bytes of one, as the standard library allows.
 _MOST_FIELDS, _LONGEST_LINE = 100, 65536
+#: Most heads before the one that answers ("100 Continue", "103 Early Hints").
+_MOST_INTERIM = 8
+#: The size of a chunk (RFC 9112, 7.1), of at most 64 bits.
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
 #: A line that goes on with the line before (RFC 9112, 5.2).
 _FOLDED = re.compile(r"(?:^|\n)[ \t]")
 #: Small responses arrive by one call; larger reads go past this buffer.
@@ -111,12 +116,9 @@ class _Response(HTTPResponse):
     """A response whose `headers` are a dictionary with lower-case names: one for mail takes ten times as long."""
 
     def begin(self) -> None:
-        """Read the head, and before it those that say "100 Continue"."""
+        """Read the head, and before it those that are no answer yet (RFC 9110, 15.2)."""
         this: Any = self
-        status, fields = 100, dict[str, str]()
-        while status == 100:
-            version, status, reason = this._read_status()
-            fields = _read_fields(this.fp)
+        version, status, reason, fields = self._read_head()
         self.code = self.status = status
         self.reason = reason.strip()
         if not version.startswith("HTTP/1."):
@@ -127,10 +129,38 @@ class _Response(HTTPResponse):
         this.chunk_left = None
         length = fields.get("content-length", "")
         self.length = int(length) if length.isdecimal() and not self.chunked else None
-        if status in (204, 304) or status < 200 or this._method == "HEAD":
+        if status in (204, 304) or this._method == "HEAD":
             self.length = 0
         # Without a length the body ends with the connection.
         self.will_close = this._check_close() or (self.length is None and not self.chunked)
+
+    def _read_head(self) -> tuple[str, int, str, dict[str, str]]:
+        """Return version, status, reason and fields of the answer.
+
+        An interim response that was taken for it would leave the answer to the next request.
+        """
+        this: Any = self
+        for _ in range(_MOST_INTERIM + 1):
+            version, status, reason = this._read_status()
+            fields = _read_fields(this.fp)
+            if status == 101:
+                raise HTTPException("the service switches to a protocol that nobody asked for")
+            if status >= 200:
+                return version, status, reason, fields
+        raise HTTPException(f"more than {_MOST_INTERIM} interim responses came before the answer")
+
+    def _read_next_chunk_size(self) -> int:
+        """Return the size of the next chunk; the standard library takes a negative one for "all there is"."""
+        this: Any = self
+        line = this.fp.readline(_LONGEST_LINE + 1)
+        size = line.partition(b";")[0].strip()  # what follows are extensions
+        if not line.endswith(b"\n") or not _CHUNK_SIZE.fullmatch(size):
+            raise HTTPException("the size of a chunk is no hexadecimal number, or cut off")
+        return int(size, 16)
+
+    def _read_and_discard_trailer(self) -> None:
+        """Pass over the fields after the last chunk, which are bounded as those of the head."""
+        _read_fields(self.fp)
 
 
 def _read_fields(source: io.BufferedReader) -> dict[str, str]:

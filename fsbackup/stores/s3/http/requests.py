@@ -238,7 +238,7 @@ class Call(Generic[T]):
     def _read(self, response: HTTPResponse) -> Reply[T] | AnswerError:
         headers = cast("Mapping[str, str]", response.headers)  # names are lower-case
         self._bucket.note_date(headers)
-        if response.status >= 300:
+        if not 200 <= response.status < 300:
             return answer_error(response.status, headers, response.read(_MAX_ERROR), self._bucket.secrets)
         self._begin_body(response)
         content = self._receive(response)
