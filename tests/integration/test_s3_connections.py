@@ -12,15 +12,18 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fsbackup.errors import AccessDeniedError, BackendError, BackendUnavailableError
+from fsbackup.errors import AccessDeniedError, BackendError, BackendUnavailableError, TransientError
 from fsbackup.loop import run
+from fsbackup.stores.s3.http.requests import Request
+from fsbackup.stores.s3.http.responses import read_small
 from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_helpers import MIB, PART, connect, names, outcome, upload
 from tests.integration.test_s3_misbehaving import Answer, scripted
@@ -358,6 +361,51 @@ def _raw_server(converse: Callable[[socket.socket], None]) -> Iterator[S3Endpoin
         yield S3Endpoint("raw", url, "id", "made-up-for-this-test", "us-east-1", "bucket")
         thread.join(20)
         assert not thread.is_alive()
+
+
+def _spaces(client: socket.socket, end: bytes, seconds: float) -> None:
+    """Answer 200 at once, then with white space, and with an end after some seconds."""
+    client.recv(1 << 16)
+    client.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    until, never = time.monotonic() + seconds, threading.Event()
+    with suppress(OSError):  # the client has gone
+        while time.monotonic() < until:
+            client.sendall(b"1\r\n \r\n")
+            never.wait(0.05)
+        client.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(end), end))
+
+
+def _copy(store: S3Store) -> BackendError | None:
+    """Make a request whose answer takes its time, as one that copies."""
+
+    async def send() -> None:
+        await store._bucket.send(store._bucket.context("copy", "any"), Request("PUT", "any"), read_small)
+
+    error = outcome(send())
+    run(store.close())
+    return error if isinstance(error, BackendError) else None
+
+
+def test_white_space_while_the_service_works_is_no_silence() -> None:
+    """So is the answer to CompleteMultipartUpload and CopyObject, of large objects for minutes."""
+    with _raw_server(lambda client: _spaces(client, b"<Done/>", 1.2)) as endpoint:
+        assert _copy(connect(endpoint, timeout=0.6)) is None
+
+
+def test_white_space_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsbackup.stores.s3.http.requests._LONGEST_ANSWER", 0.1)
+    with _raw_server(lambda client: _spaces(client, b"<Done/>", 5.0)) as endpoint:
+        error = _copy(connect(endpoint, timeout=0.5))
+    assert isinstance(error, BackendUnavailableError)
+    assert "no byte moved" in str(error)
+
+
+def test_an_error_after_white_space_is_not_asked_for_again_and_again() -> None:
+    """What was said meanwhile is no progress: after the timeout nothing is tried again."""
+    failed = b"<Error><Code>InternalError</Code></Error>"
+    with _raw_server(lambda client: _spaces(client, failed, 0.8)) as endpoint:
+        error = _copy(connect(endpoint, timeout=0.5))
+    assert type(error) is TransientError
 
 
 @pytest.mark.parametrize("is_upload", [False, True])

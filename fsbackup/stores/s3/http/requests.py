@@ -2,7 +2,8 @@
 
 `Call.run` conducts on the loop; each attempt runs in a thread, `Call._exchange`, over a `Connection`. All
 is retried here and nowhere else: with growing waits, until the timeout has passed without progress. A byte that
-is sent or received again is no progress, but no silence either; an answer that is an error is neither.
+is sent or received again is no progress, but no silence either, and so is what a service says while it completes
+an upload or copies; an answer that is an error is neither.
 Cancelling the call, also when nothing has moved for too long, shuts the socket down, so that the blocked thread
 returns at once.
 """
@@ -51,6 +52,9 @@ _DAMAGE_CODES = frozenset({"BadDigest", "XAmzContentSHA256Mismatch"})
 _MAX_ERROR = 64 * 1024
 #: Most bytes of one report of progress, and the least seconds between two that wake the loop.
 _STEP, _SECONDS = 512 * 1024, 0.1
+#: Seconds for which the bytes of an answer that is no object are no silence: to complete an upload or to copy
+#: takes minutes, through which services send white space; one that never comes to the point is given up.
+_LONGEST_ANSWER = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class Call(Generic[T]):
         self._moved = self._progressed = self._loop.time()
         self._position = self._furthest = 0
         self._is_answered = False
+        self._answered_at = 0.0
         self._number = 0
         self._has_learned_region = False
         self._failure: FsbackupError | None = None
@@ -248,21 +253,25 @@ class Call(Generic[T]):
         return Reply(response.status, headers, content)
 
     def _begin_body(self, response: HTTPResponse) -> None:
-        """Count what arrives from now on: no head, no error and nothing said of an upload is progress."""
-        if self._request.method == "GET":
-            from fsbackup.stores.s3.http.connection import begin_body
+        """Count what arrives from now on: no head and no error is progress."""
+        from fsbackup.stores.s3.http.connection import begin_body
 
-            arrived = begin_body(response)
-            self._is_answered = True
-            self._advance_to(self._position + arrived, heartbeat())
+        arrived = begin_body(response)
+        self._is_answered, self._answered_at = True, self._loop.time()
+        if arrived:
+            self._arrived(arrived)
 
     def _left(self, position: int) -> None:
         self._advance_to(position, heartbeat())
 
     def _arrived(self, count: int) -> None:
         now = heartbeat()
-        if self._is_answered:
+        if not self._is_answered:
+            return
+        if self._request.method == "GET":
             self._advance_to(self._position + count, now)
+        elif (moved := self._loop.time() if now is None else now) < self._answered_at + _LONGEST_ANSWER:
+            self._moved = moved  # no silence, but no progress either: that is what was sent
 
     def _advance_to(self, position: int, now: float | None) -> None:
         if position > self._position:
