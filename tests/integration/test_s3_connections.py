@@ -22,8 +22,10 @@ import pytest
 
 from fsbackup.errors import AccessDeniedError, BackendError, BackendUnavailableError, TransientError
 from fsbackup.loop import run
+from fsbackup.stores.s3.http import pool
 from fsbackup.stores.s3.http.requests import Request
 from fsbackup.stores.s3.http.responses import read_small
+from fsbackup.stores.s3.http.settings import Address, Secret, Settings
 from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_helpers import MIB, PART, connect, names, outcome, upload
 from tests.integration.test_s3_misbehaving import Answer, scripted
@@ -171,6 +173,47 @@ def test_an_ipv6_address() -> None:
     with scripted(lambda _: Answer(DATA), host="::1") as store:
         assert "[::1]" in (store.endpoint_url or "")
         assert run(store.read("any")) == DATA
+
+
+def _resolve_to(monkeypatch: pytest.MonkeyPatch, *found: tuple[int, tuple[str, int]]) -> None:
+    addresses = [(family, socket.SOCK_STREAM, 0, "", address) for family, address in found]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: list(addresses))
+
+
+def test_a_family_that_the_kernel_has_not_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted(lambda _: Answer(DATA), timeout=2.0) as store:
+        port = int((store.endpoint_url or "").rpartition(":")[2])
+        _resolve_to(monkeypatch, (250, ("::1", port)), (socket.AF_INET, ("127.0.0.1", port)))
+        assert run(store.read("any")) == DATA
+
+
+@pytest.mark.parametrize(
+    ("addresses", "timeout", "share", "handshake"),
+    [(1, 60.0, 10.0, 10.0), (2, 60.0, 5.0, 10.0), (8, 60.0, 3.0, 10.0), (8, 2.0, 2.0, 2.0)],
+)
+def test_only_to_connect_do_addresses_share_the_time(
+    monkeypatch: pytest.MonkeyPatch, addresses: int, timeout: float, share: float, handshake: float
+) -> None:
+    """A handshake takes several round trips, each of seconds where the line is slow or busy."""
+    had: list[float | None] = []
+
+    def prepare(sock: socket.socket, seconds: float) -> None:
+        had.append(seconds)
+        pool_prepare(sock, seconds)
+
+    def with_tls(sock: socket.socket, *_: object) -> socket.socket:
+        had.append(sock.gettimeout())
+        return sock
+
+    pool_prepare = pool.prepare
+    monkeypatch.setattr(pool, "prepare", prepare)
+    monkeypatch.setattr(pool, "with_tls", with_tls)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        _resolve_to(monkeypatch, *[(socket.AF_INET, listener.getsockname())] * addresses)
+        secret = Secret("made-up-for-this-test")
+        address = Address(Settings("https://many", "bucket", "us-east-1", secret, secret, None, timeout))
+        pool.Http(address, timeout, None).connect(lambda _: None).close()
+    assert had == [share, handshake]
 
 
 def test_a_temporary_key_sends_its_token(proxy: FaultProxy) -> None:

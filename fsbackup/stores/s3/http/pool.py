@@ -20,7 +20,9 @@ from fsbackup.stores.s3.errors import ProxyError
 from fsbackup.stores.s3.http.connection import Connection, Signed
 from fsbackup.stores.s3.http.settings import Address, Proxy, find_proxy
 
-_CONNECT_TIMEOUT = 10.0
+#: Most seconds to connect, and as many for a handshake after it; of several addresses each has its share of them to
+#: connect, but not less than a round trip of a slow line may need.
+_CONNECT_TIMEOUT, _LEAST_SHARE = 10.0, 3.0
 #: Seconds that a socket has beyond the longest silence. The loop ends the exchange first, by a clock that stops
 #: while this process is suspended; the socket's own timeout frees the thread where the loop cannot.
 _MARGIN = 5.0
@@ -115,20 +117,23 @@ class Http:
         found = _addresses(host, port)
         found.sort(key=lambda one: one[0] != self._family)
         error = OSError("the name has no address")
+        longest = min(_CONNECT_TIMEOUT, self._timeout)
         for family, kind, protocol, _, address in found:
-            sock = socket.socket(family, kind, protocol)
+            sock: socket.socket | None = None
             try:
+                sock = socket.socket(family, kind, protocol)  # not every kernel has every family
                 adopt(sock)
-                prepare(sock, min(_CONNECT_TIMEOUT, self._timeout) / len(found))
+                prepare(sock, min(longest, max(longest / len(found), _LEAST_SHARE)))
                 sock.connect(address)
+                sock.settimeout(longest)
                 self._family = family
-                # The handshakes have the time of one address, too.
                 proxy_speaks_tls = self.proxy is not None and self.proxy.speaks_tls
                 return with_tls(sock, host, self._ca_bundle, adopt) if proxy_speaks_tls else sock
             except OSError as failed:
                 error = _named(failed, f"{host}:{port}")
                 adopt(None)
-                sock.close()
+                if sock is not None:
+                    sock.close()
         raise error
 
 
