@@ -367,6 +367,30 @@ def test_an_old_connection_is_not_used_again(monkeypatch: pytest.MonkeyPatch) ->
     assert _connections(answer, 3) == 3
 
 
+def test_old_connections_are_closed_when_another_is_kept() -> None:
+    """After many requests at once, those that follow one by one take the newest, and never look at the others."""
+    gate = threading.Barrier(4)
+
+    def script(request: S3Request) -> Answer:
+        if request.key != "last":
+            gate.wait(20)
+        return Answer(DATA)
+
+    async def at_once(store: S3Store) -> None:
+        await asyncio.gather(*(store.read(str(number)) for number in range(4)))
+
+    with scripted(script) as store:
+        run(at_once(store))
+        idle = store._bucket.http.idle
+        old, newest = idle[:3], idle[3]
+        assert len(idle) == 4
+        for one in old:
+            one.last_used -= 60.0
+        assert run(store.read("last")) == DATA
+        assert idle == [newest]
+        assert [one.socket.fileno() for one in old] == [-1] * 3
+
+
 def test_a_connection_with_bytes_that_nobody_asked_for_is_not_used_again() -> None:
     """They would be taken for the beginning of the next answer."""
     more = Answer(b"abcHTTP/1.1 200 OK\r\n\r\n", 206, {"Content-Range": "bytes 0-2/10", "Content-Length": "3"})

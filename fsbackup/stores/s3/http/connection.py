@@ -280,9 +280,14 @@ class Connection:
         """Return the input, for `HTTPResponse`."""
         return self._reader
 
+    @property
+    def is_old(self) -> bool:
+        """Whether it has been idle for so long that the other side may close it at any time."""
+        return time.monotonic() - self.last_used > _KEEPALIVE
+
     def is_usable(self) -> bool:
         """Tell whether the other side has neither closed an idle connection nor sent what nobody asked for."""
-        if time.monotonic() - self.last_used > _KEEPALIVE:
+        if self.is_old:
             return False
         try:
             if self._is_quiet():

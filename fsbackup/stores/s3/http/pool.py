@@ -20,8 +20,8 @@ from fsbackup.stores.s3.errors import ProxyError
 from fsbackup.stores.s3.http.connection import Connection, Signed
 from fsbackup.stores.s3.http.settings import Address, Proxy, find_proxy
 
-#: Most seconds to connect, and as many for a handshake after it; of several addresses each has its share of them to
-#: connect, but not less than a round trip of a slow line may need.
+#: Most seconds to connect, and as many for a handshake after it; of several addresses each has its share of them
+#: to connect, but not less than a round trip of a slow line may need.
 _CONNECT_TIMEOUT, _LEAST_SHARE = 10.0, 3.0
 #: Seconds that a socket has beyond the longest silence. The loop ends the exchange first, by a clock that stops
 #: while this process is suspended; the socket's own timeout frees the thread where the loop cannot.
@@ -85,9 +85,17 @@ class Http:
         """Keep a connection for the next exchange."""
         connection.last_used = time.monotonic()
         if connection.pool is self.idle:
+            self._drop_old()
             self._idle.append(connection)
         else:
             connection.close()
+
+    def _drop_old(self) -> None:
+        """Close those that are too old, which are the first: after many requests at once few are taken again."""
+        idle = self._idle
+        with suppress(IndexError):  # another thread took the last
+            while idle[0].is_old:
+                idle.pop(0).close()  # a newer one, if others took it meanwhile, is only missed
 
     def head(self, request: Signed) -> bytes:
         """Return the head of a request; to a proxy for plain HTTP it names the whole URL (RFC 9112, 3.2.2)."""
