@@ -19,6 +19,7 @@ from fsbackup.errors import (
 )
 from fsbackup.keys import encode_key
 from fsbackup.loop import run
+from fsbackup.stores.s3.errors import answer_error, region_of
 from fsbackup.stores.s3.store import S3Store
 from fsbackup.testing import ODD_KEYS
 from tests.integration.boto_helpers import assert_same_error, assert_same_request
@@ -165,6 +166,55 @@ def test_a_region_in_the_answer_is_taken_once() -> None:
     with scripted(script) as store, pytest.raises(AccessDeniedError, match="AuthorizationHeaderMalformed"):
         run(store.read("first", 0, 10))
     assert asked == ["get"] * 2
+
+
+@pytest.mark.parametrize("status", [301, 307, 400])
+def test_a_region_is_learned_from_an_answer_without_a_body(
+    store: S3Store, direct: S3Endpoint, proxy: FaultProxy, status: int
+) -> None:
+    """As of HEAD, by which a backend looks first; it has no code."""
+    s3.put_bytes(direct, "any", DATA)
+    proxy.add(Status(status, "NobodySeesThis", {"x-amz-bucket-region": "eu-west-1"}), on="head", times=1)
+    for _ in range(2):
+        found = run(store.stat("any"))
+        assert found is not None
+        assert found.size == len(DATA)
+    signed = [dict(one.headers)["Authorization"] for one in proxy.requests]
+    assert ["/eu-west-1/s3/" in each for each in signed] == [False, True, True]
+
+
+@pytest.mark.parametrize("region", ["us-east-1", "eu-west-1"])
+def test_a_bad_request_that_names_a_region_is_not_tried_for_ever(region: str) -> None:
+    """Nor at all, where the request was signed for it: then something else is bad."""
+    asked: list[str] = []
+
+    def script(request: S3Request) -> Answer:
+        asked.append(request.operation)
+        return Answer(b"", 400, {"x-amz-bucket-region": region})
+
+    with scripted(script) as store, pytest.raises(BackendError, match="HTTP 400"):
+        run(store.stat("any"))
+    assert len(asked) == (1 if region == "us-east-1" else 2)
+
+
+@pytest.mark.parametrize(
+    ("headers", "named", "expected"),
+    [
+        ({}, "\n  eu-west-1\n", "eu-west-1"),
+        ({"x-amz-bucket-region": " eu-west-1 "}, "", "eu-west-1"),
+        ({}, "eu\nx-amz-acl: public-read", ""),
+        ({}, "eu/west", ""),
+        ({"x-amz-bucket-region": "eu_west"}, "", ""),
+        ({}, "", ""),
+        ({}, "us-east-1", ""),
+    ],
+)
+def test_what_is_no_region_is_not_signed_for(headers: dict[str, str], named: str, expected: str) -> None:
+    """It would be in the headers of all requests that follow, and none of them could be made."""
+    said = f"<Error><Code>AuthorizationHeaderMalformed</Code><Region>{named}</Region></Error>"
+    error = BackendError("any")
+    error.__cause__ = answer_error(400, headers, said.encode(), ())
+    assert region_of(error, "us-east-1") == expected
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -23,6 +23,10 @@ from fsbackup.errors import (
 
 #: User and password in a URL, whatever text it is in.
 _USERINFO = re.compile(r"//[^/\s@]+@")
+#: A region; it goes into a header of every request.
+_REGION = re.compile(r"[a-z0-9-]+")
+#: Statuses by which HEAD, whose answer has no code, says that it was signed for another region.
+_OTHER_REGION = frozenset({301, 307, 400})
 
 
 class ProxyError(OSError):
@@ -188,10 +192,17 @@ def headers_of(error: BaseException) -> Mapping[str, str]:
     return cause.headers if isinstance(cause, AnswerError) else {}
 
 
-def region_of(error: BaseException) -> str:
-    """Return the region that the service wants a request to be signed for, "" when it is not about that."""
-    named = headers_of(error).get("x-amz-bucket-region", "")
-    return named if code_of(error) == "AuthorizationHeaderMalformed" else ""
+def region_of(error: BaseException, signed_for: str) -> str:
+    """Return the region that the service wants a request to be signed for, "" when it is not about that.
+
+    `signed_for` is the one that it was signed for.
+    """
+    named = headers_of(error).get("x-amz-bucket-region", "").strip()
+    answer = error.__cause__
+    if named == signed_for or not _REGION.fullmatch(named) or not isinstance(answer, AnswerError):
+        return ""
+    is_bare = answer.status in _OTHER_REGION and answer.code == str(answer.status)
+    return named if is_bare or answer.code == "AuthorizationHeaderMalformed" else ""
 
 
 def retry_after(error: BaseException) -> float | None:
@@ -286,8 +297,8 @@ def answer_error(status: int, headers: Mapping[str, str], body: bytes, secrets: 
     said = {element.tag: element.text or "" for element in _error_of(body)}
     code, text = (scrub(said.get(tag, ""), secrets) for tag in ("Code", "Message"))
     shown = {name: scrub(value, secrets) for name, value in headers.items()}
-    if "Region" in said:
-        shown.setdefault("x-amz-bucket-region", said["Region"])
+    if _REGION.fullmatch(region := said.get("Region", "").strip()):
+        shown.setdefault("x-amz-bucket-region", region)
     return AnswerError(status, code or str(status), text, shown)
 
 

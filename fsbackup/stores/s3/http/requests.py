@@ -106,6 +106,8 @@ class Call(Generic[T]):
         self._is_answered = False
         self._answered_at = 0.0
         self._number = 0
+        #: The region of the last attempt: meanwhile another call may have learned one.
+        self._signed_for = ""
         self._has_learned_region = False
         self._failure: FsbackupError | None = None
         self._job: Job[Reply[T] | AnswerError] | None = None
@@ -138,6 +140,7 @@ class Call(Generic[T]):
         self._position, self._is_answered = 0, False
         if self._progress is not None:
             self._progress.begin()
+        self._signed_for = self._bucket.signer.region
         signed = self._bucket.sign(self._request)
         self._job = self._bucket.workers.submit(partial(self._exchange, signed))
         try:
@@ -167,7 +170,7 @@ class Call(Generic[T]):
 
     def _wait_after(self, error: FsbackupError) -> float:
         """Return the seconds until the next attempt; raise the error when there is none."""
-        if (region := region_of(error)) and not self._has_learned_region:
+        if not self._has_learned_region and (region := region_of(error, self._signed_for)):
             self._bucket.signer.region, self._has_learned_region = region, True
             return 0.0
         if not isinstance(error, TransientError):
