@@ -142,6 +142,19 @@ def test_a_proxy_that_is_away_is_named_without_its_password(
         run(store.close())
 
 
+@pytest.mark.parametrize("address", ["someone:hunter2/x@proxy:3128", "someone:hunter2@proxy:many", "[::1:hunter2"])
+def test_a_proxy_that_is_no_address_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """Where a password has a slash, it stands in the place of the port."""
+    with scripted(lambda _: Answer(DATA)) as store:
+        monkeypatch.setenv("HTTP_PROXY", f"http://{address}")
+        error = outcome(store.read("any"))
+    assert isinstance(error, BackendError)
+    assert "a proxy must be" in str(error)
+    assert "hunter2" not in everything(error)
+
+
 @pytest.mark.parametrize("excluded", ["other.example.com,127.0.0.1", "*"])
 def test_no_proxy_excludes(
     direct: S3Endpoint, forwarding: ProxyPlace, monkeypatch: pytest.MonkeyPatch, excluded: str

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, NoReturn
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from fsbackup.errors import ConfigError
 from fsbackup.redact import hide, hide_misplaced
@@ -133,6 +133,16 @@ def find_proxy(scheme: str, netloc: str, host: str) -> Proxy | None:
     return Proxy(url if "://" in url else f"http://{url}")
 
 
+def _parts_of(url: str) -> SplitResult | None:
+    """Return the parts of a URL, None where it has none or its port is no number; the error would quote it."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - which reads it
+    except ValueError:
+        return None
+    return parts
+
+
 class Proxy:
     """An HTTP proxy.
 
@@ -143,21 +153,19 @@ class Proxy:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self.scheme = parts.scheme.lower()
-        self.host = parts.hostname or ""
-        if self.scheme not in _DEFAULT_PORTS or not self.host:
+        parts = _parts_of(url)
+        if parts is None or parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
             raise ProxyError("a proxy must be http(s)://[user:password@]host[:port]")
+        self.scheme, self.host = parts.scheme, parts.hostname
         self.port = parts.port or _DEFAULT_PORTS[self.scheme]
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
         self._login = Secret(base64.b64encode(f"{user}:{password}".encode()).decode()) if user else None
-        if parts.password:
-            self._password = (Secret(parts.password), Secret(password))
+        self._password = (Secret(parts.password), Secret(password)) if parts.password else ()
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """The texts that no error may contain."""
-        hidden = (self._login, *getattr(self, "_password", ()))
+        hidden = (self._login, *self._password)
         return tuple(secret.reveal() for secret in hidden if secret is not None)
 
     @property
@@ -286,9 +294,9 @@ def _label(name: str, argument: Argument) -> str:
 def check_endpoint(backend: str, url: str | None) -> str | None:
     """Return `url` if it is a plain web address; it is shown to people, so it must not contain a password."""
     hide_misplaced(url)
-    parts = urlsplit(url or "https://any")
-    plain = parts.scheme in _DEFAULT_PORTS and parts.hostname and "@" not in parts.netloc
-    if not plain or parts.query or parts.fragment:
+    parts = _parts_of(url or "https://any")
+    plain = parts and parts.scheme in _DEFAULT_PORTS and parts.hostname and "@" not in parts.netloc
+    if not parts or not plain or parts.query or parts.fragment:
         raise ConfigError(
             "endpoint_url must be http(s)://host[:port][/path], without a user, password or query", backend=backend
         )
