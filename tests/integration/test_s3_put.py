@@ -13,6 +13,7 @@ from fsbackup.errors import AccessDeniedError, BackendError, ConfigError, Transi
 from fsbackup.keys import encode_key
 from fsbackup.loop import run
 from fsbackup.stores.base import Part, WritePlan
+from fsbackup.stores.s3.http.settings import check_endpoint
 from fsbackup.stores.s3.store import S3Store
 from fsbackup.testing import ODD_KEYS
 from tests.integration.boto_helpers import assert_same_error, assert_same_request
@@ -103,13 +104,14 @@ def test_the_same_errors_as_botos(proxy: FaultProxy, status: int, code: str) -> 
     assert_same_error(ours, botos, status, code)
 
 
-def test_an_error_under_a_200_is_no_success() -> None:
+@pytest.mark.parametrize("tag", [b"<Error>", b"<Error xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>"])
+def test_an_error_under_a_200_is_no_success(tag: bytes) -> None:
     asked: list[S3Request] = []
     stored = {"ETag": f'"{hashlib.md5(DATA).hexdigest()}"'}
 
     def script(request: S3Request) -> Answer:
         asked.append(request)
-        failed = Answer(b"<Error><Code>InternalError</Code><Message>sorry</Message></Error>", 200, stored)
+        failed = Answer(tag + b"<Code>InternalError</Code><Message>sorry</Message></Error>", 200, stored)
         return failed if len(asked) < 3 else Answer(headers=stored)
 
     with scripted(script) as store:
@@ -160,6 +162,21 @@ def test_an_endpoint_has_nothing_behind_its_path(query: str) -> None:
         pytest.raises(ConfigError, match="endpoint_url"),
     ):
         store_below(plain, query)
+
+
+@pytest.mark.parametrize("url", ["http://h:99999", "http://h:abc", "http://h:-1", "http://[::1", "http://"])
+def test_an_endpoint_that_is_no_address_is_said_at_once(url: str) -> None:
+    with pytest.raises(ConfigError, match="endpoint_url") as caught:
+        check_endpoint("any", url)
+    assert caught.value.__context__ is None
+
+
+def test_what_stands_for_a_port_is_not_shown() -> None:
+    """It may be a secret that was put before the host, and has a slash in it."""
+    with pytest.raises(ConfigError) as caught:
+        check_endpoint("any", "https://id:s3cr3t/and-more@host")
+    assert caught.value.__context__ is None
+    assert "s3cr3t" not in str(caught.value)
 
 
 def store_below(plain: S3Store, path: str) -> S3Store:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -48,6 +49,8 @@ T = TypeVar("T")
 _FIRST_WAIT, _DOUBLINGS, _JITTER = 0.1, 5, 0.5
 #: Codes for bytes that arrived damaged: retried, and raised as `IntegrityError` when every attempt fails.
 _DAMAGE_CODES = frozenset({"BadDigest", "XAmzContentSHA256Mismatch"})
+#: The beginning of an error, perhaps with a namespace.
+_ERROR = re.compile(rb"<Error[\s>]")
 #: Most bytes of an error that are read.
 _MAX_ERROR = 64 * 1024
 #: Most bytes of one report of progress, and the least seconds between two that wake the loop.
@@ -250,7 +253,7 @@ class Call(Generic[T]):
             return answer_error(response.status, headers, response.read(_MAX_ERROR), self._bucket.secrets)
         self._begin_body(response)
         content = self._receive(response)
-        if isinstance(content, bytes) and b"<Error>" in content:
+        if isinstance(content, bytes) and b"<Error" in content and _ERROR.search(content):
             # CompleteMultipartUpload and others may fail after the status was sent: it may be retried.
             return answer_error(500, headers, content, self._bucket.secrets)
         return Reply(response.status, headers, content)
