@@ -246,6 +246,21 @@ def test_a_redirect_is_refused_and_named(status: int, operation: str) -> None:
     assert SECRET not in _everything(caught.value)
 
 
+def test_a_redirect_to_nowhere_is_one() -> None:
+    with (
+        scripted(lambda _: Answer(b"", 301, {"Location": "http://[::1"})) as store,
+        pytest.raises(BackendError, match="a redirect: HTTP 301"),
+    ):
+        run(store.read("any"))
+
+
+@pytest.mark.parametrize("body", [b"", b"<Error><Code>InvalidRange</Code></Error>"])
+def test_a_416_is_an_empty_range_whatever_its_body_says(body: bytes) -> None:
+    """Also where the service says so by the status alone."""
+    with scripted(lambda _: Answer(body, 416)) as store:
+        assert run(store.read("any", 10, 20)) == b""
+
+
 @pytest.mark.parametrize("answer", [Answer(b"<html>bad gateway</html>", 502), Answer(b"", 500)])
 def test_an_error_without_words_is_transient(answer: Answer) -> None:
     with scripted(lambda _: answer, timeout=BRIEF) as store, pytest.raises(TransientError):

@@ -9,7 +9,9 @@ from http.client import HTTPException, HTTPResponse
 
 import pytest
 
+from fsbackup.stores.s3.errors import answer_error
 from fsbackup.stores.s3.http.connection import Connection
+from fsbackup.stores.s3.http.responses import http_time, read_small
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -144,3 +146,40 @@ def test_a_head_alone_has_no_body(response: Respond, method: str) -> None:
 def test_what_is_no_head(response: Respond, data: bytes) -> None:
     with pytest.raises((HTTPException, ConnectionError)):
         response(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, None),
+        ("", None),
+        ("Thu, 01 Jan 1970 00:00:10 GMT", 10.0),
+        ("no time", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        ("Mon, 01 Jan 2001 00:00:00 +99999999999999999999", None),
+    ],
+)
+def test_a_time_that_cannot_be_read_is_none(text: str | None, expected: float | None) -> None:
+    """Each response has one: an error would end all requests."""
+    assert http_time(text) == expected
+
+
+def test_a_body_of_many_chunks_is_read_whole(response: Respond) -> None:
+    chunks = b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n"
+    assert read_small(response(CHUNKED + chunks)) == b"x" * 1000
+    with pytest.raises(ValueError, match="more than 999 bytes"):
+        read_small(response(CHUNKED + chunks), 999)
+
+
+@pytest.mark.parametrize("key", ["Such", "Slow", "AccessDenied"])
+@pytest.mark.parametrize("code", ["NoSuchKey", "SlowDown", "AccessDenied", "NoSuchVersion", "InvalidRange"])
+def test_a_known_code_stays_one_whatever_the_keys_are(key: str, code: str) -> None:
+    """A service of one's own may have keys that are words."""
+    said = f"<Error><Code>{code}</Code><Message>for {key}</Message></Error>".encode()
+    error = answer_error(400, {}, said, (key,))
+    assert (error.code, error.text) == (code, "for ***")
+
+
+def test_another_code_is_shown_without_the_keys() -> None:
+    error = answer_error(400, {}, b"<Error><Code>BadKeyAKID</Code></Error>", ("AKID",))
+    assert error.code == "BadKey***"

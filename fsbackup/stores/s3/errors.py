@@ -153,6 +153,15 @@ STATUSES: dict[int, ErrorMapping] = {
     505: ErrorMapping(BackendError),
     507: _OUT_OF_SPACE,
 }
+#: Codes that decide elsewhere what is done, and that need no hint.
+_OTHER_CODES = frozenset({
+    "InvalidRange",
+    "MethodNotAllowed",
+    "NoSuchLifecycleConfiguration",
+    "NoSuchVersion",
+    "NotFound",
+    "NotImplemented",
+})  # fmt: skip
 #: Codes of a 404 that means "no such key"; the 404 of a HEAD cannot tell a missing key from a missing bucket.
 _BARE_404 = frozenset({"404", "NotFound"})
 
@@ -241,12 +250,19 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 def _redirect_error(answer: AnswerError, context: CallContext) -> FsbackupError:
     """Return the error for a redirect, which names its host and nothing else of its target."""
-    host = urlsplit(answer.headers.get("location", "")).hostname
+    host = _host_of(answer.headers.get("location", ""))
     code = "" if answer.code == str(answer.status) else f" ({answer.code})"
     target = f" to {host}" if host else ""
     message = f"the service answered with a redirect{target}: HTTP {answer.status}{code}"
     error: FsbackupError = context.error(BackendError, message, _REDIRECT_HINT)
     return error
+
+
+def _host_of(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def scrub(text: str, secrets: tuple[str, ...]) -> str:
@@ -295,7 +311,11 @@ def _describe(error: Exception) -> str:
 def answer_error(status: int, headers: Mapping[str, str], body: bytes, secrets: tuple[str, ...]) -> AnswerError:
     """Return what an answer of failure says, without secrets."""
     said = {element.tag: element.text or "" for element in _error_of(body)}
-    code, text = (scrub(said.get(tag, ""), secrets) for tag in ("Code", "Message"))
+    code, text = said.get("Code", ""), scrub(said.get("Message", ""), secrets)
+    if (
+        code not in CODES and code not in _OTHER_CODES
+    ):  # the words of a known one are no secret, a key may be in one
+        code = scrub(code, secrets)
     shown = {name: scrub(value, secrets) for name, value in headers.items()}
     if _REGION.fullmatch(region := said.get("Region", "").strip()):
         shown.setdefault("x-amz-bucket-region", region)

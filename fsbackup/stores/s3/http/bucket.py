@@ -35,6 +35,8 @@ T = TypeVar("T")
 USER_AGENT = f"fsbackup/{__version__}"
 #: Requests at once per store, each with a thread and a connection; more wait, which counts towards the timeout.
 _THREADS = 64
+#: Codes of an empty range, also of an answer without a body.
+_NO_SUCH_RANGE = frozenset({"InvalidRange", "416"})
 #: The largest MaxKeys of Amazon S3, R2 and B2.
 PAGE_SIZE = 1000
 
@@ -203,7 +205,7 @@ class Bucket:
             await self.check_exists(context)
             raise
         except BackendError as error:
-            if code_of(error) != "InvalidRange":
+            if code_of(error) not in _NO_SUCH_RANGE:
                 raise
             return None
         self._exists = True

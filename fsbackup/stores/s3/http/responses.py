@@ -39,7 +39,8 @@ class ObjectInfo:
     Parameters
     ----------
     size
-        Bytes; only in a response to HEAD.
+        Bytes of the body, also of the one that a response to HEAD leaves out: the object's own there, and in a
+        response to GET without a range; in others, as to PUT, it says nothing of the object.
     etag
         Without quotes.
     version_id
@@ -101,9 +102,10 @@ def _version(text: str | None) -> str | None:
 
 @lru_cache(maxsize=256)  # many answers are of the same second
 def http_time(text: str | None) -> float | None:
+    """Return the epoch seconds of a time in a header, None without one that can be read."""
     try:
         return parsedate_to_datetime(text).timestamp() if text else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -178,7 +180,7 @@ def iso_time(text: str | None) -> float | None:
     """Return the epoch seconds of a time in a listing, None without one that can be read."""
     try:
         return datetime.fromisoformat(text).timestamp() if text else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -194,8 +196,6 @@ def read_small(response: HTTPResponse, limit: int = MAX_BODY) -> bytes:
     """
     announced = response.length
     body = response.read(limit + 1)
-    while response.chunked and len(body) <= limit and (more := response.read(limit + 1 - len(body))):
-        body += more
     if len(body) > limit:
         raise ValueError(f"the response has more than {limit} bytes")
     if announced is not None and len(body) < announced:
