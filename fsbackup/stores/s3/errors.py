@@ -153,6 +153,8 @@ STATUSES: dict[int, ErrorMapping] = {
     505: ErrorMapping(BackendError),
     507: _OUT_OF_SPACE,
 }
+#: Codes of a service that does not implement a request.
+NOT_OFFERED = frozenset({"NotImplemented", "MethodNotAllowed", "501", "405"})
 #: Codes that decide elsewhere what is done, and that need no hint.
 _OTHER_CODES = frozenset({
     "InvalidRange",
@@ -265,6 +267,11 @@ def _host_of(url: str) -> str | None:
         return None
 
 
+def scrubbed_code(code: str, secrets: tuple[str, ...]) -> str:
+    """Return an error's code without secrets; a known one is none, though a short key may be a part of it."""
+    return code if code in CODES or code in _OTHER_CODES else scrub(code, secrets)
+
+
 def scrub(text: str, secrets: tuple[str, ...]) -> str:
     """Return a text without the secrets, and without the users and passwords of any URL."""
     for secret in filter(None, secrets):
@@ -311,11 +318,7 @@ def _describe(error: Exception) -> str:
 def answer_error(status: int, headers: Mapping[str, str], body: bytes, secrets: tuple[str, ...]) -> AnswerError:
     """Return what an answer of failure says, without secrets."""
     said = {element.tag: element.text or "" for element in _error_of(body)}
-    code, text = said.get("Code", ""), scrub(said.get("Message", ""), secrets)
-    if (
-        code not in CODES and code not in _OTHER_CODES
-    ):  # the words of a known one are no secret, a key may be in one
-        code = scrub(code, secrets)
+    code, text = scrubbed_code(said.get("Code", ""), secrets), scrub(said.get("Message", ""), secrets)
     shown = {name: scrub(value, secrets) for name, value in headers.items()}
     if _REGION.fullmatch(region := said.get("Region", "").strip()):
         shown.setdefault("x-amz-bucket-region", region)

@@ -24,7 +24,7 @@ from fsbackup.stores.s3.control.filesystem import Control
 from fsbackup.stores.s3.control.info import service_info
 from fsbackup.stores.s3.control.listing import list_beginning, list_level, list_objects
 from fsbackup.stores.s3.control.removing import remove_object, remove_objects
-from fsbackup.stores.s3.http.bucket import PAGE_SIZE, USER_AGENT, Bucket
+from fsbackup.stores.s3.http.bucket import MAX_RECORD, PAGE_SIZE, USER_AGENT, Bucket
 from fsbackup.stores.s3.http.settings import (
     Addressing,
     Secret,
@@ -47,8 +47,6 @@ DEFAULT_CONCURRENCY = 4
 METADATA_LIMIT = 2048
 #: Where the records of objects are.
 Records = Literal["inside", "beside"]
-#: Most bytes of a record of fsbackup that is read whole: a manifest with its most blocks has about 1 MiB.
-_MAX_RECORD = 64 << 20
 
 
 def _capabilities(profile: Profile, conditional_create: bool, metadata_limit: int) -> Capabilities:
@@ -240,7 +238,7 @@ class S3Store(ObjectStore):
             if await self._bucket.head(name, "read") is None:
                 raise self._bucket.context("read", name).error(ObjectNotFoundError, "no such key")
             return [b""]
-        limit = _MAX_RECORD if end is None and name.startswith(META_PREFIX) else None
+        limit = MAX_RECORD if end is None and name.startswith(META_PREFIX) else None
         return await self._bucket.get(name, start, end, on_progress or (lambda _: None), limit, buffers)
 
     def writer(self, name: str, plan: WritePlan, on_progress: Callable[[int], None]) -> ObjectWriter:

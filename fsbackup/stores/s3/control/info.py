@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 from fsbackup.errors import AccessDeniedError, BackendError, FsbackupError
 from fsbackup.stores.base import BackendInfo
 from fsbackup.stores.s3.control.listing import list_uploads, read_page
-from fsbackup.stores.s3.errors import code_of
+from fsbackup.stores.s3.errors import NOT_OFFERED, code_of
 from fsbackup.stores.s3.http.bucket import Bucket
 from fsbackup.stores.s3.http.requests import Request
 from fsbackup.stores.s3.http.responses import iso_time
@@ -32,9 +32,8 @@ _DEFAULT_ACCESS_HINT = (
 _DAY = 86_400
 #: Most unfinished uploads that are counted.
 _COUNTED = 1000
-#: Error codes for a setting that does not exist, and for a request that the service does not implement.
+#: The error code for a setting that does not exist.
 _NOT_CONFIGURED = frozenset({"NoSuchLifecycleConfiguration"})
-_NOT_OFFERED = frozenset({"NotImplemented", "MethodNotAllowed", "501", "405"})
 
 Query = Callable[[Bucket], Awaitable[dict[str, Any]]]
 
@@ -63,7 +62,7 @@ async def _run_query(bucket: Bucket, name: str, query: Query) -> tuple[dict[str,
     except AccessDeniedError:
         return {}, {name: "these credentials may not ask for it"}
     except FsbackupError as error:
-        offered = code_of(error) not in _NOT_OFFERED
+        offered = code_of(error) not in NOT_OFFERED
         return {}, {name: error.message if offered else "the service does not implement the request"}
 
 

@@ -41,7 +41,15 @@ from fsbackup.stores.s3.control.listing import (
     versions_of,
 )
 from fsbackup.stores.s3.control.shared_look import versions_now
-from fsbackup.stores.s3.errors import AnswerError, CallContext, code_of, scrub, translate
+from fsbackup.stores.s3.errors import (
+    NOT_OFFERED,
+    AnswerError,
+    CallContext,
+    code_of,
+    scrub,
+    scrubbed_code,
+    translate,
+)
 from fsbackup.stores.s3.http.bucket import Bucket
 from fsbackup.stores.s3.http.requests import Request
 from fsbackup.stores.s3.http.responses import XML_NAMESPACE, iso_time
@@ -59,8 +67,6 @@ _LIST_WORTH = 10
 _AT_ONCE = 16
 #: Seconds by which the times of an object in HEAD and in a listing may differ: HTTP has whole ones.
 _SAME_TIME = 1.0
-#: Error codes of a service that does not implement a request.
-_NOT_OFFERED = frozenset({"NotImplemented", "MethodNotAllowed", "501", "405"})
 
 
 class _Target(NamedTuple):
@@ -264,7 +270,7 @@ async def _delete_objects(bucket: Bucket, targets: Sequence[_Target]) -> tuple[O
     except TransientError as error:  # repeated already, for as long as the timeout allows
         return {each.name: _for_name(error, bucket, each.name) for each in targets}, []
     except FsbackupError as error:
-        if code_of(error) in _NOT_OFFERED:
+        if code_of(error) in NOT_OFFERED:
             bucket.refuses_delete_objects = True
         log.info("%s: removes objects one by one: %s", bucket.backend, error)
         return {}, list(targets)
@@ -315,7 +321,8 @@ def _answers(response: HTTPResponse, bucket: Bucket, context: CallContext) -> di
         if element.tag == "Deleted":
             found.setdefault(target, None)
         elif element.tag == "Error":
-            code, text = (scrub(said.get(tag, ""), bucket.secrets) for tag in ("Code", "Message"))
+            code = scrubbed_code(said.get("Code", ""), bucket.secrets)
+            text = scrub(said.get("Message", ""), bucket.secrets)
             found[target] = AnswerError(response.status, code, text, {})
     return found
 

@@ -39,6 +39,8 @@ _THREADS = 64
 _NO_SUCH_RANGE = frozenset({"InvalidRange", "416"})
 #: The largest MaxKeys of Amazon S3, R2 and B2.
 PAGE_SIZE = 1000
+#: Most bytes of a record of fsbackup that is read whole: a manifest with its most blocks has about 1 MiB.
+MAX_RECORD = 64 << 20
 
 
 class Bucket:

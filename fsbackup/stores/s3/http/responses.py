@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from fsbackup.buffers import Buffers
 
-_MD5 = re.compile(r"[0-9a-f]{32}")
+MD5 = re.compile(r"[0-9a-f]{32}")
 _MD5_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
 #: With these the ETag is not an MD5 of the content (Amazon S3 API reference, "Object": ETag).
 _OPAQUE_ENCRYPTION = frozenset({"aws:kms", "aws:kms:dsse"})
@@ -62,7 +62,7 @@ class ObjectInfo:
 
     def md5(self, *, parts: bool = False) -> str | None:
         """Return the ETag when it has the form of an MD5 (`parts`: of an MD5 of MD5s), None when it is opaque."""
-        form = _MD5_OF_PARTS if parts else _MD5
+        form = _MD5_OF_PARTS if parts else MD5
         return self.etag if self.etag and form.fullmatch(self.etag) and not self.is_opaque else None
 
     def stat(self, name: str, size: int) -> ObjectStat:

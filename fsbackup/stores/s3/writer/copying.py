@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
@@ -17,7 +16,7 @@ from fsbackup.stores.base import ObjectStat, Part, WritePlan
 from fsbackup.stores.s3.errors import code_of
 from fsbackup.stores.s3.http.bucket import Bucket
 from fsbackup.stores.s3.http.requests import Reply, Request
-from fsbackup.stores.s3.http.responses import ObjectInfo, from_headers, read_small, to_headers, unquoted
+from fsbackup.stores.s3.http.responses import MD5, ObjectInfo, from_headers, read_small, to_headers, unquoted
 from fsbackup.stores.s3.writer.commit import Condition
 from fsbackup.stores.s3.writer.uploads import (
     CONTENT_TYPE,
@@ -36,7 +35,6 @@ from fsbackup.stores.s3.writer.writer import S3Writer
 MAX_COPY = 5 * 1024 * MIB
 #: Bytes of a part.
 PART = 1024 * MIB
-_MD5 = re.compile(r"[0-9a-f]{32}")
 _REPLACE = {"Content-Type": CONTENT_TYPE, "x-amz-metadata-directive": "REPLACE"}
 
 
@@ -65,7 +63,7 @@ class S3Copier(S3Writer):
 
     async def copy(self) -> None:
         """Copy the parts, and compare what the service says of them with the ETag of the whole."""
-        if not _MD5.fullmatch(self._etag):
+        if not MD5.fullmatch(self._etag):
             await self._upload()
             numbers = range(1, -(-self._source.size // self._part_size) + 1)
             await map_some(self._copy_part, numbers, self.concurrency)
@@ -101,7 +99,7 @@ class S3Copier(S3Writer):
         upload, size = await self._upload(), self._source.size
         start, end = (number - 1) * self._part_size, min(number * self._part_size, size)
         etag = await _copy_part(self._bucket, self._name, self._source, upload.id, number, start, end)
-        if not _MD5.fullmatch(unquoted(etag) or ""):
+        if not MD5.fullmatch(unquoted(etag) or ""):
             raise self._differs(f"the ETag of part {number} is no MD5")
         md5 = bytes.fromhex(unquoted(etag) or "")
         self._sent[number] = SentPart(number, end - start, md5, end == size, etag)

@@ -30,7 +30,7 @@ from fsbackup.stores.base import ObjectStat, Orphan, parts_etag
 from fsbackup.stores.s3.control.listing import list_objects, list_uploads, upload_parts
 from fsbackup.stores.s3.control.removing import remove_object
 from fsbackup.stores.s3.errors import BadXmlError, CallContext, code_of, parse_xml
-from fsbackup.stores.s3.http.bucket import Bucket
+from fsbackup.stores.s3.http.bucket import MAX_RECORD, Bucket
 from fsbackup.stores.s3.http.requests import Request
 from fsbackup.stores.s3.http.responses import (
     XML_NAMESPACE,
@@ -44,8 +44,6 @@ from fsbackup.stores.s3.http.responses import (
 
 #: User metadata that identifies one upload, for when the response to its last request is lost.
 UPLOAD_TAG = "fsbackup-upload"
-#: Most bytes of a record that is read to find its upload; one with its most blocks has about 1 MiB.
-MAX_RECORD = 16 << 20
 #: Not guessed from the name, and never with a Content-Encoding, which R2 would decode in responses.
 CONTENT_TYPE = "application/octet-stream"
 
