@@ -7,10 +7,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from textwrap import fill
+from typing import NoReturn
 
 from fsbackup import __version__
 from fsbackup.cli import exits
 from fsbackup.cli.command import Command
+from fsbackup.redact import redact
 
 _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Back up", ("run", "put")),
@@ -52,7 +54,27 @@ Environment
                       the proxy to S3 services: http(s)://[user:password@]host[:port]"""
 
 
-class _Parser(argparse.ArgumentParser):
+class UsageExit(SystemExit):
+    """The end of a process whose command line is wrong; `message` says why, and has been printed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(exits.USAGE)
+        self.message = message
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """A parser whose errors quote what was typed, and none of the secrets in it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong with the command line, and end the process."""
+        text = redact(message)
+        try:
+            super().error(text)
+        except SystemExit:
+            raise UsageExit(text) from None
+
+
+class _Parser(_CommandParser):
     """The top-level parser; its help is `help_page`."""
 
     def format_help(self) -> str:
@@ -106,7 +128,7 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = _Parser(prog="fsbackup", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"fsbackup {__version__}")
     _add_common(parser, is_top=True)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_CommandParser)
     named = _first_argument(words)
     for name in (named,) if named in _NAMES else _NAMES:
         _add_command(commands, _command(name))
