@@ -40,14 +40,15 @@ _SHAPES = tuple(
         (r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b", 0, MASK),  # access keys of AWS
         (r"\bK00[0-9][A-Za-z0-9+/]{27}(?![A-Za-z0-9+/])", 0, MASK),  # application keys of Backblaze
         (r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*-----|\Z)", re.DOTALL, MASK),
-        # The same without its first line, which starts with a dash: a shell that splits it gives it as other words.
+        # The same without its first line, which starts with a dash: a shell that splits it makes it other words.
         (r"b3BlbnNzaC1rZXktdjE[A-Za-z0-9+/=\s]*", 0, MASK),
         (r"AGE-(?:SECRET-KEY|PLUGIN)-[0-9A-Z-]{2,}", re.IGNORECASE, MASK),
     )
 )
 #: One look for all shapes: most texts have none.
 _MAY_HAVE_SHAPE = re.compile(
-    r"//|authorization|x-amz-|signature=|AKIA|ASIA|K00|PRIVATE KEY|b3BlbnNzaC1|AGE-SECRET|AGE-PLUGIN", re.IGNORECASE
+    r"//|authorization|x-amz-|signature=|AKIA|ASIA|K00|PRIVATE KEY|b3BlbnNzaC1|AGE-SECRET|AGE-PLUGIN",
+    re.IGNORECASE,
 )
 #: What no name of a bucket, region or host looks like: letters of both cases with digits, or long hexadecimal.
 _LOOKS_SECRET = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+/=_.~-]{16,}|[0-9a-fA-F]{40,}")

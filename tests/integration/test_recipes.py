@@ -154,6 +154,21 @@ def test_a_sqlite_database_in_use_comes_back(tmp_path: Path) -> None:
             assert database.execute("select count(*), max(note) from orders").fetchone() == (2000, "note 999")
 
 
+@pytest.mark.parametrize("kind", ["missing", "empty", "a directory"])
+def test_where_there_is_no_sqlite_database_nothing_is_stored_or_made(tmp_path: Path, kind: str) -> None:
+    """sqlite3 takes an empty file for an empty database, and makes one where there is none."""
+    path = tmp_path / "app.db"
+    if kind == "empty":
+        path.touch()
+    elif kind == "a directory":
+        path.mkdir()
+    config = on_disks("sqlite.yaml", tmp_path, APP_DATABASE=str(path))
+    report = run_job(config, "app")
+    assert (report.status, report.stored) == ("failed", 0)
+    assert f"{path}: there is no database" in str(report.problems[0].error)
+    assert path.exists() == (kind != "missing")
+
+
 @pytest.mark.matrix
 def test_of_a_sqlite_database_that_is_damaged_nothing_is_stored(tmp_path: Path) -> None:
     path = tmp_path / "app.db"
