@@ -20,6 +20,9 @@ from fsbackup.jobs.sources import unreadable
 if TYPE_CHECKING:
     from fsbackup.config import SourceConfig
 
+#: GNU tar takes options from the environment: an --exclude in TAR_OPTIONS, meant for other archives, would leave
+#: out files. In a Latin-1 locale names would be other letters.
+_ENVIRONMENT = ("env", "-u", "TAR_OPTIONS", "-u", "POSIXLY_CORRECT", "-u", "TAPE", "LC_ALL=C")
 #: Of the versions of the sparse format only the first has no process number in the names of its headers.
 _TAR = (
     *("tar", "--create", "--file=-", "--format=posix", "--xattrs", "--xattrs-include=*", "--acls"),
@@ -42,7 +45,7 @@ def archive(source: SourceConfig, keep_out: frozenset[str] = frozenset()) -> Com
     root = os.path.realpath(source.path)
     parent, name = os.path.split(root)
     return Command(
-        [*_TAR, f"--directory={parent}", "--files-from=-"],
+        [*_ENVIRONMENT, *_TAR, f"--directory={parent}", "--files-from=-"],
         name=f"tar of {source.path}",
         input=lambda: _names(root, os.fsencode(name or "."), Excludes(source.exclude), keep_out),
     )

@@ -96,6 +96,16 @@ def test_an_unchanged_tree_is_there_already(tree: Path, tmp_path: Path) -> None:
     assert run_job(chosen, "j").failed == 1, "other content under the same key"
 
 
+def test_the_environment_changes_nothing(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GNU tar takes options from it, such as what somebody leaves out of archives of his own."""
+    chosen = config(tmp_path)
+    assert run_job(chosen, "j").stored == 1
+    monkeypatch.setenv("TAR_OPTIONS", "--exclude=f --format=gnu")
+    monkeypatch.setenv("POSIXLY_CORRECT", "1")
+    assert run_job(chosen, "j").already == 1
+    assert tree.exists()
+
+
 def test_what_is_excluded_is_not_in_it(tree: Path, tmp_path: Path) -> None:
     """By the patterns of other sources; and neither a socket nor the backend's own copies are."""
     (tree / "backups").mkdir()
