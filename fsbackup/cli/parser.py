@@ -180,7 +180,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Command) -> None:
+def _add_command(commands: argparse._SubParsersAction[_CommandParser], command: Command) -> None:
     examples = "\n".join(f"  {line}" for line in command.examples)
     parser = commands.add_parser(
         command.name,

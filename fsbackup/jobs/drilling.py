@@ -7,6 +7,7 @@ backends, where `last_drill` finds it under `drill_name`.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -115,7 +116,8 @@ def drill_job(
         The job.
     command
         The program and its arguments, one of which has ``{file}`` for the path of the restored dump. It runs
-        without a shell, in a temporary directory of its own.
+        without a shell, in a temporary directory of its own; a program that is a relative path with a slash is
+        relative to where this process is.
     every
         Take the newest dump of every series, one after the other: with `for_each`, of every item.
     identity
@@ -137,13 +139,13 @@ def drill_job(
         raise ConfigError("the restore command does not say what to restore", hint=hint)
     store = ReplicatedStorage.from_config(config, job_of(config, name).replication, errors="raise")
     began, started = clock.now(), time.monotonic()
-    keys = _newest(config, name, store)
+    keys, place, words = _newest(config, name, store), _absolute(directory), _from_here(command)
     away: dict[str, str] = {}
     dumps = []
     for key in keys if every else keys[-1:]:
-        home = Path(tempfile.mkdtemp(prefix="fsbackup-drill-", dir=directory))
+        home = Path(tempfile.mkdtemp(prefix="fsbackup-drill-", dir=place))
         try:
-            dumps.append(_drill(store, key, command, home, identity, timeout, away))
+            dumps.append(_drill(store, key, words, home, identity, timeout, away))
         finally:
             shutil.rmtree(home, ignore_errors=True)
     report = JobDrillReport(
@@ -158,6 +160,18 @@ def drill_job(
     for backend, why in unrecorded.items():
         away.setdefault(backend, str(why))
     return report
+
+
+def _absolute(directory: str | None) -> str | None:
+    """Return a directory so that the command, which runs elsewhere, finds it."""
+    return None if directory is None else os.path.abspath(directory)
+
+
+def _from_here(command: Sequence[str]) -> list[str]:
+    """Return a command whose program is the one that its path means here: the command runs elsewhere."""
+    program, *arguments = command
+    is_path = "/" in program and FILE not in program
+    return [os.path.abspath(program) if is_path else program, *arguments]
 
 
 def _newest(config: Config, name: str, store: ReplicatedStorage) -> list[str]:

@@ -89,6 +89,45 @@ def test_the_newest_dump_is_restored(home: Path, drill: Callable[..., tuple[int,
         assert json.loads(kept.read_text())["command"][0] == "sh"
 
 
+def test_paths_are_meant_from_where_the_user_is(home: Path, drill: Callable[..., tuple[int, Any]]) -> None:
+    """The program runs in the temporary directory: nothing relative would be found there."""
+    (home / "scratch").mkdir()
+    script = home / "restore.sh"
+    script.write_text(f'#!/bin/sh\ncat "$1" > {home}/seen\npwd > {home}/where\n')
+    script.chmod(0o755)
+    code, said = drill("./restore.sh", "{file}", options=("--directory", "scratch"))
+    assert (code, said["dumps"][0]["problem"], said["command"][0]) == (0, None, "./restore.sh")
+    assert (home / "seen").read_text() == "crm of day 2\n"
+    assert Path((home / "where").read_text().strip()).parent == home / "scratch"
+    assert list((home / "scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--sql", "select 1"),
+        ("--expect", "1"),
+        ("--to", "2026-03-05"),
+        ("--database", "shop"),
+        ("--user", "root"),
+        ("--trust", "one"),
+    ],
+    ids=lambda options: str(options[0]),
+)
+def test_what_only_a_cluster_can_be_asked_is_refused(
+    home: Path, drill: Callable[..., tuple[int, Any]], options: tuple[str, ...]
+) -> None:
+    """Nothing would ask it, and success would be taken for its answer."""
+    code, said = drill("true", "{file}", options=options)
+    assert (code, f"{options[0]} cannot be used with --restore-command" in said["error"]["message"]) == (2, True)
+    assert not (home / "one/.fsbackup/drills").exists()
+
+
+def test_only_a_job_has_several_dumps(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-c", str(home / "fsbackup.yaml"), "drill", "each", "--all"]) == 2
+    assert "--all goes with --restore-command only" in capsys.readouterr().err
+
+
 def test_each_item_can_be_drilled(drill: Callable[..., tuple[int, Any]]) -> None:
     """One that fails is named, and the others are looked at."""
     code, said = drill(
