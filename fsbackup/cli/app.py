@@ -14,8 +14,8 @@ from types import FrameType
 from typing import NoReturn
 
 from fsbackup.cli import exits, logs, render
-from fsbackup.cli.parser import failure_code, parse_arguments
-from fsbackup.errors import StaleReadWarning
+from fsbackup.cli.parser import UsageExit, failure_code, own_words, parse_arguments
+from fsbackup.errors import ConfigError, StaleReadWarning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +48,9 @@ def _parse(words: Sequence[str]) -> Namespace:
     try:
         return parse_arguments(words)
     except SystemExit as end:
+        if isinstance(end, UsageExit) and "--json" in own_words(words):
+            render.print_json_line({"error": exits.error_as_dict(ConfigError(end.message))})
+            sys.stdout.flush()
         if end.code:
             raise SystemExit(failure_code(words, exits.USAGE)) from None
         raise

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from fsbackup.postgres.drilling import DrillReport
 
 #: Options that ask a cluster, and what each is where it is not given: a job has none of it.
-_OF_CLUSTERS: dict[str, Any] = {"to": None, "sql": None, "expect": None, "database": None, "user": None, "trust": []}
+_OF_CLUSTERS: dict[str, Any] = {
+    "to": None,
+    "sql": None,
+    "expect": None,
+    "database": None,
+    "user": None,
+    "trust": [],
+}
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

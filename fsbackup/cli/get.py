@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
 from fsbackup.cli.command import Command, add_allow_empty, add_set, open_set, prefix, progress_display
-from fsbackup.errors import ConfigError, ObjectNotFoundError
+from fsbackup.errors import ConfigError, FsbackupError, ObjectLostError, ObjectNotFoundError
+from fsbackup.record import Tombstone
 
 if TYPE_CHECKING:
     from fsbackup.engine.results import DownloadReport
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Said of what is not proven to be the newest version.
 _MAY_BE_OLD = "A NEWER VERSION MAY EXIST: too few backends answered"
+#: What compress and encrypt add to a key.
+_SUFFIXES = (".zst", ".age", ".zst.age")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +63,33 @@ def _execute(args: Namespace) -> int:
         what = f"{args.key!r} is a prefix of keys" if args.key else "the key is empty"
         raise ConfigError(what, hint="give a key, or --recursive for everything at or below a prefix")
     store = open_set(args)
-    return _get_tree(args, store) if args.recursive else _get_object(args, store)
+    if args.recursive:
+        return _get_tree(args, store)
+    with _with_hint(store, args.key):
+        return _get_object(args, store)
+
+
+@contextmanager
+def _with_hint(store: ReplicatedStorage, key: str) -> Iterator[None]:
+    """Name what is stored instead where there is no such key: it was put as one name, and has another now."""
+    try:
+        yield
+    except ObjectNotFoundError as error:
+        names = [] if isinstance(error, ObjectLostError) else _longer_names(store, key)
+        if names:
+            error.hint = f"it is stored compressed or encrypted: get {' or '.join(names)}"
+        raise
+
+
+def _longer_names(store: ReplicatedStorage, key: str) -> list[str]:
+    """Return the names that a key has with the suffixes of stages, of objects that are stored."""
+    found = []
+    for suffix in _SUFFIXES:
+        with suppress(FsbackupError, ValueError):  # it is not there, not known, or no key: too long
+            info = store.stat(f"{key}{suffix}")
+            if not isinstance(info.latest, Tombstone):
+                found.append(info.key)
+    return found
 
 
 def _get_object(args: Namespace, store: ReplicatedStorage) -> int:

@@ -150,10 +150,15 @@ def _first_argument(words: Sequence[str]) -> str:
 _PROGRAM = "PROGRAM"
 
 
+def own_words(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line that are for fsbackup, and for no program after ``--``."""
+    return list(words[: words.index("--")] if "--" in words else words)
+
+
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line; `program` is what follows ``--`` after ``--command`` or ``--restore-command``."""
     words = list(sys.argv[1:] if argv is None else argv)
-    own = words[: words.index("--")] if "--" in words else words
+    own = own_words(words)
     parser = build_parser(words)
     if "--restore-command" in own:
         if own == words:

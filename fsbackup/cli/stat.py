@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fsbackup import clock
 from fsbackup.cli import exits, render
@@ -24,7 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _execute(args: Namespace) -> int:
     info = open_set(args).stat(args.key)
     if args.json:
-        render.print_json(info.as_dict())
+        render.print_json({**info.as_dict(), **_stages_dict(info.manifest)})
     else:
         _print_info(info)
     return exits.BY_STATUS[info.status]
@@ -59,6 +59,16 @@ def _fields(info: ObjectStatus) -> dict[str, str]:
         **_stages(manifest),
         "status": info.status,
     }
+
+
+def _stages_dict(manifest: Manifest | None) -> dict[str, Any]:
+    """Return what was done to the bytes before they were stored, and their number, named as by `put --json`."""
+    from fsbackup.stages.plaintext import Recorded
+
+    recorded = Recorded.of(manifest)
+    if recorded is None:
+        return {"stages": [], "plain_size": None}
+    return {"stages": list(recorded.names), "plain_size": recorded.size}
 
 
 def _stages(manifest: Manifest) -> dict[str, str]:

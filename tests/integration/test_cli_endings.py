@@ -96,6 +96,28 @@ class TestFailed:
         assert done.json()["error"]["type"] == "ObjectNotFoundError"
         assert done.json()["error"]["key"] == "k"
 
+    @pytest.mark.parametrize(
+        ("command", "message"),
+        [
+            (("--json", "put", "note", "../x"), "argument KEY: "),
+            (("put", "note", "--json"), "the following arguments are required: KEY"),
+            (("puts", "--json"), "invalid choice: 'puts'"),
+            (("put", "x", "--json", "--command"), "write -- before the program"),
+        ],
+    )
+    def test_wrong_usage_as_json(self, cli: Cli, command: tuple[str, ...], message: str) -> None:
+        """As other errors, also where the command line could not be read to its end."""
+        done = cli(*command)
+        assert (done.code, message in done.json()["error"]["message"], message in done.err) == (2, True, True), (
+            done
+        )
+        assert done.json()["error"]["type"] == "ConfigError"
+
+    def test_wrong_usage_of_a_program_with_such_an_option(self, cli: Cli) -> None:
+        """What follows -- is not for us."""
+        done = cli("put", "note", "x", "--command", "--", "program", "--json")
+        assert (done.code, done.out) == (2, "")
+
     @pytest.mark.parametrize("how", [("-vv", ""), ("-q", "1")])
     def test_a_traceback_on_request(self, cli: Cli, how: tuple[str, str]) -> None:
         """With -vv or FSBACKUP_DEBUG."""

@@ -48,6 +48,45 @@ def test_json_has_both_sizes(cli: Cli) -> None:
     assert (got["target"], got["plain_size"], got["size"]) == ("out", 7000, stored["size"])
 
 
+def test_stat_has_the_stages_and_both_sizes(cli: Cli) -> None:
+    """As JSON, too; of what is stored as it is, none."""
+    stored = cli(*PUT, "--json").json()
+    found = cli("stat", "db/note.zst.age", "--json").json()
+    assert (found["stages"], found["plain_size"], found["size"]) == (["zstd", "age"], 7000, stored["size"])
+    assert cli("put", "note", "plain").code == 0
+    found = cli("stat", "plain", "--json").json()
+    assert (found["stages"], found["plain_size"], found["size"]) == ([], None, 7000)
+
+
+@pytest.mark.parametrize(
+    ("options", "suffix"),
+    [
+        (("--compress", "zstd"), ".zst"),
+        (("--encrypt", "file:recipients"), ".age"),
+        (("--compress", "zstd", "--encrypt", "file:recipients"), ".zst.age"),
+    ],
+)
+def test_a_key_without_its_suffix_is_told_the_name_that_is_there(
+    cli: Cli, options: tuple[str, ...], suffix: str
+) -> None:
+    """It is what was typed to store it; an object that was deleted is not named."""
+    assert cli("put", "note", "db/note", *options).code == 0
+    done = cli("get", "db/note", "out")
+    assert (done.code, f"it is stored compressed or encrypted: get db/note{suffix}\n" in done.err) == (4, True), (
+        done
+    )
+    assert cli("get", "db/note", "out", "--json").json()["error"]["hint"].endswith(f"get db/note{suffix}")
+    assert cli("rm", f"db/note{suffix}").code == 0
+    assert "stored compressed" not in cli("get", "db/note", "out").err
+
+
+def test_what_is_encrypted_already_is_not_called_compressed(cli: Cli) -> None:
+    assert cli("put", "note", "x", "--encrypt", "file:recipients").code == 0
+    (cli.home / "secret.age").write_bytes((cli.home / "disk1/x.age").read_bytes())
+    said = cli("put", "secret.age", "y", "--compress", "zstd").err
+    assert "secret.age: is encrypted by age already; compressing it saves nothing, leave out compress" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
