@@ -8,6 +8,7 @@ are not in it.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING
 
 from fsbackup.engine.command import Command
 from fsbackup.jobs.patterns import Excludes
-from fsbackup.jobs.sources import unreadable
+from fsbackup.jobs.sources import Note, unreadable, unused_excludes
 
 if TYPE_CHECKING:
     from fsbackup.config import SourceConfig
+
+log = logging.getLogger("fsbackup.jobs")
 
 #: GNU tar takes options from the environment: an --exclude in TAR_OPTIONS, meant for other archives, would leave
 #: out files. In a Latin-1 locale names would be other letters.
@@ -42,16 +45,37 @@ def archive(source: SourceConfig, keep_out: frozenset[str] = frozenset()) -> Com
     keep_out
         Real paths of directories below it that are left out: where its own copies are kept.
     """
-    root = os.path.realpath(source.path)
-    parent, name = os.path.split(root)
+    parent = os.path.dirname(os.path.realpath(source.path))
     return Command(
         [*_ENVIRONMENT, *_TAR, f"--directory={parent}", "--files-from=-"],
         name=f"tar of {source.path}",
-        input=lambda: _names(root, os.fsencode(name or "."), Excludes(source.exclude), keep_out),
+        input=lambda: _names(source, keep_out),
     )
 
 
-def _names(root: str, name: bytes, excludes: Excludes, keep_out: frozenset[str]) -> Iterator[bytes]:
+def look_through(source: SourceConfig, keep_out: frozenset[str] = frozenset()) -> list[Note]:
+    """Return what to say of a source that would be archived, from a walk through all of it.
+
+    Raises
+    ------
+    SourceError
+        When a directory cannot be listed.
+    """
+    excludes = Excludes(source.exclude)
+    for _ in _walk(source, excludes, keep_out):
+        pass
+    return list(unused_excludes(source, excludes))
+
+
+def _names(source: SourceConfig, keep_out: frozenset[str]) -> Iterator[bytes]:
+    """Yield the names for tar; what there is to say of the source is known, and logged, at their end."""
+    excludes = Excludes(source.exclude)
+    yield from _walk(source, excludes, keep_out)
+    for note in unused_excludes(source, excludes):
+        log.info("%s: %s", note.path, note.text)
+
+
+def _walk(source: SourceConfig, excludes: Excludes, keep_out: frozenset[str]) -> Iterator[bytes]:
     """Yield the names of all entries, each with a NUL, a directory before what is in it.
 
     Raises
@@ -59,6 +83,8 @@ def _names(root: str, name: bytes, excludes: Excludes, keep_out: frozenset[str])
     SourceError
         When a directory cannot be listed.
     """
+    root = os.path.realpath(source.path)
+    name = os.fsencode(os.path.basename(root) or ".")
     try:
         is_directory = stat.S_ISDIR(os.stat(root).st_mode)
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fsbackup.config.sources import SourceConfig
 from fsbackup.engine.open_source import TreePath
 from fsbackup.errors import ConfigError, SourceError
-from fsbackup.jobs.archive import archive
+from fsbackup.jobs.archive import archive, look_through
 from fsbackup.jobs.commands import find_commands
 from fsbackup.jobs.sources import Note, Skipped, SourceEntry, SourceFile, Unreadable, find_files
 from fsbackup.jobs.template import Destination, local_now
@@ -50,13 +50,14 @@ class Planned:
 
 
 def plan_job(
-    config: Config, name: str, *, now: datetime | None = None
+    config: Config, name: str, *, now: datetime | None = None, walk_archives: bool = True
 ) -> Iterator[Planned | Unreadable | Skipped | Note]:
     """Yield what a run of the job would store, streaming; touches no backend.
 
     Files that would share a key are all `Unreadable`, none of them wins. Finding them takes a look at the whole
     source first, unless the destination has ``{relpath}``. A command that lists items is run; those whose
-    output would be stored are not.
+    output would be stored are not. A tree that is one archive is walked through for what there is to say of it,
+    unless `walk_archives` is False: a run says it while tar is given the names.
 
     Raises
     ------
@@ -68,7 +69,7 @@ def plan_job(
     if isinstance(job.source, SourceConfig):
         keep_out = _backend_directories(config, job)
         if job.source.archive:
-            return iter([_planned_archive(job.source, destination, keep_out)])
+            return _plan_archive(job.source, destination, keep_out, walk=walk_archives)
         return _plan_files(job.source, destination, keep_out, job.allow_empty)
     return _plan_commands(job.source, destination, job.allow_empty)
 
@@ -97,8 +98,16 @@ def _plan_commands(
             yield Planned(command.name, key, series, command)
 
 
-def _planned_archive(source: SourceConfig, destination: Destination, keep_out: frozenset[str]) -> Planned:
-    return Planned(source.path, *destination.of_item(None), archive(source, keep_out))
+def _plan_archive(
+    source: SourceConfig, destination: Destination, keep_out: frozenset[str], *, walk: bool
+) -> Iterator[Planned | Unreadable | Skipped | Note]:
+    try:
+        notes = look_through(source, keep_out) if walk else []
+    except SourceError as error:
+        yield Unreadable(source.path, error)
+        return
+    yield Planned(source.path, *destination.of_item(None), archive(source, keep_out))
+    yield from notes
 
 
 def _plan_files(

@@ -109,7 +109,8 @@ def _run(
     counts, found_keys = JobCounts(store, on_file, last, job.shrink_below), FoundKeys()
     parallel = job.source.parallel if isinstance(job.source, CommandConfig) else None
     may_grow = isinstance(job.source, SourceConfig) and job.source.changing == "keep"
-    for files in _slices(_only_files(plan_job(config, name, now=now), counts), SLICE):
+    plan = plan_job(config, name, now=now, walk_archives=False)
+    for files in _slices(_only_files(plan, counts), SLICE):
         items = [
             BatchItem(
                 file.source,

@@ -128,6 +128,11 @@ def _search(source: SourceConfig, keep_out: frozenset[str]) -> Iterator[SourceEn
         yield from SourceWalk(root, pattern, excludes, keep_out, source.links).run()
     elif pattern is EVERYTHING and not excludes(os.path.basename(path), is_directory=False):
         yield SourceFile(path, os.path.basename(path))
+    yield from unused_excludes(source, excludes)
+
+
+def unused_excludes(source: SourceConfig, excludes: Excludes) -> Iterator[Note]:
+    """Yield what to say of patterns that have matched nothing, once all of a source has been looked at."""
     for unused in excludes.unused:
         yield Note(source.path, f"exclude {unused!r} matches nothing")
 

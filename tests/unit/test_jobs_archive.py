@@ -16,7 +16,7 @@ import pytest
 from fsspec.callbacks import Callback
 
 from fsbackup.config import Config, InvalidConfigError, parse_config
-from fsbackup.jobs import JobReport, run_job
+from fsbackup.jobs import JobReport, Note, Planned, Unreadable, plan_job, run_job
 from tests.replication.staged import Staged
 
 
@@ -117,6 +117,23 @@ def test_what_is_excluded_is_not_in_it(tree: Path, tmp_path: Path) -> None:
     with tarfile.open(tree / "backups/etc.tar") as archive:
         names = [each.encode(errors="surrogateescape").removeprefix(b"etc/") for each in archive.getnames()]
     assert names == [b"etc", b"-x --y\nz", b"broken", b"fifo", b"hard", b"link", b"\xff"]
+
+
+def test_excludes_that_match_nothing_are_named(
+    tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As those of a job of files are: by a run with -v, and by a dry run, which finds an unreadable tree, too."""
+    caplog.set_level("INFO", "fsbackup.jobs")
+    chosen = config(tmp_path, {"path": "etc", "archive": "tar", "exclude": ["/d/", "*.tmp", "cahce/"]})
+    expected = ["exclude '*.tmp' matches nothing", "exclude 'cahce/' matches nothing"]
+    planned, *notes = plan_job(chosen, "j")
+    assert isinstance(planned, Planned)
+    assert [each.text for each in notes if isinstance(each, Note)] == expected
+    assert caplog.messages == []
+    assert run_job(chosen, "j").status == "complete"
+    assert caplog.messages == [f"{tree}: {each}" for each in expected]
+    [unreadable] = plan_job(config(tmp_path, {"path": "nowhere", "archive": "tar"}), "j")
+    assert isinstance(unreadable, Unreadable)
 
 
 def test_a_tree_that_cannot_be_read_is_not_stored(tree: Path, tmp_path: Path) -> None:
