@@ -53,7 +53,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="encrypt it with age to this public key (age1..., 'ssh-ed25519 ...', or file:PATH with some); may be "
         "given several times; .age is added to the key",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace other content under this key")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace other content under this key; what is no file is stored again also if it is the same",
+    )
     parser.add_argument(
         "--allow-empty", action="store_true", help="store a stream that ends without a byte, instead of failing"
     )
