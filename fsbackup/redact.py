@@ -42,7 +42,9 @@ _SHAPES = tuple(
         (r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*-----|\Z)", re.DOTALL, MASK),
         # The same without its first line, which starts with a dash: a shell that splits it makes it other words.
         (r"b3BlbnNzaC1rZXktdjE[A-Za-z0-9+/=\s]*", 0, MASK),
-        (r"AGE-(?:SECRET-KEY|PLUGIN)-[0-9A-Z-]{2,}", re.IGNORECASE, MASK),
+        (r"AGE-(?:SECRET-KEY|PLUGIN)-[0-9A-Z-]{2,}", 0, MASK),
+        # age takes them in small letters, too; what is shorter is the name of a file or a program.
+        (r"age-(?:secret-key|plugin)-[0-9a-z-]*1[0-9a-z]{30,}", 0, MASK),
     )
 )
 #: One look for all shapes: most texts have none.

@@ -28,12 +28,18 @@ SHAPES = {
     "no such key AKIAIOSFODNN7EXAMPLE": "AKIA",
     "bucket K0051Xy7Zq0PpLmNnOoQqRrSsTtUuVv refused": "K0051",
     "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n-----END OPENSSH PRIVATE KEY-----": "b3Bl",
+    f"identity AGE-SECRET-KEY-1{'Q' * 58}": "QQ",
+    f"identity age-secret-key-pq-1{'q' * 58}": "qq",
+    "identity AGE-PLUGIN-YUBIKEY-1QQPQ2AXSL": "QQPQ",
+    "words b3BlbnNzaC1rZXktdjEAAAAABG5vbmUA AAAEbm9uZQ": "bm9u",
 }
 #: What is none.
 PLAIN = [
     "https://127.0.0.1:9000/bucket: no answer",
     "sftp://backup@nas/backups: refused",
     "backups//a:b/c@2x.png",
+    "no such command age-plugin-yubikey",
+    "/etc/age-secret-key-prod-1.txt: cannot be read - it must be an age identity (AGE-SECRET-KEY-1...)",
     "sha256 e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
 ]
 
