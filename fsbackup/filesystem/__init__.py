@@ -5,8 +5,8 @@ is written to all replicas at once, and exists whole or not at all.
 
 `filesystem`
     `FsbackupFileSystem`: the options and `open`. Its other methods are those of the files below.
-`instances`
-    The metaclass: which instance a caller gets, and with which configuration.
+`instances`, `identity`
+    The metaclass: which instance a caller gets, and with which configuration; its option `identity`.
 `metadata`, `reading`, `writing`, `append`, `moving`
     The methods of fsspec's interface, by subject. Each class derives from `FileSystemBase`.
 `base`

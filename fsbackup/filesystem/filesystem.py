@@ -59,9 +59,10 @@ class FsbackupFileSystem(ReadMethods, MoveMethods, AppendMethods, MetadataMethod
     cache_size
         Bytes of proven blocks to cache; 32 MiB by default.
     identity
-        The file of an age identity or a private SSH key, or several files: encrypted objects are read as what they
-        were. By default the file that ``$FSBACKUP_AGE_IDENTITY`` names; with neither, reading one is a
-        `ConfigError`, unless it is opened with ``raw=True``.
+        The path of a file with an age identity or a private SSH key, or several paths: encrypted objects are read
+        as what they were. A key itself is a `ConfigError`: it would be in pickles. By default the file that
+        ``$FSBACKUP_AGE_IDENTITY`` names; with neither, reading one is a `ConfigError`, unless it is opened with
+        ``raw=True``.
     store_dropped
         Store also a file that is dropped without being closed, as s3fs does. By default it is discarded with a
         `NotStoredWarning`, because a writer that failed half-way drops its file, too. DuckDB's ``EXPORT DATABASE``

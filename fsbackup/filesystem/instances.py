@@ -18,6 +18,7 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 from fsspec.config import apply_config
 
+from fsbackup.filesystem.identity import portable
 from fsbackup.filesystem.paths import PROTOCOL
 from fsbackup.replication.storage import ReplicatedStorage
 
@@ -38,6 +39,8 @@ class ConfiguredInstances(type(AsyncFileSystem)):  # type: ignore[misc]
         options = apply_config(cls, options if config is None else {**options, "config": config})
         options = {name: value for name, value in options.items() if not _is_of_another(name, value)}
         _check_known(options)
+        if "identity" in options:
+            options["identity"] = portable(options["identity"])
         given = options.pop("config", None)
         if isinstance(given, ReplicatedStorage):
             # It has an instance of its own (`ReplicatedStorage.fs`); what it consists of is no key for a cache.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import fsspec
 import pandas as pd
 import pyrage
 import pytest
+from fsspec import AbstractFileSystem
 
 from fsbackup import Stages
 from fsbackup.errors import ConfigError, IntegrityError
@@ -130,3 +132,34 @@ def test_what_is_made_by_stages_is_not_appended_to(disks: ConfiguredSet, tmp_pat
     with pytest.raises(NotImplementedError, match="is encrypted, and decrypted as a whole"):
         asyncio.run(fs.open_async(path))
     assert fs.cat(path) == b"day"
+
+
+@pytest.mark.parametrize("form", [str, str.lower, str.encode, Path, lambda key: ["id", f"# mine\n{key}\n"]])
+def test_a_key_itself_is_no_identity(disks: ConfiguredSet, form: Callable[[str], Any]) -> None:
+    """It would be in pickles and JSON: it is refused, and not repeated."""
+    key = str(pyrage.x25519.Identity.generate())
+    for secret in (key, f"-----BEGIN OPENSSH PRIVATE KEY-----\n{key[16:]}\n-----END OPENSSH PRIVATE KEY-----"):
+        with pytest.raises(ConfigError, match="must be the path of a file") as caught:
+            disks.fs(identity=form(secret))
+        assert key[16:].lower() not in str(caught.value).lower()
+
+
+def test_a_file_may_be_named_like_a_key(disks: ConfiguredSet, tmp_path: Path, stages: Stages) -> None:
+    url = store(disks, tmp_path, b"data", "x", stages)
+    path = (tmp_path / "id").rename(tmp_path / "AGE-SECRET-KEY-1 my private key.txt")
+    assert disks.fs(identity=path).cat(url) == b"data"
+
+
+def test_a_relative_identity_is_of_the_directory_where_it_was_given(
+    disks: ConfiguredSet, tmp_path: Path, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `config` is: a process that works elsewhere finds it, too."""
+    url = store(disks, tmp_path, b"data", "x", stages)
+    monkeypatch.chdir(tmp_path)
+    for identity in ("id", Path("id"), ["id"]):
+        fs = disks.fs(identity=identity)
+        with monkeypatch.context() as elsewhere:
+            elsewhere.chdir("/")
+            assert fs.cat(url) == b"data"
+            assert pickle.loads(pickle.dumps(fs)).cat(url) == b"data"
+            assert AbstractFileSystem.from_json(fs.to_json()).cat(url) == b"data"
