@@ -14,12 +14,16 @@ from fsbackup.errors import FsbackupError, NoHealthyReplicaError, ObjectNotFound
 from fsbackup.filesystem import directories, paths
 from fsbackup.filesystem.base import FileSystemBase, on_io_loop
 from fsbackup.filesystem.directories import Info, directory_info
-from fsbackup.filesystem.undone import encrypted
+from fsbackup.filesystem.undone import encrypted, plain_info
 from fsbackup.filesystem.versions import Version
 
 
 class MetadataMethods(FileSystemBase):
-    """Names and their infos. Absence is reported only when proven; otherwise an `OSError` names the replicas."""
+    """Names and their infos. Absence is reported only when proven; otherwise an `OSError` names the replicas.
+
+    The size of an encrypted object is that of its plaintext in `info`, where it can be read. In listings (`ls` of
+    a directory, `find`, `du`) it is that of what is stored, which these show without a request for each object.
+    """
 
     @on_io_loop
     async def _info(self, path: str, **kwargs: Any) -> Info:  # noqa: ARG002 - options of other filesystems
@@ -43,11 +47,11 @@ class MetadataMethods(FileSystemBase):
             raise
 
     def _described(self, version: Version) -> Info:
-        """Return the info of a file; that of an encrypted one has the size that is read, where it can be read."""
-        info, recorded = version.info(), encrypted(version)
+        """Return the info of a file; of an encrypted one that of what is read, where it can be read."""
+        recorded = encrypted(version)
         if recorded is not None and recorded.size is not None and self.undo.can_decrypt:
-            info["size"] = recorded.size
-        return info
+            return plain_info(version, recorded.size)
+        return version.info()
 
     async def _has_listed_files(self, name: str, key: str) -> bool:
         try:
@@ -191,8 +195,14 @@ class MetadataMethods(FileSystemBase):
 
     @on_io_loop
     async def _ukey(self, path: str) -> str:
-        """Return the SHA-256 of the content; for an object without a manifest a hash of its info."""
+        """Return the SHA-256 of the content; a hash of the info for an object without a manifest.
+
+        For an encrypted object that is read as its plaintext it is another one than for what is stored: a cache
+        must not take the one for the other.
+        """
         info = await self._info(path)
+        if info.get("stored_sha256"):
+            return str(tokenize("plaintext", info["stored_sha256"]))
         return str(info.get("sha256") or tokenize(info["name"], info["size"], info.get("mtime")))
 
     @on_io_loop

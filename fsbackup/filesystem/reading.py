@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from fsbackup.filesystem.base import FileSystemBase, on_io_loop
 from fsbackup.filesystem.paths import PROTOCOL, check_read_key, split, strip
 from fsbackup.filesystem.read_file import AsyncReadFile, ReadFile
 from fsbackup.filesystem.sets import OpenSet
-from fsbackup.filesystem.undone import UndoneFile, encrypted, undone
+from fsbackup.filesystem.undone import StoredAsReadError, UndoEncrypted, UndoneFile, encrypted, undone
 from fsbackup.filesystem.versions import UNREADABLE, Version
 from fsbackup.loop import run
 from fsbackup.replication.progress import on_progress
+from fsbackup.stages import Undo
 from fsbackup.stores.local.directory import make_path
 
 #: How many replacements one read follows when the object is replaced meanwhile.
@@ -39,8 +41,15 @@ class ReadMethods(FileSystemBase):
     """Bytes. Where an object has a manifest, each byte is proven by it before it is returned."""
 
     @on_io_loop
-    async def _cat_file(self, path: str, start: Bound = None, end: Bound = None, **kwargs: Any) -> bytes:  # noqa: ARG002
-        [data] = await self._cat_file_ranges(strip(path), [(start, end)])
+    async def _cat_file(
+        self,
+        path: str,
+        start: Bound = None,
+        end: Bound = None,
+        raw: bool = False,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> bytes:
+        [data] = await self._cat_file_ranges(strip(path), [(start, end)], raw=raw)
         return data
 
     @on_io_loop
@@ -52,6 +61,7 @@ class ReadMethods(FileSystemBase):
         max_gap: int | None = None,  # noqa: ARG002 - adjacent blocks share a request in any case
         batch_size: int | None = None,  # noqa: ARG002
         on_error: str = "return",
+        raw: bool = False,
         **kwargs: Any,  # noqa: ARG002
     ) -> list[Any]:
         wanted = list(zip(paths, _per_path(starts, len(paths)), _per_path(ends, len(paths)), strict=True))
@@ -64,7 +74,8 @@ class ReadMethods(FileSystemBase):
         async def read(path: str, indices: list[int]) -> None:
             async with slots:
                 try:
-                    found: Sequence[Any] = await self._cat_file_ranges(path, [wanted[at][1:] for at in indices])
+                    of_file = [wanted[at][1:] for at in indices]
+                    found: Sequence[Any] = await self._cat_file_ranges(path, of_file, raw=raw)
                 except Exception as error:
                     if on_error == "raise":
                         raise
@@ -77,11 +88,13 @@ class ReadMethods(FileSystemBase):
                 group.create_task(read(path, of_path))
         return results
 
-    async def _cat_file_ranges(self, path: str, wanted: Sequence[tuple[Bound, Bound]]) -> list[bytes]:
+    async def _cat_file_ranges(
+        self, path: str, wanted: Sequence[tuple[Bound, Bound]], *, raw: bool
+    ) -> list[bytes]:
         """Return ranges of one object, all of one version: when it is replaced meanwhile, of the newer one."""
         at_once = any(restore.begins_with(start) for start, _ in wanted)
         version = await self._version_to_read(path, check_data=False, at_once=at_once)
-        if encrypted(version):
+        if encrypted(version) and not raw:
             return await self._cat_undone(version, wanted)
         for _ in range(_MAX_REPLACEMENTS):
             try:
@@ -167,7 +180,8 @@ class ReadMethods(FileSystemBase):
                 hint="open it again there",
             )
         if encrypted(version) and not raw:
-            return UndoneFile(self, version, run(undone(opened.replica_set, version, self.undo)))
+            plaintext = run(undone(opened.replica_set, version, self.undo))
+            return UndoneFile(self, version, plaintext, **options)
         return ReadFile(self, version, partial(self._read_pinned, opened, version), **options)
 
     async def _get(self, rpath: Any, lpath: Any, *args: Any, **kwargs: Any) -> None:
@@ -181,19 +195,36 @@ class ReadMethods(FileSystemBase):
         rpath: str,
         lpath: Any,
         callback: Callback = DEFAULT_CALLBACK,
+        raw: bool = False,
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
-        name, key = split(strip(rpath))
-        replicas = self.sets[name].replica_set
+        """Copy an object to a file or stream as `open` reads it, with `raw` as it is stored."""
         try:
-            if hasattr(lpath, "write"):
-                await restore.copy_to(replicas, check_read_key(key), lpath)
-            elif not await asyncio.to_thread(os.path.isdir, target := _expanded(lpath)):
-                await restore.download(replicas, check_read_key(key), target, on_progress=on_progress(callback))
+            if raw:
+                await self._fetch_to(rpath, lpath, callback, None)
+            else:
+                await self._fetch_as_read(rpath, lpath, callback)
         except ObjectNotFoundError:
             if not await self._isdir(rpath):
                 raise
             await asyncio.to_thread(make_path, str(_expanded(lpath)))
+
+    async def _fetch_as_read(self, rpath: str, lpath: Any, callback: Callback) -> None:
+        # Only its record tells whether it is encrypted: to ask first would cost each object one request more.
+        with suppress(StoredAsReadError):
+            await self._fetch_to(rpath, lpath, callback, UndoEncrypted(self.undo))
+            return
+        await self._fetch_to(rpath, lpath, callback, None)
+
+    async def _fetch_to(self, rpath: str, lpath: Any, callback: Callback, undo: Undo | None) -> None:
+        name, key = split(strip(rpath))
+        replicas = self.sets[name].replica_set
+        if hasattr(lpath, "write"):
+            await restore.copy_to(replicas, check_read_key(key), lpath, undo=undo)
+        elif not await asyncio.to_thread(os.path.isdir, target := _expanded(lpath)):
+            await restore.download(
+                replicas, check_read_key(key), target, on_progress=on_progress(callback), undo=undo
+            )
 
 
 def _expanded(path: str | os.PathLike[str]) -> Path:

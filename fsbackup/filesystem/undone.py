@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fsspec.spec import AbstractBufferedFile
+
 from fsbackup.engine import restore
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.filesystem.versions import Version
 from fsbackup.sizing import MIB
 from fsbackup.stages import Undo
+from fsbackup.stages.pipeline import Stage
 from fsbackup.stages.plaintext import Recorded
 
 if TYPE_CHECKING:
@@ -32,6 +35,13 @@ def encrypted(version: Version) -> Recorded | None:
     return recorded if recorded is not None and "age" in recorded.names else None
 
 
+class _Spool(tempfile.SpooledTemporaryFile[bytes]):
+    """A temp file that who opened the plaintext may drop without closing it, as pandas does."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 async def undone(targets: ReplicaSet, version: Version, undo: Undo) -> io.IOBase:
     """Return the plaintext of an encrypted version, proven and whole, at its beginning.
 
@@ -42,7 +52,7 @@ async def undone(targets: ReplicaSet, version: Version, undo: Undo) -> io.IOBase
     IntegrityError, NoHealthyReplicaError
         When no replica gives proven bytes, or these are not what the stages make.
     """
-    file: Any = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="fsbackup-")  # noqa: SIM115 - the caller's
+    file: Any = _Spool(_IN_MEMORY, prefix="fsbackup-")
     try:
         await restore.unstage(targets, version.reader, file, undo)
         file.seek(0)
@@ -52,8 +62,18 @@ async def undone(targets: ReplicaSet, version: Version, undo: Undo) -> io.IOBase
     return file  # type: ignore[no-any-return]
 
 
-class UndoneFile(io.BufferedIOBase):
-    """The plaintext of an encrypted object, opened to read.
+def plain_info(version: Version, size: int) -> dict[str, Any]:
+    """Return the info of an encrypted version that is read as `size` bytes of plaintext.
+
+    ``sha256`` is None: what is known is that of the stored bytes, ``stored_sha256``, which no reader gets.
+    """
+    info = version.info()
+    stored = {"stored_size": info["size"], "stored_sha256": info["sha256"]}
+    return {**info, "size": size, "sha256": None, **stored}
+
+
+class UndoneFile(AbstractBufferedFile):  # type: ignore[misc]
+    """The plaintext of an encrypted object, opened to read: a file of fsspec, as its caches need one.
 
     Parameters
     ----------
@@ -63,51 +83,59 @@ class UndoneFile(io.BufferedIOBase):
         What was opened.
     file
         Its plaintext.
+    cache_type, **options
+        As for any file of fsspec; by default nothing is kept of what is at hand already.
     """
 
-    mode = "rb"
-
-    def __init__(self, fs: FileSystemBase, version: Version, file: io.IOBase) -> None:
-        self.fs = fs
-        self.path = version.path
-        self.size = file.seek(0, io.SEEK_END)
-        self.details = {**version.info(), "size": self.size}
-        file.seek(0)
+    def __init__(
+        self,
+        fs: FileSystemBase,
+        version: Version,
+        file: io.IOBase,
+        *,
+        cache_type: str = "none",
+        **options: Any,
+    ) -> None:
         self._file: Any = file
+        options["size"] = file.seek(0, io.SEEK_END)
+        super().__init__(fs, version.path, "rb", cache_type=cache_type, **options)
+        self.details = plain_info(version, self.size)
 
     def ranges(self, wanted: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes from each start up to its end."""
-        return [self.read(end - start) for start, end in wanted if self.seek(start) == start]
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Return up to `size` bytes, by default all that are left."""
-        return bytes(self._file.read(-1 if size is None else size))
+        return [self._fetch_range(start, end) for start, end in wanted]
 
     def read1(self, size: int = -1, /) -> bytes:
-        """Return the same: nothing is waited for."""
-        return self.read(size)
+        """Return what `read` does: nothing is waited for."""
+        return bytes(self.read(size))
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move to a position, and return it."""
-        return int(self._file.seek(offset, whence))
-
-    def tell(self) -> int:
-        """Return the position."""
-        return int(self._file.tell())
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        self._file.seek(start)
+        return bytes(self._file.read(end - start))
 
     def close(self) -> None:
         """Drop the plaintext."""
-        self._file.close()
         super().close()
+        self._file.close()
 
     def __reduce__(self) -> Any:
         # The same version, or an error, as for any other file.
-        return partial(self.fs.open, self.path, "rb", sha256=self.details["sha256"]), ()
+        return partial(self.fs.open, self.path, "rb", sha256=self.details["stored_sha256"]), ()
+
+
+class UndoEncrypted(Undo):
+    """An `Undo` for encrypted objects only, which `fs.open` decrypts; for others it raises `StoredAsReadError`."""
+
+    def __init__(self, undo: Undo) -> None:
+        super().__init__()
+        self._undo = undo
+
+    def build(self, recorded: Recorded) -> list[Stage]:
+        """Return what undoes the stages; see `Undo.build`."""
+        if "age" not in recorded.names:
+            raise StoredAsReadError
+        return self._undo.build(recorded)
+
+
+class StoredAsReadError(Exception):
+    """What is stored is what is read: there is nothing to undo."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import hashlib
+import io
 import pickle
 import random
 from collections.abc import Callable
@@ -59,7 +62,7 @@ def test_a_table_is_read_by_pandas_and_dask(disks: ConfiguredSet, tmp_path: Path
 
 
 def test_files_and_ranges(disks: ConfiguredSet, tmp_path: Path, stages: Stages) -> None:
-    """As of any other file; opened raw, and by `get`, it is what is stored."""
+    """As of any other file; with `raw` it is what is stored."""
     data = random.Random(1).randbytes(3_000_000)
     url = store(disks, tmp_path, data, "x", stages)
     fs, path = fsspec.core.url_to_fs(url, **at(disks, tmp_path))
@@ -73,8 +76,60 @@ def test_files_and_ranges(disks: ConfiguredSet, tmp_path: Path, stages: Stages) 
     with fs.open(path, raw=True) as file:
         stored = file.read()
     assert stored.startswith(b"age-encryption.org/v1")
-    fs.get(path, str(tmp_path / "raw"))
-    assert (tmp_path / "raw").read_bytes() == stored
+    fs.get(path, str(tmp_path / "raw"), raw=True)
+    assert (tmp_path / "raw").read_bytes() == fs.cat(path, raw=True) == stored
+    assert fs.cat_ranges([path], [3], [9], raw=True) == [stored[3:9]]
+
+
+def test_a_download_is_what_is_read(disks: ConfiguredSet, tmp_path: Path, stages: Stages) -> None:
+    """To a file, in a directory, to a stream; what is only compressed stays so, as `open` reads it."""
+    url = store(disks, tmp_path, b"secret" * 1000, "d/x", stages)
+    packed = store(disks, tmp_path, b"public" * 1000, "d/y", Stages(compress="zstd"))
+    fs, path = fsspec.core.url_to_fs(url, **at(disks, tmp_path))
+    fs.get(path, str(tmp_path / "x"))
+    fs.get(f"{ROOT}/d/", str(tmp_path / "all/"), recursive=True)
+    stream = io.BytesIO()
+    fs.get_file(path, stream)
+    assert (tmp_path / "x").read_bytes() == stream.getvalue() == b"secret" * 1000
+    assert (tmp_path / "all/x.zst.age").read_bytes() == b"secret" * 1000
+    assert (tmp_path / "all/y.zst").read_bytes() == fs.cat(packed)
+    with pytest.raises(ConfigError, match=r"no identity is given.*raw=True"):
+        disks.fs(identity=[]).get(path, str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("cache", ["simplecache", "filecache", "blockcache"])
+def test_caches_of_fsspec(disks: ConfiguredSet, tmp_path: Path, stages: Stages, cache: str) -> None:
+    """They download, or read blocks: the plaintext, the second time from what they have."""
+    data = random.Random(1).randbytes(300_000)
+    url = f"{cache}::{store(disks, tmp_path, data, 'x', stages)}"
+    options = {"fsbackup": at(disks, tmp_path), cache: {"cache_storage": str(tmp_path / "cache")}}
+    for _ in range(2):
+        with fsspec.open(url, **options) as file:
+            assert file.seek(100_000) == 100_000
+            assert file.read() == data[100_000:]
+        fs, path = fsspec.core.url_to_fs(url, **options)
+        assert fs.cat(path) == data
+    with pytest.raises(ConfigError, match="no identity is given"):
+        fsspec.open(url, fsbackup={**disks.options, "identity": []}).open()
+    gc.collect()  # fsspec's blockcache leaves its own file open, and that warning belongs here
+
+
+def test_an_info_is_of_one_content(disks: ConfiguredSet, tmp_path: Path, stages: Stages) -> None:
+    """A size and a hash of different bytes would look like damage to whoever compares them."""
+    url = store(disks, tmp_path, b"secret" * 1000, "x", stages)
+    stored = disks.fs(identity=[]).info(url)
+    fs = disks.fs(identity=tmp_path / "id")
+    plain = fs.info(url)
+    assert (plain["size"], plain["sha256"]) == (6000, None)
+    assert (plain["stored_size"], plain["stored_sha256"]) == (stored["size"], stored["sha256"])
+    assert hashlib.sha256(fs.cat(url, raw=True)).hexdigest() == stored["sha256"]
+    with fs.open(url) as file:
+        assert file.details == plain
+    assert fs.ukey(url) != disks.fs(identity=[]).ukey(url)
+    assert fs.du(url) == 6000
+    assert fs.du(f"{ROOT}/") == fs.ls(f"{ROOT}/")[0]["size"] == stored["size"]
 
 
 def test_without_an_identity_it_says_why_not(
