@@ -48,6 +48,11 @@ T = TypeVar("T")
 
 #: Entries fetched per step of a listing's iterator.
 _PAGE = 1000
+#: What `ReplicatedStorage.open` takes: fsspec passes on any word, and ignores those that nobody knows.
+_OPEN_OPTIONS = frozenset(
+    {"autocommit", "block_size", "cache_options", "cache_type", "compression", "encoding", "errors", "identity"}
+    | {"newline", "raw", "sha256"}
+)
 
 
 def _groups(read_order: Sequence[str | Sequence[str]]) -> list[list[str]]:
@@ -238,16 +243,25 @@ class ReplicatedStorage(StorageBackend):
             ``"rb"``; ``"wb"`` to replace the object or ``"xb"`` to create it, when the file is closed; ``"ab"``
             where the set allows it (`append`); each without ``b`` for text.
         **options
-            As for ``fs.open``: `encoding`, `compression`, `block_size`.
+            As for ``fs.open``: `encoding`, `compression`, `block_size`, `raw`; and `identity`, which is a file
+            with the private key for an encrypted object.
 
         Raises
         ------
+        TypeError
+            For an option that is not known: a misspelt one would be ignored.
         ObjectNotFoundError
             When a quorum of the replicas answers that there is no such key.
         NoHealthyReplicaError, IntegrityError
             From this, or from reads: no replica gave proven bytes.
         """
-        return self.fs.open(f"{self.name}/{check_key(remote_path)}", mode, **options)
+        if unknown := sorted(options.keys() - _OPEN_OPTIONS):
+            raise TypeError(
+                f"open has no option {', '.join(unknown)}; it takes {', '.join(sorted(_OPEN_OPTIONS))}"
+            )
+        identity = options.pop("identity", None)
+        fs = self.fs if identity is None else type(self.fs)(config=self, identity=identity)
+        return fs.open(f"{self.name}/{check_key(remote_path)}", mode, **options)
 
     @property
     def read_order(self) -> list[list[str]]:
