@@ -6,6 +6,7 @@ What is only compressed is read as it is stored: its name says so (``.zst``), an
 
 from __future__ import annotations
 
+import errno
 import io
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from fsspec.spec import AbstractBufferedFile
 
 from fsbackup.engine import restore
 from fsbackup.engine.replicas import ReplicaSet
+from fsbackup.errors import OutOfSpaceError
 from fsbackup.filesystem.versions import Version
 from fsbackup.sizing import MIB
 from fsbackup.stages import Undo
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 #: Plaintext in memory; a longer one is in a temp file without a name.
 _IN_MEMORY = 64 * MIB
+_FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def encrypted(version: Version) -> Recorded | None:
@@ -36,7 +39,32 @@ def encrypted(version: Version) -> Recorded | None:
 
 
 class _Spool(tempfile.SpooledTemporaryFile[bytes]):
-    """A temp file that who opened the plaintext may drop without closing it, as pandas does."""
+    """A temp file that who opened the plaintext may drop without closing it, as pandas does.
+
+    Parameters
+    ----------
+    key
+        Of the object, for the error when the disk is full.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(_IN_MEMORY, prefix="fsbackup-")
+        self._key = key
+
+    def write(self, data: Any) -> int:
+        """Add bytes; `OutOfSpaceError` when the directory for temp files is full."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in _FULL_DISK:
+                raise
+            raise OutOfSpaceError(
+                f"it is decrypted as a whole, into a temp file in {tempfile.gettempdir()}, which has no room for "
+                f"it: {error.strerror}",
+                operation="read",
+                key=self._key,
+                hint="free space there, or set TMPDIR to a directory with room for the plaintext",
+            ) from error
 
     def __del__(self) -> None:
         self.close()
@@ -51,8 +79,10 @@ async def undone(targets: ReplicaSet, version: Version, undo: Undo) -> io.IOBase
         When no identity is configured, or it is not one of the recipients'.
     IntegrityError, NoHealthyReplicaError
         When no replica gives proven bytes, or these are not what the stages make.
+    OutOfSpaceError
+        When it does not fit into the directory for temp files.
     """
-    file: Any = _Spool(_IN_MEMORY, prefix="fsbackup-")
+    file: Any = _Spool(version.reader.plan.key)
     try:
         await restore.unstage(targets, version.reader, file, undo)
         file.seek(0)

@@ -8,6 +8,7 @@ import hashlib
 import io
 import pickle
 import random
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import pytest
 from fsspec import AbstractFileSystem
 
 from fsbackup import Stages
-from fsbackup.errors import ConfigError, IntegrityError
+from fsbackup.errors import ConfigError, IntegrityError, OutOfSpaceError
+from fsbackup.filesystem import undone
 from tests.filesystem.configured_set import ROOT, ConfiguredSet
 
 TABLE = pd.DataFrame({"n": range(20_000), "text": ["always the same"] * 20_000})
@@ -218,3 +220,33 @@ def test_a_relative_identity_is_of_the_directory_where_it_was_given(
             assert fs.cat(url) == b"data"
             assert pickle.loads(pickle.dumps(fs)).cat(url) == b"data"
             assert AbstractFileSystem.from_json(fs.to_json()).cat(url) == b"data"
+
+
+def test_the_set_opens_with_an_identity(disks: ConfiguredSet, tmp_path: Path, stages: Stages) -> None:
+    """It was ignored, as any other word was."""
+    store(disks, tmp_path, b"data", "x", stages)
+    storage = disks.storage()
+    with storage.open("t/x.zst.age", identity=tmp_path / "id") as file:
+        assert file.read() == b"data"
+    with storage.open("t/x.zst.age", "r", identity=str(tmp_path / "id"), encoding="ascii") as file:
+        assert file.read() == "data"
+    with storage.open("t/x.zst.age", raw=True) as file:
+        assert file.read(3) == b"age"
+    with pytest.raises(TypeError, match=r"no option identiy; it takes .*identity"):
+        storage.open("t/x.zst.age", identiy="id")
+
+
+def test_a_full_directory_for_temp_files_is_named(
+    disks: ConfiguredSet, tmp_path: Path, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the object, and what to do; "No space left on device" says neither where nor why."""
+    url = store(disks, tmp_path, b"data" * 100_000, "x", stages)
+    monkeypatch.setattr(undone, "_IN_MEMORY", 1000)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fs = disks.fs(identity=tmp_path / "id")
+    assert fs.cat(url) == b"data" * 100_000
+    full = lambda **_: open("/dev/full", "w+b", buffering=0)  # noqa: E731, SIM115
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    for read in (fs.open, fs.cat):
+        with pytest.raises(OutOfSpaceError, match=f"t/x.zst.age.* in {tmp_path}, .*No space left.*set TMPDIR"):
+            read(url)
