@@ -18,7 +18,7 @@ from fsbackup.errors import (
     WrongBackendError,
 )
 from fsbackup.keys import INTENTS, MANIFESTS, MARKER, META_PREFIX, RECORDS, TOMBSTONES
-from fsbackup.stores.base import ObjectStore, timeout_error
+from fsbackup.stores.base import NO_PLACE, ObjectStore, timeout_error
 
 T = TypeVar("T")
 
@@ -43,12 +43,47 @@ class BackendGuard:
         #: There was no marker when it was last read.
         self._unmarked = False
         self._is_prepared = False
+        #: Of which place all this is known, and whether it came in the place of another.
+        self._place: tuple[int, int] | None = None
+        self._was_replaced = False
         self._running: dict[str, asyncio.Task[Any]] = {}
+
+    def refresh(self) -> None:
+        """Forget what was found when the last call to the store saw another place: a disk was (un)mounted.
+
+        What this process has made where nothing was is not another place.
+        """
+        place = self.store.place_id()
+        if place == self._place:
+            return
+        if self._place not in (None, NO_PLACE):
+            self.in_use = self._accepted = self._unmarked = self._is_prepared = False
+            self._mark, self._was_replaced = None, True
+        self._place = place
+
+    async def note_object(self) -> None:
+        """Take note of an answer that shows an object: the backend is in use.
+
+        A place that came later is looked at all the same: the answer may be one of the place before.
+        """
+        self.refresh()
+        if self._was_replaced:
+            await self.look()
+        else:
+            self.in_use = True
+        if self.in_use:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Have the store write only to the place that was found to be right, whoever writes at this moment."""
+        self.store.keep_place(self._place)
 
     async def require(self) -> None:
         """Raise unless an empty answer counts."""
+        self.refresh()
         if self.peers and not self.in_use and not self._accepted:
             await self._once("require", self._require)
+        self._keep()
 
     async def _require(self) -> None:
         await self.look()
@@ -73,7 +108,7 @@ class BackendGuard:
         errors: dict[str, FsbackupError] = {}
 
         async def look_at(peer: BackendGuard) -> tuple[BackendGuard, FsbackupError | None]:
-            return peer, await attempt(peer.look())
+            return peer, await attempt(peer.look_again())
 
         tasks = [asyncio.create_task(look_at(peer)) for peer in self.peers]
         try:
@@ -105,6 +140,12 @@ class BackendGuard:
         if not self.in_use:
             await self._once("look", self._look)
 
+    async def look_again(self) -> None:
+        """As `look`; where places can be told apart, ask also a backend that is known to be in use."""
+        if self.in_use and self.store.place_id() is not None:
+            await self.read()
+        await self.look()
+
     async def _look(self) -> None:
         mark = await self.read()
         self.in_use = (mark is not None and not mark.is_filling) or await self._holds_anything()
@@ -112,9 +153,11 @@ class BackendGuard:
     async def read(self) -> Mark | None:
         """Read the marker."""
         try:
-            self._mark = Mark.load(await self._call(self.store.read(MARKER)))
+            mark = Mark.load(await self._call(self.store.read(MARKER)))
         except ObjectNotFoundError:
-            self._mark = None
+            mark = None
+        self.refresh()
+        self._mark = mark
         self._unmarked = self._mark is None
         return self._mark
 
@@ -134,6 +177,7 @@ class BackendGuard:
 
     async def prepare(self) -> None:
         """Make sure that the store may be written to and has a marker."""
+        self.refresh()
         if self._is_prepared:
             return
         if not self.peers:
@@ -168,12 +212,15 @@ class BackendGuard:
 
     async def _write(self, *, filling: bool) -> None:
         mark = Mark.new(filling=filling)
+        self._keep()
         try:
             await self._call(self.store.put(MARKER, mark.dump(), create_only=True))
         except ConflictError:
             if await self.read() is None:
                 raise
             return
+        self.refresh()  # the directory may have been made for it
+        self._keep()
         self._mark, self._unmarked = mark, False
 
     async def fill(self, prefix: str = "") -> None:
@@ -189,12 +236,14 @@ class BackendGuard:
 
     async def finish(self, prefix: str) -> None:
         """As `fill`; read the marker first, unless it is known to be complete."""
+        self.refresh()
         if self._mark is None or self._mark.is_filling:
             await self.read()
         await self.fill(prefix)
 
     async def doubt(self, prefix: str) -> FsbackupError | None:
         """Return why an empty answer about `prefix` does not prove an absence, None when it does."""
+        self.refresh()
         unread = self._mark is None and not self._unmarked
         if unread or (self._mark is not None and not self._mark.is_filled(prefix)):
             error = await attempt(self.read())

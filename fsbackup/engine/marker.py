@@ -20,6 +20,12 @@ backend and process (alone: only the write). Where there is no marker, two LISTs
 there; where nothing is, the others of the set are looked at. What was found is remembered as long as the store's
 object lives, except a refusal: the disk may be mounted meanwhile.
 
+A disk may also be unmounted under a process that lives on. A store that can tell (`ObjectStore.place_id`: device
+and inode of a base directory, seen by each call that opens it) has the guard forget what it found once another
+place is there, and examine that as a new process would (`BackendGuard.refresh`). What is being written in between
+is held back by the store (`keep_place`): it makes no base directory in the place of the one that was accepted, and
+writes to another one only where that has a marker.
+
 How markers are made
 --------------------
 `prepare` runs before the data of an upload is committed:
@@ -75,7 +81,7 @@ async def check(store: ObjectStore, *, empty: bool) -> None:
     if empty:
         await guard.require()
     else:
-        guard.in_use = True
+        await guard.note_object()
 
 
 async def prepare(store: ObjectStore) -> None:

@@ -355,6 +355,10 @@ class PassedOver:
         return PassedOver(self.count + other.count, [*self.names, *other.names][:_NAMED])
 
 
+#: The `ObjectStore.place_id` where there is nothing, not even an empty directory.
+NO_PLACE = (0, 0)
+
+
 class ObjectStore(ABC):
     """The objects of one backend.
 
@@ -402,6 +406,16 @@ class ObjectStore(ABC):
         An endpoint, bucket and credential; a path. It has no secret in it.
         """
         return self.location
+
+    def place_id(self) -> tuple[int, int] | None:
+        """Return what tells the place from another one at the same location, as the last call saw it; no I/O.
+
+        None where nothing does, or nothing was called yet. `NO_PLACE` where nothing is there.
+        """
+        return None
+
+    def keep_place(self, place: tuple[int, int] | None) -> None:  # noqa: B027 - most cannot tell places apart
+        """Write from now on only to the place of this `place_id`; with None or `NO_PLACE` to any."""
 
     @property
     @abstractmethod

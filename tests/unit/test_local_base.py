@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from fsbackup.backends import LocalStorage
 from fsbackup.backends.local import DEFAULT_BASE_PATH
 from fsbackup.errors import BackendError, BackendUnavailableError, ConfigError, ObjectNotFoundError
+from fsbackup.keys import MARKER
 from fsbackup.loop import run
-from fsbackup.stores.base import ObjectStore
+from fsbackup.stores.base import NO_PLACE, ObjectStore
 from fsbackup.stores.local.store import LocalStore
 
 
@@ -123,6 +125,38 @@ def test_base_that_is_a_link_to_a_directory(tmp_path: Path) -> None:
         store = LocalStore(base, create=True)
         run(store.put("a/b", b"x"))
         assert (run(store.read("a/b")), "a/b" in run(_list(store))) == (b"x", True)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> LocalStore:
+    """Return a store that keeps to its directory, which is elsewhere now."""
+    store = LocalStore(tmp_path / "base")
+    run(store.put("a/b", b"x"))
+    store.keep_place(store.place_id())
+    (tmp_path / "base").rename(tmp_path / "away")
+    return store
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_kept_base_is_not_made_anew(tmp_path: Path, kept: LocalStore, is_replaced: bool) -> None:
+    """Nor is another directory written to, also when the disk is taken away while something is being written."""
+    if is_replaced:
+        (tmp_path / "base").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BackendUnavailableError, match="unmounted"):
+        run(kept.put("a/c", b"x"))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (kept.place_id() == NO_PLACE) is not is_replaced
+    kept.keep_place(kept.place_id())
+    run(kept.put("a/c", b"x"))
+
+
+def test_kept_base_that_its_filesystem_numbers_anew(tmp_path: Path, kept: LocalStore) -> None:
+    """A directory with a marker is the one that is meant, whatever its inode."""
+    shutil.copytree(tmp_path / "away", tmp_path / "base")
+    (tmp_path / "base" / ".fsbackup").mkdir()
+    (tmp_path / "base" / MARKER).write_bytes(b"{}")
+    run(kept.put("a/c", b"x"))
 
 
 @pytest.mark.parametrize("name", ["", "/a", "a/", "a//b", ".", "..", "../a", "a/../../b", "a/./b", "a\0b"])

@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 
 from fsbackup.errors import AccessDeniedError, BackendError, BackendUnavailableError, ConflictError
 from fsbackup.events import log
-from fsbackup.stores.base import ObjectStat
+from fsbackup.keys import MARKER
+from fsbackup.stores.base import NO_PLACE, ObjectStat
 from fsbackup.stores.names import DEFAULT_MODE, to_bytes, to_name
 
 #: Only the owner enters new directories; an administrator may widen the mode afterwards.
@@ -106,6 +107,10 @@ class SafeDirectory:
     def __init__(self, path: str, *, create: bool) -> None:
         self.path = path
         self.create = create
+        #: Device and inode of the directory that was there when it was last opened, `NO_PLACE` when none was.
+        self.place: tuple[int, int] | None = None
+        #: The one that is meant: nothing is written to another, unless that has the marker of a backend.
+        self.kept: tuple[int, int] | None = None
         #: Directories whose own entry this process has fsynced.
         self._durable: set[bytes] = set()
         #: Directories, on the filesystem with this number, that were seen to tell case apart.
@@ -274,8 +279,9 @@ class SafeDirectory:
 
     def _open_base(self) -> int:
         try:
-            return os.open(self.path, _OPEN)
+            fd = os.open(self.path, _OPEN)
         except FileNotFoundError as error:
+            self.place = NO_PLACE
             if self.create and not os.path.islink(self.path):
                 raise
             raise BackendUnavailableError(
@@ -283,13 +289,43 @@ class SafeDirectory:
             ) from error
         except NotADirectoryError as error:
             raise BackendError(f"the base directory {self.path} is not a directory") from error
+        self.place = _identity(fd)
+        return fd
 
     def _open_or_create_base(self) -> int:
         try:
-            return self._open_base()
+            fd = self._open_base()
         except FileNotFoundError:
+            if self.kept not in (None, NO_PLACE):
+                raise self._left() from None
             make_path(self.path)
-            return self._open_base()
+            fd = self._open_base()
+        try:
+            self._require_kept(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _require_kept(self, fd: int) -> None:
+        """Raise when the base is no longer the kept one; with a marker it is, as some filesystems renumber."""
+        if self.kept in (None, NO_PLACE) or _identity(fd) == self.kept:
+            return
+        try:
+            os.stat(MARKER, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            raise self._left() from None
+
+    def _left(self) -> BackendUnavailableError:
+        return BackendUnavailableError(
+            f"the base directory {self.path} is not the one that was there before: the disk may be unmounted",
+            hint="check that the disk is mounted",
+        )
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
 
 
 def make_path(path: str) -> None:

@@ -93,6 +93,12 @@ class LocalStore(ObjectStore):
     def location(self) -> str:
         return self._base.path
 
+    def place_id(self) -> tuple[int, int] | None:
+        return self._base.place
+
+    def keep_place(self, place: tuple[int, int] | None) -> None:
+        self._base.kept = place
+
     @property
     def filesystem(self) -> Any:
         if self._filesystem is None:
