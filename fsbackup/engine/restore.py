@@ -22,6 +22,7 @@ from fsbackup import events
 from fsbackup.aio import shield
 from fsbackup.engine.beginning import LENGTH
 from fsbackup.engine.download import Listed, ObjectReader, locate, newer_version, same_beginning
+from fsbackup.engine.pursuit import Pursuit
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import DownloadReport
 from fsbackup.engine.target import Target
@@ -40,8 +41,6 @@ OnProgress = Callable[[int, int], None]
 #: Returns the file for a target and the stages that are undone, if any.
 Rename = Callable[[Path, Recorded | None], Path]
 
-#: How often one download goes on with a newer version of an object that is replaced while it is read.
-_MAX_VERSIONS = 3
 #: Bytes written between two flushes.
 _FLUSH = 64 * MIB
 
@@ -159,15 +158,12 @@ def begins_with(start: int | None) -> bool:
 async def read_range(targets: ReplicaSet, key: str, start: int, end: int | None) -> bytes:
     """Return the bytes of `key` from `start` up to `end` (None: the end), verified, all of one version."""
     reader = await locate(targets, key, at_once=begins_with(start))
-    for _ in range(_MAX_VERSIONS):
+    pursuit = Pursuit(targets)
+    while True:
         try:
             return await reader.range(start, reader.plan.size if end is None else end)
-        except (IntegrityError, NoHealthyReplicaError):
-            newer = await newer_version(targets, reader)
-            if newer is None:
-                raise
-            reader = newer
-    return await reader.range(start, reader.plan.size if end is None else end)
+        except (IntegrityError, NoHealthyReplicaError) as error:
+            reader = pursuit.follow(reader, await newer_version(targets, reader), error)
 
 
 class _Copy(ABC):
@@ -183,15 +179,23 @@ class _Copy(ABC):
 
     async def run(self) -> str:
         """Return the SHA-256 of the bytes copied; `reader` is then that of the version copied."""
-        for _ in range(_MAX_VERSIONS):
+        pursuit = Pursuit(self._targets)
+        while True:
             try:
                 return await self._copy()
             except (IntegrityError, NoHealthyReplicaError) as error:
-                newer = await newer_version(self._targets, self.reader)
-                if newer is None or not await self._switch_to(newer):
-                    raise error
+                newer = pursuit.follow(self.reader, await newer_version(self._targets, self.reader), error)
+                if not await self._switch_to(newer):
+                    raise self._overtaken() from error
                 self.reader = newer
-        return await self._copy()
+
+    def _overtaken(self) -> NoHealthyReplicaError:
+        return NoHealthyReplicaError(
+            "it was replaced while it was read, after bytes of the old version had been written",
+            operation="download",
+            key=self.reader.plan.key,
+            hint="nothing is damaged: read it again",
+        )
 
     @abstractmethod
     async def _copy(self) -> str:

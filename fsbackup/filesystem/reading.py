@@ -15,6 +15,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from fsbackup.engine import restore
 from fsbackup.engine.download import newer_version
+from fsbackup.engine.pursuit import Pursuit
 from fsbackup.errors import IntegrityError, ObjectNotFoundError
 from fsbackup.filesystem import blocks
 from fsbackup.filesystem.base import FileSystemBase, on_io_loop
@@ -28,8 +29,6 @@ from fsbackup.replication.progress import on_progress
 from fsbackup.stages import Undo
 from fsbackup.stores.local.directory import make_path
 
-#: How many replacements one read follows when the object is replaced meanwhile.
-_MAX_REPLACEMENTS = 3
 #: Files that one call reads at a time.
 _MAX_FILES = 16
 
@@ -96,15 +95,15 @@ class ReadMethods(FileSystemBase):
         version = await self._version_to_read(path, check_data=False, at_once=at_once)
         if encrypted(version) and not raw:
             return await self._cat_undone(version, wanted)
-        for _ in range(_MAX_REPLACEMENTS):
+        opened = self.sets[split(path)[0]]
+        pursuit = Pursuit(opened.replica_set)
+        while True:
             try:
                 return await self._read(version, wanted)
-            except UNREADABLE:
-                newer = await self.versions.newer(self.sets[split(path)[0]], version)
-                if newer is None:
-                    raise
-                version = newer
-        return await self._read(version, wanted)
+            except UNREADABLE as error:
+                newer = await self.versions.newer(opened, version)
+                pursuit.follow(version.reader, newer.reader if newer else None, error)
+                version = newer or version
 
     async def _cat_undone(self, version: Version, wanted: Sequence[tuple[Bound, Bound]]) -> list[bytes]:
         """Return ranges of an encrypted object's plaintext."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import threading
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fsbackup import ReplicatedStorage
+from fsbackup import LocalStorage, ReplicatedStorage
+from fsbackup.engine.download import ObjectReader
 from fsbackup.engine.results import Report
+from fsbackup.errors import NoHealthyReplicaError
 from tests.replication.raw_replicas import manifest_name, proves
 from tests.replication.rig import ReplicaRig, connect, content
 from tests.servers.faults import Hold
@@ -115,8 +122,6 @@ def test_content_stored_after_the_survey_is_not_replaced(rig: ReplicaRig, role: 
 @pytest.mark.parametrize("kind", ["file", "stream"])
 def test_a_reader_overtaken_by_a_replacement_gets_one_version(rig: ReplicaRig, kind: str) -> None:
     """A reader has the old manifest when a replacement runs from beginning to end: old bytes or new, no error."""
-    import io
-
     store = rig.store(names=("r2",))
     store.replicate(rig.file(ONE, "one"), KEY)
     hold = rig.proxies["r2"].add(Hold(), on="get", key=f"{rig.prefix}/{KEY}", times=1)
@@ -137,3 +142,48 @@ def test_a_reader_overtaken_by_a_replacement_gets_one_version(rig: ReplicaRig, k
     thread.join(30)
     assert not failed
     assert (target.read_bytes() if kind == "file" else stream.getvalue()) in (ONE, TWO)
+
+
+class Replaced:
+    """A set on two disks whose object is replaced before each read of its bytes, up to so many times."""
+
+    def __init__(self, tmp: Path, monkeypatch: pytest.MonkeyPatch, times: int, stall: float) -> None:
+        backends = [LocalStorage(tmp / name, name=name) for name in ("one", "two")]
+        self.store = ReplicatedStorage(backends, min_copies=1, name="s", stall_timeout=stall, errors="raise")
+        self._target = tmp / "target"
+        self._left = iter(range(times))
+        self._ranges = ObjectReader.ranges
+        self.store.replicate(io.BytesIO(b"first"), KEY)
+        monkeypatch.setattr(ObjectReader, "ranges", lambda *args, **options: self._replacing(*args, **options))
+
+    def read(self, how: str) -> bytes:
+        """Return the object's bytes, read by one of the ways to read it."""
+        if how == "restore":
+            self.store.restore(KEY, self._target)
+            return self._target.read_bytes()
+        return bytes(self.store.read(KEY) if how == "read" else self.store.fs.cat_file(f"s/{KEY}"))
+
+    async def _replacing(self, *args: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        if (number := next(self._left, None)) is not None:
+            data = io.BytesIO(b"replaced %d" % number)
+            await asyncio.to_thread(self.store.replicate, data, KEY, overwrite=True)
+        async for each in self._ranges(*args, **options):
+            yield each
+
+
+@pytest.mark.parametrize("how", ["read", "restore", "cat_file"])
+def test_a_reader_follows_an_object_that_is_replaced_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """More often than any number allows for, while the time lasts."""
+    assert Replaced(tmp_path, monkeypatch, times=8, stall=10).read(how) == b"replaced 7"
+
+
+@pytest.mark.parametrize("how", ["read", "restore", "cat_file"])
+def test_an_object_that_is_replaced_for_ever_is_not_said_to_be_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The reader ends, and says why."""
+    with pytest.raises(NoHealthyReplicaError, match="replaced faster than it can be read") as caught:
+        Replaced(tmp_path, monkeypatch, times=10_000, stall=0.2).read(how)
+    assert "verify" not in str(caught.value)
