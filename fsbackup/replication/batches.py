@@ -33,7 +33,7 @@ from fsbackup.errors import BackendUnavailableError, ConfigError, FsbackupError,
 from fsbackup.keys import intents_of
 from fsbackup.loop import POLL_INTERVAL, iterate, run
 from fsbackup.record import Manifest
-from fsbackup.replication.classify import LONG_AGO, IsExpired, when_stored
+from fsbackup.replication.classify import SOME_TIME, IsExpired, when_stored
 from fsbackup.replication.walk import Unreachable, Walk
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import ObjectStore
@@ -139,7 +139,7 @@ async def _with_manifest_date(task: KeyTask, expired: IsExpired | None, targets:
     retention deleted the object, its manifest is read here, because workers do not know the retention rules.
     """
     if expired is None or not any(
-        expired(name, task.key, LONG_AGO) and not expired(name, task.key, task.stored) for name in task.missing_on
+        expired(name, task.key, SOME_TIME) and not expired(name, task.key, task.stored) for name in task.missing_on
     ):
         return task
     latest = newest(await survey(targets.stores, task.key), targets.min_copies)

@@ -20,6 +20,7 @@ A deleted object is never failed: it is degraded while a replica still has its d
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -36,8 +37,8 @@ from fsbackup.stores.names import has_strangers_name
 
 #: Seconds that an upload's end and the clocks of two machines may be apart: beyond that S3 refuses our requests.
 CLOCK_SKEW = 900.0
-#: A time older than any backup, in epoch seconds.
-LONG_AGO = 1.0
+#: Asks an `IsExpired` whether the key may be deleted at all: with some time, which only its manifest tells.
+SOME_TIME = -math.inf
 #: States in which a replica is as it should be.
 HEALTHY: frozenset[CopyState] = frozenset({"present", "expired"})
 
@@ -393,7 +394,7 @@ def _expired_replicas(entry: KeyEntry, lacking: Sequence[str], is_expired: IsExp
     if is_expired is None:
         return set()
     expired = {name for name in lacking if is_expired(name, entry.key, entry.stored_at)}
-    doubtful = any(is_expired(name, entry.key, LONG_AGO) for name in lacking if name not in expired)
+    doubtful = any(is_expired(name, entry.key, SOME_TIME) for name in lacking if name not in expired)
     return None if doubtful else expired
 
 

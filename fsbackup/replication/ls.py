@@ -23,7 +23,7 @@ from fsbackup.engine.records import CopyState, find_key
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.errors import FsbackupError
 from fsbackup.keys import ShortenedName, listed_key
-from fsbackup.replication.classify import LONG_AGO, FindExpired, IsExpired, ObjectStatus, status_from_listings
+from fsbackup.replication.classify import SOME_TIME, FindExpired, IsExpired, ObjectStatus, status_from_listings
 from fsbackup.replication.inspector import Inspector
 from fsbackup.replication.walk import KeyEntry, LazyRecords, ReplicaEntry, Walk
 from fsbackup.stores.base import ObjectStat
@@ -146,8 +146,8 @@ class SetListing:
         return "".join(f"{segment}/" for segment in key.split("/")[: entry.key.count("/")])
 
     def _may_be_expired(self, name: str, key: str) -> bool:
-        """Tell whether the backend's retention would delete an old object; only the manifest tells its age."""
-        return self._is_expired is not None and self._is_expired(name, key, LONG_AGO)
+        """Tell whether the backend's retention may have deleted the object; only the manifest tells its age."""
+        return self._is_expired is not None and self._is_expired(name, key, SOME_TIME)
 
     async def _query(self, entry: KeyEntry, first: ObjectStat) -> ObjectStatus | None:
         unreachable = {**self.errors, **self._record_errors}

@@ -24,6 +24,8 @@ from fsbackup.retention.series import Series, find_series, series_name
 _find_series = lru_cache(maxsize=64)(find_series)
 #: Times held beyond twice the number that a rule picks before the rule is applied to them.
 _SLACK = 8
+#: A time older than any backup, in epoch seconds: without periods, what keeps an object keeps all that are newer.
+_LONG_AGO = 1.0
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
@@ -171,6 +173,14 @@ class Plan:
             return True
         others = [each for each in members.times if each != instead_of]
         return when in self._rule.choose([*others, when])
+
+    def may_delete(self, key: str) -> bool:
+        """Tell whether the rule would delete the object with some other time, which only its manifest tells."""
+        if not self._rule.keeps_periods:
+            return not self.wants(key, _LONG_AGO)
+        # A period of its own keeps an old object, and a newer one of the same day deletes a young one.
+        in_series = self._archive_of(key) is None and self._find(key)[0] in self._series
+        return not self.clock_is_behind if in_series else not self.wants(key, _LONG_AGO)
 
     def _age(self, when: float) -> str:
         if self._rule.max_age is None:

@@ -128,6 +128,11 @@ class Retention:
         """Whether the rule can delete older versions of a series."""
         return self.max_age is not None or any(getattr(self, name) for name, _, _ in _PERIODS[1:])
 
+    @property
+    def keeps_periods(self) -> bool:
+        """Whether it keeps the newest of days, weeks, months or years: then older does not mean sooner deleted."""
+        return any((self.keep_daily, self.keep_weekly, self.keep_monthly, self.keep_yearly))
+
     def covers(self, other: Retention | None) -> bool:
         """Tell whether this rule keeps whatever `other` keeps, None being a rule that keeps everything.
 

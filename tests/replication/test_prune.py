@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,22 @@ def test_a_disk_that_lost_everything_misses_what_its_rule_keeps_and_no_more(disk
     assert (report.status, report.count("deleted")) == ("complete", 60)
     assert store.repair().done == {"refill": 30}
     assert disks.whole("a") == {daily(day) for day in range(60, 90)}
+
+
+def test_what_periods_let_go_is_expired_in_every_view(disks: Disks) -> None:
+    """A day's newest is kept, its older ones are not, though they are not old; a disk lists no age."""
+    keys = [f"db/{day:%Y-%m-%dT%H}0000.gz" for day in (datetime(2026, 1, 2, hour) for hour in range(3))]
+    disks.now = disks.now // DAY * DAY  # all of one day, whatever time it is
+    for number, key in enumerate(keys):
+        disks.put("abc", key, 1 - (number + 1) / 100)
+    rule = Retention(keep_daily=7, destinations=("db/{now:%Y-%m-%dT%H%M%S}.gz",))
+    store = disks.store({"a": rule})
+    assert store.prune(dry_run=False).count("deleted") == 2
+    states = {each.key: each.states["a"] for each in store.ls()}
+    assert states == {keys[0]: "expired", keys[1]: "expired", keys[2]: "present"}
+    assert {key: store.stat(key).states["a"] for key in keys} == states
+    disks.raw_replicas["a"].drop(keys[2])
+    assert {each.key: each.states["a"] for each in store.ls()}[keys[2]] == "missing"
 
 
 def test_two_prunes_at_once(disks: Disks) -> None:

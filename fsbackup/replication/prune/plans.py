@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from fsbackup import clock
 from fsbackup.engine.replicas import ReplicaSet
-from fsbackup.replication.classify import CLOCK_SKEW, IsExpired
+from fsbackup.replication.classify import CLOCK_SKEW, SOME_TIME, IsExpired
 from fsbackup.replication.prune.report import BackendSeries, SeriesReport
 from fsbackup.replication.walk import KeyEntry, ReplicaEntry, Unreachable, Walk
 from fsbackup.retention import Decision, Plan, Retention
@@ -127,6 +127,10 @@ class Plans:
             return True
         return self._any_keeps(self._complete[name], key, times, self._clock.clamp(added_as))
 
+    def may_let_go(self, name: str, key: str) -> bool:
+        """Tell whether a backend's rule would delete an object if it had some other time than is known."""
+        return name in self._complete and self._complete[name].may_delete(key)
+
     def _any_keeps(self, plan: Plan, key: str, times: Iterable[float | None], added_as: float | None) -> bool:
         known = [self._clock.clamp(when) for when in times if when is not None]
         return not known or any(plan.wants(key, when, instead_of=added_as) for when in known)
@@ -170,4 +174,10 @@ async def find_expired(
     async with aclosing(walk.keys()) as keys:
         async for entry in keys:
             plans.add(entry, per_backend=False)
-    return (lambda backend, key, when: not plans.expects(backend, key, [when])), walk.errors
+
+    def is_expired(backend: str, key: str, when: float | None) -> bool:
+        if when == SOME_TIME:
+            return plans.may_let_go(backend, key)
+        return not plans.expects(backend, key, [when])
+
+    return is_expired, walk.errors
