@@ -20,7 +20,6 @@ A deleted object is never failed: it is degraded while a replica still has its d
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -37,8 +36,9 @@ from fsbackup.stores.names import has_strangers_name
 
 #: Seconds that an upload's end and the clocks of two machines may be apart: beyond that S3 refuses our requests.
 CLOCK_SKEW = 900.0
-#: Asks an `IsExpired` whether the key may be deleted at all: with some time, which only its manifest tells.
-SOME_TIME = -math.inf
+#: Asks an `IsExpired` whether the key may be deleted at all: with some time, which only its manifest tells. Older
+#: than any backup, because a function of the caller's (`status(expired=...)`) takes it for a time.
+SOME_TIME = 1.0
 #: States in which a replica is as it should be.
 HEALTHY: frozenset[CopyState] = frozenset({"present", "expired"})
 
