@@ -12,7 +12,8 @@ answered, in this order:
 
 Each step looks again before it, under the key's lock (`locks.py`), and gives way to a version that another writer
 stored, or is storing, since the survey: that version is newer than the tombstone and stays. A bucket that removes
-by version needs no look: it is told which one to remove.
+by version needs no look: it is told which one to remove. On a disk, whose lock keeps out who is storing, an intent
+counts only where its data may stand there already: a writer that was killed before that blocks no delete.
 
 What a crash or an unreachable replica leaves:
 
@@ -355,7 +356,7 @@ async def _manifest_left(replica: ReplicaState, tombstone: Tombstone) -> str | N
 async def _require_not_newer(
     store: ObjectStore, key: str, tombstone: Tombstone, *, announced: bool = False
 ) -> ReplicaState:
-    """Return what the replica has now; without the tombstone when that is `announced`.
+    """Return what the replica has now; without the tombstone when that is `announced`. Under the lock of the key.
 
     Raises
     ------
@@ -368,7 +369,7 @@ async def _require_not_newer(
     latest = replica.record
     if latest is not None and version_order(latest) > version_order(tombstone):
         raise _superseded(store, key)
-    if intents.outranks(intents.known(found), tombstone.generation):
+    if intents.outranks(intents.counting(intents.known(found), replica), tombstone.generation):
         raise _superseded(store, key)
     return replica
 

@@ -11,12 +11,14 @@ others who may still write. So what is stored stays proven whoever writes at the
    later than all that we could wait for: then our intent is what proves our data. So it stays, under a name that
    says that its writer has ended.
 3. An intent of a writer that has ended goes when its data has been replaced. One that a crash left goes when it is
-   a day old, on a disk with locks earlier: the next writer clears it, or repair.
+   a day old, on a disk with locks after the store's `timeout`: the next writer clears it, or repair.
 
 4. Who gives way to others (repair, prune, delete, an upload that may not replace what is new) says so in the name
    of his intent, and looks at the others' after he has stored it. Who replaces stores his first, too, and waits
    while there is one that yields (`is_awaited`): one of the two has seen the other, so that nobody removes
-   or replaces what he has not looked at. Where a lock keeps them apart, there is no need for that.
+   or replaces what he has not looked at. Where a lock keeps them apart, there is no need for that: an intent that
+   a delete finds under the lock is of nobody at work. It counts there only if its data may be what stands there,
+   and stays: a rename that hangs on a disk may outlive the lock of its writer, who has given up.
 
 5. Who creates, where the store cannot refuse to replace, has an intent that yields, too. Of several, the one whose
    intent has the lowest name waits for the others to end; they withdraw as long as there is one that comes before
@@ -38,7 +40,7 @@ from dataclasses import dataclass
 from fsbackup import clock
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.record_objects import load_record
-from fsbackup.engine.records import has_records_inside, new_id
+from fsbackup.engine.records import ReplicaState, has_records_inside, new_id
 from fsbackup.errors import FsbackupError, IntegrityError, NewerFormatError, ObjectNotFoundError
 from fsbackup.keys import INTENT_DONE, INTENT_YIELDS, encode_key, intent_name, intents_of
 from fsbackup.record import Manifest, Record, dump, version_order
@@ -138,6 +140,18 @@ def outranks(found: Iterable[Intent], generation: int, safe_age: float = SAFE_AG
     return any(each is not None and each.generation > generation for each in live)
 
 
+def may_be_data(intent: Intent, replica: ReplicaState) -> bool:
+    """Return whether the data of a replica, which its own record does not prove, may be that of an intent."""
+    if replica.stat is None or intent.manifest is None or replica.is_intact:
+        return False
+    return replica.stat.size == intent.manifest.size
+
+
+def counting(found: Iterable[Intent], replica: ReplicaState) -> list[Intent]:
+    """Return the intents whose versions a delete gives way to, who has the lock of the key."""
+    return [each for each in found if not replica.store.capabilities.locks or may_be_data(each, replica)]
+
+
 def is_of_deleted(store: ObjectStore, intent: Intent, generation: int) -> bool:
     """Return whether an intent is of no use after a delete of all up to this generation, whose lock we hold."""
     outlived = store.capabilities.locks or not intent.may_go_on()
@@ -172,7 +186,7 @@ async def end(
     `others` are the intents that were there before this was seen, `replaced` names those of ended writers that
     were there before our data. A failure is only logged: the next writer of the key or repair clears what is left.
     """
-    ended = {*replaced, *(each.name for each in others if _is_dead(store, each))}
+    ended = {*replaced, *(each.name for each in others if is_dead(store, each))}
     try:
         for each in others:
             if each.name in ended:
@@ -184,7 +198,7 @@ async def end(
         _log_left(error)
 
 
-def _is_dead(store: ObjectStore, intent: Intent) -> bool:
+def is_dead(store: ObjectStore, intent: Intent) -> bool:
     """Return whether the writer of an intent does not live any more, as far as we know who may hold the lock."""
     return intent.age > (store.timeout if store.capabilities.locks else SAFE_AGE)
 

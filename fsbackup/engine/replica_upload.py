@@ -36,7 +36,9 @@ whole upload is taken back where too few replicas took it (`undo.py`); until tha
 
 What a crash leaves, and who puts it right:
 
-- before step 2: the old state; unfinished data and the intent are cleared by `repair` or a later upload.
+- before step 2: the old state; unfinished data and the intent are cleared by `repair` or a later upload. Who only
+  fails, or is cancelled, withdraws the intent where the writer knows that the data stays as it was, as on a full
+  disk (`ObjectWriter.revoke`).
 - after 2, creating: data without a manifest. Readers report it as unproven, the same upload again adopts it when
   its SHA-256 is right (`upload.py`), `repair` too.
 - after 2, replacing: the old manifest does not match the new data. Readers prove the data with the intent, and
@@ -54,6 +56,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TypeVar
 
 from fsbackup.aio import IdleTimeout, IdleTimeoutError, run_all, shield
@@ -61,7 +64,13 @@ from fsbackup.engine import intents, locks, marker, records
 from fsbackup.engine.hashing import content_hash
 from fsbackup.engine.parts import Consumer, PartBuffer
 from fsbackup.engine.records import ReplicaState
-from fsbackup.errors import AccessDeniedError, ConflictError, FsbackupError, NewerFormatError
+from fsbackup.errors import (
+    AccessDeniedError,
+    BackendUnavailableError,
+    ConflictError,
+    FsbackupError,
+    NewerFormatError,
+)
 from fsbackup.events import log
 from fsbackup.keys import encode_key
 from fsbackup.record import Manifest, Tombstone, version_order
@@ -116,6 +125,7 @@ class ReplicaUpload:
         self._names_what_it_replaces = plan.create_only or plan.replaces is not None
         self._record_id = plan.record_id or ""
         self._wrote_record = False
+        self._commits = False
         #: Whether we give way to whoever replaces.
         self._yields = not may_replace
         #: The name of our intent, and those of ended writers' that were there before our data.
@@ -237,12 +247,24 @@ class ReplicaUpload:
             await self._announce_and_look(manifest)
             await self._check(manifest)
             stored = await self._store()
-        except (AccessDeniedError, ConflictError, NewerFormatError):  # of any other error the data may be there
-            await self._withdraw()
+        except BaseException as error:
+            if self._changes_nothing(error):
+                with suppress(FsbackupError):  # what ended the upload is what the user must know
+                    await shield(self._withdraw())
             raise
         if not await self.call(write_manifest(self.replica, manifest, stored)):
             await self._settle(self._prove(manifest, stored), manifest, stored)
         await self._end(manifest, stored)
+
+    def _changes_nothing(self, error: BaseException) -> bool:
+        """Return whether our data, which was not committed because of `error`, can never stand there.
+
+        Otherwise our intent is what proves it. A store that does not answer is not asked to remove the intent.
+        """
+        if isinstance(error, BackendUnavailableError):
+            return False
+        refused = isinstance(error, (AccessDeniedError, ConflictError, NewerFormatError))
+        return refused or not self._commits or self.writer.revoke()
 
     async def _settle(self, looking: Awaitable[None], manifest: Manifest, stored: ObjectStat) -> None:
         """Look what stands there. The conflict may be a tombstone: `_check` then takes back what was written."""
@@ -262,6 +284,7 @@ class ReplicaUpload:
             await self._look_again(manifest)
 
     async def _store(self, metadata: Mapping[str, str] | None = None) -> ObjectStat:
+        self._commits = True
         self.stored = await self.call(self.writer.commit(metadata))
         return self.stored
 

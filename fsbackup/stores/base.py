@@ -299,6 +299,13 @@ class ObjectWriter(ABC):
         Raises nothing but that cancellation, at its end: what cannot be removed is logged.
         """
 
+    def revoke(self) -> bool:
+        """Cancel the write, and return whether what has the name is known to be, and to stay, what it was.
+
+        Asked after `commit` failed, or was cancelled. Returns at once, also while a call still runs.
+        """
+        return False
+
     async def can_roll_back(self) -> bool:
         """Return whether what `commit` stored is there, and `rollback` would show again what it replaced."""
         return False

@@ -255,7 +255,7 @@ class World:
         process.steps += 1
         crashes = process.steps == process.crash_at
         if crashes and not process.after_effect:
-            self.kill(process)
+            self.kill(process, request)
             return
         self.step += 1
         self.clock.advance(self.tick)
@@ -265,7 +265,7 @@ class World:
         if self.observer is not None and fault != "refused":
             self.observer.after(request, result, error)
         if crashes:
-            self.kill(process)
+            self.kill(process, request)
         elif not request.future.done():
             _answer(request, result, _failure(request, fault) if fault else error)
 
@@ -274,14 +274,17 @@ class World:
         note = f"{note} ({fault})" if fault else note
         self.events.append(Event(self.step, request.process.name, request.store, request.verb, request.name, note))
 
-    def kill(self, process: Process) -> None:
-        """Crash a process: no request of it has an effect any more."""
+    def kill(self, process: Process, current: Request) -> None:
+        """Crash a process: no request of it has an effect any more, and nothing of it waits for one."""
         self.events.append(Event(self.step, process.name, "", "CRASH", "", ""))
         process.dead = True
+        dropped = [current, *(each for each in self._waiting if each.process is process)]
         self._waiting = [each for each in self._waiting if each.process is not process]
         self.killed(process)
         if process.task is not None:
             process.task.cancel()
+        for each in dropped:
+            each.future.cancel()
 
 
 def _run(effect: Callable[[], T]) -> tuple[T | None, Exception | None]:

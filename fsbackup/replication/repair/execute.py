@@ -97,7 +97,7 @@ class RoundExecutor:
         if action.kind == "adopt":
             return self._write_manifest(self._replica(action), self._adopted_manifest)
         if action.kind == "clear intent":
-            return self._clear_intents(self._replica(action).store, action.names)
+            return self._clear_intents(self._replica(action), action.names)
         if action.kind == "forget delete" and action.backend is not None:
             return self._take_back_delete(self._replica(action))
         tombstone = self._status.latest
@@ -150,9 +150,17 @@ class RoundExecutor:
         ready = [each for each in found if each.sha256 == content.sha256]
         await self._write_manifest(replica, max(ready, key=version_order))
 
-    async def _clear_intents(self, store: ObjectStore, names: Collection[str]) -> None:
-        """Remove write intents; another one that came meanwhile has another name."""
+    async def _clear_intents(self, replica: ReplicaState, names: Collection[str]) -> None:
+        """Remove write intents; another one that came meanwhile has another name.
+
+        A disk's lock tells that their writers have ended; one may have put his data in place since the inspection.
+        """
+        store = replica.store
         async with locks.exclusive(store, self._key):
+            if store.capabilities.locks:
+                now = await records.read_state(store, self._key)
+                if now.stat not in (None, replica.stat) and not now.is_intact:
+                    raise self._changed(store)
             for name in names:
                 await store.remove(name)
 

@@ -268,7 +268,7 @@ class _Planner:
             useless = [each for each in found if self._is_useless(name, each)]
             if useless:
                 stored = all(self._is_fulfilled(name, each) for each in useless)
-                why = _STORED if stored else "it is old, and its version was never stored"
+                why = _STORED if stored else "its writer has ended, and its version was never stored"
                 names = tuple(each.name for each in useless)
                 actions.append(Action("clear intent", self._key, name, why, names=names))
         return tuple(actions)
@@ -277,21 +277,24 @@ class _Planner:
         """Tell whether an intent can go: its writer has ended, as the lock says or its age, and it proves nothing.
 
         Without a lock only its age says so, for its writer may be about to write his manifest over another one's.
+        With one, who clears it takes that, and looks at the data again.
         """
         if self._may_prove(name, intent):
             return False
         if intent.age > self._safe_age:
             return True
-        locks = self._status.replicas[name].store.capabilities.locks
+        store = self._status.replicas[name].store
+        locks = store.capabilities.locks
+        if locks and intents.is_dead(store, intent):
+            return True
         return self._is_fulfilled(name, intent) and (locks or not self._has_writers(name))
 
     def _may_prove(self, name: str, intent: Intent) -> bool:
         """Tell whether the intent is, or may be, what proves the data."""
         replica, content = self._status.replicas[name], self._inspection.contents.get(name)
-        if replica.stat is None or intent.manifest is None or replica.is_intact:
+        if intent.manifest is None or not intents.may_be_data(intent, replica):
             return False
-        same_size = replica.stat.size == intent.manifest.size
-        return same_size and (content is None or content.sha256 == intent.manifest.sha256)
+        return content is None or content.sha256 == intent.manifest.sha256
 
     def _has_writers(self, name: str) -> bool:
         """Tell whether somebody may still write to a replica."""

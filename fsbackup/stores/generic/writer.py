@@ -56,7 +56,7 @@ class GenericWriter(ObjectWriter):
         self._handle: Any = None
         self._hash = blake3()
         self._size = 0
-        self._started = self._cancelled = self._committed = False
+        self._started = self._cancelled = self._publishing = self._committed = False
 
     async def write(self, part: Part) -> None:
         if part.offset != self._size:
@@ -133,6 +133,7 @@ class GenericWriter(ObjectWriter):
             )
         if existing is not None and self._plan.create_only:
             raise ConflictError("the key exists, and the write is create-only")
+        self._publishing = True  # before the last look: `revoke` cancels, and then looks at this
         self._check_cancelled()
         files.move(filesystem, self._temp, self._path)
         self._committed = True
@@ -147,6 +148,10 @@ class GenericWriter(ObjectWriter):
     def _check_cancelled(self) -> None:
         if self._cancelled:
             raise BackendError("the write was cancelled")
+
+    def revoke(self) -> bool:
+        self._cancelled = True
+        return not self._publishing
 
     async def abort(self) -> None:
         self._cancelled = True

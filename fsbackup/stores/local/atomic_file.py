@@ -77,6 +77,7 @@ class AtomicFile:
         self._direct = -1
         self._existing_levels = len(self._segments)  # directories that this write did not create
         self._temp = self._kept = b""
+        self._publishing = False
         self._unflushed = self._written = 0
         self.committed: os.stat_result | None = None
 
@@ -170,6 +171,8 @@ class AtomicFile:
         self._check_cancelled()
         if self._plan.keep_replaced:
             self._kept = link_temp(self._directory, self._segments[-1])
+        self._publishing = True  # before the last look: see `revoke`
+        self._check_cancelled()
         try:
             publish(self._directory, self._temp, self._segments, create_only=self._plan.create_only)
         except ConflictError:
@@ -207,6 +210,15 @@ class AtomicFile:
     def cancel(self) -> None:
         """Cancel the write, unless its rename has begun. Returns at once, also when the disk hangs."""
         self._cancelled = True
+
+    def revoke(self) -> bool:
+        """Cancel the write, and return whether its rename has not begun, and never will. Returns at once.
+
+        The one who renames says so before he looks for a cancellation, and this looks after it has cancelled: one
+        of the two has seen the other, without a lock that a call on a hanging disk might hold.
+        """
+        self._cancelled = True
+        return not self._publishing
 
     def _fail(self, error: BaseException) -> None:
         """Cancel because of an error; concurrent calls then raise the same error."""

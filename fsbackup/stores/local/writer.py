@@ -78,6 +78,9 @@ class LocalWriter(ObjectWriter):
 
         return object_stat(self._name, await self._run(finish))
 
+    def revoke(self) -> bool:
+        return self._file.revoke()
+
     async def can_roll_back(self) -> bool:
         return self._file.committed is not None and await self._run(self._file.can_roll_back)
 
