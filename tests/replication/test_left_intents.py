@@ -20,6 +20,7 @@ from fsbackup.replication.repair.execute import RoundExecutor
 from fsbackup.replication.storage import ReplicatedStorage
 from fsbackup.stores.base import DEFAULT_TIMEOUT
 from fsbackup.stores.local import atomic_file
+from fsbackup.stores.page_cache import write_at
 from tests.replication.prune_helpers import Disks
 from tests.replication.raw_replicas import pending_prefix
 
@@ -49,13 +50,17 @@ def overwrite(disks: Disks, tmp_path: Path) -> None:
     assert not disks.store({}).replicate(tmp_path / "new", KEY, overwrite=True)
 
 
-def full(*_: Any, **__: Any) -> Any:
+def full() -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_full_disk_leaves_no_intent(disks: Disks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What did not fit announces nothing any more, however often it is tried, and the key can be deleted."""
-    monkeypatch.setattr(atomic_file, "write_at", full)
+
+    def write(file: int, data: memoryview, offset: int) -> int:
+        return full() if len(data) == len(NEW) else write_at(file, data, offset)
+
+    monkeypatch.setattr(atomic_file, "write_at", write)
     for _ in range(2):
         overwrite(disks, tmp_path)
         assert announced(disks) == []

@@ -263,6 +263,7 @@ class SimWriter(ObjectWriter):
         self._store, self._name, self._plan, self._moved = store, name, plan, moved
         self._parts: dict[int, Part] = {}
         self._tried: list[int] = []
+        self._puts = False
         self._stored: Stored | None = None
         self._replaced: Stored | None = None
 
@@ -280,6 +281,7 @@ class SimWriter(ObjectWriter):
         added = (metadata or {}) if len(numbers) == 1 else {}
         data = b"".join(self._parts[number].data for number in numbers)
         await self._ask_first()
+        self._puts = True
         try:
             self._stored = await self._store._tell("put", self._name, lambda: self._put(data, added))
         except BackendUnavailableError:
@@ -341,6 +343,9 @@ class SimWriter(ObjectWriter):
 
     def _exists(self) -> ConflictError:
         return ConflictError("the name exists", backend=self._store.name, operation="write", key=self._name)
+
+    def revoke(self) -> bool:
+        return not self._puts
 
     async def abort(self) -> None:
         self._parts.clear()

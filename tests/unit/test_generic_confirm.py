@@ -22,8 +22,9 @@ from fsbackup.errors import (
     TransientError,
 )
 from fsbackup.loop import run
+from fsbackup.stores.base import WritePlan
 from fsbackup.stores.generic.store import GenericStore
-from fsbackup.testing.driving import list_names, random_bytes, write
+from fsbackup.testing.driving import list_names, random_bytes, split, write, write_parts
 from tests.contract.raw_access import memory_access
 
 
@@ -119,6 +120,25 @@ def _raising(error: BaseException) -> Callable[..., Any]:
         raise error
 
     return method
+
+
+@pytest.mark.parametrize(("method", "untouched"), [("cat_file", True), ("mv", False)])
+def test_a_failed_write_tells_whether_it_may_have_replaced(
+    liar: Callable[..., GenericStore], method: str, untouched: bool
+) -> None:
+    """Before the rename has begun the old object is known to stay, so nothing need prove the new one."""
+    store = liar(**{method: _raising(OSError(28, "full"))})
+
+    async def fail() -> bool:
+        writer = store.writer("a", WritePlan(size=10, part_size=1000), lambda _: None)
+        await write_parts(writer, split(bytes(10), 1000))
+        with pytest.raises(OutOfSpaceError):
+            await writer.commit()
+        revoked = writer.revoke()
+        await writer.abort()
+        return revoked
+
+    assert run(fail()) is untouched
 
 
 _UNCLEAR = [
