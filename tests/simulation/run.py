@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from fsbackup.aio import cancel_and_wait
 from fsbackup.engine import breaker
 from fsbackup.engine.delete import delete
 from fsbackup.engine.replicas import ReplicaSet
@@ -96,9 +97,9 @@ class _Run:
         tasks = [asyncio.create_task(self._process(process, operation)) for process, operation in pairs]
         for process, task in zip(processes, tasks, strict=True):
             process.task = task
-        await asyncio.wait(tasks)
+        await asyncio.gather(*(_end_of(process, task) for process, task in zip(processes, tasks, strict=True)))
         for task in tasks:
-            if not task.cancelled():
+            if task.done() and not task.cancelled():
                 task.result()
 
     async def _process(self, process: Process, operation: Operation) -> None:
@@ -123,6 +124,13 @@ class _Run:
         first = await repair_all(self._targets(Process("settle-1")))
         second = await repair_all(self._targets(Process("settle-2")))
         self._judge.judge_end(_left(first), _done(second))
+
+
+async def _end_of(process: Process, task: asyncio.Task[None]) -> None:
+    """Wait until a process has ended, or is killed: what it may still want to do then has no effect."""
+    killed = asyncio.create_task(process.killed.wait())
+    await asyncio.wait([task, killed], return_when=asyncio.FIRST_COMPLETED)
+    await cancel_and_wait([killed])
 
 
 def run_in_simulation(world: World, seed: int, main: Callable[[], Awaitable[None]]) -> None:

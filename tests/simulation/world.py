@@ -47,6 +47,7 @@ class Process:
     steps: int = 0
     sent: int = 0
     task: asyncio.Task[Any] | None = None
+    killed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(eq=False)
@@ -278,6 +279,7 @@ class World:
         """Crash a process: no request of it has an effect any more, and nothing of it waits for one."""
         self.events.append(Event(self.step, process.name, "", "CRASH", "", ""))
         process.dead = True
+        process.killed.set()
         dropped = [current, *(each for each in self._waiting if each.process is process)]
         self._waiting = [each for each in self._waiting if each.process is not process]
         self.killed(process)
