@@ -18,6 +18,7 @@ So a listing tells which WAL which base backup needs. What compression and encry
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -190,3 +191,15 @@ def parse_lsn(text: str) -> int:
 def format_lsn(position: int) -> str:
     """Return a position as PostgreSQL writes it."""
     return f"{position // _LOG_BYTES:X}/{position % _LOG_BYTES:X}"
+
+
+def parse_history(text: str) -> list[tuple[int, int]]:
+    """Return the ancestors in a ``.history`` file, oldest first: each timeline, and where it was left.
+
+    Raises
+    ------
+    ValueError
+        When a line is not one of such a file.
+    """
+    lines: Iterable[list[str]] = (line.split("\t") for line in text.splitlines())
+    return [(int(line[0]), parse_lsn(line[1])) for line in lines if len(line) > 1 and not line[0].startswith("#")]

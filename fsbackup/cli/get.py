@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 #: Said of what is not proven to be the newest version.
 _MAY_BE_OLD = "A NEWER VERSION MAY EXIST: too few backends answered"
-#: What compress and encrypt add to a key.
-_SUFFIXES = (".zst", ".age", ".zst.age")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,8 +81,10 @@ def _with_hint(store: ReplicatedStorage, key: str) -> Iterator[None]:
 
 def _longer_names(store: ReplicatedStorage, key: str) -> list[str]:
     """Return the names that a key has with the suffixes of stages, of objects that are stored."""
+    from fsbackup.stages.plaintext import SUFFIXES
+
     found = []
-    for suffix in _SUFFIXES:
+    for suffix in (*SUFFIXES.values(), "".join(SUFFIXES.values())):
         with suppress(FsbackupError, ValueError):  # it is not there, not known, or no key: too long
             info = store.stat(f"{key}{suffix}")
             if not isinstance(info.latest, Tombstone):

@@ -8,13 +8,13 @@ base backup only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
 
 from fsbackup.retention.archive import Base
-from fsbackup.wal import parse_lsn, segment_name, segment_number
+from fsbackup.wal import segment_name, segment_number
 
 
 @dataclass(slots=True)
@@ -167,15 +167,3 @@ class Coverage:
 
     def _gap(self, timeline: int, first: int, last: int) -> Gap:
         return Gap(self.name(timeline, first), self.name(timeline, last), last - first + 1)
-
-
-def parse_history(text: str) -> list[tuple[int, int]]:
-    """Return the ancestors in a ``.history`` file, oldest first: each timeline, and where it was left.
-
-    Raises
-    ------
-    ValueError
-        When a line is not one of such a file.
-    """
-    lines: Iterable[list[str]] = (line.split("\t") for line in text.splitlines())
-    return [(int(line[0]), parse_lsn(line[1])) for line in lines if len(line) > 1 and not line[0].startswith("#")]

@@ -16,11 +16,11 @@ from fsbackup.engine.results import BaseReport, Serializable, Status
 from fsbackup.errors import FsbackupError
 from fsbackup.loop import run
 from fsbackup.postgres.archive import Archive, read_cluster
-from fsbackup.postgres.coverage import Coverage, Gap, Window, parse_history
+from fsbackup.postgres.coverage import Coverage, Gap, Window
 from fsbackup.replication.drills import last_drill
 from fsbackup.replication.walk import KeyEntry, Walk
 from fsbackup.retention.archive import ArchivePlan, ArchiveRule, Base
-from fsbackup.wal import WalName, parse_key, wal_key
+from fsbackup.wal import WalName, parse_history, parse_key, wal_key
 
 #: Of an archive that has no segment yet.
 _DEFAULT_SEGMENT_SIZE = 16 << 20

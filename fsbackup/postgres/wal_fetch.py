@@ -36,11 +36,10 @@ from fsbackup.errors import (
 )
 from fsbackup.loop import run
 from fsbackup.postgres.archive import Archive, WalFile, find_wal, read_cluster
-from fsbackup.postgres.coverage import parse_history
 from fsbackup.postgres.segment import read_segment
 from fsbackup.stages import Undo
 from fsbackup.stages.undo import IdentityFiles
-from fsbackup.wal import WalName, parse_wal_name, wal_key
+from fsbackup.wal import WalName, parse_history, parse_wal_name, wal_key
 
 #: Seconds between two questions within the caller's patience.
 _PAUSE = 0.5
