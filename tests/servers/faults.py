@@ -194,9 +194,10 @@ class FaultProxy:
         server = await asyncio.start_server(self._accept, sock=self._socket)
         self._ready.set()
         await self._stop.wait()
-        server.close()
-        for _ in range(5):  # what was accepted a moment ago gets its transport, which can be closed
+        self._loop.remove_reader(self._socket)
+        for _ in range(5):  # what was accepted a moment ago gets its transport, as long as the server is not closed
             await asyncio.sleep(0)
+        server.close()
         self._cancel_all()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for transport in self._transports:
