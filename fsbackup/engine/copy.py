@@ -32,7 +32,6 @@ from fsbackup.engine.results import ReplicaResult
 from fsbackup.engine.source import Source
 from fsbackup.engine.versions import VersionGuard, superseded
 from fsbackup.errors import FsbackupError, IntegrityError, SourceError
-from fsbackup.keys import encode_key
 from fsbackup.record import Manifest
 from fsbackup.stores.base import ObjectStat, ObjectStore, Part, WritePlan
 
@@ -236,6 +235,6 @@ async def remove_copy(store: ObjectStore, manifest: Manifest, stored: ObjectStat
     """Remove our copy of an object that was deleted meanwhile, data first; what another writer stored stays."""
     replica = await records.read_state(store, manifest.key)
     if replica.stat is not None and (replica.stat.size, replica.stat.etag) == (stored.size, stored.etag):
-        await store.remove(encode_key(manifest.key))
+        await store.remove_version(replica.stat)
     if replica.claims(manifest):
         await records.remove_manifest(replica, manifest.key)

@@ -24,6 +24,8 @@ class Profile:
         is not written over the note on its upload.
     multipart_etag_is_md5
         An ETag of the form ``<hex>-<parts>`` is the MD5 of the parts' MD5s, so that it can be compared.
+    conditional_delete
+        ``If-Match`` on a DELETE, and an ETag in DeleteObjects, are sent; some servers ignore both.
     removes_versions
         The bucket keeps every version, and a plain delete frees no space: remove them one by one.
     lists_in_order
@@ -36,12 +38,14 @@ class Profile:
     copy_condition: str = ""
     writes_slowly: bool = False
     multipart_etag_is_md5: bool = True
+    conditional_delete: bool = True
     removes_versions: bool = False
     lists_in_order: bool = True
 
 
 #: By the documentation of Amazon S3 (PutObject, CompleteMultipartUpload, "Checking object
-#: integrity": the ETag of a multipart object is computed from the MD5s of its parts).
+#: integrity": the ETag of a multipart object is computed from the MD5s of its parts; "How to perform conditional
+#: deletes", since 2025-09-16).
 AMAZON = Profile(scheme="s3")
 #: Any other server with the S3 API.
 GENERIC = Profile(scheme="s3", lists_in_order=False)
@@ -49,9 +53,18 @@ GENERIC = Profile(scheme="s3", lists_in_order=False)
 
 #: By Cloudflare's documentation of R2: "S3 API compatibility" and "Extensions" (conditional PutObject; conditional
 #: CompleteMultipartUpload since 2023-08-11; of CopyObject by headers of its own), "Multipart objects" (ETags since
-#: 2023-06-21), "Limits" (one write per second and key; 429 otherwise). There are no versions.
-R2 = Profile(scheme="r2", condition="atomic", copy_condition="cf-copy-destination-", writes_slowly=True)
+#: 2023-06-21), "Limits" (one write per second and key; 429 otherwise). There are no versions, and no conditional
+#: DeleteObject.
+R2 = Profile(
+    scheme="r2",
+    condition="atomic",
+    copy_condition="cf-copy-destination-",
+    writes_slowly=True,
+    conditional_delete=False,
+)
 #: By Backblaze's documentation of its S3-compatible API: buckets always keep versions, and a delete without a
 #: version id only hides. ``If-None-Match`` is not documented and has been answered with NotImplemented; what a
-#: multipart ETag is made of is not documented either.
-B2 = Profile(scheme="b2", condition="none", multipart_etag_is_md5=False, removes_versions=True)
+#: multipart ETag is made of is not documented either. What is removed is named by its version id.
+B2 = Profile(
+    scheme="b2", condition="none", multipart_etag_is_md5=False, conditional_delete=False, removes_versions=True
+)

@@ -288,8 +288,8 @@ class S3Store(ObjectStore):
         await remove_object(self._bucket, name)
 
     async def remove_version(self, stat: ObjectStat) -> None:
-        """Remove the version of `stat` and older ones, in a bucket that keeps versions; else as `remove`."""
-        await remove_object(self._bucket, stat.name, newest=stat.version_id)
+        """Remove the version of `stat` and older ones in a bucket that keeps versions, else what has its ETag."""
+        await remove_object(self._bucket, stat)
 
     async def remove_many(self, removals: Sequence[ObjectStat | str]) -> Sequence[FsbackupError | None]:
         """Send one DeleteObjects for 1,000 objects, and before it about one listing."""

@@ -5,8 +5,9 @@ Before many objects are removed, a listing shows whether each is still the one t
 removes up to 1,000 of them, and its answer confirms each. What it does not confirm is removed by a DELETE of its
 own, which is repeated and whose errors are precise; so is everything where the service knows no DeleteObjects.
 
-Without versions no service that is supported here deletes on a condition: an object that replaces another one
-between the look at it and the DELETE, a round trip later, is removed in its place.
+Without versions a removal of an object that was looked at is conditional on its ETag, where the service has that
+(`Profile.conditional_delete`): what has replaced it since stays. Elsewhere, as on R2, an object that replaces
+another one between the look at it and the DELETE, a round trip later, is removed in its place.
 """
 
 from __future__ import annotations
@@ -70,31 +71,34 @@ _SAME_TIME = 1.0
 
 
 class _Target(NamedTuple):
-    """A name, or one version of it."""
+    """A name, one version of it, or the object that has it as long as that is the one of an ETag."""
 
     name: str
     version: str = ""
+    etag: str | None = None
 
 
 #: Why each of some names is still there or may be, None where it is gone.
 Outcomes = dict[str, FsbackupError | None]
 
 
-async def remove_object(bucket: Bucket, name: str, newest: str | None = None) -> None:
+async def remove_object(bucket: Bucket, removal: ObjectStat | str) -> None:
     """Remove exactly this one object; a missing one is success, a missing bucket is not.
 
     Raises
     ------
     ConflictError
-        Where versions are removed one by one, and one was stored after the version `newest`: it stays.
+        Of an `ObjectStat`, when another object has the name by now, and stays: where versions are removed one by
+        one, and where the service deletes on a condition.
     """
+    name = removal if isinstance(removal, str) else removal.name
     if not bucket.profile.removes_versions:
-        await _delete(bucket, name)
+        await _delete(bucket, _unchanged(bucket, removal))
         return
     versions = await versions_of(bucket, name)
-    later = _later(versions, newest)
+    later = _later(versions, None if isinstance(removal, str) else removal.version_id)
     for version in reversed(versions[later:]):  # the oldest first, so that an older one never becomes current
-        await _delete(bucket, name, version.id)
+        await _delete(bucket, _Target(name, version.id))
     log.debug("%s: removed %d version(s) of %r", bucket.backend, len(versions) - later, name)
     if later:
         raise _replaced_error(bucket, name)
@@ -167,8 +171,14 @@ async def _remove_unchanged(bucket: Bucket, removals: Mapping[str, ObjectStat | 
     """Remove what has not been replaced since it was looked at."""
     stats = [each for each in removals.values() if isinstance(each, ObjectStat)]
     outcomes = await _compare(bucket, stats)
-    targets = [_Target(name) for name in removals if name not in outcomes]
+    targets = [_unchanged(bucket, each) for name, each in removals.items() if name not in outcomes]
     return dict.fromkeys(removals) | outcomes | await _delete_all(bucket, targets)
+
+
+def _unchanged(bucket: Bucket, removal: ObjectStat | str) -> _Target:
+    if isinstance(removal, str):
+        return _Target(removal)
+    return _Target(removal.name, etag=removal.etag if bucket.deletes_on_condition else None)
 
 
 async def _compare(bucket: Bucket, stats: list[ObjectStat]) -> Outcomes:
@@ -245,7 +255,7 @@ async def _delete_all(bucket: Bucket, targets: Sequence[_Target]) -> Outcomes:
 
     async def delete(target: _Target) -> None:
         try:
-            await _delete(bucket, target.name, target.version or None)
+            await _delete(bucket, target)
         except FsbackupError as error:
             errors[target.name] = error
 
@@ -292,7 +302,7 @@ async def _interpret(
             context = bucket.context("remove", target.name)
             error = translate(answer, context, bucket.secrets)
             error.__cause__ = answer
-            if isinstance(error, TransientError):
+            if isinstance(error, TransientError) or (target.etag and isinstance(error, ConflictError)):
                 unknown.append(target)
             elif not isinstance(error, ObjectNotFoundError) and answer.code != "NoSuchVersion":
                 errors[target.name] = await _explained(bucket, context, target.version or None, error)
@@ -306,8 +316,9 @@ def _body(bucket: Bucket, targets: Sequence[_Target]) -> bytes:
 
     objects = "".join(
         f"<Object><Key>{escape(bucket.prefix + name, quote=False)}</Key>"
-        f"{f'<VersionId>{escape(version, quote=False)}</VersionId>' if version else ''}</Object>"
-        for name, version in targets
+        f"{f'<VersionId>{escape(version, quote=False)}</VersionId>' if version else ''}"
+        f"{f'<ETag>{escape(etag)}</ETag>' if etag else ''}</Object>"
+        for name, version, etag in targets
     )
     return f'<Delete xmlns="{XML_NAMESPACE}">{objects}</Delete>'.encode()
 
@@ -348,21 +359,38 @@ def _replaced_error(bucket: Bucket, name: str) -> FsbackupError:
     return error
 
 
-async def _delete(bucket: Bucket, name: str, version: str | None = None) -> None:
+async def _delete(bucket: Bucket, target: _Target) -> None:
+    name, version = target.name, target.version or None
     context = bucket.context("remove", name)
     try:
-        await bucket.delete(context, name, version)
+        await bucket.delete(context, name, version, target.etag)
     except ObjectNotFoundError:
         await bucket.check_exists(context)
     except TransientError:
         raise
     except BackendError as error:
+        if target.etag and isinstance(error, ConflictError):
+            await _settle(bucket, target, error)
+            return
         if version and code_of(error) == "NoSuchVersion":
             return
         explained = await _explained(bucket, context, version, error)
         if explained is error:
             raise
         raise explained from error
+
+
+async def _settle(bucket: Bucket, target: _Target, refusal: BackendError) -> None:
+    """Find out what a refused condition means: nothing is there any more, or another object, which stays."""
+    now = await bucket.head(target.name, "remove")
+    if now is None:  # removed by an attempt whose answer was lost, or by another one
+        return
+    if now.etag != target.etag:
+        raise _replaced_error(bucket, target.name) from refusal
+    if code_of(refusal) == "ConditionalRequestConflict":  # a write at the same time, which is still to be seen
+        raise refusal
+    log.info("%s: compares other ETags on a DELETE than it shows: %s", bucket.backend, refusal)
+    await _delete(bucket, _Target(target.name))
 
 
 async def _explained(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fsbackup import __version__
 from fsbackup.errors import BackendError, ObjectNotFoundError
 from fsbackup.lazy import cached_property
-from fsbackup.stores.s3.errors import CallContext, code_of
+from fsbackup.stores.s3.errors import NOT_OFFERED, CallContext, code_of
 from fsbackup.stores.s3.http.requests import Call, OnProgress, Receive, Reply, Request
 from fsbackup.stores.s3.http.responses import (
     CONTENT_RANGE,
@@ -80,6 +80,8 @@ class Bucket:
         self.page_size = page_size
         #: Set when the service has answered NotImplemented to ``If-None-Match``.
         self.refuses_condition = False
+        #: Set when the service has answered NotImplemented to ``If-Match`` on a DELETE.
+        self.refuses_delete_condition = False
         #: Set when the service has answered NotImplemented to DeleteObjects.
         self.refuses_delete_objects = False
         #: Set when a write was answered with the id of a version.
@@ -228,10 +230,32 @@ class Bucket:
         self._exists = True
         return from_headers(reply.headers)
 
-    async def delete(self, context: CallContext, name: str, version: str | None = None) -> None:
-        """Send a DELETE, of one version where there is a `version`."""
-        await self.send(context, Request("DELETE", self.prefix + name, version_query(version)), read_small)
+    async def delete(
+        self, context: CallContext, name: str, version: str | None = None, etag: str | None = None
+    ) -> None:
+        """Send a DELETE, of one version where there is a `version`; with `etag` on the condition of that ETag.
+
+        Raises
+        ------
+        ConflictError
+            When the service refuses the condition: another object has the name, or none has.
+        """
+        headers = {} if etag is None else {"If-Match": f'"{etag}"'}
+        try:
+            await self.send(
+                context, Request("DELETE", self.prefix + name, version_query(version), headers), read_small
+            )
+        except BackendError as error:
+            if not headers or code_of(error) not in NOT_OFFERED:
+                raise
+            self.refuses_delete_condition = True
+            await self.delete(context, name, version)
         self._exists = True
+
+    @property
+    def deletes_on_condition(self) -> bool:
+        """Whether an ETag is sent with a DELETE."""
+        return self.profile.conditional_delete and not self.refuses_delete_condition
 
     def mark_exists(self) -> None:
         """Record that a call on the content of the bucket succeeded, so that it exists."""

@@ -23,7 +23,7 @@ from fsbackup.errors import (
 from fsbackup.events import log
 from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, WritePlan
 from fsbackup.stores.s3.control.listing import versions_of
-from fsbackup.stores.s3.control.removing import replaced_version
+from fsbackup.stores.s3.control.removing import remove_object, replaced_version
 from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.http.bucket import Bucket
 from fsbackup.stores.s3.http.responses import ObjectInfo
@@ -218,15 +218,18 @@ class Commit:
         version, new = stored.version_id, self._plan.create_only or self._plan.is_new
         head = None if version else await self._head_or_none()
         if version or (new and head and self._is_ours(head)):
-            await self._remove(version)
+            await self._remove(version, head)
         elif head and not self._is_ours(head) and self._plan.create_only:
             return self._conflict_error()
         return self._integrity_error(problem)
 
-    async def _remove(self, version: str | None) -> None:
+    async def _remove(self, version: str | None, head: ObjectInfo | None) -> None:
         """Remove a wrong object: its version, after which the previous one is current again, or a new object."""
         try:
-            await self._bucket.delete(self._context, self._name, version)
+            if head is None:
+                await self._bucket.delete(self._context, self._name, version)
+            else:
+                await remove_object(self._bucket, head.stat(self._name, head.size or 0))
         except FsbackupError as error:
             log.warning("%s: cannot remove a damaged object: %s", self._bucket.backend, error)
 
