@@ -7,19 +7,19 @@ to the replica that it is read from, and of a longer one these bytes are not ask
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from fsbackup.aio import retrieve_error
 from fsbackup.engine.selector import ReplicaSelector
-from fsbackup.errors import ObjectNotFoundError
 from fsbackup.keys import encode_key
 from fsbackup.sizing import KIB
 from fsbackup.stores.base import ObjectStat, ObjectStore
 
 if TYPE_CHECKING:
     from fsbackup.buffers import Buffers
+    from fsbackup.engine.records import ReplicaState
 
 #: Bytes that are read with the record: all of a small object, and not many where others are wanted.
 LENGTH = 256 * KIB
@@ -83,6 +83,13 @@ class Beginning:
                 return None if found is None else found[0]
         return await self.store.stat(self._name)
 
+    def is_of(self, stores: Collection[ObjectStore], states: Iterable[ReplicaState]) -> bool:
+        """Tell whether the bytes are of what one of the `stores` has by its state.
+
+        A state of a later look may be of an object that has replaced theirs since.
+        """
+        return self.store in stores and any(s.store is self.store and s.stat == self._stat for s in states)
+
     def begins(self, store: ObjectStore, start: int) -> bool:
         """Tell whether a read from `store` at `start` is one of these bytes, and nobody has taken them."""
         return store is self.store and start == 0 and self._get is not None and not self._is_taken
@@ -93,8 +100,8 @@ class Beginning:
         get, self._get, self._is_taken, self._on_progress = self._get, None, True, on_progress
         on_progress(self._received)
         found = await get
-        if found is None:
-            raise ObjectNotFoundError("no such key", backend=self.store.name, operation="read", key=self._name)
+        if found is None or found[0] != self._stat:  # replaced between the two answers
+            return await self.store.read_buffers(self._name, 0, end, on_progress=on_progress, buffers=into)
         buffers, length = found[1], sum(map(len, found[1]))
         if length > end:
             return [b"".join(buffers)[:end]]

@@ -12,7 +12,8 @@ answered, in this order:
 
 Each step looks again before it, under the key's lock (`locks.py`), and gives way to a version that another writer
 stored, or is storing, since the survey: that version is newer than the tombstone and stays. A bucket that removes
-by version needs no look: it is told which one to remove. On a disk, whose lock keeps out who is storing, an intent
+by version needs no look: it is told which one to remove. One that removes on the condition of an ETag refuses what
+was stored after the look; R2 does neither (FORMAT.md). On a disk, whose lock keeps out who is storing, an intent
 counts only where its data may stand there already: a writer that was killed before that blocks no delete.
 
 What a crash or an unreachable replica leaves:

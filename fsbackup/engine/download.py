@@ -86,13 +86,6 @@ class ObjectReader:
         reader = ParallelReader(self.plan, self.log, self.selector, start, stop, reuse_memory=reuse_memory)
         return reader.ranges(ordered=ordered)
 
-    def begun(self, beginning: Beginning) -> ObjectReader:
-        """Return the reader with the first bytes that have come, or without, where they are of another version."""
-        if beginning.store in self.plan.stores:
-            return replace(self, plan=replace(self.plan, beginning=beginning))
-        beginning.cancel()
-        return self
-
     async def pieces(
         self, start: int = 0, end: int | None = None, *, reuse_memory: bool = False
     ) -> AsyncGenerator[bytes, None]:
@@ -167,18 +160,21 @@ async def locate(
     selector = selector or ReplicaSelector()
     ask: Query = partial(records.query, with_data=with_data)
     if not at_once:
-        return await _located(targets, key, selector, ask, survey_without_stragglers(targets, key, ask), with_data)
+        states = survey_without_stragglers(targets, key, ask)
+        return await _located(targets, key, selector, ask, states, with_data, None)
     few = fewest(targets, selector.pick)
     beginning = Beginning(few[0], key, selector) if few and records.has_records_inside(few[0]) else None
     try:
         query = partial(_begin, ask, beginning, listed)
         states = survey_to_read(targets, key, query, few, partial(_is_small, with_data))
-        reader = await _located(targets, key, selector, ask, states, with_data)
+        reader = await _located(targets, key, selector, ask, states, with_data, beginning)
     except BaseException:
         if beginning is not None:
             beginning.cancel()
         raise
-    return reader if beginning is None else reader.begun(beginning)
+    if beginning is not None and reader.plan.beginning is None:
+        beginning.cancel()
+    return reader
 
 
 async def _located(
@@ -188,12 +184,13 @@ async def _located(
     ask: Query,
     asking: Awaitable[list[ReplicaState]],
     with_data: bool,
+    beginning: Beginning | None,
 ) -> ObjectReader:
     states = await asking
     if not with_data and versions.highest(states) is None:
         with_data, ask = True, records.query
         states = await survey_without_stragglers(targets, key, ask)
-    decision = partial(_reader, targets, key, selector, with_data)
+    decision = partial(_reader, targets, key, selector, with_data, beginning)
 
     async def look(states: Sequence[ReplicaState]) -> ObjectReader:
         return await decide(await settled(states, key), key, decision, ask)
@@ -236,7 +233,12 @@ def _is_small(with_data: bool, states: Sequence[ReplicaState]) -> bool:
 
 
 async def _reader(
-    targets: ReplicaSet, key: str, selector: ReplicaSelector, with_data: bool, states: Sequence[ReplicaState]
+    targets: ReplicaSet,
+    key: str,
+    selector: ReplicaSelector,
+    with_data: bool,
+    beginning: Beginning | None,
+    states: Sequence[ReplicaState],
 ) -> ObjectReader:
     newest = versions.newest(states, targets.min_copies, with_data=with_data)
     errors = records.errors_of(states)
@@ -255,6 +257,8 @@ async def _reader(
     proven = targets.is_quorum(records.clear_answers(states))
     if not proven:
         targets.report_unproven("a newer version may exist", errors, operation="download", key=key)
+    if beginning is not None and beginning.is_of(plan.stores, states):
+        plan = replace(plan, beginning=beginning)
     return ObjectReader(plan, ReadLog(key, errors), selector, proven)
 
 

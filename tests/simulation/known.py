@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Impossible on a bucket: R2 has no conditional DELETE, and what it removed is gone without a trace there.
+#: Impossible on such a bucket: R2 has no conditional DELETE, and what it removed is gone without a trace there.
 #: What the user has to expect, as FORMAT.md says: of an object that is stored between the look and the DELETE, a
 #: round trip, the copy on that backend goes. Where others of the set have it, it is the newest version, and repair
 #: puts it back.

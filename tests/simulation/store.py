@@ -25,7 +25,8 @@ class Kind:
 
     `etags`: of the content, of each write, or none. `versions`: a replaced object can be put back, and `remove`
     removes version by version. `keeps`: a replaced object can be put back while its writer lives. `seconds`: times
-    are whole seconds. `locks`: processes can exclude each other.
+    are whole seconds. `locks`: processes can exclude each other. `compares`: what is removed has the ETag that was
+    looked at.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Kind:
     seconds: bool = True
     locks: bool = False
     keeps: bool = False
+    compares: bool = False
 
 
 #: A disk, a network disk that ignores locks, an FTP server, and buckets of different services.
@@ -49,6 +51,7 @@ KINDS = {
         Kind("old", inside=False, conditional=False, etags="content"),
         Kind("r2", inside=True, conditional=True, etags="content"),
         Kind("kms", inside=True, conditional=True, etags="write"),
+        Kind("amazon", inside=True, conditional=True, etags="content", compares=True),
         Kind("b2", inside=True, conditional=False, etags="content", versions=True),
     )
 }
@@ -189,6 +192,9 @@ class SimStore(ObjectStore):
             await self._tell("vremove", name, lambda: self.bucket.drop(name, serial))  # noqa: B023 - awaited here
 
     async def remove_version(self, stat: ObjectStat) -> None:
+        if self.bucket.kind.compares:
+            await self._tell("remove", stat.name, lambda: self._drop_unchanged(stat))
+            return
         if not self.bucket.kind.versions:
             await self.remove(stat.name)
             return
@@ -199,6 +205,12 @@ class SimStore(ObjectStore):
                 await self._tell("vremove", stat.name, lambda: self.bucket.drop(stat.name, serial))  # noqa: B023
         if any(serial > newest for serial in found.serials):
             raise ConflictError("another object has the name", backend=self.name, key=stat.name)
+
+    def _drop_unchanged(self, stat: ObjectStat) -> None:
+        now = self.bucket.get(stat.name)
+        if now is not None and now.etag != stat.etag:
+            raise ConflictError("another object has the name", backend=self.name, key=stat.name)
+        self.bucket.drop(stat.name)
 
     @asynccontextmanager
     async def locked(self, name: str) -> AsyncIterator[None]:

@@ -19,3 +19,11 @@ def test_keeps_the_promises_in_every_order_of_steps(first: int) -> None:
         result = run_case(case_of(seed))
         kinds = {each.kind for each in result.violations}
         assert kinds <= KNOWN.keys(), result.describe(brief=True)
+
+
+@pytest.mark.parametrize("first", [0, *map(matrix, range(1, _ALL))])
+def test_buckets_that_delete_on_a_condition_keep_them_all(first: int) -> None:
+    """Also those that are known to break without."""
+    for seed in range(first * _BATCH, (first + 1) * _BATCH):
+        result = run_case(case_of(seed, layout=("amazon", "amazon", "amazon")))
+        assert not result.violations, result.describe(brief=True)
