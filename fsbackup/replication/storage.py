@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, cast, get_args
 
 from fsbackup.backends.base import ErrorMode, SingleBackend, StorageBackend
 from fsbackup.engine import breaker, marker
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from fsbackup.retention import Retention
     from fsbackup.stages import Stages
     from fsbackup.stages.undo import IdentityFiles
-
-T = TypeVar("T")
 
 #: Entries fetched per step of a listing's iterator.
 _PAGE = 1000

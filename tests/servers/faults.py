@@ -195,7 +195,9 @@ class FaultProxy:
         self._ready.set()
         await self._stop.wait()
         self._loop.remove_reader(self._socket)
-        for _ in range(5):  # what was accepted a moment ago gets its transport, as long as the server is not closed
+        for _ in range(
+            5
+        ):  # what was accepted a moment ago gets its transport, as long as the server is not closed
             await asyncio.sleep(0)
         server.close()
         self._cancel_all()

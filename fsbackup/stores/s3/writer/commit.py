@@ -27,7 +27,7 @@ from fsbackup.stores.s3.control.removing import remove_object, replaced_version
 from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.http.bucket import Bucket
 from fsbackup.stores.s3.http.responses import ObjectInfo
-from fsbackup.stores.s3.writer.uploads import UPLOAD_TAG, Payload
+from fsbackup.stores.s3.writer.uploads import UPLOAD_TAG, Payload, is_of_upload
 
 #: The headers that make a write conditional.
 Condition = Mapping[str, str]
@@ -118,8 +118,7 @@ class Commit:
         BackendError
             When that cannot be found out.
         """
-        head = await self._bucket.head(self._name, "write")
-        return head is not None and (head.metadata or {}).get(UPLOAD_TAG) == self.tag
+        return is_of_upload(await self._bucket.head(self._name, "write"), self.tag)
 
     def _is_ours(self, head: ObjectInfo) -> bool:
         """Tell whether HEAD may show this upload; a service that drops user metadata proves nothing."""
@@ -184,7 +183,7 @@ class Commit:
     async def _own_head(self) -> ObjectInfo | None:
         """Return HEAD when it shows this upload, None otherwise or when HEAD fails."""
         head = await self._head_or_none()
-        return head if head and (head.metadata or {}).get(UPLOAD_TAG) == self.tag else None
+        return head if is_of_upload(head, self.tag) else None
 
     async def _head_or_none(self) -> ObjectInfo | None:
         """Return HEAD, None when there is no object or HEAD fails."""

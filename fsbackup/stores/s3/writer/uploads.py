@@ -206,6 +206,11 @@ async def _orphan_of(bucket: Bucket, record: ObjectStat, upload: tuple[str, str]
     return None if latest > before else Orphan(record.name, started, size, description)
 
 
+def is_of_upload(head: ObjectInfo | None, tag: str) -> bool:
+    """Tell whether HEAD shows the object of the upload `tag`."""
+    return head is not None and (head.metadata or {}).get(UPLOAD_TAG) == tag
+
+
 async def delete_orphan(bucket: Bucket, orphan: Orphan) -> None:
     """Abort an upload if it still exists, then remove its record, unless it was completed just before.
 
@@ -220,5 +225,5 @@ async def delete_orphan(bucket: Bucket, orphan: Orphan) -> None:
     upload = await _upload_of(bucket, orphan.name)
     if upload is not None and await abort(bucket, name, upload[0]):
         head = await bucket.head(name, "remove")
-        if head is None or (head.metadata or {}).get(UPLOAD_TAG) != tag:
+        if not is_of_upload(head, tag):
             await remove_object(bucket, orphan.name)
