@@ -190,7 +190,8 @@ class JobConfig(Model):
     )
     overwrite: Flag = Field(
         default=False,
-        description="Replace other content under the same key instead of refusing.",
+        description="Replace other content under the same key instead of refusing. What a command or "
+        "`archive: tar` writes is stored in any case then, also when it is the same again.",
         examples=[False],
     )
     allow_empty: Flag = Field(

@@ -114,6 +114,8 @@ class _VersionCopy(FanOut):
             create_only=replica.stat is None,
             is_new=replica.stat is None,
             replaces=replica.stat.etag if replica.stat else None,
+            replaces_version=replica.stat.version_id if replica.stat else None,
+            conditional=replica.stat is not None,
         )
 
     def _manifest(self) -> Manifest:
@@ -198,8 +200,11 @@ class _ReplicaCopy(ReplicaUpload):
         self._guard = guard
         self._yields = True
 
+    async def _require_unchanged(self) -> None:
+        """Nothing: `_check` compares the recipient with what it had when it was examined, before and after."""
+
     async def _look_again(self, manifest: Manifest) -> None:
-        """Nothing: `_check` compares the recipient with what it had when it was examined."""
+        """Nothing, for the same reason."""
 
     async def _commit_or_find(self, manifest: Manifest) -> None:
         await self._commit(manifest)

@@ -230,7 +230,7 @@ class ReplicaUpload:
 
     async def _commit_inside(self, manifest: Manifest) -> None:
         if self._conditional:
-            self._require_unchanged(await self.call(records.read_state(self.store, self._key)))
+            await self._require_unchanged()
         metadata = records.inside_metadata(self.store, manifest)
         if metadata is None:
             self._wrote_record = True
@@ -375,8 +375,9 @@ class ReplicaUpload:
             return False
         return any(intents.is_awaited(self.store, each) for each in self._others)
 
-    def _require_unchanged(self, now: ReplicaState) -> None:
+    async def _require_unchanged(self) -> None:
         """Raise `ConflictError` unless the replica is as it was when the upload was decided."""
+        now = await self.call(records.read_state(self.store, self._key))
         if now.record != self.replica.record or (now.stat is None) != (self.replica.stat is None):
             raise concurrent_write(now, self._key)
 

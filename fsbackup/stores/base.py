@@ -137,8 +137,8 @@ class WritePlan:
     keep_replaced
         Keep what `commit` replaces, where the store can, until `ObjectWriter.release`: it may have to come back.
     conditional
-        What was made from the object that is replaced: the condition is sent also to a service that may not know
-        it, and where the service keeps versions, these tell afterwards whether another one came in between.
+        Only the object that `replaces` and `replaces_version` name may be replaced: where the service knows no
+        condition and keeps versions, these tell afterwards whether another one came in between.
     """
 
     size: int | None

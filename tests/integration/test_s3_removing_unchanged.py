@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +11,6 @@ from fsbackup.errors import ConflictError
 from fsbackup.loop import run
 from fsbackup.stores.base import ObjectStat
 from fsbackup.stores.s3.store import S3Store
-from tests.integration.cli_helpers import TIMEOUT, Cli
 from tests.integration.s3_helpers import connect, outcome, upload
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
@@ -168,23 +165,3 @@ def test_no_condition_is_sent_where_there_is_none(server: str, request: pytest.F
         run(store.remove_version(put(store, "any")))
         assert conditions(proxy) == [None]
         run(store.close())
-
-
-def test_a_delete_does_not_destroy_the_upload_that_overtook_it(proxy: FaultProxy, tmp_path: Path) -> None:
-    """The upload begins after the delete has looked, and is told complete before the DELETE arrives."""
-    cli, backends = Cli(tmp_path), {"disk": {"type": "local", "path": "disk"}, "cloud": proxy.endpoint.backend}
-    config = {"version": 1, "backends": backends, "replication": {"set": {"backends": ["disk", "cloud"]}}}
-    (tmp_path / "fsbackup.yaml").write_text(json.dumps(config))
-    assert cli("put", "note", "note").code == 0
-    (tmp_path / "note").write_text("another one")
-    held = proxy.add(Hold("before"), on="delete", key="note", times=1)
-    with cli.started("rm", "note", "--json") as deleting:
-        held.wait_reached(TIMEOUT)
-        assert cli("put", "note", "note", "--overwrite").code == 0
-        held.release()
-        out, _ = deleting.communicate(timeout=TIMEOUT)
-        assert deleting.returncode != 0
-    assert "another writer stored another object" in out.decode()
-    assert cli("get", "note", "copy").code == 0
-    assert (tmp_path / "copy").read_text() == "another one"
-    assert cli("verify", "--deep").code == 0

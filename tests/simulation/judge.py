@@ -264,7 +264,7 @@ class Judge:
         if change.after.serial and new is not None:
             if verb == "create" and self._is_others(change, old[1], new[1]) and old[0] > change.deleted:
                 self.fail("a create-only writer replaced other content", what, where)
-            if verb == "repair" and new[0] < old[0]:
+            if verb == "repair" and new[0] < old[0] and not self._came_back(change):
                 self.fail("a repair put an older version over a newer one", what, where)
         elif not change.after.serial and verb in ("delete", "prune", "repair"):
             knows = change.had_seen or (verb != "prune" and old[0] <= change.known)

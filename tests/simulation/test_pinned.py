@@ -35,6 +35,7 @@ PINNED = {
     "two creators that no store could refuse both stored theirs": (189,),
     "a look missed what a writer stored who ended between its two questions": (775,),
     "a replacement polled without end for a delete that had been killed": (1609, 7838),
+    "a repair put what it had copied over what came to a bucket of B2 meanwhile": (700878,),
 }
 
 #: As above, on buckets that delete on a condition.

@@ -15,8 +15,8 @@ class Profile:
     scheme
         Short name of the provider, as in ``r2://bucket``.
     condition
-        What ``If-None-Match: *`` on a write does: ``"atomic"`` (documented, relied on), ``"try"`` (sent after a
-        HEAD, because some servers ignore the header) or ``"none"`` (not sent).
+        What ``If-None-Match: *`` and ``If-Match`` on a write do: ``"atomic"`` (documented, relied on), ``"try"``
+        (sent, the first after a HEAD, because some servers ignore them) or ``"none"`` (not sent).
     copy_condition
         What the names of these conditions begin with in a request that copies an object.
     writes_slowly

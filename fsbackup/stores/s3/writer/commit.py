@@ -50,6 +50,8 @@ class Commit:
         self.tag = plan.record_id or secrets.token_hex(16)
         self._version: str | None = None
         self._added: dict[str, str] = {}
+        #: False when the service has refused the ETag that it shows.
+        self._compares_etags = True
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -69,7 +71,11 @@ class Commit:
             if condition and code_of(error) == "NotImplemented":
                 self._bucket.refuses_condition = True
                 return await self.run(sent, send)
-            if not _may_have_stored(error) or (head := await self._own_head()) is None:
+            head = await self._head_or_none() if _may_have_stored(error) else None
+            if head is not None and self._is_misjudged(condition, head, error):
+                self._compares_etags = False
+                return await self.run(sent, send)
+            if head is None or not is_of_upload(head, self.tag):
                 raise
             stored = head  # only the response was lost
         self._bucket.mark_exists()
@@ -169,8 +175,7 @@ class Commit:
         """Return what makes the write create-only, after a HEAD where that does not suffice, or a replacement."""
         kind = "none" if self._bucket.refuses_condition else self._bucket.profile.condition
         if not self._plan.create_only:
-            sends = kind == "atomic" or (kind == "try" and self._plan.conditional)
-            is_known = sends and self._plan.replaces is not None
+            is_known = kind != "none" and self._compares_etags and self._plan.replaces is not None
             return {"If-Match": f'"{self._plan.replaces}"'} if is_known else {}
         if kind != "atomic" and self._plan.ask_first and await self._bucket.head(self._name, "write") is not None:
             raise self._context.error(
@@ -180,10 +185,10 @@ class Commit:
             )
         return {} if kind == "none" else {"If-None-Match": "*"}
 
-    async def _own_head(self) -> ObjectInfo | None:
-        """Return HEAD when it shows this upload, None otherwise or when HEAD fails."""
-        head = await self._head_or_none()
-        return head if is_of_upload(head, self.tag) else None
+    def _is_misjudged(self, condition: Condition, head: ObjectInfo, error: BackendError) -> bool:
+        """Tell whether a service that is not known to have the condition refused what holds, as HEAD shows."""
+        is_refusal = "If-Match" in condition and code_of(error) in ("PreconditionFailed", "412")
+        return is_refusal and self._bucket.profile.condition == "try" and head.etag == self._plan.replaces
 
     async def _head_or_none(self) -> ObjectInfo | None:
         """Return HEAD, None when there is no object or HEAD fails."""
