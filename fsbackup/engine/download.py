@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import TypeAlias
@@ -66,12 +66,15 @@ class ObjectReader:
         Chooses the replica for short reads.
     proven
         A quorum of the replicas answered, so that no confirmed version is newer.
+    seen
+        Its manifests that are objects of their own, by the names of these.
     """
 
     plan: ReadPlan
     log: ReadLog
     selector: ReplicaSelector
     proven: bool = True
+    seen: Mapping[str, Manifest] = field(default_factory=dict, compare=False)
 
     @property
     def manifest(self) -> Manifest | None:
@@ -85,6 +88,12 @@ class ObjectReader:
         stop = self.plan.size if end is None else min(end, self.plan.size)
         reader = ParallelReader(self.plan, self.log, self.selector, start, stop, reuse_memory=reuse_memory)
         return reader.ranges(ordered=ordered)
+
+    def begun(self, beginning: Beginning | None, states: Iterable[ReplicaState]) -> ObjectReader:
+        """Return the reader with the first bytes that have come, where they are of the version of the `states`."""
+        if beginning is None or not beginning.is_of(self.plan.stores, states):
+            return self
+        return replace(self, plan=replace(self.plan, beginning=beginning))
 
     async def pieces(
         self, start: int = 0, end: int | None = None, *, reuse_memory: bool = False
@@ -123,6 +132,7 @@ async def locate(
     with_data: bool = True,
     at_once: bool = False,
     listed: Listed = MappingProxyType({}),
+    known: ObjectReader | None = None,
 ) -> ObjectReader:
     """Return a reader of the newest version of `key`.
 
@@ -143,6 +153,9 @@ async def locate(
     listed
         What listings have just shown of it: of what is read at once, a replica that lists the ETag of the one that
         is read from is not asked.
+    known
+        What a look of a short while ago found and proved. Where it is still the newest version, this is what is
+        returned, and only a quorum is asked: one of its replicas has whatever was confirmed since.
 
     Raises
     ------
@@ -158,16 +171,19 @@ async def locate(
         version is the newest.
     """
     selector = selector or ReplicaSelector()
-    ask: Query = partial(records.query, with_data=with_data)
-    if not at_once:
+    seen = known.seen if known is not None else {}
+    ask: Query = partial(records.query, with_data=with_data, seen=seen)
+    if not at_once and known is None:
         states = survey_without_stragglers(targets, key, ask)
-        return await _located(targets, key, selector, ask, states, with_data, None)
-    few = fewest(targets, selector.pick)
-    beginning = Beginning(few[0], key, selector) if few and records.has_records_inside(few[0]) else None
+        return await _located(targets, key, selector, ask, states, with_data)
+    few = fewest(targets, selector.pick, is_known=known is not None)
+    begins = at_once and bool(few) and records.has_records_inside(few[0])
+    beginning = Beginning(few[0], key, selector) if begins else None
+    agree = partial(_is_small, with_data) if known is None else partial(_is_still_newest, known, with_data)
     try:
         query = partial(_begin, ask, beginning, listed)
-        states = survey_to_read(targets, key, query, few, partial(_is_small, with_data))
-        reader = await _located(targets, key, selector, ask, states, with_data, beginning)
+        states = survey_to_read(targets, key, query, few, agree)
+        reader = await _located(targets, key, selector, ask, states, with_data, beginning, known)
     except BaseException:
         if beginning is not None:
             beginning.cancel()
@@ -184,9 +200,12 @@ async def _located(
     ask: Query,
     asking: Awaitable[list[ReplicaState]],
     with_data: bool,
-    beginning: Beginning | None,
+    beginning: Beginning | None = None,
+    known: ObjectReader | None = None,
 ) -> ObjectReader:
     states = await asking
+    if known is not None and _is_still_newest(known, with_data, states):
+        return known.begun(beginning, states)
     if not with_data and versions.highest(states) is None:
         with_data, ask = True, records.query
         states = await survey_without_stragglers(targets, key, ask)
@@ -232,6 +251,17 @@ def _is_small(with_data: bool, states: Sequence[ReplicaState]) -> bool:
     )
 
 
+def _is_still_newest(known: ObjectReader, with_data: bool, states: Sequence[ReplicaState]) -> bool:
+    """Return whether all have this version, and no other is above it."""
+    manifest = known.manifest
+    return manifest is not None and all(
+        each.manifest is not None
+        and versions.version_id(each.manifest) == versions.version_id(manifest)
+        and (each.holds(manifest) or not with_data)
+        for each in states
+    )
+
+
 async def _reader(
     targets: ReplicaSet,
     key: str,
@@ -257,9 +287,8 @@ async def _reader(
     proven = targets.is_quorum(records.clear_answers(states))
     if not proven:
         targets.report_unproven("a newer version may exist", errors, operation="download", key=key)
-    if beginning is not None and beginning.is_of(plan.stores, states):
-        plan = replace(plan, beginning=beginning)
-    return ObjectReader(plan, ReadLog(key, errors), selector, proven)
+    seen = {each.record_object: each.manifest for each in states if each.record_object and each.manifest}
+    return ObjectReader(plan, ReadLog(key, errors), selector, proven, seen).begun(beginning, states)
 
 
 async def _absence(

@@ -27,9 +27,10 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Literal
 
 from fsbackup import errors
@@ -197,17 +198,19 @@ async def query(
     insist: bool = False,
     since: float | None = -math.inf,
     beginning: Beginning | None = None,
+    seen: Mapping[str, Manifest] = MappingProxyType({}),
 ) -> ReplicaState:
     """Return the state of `key` in `store`: its record, and with `with_data` its data object. Never raises.
 
     A store that is known to be away is asked only with `insist` (see `breaker`). That there is no tombstone may be
     known from some seconds ago (see `tombstones`), but from no earlier than `since`; None asks for it. The first
-    bytes may come along (`beginning`).
+    bytes may come along (`beginning`). A manifest that is an object of its own, and was read a short while ago, is
+    in `seen` by the name of that object: no other manifest ever has this name.
     """
 
     async def read() -> ReplicaState:
         begun = None if since is None else max(since, tombstones.recently())
-        return await read_state(store, key, with_data=with_data, since=begun, beginning=beginning)
+        return await read_state(store, key, with_data=with_data, since=begun, beginning=beginning, seen=seen)
 
     return await state_or_error(store, key, read, insist=insist)
 
@@ -247,13 +250,14 @@ async def read_state(
     with_data: bool = True,
     since: float | None = None,
     beginning: Beginning | None = None,
+    seen: Mapping[str, Manifest] = MappingProxyType({}),
 ) -> ReplicaState:
     """Read the records and, with `with_data`, stat the data object, concurrently; raises what the store raises.
 
-    `since` is as for `tombstones.find`: by default the tombstone is asked for.
+    `since` is as for `tombstones.find`: by default the tombstone is asked for. `seen` is as for `query`.
     """
     reads_data = with_data or has_records_inside(store)
-    version = read_version(store, key, beginning) if reads_data else _read_manifest(store, key)
+    version = read_version(store, key, beginning, seen) if reads_data else _read_manifest(store, key)
     if since is not None and tombstones.is_absent(store, key, since=since):
         return await version
     replica, found = await asyncio.gather(
@@ -290,7 +294,12 @@ async def _read_manifest(store: ObjectStore, key: str) -> ReplicaState:
     return ReplicaState(store, *await read_record(store, key))
 
 
-async def read_version(store: ObjectStore, key: str, beginning: Beginning | None = None) -> ReplicaState:
+async def read_version(
+    store: ObjectStore,
+    key: str,
+    beginning: Beginning | None = None,
+    seen: Mapping[str, Manifest] = MappingProxyType({}),
+) -> ReplicaState:
     """As `read_state`, but without a tombstone."""
     if not has_records_inside(store):
         (record, damaged), stat = await asyncio.gather(read_record(store, key), store.stat(encode_key(key)))
@@ -298,7 +307,7 @@ async def read_version(store: ObjectStore, key: str, beginning: Beginning | None
     stat = await (store.stat(encode_key(key)) if beginning is None else beginning.stat())
     if stat is None:
         return ReplicaState(store)
-    replica = await read_inside_record(store, key, stat)
+    replica = await read_inside_record(store, key, stat, seen)
     if replica.record is None and not replica.damaged and (await read_record(store, key))[0] is not None:
         raise _beside_error(store, key)
     return replica
@@ -316,7 +325,9 @@ async def as_listed(store: ObjectStore, key: str, listed: ObjectStat, other: Obj
     return await add_tombstone(_checked_inside(store, key, listed, text.encode()), key, tombstones.recently())
 
 
-async def read_inside_record(store: ObjectStore, key: str, stat: ObjectStat) -> ReplicaState:
+async def read_inside_record(
+    store: ObjectStore, key: str, stat: ObjectStat, seen: Mapping[str, Manifest] = MappingProxyType({})
+) -> ReplicaState:
     """Return the state of a data object whose metadata has its manifest, or the id of its manifest.
 
     No manifest behind the id, or not yet: the object was replaced since `stat`, so it is asked again.
@@ -330,6 +341,8 @@ async def read_inside_record(store: ObjectStore, key: str, stat: ObjectStat) -> 
         if not _ID.fullmatch(text):
             break
         name = record_name(key, text)
+        if name in seen:
+            return ReplicaState(store, seen[name], stat=stat, record_object=name)
         try:
             replica = _checked_inside(store, key, stat, await store.read(name))
         except ObjectNotFoundError:

@@ -142,7 +142,7 @@ def is_known_away(error: Exception | None) -> bool:
 
 
 def fewest(
-    targets: ReplicaSet, choose: Callable[[Sequence[ObjectStore]], ObjectStore | None]
+    targets: ReplicaSet, choose: Callable[[Sequence[ObjectStore]], ObjectStore | None], *, is_known: bool = False
 ) -> list[ObjectStore]:
     """Return as few stores as prove together what a reader gets, where they agree; the one to read from first.
 
@@ -155,7 +155,10 @@ def fewest(
         The set.
     choose
         Returns the store to read from out of the first group of the reading order.
+    is_known
+        A look found the version before: a quorum says whether another one was confirmed since.
     """
+    least = 1 if is_known else targets.min_copies
     worth = [
         each for each in targets.stores if breaker.unanswered(each) is None and breaker.is_worth_waiting(each)
     ]
@@ -166,7 +169,7 @@ def fewest(
         worth, key=lambda each: (each is not first, each.capabilities.is_shared)
     ):  # disks are free
         few.append(store)
-        if len(few) >= targets.min_copies and targets.is_quorum([each.name for each in few]):
+        if len(few) >= least and targets.is_quorum([each.name for each in few]):
             return few
     return []
 
