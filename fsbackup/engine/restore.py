@@ -145,9 +145,14 @@ async def copy_to(targets: ReplicaSet, key: str, out: BinaryIO, *, undo: Undo | 
     return _report(copy.reader, sha256, clock() - started, undone)
 
 
-async def unstage(targets: ReplicaSet, reader: ObjectReader, out: BinaryIO, undo: Undo) -> None:
-    """Write to `out` what the version of `reader` was before its stages; an error may come half-way."""
-    await _UnstageToStream(targets, reader, out, undo).run()
+async def unstage(targets: ReplicaSet, reader: ObjectReader, out: BinaryIO, undo: Undo) -> ObjectReader:
+    """Write to `out` what the version of `reader` was before its stages; an error may come half-way.
+
+    Returns that of the version written: the newer one, where the object was replaced meanwhile.
+    """
+    copy = _UnstageToStream(targets, reader, out, undo)
+    await copy.run()
+    return copy.reader
 
 
 def begins_with(start: int | None) -> bool:

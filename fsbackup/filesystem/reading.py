@@ -107,8 +107,8 @@ class ReadMethods(FileSystemBase):
 
     async def _cat_undone(self, version: Version, wanted: Sequence[tuple[Bound, Bound]]) -> list[bytes]:
         """Return ranges of an encrypted object's plaintext."""
-        file = await undone(self.sets[split(version.path)[0]].replica_set, version, self.undo)
-        with UndoneFile(self, version, file) as plain:
+        targets = self.sets[split(version.path)[0]].replica_set
+        with UndoneFile(self, *await undone(targets, version, self.undo)) as plain:
             return await asyncio.to_thread(plain.ranges, [_resolve(plain.size, *each) for each in wanted])
 
     async def _read(
@@ -170,16 +170,10 @@ class ReadMethods(FileSystemBase):
     ) -> ReadFile | UndoneFile:
         """Open a file to read; with `sha256`, only if that is still its content; with `raw` as it is stored."""
         opened, version = run(self._open_file(strip(path)))
-        manifest = version.reader.manifest
-        if sha256 is not None and (manifest is None or manifest.sha256 != sha256):
-            raise IntegrityError(
-                "object was replaced after it was opened in another process",
-                operation="read",
-                key=version.path,
-                hint="open it again there",
-            )
+        _check_content(version, sha256)
         if encrypted(version) and not raw:
-            plaintext = run(undone(opened.replica_set, version, self.undo))
+            version, plaintext = run(undone(opened.replica_set, version, self.undo))
+            _check_content(version, sha256)
             return UndoneFile(self, version, plaintext, **options)
         return ReadFile(self, version, partial(self._read_pinned, opened, version), **options)
 
@@ -224,6 +218,18 @@ class ReadMethods(FileSystemBase):
             await restore.download(
                 replicas, check_read_key(key), target, on_progress=on_progress(callback), undo=undo
             )
+
+
+def _check_content(version: Version, sha256: str | None) -> None:
+    """Raise unless this is the content that another process has opened; None: it has not."""
+    manifest = version.reader.manifest
+    if sha256 is not None and (manifest is None or manifest.sha256 != sha256):
+        raise IntegrityError(
+            "object was replaced after it was opened in another process",
+            operation="read",
+            key=version.path,
+            hint="open it again there",
+        )
 
 
 def _expanded(path: str | os.PathLike[str]) -> Path:

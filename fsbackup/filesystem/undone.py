@@ -10,6 +10,7 @@ import errno
 import io
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +71,10 @@ class _Spool(tempfile.SpooledTemporaryFile[bytes]):
         self.close()
 
 
-async def undone(targets: ReplicaSet, version: Version, undo: Undo) -> io.IOBase:
-    """Return the plaintext of an encrypted version, proven and whole, at its beginning.
+async def undone(targets: ReplicaSet, version: Version, undo: Undo) -> tuple[Version, io.IOBase]:
+    """Return the plaintext of an encrypted version, proven and whole, at its beginning, and which version it is.
+
+    Where the object was replaced meanwhile, that is the newer one.
 
     Raises
     ------
@@ -84,12 +87,12 @@ async def undone(targets: ReplicaSet, version: Version, undo: Undo) -> io.IOBase
     """
     file: Any = _Spool(version.reader.plan.key)
     try:
-        await restore.unstage(targets, version.reader, file, undo)
+        reader = await restore.unstage(targets, version.reader, file, undo)
         file.seek(0)
     except BaseException:
         file.close()
         raise
-    return file  # type: ignore[no-any-return]
+    return replace(version, reader=reader), file
 
 
 def plain_info(version: Version, size: int) -> dict[str, Any]:
