@@ -66,7 +66,7 @@ class FileSystemBase(AsyncFileSystem, metaclass=ConfiguredInstances):  # type: i
         self.sets = OpenSets(config)
         self._identity = identity
         self.block_cache = BlockCache(cache_size)
-        self.versions = VersionCache()
+        self.versions = VersionCache(self.block_cache)
         self.empty_directories = EmptyDirectories(self.sets.place)
         #: The report of the last object that this filesystem stored or removed, None before the first.
         self.last_report: Report | None = None
@@ -139,7 +139,7 @@ class FileSystemBase(AsyncFileSystem, metaclass=ConfiguredInstances):  # type: i
         """
         sets = self.sets.again()
         type(self)._forget(lambda each: each is self)
-        self.sets, self.versions = sets, VersionCache()
+        self.sets, self.versions = sets, VersionCache(self.block_cache)
         self.__dict__.pop("undo", None)  # the identity is read again, too
 
     def health(self) -> dict[str, dict[str, Outage | None]]:
@@ -150,11 +150,13 @@ class FileSystemBase(AsyncFileSystem, metaclass=ConfiguredInstances):  # type: i
         """
         return self.sets.health()
 
-    async def version(self, path: str, *, check_data: bool = True, at_once: bool = False) -> Version:
+    async def version(
+        self, path: str, *, check_data: bool = True, at_once: bool = False, now: bool = False
+    ) -> Version:
         """Return the newest version of the object at `path`; see `VersionCache.find`."""
         name, key = paths.split(path)
         return await self.versions.find(
-            self.sets[name], path, paths.check_read_key(key), check_data=check_data, at_once=at_once
+            self.sets[name], path, paths.check_read_key(key), check_data=check_data, at_once=at_once, now=now
         )
 
 

@@ -27,14 +27,17 @@ class MetadataMethods(FileSystemBase):
 
     @on_io_loop
     async def _info(self, path: str, **kwargs: Any) -> Info:  # noqa: ARG002 - options of other filesystems
-        path = paths.strip(path)
+        return await self._find_info(paths.strip(path), now=True)
+
+    async def _find_info(self, path: str, *, now: bool) -> Info:
+        """Return the info of a path as it is `now`, or was a moment ago."""
         name, key = paths.split(path)
         if not key:
             if name:
                 _ = self.sets[name]
             return directory_info(path)
         try:
-            return self._described(await self.version(path))
+            return self._described(await self.version(path, now=now))
         except ObjectNotFoundError:
             key = paths.check_read_key(key)
             if path in self.empty_directories or await directories.is_directory(self.sets[name], key):
@@ -81,7 +84,7 @@ class MetadataMethods(FileSystemBase):
             if path in self.empty_directories:
                 return empty
             try:
-                return {path: self._described(await self.version(path))}
+                return {path: self._described(await self.version(path, now=True))}
             except (ObjectNotFoundError, NoHealthyReplicaError):
                 pass
             raise
@@ -167,10 +170,11 @@ class MetadataMethods(FileSystemBase):
     async def _isdir(self, path: str) -> bool:
         return await self._type(path) == "directory"
 
-    async def _type(self, path: str, **kwargs: Any) -> str | None:
+    @on_io_loop
+    async def _type(self, path: str, **kwargs: Any) -> str | None:  # noqa: ARG002 - as for `_info`
         """Return "file" or "directory", None when the path is proven absent."""
         try:
-            return str((await self._info(path, **kwargs))["type"])
+            return str((await self._find_info(paths.strip(path), now=False))["type"])
         except FileNotFoundError:
             return None
 

@@ -45,7 +45,7 @@ class MoveMethods(WriteMethods):
         if await self._isdir(source):
             await self._makedirs(target, exist_ok=True)
             return
-        version = await self.version(source)
+        version = await self.version(source, now=True)
         if source != target:
             await self._copy_version(version, target)
 

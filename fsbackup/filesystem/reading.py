@@ -117,10 +117,12 @@ class ReadMethods(FileSystemBase):
         ranges = [_resolve(version.size, *each) for each in wanted]
         return await blocks.read(version.reader, ranges, self.block_cache, add_to_cache=add_to_cache)
 
-    async def _version_to_read(self, path: str, *, check_data: bool = True, at_once: bool = True) -> Version:
+    async def _version_to_read(
+        self, path: str, *, check_data: bool = True, at_once: bool = True, now: bool = False
+    ) -> Version:
         """Return the newest version; `IsADirectoryError` for a directory."""
         try:
-            return await self.version(path, check_data=check_data, at_once=at_once)
+            return await self.version(path, check_data=check_data, at_once=at_once, now=now)
         except ObjectNotFoundError:
             if await self._isdir(path):
                 raise IsADirectoryError(f"{PROTOCOL}://{path} is a directory") from None
@@ -143,7 +145,7 @@ class ReadMethods(FileSystemBase):
 
     @on_io_loop
     async def _open_file(self, path: str) -> tuple[OpenSet, Version]:
-        return self.sets[split(path)[0]], await self._version_to_read(path)
+        return self.sets[split(path)[0]], await self._version_to_read(path, now=True)
 
     @on_io_loop
     async def _read_file(self, opened: OpenSet, version: Version, start: int, end: int) -> bytes:

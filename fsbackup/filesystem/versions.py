@@ -1,17 +1,25 @@
-"""Versions of objects, and a cache of the newest: consumers look at a file several times before they read it."""
+"""Versions of objects, and a cache of the newest: consumers look at a file several times before they read it.
+
+A version from the cache may have been replaced by another process within the last `TTL` seconds. Who wants bytes
+at once takes it from there all the same, and goes on with the newer one where no replica has it any more
+(`cat_file`). Nobody can do so who was told a size: the reader of a file that was opened, and whoever asks for an
+info, by which Dask cuts a file into parts. So these ask whether it is still the newest (`now`).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from fsbackup.aio import retrieve_error
 from fsbackup.engine import locks
+from fsbackup.engine.beginning import LENGTH
 from fsbackup.engine.download import ObjectReader, locate, newer_version
 from fsbackup.errors import IntegrityError, NoHealthyReplicaError
+from fsbackup.filesystem.caches import BlockCache, block_key
 from fsbackup.filesystem.sets import OpenSet
 
 #: Seconds for which a version counts as the newest without a request.
@@ -63,6 +71,11 @@ class Version:
         manifest = self.reader.manifest
         return manifest.created_timestamp if manifest else self.reader.plan.modified
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether it has a manifest, and was the newest for sure."""
+        return self.reader.manifest is not None and self.reader.proven
+
     def info(self) -> dict[str, Any]:
         """Return what fsspec calls the file's info."""
         manifest = self.reader.manifest
@@ -102,20 +115,36 @@ class _Lookup(NamedTuple):
 
 
 class VersionCache:
-    """The newest versions by path, for `TTL` seconds. Used on the I/O loop only."""
+    """The newest versions by path, for `TTL` seconds. Used on the I/O loop only.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    blocks
+        Tells which objects' bytes need not come.
+    """
+
+    def __init__(self, blocks: BlockCache) -> None:
+        self._blocks = blocks
         self._versions: OrderedDict[str, Version] = OrderedDict()
         #: Look-ups in progress.
         self._lookups: dict[_Lookup, asyncio.Task[Version]] = {}
 
     async def find(
-        self, opened: OpenSet, path: str, key: str, *, check_data: bool = True, at_once: bool = False
+        self,
+        opened: OpenSet,
+        path: str,
+        key: str,
+        *,
+        check_data: bool = True,
+        at_once: bool = False,
+        now: bool = False,
     ) -> Version:
         """Return the newest version, cached or from the replicas; calls at the same time share one look-up.
 
         Without `check_data`, the records suffice, which saves one request per replica. What is read `at_once` from
         its beginning is found as `locate` says, unless the path was looked at before: its blocks may be cached.
+        With `now`, it is the newest that there is when this is called: the replicas are asked, of a cached version
+        only a quorum.
 
         Raises
         ------
@@ -126,15 +155,29 @@ class VersionCache:
         """
         wanted = _Lookup(path, check_data, at_once, locks.changes(opened.replica_set.stores, key))
         cached = self._versions.get(path)
-        if cached is not None and wanted.is_answered_by(cached):
-            return cached
-        lookup = wanted if cached is None else wanted._replace(at_once=False)
-        task = self._running(wanted._replace(check_data=True, at_once=False)) or self._running(lookup)
+        known = cached if cached is not None and wanted.is_answered_by(cached) else None
+        if known is not None and not now:
+            return known
+        known = known if known is not None and known.is_proven else None
+        lookup = wanted._replace(at_once=at_once and self._brings_bytes(cached, known))
+        task = None
+        if not now:  # one that is under way may have had its answers before
+            task = self._running(wanted._replace(check_data=True, at_once=False)) or self._running(lookup)
         if task is None:
-            task = asyncio.create_task(self._look_up(opened, key, lookup))
+            task = asyncio.create_task(self._look_up(opened, key, lookup, known))
             self._lookups[lookup] = task
             task.add_done_callback(lambda done: self._lookup_done(lookup, done))
         return await asyncio.shield(task)
+
+    def _brings_bytes(self, cached: Version | None, known: Version | None) -> bool:
+        """Return whether the first bytes, asked for with the record, spare a read of what was looked at before.
+
+        They do of a whole object. Of a longer one its reader asks for the rest in any case, or for other bytes.
+        """
+        manifest = known.reader.manifest if known is not None else None
+        if manifest is None:
+            return cached is None
+        return manifest.size <= LENGTH and block_key(manifest, 0) not in self._blocks
 
     def _running(self, lookup: _Lookup) -> asyncio.Task[Version] | None:
         """Return the look-up that is under way; one that a forked child has from its parent never ends there."""
@@ -167,13 +210,22 @@ class VersionCache:
         self._versions.clear()
         self._lookups.clear()
 
-    async def _look_up(self, opened: OpenSet, key: str, lookup: _Lookup) -> Version:
+    async def _look_up(self, opened: OpenSet, key: str, lookup: _Lookup, known: Version | None) -> Version:
         path, check_data, at_once, changes = lookup
+        before = None if known is None else known.reader
         reader = await locate(
-            opened.replica_set, key, selector=opened.selector, with_data=check_data, at_once=at_once
+            opened.replica_set,
+            key,
+            selector=opened.selector,
+            with_data=check_data,
+            at_once=at_once,
+            known=before,
         )
         opened.warn_once(reader.log.failed)
-        version = Version(path, reader, time.monotonic() + TTL, check_data, changes, all_asked=not at_once)
+        if known is not None and reader.manifest is known.reader.manifest:
+            return replace(known, reader=reader)
+        all_asked = known is not None or not at_once
+        version = Version(path, reader, time.monotonic() + TTL, check_data, changes, all_asked)
         if self._lookups.get(lookup) is asyncio.current_task():
             self._add(version)
         return version

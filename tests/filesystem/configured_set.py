@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from fsbackup import ReplicatedStorage
+from fsbackup import ReplicatedStorage, Stages
 from fsbackup.filesystem import FsbackupFileSystem
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import Corrupt, Drop, FaultProxy, Status, fault_proxy
@@ -106,6 +107,12 @@ class ConfiguredSet:
     def data(self, backend: str, key: str) -> str:
         """Return a part of the name of an object's data in a bucket, which is no part of its manifest's name."""
         return f"{self.prefix}/{backend}/{key}"
+
+
+def overwrite(config: Path, path: str, data: bytes, stages: Stages | None = None) -> None:
+    """Store bytes under a path of the set, over what is there: for another process (`elsewhere`)."""
+    storage = ReplicatedStorage.from_config(config, SET, errors="raise")
+    assert storage.replicate(io.BytesIO(data), path.removeprefix(f"{SET}/"), overwrite=True, stages=stages)
 
 
 @contextmanager

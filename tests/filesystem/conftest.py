@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
+from multiprocessing.pool import Pool
 
 import pytest
 
+from fsbackup.filesystem import versions
 from tests.filesystem.configured_set import ConfiguredSet, make_configured_set
 from tests.matrix import matrix
 
@@ -41,6 +44,20 @@ def buckets(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     """Return a new site of two buckets at different servers."""
     with make_configured_set("s3+s3", tmp_path_factory.mktemp("site"), request.getfixturevalue) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def other_process() -> Iterator[Pool]:
+    """Return one process, to which this one's memory is unknown, as that of another program."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        yield pool
+
+
+@pytest.fixture
+def elsewhere(other_process: Pool, monkeypatch: pytest.MonkeyPatch) -> Pool:
+    """Return another process that is sure to change an object while a version of it is cached here."""
+    monkeypatch.setattr(versions, "TTL", 600.0)
+    return other_process
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import secrets
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import fsspec
@@ -14,7 +18,7 @@ from fsspec.parquet import open_parquet_file
 from pandas.testing import assert_frame_equal
 from upath import UPath
 
-from tests.filesystem.configured_set import ROOT, ConfiguredSet, make_configured_set
+from tests.filesystem.configured_set import ROOT, ConfiguredSet, make_configured_set, overwrite
 from tests.matrix import matrix
 
 #: All in order; wrong bytes in every block that is read from one; one that dies within its second answer.
@@ -156,3 +160,59 @@ def test_mapper(place: ConfiguredSet, base: str) -> None:
     del mapper["z"]
     with pytest.raises(KeyError):
         _ = mapper["z"]
+
+
+def dask_csv(url: str, storage_options: dict[str, str]) -> pd.DataFrame:
+    import dask.dataframe as dd
+
+    lazy = dd.read_csv(url, storage_options=storage_options, blocksize=1 << 20)
+    found: pd.DataFrame = lazy.compute(scheduler="sync").reset_index(drop=True)
+    return found
+
+
+def dask_parquet(url: str, storage_options: dict[str, str]) -> pd.DataFrame:
+    import dask.dataframe as dd
+
+    found: pd.DataFrame = dd.read_parquet(url, storage_options=storage_options).compute(scheduler="sync")
+    return found
+
+
+def text(frame: pd.DataFrame) -> bytes:
+    data: bytes = frame.to_csv(index=False).encode()
+    return data
+
+
+def parquet(frame: pd.DataFrame) -> bytes:
+    out = io.BytesIO()
+    frame.to_parquet(out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("read", "encode"),
+    [
+        (pd.read_csv, text),
+        (partial(pd.read_parquet, engine="pyarrow"), parquet),
+        (partial(pd.read_parquet, engine="fastparquet"), parquet),
+        (dask_csv, text),
+        (dask_parquet, parquet),
+    ],
+    ids=["csv", "pyarrow", "fastparquet", "dask csv", "dask parquet"],
+)
+def test_what_another_process_overwrote(
+    disks: ConfiguredSet,
+    base: str,
+    frame: pd.DataFrame,
+    elsewhere: Pool,
+    read: Callable[..., pd.DataFrame],
+    encode: Callable[[pd.DataFrame], bytes],
+) -> None:
+    """A table is read as it was overwritten, however short a while ago it was looked at or read."""
+    fs = fsspec.filesystem("fsbackup", **disks.options)
+    path = f"{base}/table"
+    for rows in (100_000, 120_000, 5, 1000):
+        table = frame[["id", "price", "weight"]][:rows]
+        elsewhere.apply(overwrite, (disks.config, fs._strip_protocol(path), encode(table)))
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # fastparquet
+            assert_frame_equal(read(path, storage_options=disks.options), table, check_dtype=False)
+        assert fs.exists(path)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import logging
 import random
 import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,10 @@ from fsbackup.errors import ConfigError, IntegrityError
 from fsbackup.filesystem import FsbackupFileSystem
 from fsbackup.keys import manifest_name
 from fsbackup.record import Manifest, dump, load
-from tests.filesystem.configured_set import ROOT, SET, TOP, ConfiguredSet
+from tests.filesystem.configured_set import ROOT, SET, TOP, ConfiguredSet, overwrite
+from tests.matrix import sparing
 from tests.replication.rig import MIB, content
-from tests.servers.faults import Corrupt, Drop, Refuse, Status
+from tests.servers.faults import Corrupt, Drop, Hold, Refuse, Status
 
 SIZE = 6 * MIB + 12_345
 
@@ -95,15 +100,19 @@ def test_what_is_read_unseen_may_have_gone(disks: ConfiguredSet, path: str) -> N
 
 
 def test_looks_just_taken_are_not_taken_again(buckets: ConfiguredSet, path: str) -> None:
-    """All questions before a read (size, type, checksum) cost one look-up, and opening the file none."""
+    """One look-up asks both replicas; who is told a size or a checksum after it asks a quorum, one of them.
+
+    What it is, is not asked for again; and the answer to who opens a small file has its bytes.
+    """
     buckets.fs().pipe_file(path, b"day" * 1000)
     fs = buckets.fs()
     for proxy in buckets.proxies.values():
         proxy.forget()
-    assert (fs.isfile(path), fs.size(path), len(fs.ukey(path))) == (True, 3000, 64)
+    assert (fs.size(path), len(fs.ukey(path)), fs.isfile(path), fs.exists(path)) == (3000, 64, True, True)
+    assert sum(proxy.count("head") for proxy in buckets.proxies.values()) == 2 + 1
     with fs.open(path) as file:
         assert file.read() == b"day" * 1000
-    assert sum(proxy.count("head") for proxy in buckets.proxies.values()) == 2
+    assert sum(proxy.count("head") for proxy in buckets.proxies.values()) == 2 + 1
     assert sum(proxy.count("get") for proxy in buckets.proxies.values()) == 1
 
 
@@ -164,6 +173,145 @@ def test_an_open_file_stays_at_its_version(disks: ConfiguredSet, path: str) -> N
     assert disks.fs().cat_file(path) == new
     # Also for a filesystem that has just cached the old version.
     assert fs.cat_file(path) == new
+
+
+def read_in_pieces(fs: FsbackupFileSystem, path: str, **options: Any) -> bytes:
+    with fs.open(path, **options) as file:
+        data = b"".join(iter(lambda: file.read(300_000), b""))
+        assert (file.size, file.details["size"], file.seek(0, 2)) == (len(data),) * 3
+        return data
+
+
+def read_from_the_end(fs: FsbackupFileSystem, path: str, **options: Any) -> bytes:
+    """As a reader of Parquet or ZIP."""
+    with fs.open(path, **options) as file:
+        size, sha256 = file.seek(0, 2), file.details["sha256"]
+        file.seek(size - 1000)
+        end = file.read()
+        file.seek(0)
+        data: bytes = file.read(size - 1000) + end
+        assert hashlib.sha256(data).hexdigest() == sha256
+        return data
+
+
+def read_async(fs: FsbackupFileSystem, path: str) -> bytes:
+    async def read() -> bytes:
+        async with await fs.open_async(path) as file:
+            data: bytes = await file.read()
+            assert file.size == file.details["size"] == len(data)
+            return data
+
+    return asyncio.run(read())
+
+
+#: How a file may be opened and read.
+READS: dict[str, Callable[[FsbackupFileSystem, str], bytes]] = {
+    "pieces": read_in_pieces,
+    "end": read_from_the_end,
+    "async": read_async,
+    "small blocks": partial(read_in_pieces, block_size=100_000),
+    **{
+        cache: partial(read_from_the_end, cache_type=cache)
+        for cache in ("none", "readahead", "bytes", "blockcache", "background", "all", "first")
+    },
+}
+
+
+@pytest.mark.parametrize("is_cached", [False, True], ids=["", "blocks cached"])
+@pytest.mark.parametrize("read", sparing(READS, {"pieces", "end", "async", "readahead", "background"}))
+def test_a_file_opened_after_an_overwrite_is_the_new_one(
+    disks: ConfiguredSet, path: str, elsewhere: Pool, read: str, is_cached: bool
+) -> None:
+    """Another process' overwrite, a moment after a look. Rows were appended: the first blocks are as before."""
+    old = content(2 * MIB + 5)
+    new = old + content(MIB, 1)
+    fs = disks.fs()
+    fs.pipe_file(path, old)
+    assert fs.size(path) == len(old)
+    assert not is_cached or READS[read](fs, path) == old
+    elsewhere.apply(overwrite, (disks.config, path, new))
+    assert READS[read](fs, path) == new
+    assert fs.size(path) == len(new)
+
+
+def test_the_set_opens_and_copies_what_is_new(disks: ConfiguredSet, path: str, elsewhere: Pool) -> None:
+    storage = disks.storage()
+    storage.fs.pipe_file(path, b"old")
+    assert storage.fs.size(path) == 3
+    elsewhere.apply(overwrite, (disks.config, path, b"newer"))
+    storage.fs.cp_file(path, f"{path}.copy")
+    with storage.open(key_of(path)) as file, storage.open(f"{key_of(path)}.copy") as copy:
+        assert (file.size, file.read()) == (copy.size, copy.read()) == (5, b"newer")
+
+
+def test_one_replica_that_missed_an_overwrite_is_not_believed(
+    buckets: ConfiguredSet, path: str, elsewhere: Pool
+) -> None:
+    """Where one copy is enough, both are asked before a file is opened as the one that it was."""
+    buckets.min_copies = 1
+    fs = buckets.fs()
+    for number, proxy in enumerate(buckets.proxies.values()):
+        fs.pipe_file(path, b"old")
+        assert fs.size(path) == 3
+        refusal = Status(403, "AccessDenied")
+        proxy.add(refusal, on="put_object", key=buckets.data("", "")[:-2])
+        new = b"new %d" % number
+        elsewhere.apply(overwrite, (buckets.config, path, new))
+        assert refusal.hits
+        with fs.open(path) as file:
+            assert (file.size, file.read()) == (5, new)
+        proxy.clear()
+
+
+def test_opening_waits_for_no_earlier_look(buckets: ConfiguredSet, path: str, elsewhere: Pool) -> None:
+    """One that is under way has had its answer, before the overwrite."""
+    elsewhere.apply(overwrite, (buckets.config, path, b"old"))
+    fs = buckets.fs()
+    hold = buckets.proxies["moto0"].add(Hold("after"), on="head", key=buckets.data("moto0", key_of(path)), times=1)
+    with ThreadPoolExecutor(1) as pool:
+        size = pool.submit(fs.size, path)
+        try:
+            hold.wait_reached()
+            elsewhere.apply(overwrite, (buckets.config, path, b"newer"))
+            with fs.open(path) as file:
+                assert (file.size, file.read()) == (5, b"newer")
+        finally:
+            hold.release()
+        assert size.result() in (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("size", "is_cached", "asked"),
+    [
+        (3000, False, ["get"]),
+        (3000, True, ["head"]),
+        (SIZE, False, ["get", "get", "head"]),
+        (SIZE, True, ["head"]),
+        (20 * MIB, True, ["head"]),
+    ],
+)
+def test_opening_what_was_looked_at_asks_a_quorum(
+    buckets: ConfiguredSet, path: str, size: int, is_cached: bool, asked: list[str]
+) -> None:
+    """Where all confirm a version, that is one replica; a small object comes with its answer.
+
+    The manifest of a large one, which is an object of its own, is not read again.
+    """
+    data = content(size)
+    buckets.fs().pipe_file(path, data)
+    fs = buckets.fs()
+    assert fs.size(path) == size
+    assert not is_cached or fs.cat_file(path, 0, 10) == data[:10]
+    for proxy in buckets.proxies.values():
+        proxy.forget()
+    with fs.open(path) as file:
+        assert file.size == size
+        assert file.read(MIB) == data[:MIB]
+        if not is_cached:
+            file.seek(4 * MIB)
+            assert file.read(MIB) == data[4 * MIB : 5 * MIB]
+    found = [str(each.operation) for proxy in buckets.proxies.values() for each in proxy.requests]
+    assert sorted(found) == asked
 
 
 def test_what_this_process_stored_is_read_at_once(disks: ConfiguredSet, path: str) -> None:

@@ -10,6 +10,8 @@ import pickle
 import random
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from fsspec import AbstractFileSystem
 from fsbackup import Stages
 from fsbackup.errors import ConfigError, IntegrityError, OutOfSpaceError
 from fsbackup.filesystem import undone
-from tests.filesystem.configured_set import ROOT, ConfiguredSet
+from tests.filesystem.configured_set import ROOT, ConfiguredSet, overwrite
+from tests.servers.faults import Hold
 
 TABLE = pd.DataFrame({"n": range(20_000), "text": ["always the same"] * 20_000})
 
@@ -250,3 +253,45 @@ def test_a_full_directory_for_temp_files_is_named(
     for read in (fs.open, fs.cat):
         with pytest.raises(OutOfSpaceError, match=f"t/x.zst.age.* in {tmp_path}, .*No space left.*set TMPDIR"):
             read(url)
+
+
+def test_opened_after_an_overwrite_it_is_the_new_one(
+    disks: ConfiguredSet, tmp_path: Path, stages: Stages, elsewhere: Pool
+) -> None:
+    """Which another process stored: its plaintext, its size, and what tells it from others."""
+    url = store(disks, tmp_path, b"old" * 1000, "x", stages)
+    fs, path = fsspec.core.url_to_fs(url, **at(disks, tmp_path))
+    assert fs.info(path)["size"] == 3000
+    elsewhere.apply(overwrite, (disks.config, f"{ROOT}/x", b"newer" * 1000, stages))
+    with fs.open(path) as file:
+        assert (file.size, file.read()) == (5000, b"newer" * 1000)
+        with fs.open(path, raw=True) as stored:
+            sha256 = hashlib.sha256(stored.read()).hexdigest()
+        assert file.details["stored_sha256"] == sha256
+        assert pickle.loads(pickle.dumps(file)).read() == b"newer" * 1000
+
+
+def test_replaced_while_it_is_opened_it_says_what_it_is(
+    buckets: ConfiguredSet, tmp_path: Path, stages: Stages, elsewhere: Pool
+) -> None:
+    """The one that was decrypted, not the one that was found before."""
+    old, new = random.Random(1).randbytes(600_000), random.Random(2).randbytes(700_000)
+    url = store(buckets, tmp_path, old, "x", stages)
+    fs, path = fsspec.core.url_to_fs(url, **at(buckets, tmp_path))
+    before = fs.info(path)
+    holds = [
+        proxy.add(Hold(), on="get", key=buckets.data(name, "t/x.zst.age"))
+        for name, proxy in buckets.proxies.items()
+    ]
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(fs.open, path)
+        try:
+            holds[0].wait_reached()
+            elsewhere.apply(overwrite, (buckets.config, f"{ROOT}/x", new, stages))
+        finally:
+            for hold in holds:
+                hold.release()
+        with opened.result() as file:
+            assert (file.size, file.details["size"], file.read()) == (700_000, 700_000, new)
+            assert file.details["generation"] > before["generation"]
+            assert pickle.loads(pickle.dumps(file)).read() == new
