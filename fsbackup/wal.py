@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -191,6 +192,20 @@ def parse_lsn(text: str) -> int:
 def format_lsn(position: int) -> str:
     """Return a position as PostgreSQL writes it."""
     return f"{position // _LOG_BYTES:X}/{position % _LOG_BYTES:X}"
+
+
+def parse_stops(text: str) -> dict[tuple[int, int], float]:
+    """Return when the ancestors in a ``.history`` file were left, by timeline and position, in epoch seconds.
+
+    Known of those that a recovery to a moment has left: PostgreSQL writes the time of the first commit that it did
+    not recover any more, as in ``before 2026-11-29 18:30:00.25+00``.
+    """
+    found = {}
+    for line in text.splitlines():
+        timeline, left, why, *_ = *line.split("\t"), "", ""
+        with suppress(ValueError):
+            found[int(timeline), parse_lsn(left)] = _epoch(why.removeprefix("before "))
+    return found
 
 
 def parse_history(text: str) -> list[tuple[int, int]]:

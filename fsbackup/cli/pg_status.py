@@ -41,7 +41,22 @@ def _print(status: ArchiveStatus) -> None:
         {"base backup": base.label, "ended": render.time(base.stopped), "needs WAL from": base.segment}
         for base in status.together.bases
     ]
-    render.print_report(rows, *([bases] if bases else []), problems=_problems(status), verdict=_verdict(status))
+    tables = [rows, *filter(None, (bases, _timelines(status.together)))]
+    render.print_report(*tables, problems=_problems(status), verdict=_verdict(status))
+
+
+def _timelines(together: Holding) -> list[render.Row]:
+    """Return the window of each timeline that has WAL of its own; nothing where there is one such timeline."""
+    forks = {each.timeline: each.fork.position for each in together.reaches if each.fork is not None}
+    shown = sorted({*forks, together.newest_timeline}) if forks else []
+    return [
+        {
+            "timeline": str(timeline),
+            "diverges from the newest at": forks.get(timeline, "it is the newest"),
+            "window": "; ".join(map(_period, together.windows_on(timeline))) or "none",
+        }
+        for timeline in shown
+    ]
 
 
 def _row(name: str, each: Holding) -> render.Row:
@@ -126,9 +141,11 @@ COMMAND = Command(
     summary="show how far back a PostgreSQL cluster can be recovered, and from which backend",
     description="Lists the archive of a cluster: base backups, timelines and segments of each backend, and the "
     "window, to whose every moment one can go back. It begins at the end of the oldest base backup whose WAL is "
-    "there, and ends when the newest segment was archived. The exit code is 1 if a segment is missing on all "
-    "backends (it is named), no base backup is complete, or with --max-lag the newest segment is too old; 3 if a "
-    "backend is away, or lacks what another one has.",
+    "there, and ends when the newest segment was archived. Where two timelines have commits of their own, as when "
+    "an old server went on after a failover, it gives the window of each, which `pg-restore --timeline` takes. "
+    "The exit code is 1 if a segment is missing on all backends (it is named), no base backup is complete, none "
+    "leads to the newest timeline, or with --max-lag the newest segment is too old; 3 if a backend is away, or "
+    "lacks what another one has.",
     examples=(
         "fsbackup pg-status shop",
         "fsbackup pg-status shop --max-lag 10m -q",

@@ -8,13 +8,13 @@ base backup only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
 
 from fsbackup.retention.archive import Base
-from fsbackup.wal import segment_name, segment_number
+from fsbackup.wal import format_lsn, segment_name, segment_number
 
 
 @dataclass(slots=True)
@@ -39,21 +39,54 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Fork:
+    """Where a timeline and the newest one diverge: up to there both have the same commits, behind it each its own.
+
+    Parameters
+    ----------
+    timeline, position
+        The last timeline that both have, and the position (LSN) on it, as PostgreSQL writes it.
+    before
+        The last segment that both have whole; None where no history tells.
+    at
+        The time of the first commit behind it, in epoch seconds; known where a recovery to a moment ended there.
+    """
+
+    timeline: int
+    position: str
+    before: str | None
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """Any point in time from `begin` to `end` (epoch seconds) can be recovered from the base backup `base`.
 
     `end` is when the last segment was stored: what it has was committed before. None where no listing tells.
-    `timeline` is where recovery arrives.
+    `timeline` is where recovery arrives, and `last` the last segment that it takes. `fork` is where the timeline
+    and the newest one diverge; None for the newest, and where there is no WAL behind that: a timeline that ends
+    where the newest one left it has nothing of its own.
     """
 
     begin: float
     end: float | None
     base: str
     timeline: int
+    last: str = ""
+    fork: Fork | None = None
 
     def has(self, when: float) -> bool:
         """Return whether a moment is in it."""
         return self.begin <= when and (self.end is None or when <= self.end)
+
+
+def merged(reaches: Iterable[Window]) -> list[Window]:
+    """Return windows, which come oldest first, without those that are within another one."""
+    windows: list[Window] = []
+    for each in reaches:
+        if not windows or (each.end or inf) > (windows[-1].end or inf):
+            windows.append(each)
+    return windows
 
 
 @dataclass(slots=True)
@@ -66,10 +99,18 @@ class Coverage:
         Bytes of a segment.
     histories
         By timeline, its ancestors, oldest first: the timeline, and the position (LSN) at which it was left.
+    stops
+        By timeline and position at which it was left, the time of the first commit that was left behind, where
+        that is known.
+    ends
+        By label, the position at which a base backup ended, where the number of its last segment does not tell
+        whether that was before a timeline was left.
     """
 
     segment_size: int
     histories: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    stops: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    ends: Mapping[str, int] = field(default_factory=dict)
     bases: list[Base] = field(default_factory=list)
     runs: dict[int, list[Run]] = field(default_factory=dict)
 
@@ -92,7 +133,7 @@ class Coverage:
 
     def gaps(self) -> list[Gap]:
         """Return what is missing on the way of any base backup; without one, between any two segments."""
-        found = {gap: None for base in self.bases for gap in self._walk(base)[1]}
+        found = {gap: None for base in self.bases for gap in self._walk(base, self._default(base))[1]}
         if self.bases:
             return list(found)
         return [
@@ -102,28 +143,72 @@ class Coverage:
         ]
 
     def windows(self) -> list[Window]:
-        """Return the periods that can be recovered, oldest first, none within another one."""
-        windows: list[Window] = []
-        for each in self.reaches():
-            if not windows or (each.end or inf) > (windows[-1].end or inf):
-                windows.append(each)
-        return windows
+        """Return the periods that can be recovered, oldest first, none within another one.
+
+        From each base backup to the newest timeline, or on its own where it does not lead there.
+        """
+        bases = {base.label: self._default(base) for base in self.bases}
+        return merged(each for each in self.reaches() if each.timeline == bases[each.base])
 
     def reaches(self) -> list[Window]:
-        """Return what can be recovered from each base backup that has the WAL it needs, oldest first."""
-        found = []
-        for base in sorted(self.bases, key=lambda each: each.stopped):
-            end, _ = self._walk(base)
-            if end is not None and end.last >= segment_number(base.last or base.position, self.segment_size):
-                # What nobody has written to since ends where the base backup does, by another clock even before.
-                last = None if end.stored_at is None else max(end.stored_at, base.stopped)
-                found.append(Window(base.stopped, last, base.label, self._way(base)[-1][0]))
-        return found
+        """Return what can be recovered from each base backup that has the WAL it needs, oldest first, on each
+        timeline that it leads to.
+        """
+        timelines = sorted({*self.runs, *self.histories})
+        return [
+            window
+            for base in sorted(self.bases, key=lambda each: each.stopped)
+            for timeline in timelines
+            if self._leads(base, timeline) and (window := self._reach(base, timeline)) is not None
+        ]
 
-    def _walk(self, base: Base) -> tuple[Run | None, list[Gap]]:
-        """Return the last run of segments that recovery from a base backup reaches, and all gaps on its way."""
+    def _reach(self, base: Base, timeline: int) -> Window | None:
+        reached, _ = self._walk(base, timeline)
+        if reached is None or reached.last < self._last(base):
+            return None
+        # What nobody has written to since ends where the base backup does, by another clock even before.
+        end = None if reached.stored_at is None else max(reached.stored_at, base.stopped)
+        on = next(each for each, limit in self._way(base, timeline) if reached.last < limit)
+        fork = self._fork(timeline, reached.last)
+        return Window(base.stopped, end, base.label, timeline, self.name(on, reached.last), fork)
+
+    def _fork(self, timeline: int, reached: int) -> Fork | None:
+        """Return where a timeline and the newest one diverge, if what was reached of it goes on behind that.
+
+        The segment of that position counts as behind it: it is in the archive once it is full, or the server has
+        switched to the next one, so that the timeline was written to behind the position. The one exception is a
+        record at its end that was never written whole.
+        """
+        if timeline == self.newest_timeline:
+            return None
+        common = self._common(timeline, self.newest_timeline)
+        if not common:
+            return Fork(0, format_lsn(0), None, None)
+        parent, position = common[-1]
+        number = position // self.segment_size
+        if reached < number:
+            return None
+        on = next((each for each, left in common if left // self.segment_size > number - 1), parent)
+        return Fork(parent, format_lsn(position), self.name(on, number - 1), self.stops.get((parent, position)))
+
+    def _common(self, one: int, other: int) -> list[tuple[int, int]]:
+        """Return the timelines that two have in common, each with the position up to which they do."""
+        lines = ([*self.histories.get(each, ()), (each, inf)] for each in (one, other))
+        common: list[tuple[int, int]] = []
+        for (timeline, left), (other_timeline, other_left) in zip(*lines, strict=False):
+            if timeline != other_timeline:
+                break
+            common.append((timeline, int(min(left, other_left))))
+            if left != other_left:
+                break
+        return common
+
+    def _walk(self, base: Base, target: int) -> tuple[Run | None, list[Gap]]:
+        """Return the last run of segments that recovery from a base backup to a timeline reaches, and all gaps on
+        its way.
+        """
         number, reached, gaps = segment_number(base.position, self.segment_size), None, list[Gap]()
-        for timeline, limit in self._way(base):
+        for timeline, limit in self._way(base, target):
             runs = [run for run in self.runs.get(timeline, []) if run.last >= number]
             for run in runs:
                 if run.first >= limit:
@@ -143,25 +228,42 @@ class Coverage:
 
     def _next_needed(self, base: Base, reached: Run | None) -> Gap | None:
         """Return what is missing of the segments without which a base backup is no use, at the end of the WAL."""
-        first, last = (
-            segment_number(each, self.segment_size) for each in (base.position, base.last or base.position)
-        )
+        first, last = segment_number(base.position, self.segment_size), self._last(base)
         number = first if reached is None else reached.last + 1
         return self._gap(base.timeline, number, last) if number <= last else None
 
-    def _way(self, base: Base) -> list[tuple[int, float]]:
-        """Return the timelines that recovery takes, each with the number of the segment that is the next one's.
+    def _last(self, base: Base) -> int:
+        """Return the number of the last segment without which a base backup is no use."""
+        return segment_number(base.last or base.position, self.segment_size)
 
-        They lead to the newest timeline, unless the base backup is none of its history: of another branch, or made
-        after its own timeline was left.
+    def _default(self, base: Base) -> int:
+        """Return the timeline to which recovery goes when none is asked for: the newest, or else its own."""
+        return self.newest_timeline if self._leads(base, self.newest_timeline) else base.timeline
+
+    def _leads(self, base: Base, target: int) -> bool:
+        """Return whether a base backup can be recovered to a timeline.
+
+        Not if it is none of its history: of another branch, or made after its own timeline was left.
         """
-        target = self.newest_timeline
-        ancestors = self.histories.get(target, ())
-        left_at = dict(ancestors).get(base.timeline, 0) // self.segment_size
-        if base.timeline != target and segment_number(base.last or base.position, self.segment_size) > left_at:
-            return [(base.timeline, inf)]
+        left = dict(self.histories.get(target, ())).get(base.timeline)
+        end = self.ends.get(base.label, self._last(base) * self.segment_size)
+        return base.timeline == target or (left is not None and end <= left)
+
+    def undecided(self) -> list[Base]:
+        """Return the base backups of which only their end tells whether they lead to a timeline: it was left in
+        their last segment.
+        """
+        left = {
+            (each, position // self.segment_size) for line in self.histories.values() for each, position in line
+        }
+        return [base for base in self.bases if (base.timeline, self._last(base)) in left]
+
+    def _way(self, base: Base, target: int) -> list[tuple[int, float]]:
+        """Return the timelines that recovery takes, each with the number of the segment that is the next one's."""
         way: list[tuple[int, float]] = [
-            (timeline, left // self.segment_size) for timeline, left in ancestors if timeline >= base.timeline
+            (timeline, left // self.segment_size)
+            for timeline, left in self.histories.get(target, ())
+            if timeline >= base.timeline
         ]
         return [*way, (target, inf)]
 

@@ -1,10 +1,12 @@
 """`survey`: what an archive has on each backend, what is missing in it, and to which moment one can go back.
 
-Reads listings, ``cluster.json`` and the ``.history`` files, which are few and small; no segment.
+Reads listings, ``cluster.json`` and the ``.history`` files, which are few and small, and the description of a base
+backup in whose last segment a timeline was left; no segment.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -16,11 +18,11 @@ from fsbackup.engine.results import BaseReport, Serializable, Status
 from fsbackup.errors import FsbackupError
 from fsbackup.loop import run
 from fsbackup.postgres.archive import Archive, read_cluster
-from fsbackup.postgres.coverage import Coverage, Gap, Window
+from fsbackup.postgres.coverage import Coverage, Gap, Window, merged
 from fsbackup.replication.drills import last_drill
 from fsbackup.replication.walk import KeyEntry, Walk
 from fsbackup.retention.archive import ArchivePlan, ArchiveRule, Base
-from fsbackup.wal import WalName, parse_history, parse_key, wal_key
+from fsbackup.wal import WalName, description_key, parse_history, parse_key, parse_lsn, parse_stops, wal_key
 
 #: Of an archive that has no segment yet.
 _DEFAULT_SEGMENT_SIZE = 16 << 20
@@ -43,7 +45,10 @@ class Holding(Serializable):
     windows
         The periods that can be recovered; one, unless there is a gap.
     reaches
-        What each base backup can be recovered to, oldest first; without those that lack WAL they need.
+        What each base backup can be recovered to, oldest first, on each timeline that it leads to; without those
+        that lack WAL they need.
+    newest_timeline
+        The highest timeline that has segments or a history; 0 without one.
     newest, newest_at
         The last segment of the highest timeline, and when it was stored, in epoch seconds; None without one.
     error
@@ -56,9 +61,14 @@ class Holding(Serializable):
     gaps: tuple[Gap, ...] = ()
     windows: tuple[Window, ...] = ()
     reaches: tuple[Window, ...] = ()
+    newest_timeline: int = 0
     newest: str | None = None
     newest_at: float | None = None
     error: str | None = None
+
+    def windows_on(self, timeline: int) -> list[Window]:
+        """Return the periods that can be recovered on one timeline, oldest first, none within another one."""
+        return merged(each for each in self.reaches if each.timeline == timeline)
 
     def lacks(self, other: Holding) -> bool:
         """Return whether it has less than `other`, as far as recovery is concerned."""
@@ -148,6 +158,7 @@ class _Survey:
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._histories: set[int] = set()
+        self._stops: dict[tuple[int, int], float] = {}
         self._problems: list[str] = []
         #: By backend; under "" all together.
         self._collected: dict[str, _Collected] = {}
@@ -203,17 +214,31 @@ class _Survey:
             if timeline > 1 and timeline not in self._histories:
                 self._problems.append(f"{timeline:08X}.history is missing: nobody knows where that timeline began")
         for each in self._collected.values():
-            each.coverage.histories = found
+            each.coverage.histories, each.coverage.stops = found, self._stops
             each.coverage.bases = each.plan.bases
+        ends = {base.label: await self._end(base) for base in self._collected[""].coverage.undecided()}
+        for each in self._collected.values():
+            each.coverage.ends = {label: end for label, end in ends.items() if end is not None}
+
+    async def _end(self, base: Base) -> int | None:
+        """Return the position at which a base backup ended, as its description has it; None where it does not."""
+        prefix, last = self._archive.prefix, f"{base.timeline:08X}{base.last}"
+        key = description_key(prefix, base.label, base.stopped, base.segment, last)
+        try:
+            return parse_lsn(json.loads(await restore.read_range(self._archive.targets, key, 0, None))["stop"])
+        except (FsbackupError, ValueError, KeyError, TypeError):
+            return None
 
     async def _history(self, timeline: int) -> list[tuple[int, int]] | None:
         name = f"{timeline:08X}.history"
         try:
             data = await restore.read_range(self._archive.targets, wal_key(self._archive.prefix, name), 0, None)
-            return parse_history(data.decode())
+            ancestors = parse_history(data.decode())
+            self._stops |= parse_stops(data.decode())
         except (FsbackupError, ValueError) as error:
             self._problems.append(f"{name} cannot be read: {error}")
             return None
+        return ancestors
 
     def _holding(self, name: str) -> Holding:
         coverage, plan = self._collected[name].coverage, self._collected[name].plan
@@ -231,6 +256,7 @@ class _Survey:
             gaps=tuple(coverage.gaps()),
             windows=tuple(coverage.windows()),
             reaches=tuple(coverage.reaches()),
+            newest_timeline=coverage.newest_timeline,
             newest=timelines[max(timelines)][-1][1] if timelines else None,
             newest_at=last[-1].stored_at if last else None,
         )
@@ -241,6 +267,8 @@ class _Survey:
             self._problems.append("no base backup is complete: without one, WAL restores nothing")
         elif not together.windows:
             self._problems.append("no base backup has the WAL that it needs")
+        elif together.newest_timeline not in {each.timeline for each in together.reaches}:
+            self._problems.append(f"no base backup leads to timeline {together.newest_timeline}, the newest")
         if max_lag is not None and (lag is None or lag > max_lag):
             since = "nothing is archived" if lag is None else f"the newest segment is {lag:.0f} s old"
             self._problems.append(f"{since}, and at most {max_lag:.0f} s are allowed")

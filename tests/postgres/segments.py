@@ -93,6 +93,7 @@ class Clouds:
         last: int | None = None,
         data: bytes = b"no tar",
         stages: Stages | None = None,
+        described: bytes = b"{}",
     ) -> str:
         """Store what a base backup that ended so many days ago leaves in an archive, and return its label."""
         stopped = time.time() - days * 86_400
@@ -101,7 +102,7 @@ class Clouds:
         description = description_key("pg/shop", label, stopped, *names)
         store = self.archive.store
         assert store.replicate(io.BytesIO(data), base_key("pg/shop", label), stages=stages)
-        assert store.replicate(io.BytesIO(b"{}"), description)
+        assert store.replicate(io.BytesIO(described), description)
         return label
 
     def stored(self, cloud: str) -> dict[str, bytes]:
