@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fsbackup.errors import ConfigError
 from fsbackup.keys import check_key, check_prefix
@@ -89,6 +89,17 @@ def moment(value: str) -> datetime:
     return found if found.tzinfo else found.astimezone()
 
 
+def timeline(value: str) -> int | Literal["latest"]:
+    """Return the timeline that a number stands for, or "latest": the type of an argument."""
+    if value == "latest":
+        return "latest"
+    if not value.isdecimal() or value.startswith("0"):
+        raise argparse.ArgumentTypeError(
+            f"expected latest, or a number like 2 (0000000A.history has 10, in decimal), got {value!r}"
+        )
+    return int(value)
+
+
 def add_prefix(parser: argparse.ArgumentParser) -> None:
     """Add the optional argument PREFIX."""
     parser.add_argument(
@@ -123,6 +134,17 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="BACKEND",
         help="what this backend alone says of an absence counts while others cannot be asked; may be given again",
+    )
+
+
+def add_timeline(parser: argparse.ArgumentParser) -> None:
+    """Add ``--timeline``."""
+    parser.add_argument(
+        "--timeline",
+        type=timeline,
+        metavar="N",
+        help="the timeline to recover on: its number, or latest (default: the newest, unless another one has the "
+        "moment, too, with other commits: that is refused)",
     )
 
 

@@ -7,7 +7,16 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from fsbackup.cli import exits, render
-from fsbackup.cli.command import Command, add_identity, add_trust, moment, open_archive, open_config, seconds
+from fsbackup.cli.command import (
+    Command,
+    add_identity,
+    add_timeline,
+    add_trust,
+    moment,
+    open_archive,
+    open_config,
+    seconds,
+)
 from fsbackup.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
 #: Options that ask a cluster, and what each is where it is not given: a job has none of it.
 _OF_CLUSTERS: dict[str, Any] = {
     "to": None,
+    "timeline": None,
     "sql": None,
     "expect": None,
     "database": None,
@@ -39,6 +49,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--all", action="store_true", help="with --restore-command: the newest dump of every item of the job"
     )
     parser.add_argument("--to", type=moment, metavar="TIME", help="the moment to recover to (default: the end)")
+    add_timeline(parser)
     parser.add_argument(
         "--sql", metavar="QUERY", help="a query whose answer shows that the data is there (default: select 1)"
     )
@@ -125,6 +136,7 @@ def _given(args: Namespace) -> dict[str, Any]:
 
 def _print_cluster(report: DrillReport) -> None:
     problems = [f"{name}: {why}" for name, why in report.away.items()]
+    problems += report.alternatives.values()
     what = report.problem or f"base backup {report.base}, recovered up to the commit at {report.recovered_to}"
     answer = "" if report.problem else f"the query answered {report.answer}"
     verdict = render.verdict(report.status, what, answer, f"{report.seconds:.0f} s")

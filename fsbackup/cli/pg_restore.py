@@ -7,7 +7,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from fsbackup.cli import exits, render
-from fsbackup.cli.command import Command, add_identity, add_trust, moment, open_archive
+from fsbackup.cli.command import Command, add_identity, add_timeline, add_trust, moment, open_archive
 
 if TYPE_CHECKING:
     from fsbackup.postgres.restoring import PgRestoreReport
@@ -23,6 +23,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the moment to recover to, such as '2026-11-29 18:30:00+00:00'; local time without a zone (default: "
         "all that is archived)",
     )
+    add_timeline(parser)
     add_trust(parser)
     add_identity(parser)
 
@@ -35,6 +36,7 @@ def _execute(args: Namespace) -> int:
         archive,
         args.directory,
         to=args.to,
+        timeline=args.timeline,
         trust=args.trust,
         identity=args.identity,
         conninfo=settings.conninfo,
@@ -45,7 +47,11 @@ def _execute(args: Namespace) -> int:
 def _print(report: PgRestoreReport) -> None:
     lines = [f"{name}: {why}" for name, why in report.away.items()]
     lines.append(f"restore_command: {report.restore_command}")
-    lines.append(f"the newest segment is {report.last_segment}, archived {report.last_at}")
+    lines.append(
+        f"it recovers on timeline {report.timeline}; the newest segment is {report.last_segment}, archived "
+        f"{report.last_at}"
+    )
+    lines += report.alternatives.values()
     if report.target:
         lines.append(
             "the target needs a commit after it in the WAL, else PostgreSQL ends with FATAL; at the target it "
@@ -73,11 +79,14 @@ COMMAND = Command(
     description="Unpacks the newest base backup that leads to the target, every block proven, and writes "
     "recovery.signal and the settings with which PostgreSQL fetches the WAL (wal-fetch) when it is started. A "
     "target outside of what the archive has is refused, and so is a machine on which the cluster runs with "
-    "tablespaces. If anything fails, the directory is left empty. As root, "
-    "the files get the owner of DIR. The exit code is 3 if a backend was away.",
+    "tablespaces. So is a moment that two timelines have, each with commits of its own, unless --timeline says "
+    "which one is meant: an old server went on after a failover, or a recovery to a moment has left later commits "
+    "behind. If anything fails, the directory is left empty. As root, the files get the owner of DIR. The exit "
+    "code is 3 if a backend was away.",
     examples=(
         "fsbackup pg-restore shop /var/lib/postgresql/15/restored",
         "fsbackup pg-restore shop /srv/shop --to '2026-11-29 18:30:00+00:00'",
+        "fsbackup pg-restore shop /srv/shop --to '2026-11-29 18:30:00+00:00' --timeline 1",
         "fsbackup pg-restore shop /srv/shop --trust r2   # while b2 is gone for good",
     ),
     add_arguments=_add_arguments,

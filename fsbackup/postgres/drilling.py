@@ -16,9 +16,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +31,7 @@ from fsbackup.postgres import prefetch
 from fsbackup.postgres.archive import Archive
 from fsbackup.postgres.programs import run_program
 from fsbackup.postgres.restoring import pg_restore
+from fsbackup.postgres.timelines import Timeline
 from fsbackup.replication.drills import record_drill
 
 #: Seconds until a recovery has to be done, by default.
@@ -78,6 +79,8 @@ class DrillReport(BaseReport):
         ISO 8601.
     base, target
         What was restored: the base backup's label, and the moment, None for the end of the WAL.
+    timeline
+        The timeline on which it was recovered; None where it did not come so far.
     recovered_to
         The commit time of the last transaction that was recovered, as PostgreSQL says it; None without one.
     sql, answer, expected
@@ -88,12 +91,15 @@ class DrillReport(BaseReport):
         From its beginning to the answer.
     away
         Backends that did not answer, and why.
+    alternatives
+        As in `PgRestoreReport`: what other timelines have that the newest does not have.
     """
 
     name: str
     began_at: str
     base: str | None
     target: str | None
+    timeline: int | None
     recovered_to: str | None
     sql: str
     answer: str | None
@@ -101,6 +107,7 @@ class DrillReport(BaseReport):
     problem: str | None
     seconds: float
     away: dict[str, str]
+    alternatives: Mapping[int, str] = field(default_factory=dict)
 
     json_properties: ClassVar[tuple[str, ...]] = ("status",)
 
@@ -116,6 +123,7 @@ def drill(
     archive: Archive,
     *,
     to: datetime | None = None,
+    timeline: Timeline | None = None,
     sql: str = "select 1",
     expect: str | None = None,
     database: str = "postgres",
@@ -131,7 +139,7 @@ def drill(
 
     Parameters
     ----------
-    archive, to, trust, identity, config, conninfo
+    archive, to, timeline, trust, identity, config, conninfo
         As for `pg_restore`.
     sql
         A query whose answer shows that the data is there.
@@ -163,7 +171,14 @@ def drill(
     restored, answer, recovered, problem = None, None, None, None
     try:
         restored = pg_restore(
-            archive, home / "data", to=to, trust=trust, identity=identity, config=config, conninfo=conninfo
+            archive,
+            home / "data",
+            to=to,
+            timeline=timeline,
+            trust=trust,
+            identity=identity,
+            config=config,
+            conninfo=conninfo,
         )
         with _Server(home, timeout) as server:
             recovered = server.ask("select pg_last_xact_replay_timestamp()", "postgres", user) or None
@@ -181,6 +196,7 @@ def drill(
         began_at=clock.local(began).isoformat(timespec="seconds"),
         base=restored.base if restored else None,
         target=to.isoformat() if to else None,
+        timeline=restored.timeline if restored else None,
         recovered_to=recovered,
         sql=sql,
         answer=answer,
@@ -188,6 +204,7 @@ def drill(
         problem=problem,
         seconds=time.monotonic() - started,
         away=dict(restored.away) if restored else {},
+        alternatives=restored.alternatives if restored else {},
     )
     unrecorded = run(record_drill(archive.targets, archive.name, began, report.as_dict(), ok=bool(report)))
     for name, why in unrecorded.items():

@@ -1,10 +1,11 @@
 """`pg_restore`: a base backup unpacked into a data directory, and set up so that PostgreSQL recovers from the
 archive.
 
-The directory must be empty. A base backup is chosen that ended before the target and whose WAL is there; its bytes
-are proven block by block before they are unpacked. If anything fails, the directory is as empty as before. What is
-written beside the base backup is ``recovery.signal``, and at the end of ``postgresql.auto.conf``, where it
-outranks what the cluster had: `restore_command`, and the target.
+The directory must be empty. A base backup is chosen that ended before the target and whose WAL is there, on the
+timeline that is meant (`fsbackup.postgres.timelines`); its bytes are proven block by block before they are
+unpacked. If anything fails, the directory is as empty as before. What is written beside the base backup is
+``recovery.signal``, and at the end of ``postgresql.auto.conf``, where it outranks what the cluster had:
+`restore_command`, and the target.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import shutil
 import sys
 import tarfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, ClassVar, cast
@@ -28,9 +29,9 @@ from fsbackup.engine.results import BaseReport, DownloadReport, Status
 from fsbackup.errors import ConfigError, IntegrityError
 from fsbackup.postgres import prefetch
 from fsbackup.postgres.archive import Archive
-from fsbackup.postgres.coverage import Window
 from fsbackup.postgres.programs import tablespaces
-from fsbackup.postgres.status import ArchiveStatus, survey
+from fsbackup.postgres.status import survey
+from fsbackup.postgres.timelines import Timeline, alternatives, choose
 from fsbackup.retention.archive import Base
 
 #: Settings of which a restored server must not be surprised.
@@ -57,8 +58,10 @@ class PgRestoreReport(BaseReport):
         The label of the base backup.
     target
         The moment to recover to, ISO 8601; None for the end of the WAL.
+    timeline
+        The timeline on which it is recovered.
     last_segment, last_at
-        The last segment that the archive had, and when it was stored, ISO 8601.
+        The last segment of that timeline that can be recovered, and when it was stored, ISO 8601.
     restore_command
         What PostgreSQL fetches WAL with.
     archiving
@@ -67,17 +70,22 @@ class PgRestoreReport(BaseReport):
         Backends that did not answer, or could not be read, and why.
     download
         How the base backup was read.
+    alternatives
+        Where all of the newest timeline is recovered, and nobody has chosen it: other timelines that have WAL of
+        their own, each with what it has.
     """
 
     directory: Path
     base: str
     target: str | None
+    timeline: int
     last_segment: str | None
     last_at: str | None
     restore_command: str
     archiving: tuple[str, ...]
     away: dict[str, str]
     download: DownloadReport
+    alternatives: Mapping[int, str] = field(default_factory=dict)
 
     json_properties: ClassVar[tuple[str, ...]] = ("status",)
 
@@ -92,6 +100,7 @@ def pg_restore(
     directory: str | os.PathLike[str],
     *,
     to: datetime | None = None,
+    timeline: Timeline | None = None,
     trust: Sequence[str] = (),
     config: str | os.PathLike[str] | None = None,
     identity: str | os.PathLike[str] | None = None,
@@ -108,6 +117,9 @@ def pg_restore(
         The data directory: one that is empty, or is made. As root, its files get its owner.
     to
         The moment to recover to, with its time zone; None for the end of the WAL.
+    timeline
+        The timeline on which to recover, by its number, or ``"latest"`` for the newest. None is the newest, too,
+        unless another timeline has the moment, and the two may differ by then.
     trust
         Backends whose word alone counts for an absence, while others are away; part of the settings.
     config
@@ -120,8 +132,9 @@ def pg_restore(
     Raises
     ------
     ConfigError
-        When the directory has something in it, the target is outside of what the archive can recover, or recovery
-        would write into tablespaces of the running cluster.
+        When the directory has something in it, the target is outside of what the archive can recover, or on
+        several timelines of which none was chosen, or recovery would write into tablespaces of the running
+        cluster.
     FsbackupError
         When the base backup cannot be read, proven.
     """
@@ -134,31 +147,33 @@ def pg_restore(
     _require_empty(target)
     _refuse_shared_tablespaces(conninfo)
     found = survey(archive)
-    window = _choose(found, to)
+    window = choose(archive, found, to, timeline)
     command = restore_command(archive, file, trust, identity)
     prefetch.clear(archive)
     base = next(each for each in found.together.bases if each.label == window.base)
-    is_newest = window.timeline == max(each.timeline for each in found.together.reaches)
+    # A moment is recovered on the timeline that was looked at here, also when there is a newer one by then.
+    follows = to is None and window.timeline == found.together.newest_timeline and timeline in (None, "latest")
     try:
         download = _unpack(archive, base, target, identity)
-        _write_settings(target, command, to, timeline="latest" if is_newest else "current")
+        _write_settings(target, command, to, timeline="latest" if follows else str(window.timeline))
         _give_to_owner(target)
         os.sync()
     except BaseException:
         _clear(target)
         raise
     errors = {name: each.error for name, each in found.backends.items() if each.error is not None}
-    last_at = found.together.newest_at
     return PgRestoreReport(
         directory=target,
         base=window.base,
         target=to.isoformat() if to else None,
-        last_segment=found.together.newest,
-        last_at=clock.local(last_at).isoformat() if last_at else None,
+        timeline=window.timeline,
+        last_segment=window.last,
+        last_at=clock.local(window.end).isoformat() if window.end else None,
         restore_command=command,
         archiving=_archiving(target),
         away={**errors, **download.failed},
         download=download,
+        alternatives=alternatives(found) if to is None and timeline is None else {},
     )
 
 
@@ -201,40 +216,6 @@ def _refuse_shared_tablespaces(conninfo: str | None) -> None:
             f"the running cluster has tablespaces here, into which recovery would write: {named}",
             hint="restore it on another machine, or drop them",
         )
-
-
-def _choose(found: ArchiveStatus, to: datetime | None) -> Window:
-    """Return from which base backup to recover: the newest that leads to the target, on the newest timeline it
-    can.
-
-    Raises
-    ------
-    ConfigError
-        When there is none; says which periods can be recovered.
-    """
-    reaches = found.together.reaches
-    if not reaches:
-        hint = f"look at `fsbackup pg-status {found.cluster}`"
-        raise ConfigError(f"nothing can be recovered from {found.prefix}: {'; '.join(found.problems)}", hint=hint)
-    if to is None:
-        return max(reaches, key=lambda each: (each.timeline, each.end or 0.0, each.begin))
-    chosen = max(
-        (each for each in reaches if each.has(to.timestamp())),
-        key=lambda each: (each.timeline, each.begin),
-        default=None,
-    )
-    if chosen is None:
-        periods = "; ".join(f"{_said(each.begin)} to {_said(each.end)}" for each in found.together.windows)
-        raise ConfigError(
-            f"{to.isoformat()} is outside of what can be recovered: {periods}",
-            hint="the first moment is the end of a base backup, the last is when the newest segment was archived; "
-            "without --to, all that is archived is recovered",
-        )
-    return chosen
-
-
-def _said(epoch: float | None) -> str:
-    return "?" if epoch is None else clock.local(epoch).isoformat(timespec="milliseconds")
 
 
 def _unpack(

@@ -38,7 +38,7 @@ def test_the_directory_is_ready_to_be_started(clouds: Clouds, target: Path) -> N
     assert kept == "work_mem = '5MB'"
     assert command.startswith("restore_command = '")
     assert """-c ''/etc/50%% of it''"''"''s.yaml'' wal-fetch %f %p --cluster shop --trust r2'""" in command
-    assert timeline == "recovery_target_timeline = 'latest'"
+    assert timeline == "recovery_target_timeline = '1'"
     assert moment.startswith("recovery_target_time = '20")
     assert reset == [f"recovery_target{which} = ''" for which in ("", "_lsn", "_name", "_xid")]
     assert report.archiving == ("archive_mode = on",)
