@@ -208,8 +208,7 @@ class _Survey:
 
     async def _read_histories(self) -> None:
         """Read where timelines branched off; a timeline with segments and without a history is a problem."""
-        histories = {timeline: await self._history(timeline) for timeline in sorted(self._histories)}
-        found = {timeline: each for timeline, each in histories.items() if each is not None}
+        found = {timeline: await self._history(timeline) for timeline in sorted(self._histories)}
         for timeline in self._collected[""].coverage.runs:
             if timeline > 1 and timeline not in self._histories:
                 self._problems.append(f"{timeline:08X}.history is missing: nobody knows where that timeline began")
@@ -229,7 +228,8 @@ class _Survey:
         except (FsbackupError, ValueError, KeyError, TypeError):
             return None
 
-    async def _history(self, timeline: int) -> list[tuple[int, int]] | None:
+    async def _history(self, timeline: int) -> list[tuple[int, int]]:
+        """Return the ancestors of a timeline; none where they cannot be read: nothing leads there then."""
         name = f"{timeline:08X}.history"
         try:
             data = await restore.read_range(self._archive.targets, wal_key(self._archive.prefix, name), 0, None)
@@ -237,7 +237,7 @@ class _Survey:
             self._stops |= parse_stops(data.decode())
         except (FsbackupError, ValueError) as error:
             self._problems.append(f"{name} cannot be read: {error}")
-            return None
+            return []
         return ancestors
 
     def _holding(self, name: str) -> Holding:

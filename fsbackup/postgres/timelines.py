@@ -129,7 +129,7 @@ def _unreachable(found: ArchiveStatus, wanted: int) -> ConfigError:
     choices = "; ".join(f"--timeline {each} recovers {_periods(found, each)}" for each in leading)
     return ConfigError(
         f"no base backup leads to timeline {wanted}: it takes one of it, or one that ended before it branched off",
-        hint=choices,
+        hint=f"`fsbackup pg-status {found.cluster}` says what is wrong; {choices}",
     )
 
 

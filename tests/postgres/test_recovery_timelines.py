@@ -90,6 +90,31 @@ def test_a_moment_that_two_timelines_have_is_recovered_on_the_one_that_is_meant(
 
 
 @pytest.mark.matrix
+def test_a_failover_is_no_question(home: Home) -> None:
+    """The old server was shut down, and has archived all that it had."""
+    old, new = Server(home).create(), Server(home, "new")
+    with old.running():
+        old.insert(50)
+        old.switch()
+        home.fsbackup("base-backup", "shop")
+        old.insert(50)
+        early = old.sql("select clock_timestamp()"), old.committed
+        old.insert(50)
+        old.stop("fast")
+    home.fsbackup("pg-restore", "shop", "new")
+    new.ledger = list(old.ledger)
+    with new.running():
+        new.wait_promoted()
+        new.insert(20)
+        late = new.sql("select clock_timestamp()"), new.committed
+        new.insert(20)
+        new.switch()
+    for name, (moment, rows) in {"early": early, "late": late}.items():
+        assert rows_at(home, name, "--to", moment) == rows
+    assert home.fsbackup("pg-restore", "shop", "end", "--json").json()["alternatives"] == {}
+
+
+@pytest.mark.matrix
 def test_what_is_no_question_is_recovered_as_before(home: Home) -> None:
     """A moment before they diverge, and all of the newest; each with what a drill of either says."""
     made = branch(home, "moment")

@@ -247,6 +247,19 @@ def test_a_newest_timeline_to_which_no_base_backup_leads_is_said(clouds: Clouds)
     assert restore(clouds, None, 1).last_segment == name_of(4)
 
 
+def test_a_history_that_nobody_can_read_does_not_hide_its_timeline(clouds: Clouds) -> None:
+    """It has no segment yet: without its history the old one looks like the newest."""
+    begin(clouds)
+    archive(clouds, 3, 60)
+    history(clouds, 2, (1, "0/300100", PROMOTED))
+    for cloud in clouds.names:
+        (clouds.home / cloud / "pg/shop/wal/00000002.history").write_text("rotten")
+    for minutes in (None, 70):
+        with pytest.raises(ConfigError, match="--timeline 1"):
+            restore(clouds, minutes)
+    assert restore(clouds, 70, 1).timeline == 1
+
+
 def test_the_end_of_the_newest_is_restored_and_what_it_leaves_out_is_said(diverged: Clouds) -> None:
     """Nothing is asked; the way to the rest is named. Who has chosen is told nothing."""
     report = restore(diverged, None)
