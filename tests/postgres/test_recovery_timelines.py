@@ -123,7 +123,8 @@ def test_what_is_no_question_is_recovered_as_before(home: Home) -> None:
     assert rows_at(home, "end") == made.new.committed
     assert rows_at(home, "end-1", "--timeline", "1") == made.old.committed
     at, *rows = made.late
-    query = ("drill", "shop", "--to", at, "--sql", "select md5(string_agg(n || noise, ',' order by n)) from rows")
+    sql = "select md5(string_agg(n || noise, ',' order by n)) from rows"
+    query = ("drill", "shop", "--to", at, "--sql", sql, "--directory", str(home.path))
     assert home.fsbackup(*query, check=False).code == 2
     answers = {home.fsbackup(*query, "--timeline", n, "--json").json()["answer"] for n in ("1", "2")}
     assert len(answers) == len(rows)
