@@ -447,6 +447,34 @@ def test_versions_that_go_in_a_circle_are_an_error() -> None:
         run(store.remove("a"))
 
 
+@pytest.mark.parametrize("entry", ["", "<Version><Key>a</Key><VersionId>1</VersionId>%s</Version>"])
+def test_versions_that_never_get_further_are_an_error(entry: str) -> None:
+    """Each page has another marker, and nothing else that is new."""
+    numbers = count()
+    listed = entry and entry % "<LastModified>2025-01-01T00:00:00Z</LastModified>"
+
+    def script(_: S3Request) -> Answer:
+        marker = f"<NextKeyMarker>a{next(numbers)}</NextKeyMarker>"
+        body = f"<ListVersionsResult><IsTruncated>true</IsTruncated>{marker}{listed}</ListVersionsResult>"
+        return Answer(body.encode())
+
+    profile = Profile(scheme="b2", removes_versions=True)
+    with scripted(script, profile=profile) as store, pytest.raises(BackendError, match="has nothing new"):
+        run(store.remove("a"))
+
+
+def test_names_listed_again_and_again_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of order, so that they are collected: the memory would be full of them."""
+    monkeypatch.setattr("fsbackup.stores.s3.control.listing._HELD", 3)
+    numbers = count()
+
+    def script(request: S3Request) -> Answer:
+        return page([*"cdab"], more=True, token=str(next(numbers)), prefix=request.query["prefix"])
+
+    with scripted(script) as store, pytest.raises(BackendError, match="'c' is listed twice"):
+        run(list_names(store.list()))
+
+
 def test_one_name_listed_for_ever_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsbackup.stores.s3.control.listing._HELD", 3)
     numbers = count()

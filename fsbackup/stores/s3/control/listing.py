@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 from xml.etree.ElementTree import Element
@@ -50,9 +49,9 @@ async def list_objects(bucket: Bucket, prefix: str, start_after: str) -> AsyncIt
     yielded page by page, as all later ones of this store, or it must be collected and sorted.
     """
     if bucket.lists_in_order is None:
-        held = [item async for item in _first(bucket, prefix, _HELD + 1)]
+        held = await _collect(bucket, prefix, _HELD + 1)
         if len(held) <= _HELD:
-            for item in _sorted(held, bucket, prefix, start_after):
+            for item in _sorted(held, prefix, start_after):
                 yield item
             return
         del held
@@ -61,7 +60,7 @@ async def list_objects(bucket: Bucket, prefix: str, start_after: str) -> AsyncIt
         async for item in _in_order(bucket, prefix, start_after):
             yield item
     else:
-        for item in _sorted([item async for item in _pages(bucket, prefix)], bucket, prefix, start_after):
+        for item in _sorted(await _collect(bucket, prefix), prefix, start_after):
             yield item
 
 
@@ -78,16 +77,20 @@ async def list_beginning(bucket: Bucket, prefix: str, limit: int) -> AsyncIterat
         head, slash, _ = item.name.removeprefix(prefix).partition("/")
         name = f"{prefix}{head}{slash}"
         found[name] = ObjectStat(name, 0) if slash else item
-    for item in _sorted(list(found.values()), bucket, prefix, ""):
+    for item in _sorted(list(found.values()), prefix, ""):
         yield item
 
 
-async def _first(bucket: Bucket, prefix: str, count: int) -> AsyncIterator[ObjectStat]:
+async def _collect(bucket: Bucket, prefix: str, most: int | None = None) -> list[ObjectStat]:
+    """Return the objects, up to `most` of them; one that comes again is an error, since there might be no end."""
+    found: dict[str, ObjectStat] = {}
     async for item in _pages(bucket, prefix):
-        yield item
-        count -= 1
-        if not count:
-            return
+        if item.name in found:
+            raise _listing_error(bucket, prefix, f"{item.name!r} is listed twice")
+        found[item.name] = item
+        if len(found) == most:
+            break
+    return list(found.values())
 
 
 async def _is_in_order(bucket: Bucket, prefix: str) -> bool:
@@ -101,12 +104,9 @@ async def _is_in_order(bucket: Bucket, prefix: str) -> bool:
     return True
 
 
-def _sorted(items: list[ObjectStat], bucket: Bucket, prefix: str, after: str) -> list[ObjectStat]:
+def _sorted(items: list[ObjectStat], prefix: str, after: str) -> list[ObjectStat]:
     """Return a whole listing in order, from `after` on, without fsbackup's records."""
     items.sort(key=lambda item: item.name.encode("utf-8", "surrogateescape"))
-    for item, following in pairwise(items):
-        if item.name == following.name:
-            raise _listing_error(bucket, prefix, f"{item.name!r} is listed twice")
     hidden = _hidden(prefix)
     return [item for item in items if item.name > after and not _is_hidden(item, hidden)]
 
@@ -376,9 +376,10 @@ async def _marked_pages(
 ) -> AsyncIterator[Element]:
     """Yield the pages of a listing that goes on from markers: by parameter, the field with its next value.
 
-    Markers that were used before are an error: such a listing might never end.
+    Markers that were used before are an error, and so are entries that came before, and a second page in a row
+    without any: such a listing might never end.
     """
-    used = {start}
+    used, came, was_empty = {start}, set[int](), False
     while True:
         asked = replace(request, query=(*request.query, *start))
         page = (await bucket.send(context, asked, lambda response: read_page(response, tag, context))).content
@@ -386,6 +387,13 @@ async def _marked_pages(
         yield page
         if page.findtext("IsTruncated") != "true":
             return
+        entries = hash(tuple("".join(each.itertext()) for each in page if len(each)))
+        is_empty = entries == hash(())
+        if (is_empty and was_empty) or entries in came:
+            raise context.error(BackendError, "invalid listing: a page has nothing new, and more are announced")
+        was_empty = is_empty
+        if not is_empty:
+            came.add(entries)
         start = _following(context, page, markers, used)
         used.add(start)
 
