@@ -394,14 +394,17 @@ def has_records_inside(store: ObjectStore) -> bool:
     return store.capabilities.metadata_limit > 0
 
 
-def inside_metadata(store: ObjectStore, manifest: Manifest) -> dict[str, str] | None:
-    """Return the metadata with which a data object of one part carries `manifest`.
+def inside_metadata(
+    store: ObjectStore, manifest: Manifest, others: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str] | None:
+    """Return the metadata with which a data object of one part carries `manifest`, beside `others` that it has.
 
     None when that is too long for `store`, and for an object of several parts, whose metadata is sent first.
     """
     if manifest.size > manifest.part_size:
         return None
-    most = store.capabilities.metadata_limit - _OTHER_METADATA
+    taken = sum(len(name) + len(value.encode("utf-8", "surrogateescape")) for name, value in others.items())
+    most = store.capabilities.metadata_limit - max(_OTHER_METADATA, taken)
     if len(manifest.blocks) * _BLOCK_TEXT > most:
         return None
     text = _inside_text(manifest.for_replica(None, None))
@@ -431,12 +434,13 @@ async def describe_data(store: ObjectStore, stat: ObjectStat, manifest: Manifest
     ConflictError
         When the object was replaced since `stat`.
     """
-    metadata = inside_metadata(store, manifest)
+    others = {name: value for name, value in stat.metadata.items() if name != RECORD_FIELD}
+    metadata = inside_metadata(store, manifest, others)
     if metadata is None:
         record_id = new_id()
         await write_record_object(store, manifest, record_id)
         metadata = {RECORD_FIELD: record_id}
-    stored = await store.replace_metadata(stat, {**stat.metadata, **metadata})
+    stored = await store.replace_metadata(stat, {**others, **metadata})
     before = stat.metadata.get(RECORD_FIELD, "")
     if _ID.fullmatch(before):
         await store.remove(record_name(manifest.key, before))

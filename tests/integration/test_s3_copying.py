@@ -58,7 +58,7 @@ def stored(store: S3Store, name: str = NAME) -> ObjectStat:
     return found
 
 
-def test_one_copy_and_a_look_at_it_without_the_boto_client(
+def test_one_copy_between_two_looks_without_the_boto_client(
     store: S3Store, proxy: FaultProxy, server: S3Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(Control, "filesystem")
@@ -66,9 +66,25 @@ def test_one_copy_and_a_look_at_it_without_the_boto_client(
     before = stored(store)
     proxy.forget()
     after = run(store.replace_metadata(before, {"made-by": "test"}))
-    assert [one.operation for one in proxy.requests] == ["copy_object", "head"]
+    assert [one.operation for one in proxy.requests] == ["head", "copy_object", "head"]
     assert (after.name, after.size, dict(after.metadata)) == (NAME, 5, {"made-by": "test"})
     assert s3.read_bytes(server, NAME) == b"bytes"
+
+
+@pytest.mark.parametrize("most", [copying.MAX_COPY, 0])
+def test_what_else_another_program_gave_an_object_stays(
+    seaweedfs: S3Endpoint, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that replaces metadata replaces these headers, too."""
+    monkeypatch.setattr(copying, "MAX_COPY", most)
+    endpoint = s3.fresh_bucket(seaweedfs)
+    given = {"ContentType": "text/html", "CacheControl": "max-age=5", "ContentDisposition": "inline"}
+    s3.client(endpoint).put_object(Bucket=endpoint.bucket, Key=NAME, Body=b"<p>", **given)
+    store = connect(endpoint)
+    run(store.replace_metadata(stored(store), {"made-by": "test"}))
+    run(store.close())
+    found = s3.client(endpoint).head_object(Bucket=endpoint.bucket, Key=NAME)
+    assert {name: found[name] for name in given} == given
 
 
 def test_what_was_replaced_since_stays(store: S3Store, server: S3Endpoint) -> None:

@@ -28,6 +28,7 @@ from tests.replication.raw_replicas import (
     sealed,
 )
 from tests.replication.rig import MIB, PART, ReplicaRig, content
+from tests.servers import s3
 from tests.servers.endpoint import client
 from tests.servers.faults import Hold, Refuse, Status
 
@@ -342,6 +343,18 @@ class TestAdopt:
         assert report.done == {"adopt": 2, "refill": 1}
         assert_right(rig, OLD)
         assert "replaces" not in rig.raw_replicas["b2"].manifest(KEY)  # type: ignore[operator]
+
+    def test_an_object_with_much_metadata_of_its_own(self, rig: ReplicaRig) -> None:
+        """The manifest has no room beside it: it is an object of its own."""
+        self.put(rig, "b2")
+        endpoint, stored_as, note = rig.endpoints["b2"], f"{rig.prefix}/{KEY}", "x" * 1700
+        s3.replace_metadata(endpoint, stored_as, {"note": note})
+        report = mend(rig, adopt=True)
+        assert report.status == "complete", report.as_dict()
+        assert_right(rig, OLD)
+        found = s3.head(endpoint, stored_as)
+        assert found is not None
+        assert found.metadata["note"] == note
 
     def test_different_bytes_are_a_conflict(self, rig: ReplicaRig) -> None:
         """Neither is touched."""

@@ -13,7 +13,7 @@ from fsbackup.errors import BackendError, ConflictError, FsbackupError, Integrit
 from fsbackup.events import log
 from fsbackup.sizing import MIB
 from fsbackup.stores.base import ObjectStat, Part, WritePlan
-from fsbackup.stores.s3.errors import code_of
+from fsbackup.stores.s3.errors import CallContext, code_of
 from fsbackup.stores.s3.http.bucket import Bucket
 from fsbackup.stores.s3.http.requests import Reply, Request
 from fsbackup.stores.s3.http.responses import MD5, ObjectInfo, from_headers, read_small, to_headers, unquoted
@@ -36,6 +36,17 @@ MAX_COPY = 5 * 1024 * MIB
 #: Bytes of a part.
 PART = 1024 * MIB
 _REPLACE = {"Content-Type": CONTENT_TYPE, "x-amz-metadata-directive": "REPLACE"}
+#: What else an object has beside its bytes and user metadata; a copy that replaces these has only what is sent.
+_SYSTEM_HEADERS = (
+    "Cache-Control",
+    "Content-Disposition",
+    "Content-Encoding",
+    "Content-Language",
+    "Content-Type",
+    "Expires",
+    "x-amz-storage-class",
+    "x-amz-website-redirect-location",
+)
 
 
 class S3Copier(S3Writer):
@@ -125,11 +136,12 @@ async def replace_metadata(bucket: Bucket, stat: ObjectStat, metadata: Mapping[s
     context = bucket.context("write", stat.name)
     refusal: ConflictError | None = None
     source = replace(stat, name=bucket.prefix + stat.name)
+    system = await _system_headers(bucket, context, stat.name)
     try:
         if stat.size <= MAX_COPY:
-            await _copy(bucket, stat.name, source, {**to_headers(metadata), **_REPLACE})
+            await _copy(bucket, stat.name, source, {**to_headers(metadata), **_REPLACE, **system})
         else:
-            await _copy_parts(bucket, stat.name, source, metadata)
+            await _copy_parts(bucket, stat.name, source, metadata, system)
     except ConflictError as error:
         refusal = error
     head = await bucket.head(stat.name, "write")
@@ -141,6 +153,11 @@ async def replace_metadata(bucket: Bucket, stat: ObjectStat, metadata: Mapping[s
             ConflictError, "another writer replaced or deleted the object at the same time"
         )
     return head.stat(stat.name, head.size)
+
+
+async def _system_headers(bucket: Bucket, context: CallContext, name: str) -> dict[str, str]:
+    headers = (await bucket.head_reply(context, name)).headers
+    return {each: headers[each.lower()] for each in _SYSTEM_HEADERS if each.lower() in headers}
 
 
 async def _copy(
@@ -158,8 +175,10 @@ async def _copy(
     return await bucket.send(bucket.context("write", name), request, read_small)
 
 
-async def _copy_parts(bucket: Bucket, name: str, source: ObjectStat, metadata: Mapping[str, str]) -> None:
-    creation = asyncio.ensure_future(create_upload(bucket, name, metadata, secrets.token_hex(16)))
+async def _copy_parts(
+    bucket: Bucket, name: str, source: ObjectStat, metadata: Mapping[str, str], headers: Mapping[str, str]
+) -> None:
+    creation = asyncio.ensure_future(create_upload(bucket, name, metadata, secrets.token_hex(16), headers))
     spans = enumerate(range(0, source.size, PART), 1)
     try:
         upload = await asyncio.shield(creation)

@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import NamedTuple
 
 from fsbackup.errors import BackendError, FsbackupError, ObjectNotFoundError, TransientError
@@ -92,11 +93,17 @@ class Payload:
     must_match: bool = False
 
 
-async def create_upload(bucket: Bucket, name: str, metadata: Mapping[str, str], note_id: str) -> OpenUpload:
-    """Create an upload and its note; on failure neither remains."""
+async def create_upload(
+    bucket: Bucket,
+    name: str,
+    metadata: Mapping[str, str],
+    note_id: str,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> OpenUpload:
+    """Create an upload and its note; on failure neither remains. `headers` are those of the object besides."""
     context = bucket.context("write", name)
-    headers = to_headers(metadata) | {"Content-Type": CONTENT_TYPE}
-    request = Request("POST", bucket.prefix + name, (("uploads", ""),), headers)
+    sent = {"Content-Type": CONTENT_TYPE, **to_headers(metadata), **headers}
+    request = Request("POST", bucket.prefix + name, (("uploads", ""),), sent)
     reply = await bucket.send(context, request, read_small)
     bucket.mark_exists()
     upload = OpenUpload(name, field_of(reply.content, "UploadId", context), f"{RECORDS}{name}/{note_id}", None)
