@@ -346,12 +346,12 @@ class TestAdopt:
 
     def test_an_object_with_much_metadata_of_its_own(self, rig: ReplicaRig) -> None:
         """The manifest has no room beside it: it is an object of its own."""
-        self.put(rig, "b2")
+        self.put(rig, "b2", data=b"small")
         endpoint, stored_as, note = rig.endpoints["b2"], f"{rig.prefix}/{KEY}", "x" * 1700
         s3.replace_metadata(endpoint, stored_as, {"note": note})
         report = mend(rig, adopt=True)
         assert report.status == "complete", report.as_dict()
-        assert_right(rig, OLD)
+        assert_right(rig, b"small")
         found = s3.head(endpoint, stored_as)
         assert found is not None
         assert found.metadata["note"] == note
