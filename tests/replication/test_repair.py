@@ -27,7 +27,7 @@ from tests.replication.raw_replicas import (
     proves,
     sealed,
 )
-from tests.replication.rig import MIB, PART, ReplicaRig, content
+from tests.replication.rig import MIB, PART, ReplicaRig, connect, content
 from tests.servers import s3
 from tests.servers.endpoint import client
 from tests.servers.faults import Hold, Refuse, Status
@@ -344,17 +344,18 @@ class TestAdopt:
         assert_right(rig, OLD)
         assert "replaces" not in rig.raw_replicas["b2"].manifest(KEY)  # type: ignore[operator]
 
-    def test_an_object_with_much_metadata_of_its_own(self, rig: ReplicaRig) -> None:
+    def test_an_object_with_much_metadata_of_its_own(self, strict_b2: s3.StrictEndpoint) -> None:
         """The manifest has no room beside it: it is an object of its own."""
-        self.put(rig, "b2", data=b"small")
-        endpoint, stored_as, note = rig.endpoints["b2"], f"{rig.prefix}/{KEY}", "x" * 1700
-        s3.replace_metadata(endpoint, stored_as, {"note": note})
-        report = mend(rig, adopt=True)
-        assert report.status == "complete", report.as_dict()
-        assert_right(rig, b"small")
-        found = s3.head(endpoint, stored_as)
+        strict_b2.control.reset()
+        strict_b2.control.configure(unavailable_every=0)
+        s3.put_bytes(strict_b2, KEY, b"small")
+        s3.replace_metadata(strict_b2, KEY, {"note": "x" * 1700})
+        store = ReplicatedStorage([connect("b2", strict_b2, "")], errors="return")
+        assert store.repair(adopt=True).status == "complete"
+        assert store.verify(deep=True).status == "complete"
+        found = s3.head(strict_b2, KEY)
         assert found is not None
-        assert found.metadata["note"] == note
+        assert found.metadata["note"] == "x" * 1700
 
     def test_different_bytes_are_a_conflict(self, rig: ReplicaRig) -> None:
         """Neither is touched."""
