@@ -261,7 +261,7 @@ class ParallelReader:
                 self._retries.remove(chunk)
                 return chunk
         if before:
-            return None
+            return None if replica.suspended else self._hedged_chunk(replica, only_crawling=True)
         return self._new_chunk(replica.window.chunk_size) or self._hedged_chunk(replica)
 
     def _before(self, replica: _Replica) -> list[_Replica]:
@@ -284,11 +284,15 @@ class ParallelReader:
         self._held += length
         return chunk
 
-    def _hedged_chunk(self, replica: _Replica) -> _Chunk | None:
-        """Return a chunk that `replica` is expected to deliver much sooner than the replica that is reading it."""
+    def _hedged_chunk(self, replica: _Replica, *, only_crawling: bool = False) -> _Chunk | None:
+        """Return a chunk that `replica` is expected to deliver much sooner than the replica that is reading it.
+
+        With `only_crawling` one that this will hardly deliver: `replica` comes later in the reading order.
+        """
         now = self._clock()
         for request in sorted(self._requests, key=lambda each: each.chunk.start):
-            chunk, own = request.chunk, replica.window.seconds(request.chunk.length)
+            chunk = request.chunk
+            own = None if only_crawling else replica.window.seconds(chunk.length)
             known = chunk.failed | chunk.requests.keys()
             if chunk.done or len(chunk.requests) != 1 or replica.store.name in known:
                 continue

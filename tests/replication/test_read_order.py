@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 
 from fsbackup import ReplicatedStorage
 from fsbackup.errors import ConfigError
 from tests.replication.rig import MIB, ReplicaRig, content
-from tests.servers.faults import Drop
+from tests.servers.faults import Drop, Throttle
 
 KEY = "backups/db.dump"
 SIZE = 20 * MIB + 5
@@ -90,3 +91,15 @@ def test_it_names_each_backend_once(rig: ReplicaRig, order: list[str | list[str]
     backends = [rig.backend(name) for name in ("local", "r2", "b2")]
     with pytest.raises(ConfigError, match="read_order must name each of local, r2, b2 once"):
         ReplicatedStorage(backends, read_order=order)
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
+def test_an_earlier_one_whose_bytes_trickle_does_not_hold_up_a_reader(rig: ReplicaRig, size: int) -> None:
+    """It is not silent, so that nothing ever times out."""
+    assert rig.store().replicate(rig.file(content(size)), KEY)
+    crawl = rig.proxies["r2"].add(Throttle(down=10), on="get", key=f"{rig.prefix}/{KEY}")
+    store = rig.store(read_order=["r2", "b2", "local"], stall_timeout=3.0)
+    started = time.monotonic()
+    assert store.read(KEY) == content(size)
+    assert crawl.hits
+    assert time.monotonic() - started < 15
