@@ -81,6 +81,7 @@ class TestPut(abstract.AbstractPutTests, Fixtures):  # type: ignore[misc]
     test_put_glob_edge_cases = None
 
 
+@pytest.mark.matrix
 class TestGlobEdgeCases(Fixtures):
     """What patterns match is decided by fsspec, before any replica is asked: two directories are enough for it.
 

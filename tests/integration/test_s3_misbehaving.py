@@ -229,6 +229,7 @@ def test_an_answer_that_is_no_xml_is_transient() -> None:
         names(store)
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize(
     "body",
     [

@@ -12,6 +12,7 @@ from fsbackup.loop import run
 from fsbackup.stores.base import ObjectStat
 from fsbackup.stores.s3.store import S3Store
 from tests.integration.s3_helpers import connect, outcome, upload
+from tests.matrix import matrix
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint
 from tests.servers.faults import FaultProxy, Hold, LoseResponse, Record, Status, fault_proxy
@@ -19,7 +20,7 @@ from tests.servers.faults import FaultProxy, Hold, LoseResponse, Record, Status,
 _MULTIPART = b"x" * (6 << 20)
 
 
-@pytest.fixture(params=["moto", "seaweedfs"])
+@pytest.fixture(params=["seaweedfs", matrix("moto")])
 def proxy(request: pytest.FixtureRequest) -> Iterator[FaultProxy]:
     """A proxy before a server that deletes on a condition."""
     endpoint: S3Endpoint = request.getfixturevalue(request.param)

@@ -170,6 +170,7 @@ def place(rig: ReplicaRig, kind: str) -> tuple[SingleBackend, RawAccess]:
     return made, RawAccess(put=raw.put, get=raw.get, names=raw.names)
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize("recorded", [False, True], ids=["foreign", "recorded"])
 @pytest.mark.parametrize("kind", ["local", "memory", "r2", "s3", "b2"])
 def test_what_came_after_the_listing_is_not_replaced(

@@ -66,6 +66,7 @@ class TestFindsAPlantedFault:
         monkeypatch.setattr(intents, "end", end)
         assert is_found("data that its records do not prove", cases("replace", "replace", layout=layout))
 
+    @pytest.mark.matrix
     def test_a_writer_that_does_not_wait_for_who_gives_way(self, monkeypatch: pytest.MonkeyPatch) -> None:
         layout, verbs = ("share", "share"), ("replace", "prune", "prune")
         assert not violations(cases(*verbs, layout=layout))
@@ -73,6 +74,7 @@ class TestFindsAPlantedFault:
         promise = "a prune removed a version that it had not looked at"
         assert is_found(promise, cases(*verbs, layout=layout))
 
+    @pytest.mark.matrix
     def test_a_repair_that_does_not_look_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         layout = ("r2", "kms")
         assert not violations(cases("replace", "repair", layout=layout, beginning="stale"))
@@ -91,6 +93,7 @@ class TestFindsAPlantedFault:
             cases("replace", "repair", layout=layout, beginning="stale"),
         )
 
+    @pytest.mark.matrix
     def test_a_delete_that_leaves_a_repair_at_work_no_tombstone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         layout, verbs = ("share", "share"), ("delete", "repair", "repair")
         assert not violations(cases(*verbs, layout=layout, beginning="missing"))

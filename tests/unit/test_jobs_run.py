@@ -171,6 +171,7 @@ def append_and_rewrite(path: Path) -> None:
     rewrite(path)
 
 
+@pytest.mark.each_choice
 @pytest.mark.parametrize(
     "change", [append, rewrite, append_and_rewrite, Path.unlink, lambda path: os.truncate(path, 9)]
 )

@@ -103,7 +103,7 @@ def _kill_at_every_call(root: str, name: str, replacing: bool, create_only: bool
     ("name", "replacing", "create_only", "then"),
     [
         ("dir/object", True, False, ""),
-        ("dir/object", True, False, "undone"),
+        matrix("dir/object", True, False, "undone"),
         matrix("dir/object", True, False, "released"),
         matrix("new/dir/object", False, False, ""),
         ("new/dir/object", False, True, ""),
