@@ -155,7 +155,7 @@ def test_a_proxy_that_is_no_address_is_refused_and_not_shown(
     assert "hunter2" not in everything(error)
 
 
-@pytest.mark.parametrize("excluded", ["other.example.com,127.0.0.1", "*"])
+@pytest.mark.parametrize("excluded", ["other.example.com,127.0.0.1", "*", "fd00::/8, 127.0.0.0/8"])
 def test_no_proxy_excludes(
     direct: S3Endpoint, forwarding: ProxyPlace, monkeypatch: pytest.MonkeyPatch, excluded: str
 ) -> None:

@@ -40,7 +40,7 @@ class Http:
     ----------
     address
         Where to connect to. A proxy comes from the variables ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and
-        ``NO_PROXY``, as in curl; read once.
+        ``NO_PROXY`` (hosts, domains, networks such as ``10.0.0.0/8``, or ``*``); read once.
     timeout
         Longest silence in seconds.
     ca_bundle

@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -128,9 +129,24 @@ def find_proxy(scheme: str, netloc: str, host: str) -> Proxy | None:
 
     proxies = getproxies_environment()
     url = proxies.get(scheme) or proxies.get("all")
-    if not url or any(proxy_bypass(name) for name in (netloc, host)):
+    if not url or any(proxy_bypass(name) for name in (netloc, host)) or _is_in(proxies.get("no", ""), host):
         return None
     return Proxy(url if "://" in url else f"http://{url}")
+
+
+def _is_in(networks: str, host: str) -> bool:
+    """Tell whether a host is an address in one of the networks (``10.0.0.0/8``) among the entries of ``NO_PROXY``."""
+    from ipaddress import ip_address, ip_network
+
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    for each in networks.split(","):
+        with suppress(ValueError):
+            if "/" in each and address in ip_network(each.strip(), strict=False):
+                return True
+    return False
 
 
 def _parts_of(url: str) -> SplitResult | None:
