@@ -44,9 +44,9 @@ class Profile:
 
 
 #: By the documentation of Amazon S3 (PutObject, CompleteMultipartUpload, "Checking object
-#: integrity": the ETag of a multipart object is computed from the MD5s of its parts; "How to perform conditional
-#: deletes", since 2025-09-16).
-AMAZON = Profile(scheme="s3")
+#: integrity": the ETag of a multipart object is computed from the MD5s of its parts; "How to prevent object
+#: overwrites with conditional writes", since 2024-11-25; "How to perform conditional deletes", since 2025-09-16).
+AMAZON = Profile(scheme="s3", condition="atomic")
 #: Any other server with the S3 API.
 GENERIC = Profile(scheme="s3", lists_in_order=False)
 

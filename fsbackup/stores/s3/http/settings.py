@@ -135,7 +135,7 @@ def find_proxy(scheme: str, netloc: str, host: str) -> Proxy | None:
 
 
 def _is_in(networks: str, host: str) -> bool:
-    """Tell whether a host is an address in one of the networks (``10.0.0.0/8``) among the entries of ``NO_PROXY``."""
+    """Tell whether a host is an address in one of the networks (``10.0.0.0/8``) that ``NO_PROXY`` names."""
     from ipaddress import ip_address, ip_network
 
     try:
