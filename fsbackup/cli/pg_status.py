@@ -76,14 +76,20 @@ def _run(first: str, last: str) -> str:
 
 
 def _period(window: Window) -> str:
-    """Return a period in whole seconds, each of which `pg-restore --to` takes: rounded up at its beginning."""
-    return f"{_second(math.ceil(window.begin))} to {_second(window.end)}"
+    """Return a period in seconds, each of which `pg-restore --to` takes: rounded up at its beginning.
+
+    One without a whole second is given as it is.
+    """
+    begin, end = math.ceil(window.begin), window.end
+    if end is not None and end < begin:
+        return f"{_said(window.begin, 'milliseconds')} to {_said(end, 'milliseconds')}"
+    return f"{_said(begin)} to {_said(end)}"
 
 
-def _second(epoch: float | None) -> str:
+def _said(epoch: float | None, precision: str = "seconds") -> str:
     from fsbackup import clock
 
-    return "?" if epoch is None else clock.local(epoch).strftime("%Y-%m-%d %H:%M:%S%z")
+    return "?" if epoch is None else clock.local(epoch).isoformat(" ", precision)
 
 
 def _problems(status: ArchiveStatus) -> list[str]:
@@ -103,7 +109,8 @@ def _problems(status: ArchiveStatus) -> list[str]:
 def _verdict(status: ArchiveStatus) -> str:
     windows = status.together.windows
     where = [name for name, each in status.backends.items() if windows and _reaches_as_far(each, status.together)]
-    reach = f"any moment from {_period(windows[-1])} can be recovered" if windows else "nothing can be recovered"
+    periods = " and from ".join(map(_period, windows))
+    reach = f"any archived commit from {periods} can be recovered" if windows else "nothing can be recovered"
     alone = f"from {' or '.join(where)} alone" if where else ""
     away = [name for name, each in status.backends.items() if each.error]
     return render.verdict(
@@ -123,16 +130,19 @@ def _drilled(when: float | None) -> str:
 
 
 def _reaches_as_far(each: Holding, together: Holding) -> bool:
-    """Return whether one backend alone can recover what all together can, as far as the last window goes."""
-    is_same = each.newest == together.newest
-    return is_same and bool(each.windows) and each.windows[-1].base == together.windows[-1].base
+    """Return whether one backend alone can recover what all together can.
+
+    Where a window ends, its last segment tells: each backend has times of its own.
+    """
+    own = {(window.begin, window.timeline, window.last) for window in each.reaches}
+    return all((window.begin, window.timeline, window.last) in own for window in together.windows)
 
 
 def _next_step(status: ArchiveStatus, is_any_away: bool) -> str:
     if not status.together.bases:
         return f"`fsbackup base-backup {status.cluster}`"
     if status.together.gaps:
-        return f"`fsbackup base-backup {status.cluster}`: from its end on, every moment can be recovered again"
+        return f"`fsbackup base-backup {status.cluster}`: from its end on, every commit can be recovered again"
     return "" if is_any_away or status.problems else "`fsbackup repair` brings the backends to the same"
 
 
@@ -140,12 +150,13 @@ COMMAND = Command(
     name="pg-status",
     summary="show how far back a PostgreSQL cluster can be recovered, and from which backend",
     description="Lists the archive of a cluster: base backups, timelines and segments of each backend, and the "
-    "window, to whose every moment one can go back. It begins at the end of the oldest base backup whose WAL is "
-    "there, and ends when the newest segment was archived. Where two timelines have commits of their own, as when "
-    "an old server went on after a failover, it gives the window of each, which `pg-restore --timeline` takes. "
-    "The exit code is 1 if a segment is missing on all backends (it is named), no base backup is complete, none "
-    "leads to the newest timeline, or with --max-lag the newest segment is too old; 3 if a backend is away, or "
-    "lacks what another one has.",
+    "window, of which every archived commit can be recovered. It begins at the end of the oldest base backup "
+    "whose WAL is there, and ends when the newest segment was archived. The last commit is earlier, and for a "
+    "target behind it PostgreSQL ends with FATAL: `pg-restore` without --to recovers everything. Where two "
+    "timelines have commits of their own, as when an old server went on after a failover, it gives the window of "
+    "each, which `pg-restore --timeline` takes. The exit code is 1 if a segment is missing on all backends (it is "
+    "named), no base backup is complete, none leads to the newest timeline, or with --max-lag the newest segment "
+    "is too old; 3 if a backend is away, or lacks what another one has.",
     examples=(
         "fsbackup pg-status shop",
         "fsbackup pg-status shop --max-lag 10m -q",

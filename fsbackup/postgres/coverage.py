@@ -1,4 +1,4 @@
-"""Which points in time an archive can be recovered to: arithmetic over the numbers of its segments. Pure.
+"""Which commits of an archive can be recovered: arithmetic over the numbers of its segments. Pure.
 
 A recovery begins at a base backup's first segment and follows the timelines up to its target. On the way it takes
 the segments of each timeline up to the one in which the next branched off; that one it takes from the newer
@@ -60,12 +60,13 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Any point in time from `begin` to `end` (epoch seconds) can be recovered from the base backup `base`.
+    """Any archived commit from `begin` to `end` (epoch seconds) can be recovered from the base backup `base`.
 
-    `end` is when the last segment was stored: what it has was committed before. None where no listing tells.
-    `timeline` is where recovery arrives, and `last` the last segment that it takes. `fork` is where the timeline
-    and the newest one diverge; None for the newest, and where there is no WAL behind that: a timeline that ends
-    where the newest one left it has nothing of its own.
+    `end` is when the last segment was stored, or a base backup within these segments ended: what they have was
+    committed before. The last commit is earlier, and PostgreSQL takes no target behind it. None where no listing
+    tells. `timeline` is where recovery arrives, and `last` the last segment that it takes. `fork` is where the
+    timeline and the newest one diverge; None for the newest, and where there is no WAL behind that: a timeline
+    that ends where the newest one left it has nothing of its own.
     """
 
     begin: float
@@ -75,18 +76,34 @@ class Window:
     last: str = ""
     fork: Fork | None = None
 
+    @property
+    def position(self) -> str:
+        """The position of the last segment, as names have it."""
+        return self.last[8:]
+
     def has(self, when: float) -> bool:
         """Return whether a moment is in it."""
         return self.begin <= when and (self.end is None or when <= self.end)
+
+    def ends_behind(self, other: Window) -> bool:
+        """Return whether it goes on where another one has ended: on the same timeline, the WAL tells."""
+        if self.timeline == other.timeline:
+            return self.position > other.position
+        return (self.end or inf) > (other.end or inf)
 
 
 def merged(reaches: Iterable[Window]) -> list[Window]:
     """Return windows, which come oldest first, without those that are within another one."""
     windows: list[Window] = []
     for each in reaches:
-        if not windows or (each.end or inf) > (windows[-1].end or inf):
+        if all(each.ends_behind(other) for other in windows):
             windows.append(each)
     return windows
+
+
+def _latest(stored_at: float) -> float:
+    """Return the last moment that a time in a listing stands for: many services cut it to the second."""
+    return stored_at + 0.999999 if stored_at % 1 == 0 else stored_at
 
 
 @dataclass(slots=True)
@@ -155,22 +172,32 @@ class Coverage:
         timeline that it leads to.
         """
         timelines = sorted({*self.runs, *self.histories})
+        leading = {each: [base for base in self.bases if self._leads(base, each)] for each in timelines}
         return [
             window
             for base in sorted(self.bases, key=lambda each: each.stopped)
             for timeline in timelines
-            if self._leads(base, timeline) and (window := self._reach(base, timeline)) is not None
+            if base in leading[timeline] and (window := self._reach(base, timeline, leading[timeline])) is not None
         ]
 
-    def _reach(self, base: Base, timeline: int) -> Window | None:
+    def _reach(self, base: Base, timeline: int, leading: Sequence[Base]) -> Window | None:
+        """Return what can be recovered from a base backup, one of those leading to a timeline."""
         reached, _ = self._walk(base, timeline)
         if reached is None or reached.last < self._last(base):
             return None
-        # What nobody has written to since ends where the base backup does, by another clock even before.
-        end = None if reached.stored_at is None else max(reached.stored_at, base.stopped)
         on = next(each for each, limit in self._way(base, timeline) if reached.last < limit)
-        fork = self._fork(timeline, reached.last)
+        fork, end = self._fork(timeline, reached.last), self._end(reached, leading)
         return Window(base.stopped, end, base.label, timeline, self.name(on, reached.last), fork)
+
+    def _end(self, reached: Run, leading: Sequence[Base]) -> float | None:
+        """Return up to when recovery goes that reaches these segments, and with them the ends of base backups.
+
+        A base backup ends after its last segment was stored: where nobody has written since, its end is later.
+        """
+        if reached.stored_at is None:
+            return None
+        ended = [base.stopped for base in leading if self._last(base) <= reached.last]
+        return max(_latest(reached.stored_at), *ended)
 
     def _fork(self, timeline: int, reached: int) -> Fork | None:
         """Return where a timeline and the newest one diverge, if what was reached of it goes on behind that.

@@ -168,7 +168,7 @@ def pg_restore(
         target=to.isoformat() if to else None,
         timeline=window.timeline,
         last_segment=window.last,
-        last_at=clock.local(window.end).isoformat() if window.end else None,
+        last_at=clock.local(window.end).isoformat(timespec="seconds") if window.end else None,
         restore_command=command,
         archiving=_archiving(target),
         away={**errors, **download.failed},

@@ -136,7 +136,7 @@ def survey(archive: Archive, *, max_lag: float | None = None) -> ArchiveStatus:
 
 
 def window(archive: Archive) -> tuple[Window, ...]:
-    """Return the periods to whose every moment the cluster can be recovered; one, unless there is a gap.
+    """Return the periods of which every archived commit can be recovered; one, unless there is a gap.
 
     Raises
     ------

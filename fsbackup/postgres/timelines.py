@@ -63,7 +63,7 @@ def choose(archive: Archive, found: ArchiveStatus, to: datetime | None, timeline
         raise _unreachable(found, wanted)
     if to is not None and not fitting:
         raise _outside(found, to, wanted)
-    return max(fitting, key=lambda each: ((each.end or 0.0) if to is None else 0.0, each.begin))
+    return max(fitting, key=lambda each: (each.position if to is None else "", each.begin))
 
 
 def alternatives(found: ArchiveStatus) -> dict[int, str]:
@@ -137,8 +137,8 @@ def _outside(found: ArchiveStatus, to: datetime, wanted: int) -> ConfigError:
     on = f" on timeline {wanted}" if any(each.timeline != wanted for each in found.together.reaches) else ""
     return ConfigError(
         f"{to.isoformat()} is outside of what can be recovered{on}: {_periods(found, wanted)}",
-        hint="the first moment is the end of a base backup, the last is when the newest segment was archived; "
-        "without --to, all that is archived is recovered",
+        hint="the first moment is the end of a base backup, the last is when the newest segment was archived, "
+        "which is after its last commit; without --to, all that is archived is recovered",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections.abc import Iterator
 
@@ -39,3 +41,41 @@ def test_recovery_to_a_moment(home: Home) -> None:
     with (restored := Server(home, "then")).running():
         assert restored.rows == at_that_time
         assert restored.sql("select pg_is_in_recovery()") == "t"  # paused at the target, as by default
+
+
+@pytest.mark.matrix
+def test_a_quiet_cluster_is_recovered_to_each_end_of_its_window(home: Home) -> None:
+    """A base backup that ends after the last commit does not divide it, and the listing cuts the last second."""
+    server = Server(home).create()
+    with server.running():
+        server.insert(10)
+        server.switch()
+        first = home.fsbackup("base-backup", "shop", "--json").json()
+        server.insert(10)
+        then, at_that_time = server.sql("select clock_timestamp()"), server.committed
+        server.insert(10)
+        newest = server.switch()
+        cut(home, newest)
+        server.insert(10)
+        second = home.fsbackup("base-backup", "shop", "--json").json()
+        cut(home, second["last"])
+    line = home.fsbackup("pg-status", "shop").out.splitlines()[-1]
+    [window] = home.fsbackup("pg-status", "shop", "--json").json()["together"]["windows"]
+    assert (window["base"], window["last"]) == (first["label"], second["last"])
+    begin, end = re.findall(r"(\d\S+ [:0-9]+\S{6})", line)[:2]
+    assert begin < end
+    for name, to, rows in (("then", then, at_that_time), ("all", None, server.committed)):
+        home.fsbackup("pg-restore", "shop", name, *(("--to", to) if to else ()))
+        (restored := Server(home, name)).set(archive_mode="off", recovery_target_action="promote")
+        with restored.running():
+            restored.wait_promoted()
+            assert restored.rows == rows
+    home.fsbackup("pg-restore", "shop", "last", "--to", end)
+
+
+def cut(home: Home, name: str) -> None:
+    """Have a listing give whole seconds, as many services do."""
+    for cloud in ("r2", "b2"):
+        path = next((home.path / cloud / ".fsbackup/manifests/pg/shop/wal").glob(f"{name}*"))
+        second = int(path.stat().st_mtime)
+        os.utime(path, (second, second))

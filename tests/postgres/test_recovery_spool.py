@@ -214,7 +214,7 @@ def test_prune_and_then_recovery_to_the_first_second_of_the_window(home: Home) -
         assert [path.name for path in (home.path / "b2/pg/shop/base").iterdir()] == [second["label"]]
     finally:
         server.stop()
-    first = re.search("any moment from (.{24}) to", home.fsbackup("pg-status", "shop").out)
+    first = re.search("any archived commit from (.{25}) to", home.fsbackup("pg-status", "shop").out)
     assert first is not None
     early = datetime.fromisoformat(second["stopped_at"]) - timedelta(milliseconds=1)
     refused = home.fsbackup("pg-restore", "shop", "early", "--to", str(early), check=False)

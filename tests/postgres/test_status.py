@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from fsbackup.errors import ConfigError
 from fsbackup.loop import run
-from fsbackup.postgres import push, survey, window
+from fsbackup.postgres import pg_restore, push, survey, window
 from fsbackup.replication.drills import record_drill
 from tests.integration.cli_helpers import Cli
-from tests.postgres.segments import OURS, Clouds, name_of
+from tests.postgres.segments import FILES, OURS, Clouds, name_of, tar_of
 from tests.postgres.test_cli_wal import CONFIG
 
 
@@ -79,6 +83,47 @@ def test_a_window_ends_at_the_earliest_with_its_base_backup(clouds: Clouds) -> N
     assert window.begin == window.end
 
 
+def test_a_later_base_backup_of_a_quiet_cluster_leaves_one_window(clouds: Clouds) -> None:
+    """It ends after its last segment was stored, and so does the window that begins with the older one."""
+    clouds.push(1, 2)
+    old, new = clouds.base(1, days=1), clouds.base(2, days=-0.001)
+    for each in [(status := survey(clouds.archive)).together, *status.backends.values()]:
+        [found] = each.windows
+        assert (found.base, found.end) == (old, each.bases[-1].stopped)
+    assert [base.label for base in status.together.bases] == [old, new]
+
+
+def test_where_windows_end_the_wal_tells(clouds: Clouds) -> None:
+    """A segment that `repair` has brought there last does not make the window before a gap the longer one."""
+    clouds.push(1, 3)
+    first, second = (clouds.base(at, days=4 - at, data=tar_of(FILES)) for at in (1, 3))
+    store(clouds, 3, at=time.time() - 600)
+    assert [each.base for each in survey(clouds.archive).together.windows] == [first, second]
+    assert pg_restore(clouds.archive, clouds.home / "restored", config="c").base == second
+
+
+def test_a_time_in_whole_seconds_stands_for_all_of_the_second(clouds: Clouds) -> None:
+    """Many services cut when something was stored: what was committed in that second is not behind the end."""
+    clouds.push(1)
+    clouds.base(1, data=tar_of(FILES))
+    second = int(time.time()) - 60
+    committed, later = (datetime.fromtimestamp(second + part, UTC) for part in (0.116, 1))
+    store(clouds, 1, at=second)
+    assert pg_restore(clouds.archive, clouds.home / "restored", to=committed, config="c").status == "complete"
+    with pytest.raises(ConfigError, match="is outside of what can be recovered"):
+        pg_restore(clouds.archive, clouds.home / "later", to=later, config="c")
+    store(clouds, 1, at=second + 0.1)
+    with pytest.raises(ConfigError, match="is outside of what can be recovered"):
+        pg_restore(clouds.archive, clouds.home / "later", to=committed, config="c")
+
+
+def store(clouds: Clouds, number: int, *, at: float) -> None:
+    """Have a segment be stored at another time."""
+    for cloud in clouds.names:
+        path = clouds.home / cloud / ".fsbackup/manifests/pg/shop/wal" / name_of(number)
+        os.utime(path, (at, at))
+
+
 def test_a_timeline_without_its_history_is_a_problem(clouds: Clouds) -> None:
     clouds.push(1)
     clouds.push(2, timeline=2)
@@ -118,7 +163,7 @@ def test_the_command_says_it_in_one_line(cli: Cli, clouds: Clouds) -> None:
     clouds.base(1)
     done = cli("pg-status", "shop", "--max-lag", "10m")
     assert done.code == 0
-    assert done.out.splitlines()[-1].startswith("complete: any moment from ")
+    assert done.out.splitlines()[-1].startswith("complete: any archived commit from ")
     assert done.out.splitlines()[-1].endswith("; from r2 or b2 alone; no drill has shown it yet")
     run(record_drill(clouds.archive.targets, "shop", time.time() - 3 * 86_400, {}, ok=True))
     assert "; last drilled 3d ago" in cli("pg-status", "shop").out
@@ -132,6 +177,33 @@ def test_the_command_says_it_in_one_line(cli: Cli, clouds: Clouds) -> None:
     assert "b2 unreachable" in away.out
     report = cli("pg-status", "shop", "--json").json()
     assert (report["status"], report["together"]["newest"]) == ("degraded", name_of(2))
+
+
+def test_a_backend_with_a_gap_does_not_suffice(cli: Cli, clouds: Clouds) -> None:
+    """Its newest segment and its last base backup are those of the others, and it cannot go on to them."""
+    clouds.push(1, 2, 3, 4)
+    clouds.base(1)
+    clouds.lose("b2", f"wal/{name_of(3)}")
+    assert "; from r2 alone;" in cli("pg-status", "shop").out
+    clouds.lose("r2", f"wal/{name_of(2)}")
+    assert " alone" not in cli("pg-status", "shop").out
+
+
+def test_all_windows_are_in_the_line(cli: Cli, clouds: Clouds) -> None:
+    """One that is shorter than a second is given in thousandths, and does not end before it begins."""
+    clouds.push(1)
+    clouds.base(1, days=2)
+    clouds.push(3)
+    clouds.base(3, days=-0.001)
+    line = cli("pg-status", "shop").out.splitlines()[-1]
+    second = r"[-0-9]{10} [:0-9]{8}(\.\d{3})?\S{6}"
+    found = re.match(
+        rf"failed: any archived commit from {second} to {second} and from (.+) to (.+) can be recovered;", line
+    )
+    assert found is not None
+    begin, end = (datetime.fromisoformat(each) for each in found.groups()[-2:])
+    assert begin <= end
+    assert survey(clouds.archive).together.windows[-1].has(begin.timestamp())
 
 
 def test_archiving_that_has_stopped_is_found(clouds: Clouds) -> None:
