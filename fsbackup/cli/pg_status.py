@@ -21,7 +21,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-lag",
         type=seconds,
         metavar="TIME",
-        help="fail if the newest segment was archived longer ago (10m); archive_timeout bounds that",
+        help="fail if the newest segment was archived longer ago (10m); archive_timeout bounds that "
+        "where something is written: an idle server archives nothing",
     )
 
 

@@ -125,7 +125,7 @@ def survey(archive: Archive, *, max_lag: float | None = None) -> ArchiveStatus:
     archive
         What to look at.
     max_lag
-        Seconds: an older newest segment is a problem.
+        Seconds: an older newest segment is a problem, also of a server that has nothing to archive.
 
     Raises
     ------
@@ -271,7 +271,8 @@ class _Survey:
             self._problems.append(f"no base backup leads to timeline {together.newest_timeline}, the newest")
         if max_lag is not None and (lag is None or lag > max_lag):
             since = "nothing is archived" if lag is None else f"the newest segment is {lag:.0f} s old"
-            self._problems.append(f"{since}, and at most {max_lag:.0f} s are allowed")
+            why = "the server is idle, or does not archive; `fsbackup doctor` asks it"
+            self._problems.append(f"{since}, and at most {max_lag:.0f} s are allowed: {why}")
 
 
 def _is_anywhere(entry: KeyEntry) -> bool:
