@@ -99,9 +99,10 @@ def _problems(status: ArchiveStatus) -> list[str]:
     for name, each in status.backends.items():
         own = [gap for gap in each.gaps if gap not in status.together.gaps]
         problems += [f"{name}: gap: {gap}, which another backend has" for gap in own]
-        lacking = [base.label for base in status.together.bases if base not in each.bases]
+        lacking = [f"the base backup {base.label}" for base in status.together.bases if base not in each.bases]
+        lacking += [f"{n:08X}.history" for n in status.together.histories if n not in each.histories]
         if lacking and each.error is None:
-            problems.append(f"{name}: without the base backup {', '.join(lacking)}")
+            problems.append(f"{name}: without {', '.join(lacking)}")
     if status.together.unfinished:
         problems.append(f"unfinished base backups: {', '.join(status.together.unfinished)}")
     return problems

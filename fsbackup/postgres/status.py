@@ -40,6 +40,8 @@ class Holding(Serializable):
         Labels of base backups without a description, or without data: under way, or interrupted.
     timelines
         By timeline, the names of the first and the last of each run of segments without a gap between them.
+    histories
+        The timelines whose ``.history`` it has: without that, nothing is recovered to one.
     gaps
         What is missing on the way of any base backup; without one, between any two segments.
     windows
@@ -58,6 +60,7 @@ class Holding(Serializable):
     bases: tuple[Base, ...] = ()
     unfinished: tuple[str, ...] = ()
     timelines: Mapping[int, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    histories: tuple[int, ...] = ()
     gaps: tuple[Gap, ...] = ()
     windows: tuple[Window, ...] = ()
     reaches: tuple[Window, ...] = ()
@@ -72,7 +75,8 @@ class Holding(Serializable):
 
     def lacks(self, other: Holding) -> bool:
         """Return whether it has less than `other`, as far as recovery is concerned."""
-        return self.bases != other.bases or self.timelines != other.timelines
+        own, others = ((each.bases, each.timelines, each.histories) for each in (self, other))
+        return own != others
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +156,12 @@ class _Collected:
 
     plan: ArchivePlan
     coverage: Coverage
+    histories: set[int] = field(default_factory=set)
 
 
 class _Survey:
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
-        self._histories: set[int] = set()
         self._stops: dict[tuple[int, int], float] = {}
         self._problems: list[str] = []
         #: By backend; under "" all together.
@@ -196,24 +200,28 @@ class _Survey:
     def _add(self, entry: KeyEntry) -> None:
         part = parse_key(self._archive.prefix, entry.key)
         if isinstance(part, WalName) and part.kind == "history":
-            self._histories.add(part.timeline)
+            self._collected[""].histories.add(part.timeline)
         for name, listed in [("", None), *entry.replicas.items()]:
             has_data = listed is not None and listed.data is not None if name else _is_anywhere(entry)
             if not has_data:
                 continue
             self._collected[name].plan.see(entry.key)
+            if isinstance(part, WalName) and part.kind == "history":
+                self._collected[name].histories.add(part.timeline)
             if isinstance(part, WalName) and part.kind == "segment":
                 when = listed.recorded_at if listed is not None else entry.stored_at
                 self._collected[name].coverage.add(part.timeline, part.position, when)
 
     async def _read_histories(self) -> None:
         """Read where timelines branched off; a timeline with segments and without a history is a problem."""
-        found = {timeline: await self._history(timeline) for timeline in sorted(self._histories)}
+        known = self._collected[""].histories
+        found = {timeline: await self._history(timeline) for timeline in sorted(known)}
         for timeline in self._collected[""].coverage.runs:
-            if timeline > 1 and timeline not in self._histories:
+            if timeline > 1 and timeline not in known:
                 self._problems.append(f"{timeline:08X}.history is missing: nobody knows where that timeline began")
         for each in self._collected.values():
-            each.coverage.histories, each.coverage.stops = found, self._stops
+            each.coverage.histories = {timeline: found[timeline] for timeline in sorted(each.histories)}
+            each.coverage.stops = self._stops
             each.coverage.bases = each.plan.bases
         ends = {base.label: await self._end(base) for base in self._collected[""].coverage.undecided()}
         for each in self._collected.values():
@@ -253,6 +261,7 @@ class _Survey:
             bases=tuple(plan.bases),
             unfinished=tuple(plan.unfinished),
             timelines=timelines,
+            histories=tuple(coverage.histories),
             gaps=tuple(coverage.gaps()),
             windows=tuple(coverage.windows()),
             reaches=tuple(coverage.reaches()),

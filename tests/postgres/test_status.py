@@ -189,6 +189,19 @@ def test_a_backend_with_a_gap_does_not_suffice(cli: Cli, clouds: Clouds) -> None
     assert " alone" not in cli("pg-status", "shop").out
 
 
+def test_a_backend_without_a_history_does_not_suffice(cli: Cli, clouds: Clouds) -> None:
+    """From it alone, PostgreSQL would know of no timeline but that of the base backup."""
+    clouds.push(1, 2)
+    clouds.push(3, timeline=2)
+    clouds.base(1)
+    push(clouds.archive, clouds.file("00000002.history", b"1\t0/3000A0\tno recovery target specified\n"))
+    assert "; from r2 or b2 alone;" in cli("pg-status", "shop").out
+    clouds.lose("b2", "wal/00000002.history")
+    done = cli("pg-status", "shop")
+    assert (done.code, "; from r2 alone;" in done.out) == (3, True)
+    assert "b2: without 00000002.history\n" in done.out
+
+
 def test_all_windows_are_in_the_line(cli: Cli, clouds: Clouds) -> None:
     """One that is shorter than a second is given in thousandths, and does not end before it begins."""
     clouds.push(1)
