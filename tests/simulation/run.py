@@ -77,16 +77,16 @@ class _Run:
         world.schedule = Schedule(case.mode, random.Random(f"schedule {case.seed}"), case.changes, case.jump)
         world.faults = Faults(random.Random(f"faults {case.seed}"), case.faults, _FAULT_RATE)
         world.tick, world.observer, world.killed = case.tick, self._judge, self._on_crash
-        run_in_simulation(world, case.seed, self._main)
+        try:
+            run_in_simulation(world, case.seed, self._main)
+        except EndlessError as error:
+            self._judge.fail("endless", str(error))
         return Result(case, tuple(self._judge.violations), tuple(world.events), tuple(self._operations))
 
     async def _main(self) -> None:
-        try:
-            await self._concurrently()
-            self._judge.judge_reports()
-            await self._settle()
-        except EndlessError as error:
-            self._judge.fail("endless", str(error))
+        await self._concurrently()
+        self._judge.judge_reports()
+        await self._settle()
 
     async def _concurrently(self) -> None:
         processes = [Process(each.name) for each in self._operations]
