@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from fsbackup.config.problems import rule_error
 from fsbackup.config.stages import Compress, Encrypt
-from fsbackup.config.values import Duration, FilePath, Model, PositiveCount, Prefix, Seconds, Text
+from fsbackup.config.values import Duration, FilePath, Model, PositiveCount, Prefix, Seconds, Text, Workers
 
 _PASSWORD = re.compile(r"(?:^|\s)(?:ssl)?password\s*=|://[^/@]*:[^/@]*@", re.IGNORECASE)
 
@@ -17,6 +17,12 @@ _PASSWORD = re.compile(r"(?:^|\s)(?:ssl)?password\s*=|://[^/@]*:[^/@]*@", re.IGN
 def _check_conninfo(value: str) -> str:
     if _PASSWORD.search(value):
         raise rule_error("must not hold a password", "put it into ~/.pgpass, or a service file: service=shop")
+    return value
+
+
+def _check_prefix(value: str) -> str:
+    if not value:
+        raise rule_error("must not be empty", "for example pg/shop")
     return value
 
 
@@ -44,7 +50,7 @@ class PostgresConfig(Model):
     """A PostgreSQL cluster (all databases of one server) whose WAL and base backups are archived."""
 
     replication: Text = Field(description="The replication set, by name.", examples=["wal"])
-    prefix: Prefix = Field(
+    prefix: Annotated[Prefix, AfterValidator(_check_prefix)] = Field(
         description="Where its archive is: a prefix that no other cluster and no job has. After an upgrade of "
         "PostgreSQL to a new major version it is a new cluster, which needs a new one.",
         examples=["pg/shop"],
@@ -75,8 +81,8 @@ class PostgresConfig(Model):
         "file's own directory; ~ is the home directory.",
         examples=["/var/spool/fsbackup"],
     )
-    workers: PositiveCount = Field(
-        default=4, description="Files that the worker of `spool` sends at once.", examples=[4]
+    workers: Workers = Field(
+        default=4, description="Files that the worker of `spool` sends at once, at most 64.", examples=[4]
     )
     patience: Seconds = Field(
         default=5.0,

@@ -141,12 +141,14 @@ def between(least: int, most: int | None = None) -> AfterValidator:
     return AfterValidator(check)
 
 
-def at_least(least: int) -> AfterValidator:
-    """Return a rule for whole numbers: at least `least`."""
+def at_least(least: int, most: int | None = None) -> AfterValidator:
+    """Return a rule for whole numbers: at least `least` and, when given, at most `most`."""
 
     def check(value: int) -> int:
         if value < least:
             raise rule_error(f"must be at least {least}")
+        if most is not None and value > most:
+            raise rule_error(f"must be at most {most}")
         return value
 
     return AfterValidator(check)
@@ -186,8 +188,8 @@ def _without_password(value: str) -> str:
     return value
 
 
-def _whole_schema(least: int) -> WithJsonSchema:
-    return schema({"type": "integer", "minimum": least})
+def _whole_schema(least: int, most: int | None = None) -> WithJsonSchema:
+    return schema({"type": "integer", "minimum": least, **({} if most is None else {"maximum": most})})
 
 
 _SIZE_SCHEMA = schema({"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+ *[A-Za-z]*$"})
@@ -213,6 +215,8 @@ Flag = Annotated[bool, BeforeValidator(_flag), schema({"type": "boolean"})]
 #: A whole number from 0, and one from 1.
 Count = Annotated[int, at_least(0), BeforeValidator(_whole), _whole_schema(0)]
 PositiveCount = Annotated[int, at_least(1), BeforeValidator(_whole), _whole_schema(1)]
+#: So many that work at once: each takes a thread, connections and memory.
+Workers = Annotated[int, at_least(1, 64), BeforeValidator(_whole), _whole_schema(1, 64)]
 #: A duration whose unit must be written.
 Duration = Annotated[timedelta, BeforeValidator(_duration), _json(format_duration), schema(_duration_pattern)]
 #: Seconds; a bare number is one of seconds.

@@ -43,6 +43,14 @@ def test_a_cluster_as_it_is_written() -> None:
             "(it starts or ends with '/' or has an empty segment)",
         ),
         (
+            '{replication: wal, prefix: ""}',
+            "6: postgres.shop.prefix: must not be empty (for example pg/shop)",
+        ),
+        (
+            "{replication: wal, prefix: pg, workers: 4000}",
+            "6: postgres.shop.workers: must be at most 64, not 4000",
+        ),
+        (
             "{replication: wal, prefix: pg, conninfo: 'host=x password=secret'}",
             "6: postgres.shop.conninfo: must not hold a password "
             "(put it into ~/.pgpass, or a service file: service=shop)",
