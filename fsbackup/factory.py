@@ -99,9 +99,15 @@ def set_arguments(config: Config, name: str) -> dict[str, Any]:
 
 
 def stages_of(
-    config: Config, compress: CompressConfig | str | None, encrypt: EncryptConfig | None
+    config: Config,
+    compress: CompressConfig | str | None,
+    encrypt: EncryptConfig | None,
+    *,
+    needs_key: bool = True,
 ) -> Stages | None:
     """Return the stages of these settings, which a job has or others like it; None for none.
+
+    Without `needs_key`, the identity key is not looked for yet.
 
     Raises
     ------
@@ -115,7 +121,7 @@ def stages_of(
         encrypt=None if encrypt is None else {"age": encrypt.age},
         identity_key_file=identity_key_file(config),
     )
-    stages.check()
+    stages.check(needs_key=needs_key)
     return stages
 
 

@@ -66,7 +66,7 @@ def _diagnose_cluster(path: str, config: Config, name: str) -> Diagnosis:
     settings = config.postgres[name]
     spool = None if settings.spool is None else f"{settings.spool}/{name}"
     archive = Archive.from_config(config, name, origin=path, reading=True)
-    prepare = partial(stages_of, config, settings.compress, settings.encrypt)
+    prepare = partial(stages_of, config, settings.compress, settings.encrypt, needs_key=False)
     return diagnose_cluster(archive, conninfo=settings.conninfo, spool=spool, prepare=prepare)
 
 

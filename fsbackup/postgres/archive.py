@@ -136,7 +136,8 @@ class Archive:
             known = ", ".join(config.postgres) or "none"
             raise ConfigError(f"no PostgreSQL cluster is called {name!r}", hint=f"postgres: has {known}")
         store = ReplicatedStorage.from_config(config, settings.replication, origin=origin)
-        stages = None if reading else stages_of(config, settings.compress, settings.encrypt)
+        # A cluster has a secret of its own, so that the host's identity key may be missing.
+        stages = None if reading else stages_of(config, settings.compress, settings.encrypt, needs_key=False)
         suffix = suffix_of(settings.compress, settings.encrypt)
         spool = Path(settings.spool, name) if settings.spool is not None else None
         return cls(store, settings.prefix, name=name, stages=stages, suffix=suffix, origin=origin, spool=spool)

@@ -174,7 +174,8 @@ def base_backup(
     label = stamp(clock.now())
     command = _BaseBackupCommand(_arguments(conninfo, label), min_bytes=1 << 20, name="pg_basebackup")
     key, series = base_key(archive.prefix, label), f"{archive.prefix}/base"
-    report = archive.store.replicate(command, key, series=series, stages=archive.stages, callback=callback)
+    stages = archive.stages.for_new_name() if archive.stages is not None else None
+    report = archive.store.replicate(command, key, series=series, stages=stages, callback=callback)
     if not report:
         raise report.failure()
     assert command.source is not None

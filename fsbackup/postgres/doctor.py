@@ -18,6 +18,7 @@ from fsbackup.postgres.archive import Archive, read_cluster
 from fsbackup.postgres.programs import connection, run_program
 from fsbackup.replication.doctor import Check, Diagnosis
 from fsbackup.replication.doctor.probe import Probe, ProbeResult
+from fsbackup.stages import Stages
 
 _PROGRAMS = ("psql", "pg_basebackup", "pg_verifybackup")
 _QUERY = """select s.system_identifier, current_setting('server_version'), current_setting('archive_mode'),
@@ -34,7 +35,7 @@ def diagnose_cluster(
     *,
     conninfo: str | None = None,
     spool: str | None = None,
-    prepare: Callable[[], object] | None = None,
+    prepare: Callable[[], Stages | None] | None = None,
 ) -> Diagnosis:
     """Find out whether a cluster's server archives as it should, and has what its commands take.
 
@@ -49,13 +50,14 @@ def diagnose_cluster(
     spool
         Where its worker leaves what it has archived.
     prepare
-        Makes ready what a push takes besides, such as stages; a `ConfigError` is what a push would end with.
+        Makes ready what a push takes besides, its stages; a `ConfigError` is what a push would end with.
 
     Returns
     -------
     Diagnosis
-        With the checks ``programs``, ``archive``, ``push``, ``server``, ``archiving``, ``timeout`` and ``spool``,
-        as far as they apply. A server that does not answer is ``"not known"``: it may be on another machine.
+        With the checks ``programs``, ``archive``, ``push``, ``identity key``, ``server``, ``archiving``,
+        ``timeout`` and ``spool``, as far as they apply. A server that does not answer is ``"not known"``: it may
+        be on another machine.
     """
     started = time.monotonic()
     checks = tuple(_checks(archive, conninfo, spool, prepare or (lambda: None)))
@@ -63,7 +65,7 @@ def diagnose_cluster(
 
 
 def _checks(
-    archive: Archive, conninfo: str | None, spool: str | None, prepare: Callable[[], object]
+    archive: Archive, conninfo: str | None, spool: str | None, prepare: Callable[[], Stages | None]
 ) -> Iterator[Check]:
     yield _programs()
     known = None
@@ -74,7 +76,13 @@ def _checks(
         yield Check("archive", "ok" if known else "warning", whose, advice)
     except FsbackupError as error:
         yield Check("archive", "failed", error.reason)
-    yield _push(archive, prepare)
+    try:
+        stages = prepare()
+    except ConfigError as error:
+        yield Check("push", "failed", error.message, error.hint)
+    else:
+        yield _push(archive)
+        yield from _identity_key(stages)
     try:
         fields = (
             run_program("psql", *connection(conninfo), "-wAtX", "-F", "\t", "-c", _QUERY).rstrip("\n").split("\t")
@@ -87,12 +95,8 @@ def _checks(
         yield _spool(Path(spool))
 
 
-def _push(archive: Archive, prepare: Callable[[], object]) -> Check:
+def _push(archive: Archive) -> Check:
     """Write, read and remove an object on each backend, as `wal-push` would have to."""
-    try:
-        prepare()
-    except ConfigError as error:
-        return Check("push", "failed", error.message, error.hint)
     found = run(_try_all(archive))
     bad = [f"{name}: {each.problem.reason}" for name, each in found.items() if each.problem is not None]
     left = [f"{name}: {each.left_behind} cannot be removed" for name, each in found.items() if each.left_behind]
@@ -102,6 +106,14 @@ def _push(archive: Archive, prepare: Callable[[], object]) -> Check:
         return Check("push", "failed", "; ".join(bad), "too few backends take segments: nothing is archived")
     advice = "segments go to the others only" if bad else "prune needs the right to delete; remove these by hand"
     return Check("push", "warning", "; ".join([*bad, *left]), advice)
+
+
+def _identity_key(stages: Stages | None) -> Iterator[Check]:
+    """Say why the host's own identity key cannot be had, without which the cluster's secret has to do."""
+    try:
+        _ = stages.key if stages is not None else None
+    except ConfigError as error:
+        yield Check("identity key", "warning", error.message, error.hint)
 
 
 async def _try_all(archive: Archive) -> dict[str, ProbeResult]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -16,6 +18,8 @@ from fsbackup.stages import age, zstd
 from fsbackup.stages.pipeline import Stage
 from fsbackup.stages.plaintext import IdentityKey, Plaintext, Recorded, describe
 from fsbackup.state import state_directory
+
+log = logging.getLogger("fsbackup.storage")
 
 #: The file of the identity key in the state directory.
 KEY_FILE = "identity.key"
@@ -92,14 +96,30 @@ class Stages:
     def keyed(self, secret: bytes) -> Stages:
         """Return the same with another identity key, of 32 bytes that who stores this source always has.
 
-        What was stored with the host's own key is recognised, too.
+        What was stored with the host's own key is recognised, too; a host that cannot read it is warned.
         """
         if not self.recipients:
             return self
         if secret not in self._keyed:
             made = self._keyed[secret] = copy(self)
-            made._of_file, made.key = self.key, IdentityKey(secret, self._key_file)
+            made._of_file, made.key = self._find_key(), IdentityKey(secret, self._key_file)
         return self._keyed[secret]
+
+    def for_new_name(self) -> Stages:
+        """Return the same for a source whose key nothing was ever stored under: it needs no key of the host."""
+        if not self.recipients or self._find_key() is not None:
+            return self
+        made = copy(self)
+        made.key = IdentityKey(secrets.token_bytes(32), None)
+        return made
+
+    def _find_key(self) -> IdentityKey | None:
+        """Return the host's own identity key, None where it cannot be read or made, of which it is warned."""
+        try:
+            return self.key
+        except ConfigError as error:
+            log.warning("%s; goes on without it: what was stored with it is not recognised as the same", error)
+            return None
 
     @cached_property
     def recipients_fingerprint(self) -> str:
@@ -114,8 +134,8 @@ class Stages:
         age.encrypting(self.recipients)(io.BytesIO(self.key.dump()), sealed)
         return sealed.getvalue()
 
-    def check(self) -> None:
-        """Find out now what would fail later.
+    def check(self, *, needs_key: bool = True) -> None:
+        """Find out now what would fail later; without `needs_key`, a missing identity key would not.
 
         Raises
         ------
@@ -123,7 +143,8 @@ class Stages:
             When a package is missing, or the identity key cannot be read or made.
         """
         self.build("")
-        _ = self.key
+        if needs_key:
+            _ = self.key
 
     def build(self, label: str) -> list[Stage]:
         """Return the stages to run; `label` is the source's name in messages.

@@ -45,12 +45,12 @@ class IdentityKey:
     key
         32 bytes.
     path
-        Its file.
+        Its file; None for a key that is used once, and of which no copy is kept.
     """
 
-    def __init__(self, key: bytes, path: Path) -> None:
+    def __init__(self, key: bytes, path: Path | None) -> None:
         self._key = key
-        self.copies = Copies(path.with_name(f"{path.name}.copies"))
+        self.copies = Copies(None if path is None else path.with_name(f"{path.name}.copies"))
         self.fingerprint = hashlib.sha256(b"fsbackup identity key\0" + key).hexdigest()[:8]
 
     def __repr__(self) -> str:
@@ -95,12 +95,14 @@ class IdentityKey:
 class Copies:
     """The places that have a copy of the key, as lines of a file; a place is claimed while the copy is written."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
         self._places: set[str] | None = None
 
     def claim(self, place: str) -> bool:
         """Return whether a copy is to be written: nobody has, and nobody does."""
+        if self._path is None:
+            return False
         if self._places is None:
             self._places = set()
             with suppress(OSError, ValueError):
@@ -117,8 +119,9 @@ class Copies:
 
     def note(self, place: str) -> None:
         """Take note of a copy for later processes; without a note one more is written."""
-        with suppress(OSError), open(self._path, "a", encoding="utf-8") as file:
-            file.write(f"{place}\n")
+        if self._path is not None:
+            with suppress(OSError), open(self._path, "a", encoding="utf-8") as file:
+                file.write(f"{place}\n")
 
 
 def _create(path: Path) -> None:

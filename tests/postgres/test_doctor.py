@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pyrage
 import pytest
 
-from fsbackup import ReplicatedStorage
+from fsbackup import ReplicatedStorage, Stages
 from fsbackup.errors import ConfigError
 from fsbackup.postgres import Archive
 from fsbackup.postgres.doctor import diagnose_cluster
@@ -100,6 +101,17 @@ def test_a_test_push_lacks_what_a_push_would(clouds: Clouds) -> None:
 
     found = diagnose_cluster(clouds.archive, prepare=prepare)["push"]
     assert (found.outcome, found.advice) == ("failed", "pip install 'fsbackup[age]'")
+
+
+@pytest.mark.usefixtures("programs")
+def test_an_identity_key_that_cannot_be_read_is_warned_of(clouds: Clouds, tmp_path: Path) -> None:
+    """A push goes on without it."""
+    (tmp_path / "state").write_text("no directory")
+    public = str(pyrage.x25519.Identity.generate().to_public())
+    stages = Stages(encrypt={"age": [public]}, identity_key_file=tmp_path / "state/identity.key")
+    found = diagnose_cluster(clouds.archive, prepare=lambda: stages)
+    assert (found["push"].outcome, found["identity key"].outcome) == ("ok", "warning")
+    assert str(tmp_path / "state") in found["identity key"].detail
 
 
 @pytest.mark.parametrize(

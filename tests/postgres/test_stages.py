@@ -12,9 +12,11 @@ from backports import zstd
 from fsbackup import Stages
 from fsbackup.cli import main
 from fsbackup.errors import ConfigError, ConflictError, ObjectNotFoundError, UnknownIdentityError, WalGapError
-from fsbackup.postgres import Archive, fetch, pg_restore, push, survey
+from fsbackup.postgres import Archive, base_backup, fetch, pg_restore, push, survey
 from fsbackup.postgres.secret import cluster_secret
 from tests.postgres.segments import FILES, OTHER, OURS, Clouds, control_file, name_of, segment, tar_of
+from tests.postgres.server import Server, restored, temporary_home
+from tests.postgres.test_base_backup import programs  # noqa: F401 - a fixture
 from tests.postgres.test_cli_wal import CONFIG
 
 
@@ -101,6 +103,58 @@ def test_no_identity_key_is_needed_where_the_cluster_is(
     assert isinstance(error, ConflictError)
     assert not isinstance(error, UnknownIdentityError)
     assert "the archive has other content" in str(error)
+
+
+def test_an_identity_key_that_cannot_be_read_is_as_good_as_a_missing_one(
+    clouds: Clouds, stages: Stages, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the cluster is. Elsewhere a segment could never be recognised again, and is not stored."""
+    key = tmp_path / "identity.key"
+    key.mkdir()
+    path = clouds.file(name_of(1), segment(1))
+    with pytest.raises(ConfigError, match=r"identity key .* Is a directory"):
+        push(staged(clouds, stages), path)
+    put_control(clouds, control_file(bytes(range(1, 33))))
+    assert push(staged(clouds, stages), path)
+    assert push(staged(clouds, stages), path).already
+    assert [
+        each for each in caplog.messages if f"identity key {key}: Is a directory" in each and "goes on" in each
+    ]
+    report = push(staged(clouds, stages), clouds.file(name_of(1), segment(1, body=b"other")))
+    assert "the archive has other content" in str(report.errors["r2"])
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_base_backup_needs_no_identity_key(clouds: Clouds, stages: Stages, tmp_path: Path) -> None:
+    """Its name is new, so that nobody asks whether it is the same; nor is a copy kept of what it was made with."""
+    (tmp_path / "identity.key").mkdir()
+    clouds.push(1, 2, 3)
+    report = base_backup(staged(clouds, stages))
+    assert f"base/{report.label}/base.tar.zst.age" in clouds.stored("b2")
+    assert not (clouds.home / "b2/.fsbackup/keys").exists()
+
+
+@pytest.mark.matrix
+def test_a_state_directory_that_cannot_be_read_ends_no_archiving(identity: Path) -> None:
+    """From a real server: segments and base backup are stored, and everything comes back."""
+    public = pyrage.x25519.Identity.from_str(identity.read_text()).to_public()
+    with temporary_home("") as home:
+        encrypted = f"patience: 0.1, encrypt: {{age: [{public}]}}"
+        config = CONFIG.replace("patience: 0.1", encrypted).replace("path: ", f"path: {home.path}/")
+        (home.path / "fsbackup.yaml").write_text(config)
+        (home.path / "identity").write_bytes(identity.read_bytes())
+        (home.path / ".state").mkdir(0o000)
+        with (server := Server(home).create()).running():
+            server.insert(10)
+            server.switch()
+            assert "Permission denied" in home.fsbackup("base-backup", "shop").err
+            server.insert(10)
+            segment = server.switch()
+            again = home.fsbackup("wal-push", f"{server.data}/pg_wal/{segment}", "--cluster", "shop", "-v")
+            assert "was archived before" in again.out
+        with (again := restored(home, "again", "--identity", str(home.path / "identity"))).running():
+            again.wait_promoted()
+            assert again.rows == server.committed
 
 
 def test_what_was_stored_with_the_hosts_own_identity_key_is_recognised(clouds: Clouds, stages: Stages) -> None:
