@@ -77,8 +77,8 @@ def notes(config: Config) -> Iterator[str]:
         path = getattr(job.source, "path", "")
         if job.compress and path.endswith(_COMPRESSED):
             yield (
-                f"jobs.{name}.compress: {path} is compressed already, by its name; compressing it again saves "
-                "nothing: leave out compress"
+                f"jobs.{name}.compress: {path} looks compressed already (by its name); compressing it again "
+                "rarely saves anything: leave out compress then"
             )
 
     for (one, of_one), (other, of_other) in combinations(config.replication.items(), 2):

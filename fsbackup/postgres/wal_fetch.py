@@ -27,6 +27,7 @@ from fsbackup.engine import head, restore
 from fsbackup.engine.replicas import ReplicaSet
 from fsbackup.engine.results import DownloadReport
 from fsbackup.errors import (
+    ConfigError,
     IntegrityError,
     NoHealthyReplicaError,
     ObjectLostError,
@@ -65,7 +66,7 @@ def fetch(
     name
         The file, such as ``000000010000000000000007`` or ``00000002.history``.
     path
-        The file to write; one that is there is replaced.
+        The file to write, in a directory that is there; a file that is there is replaced.
     trust
         Names of backends that prove an absence alone, when the others cannot be asked.
     patience
@@ -83,13 +84,17 @@ def fetch(
     NoHealthyReplicaError, IntegrityError
         When too few replicas answer, or none has proven bytes of it.
     ConfigError
-        When `trust` names a backend that the set does not have, or there is no identity for what is encrypted.
+        When `trust` names a backend that the set does not have, the file's directory is not there, or there is no
+        identity for what is encrypted.
     SourceError
         When `name` is not that of a WAL file.
     """
     wal = parse_wal_name(name)
     if wal is None:
         raise SourceError(f"{name!r} is no name of a WAL file", hint="restore_command asks for %f")
+    if not (directory := Path(path).absolute().parent).is_dir():
+        hint = "restore_command hands on %p, which is below the data directory"
+        raise ConfigError(f"{directory} is no directory; {name} is not fetched", hint=hint)
     trusted, undo = archive.trusting(tuple(trust)), Undo(identity)
     return run(_fetch_patiently(archive, wal, Path(path), trusted, undo, patience))
 

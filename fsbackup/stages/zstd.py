@@ -117,7 +117,7 @@ def _warn_if_compressed(data: bytes, label: str) -> None:
     kind = next((name for magic, name in _COMPRESSED.items() if data.startswith(magic)), None)
     if kind is not None:
         log.warning(
-            "%s: is %s by %s already; compressing it saves nothing, leave out compress",
+            "%s: looks %s already (%s); compressing it again rarely saves anything, leave out compress then",
             label,
             "encrypted" if kind == "age" else "compressed",
             kind,

@@ -29,6 +29,7 @@ def cli(tmp_path: Path) -> Cli:
     made = Cli(tmp_path)
     (tmp_path / "fsbackup.yaml").write_text(CONFIG)
     (tmp_path / "PG_VERSION").write_text("15\n")
+    (tmp_path / "pg_wal").mkdir()
     return made
 
 
@@ -78,6 +79,17 @@ def test_a_fetch_ends_with_0_1_or_255(cli: Cli, clouds: Clouds) -> None:
     assert fetch(cli, name_of(4)) == 1
     assert fetch(cli, "00000002.history") == 1
     assert fetch(cli, name_of(2)) == 255
+
+
+def test_a_fetch_makes_no_directory(cli: Cli, clouds: Clouds) -> None:
+    """PostgreSQL names a file where it has a directory; another path is mistyped, on a standby, too."""
+    clouds.push(1)
+    (cli.home / "standby.signal").touch()
+    for name in (name_of(1), name_of(2)):
+        done = cli("wal-fetch", name, "pg_wall/x", "--cluster", "shop")
+        assert done.code == 255
+        assert f"{cli.home}/pg_wall is no directory; {name} is not fetched" in done.err
+    assert not (cli.home / "pg_wall").exists()
 
 
 def test_whatever_is_no_proof_is_255(cli: Cli, clouds: Clouds) -> None:

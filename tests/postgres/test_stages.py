@@ -149,9 +149,9 @@ def test_a_state_directory_that_cannot_be_read_ends_no_archiving(identity: Path)
             server.switch()
             assert "Permission denied" in home.fsbackup("base-backup", "shop").err
             server.insert(10)
-            segment = server.switch()
-            again = home.fsbackup("wal-push", f"{server.data}/pg_wal/{segment}", "--cluster", "shop", "-v")
-            assert "was archived before" in again.out
+            name = server.switch()
+            pushed = home.fsbackup("wal-push", f"{server.data}/pg_wal/{name}", "--cluster", "shop", "-v")
+            assert "was archived before" in pushed.out
         with (again := restored(home, "again", "--identity", str(home.path / "identity"))).running():
             again.wait_promoted()
             assert again.rows == server.committed

@@ -346,4 +346,4 @@ def test_what_stages_add_to_the_key(tmp_path: Path) -> None:
 def test_what_is_compressed_already_is_noted() -> None:
     """`config check` says so, by the name."""
     config = parse_config(one_job("{path: /x/db.sql.gz}", "a", ", compress: zstd"), environ={})
-    assert any("db.sql.gz is compressed already" in note for note in notes(config))
+    assert any("db.sql.gz looks compressed already" in note for note in notes(config))
