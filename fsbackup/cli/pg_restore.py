@@ -46,6 +46,11 @@ def _execute(args: Namespace) -> int:
 
 def _print(report: PgRestoreReport) -> None:
     lines = [f"{name}: {why}" for name, why in report.away.items()]
+    if report.directory.stat().st_uid == 0:
+        lines.append(
+            f"{report.directory} is root's, as whom PostgreSQL refuses to start: give it to PostgreSQL's user "
+            f"(chown -R postgres {report.directory}), or run this as that user"
+        )
     lines.append(f"restore_command: {report.restore_command}")
     lines.append(
         f"it recovers on timeline {report.timeline}; the newest segment is {report.last_segment}, archived "
@@ -81,10 +86,10 @@ COMMAND = Command(
     "target outside of what the archive has is refused, and so is a machine on which the cluster runs with "
     "tablespaces. So is a moment that two timelines have, each with commits of its own, unless --timeline says "
     "which one is meant: an old server went on after a failover, or a recovery to a moment has left later commits "
-    "behind. If anything fails, the directory is left empty. As root, the files get the owner of DIR. The exit "
-    "code is 3 if a backend was away.",
+    "behind. If anything fails, the directory is left empty. Run it as PostgreSQL's user: as root, the files get "
+    "the owner of DIR, and one that is made is root's. The exit code is 3 if a backend was away.",
     examples=(
-        "fsbackup pg-restore shop /var/lib/postgresql/15/restored",
+        "sudo -u postgres fsbackup pg-restore shop /var/lib/postgresql/15/restored",
         "fsbackup pg-restore shop /srv/shop --to '2026-11-29 18:30:00+00:00'",
         "fsbackup pg-restore shop /srv/shop --to '2026-11-29 18:30:00+00:00' --timeline 1",
         "fsbackup pg-restore shop /srv/shop --trust r2   # while b2 is gone for good",

@@ -30,7 +30,7 @@ from fsbackup.engine.source import Source
 from fsbackup.errors import ConflictError, SourceError, TooFewCopiesError
 from fsbackup.loop import run
 from fsbackup.postgres.archive import Archive, read_cluster
-from fsbackup.postgres.programs import connection, in_english, run_program, tablespaces
+from fsbackup.postgres.programs import SERVERS_LOG, archives, connection, in_english, run_program, tablespaces
 from fsbackup.replication.walk import Walk
 from fsbackup.wal import (
     WalName,
@@ -228,7 +228,9 @@ def _identify(archive: Archive, conninfo: str | None) -> tuple[str, int]:
             f"nothing of the cluster {system} was ever archived, and a base backup is no use without its WAL",
             operation="base-backup",
             key=archive.prefix,
-            hint="set archive_mode = on and archive_command to `fsbackup wal-push`, and run pg_switch_wal()",
+            hint=f"run `select pg_switch_wal()`; when that is not archived, {SERVERS_LOG}"
+            if archives(conninfo)
+            else "set archive_mode = on and archive_command to `fsbackup wal-push`, and run pg_switch_wal()",
         )
     if known.get("system_identifier") != system:
         raise ConflictError(
@@ -281,7 +283,7 @@ async def _wait_for(archive: Archive, first: str, last: str, size: int, seconds:
                 f"{missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}; it is left unfinished",
                 operation="base-backup",
                 key=wal_key(archive.prefix, missing[0]),
-                hint="check archive_command, and pg_stat_archiver on the server",
+                hint=f"look at pg_stat_archiver: when it counts failures, {SERVERS_LOG}",
             )
         await asyncio.sleep(_PAUSE)
 

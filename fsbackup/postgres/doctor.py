@@ -15,7 +15,7 @@ from pathlib import Path
 from fsbackup.errors import ConfigError, FsbackupError, SourceError
 from fsbackup.loop import run
 from fsbackup.postgres.archive import Archive, read_cluster
-from fsbackup.postgres.programs import connection, run_program
+from fsbackup.postgres.programs import SERVERS_LOG, connection, run_program
 from fsbackup.replication.doctor import Check, Diagnosis
 from fsbackup.replication.doctor.probe import Probe, ProbeResult
 from fsbackup.stages import Stages
@@ -159,9 +159,7 @@ def _archiving(
     if not _pushes_to(archive.name, command):
         return Check("archiving", "failed", f"archive_command is {command!r}", f"set {right}, and reload it")
     if is_failing:
-        return Check(
-            "archiving", "failed", f"the last try failed ({failed} so far)", "its reason is in the server's log"
-        )
+        return Check("archiving", "failed", f"the last try failed ({failed} so far)", SERVERS_LOG)
     last = f", the last one {ago} s ago" if ago else ""
     return Check("archiving", "ok", f"{archived} archived{last}")
 

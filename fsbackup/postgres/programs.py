@@ -12,6 +12,8 @@ from fsbackup.errors import SourceError
 _TIMEOUT = 60.0
 #: Seconds after which one that need not be there counts as away.
 _SOON = 10.0
+#: Where the reason is when PostgreSQL archives nothing.
+SERVERS_LOG = "its reason is in the server's log; archive_command runs in the server's environment, not in yours"
 
 
 def in_english(arguments: Sequence[str]) -> list[str]:
@@ -50,6 +52,15 @@ def connection(conninfo: str | None, *, replication: bool = False) -> list[str]:
         return ["-d", f"{conninfo}{joint}{wanted}" if wanted else conninfo]
     text = " ".join(filter(None, [conninfo, wanted]))
     return ["-d", text] if text else []
+
+
+def archives(conninfo: str | None) -> bool:
+    """Return whether a server says that it archives; False where nobody tells, as in `tablespaces`."""
+    try:
+        said = run_program("psql", *connection(conninfo), "-wAtX", "-c", "show archive_mode", timeout=_SOON)
+    except SourceError:
+        return False
+    return said.strip() in ("on", "always")
 
 
 def tablespaces(conninfo: str | None) -> dict[str, str]:

@@ -93,6 +93,19 @@ def test_another_cluster_or_none_that_archives_is_refused(clouds: Clouds, progra
     assert not (programs / "pg_basebackup.called").exists()
 
 
+@pytest.mark.parametrize(
+    ("mode", "advice"),
+    [("on", "in the server's log; archive_command runs in the server's"), ("off", "set archive")],
+)
+def test_a_server_that_has_archived_nothing_is_told_what_to_do(
+    clouds: Clouds, programs: Path, mode: str, advice: str
+) -> None:
+    """Where it is set up, archive_command fails, and only the server's log says why."""
+    answer(programs, "psql", f"case \"$*\" in *archive_mode*) echo {mode};; *) echo '{OURS}|1|0/3|';; esac")
+    with pytest.raises(ConflictError, match=advice):
+        base_backup(clouds.archive)
+
+
 def test_a_cluster_with_tablespaces_is_refused(clouds: Clouds, programs: Path) -> None:
     """By name, before pg_basebackup is started."""
     clouds.push(1, 2, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -186,6 +187,21 @@ def test_the_command_says_what_a_target_and_a_copy_need(clouds: Clouds) -> None:
     assert f"the newest segment is {name_of(2)}, archived 20" in done.out
     assert "the target needs a commit after it in the WAL" in done.out
     assert "it archives as the old server did (archive_mode = on)" in done.out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_what_is_left_to_root_is_said(clouds: Clouds) -> None:
+    """PostgreSQL refuses to start on it; a directory of another user is given its files."""
+    clouds.push(1, 2)
+    clouds.base(1, data=tar_of(FILES))
+    cli = Cli(clouds.home)
+    (clouds.home / "fsbackup.yaml").write_text(CONFIG)
+    warning = "is root's, as whom PostgreSQL refuses to start"
+    assert warning in cli("pg-restore", "shop", "restored").out
+    (clouds.home / "given").mkdir()
+    os.chown(clouds.home / "given", 65534, 65534)
+    assert warning not in cli("pg-restore", "shop", "given").out
+    assert (clouds.home / "given/PG_VERSION").stat().st_uid == 65534
 
 
 @pytest.mark.parametrize("restore", ["pg_restore", "drill"])
