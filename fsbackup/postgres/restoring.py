@@ -5,7 +5,8 @@ The directory must be empty. A base backup is chosen that ended before the targe
 timeline that is meant (`fsbackup.postgres.timelines`); its bytes are proven block by block before they are
 unpacked. If anything fails, the directory is as empty as before. What is written beside the base backup is
 ``recovery.signal``, and at the end of ``postgresql.auto.conf``, where it outranks what the cluster had:
-`restore_command`, and the target.
+`restore_command`, and the target. Of a base backup that was taken from a standby, ``standby.signal`` and the
+connection to its primary go.
 """
 
 from __future__ import annotations
@@ -44,6 +45,14 @@ _TARGETS = (
     "recovery_target_time",
     "recovery_target_xid",
 )
+#: Settings of a standby, with what they are for a server whose recovery ends: it follows no primary, replays at
+#: once, and removes no WAL of others.
+NO_STANDBY = {
+    "primary_conninfo": "",
+    "primary_slot_name": "",
+    "recovery_min_apply_delay": "0",
+    "archive_cleanup_command": "",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,13 +294,15 @@ def _write_settings(directory: Path, command: str, to: datetime | None, *, timel
     if not (directory / "PG_VERSION").is_file() or not (directory / "backup_label").is_file():
         raise IntegrityError("the base backup has no PG_VERSION or backup_label: it is none of pg_basebackup's")
     # First none of the targets: of several that are set, also by an earlier restore, PostgreSQL takes none.
-    settings = {**dict.fromkeys(_TARGETS, ""), "restore_command": command, "recovery_target_timeline": timeline}
+    reset = {**dict.fromkeys(_TARGETS, ""), **NO_STANDBY}
+    settings = {**reset, "restore_command": command, "recovery_target_timeline": timeline}
     if to is not None:
         del settings["recovery_target_time"]
         settings["recovery_target_time"] = to.isoformat(sep=" ")
     lines = "".join(f"{name} = {_quoted(value)}\n" for name, value in settings.items())
     with open(directory / "postgresql.auto.conf", "a", encoding="utf-8") as file:
         file.write(f"# written by fsbackup pg-restore\n{lines}")
+    (directory / "standby.signal").unlink(missing_ok=True)  # it outranks recovery.signal: recovery would not end
     (directory / "recovery.signal").touch(mode=0o600)
 
 

@@ -91,6 +91,21 @@ class Home:
             mount = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(place)]
         return [*mount, *(AS_NOBODY if mount or os.geteuid() == 0 else ())]
 
+    @contextmanager
+    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Start a command of fsbackup, and kill it after the block if it still runs."""
+        command = [*self._before(), *self.command(*arguments)]
+        with (
+            open(self.path / "started.log", "a") as log,
+            subprocess.Popen(
+                command, cwd=self.path, env=self.environ, stdout=log, stderr=log, text=True
+            ) as process,
+        ):
+            try:
+                yield process
+            finally:
+                process.kill()
+
     def fsbackup(self, *arguments: str, check: bool = True) -> Completed:
         """Run a command of fsbackup."""
         return self.run(*self.command(*arguments), check=check)
@@ -134,12 +149,14 @@ class Server:
         #: What the server has confirmed as committed: number, time and text of each row.
         self.ledger: list[tuple[str, str, str]] = []
 
-    def create(self, *, archive_command: str | None = None, archive_mode: str = "on") -> Server:
-        """Make a cluster with segments of 1 MiB that archives with `wal-push`, unless another command is given."""
+    def create(
+        self, *, archive_command: str | None = None, archive_mode: str = "on", segment_mib: int = 1
+    ) -> Server:
+        """Make a cluster that archives with `wal-push`, unless another command is given."""
         options = [
             "--auth=trust",
             "--username=postgres",
-            "--wal-segsize=1",
+            f"--wal-segsize={segment_mib}",
             "--no-sync",
             "--locale=C",
             "-E",

@@ -41,7 +41,7 @@ def test_the_directory_is_ready_to_be_started(clouds: Clouds, target: Path) -> N
     assert """-c ''/etc/50%% of it''"''"''s.yaml'' wal-fetch %f %p --cluster shop --trust r2'""" in command
     assert timeline == "recovery_target_timeline = '1'"
     assert moment.startswith("recovery_target_time = '20")
-    assert reset == [f"recovery_target{which} = ''" for which in ("", "_lsn", "_name", "_xid")]
+    assert reset[:4] == [f"recovery_target{which} = ''" for which in ("", "_lsn", "_name", "_xid")]
     assert report.archiving == ("archive_mode = on",)
     assert target.stat().st_mode & 0o777 == 0o700
 
@@ -86,6 +86,28 @@ def test_no_target_of_an_earlier_restore_counts(clouds: Clouds, target: Path) ->
         if " = " in line
     )
     assert settings["recovery_target_time"] == settings["recovery_target"] == "''"
+
+
+def test_nothing_of_a_standby_is_left(clouds: Clouds, target: Path) -> None:
+    """Or it would follow its primary, and recovery would not end."""
+    clouds.push(1, 2)
+    standby = b"primary_conninfo = 'host=live'\nprimary_slot_name = 'slot'\nrecovery_min_apply_delay = '1h'\n"
+    clouds.base(1, data=tar_of({**FILES, "postgresql.auto.conf": standby, "standby.signal": b""}))
+    pg_restore(clouds.archive, target, config="c")
+    assert (target / "recovery.signal").exists()
+    assert not (target / "standby.signal").exists()
+    written = (target / "postgresql.auto.conf").read_text().partition("# written by")[2].splitlines()
+    assert {"primary_conninfo = ''", "primary_slot_name = ''", "recovery_min_apply_delay = '0'"} < set(written)
+
+
+def test_without_a_base_backup_the_way_to_one_is_said(clouds: Clouds, target: Path) -> None:
+    """Unless a cloud that may have one is away."""
+    clouds.push(1)
+    with pytest.raises(ConfigError, match="run `fsbackup base-backup shop` first"):
+        pg_restore(clouds.archive, target, config="c")
+    clouds.take_away("b2")
+    with pytest.raises(ConfigError, match="look at `fsbackup pg-status shop`"):
+        pg_restore(clouds.archive, target, config="c")
 
 
 def test_a_directory_with_something_in_it_is_left_alone(clouds: Clouds, target: Path) -> None:
