@@ -137,7 +137,9 @@ def _given(args: Namespace) -> dict[str, Any]:
 def _print_cluster(report: DrillReport) -> None:
     problems = [f"{name}: {why}" for name, why in report.away.items()]
     problems += report.alternatives.values()
-    what = report.problem or f"base backup {report.base}, recovered up to the commit at {report.recovered_to}"
+    to = report.recovered_to
+    end = f"recovered up to the commit at {to}" if to else "recovered; the WAL after it has no commit"
+    what = report.problem or f"base backup {report.base}, {end}"
     answer = "" if report.problem else f"the query answered {report.answer}"
     verdict = render.verdict(report.status, what, answer, f"{report.seconds:.0f} s")
     render.print_report(problems=problems, verdict=verdict)

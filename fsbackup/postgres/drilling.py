@@ -30,7 +30,7 @@ from fsbackup.loop import run
 from fsbackup.postgres import prefetch
 from fsbackup.postgres.archive import Archive
 from fsbackup.postgres.programs import run_program
-from fsbackup.postgres.restoring import pg_restore
+from fsbackup.postgres.restoring import NO_STANDBY, pg_restore
 from fsbackup.postgres.timelines import Timeline
 from fsbackup.replication.drills import record_drill
 
@@ -51,9 +51,11 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 #: Of the socket; of what the cluster has set, and of `PGPORT`, nothing counts.
 _PORT = "5432"
 _SETTINGS = {
+    **NO_STANDBY,
     "archive_mode": "off",
+    "recovery_end_command": "",
     "listen_addresses": "",
-    "hot_standby": "off",  # no limits of the old server's to be kept
+    "hot_standby": "off",
     "recovery_target_action": "promote",
     "fsync": "off",
     "ssl": "off",
@@ -61,10 +63,27 @@ _SETTINGS = {
     "shared_buffers": "64MB",
     "huge_pages": "off",
     "logging_collector": "off",
-    "primary_conninfo": "",
+    "log_destination": "stderr",
+    "log_line_prefix": "",
+    "lc_messages": "C",
     "external_pid_file": "",
     "port": _PORT,
 }
+#: Settings that must be at least those of the server that wrote the WAL: what pg_controldata calls them, and the
+#: least, PostgreSQL's default. Of prepared transactions more: it may have allowed them after the base backup.
+_LIMITS = {
+    "max_connections": ("max_connections setting", 100),
+    "max_worker_processes": ("max_worker_processes setting", 8),
+    "max_wal_senders": ("max_wal_senders setting", 10),
+    "max_prepared_transactions": ("max_prepared_xacts setting", 100),
+    "max_locks_per_transaction": ("max_locks_per_xact setting", 64),
+}
+#: Lines of the server's log that say why it has ended, and the lines behind such a one that say more.
+_FATAL, _MORE = re.compile(r"(FATAL|PANIC): "), re.compile(r"(DETAIL|HINT): ")
+#: So many lines at the end of it, and so many in all.
+_LAST_LINES, _LINES = 5, 20
+_TARGET_NOT_REACHED = "recovery ended before configured recovery target was reached"
+_NO_COMMIT_AFTER = "no commit after that time is archived: choose an earlier one, or leave out --to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +244,24 @@ def compare(answer: str, expect: str | None) -> str | None:
     return None if is_right else f"the query answered {answer!r}, and {expect} was expected"
 
 
+def _of_old_server(said: str) -> dict[str, str]:
+    """Return the settings that depend on the server that wrote the WAL, from what pg_controldata says."""
+    fields = {name: int(value) for name, value in re.findall(r"^(.+?): +([0-9]+)$", said, re.MULTILINE)}
+    limits = {name: str(max(fields.get(label, 0), least)) for name, (label, least) in _LIMITS.items()}
+    size = fields.get("Bytes per WAL segment", 16 << 20) >> 20
+    return {**limits, "min_wal_size": f"{2 * size}MB", "max_wal_size": f"{max(1024, 4 * size)}MB"}
+
+
+def _last_words(text: str) -> str:
+    """Return the errors of a log that have ended the server, with their hints, and its last lines."""
+    lines = text.strip().splitlines()
+    kept = set(range(max(len(lines) - _LAST_LINES, 0), len(lines)))
+    for at, line in enumerate(lines):
+        if _FATAL.match(line) or (_MORE.match(line) and at - 1 in kept):
+            kept.add(at)
+    return " | ".join(lines[at] for at in sorted(kept)[-_LINES:])
+
+
 class _Server:
     """PostgreSQL on the restored directory, for as long as the block lasts."""
 
@@ -240,34 +277,45 @@ class _Server:
         (self._home / "postgresql.conf").write_text("")
         settings = {
             **_SETTINGS,
+            **_of_old_server(self._run("pg_controldata", str(self._data))),
             "unix_socket_directories": str(self._home),
             "config_file": str(self._home / "postgresql.conf"),
             "hba_file": str(self._home / "hba.conf"),
             "ident_file": str(self._home / "postgresql.conf"),
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        with open(self._log, "wb") as log:
+        self._start(options)
+        return self
+
+    def _start(self, options: Sequence[str]) -> None:
+        with open(self._log, "wb") as output:
             arguments = [self._program("postgres"), "-D", str(self._data), *options]
-            self._process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:
             self._wait_until_recovered(self._process)
         except SourceError as error:
             self._stop()
-            said = self._log.read_text(errors="replace").strip().splitlines()[-5:]
-            raise SourceError(f"PostgreSQL did not recover: {error.message}: {' | '.join(said)}") from error
-        return self
+            said = self._log.read_text(errors="replace")
+            hint = _NO_COMMIT_AFTER if _TARGET_NOT_REACHED in said else None
+            message = f"PostgreSQL did not recover: {error.message}: {_last_words(said)}"
+            raise SourceError(message, hint=hint) from error
 
     def _wait_until_recovered(self, process: subprocess.Popen[bytes]) -> None:
         """Wait until it takes connections: with hot_standby off it takes none before."""
         deadline = time.monotonic() + self._timeout
         while time.monotonic() < deadline:
-            with suppress(SourceError):
-                self._run("pg_isready", "-q", "-h", str(self._home), "-p", _PORT)
+            if self._is_ready():
                 return
             if process.poll() is not None:
                 raise SourceError(f"it has ended with {process.returncode}")
             time.sleep(_TICK)
         raise SourceError(f"it is not done after {self._timeout:g} s")
+
+    def _is_ready(self) -> bool:
+        """Look where `pg_ctl` does: who connects too early leaves a FATAL in the log."""
+        with suppress(OSError):
+            return (self._data / "postmaster.pid").read_text().split()[-1:] == ["ready"]
+        return False
 
     def __exit__(self, *_: object) -> None:
         self._stop()

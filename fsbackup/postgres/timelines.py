@@ -52,9 +52,9 @@ def choose(archive: Archive, found: ArchiveStatus, to: datetime | None, timeline
     """
     reaches, newest = found.together.reaches, found.together.newest_timeline
     if not reaches:
-        is_known = not any(each.error for each in found.backends.values())
-        makes_one = is_known and not found.together.bases
-        hint = f"run `fsbackup base-backup {found.cluster}` first" if makes_one else _look(found)
+        makes_one = not found.together.bases and not any(each.error for each in found.backends.values())
+        command = f"fsbackup {'base-backup' if makes_one else 'pg-status'} {found.cluster}"
+        hint = f"run `{command}` first" if makes_one else f"look at `{command}`"
         raise ConfigError(f"nothing can be recovered from {found.prefix}: {'; '.join(found.problems)}", hint=hint)
     wanted = newest if timeline is None or timeline == "latest" else timeline
     here = [each for each in reaches if each.timeline == wanted]
@@ -66,10 +66,6 @@ def choose(archive: Archive, found: ArchiveStatus, to: datetime | None, timeline
     if to is not None and not fitting:
         raise _outside(found, to, wanted)
     return max(fitting, key=lambda each: (each.position if to is None else "", each.begin))
-
-
-def _look(found: ArchiveStatus) -> str:
-    return f"look at `fsbackup pg-status {found.cluster}`"
 
 
 def alternatives(found: ArchiveStatus) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL whose standby is backed up."""
+"""A real PostgreSQL whose standby is backed up, or whose settings a drill must have."""
 
 from __future__ import annotations
 
@@ -51,3 +51,64 @@ def switched(server: Server) -> bool:
     """Have what is written so far archived, as the base backup of a standby waits for it."""
     server.sql("select pg_switch_wal()")
     return True
+
+
+def configure(server: Server, **settings: int) -> None:
+    """Change settings in the file that a drill does not take; it takes those of `alter system`."""
+    with open(server.data / "postgresql.conf", "a") as file:
+        file.writelines(f"{name} = {value}\n" for name, value in settings.items())
+
+
+def prepare(server: Server, first: int, last: int) -> None:
+    """Leave transactions prepared, one for each number."""
+    server.home.run(
+        "psql",
+        "-qAtX",
+        *(
+            word
+            for number in range(first, last)
+            for word in ("-c", f"begin; insert into orders values ({number}); prepare transaction 'n{number}'")
+        ),
+    )
+
+
+def test_a_drill_has_what_the_old_server_had(home: Home) -> None:
+    """The size of segments, and room for prepared transactions; where there is too little, PostgreSQL says so."""
+    server = Server(home).create(segment_mib=64)
+    configure(server, max_prepared_transactions=150, max_connections=130)
+    with server.running():
+        server.sql("create table orders (n int)")
+        server.switch()
+        home.fsbackup("base-backup", "shop")
+        prepare(server, 0, 120)
+        server.switch()
+        query = ("--sql", "select count(*) from pg_prepared_xacts", "--expect", "= 120", "--json")
+        assert home.fsbackup("drill", "shop", *query).json()["status"] == "complete"
+    configure(server, max_prepared_transactions=200)
+    with server.running():
+        prepare(server, 120, 180)
+        server.switch()
+        failed = home.fsbackup("drill", "shop", *query, check=False).json()
+    assert failed["status"] == "failed"
+    assert "FATAL:  maximum number of prepared transactions reached" in failed["problem"]
+    assert "HINT:  Increase max_prepared_transactions" in failed["problem"]
+    assert list(home.path.glob("fsbackup-drill-*")) == []
+
+
+def test_a_drill_says_what_it_did_not_find(home: Home) -> None:
+    """No commit after the base backup; none after the target."""
+    server = Server(home).create()
+    with server.running():
+        server.insert(10)
+        server.switch()
+        home.fsbackup("base-backup", "shop")
+        done = home.fsbackup("drill", "shop")
+        assert "recovered; the WAL after it has no commit" in done.out
+        server.insert(10)
+        moment = server.sql("select clock_timestamp()")
+        server.switch()
+        assert "recovered up to the commit at 20" in home.fsbackup("drill", "shop").out
+        late = home.fsbackup("drill", "shop", "--to", moment, check=False)
+    assert late.code == 1
+    assert "recovery ended before configured recovery target was reached" in late.out
+    assert "no commit after that time is archived: choose an earlier one, or leave out --to" in late.out
