@@ -8,6 +8,7 @@ another machine.
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 import re
@@ -33,6 +34,8 @@ from fsbackup.postgres.programs import run_program
 from fsbackup.postgres.restoring import NO_STANDBY, pg_restore
 from fsbackup.postgres.timelines import Timeline
 from fsbackup.replication.drills import record_drill
+
+log = logging.getLogger("fsbackup.postgres")
 
 #: Seconds until a recovery has to be done, by default.
 TIMEOUT = 3600.0
@@ -84,6 +87,8 @@ _FATAL, _MORE = re.compile(r"(FATAL|PANIC): "), re.compile(r"(DETAIL|HINT): ")
 _LAST_LINES, _LINES = 5, 20
 _TARGET_NOT_REACHED = "recovery ended before configured recovery target was reached"
 _NO_COMMIT_AFTER = "no commit after that time is archived: choose an earlier one, or leave out --to"
+#: Times that the directory is removed until it is gone: a command of the server may write while it ends.
+_REMOVALS = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +213,7 @@ def drill(
     except (FsbackupError, OSError) as error:
         problem = str(error)
     finally:
-        shutil.rmtree(home, ignore_errors=True)
+        _remove(home)
         prefetch.clear(archive)  # its worker would keep segments, for nobody
     report = DrillReport(
         name=archive.name,
@@ -242,6 +247,15 @@ def compare(answer: str, expect: str | None) -> str | None:
     except ValueError:
         is_right = _OPERATORS[sign](answer, wanted)
     return None if is_right else f"the query answered {answer!r}, and {expect} was expected"
+
+
+def _remove(home: Path) -> None:
+    for _ in range(_REMOVALS):
+        shutil.rmtree(home, ignore_errors=True)
+        if not home.exists():
+            return
+        time.sleep(_TICK)
+    log.warning("%s cannot be removed: it has a copy of the cluster", home)
 
 
 def _of_old_server(said: str) -> dict[str, str]:
@@ -284,7 +298,11 @@ class _Server:
             "ident_file": str(self._home / "postgresql.conf"),
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        self._start(options)
+        try:
+            self._start(options)
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def _start(self, options: Sequence[str]) -> None:

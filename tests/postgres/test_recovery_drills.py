@@ -1,8 +1,12 @@
-"""A real PostgreSQL whose standby is backed up, or whose settings a drill must have."""
+"""A real PostgreSQL whose standby is backed up, or whose settings a drill must have; and a drill that is ended."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +22,21 @@ def home() -> Iterator[Home]:
     """A directory in which two disks are the clouds."""
     with temporary_home(CONFIG.replace("patience: 0.1", "patience: 0.1, compress: zstd")) as made:
         yield made
+
+
+def has_restored(home: Home, name: str) -> bool:
+    """Return whether the server of a drill has fetched a segment."""
+    return any(f'restored log file "{name}"' in log.read_text() for log in home.path.glob("fsbackup-drill-*/log"))
+
+
+def processes_in(beginning: Path) -> list[int]:
+    """Return the processes whose directory, removed or not, has a path that begins so."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.readlink(process / "cwd").startswith(str(beginning)):
+                found.append(int(process.name))
+    return found
 
 
 def test_a_base_backup_of_a_standby_recovers(home: Home) -> None:
@@ -112,3 +131,31 @@ def test_a_drill_says_what_it_did_not_find(home: Home) -> None:
     assert late.code == 1
     assert "recovery ended before configured recovery target was reached" in late.out
     assert "no commit after that time is archived: choose an earlier one, or leave out --to" in late.out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_drill_that_is_ended_leaves_nothing(home: Home, number: signal.Signals) -> None:
+    """While recovery waits for a segment: no server, no `wal-fetch`, and no copy of the cluster."""
+    server = Server(home).create()
+    with server.running():
+        server.insert(10)
+        server.switch()
+        home.fsbackup("base-backup", "shop")
+        names = []
+        for _ in range(3):
+            server.insert(10)
+            names.append(server.switch())
+    config = home.path / "fsbackup.yaml"
+    config.write_text(config.read_text().replace("patience: 0.1", "patience: 60"))
+    for path in home.path.glob(f"?2/**/{names[1]}*"):
+        path.unlink()
+    with home.started("drill", "shop", "--directory", str(home.path)) as drill:
+        wait_until(lambda: has_restored(home, names[0]))
+        assert processes_in(home.path / "fsbackup-drill-") != []
+        drill.send_signal(number)
+        assert drill.wait(60) == (143 if number == signal.SIGTERM else 130)
+    left = processes_in(home.path / "fsbackup-drill-")
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []
+    assert list(home.path.glob("fsbackup-drill-*")) == []
