@@ -52,9 +52,9 @@ def choose(archive: Archive, found: ArchiveStatus, to: datetime | None, timeline
     """
     reaches, newest = found.together.reaches, found.together.newest_timeline
     if not reaches:
-        makes_one = not found.together.bases and not any(each.error for each in found.backends.values())
-        command = f"fsbackup {'base-backup' if makes_one else 'pg-status'} {found.cluster}"
-        hint = f"run `{command}` first" if makes_one else f"look at `{command}`"
+        hint = f"look at `fsbackup pg-status {found.cluster}`"
+        if not found.together.bases and not any(each.error for each in found.backends.values()):
+            hint = f"run `fsbackup base-backup {found.cluster}` first"
         raise ConfigError(f"nothing can be recovered from {found.prefix}: {'; '.join(found.problems)}", hint=hint)
     wanted = newest if timeline is None or timeline == "latest" else timeline
     here = [each for each in reaches if each.timeline == wanted]
