@@ -1,4 +1,4 @@
-"""FORMAT.md is true: its own thirty lines of Python prove what is stored, on a disk and in a bucket."""
+"""FORMAT.md is true: its own forty lines of Python prove what is stored, on a disk and in a bucket."""
 
 from __future__ import annotations
 
@@ -16,13 +16,32 @@ import pytest
 
 import fsbackup
 from fsbackup import LocalStorage, ReplicatedStorage
-from tests.replication.raw_replicas import MARKER, RawBucket, RawDisk, blocks, manifest_name
+from tests.replication.raw_replicas import MARKER, RawBucket, RawDisk, blocks, manifest_name, sealed
 from tests.replication.rig import MIB, PART, ReplicaRig, connect, content, make_rig
 from tests.servers import s3
 from tests.servers.endpoint import S3Endpoint, client
 
 FORMAT = Path(fsbackup.__file__).with_name("FORMAT.md")
 KEY = "backups/full/2025/10/db.sql.gz"
+#: Every kind of key that is stored under another name.
+ODD_KEYS = (
+    "a?b",
+    "per%cent",
+    "a::b",
+    "x[1]*\\",
+    "n" * 250,
+    "d/" + "é" * 200,
+    "日" * 85,
+    "]" * 200,
+    "e\u0301",
+    "]\u0307",
+    ".fsbackup-not",
+    "d/.fsbackup/x",
+    "control\x01\x9f\uffff",
+    "not UTF-8 \udcff",
+    "\udcc3" * 90,
+    "a::b[1]*?/per%cent\x01/e\u0301/\udcff" + "n" * 250,
+)
 
 
 def reader() -> str:
@@ -32,12 +51,22 @@ def reader() -> str:
     return program
 
 
-def prove(data: bytes, record: bytes, key: str) -> dict[str, Any]:
-    """Call the function of FORMAT.md."""
+def functions() -> dict[str, Any]:
+    """Return the functions of the program in FORMAT.md."""
     names: dict[str, Any] = {"__name__": "reader"}
     exec(compile(reader(), str(FORMAT), "exec"), names)
-    manifest: dict[str, Any] = names["prove"](data, record, key)
+    return names
+
+
+def prove(data: bytes, record: bytes, key: str) -> dict[str, Any]:
+    """Call the function of FORMAT.md."""
+    manifest: dict[str, Any] = functions()["prove"](data, record, key)
     return manifest
+
+
+def name_of(key: str) -> str:
+    """Return the name of a key by the function of FORMAT.md."""
+    return "/".join(map(functions()["name"], key.split("/")))
 
 
 @pytest.fixture
@@ -47,30 +76,69 @@ def rig(moto: S3Endpoint, strict_b2: S3Endpoint, tmp_path: Path) -> Any:
 
 
 def test_the_program_proves_a_file_on_a_disk(tmp_path: Path) -> None:
-    """As a person runs it; a flipped bit is noticed."""
-    (tmp_path / "source").write_bytes(content(3 << 20))
-    assert LocalStorage(tmp_path / "disk").upload(str(tmp_path / "source"), KEY)
+    """As a person runs it, of several parts and blocks; a flipped bit is noticed."""
+    data = content(PART + 1)
+    (tmp_path / "source").write_bytes(data)
+    store = ReplicatedStorage([LocalStorage(tmp_path / "disk")], part_size=PART, errors="raise")
+    store.replicate(tmp_path / "source", KEY)
     run = [sys.executable, "-c", reader(), str(tmp_path / "disk"), KEY]
     done = subprocess.run(run, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"proven: {3 << 20} bytes, {hashlib.sha256(content(3 << 20)).hexdigest()}")
+    assert done.stdout.startswith(f"proven: {len(data)} bytes, {hashlib.sha256(data).hexdigest()}")
     stored = tmp_path / "disk" / KEY
     stored.write_bytes(stored.read_bytes()[:-1] + b"x")
     assert subprocess.run(run, capture_output=True, check=False).returncode == 1
 
 
-@pytest.mark.parametrize("size", [0, 100, PART + 1])
-def test_an_object_in_a_bucket_carries_its_proof(rig: ReplicaRig, size: int) -> None:
+@pytest.mark.parametrize("key", ODD_KEYS, ids=lambda key: ascii(key[:16]))
+def test_the_program_finds_every_key_on_a_disk(tmp_path: Path, key: str) -> None:
+    """Also where the name that is stored is not the key."""
+    (tmp_path / "source").write_bytes(content(100))
+    assert LocalStorage(tmp_path / "disk").upload(str(tmp_path / "source"), key)
+    run = [sys.executable, "-c", reader(), str(tmp_path / "disk"), key]
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout.startswith("proven: 100 bytes")
+
+
+#: Records that are no manifest, sealed or not.
+NO_MANIFESTS: dict[str, bytes] = {
+    **{text: text.encode() for text in ("", "[]", "{}", "null", "1", '"x"', '{"checksum":1}', '{"checksum":"x"}')},
+    "no JSON": b"\xff",
+    "nested": b"[" * 100_000,
+    "nothing sealed": json.dumps(sealed({})).encode(),
+    "a tombstone": json.dumps(sealed({"format": 1, "kind": "tombstone", "key": KEY, "generation": 1})).encode(),
+    "no size": json.dumps(sealed({"format": 1, "kind": "manifest", "key": KEY, "sha256": "0" * 64})).encode(),
+    "a size in text": json.dumps(
+        sealed({"format": 1, "kind": "manifest", "key": KEY, "size": "0", "sha256": "0" * 64})
+    ).encode(),
+    "of a later format": json.dumps(
+        sealed({"format": 2, "kind": "manifest", "key": KEY, "size": 0, "sha256": hashlib.sha256().hexdigest()})
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("record", NO_MANIFESTS)
+def test_the_program_refuses_what_is_no_manifest(record: str) -> None:
+    """By the error that its docstring names."""
+    with pytest.raises(ValueError, match=r"."):
+        prove(b"", NO_MANIFESTS[record], KEY)
+
+
+@pytest.mark.parametrize(
+    ("size", "key"),
+    [(0, KEY), (100, ODD_KEYS[-1]), (PART + 1, KEY), (PART + 1, ODD_KEYS[-1])],
+    ids=["empty", "odd", "parts", "odd parts"],
+)
+def test_an_object_in_a_bucket_carries_its_proof(rig: ReplicaRig, size: int, key: str) -> None:
     """The manifest is in the metadata, or in the object that the metadata names; beside it is only the marker."""
-    rig.store().replicate(rig.file(content(size)), KEY)
+    rig.store().replicate(rig.file(content(size)), key)
     for role in ("r2", "b2"):
-        endpoint, name = rig.endpoints[role], f"{rig.prefix}/{KEY}"
+        endpoint, name = rig.endpoints[role], f"{rig.prefix}/{name_of(key)}"
         head = s3.head(endpoint, name)
         assert head is not None
         record, stored = head.metadata["fsbackup"], {name}
         if size > PART:
-            record_name = f"{rig.prefix}/.fsbackup/records/{KEY}/{record}"
+            record_name = f"{rig.prefix}/.fsbackup/records/{name_of(key)}/{record}"
             record, stored = s3.read_bytes(endpoint, record_name).decode(), {name, record_name}
-        assert prove(s3.read_bytes(endpoint, name), record.encode(), KEY)["size"] == size
+        assert prove(s3.read_bytes(endpoint, name), record.encode(), key)["size"] == size
         assert set(s3.list_keys(endpoint, rig.prefix)) == {*stored, f"{rig.prefix}/{MARKER}"}
 
 
