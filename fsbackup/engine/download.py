@@ -363,10 +363,10 @@ def _unproven_plan(targets: ReplicaSet, key: str, states: Sequence[ReplicaState]
         return None
     if any(state.damaged for state in states):
         raise IntegrityError(
-            "every manifest of it is damaged, so that nothing proves its bytes",
+            "every manifest of it is damaged or missing, so that nothing proves its bytes",
             operation="download",
             key=key,
-            hint="compare the copies by hand: they are plain files under their own names",
+            hint="compare the copies by hand: each is a plain file or object under its own name",
         )
     # One replica only: without hashes, chunks of two replicas could be chunks of two different objects.
     store, stat = present[0].store, present[0].stat

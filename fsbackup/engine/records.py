@@ -106,7 +106,7 @@ class ReplicaState:
     record
         Its manifest or tombstone; None when it has none, when it is damaged, or when it was not read.
     damaged
-        Its record is unreadable, fails its checksum or belongs to another key.
+        Its record is unreadable, fails its checksum, belongs to another key, or is not there (`lacks_record`).
     stat
         Its data object; None when the store answers that there is none.
     record_object
@@ -159,6 +159,12 @@ class ReplicaState:
     def is_intact(self) -> bool:
         """Whether size and ETag of the data match the store's own manifest; the bytes are not read."""
         return self.manifest is not None and self.holds(self.manifest)
+
+    @property
+    def lacks_record(self) -> bool:
+        """Whether its data object has the id of a manifest, and the manifest with this id is missing."""
+        record_id = "" if self.stat is None else self.stat.metadata.get(RECORD_FIELD, "")
+        return self.damaged and self.record_object is None and _ID.fullmatch(record_id) is not None
 
     def claims(self, manifest: Manifest) -> bool:
         """Return whether the store's own manifest names the content of `manifest`."""

@@ -292,6 +292,8 @@ def _detail(replica: ReplicaState, state: CopyState, latest: Record | None) -> s
         return _describe_unconfirmed(replica)
     if isinstance(latest, Tombstone):
         return f"deleted on {latest.deleted_at}, its data is still there"
+    if replica.lacks_record:
+        return "the record behind its id is missing"
     if replica.damaged:
         return "its manifest fails its checksum or belongs to another key"
     if own is None or stat is None or latest is None or state == "present":

@@ -16,6 +16,7 @@ import pytest
 
 import fsbackup
 from fsbackup import LocalStorage, ReplicatedStorage
+from fsbackup.errors import IntegrityError
 from tests.replication.raw_replicas import MARKER, RawBucket, RawDisk, blocks, manifest_name, sealed
 from tests.replication.rig import MIB, PART, ReplicaRig, connect, content, make_rig
 from tests.servers import s3
@@ -195,6 +196,25 @@ def test_metadata_that_is_no_manifest_is_never_believed(rig: ReplicaRig, strange
     harm()
     assert store.replicate(rig.file(data), KEY, overwrite=True).status == "complete"
     assert store.verify().found == 0
+
+
+def test_a_record_that_is_missing_behind_its_id_is_called_missing(rig: ReplicaRig) -> None:
+    """By verify, by a read that nothing proves any more, and by the repair that writes it again."""
+    data = content(PART + 1)
+    both, alone = rig.store(min_copies=2), ReplicatedStorage([rig.backend("b2")], errors="raise")
+    both.replicate(rig.file(data), KEY)
+    endpoint = rig.endpoints["b2"]
+    (record,) = s3.list_keys(endpoint, f"{rig.prefix}/.fsbackup/records/")
+    s3.delete_key(endpoint, record)
+    [problem] = alone.verify().problems
+    assert (problem.state, problem.detail) == ("damaged", "the record behind its id is missing")
+    with pytest.raises(IntegrityError, match="damaged or missing") as raised:
+        alone.read(KEY)
+    assert "file or object under its own name" in str(raised.value)
+    [step] = both.repair().steps
+    assert step.action.reason == "the data is right, its manifest is missing"
+    assert alone.verify().found == 0
+    assert alone.read(KEY) == data
 
 
 def test_metadata_of_three_kib_is_no_manifest(strict_r2: S3Endpoint, tmp_path: Path) -> None:

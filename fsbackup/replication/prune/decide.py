@@ -79,7 +79,7 @@ def decide(name: str, facts: ObjectFacts, plans: Plans) -> CopyDecision:
     if versions.is_conflict(replicas, latest):
         return CopyDecision("blocked", "two contents under one generation: run `fsbackup repair`")
     if own.manifest is None or latest is None:
-        what = "its manifest is damaged" if own.damaged else "its manifest is gone"
+        what = "its manifest is damaged" if own.damaged and not own.lacks_record else "its manifest is gone"
         return CopyDecision("blocked", f"{what}: run `fsbackup repair`")
     if own.stat is not None and not own.is_intact:
         return CopyDecision("blocked", "its data does not match its manifest: run `fsbackup repair`")

@@ -210,8 +210,7 @@ class _Planner:
                 return None
             return self._do("write manifest", name, "the data is right, but its ETag or time has changed")
         if content is not None and content.sha256 == latest.sha256:
-            what = "damaged" if replica.damaged else "missing" if replica.record is None else "of other data"
-            return self._do("write manifest", name, f"the data is right, its manifest is {what}")
+            return self._do("write manifest", name, f"the data is right, its manifest is {_fault(replica)}")
         if self._is_doubtful(replica):
             return self._leave("conflict", f"{_DOUBTFUL} ({replica.detail})", name)
         if why := self._why_not_yet(state, replica, latest):
@@ -327,6 +326,13 @@ class _Planner:
 def describe(status: ObjectStatus) -> str:
     """Return what each replica has, in words."""
     return "; ".join(f"{name}: {each.detail or each.state}" for name, each in status.replicas.items())
+
+
+def _fault(replica: ReplicaState) -> str:
+    """Return what is wrong with the manifest of data that is right."""
+    if replica.damaged and not replica.lacks_record:
+        return "damaged"
+    return "missing" if replica.record is None else "of other data"
 
 
 def _names(replicas: list[ReplicaState]) -> str:
