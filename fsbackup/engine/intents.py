@@ -1,30 +1,35 @@
-"""Write intents: who changes data whose record lies beside it says so first, on each replica by himself.
+"""Write intents: on each replica a writer announces a change of data whose record lies beside it.
 
 An intent is the manifest of the new version under a name of its own (`intent_name`), which no other write has; one
-listing finds all of a key. It proves the data between the data's replacement and that of the record, and it tells
-others who may still write. So what is stored stays proven whoever writes at the same time, without a lock:
+listing finds all intents of a key. An intent proves the data after the data has been replaced and before the
+record has, and it tells other writers who may still write. So what is stored stays proven with any number of
+concurrent writers, without a lock:
 
-1. Whoever replaces data, or replaces or removes a record, has an intent from before he does so until he has seen
-   what stands there then.
-2. He removes it when his data does not stand there, or when he sees that his record proves it, and nobody else had
-   an intent before that (`end`). Who has one may be between his data and his record, and write that over ours,
-   later than all that we could wait for: then our intent is what proves our data. So it stays, under a name that
-   says that its writer has ended.
-3. An intent of a writer that has ended goes when its data has been replaced. One that a crash left goes when it is
-   a day old, on a disk with locks after the store's `timeout`: the next writer clears it, or repair.
+1. A writer that replaces data, or replaces or removes a record, has an intent from before the change until it has
+   read back what is stored after it.
+2. It removes its intent when its data is not what is stored, or when it sees that its record proves the data and
+   no other writer had an intent before that (`end`). Another writer with an intent may be between its data and its
+   record, and write that record over this one at any later time: then this writer's intent is what proves its
+   data. So the intent stays, under a name that says that its writer has ended.
+3. The intent of a writer that has ended is removed when its data has been replaced. One that a crash left is
+   removed when it is a day old, on a disk with locks after the store's `timeout`: by the next writer, or by
+   repair.
 
-4. Who gives way to others (repair, prune, delete, an upload that may not replace what is new) says so in the name
-   of his intent, and looks at the others' after he has stored it. Who replaces stores his first, too, and waits
-   while there is one that yields (`is_awaited`): one of the two has seen the other, so that nobody removes
-   or replaces what he has not looked at. Where a lock keeps them apart, there is no need for that: an intent that
-   a delete finds under the lock is of nobody at work. It counts there only if its data may be what stands there,
-   and stays: a rename that hangs on a disk may outlive the lock of its writer, who has given up.
+4. A writer that yields to others (repair, prune, delete, an upload that may not replace what is new) says so in
+   the name of its intent, and reads the intents of the others after it has stored its own. A writer that replaces
+   also stores its intent first, and waits while there is one that yields (`is_awaited`): one of the two has seen
+   the other, so neither removes nor replaces what it has not read. Where a lock keeps them apart, this is not
+   needed: an intent that a delete finds under the lock is not of a running writer. It counts there only if its
+   data may be what is stored, and stays: a rename that hangs on a disk may outlive the lock of its writer, which
+   has given up.
 
-5. Who creates, where the store cannot refuse to replace, has an intent that yields, too. Of several, the one whose
-   intent has the lowest name waits for the others to end; they withdraw as long as there is one that comes before
-   them, and find what he has stored. Nobody is waited for who has been silent for the store's `timeout`.
+5. A writer that creates, where the store cannot refuse to replace, has an intent that yields, too. Of several, the
+   one whose intent has the lowest name waits for the others to end; they withdraw as long as there is one with a
+   lower name, and then find what that one has stored. A writer that has been silent for the store's `timeout` is
+   not waited for.
 
-Who looks what is there looks at the intents first: who has ended since then has stored what he sees afterwards.
+To find out what is stored, read the intents first: a writer that has ended since then has stored what is read
+afterwards.
 
 A reader that finds data which its record does not prove looks for the intent that does (`proving`).
 """
@@ -75,11 +80,11 @@ class Intent:
 
     @property
     def yields(self) -> bool:
-        """Whether its writer gives way to whoever replaces."""
+        """Whether its writer yields to writers that replace."""
         return self.name.endswith(INTENT_YIELDS)
 
     def may_go_on(self, safe_age: float = SAFE_AGE) -> bool:
-        """Return whether its writer may still be at work."""
+        """Return whether its writer may still be running."""
         return not self.name.endswith(INTENT_DONE) and self.age <= safe_age
 
 
@@ -94,7 +99,7 @@ async def listed(store: ObjectStore, key: str, own: str = "") -> list[Intent]:
     if has_records_inside(store):
         return []
     found = [each async for each in store.list(intents_of(key))]
-    # Our own has just been stored: that is the present by the store's clock, whatever it shows.
+    # `own` has just been stored: its time is the present by the store's clock, whatever that shows.
     now = next((each.modified for each in found if each.name == own), None) or clock.now()
     return [Intent(None, _age(each, now), each.name) for each in found if each.name != own]
 
@@ -125,12 +130,12 @@ def known(found: Sequence[Intent]) -> Sequence[Intent]:
 
 
 def is_active(store: ObjectStore, intent: Intent) -> bool:
-    """Return whether a writer is likely to be at work: he has announced himself a short while ago."""
+    """Return whether a writer is likely to be running: it stored its intent a short while ago."""
     return intent.may_go_on() and intent.age <= store.timeout
 
 
 def is_awaited(store: ObjectStore, intent: Intent) -> bool:
-    """Return whether who replaces waits for the end of an intent: it is of a writer who gives way to him."""
+    """Return whether a writer that replaces waits for an intent to end: it is of a writer that yields."""
     return intent.yields and is_active(store, intent)
 
 
@@ -148,18 +153,18 @@ def may_be_data(intent: Intent, replica: ReplicaState) -> bool:
 
 
 def counting(found: Iterable[Intent], replica: ReplicaState) -> list[Intent]:
-    """Return the intents whose versions a delete gives way to, who has the lock of the key."""
+    """Return the intents whose versions a delete that holds the lock of the key yields to."""
     return [each for each in found if not replica.store.capabilities.locks or may_be_data(each, replica)]
 
 
 def is_of_deleted(store: ObjectStore, intent: Intent, generation: int) -> bool:
-    """Return whether an intent is of no use after a delete of all up to this generation, whose lock we hold."""
+    """Return whether an intent is useless once all up to `generation` is deleted, under the lock of the key."""
     outlived = store.capabilities.locks or not intent.may_go_on()
     return outlived and (intent.manifest is None or intent.manifest.generation <= generation)
 
 
 async def announce(store: ObjectStore, record: Record, *, yields: bool = False) -> str:
-    """Store an intent, and return its name. `yields`: we give way to whoever replaces."""
+    """Store an intent, and return its name. `yields`: its writer yields to writers that replace."""
     name = intent_name(record.key, new_id()) + (INTENT_YIELDS if yields else "")
     await store.put(name, dump(record))
     return name
@@ -181,10 +186,10 @@ async def announced(store: ObjectStore, record: Record) -> AsyncIterator[str]:
 async def end(
     store: ObjectStore, manifest: Manifest, own: str, others: Sequence[Intent], replaced: Iterable[str]
 ) -> None:
-    """End our intent `own`, whose version is stored and proven by its record.
+    """End the intent `own`, whose version is stored and proven by its record.
 
     `others` are the intents that were there before this was seen, `replaced` names those of ended writers that
-    were there before our data. A failure is only logged: the next writer of the key or repair clears what is left.
+    were there before its data. A failure is only logged: the next writer of the key or repair clears what is left.
     """
     ended = {*replaced, *(each.name for each in others if is_dead(store, each))}
     try:
@@ -199,12 +204,12 @@ async def end(
 
 
 def is_dead(store: ObjectStore, intent: Intent) -> bool:
-    """Return whether the writer of an intent does not live any more, as far as we know who may hold the lock."""
+    """Return whether an intent is so old that its writer counts as dead, which is sooner where there are locks."""
     return intent.age > (store.timeout if store.capabilities.locks else SAFE_AGE)
 
 
 async def withdraw(store: ObjectStore, own: str) -> None:
-    """Remove our intent, whose data does not stand there; a failure is only logged."""
+    """Remove the intent `own`, whose data is not what is stored; a failure is only logged."""
     try:
         await store.remove(own)
     except FsbackupError as error:

@@ -21,7 +21,7 @@ Beside it, `_commit_beside`:
 step  creates an object                                      replaces an object, or stores one after a delete
 ====  =====================================================  ======================================================
 1     a write intent where the store cannot refuse to        write intent: the new manifest under a name of its own
-      replace, and a look who else has one
+      replace, and a listing of other writers' intents
 2     `writer.commit`: the data, in one atomic step          the same
 3     manifest, create-only where the store can refuse       manifest, over the old manifest
 4     compare, unless the store refuses in step 3            compare
@@ -30,14 +30,14 @@ step  creates an object                                      replaces an object,
 ====  =====================================================  ======================================================
 
 *Compare* reads manifest and data back. When another writer's data is there, the upload raises `ConflictError`;
-when only the manifest is another one's, ours is written again, because it is the one that proves the data. The
-whole upload is taken back where too few replicas took it (`undo.py`); until that is known,
+when only the manifest is another writer's, this upload writes its own again, because that one proves the data. The
+whole upload is undone where too few replicas have stored it (`undo.py`); until that is known,
 `WritePlan.keep_replaced` keeps what it replaces.
 
-What a crash leaves, and who puts it right:
+What a crash leaves, and what repairs it:
 
-- before step 2: the old state; unfinished data and the intent are cleared by `repair` or a later upload. Who only
-  fails, or is cancelled, withdraws the intent where the writer knows that the data stays as it was, as on a full
+- before step 2: the old state; unfinished data and the intent are cleared by `repair` or a later upload. An upload
+  that only fails, or is cancelled, withdraws its intent where it knows that the data stays as it was, as on a full
   disk (`ObjectWriter.revoke`).
 - after 2, creating: data without a manifest. Readers report it as unproven, the same upload again adopts it when
   its SHA-256 is right (`upload.py`), `repair` too.
@@ -45,11 +45,10 @@ What a crash leaves, and who puts it right:
   `repair` writes the manifest from it.
 - after 3: the new state, proven; an intent that is left is cleared by `repair` or a later upload.
 
-So there is no moment at which neither the old version nor the new one can be read and proven, also while others
-write the same key.
+So at every moment the old version or the new one can be read and proven, also with concurrent writers of the key.
 
-`_check` is called before step 2 and after 4. Here it does nothing, and a repair's copy (`copy.py`) looks there
-whether its version is still current.
+`_check` is called before step 2 and after 4. Here it does nothing; the copy of a repair (`copy.py`) checks there
+that its version is still current.
 """
 
 from __future__ import annotations
@@ -78,9 +77,9 @@ from fsbackup.stores.base import SHOWN_AFTER, ObjectStat, ObjectWriter, WritePla
 
 T = TypeVar("T")
 
-#: Seconds before somebody who gives way to us is looked for again, at first and at most.
+#: Seconds between two looks for writers that an upload waits for, at first and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
-#: How often a manifest is written that another writer's takes the place of.
+#: How often a manifest is written that another writer overwrites.
 _TRIES = 3
 
 
@@ -126,12 +125,12 @@ class ReplicaUpload:
         self._record_id = plan.record_id or ""
         self._wrote_record = False
         self._commits = False
-        #: Whether we give way to whoever replaces.
+        #: Whether this upload yields to writers that replace.
         self._yields = not may_replace
-        #: The name of our intent, and those of ended writers' that were there before our data.
+        #: The name of this upload's intent, and those of ended writers that were there before its data.
         self._intent: str | None = None
         self._ended: list[str] = []
-        #: The intents of others at our last look.
+        #: The intents of other writers, as they were last read.
         self._others: list[intents.Intent] = []
         self._copier = copier
         self._on_sent = on_sent
@@ -194,7 +193,7 @@ class ReplicaUpload:
             await self._commit_or_find(manifest)
 
     async def _commit_or_find(self, manifest: Manifest) -> None:
-        """Commit; that another writer has stored the same content at the same time is success, too."""
+        """Commit; it is a success, too, when another writer has stored the same content at the same time."""
         try:
             await self._commit(manifest)
         except ConflictError:
@@ -257,9 +256,9 @@ class ReplicaUpload:
         await self._end(manifest, stored)
 
     def _changes_nothing(self, error: BaseException) -> bool:
-        """Return whether our data, which was not committed because of `error`, can never stand there.
+        """Return whether this upload's data, not committed because of `error`, can never become what is stored.
 
-        Otherwise our intent is what proves it. A store that does not answer is not asked to remove the intent.
+        Otherwise its intent is what proves it. A store that does not answer is not asked to remove the intent.
         """
         if isinstance(error, BackendUnavailableError):
             return False
@@ -267,7 +266,7 @@ class ReplicaUpload:
         return refused or not self._commits or self.writer.revoke()
 
     async def _settle(self, looking: Awaitable[None], manifest: Manifest, stored: ObjectStat) -> None:
-        """Look what stands there. The conflict may be a tombstone: `_check` then takes back what was written."""
+        """Await `looking`. The conflict may be a tombstone: `_check` then removes what was written."""
         try:
             await looking
         except ConflictError:
@@ -275,11 +274,11 @@ class ReplicaUpload:
             raise
 
     async def _announce_and_look(self, manifest: Manifest) -> None:
-        """Announce what replaces something, then see what; where that is new, announce it and look again."""
+        """Announce a replacement, then read what it replaces; where that is new, announce it and read again."""
         if self.needs_intent:
             await self._announce(manifest)
         await self._look_again(manifest)
-        if self._intent is None and (self.needs_intent or self._is_given_way):
+        if self._intent is None and (self.needs_intent or self._has_precedence):
             await self._announce(manifest)
             await self._look_again(manifest)
 
@@ -289,7 +288,7 @@ class ReplicaUpload:
         return self.stored
 
     async def _look_again(self, manifest: Manifest) -> None:
-        """See what a replacement replaces, now that no other writer of this process or disk can change it.
+        """Read what a replacement replaces, now that no other writer of this process or disk can change it.
 
         Raises
         ------
@@ -312,10 +311,10 @@ class ReplicaUpload:
                 raise concurrent_write(self.replica, self._key)
 
     async def _wait_for_others(self, manifest: Manifest) -> None:
-        """Wait for who gives way to us; to create, until nobody else is at work, as far as we know.
+        """Wait for writers that yield to this upload; one that creates waits for every other known writer.
 
-        Of several that create, each withdraws as long as there is one that comes before him: so it is one that
-        stores his, and the others find it.
+        Of several that create, each withdraws its intent as long as another comes before it: so exactly one
+        stores its object, and the others find it.
         """
         clock, pause = asyncio.get_running_loop().time, _FIRST_PAUSE
         ends = clock() + self.store.timeout
@@ -328,13 +327,13 @@ class ReplicaUpload:
             self.replica = await self._look()
 
     def _comes_before(self, other: intents.Intent) -> bool:
-        """Return whether a writer comes before us who create, as one does that does not give way."""
+        """Return whether another writer precedes this one, which creates; one that does not yield always does."""
         return not other.yields or self._intent is None or other.name < self._intent
 
     def _rivals(self, manifest: Manifest) -> list[intents.Intent]:
-        """Return the intents of writers at work; to create, those with the same content do not count.
+        """Return the intents of running writers; for one that creates, those with the same content do not count.
 
-        So a writer that was killed is not waited for by the next one with what it had.
+        So an upload does not wait for a killed one of the same content.
         """
         at_work = [each for each in self._others if intents.is_active(self.store, each)]
         same = (manifest.size, manifest.sha256)
@@ -345,7 +344,7 @@ class ReplicaUpload:
         ]
 
     async def _look(self) -> ReplicaState:
-        """Return what is there, and note the intents; raises for one that a newer version wrote."""
+        """Return what is stored, and note the intents; raises for one that a newer version wrote."""
         found = await self.call(intents.find(self.store, self._key, self._intent or ""))
         self._others = list(intents.known(found))
         self._ended = [each.name for each in self._others if not each.may_go_on()]
@@ -354,23 +353,23 @@ class ReplicaUpload:
         return await self.call(records.read_state(self.store, self._key))
 
     def _waits(self, manifest: Manifest) -> bool:
-        """Return whether to wait for a writer that gives way to us, or for any to create.
+        """Return whether to wait for a writer that yields to this upload, or to create, for any writer.
 
         Raises
         ------
         ConflictError
-            When we are who gives way, and there is another one.
+            When this upload is the one that yields, and there is another writer.
         """
         if self.store.capabilities.locks:
             return False
         rivals = self._rivals(manifest)
         if self._yields and rivals and not self._create_only:
             raise concurrent_write(self.replica, self._key)
-        return bool(rivals) if self._create_only else self._is_given_way
+        return bool(rivals) if self._create_only else self._has_precedence
 
     @property
-    def _is_given_way(self) -> bool:
-        """Whether somebody who gives way to us is at work, as a repair of what was deleted meanwhile."""
+    def _has_precedence(self) -> bool:
+        """Whether a writer that yields to this upload is running, such as a repair of a deleted version."""
         if self.store.capabilities.locks:
             return False
         return any(intents.is_awaited(self.store, each) for each in self._others)
@@ -383,7 +382,7 @@ class ReplicaUpload:
 
     @property
     def needs_intent(self) -> bool:
-        """Whether a write intent comes first: there is, or may be by then, what will not prove the new data."""
+        """Whether a write intent comes first: there may be a record that does not prove the new data."""
         can, inside = self.store.capabilities, records.has_records_inside(self.store)
         return not inside and not (self.replica.is_empty and can.conditional_create)
 
@@ -398,7 +397,7 @@ class ReplicaUpload:
             await self.call(intents.withdraw(self.store, own))
 
     async def _end(self, manifest: Manifest, stored: ObjectStat) -> None:
-        """End the intent, also where a last look says that the version is not the newest."""
+        """End the intent, also where a last check finds that the version is not the newest."""
         try:
             await self._check(manifest, stored)
         finally:
@@ -410,15 +409,15 @@ class ReplicaUpload:
         """Raise when the version must not be written; `stored` is its data once committed. Here: never."""
 
     async def _prove(self, manifest: Manifest, stored: ObjectStat) -> None:
-        """See that our data and our manifest stand there, and write the manifest again where our data has another.
+        """Read back this upload's data and manifest, and write the manifest again where the data has another.
 
         Raises
         ------
         ConflictError
-            When another writer's data stands there, or none; or it was deleted.
+            When the data is another writer's or missing, or it was deleted.
         """
         for _ in range(_TRIES):
-            if self._intent is not None:  # who comes after this replaces our data before our manifest
+            if self._intent is not None:  # a later writer replaces the data before the manifest
                 self._others = await self.call(intents.listed(self.store, self._key, self._intent))
             replica = await self._read_back()
             if not has_data(replica, stored) or not await self._is_ours(manifest, stored):
@@ -429,14 +428,14 @@ class ReplicaUpload:
             if isinstance(replica.record, Tombstone) and replica.record.generation >= manifest.generation:
                 break
             if self._intent is None:
-                await self._announce(manifest)  # and look again: what stands there may be older than it
+                await self._announce(manifest)  # and read again: what was read may be older than it
                 continue
             own = manifest.for_replica(stored.etag, stored.version_id)
             await self.call(records.write_record(self.store, own))
         raise _not_shown(replica, self._key) if replica.is_empty else concurrent_write(replica, self._key)
 
     async def _give_way(self, manifest: Manifest, replica: ReplicaState) -> None:
-        """Leave what stands there to others; a manifest of ours would stand for lost data, so it goes."""
+        """Leave what is stored to its writer; a manifest of this upload, whose data is lost, is removed."""
         if replica.stat is None and replica.claims(manifest):
             await self._announce(manifest)
             replica = await self.call(records.read_version(self.store, self._key))
@@ -445,7 +444,7 @@ class ReplicaUpload:
         await self._withdraw()
 
     async def _compare(self, manifest: Manifest, stored: ObjectStat) -> None:
-        """Raise `ConflictError` unless the data that was stored stands there, with the manifest inside."""
+        """Raise `ConflictError` unless the data that was stored is there, with the manifest inside."""
         replica = await self._read_back()
         for pause in SHOWN_AFTER if self._comes_first else ():
             if replica.claims(manifest) or replica.is_empty:
@@ -460,14 +459,14 @@ class ReplicaUpload:
 
     @property
     def _comes_first(self) -> bool:
-        """Whether another creator whose object is there came second, which he finds out, and takes it back.
+        """Whether a concurrent writer whose object is there came second: it will notice, and remove its object.
 
-        So it is where nothing was, and where a version was that no creator may replace but the first.
+        That is so where nothing was stored, or a version that only the first of the writers may replace.
         """
         return (self._create_only or self._conditional) and self.store.capabilities.removes_versions
 
     async def _read_back(self) -> ReplicaState:
-        """Read what stands there after our write; a service may not show it at once."""
+        """Read what is stored after the write; a service may not show it at once."""
         for pause in SHOWN_AFTER if self.store.capabilities.is_shared else ():
             replica = await self.call(records.read_version(self.store, self._key))
             shows_what_was = replica.record is not None and replica.record == self.replica.record
@@ -477,7 +476,7 @@ class ReplicaUpload:
         return await self.call(records.read_version(self.store, self._key))
 
     async def _is_ours(self, manifest: Manifest, stored: ObjectStat) -> bool:
-        """Return whether the data is ours; without an ETag other content of the same size looks the same."""
+        """Return whether the data is this upload's; without an ETag the bytes are read and hashed."""
         if stored.etag is not None or (self._create_only and self.store.capabilities.conditional_create):
             return True
         name = encode_key(self._key)
@@ -514,9 +513,9 @@ class ReplicaUpload:
 
 
 def creates_only(replica: ReplicaState) -> bool:
-    """Return whether an upload that may replace must be refused all the same where something is there by then.
+    """Return whether an upload that may replace must still be refused where an object appears before it commits.
 
-    Where there is nothing it announces nothing, so without a lock nobody would know of it.
+    Where nothing is stored it announces nothing, so without a lock no other writer would know of it.
     """
     can, inside = replica.store.capabilities, records.has_records_inside(replica.store)
     return replica.is_empty and can.conditional_create and not (inside or can.locks)
@@ -538,18 +537,18 @@ async def write_manifest(replica: ReplicaState, manifest: Manifest, stored: Obje
 
 
 def has_version(replica: ReplicaState, manifest: Manifest, stored: ObjectStat) -> bool:
-    """Return whether the replica has our manifest and, by size and ETag, our data."""
+    """Return whether the replica has `manifest` and, by size and ETag, the data `stored`."""
     return has_data(replica, stored) and replica.claims(manifest)
 
 
 def has_data(replica: ReplicaState, stored: ObjectStat) -> bool:
-    """Return whether the replica has our data, by size and ETag."""
+    """Return whether the replica has the data `stored`, by size and ETag."""
     stat = replica.stat
     return stat is not None and (stat.size, stat.etag) == (stored.size, stored.etag)
 
 
 def _not_shown(replica: ReplicaState, key: str) -> ConflictError:
-    """Return the error for an object that was stored, and of which nothing is there."""
+    """Return the error for an object that was stored and is not there."""
     return ConflictError(
         "it was stored, and is not there: it was deleted at the same time, or the service does not show it yet",
         backend=replica.store.name,

@@ -1,25 +1,25 @@
-"""Puts back the version before on the replicas that took a new one, where these are too few to confirm it.
+"""Restores the previous version on the replicas that stored a new one, where these are too few to confirm it.
 
-What was refused counts for no reader. Where it replaced a version it took a copy of that away, though, until
-`repair` brings it back after a day. `undo` brings it back at once where the store kept it
-(`Capabilities.keeps_replaced`): a disk as a second name of the old file, B2 as the version before.
+Readers ignore a version that too few replicas have. But it has replaced a copy of the previous version, which
+`repair` would restore only after a day. `undo` restores it at once where the store kept it
+(`Capabilities.keeps_replaced`): a disk as a second name of the old file, B2 as the previous version.
 
-First all replicas are asked again: what has become confirmed meanwhile stays. So does what was stored on one that
-has nothing now: a prune removed it there because others had it, and with it what it had replaced. Then, on each
-replica that took the new version, under the lock of the key:
+First all replicas are asked again: a version that has been confirmed meanwhile stays. So does one that a replica
+stored and no longer has: a prune removed it there because other replicas had it, and with it what it had replaced.
+Then, on each replica that stored the new version, under the lock of the key:
 
-1. Look whether what the upload stored is still there, record and data, and what it replaced has been kept.
-2. Beside the data: a write intent (`intents.py`), then the old manifest. That is the upload's protocol backwards
-   (`replica_upload.py`), through the same states.
-3. `ObjectWriter.rollback`: the old data, inside the data with the old manifest.
+1. Check that what the upload stored is still there, record and data, and that what it replaced has been kept.
+2. Where manifests lie beside the data: a write intent (`intents.py`), then the old manifest. That is the upload's
+   protocol in reverse (`replica_upload.py`), through the same states.
+3. `ObjectWriter.rollback`: the old data, with the old manifest where that is inside.
 4. Remove the write intent, or the manifest that was an object of its own.
 
-A crash leaves the new version, unconfirmed, or the old one, each proven, and garbage that `repair` clears. So does
-whatever else fails: then the new version stays *unconfirmed*, as on a store that keeps nothing.
+A crash leaves the new version, unconfirmed, or the old one, each proven, and garbage that `repair` clears. Any
+other failure leaves the same: the new version stays *unconfirmed*, as on a store that keeps nothing.
 
-Two things are not undone. A new object replaced nothing: it hides no version, may be the only copy of what its
-source had, and the same upload again completes it. And another upload of the same content must not count on a copy
-that may be put back meanwhile: it sends its own (`may_be_undone`), which stays.
+Two things are not undone. A new object replaced nothing: it hides no version, may be the only copy of its source's
+content, and running the same upload again completes it. And another upload of the same content must not count a
+copy that may be undone meanwhile: it sends its own (`may_be_undone`), which stays.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from fsbackup.record import Manifest
 
 log = logging.getLogger("fsbackup.storage")
 
-#: Seconds after which no upload is at work any more that stored a version.
+#: Seconds after which the upload that stored a version is no longer running.
 _LONGEST_UPLOAD = 86_400.0
 
 
 def may_be_undone(replica: ReplicaState, version: Manifest, replicas: Sequence[ReplicaState], needed: int) -> bool:
-    """Return whether the upload that stored `version` on `replica` may put back what was there before.
+    """Return whether the upload that stored `version` on `replica` may still undo it.
 
     That is so for a replacement that fewer than `needed` of the `replicas` are known to have, within a day.
     """
@@ -56,7 +56,7 @@ def may_be_undone(replica: ReplicaState, version: Manifest, replicas: Sequence[R
 async def undo(
     targets: ReplicaSet, key: str, version: Manifest, sent: Sequence[ReplicaUpload], taken: Collection[str]
 ) -> list[ReplicaUpload]:
-    """Put back what `version` replaced on the replicas named `taken`; return those that have it again.
+    """Restore what `version` replaced on the replicas named `taken`; return those that have it again.
 
     `sent` are all uploads of the version, also of replicas that did not confirm it.
     """
@@ -68,7 +68,7 @@ async def undo(
 
 
 async def _must_stay(targets: ReplicaSet, key: str, version: Manifest, sent: Sequence[ReplicaUpload]) -> bool:
-    """Return whether a version is confirmed, or somebody may count on it: it was stored and is there no more."""
+    """Return whether a version is confirmed, or was removed after it was stored: a prune then counted on it."""
     replicas = await survey(targets.stores, key)
     stored = {each.store.name for each in sent if each.stored is not None}
     removed = any(each.is_empty and each.backend in stored for each in replicas)
@@ -88,7 +88,7 @@ async def _undo_or_log(upload: ReplicaUpload, key: str, version: Manifest) -> bo
 
 
 async def _can_undo(upload: ReplicaUpload, key: str, version: Manifest) -> bool:
-    """Return whether the replica has this very write, and an intact version before to put back."""
+    """Return whether the replica has exactly this write, and had an intact version before it to restore."""
     stored = upload.stored
     if stored is None or not upload.replica.is_intact:
         return False

@@ -3,14 +3,14 @@
 `upload` surveys the stores, unless the caller knows their state, and runs one `_Upload`:
 
 1. Ask the stores (`survey.survey_for_change`). Where fewer than `min_copies` can be reached, nothing is sent.
-2. Decide whether the source is a new version, or must be the content that is stored already (`_expect`). Before
-   something is refused, or left unsent, because of what is stored, look whether it is being deleted (`_decide`).
-3. Send the parts to every replica that has not this content (`FanOut`); each commits by itself
-   (`replica_upload.py`). A replica that has not answered yet holds up no other: it begins when it answers, and
-   reads again what the others have sent (`_join`).
+2. Decide whether the source is a new version, or must be the content that is stored already (`_expect`). Before an
+   upload is refused, or sends nothing, because of what is stored, check whether that is being deleted (`_decide`).
+3. Send the parts to every replica that lacks this content (`FanOut`); each commits by itself
+   (`replica_upload.py`). A replica that has not answered yet holds up no other: its upload begins when it answers,
+   and reads the earlier parts again (`_join`).
 4. Confirm the replicas that have it already, now that the source's SHA-256 is known; write the manifest beside
    data that a crash left without one, if it is this content (`stored.py`).
-5. Where fewer than `min_copies` have confirmed it, put back what it replaced (`undo.py`).
+5. Where fewer than `min_copies` have confirmed it, restore what it replaced (`undo.py`).
 
 The report says for each replica whether it confirmed the object after the last byte. Where a newer version of
 fsbackup wrote the record of one, nothing is stored on any.
@@ -94,18 +94,18 @@ async def upload(
     query
         Returns the state of the key in a store.
     known
-        What each store has, where nobody need be asked: `query` is not called then.
+        What each store has, where that is known: `query` is not called then.
     progress
         Receives the bytes as they move.
     read_stored
         Read what a replica has already before it counts as stored, where its ETag is not made of the content, as
-        on a disk: a bit may have flipped there. Such a copy is written again.
+        on a disk, where bits may have rotted. Such a copy is written again.
     replaces
         The version that the source was made from, with `overwrite`: only this one is replaced. A replica that has
         another one of its generation or a later one, by now or when it commits, has a `ConflictError` in its
         result.
     since
-        When the whole began that this upload is a part of, on the monotonic clock: what is stored already counts
+        When the operation began that this upload is part of, on the monotonic clock: what is stored already counts
         as stored unless it was being deleted then. By default now.
 
     Raises
@@ -136,7 +136,7 @@ def already_stored(
 ) -> Report:
     """Return, and log, the report on an object that all stores of `targets` are known to have.
 
-    `started` is when it was begun to find that out, on the monotonic clock.
+    `started` is when the check for that began, on the monotonic clock.
     """
     seconds = time.monotonic() - started
     replicas = {
@@ -231,8 +231,8 @@ class _Upload(FanOut):
     def _refuse_other_versions(self, replaced: Manifest) -> None:
         """Leave out each replica with a version that the source was not made from, unless it is an older one.
 
-        Of several writers that made theirs from one version, a replica so takes the first: where `min_copies` is a
-        majority, no more than one of them is confirmed.
+        So of several writers that started from one version, a replica accepts the first: where `min_copies` is a
+        majority, at most one of them is confirmed.
 
         Raises
         ------
@@ -259,13 +259,13 @@ class _Upload(FanOut):
         )
 
     def refuse(self, error: ConflictError) -> Report:
-        """Return the report on an upload that is not even begun."""
+        """Return the report on an upload that is refused before it begins."""
         for replica in self._replicas:
             self._finish(replica, replica.error or error)
         return self._report()
 
     async def _decide(self) -> None:
-        """As `_expect`, and not because of a version that a delete has begun to remove."""
+        """As `_expect`, but ignore a version that a delete has begun to remove."""
         refuses = not self._overwrite and isinstance(self._highest, Manifest)
         if not refuses:
             await self._expect()
@@ -275,7 +275,7 @@ class _Upload(FanOut):
         replicas = await with_new_tombstones(before, self._key, self._since)
         if refuses or replicas != before:
             self._replicas = replicas
-            # A replica that does not answer now has all the same what it said that it has.
+            # What a replica said before counts, if it does not answer now.
             known = [old if new.error else new for old, new in zip(before, replicas, strict=True)]
             self._latest = versions.newest(known, self._targets.min_copies)
             self._highest = versions.highest(known)
@@ -297,7 +297,7 @@ class _Upload(FanOut):
             self._expected = await self._find_stored()
             self._is_proven = self._expected is not None
             return
-        # What is newer than a confirmed delete is not replaced either.
+        # A version newer than a confirmed delete is not replaced either.
         latest = self._latest if isinstance(self._latest, Manifest) else self._highest
         if isinstance(latest, Manifest):
             known = self._source.known_sha256()
@@ -343,7 +343,7 @@ class _Upload(FanOut):
         await self._clear_replaced()
 
     async def _undo_refused(self) -> None:
-        """Put back what was replaced on the replicas that took a version that too few have confirmed."""
+        """Restore what was replaced on the replicas that stored a version that too few have confirmed."""
         confirmed = {name for name, result in self._results.items() if result.ok}
         taken = confirmed & {each.store.name for each in self._sent}
         if self._version is None or not taken or len(confirmed) >= self._targets.min_copies:
@@ -365,7 +365,7 @@ class _Upload(FanOut):
             self._finish(replica, error)
 
     async def _join(self, name: str, consumer: Consumer) -> None:
-        """Upload to a replica when it answers, unless the parts that it needs are gone by then."""
+        """Upload to a replica when it answers, unless the parts that it needs have been dropped by then."""
         answer = self._late[name]
         dropped = asyncio.create_task(consumer.dropped.wait())
         try:
@@ -391,7 +391,7 @@ class _Upload(FanOut):
         self._parts.close(consumer)
 
     def _unknown_version(self, replica: ReplicaState) -> ConflictError | None:
-        """Return the error for a version that was not known when it was decided what is stored."""
+        """Return the error for a version that was not known when the upload was decided."""
         found, known = replica.record, -1 if self._highest is None else self._highest.generation
         if found is None or found.generation <= known:
             return None
@@ -422,8 +422,8 @@ class _Upload(FanOut):
         """Fail on every replica when one of them has other content, where two writers could both be confirmed.
 
         That is so where `min_copies` is no majority. Each of two create-only writers may then have come first on
-        enough replicas, so that both give way: the one that comes again finds out whose content counts. Where
-        a directory or a special file is in the way, nobody else stored anything.
+        enough replicas, so both fail: the next run finds out which content counts. Where a directory or a special
+        file is in the way, no other writer stored anything.
         """
         lost = {
             name: each.exception
@@ -458,7 +458,7 @@ class _Upload(FanOut):
         return [each for each, good in zip(claimed, sound, strict=True) if good]
 
     async def _clear_replaced(self) -> None:
-        """Remove records of the version before, which can be read while too few replicas have the new one."""
+        """Remove records of the previous version, which stays readable until enough replicas have the new one."""
         left = [
             each.replica
             for each in self._sent
@@ -477,7 +477,7 @@ class _Upload(FanOut):
 
     def _new_upload(self, replica: ReplicaState) -> ReplicaUpload:
         source, known, is_conditional = self._source, self._expected, self._replaces is not None
-        # Beside its record, data may be another by the time that we have waited for who gives way to us.
+        # Where its record lies beside it, data may change while this upload waits for writers that yield to it.
         switches = records.has_records_inside(replica.store)
         plan = WritePlan(
             size=source.size,
@@ -516,7 +516,7 @@ class _Upload(FanOut):
         return upload
 
     def _copier(self, replica: ReplicaState, plan: WritePlan) -> ObjectWriter | None:
-        """Return what has the service copy the bytes of another key, None where they must be sent."""
+        """Return the writer that has the service copy the bytes of another key, None where they must be sent."""
         found, original = self._source.copyable.get(replica.backend), self._source.copy_of
         if found is None or original is None or original.content_etag is None:
             return None
@@ -525,8 +525,8 @@ class _Upload(FanOut):
     def _must_stat_again(self, replica: ReplicaState) -> bool:
         """Return whether another writer had time to store the key since the store said that it is absent.
 
-        Not during an upload of one part, unless the answer came from a listing, or nothing but our intent keeps
-        others out, which is stored after it.
+        Not during an upload of one part, unless the answer came from a listing, or only this upload's intent keeps
+        other writers out, which is stored later.
         """
         can, inside = replica.store.capabilities, records.has_records_inside(replica.store)
         if not (inside or can.conditional_create):
@@ -608,14 +608,14 @@ class _Upload(FanOut):
 
 
 async def _release(uploads: Sequence[ReplicaUpload]) -> None:
-    """Let go of what was replaced: nothing is put back any more."""
+    """Discard what was replaced, once nothing is restored any more."""
     await run_all([each.writer.release() for each in uploads])
 
 
 def _refuses_to_replace(store: ObjectStore) -> bool:
-    """Return whether one conditional request stores data and record where nothing is: no look after it is needed.
+    """Return whether one conditional request creates data and record together, which needs no check afterwards.
 
-    As a replacement is conditional there on what it replaces.
+    A replacement is conditional there on what it replaces, too.
     """
     can = store.capabilities
     return records.has_records_inside(store) and can.conditional_create and not can.removes_versions
