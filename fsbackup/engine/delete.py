@@ -1,46 +1,46 @@
 """Delete one object from every replica.
 
-`delete` asks the stores (`survey.survey_for_change`) and then works on each replica by itself, as soon as that has
-answered, in this order:
+`delete` asks the stores (`survey.survey_for_change`) and then works on each replica separately, as soon as that
+one has answered, in this order:
 
-1. Write the tombstone; it lies over nothing else.
+1. Write the tombstone; it has a name of its own, and overwrites nothing.
 2. Remove the data: only the version that was deleted, or an older one. From then on the object counts as deleted
    there.
 3. Remove its manifest, where that is an object of its own.
 4. When *every* replica has confirmed 1 to 3: remove the tombstones, and write intents of an earlier version;
-   unless a repair is at work, which may be about to write what it copied before 1 (`repairs.py`).
+   unless a repair is running, which may be about to write what it copied before 1 (`repairs.py`).
 
-Each step looks again before it, under the key's lock (`locks.py`), and gives way to a version that another writer
-stored, or is storing, since the survey: that version is newer than the tombstone and stays. A bucket that removes
-by version needs no look: it is told which one to remove. One that removes on the condition of an ETag refuses what
-was stored after the look; R2 does neither (FORMAT.md). On a disk, whose lock keeps out who is storing, an intent
-counts only where its data may stand there already: a writer that was killed before that blocks no delete.
+Before each step the records are read again, under the key's lock (`locks.py`); a version that another writer has
+stored since the survey, or is storing, is newer than the tombstone and stays. A bucket with versions needs no such
+check: the request names the version to remove. One with conditional deletes refuses to remove an object that was
+stored after the check; R2 has neither (FORMAT.md). On a disk, whose lock excludes running writers, an intent
+counts only where its data may be stored already: a writer that was killed before that blocks no delete.
 
 What a crash or an unreachable replica leaves:
 
 - before 1 on a replica: its manifest and data. The tombstones of the others have a higher rank, so readers see a
-  deleted object, and `repair` completes the delete with `complete`. Without a tombstone it would take the object
-  for a lost one, and copy it back.
-- between 1 and 2: a tombstone, and the object, which no reader takes for one; `complete` removes it.
-- between 2 and 3: a tombstone, and a manifest without data, which counts as little. `complete` or
-  `remove_tombstone` removes it. The data goes first: while a manifest stands there, data that a writer puts in its
-  place in between is seen not to be what the manifest says.
+  deleted object, and `repair` completes the delete with `complete`. Without a tombstone, `repair` would treat the
+  object as lost, and copy it back.
+- between 1 and 2: a tombstone, and the object, which readers ignore; `complete` removes it.
+- between 2 and 3: a tombstone, and a manifest without data, which is ignored, too. `complete` or
+  `remove_tombstone` removes it. The data is removed first: while the manifest is there, data that another writer
+  stores in between is seen not to match it.
 - before 4: tombstones only; when all replicas have one, `repair` removes them with `remove_tombstone`.
 
-Why the tombstone comes first, and not only when a replica has failed: from the first data that is removed on, some
-quorum says that there is no such object. If the process is killed then, or its user gives up waiting for a replica
-that hangs, what that one has would come back, though readers were told that it is gone. A single replica that has
-manifest and data in one object (`_needs_tombstone`) has the version or nothing at every instant, and gets none.
+Why the tombstone comes first, and not only when a replica has failed: once the first data is removed, some quorum
+says that there is no such object. If the process is killed then, or its user gives up waiting for a replica that
+hangs, that replica's copy would come back, though readers were told that it is gone. A single replica that has
+manifest and data in one object (`_needs_tombstone`) has the version or nothing at every instant, and needs none.
 
 A delete is degraded when `min_copies` replicas have confirmed it. Readers find the object deleted also when the
-others are fewer than `min_copies` (`is_deleted`). Where not even so many can be reached, nothing is deleted.
+others are fewer than `min_copies` (`is_deleted`). Where not even that many can be reached, nothing is deleted.
 
-`complete` and `remove_tombstone` read the records again right before each change, and give way to a newer upload.
+`complete` and `remove_tombstone` read the records again right before each change; a newer upload stays.
 
 Where a newer version of fsbackup wrote the record of one replica, nothing is deleted from any.
 
-`delete_many` does all of this for many keys. Where a store removes many objects by few requests, it looks at all
-of them, then removes their data together, then the manifests that are objects of their own, last the tombstones.
+`delete_many` does all of this for many keys. Where a store removes many objects by few requests, it surveys all of
+them, then removes their data together, then the manifests that are objects of their own, last the tombstones.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ from fsbackup.stores.base import ObjectStat, ObjectStore
 
 log = logging.getLogger("fsbackup.storage")
 
-#: Keys that `delete_many` deletes together, and those it works on at once.
+#: Keys that `delete_many` deletes together, and those that it works on concurrently.
 _TOGETHER, _AT_ONCE = 1000, 16
 
-#: To be deleted on one replica: its state by the survey, and the tombstone; None where nothing is anywhere.
+#: A delete on one replica: its state by the survey, and the tombstone; None where no replica has anything.
 _Deletion = tuple[ReplicaState, Tombstone | None]
 #: The tombstones that were stored, by the names of their stores and then by key.
 _Stored = Mapping[str, dict[str, ObjectStat]]
@@ -98,7 +98,7 @@ async def delete(targets: ReplicaSet, key: str, *, generation: int | None = None
 async def _delete(
     targets: ReplicaSet, key: str, generation: int | None, answers: Answers, started: float
 ) -> Report:
-    if _tombstone(targets, key, answers.replicas) is None:  # what is deleted may be on a slower one only
+    if _tombstone(targets, key, answers.replicas) is None:  # only a slower replica may have the object
         await asyncio.gather(*answers.late.values())
     replicas = [
         answers.late[each.backend].result() if _is_done(answers, each) else each for each in answers.replicas
@@ -142,7 +142,7 @@ def _seconds_since(started: float) -> float:
 
 
 def _needs_tombstone(targets: ReplicaSet) -> bool:
-    """Return whether a delete that ends in its middle would leave a part of the object."""
+    """Return whether an interrupted delete could leave a part of the object."""
     return len(targets.stores) > 1 or not records.has_records_inside(targets.stores[0])
 
 
@@ -162,7 +162,7 @@ def _too_few(
     replicas: Sequence[ReplicaState],
     late: Collection[str] = (),
 ) -> TooFewCopiesError | None:
-    """Return the error for a delete that so few replicas could confirm that the others still have the object."""
+    """Return the error for a delete that too few replicas can confirm, so that the object would still exist."""
     away = [each.backend for each in replicas if each.error is not None and each.backend not in late]
     if tombstone is None or is_deleted(len(replicas) - len(away), len(replicas), targets.min_copies):
         return None
@@ -239,8 +239,8 @@ def _tombstone(
 ) -> Tombstone | None:
     """Return the tombstone to write; None when no replica has anything. Unmanaged data is generation 0.
 
-    Without a quorum, a replica that does not answer may have a higher version: the tombstone is to outrank what
-    was stored up to now, unless the caller knows the `generation` to delete.
+    Without a quorum, a replica that does not answer may have a higher version: the tombstone must outrank all
+    versions stored up to now, unless the caller knows the `generation` to delete.
     """
     latest = versions.highest(replicas)
     if latest is None and not any(replica.stat or replica.damaged for replica in replicas):
@@ -254,7 +254,7 @@ def _tombstone(
 async def _delete_replica(
     replica: ReplicaState, key: str, tombstone: Tombstone | None, stored: _Stored | None
 ) -> FsbackupError | None:
-    """Delete from one replica; with `stored` leave a tombstone, which is added to it."""
+    """Delete from one replica; with `stored` write a tombstone first, and add it to `stored`."""
     if replica.error is not None:
         return replica.error
     started = asyncio.get_running_loop().time()
@@ -313,7 +313,7 @@ async def _delete_data_together(
 
 
 async def _announce(replica: ReplicaState, tombstone: Tombstone, stored: _Stored | None) -> ReplicaState:
-    """Write the tombstone, and return what is to be removed after it: what the replica has now."""
+    """Write the tombstone, and return what the replica has now, which is to be removed."""
     store, key = replica.store, tombstone.key
     if stored is None:
         return replica
@@ -324,7 +324,7 @@ async def _announce(replica: ReplicaState, tombstone: Tombstone, stored: _Stored
         return replica
     now = await _require_not_newer(store, key, tombstone, announced=True)
     if now.stat != replica.stat and now.record is None and not records.has_records_inside(store):
-        # Data that came since we looked first; its record may have come since we asked for that.
+        # Data stored since the survey; its record may have been stored since that was read.
         now = await _require_not_newer(store, key, tombstone, announced=True)
     return now
 
@@ -332,7 +332,7 @@ async def _announce(replica: ReplicaState, tombstone: Tombstone, stored: _Stored
 async def _remove(replica: ReplicaState, tombstone: Tombstone) -> None:
     """Remove the data of the deleted version, and the manifest that was an object of its own.
 
-    Also where the survey found no data: a repair may have written it since. After the tombstone it does not.
+    Also where the survey found no data: a repair may have written it since, until it sees the tombstone.
     """
     if replica.stat is not None:
         await replica.store.remove_version(replica.stat)
@@ -341,7 +341,7 @@ async def _remove(replica: ReplicaState, tombstone: Tombstone) -> None:
 
 
 async def _manifest_left(replica: ReplicaState, tombstone: Tombstone) -> str | None:
-    """Return the name of the manifest that is left when the data of `replica` has been removed, None without one.
+    """Return the name of the manifest that is left once the data of `replica` is removed, or None.
 
     Raises
     ------
@@ -357,7 +357,7 @@ async def _manifest_left(replica: ReplicaState, tombstone: Tombstone) -> str | N
 async def _require_not_newer(
     store: ObjectStore, key: str, tombstone: Tombstone, *, announced: bool = False
 ) -> ReplicaState:
-    """Return what the replica has now; without the tombstone when that is `announced`. Under the lock of the key.
+    """Return what the replica has now, without the tombstone if that is `announced`; under the lock of the key.
 
     Raises
     ------
@@ -365,7 +365,7 @@ async def _require_not_newer(
         When it has a newer version than the tombstone deletes, or one is being stored.
     """
     read = records.read_version if announced else records.read_state
-    found = await intents.find(store, key)  # first: see there
+    found = await intents.find(store, key)  # before the records: see there
     replica = await read(store, key)
     latest = replica.record
     if latest is not None and version_order(latest) > version_order(tombstone):
@@ -381,7 +381,7 @@ async def complete(replica: ReplicaState, tombstone: Tombstone) -> None:
     Raises
     ------
     ConflictError
-        When another writer has stored a newer version there, or has begun to.
+        When another writer has stored a newer version there, or is storing one.
     BackendError
         As the store raised it.
     """
@@ -396,7 +396,7 @@ async def complete(replica: ReplicaState, tombstone: Tombstone) -> None:
 async def remove_tombstone(store: ObjectStore, key: str, tombstone: Tombstone) -> None:
     """Remove the tombstone from one replica, after every replica has confirmed the delete.
 
-    And before it a manifest that the delete left without data.
+    Before it, remove a manifest that the delete left without data.
 
     Raises
     ------
@@ -429,7 +429,7 @@ def _superseded(store: ObjectStore, key: str) -> ConflictError:
 
 
 async def _remove_own_tombstones(targets: ReplicaSet, done: Sequence[Tombstone], stored: _Stored) -> None:
-    """Remove the tombstones, and intents of the deleted versions, unless a repair is at work.
+    """Remove the tombstones, and intents of the deleted versions, unless a repair is running.
 
     Failures are only logged: a later repair removes what is left.
     """
@@ -446,7 +446,7 @@ async def _remove_own_tombstones(targets: ReplicaSet, done: Sequence[Tombstone],
 
 
 async def _is_repaired(stores: Sequence[ObjectStore]) -> bool:
-    """Return whether a repair may be at work, which needs the tombstones."""
+    """Return whether a repair may be running, which needs the tombstones."""
     try:
         return await repairs.at_work(stores)
     except FsbackupError as error:
@@ -457,7 +457,7 @@ async def _is_repaired(stores: Sequence[ObjectStore]) -> bool:
 async def _remove_unchanged(
     store: ObjectStore, done: Sequence[Tombstone], stored: Mapping[str, ObjectStat]
 ) -> None:
-    """Remove those of the `stored` tombstones that are still the same, which the store finds out by itself."""
+    """Remove those of the `stored` tombstones that are unchanged, which the store checks itself."""
     left: list[str] = []
 
     async def find_intents(tombstone: Tombstone) -> None:

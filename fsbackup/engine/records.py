@@ -6,17 +6,17 @@ Where the manifest of an object is depends on the store:
     In the metadata of the data object (`encode_key`), field `RECORD_FIELD`: the manifest itself, or where that is
     too long, and for objects of several parts, the id under which it lies as an object of its own (`record_name`).
     Every upload and copy has an id of its own. Data and manifest are stored by one request and cannot disagree,
-    whoever writes at the same time.
+    also with concurrent writers.
 *beside*
-    Under `manifest_name`. A replacement announces itself first (`intents.py`).
+    Under `manifest_name`. Before a replacement its writer stores a write intent (`intents.py`).
 
-A tombstone lies beside both, on every store; of it and a manifest the one of the higher version counts. `query`
-reads records and data into a `ReplicaState`, without raising; `survey.py` does so on all stores at once. Uploads
-write in the order that `replica_upload` gives, deletes in that of `delete`.
+A tombstone lies beside both, on every store; of a tombstone and a manifest, the one of the higher version counts.
+`query` reads records and data into a `ReplicaState`, without raising; `survey.py` does so on all stores
+concurrently. `replica_upload` and `delete` say in which order uploads and deletes write.
 
-A record that a newer version of fsbackup wrote is read by no function here: each raises `NewerFormatError`, so
-that nothing is written over it, and a `ReplicaState` has it as its `error`. Where one replica has such a record,
-the key is changed on none (`refusal`).
+No function here reads a record that a newer version of fsbackup wrote: each raises `NewerFormatError`, so that
+nothing is written over it, and a `ReplicaState` has it as its `error`. Where one replica has such a record, the
+key is changed on none (`refusal`).
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ _OTHER_METADATA = 256
 _BLOCK_TEXT = 42
 #: Seconds for removing the record of an upload that failed.
 _CLEAR_TIMEOUT = 5.0
-#: How often an object is asked for again whose manifest was removed, by a replacement, before it could be read.
+#: Attempts to read an object whose manifest a replacement removed before it could be read.
 _READS = 3
 
-#: Identifiers drawn at once: to ask the system lets another thread run, and takes as long as that one does. A
-#: forked child draws its own.
+#: Identifiers generated at once: the system call may switch to another thread, and take as long as that one runs.
+#: A forked child generates its own.
 _DRAWN = 32
 _new_ids: list[str] = []
 os.register_at_fork(after_in_child=_new_ids.clear)
@@ -96,8 +96,8 @@ CopyState = Literal[
 class ReplicaState:
     """What one replica has of one object: its record, its data, and how both compare with the other replicas.
 
-    Two are equal when the replica has not changed in between: `state` and `detail`, which depend on others, do not
-    count.
+    Two states of a replica are equal when it has not changed in between: `state` and `detail`, which depend on
+    others, are not compared.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ class ReplicaState:
 
 
 def clear_answers(replicas: Iterable[ReplicaState]) -> list[str]:
-    """Return the names of the stores that said clearly what they have, or that they have nothing."""
+    """Return the names of the stores that answered, with a valid record or none."""
     return [each.store.name for each in replicas if each.error is None and not each.damaged]
 
 
@@ -191,7 +191,7 @@ def errors_of(replicas: Iterable[ReplicaState]) -> dict[str, FsbackupError]:
 
 
 def unproven_absence(replicas: Sequence[ReplicaState], operation: str, key: str) -> NoHealthyReplicaError:
-    """Return the error for a key that no replica has, and that one which did not answer may have."""
+    """Return the error for a key that none of the replicas that answered has, but another one may have."""
     answered = [each.backend for each in replicas if each.error is None]
     return errors.unproven_absence(errors_of(replicas), answered, operation=operation, key=key)
 
@@ -208,10 +208,10 @@ async def query(
 ) -> ReplicaState:
     """Return the state of `key` in `store`: its record, and with `with_data` its data object. Never raises.
 
-    A store that is known to be away is asked only with `insist` (see `breaker`). That there is no tombstone may be
-    known from some seconds ago (see `tombstones`), but from no earlier than `since`; None asks for it. The first
-    bytes may come along (`beginning`). A manifest that is an object of its own, and was read a short while ago, is
-    in `seen` by the name of that object: no other manifest ever has this name.
+    A store that is known to be away is asked only with `insist` (see `breaker`). The absence of a tombstone may be
+    known from some seconds ago (see `tombstones`), but not from before `since`; None always asks. The first bytes
+    may be read along (`beginning`). A manifest that is an object of its own, and was read a short while ago, is in
+    `seen` by the name of that object: no other manifest ever has this name.
     """
 
     async def read() -> ReplicaState:
@@ -244,7 +244,7 @@ async def state_or_error(
 
 
 async def with_doubts(replicas: Sequence[ReplicaState], key: str) -> list[ReplicaState]:
-    """Return the states, with an error in those that have nothing where that proves no absence (see `marker`)."""
+    """Return the states, with an error in those whose emptiness does not prove absence (see `marker`)."""
     doubts = await marker.doubts([each.store for each in replicas if each.is_empty], key)
     return [replace(each, error=doubts.get(each.store.name, each.error)) for each in replicas]
 
@@ -260,7 +260,7 @@ async def read_state(
 ) -> ReplicaState:
     """Read the records and, with `with_data`, stat the data object, concurrently; raises what the store raises.
 
-    `since` is as for `tombstones.find`: by default the tombstone is asked for. `seen` is as for `query`.
+    `since` is as for `tombstones.find`: by default the tombstone is read. `seen` is as for `query`.
     """
     reads_data = with_data or has_records_inside(store)
     version = read_version(store, key, beginning, seen) if reads_data else _read_manifest(store, key)
@@ -272,8 +272,8 @@ async def read_state(
     if isinstance(replica, BaseException):
         raise replica
     if isinstance(found, AccessDeniedError) and replica.stat is not None:
-        # A service answers the same for a missing name and a missing bucket. Credentials that may only read
-        # objects cannot find out which it is, until the data has answered.
+        # A service gives the same answer for a missing name and a missing bucket. Credentials that may only read
+        # objects cannot tell them apart until the data has been found.
         found = await tombstones.find(store, key, since=since)
     if isinstance(found, BaseException):
         raise found
@@ -281,9 +281,9 @@ async def read_state(
 
 
 def with_tombstone(replica: ReplicaState, tombstone: Tombstone | None, damaged: bool = False) -> ReplicaState:
-    """Return the state with its tombstone: what counts is the record of the higher version.
+    """Return the state with its tombstone: the record of the higher version counts.
 
-    A damaged tombstone tells nothing where a manifest does.
+    A damaged tombstone is ignored where there is a manifest.
     """
     if tombstone is None:
         return replace(replica, damaged=True) if damaged and replica.is_empty else replica
@@ -292,7 +292,7 @@ def with_tombstone(replica: ReplicaState, tombstone: Tombstone | None, damaged: 
 
 
 async def add_tombstone(replica: ReplicaState, key: str, since: float) -> ReplicaState:
-    """Return the state with the tombstone that the store has, as far as was known at `since` or later."""
+    """Return the state with the tombstone that the store has, as known at `since` or later."""
     return with_tombstone(replica, *await tombstones.find(replica.store, key, since=since))
 
 
@@ -320,9 +320,9 @@ async def read_version(
 
 
 async def as_listed(store: ObjectStore, key: str, listed: ObjectStat, other: ObjectStat) -> ReplicaState | None:
-    """Return the state of data of which a listing has just shown that it is the same as that of another store.
+    """Return the state of data that a listing has just shown to be equal to that of another store.
 
-    Its manifest is the one inside the `other`. None where the ETags do not show that the bytes are the same.
+    Its manifest is the one inside the `other`. None where the ETags do not show that the bytes are equal.
     """
     text = other.metadata.get(RECORD_FIELD, "")
     is_same = (listed.etag, listed.size) == (other.etag, other.size) and _MD5.fullmatch(other.etag or "")
@@ -336,7 +336,7 @@ async def read_inside_record(
 ) -> ReplicaState:
     """Return the state of a data object whose metadata has its manifest, or the id of its manifest.
 
-    No manifest behind the id, or not yet: the object was replaced since `stat`, so it is asked again.
+    If there is no manifest behind the id, the object may have been replaced since `stat`, so it is read again.
     """
     for _ in range(_READS):
         text = stat.metadata.get(RECORD_FIELD)
@@ -365,7 +365,7 @@ async def read_inside_record(
 
 
 def _checked_inside(store: ObjectStore, key: str, stat: ObjectStat, data: bytes) -> ReplicaState:
-    """Return the state with the manifest in `data`; not one of another key, as after a copy."""
+    """Return the state with the manifest in `data`; damaged if that is of another key, as after a copy."""
     try:
         manifest = record_objects.load_record(store, key, data)
     except IntegrityError:
@@ -396,7 +396,7 @@ def new_id() -> str:
 
 
 def has_records_inside(store: ObjectStore) -> bool:
-    """Return whether the manifest of an object is in the metadata of its data object, and switches with it."""
+    """Return whether the manifest of an object is in the metadata of its data object, and replaced with it."""
     return store.capabilities.metadata_limit > 0
 
 
@@ -417,7 +417,7 @@ def inside_metadata(
     return {RECORD_FIELD: text} if len(text) <= most else None
 
 
-@lru_cache(maxsize=64)  # all replicas with records inside have the same
+@lru_cache(maxsize=64)  # all replicas with records inside have the same text
 def _inside_text(manifest: Manifest) -> str:
     return dump(manifest).decode()
 
@@ -427,13 +427,13 @@ async def write_record_object(
 ) -> None:
     """Store `manifest` as an object of its own, which a data object names by `record_id`.
 
-    It goes on to name the unfinished upload whose note it replaces: a crash may still leave that.
+    It names the unfinished upload whose note it replaces, because a crash may still leave that upload.
     """
     await store.put(record_name(manifest.key, record_id), dump(manifest.for_replica(None, None, upload_id)))
 
 
 async def describe_data(store: ObjectStore, stat: ObjectStat, manifest: Manifest) -> ObjectStat:
-    """Give a data object that has no valid manifest inside this one, which was found to be right.
+    """Store `manifest`, which was found to be right, for a data object without a valid one.
 
     Raises
     ------
@@ -469,7 +469,7 @@ async def find_key(stores: Iterable[ObjectStore], name: str) -> str:
         try:
             async with asyncio.timeout(store.hard_timeout):
                 key = await _recorded_key(store, name)
-        except (FsbackupError, TimeoutError):  # an unreadable record; of a store that is away listings tell
+        except (FsbackupError, TimeoutError):  # an unreadable record; listings report a store that is away
             continue
         if encode_key(key) == name:
             return key
@@ -495,10 +495,10 @@ async def _beside_names(store: ObjectStore, name: ShortenedName) -> list[str]:
 
 
 def refusal(replicas: Iterable[ReplicaState], operation: str) -> NewerFormatError | None:
-    """Return the error for an operation on a key of which a newer version wrote a replica's record, else None.
+    """Return the error for an operation on a key where a newer fsbackup wrote the record of a replica, else None.
 
-    The key as a whole is the newer version's: a change by this one on the other replicas would be a version that
-    does not know of the newer one, and would outrank it or be lost.
+    No replica of the key is changed: a change on the others would make a version that does not know of the newer
+    fsbackup's, and that would outrank it or be lost.
     """
     error = next((each.error for each in replicas if isinstance(each.error, NewerFormatError)), None)
     if error is None:
@@ -517,7 +517,7 @@ async def remove_record(store: ObjectStore, key: str) -> None:
 
 
 async def remove_manifest(replica: ReplicaState, key: str) -> None:
-    """Remove the manifest of data that was removed before; where it lay inside the data, it is gone already."""
+    """Remove the manifest of data that has been removed; one inside the data is gone already."""
     if replica.record_object is not None:
         await replica.store.remove(replica.record_object)
     elif not has_records_inside(replica.store):
@@ -536,9 +536,9 @@ async def clear_unused(store: ObjectStore, key: str, record_id: str) -> None:
 
 
 async def clear_replaced(replica: ReplicaState, manifest: Manifest) -> None:
-    """Remove what `replica`, the state before `manifest` was stored, had and nothing points to any more.
+    """Remove what nothing points to any more of `replica`, the state before `manifest` was stored.
 
-    That is the manifest of the version before, where it was an object of its own, and the tombstone of an older
+    That is the manifest of the previous version, where it was an object of its own, and the tombstone of an older
     version. A failure is only logged: repair removes them.
     """
     store, old = replica.store, replica.record_object

@@ -1,10 +1,11 @@
-"""What every store of a set has of one key, asked at the same time: how long who waits for whom.
+"""What every store of a set has of one key, asked concurrently, and how long a caller waits for each store.
 
-`survey` waits for all. A reader waits for a quorum, and a little for the others (`survey_without_stragglers`); of
-what is read from one store alone, only as many are asked as prove it (`survey_to_read`). A change waits for a
-quorum and `min_copies`; who answers later takes part later (`survey_for_change`). Who is known to be away
-(`breaker`) is not asked, until a caller would have to refuse without him (`decide`, `insist`). Where the answers
-look as a delete leaves them, tombstones of the last seconds are looked for (`settled`).
+`survey` waits for all stores. A reader waits for a quorum, and briefly for the others
+(`survey_without_stragglers`); where it will read from one store alone, it asks only as many as prove the version
+(`survey_to_read`). A change waits for a quorum and `min_copies`; a store that answers later takes part later
+(`survey_for_change`). A store that is known to be away (`breaker`) is not asked, until a caller would have to
+refuse without it (`decide`, `insist`). Where the answers look like those during a delete, tombstones of the last
+seconds are read (`settled`).
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ async def survey(stores: Iterable[ObjectStore], key: str, query: Query = query) 
 async def settled(replicas: Sequence[ReplicaState], key: str, *, changes: bool = False) -> list[ReplicaState]:
     """Return the states, with tombstones of the last seconds where a delete may have left what they show.
 
-    Such is a version that another replica lacks; and for a change, that a replica does not answer (see
-    `tombstones`). Where all agree this asks nobody.
+    It may where another replica lacks the version; for a change also where a replica does not answer (see
+    `tombstones`). Where all agree, no store is asked.
     """
     highest = versions.highest(replicas)
     answered = [each for each in replicas if each.error is None]
@@ -111,10 +112,10 @@ async def decide(
 
 
 async def look_twice(targets: ReplicaSet, first: Awaitable[T], again: Callable[[], Awaitable[T]]) -> T:
-    """Return what a look finds; what a set has not found, it looks for again.
+    """Return what `first` finds; where it finds nothing in a set of several stores, look `again`.
 
-    The replicas did not answer at one instant: a copy that came to one after its answer may have been what let
-    another's go before its own.
+    The replicas did not answer at the same instant: a copy stored on one after its answer may have allowed the
+    removal of another replica's copy before that one's answer.
     """
     try:
         return await first
@@ -144,10 +145,10 @@ def is_known_away(error: Exception | None) -> bool:
 def fewest(
     targets: ReplicaSet, choose: Callable[[Sequence[ObjectStore]], ObjectStore | None], *, is_known: bool = False
 ) -> list[ObjectStore]:
-    """Return as few stores as prove together what a reader gets, where they agree; the one to read from first.
+    """Return the fewest stores that together prove what a reader gets, where they agree; `choose`'s comes first.
 
-    A quorum knows of every version that was confirmed, and `min_copies` that have one confirm it: what all others
-    say changes nothing. Empty where that takes a store that is not worth waiting for.
+    A quorum knows of every version that was confirmed, and `min_copies` that have a version confirm it: the
+    answers of all others change nothing. Empty where this needs a store that is not worth waiting for.
 
     Parameters
     ----------
@@ -211,8 +212,8 @@ async def survey_without_stragglers(
 
     While a quorum could still answer, which proves that the newest version is known, the rest has the set's stall
     timeout to do so, else `STRAGGLER_TIMEOUT`. Beyond a quorum no reader of a manifest waits for a store that is
-    known to be away, or was too slow for a reader a short while ago. One that still owes an answer to a reader is
-    not asked, and neither are those that were `asked` before.
+    known to be away, or was too slow for a reader a short while ago. A store that still owes a reader an answer is
+    not asked again, and neither are those that were `asked` before.
     """
     clock = asyncio.get_running_loop().time
     started = clock()
@@ -264,9 +265,9 @@ class Answers:
 async def survey_for_change(targets: ReplicaSet, key: str, query: Query = query) -> Answers:
     """Ask every store, and return as soon as enough have answered: a quorum, and `min_copies`.
 
-    Who is slower is no longer waited for, and takes part when it answers. Where a quorum cannot be had without the
-    slower ones, they have the set's stall timeout. Where fewer than `min_copies` answer, those are asked, too,
-    that are known to be away.
+    A slower store is not waited for, and takes part when it answers. Where there is no quorum without the slower
+    ones, they have the set's stall timeout. Where fewer than `min_copies` answer, stores that are known to be away
+    are asked, too.
     """
     clock = asyncio.get_running_loop().time
     started = clock()
