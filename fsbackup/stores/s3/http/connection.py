@@ -1,7 +1,7 @@
 """HTTP/1.1 over a blocking socket, perhaps with TLS: one request and its response at a time.
 
-The heads of responses are parsed and bounded here, as are the lines between the chunks of a body; the standard
-library reads the bodies, and who asks for one says how long it may be.
+The heads of responses and the chunk headers of bodies are parsed here, with limits; the standard library reads the
+bodies, and its caller limits their length.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from typing import Any
 
 #: Seconds after which an idle connection is not used again; servers close theirs later.
 _KEEPALIVE = 12.0
-#: Bytes passed to the kernel at a time, and those up to which head and body leave together.
+#: Bytes passed to the kernel at a time, and the largest body that is sent together with the head.
 _CHUNK, _TOGETHER = 512 * 1024, 64 * 1024
-#: TLS moves 16 KiB at a time, and slow lines less: not every step is reported, but one at least as often as this.
+#: Least bytes or seconds between two reports: TLS moves 16 KiB at a time, and slow lines less.
 _REPORT_BYTES, _REPORT_SECONDS = 128 * 1024, 0.05
-#: Most header fields of a response, and bytes of one, as the standard library allows.
+#: Most header fields of a response, and most bytes of one, as in the standard library.
 _MOST_FIELDS, _LONGEST_LINE = 100, 65536
-#: Most heads before the one that answers ("100 Continue", "103 Early Hints").
+#: Most interim responses ("100 Continue", "103 Early Hints") before the final one.
 _MOST_INTERIM = 8
 #: The size of a chunk (RFC 9112, 7.1), of at most 64 bits.
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
-#: A line that goes on with the line before (RFC 9112, 5.2).
+#: A line that continues the previous one (RFC 9112, 5.2).
 _FOLDED = re.compile(r"(?:^|\n)[ \t]")
-#: Small responses arrive by one call; larger reads go past this buffer.
+#: Small responses arrive in one call; larger reads bypass this buffer.
 _BUFFER = 64 * 1024
 
 
@@ -46,12 +46,12 @@ class Signed:
     body: bytes | memoryview = b""
 
     def head(self, target: str, extra: Mapping[str, str]) -> bytes:
-        """Return the bytes before the body.
+        """Return the request line and the headers, encoded.
 
         Raises
         ------
         ValueError
-            When a header would end its line, or is not Latin-1.
+            When a header contains a line break, or is not Latin-1.
         """
         lines = [f"{self.method} {target} HTTP/1.1", "Accept-Encoding: identity"]
         headers = {**self.headers, **extra} if extra else self.headers
@@ -80,15 +80,15 @@ class _Input(io.RawIOBase):
         self.received = self._reported = 0
         self._reported_at = 0.0
         self.at_end = False
-        #: Whether to say that nothing has arrived, without a look.
+        #: Whether `readinto` reports no data without reading the socket.
         self.is_paused = False
 
     def begin(self, on_bytes: Callable[[int], None]) -> None:
-        """Start to count."""
+        """Start counting."""
         self.on_bytes, self.received, self._reported = on_bytes, 0, 0
 
     def report(self) -> None:
-        """Call `on_bytes` with the bytes that it has not heard of."""
+        """Call `on_bytes` with the number of bytes since the last report."""
         new, self._reported = self.received - self._reported, self.received
         if new:
             self.on_bytes(new)
@@ -113,10 +113,10 @@ class _Input(io.RawIOBase):
 
 
 class _Response(HTTPResponse):
-    """A response whose `headers` are a dictionary with lower-case names: one for mail takes ten times as long."""
+    """A response whose `headers` are a dict with lower-case names: `email.message` takes ten times as long."""
 
     def begin(self) -> None:
-        """Read the head, and before it those that are no answer yet (RFC 9110, 15.2)."""
+        """Read the head of the final response, after interim ones (RFC 9110, 15.2)."""
         this: Any = self
         version, status, reason, fields = self._read_head()
         self.code = self.status = status
@@ -135,31 +135,31 @@ class _Response(HTTPResponse):
         self.will_close = this._check_close() or (self.length is None and not self.chunked)
 
     def _read_head(self) -> tuple[str, int, str, dict[str, str]]:
-        """Return version, status, reason and fields of the answer.
+        """Return version, status, reason and fields of the final response.
 
-        An interim response that was taken for it would leave the answer to the next request.
+        If an interim response were taken for it, the next request on this connection would read the final one.
         """
         this: Any = self
         for _ in range(_MOST_INTERIM + 1):
             version, status, reason = this._read_status()
             fields = _read_fields(this.fp)
             if status == 101:
-                raise HTTPException("the service switches to a protocol that nobody asked for")
+                raise HTTPException("the service switched to a protocol that was not requested")
             if status >= 200:
                 return version, status, reason, fields
-        raise HTTPException(f"more than {_MOST_INTERIM} interim responses came before the answer")
+        raise HTTPException(f"more than {_MOST_INTERIM} interim responses came before the final one")
 
     def _read_next_chunk_size(self) -> int:
-        """Return the size of the next chunk; the standard library takes a negative one for "all there is"."""
+        """Return the size of the next chunk; the standard library reads to the end for a negative one."""
         this: Any = self
         line = this.fp.readline(_LONGEST_LINE + 1)
-        size = line.partition(b";")[0].strip()  # what follows are extensions
+        size = line.partition(b";")[0].strip()  # extensions follow
         if not line.endswith(b"\n") or not _CHUNK_SIZE.fullmatch(size):
-            raise HTTPException("the size of a chunk is no hexadecimal number, or cut off")
+            raise HTTPException("the size of a chunk is not a hexadecimal number, or is cut off")
         return int(size, 16)
 
     def _read_and_discard_trailer(self) -> None:
-        """Pass over the fields after the last chunk, which are bounded as those of the head."""
+        """Skip the fields after the last chunk, with the limits of the head."""
         _read_fields(self.fp)
 
 
@@ -169,7 +169,7 @@ def _read_fields(source: io.BufferedReader) -> dict[str, str]:
     Raises
     ------
     HTTPException
-        When they are no fields, too long or too many, or the connection ends before they do.
+        When they are malformed, too long or too many, or the connection ends before they do.
     """
     if (lines := _whole_lines(source)) is not None:
         parts = [line.partition(":") for line in lines]
@@ -185,7 +185,7 @@ def _read_fields(source: io.BufferedReader) -> dict[str, str]:
         text = line.decode("latin-1")
         if not (value := text.strip()):
             return fields
-        if text[0] in " \t":  # the line before goes on (RFC 9112, 5.2)
+        if text[0] in " \t":  # a folded line (RFC 9112, 5.2)
             fields[name] = f"{fields.get(name, '')} {value}"
             continue
         name, colon, value = text.partition(":")
@@ -197,7 +197,7 @@ def _read_fields(source: io.BufferedReader) -> dict[str, str]:
 
 
 def _whole_lines(source: io.BufferedReader) -> list[str] | None:
-    """Return the header lines where all have arrived, each a field; None where they are to be read singly."""
+    """Return the header lines if all have arrived and none is folded; None if they must be read one by one."""
     arrived = source.peek(1)
     text = arrived[: max(arrived.find(b"\r\n\r\n"), 0)].decode("latin-1")
     lines = text.split("\r\n")
@@ -217,7 +217,7 @@ class Connection:
         self._timeout = timeout
         self._quiet = select.poll()
         self._quiet.register(sock, select.POLLIN)
-        #: Returns how many bytes TLS holds; None where nobody can tell, as of TLS inside TLS.
+        #: Returns how many bytes TLS has buffered; None where that is unknown, as for TLS inside TLS.
         self._held = sock.pending if isinstance(sock, ssl.SSLSocket) else None
         self._is_plain = type(sock) is socket.socket
         self._input = _Input(sock)
@@ -239,11 +239,11 @@ class Connection:
         return self._input.received > 0
 
     def send(self, head: bytes, body: bytes | memoryview, on_sent: Callable[[int], None]) -> None:
-        """Send a request; `on_sent` is called with the number of body bytes that have left."""
+        """Send a request; `on_sent` is called with the number of body bytes sent so far."""
         runs: list[tuple[bytes | memoryview, bool]]
         runs = [(b"".join((head, body)), False)] if len(body) <= _TOGETHER else [(head, False), (body, True)]
         for data, is_body in runs:
-            # Not `sendall`: its timeout is for all of the bytes, not for a silence.
+            # Not `sendall`: its timeout limits the whole transfer, not the time without progress.
             left, position, reported = memoryview(data), 0, 0
             reported_at = time.monotonic()
             while position < len(left):
@@ -262,7 +262,7 @@ class Connection:
         except TimeoutError:
             raise
         except OSError as error:
-            # A service may refuse a body and close before it has read all of it; then it has said why.
+            # A service may refuse a body and close before it has read all of it: its response says why.
             with suppress(OSError, HTTPException):
                 response = self.response(request.method)
                 if response.status >= 300:
@@ -282,11 +282,11 @@ class Connection:
 
     @property
     def is_old(self) -> bool:
-        """Whether it has been idle for so long that the other side may close it at any time."""
+        """Whether it has been idle for so long that the server may close it at any time."""
         return time.monotonic() - self.last_used > _KEEPALIVE
 
     def is_usable(self) -> bool:
-        """Tell whether the other side has neither closed an idle connection nor sent what nobody asked for."""
+        """Tell whether the server has neither closed an idle connection nor sent unsolicited bytes."""
         if self.is_old:
             return False
         try:
@@ -298,7 +298,7 @@ class Connection:
             return False
 
     def _is_quiet(self) -> bool:
-        """Tell whether nothing has come, not even what TLS keeps to itself; costs one call to the system."""
+        """Tell whether nothing has arrived, also none that TLS has buffered; costs one system call."""
         self._input.is_paused = True
         buffered = self._reader.peek(1)
         self._input.is_paused = False
@@ -306,24 +306,24 @@ class Connection:
         return not buffered and not held and not self._quiet.poll(0)
 
     def close(self) -> None:
-        """Close it, without a word to the other side: after a fork that may be the parent's."""
+        """Close it, without a TLS shutdown: after a fork the connection may be the parent's."""
         with suppress(OSError):
             self.socket.close()
 
 
 def begin_body(response: HTTPResponse) -> int:
-    """Return how many bytes of a body have arrived with its head; from then on the body alone is reported."""
+    """Return how many bytes of a body have arrived with its head; from now on only body bytes are reported."""
     reader: Any = response.fp
     if reader is None:
         return 0
     arrived = 0 if response.length == 0 else len(reader.peek(1))
-    reader.raw.report()  # while those of the head still count for nothing
+    reader.raw.report()  # those of the head, which are not counted yet
     return arrived
 
 
 def shut_down(sock: socket.socket) -> None:
-    """Wake the thread that waits for a socket. It closes it: a closed descriptor may be another's at once."""
+    """Wake the thread that waits for a socket, and that closes it: a closed descriptor may be reused at once."""
     raw = getattr(sock, "socket", sock)  # of TLS inside TLS
     with suppress(OSError):
-        # The plain socket's method: that of a TLS socket drops TLS first, and the thread would send plain text.
+        # The plain socket's method: that of a TLS socket removes TLS first, and the thread would send plain text.
         socket.socket.shutdown(raw, socket.SHUT_RDWR)

@@ -1,6 +1,6 @@
-"""`Http`: the connections to one address, direct or through a proxy, and those that wait to be used again.
+"""`Http`: the connections to one address, direct or through a proxy, and its idle ones.
 
-A thread hands on each socket before it blocks on it (`Adopt`), so that another one can shut it down.
+A thread passes on each socket before it blocks on it (`Adopt`), so that another thread can shut it down.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from fsbackup.stores.s3.errors import ProxyError
 from fsbackup.stores.s3.http.connection import Connection, Signed
 from fsbackup.stores.s3.http.settings import Address, Proxy, find_proxy
 
-#: Most seconds to connect, and as many for a handshake after it; of several addresses each has its share of them
-#: to connect, but not less than a round trip of a slow line may need.
+#: Most seconds to connect, and as many for a TLS handshake; several addresses share the time to connect, each with
+#: at least what a round trip on a slow line may need.
 _CONNECT_TIMEOUT, _LEAST_SHARE = 10.0, 3.0
-#: Seconds that a socket has beyond the longest silence. The loop ends the exchange first, by a clock that stops
-#: while this process is suspended; the socket's own timeout frees the thread where the loop cannot.
+#: Seconds added to a socket's timeout. The loop ends the exchange first, by a clock that stops while this process
+#: is suspended; the socket's own timeout frees the thread where the loop cannot.
 _MARGIN = 5.0
-#: Called with the socket that a thread is about to block on; None: with none any more.
+#: Called with the socket that a thread is about to block on, and with None when it no longer does.
 Adopt = Callable[[socket.socket | None], None]
-#: Bytes that the kernel may hold unsent. Its default is 4 MiB per connection; on a slow line they would leave long
-#: after they were counted as moved, and look like a stall. Half as many cost a tenth of an upload's time.
+#: Bytes that the kernel may hold unsent. Its default is 4 MiB per connection; on a slow line they would be sent
+#: long after they were counted, which looks like a stall. Half as many would cost a tenth of an upload's time.
 _MAX_UNSENT = 256 * 1024
 
 
@@ -42,7 +42,7 @@ class Http:
         Where to connect to. A proxy comes from the variables ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and
         ``NO_PROXY`` (hosts, domains, networks such as ``10.0.0.0/8``, or ``*``); read once.
     timeout
-        Longest silence in seconds.
+        Longest time in seconds without a byte moved.
     ca_bundle
         A PEM file of the authorities to trust instead of the system's.
     """
@@ -59,7 +59,7 @@ class Http:
 
     @property
     def idle(self) -> list[Connection]:
-        """The connections to use again; a forked child has none of its parent's."""
+        """The idle connections; a forked child has none of its parent's."""
         if self._pid != os.getpid():
             self.close()
         return self._idle
@@ -71,7 +71,7 @@ class Http:
         self._closing = weakref.finalize(self, _close_all, self._idle)
 
     def take_idle(self) -> Connection | None:
-        """Return the connection that was used last, None without one that still works."""
+        """Return the most recently used connection that still works, or None."""
         idle = self.idle
         while idle:
             with suppress(IndexError):  # another thread took it
@@ -91,14 +91,14 @@ class Http:
             connection.close()
 
     def _drop_old(self) -> None:
-        """Close those that are too old, which are the first: after many requests at once few are taken again."""
+        """Close the connections that have been idle too long, which come first in the list."""
         idle = self._idle
         with suppress(IndexError):  # another thread took the last
             while idle[0].is_old:
-                idle.pop(0).close()  # a newer one, if others took it meanwhile, is only missed
+                idle.pop(0).close()  # it may be a newer one by now, which only costs a connection
 
     def head(self, request: Signed) -> bytes:
-        """Return the head of a request; to a proxy for plain HTTP it names the whole URL (RFC 9112, 3.2.2)."""
+        """Return the head of a request; for a proxy and plain HTTP with the absolute URL (RFC 9112, 3.2.2)."""
         if self.proxy is None or self._address.scheme == "https":
             return request.head(request.target, {})
         return request.head(f"http://{self._address.netloc}{request.target}", self.proxy.headers)
@@ -120,7 +120,7 @@ class Http:
             raise
 
     def _reach(self, adopt: Adopt) -> socket.socket:
-        """Connect to the address or the proxy; of several addresses, first to those of the family that worked."""
+        """Connect to the address or the proxy, first by the address family that worked last time."""
         host, port = (self.proxy or self._address).host, (self.proxy or self._address).port
         found = _addresses(host, port)
         found.sort(key=lambda one: one[0] != self._family)
@@ -154,10 +154,10 @@ def _addresses(host: str, port: int) -> list[Any]:
 
 
 def _named(error: OSError, host: str) -> OSError:
-    """Return an error of a connection that was not made, with the name of the host."""
+    """Return the error of a failed connect, with the name of the host."""
     if isinstance(error, TimeoutError) and not error.strerror:
         return TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), host)
-    if error.strerror:  # the others have their own text
+    if error.strerror:  # the others have texts of their own
         error.filename = host
     return error
 
@@ -174,7 +174,7 @@ def _open_tunnel(proxy: Proxy, connection: Connection, address: Address) -> None
     Raises
     ------
     ProxyError
-        When it does not.
+        When the proxy refuses.
     """
     host = f"[{address.host}]" if ":" in address.host else address.host
     target = f"{host}:{address.port}"

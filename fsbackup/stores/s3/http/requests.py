@@ -1,11 +1,10 @@
 """One request: attempted until it succeeds, or nothing has moved for the timeout.
 
-`Call.run` conducts on the loop; each attempt runs in a thread, `Call._exchange`, over a `Connection`. All
-is retried here and nowhere else: with growing waits, until the timeout has passed without progress. A byte that
-is sent or received again is no progress, but no silence either, and so is what a service says while it completes
-an upload or copies; an answer that is an error is neither.
-Cancelling the call, also when nothing has moved for too long, shuts the socket down, so that the blocked thread
-returns at once.
+`Call.run` runs on the loop; each attempt, `Call._exchange`, runs in a thread, over a `Connection`. Retries happen
+only here: with growing waits, until the timeout has passed without progress. Bytes that are sent or received again
+are activity but no progress, and so are those that a service sends while it completes an upload or copies; an
+error response is neither. Cancelling the call, also after the idle timeout, shuts the socket down, so that the
+blocked thread returns at once.
 """
 
 from __future__ import annotations
@@ -44,25 +43,25 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds of waits: the first, which doubles each time, but not more often than this (3.2 s), and the random part.
+#: Exponential backoff: the first wait in seconds, the number of doublings (up to 3.2 s), and the random part.
 #: Three waits cover R2's limit of one write per second and key.
 _FIRST_WAIT, _DOUBLINGS, _JITTER = 0.1, 5, 0.5
 #: Codes for bytes that arrived damaged: retried, and raised as `IntegrityError` when every attempt fails.
 _DAMAGE_CODES = frozenset({"BadDigest", "XAmzContentSHA256Mismatch"})
-#: The beginning of an error, perhaps with a namespace.
+#: The start of an error document, perhaps with a namespace.
 _ERROR = re.compile(rb"<Error[\s>]")
-#: Most bytes of an error that are read.
+#: Most bytes that are read of an error response.
 _MAX_ERROR = 64 * 1024
-#: Most bytes of one report of progress, and the least seconds between two that wake the loop.
+#: Most bytes of one progress report, and the least seconds between two that wake the loop.
 _STEP, _SECONDS = 512 * 1024, 0.1
-#: Seconds for which the bytes of an answer that is no object are no silence: to complete an upload or to copy
-#: takes minutes, through which services send white space; one that never comes to the point is given up.
+#: Seconds for which the bytes of a response that is no object count as activity: completing an upload or copying
+#: takes minutes, during which services send white space; a response that never ends is abandoned.
 _LONGEST_ANSWER = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to ask of the service; `key` is the whole one, empty for the bucket."""
+    """A request to the service; `key` includes the prefix, and is empty for the bucket."""
 
     method: str
     key: str = ""
@@ -73,14 +72,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[T]):
-    """A response of success: its status, its headers with lower-case names, and what was made of its body."""
+    """A successful response: its status, its headers with lower-case names, and its parsed body."""
 
     status: int
     headers: Mapping[str, str]
     content: T
 
 
-#: Reads the body of a successful response, in a thread; what it leaves of the body costs the connection.
+#: Reads the body of a successful response, in a thread; a connection with an unread rest is not reused.
 Receive = Callable[["HTTPResponse"], T]
 #: Called on the loop with the number of bytes that have moved.
 OnProgress = Callable[[int], None]
@@ -103,13 +102,13 @@ class Call(Generic[T]):
         self._receive = receive
         self._loop = asyncio.get_running_loop()
         self._progress = Progress(on_progress, is_upload=request.method != "GET") if on_progress else None
-        #: When a byte moved, and when one moved that had not moved in an earlier attempt, by the loop's clock.
+        #: Last activity, and last progress (a byte beyond all earlier attempts), by the loop's clock.
         self._moved = self._progressed = self._loop.time()
         self._position = self._furthest = 0
         self._is_answered = False
         self._answered_at = 0.0
         self._number = 0
-        #: The region of the last attempt: meanwhile another call may have learned one.
+        #: The region of the last attempt: another call may have learned another one since.
         self._signed_for = ""
         self._has_learned_region = False
         self._failure: FsbackupError | None = None
@@ -120,7 +119,7 @@ class Call(Generic[T]):
         self._lock = threading.Lock()
 
     async def run(self) -> Reply[T]:
-        """Make the request, again after transient failures, until the timeout has passed without progress."""
+        """Make the request; retry after transient errors, until the timeout has passed without progress."""
         try:
             with IdleTimeout(self._context.timeout, self._last_activity):
                 while True:
@@ -202,10 +201,10 @@ class Call(Generic[T]):
     # The following run in the thread.
 
     def _exchange(self, signed: Signed) -> Reply[T] | AnswerError:
-        """Send the request and read the response; an error is returned: one that is raised costs the connection.
+        """Send the request and read the response; an error response is returned, as raising drops the connection.
 
         An idle connection that turns out to be dead, without a byte of a response, is replaced once by a new one:
-        all requests may be repeated, creating ones are settled by a tag (see `writer.commit`).
+        every request may be repeated, since a tag shows whether a create succeeded (see `writer.commit`).
         """
         from http.client import HTTPException
 
@@ -236,7 +235,7 @@ class Call(Generic[T]):
                     connection.close()
 
     def _may_repeat(self, idle: Connection | None, connection: Connection, error: Exception) -> bool:
-        """Tell whether an idle connection was dead before anything was asked."""
+        """Tell whether an idle connection was dead before the request was sent."""
         is_dead = idle is not None and not connection.has_answered
         return is_dead and not self._is_cancelled and not isinstance(error, TimeoutError)
 
@@ -254,12 +253,12 @@ class Call(Generic[T]):
         self._begin_body(response)
         content = self._receive(response)
         if isinstance(content, bytes) and b"<Error" in content and _ERROR.search(content):
-            # CompleteMultipartUpload and others may fail after the status was sent: it may be retried.
+            # CompleteMultipartUpload and others may fail after status 200 was sent: that may be retried.
             return answer_error(500, headers, content, self._bucket.secrets)
         return Reply(response.status, headers, content)
 
     def _begin_body(self, response: HTTPResponse) -> None:
-        """Count what arrives from now on: no head and no error is progress."""
+        """Count the bytes that arrive from now on: heads and error responses are no progress."""
         from fsbackup.stores.s3.http.connection import begin_body
 
         arrived = begin_body(response)
@@ -277,7 +276,7 @@ class Call(Generic[T]):
         if self._request.method == "GET":
             self._advance_to(self._position + count, now)
         elif (moved := self._loop.time() if now is None else now) < self._answered_at + _LONGEST_ANSWER:
-            self._moved = moved  # no silence, but no progress either: that is what was sent
+            self._moved = moved  # activity, but no progress: that is what was sent
 
     def _advance_to(self, position: int, now: float | None) -> None:
         if position > self._position:
@@ -289,7 +288,7 @@ class Call(Generic[T]):
 
 
 class Progress:
-    """Reports to the loop the bytes that a thread moves in a request's attempts, without waking it for each."""
+    """Reports the bytes that a thread moves in a request's attempts, without waking the loop for each."""
 
     def __init__(self, on_progress: Callable[[int], None], *, is_upload: bool) -> None:
         self._on_progress = on_progress
@@ -331,7 +330,7 @@ class Progress:
             self._on_progress(step)
 
     def close(self) -> None:
-        """Report nothing any more, also not what a thread has scheduled."""
+        """Stop all reports, also those that a thread has scheduled."""
         self._on_progress = lambda _: None
 
 
