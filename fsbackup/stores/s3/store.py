@@ -296,7 +296,7 @@ class S3Store(ObjectStore):
         return await remove_objects(self._bucket, removals)
 
     def orphans(self, older_than: float) -> AsyncIterator[Orphan]:
-        """Yield unfinished multipart uploads of fsbackup; those of other programs have no note of ours."""
+        """Yield unfinished multipart uploads of fsbackup; those of other programs have no note."""
         return list_orphans(self._bucket, older_than)
 
     async def delete_orphan(self, orphan: Orphan) -> None:

@@ -76,7 +76,7 @@ def _filesystem(settings: Settings, loop: asyncio.AbstractEventLoop, user_agent:
         "asynchronous": False,
         "loop": loop,
     }
-    # fsspec's configuration gives the arguments that nobody passes: so all of them are passed.
+    # fsspec's configuration supplies the arguments that are not passed: so all of them are passed.
     parameters = inspect.signature(S3FileSystem.__init__).parameters.values()
     defaults = {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
     filesystem = S3FileSystem(**{**defaults, **options})
@@ -141,7 +141,7 @@ def _config_options(settings: Settings, user_agent: str) -> dict[str, Any]:
         # R2 and B2 refuse the checksum headers that botocore adds by default.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
-        # Who uses `.fs` decides what is tried again; aiohttp repeats it once on a closed connection.
+        # The user of `.fs` decides what is retried; aiohttp retries once on a closed connection.
         "retries": {"total_max_attempts": 1},
         "parameter_validation": False,  # saves a tenth of a small request
         "connect_timeout": min(_CONNECT_TIMEOUT, settings.timeout),

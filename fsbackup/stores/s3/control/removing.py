@@ -1,13 +1,13 @@
-"""Removes objects, with all their versions where the bucket keeps them: one by a DELETE, many by DeleteObjects.
+"""Removes objects, and all their versions where a bucket has them: one by DeleteObject, many by DeleteObjects.
 
 Before many objects are removed, a listing shows whether each is still the one to remove: one request for up to
-1,000 names that follow each other. Where versions are removed one by one, it gives their ids. Then one request
-removes up to 1,000 of them, and its answer confirms each. What it does not confirm is removed by a DELETE of its
-own, which is repeated and whose errors are precise; so is everything where the service knows no DeleteObjects.
+1,000 consecutive names. In a bucket with versions, it gives their version ids. Then one DeleteObjects removes up
+to 1,000 of them, and its response confirms each. Objects that it does not confirm are removed by a DeleteObject
+each, which is retried and has precise errors; so are all where the service does not support DeleteObjects.
 
-Without versions a removal of an object that was looked at is conditional on its ETag, where the service has that
-(`Profile.conditional_delete`): what has replaced it since stays. Elsewhere, as on R2, an object that replaces
-another one between the look at it and the DELETE, a round trip later, is removed in its place.
+Without versions, the removal of a known object is conditional on its ETag, where the service supports that
+(`Profile.conditional_delete`): an object that has replaced it since then stays. Elsewhere, as on R2, an object
+that replaces another one between the HEAD or listing and the DELETE, a round trip later, is removed in its place.
 """
 
 from __future__ import annotations
@@ -60,25 +60,25 @@ if TYPE_CHECKING:
 
 #: Most names of one request (Amazon S3, R2 and B2: DeleteObjects).
 _MAX_NAMES = 1000
-#: Up to this many objects are looked at one by one: a listing costs ten times as much on R2.
+#: Up to this many objects are checked by a HEAD each: a listing costs ten times as much on R2.
 _FEW = 10
-#: Other objects for each name that a listing may pass before the names are looked at one by one.
+#: Other objects per name that a listing may return before the names are checked one by one.
 _LIST_WORTH = 10
-#: Requests for one object each that run at once.
+#: Concurrent requests for single objects.
 _AT_ONCE = 16
-#: Seconds by which the times of an object in HEAD and in a listing may differ: HTTP has whole ones.
+#: Seconds by which the times of an object in HEAD and in a listing may differ: HTTP has whole seconds.
 _SAME_TIME = 1.0
 
 
 class _Target(NamedTuple):
-    """A name, one version of it, or the object that has it as long as that is the one of an ETag."""
+    """What to delete: a name, one version of it, or its object only while that has a certain ETag."""
 
     name: str
     version: str = ""
     etag: str | None = None
 
 
-#: Why each of some names is still there or may be, None where it is gone.
+#: By name the error of an object that still exists or may; None for one that is gone.
 Outcomes = dict[str, FsbackupError | None]
 
 
@@ -88,8 +88,8 @@ async def remove_object(bucket: Bucket, removal: ObjectStat | str) -> None:
     Raises
     ------
     ConflictError
-        Of an `ObjectStat`, when another object has the name by now, and stays: where versions are removed one by
-        one, and where the service deletes on a condition.
+        For an `ObjectStat`, when another object has the name by now, which stays: in a bucket with versions, and
+        where the service has conditional deletes.
     """
     name = removal if isinstance(removal, str) else removal.name
     if not bucket.profile.removes_versions:
@@ -113,7 +113,7 @@ async def remove_objects(bucket: Bucket, removals: Sequence[ObjectStat | str]) -
 
 
 async def replaced_version(bucket: Bucket, name: str, version: str) -> bool:
-    """Return whether the version of that id replaced another one, and not nothing or a delete marker."""
+    """Return whether this version replaced another one, rather than nothing or a delete marker."""
     versions = await versions_now(bucket, name, version)
     ids = [each.id for each in versions]
     older = versions[ids.index(version) + 1 :] if version in ids else []
@@ -139,7 +139,7 @@ async def _remove_versions(bucket: Bucket, removals: Mapping[str, ObjectStat | s
 
 
 def _later(versions: list[Version], newest: str | None) -> int:
-    """Return how many versions are later than `newest`: all, where that is gone and objects are left."""
+    """Return how many versions are later than `newest`: all, if that is gone and objects are left."""
     ids = [each.id for each in versions]
     if newest is None or newest in ids:
         return 0 if newest is None else ids.index(newest)
@@ -153,7 +153,7 @@ async def _versions(bucket: Bucket, names: list[str]) -> tuple[dict[str, list[Ve
     try:
         if len(names) > 1:
             versions = await versions_between(bucket, names, _LIST_WORTH * len(names))
-            left = [name for name in names if not versions.get(name)]  # what a listing passes over may be there
+            left = [name for name in names if not versions.get(name)]  # a listing may omit some, which may exist
     except FsbackupError as error:
         return {}, {name: _for_name(error, bucket, name) for name in names}
 
@@ -168,7 +168,7 @@ async def _versions(bucket: Bucket, names: list[str]) -> tuple[dict[str, list[Ve
 
 
 async def _remove_unchanged(bucket: Bucket, removals: Mapping[str, ObjectStat | str]) -> Outcomes:
-    """Remove what has not been replaced since it was looked at."""
+    """Remove the objects that have not been replaced since their stat."""
     stats = [each for each in removals.values() if isinstance(each, ObjectStat)]
     outcomes = await _compare(bucket, stats)
     targets = [_unchanged(bucket, each) for name, each in removals.items() if name not in outcomes]
@@ -182,7 +182,7 @@ def _unchanged(bucket: Bucket, removal: ObjectStat | str) -> _Target:
 
 
 async def _compare(bucket: Bucket, stats: list[ObjectStat]) -> Outcomes:
-    """Return the outcomes of the objects that are gone, that were replaced, or of which nothing is known."""
+    """Return the outcomes of the objects that are gone, were replaced, or could not be checked."""
     outcomes: Outcomes = {}
     wanted = {stat.name: stat for stat in stats}
 
@@ -201,11 +201,11 @@ async def _compare(bucket: Bucket, stats: list[ObjectStat]) -> Outcomes:
     try:
         if len(stats) > _FEW:
             found = await _listed(bucket, stats)
-            left = [stat for stat in stats if stat.name not in found]  # what a listing passes over may be there
+            left = [stat for stat in stats if stat.name not in found]  # a listing may omit some, which may exist
             for name, now in found.items():
                 compare(wanted[name], now)
     except AccessDeniedError as error:  # the key may delete and not list
-        log.info("%s: looks at objects one by one: %s", bucket.backend, error)
+        log.info("%s: objects are checked one by one: %s", bucket.backend, error)
     except FsbackupError as error:
         return {each.name: _for_name(error, bucket, each.name) for each in stats}
     await map_some(look, left, _AT_ONCE)
@@ -213,7 +213,7 @@ async def _compare(bucket: Bucket, stats: list[ObjectStat]) -> Outcomes:
 
 
 async def _listed(bucket: Bucket, stats: list[ObjectStat]) -> dict[str, ObjectStat]:
-    """List from the first name to the last, or as far as that is worth it; return what is there."""
+    """List from the first name to the last, unless other objects are too many; return the objects found."""
     names = [each.name for each in stats]
     wanted, limit = set(names), _LIST_WORTH * len(names)
     found: dict[str, ObjectStat] = {}
@@ -240,7 +240,7 @@ def _is_same(stat: ObjectStat, now: ObjectStat) -> bool:
 
 
 async def _delete_all(bucket: Bucket, targets: Sequence[_Target]) -> Outcomes:
-    """Remove all targets; return the errors of the names of which one is still there or may be."""
+    """Remove all targets; return the errors of the names of which a target still exists or may."""
     together = [each for each in targets if _fits_into_xml(each.name)]
     single = [each for each in targets if not _fits_into_xml(each.name)]
     errors: Outcomes = {}
@@ -264,25 +264,25 @@ async def _delete_all(bucket: Bucket, targets: Sequence[_Target]) -> Outcomes:
 
 
 def _fits_into_xml(name: str) -> bool:
-    """Tell whether XML can have a name, and gives it back as it is (XML 1.0, 2.2 and 2.11)."""
+    """Tell whether a name survives a round trip through XML unchanged (XML 1.0, 2.2 and 2.11)."""
     return name.isprintable()
 
 
 async def _delete_objects(bucket: Bucket, targets: Sequence[_Target]) -> tuple[Outcomes, list[_Target]]:
-    """Send one DeleteObjects; return the names' errors, and the targets of which it says nothing for good."""
+    """Send one DeleteObjects; return the names' errors, and the targets whose outcome is still unknown."""
     context = bucket.context("remove", common_prefix([each.name for each in targets]))
     body = _body(bucket, targets)
-    md5 = hashlib.md5(body, usedforsecurity=False).digest()  # the one checksum that all services take
+    md5 = hashlib.md5(body, usedforsecurity=False).digest()  # the only checksum that all services accept
     headers = {"Content-MD5": base64.b64encode(md5).decode(), "Content-Type": "application/xml"}
     request = Request("POST", query=(("delete", ""),), headers=headers, body=body)
     try:
         reply = await bucket.send(context, request, lambda response: _answers(response, bucket, context))
-    except TransientError as error:  # repeated already, for as long as the timeout allows
+    except TransientError as error:  # it was retried already, until the timeout
         return {each.name: _for_name(error, bucket, each.name) for each in targets}, []
     except FsbackupError as error:
         if code_of(error) in NOT_OFFERED:
             bucket.refuses_delete_objects = True
-        log.info("%s: removes objects one by one: %s", bucket.backend, error)
+        log.info("%s: objects are removed one by one: %s", bucket.backend, error)
         return {}, list(targets)
     bucket.mark_exists()
     return await _interpret(bucket, targets, reply.content)
@@ -291,7 +291,7 @@ async def _delete_objects(bucket: Bucket, targets: Sequence[_Target]) -> tuple[O
 async def _interpret(
     bucket: Bucket, targets: Sequence[_Target], answers: Mapping[_Target, AnswerError | None]
 ) -> tuple[Outcomes, list[_Target]]:
-    """Return as `_delete_objects` does what the answers mean."""
+    """Return errors and unknown targets as `_delete_objects`, by the service's answers."""
     errors, unknown = Outcomes(), list[_Target]()
 
     async def interpret(target: _Target) -> None:
@@ -324,7 +324,7 @@ def _body(bucket: Bucket, targets: Sequence[_Target]) -> bytes:
 
 
 def _answers(response: HTTPResponse, bucket: Bucket, context: CallContext) -> dict[_Target, AnswerError | None]:
-    """Read in a thread what the service says of each target: its error, None where it is gone."""
+    """Read, in a thread, the service's answer for each target: its error, None where it is gone."""
     found: dict[_Target, AnswerError | None] = {}
     for element in read_page(response, "DeleteResult", context):
         said = {child.tag: child.text or "" for child in element}
@@ -339,12 +339,12 @@ def _answers(response: HTTPResponse, bucket: Bucket, context: CallContext) -> di
 
 
 def _given(version: str) -> str:
-    """Return the id of a version; that of an object from before a bucket kept versions need not be said."""
+    """Return a version id; empty for ``null``, that of objects from before versioning, which answers may omit."""
     return "" if version == "null" else version
 
 
 def _for_name(error: FsbackupError, bucket: Bucket, name: str) -> FsbackupError:
-    """Return the error of a request for many names as the error of one of them."""
+    """Return the error of a request for many names as an error of one name."""
     named: FsbackupError = bucket.context("remove", name).error(type(error), error.message, error.hint)
     named.__cause__ = error.__cause__
     return named
@@ -381,22 +381,22 @@ async def _delete(bucket: Bucket, target: _Target) -> None:
 
 
 async def _settle(bucket: Bucket, target: _Target, refusal: BackendError) -> None:
-    """Find out what a refused condition means: nothing is there any more, or another object, which stays."""
+    """Find out why a condition failed: the object is gone, or another one has replaced it, which stays."""
     now = await bucket.head(target.name, "remove")
-    if now is None:  # removed by an attempt whose answer was lost, or by another one
+    if now is None:  # removed by an attempt whose response was lost, or by another process
         return
     if now.etag != target.etag:
         raise _replaced_error(bucket, target.name) from refusal
-    if code_of(refusal) == "ConditionalRequestConflict":  # a write at the same time, which is still to be seen
+    if code_of(refusal) == "ConditionalRequestConflict":  # a concurrent write that HEAD does not show yet
         raise refusal
-    log.info("%s: compares other ETags on a DELETE than it shows: %s", bucket.backend, refusal)
+    log.info("%s: a conditional DELETE compares other ETags than HEAD shows: %s", bucket.backend, refusal)
     await _delete(bucket, _Target(target.name))
 
 
 async def _explained(
     bucket: Bucket, context: CallContext, version: str | None, error: FsbackupError
 ) -> FsbackupError:
-    """Return the object lock behind a refused delete, the refusal, which does not name it, without one."""
+    """Return the object lock behind a refused delete as an error, or the refusal itself if there is none."""
     try:
         headers = (await bucket.head_reply(context, context.key, version)).headers
     except BackendError:

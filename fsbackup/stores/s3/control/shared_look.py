@@ -1,7 +1,7 @@
-"""The versions of a name, by a listing that many callers share: whoever asks during one has the next.
+"""The versions of a name, by a listing that many callers share: calls during one are answered by the next.
 
-A batch of new objects asks after each PUT whether another writer came first. The names are near each other, so one
-request answers for all PUTs that were answered while the one before it was under way. Alone, it is one request.
+A batch of new objects asks after each PUT whether another writer came first. The names are close together, so one
+request serves all PUTs that ended during the previous one. A single caller costs one request.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from fsbackup.aio import retrieve_error
 from fsbackup.stores.s3.control.listing import Version, versions_between, versions_of
 from fsbackup.stores.s3.http.bucket import Bucket
 
-#: Other versions for each name that a listing may pass before the names are looked at one by one.
+#: Other versions per name that a listing may return before the names are asked for one by one.
 _LIST_WORTH = 4
 
 
 class _SharedLook:
-    """The names of one bucket that are asked for on one loop, and that no listing under way is for."""
+    """The names of one bucket that callers on one loop ask for, and that no running listing includes."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -26,7 +26,7 @@ class _SharedLook:
         self._listing: asyncio.Task[None] | None = None
 
     async def versions(self, bucket: Bucket, name: str) -> list[Version] | None:
-        """Return the versions of a name; None where it was not reached, so that the caller asks for it alone."""
+        """Return the versions of a name; None where the listing ended before it: the caller asks for it alone."""
         future = self._asked.get(name)
         if future is None:
             future = self._asked[name] = self.loop.create_future()
@@ -41,7 +41,7 @@ class _SharedLook:
             try:
                 for name, versions in (await _look(bucket, sorted(asked))).items():
                     asked[name].set_result(versions)
-            except Exception as error:  # noqa: BLE001 - whoever asked raises it; others ask for themselves
+            except Exception as error:  # noqa: BLE001 - a single caller raises it; several ask one by one
                 if len(asked) == 1:
                     asked.popitem()[1].set_exception(error)
             finally:
@@ -57,12 +57,12 @@ async def _look(bucket: Bucket, names: list[str]) -> dict[str, list[Version]]:
     return await versions_between(bucket, names, others, page_size=len(names) + others)
 
 
-#: By bucket, for the loop that asked last.
+#: By bucket, for the loop that called last.
 _looks: WeakKeyDictionary[Bucket, _SharedLook] = WeakKeyDictionary()
 
 
 async def versions_now(bucket: Bucket, name: str, version: str) -> list[Version]:
-    """Return all versions of a name, newest first, of which one has the id `version`; by a listing from now on."""
+    """Return all versions of a name, one of them `version`, newest first, by a listing begun after this call."""
     loop, look = asyncio.get_running_loop(), _looks.get(bucket)
     if look is None or look.loop is not loop:
         look = _looks[bucket] = _SharedLook(loop)

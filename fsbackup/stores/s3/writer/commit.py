@@ -33,8 +33,8 @@ from fsbackup.stores.s3.writer.uploads import UPLOAD_TAG, Payload, is_of_upload
 Condition = Mapping[str, str]
 #: Makes the request with a condition.
 Send = Callable[[Condition], Awaitable[ObjectInfo]]
-#: Seconds for the HEAD after a lost response, and which share of the timeout, if that is more: a service that has
-#: been silent for a whole timeout is not waited for so long once more.
+#: Seconds for the HEAD after a lost response, or this share of the timeout if that is more: after a whole timeout
+#: without a response, the upload does not wait for another one.
 _CONFIRM_TIMEOUT, _CONFIRM_SHARE = 1.0, 0.1
 
 
@@ -89,12 +89,12 @@ class Commit:
         return ObjectStat(self._name, sent.size, etag=etag, version_id=version, metadata=self.metadata)
 
     def _content_etag(self, sent: Payload, info: ObjectInfo) -> str | None:
-        """Return the ETag if it is made of the content, so that it proves that and HEAD could say no more."""
+        """Return the ETag if it is made of the content, so that it proves the content and no HEAD is needed."""
         is_md5 = not sent.parts or self._bucket.profile.multipart_etag_is_md5
         return info.md5(parts=sent.parts) if is_md5 else None
 
     async def _require_order(self, version: str | None) -> None:
-        """Where versions tell who came first, take the new one back if it replaced another than it should have."""
+        """In a bucket with versions, remove the new one if it replaced another version than it should have."""
         if version and self._plan.create_only and self._bucket.profile.removes_versions:
             await self._require_first(version)
         elif version and self._plan.conditional and self._plan.replaces_version:
@@ -117,7 +117,7 @@ class Commit:
         return None
 
     async def is_stored(self) -> bool:
-        """Ask whether the object of this upload has the name now.
+        """Return whether the name has the object of this upload now.
 
         Raises
         ------
@@ -137,14 +137,14 @@ class Commit:
         return error
 
     async def _require_first(self, version: str) -> None:
-        """Take the new version back if it replaced one, in a bucket that keeps versions and knows no condition.
+        """Remove the new version if it replaced one, in a bucket with versions and without conditional writes.
 
-        Of several writers the first keeps its object, however their requests overlap.
+        Of several concurrent writers, the first keeps its object.
         """
         try:
             is_later = await replaced_version(self._bucket, self._name, version)
         except AccessDeniedError as error:  # the key may write and not list
-            log.info("%s: cannot see whether another writer came first: %s", self._bucket.backend, error)
+            log.info("%s: cannot tell whether another writer came first: %s", self._bucket.backend, error)
             return
         self._bucket.keeps_versions = True
         if is_later:
@@ -152,7 +152,7 @@ class Commit:
             raise self._conflict_error()
 
     async def _require_next(self, version: str) -> None:
-        """Take the new version back unless it replaced the one that it was made from."""
+        """Remove the new version unless it replaced the one that it was made from."""
         ids = [each.id for each in await versions_of(self._bucket, self._name) if not each.is_marker]
         before = ids[ids.index(version) + 1 :][:1] if version in ids else []
         if before != [self._plan.replaces_version]:
@@ -167,12 +167,12 @@ class Commit:
         return ids[:2] == [self._version, self._plan.replaces_version]
 
     async def rollback(self) -> None:
-        """Remove the version that `run` stored, where there is one; the previous one is current again."""
+        """Remove the version that `run` stored, if it has an id; the previous one is current again."""
         if self._version is not None:
             await self._bucket.delete(self._context, self._name, self._version)
 
     async def _condition(self) -> Condition:
-        """Return what makes the write create-only, after a HEAD where that does not suffice, or a replacement."""
+        """Return the header of a conditional write; where that is not atomic, HEAD checks a create first."""
         kind = "none" if self._bucket.refuses_condition else self._bucket.profile.condition
         if not self._plan.create_only:
             is_known = kind != "none" and self._compares_etags and self._plan.replaces is not None
@@ -186,7 +186,7 @@ class Commit:
         return {} if kind == "none" else {"If-None-Match": "*"}
 
     def _is_misjudged(self, condition: Condition, head: ObjectInfo, error: BackendError) -> bool:
-        """Tell whether a service that is not known to have the condition refused what holds, as HEAD shows."""
+        """Tell whether a service of unknown make refused a condition that holds, as HEAD shows."""
         is_refusal = "If-Match" in condition and code_of(error) in ("PreconditionFailed", "412")
         return is_refusal and self._bucket.profile.condition == "try" and head.etag == self._plan.replaces
 
@@ -218,7 +218,7 @@ class Commit:
         return error
 
     async def _undo(self, problem: str, stored: ObjectInfo) -> FsbackupError:
-        """Remove a wrong object if this upload stored it and nothing is lost by that; return the error."""
+        """Remove a wrong object if this upload stored it and its removal loses nothing; return the error."""
         version, new = stored.version_id, self._plan.create_only or self._plan.is_new
         head = None if version else await self._head_or_none()
         if version or (new and head and self._is_ours(head)):
@@ -228,7 +228,7 @@ class Commit:
         return self._integrity_error(problem)
 
     async def _remove(self, version: str | None, head: ObjectInfo | None) -> None:
-        """Remove a wrong object: its version, after which the previous one is current again, or a new object."""
+        """Remove a wrong object: its version, so that the previous one is current again, or a new object."""
         try:
             if head is None:
                 await self._bucket.delete(self._context, self._name, version)

@@ -2,13 +2,14 @@
 
 The metadata of an unfinished upload cannot be read, so no S3 service tells whose upload it is. Therefore
 `create_upload` stores a note with the UploadId before the first part is sent, in the place of the object's record
-(``.fsbackup/records/NAME/ID``, where the ID is the object's upload tag, too). Who has records writes that of the
-object over it before the upload is completed, and the record goes on to name the upload. Where nobody does, and
-for a service that takes no two writes of a name so soon, the note has an ID of its own; the writer removes it.
+(``.fsbackup/records/NAME/ID``, where the ID is the object's upload tag, too). A caller that has a record of the
+object writes it over the note before the upload is completed, and the record goes on to name the upload. Without a
+record, and for a service that refuses two writes of a name so soon, the note has an ID of its own; the writer
+removes it.
 
-A kill leaves an upload with a note or record, or one without parts that nobody knows to be ours. Of a record it
-leaves, this order tells whether it is needed: first its upload must not be listed any more, then HEAD must show
-another ID, then it must be old. The other way round, an upload that is completed in between would lose its record.
+A killed process leaves an upload with a note or record, or one without parts, whose owner is unknown. A record is
+removed after these checks, in this order: its upload is not listed any more, HEAD shows another ID, and the record
+is old. In reverse order, an upload that is completed in between would lose its record.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def _is_gone(error: BackendError) -> bool:
 
 
 async def list_orphans(bucket: Bucket, older_than: float) -> AsyncIterator[Orphan]:
-    """Yield the uploads of ours whose note and latest part are older than `older_than` seconds."""
+    """Yield fsbackup's uploads whose note and latest part are older than `older_than` seconds."""
     before = time.time() - older_than
     async for name, upload_id, _ in list_uploads(bucket):
         async for record in list_objects(bucket, f"{RECORDS}{name}/", ""):

@@ -162,7 +162,7 @@ class S3Writer(ObjectWriter):
         return stat
 
     async def _remove_note(self, upload: OpenUpload) -> None:
-        """Remove the note, over which nobody wrote a record, or that is an older version of the record."""
+        """Remove the note, if no record was written over it, or it is an older version of the record."""
         try:
             await remove_note(self._bucket, upload)
         except FsbackupError as error:  # the object is stored; a repair removes what is left
