@@ -1,7 +1,7 @@
 """What one process notes for the next of the places that are away: one small file in the state directory.
 
-It has a hash of what each place is, and no credential. It is replaced in one step, never the truth, and read by
-whoever begins later; what is damaged, old, or written by nobody of ours does not count.
+It has a hash of what each place is, and no credential. It is replaced atomically, is only a hint, and is read by
+processes that begin later; a note that is damaged, old, or not fsbackup's is ignored.
 """
 
 from __future__ import annotations

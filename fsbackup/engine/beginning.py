@@ -91,7 +91,7 @@ class Beginning:
         return self.store in stores and any(s.store is self.store and s.stat == self._stat for s in states)
 
     def begins(self, store: ObjectStore, start: int) -> bool:
-        """Tell whether a read from `store` at `start` is one of these bytes, and nobody has taken them."""
+        """Tell whether a read from `store` at `start` is one of these bytes, and they are not taken yet."""
         return store is self.store and start == 0 and self._get is not None and not self._is_taken
 
     async def read(self, end: int, on_progress: Callable[[int], None], into: Buffers | None = None) -> list[bytes]:
@@ -116,7 +116,7 @@ class Beginning:
         return buffers
 
     def cancel(self) -> None:
-        """Have no bytes come: nobody will take them."""
+        """Cancel the read: the bytes will not be taken."""
         self._is_taken = True
         if self._get is not None:
             self._get.cancel()

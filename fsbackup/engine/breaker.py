@@ -1,23 +1,23 @@
-"""Circuit breaker: who is known to be away is not waited for again, by the next object or the next process.
+"""Circuit breaker: neither the next object nor the next process waits again for a store that is known to be away.
 
 There is one circuit for each place (`ObjectStore.identity`) in a process, for reads, writes, deletes and listings.
-To be away is a reason not to wait; it is never an answer, and no reason to refuse.
+That a store is away is a reason not to wait for it; it is never an answer, and no reason to refuse.
 
-- A call that fails because the store did not answer *opens* the circuit, and so does one that was tried again
-  until the timeout, or some other transient failures in a row (`record`). Calls on their way that have waited for
-  a while already are ended: they wait for the same silence.
-- While it is open, `call` does not call the store, and raises the error that opened the circuit, with
-  the time since when (`away_since`). Instead the store is *probed* in the background, by one question at a time.
-  The first caller who finds that nobody asks begins the probe; whoever comes within `GRACE` of that waits so long
-  for its answer.
-- The first answer *closes* it. Where the next write fails again although the store answers questions, it stays
-  open for a while whatever is answered.
-- Who would have to refuse without the store asks it for real: ``insist=True``.
+- A call that fails because the store did not answer *opens* the circuit, and so does one that was retried until
+  the timeout, or several other transient failures in a row (`record`). Pending calls that have waited for a while
+  already are ended: the same outage holds them up.
+- While it is open, `call` does not call the store, and raises the error that opened the circuit, with the time
+  since when (`away_since`). Instead the store is *probed* in the background, by one request at a time. The first
+  caller that finds no probe running starts one; callers within `GRACE` of that start wait until then for its
+  answer.
+- The first answer *closes* it. Where the next write fails again although the store answers probes, it stays open
+  for a while whatever the answers.
+- A caller that would have to refuse without the store asks it anyway: ``insist=True``.
 
 Processes that were opened from a configuration leave each other a note in the state directory (`use_note`,
 `away_note`). A process begins with what is noted there, if that is not much older than the wait was long; so its
-first caller probes, and waits for `GRACE` instead of a whole timeout. A note that is missing or wrong costs no
-more.
+first caller starts a probe, and waits for `GRACE` instead of a whole timeout. A note that is missing or wrong
+costs no more.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class _Circuit:
             _write_note()
 
     def away(self, store: ObjectStore) -> TransientError | None:
-        """Return the error for a caller who does not ask, None while the circuit is closed."""
+        """Return the error for a caller that does not ask, None while the circuit is closed."""
         if self.error is None or self.since is None:
             return None
         return _since(self.error, store, self.since)
@@ -237,7 +237,7 @@ def record(
 
 
 def away(store: ObjectStore) -> TransientError | None:
-    """Return why a store is known to be away, and since when (`away_since`); None when it is not. Asks nobody."""
+    """Return why a store is known to be away, and since when (`away_since`); or None. Sends nothing."""
     return _circuit(store).away(store)
 
 
@@ -264,7 +264,7 @@ def leave(store: ObjectStore, task: asyncio.Task[Any]) -> bool:
 
 
 def unanswered(store: ObjectStore) -> TransientError | None:
-    """Return the error of a store that still owes an answer to a reader who went on without it, else None."""
+    """Return the error of a store that still owes an answer to a reader that went on without it, else None."""
     circuit = _circuit(store)
     if not circuit.has_left(asyncio.get_running_loop()):
         return None
@@ -292,7 +292,7 @@ def _since(error: TransientError, store: ObjectStore, since: datetime) -> Transi
 
 
 def is_worth_waiting(store: ObjectStore) -> bool:
-    """Return whether a reader should wait for the answer of a store where the others prove what he asks."""
+    """Return whether a reader should wait for the answer of a store where the others prove what it reads."""
     circuit = _circuit(store)
     return circuit.error is None and time.monotonic() >= circuit.slow_until
 
@@ -320,7 +320,7 @@ def use_note(directory: Path) -> None:
 
 
 def forget() -> None:
-    """Forget everything, as a new process knows nothing, and ask nobody any more; the note stays where it is."""
+    """Forget everything, as a new process knows nothing, and end all probes; the note stays where it is."""
     global _note
     for circuit in _circuits.values():
         for task in (circuit.probe, circuit.left):

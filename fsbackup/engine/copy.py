@@ -5,12 +5,13 @@ those of its manifest. `ReplicaSource` reads it from the holders, block by block
 it to the recipients in the steps of an upload (`replica_upload.py`), so each keeps what it has until proven bytes
 replace it at once.
 
-There is no lock against other writers. Instead `_ReplicaCopy` announces itself, looks, and gives way (`_check`),
-before the data and after the manifest: `VersionGuard` reads the manifests of all stores. *Replaced*: raise
-`ConflictError`; where our data is stored already, its manifest proves it. *Deleted*, as a tombstone says: remove
-our data and manifest first, which the delete could not know of. *Gone* from all that it was to be copied from: do
-not begin, but what is written stays (see `engine.repairs`). Before the data the recipient must also still have
-what it had when it was examined, with no intent of a higher generation.
+There is no lock against other writers. Instead `_ReplicaCopy` announces itself, and checks before the data and
+after the manifest whether its version is still the newest (`_check`): `VersionGuard` reads the manifests of all
+stores. *Replaced*: raise `ConflictError`; where the copy's data is stored already, its manifest proves it.
+*Deleted*, as a tombstone says: first remove the copy's data and manifest, of which the delete could not know.
+*Gone* from all stores that it was to be copied from: do not begin, but what is written stays (see
+`engine.repairs`). Before the data the recipient must also still have what it had when it was examined, with no
+intent of a higher generation.
 
 A crash leaves what a crash of an upload leaves; the next repair goes on from there.
 """
@@ -193,7 +194,7 @@ class ReplicaSource(Source):
 
 
 class _ReplicaCopy(ReplicaUpload):
-    """A `ReplicaUpload` that gives way to every other writer of the key."""
+    """A `ReplicaUpload` that yields to every other writer of the key."""
 
     def __init__(self, replica: ReplicaState, plan: WritePlan, guard: VersionGuard) -> None:
         super().__init__(replica, guard.manifest.key, plan, lambda _: None)
@@ -224,7 +225,7 @@ class _ReplicaCopy(ReplicaUpload):
         raise superseded(self.store, manifest.key, currency)
 
     async def _remove_copy(self, manifest: Manifest, stored: ObjectStat) -> None:
-        """Remove what a concurrent delete could not know of: our data, manifest and intent."""
+        """Remove what a concurrent delete could not know of: the copy's data, manifest and intent."""
         if not records.has_records_inside(self.store):
             await self._announce(manifest)
         await self.call(remove_copy(self.store, manifest, stored))
@@ -237,7 +238,7 @@ class _ReplicaCopy(ReplicaUpload):
 
 
 async def remove_copy(store: ObjectStore, manifest: Manifest, stored: ObjectStat) -> None:
-    """Remove our copy of an object that was deleted meanwhile, data first; what another writer stored stays."""
+    """Remove the copy of an object that was deleted meanwhile, data first; what another writer stored stays."""
     replica = await records.read_state(store, manifest.key)
     if replica.stat is not None and (replica.stat.size, replica.stat.etag) == (stored.size, stored.etag):
         await store.remove_version(replica.stat)

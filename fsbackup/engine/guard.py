@@ -75,7 +75,7 @@ class BackendGuard:
             self._keep()
 
     def _keep(self) -> None:
-        """Have the store write only to the place that was found to be right, whoever writes at this moment."""
+        """Have the store write only to the place that was found to be right, also in writes that are under way."""
         self.store.keep_place(self._place)
 
     async def require(self) -> None:
@@ -104,7 +104,7 @@ class BackendGuard:
         return [peer for peer in self.peers if {peer, *peer.peers} == members]
 
     async def _look_at_peers(self) -> tuple[BackendGuard | None, dict[str, FsbackupError]]:
-        """Return the first other replica found to be in use, None when none is; and who did not answer."""
+        """Return the first other replica found to be in use, or None; and the errors of the others."""
         errors: dict[str, FsbackupError] = {}
 
         async def look_at(peer: BackendGuard) -> tuple[BackendGuard, FsbackupError | None]:

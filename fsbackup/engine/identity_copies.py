@@ -1,6 +1,6 @@
 """A copy of the identity key on every backend, encrypted to the recipients of what is stored there.
 
-A new host, or one that lost its key, gets it back from whoever can decrypt the backups. The copy is written after
+A new host, or one that lost its key, gets it back with the help of any recipient. The copy is written after
 the first upload with a key and its recipients that a backend confirmed; a list beside the key's file says where it
 is, so that this costs a request once and not with each upload. Losing the list costs a request, too. A copy that
 cannot be written is logged, and tried again by the next upload. A lost one is put back by repair, from another
@@ -67,7 +67,7 @@ async def survey(
 async def refill(name: str, having: Sequence[ObjectStore], store: ObjectStore) -> int:
     """Write a copy that others have to a store that lacks it; return its size in bytes.
 
-    Only who can decrypt it can tell whether it is right; that it was made by age is looked at.
+    Only a recipient can tell whether it is right; it is checked that age made it.
 
     Raises
     ------

@@ -18,7 +18,7 @@ from fsbackup.stores.base import ObjectStore
 
 
 class _Lock(asyncio.Lock):
-    """A lock that is forgotten when nobody holds it or waits for it."""
+    """A lock that is forgotten when no task holds it or waits for it."""
 
     users = 0
 

@@ -6,11 +6,11 @@ with a random id. A backend is *in use* when it has a marker that is not *fillin
 
 In a replication set (`join`), a replica that has neither marker, object nor record is
 
-- *refused* with `WrongBackendError` when another replica of the set is in use, or does not answer, so that nobody
-  can tell. It is treated as unreachable by every operation, until `accept_empty`;
+- *refused* with `WrongBackendError` when another replica of the set is in use, or does not answer, so that this is
+  unknown. It is treated as unreachable by every operation, until `accept_empty`;
 - new, when all others answer that they are not in use either: so is the set.
 
-A backend used alone has nobody to be compared with and is never refused.
+A backend used alone has no other to be compared with and is never refused.
 
 When the question is asked
 --------------------------
@@ -30,7 +30,7 @@ How markers are made
 --------------------
 `prepare` runs before the data of an upload is committed:
 
-1. Alone, or holding objects: one create-only write; whoever comes second reads the marker of the first.
+1. Alone, or holding objects: one create-only write; a second writer reads the marker of the first.
 2. In a new set, before any data: (a) a *filling* marker on every replica, create-only; (b) when all have one, each
    is written again without ``filling``.
 

@@ -29,8 +29,8 @@ from fsbackup.stores.base import Part, content_etag
 #: again costs little beside the time a slow store takes to send it; not zero, so that stores of similar speed
 #: share parts.
 LAG_TIMEOUT = 0.5
-#: Seconds that the fastest waits at most for one that has kept pace so far: who lags once is mostly read for until
-#: the end, and to read and check a part once more takes as much of the processor as to send it.
+#: Seconds that the fastest waits at most for one that has kept pace so far: for a consumer that lags once, parts
+#: are mostly read again until the end, and reading and checking a part again takes as much CPU time as sending it.
 LONGEST_WAIT = 2.0
 #: The most parts in memory per upload: more would not be sent any faster.
 MAX_SLOTS = 16
@@ -51,7 +51,7 @@ class Consumer:
     """The position of one upload: `next` is the number of the part that it takes next.
 
     A lagging consumer has no claim on parts that can be read again. One that is `absent` has not begun, because
-    its replica has not answered yet, and nobody waits for it: when the buffer is full of parts that it needs and
+    its replica has not answered yet, and no other waits for it: when the buffer is full of parts that it needs and
     that cannot be read again, it is closed, and `dropped` is set.
     """
 
@@ -109,7 +109,7 @@ class PartBuffer:
         self._md5s: list[bytes] = []
         self._total: int | None = None
         self._source_error: Exception | None = None
-        #: Set at the next change; None while nobody waits for one.
+        #: Set at the next change; None while no consumer waits for one.
         self._change: asyncio.Event | None = None
         #: When the fastest began to wait for a slot, None while it does not; and how long it waits.
         self._full_since: float | None = None

@@ -21,12 +21,12 @@ log = logging.getLogger("fsbackup.command")
 
 #: So much of standard error is kept for the message of an error.
 _LAST_LINES, _LAST_BYTES = 20, 8 << 10
-#: Bytes that standard output may be ahead: with the 64 KiB of a pipe by default, the command and who reads it wait
-#: for each other's turn at the processor at each piece. And bytes of one read.
+#: Bytes that standard output may be ahead: with the default 64 KiB of a pipe, the command and its reader wait for
+#: each other at each piece. And bytes of one read.
 _ROOM, READ = 1 << 20, 1 << 18
 #: Seconds that a command has to clean up after SIGTERM before it is killed.
 GRACE = 2.0
-#: Seconds between two looks at the deadline, and at whether somebody else ends the command.
+#: Seconds between two looks at the deadline, and at whether another task ends the command.
 _TICK = 0.2
 #: Seconds between two looks at whether the command has exited, once its output has ended.
 _EXIT_TICK = 0.02
@@ -221,7 +221,7 @@ class Process:
         self._process.wait()
 
     def _wait_for_exit(self, seconds: float) -> None:
-        """Wait until it has exited, without reaping it: until then its number is nobody else's."""
+        """Wait until it has exited, without reaping it: until then its process id is not reused."""
         deadline = time.monotonic() + seconds
         with suppress(ChildProcessError):
             while time.monotonic() < deadline and not os.waitid(

@@ -1,4 +1,4 @@
-"""Marks of repairs at work: a store has one from before a repair's first copy to it until that repair ends.
+"""Marks of running repairs: a store has one from before a repair's first copy to it until that repair ends.
 
 When a repair has written a copy and finds the object gone from all others, without a tombstone, a prune may have
 counted on that very copy; or a delete may have begun and ended while it was written. Of both the same is left:
@@ -11,8 +11,8 @@ the repairs that need it:
 Where the repair looked before the data was gone, the delete finds the mark. Where it looked after that, it finds
 nothing to copy, and writes nothing. On a disk the lock of the key says the same: a delete waits for it.
 
-A repair that is killed leaves its mark, which counts for a day: deletes leave tombstones till then. One that is at
-work renews its own. Batches of one repair have different keys, so they need not heed each other's (`run`).
+A killed repair leaves its mark, which counts for a day: deletes leave tombstones until then. A running one renews
+its own. Batches of one repair have different keys, so they may ignore each other's (`run`).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _describe() -> bytes:
 
 
 async def at_work(stores: Iterable[ObjectStore], but: str = "") -> bool:
-    """Return whether a repair may be at work on one of the stores, other than the one that is called `but`.
+    """Return whether a repair other than `but` may be running on one of the stores.
 
     Raises
     ------

@@ -291,7 +291,7 @@ class _UnstageToStream(_CopyToStream):
 
 
 class _UnstageToFile(_UnstageToStream):
-    """The same into a file of our own, which begins again with a newer version."""
+    """The same into a temp file, which is written from its start again for a newer version."""
 
     async def _stop(self) -> None:
         """End the stages, and wait for them: they write to a file that is closed next."""

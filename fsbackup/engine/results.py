@@ -199,7 +199,7 @@ class Report(BaseReport):
         """Return the exception for a failed report.
 
         It is the replicas' own class when all failed with the same one, else `TooFewCopiesError`. Its text names
-        every backend that failed; a message or hint that several share stands there once.
+        every backend that failed; a message or hint that several share is given once.
         """
         errors = self.errors
         first = next(iter(errors.values()), None)

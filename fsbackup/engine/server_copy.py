@@ -74,7 +74,7 @@ class CopySource(ReplicaSource):
 
 
 def _from_disks_first(reader: ObjectReader) -> ObjectReader:
-    """Return a reader that asks a bucket only for what no disk has: those who need the bytes are the disks."""
+    """Return a reader that reads from a bucket only what no disk has: only disks need the bytes."""
     plan = reader.plan
     disks = tuple(store for store in plan.stores if not store.capabilities.is_shared)
     others = tuple(store for store in plan.stores if store not in disks)

@@ -33,11 +33,11 @@ class Target:
     key
         The object, for messages.
     path
-        The file. Links above it are followed: whoever names it has looked at them.
+        The file. Links above it are followed: its user chose that path.
     below
         The directory that `path` is relative to, with the last segments of the key: there no link is followed.
     owner
-        Give the file the owner and group that the manifest names; else it is whose who restores it.
+        Give the file the owner and group that the manifest names; else it belongs to the user who restores it.
     """
 
     def __init__(self, key: str, path: Path, below: SafeDirectory | None = None, *, owner: bool = False) -> None:

@@ -25,7 +25,7 @@ afresh, by a listing that begins then, where one would make a difference:
 - an upload that would send nothing, or refuse, because of what is stored (`upload.py`): that may be about to be
   removed. This costs a listing only where nothing is sent; many uploads at the same time share it.
 
-Who removes or repairs reads the tombstone itself, under the lock of its key (`find` without `since`).
+Deletes and repairs read the tombstone itself, under the lock of its key (`find` without `since`).
 """
 
 from __future__ import annotations

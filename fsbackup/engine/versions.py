@@ -175,7 +175,7 @@ def utc_now() -> str:
     return datetime.fromtimestamp(clock.now(), UTC).isoformat(timespec="seconds")
 
 
-#: Seconds that a generation may be ahead of now before its writer's clock was wrong, or somebody forged it.
+#: Seconds that a generation may be ahead of now: beyond that its writer's clock was wrong, or it was forged.
 _MAX_AHEAD = 86_400.0
 
 
@@ -234,7 +234,7 @@ class VersionGuard:
     holders
         Names of the stores that had its manifest then.
     marks
-        Show deletes, before the first look, that a repair is at work.
+        Show deletes, before the first look, that a repair is running.
     outranked
         Records of higher order, or of other content under its generation, that replicas had then and that do not
         count: too few have them.

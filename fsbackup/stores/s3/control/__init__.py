@@ -3,5 +3,5 @@
 - `listing`: objects, versions and unfinished uploads; `removing`: one object or many.
 - `shared_look`: one listing of versions for many callers.
 - `info`: clock, versioning, lifecycle rules, unfinished uploads.
-- `filesystem`: the s3fs filesystem, imported when somebody wants it.
+- `filesystem`: the s3fs filesystem, imported on first use.
 """

@@ -156,7 +156,7 @@ def _read_piece(response: HTTPResponse, length: int, buffers: Buffers | None) ->
     if buffers is None:
         return response.read(length)
     view = buffers.take(length)
-    return cast(bytes, view[: response.readinto(view)])  # to all who get it
+    return cast(bytes, view[: response.readinto(view)])  # bytes for its callers
 
 
 def _expected(response: HTTPResponse, context: CallContext, start: int, end: int | None) -> int:
