@@ -101,8 +101,8 @@ def test_a_drill_has_what_the_old_server_had(home: Home) -> None:
         home.fsbackup("base-backup", "shop")
         prepare(server, 0, 120)
         server.switch()
-        query = ("--sql", "select count(*) from pg_prepared_xacts", "--expect", "= 120", "--json")
-        assert home.fsbackup("drill", "shop", *query).json()["status"] == "complete"
+        query = ("--directory", str(home.path), "--sql", "select count(*) from pg_prepared_xacts", "--json")
+        assert home.fsbackup("drill", "shop", *query).json()["answer"] == "120"
     configure(server, max_prepared_transactions=200)
     with server.running():
         prepare(server, 120, 180)

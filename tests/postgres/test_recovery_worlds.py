@@ -56,13 +56,13 @@ def test_a_drill_shows_the_rows_and_is_kept(home: Home, archived: tuple[Server, 
     """To the end of the WAL; a wrong answer is a failure. What it starts archives nothing."""
     _, rows = archived
     segments = sorted((home.path / "r2/pg/shop/wal").iterdir())
-    query = ("--sql", "select count(*) from rows")
+    query = ("--directory", str(home.path), "--sql", "select count(*) from rows")
     report = home.fsbackup("drill", "shop", *query, "--expect", f"= {rows[0]}", "--json").json()
     assert (report["status"], report["answer"]) == ("complete", rows[0])
     assert report["recovered_to"] is not None
     assert home.fsbackup("status", "--drill-age", "1d", check=False).code == 0
     assert home.fsbackup("drill", "shop", *query, "--expect", "> 1000000", check=False).code == 1
-    assert list(Path("/tmp").glob("fsbackup-drill-*/data")) == []
+    assert list(home.path.glob("fsbackup-drill-*")) == []
     assert sorted((home.path / "r2/pg/shop/wal").iterdir()) == segments
 
 
