@@ -409,7 +409,7 @@ def test_many_at_once(place: Staged) -> None:
 def test_what_is_compressed_already_is_warned_of(place: Staged, caplog: pytest.LogCaptureFixture) -> None:
     """By its first bytes: names may say anything."""
     place.store().replicate(place.file(gzip.compress(DATA)), "x", stages=place.stages("zstd"))
-    assert "compressed by gzip already" in caplog.text
+    assert "looks compressed already (gzip)" in caplog.text
 
 
 @pytest.mark.parametrize(
