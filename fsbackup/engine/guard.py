@@ -242,7 +242,12 @@ class BackendGuard:
         await self.fill(prefix)
 
     async def doubt(self, prefix: str) -> FsbackupError | None:
-        """Return why an empty answer about `prefix` does not prove an absence, None when it does."""
+        """Return why an empty answer about `prefix` does not prove an absence, None when it does.
+
+        While this process makes the markers of a new set, one replica has its complete marker before another.
+        """
+        if (task := self._under_way("found", self._same_set())) is not None:
+            await asyncio.wait({task})
         self.refresh()
         unread = self._mark is None and not self._unmarked
         if unread or (self._mark is not None and not self._mark.is_filled(prefix)):
@@ -294,13 +299,16 @@ class BackendGuard:
         self, name: str, make: Callable[[], Coroutine[Any, Any, None]], others: Sequence[BackendGuard] = ()
     ) -> None:
         """Run `make`, or wait for the run under this name that is under way here or at one of `others`."""
-        loop = asyncio.get_running_loop()
-        running = [each._running.get(name) for each in (self, *others)]
-        task = next((each for each in running if each and not each.done() and each.get_loop() is loop), None)
+        task = self._under_way(name, others)
         if task is None:
             task = self._running[name] = asyncio.create_task(make())
             task.add_done_callback(retrieve_error)
         await asyncio.shield(task)
+
+    def _under_way(self, name: str, others: Sequence[BackendGuard]) -> asyncio.Task[Any] | None:
+        loop = asyncio.get_running_loop()
+        running = [each._running.get(name) for each in (self, *others)]
+        return next((each for each in running if each and not each.done() and each.get_loop() is loop), None)
 
 
 async def _all_succeed(works: Iterable[Coroutine[Any, Any, None]]) -> bool:

@@ -351,6 +351,39 @@ def test_a_writer_that_sees_the_other_one_in_between_looks_again() -> None:
     assert (held.objects[MARKER], other.objects[MARKER]) == (mark(1), mark(2))
 
 
+class CompletedLate(MemoryStore):
+    """Holds the write that makes its marker a complete one."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.gate = Gate()
+
+    async def put(self, name: str, data: bytes, *, create_only: bool = False) -> ObjectStat:
+        if name == MARKER and not create_only:
+            await self.gate.enter()
+        return await super().put(name, data, create_only=create_only)
+
+
+def test_a_question_in_the_midst_of_the_first_write_waits_for_its_markers() -> None:
+    """One replica is in use before the other one's marker is complete: what that lacks would prove nothing."""
+    late = CompletedLate("late")
+    store = ReplicatedStorage([backend(MemoryStore("first")), backend(late)], errors="raise")
+    reports: list[Report] = []
+    answers: list[bool] = []
+    writing = threading.Thread(target=lambda: reports.append(store.replicate(io.BytesIO(b"1"), "one")))
+    asking = threading.Thread(target=lambda: answers.append(store.exists("other")))
+    writing.start()
+    late.gate.wait_reached()
+    asking.start()
+    asking.join(0.5)
+    assert asking.is_alive()
+    late.gate.release()
+    for thread in (writing, asking):
+        thread.join(20)
+    assert reports[0].status == "complete"
+    assert answers == [False]
+
+
 class Counted(MemoryStore):
     """Counts what it is asked."""
 
