@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 from unittest import mock
 
-from fsbackup.engine import records, versions
+from fsbackup.engine import records, restore, versions
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -106,6 +106,11 @@ class SimLoop(asyncio.BaseEventLoop):
         pass
 
 
+async def _in_place(work: Callable[[], T]) -> T:
+    """Do what a thread would do: nothing on this loop waits for threads."""
+    return work()
+
+
 @contextmanager
 def simulated_time(clock: Clock, seed: int) -> Iterator[None]:
     """Let all clocks follow `clock`, make random identifiers from `seed`, and keep the log silent."""
@@ -119,6 +124,7 @@ def simulated_time(clock: Clock, seed: int) -> Iterator[None]:
         mock.patch.object(versions, "utc_now", clock.text),
         mock.patch.object(secrets, "token_hex", lambda size=16: numbers.randbytes(size).hex()),
         mock.patch.object(records, "_new_ids", []),  # drawn before
+        mock.patch.object(restore, "in_daemon_thread", _in_place),
     ):
         try:
             yield
