@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from fsbackup.config.backends import BackendConfig
 from fsbackup.config.models import Config
 from fsbackup.config.variables import is_reference
 from fsbackup.redact import is_public_option
@@ -53,6 +54,10 @@ def warn(source: str, data: Any, config: Config) -> None:
             )
 
 
+def _may_ignore_conditions(backend: BackendConfig) -> bool:
+    return backend.type == "fsspec" or (backend.type == "s3" and backend.endpoint_url is not None)
+
+
 def notes(config: Config) -> Iterator[str]:
     """Yield what a valid configuration gives up, for a person who checks it."""
     for name, chosen in config.replication.items():
@@ -65,12 +70,12 @@ def notes(config: Config) -> Iterator[str]:
                 f"min_copies {count // 2 + 1} one of them is refused"
             )
 
-        unconditional = [each for each in chosen.backends if config.backends[each].type in ("s3", "fsspec")]
+        unconditional = [each for each in chosen.backends if _may_ignore_conditions(config.backends[each])]
         if chosen.append and unconditional:
             yield (
                 f"replication.{name}: append: what another writer stores on {', '.join(unconditional)} in the "
                 "moment before an append may be replaced there, because not every service of this type has a "
-                "condition for that; disks, R2 and B2 have one"
+                "condition for that; disks, R2, B2 and Amazon S3 have one"
             )
 
     for name, job in config.jobs.items():

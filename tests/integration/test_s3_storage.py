@@ -87,7 +87,9 @@ def test_b2_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_s3_from_arguments() -> None:
     plain = S3Storage("backups", **KEYS)
     assert (plain.name, plain.endpoint_url, plain.location) == ("s3", None, "s3://backups")
-    assert not plain.store.capabilities.conditional_create
+    assert plain.store.capabilities.conditional_create
+    other = S3Storage("backups", endpoint_url="https://s3.example.com", **KEYS)
+    assert not other.store.capabilities.conditional_create
 
 
 def test_an_endpoint_needs_no_account() -> None:

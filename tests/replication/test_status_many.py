@@ -17,7 +17,7 @@ from tests.replication.rig import ReplicaRig
 from tests.servers.faults import FaultProxy
 
 #: How many objects, how many for comparison, and how many bytes of memory the former may take more: 46 for each.
-SCALES = [(4_000, 1_000, 5 << 16), matrix(20_000, 4_000, 5 << 17), matrix(100_000, 10_000, 4 << 20)]
+SCALES = [(8_000, 2_000, 5 << 16), matrix(20_000, 4_000, 5 << 17), matrix(100_000, 10_000, 4 << 20)]
 #: Directories of so many files each.
 SPREAD = 1_000
 

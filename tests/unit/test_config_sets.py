@@ -129,10 +129,11 @@ replication:
 
 
 def test_what_appending_gives_up_is_noted() -> None:
-    """Of services that may have no condition for it; not of a disk, R2 or B2."""
+    """Of services that may have no condition for it; not of a disk, R2, B2 or Amazon S3."""
     keys = "bucket: backups, access_key_id: id, secret_access_key: '${S}'"
-    text = one_set("backends: [a, s, r], append: true").replace(
-        "backends: {", f"backends: {{s: {{type: s3, {keys}}}, r: {{type: r2, account_id: x, {keys}}}, ", 1
+    others = f"s: {{type: s3, endpoint_url: 'https://s3.example.com', {keys}}}, z: {{type: s3, {keys}}}"
+    text = one_set("backends: [a, s, z, r], min_copies: 3, append: true").replace(
+        "backends: {", f"backends: {{{others}, r: {{type: r2, account_id: x, {keys}}}, ", 1
     )
     [note] = notes(parse_config(text, environ={"S": "Zx81kLmNpQ7r"}))
     assert note.startswith("replication.s: append: what another writer stores on s in the moment")
